@@ -1,0 +1,99 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one error tree. Raised below, caught once per face (module, driver script), printed there its own way.
+
+A message is one sentence: what was refused, the offending value, what would be accepted.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class VmstoreError(Exception):
+    """Anything this collection refuses or fails to do. ``str(error)`` is the sentence for the user."""
+
+
+class InvalidInput(VmstoreError):
+    """A value the user gave can't be used.
+
+    :arg option: the option's name as the user wrote it.
+    :arg value: the offending value.
+    :arg accepted: what would be accepted, as the rest of a sentence.
+    """
+
+    def __init__(self, option: str, value: object, accepted: str) -> None:
+        super().__init__(f"{option}: {value!r} is not accepted: {accepted}.")
+        self.option = option
+        self.value = value
+
+
+class PathNotAllowed(InvalidInput):
+    """A path outside SAFE_DIRS or inside RESTRICTED_DIRS."""
+
+
+class Conflict(VmstoreError):
+    """The wish is valid but collides with something that exists; the message names the other side."""
+
+
+class UnsupportedAction(VmstoreError):
+    """An action that a driver, or the host's software, can't do."""
+
+
+class NotFound(VmstoreError):
+    """Something referred to by name or id doesn't exist."""
+
+
+class NoSpace(VmstoreError):
+    """A file system is full (ENOSPC) or a quota is used up (EDQUOT)."""
+
+
+class FileAccessFailed(VmstoreError):
+    """The operating system refused a file operation for another reason than space."""
+
+
+class CommandFailed(VmstoreError):
+    """A command could not be run, ran too long, or answered with another exit code than expected."""
+
+
+class LockTimeout(VmstoreError):
+    """A lock was not free before its deadline."""
+
+
+class LibvirtFailed(VmstoreError):
+    """libvirt can't be reached or refused a call."""
+
+
+class CatalogFailed(VmstoreError):
+    """The catalog can't be opened, read or written."""
+
+
+class StaleState(VmstoreError):
+    """What was checked has changed before it was used."""
+
+
+def from_os_error(error: OSError, doing: str) -> VmstoreError:
+    """The error for an ``OSError``; ``doing`` says what was attempted, such as ``write /etc/subuid``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"Could not {doing}: {error.strerror}. Nothing was changed.")
+    return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
+
+
+__all__ = [
+    "CatalogFailed",
+    "CommandFailed",
+    "Conflict",
+    "FileAccessFailed",
+    "InvalidInput",
+    "LibvirtFailed",
+    "LockTimeout",
+    "NoSpace",
+    "NotFound",
+    "PathNotAllowed",
+    "StaleState",
+    "UnsupportedAction",
+    "VmstoreError",
+    "from_os_error",
+]

@@ -1,0 +1,54 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Paths from users: resolved, then compared by components with SAFE_DIRS and RESTRICTED_DIRS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from .errors import InvalidInput, PathNotAllowed
+
+
+def absolute(option: str, path: str) -> str:
+    """``path`` with repeated slashes and trailing ones removed, checked to be absolute and free of ``..``, NUL and control characters.
+
+    :raises InvalidInput: it isn't.
+    """
+    if not path.startswith("/"):
+        raise InvalidInput(option, path, "an absolute path such as '/mnt/data' is expected")
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise InvalidInput(option, path, "a path has no control characters")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise InvalidInput(option, path, "a path without '..' is expected")
+    return "/" + "/".join(parts)
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within ``/x/safe``."""
+    return os.path.commonpath([path, directory]) == directory
+
+
+def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str]) -> None:
+    """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
+
+    A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only when a
+    safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is allowed.
+    Both lists hold absolute paths, which are resolved here as well.
+
+    :raises PathNotAllowed: naming the restricted directory.
+    """
+    safe_roots = [os.path.realpath(directory) for directory in safe]
+    covering = [len(root) for root in safe_roots if is_within(path, root)]
+    for directory in restricted:
+        root = os.path.realpath(directory)
+        if is_within(root, path):
+            raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
+        if is_within(path, root) and len(root) > max(covering, default=0):
+            raise PathNotAllowed(option, path, f"it lies in the restricted directory {root} and SAFE_DIRS names no directory in there that holds it")
+
+
+__all__ = ["absolute", "check_allowed", "is_within"]

@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A plan is a list of named actions, each with a before and an after.
+
+Check mode returns the plan, a normal run commits the same plan, the diff is the plan printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .errors import VmstoreError
+
+
+def nothing() -> None:
+    """The undo of an action that needs none."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step.
+
+    :arg name: what is done, as an imperative: ``add subordinate range``.
+    :arg subject: what it is done to: ``/etc/subuid``.
+    :arg before: the subject's relevant state now (text or plain data); ``None`` when it doesn't exist.
+    :arg after: the same once the action is done; ``None`` when it will not exist.
+    :arg apply: does it; raises :class:`VmstoreError` and then has changed nothing.
+    :arg undo: takes it back when a later action of the same plan fails.
+    """
+
+    name: str
+    subject: str
+    before: object
+    after: object
+    apply: Callable[[], None]
+    undo: Callable[[], None] = nothing
+
+
+@dataclass
+class Plan:
+    """What would be or was done, and what the module returns besides (``result``)."""
+
+    result: dict[str, object] = field(default_factory=dict)
+    actions: list[Action] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.actions)
+
+    def commit(self) -> None:
+        """Apply every action in turn; when one fails, undo the earlier ones in reverse and raise its error."""
+        with contextlib.ExitStack() as undo:
+            for action in self.actions:
+                action.apply()
+                undo.callback(self._undo, action)
+            undo.pop_all()
+
+    def _undo(self, action: Action) -> None:
+        try:
+            action.undo()
+        except VmstoreError as error:
+            self.warnings.append(f"Taking back '{action.name}' on {action.subject} failed: {error}")
+
+    def described(self) -> list[dict[str, object]]:
+        """The actions as plain data, for the result's ``actions``."""
+        return [{"name": action.name, "subject": action.subject, "before": action.before, "after": action.after} for action in self.actions]
+
+    def diff(self) -> list[dict[str, object]]:
+        """The actions in the form ``--diff`` prints."""
+        return [
+            {
+                "before_header": f"{action.subject} (before: {action.name})",
+                "after_header": f"{action.subject} (after: {action.name})",
+                "before": "" if action.before is None else action.before,
+                "after": "" if action.after is None else action.after,
+            }
+            for action in self.actions
+        ]
+
+
+__all__ = ["Action", "Plan"]

@@ -1,0 +1,132 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Subordinate id ranges: the files of subuid(5) and subgid(5), and what NSS says of them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .._core.command import run
+from .._core.files import read_text
+
+FILES = {"uid": "subuid", "gid": "subgid"}
+
+
+@dataclass(frozen=True)
+class SubidRange:
+    """``count`` ids from ``start`` on that ``owner`` (a login name or a decimal uid) may use in user namespaces."""
+
+    owner: str
+    start: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        return self.start + self.count - 1
+
+    def __str__(self) -> str:
+        return f"{self.owner}:{self.start}:{self.count}"
+
+    def overlaps(self, other: SubidRange) -> bool:
+        return self.start <= other.last and other.start <= self.last
+
+    def holds(self, start: int, count: int) -> bool:
+        return self.start <= start and start + count - 1 <= self.last
+
+
+def parse_line(line: str) -> SubidRange | None:
+    """The range a line of subuid(5) names; ``None`` for a comment, a blank line, or one the shadow suite ignores too."""
+    match = re.fullmatch(r"([^:#\s][^:\s]*):([0-9]{1,10}):([0-9]{1,10})", line.strip())
+    if match is None or int(match[3]) == 0:
+        return None
+    return SubidRange(match[1], int(match[2]), int(match[3]))
+
+
+def parse(text: str) -> list[SubidRange]:
+    """All ranges in the text of a subuid(5) file, in its order."""
+    return [found for found in map(parse_line, text.splitlines()) if found is not None]
+
+
+def owner_names(user: str) -> set[str]:
+    """The names under which ``user`` may own a range: the login name and, when the account exists, its uid (subuid(5))."""
+    try:
+        return {user, str(pwd.getpwnam(user).pw_uid)}
+    except KeyError:
+        return {user}
+
+
+def edited(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
+    """``text`` with the ranges of ``owners`` replaced by ``ranges``: at the place of the first, else at the end.
+
+    Every other line, comment and line ending stays as it is.
+    """
+    kept: list[str] = []
+    place: int | None = None
+    for line in text.splitlines(keepends=True):
+        found = parse_line(line)
+        if found is not None and found.owner in owners:
+            place = len(kept) if place is None else place
+        else:
+            kept.append(line)
+    if place is None:
+        place = len(kept)
+    if ranges and place > 0 and not kept[place - 1].endswith("\n"):
+        kept[place - 1] += "\n"
+    kept[place:place] = [f"{wanted}\n" for wanted in ranges]
+    return "".join(kept)
+
+
+def nss_source(etc: str = "/etc") -> str:
+    """Where this host takes subordinate ids from, by nsswitch.conf(5): ``files`` or an NSS module's name such as ``sss``."""
+    for line in read_text(os.path.join(etc, "nsswitch.conf")).splitlines():
+        database, colon, sources = line.partition("#")[0].partition(":")
+        if colon and database.strip() == "subid" and sources.split():
+            return sources.split()[0]
+    return "files"
+
+
+def parse_getsubids(output: str) -> list[SubidRange]:
+    """The ranges in the output of getsubids(1): lines such as ``0: oneadmin 100000 65536``."""
+    matches = (re.fullmatch(r"[0-9]+: (\S+) ([0-9]+) ([0-9]+)", line.strip()) for line in output.splitlines())
+    return [SubidRange(match[1], int(match[2]), int(match[3])) for match in matches if match]
+
+
+def ranges_from_nss(user: str, kind: str) -> list[SubidRange]:
+    """What NSS grants ``user``, asked of getsubids(1); it answers exit code 1 for a user without ranges.
+
+    :arg kind: ``uid`` or ``gid``.
+    :raises CommandFailed: getsubids is not installed.
+    """
+    completed = run(["getsubids", *(["-g"] if kind == "gid" else []), user], accept=None)
+    return parse_getsubids(completed.stdout) if completed.returncode == 0 else []
+
+
+def ranges_of(user: str, kind: str, etc: str = "/etc") -> list[SubidRange]:
+    """The ranges ``user`` may map, wherever this host takes them from.
+
+    :arg kind: ``uid`` or ``gid``.
+    """
+    if nss_source(etc) != "files":
+        return ranges_from_nss(user, kind)
+    owners = owner_names(user)
+    return [found for found in parse(read_text(os.path.join(etc, FILES[kind]))) if found.owner in owners]
+
+
+__all__ = [
+    "FILES",
+    "SubidRange",
+    "edited",
+    "nss_source",
+    "owner_names",
+    "parse",
+    "parse_getsubids",
+    "parse_line",
+    "ranges_from_nss",
+    "ranges_of",
+]

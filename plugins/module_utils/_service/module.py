@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The Ansible face: turn a service into a module run. Nothing below ``_service`` knows ``AnsibleModule``."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .._core.arguments import ArgumentSpec
+from .._core.errors import VmstoreError
+from .._core.plan import Plan
+
+
+class Service:
+    """Desired state of one resource. Subclasses look at the world and plan; they change nothing outside the plan's actions."""
+
+    def exclusive(self) -> contextlib.AbstractContextManager[object]:
+        """The lock under which a normal run plans and commits."""
+        return contextlib.nullcontext()
+
+    def plan(self) -> Plan:
+        """Compare the world with the desired state. Must not change anything."""
+        raise NotImplementedError
+
+
+def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
+    """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under its lock."""
+    module = AnsibleModule(supports_check_mode=True, **spec.keywords())
+    with _failing(module):
+        service = build(module.params)
+        with contextlib.nullcontext() if module.check_mode else service.exclusive():
+            plan = service.plan()
+            if not module.check_mode:
+                plan.commit()
+    for warning in plan.warnings:
+        module.warn(warning)
+    result = {**plan.result, "changed": plan.changed, "actions": plan.described()}
+    if module._diff:
+        result["diff"] = plan.diff()
+    module.exit_json(**result)
+
+
+def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:
+    """Return what ``read`` finds; an info module never changes anything."""
+    module = AnsibleModule(supports_check_mode=True, **spec.keywords())
+    with _failing(module):
+        found = dict(read(module.params))
+    for warning in found.pop("warnings", []):
+        module.warn(warning)
+    module.exit_json(changed=False, **found)
+
+
+@contextlib.contextmanager
+def _failing(module: AnsibleModule):
+    """Every error becomes one sentence; the traceback of a defect of ours is kept for ``-vvv``."""
+    try:
+        yield
+    except VmstoreError as error:
+        module.fail_json(msg=str(error))
+    except Exception as error:  # pylint: disable=broad-except
+        module.fail_json(msg=f"A defect in granary.vmstore: {type(error).__name__}: {error}.", exception=traceback.format_exc())
+
+
+__all__ = ["Service", "run_info_module", "run_module"]
