@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Find the real Python interpreters of this machine, for `ansible-test sanity`.
+
+Usage: pythons.py LINKS CORE_IN
+
+Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up), and prints, for each
+ansible-core pinned in CORE_IN (a requirements file with markers), the newest of those interpreters that gets this pin:
+`<minor version> <path> <ansible-core version>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+OLDEST = (3, 9)
+# A shim would choose an interpreter by the current directory, so pyenv is asked for its versions' own directories.
+PYENV_ROOTS = (os.environ.get("PYENV_ROOT", ""), str(Path.home() / ".pyenv"))
+PROBE = "import ensurepip, sys, venv; print(*sys.version_info[:3])"
+
+
+def candidates() -> list[Path]:
+    """Directories' `python3.N` executables, the system's own first."""
+    directories = [Path("/usr/bin"), Path("/usr/local/bin")]
+    directories += [path for root in PYENV_ROOTS if root for path in sorted(Path(root, "versions").glob("3.*/bin"))]
+    return [path for directory in directories for path in sorted(directory.glob("python3.*")) if re.fullmatch(r"python3\.\d+", path.name)]
+
+
+def version_of(python: Path) -> tuple[int, ...] | None:
+    """The interpreter's version, or None where it doesn't run or can't make a virtual environment."""
+    try:
+        done = subprocess.run([python, "-I", "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return tuple(int(part) for part in done.stdout.split())
+
+
+def interpreters() -> dict[tuple[int, ...], Path]:
+    """One interpreter for each minor version, oldest first."""
+    found: dict[tuple[int, ...], Path] = {}
+    for path in candidates():
+        version = version_of(path)
+        if version and version[:2] >= OLDEST:
+            found.setdefault(version[:2], path)
+    return dict(sorted(found.items()))
+
+
+def pin_for(minor: str, pins: list[Requirement]) -> str | None:
+    """The ansible-core version that an interpreter of this minor version gets."""
+    environment = {"python_version": minor, "python_full_version": f"{minor}.0"}
+    for pin in pins:
+        if pin.marker is None or pin.marker.evaluate(environment):
+            return str(pin.specifier).removeprefix("==")
+    return None
+
+
+def main(links: Path, core_in: Path) -> None:
+    pins = [Requirement(line) for line in core_in.read_text().splitlines() if line and not line.startswith("#")]
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir(parents=True)
+    newest: dict[str, str] = {}
+    for version, path in interpreters().items():
+        minor = ".".join(map(str, version))
+        (links / f"python{minor}").symlink_to(path)
+        core = pin_for(minor, pins) if version >= (3, 11) else None
+        if core:
+            newest[core] = f"{minor} {path} {core}"
+    print("\n".join(newest.values()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
