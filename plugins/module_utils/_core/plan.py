@@ -9,7 +9,6 @@ Check mode returns the plan, a normal run commits the same plan, the diff is the
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,17 +53,16 @@ class Plan:
 
     def commit(self) -> None:
         """Apply every action in turn; when one fails, undo the earlier ones in reverse and raise its error."""
-        with contextlib.ExitStack() as undo:
+        done: list[Action] = []
+        try:
             for action in self.actions:
                 action.apply()
-                undo.callback(self._undo, action)
-            undo.pop_all()
-
-    def _undo(self, action: Action) -> None:
-        try:
-            action.undo()
-        except VmstoreError as error:
-            self.warnings.append(f"Taking back '{action.name}' on {action.subject} failed: {error}")
+                done.append(action)
+        except BaseException as error:
+            troubles = [trouble for trouble in map(_undo, reversed(done)) if trouble]
+            if troubles:
+                raise VmstoreError(" ".join([str(error), *troubles])) from error
+            raise
 
     def described(self) -> list[dict[str, object]]:
         """The actions as plain data, for the result's ``actions``."""
@@ -81,6 +79,15 @@ class Plan:
             }
             for action in self.actions
         ]
+
+
+def _undo(action: Action) -> str:
+    """Take ``action`` back; the answer says what went wrong, if anything."""
+    try:
+        action.undo()
+    except VmstoreError as error:
+        return f"Taking back '{action.name}' on {action.subject} failed: {error}"
+    return ""
 
 
 __all__ = ["Action", "Plan"]

@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core import files
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
+
+
+def test_owner_mode_and_attributes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o2640)
+    os.chown(path, 1234, 1235)
+    os.setxattr(path, "user.label", b"kept")
+    files.write_atomic(str(path), b"new")
+    found = path.stat()
+    assert (path.read_text(), found.st_uid, found.st_gid, os.getxattr(path, "user.label")) == ("new", 1234, 1235, b"kept")
+    assert stat.S_IMODE(found.st_mode) == 0o2640
+
+
+def test_a_new_file_gets_the_mode_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files.write_atomic(str(tmp_path / "file"), b"", mode=0o644)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_text("old")
+    files.write_atomic(str(tmp_path / "link"), b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_failed_rename_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()  # rename(2) of a file over a directory fails
+    with pytest.raises(FileAccessFailed, match=r"Could not write .*/file: "):
+        files.write_atomic(str(tmp_path / "file"), b"new")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=64k tmpfs "$1"
+echo old > "$1/file"
+head -c 1M /dev/zero > "$1/filler" 2> /dev/null
+"$2" -c '
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core.files import write_atomic
+try:
+    write_atomic(sys.argv[1], b"x" * 8192)
+except Exception as error:
+    print(type(error).__name__, error)
+' "$1/file"
+cat "$1/file"; ls -A "$1"
+"""
+
+
+def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(tmp_path), sys.executable], capture_output=True, text=True, check=True
+    )
+    message, content, *names = done.stdout.splitlines()
+    assert message == f"NoSpace Could not write {tmp_path}/file: No space left on device. Nothing was changed."
+    assert (content, names) == ("old", ["file", "filler"])
+
+
+def test_removing_twice_says_what_it_found(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [files.remove_durably(str(tmp_path / "file")) for _ in range(2)] == [True, False]
+
+
+def test_reading_keeps_line_endings_and_odd_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\r\n\xff\n")
+    assert files.read_text(str(tmp_path / "file")).encode("utf-8", "surrogateescape") == b"a\r\n\xff\n"
+    assert files.read_text(str(tmp_path / "none")) == ""

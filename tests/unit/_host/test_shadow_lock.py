@@ -1,0 +1,54 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LockTimeout
+from ansible_collections.granary.vmstore.plugins.module_utils._host.shadow_lock import shadow_lock
+
+
+def test_usermod_cannot_write_while_we_hold_the_lock(shadow_files: Path) -> None:
+    """``usermod --prefix`` takes the lock file of subuid, the part of the protocol that does not depend on the system's /etc."""
+    usermod = ["usermod", "--prefix", str(shadow_files.parent), "--add-subuids", "200000-200009", "alice"]
+    with shadow_lock(str(shadow_files / "subuid"), str(shadow_files / "subgid")):
+        refused = subprocess.run(usermod, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "cannot lock" in refused.stderr
+    subprocess.run(usermod, check=True)
+    assert (shadow_files / "subuid").read_text() == "alice:200000:10\n"
+
+
+def test_we_wait_for_a_lock_of_a_living_process_and_then_give_up(tmp_path: Path) -> None:
+    (tmp_path / "subuid.lock").write_bytes(b"%d\0" % os.getpid())
+    with pytest.raises(LockTimeout, match=r"subuid\.lock was not free"), shadow_lock(str(tmp_path / "subuid"), deadline=0.1):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".pwd.lock", "subuid.lock"]
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / "subuid.lock").write_bytes(b"%d\0" % gone.pid)
+    with shadow_lock(str(tmp_path / "subuid"), deadline=1):
+        assert (tmp_path / "subuid.lock").read_bytes() == b"%d\0" % os.getpid()
+    assert os.listdir(tmp_path) == [".pwd.lock"]
+
+
+@pytest.mark.parametrize("content", [b"", b"editor\n", b"0\0"])
+def test_a_lock_that_is_not_the_shadow_suites_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "subuid.lock").write_bytes(content)
+    with contextlib.suppress(LockTimeout), shadow_lock(str(tmp_path / "subuid"), deadline=0.1):
+        pytest.fail("the lock was taken")
+    assert (tmp_path / "subuid.lock").read_bytes() == content
+
+
+def test_locks_are_free_after_an_error(tmp_path: Path) -> None:
+    with contextlib.suppress(RuntimeError), shadow_lock(str(tmp_path / "subuid"), str(tmp_path / "subgid")):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == [".pwd.lock"]

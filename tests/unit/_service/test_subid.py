@@ -1,0 +1,117 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SubidService, SubidWish, subid_info
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    (tmp_path / "subuid").write_text("# ranges\nbob:300000:65536\n")
+    (tmp_path / "subgid").write_text("")
+    return tmp_path
+
+
+def planned(etc: Path, **options: object) -> Plan:
+    return SubidService(SubidWish(**{"user": "alice", **options}), str(etc)).plan()
+
+
+def committed(etc: Path, **options: object) -> Plan:
+    service = SubidService(SubidWish(**{"user": "alice", **options}), str(etc))
+    with service.exclusive():
+        plan = service.plan()
+        plan.commit()
+    return plan
+
+
+def test_the_default_is_the_specs_range_in_both_files(etc: Path) -> None:
+    plan = committed(etc)
+    assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\nalice:100000:65536\n"
+    assert (etc / "subgid").read_text() == "alice:100000:65536\n"
+    assert plan.result == {name: [{"user": "alice", "start": 100000, "count": 65536}] for name in ("subuid", "subgid")}
+    assert not planned(etc).changed
+
+
+def test_planning_leaves_no_trace(etc: Path) -> None:
+    assert planned(etc).changed
+    assert sorted(os.listdir(etc)) == ["subgid", "subuid"]
+    assert (etc / "subgid").read_text() == ""
+
+
+def test_an_existing_entry_is_respected_and_reported(etc: Path) -> None:
+    plan = planned(etc, user="bob", start=500000, type="uid")
+    assert not plan.changed
+    assert plan.result == {"subuid": [{"user": "bob", "start": 300000, "count": 65536}]}
+
+
+def test_replace_puts_the_new_range_in_the_old_ones_place(etc: Path) -> None:
+    committed(etc)
+    plan = committed(etc, user="bob", start=500000, count=5, type="uid", replace=True)
+    assert (etc / "subuid").read_text() == "# ranges\nbob:500000:5\nalice:100000:65536\n"
+    assert [(action.before, action.after) for action in plan.actions] == [("bob:300000:65536\n", "bob:500000:5\n")]
+    assert not planned(etc, user="bob", start=500000, count=5, type="uid", replace=True).changed
+
+
+def test_an_overlap_names_the_other_user_and_nothing_is_written(etc: Path) -> None:
+    (etc / "subgid").write_text("bob:100000:1\n")
+    with pytest.raises(Conflict, match=r"gid range 100000:65536 of 'alice' overlaps 100000:1 of 'bob' in .*/subgid"):
+        committed(etc)
+    assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
+
+
+def test_absent_removes_the_users_entries_only(etc: Path) -> None:
+    committed(etc)
+    committed(etc, state="absent")
+    assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
+    assert not planned(etc, state="absent").changed
+
+
+def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path) -> None:
+    (etc / "subgid").unlink()
+    service = SubidService(SubidWish("alice"), str(etc))
+    with service.exclusive():
+        plan = service.plan()
+        (etc / "subgid").mkdir()
+        with pytest.raises(VmstoreError, match="Could not write .*/subgid"):
+            plan.commit()
+    assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
+
+
+def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer comes from the system's own getsubids(1), which reads the system's nsswitch.conf: no user has such a range here."""
+    (etc / "nsswitch.conf").write_text("subid: sss\n")
+    with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
+        planned(etc, user="nosuchuser")
+    assert subid_info("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CommandFailed, match="'getsubids' is not installed"):
+        planned(etc)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"user": "a:b"}, "user: 'a:b'"),
+        ({"user": "a\nb"}, "user: "),
+        ({"user": ""}, "user: ''"),
+        ({"user": "#a"}, "user: '#a'"),
+        ({"start": 0}, "start: 0"),
+        ({"count": 0}, "count: 0"),
+        ({"start": 2**32 - 2, "count": 2}, "start: 4294967294"),
+    ],
+)
+def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        SubidWish(**{"user": "alice", **options})
+
+
+def test_info_lists_everything_or_one_users_ranges(etc: Path) -> None:
+    assert subid_info(None, str(etc)) == {"source": "files", "subuid": [{"user": "bob", "start": 300000, "count": 65536}], "subgid": []}
+    assert subid_info("alice", str(etc))["subuid"] == []
