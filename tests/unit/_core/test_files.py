@@ -67,9 +67,7 @@ cat "$1/file"; ls -A "$1"
 
 
 def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(tmp_path), sys.executable], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(tmp_path), sys.executable], capture_output=True, text=True, check=True)
     message, content, *names = done.stdout.splitlines()
     assert message == f"NoSpace Could not write {tmp_path}/file: No space left on device. Nothing was changed."
     assert (content, names) == ("old", ["file", "filler"])
