@@ -1,0 +1,52 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services whose state is in the catalog: a normal run plans and commits in one transaction, check mode plans on a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, open_catalog, read_catalog
+from .._core.arguments import ArgumentSpec
+from .._core.paths import absolute
+from .module import Service
+
+CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_PATH}})
+
+
+class CatalogService(Service):
+    """Sets ``self.catalog`` for the length of :meth:`plan` and of the plan's commit.
+
+    :arg create: whether a normal run makes a catalog where there is none; without that, none is the same as an empty one.
+    """
+
+    create = False
+
+    def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
+        self.path = absolute("catalog", path)
+        self.datastore_location = datastore_location
+        self._open: Catalog | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        if self._open is None:
+            self._open = read_catalog(self.path, missing_ok=True, datastore_location=self.datastore_location)
+        return self._open
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        if not os.path.lexists(self.path):
+            self.plan()  # a wish that can't be granted makes no catalog
+            if not self.create:
+                yield
+                return
+        with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
+            self._open = catalog
+            yield
+
+
+__all__ = ["CATALOG_OPTIONS", "CatalogService"]
