@@ -56,7 +56,7 @@ apt_install() {
 
 # Packages that the tools need; the test hosts' own are listed beside them.
 apt_packages() {
-    printf '%s\n' gcc git libc6-dev libvirt-dev pkg-config python3 python3-dev python3-venv
+    printf '%s\n' gcc git libc6-dev libvirt-dev pkg-config python3 python3-dev python3-venv uidmap
     [ ! -e "$ROOT/tests/harness/apt-packages.txt" ] || sed -e 's/#.*//' "$ROOT/tests/harness/apt-packages.txt" | tr -s '[:space:]' '\n' | sed '/^$/d'
 }
 
