@@ -111,7 +111,11 @@ prepare() {
     mkdir -p "$CACHE"
     mapfile -t packages < <(apt_packages)
     apt_install "${packages[@]}"
-    fresh_venv "$VENV" /usr/bin/python3 "$ROOT/requirements/build.lock" "$ROOT/requirements/dev.lock"
-    install_harness
-    link_collection
+    (
+        # Two runs at once must not make the same directory.
+        flock 9
+        fresh_venv "$VENV" /usr/bin/python3 "$ROOT/requirements/build.lock" "$ROOT/requirements/dev.lock"
+        install_harness
+        link_collection
+    ) 9>"$CACHE/lock"
 }
