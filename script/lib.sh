@@ -16,6 +16,7 @@ export PATH=$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 export LC_ALL=C.UTF-8
+[ -t 1 ] || export NO_COLOR=1
 # root may work on a checkout that belongs to somebody else.
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$ROOT
 

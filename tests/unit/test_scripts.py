@@ -56,5 +56,6 @@ def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
         "def test_errs(broken): pass\n"
     )
     report = tmp_path / "report.xml"
-    run("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider", f"--junit-xml={report}", tmp_path)
+    alone = ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    run(*alone, f"--junit-xml={report}", tmp_path)
     assert run(sys.executable, SCRIPT / "junit.py", report) == (0, "2 2\n")
