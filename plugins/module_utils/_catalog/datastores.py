@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,12 @@ class Datastore:
     def as_dict(self) -> dict[str, object]:
         """The row as plain data: tuples are lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def directories(self) -> list[str]:
+        """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""
+        base_path = os.path.normpath(self.base_path)
+        location, name = os.path.split(base_path)
+        return [base_path, location] if name == str(self.id) else [base_path]
 
 
 #: Columns that hold JSON.

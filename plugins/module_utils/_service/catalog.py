@@ -19,16 +19,15 @@ CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_P
 
 
 class CatalogService(Service):
-    """Sets ``self.catalog`` for the length of :meth:`plan` and of the plan's commit.
+    """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the commit."""
 
-    :arg create: whether a normal run makes a catalog where there is none; without that, none is the same as an empty one.
-    """
-
+    #: Whether a normal run makes a catalog where there is none; if not, none is the same as a new one.
     create = False
 
     def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
         self.path = absolute("catalog", path)
         self.datastore_location = datastore_location
+        self.missing = not os.path.lexists(self.path)
         self._open: Catalog | None = None
 
     @property
@@ -39,14 +38,25 @@ class CatalogService(Service):
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        if not os.path.lexists(self.path):
-            self.plan()  # a wish that can't be granted makes no catalog
-            if not self.create:
-                yield
-                return
+        # First on a copy: a wish that can't be granted makes no catalog, and what takes long keeps no other program waiting.
+        self.plan()
+        self._close()
+        if self.missing and not self.create:
+            yield
+            return
         with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
             self._open = catalog
             yield
 
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
-__all__ = ["CATALOG_OPTIONS", "CatalogService"]
+
+def reading(path: str) -> Catalog:
+    """The catalog as an info module sees it: a copy of one that must exist."""
+    return read_catalog(absolute("catalog", path), missing_ok=False)
+
+
+__all__ = ["CATALOG_OPTIONS", "CatalogService", "reading"]
