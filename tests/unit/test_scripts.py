@@ -59,3 +59,17 @@ def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
     alone = ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider"]
     run(*alone, f"--junit-xml={report}", tmp_path)
     assert run(sys.executable, SCRIPT / "junit.py", report) == (0, "2 2\n")
+
+
+def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Path) -> None:
+    status, output = run(sys.executable, SCRIPT / "pythons.py", tmp_path / "links", SCRIPT.parent / "requirements" / "core.in")
+    assert status == 0
+    lines = [line.split(" ") for line in output.splitlines()]
+    assert lines
+    assert len({core for _minor, _path, core in lines}) == len(lines)
+    for minor, path, core in lines:
+        assert f"ansible-core=={core};" in (SCRIPT.parent / "requirements" / "core.in").read_text()
+        assert run(path, "-c", "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])") == (0, f"{path} {minor}\n")
+    for link in (tmp_path / "links").iterdir():
+        # A shim is a script of pyenv, an interpreter is a program.
+        assert link.read_bytes()[:4] == b"\x7fELF"
