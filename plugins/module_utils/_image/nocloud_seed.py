@@ -127,7 +127,8 @@ def _contents(seed: Seed) -> dict[str, str]:
     """The seed's files. Their YAML is JSON, which is YAML too."""
     if re.fullmatch(_INSTANCE_ID, seed.instance_id) is None:
         raise InvalidInput("instance_id", seed.instance_id, "a domain's uuid is expected")
-    points = [mount.mount_point for mount in seed.mounts]
+    lines = [_fstab_fields(mount) for mount in seed.mounts]
+    points = [line[1] for line in lines]
     for point in points:
         if points.count(point) > 1:
             raise InvalidInput("mount_point", point, "one mount a mount point is expected")
@@ -137,7 +138,7 @@ def _contents(seed: Seed) -> dict[str, str]:
             # cc_mounts takes its old lines away by itself, but only where it has a new one.
             ["sed", "-i", r"/[[:blank:]]virtiofs[[:blank:]].*comment=cloudconfig/d", "/etc/fstab"],
         ],
-        "mounts": [_fstab_fields(mount) for mount in seed.mounts],
+        "mounts": lines,
     }
     return {
         "meta-data": _json({"instance-id": seed.instance_id}),
