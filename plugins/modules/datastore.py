@@ -72,8 +72,8 @@ options:
   restricted_dirs:
     description:
       - Directories that images can't be made of, besides those that are always restricted. These are C(/bin), C(/boot), C(/dev), C(/etc),
-        C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys), C(/usr), C(/var), the directory of the catalog
-        and those of all datastores.
+        C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys), C(/usr), C(/var) and the directories
+        of all datastores. No image is made of the directory that holds the catalog.
       - Add V(/) to allow O(safe_dirs) only.
     type: list
     elements: str

@@ -90,6 +90,11 @@ class Catalog:
         return taken
 
 
+def catalog_exists(path: str) -> bool:
+    """:raises CatalogFailed: as :func:`open_catalog`, where a catalog can't be at ``path``."""
+    return os.path.lexists(_locate(path))
+
+
 def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_LOCATION) -> Catalog:
     """Open the catalog for reading and writing, and bring its tables up to date.
 
@@ -97,7 +102,7 @@ def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_L
     :raises NotFound: there is none and ``create`` is false.
     :raises CatalogFailed: it is on a network file system, damaged, not a catalog, or was written by a newer version of this collection.
     """
-    if create and not os.path.lexists(path):
+    if create and not catalog_exists(path):
         _make(path, datastore_location)
     with contextlib.ExitStack() as opened:
         catalog = opened.enter_context(_connect(path))
@@ -116,8 +121,7 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
     """
     with contextlib.ExitStack() as opened:
         catalog = opened.enter_context(Catalog(sqlite3.connect(":memory:", isolation_level=None), path))
-        if missing_ok and not os.path.lexists(path):
-            _check_directory(path)
+        if missing_ok and not catalog_exists(path):
             _fill(catalog, datastore_location)
         else:
             with _connect(path) as original:
@@ -129,8 +133,7 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
 
 def _connect(path: str) -> Catalog:
     """Open an existing catalog, whichever version of its tables this collection knows."""
-    _check_directory(path)
-    target = os.path.realpath(path)
+    target = _locate(path)
     if not os.path.lexists(target):
         raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
     if not stat.S_ISREG(os.stat(target).st_mode):
@@ -143,11 +146,16 @@ def _connect(path: str) -> Catalog:
     return catalog
 
 
-def _check_directory(path: str) -> None:
-    directory = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(directory):
-        raise CatalogFailed(f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one.")
-    check_local(directory)
+def _locate(path: str) -> str:
+    """The path with symbolic links resolved. A network file system is refused before it is asked anything: its server may be dead."""
+    directory = os.path.dirname(path)
+    try:
+        check_local(directory)
+        target = os.path.realpath(path)
+        check_local(os.path.dirname(target))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CatalogFailed(f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one.") from error
+    return target
 
 
 def _check_version(catalog: Catalog) -> None:
@@ -188,8 +196,7 @@ def _make(path: str, datastore_location: str) -> None:
 
     It belongs to the owner of its directory, and the group may read it.
     """
-    _check_directory(path)
-    target = os.path.realpath(path)
+    target = _locate(path)
     directory = os.path.dirname(target)
     temporary = ""
     try:
@@ -228,4 +235,4 @@ def _translated(path: str) -> Iterator[None]:
         raise CatalogFailed(f"The catalog {path} can't be used: {meaning}.") from error
 
 
-__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "open_catalog", "read_catalog"]
+__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "catalog_exists", "open_catalog", "read_catalog"]

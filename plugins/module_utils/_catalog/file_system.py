@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 
-from .._core.errors import CatalogFailed, from_os_error
+from .._core.errors import CatalogFailed
 from .._core.files import read_text
 
 #: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not dependable, and
@@ -36,16 +36,13 @@ def is_shared(file_system: str) -> bool:
 def check_local(directory: str) -> None:
     """Refuse a directory on a network file system.
 
-    :raises CatalogFailed: naming the file system and the reason.
+    :raises CatalogFailed: naming the file system and the reason; :raises OSError: it can't be opened.
     """
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)  # asks the file system nothing: its server may be dead
     try:
-        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-        try:
-            facts = read_text(f"/proc/self/fdinfo/{descriptor}")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise from_os_error(error, f"open the catalog's directory {directory}") from error
+        facts = read_text(f"/proc/self/fdinfo/{descriptor}")
+    finally:
+        os.close(descriptor)
     match = re.search(r"^mnt_id:\s*([0-9]+)$", facts, re.MULTILINE)
     file_system = type_of(read_text("/proc/self/mountinfo"), int(match[1])) if match else "unknown"
     if is_shared(file_system):

@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
-from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, open_catalog, read_catalog
+from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, catalog_exists, open_catalog, read_catalog
 from .._core.arguments import ArgumentSpec
 from .._core.paths import absolute
 from .module import Service
@@ -27,7 +26,7 @@ class CatalogService(Service):
     def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
         self.path = absolute("catalog", path)
         self.datastore_location = datastore_location
-        self.missing = not os.path.lexists(self.path)
+        self.missing = not catalog_exists(self.path)
         self._open: Catalog | None = None
 
     @property

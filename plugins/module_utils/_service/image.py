@@ -104,7 +104,7 @@ class ImageService(CatalogService):
 
     def _driver(self, datastore: Datastore) -> DatastoreDriver:
         protected = {directory for other in all_datastores(self.catalog) for directory in other.directories()}
-        protected.add(os.path.dirname(os.path.realpath(self.path)))
+        protected.add(os.path.realpath(self.path))
         return datastore_driver(datastore.ds_driver)(datastore, protected=sorted(protected), timeout=self.options["timeout"])
 
     def _refuse_unsupported(self, driver: DatastoreDriver, found: Image | None) -> None:
