@@ -31,11 +31,11 @@ class FstabEntry:
         return " ".join([escape(self.source), escape(self.mount_point), self.fstype, escape(options), self.dump, self.check])
 
     def means(self, other: FstabEntry) -> bool:
-        """Whether both say the same, however they order their options and spell the defaults."""
+        """Whether both say the same, however they order their options and spell the defaults, and whether cloud-init marked one as its own."""
         return self._meaning() == other._meaning()
 
     def _meaning(self) -> tuple[object, ...]:
-        return (self.source, self.mount_point, self.fstype, frozenset(self.options) - {"defaults", "rw"}, self.dump, self.check)
+        return (self.source, self.mount_point, self.fstype, frozenset(self.options) - {"defaults", "rw", "comment=cloudconfig"}, self.dump, self.check)
 
 
 def escape(field: str) -> str:

@@ -132,14 +132,15 @@ def _contents(seed: Seed) -> dict[str, str]:
     for point in points:
         if points.count(point) > 1:
             raise InvalidInput("mount_point", point, "one mount a mount point is expected")
-    user_data = {
+    user_data: dict[str, object] = {
         "bootcmd": [
             ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"],
             # cc_mounts takes its old lines away by itself, but only where it has a new one.
             ["sed", "-i", r"/[[:blank:]]virtiofs[[:blank:]].*comment=cloudconfig/d", "/etc/fstab"],
         ],
-        "mounts": lines,
     }
+    if lines:  # cloud-init warns of an empty list
+        user_data["mounts"] = lines
     return {
         "meta-data": _json({"instance-id": seed.instance_id}),
         "user-data": "#cloud-config\n" + _json(user_data),

@@ -88,8 +88,10 @@ def test_write_says_whether_it_changed_something(tmp_path):
     assert read_seed(str(path)) == Seed(UUID, MOUNTS[:1])
 
 
-def test_a_seed_without_mounts_can_be_read_back(tmp_path):
+def test_a_seed_without_mounts(tmp_path):
     assert write_seed(str(tmp_path / "seed.iso"), UUID, []) is True
+    body = (extracted(tmp_path / "seed.iso", tmp_path / "files") / "user-data").read_text().partition("\n")[2]
+    assert list(json.loads(body)) == ["bootcmd"]
     assert read_seed(str(tmp_path / "seed.iso")) == Seed(UUID, ())
 
 
