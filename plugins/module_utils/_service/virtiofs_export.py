@@ -43,6 +43,8 @@ from .virtiofs_export_info import describe
 #: Seconds that a guest gets to release a device.
 UNPLUG_DEADLINE = 20
 
+QUEUES = [2**power for power in range(11)]
+
 #: One lock a host, because exports of different domains are compared with each other.
 LOCK_DIRECTORY = "/run/granary-vmstore"
 
@@ -91,11 +93,6 @@ class Export:
     gid_map: IdMaps | None
     attachment: Attachment | None = None
 
-    @property
-    def shareable(self) -> bool:
-        """Whether other domains of the site may have it too (spec: a persistent image never, another one read-only)."""
-        return self.attachment is None or (self.read_only and not self.attachment.persistent)
-
 
 @dataclass
 class ExportPlan(Plan):
@@ -126,9 +123,11 @@ class VirtiofsExportService(Service):
         self.tag = None if options["mount_tag"] is None else check_mount_tag("mount_tag", options["mount_tag"])
         self.mount_point = None if options["mount_point"] is None else check_mount_point("mount_point", options["mount_point"])
         self.maps = {name: read_id_maps(name, options[name]) for name in ("uid_map", "gid_map")}
-        for name, least, most in (("queue", 1, 1024), ("thread_pool", 0, 65535)):
-            if options[name] is not None and not least <= options[name] <= most:
-                raise InvalidInput(name, options[name], f"a number from {least} to {most} is expected")
+        # QEMU takes no other queue, and says so only when the domain starts.
+        if options["queue"] is not None and options["queue"] not in QUEUES:
+            raise InvalidInput("queue", options["queue"], "a power of 2 from 1 to 1024 is expected")
+        if options["thread_pool"] is not None and options["thread_pool"] < 0:
+            raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
         self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
         if self.present:
             self._check_present()
@@ -304,17 +303,19 @@ class VirtiofsExportService(Service):
 
     @staticmethod
     def _check_others(export: Export, others: list[Domain]) -> None:
-        """:raises Conflict: a domain of this host has the image's directory and may not share it, whatever the catalog says."""
-        if export.attachment is None:
+        """Two images may be one directory, one to write and one to read; two writers are refused, whatever the catalog says.
+
+        :raises Conflict: a domain of this host can write to the image's directory too.
+        """
+        if export.attachment is None or export.read_only:
             return
         for other in others:
             for device in _devices_of(other):
-                if os.path.normpath(device.source) == export.source and not (export.shareable and device.read_only):
-                    kind = "persistent" if export.attachment.persistent else "to be read-only" if export.read_only else "not read-only"
+                if os.path.normpath(device.source) == export.source and not device.read_only:
+                    kind = "persistent" if export.attachment.persistent else "not read-only"
                     raise Conflict(
                         f"The image {export.attachment.image!r} is {kind} and the domain {other.name!r} on this host exports {export.source!r} "
-                        f"{'read-only' if device.read_only else 'writable'} with the mount tag {device.tag!r}; "
-                        "only an image that is non-persistent and read-only everywhere can be shared."
+                        f"writable with the mount tag {device.tag!r}; only one domain can write, so give one of them an image that is read-only."
                     )
 
     def _plan_definition(self, plan: ExportPlan, domain: Domain, old: str, wanted: VirtioFs) -> None:
