@@ -181,7 +181,7 @@ def _check_attribute(name: str, info: DriverInfo) -> None:
     if name.lower() in own:
         accepted = f"give it as the module's option {name.lower()}"
     elif info.attributes:
-        hint = f"; did you mean {nearest[0]!r}?" if nearest[0] in info.attributes else ""
+        hint = f"; the nearest is {nearest[0]!r}" if nearest[0] in info.attributes else ""
         accepted = f"the attributes of the {info.name} driver are {_listed(info.attributes)}{hint}"
     else:
         accepted = f"the {info.name} driver has no further attributes; the nearest option of the module is {nearest[0]!r}"
