@@ -112,7 +112,7 @@ options:
     choices: [none, auto, always]
     default: none
   queue:
-    description: Length of the device's queue, a number from 1 to 1024. Stays as it is if not given.
+    description: Length of the device's queue, a power of 2 up to 1024. Stays as it is if not given.
     type: int
   xattr:
     description: Whether the guest can use extended attributes. Stays as it is if not given.
@@ -122,7 +122,7 @@ options:
     type: str
     choices: [namespace, chroot]
   thread_pool:
-    description: How many threads virtiofsd uses, a number from 0 to 65535. Stays as it is if not given.
+    description: How many threads virtiofsd uses. Stays as it is if not given.
     type: int
   binary:
     description:

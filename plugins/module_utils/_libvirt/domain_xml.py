@@ -295,13 +295,13 @@ def first_difference(expected: ET.Element, found: ET.Element, ours: frozenset[ET
     known = {_place(child) for child in wanted}
     got = [child for child in got if _place(child) in known or not (added or child.tag == "controller")]
     for one, other in zip(wanted, got):
+        if _place(one) != _place(other):  # the earlier one has no counterpart
+            return f"{here}/{min(one, other, key=_place).tag}"
         difference = first_difference(one, other, ours, here)
         if difference is not None:
             return difference
-    if len(wanted) != len(got):
-        longer = max(wanted, got, key=len)
-        return f"{here}/{longer[min(len(wanted), len(got))].tag}"
-    return None
+    alone = wanted[len(got):] or got[len(wanted):]
+    return f"{here}/{alone[0].tag}" if alone else None
 
 
 def _grouped(element: ET.Element) -> list[ET.Element]:
