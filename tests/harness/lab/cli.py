@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from . import kvm, probes
 from .errors import LabError
-from .running import Lab, check_tools, names
+from .running import Lab, check_root, names
 from .spec import load_spec
 
 
@@ -23,6 +23,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _parser().parse_args()
     try:
+        check_root()
         options.work(options)
     except LabError as error:
         sys.exit(f"lab: {error}")
@@ -115,7 +116,6 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _down(options: argparse.Namespace) -> None:
-    check_tools()
     _lab(options).down()
 
 

@@ -58,7 +58,7 @@ sys.exit("the word is missing")
 
 _STOP = """
 virsh -q shutdown "$0" || exit
-tries=100
+tries=300
 while [ "$(virsh -q domstate "$0")" = running ]; do
     tries=$((tries - 1))
     [ $tries -gt 0 ] || exec virsh -q destroy "$0"
@@ -119,9 +119,9 @@ class Guest:
             raise LabError(f"Guest {self.name!r} wasn't up after {deadline} seconds, its console ends with: {self.console_tail()}")
 
     def stop(self) -> None:
-        """End the domain: by its power button, and after 20 seconds by force."""
+        """End the domain: by its power button, and after a minute by force."""
         if self.running():
-            self.host.execute("sh", "-c", _STOP, self.name)
+            self.host.execute("sh", "-c", _STOP, self.name, deadline=90)
 
     def running(self) -> bool:
         return self.host.execute("virsh", "domstate", self.name, check=False).stdout.strip() == "running"

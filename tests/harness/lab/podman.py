@@ -27,21 +27,19 @@ class Podman:
         """Run podman; raises :class:`LabError`.  A podman that has begun is left to end, so that its database stays true to what exists."""
         return run(["podman", *arguments], deadline=deadline, stdin=stdin, check=check, env=self._environment, dies_with_lab=False)
 
-    def create_network(self, name: str) -> tuple[str, str]:
-        """Make a network with a free subnet and return (the subnet, the bridge's name)."""
+    def create_network(self, name: str) -> str:
+        """Make a network with a free IPv4 subnet and return the subnet."""
         self("network", "create", "--disable-dns", "--label", self.label, name)
-        found = json.loads(self("network", "inspect", name).stdout)[0]
-        return found["subnets"][0]["subnet"], found["network_interface"]
+        return str(json.loads(self("network", "inspect", name).stdout)[0]["subnets"][0]["subnet"])
 
     def networks(self) -> list[dict[str, Any]]:
         """The networks of this lab as ``podman network inspect`` tells them."""
         names = self("network", "ls", "--quiet", "--filter", f"label={self.label}").stdout.split()
         return list(json.loads(self("network", "inspect", *names).stdout)) if names else []
 
-    def containers(self, state: str = "") -> list[str]:
-        """The ids of this lab's containers, with *state* only those in that state."""
-        only = ["--filter", f"status={state}"] if state else []
-        return self("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={self.label}", *only).stdout.split()
+    def containers(self) -> list[str]:
+        """The ids of this lab's containers, running or not."""
+        return self("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={self.label}").stdout.split()
 
 
 __all__ = ["Podman"]

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,11 +15,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import access, cache, images, kvm, trees
+from . import access, cache, images, kvm, probes, trees
 from .errors import LabError
 from .guests import IMAGES, NETWORK, Guest
 from .hosts import LAB_DIRECTORY, ContainerHost, Host
@@ -29,6 +30,7 @@ from .spec import LabSpec, check_name, parse_spec
 #: One directory a lab: where its state is, which lab it is, and the sockets of its ssh connections (their paths must be short).
 RUNTIME = Path("/run/granary-lab")
 
+_STATE = re.compile(r"[A-Za-z0-9/._+ -]+")
 _T = TypeVar("_T")
 Say = Callable[[str], None]
 
@@ -42,11 +44,10 @@ class _Record:
     """What a running lab left in its state directory: enough to find it again."""
 
     spec: LabSpec
-    instance: str
     addresses: dict[str, str]
     network: str
-    kvm: bool
-    complete: bool
+    kvm: bool = False
+    complete: bool = False
 
 
 class Lab:
@@ -106,20 +107,23 @@ class Lab:
 
     # Up and down
 
-    def up(self, spec: LabSpec, state: Path | None = None) -> None:
+    def up(self, spec: LabSpec, state: Path | None = None, instance: str = "") -> None:
         """Make everything *spec* asks for, in *state* (default: the runtime directory).
 
         A lab of this name that is there, whole or in parts, is taken down first.  What was made is removed when a step fails.
-        Raises :class:`LabError`.
+        *instance* is a word that no other lab has, for :meth:`down`.  Raises :class:`LabError`.
         """
         check_tools()
         state = (state or self.runtime).absolute()
-        if state != self.runtime and state.is_dir() and any(state.iterdir()):
-            raise LabError(f"The state directory {str(state)!r} isn't empty: name one that is, or a new one.")
+        if not _STATE.fullmatch(str(state)):
+            # ssh_config(5) and the inventory would give other characters a meaning.
+            raise LabError(f"The state directory {str(state)!r} has a character that isn't accepted: letters, digits, blanks and any of /._+- are.")
         with self._locked():
             self._sweep()
+            if state.exists() and not (state.is_dir() and not any(state.iterdir())):
+                raise LabError(f"The state directory {str(state)!r} isn't empty: name one that is, or a new one.")
             try:
-                self._up(spec, state)
+                self._up(spec, state, instance or uuid.uuid4().hex)
             except BaseException:
                 self._sweep()
                 raise
@@ -140,20 +144,17 @@ class Lab:
             return (self.runtime / "instance").read_text(encoding="ascii")
         return ""
 
-    def _up(self, spec: LabSpec, state: Path) -> None:
-        record = _Record(spec, uuid.uuid4().hex, {}, f"lab-{self.name}", False, False)
-        self._make_directories(record, state)
+    def _up(self, spec: LabSpec, state: Path, instance: str) -> None:
+        record = _Record(spec, {}, f"lab-{self.name}")
+        self._make_directories(record, state, instance)
         kinds = sorted({host.kind for host in spec.hosts.values()})
         wanted = sorted({IMAGES[guest.cloud_init] for guest in spec.guests.values()})
         self._each(kinds, lambda kind: self._timed(f"root tree {kind}", lambda: trees.tree(kind)))
         pictures = dict(zip(wanted, self._each(wanted, lambda name: self._timed(f"guest image {name}", lambda: images.guest_image(name))), strict=True))
         with self._step("network"):
-            subnet, bridge = self._podman.create_network(record.network)
-            # Kept apart from podman's own record: a killed podman can leave the bridge without the network.
-            (self.runtime / "bridge").write_text(bridge, encoding="ascii")
-            addresses = ipaddress.ip_network(subnet)
-        record = _Record(spec, record.instance, {name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)}, record.network,
-                         bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say), False)
+            addresses = ipaddress.ip_network(self._podman.create_network(record.network))
+        record = replace(record, addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
+                         kvm=bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say))
         self._write_record(record, state)
         hosts = self._hosts(record)
         guests = self._guests(record, hosts)
@@ -164,13 +165,13 @@ class Lab:
             guest.prepare(pictures[guest.image], (state / "key.pub").read_bytes())
         self._each(sorted({guest.host.name for guest in guests.values()}), lambda name: self._define_guests(hosts[name], guests))
         self._each([guest for guest in guests.values() if guest.spec.running], self._start_guest)
-        self._write_record(_Record(spec, record.instance, record.addresses, record.network, record.kvm, True), state)
+        self._write_record(replace(record, complete=True), state)
 
-    def _make_directories(self, record: _Record, state: Path) -> None:
+    def _make_directories(self, record: _Record, state: Path, instance: str) -> None:
         for directory in (RUNTIME, self.runtime, state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.runtime / "state").write_text(str(state), encoding="utf-8")
-        (self.runtime / "instance").write_text(record.instance, encoding="ascii")
+        (self.runtime / "instance").write_text(instance, encoding="ascii")
         for name in record.spec.hosts:
             (state / "hosts" / name).mkdir(parents=True)
         self._write_record(record, state)
@@ -184,7 +185,9 @@ class Lab:
             for host in hosts.values():
                 shutil.copy(state / "key.pub", host.files / "authorized_keys")
             machines = {host.name: access.Machine(host.name, host.kind, host.address) for host in hosts.values()}
-            machines |= {guest.name: access.Machine(guest.name, guest.image, guest.address, guest.host.name) for guest in guests.values()}
+            # A guest with cloud-init has no sshd.
+            machines |= {guest.name: access.Machine(guest.name, guest.image, guest.address, guest.host.name)
+                         for guest in guests.values() if not guest.spec.cloud_init}
             known = "".join(access.known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii")) for name, key in keys.items())
             (state / "known_hosts").write_text(known, encoding="ascii")
             (state / "ssh_config").write_text(access.ssh_config(machines, state, self.runtime), encoding="utf-8")
@@ -224,14 +227,12 @@ class Lab:
                 run(["ssh", "-F", "/dev/null", "-o", f"ControlPath={socket}", "-O", "exit", "lab"], check=False)
         if containers := self._podman.containers():
             self._podman("rm", "--force", "--time", "0", *containers, deadline=120)
-        bridges = [network["network_interface"] for network in self._podman.networks()]
-        with contextlib.suppress(OSError):
-            bridges.append((self.runtime / "bridge").read_text(encoding="ascii"))
         for network in self._podman.networks():
-            self._podman("network", "rm", "--force", network["name"])
-        for bridge in bridges:
-            if Path("/sys/class/net", bridge).exists() and not _ports(bridge):
+            bridge = network["network_interface"]
+            # podman removes the bridge with the last container, unless it was killed on the way.
+            if Path("/sys/class/net", bridge).exists():
                 run(["ip", "link", "delete", bridge], check=False)
+            self._podman("network", "rm", "--force", network["name"])
         with contextlib.suppress(LabError):
             shutil.rmtree(self.state, ignore_errors=True)
         shutil.rmtree(self.runtime, ignore_errors=True)
@@ -254,9 +255,9 @@ class Lab:
     def _record(self) -> _Record:
         try:
             data = json.loads((self.state / "lab.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return _Record(**{**data, "spec": parse_spec(data["spec"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise LabError(f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes what is left of it.") from error
-        return _Record(**{**data, "spec": parse_spec(data["spec"])})
 
     @staticmethod
     def _write_record(record: _Record, state: Path) -> None:
@@ -285,17 +286,20 @@ def names() -> list[str]:
     return sorted(path.name for path in RUNTIME.iterdir()) if RUNTIME.is_dir() else []
 
 
-def check_tools() -> None:
-    """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
+def check_root() -> None:
+    """Raise :class:`LabError` unless this is root."""
     if os.geteuid() != 0:
         raise LabError("A lab needs root: run it with sudo.")
+
+
+def check_tools() -> None:
+    """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
+    check_root()
     packages = {"podman": "podman", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client", "ip": "iproute2", "setpriv": "util-linux"}
+    if any(probe.name == "cgroups" and probe.precaution for probe in probes.machine()):
+        packages["runc"] = "runc"
     if missing := [package for program, package in packages.items() if not shutil.which(program)]:
         raise LabError(f"Packages are missing: apt-get install {' '.join(missing)}.")
-
-
-def _ports(bridge: str) -> list[str]:
-    return [path.name for path in Path("/sys/class/net", bridge, "brif").glob("*")]
 
 
 def _end_processes(name: str) -> None:
@@ -321,4 +325,4 @@ def _processes(name: str) -> dict[int, str]:
     return found
 
 
-__all__ = ["Lab", "check_tools", "names"]
+__all__ = ["Lab", "check_root", "check_tools", "names"]

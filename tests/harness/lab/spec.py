@@ -63,9 +63,9 @@ def parse_spec(data: Any) -> LabSpec:
     top = _mapping(data, "the lab file", ("name", "hosts", "guests"))
     name = check_name(top.get("name"), "name")
     hosts = {check_name(key, "hosts"): _host(key, value) for key, value in _mapping(top.get("hosts"), "hosts").items()}
-    guests = {check_name(key, "guests"): _guest(key, value, hosts) for key, value in _mapping(top.get("guests") or {}, "guests").items()}
     if not hosts:
         raise LabError("hosts: there must be at least one host.")
+    guests = {check_name(key, "guests"): _guest(key, value, hosts) for key, value in _mapping(top.get("guests") or {}, "guests").items()}
     if both := sorted(set(hosts) & set(guests)):
         raise LabError(f"guests.{both[0]}: a host has this name already; give every machine a name of its own.")
     for what, found, most in (("hosts", hosts, MAX_HOSTS), ("guests", guests, MAX_GUESTS)):

@@ -38,7 +38,9 @@ _HOST_PACKAGES = (
 
 #: The kernel's package without what it depends on: nothing in a guest makes an initramfs.
 _KERNEL = (
-    'chroot "$1" sh -euc \'cd /var/tmp; apt-get -q download "$(apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: //p" | grep "^linux-image-")"; '
+    'chroot "$1" sh -euc \''
+    'cd /var/tmp; '
+    'apt-get -q download "$(apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: //p" | grep "^linux-image-")"; '
     'dpkg-deb -x linux-image-*.deb /; rm linux-image-*.deb; depmod "$(ls /usr/lib/modules)"\''
 )
 
@@ -83,8 +85,9 @@ def recipes() -> dict[str, Recipe]:
             links=tuple((f"/usr/sbin/{name}", "/usr/bin/busybox") for name in ("init", "halt", "poweroff", "reboot")),
             hooks=(_KERNEL,)),
         "cloud": Recipe(
-            "trixie", ("busybox-static", "cloud-init", "iproute2", "kmod", "procps", "systemd-sysv", "udev", "netplan.io"),
-            files=(("/etc/systemd/system/lab-report.service", _text("lab-report.service")), ("/usr/local/sbin/lab-report", _text("lab-report"))),
+            "trixie", ("busybox-static", "cloud-init", "dbus", "e2fsprogs", "iproute2", "kmod", "procps", "systemd-sysv", "udev", "netplan.io"),
+            files=(("/etc/systemd/system/lab-report.service", _text("lab-report.service")), ("/usr/local/sbin/lab-report", _text("lab-report")),
+                   ("/etc/cloud/cloud.cfg.d/99_lab.cfg", "# There is no sshd.\nssh_genkeytypes: []\n")),
             links=(("/etc/systemd/system/multi-user.target.wants/lab-report.service", "../lab-report.service"),
                    *((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_CLOUD)),
             hooks=(_KERNEL,)),
