@@ -154,7 +154,8 @@ def _locate(path: str) -> str:
         target = os.path.realpath(path)
         check_local(os.path.dirname(target))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CatalogFailed(f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one.") from error
+        message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
+        raise CatalogFailed(message) from error
     return target
 
 
@@ -162,8 +163,9 @@ def _check_version(catalog: Catalog) -> None:
     if _pragma(catalog, "application_id") != schema.APPLICATION_ID:
         raise CatalogFailed(f"The file {catalog.path} is not a catalog of granary.vmstore.")
     version = _pragma(catalog, "user_version")
-    if version > len(schema.MIGRATIONS):
-        raise CatalogFailed(f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows schema {len(schema.MIGRATIONS)}.")
+    known = len(schema.MIGRATIONS)
+    if version > known:
+        raise CatalogFailed(f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows schema {known}.")
 
 
 def _pragma(catalog: Catalog, name: str) -> int:

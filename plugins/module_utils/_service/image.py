@@ -111,7 +111,8 @@ class ImageService(CatalogService):
         kind = "filesystem"
         if kind not in driver.info.image_types:
             able = ", ".join(name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types)
-            raise UnsupportedAction(f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of {driver.datastore.name!r}; use one of {able}.")
+            unable = f"the {driver.info.name} driver of {driver.datastore.name!r}"
+            raise UnsupportedAction(f"datastore: images of type {kind!r} are not supported by {unable}; use one of {able}.")
         if self.options["clone_of"] is not None:
             driver.require("clone")
         if self.options["size"] is not None:

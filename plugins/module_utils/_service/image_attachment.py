@@ -188,7 +188,8 @@ def attachments(catalog: Catalog, *, host: str | None = None, domain: str | None
     for disk in find_vm_disks(catalog, image_id=image_id, host=host, domain=domain):
         image = find_image(catalog, disk.image_id)
         if image is not None:  # always: the table refers to it
-            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **{f.name: getattr(disk, f.name) for f in fields(VmDisk)}))
+            effective = {field.name: getattr(disk, field.name) for field in fields(VmDisk)}
+            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
     return found
 
 

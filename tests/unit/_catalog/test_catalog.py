@@ -15,7 +15,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog import ca
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NoSpace, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NotFound
 
 
 @pytest.fixture

@@ -110,7 +110,9 @@ def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
     document = ElementTree.fromstring(call["stdin_xml"])
     document.find("DATASTORE/BASE_PATH").text = str(tmp_path)
     found = driver_of(document).monitor()
-    total, used = (int(word) for word in subprocess.run(["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True).stdout.split()[-2:])
+    total, used = (
+        int(word) for word in subprocess.run(["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True).stdout.split()[-2:]
+    )
     assert found.total_mb == total // 2**20
     assert abs(found.used_mb - used // 2**20) <= 64  # others write too
     assert 0 <= found.free_mb <= found.total_mb - found.used_mb

@@ -134,7 +134,10 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
         ({"ds_driver": "vfs", "tm_driver": "ssh"}, "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected."),
         ({**VIRTIOFS, "tm_driver": "ssh"}, "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver."),
         ({**VIRTIOFS, "type": "file"}, "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'."),
-        ({"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"}, "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'."),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"},
+            "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'.",
+        ),
         ({**VIRTIOFS, "base_path": "x"}, "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected."),
         ({**VIRTIOFS, "safe_dirs": ["/a/../b"]}, "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected."),
         ({**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]}, "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected."),

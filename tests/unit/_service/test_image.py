@@ -90,7 +90,12 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan], new: Callable
     assert names(new()) == []
     plan = run(name="x", read_only=True)
     assert names(plan) == ["update image"]
-    assert {key: plan.result["image"][key] for key in ("persistent", "read_only", "mount_tag", "uid_map")} == {"persistent": True, "read_only": True, "mount_tag": "t", "uid_map": MAP}
+    assert {key: plan.result["image"][key] for key in ("persistent", "read_only", "mount_tag", "uid_map")} == {
+        "persistent": True,
+        "read_only": True,
+        "mount_tag": "t",
+        "uid_map": MAP,
+    }
 
 
 def test_a_directory_that_grew_is_no_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, path: str) -> None:
@@ -210,7 +215,11 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
         ({"size": 100}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
         ({"clone_of": "y"}, UnsupportedAction, "clone is not supported by the virtiofs driver."),
-        ({"datastore": "default"}, UnsupportedAction, "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs."),
+        (
+            {"datastore": "default"},
+            UnsupportedAction,
+            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs.",
+        ),
     ],
 )
 def test_bad_input(new: Callable[..., Plan], path: str, given: dict, error: type, message: str) -> None:

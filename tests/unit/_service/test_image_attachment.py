@@ -31,7 +31,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as opened:
         insert_datastore(opened, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100"))
         for number, (name, (persistent, read_only)) in enumerate(IMAGES.items()):
-            insert_image(opened, Image(number, name, 100, "filesystem", f"/mnt/{name}", 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}", MAP))
+            insert_image(
+                opened, Image(number, name, 100, "filesystem", f"/mnt/{name}", 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}", MAP)
+            )
         yield opened
 
 
@@ -94,7 +96,12 @@ def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: s
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"mount_tag": "x" * 37}, "mount_tag"), ({"mount_tag": "a b"}, "mount_tag"), ({"mount_point": "/etc"}, "mount_point"), ({"mount_point": "a"}, "mount_point")],
+    [
+        ({"mount_tag": "x" * 37}, "mount_tag"),
+        ({"mount_tag": "a b"}, "mount_tag"),
+        ({"mount_point": "/etc"}, "mount_point"),
+        ({"mount_point": "a"}, "mount_point"),
+    ],
 )
 def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{named}: "):
@@ -117,7 +124,11 @@ def test_attachments_by_side(catalog: Catalog) -> None:
     attach(catalog, "readers")
     attach(catalog, "readers", domain="db")
     attach(catalog, "readers", host="h2")
-    assert [(one.image, one.host, one.domain) for one in attachments(catalog, image_id=2)] == [("readers", "h1", "db"), ("readers", "h1", "web"), ("readers", "h2", "web")]
+    assert [(one.image, one.host, one.domain) for one in attachments(catalog, image_id=2)] == [
+        ("readers", "h1", "db"),
+        ("readers", "h1", "web"),
+        ("readers", "h2", "web"),
+    ]
     assert [one.image for one in attachments(catalog, host="h1", domain="web")] == ["mine", "readers"]
     assert [one.host for one in attachments(catalog, host="h2")] == ["h2"]
 
@@ -130,7 +141,16 @@ def test_a_result_can_be_given_back(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("image_id", "0"), ("image_id", True), ("image", "a\nb"), ("source", "relative"), ("source", "/a/../b"), ("source", 5), ("persistent", "yes"), ("read_only", None)),
+        *(
+            ("image_id", "0"),
+            ("image_id", True),
+            ("image", "a\nb"),
+            ("source", "relative"),
+            ("source", "/a/../b"),
+            ("source", 5),
+            ("persistent", "yes"),
+            ("read_only", None),
+        ),
         *(("mount_tag", "/dev/x"), ("mount_point", "/"), ("uid_map", {}), ("uid_map", [{"start": 0}]), ("uid_map", [{"start": "0", "target": 1, "count": 1}])),
         *(("gid_map", [{"start": 0, "target": -1, "count": 1}]), ("host", "-x"), ("domain", "a/b")),
     ],
