@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .._catalog.catalog import Catalog
+from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
 from .._core.arguments import ArgumentSpec
@@ -25,6 +26,7 @@ from .._core.names import check_domain, check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .catalog import CATALOG_OPTIONS, CatalogService
+from .datastore import driver_of
 
 IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
     {
@@ -118,6 +120,7 @@ def resolve_attachment(
     What isn't given is the image's. Call it in the transaction that records the answer.
 
     :raises NotFound: no such image.
+    :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
     :raises InvalidInput: a value can't be used; ``read_only`` is false for an image that is read-only.
     :raises Conflict: another domain uses the image and it can't be shared, or another image has this tag or mount point in this domain.
     """
@@ -126,6 +129,9 @@ def resolve_attachment(
     found = find_image(catalog, image)
     if found is None:
         raise NotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
+    datastore = find_datastore(catalog, found.datastore_id)
+    if datastore is not None:  # always: the table refers to it
+        driver_of(catalog, datastore).check(found.path)
     if read_only is False and found.read_only:
         raise InvalidInput("read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it")
     wanted = Attachment(

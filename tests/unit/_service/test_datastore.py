@@ -210,6 +210,7 @@ import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
 options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
 service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
+print("ready", flush=True)
 sys.stdin.readline()
 with service.exclusive():
     plan = service.plan()
@@ -221,7 +222,11 @@ print(sum(action.name == "create datastore" for action in plan.actions), plan.re
 def test_processes_that_want_the_same_name_make_one(tmp_path: Path, info: Callable[..., list]) -> None:
     command = [sys.executable, "-c", SAME_NAME, str(tmp_path / "catalog.sqlite")]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = sorted(process.communicate("\n")[0].split() for process in processes)
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = sorted(process.communicate()[0].split() for process in processes)
     assert answers == [["0", "100"]] * 3 + [["1", "100"]]
     assert [one["name"] for one in info() if one["id"] >= 100] == ["same"]
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +182,48 @@ def test_a_datastore_with_images_can_not_be_removed(new: Callable[..., Plan], pa
     service = DatastoreService({**options, "catalog": path, "name": "fs", "state": "absent"})
     with pytest.raises(Conflict, match="^The datastore 'fs' can't be removed: it has the images 'x'.$"):
         service.plan()
+
+
+def test_a_directory_that_became_a_link(new: Callable[..., Plan], data: Path) -> None:
+    new()
+    data.rmdir()
+    os.symlink("/etc", data)
+    with pytest.raises(PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"):
+        new()
+    os.unlink(data)
+    os.symlink("/opt", data)
+    with pytest.raises(Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '/opt'"):
+        new()
+
+
+REGISTER = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+catalog, path, *names = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for name in names:
+    service = ImageService({**options, "catalog": catalog, "name": name, "datastore": "fs", "path": path})
+    with service.exclusive():
+        plan = service.plan()
+        plan.commit()
+    print(len(plan.actions), plan.result["image"]["id"])
+"""
+
+
+def test_processes_that_register_at_once(path: str, data: Path) -> None:
+    command = [sys.executable, "-c", REGISTER, path, str(data)]
+    processes = [subprocess.Popen([*command, "same", f"own-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in range(3)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate()[0].splitlines() for process in processes]
+    assert sorted(same.split()[0] for same, _ in answers) == ["0", "0", "1"]
+    found = image_info({"catalog": path, "name": None, "datastore": None})["images"]
+    assert [(one["id"], one["mount_tag"]) for one in found] == [(n, f"one-{n}") for n in range(4)]
+    assert sorted(one["name"] for one in found) == ["own-0", "own-1", "own-2", "same"]
 
 
 @pytest.mark.parametrize("restricted", ["/", "/etc", "/root", "/srv", "/var/lib", "/usr/share"])

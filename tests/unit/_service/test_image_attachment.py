@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore, update_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import (
     Attachment,
@@ -106,6 +106,13 @@ def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: s
 def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{named}: "):
         resolve_attachment(catalog, "mine", "h1", "web", **options)
+
+
+def test_a_directory_that_is_restricted_by_now(catalog: Catalog) -> None:
+    update_datastore(catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",)))
+    with pytest.raises(PathNotAllowed, match="^path: '/mnt/mine' is not accepted: it is or contains the restricted directory /mnt/mine"):
+        resolve_attachment(catalog, "mine", "h1", "web")
+    resolve_attachment(catalog, "readers", "h1", "web")
 
 
 def test_an_unknown_image(catalog: Catalog) -> None:
