@@ -79,7 +79,7 @@ class Attachment:
         types = {"image_id": int, "persistent": bool, "read_only": bool, "uid_map": (list, type(None)), "gid_map": (list, type(None))}
         for name in names:
             expected = types.get(name, str)
-            if not isinstance(data[name], expected) or (expected is int and isinstance(data[name], bool)):
+            if not isinstance(data[name], expected) or (expected is int and not _is_integer(data[name])):
                 raise InvalidInput(f"attachment.{name}", data[name], "the value that granary.vmstore.image_attachment returned is expected")
         return cls(
             image_id=data["image_id"],
@@ -96,9 +96,13 @@ class Attachment:
         )
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _plain_maps(option: str, value: list[Any] | None) -> tuple[IdMap, ...] | None:
     for one in value or []:
-        if not isinstance(one, Mapping) or set(one) != {"start", "target", "count"} or not all(type(number) is int for number in one.values()):
+        if not isinstance(one, Mapping) or set(one) != {"start", "target", "count"} or not all(map(_is_integer, one.values())):
             raise InvalidInput(option, one, "a map with the integers start, target and count is expected")
     return read_id_maps(option, value)
 
