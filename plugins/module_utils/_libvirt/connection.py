@@ -129,12 +129,6 @@ class Domain:
         with self._calls("look at"):
             return bool(self._handle.isActive())
 
-    @property
-    def has_saved_state(self) -> bool:
-        """Whether its next start resumes a state that ``virsh managedsave`` wrote, with the devices of that time."""
-        with self._calls("look at"):
-            return bool(self._handle.hasManagedSaveImage(0))
-
     def persistent_xml(self) -> str:
         """The definition, with its secrets: a definition that is read without them and written back would lose them."""
         with self._calls("read"):
@@ -145,6 +139,11 @@ class Domain:
         with self._calls("read"):
             text = self._handle.XMLDesc(0)
         return text if self.is_running else None
+
+    def saved_xml(self) -> str | None:
+        """What the next start resumes, where ``virsh managedsave`` wrote a state: with the devices of that time, whatever the definition says."""
+        with self._calls("read the saved state of"):
+            return self._handle.managedSaveGetXMLDesc(0) if self._handle.hasManagedSaveImage(0) else None
 
     def define(self, text: str, *, validate: bool = True) -> None:
         """Replace the definition.

@@ -43,6 +43,8 @@ from .virtiofs_export_info import describe
 #: Seconds that a guest gets to release a device.
 UNPLUG_DEADLINE = 20
 
+SAVED_STATE = "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh managedsave-remove' forgets it"
+
 QUEUES = [2**power for power in range(11)]
 
 #: One lock a host, because exports of different domains are compared with each other.
@@ -359,8 +361,10 @@ class VirtiofsExportService(Service):
     def _plan_attach(self, plan: ExportPlan, domain: Domain, wanted: VirtioFs) -> None:
         text = domain.running_xml()
         if text is None:
-            if plan.actions and domain.has_saved_state:
-                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes without the change")
+            saved = domain.saved_xml()
+            old = None if saved is None else _find_device(domain_xml.parse(saved), wanted)
+            if saved is not None and (old is None or wanted.differences(old[1])):
+                plan.restart_for(SAVED_STATE)
             return
         running = domain_xml.parse(text)
         live = [found for _element, found in domain_xml.filesystems(running) if found.tag == wanted.tag]
@@ -481,8 +485,9 @@ class VirtiofsExportService(Service):
             domain_xml.devices(after).remove(element)
         if found:
             plan.actions.append(self._define_action("remove virtiofs device", domain, old, before, after, frozenset()))
-            if domain.has_saved_state:
-                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes with the device")
+        saved = domain.saved_xml()
+        if saved is not None and any(matches(device) for _element, device in domain_xml.filesystems(domain_xml.parse(saved))):
+            plan.restart_for(SAVED_STATE)
         return {device.tag for _element, device in found}
 
     def _plan_unplug(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:

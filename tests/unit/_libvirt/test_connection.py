@@ -60,7 +60,7 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
     domain = hypervisor.domain("test")
     assert hypervisor.domain(domain.uuid).name == "test"
     assert [one.name for one in hypervisor.domains()] == ["test"]
-    assert (domain.is_running, domain.is_persistent, domain.has_saved_state) == (True, True, False)
+    assert (domain.is_running, domain.is_persistent, domain.saved_xml()) == (True, True, None)
     assert len(hypervisor.version) == 3
     with pytest.raises(NotFound, match="'no such'"):
         hypervisor.domain("no such")
