@@ -84,6 +84,7 @@ def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
 
 def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path, tmp_path: Path, traces: Any) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    before = set(Path("/tmp").glob("mmdebstrap*"))
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.DEVNULL, env=environment) as process:
         end = time.monotonic() + 120
         while not list(tmp_path.glob("granary-vmstore/.tree-*.tmp/usr")) and time.monotonic() < end:
@@ -95,6 +96,7 @@ def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path,
     while _builders(str(tmp_path)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _builders(str(tmp_path))
+    assert set(Path("/tmp").glob("mmdebstrap*")) <= before
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     subprocess.run(["lab", "down", "--lab", NAME], check=True, env=environment, timeout=120)
     assert traces.all_of(NAME, [], []) == NOTHING
