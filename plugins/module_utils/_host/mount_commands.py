@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 
 from .._core.command import Completed, run
@@ -40,6 +41,22 @@ def unmount(mount_point: str) -> None:
     :raises Conflict: it is busy.
     """
     _answer("umount", mount_point, run(["umount", "--", mount_point], accept=None))
+
+
+def is_connected(mount_point: str) -> bool:
+    """Whether the server of a FUSE or virtiofs mount is there; one that is gone for good makes every call fail with ENOTCONN.
+
+    :raises CommandFailed: it didn't answer within 10 seconds.
+    """
+    # Not by _core.command, which waits for a command it has killed: nothing ends a call that such a server was given.
+    argv = ["stat", "--file-system", "--", mount_point]
+    asking = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"})
+    try:
+        _output, complaint = asking.communicate(timeout=10)
+    except subprocess.TimeoutExpired as error:
+        asking.kill()
+        raise CommandFailed(f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy.") from error
+    return b"Transport endpoint is not connected" not in complaint
 
 
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
@@ -81,4 +98,4 @@ def _answer(command: str, mount_point: str, completed: Completed) -> None:
     raise CommandFailed(f"The command {command!r} failed with exit code {completed.returncode}: {reason}.")
 
 
-__all__ = ["mount", "remount", "unmount", "users_of"]
+__all__ = ["is_connected", "mount", "remount", "unmount", "users_of"]

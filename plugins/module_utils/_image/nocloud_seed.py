@@ -21,7 +21,6 @@ from typing import Any
 
 from .._core.command import run
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
-from .._core.files import write_atomic
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import check_options
 
@@ -112,17 +111,6 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
         raise from_os_error(error, "make a NoCloud seed in the directory for temporary files") from error
 
 
-def write_seed(path: str, instance_id: str, mounts: Sequence[SeedMount]) -> bool:
-    """Make ``path`` the seed for ``mounts``; ``False`` when it was that already.
-
-    :raises Conflict: the file isn't a seed that this collection wrote.
-    """
-    if read_seed(path) == Seed(instance_id, tuple(mounts)):
-        return False
-    write_atomic(path, seed_bytes(instance_id, mounts))
-    return True
-
-
 def _contents(seed: Seed) -> dict[str, str]:
     """The seed's files. Their YAML is JSON, which is YAML too."""
     if re.fullmatch(_INSTANCE_ID, seed.instance_id) is None:
@@ -211,4 +199,4 @@ def _extent(data: bytes, record: bytes) -> bytes:
     return data[start : start + int.from_bytes(record[10:14], "little")]
 
 
-__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes", "write_seed"]
+__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes"]
