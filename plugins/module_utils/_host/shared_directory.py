@@ -31,7 +31,8 @@ class HeldDirectory:
         try:
             descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; it has to be there at the same path as on the front-end.") from error
+            where = "it has to be there at the same path as on the front-end"
+            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; {where}.") from error
         except NotADirectoryError as error:
             raise InvalidInput(self.option, self.path, "a directory is expected") from error
         except OSError as error:

@@ -58,7 +58,7 @@ class Hypervisor:
         try:
             self._connection = self.libvirt.open(uri)
         except self.libvirt.libvirtError as error:
-            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and is this user allowed to use it?") from error
+            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:

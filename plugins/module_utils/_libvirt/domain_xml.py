@@ -263,7 +263,9 @@ def share_memory(root: ET.Element) -> None:
         return
     for cell in root.findall("cpu/numa/cell"):
         if cell.get("memAccess") == "private":
-            raise Conflict(f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first.")
+            raise Conflict(
+                f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first."
+            )
     backing = root.find("memoryBacking")
     if backing is None:
         backing = ET.Element("memoryBacking")

@@ -215,10 +215,9 @@ class VirtiofsExportService(Service):
             stale = [one for one in self._claims(view) if one.domain not in defined]
             for one in stale:
                 remove_attachment(view, one.image_id, one.host, one.domain)
-                plan.warnings.append(f"The image {one.image!r} was claimed by the domain {one.domain!r}, which this host no longer has; that claim is released.")
-            found = resolve_attachment(
-                view, self.options["image"], self.host, domain.name, mount_tag=self.tag, mount_point=self.mount_point, read_only=self.options["read_only"], **self.maps
-            )
+                plan.warnings.append(f"The domain {one.domain!r}, which this host no longer has, had claimed the image {one.image!r}; that claim is released.")
+            overrides = {"mount_tag": self.tag, "mount_point": self.mount_point, "read_only": self.options["read_only"], **self.maps}
+            found = resolve_attachment(view, self.options["image"], self.host, domain.name, **overrides)
         claim = [] if before == [found] and not stale else [self._claim_action("claim image", [*before, *stale], found)]
         return _export("image", found), claim
 

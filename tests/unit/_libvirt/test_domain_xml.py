@@ -184,6 +184,7 @@ def test_a_private_numa_cell_is_named(default: str) -> None:
     assert domain_xml.to_text(root) == before
 
 
+ALL_SLOTS = "".join(f"<video><address type='pci' bus='0x00' slot='{number:#x}'/></video>" for number in range(1, 32))
 PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>"
 
 
@@ -196,7 +197,7 @@ PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>
         (PORT.format(10, "") + "<memballoon><address type='pci' bus='0x0a' slot='0x00'/></memballoon>", False),
         (PORT.format(10, "") + "<hostdev><source><address bus='0x0a'/></source><address type='pci' bus='0x01'/></hostdev>", True),
         ("<controller type='pci' index='0' model='pci-root'/>", True),
-        ("<controller type='pci' index='0' model='pci-root'/>" + "".join(f"<video><address type='pci' bus='0x00' slot='{n:#x}'/></video>" for n in range(1, 32)), False),
+        ("<controller type='pci' index='0' model='pci-root'/>" + ALL_SLOTS, False),
         ("<controller type='usb' index='0'/>", True),
     ],
 )

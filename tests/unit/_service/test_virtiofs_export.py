@@ -202,7 +202,8 @@ def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, servi
     plan = wish.plan()
     real = virtiofs_export.Domain.define
     # As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out.
-    monkeypatch.setattr(virtiofs_export.Domain, "define", lambda self, text, validate=True: real(self, text.replace('<cache mode="none" />', ""), validate=False))
+    dropping = lambda self, text, validate=True: real(self, text.replace('<cache mode="none" />', ""), validate=False)  # noqa: E731
+    monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
     with pytest.raises(LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"):
         plan.commit()
     assert domain.XMLDesc() == before
@@ -413,8 +414,9 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
     """A claim that the module image_attachment made is this one's."""
     define()
+    made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
-        record_attachment(catalog, Attachment.from_dict(attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")))
+        record_attachment(catalog, Attachment.from_dict(made))
     assert names(run(service(image="pers"))) == ["add virtiofs device"]
 
 
