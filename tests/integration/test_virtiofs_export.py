@@ -275,6 +275,7 @@ def test_ids_that_the_host_does_not_grant(export: Callable[..., dict], domain: M
     assert "add the line oneadmin:165000:1000 to /etc/subuid" in result["msg"]
     result = export(**wish, uid_map=[{"target": 100000, "count": 10}, {"start": 5, "target": 100010, "count": 10}])
     assert result["msg"].startswith("uid_map: '0:100000:10 5:100010:10' is not accepted")
+    assert export(**wish, sandbox="chroot")["msg"].startswith("sandbox: 'chroot' is not accepted")
     assert "no account 'nobody-here'" in export(**wish, service_user="nobody-here")["msg"]
     execute("hv1", "mv", "/usr/bin/newuidmap", "/usr/bin/newuidmap.away")
     try:

@@ -191,6 +191,8 @@ class VirtiofsExportService(Service):
         current = self._check_domain(export, domain, domain_xml.parse(old))
         self._check_others(export, others)
         wanted = wanted.completed(current)
+        if wanted.uid_map and wanted.sandbox == "chroot":
+            raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
         self._plan_definition(plan, domain, old, wanted)
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
@@ -257,8 +259,6 @@ class VirtiofsExportService(Service):
         uid_map, gid_map = decide_maps(
             export.uid_map, export.gid_map, user=self.options["service_user"], obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"]
         )
-        if uid_map and self.options["sandbox"] == "chroot":
-            raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
         if not uid_map:
             plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
         else:
