@@ -79,3 +79,15 @@ def test_an_old_version_goes_when_it_was_long_unused() -> None:
     os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
     new = cache.made_once("thing", "new", _make)
     assert (old.exists(), recent.exists(), new.exists()) == (False, True, True)
+
+
+def test_an_old_version_stays_while_another_mount_namespace_has_it() -> None:
+    old = cache.made_once("thing", "old", _make)
+    long_ago = time.time() - cache.KEEP_UNUSED - 60
+    os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
+    script = 'mount --bind "$0" /mnt && echo mounted && read -r line'
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"mounted\n"
+        cache.made_once("thing", "new", _make)
+        assert old.exists()
+        holder.communicate(b"\n")
