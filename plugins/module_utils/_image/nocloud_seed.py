@@ -99,9 +99,7 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
             for name, text in files.items():
                 with open(os.path.join(tree, name), "w", encoding="utf-8") as file:
                     file.write(text)
-                os.chmod(file.name, 0o644)
                 os.utime(file.name, (0, 0))
-            os.chmod(tree, 0o755)
             os.utime(tree, (0, 0))
             image = os.path.join(scratch, "image")
             _make_image(tree, image)
@@ -152,7 +150,7 @@ def _json(value: object) -> str:
 
 
 def _make_image(tree: str, image: str) -> None:
-    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock", "-uid", "0", "-gid", "0"]
+    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock"]
     # Not the time of day, neither of the volume nor of the files.
     argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
     try:

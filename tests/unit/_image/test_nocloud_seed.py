@@ -30,7 +30,7 @@ def extracted(path: Path, directory: Path) -> Path:
 
 def test_blkid_finds_what_cloud_init_looks_for(seed):
     told = subprocess.run(["blkid", "-o", "export", str(seed)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
-    assert {"LABEL=cidata", "TYPE=iso9660"} <= set(told)
+    assert {"LABEL=cidata", "TYPE=iso9660", "UUID=1970-01-01-00-00-00-00"} <= set(told)
 
 
 def test_the_files(seed, tmp_path):
