@@ -54,6 +54,19 @@ def test_after_a_kill(lab_file: Path, moment: str, traces: Any) -> None:
     assert traces.all_of(NAME, ids, links) == NOTHING
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_removes_what_it_made(lab_file: Path, number: signal.Signals, traces: Any) -> None:
+    with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "host hv1" in line)
+        ids, links = traces.containers(NAME), traces.bridges(NAME)
+        process.send_signal(number)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 128 + number
+    assert ids and links
+    assert traces.all_of(NAME, ids, links) == NOTHING
+
+
 def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) -> None:
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 300
