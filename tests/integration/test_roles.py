@@ -23,7 +23,7 @@ ROLES = ["granary.vmstore.hypervisor", "granary.vmstore.frontend"]
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 
 #: One host for each state that a test finds a host in.
-HOSTS = {"fresh": "debian13", "aged": "debian12", "taken": "debian13", "strange": "debian13"}
+HOSTS = {"fresh": "debian13", "aged": "debian12", "blank": "debian13", "taken": "debian13", "strange": "debian13"}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,30 @@ def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Ex
 def test_packages_are_not_looked_for_when_all_are_there(roles: Playbook) -> None:
     # The lab's hosts reach no package archive, and have no package lists.
     assert "skipping: [fresh]" in roles("fresh").split("Install the missing packages]")[1].split("TASK")[0]
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("frontend", ["blank", "fresh"])
+def test_the_site_can_be_checked_before_anything_of_it_is_there(lab: Lab, execute: Execute, tmp_path: Path, frontend: str) -> None:
+    for host in ("blank", "fresh"):
+        execute(host, "mkdir", "-p", "/mnt/data")
+    inventory = tmp_path / "site.yml"
+    variables = {
+        "vmstore_datastores": [{"name": "fs", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
+        "vmstore_images": [{"name": "data", "datastore": "fs", "path": "/mnt/data", "persistent": True}],
+        "vmstore_exports": [{"host": "blank", "domain": "none", "image": "data"}],
+    }
+    groups = {"vmstore_frontend": {"hosts": {frontend: None}}, "vmstore_hypervisors": {"hosts": {"blank": None}}}
+    inventory.write_text(json.dumps({"all": {"vars": variables, "children": groups}}))
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), "-i", str(inventory), "granary.vmstore.site"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
+    if frontend == "fresh":
+        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows nothing yet.
+        subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True, env=environment)
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert changed(done.stdout) > 0
+    assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
 
 @pytest.mark.parametrize(
