@@ -35,7 +35,7 @@ def test_nothing_is_left_of_a_demo_that_is_ended(number: signal.Signals, status:
         assert left()
         # A terminal's Ctrl-C reaches all of them, a service manager's SIGTERM the first.
         (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
-        output, _ = demo.communicate(timeout=120)
+        output, _nothing = demo.communicate(timeout=120)
     assert demo.returncode == status, output
     assert left() == ""
     assert subprocess.run(["pgrep", "--session", str(demo.pid)], capture_output=True, check=False).stdout == b""

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lab import Lab
 Playbook = Callable[..., str]
 Execute = Callable[..., str]
 
-ROLES = ["granary.vmstore.hypervisor", "granary.vmstore.frontend"]
+ROLES = ("granary.vmstore.hypervisor", "granary.vmstore.frontend")
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 
 #: One host for each state that a test finds a host in.
@@ -41,7 +41,7 @@ def execute(lab: Lab) -> Execute:
 def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
     """Run roles on hosts and return what Ansible printed."""
 
-    def run(hosts: str, *arguments: str, roles: list[str] = ROLES, fails: bool = False, **variables: object) -> str:
+    def run(hosts: str, *arguments: str, roles: Sequence[str] = ROLES, fails: bool = False, **variables: object) -> str:
         playbook = tmp_path_factory.mktemp("play") / "play.yml"
         playbook.write_text(json.dumps([{"hosts": hosts, "gather_subset": ["min"], "vars": variables, "roles": roles}]))
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments, str(playbook)]

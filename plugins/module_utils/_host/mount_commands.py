@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 
 from .._core.command import Completed, run
@@ -48,15 +47,11 @@ def is_connected(mount_point: str) -> bool:
 
     :raises CommandFailed: it didn't answer within 10 seconds.
     """
-    # Not by _core.command, which waits for a command it has killed: nothing ends a call that such a server was given.
-    argv = ["stat", "--file-system", "--", mount_point]
-    asking = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"})
     try:
-        _output, complaint = asking.communicate(timeout=10)
-    except subprocess.TimeoutExpired as error:
-        asking.kill()
+        completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
+    except CommandFailed as error:
         raise CommandFailed(f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy.") from error
-    return b"Transport endpoint is not connected" not in complaint
+    return "Transport endpoint is not connected" not in completed.stderr
 
 
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:

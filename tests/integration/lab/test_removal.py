@@ -81,7 +81,7 @@ def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) 
 
 
 def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
-    for _ in range(2):
+    for _time in range(2):
         with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             next(line for line in process.stderr if "host hv1" in line)

@@ -134,8 +134,8 @@ def test_processes_that_start_at_once_make_one_catalog_and_different_ids(path: s
     processes = [subprocess.Popen([sys.executable, "-c", CREATE, path, *mine]) for mine in names]
     assert [process.wait() for process in processes] == [0] * 4
     found = query(path, "SELECT id, name FROM datastore WHERE id >= 100 ORDER BY id")
-    assert [number for number, _ in found] == list(range(100, 120))
-    assert sorted(name for _, name in found) == sorted(sum(names, []))
+    assert [number for number, _name in found] == list(range(100, 120))
+    assert sorted(name for _number, name in found) == sorted(sum(names, []))
 
 
 def test_reading_changes_nothing_on_disk(path: str) -> None:
@@ -298,7 +298,7 @@ def test_an_older_catalog_is_brought_up_to_date(path: str, monkeypatch: pytest.M
     with read_catalog(path, missing_ok=False) as copy:
         assert copy.execute("SELECT DISTINCT note FROM datastore")[0]["note"] == "new"
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS) - 1,)]
-    for _ in range(2):
+    for _time in range(2):
         open_catalog(path, create=False).close()
     assert query(path, "SELECT DISTINCT note FROM datastore") == [("new",)]
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]

@@ -75,7 +75,7 @@ def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
 
 def test_removing_twice_says_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert [files.remove_durably(str(tmp_path / "file")) for _ in range(2)] == [True, False]
+    assert [files.remove_durably(str(tmp_path / "file")) for _time in range(2)] == [True, False]
 
 
 def test_reading_keeps_line_endings_and_odd_bytes(tmp_path: Path) -> None:

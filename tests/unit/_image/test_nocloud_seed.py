@@ -119,7 +119,7 @@ def damaged(path: Path) -> None:
         lambda path: path.write_bytes(os.urandom(100_000)),
         lambda path: path.write_bytes(seed_bytes(UUID, MOUNTS) + bytes(4 * 1024 * 1024)),
         lambda path: path.mkdir(),
-        lambda path: os.mkfifo(path),
+        os.mkfifo,
         lambda path: path.symlink_to("nowhere"),
         foreign_seed,
         damaged,

@@ -181,7 +181,7 @@ def test_a_hostile_name_is_only_a_name(run: Callable[..., Plan], info: Callable[
 def test_info(run: Callable[..., Plan], info: Callable[..., list], tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     run(name="fs", datastore_location=str(tmp_path), **VIRTIOFS)
-    system, default, _, virtiofs = info()
+    system, default, _files, virtiofs = info()
     assert "No such file or directory" in system["monitor_error"]
     assert system["total_mb"] is None
     found = os.statvfs(tmp_path)
@@ -221,7 +221,7 @@ print(sum(action.name == "create datastore" for action in plan.actions), plan.re
 
 def test_processes_that_want_the_same_name_make_one(tmp_path: Path, info: Callable[..., list]) -> None:
     command = [sys.executable, "-c", SAME_NAME, str(tmp_path / "catalog.sqlite")]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _process in range(4)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
     for process in processes:
         process.stdin.write("\n")

@@ -220,7 +220,7 @@ def test_processes_that_register_at_once(path: str, data: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     answers = [process.communicate()[0].splitlines() for process in processes]
-    assert sorted(same.split()[0] for same, _ in answers) == ["0", "0", "1"]
+    assert sorted(same.split()[0] for same, _other in answers) == ["0", "0", "1"]
     found = image_info({"catalog": path, "name": None, "datastore": None})["images"]
     assert [(one["id"], one["mount_tag"]) for one in found] == [(n, f"one-{n}") for n in range(4)]
     assert sorted(one["name"] for one in found) == ["own-0", "own-1", "own-2", "same"]

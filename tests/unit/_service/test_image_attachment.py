@@ -57,7 +57,7 @@ def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
 
 
 def test_recording_twice_is_once(catalog: Catalog, tmp_path: Path) -> None:
-    for _ in range(2):
+    for _time in range(2):
         attachment = attach(catalog, "mine")
     assert attachments(catalog) == [attachment]
     connection = sqlite3.connect(tmp_path / "catalog.sqlite")
@@ -122,7 +122,7 @@ def test_an_unknown_image(catalog: Catalog) -> None:
 
 def test_removing_twice_says_what_it_found(catalog: Catalog) -> None:
     attach(catalog, "mine")
-    assert [remove_attachment(catalog, 0, "h1", "web") for _ in range(2)] == [True, False]
+    assert [remove_attachment(catalog, 0, "h1", "web") for _time in range(2)] == [True, False]
     resolve_attachment(catalog, "mine", "h2", "db")
 
 

@@ -201,8 +201,11 @@ def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, servi
     wish = service()
     plan = wish.plan()
     real = virtiofs_export.Domain.define
-    # As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out.
-    dropping = lambda self, text, validate=True: real(self, text.replace('<cache mode="none" />', ""), validate=False)  # noqa: E731
+
+    def dropping(self, text, validate=True):
+        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out."""
+        real(self, text.replace('<cache mode="none" />', ""), validate=False)
+
     monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
     with pytest.raises(LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"):
         plan.commit()
