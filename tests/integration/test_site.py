@@ -154,3 +154,16 @@ def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callabl
     assert "unshared on hv1." in again
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "--inactive", "unshared")
     assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
+
+
+def test_an_image_is_given_back_when_the_running_domain_has_lost_it(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+    # It has no system that could release a device.
+    domain("hv1", "stubborn", shared=True, start=True)
+    export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}
+    converge([export])
+    said = " ".join(converge([{**export, "state": "absent"}]).split())
+    assert "The domain stubborn on hv1 has the image site_rw until it is shut down" in said
+    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
+    execute("hv1", "virsh", "destroy", "stubborn")
+    assert changed(converge([{**export, "state": "absent"}])) == 1
+    assert changed(converge([{**export, "state": "absent"}])) == 0
