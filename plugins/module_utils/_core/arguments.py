@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -44,4 +47,24 @@ class ArgumentSpec:
         }
 
 
-__all__ = ["ArgumentSpec"]
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number, and not ``true`` or ``false``, which are such to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
+    """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word ``True``.
+
+    :arg options: declares ``values``, as in :class:`ArgumentSpec`.
+    :raises InvalidInput: naming the option.
+    """
+    for name, option in options.items():
+        value = values.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, bool) and "int" in (option["type"], option.get("elements")):
+                raise InvalidInput(within + name, one, "a whole number is expected")
+            if "options" in option and isinstance(one, Mapping):
+                refuse_truth_values(option["options"], one, f"{within}{name}.")
+
+
+__all__ = ["ArgumentSpec", "is_integer", "refuse_truth_values"]
