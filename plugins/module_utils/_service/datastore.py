@@ -27,6 +27,9 @@ from .catalog import CATALOG_OPTIONS, CatalogService, reading
 
 TYPES = ("image", "system", "backup", "file")
 
+#: A day.
+LONGEST_TIMEOUT = 86400
+
 DATASTORE_SPEC = ArgumentSpec(
     {
         "id": {"type": "int"},
@@ -204,13 +207,20 @@ def driver_of(catalog: Catalog, datastore: Datastore, timeout: float = TIMEOUT) 
     return datastore_driver(datastore.ds_driver)(datastore, protected=sorted(protected), timeout=timeout)
 
 
+def check_timeout(seconds: int) -> None:
+    """
+    :raises InvalidInput: less than a second, or so long that nobody waits for it.
+    """
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")
+
+
 def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     """Every datastore, or one by name or id, each with its capacity, or why it couldn't be read, and its driver's abilities.
 
     :raises NotFound: there is none of that name or id.
     """
-    if options["timeout"] < 1:
-        raise InvalidInput("timeout", options["timeout"], "at least 1 second is expected")
+    check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = all_datastores(catalog)
         if options["name"] is not None:
@@ -234,4 +244,4 @@ def _monitored(datastore: Datastore, timeout: float) -> dict[str, object]:
     return answer
 
 
-__all__ = ["DATASTORE_INFO_SPEC", "DATASTORE_SPEC", "DatastoreService", "check_datastore", "datastore_info", "driver_of", "read_wish"]
+__all__ = ["DATASTORE_INFO_SPEC", "DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "datastore_info", "driver_of", "read_wish"]

@@ -23,7 +23,7 @@ from .._core.plan import Action, Plan
 from .._driver.base import TIMEOUT, CopiedImage, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService, reading
-from .datastore import driver_of
+from .datastore import check_timeout, driver_of
 from .image_attachment import attachments
 
 IMAGE_SPEC = ArgumentSpec(
@@ -61,8 +61,7 @@ class ImageService(CatalogService):
         self.wish = read_wish(options)
         # What was found at the path, and under which rules: it is looked at once, before the transaction.
         self._copied: tuple[object, CopiedImage] | None = None
-        if options["timeout"] < 1:
-            raise InvalidInput("timeout", options["timeout"], "at least 1 second is expected")
+        check_timeout(options["timeout"])
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -188,7 +187,7 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
             found = [one]
         return {
             "images": [
-                {**one.as_dict(), "datastore": names[one.datastore_id], "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
+                {**one.as_dict(), "datastore": names.get(one.datastore_id), "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
                 for one in found
             ]
         }

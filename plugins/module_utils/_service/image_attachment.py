@@ -18,9 +18,9 @@ from .._catalog.catalog import Catalog
 from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
-from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound
-from .._core.idmap import ID_MAP_OPTION, IdMap, read_id_maps
+from .._core.arguments import ArgumentSpec, is_integer
+from .._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound
+from .._core.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host, check_name
 from .._core.paths import absolute
@@ -79,7 +79,7 @@ class Attachment:
         types = {"image_id": int, "persistent": bool, "read_only": bool, "uid_map": (list, type(None)), "gid_map": (list, type(None))}
         for name in names:
             expected = types.get(name, str)
-            if not isinstance(data[name], expected) or (expected is int and not _is_integer(data[name])):
+            if not isinstance(data[name], expected) or (expected is int and not is_integer(data[name])):
                 raise InvalidInput(f"attachment.{name}", data[name], "the value that granary.vmstore.image_attachment returned is expected")
         return cls(
             image_id=data["image_id"],
@@ -89,22 +89,11 @@ class Attachment:
             read_only=data["read_only"],
             mount_tag=check_mount_tag("attachment.mount_tag", data["mount_tag"]),
             mount_point=check_mount_point("attachment.mount_point", data["mount_point"]),
-            uid_map=_plain_maps("attachment.uid_map", data["uid_map"]),
-            gid_map=_plain_maps("attachment.gid_map", data["gid_map"]),
+            uid_map=id_maps_from_data("attachment.uid_map", data["uid_map"]),
+            gid_map=id_maps_from_data("attachment.gid_map", data["gid_map"]),
             host=check_host("attachment.host", data["host"]),
             domain=check_domain("attachment.domain", data["domain"]),
         )
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _plain_maps(option: str, value: list[Any] | None) -> tuple[IdMap, ...] | None:
-    for one in value or []:
-        if not isinstance(one, Mapping) or set(one) != {"start", "target", "count"} or not all(map(_is_integer, one.values())):
-            raise InvalidInput(option, one, "a map with the integers start, target and count is expected")
-    return read_id_maps(option, value)
 
 
 def resolve_attachment(
@@ -134,8 +123,9 @@ def resolve_attachment(
     if found is None:
         raise NotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
     datastore = find_datastore(catalog, found.datastore_id)
-    if datastore is not None:  # always: the table refers to it
-        driver_of(catalog, datastore).check(found.path)
+    if datastore is None:  # the table refers to it, but a damaged file may lack it, and with it the rules for the path
+        raise CatalogFailed(f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so restore it from a backup.")
+    driver_of(catalog, datastore).check(found.path)
     if read_only is False and found.read_only:
         raise InvalidInput("read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it")
     wanted = Attachment(

@@ -255,7 +255,7 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         ({"mount_tag": "ümlaut"}, InvalidInput, "mount_tag: 'ümlaut' is not accepted"),
         ({"mount_point": "/usr"}, InvalidInput, "mount_point: '/usr' is not accepted: a directory that the guest can do without"),
         ({"uid_map": [{"start": 0, "target": 5, "count": 0}]}, InvalidInput, "uid_map: '0:5:0' is not accepted"),
-        ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: at least 1 second"),
+        ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: 1 to 86400 seconds"),
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
         ({"size": 100}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
         ({"clone_of": "y"}, UnsupportedAction, "clone is not supported by the virtiofs driver."),

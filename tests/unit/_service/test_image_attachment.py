@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore, update_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound, PathNotAllowed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import (
     Attachment,
@@ -177,3 +177,10 @@ def test_something_else_than_a_result(data: object) -> None:
 def test_a_result_with_an_unknown_key(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match="^attachment: "):
         Attachment.from_dict({**resolve_attachment(catalog, "mine", "h1", "web").as_dict(), "extra": 1})
+
+
+def test_an_image_whose_datastore_is_missing_is_not_attached(catalog: Catalog) -> None:
+    catalog.execute("PRAGMA foreign_keys = OFF")
+    catalog.execute("DELETE FROM datastore WHERE id = 100")
+    with pytest.raises(CatalogFailed, match="lacks the datastore 100"):
+        attach(catalog, "mine")
