@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -40,8 +40,8 @@ def check_local(uri: str) -> str:
 
     :raises InvalidInput: it names another host, whose directories and subordinate ids can't be looked at from here.
     """
-    parts = urllib.parse.urlsplit(uri)
-    if not parts.scheme or parts.netloc or "+" in parts.scheme:
+    # Any host is named behind '//', and any transport behind '+'.
+    if re.fullmatch(r"[a-z]+:///[!-~]*", uri) is None:
         raise InvalidInput("uri", uri, f"the URI of this host's libvirt is expected, such as {DEFAULT_URI!r}; run the module on the hypervisor itself")
     return uri
 
@@ -68,7 +68,12 @@ class Hypervisor:
         except self.libvirt.libvirtError as error:
             if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
                 raise NotFound(f"Could not {doing}: it doesn't exist (any more).") from error
-            raise LibvirtFailed(f"libvirt could not {doing}: {str(error).rstrip('.')}.") from error
+            raise LibvirtFailed(f"libvirt could not {doing}: {self._said(error).rstrip('.')}.") from error
+
+    def _said(self, error: Exception) -> str:
+        """libvirt's message in one line. Behind the first, it quotes XML that it can't read, and so what that holds of secrets."""
+        schema = error.get_error_code() == self.libvirt.VIR_ERR_XML_INVALID_SCHEMA  # type: ignore[attr-defined]
+        return " ".join(str(error).splitlines() if schema else str(error).splitlines()[:1])
 
     @property
     def version(self) -> tuple[int, int, int]:
