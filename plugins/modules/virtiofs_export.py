@@ -54,6 +54,7 @@ options:
   attachment:
     description:
       - RV(granary.vmstore.image_attachment#module:attachment), where the catalog is on another host.
+      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here too, whatever a datastore allows.
       - What it says about tag, mount point, read-only and id maps is final. Give these to M(granary.vmstore.image_attachment).
     type: dict
   source:
@@ -306,7 +307,9 @@ mapped:
   returned: success
   type: bool
 restart_required:
-  description: Whether the domain has to be stopped and started to be what was asked for.
+  description:
+    - Whether the domain has to be stopped and started to be what was asked for.
+    - An image keeps its claim until then where its device is to be removed, since the guest can still write to it.
   returned: success
   type: bool
 restart_reasons:

@@ -12,7 +12,7 @@ import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .._catalog.catalog import Catalog, open_catalog, read_catalog
@@ -204,12 +204,14 @@ class VirtiofsExportService(Service):
     def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
         """What to export, and the action that claims it in the catalog."""
         if self.options["source"] is not None:
-            source = os.path.realpath(_utf8("source", absolute("source", self.options["source"])))
+            source = absolute("source", os.path.realpath(absolute("source", self.options["source"])))
             check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
             return Export("source", source, str(self.tag), self.mount_point, bool(self.options["read_only"]), self.maps["uid_map"], self.maps["gid_map"]), []
         if self.attachment is not None:
             if self.attachment.domain != domain.name:
                 raise InvalidInput("attachment.domain", self.attachment.domain, f"the attachment to the domain {domain.name!r} is expected")
+            # Deeper directories may be allowed by the datastore's SAFE_DIRS, which the front-end has compared; these can't.
+            check_allowed("attachment.source", self.attachment.source, safe=[self.attachment.source], restricted=SYSTEM_DIRS)
             return _export("attachment", self.attachment), []
         with read_catalog(self.catalog_path, missing_ok=False) as view:
             before = [one for one in self._claims(view) if one.domain == domain.name]
@@ -255,7 +257,7 @@ class VirtiofsExportService(Service):
         version = self.hypervisor.version
         if export.read_only:
             check_read_only(version, daemon)
-        obstacle = map_obstacle(version, daemon, runs_as_root=self.options["uri"].endswith("/system"))
+        obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
         uid_map, gid_map = decide_maps(
             export.uid_map, export.gid_map, user=self.options["service_user"], obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"]
         )
@@ -403,6 +405,7 @@ class VirtiofsExportService(Service):
             raise LibvirtFailed(f"{error} virtiofsd said last: {words}" if words else str(error)) from error
         live = _live_device(domain, wanted)
         if live is None or wanted.differences(live[1]):
+            VirtiofsExportService._detach(domain, wanted)
             raise LibvirtFailed(f"libvirt did not plug the device {wanted.tag!r} into the running domain {domain.name!r} as it was asked to.")
 
     @staticmethod
@@ -450,8 +453,21 @@ class VirtiofsExportService(Service):
             if self.seed is not None and read_seed(self.seed) is not None:
                 tags |= {one.mount_tag for one in claims}
                 self._plan_seed(plan, domain, self.seed, lambda mounts: [one for one in mounts if one.tag not in tags])
-        if claims:
-            plan.actions.append(self._claim_action("release image", claims, None))
+        if claims and not plan.result["restart_required"]:
+            plan.actions.append(self._release_action(plan, claims))
+
+    def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
+        """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""
+        action = self._claim_action("release image", claims, None)
+
+        def release() -> None:
+            if plan.postponed:
+                plan.postponed.append(released)
+            else:
+                action.apply()
+
+        released = replace(action, apply=release)
+        return released
 
     def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[Attachment]]:
         """Which device to remove, and the claims of it that this host's catalog has; an image that isn't in the catalog has none."""
@@ -461,15 +477,18 @@ class VirtiofsExportService(Service):
             path = absolute("source", self.options["source"])
             sources |= {path, os.path.realpath(path)}
         claims: list[Attachment] = []
+        others: set[str] = set()
         if self._uses_catalog():
             with read_catalog(self.catalog_path, missing_ok=False) as view:
                 claims = attachments(view, host=self.host, domain=domain)
                 image = None if self.options["image"] is None else find_image(view, self.options["image"])
-                sources |= {image.path} if image else set()
+                if image is not None:
+                    sources.add(image.path)
+                    others = {one.mount_tag for one in claims if one.image_id != image.id}  # which may have the same directory
         any_source = not sources and self.options["image"] is None
 
         def matches(device: VirtioFs) -> bool:
-            return (any_source or os.path.normpath(device.source) in sources) and tag in (None, device.tag)
+            return (any_source or os.path.normpath(device.source) in sources) and tag in (None, device.tag) and device.tag not in others
 
         return matches, [one for one in claims if matches(VirtioFs(one.mount_tag, one.source))]
 
@@ -512,14 +531,6 @@ class VirtiofsExportService(Service):
             undo=functools.partial(_replug, domain, device),
         )
         return action
-
-
-def _utf8(option: str, path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(option, path, "a path that is UTF-8 is expected, as XML holds nothing else") from error
-    return path
 
 
 def _export(option: str, found: Attachment) -> Export:

@@ -314,6 +314,48 @@ def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callab
     assert not run(service(image="no such image", state="absent")).changed
 
 
+def test_another_image_of_the_same_directory_is_not_removed(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+    domain = define()
+    insert_image(catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9"))
+    run(service(image="pers"))
+    assert not run(service(image="reader", state="absent")).changed
+    assert device_of(domain, "one-5") is not None
+    assert claims(catalog) == [("pers", "a")]
+
+
+def test_a_claim_outlives_a_device_that_the_guest_keeps(define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = define()
+    run(service(image="pers"))
+    domain.create()
+    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda *unused: False)
+    plan = run(service(image="pers", state="absent"))
+    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (["remove virtiofs device"], True, [("pers", "a")])
+    domain.destroy()
+    assert names(run(service(image="pers", state="absent"))) == ["release image"]
+    assert claims(catalog) == []
+
+
+def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = define("a", "<controller type='pci' index='0' model='pci-root'/>")
+    domain.create()
+    detached: list[str] = []
+    element = ET.fromstring(DEVICE.format("/x", "t", ""))
+    monkeypatch.setattr(virtiofs_export.Domain, "attach", lambda *unused: None)
+    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda _self, device, *unused: detached.append(device))
+    monkeypatch.setattr(virtiofs_export, "_live_device", lambda *unused: (element, VirtioFs("t", "/x")))
+    with pytest.raises(LibvirtFailed, match="did not plug the device 't'"):
+        run(service())
+    assert len(detached) == 1
+    assert device_of(domain) is None
+
+
+def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callable, service: Callable) -> None:
+    define()
+    for source in ("/", "/etc", "/var"):
+        with pytest.raises(PathNotAllowed, match="attachment.source"):
+            service(attachment=Attachment(5, "pers", source, True, False, "one-5", "/mnt/x", None, None, "hv1", "a").as_dict()).plan()
+
+
 def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
     define()
     run(service(image="pers"))
