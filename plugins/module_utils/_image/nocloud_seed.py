@@ -76,7 +76,7 @@ def read_seed(path: str) -> Seed | None:
         raise from_os_error(error, f"read {path}") from error
     try:
         return _parse_marker(_file(data, MARKER))
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
         raise _not_ours(path) from error
 
 
@@ -162,10 +162,12 @@ def _make_image(tree: str, image: str) -> None:
 
 
 def _parse_marker(data: bytes) -> Seed:
-    """:raises ValueError, LookupError, TypeError: it isn't what ``_contents`` wrote."""
+    """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what ``_contents`` wrote."""
     found: Any = json.loads(data.decode("utf-8"))
     mounts = tuple(SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"])) for one in found["mounts"])
-    return Seed(str(found["instance_id"]), mounts, int(found["format"]))
+    seed = Seed(str(found["instance_id"]), mounts, int(found["format"]))
+    _contents(seed)  # what it refuses to write, it never wrote
+    return seed
 
 
 def _file(data: bytes, wanted: str) -> bytes:

@@ -126,6 +126,9 @@ def damaged(path: Path) -> None:
         lambda path: marked(path, b"[" * 100_000),
         lambda path: marked(path, b"{}"),
         lambda path: marked(path, b'{"mounts": 7}'),
+        lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": Infinity}'),
+        lambda path: marked(path, b'{"mounts": [], "instance_id": "x\\u0000", "format": 1}'),
+        lambda path: marked(path, b'{"mounts": [{"tag": "/dev/x", "mount_point": "/mnt", "read_only": 0, "options": ""}], "instance_id": "x", "format": 1}'),
         lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": 1}', volume="other"),
     ],
 )
