@@ -22,7 +22,7 @@ def check_account(user: str) -> None:
     """:raises NotFound: this host has no such account."""
     try:
         pwd.getpwnam(user)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:  # ValueError: no name of an account can be like this
         raise NotFound(f"service_user: this host has no account {user!r}; the role granary.vmstore.hypervisor makes it.") from error
 
 

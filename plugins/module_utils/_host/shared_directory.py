@@ -63,7 +63,10 @@ class HeldDirectory:
             component = "/".join(parts[:depth]) or "/"
             shared = depth == len(parts)
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
-            found = os.stat(component)
+            try:
+                found = os.stat(component)
+            except OSError as error:
+                raise from_os_error(error, f"look at the directory {component}") from error
             if _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid):
                 continue
             granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
