@@ -19,20 +19,16 @@ class ArgumentSpec:
 
     argument_spec: Mapping[str, Mapping[str, object]]
     mutually_exclusive: Sequence[Sequence[str]] = field(default_factory=list)
-    required_together: Sequence[Sequence[str]] = field(default_factory=list)
     required_one_of: Sequence[Sequence[str]] = field(default_factory=list)
     required_if: Sequence[Sequence[object]] = field(default_factory=list)
-    required_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
         """Both specs in one; an option that both declare takes the definition in ``other``."""
         return ArgumentSpec(
             {**self.argument_spec, **other.argument_spec},
             [*self.mutually_exclusive, *other.mutually_exclusive],
-            [*self.required_together, *other.required_together],
             [*self.required_one_of, *other.required_one_of],
             [*self.required_if, *other.required_if],
-            {**self.required_by, **other.required_by},
         )
 
     def keywords(self) -> dict[str, object]:
@@ -40,10 +36,8 @@ class ArgumentSpec:
         return {
             "argument_spec": {name: dict(option) for name, option in self.argument_spec.items()},
             "mutually_exclusive": [list(names) for names in self.mutually_exclusive],
-            "required_together": [list(names) for names in self.required_together],
             "required_one_of": [list(names) for names in self.required_one_of],
             "required_if": [list(rule) for rule in self.required_if],
-            "required_by": {name: list(names) for name, names in self.required_by.items()},
         }
 
 
