@@ -96,6 +96,12 @@ def test_every_part_of_a_device_is_read() -> None:
     assert device == VirtioFs("t", "", read_only=True, queue=64)
 
 
+def test_a_tag_is_in_use_whatever_its_device_shares() -> None:
+    devices = "".join(f"<filesystem><source {name}='/x/{name}'/><target dir='{name}'/></filesystem>" for name in ("dir", "socket", "dev"))
+    root = domain_xml.parse(f"<domain><devices>{devices}<filesystem><target dir='bare'/></filesystem></devices></domain>")
+    assert domain_xml.tags(root) == {"dir": "/x/dir", "socket": "/x/socket", "dev": "/x/dev", "bare": ""}
+
+
 def test_9p_devices_count_as_tags_only() -> None:
     root = tree_of("11.3-filesystem-9p.xml")
     assert list(domain_xml.filesystems(root)) == []
