@@ -7,6 +7,7 @@ What needs a running domain, a real virtiofsd or a mapped id is in tests/integra
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -108,6 +109,12 @@ def names(plan: Plan) -> list[str]:
 
 def device_of(domain: libvirt.virDomain, tag: str = "t") -> ET.Element | None:
     return ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find(f"devices/filesystem/target[@dir='{tag}']/..")
+
+
+def test_exports_of_one_host_wait_for_each_other(define: Callable, service: Callable, tmp_path: Path) -> None:
+    define()
+    with service().exclusive(), open(tmp_path / "lock" / "libvirt.lock", "rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # The definition
@@ -347,6 +354,16 @@ def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(define: Callable,
         run(service())
     assert len(detached) == 1
     assert device_of(domain) is None
+
+
+def test_root_is_known_whatever_the_uri_says(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    define()
+    seen: list[bool] = []
+    monkeypatch.setattr(virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1])
+    for user, uri in ((0, "test:///default"), (1000, "test:///default")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        service(uri=uri).plan()
+    assert seen == [True, True]
 
 
 def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callable, service: Callable) -> None:
