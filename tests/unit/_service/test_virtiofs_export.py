@@ -321,6 +321,19 @@ def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callab
     assert not run(service(image="no such image", state="absent")).changed
 
 
+def test_absent_leaves_other_devices(define: Callable, service: Callable, catalog: Catalog) -> None:
+    domain = define("a", DEVICE.format("/srv/other", "other", ""))
+    run(service(image="pers"))
+    assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
+    assert device_of(domain, "other") is not None
+
+
+def test_an_export_without_a_map_is_warned_of_on_each_run(define: Callable, service: Callable, shared: Path) -> None:
+    define()
+    for plan in (run(service()), run(service())):
+        assert plan.warnings[0].startswith(f"{shared} is exported without an id map, so the guest's root is root in it: ")
+
+
 def test_another_image_of_the_same_directory_is_not_removed(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
     domain = define()
     insert_image(catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9"))
