@@ -44,7 +44,7 @@ def test_an_undo_that_fails_is_told_and_does_not_stop_the_others() -> None:
 
 def test_a_defect_in_an_undo_does_not_stop_the_others() -> None:
     log: list[str] = []
-    broken = Action("b", "subject", None, "b", apply=lambda: None, undo=lambda: [][0])
+    broken = Action("b", "subject", None, "b", apply=lambda: None, undo=lambda: int("no"))
     with pytest.raises(VmstoreError, match="apply c failed.*'b' on subject"):
         Plan(actions=[action(log, "a"), broken, action(log, "c", fails=True)]).commit()
     assert log[-1] == "undo a"

@@ -66,7 +66,9 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
         hypervisor.domain("no such")
 
 
-@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system", "http://[::1", "test:///a\0b", "test:///\udc80"])
+@pytest.mark.parametrize(
+    "uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system", "http://[::1", "test:///a\0b", "test:///\udc80"]
+)
 def test_only_this_hosts_libvirt(uri: str) -> None:
     with pytest.raises(InvalidInput, match="uri"):
         check_local(uri)
