@@ -16,6 +16,7 @@ export PATH=$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 export LC_ALL=C.UTF-8
+[ -t 1 ] || export NO_COLOR=1
 # root may work on a checkout that belongs to somebody else.
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$ROOT
 
@@ -56,7 +57,7 @@ apt_install() {
 
 # Packages that the tools need; the test hosts' own are listed beside them.
 apt_packages() {
-    printf '%s\n' gcc git libc6-dev libvirt-dev pkg-config python3 python3-dev python3-venv
+    printf '%s\n' gcc git libc6-dev libvirt-dev pkg-config python3 python3-dev python3-venv uidmap
     [ ! -e "$ROOT/tests/harness/apt-packages.txt" ] || sed -e 's/#.*//' "$ROOT/tests/harness/apt-packages.txt" | tr -s '[:space:]' '\n' | sed '/^$/d'
 }
 
@@ -111,7 +112,11 @@ prepare() {
     mkdir -p "$CACHE"
     mapfile -t packages < <(apt_packages)
     apt_install "${packages[@]}"
-    fresh_venv "$VENV" /usr/bin/python3 "$ROOT/requirements/build.lock" "$ROOT/requirements/dev.lock"
-    install_harness
-    link_collection
+    (
+        # Two runs at once must not make the same directory.
+        flock 9
+        fresh_venv "$VENV" /usr/bin/python3 "$ROOT/requirements/build.lock" "$ROOT/requirements/dev.lock"
+        install_harness
+        link_collection
+    ) 9>"$CACHE/lock"
 }

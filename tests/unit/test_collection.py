@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py") if path.stem != "__init__")
 # Data, texts and files whose format has no comments.
 UNMARKED_SUFFIXES = {".json", ".md", ".rst", ".txt", ".xml"}
+# The license itself, and what antsibull-changelog writes.
+UNMARKED_NAMES = {"COPYING", "changelog.yaml"}
 
 
 def tracked() -> list[Path]:
@@ -41,5 +43,8 @@ def test_every_file_names_its_license() -> None:
     assert [
         str(path.relative_to(ROOT))
         for path in tracked()
-        if path.suffix not in UNMARKED_SUFFIXES and path.name != "COPYING" and path.stat().st_size and marker not in path.read_text(errors="replace")
+        if path.suffix not in UNMARKED_SUFFIXES
+        and path.name not in UNMARKED_NAMES
+        and path.stat().st_size
+        and marker not in path.read_text(errors="replace")
     ] == []

@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import CommandFailed
+
+#: Seconds for a killed command to end.
+KILL_GRACE = 1
 
 
 @dataclass(frozen=True)
@@ -29,32 +33,50 @@ def run(
     stdin: str = "",
     timeout: float = 60,
     accept: Sequence[int] | None = (0,),
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
-    """Run ``argv`` and wait at most ``timeout`` seconds.
+    """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
 
     :arg accept: exit codes that are answers; any other raises. ``None`` takes every code.
+    :arg pass_fds: file descriptors that the command gets under the same numbers.
     :raises CommandFailed: the command is missing, ran too long, or its exit code isn't accepted.
     """
     try:
-        done = subprocess.run(
+        # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function
             list(argv),
-            input=os.fsencode(stdin),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=timeout,
-            check=False,
+            pass_fds=pass_fds,
             env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
         )
+        stdout, stderr = _communicate(process, os.fsencode(stdin), timeout)
     except FileNotFoundError as error:
         raise CommandFailed(f"The command {argv[0]!r} is not installed on this host.") from error
     except OSError as error:
         raise CommandFailed(f"The command {argv[0]!r} could not be started: {error.strerror}.") from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
-    completed = Completed(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
+    completed = Completed(process.returncode, os.fsdecode(stdout), os.fsdecode(stderr))
     if accept is not None and completed.returncode not in accept:
         raise CommandFailed(f"The command {argv[0]!r} failed with exit code {completed.returncode}: {reason(completed)}")
     return completed
+
+
+def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float) -> tuple[bytes, bytes]:
+    try:
+        return process.communicate(stdin, timeout)
+    except BaseException:
+        process.kill()
+        # A process that waits for a dead file server dies when the server comes back; it isn't waited for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_GRACE)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # input that the command never read
+                    pipe.close()
+        raise
 
 
 def reason(completed: Completed) -> str:

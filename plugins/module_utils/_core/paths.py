@@ -43,8 +43,8 @@ def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Se
     """
     safe_roots = [os.path.realpath(directory) for directory in safe]
     covering = [len(root) for root in safe_roots if is_within(path, root)]
-    for directory in restricted:
-        root = os.path.realpath(directory)
+    # On another host, a link of this one may be a directory: both names are restricted.
+    for root in sorted({*map(os.path.normpath, restricted), *map(os.path.realpath, restricted)}):
         if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
         if is_within(path, root) and len(root) > max(covering, default=0):

@@ -51,6 +51,10 @@ class Plan:
     def changed(self) -> bool:
         return bool(self.actions)
 
+    def warn_once(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def commit(self) -> None:
         """Apply every action in turn; when one fails, undo the earlier ones in reverse and raise its error."""
         done: list[Action] = []

@@ -54,11 +54,21 @@ def parse(text: str) -> list[SubidRange]:
 
 
 def owner_names(user: str) -> set[str]:
-    """The names under which ``user`` may own a range: the login name and, when the account exists, its uid (subuid(5))."""
+    """The names under which ``user``, a login name or a decimal uid, may own a range: both, when the account exists (subuid(5))."""
+    account = _account(user)
+    return {user} if account is None else {user, account.pw_name, str(account.pw_uid)}
+
+
+def has_account(user: str) -> bool:
+    """Whether this host knows ``user``, a login name or a decimal uid."""
+    return _account(user) is not None
+
+
+def _account(user: str) -> pwd.struct_passwd | None:
     try:
-        return {user, str(pwd.getpwnam(user).pw_uid)}
-    except KeyError:
-        return {user}
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        return None
 
 
 def edited(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
@@ -122,6 +132,7 @@ __all__ = [
     "FILES",
     "SubidRange",
     "edited",
+    "has_account",
     "nss_source",
     "owner_names",
     "parse",

@@ -111,6 +111,8 @@ class SubidService(Service):
         for other in written:
             if other.owner not in owners and any(other.overlaps(new) for new in wanted):
                 raise Conflict(f"The {kind} range {self.wish.start}:{self.wish.count} of {self.wish.user!r} overlaps {other.start}:{other.count} of {other.owner!r} in {self._path(kind)}.")
+        if wanted and not subid.has_account(self.wish.user):
+            plan.warn_once(f"There is no account {self.wish.user!r} on this host; its subordinate ids are of no use until there is.")
         self._add_action(plan, kind, existing, wanted, text, subid.edited(text, owners, wanted))
         return wanted
 

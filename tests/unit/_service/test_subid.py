@@ -39,6 +39,12 @@ def test_the_default_is_the_specs_range_in_both_files(etc: Path) -> None:
     assert not planned(etc).changed
 
 
+def test_a_user_without_an_account_is_told_once(etc: Path) -> None:
+    assert [warning.split(";")[0] for warning in planned(etc).warnings] == ["There is no account 'alice' on this host"]
+    assert planned(etc, user="daemon").warnings == []
+    assert planned(etc, state="absent").warnings == []
+
+
 def test_planning_leaves_no_trace(etc: Path) -> None:
     assert planned(etc).changed
     assert sorted(os.listdir(etc)) == ["subgid", "subuid"]

@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalog's datastores."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .catalog import Catalog
+
+#: Ids below are the defaults', which every catalog has.
+FIRST_ID = 100
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """A row. ``ds_driver`` is ``None`` for a system datastore, ``tm_driver`` for a backup datastore (spec: storage-driver)."""
+
+    id: int
+    name: str
+    type: str
+    ds_driver: str | None
+    tm_driver: str | None
+    base_path: str
+    clusters: tuple[int, ...] = (0,)
+    safe_dirs: tuple[str, ...] = ()
+    restricted_dirs: tuple[str, ...] = ()
+    bridge_list: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """The row as plain data: tuples are lists."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def directories(self) -> list[str]:
+        """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""
+        base_path = os.path.normpath(self.base_path)
+        location, name = os.path.split(base_path)
+        return [base_path, location] if name == str(self.id) else [base_path]
+
+
+#: Columns that hold JSON.
+ENCODED = ("clusters", "safe_dirs", "restricted_dirs", "bridge_list", "attributes")
+
+
+def default_datastores(location: str) -> list[Datastore]:
+    """The three that a front-end starts with, in the directory ``location``."""
+    return [
+        Datastore(0, "system", "system", None, "local", f"{location}/0"),
+        Datastore(1, "default", "image", "fs", "local", f"{location}/1"),
+        Datastore(2, "files", "file", "fs", "local", f"{location}/2"),
+    ]
+
+
+def all_datastores(catalog: Catalog) -> list[Datastore]:
+    """Every datastore, by id."""
+    return [_from_row(dict(row)) for row in catalog.execute("SELECT * FROM datastore ORDER BY id")]
+
+
+def find_datastore(catalog: Catalog, reference: str | int) -> Datastore | None:
+    """The datastore with this id, or this name; text of digits only is an id, as no name is."""
+    column = "id" if str(reference).isdigit() else "name"
+    rows = catalog.execute(f"SELECT * FROM datastore WHERE {column} = ?", [str(reference)])
+    return _from_row(dict(rows[0])) if rows else None
+
+
+def _from_row(row: dict[str, object]) -> Datastore:
+    for column in ENCODED:
+        value = json.loads(str(row[column]))
+        row[column] = tuple(value) if isinstance(value, list) else value
+    return Datastore(**row)  # type: ignore[arg-type]
+
+
+def _to_row(datastore: Datastore) -> dict[str, object]:
+    row = datastore.as_dict()
+    for column in ENCODED:
+        row[column] = json.dumps(row[column])
+    return row
+
+
+def insert_datastore(catalog: Catalog, datastore: Datastore) -> None:
+    row = _to_row(datastore)
+    catalog.execute(f"INSERT INTO datastore ({', '.join(row)}) VALUES ({', '.join(':' + column for column in row)})", row)
+
+
+def update_datastore(catalog: Catalog, datastore: Datastore) -> None:
+    row = _to_row(datastore)
+    catalog.execute(f"UPDATE datastore SET {', '.join(f'{column} = :{column}' for column in row)} WHERE id = :id", row)
+
+
+def delete_datastore(catalog: Catalog, datastore_id: int) -> None:
+    catalog.execute("DELETE FROM datastore WHERE id = ?", [datastore_id])
+
+
+__all__ = [
+    "FIRST_ID",
+    "Datastore",
+    "all_datastores",
+    "default_datastores",
+    "delete_datastore",
+    "find_datastore",
+    "insert_datastore",
+    "update_datastore",
+]

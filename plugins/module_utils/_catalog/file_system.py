@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which file system a directory lies on, and whether SQLite can lock files there (spec: shared-file-system, "Considerations")."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .._core.errors import CatalogFailed
+from .._core.files import read_text
+
+#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not dependable, and
+#: SQLite's write-ahead log needs memory that all writers share (https://www.sqlite.org/wal.html).
+SHARED_TYPES = frozenset(
+    """9p acfs afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2
+    smb2 smb3 smbfs vboxsf virtiofs vmhgfs""".split()
+)
+#: The only user-space file system known to be local; of any other it can't be told.
+LOCAL_FUSE_TYPES = frozenset(["fuse.fuse-overlayfs", "fuse.lxcfs"])
+
+
+def type_of(mountinfo: str, mount_id: int) -> str:
+    """The type of the mount with this id in the text of proc_pid_mountinfo(5); ``unknown`` when it isn't listed."""
+    match = re.search(rf"^{mount_id} .*? - (\S+) ", mountinfo, re.MULTILINE)
+    return match[1] if match else "unknown"
+
+
+def is_shared(file_system: str) -> bool:
+    """Whether a file system of this type may be written to by other hosts."""
+    return file_system in SHARED_TYPES or (re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES)
+
+
+def check_local(directory: str) -> None:
+    """Refuse a directory on a network file system.
+
+    :raises CatalogFailed: naming the file system and the reason; :raises OSError: it can't be opened.
+    """
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)  # asks the file system nothing: its server may be dead
+    try:
+        facts = read_text(f"/proc/self/fdinfo/{descriptor}")
+    finally:
+        os.close(descriptor)
+    match = re.search(r"^mnt_id:\s*([0-9]+)$", facts, re.MULTILINE)
+    file_system = type_of(read_text("/proc/self/mountinfo"), int(match[1])) if match else "unknown"
+    if is_shared(file_system):
+        raise CatalogFailed(
+            f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are not dependable there "
+            "and two writers would damage it, so name a directory on a local disk of the front-end."
+        )
+
+
+__all__ = ["check_local", "is_shared", "type_of"]

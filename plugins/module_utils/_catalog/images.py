@@ -1,0 +1,90 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalog's images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._core.idmap import IdMap
+from .columns import maps_from_text, maps_to_text
+
+if TYPE_CHECKING:
+    from .catalog import Catalog
+
+
+@dataclass(frozen=True)
+class Image:
+    """A row. ``path`` is the resolved directory; ``size_mb`` what it held when the image was registered, in MiB, rounded up."""
+
+    id: int
+    name: str
+    datastore_id: int
+    type: str
+    path: str
+    size_mb: int
+    persistent: bool
+    read_only: bool
+    mount_tag: str
+    mount_point: str
+    uid_map: tuple[IdMap, ...] | None = None
+    gid_map: tuple[IdMap, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain data: maps are lists of dicts."""
+        row = asdict(self)
+        for column in ("uid_map", "gid_map"):
+            row[column] = None if row[column] is None else list(row[column])
+        return row
+
+
+def find_images(catalog: Catalog, *, datastore_id: int | None = None) -> list[Image]:
+    """Every image, or those of one datastore, by id."""
+    rows = catalog.execute("SELECT * FROM image WHERE :id IS NULL OR datastore_id = :id ORDER BY id", {"id": datastore_id})
+    return [_from_row(row) for row in rows]
+
+
+def find_image(catalog: Catalog, reference: str | int) -> Image | None:
+    """The image with this id, or this name; text of digits only is an id, as no name is."""
+    column = "id" if str(reference).isdigit() else "name"
+    rows = catalog.execute(f"SELECT * FROM image WHERE {column} = ?", [str(reference)])
+    return _from_row(rows[0]) if rows else None
+
+
+def image_with_tag(catalog: Catalog, mount_tag: str) -> Image | None:
+    rows = catalog.execute("SELECT * FROM image WHERE mount_tag = ?", [mount_tag])
+    return _from_row(rows[0]) if rows else None
+
+
+def _from_row(row: Mapping[str, Any]) -> Image:
+    values = dict(row)
+    for column in ("persistent", "read_only"):
+        values[column] = bool(values[column])
+    for column in ("uid_map", "gid_map"):
+        values[column] = maps_from_text(values[column])
+    return Image(**values)
+
+
+def _to_row(image: Image) -> dict[str, Any]:
+    return {**asdict(image), "uid_map": maps_to_text(image.uid_map), "gid_map": maps_to_text(image.gid_map)}
+
+
+def insert_image(catalog: Catalog, image: Image) -> None:
+    row = _to_row(image)
+    catalog.execute(f"INSERT INTO image ({', '.join(row)}) VALUES ({', '.join(':' + column for column in row)})", row)
+
+
+def update_image(catalog: Catalog, image: Image) -> None:
+    row = _to_row(image)
+    catalog.execute(f"UPDATE image SET {', '.join(f'{column} = :{column}' for column in row)} WHERE id = :id", row)
+
+
+def delete_image(catalog: Catalog, image_id: int) -> None:
+    catalog.execute("DELETE FROM image WHERE id = ?", [image_id])
+
+
+__all__ = ["Image", "delete_image", "find_image", "find_images", "image_with_tag", "insert_image", "update_image"]

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The tables of the catalog, and the steps from each version of them to the next.
+
+A released step never changes; what changes the tables is appended as a new one. ``PRAGMA user_version`` counts the steps done.
+"""
+
+from __future__ import annotations
+
+#: ``PRAGMA application_id``, so that another program's database is never taken for a catalog: "grvs".
+APPLICATION_ID = 0x67727673
+
+#: Lists and dicts are columns of JSON. ``counter`` holds the next id of each resource: an id is never given twice.
+FIRST_TABLES = (
+    "CREATE TABLE counter (resource TEXT PRIMARY KEY, next INTEGER NOT NULL)",
+    "INSERT INTO counter VALUES ('datastore', 100), ('image', 0)",
+    """CREATE TABLE datastore (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        type TEXT NOT NULL CHECK (type IN ('image', 'system', 'backup', 'file')),
+        ds_driver TEXT,
+        tm_driver TEXT,
+        base_path TEXT NOT NULL,
+        clusters TEXT NOT NULL,
+        safe_dirs TEXT NOT NULL,
+        restricted_dirs TEXT NOT NULL,
+        bridge_list TEXT NOT NULL,
+        attributes TEXT NOT NULL
+    )""",
+    """CREATE TABLE image (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        datastore_id INTEGER NOT NULL REFERENCES datastore (id),
+        type TEXT NOT NULL CHECK (type IN ('filesystem')),
+        path TEXT NOT NULL,
+        size_mb INTEGER NOT NULL CHECK (size_mb >= 0),
+        persistent INTEGER NOT NULL,
+        read_only INTEGER NOT NULL,
+        mount_tag TEXT NOT NULL UNIQUE,
+        mount_point TEXT NOT NULL,
+        uid_map TEXT,
+        gid_map TEXT
+    )""",
+    """CREATE TABLE vm_disk (
+        image_id INTEGER NOT NULL REFERENCES image (id),
+        host TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        mount_tag TEXT NOT NULL,
+        mount_point TEXT NOT NULL,
+        read_only INTEGER NOT NULL,
+        uid_map TEXT,
+        gid_map TEXT,
+        PRIMARY KEY (image_id, host, domain),
+        UNIQUE (host, domain, mount_tag),
+        UNIQUE (host, domain, mount_point)
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES,)
+
+__all__ = ["APPLICATION_ID", "MIGRATIONS"]

@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A directory of this host that is shared with guests: the same one when it is checked and when it is used."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+
+from .._core.errors import InvalidInput, NotFound, StaleState, from_os_error
+from .._core.idmap import IdMap
+from .idmap_check import host_id
+
+
+class HeldDirectory:
+    """An open directory (O_PATH, so that nothing in it is read) whose path holds no symbolic link.
+
+    :arg option: the option that named it, for messages.
+    :raises NotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput: it is no directory.
+    """
+
+    def __init__(self, option: str, path: str) -> None:
+        self.option = option
+        self.path = path
+        self._descriptor = self._open()
+
+    def _open(self) -> int:
+        try:
+            descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; it has to be there at the same path as on the front-end.") from error
+        except NotADirectoryError as error:
+            raise InvalidInput(self.option, self.path, "a directory is expected") from error
+        except OSError as error:
+            raise from_os_error(error, f"open the directory {self.path}") from error
+        real = os.readlink(f"/proc/self/fd/{descriptor}")
+        if real != self.path:
+            os.close(descriptor)
+            raise StaleState(f"{self.option}: the directory {self.path!r} now leads to {real!r} through a symbolic link; it is not exported.")
+        return descriptor
+
+    def check_same(self) -> None:
+        """:raises StaleState: the path no longer names the directory that was opened."""
+        again = self._open()
+        try:
+            if not os.path.samestat(os.fstat(again), os.fstat(self._descriptor)):
+                raise StaleState(f"{self.option}: the directory {self.path!r} was replaced by another one while it was being exported.")
+        finally:
+            os.close(again)
+
+    def obstacle(self, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap], *, write: bool) -> str | None:
+        """The component of the path whose owner and mode keep the guest's root out, as part of a sentence; ``None`` when it gets in.
+
+        The guest's root is root over files whose owner and group are both mapped, and anybody else elsewhere.
+        """
+        uid, gid = host_id(uid_map, 0), host_id(gid_map, 0)
+        parts = self.path.split("/")
+        for depth in range(1, len(parts) + 1):
+            component = "/".join(parts[:depth]) or "/"
+            shared = depth == len(parts)
+            needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
+            found = os.stat(component)
+            if _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid):
+                continue
+            granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
+            if needed & ~granted and not _has_acl(component):
+                return f"{component} belongs to {found.st_uid}:{found.st_gid} with mode {stat.S_IMODE(found.st_mode):04o}"
+        return None
+
+
+def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:
+    return any(one.target <= host_id < one.target + one.count for one in maps)
+
+
+def _has_acl(path: str) -> bool:
+    """Whether more than owner and mode decide about access, which the kernel alone can judge."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except OSError:
+        return False
+
+
+__all__ = ["HeldDirectory"]

@@ -1,0 +1,39 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands on other hosts over ssh(1), one connection each."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from .._core.command import Completed, run
+from .._core.names import check_host
+
+#: Seconds to reach a host.
+CONNECT_TIMEOUT = 10
+
+#: What ssh(1) answers when it, and not the command, failed.
+SSH_FAILED = 255
+
+#: What timeout(1) answers when it ended the command.
+TIMED_OUT = 124
+
+
+def run_script(host: str, script: str, *, timeout: float) -> Completed:
+    """Run a POSIX sh script on ``host``, as the user and with the configuration that this user's ssh has for it.
+
+    :arg script: fixed text; anything else in it must be quoted with ``shlex.quote``.
+    :arg timeout: seconds for the script; the host ends it by itself then, with the exit code ``TIMED_OUT``.
+    :raises CommandFailed: ssh isn't installed, or there is no answer at all.
+    """
+    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ClearAllForwardings=yes", "LogLevel=ERROR"]
+    # The user's login shell may be any: it only starts sh.
+    command = f"exec timeout {math.ceil(timeout)} sh -c {shlex.quote(f'export LC_ALL=C; {script}')}"
+    argv = ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", check_host("bridge_list", host), command]
+    return run(argv, timeout=CONNECT_TIMEOUT + timeout + 5, accept=None)
+
+
+__all__ = ["SSH_FAILED", "TIMED_OUT", "run_script"]

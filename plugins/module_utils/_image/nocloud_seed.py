@@ -1,0 +1,214 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A NoCloud seed that makes cloud-init mount a guest's virtiofs tags: a small ISO 9660 image.
+
+cloud-init's ``mounts`` runs once per instance, and a new instance id makes it run everything once more: host keys of ssh, package sources,
+the default user. So the instance id is the domain's and stays, and a ``bootcmd``, which runs at every boot before ``mounts``, forgets that
+``mounts`` has run. Then a changed seed is applied at the next boot, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .._core.command import run
+from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
+from .._core.files import write_atomic
+from .._core.mount_names import check_mount_point, check_mount_tag
+from .._core.mount_options import check_options
+
+#: By this volume id cloud-init finds a NoCloud seed.
+VOLUME_ID = "cidata"
+#: The file that says that a seed is ours, and what is in it.
+MARKER = "granary"
+#: Raised when the same mounts lead to other files, so that seeds of an older version are written anew.
+FORMAT = 1
+
+#: ECMA-119: logical sectors of 2048 bytes, the primary volume descriptor in the 17th.
+_SECTOR = 2048
+_DESCRIPTOR = 16 * _SECTOR
+#: A seed has some 400 KiB; a larger image isn't one of ours and needn't be read.
+_LARGEST = 4 * 1024 * 1024
+_INSTANCE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+#: Names that cloud-init takes for block devices, or looks up in its metadata (cloudinit/config/cc_mounts.py).
+_DEVICE_NAME = r"x?[shv]d[a-z][0-9]*|sr[0-9]+|ami|root|swap|ephemeral.*|ebs.*"
+
+
+@dataclass(frozen=True)
+class SeedMount:
+    """One virtiofs mount; ``options`` are more words for fstab, parted by commas."""
+
+    tag: str
+    mount_point: str
+    read_only: bool = False
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What a seed says. Two seeds that are equal have the same files."""
+
+    instance_id: str
+    mounts: tuple[SeedMount, ...]
+    format: int = FORMAT
+
+
+def read_seed(path: str) -> Seed | None:
+    """The seed in the file ``path``; ``None`` when there is no file.
+
+    :raises Conflict: it isn't a seed that this collection wrote.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise _not_ours(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(error, f"read {path}") from error
+    try:
+        return _parse_marker(_file(data, MARKER))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise _not_ours(path) from error
+
+
+def _not_ours(path: str) -> Conflict:
+    return Conflict(f"The file {path} is not a seed that this collection wrote; it is left alone, so remove it or name another file.")
+
+
+def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
+    """The ISO 9660 image; the same for the same input and the same xorriso.
+
+    :arg instance_id: the domain's uuid.
+    :raises InvalidInput: a tag or a mount point that cloud-init can't carry.
+    :raises CommandFailed: xorriso isn't installed, or failed.
+    """
+    files = _contents(Seed(instance_id, tuple(mounts)))
+    try:
+        with tempfile.TemporaryDirectory(prefix="vmstore-seed-") as scratch:
+            tree = os.path.join(scratch, "tree")
+            os.mkdir(tree)
+            for name, text in files.items():
+                with open(os.path.join(tree, name), "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.chmod(file.name, 0o644)
+                os.utime(file.name, (0, 0))
+            os.chmod(tree, 0o755)
+            os.utime(tree, (0, 0))
+            image = os.path.join(scratch, "image")
+            _make_image(tree, image)
+            with open(image, "rb") as made:
+                return made.read()
+    except OSError as error:
+        raise from_os_error(error, "make a NoCloud seed in the directory for temporary files") from error
+
+
+def write_seed(path: str, instance_id: str, mounts: Sequence[SeedMount]) -> bool:
+    """Make ``path`` the seed for ``mounts``; ``False`` when it was that already.
+
+    :raises Conflict: the file isn't a seed that this collection wrote.
+    """
+    if read_seed(path) == Seed(instance_id, tuple(mounts)):
+        return False
+    write_atomic(path, seed_bytes(instance_id, mounts))
+    return True
+
+
+def _contents(seed: Seed) -> dict[str, str]:
+    """The seed's files. Their YAML is JSON, which is YAML too."""
+    if re.fullmatch(_INSTANCE_ID, seed.instance_id) is None:
+        raise InvalidInput("instance_id", seed.instance_id, "a domain's uuid is expected")
+    lines = [_fstab_fields(mount) for mount in seed.mounts]
+    points = [line[1] for line in lines]
+    for point in points:
+        if points.count(point) > 1:
+            raise InvalidInput("mount_point", point, "one mount a mount point is expected")
+    user_data: dict[str, object] = {
+        "bootcmd": [
+            ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"],
+            # cc_mounts takes its old lines away by itself, but only where it has a new one.
+            ["sed", "-i", r"/[[:blank:]]virtiofs[[:blank:]].*comment=cloudconfig/d", "/etc/fstab"],
+        ],
+    }
+    if lines:  # cloud-init warns of an empty list
+        user_data["mounts"] = lines
+    return {
+        "meta-data": _json({"instance-id": seed.instance_id}),
+        "user-data": "#cloud-config\n" + _json(user_data),
+        MARKER: _json(asdict(seed)),
+    }
+
+
+def _fstab_fields(mount: SeedMount) -> list[str]:
+    tag = check_mount_tag("mount_tag", mount.tag)
+    if re.fullmatch(_DEVICE_NAME, tag):
+        raise InvalidInput("mount_tag", tag, "cloud-init takes it for a block device, so another tag is expected")
+    point = check_mount_point("mount_point", mount.mount_point)
+    if re.search(r"[\s\\#]", point):
+        raise InvalidInput("mount_point", point, "cloud-init writes it to fstab as it is, so a path without blanks, '\\' and '#' is expected")
+    words = check_options("options", [*(["ro"] if mount.read_only else []), mount.options])
+    return [tag, point, "virtiofs", ",".join([*words, "nofail"]), "0", "0"]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _make_image(tree: str, image: str) -> None:
+    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock", "-uid", "0", "-gid", "0"]
+    # Not the time of day, neither of the volume nor of the files.
+    argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
+    try:
+        run(argv)
+    except CommandFailed as error:
+        if "is not installed" in str(error):
+            raise CommandFailed("A NoCloud seed is made with xorriso, which is not installed on this host: install the package xorriso.") from error
+        raise
+
+
+def _parse_marker(data: bytes) -> Seed:
+    """:raises ValueError, LookupError, TypeError: it isn't what ``_contents`` wrote."""
+    found: Any = json.loads(data.decode("utf-8"))
+    mounts = tuple(SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"])) for one in found["mounts"])
+    return Seed(str(found["instance_id"]), mounts, int(found["format"]))
+
+
+def _file(data: bytes, wanted: str) -> bytes:
+    """The file ``wanted`` in the root directory of an ISO 9660 image; names are the plain (ECMA-119) ones, in lower case.
+
+    :raises ValueError: it isn't such an image with our volume id; :raises LookupError: it has no such file.
+    """
+    descriptor = data[_DESCRIPTOR : _DESCRIPTOR + _SECTOR]
+    if len(data) > _LARGEST or descriptor[:7] != b"\x01CD001\x01" or descriptor[40:72].rstrip(b" ") != VOLUME_ID.encode():
+        raise ValueError("not a NoCloud seed")
+    directory = _extent(data, descriptor[156:190])
+    place = 0
+    while place < len(directory):
+        length = directory[place]
+        if length < 34:  # the rest of a sector is zeros
+            place = (place // _SECTOR + 1) * _SECTOR
+            continue
+        record = directory[place : place + length]
+        name = record[33 : 33 + record[32]].partition(b";")[0].rstrip(b".").decode("ascii", "replace").lower()
+        if name == wanted:
+            return _extent(data, record)
+        place += length
+    raise LookupError(wanted)
+
+
+def _extent(data: bytes, record: bytes) -> bytes:
+    """What a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32 bits, little-endian first."""
+    start = int.from_bytes(record[2:6], "little") * _SECTOR
+    return data[start : start + int.from_bytes(record[10:14], "little")]
+
+
+__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes", "write_seed"]

@@ -1,0 +1,191 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The connection to libvirt: its domains, their definitions, and devices of the running ones. XML goes in and out as text."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from .._core.errors import InvalidInput, LibvirtFailed, LockTimeout, NotFound
+from .._core.locks import retry_until
+
+DEFAULT_URI = "qemu:///system"
+
+
+def load_libvirt() -> ModuleType:
+    """The Python library of libvirt.
+
+    :raises LibvirtFailed: it isn't installed for this interpreter.
+    """
+    try:
+        return importlib.import_module("libvirt")
+    except ImportError as error:
+        raise LibvirtFailed(
+            f"The Python library of libvirt is not installed for {sys.executable}: install the package python3-libvirt on this host "
+            "and let ansible_python_interpreter name the interpreter that the package belongs to (/usr/bin/python3)."
+        ) from error
+
+
+def check_local(uri: str) -> str:
+    """``uri`` as given.
+
+    :raises InvalidInput: it names another host, whose directories and subordinate ids can't be looked at from here.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if not parts.scheme or parts.netloc or "+" in parts.scheme:
+        raise InvalidInput("uri", uri, f"the URI of this host's libvirt is expected, such as {DEFAULT_URI!r}; run the module on the hypervisor itself")
+    return uri
+
+
+class Hypervisor:
+    """An open connection to the libvirt at ``uri``. It is closed with the process.
+
+    :raises LibvirtFailed: libvirt doesn't answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.libvirt = load_libvirt()
+        self.libvirt.registerErrorHandler(lambda *unused: None, None)  # else every error is printed to stderr as well
+        try:
+            self._connection = self.libvirt.open(uri)
+        except self.libvirt.libvirtError as error:
+            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and is this user allowed to use it?") from error
+
+    @contextlib.contextmanager
+    def calls(self, doing: str) -> Iterator[None]:
+        """Translate libvirt's errors; ``doing`` says what was attempted, such as ``define the domain 'a'``."""
+        try:
+            yield
+        except self.libvirt.libvirtError as error:
+            if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
+                raise NotFound(f"Could not {doing}: it doesn't exist (any more).") from error
+            raise LibvirtFailed(f"libvirt could not {doing}: {str(error).rstrip('.')}.") from error
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """libvirt's version: major, minor, release."""
+        with self.calls("tell its version"):
+            number = self._connection.getLibVersion()
+        return number // 1000000, number // 1000 % 1000, number % 1000
+
+    def find_domain(self, reference: str) -> Domain | None:
+        """The domain with this name or, when no name is the same, this UUID."""
+        for lookup in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+            try:
+                return Domain(self, lookup(reference))
+            except self.libvirt.libvirtError as error:
+                # INVALID_ARG: the text isn't a UUID
+                if error.get_error_code() not in (self.libvirt.VIR_ERR_NO_DOMAIN, self.libvirt.VIR_ERR_INVALID_ARG):
+                    raise LibvirtFailed(f"libvirt could not look up the domain {reference!r}: {error}.") from error
+        return None
+
+    def domain(self, reference: str) -> Domain:
+        """As :meth:`find_domain`.
+
+        :raises NotFound: there is no such domain.
+        """
+        found = self.find_domain(reference)
+        if found is None:
+            raise NotFound(f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host.")
+        return found
+
+    def domains(self) -> list[Domain]:
+        """Every domain, running or not, by name."""
+        with self.calls("list its domains"):
+            found = [Domain(self, one) for one in self._connection.listAllDomains()]
+        return sorted(found, key=lambda one: one.name)
+
+
+class Domain:
+    """A domain of a :class:`Hypervisor`. Any call raises :class:`NotFound` once the domain is gone."""
+
+    def __init__(self, hypervisor: Hypervisor, handle: Any) -> None:
+        self._hypervisor = hypervisor
+        self._libvirt = hypervisor.libvirt
+        self._handle = handle
+        self.name: str = handle.name()
+        self.uuid: str = handle.UUIDString()
+
+    def _calls(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return self._hypervisor.calls(f"{doing} the domain {self.name!r}")
+
+    @property
+    def is_persistent(self) -> bool:
+        with self._calls("look at"):
+            return bool(self._handle.isPersistent())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a QEMU process, also while paused."""
+        with self._calls("look at"):
+            return bool(self._handle.isActive())
+
+    @property
+    def has_saved_state(self) -> bool:
+        """Whether its next start resumes a state that ``virsh managedsave`` wrote, with the devices of that time."""
+        with self._calls("look at"):
+            return bool(self._handle.hasManagedSaveImage(0))
+
+    def persistent_xml(self) -> str:
+        """The definition, with its secrets: a definition that is read without them and written back would lose them."""
+        with self._calls("read"):
+            return self._handle.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE | self._libvirt.VIR_DOMAIN_XML_SECURE)
+
+    def running_xml(self) -> str | None:
+        """What runs now; ``None`` when it is shut off."""
+        with self._calls("read"):
+            text = self._handle.XMLDesc(0)
+        return text if self.is_running else None
+
+    def define(self, text: str, *, validate: bool = True) -> None:
+        """Replace the definition.
+
+        :arg validate: against libvirt's schema, so that what this libvirt doesn't know isn't dropped silently.
+        """
+        flags = self._libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        with self._calls("define"):
+            self._handle.connect().defineXMLFlags(text, flags)
+
+    def restore(self, text: str) -> None:
+        """Put back the definition that :meth:`persistent_xml` gave, unless the domain was undefined: then it stays so."""
+        if self.is_persistent:
+            self.define(text, validate=False)
+
+    def attach(self, device: str) -> None:
+        """Plug a device into the running domain."""
+        with self._calls("plug the device into"):
+            self._handle.attachDeviceFlags(device, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def detach(self, device: str, is_gone: Callable[[str], bool], deadline: float) -> bool:
+        """Ask the guest of the running domain to release a device and wait for that.
+
+        :arg device: its XML as the running domain shows it.
+        :arg is_gone: tells from the running domain's XML whether it has gone.
+        :arg deadline: seconds.
+        :return: whether the guest released it.
+        """
+        start = time.monotonic()
+        with self._calls("unplug the device from"):
+            self._handle.detachDeviceFlags(device, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        def attempt() -> bool:
+            text = self.running_xml()
+            return text is None or is_gone(text)
+
+        try:
+            retry_until(attempt, deadline=max(0, deadline - (time.monotonic() - start)), what="of the device")
+        except LockTimeout:
+            return False
+        return True
+
+
+__all__ = ["DEFAULT_URI", "Domain", "Hypervisor", "check_local", "load_libvirt"]

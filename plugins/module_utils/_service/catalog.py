@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services whose state is in the catalog: a normal run plans and commits in one transaction, check mode plans on a copy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, catalog_exists, open_catalog, read_catalog
+from .._core.arguments import ArgumentSpec
+from .._core.paths import absolute
+from .module import Service
+
+CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_PATH}})
+
+
+class CatalogService(Service):
+    """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the commit."""
+
+    #: Whether a normal run makes a catalog where there is none; if not, none is the same as a new one.
+    create = False
+
+    def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
+        self.path = absolute("catalog", path)
+        self.datastore_location = datastore_location
+        self.missing = not catalog_exists(self.path)
+        self._open: Catalog | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        if self._open is None:
+            self._open = read_catalog(self.path, missing_ok=True, datastore_location=self.datastore_location)
+        return self._open
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        # First on a copy: a wish that can't be granted makes no catalog, and what takes long keeps no other program waiting.
+        self.plan()
+        self._close()
+        if self.missing and not self.create:
+            yield
+            return
+        with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
+            self._open = catalog
+            yield
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def reading(path: str) -> Catalog:
+    """The catalog as an info module sees it: a copy of one that must exist."""
+    return read_catalog(absolute("catalog", path), missing_ok=False)
+
+
+__all__ = ["CATALOG_OPTIONS", "CatalogService", "reading"]

@@ -1,0 +1,573 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A directory of this host in a libvirt domain (spec: virtiofs-datastore): the definition, what runs, and the claim in the catalog."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .._catalog.catalog import Catalog, open_catalog, read_catalog
+from .._catalog.images import find_image
+from .._core.arguments import ArgumentSpec
+from .._core.errors import Conflict, InvalidInput, LibvirtFailed, NotFound, StaleState, UnsupportedAction, from_os_error
+from .._core.files import remove_durably, write_atomic
+from .._core.idmap import ID_MAP_OPTION, read_id_maps
+from .._core.locks import locked
+from .._core.mount_names import check_mount_point, check_mount_tag
+from .._core.names import check_domain, check_host
+from .._core.paths import absolute, check_allowed
+from .._core.plan import Action, Plan
+from .._driver.virtiofs import SAFE_DIRS, SYSTEM_DIRS
+from .._host.idmap_check import host_id
+from .._host.shared_directory import HeldDirectory
+from .._host.virtiofsd import default_binary, find_daemon, last_words
+from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
+from .._libvirt import domain_xml
+from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
+from .._libvirt.domain_xml import VirtioFs
+from .catalog import CATALOG_OPTIONS
+from .export_identity import IdMaps, check_read_only, decide_maps, map_obstacle
+from .image_attachment import Attachment, attachments, record_attachment, remove_attachment, resolve_attachment
+from .module import Service
+from .virtiofs_export_info import describe
+
+#: Seconds that a guest gets to release a device.
+UNPLUG_DEADLINE = 20
+
+QUEUES = [2**power for power in range(11)]
+
+#: One lock a host, because exports of different domains are compared with each other.
+LOCK_DIRECTORY = "/run/granary-vmstore"
+
+#: What an attachment has decided already.
+DECIDED = ("mount_tag", "mount_point", "read_only", "uid_map", "gid_map")
+
+VIRTIOFS_EXPORT_SPEC = ArgumentSpec(
+    {
+        "domain": {"type": "str", "required": True},
+        "image": {"type": "str"},
+        "attachment": {"type": "dict"},
+        "source": {"type": "str"},
+        "mount_tag": {"type": "str"},
+        "mount_point": {"type": "str"},
+        "read_only": {"type": "bool"},
+        "uid_map": ID_MAP_OPTION,
+        "gid_map": ID_MAP_OPTION,
+        "cache": {"type": "str", "choices": ["none", "auto", "always"], "default": "none"},
+        "queue": {"type": "int"},
+        "xattr": {"type": "bool"},
+        "sandbox": {"type": "str", "choices": ["namespace", "chroot"]},
+        "thread_pool": {"type": "int"},
+        "binary": {"type": "str"},
+        "service_user": {"type": "str", "default": "oneadmin"},
+        "allow_unmapped": {"type": "bool", "default": False},
+        "seed": {"type": "str"},
+        "uri": {"type": "str", "default": DEFAULT_URI},
+        "host": {"type": "str"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    },
+    mutually_exclusive=[["image", "attachment", "source"], *(["attachment", name] for name in DECIDED)],
+    required_one_of=[["image", "attachment", "source", "mount_tag"]],
+).merge(CATALOG_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is to be exported, wherever the options took it from. ``option`` names that for messages."""
+
+    option: str
+    source: str
+    mount_tag: str
+    mount_point: str | None
+    read_only: bool
+    uid_map: IdMaps | None
+    gid_map: IdMaps | None
+    attachment: Attachment | None = None
+
+
+@dataclass
+class ExportPlan(Plan):
+    """A plan with actions that may turn out to wait for a restart of the domain."""
+
+    postponed: list[Action] = field(default_factory=list)
+
+    def restart_for(self, reason: str) -> None:
+        self.result["restart_required"] = True
+        self.result["restart_reasons"] = [*self.result["restart_reasons"], reason]  # type: ignore[misc]
+
+    def commit(self) -> None:
+        super().commit()
+        self.actions = [action for action in self.actions if action not in self.postponed]
+
+
+class VirtiofsExportService(Service):
+    """Plans one virtiofs device of one domain."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.present: bool = options["state"] == "present"
+        check_domain("domain", options["domain"])
+        check_local(options["uri"])
+        self.host = check_host("host", options["host"] or os.uname().nodename)
+        self.catalog_path = absolute("catalog", options["catalog"])
+        self.seed = None if options["seed"] is None else absolute("seed", options["seed"])
+        self.tag = None if options["mount_tag"] is None else check_mount_tag("mount_tag", options["mount_tag"])
+        self.mount_point = None if options["mount_point"] is None else check_mount_point("mount_point", options["mount_point"])
+        self.maps = {name: read_id_maps(name, options[name]) for name in ("uid_map", "gid_map")}
+        # QEMU takes no other queue, and says so only when the domain starts.
+        if options["queue"] is not None and options["queue"] not in QUEUES:
+            raise InvalidInput("queue", options["queue"], "a power of 2 from 1 to 1024 is expected")
+        if options["thread_pool"] is not None and options["thread_pool"] < 0:
+            raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
+        self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
+        if self.present:
+            self._check_present()
+        self._hypervisor: Hypervisor | None = None
+        self._directory: HeldDirectory | None = None
+        self._catalog: Catalog | None = None
+        self._transaction = contextlib.ExitStack()
+
+    def _check_present(self) -> None:
+        if all(self.options[name] is None for name in ("image", "attachment", "source")):
+            raise InvalidInput("state", "present", "with it one of image, attachment and source is expected")
+        if self.options["source"] is not None and self.tag is None:
+            raise InvalidInput("mount_tag", None, "a source that is no image needs a tag")
+        if self.options["source"] is not None and self.seed is not None and self.mount_point is None:
+            raise InvalidInput("mount_point", None, "a seed for a source that is no image needs a mount point")
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        if self._hypervisor is None:
+            self._hypervisor = Hypervisor(self.options["uri"])
+        return self._hypervisor
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        try:
+            os.makedirs(LOCK_DIRECTORY, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, f"make the directory {LOCK_DIRECTORY}") from error
+        with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")), contextlib.ExitStack() as opened:
+            if self._uses_catalog():
+                self._catalog = opened.enter_context(open_catalog(self.catalog_path, create=False))
+                opened.enter_context(self._transaction)
+                self._transaction.enter_context(self._catalog.transaction())
+            yield
+
+    def _uses_catalog(self) -> bool:
+        """Claims are made for images; whatever is removed, its claim goes where the catalog is on this host."""
+        return self.options["image"] is not None if self.present else os.path.lexists(self.catalog_path)
+
+    def plan(self) -> Plan:
+        plan = ExportPlan({"restart_required": False, "restart_reasons": []})
+        if self.present:
+            self._plan_present(plan)
+        else:
+            self._plan_absent(plan)
+        return plan
+
+    # Present
+
+    def _plan_present(self, plan: ExportPlan) -> None:
+        domain = self.hypervisor.domain(self.options["domain"])
+        if not domain.is_persistent:
+            raise UnsupportedAction(f"The domain {domain.name!r} is transient: it has no definition that an export could be added to.")
+        others = [other for other in self.hypervisor.domains() if other.uuid != domain.uuid]
+        export, claim = self._resolve(plan, domain, {domain.name, *(other.name for other in others)})
+        self._directory = HeldDirectory(export.option, export.source)
+        wanted = self._device(plan, export)
+        old = domain.persistent_xml()
+        current = self._check_domain(export, domain, domain_xml.parse(old))
+        self._check_others(export, others)
+        wanted = wanted.completed(current)
+        self._plan_definition(plan, domain, old, wanted)
+        self._plan_attach(plan, domain, wanted)
+        if self.seed is not None and export.mount_point is not None:
+            mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
+            self._plan_seed(plan, domain, self.seed, lambda mounts: [*(one for one in mounts if one.tag != mount.tag), mount])
+        plan.actions += claim
+        plan.result.update(domain=domain.name, mapped=bool(wanted.uid_map), device=_described(export, wanted))
+
+    def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
+        """What to export, and the action that claims it in the catalog."""
+        if self.options["source"] is not None:
+            source = os.path.realpath(_utf8("source", absolute("source", self.options["source"])))
+            check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
+            return Export("source", source, str(self.tag), self.mount_point, bool(self.options["read_only"]), self.maps["uid_map"], self.maps["gid_map"]), []
+        if self.attachment is not None:
+            if self.attachment.domain != domain.name:
+                raise InvalidInput("attachment.domain", self.attachment.domain, f"the attachment to the domain {domain.name!r} is expected")
+            return _export("attachment", self.attachment), []
+        with read_catalog(self.catalog_path, missing_ok=False) as view:
+            before = [one for one in self._claims(view) if one.domain == domain.name]
+            # Nobody can release the claim of a domain that this host no longer knows, but this host.
+            stale = [one for one in self._claims(view) if one.domain not in defined]
+            for one in stale:
+                remove_attachment(view, one.image_id, one.host, one.domain)
+                plan.warnings.append(f"The image {one.image!r} was claimed by the domain {one.domain!r}, which this host no longer has; that claim is released.")
+            found = resolve_attachment(
+                view, self.options["image"], self.host, domain.name, mount_tag=self.tag, mount_point=self.mount_point, read_only=self.options["read_only"], **self.maps
+            )
+        claim = [] if before == [found] and not stale else [self._claim_action("claim image", [*before, *stale], found)]
+        return _export("image", found), claim
+
+    def _claims(self, view: Catalog) -> list[Attachment]:
+        image = find_image(view, self.options["image"])
+        return [] if image is None else attachments(view, host=self.host, image_id=image.id)
+
+    def _claim_action(self, name: str, before: list[Attachment], after: Attachment | None) -> Action:
+        known = [*before, *([after] if after else [])]
+        removed = [one for one in before if after is None or one.domain != after.domain]
+        return Action(
+            name,
+            f"image {known[-1].image!r} on host {self.host!r}",
+            {one.domain: one.as_dict() for one in before} or None,
+            {after.domain: after.as_dict()} if after else None,
+            apply=functools.partial(self._claim, removed, after),
+        )
+
+    def _claim(self, removed: list[Attachment], added: Attachment | None) -> None:
+        """The last action of a plan: the catalog is committed with it, so when that fails the rest is taken back."""
+        if self._catalog is None:
+            raise StaleState(f"The catalog {self.catalog_path} appeared while the module was running; run it again.")
+        for one in removed:
+            remove_attachment(self._catalog, one.image_id, one.host, one.domain)
+        if added is not None:
+            record_attachment(self._catalog, added)
+        self._transaction.close()
+
+    def _device(self, plan: ExportPlan, export: Export) -> VirtioFs:
+        """The device for this host's libvirt and virtiofsd."""
+        binary = self.options["binary"] or default_binary()
+        daemon = find_daemon(binary)
+        version = self.hypervisor.version
+        if export.read_only:
+            check_read_only(version, daemon)
+        obstacle = map_obstacle(version, daemon, runs_as_root=self.options["uri"].endswith("/system"))
+        uid_map, gid_map = decide_maps(
+            export.uid_map, export.gid_map, user=self.options["service_user"], obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"]
+        )
+        if uid_map and self.options["sandbox"] == "chroot":
+            raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
+        if not uid_map:
+            plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
+        else:
+            self._warn_of_obstacle(plan, export, uid_map, gid_map)
+        return VirtioFs(
+            tag=export.mount_tag,
+            source=export.source,
+            read_only=export.read_only,
+            uid_map=uid_map,
+            gid_map=gid_map,
+            binary=binary,
+            cache=None if self.options["cache"] == "auto" else self.options["cache"],
+            **{name: self.options[name] for name in ("queue", "xattr", "sandbox", "thread_pool")},
+        )
+
+    def _warn_of_obstacle(self, plan: ExportPlan, export: Export, uid_map: IdMaps, gid_map: IdMaps) -> None:
+        """Owners and modes can change at any time, so what the guest's root can't use now is no error."""
+        root = (host_id(uid_map, 0), host_id(gid_map, 0))
+        if self._directory is None or None in root:
+            return
+        obstacle = self._directory.obstacle(uid_map, gid_map, write=not export.read_only)
+        if obstacle is not None:
+            use = "read" if export.read_only else "write to"
+            plan.warnings.append(f"The guest's root is {root[0]}:{root[1]} on this host and can't {use} {export.source!r}, because {obstacle}.")
+
+    def _check_domain(self, export: Export, domain: Domain, root: ET.Element) -> VirtioFs | None:
+        """The export's device as the definition has it.
+
+        :raises Conflict: the directory or the tag is in the domain already, each with another one.
+        """
+        found = None
+        for _element, other in domain_xml.filesystems(root):
+            if other.tag == export.mount_tag and os.path.normpath(other.source) == export.source:
+                found = other
+            elif os.path.normpath(other.source) == export.source:
+                raise Conflict(
+                    f"The domain {domain.name!r} exports {_what(export)} already, with the mount tag {other.tag!r}, and can have it only once; "
+                    f"remove that export (state: absent) to have it as {export.mount_tag!r}."
+                )
+        if found is None and export.mount_tag in domain_xml.tags(root):
+            raise Conflict(f"mount_tag: {export.mount_tag!r} belongs to {domain_xml.tags(root)[export.mount_tag]!r} in the domain {domain.name!r}.")
+        return found
+
+    @staticmethod
+    def _check_others(export: Export, others: list[Domain]) -> None:
+        """Two images may be one directory, one to write and one to read; two writers are refused, whatever the catalog says.
+
+        :raises Conflict: a domain of this host can write to the image's directory too.
+        """
+        if export.attachment is None or export.read_only:
+            return
+        for other in others:
+            for device in _devices_of(other):
+                if os.path.normpath(device.source) == export.source and not device.read_only:
+                    kind = "persistent" if export.attachment.persistent else "not read-only"
+                    raise Conflict(
+                        f"The image {export.attachment.image!r} is {kind} and the domain {other.name!r} on this host exports {export.source!r} "
+                        f"writable with the mount tag {device.tag!r}; only one domain can write, so give one of them an image that is read-only."
+                    )
+
+    def _plan_definition(self, plan: ExportPlan, domain: Domain, old: str, wanted: VirtioFs) -> None:
+        before, after = domain_xml.parse(old), domain_xml.parse(old)
+        same = [element for element, found in domain_xml.filesystems(after) if found.tag == wanted.tag]
+        element = same[0] if same else domain_xml.new_filesystem()
+        verb = "change" if same else "add"
+        if not same:
+            domain_xml.devices(after).append(element)
+        ours = {element}
+        domain_xml.write_filesystem(element, wanted)
+        domain_xml.share_memory(after)
+        if self.seed is not None and domain_xml.cdrom_of(after, self.seed) is None:
+            ours.add(domain_xml.add_cdrom(after, self.seed))
+        difference = domain_xml.first_difference(before, after)
+        if difference is None:
+            return
+        plan.actions.append(self._define_action(f"{verb} virtiofs device", domain, old, before, after, frozenset(ours)))
+
+    def _define_action(self, name: str, domain: Domain, old: str, before: ET.Element, after: ET.Element, ours: frozenset[ET.Element]) -> Action:
+        return Action(
+            name,
+            f"domain {domain.name!r}",
+            *_shown(before, after),
+            apply=functools.partial(self._define, domain, old, after, ours),
+            undo=functools.partial(domain.restore, old),
+        )
+
+    def _define(self, domain: Domain, old: str, wanted: ET.Element, ours: frozenset[ET.Element]) -> None:
+        """Define the domain anew, and see that the definition is the old one with our change and nothing else."""
+        if self._directory is not None:
+            self._directory.check_same()
+        if domain.persistent_xml() != old:
+            raise StaleState(f"The definition of the domain {domain.name!r} was changed by another program in the meantime; run the module again.")
+        domain.define(domain_xml.to_text(wanted))
+        difference = domain_xml.first_difference(wanted, domain_xml.parse(domain.persistent_xml()), ours)
+        if difference is not None:
+            domain.restore(old)
+            raise LibvirtFailed(f"libvirt did not keep {difference} of the definition of {domain.name!r} as it was written; the old definition is back.")
+
+    def _plan_attach(self, plan: ExportPlan, domain: Domain, wanted: VirtioFs) -> None:
+        text = domain.running_xml()
+        if text is None:
+            if plan.actions and domain.has_saved_state:
+                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes without the change")
+            return
+        running = domain_xml.parse(text)
+        live = [found for _element, found in domain_xml.filesystems(running) if found.tag == wanted.tag]
+        if self.seed is not None and domain_xml.cdrom_of(running, self.seed) is None:
+            plan.restart_for("the running domain has no drive with the seed")
+        if live:
+            differences = wanted.differences(live[0])
+            if differences:
+                plan.restart_for(f"the running domain has the device with another {', '.join(differences)}")
+        elif any(os.path.normpath(found.source) == wanted.source for _element, found in domain_xml.filesystems(running)):
+            plan.restart_for("the running domain still has the directory with another mount tag")
+        elif not domain_xml.memory_is_shared(running):
+            plan.restart_for("the memory of the running domain is not shared, which virtiofs needs")
+        elif not domain_xml.has_free_slot(running):
+            plan.restart_for("the running domain has no free PCI slot to plug the device into")
+        else:
+            element = domain_xml.new_filesystem()
+            domain_xml.write_filesystem(element, wanted)
+            plan.actions.append(
+                Action(
+                    "plug virtiofs device",
+                    f"running domain {domain.name!r}",
+                    None,
+                    domain_xml.pretty(element),
+                    apply=functools.partial(self._attach, domain, domain_xml.to_text(element), wanted),
+                    undo=functools.partial(self._detach, domain, wanted),
+                )
+            )
+
+    @staticmethod
+    def _attach(domain: Domain, device: str, wanted: VirtioFs) -> None:
+        start = time.time()
+        try:
+            domain.attach(device)
+        except LibvirtFailed as error:
+            words = last_words(domain.name, start)
+            raise LibvirtFailed(f"{error} virtiofsd said last: {words}" if words else str(error)) from error
+        live = _live_device(domain, wanted)
+        if live is None or wanted.differences(live[1]):
+            raise LibvirtFailed(f"libvirt did not plug the device {wanted.tag!r} into the running domain {domain.name!r} as it was asked to.")
+
+    @staticmethod
+    def _detach(domain: Domain, device: VirtioFs) -> bool:
+        """Take ``device`` from the running domain; ``False`` when the guest doesn't release it in time."""
+        live = _live_device(domain, device)
+        if live is None:
+            return True
+        return domain.detach(domain_xml.to_text(live[0]), lambda text: _find_device(domain_xml.parse(text), device) is None, UNPLUG_DEADLINE)
+
+    # Seed
+
+    def _plan_seed(self, plan: ExportPlan, domain: Domain, path: str, edited: Callable[[tuple[SeedMount, ...]], list[SeedMount]]) -> None:
+        """Make the seed at ``path`` hold the mounts that ``edited`` makes of its mounts now, in the order of their mount points."""
+        old = read_seed(path)
+        if old is not None and old.instance_id != domain.uuid:
+            other = self.hypervisor.find_domain(old.instance_id)
+            if other is not None:
+                raise Conflict(f"seed: {path!r} is the seed of the domain {other.name!r}; the domain {domain.name!r} needs one of its own.")
+        # A seed of a domain that was undefined says nothing about this one, which may have its name.
+        mounts = old.mounts if old is not None and old.instance_id == domain.uuid else ()
+        new = Seed(domain.uuid, tuple(sorted(edited(mounts), key=lambda mount: mount.mount_point)))
+        if new == old:
+            return
+        plan.actions.append(
+            Action(
+                "write seed",
+                path,
+                None if old is None else {one.tag: asdict(one) for one in old.mounts},
+                {one.tag: asdict(one) for one in new.mounts},
+                apply=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts)),
+                undo=functools.partial(remove_durably, path) if old is None else functools.partial(write_atomic, path, seed_bytes(old.instance_id, old.mounts)),
+            )
+        )
+
+    # Absent
+
+    def _plan_absent(self, plan: ExportPlan) -> None:
+        domain = self.hypervisor.find_domain(self.options["domain"])
+        name = self.options["domain"] if domain is None else domain.name
+        plan.result.update(domain=name, mapped=False, device=None)
+        matches, claims = self._unwanted(name)
+        if domain is not None:
+            tags = self._plan_undefine(plan, domain, matches) | self._plan_unplug(plan, domain, matches)
+            if self.seed is not None and read_seed(self.seed) is not None:
+                tags |= {one.mount_tag for one in claims}
+                self._plan_seed(plan, domain, self.seed, lambda mounts: [one for one in mounts if one.tag not in tags])
+        if claims:
+            plan.actions.append(self._claim_action("release image", claims, None))
+
+    def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[Attachment]]:
+        """Which device to remove, and the claims of it that this host's catalog has; an image that isn't in the catalog has none."""
+        tag = self.attachment.mount_tag if self.attachment else self.tag
+        sources = {os.path.normpath(self.attachment.source)} if self.attachment else set()
+        if self.options["source"] is not None:
+            path = absolute("source", self.options["source"])
+            sources |= {path, os.path.realpath(path)}
+        claims: list[Attachment] = []
+        if self._uses_catalog():
+            with read_catalog(self.catalog_path, missing_ok=False) as view:
+                claims = attachments(view, host=self.host, domain=domain)
+                image = None if self.options["image"] is None else find_image(view, self.options["image"])
+                sources |= {image.path} if image else set()
+        any_source = not sources and self.options["image"] is None
+
+        def matches(device: VirtioFs) -> bool:
+            return (any_source or os.path.normpath(device.source) in sources) and tag in (None, device.tag)
+
+        return matches, [one for one in claims if matches(VirtioFs(one.mount_tag, one.source))]
+
+    def _plan_undefine(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
+        """Take the device out of the definition; the answer is its tag."""
+        if not domain.is_persistent:
+            return set()
+        old = domain.persistent_xml()
+        before, after = domain_xml.parse(old), domain_xml.parse(old)
+        found = [(element, device) for element, device in domain_xml.filesystems(after) if matches(device)]
+        for element, _device in found:
+            domain_xml.devices(after).remove(element)
+        if found:
+            plan.actions.append(self._define_action("remove virtiofs device", domain, old, before, after, frozenset()))
+            if domain.has_saved_state:
+                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes with the device")
+        return {device.tag for _element, device in found}
+
+    def _plan_unplug(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
+        """Unplug the device from the running domain; the answer is its tag."""
+        text = domain.running_xml()
+        found = [(element, device) for element, device in domain_xml.filesystems(domain_xml.parse(text)) if matches(device)] if text else []
+        for element, device in found:
+            plan.actions.append(self._unplug_action(plan, domain, element, device))
+        return {device.tag for _element, device in found}
+
+    def _unplug_action(self, plan: ExportPlan, domain: Domain, element: ET.Element, device: VirtioFs) -> Action:
+        def unplug() -> None:
+            if not self._detach(domain, device):
+                plan.postponed.append(action)
+                plan.restart_for(f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds")
+
+        action = Action(
+            "unplug virtiofs device",
+            f"running domain {domain.name!r}",
+            domain_xml.pretty(element),
+            None,
+            apply=unplug,
+            undo=functools.partial(_replug, domain, device),
+        )
+        return action
+
+
+def _utf8(option: str, path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(option, path, "a path that is UTF-8 is expected, as XML holds nothing else") from error
+    return path
+
+
+def _export(option: str, found: Attachment) -> Export:
+    return Export(option, found.source, found.mount_tag, found.mount_point, found.read_only, found.uid_map, found.gid_map, found)
+
+
+def _described(export: Export, device: VirtioFs) -> dict[str, object]:
+    return {**describe(device), "image": export.attachment.image if export.attachment else None, "mount_point": export.mount_point}
+
+
+def _what(export: Export) -> str:
+    return f"the image {export.attachment.image!r} ({export.source})" if export.attachment else repr(export.source)
+
+
+def _shown(before: ET.Element, after: ET.Element) -> tuple[str | None, str | None]:
+    """What differs in two definitions, for a person: memory backing, virtiofs devices and CD-ROM drives, nothing secret."""
+    sides = []
+    for root, other in ((before, after), (after, before)):
+        counterpart = {domain_xml.to_text(element) for element in _edited(other)}
+        sides.append("".join(domain_xml.pretty(element) for element in _edited(root) if domain_xml.to_text(element) not in counterpart) or None)
+    return sides[0], sides[1]
+
+
+def _edited(root: ET.Element) -> list[ET.Element]:
+    drives = [disk for disk in domain_xml.devices(root).findall("disk") if disk.get("device") == "cdrom"]
+    return [*root.findall("memoryBacking"), *(element for element, _device in domain_xml.filesystems(root)), *drives]
+
+
+def _devices_of(domain: Domain) -> list[VirtioFs]:
+    """The devices in the definition of a domain and in what runs of it; none when it vanishes meanwhile."""
+    try:
+        texts = [domain.persistent_xml() if domain.is_persistent else None, domain.running_xml()]
+    except NotFound:
+        return []
+    return [device for text in texts if text for _element, device in domain_xml.filesystems(domain_xml.parse(text))]
+
+
+def _find_device(root: ET.Element, wanted: VirtioFs) -> tuple[ET.Element, VirtioFs] | None:
+    return next((found for found in domain_xml.filesystems(root) if (found[1].tag, found[1].source) == (wanted.tag, wanted.source)), None)
+
+
+def _live_device(domain: Domain, wanted: VirtioFs) -> tuple[ET.Element, VirtioFs] | None:
+    text = domain.running_xml()
+    return None if text is None else _find_device(domain_xml.parse(text), wanted)
+
+
+def _replug(domain: Domain, device: VirtioFs) -> None:
+    """Undo an unplugging, if it happened."""
+    if domain.is_running and _live_device(domain, device) is None:
+        element = domain_xml.new_filesystem()
+        domain_xml.write_filesystem(element, device)
+        domain.attach(domain_xml.to_text(element))
+
+
+__all__ = ["VIRTIOFS_EXPORT_SPEC", "VirtiofsExportService"]

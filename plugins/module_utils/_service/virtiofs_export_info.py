@@ -1,0 +1,86 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The virtiofs devices of this host's domains: as defined, as running, and where these two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._core.arguments import ArgumentSpec
+from .._core.errors import NotFound
+from .._core.names import check_domain
+from .._libvirt import domain_xml
+from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
+from .._libvirt.domain_xml import VirtioFs
+from .export_identity import owners
+
+VIRTIOFS_EXPORT_INFO_SPEC = ArgumentSpec({"domain": {"type": "str"}, "uri": {"type": "str", "default": DEFAULT_URI}})
+
+
+def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
+    """One domain, or all of this host by name; one that vanishes while all are read is left out.
+
+    :raises NotFound: the domain asked for doesn't exist.
+    """
+    hypervisor = Hypervisor(check_local(options["uri"]))
+    if options["domain"] is not None:
+        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))]}
+    found = []
+    for domain in hypervisor.domains():
+        try:
+            found.append(_read(domain))
+        except NotFound:
+            continue
+    return {"domains": found}
+
+
+def _read(domain: Domain) -> dict[str, object]:
+    persistent = _devices(domain.persistent_xml()) if domain.is_persistent else {}
+    text = domain.running_xml()
+    running = {} if text is None else _devices(text)
+    keys = [*persistent, *(key for key in running if key not in persistent)]
+    return {
+        "name": domain.name,
+        "uuid": domain.uuid,
+        "running": text is not None,
+        "devices": [_describe(persistent.get(key), running.get(key), text is not None) for key in keys],
+    }
+
+
+def _devices(text: str) -> dict[tuple[str, str], VirtioFs]:
+    return {(device.tag, device.source): device for _element, device in domain_xml.filesystems(domain_xml.parse(text))}
+
+
+def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:
+    device = persistent or running
+    if device is None:
+        raise ValueError("a device that is neither defined nor running")
+    if persistent and running:
+        differences = persistent.differences(running)
+    else:
+        differences = ["running" if persistent else "persistent"] if is_running else []
+    return {**describe(device), "persistent": persistent is not None, "running": running is not None, "differences": differences}
+
+
+def describe(device: VirtioFs) -> dict[str, object]:
+    """A device as a module returns it."""
+    return {
+        "mount_tag": device.tag,
+        "source": device.source,
+        "read_only": device.read_only,
+        "uid_map": [one.as_dict() for one in device.uid_map],
+        "gid_map": [one.as_dict() for one in device.gid_map],
+        "owners": owners(device.uid_map, device.gid_map),
+        "cache": device.cache or "auto",
+        "queue": device.queue,
+        "xattr": device.xattr,
+        "sandbox": device.sandbox,
+        "thread_pool": device.thread_pool,
+        "binary": device.binary,
+    }
+
+
+__all__ = ["VIRTIOFS_EXPORT_INFO_SPEC", "describe", "virtiofs_export_info"]

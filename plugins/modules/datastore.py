@@ -1,0 +1,203 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: datastore
+short_description: Manage datastores
+description:
+  - Creates, changes and removes datastores in the catalog. The first one makes the catalog, with the datastores 0 (C(system)), 1 (C(default)) and
+    2 (C(files)) that every front-end has.
+  - A datastore with O(ds_driver=virtiofs) and O(tm_driver=virtiofs) holds images that are directories of hosts. It stores metadata only,
+    so its capacity is 0. Snapshots, backups, attaching as a disk, resizing, saving as and cloning are not supported there.
+  - Runs on the front-end. No directory is made, and none is removed.
+  - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.actiongroup_vmstore
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  id:
+    description:
+      - Id of the datastore. Needed only to rename it, O(name) is its new name then.
+      - A new datastore gets its id by itself, from 100 on. No id is given twice.
+    type: int
+  name:
+    description: Name of the datastore. At least one of O(id) and O(name) is needed.
+    type: str
+  type:
+    description:
+      - What the datastore holds. It can't change. The default of a new datastore is V(image).
+      - There is no driver for V(backup) yet.
+    type: str
+    choices: [image, system, backup, file]
+  ds_driver:
+    description:
+      - The datastore driver, V(virtiofs) or V(fs). It can't change. A new datastore needs one, but for O(type=system), which has none.
+      - What V(fs) does so far is to report the capacity.
+    type: str
+  tm_driver:
+    description:
+      - The transfer driver, V(virtiofs) with O(ds_driver=virtiofs), otherwise V(local), V(shared) or V(ssh).
+      - It can't change. A new datastore needs one.
+    type: str
+  base_path:
+    description: Directory of the datastore's data. It can't change. The default of a new datastore is the id below O(datastore_location).
+    type: str
+  datastore_location:
+    description: Directory in which new datastores get their O(base_path).
+    type: str
+    default: /var/lib/one/datastores
+  clusters:
+    description: Ids of the clusters that the datastore belongs to. The default of a new datastore is V([0]).
+    type: list
+    elements: int
+  safe_dirs:
+    description:
+      - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a restricted directory wins.
+      - A directory that holds a restricted one is never allowed. C(/var/tmp) is always safe.
+    type: list
+    elements: str
+  restricted_dirs:
+    description:
+      - Directories that images can't be made of, besides those that are always restricted. These are C(/bin), C(/boot), C(/dev), C(/etc),
+        C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys), C(/usr), C(/var) and the directories
+        of all datastores. No image is made of the directory that holds the catalog.
+      - Add V(/) to allow O(safe_dirs) only.
+    type: list
+    elements: str
+  bridge_list:
+    description:
+      - Names or addresses of hosts that are asked in turn for a directory that isn't on the front-end.
+      - They are reached with C(ssh), without a password, as the user that runs the module and with that user's C(~/.ssh/config).
+    type: list
+    elements: str
+  attributes:
+    description:
+      - Further attributes, by their names in lower case. They replace the ones that the datastore has.
+      - V(fs) knows C(convert), C(driver), C(limit_transfer_bw), C(no_decompress), C(sparse) and C(staging_dir). V(virtiofs) has none.
+    type: dict
+  state:
+    description:
+      - V(present) makes sure that the datastore is there as described. An option that isn't given stays as it is.
+      - V(absent) removes it from the catalog. A datastore that has images can't be removed, and neither can 0, 1 and 2.
+    type: str
+    choices: [present, absent]
+    default: present
+  catalog:
+    description:
+      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
+      - It must be on a local disk. File locks of network file systems are not dependable.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+seealso:
+  - module: granary.vmstore.datastore_info
+  - module: granary.vmstore.image
+"""
+
+EXAMPLES = r"""
+- name: Have a datastore of shared directories
+  granary.vmstore.datastore:
+    name: fs_datastore
+    ds_driver: virtiofs
+    tm_driver: virtiofs
+
+- name: Ask two hosts for directories that the front-end doesn't have
+  granary.vmstore.datastore:
+    name: fs_datastore
+    bridge_list: [host01, host02]
+
+- name: Rename it
+  granary.vmstore.datastore:
+    id: 100
+    name: shared_directories
+"""
+
+RETURN = r"""
+datastore:
+  description: The datastore once the module is done.
+  returned: O(state=present)
+  type: dict
+  sample:
+    id: 100
+    name: fs_datastore
+    type: image
+    ds_driver: virtiofs
+    tm_driver: virtiofs
+    base_path: /var/lib/one/datastores/100
+    clusters: [0]
+    safe_dirs: []
+    restricted_dirs: []
+    bridge_list: []
+    attributes: {}
+  contains:
+    id:
+      description: Its id. Ids are given from 100 on and never twice.
+      type: int
+    name:
+      description: Its name.
+      type: str
+    type:
+      description: Its type.
+      type: str
+    ds_driver:
+      description: Its datastore driver, or null for a system datastore.
+      type: str
+    tm_driver:
+      description: Its transfer driver.
+      type: str
+    base_path:
+      description: Its directory.
+      type: str
+    clusters:
+      description: Ids of the clusters that it belongs to.
+      type: list
+      elements: int
+    safe_dirs:
+      description: Directories that images can be made of although they lie in restricted ones.
+      type: list
+      elements: str
+    restricted_dirs:
+      description: Directories that images can't be made of, besides those that are always restricted.
+      type: list
+      elements: str
+    bridge_list:
+      description: Hosts that are asked for what isn't on the front-end.
+      type: list
+      elements: str
+    attributes:
+      description: Further attributes.
+      type: dict
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: create datastore
+      subject: fs_datastore
+      before:
+      after: {id: 100, name: fs_datastore}
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+
+
+def main() -> None:
+    run_module(DATASTORE_SPEC, DatastoreService)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: datastore_info
+short_description: Read datastores and their capacity
+description:
+  - Reads the datastores of the catalog, and how full each is.
+  - A file system that doesn't answer keeps no one waiting. Its datastore is returned with RV(datastores[].monitor_error).
+  - Runs on the front-end.
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.info_module
+  - granary.vmstore._attributes.actiongroup_vmstore
+options:
+  name:
+    description: Name or id of the datastore that is wanted. Without it, all are returned.
+    type: str
+  timeout:
+    description: Seconds that the file system of one datastore has to answer.
+    type: int
+    default: 30
+  catalog:
+    description:
+      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
+      - It must be on a local disk. File locks of network file systems are not dependable.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+seealso:
+  - module: granary.vmstore.datastore
+"""
+
+EXAMPLES = r"""
+- name: Read all datastores
+  granary.vmstore.datastore_info:
+  register: result
+
+- name: Show how much is free in the default one
+  ansible.builtin.debug:
+    msg: "{{ (result.datastores | selectattr('id', 'eq', 1) | first).free_mb }} MiB"
+"""
+
+RETURN = r"""
+datastores:
+  description: The datastores, by id.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - id: 100
+      name: fs_datastore
+      type: image
+      ds_driver: virtiofs
+      tm_driver: virtiofs
+      base_path: /var/lib/one/datastores/100
+      clusters: [0]
+      safe_dirs: []
+      restricted_dirs: []
+      bridge_list: []
+      attributes: {}
+      images: [fs_data]
+      used_mb: 0
+      free_mb: 0
+      total_mb: 0
+      monitor_error:
+      supports: {backup: false, clone: false, disk_attach: false, mkfs: false, resize: false, save_as: false, snapshot: false}
+  contains:
+    id:
+      description: Its id. Ids are given from 100 on and never twice.
+      type: int
+    name:
+      description: Its name.
+      type: str
+    type:
+      description: Its type.
+      type: str
+    ds_driver:
+      description: Its datastore driver, or null for a system datastore.
+      type: str
+    tm_driver:
+      description: Its transfer driver.
+      type: str
+    base_path:
+      description: Its directory.
+      type: str
+    clusters:
+      description: Ids of the clusters that it belongs to.
+      type: list
+      elements: int
+    safe_dirs:
+      description: Directories that images can be made of although they lie in restricted ones.
+      type: list
+      elements: str
+    restricted_dirs:
+      description: Directories that images can't be made of, besides those that are always restricted.
+      type: list
+      elements: str
+    bridge_list:
+      description: Hosts that are asked for what isn't on the front-end.
+      type: list
+      elements: str
+    attributes:
+      description: Further attributes.
+      type: dict
+    images:
+      description: Names of its images.
+      type: list
+      elements: str
+    used_mb:
+      description: MiB that are used, 0 for a datastore that stores no data, or null where RV(datastores[].monitor_error) says why it isn't known.
+      type: int
+    free_mb:
+      description: MiB that are free, like RV(datastores[].used_mb).
+      type: int
+    total_mb:
+      description: MiB in all, like RV(datastores[].used_mb).
+      type: int
+    monitor_error:
+      description: Why the capacity could not be read, or null.
+      type: str
+    supports:
+      description: Which optional operations its driver has.
+      type: dict
+      contains:
+        backup:
+          description: Whether disks can be backed up.
+          type: bool
+        clone:
+          description: Whether images can be cloned.
+          type: bool
+        disk_attach:
+          description: Whether images can be attached as disks to a running domain.
+          type: bool
+        mkfs:
+          description: Whether empty images can be made.
+          type: bool
+        resize:
+          description: Whether images and disks can be resized.
+          type: bool
+        save_as:
+          description: Whether a disk can be saved as a new image.
+          type: bool
+        snapshot:
+          description: Whether disks can have snapshots.
+          type: bool
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_INFO_SPEC, datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+
+
+def main() -> None:
+    run_info_module(DATASTORE_INFO_SPEC, datastore_info)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_attachment
+short_description: Manage which domain uses which image
+description:
+  - Records in the catalog that a domain of a host uses an image, and checks the rules that hold over all hosts. Another domain can't use a persistent
+    image, nor one that isn't read-only. In one domain, no two images have the same tag or mount point.
+  - Runs on the front-end, where the catalog is. What it returns is given to M(granary.vmstore.virtiofs_export) on the hypervisor.
+    A hypervisor that is the front-end too doesn't need this module, because M(granary.vmstore.virtiofs_export) does the same for its O(granary.vmstore.virtiofs_export#module:image).
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.actiongroup_vmstore
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  image:
+    description: Name or id of the image.
+    type: str
+    required: true
+  host:
+    description: Name or address of the host, letters, digits and C(_.:-) only.
+    type: str
+    required: true
+  domain:
+    description: Name of the libvirt domain, 1 to 128 printable characters without C(/).
+    type: str
+    required: true
+  mount_tag:
+    description: The tag in this domain. The default is that of the image.
+    type: str
+  mount_point:
+    description: The mount point in this domain. The default is that of the image.
+    type: str
+  read_only:
+    description: Whether this domain can only read. The default is that of the image, and an image that is read-only can't be written by any domain.
+    type: bool
+  uid_map:
+    description: Which user ids of the guest become which of the host. The default is that of the image.
+    type: list
+    elements: dict
+    suboptions:
+      start:
+        description: First id in the guest.
+        type: int
+        default: 0
+      target:
+        description: The id on the host that O(uid_map[].start) becomes.
+        type: int
+        required: true
+      count:
+        description: How many ids are mapped.
+        type: int
+        default: 65536
+  gid_map:
+    description: Which group ids of the guest become which of the host. The default is that of the image.
+    type: list
+    elements: dict
+    suboptions:
+      start:
+        description: First id in the guest.
+        type: int
+        default: 0
+      target:
+        description: The id on the host that O(gid_map[].start) becomes.
+        type: int
+        required: true
+      count:
+        description: How many ids are mapped.
+        type: int
+        default: 65536
+  state:
+    description:
+      - V(present) records the attachment, or its new values.
+      - V(absent) forgets it. Do that after the export is removed from the domain.
+    type: str
+    choices: [present, absent]
+    default: present
+  catalog:
+    description:
+      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
+      - It must be on a local disk. File locks of network file systems are not dependable.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+seealso:
+  - module: granary.vmstore.image
+  - module: granary.vmstore.virtiofs_export
+"""
+
+EXAMPLES = r"""
+- name: Claim an image for a domain of another host
+  granary.vmstore.image_attachment:
+    image: fs_data
+    host: host01
+    domain: web
+  delegate_to: frontend
+  register: claim
+
+- name: Put it into the domain
+  granary.vmstore.virtiofs_export:
+    domain: web
+    attachment: "{{ claim.attachment }}"
+"""
+
+RETURN = r"""
+attachment:
+  description: The attachment with the values in effect, the ones given here over the image's over the defaults.
+  returned: O(state=present)
+  type: dict
+  sample:
+    image_id: 0
+    image: fs_data
+    source: /mnt/data
+    persistent: true
+    read_only: false
+    mount_tag: one-0
+    mount_point: /mnt/one-fs-0
+    uid_map:
+    gid_map:
+    host: host01
+    domain: web
+  contains:
+    image_id:
+      description: Id of the image.
+      type: int
+    image:
+      description: Name of the image.
+      type: str
+    source:
+      description: The directory.
+      type: str
+    persistent:
+      description: Whether the domain has the image for itself.
+      type: bool
+    read_only:
+      description: Whether the domain can only read.
+      type: bool
+    mount_tag:
+      description: The tag in this domain.
+      type: str
+    mount_point:
+      description: The mount point in this domain.
+      type: str
+    uid_map:
+      description: Maps of user ids, or null for the default of the host.
+      type: list
+      elements: dict
+    gid_map:
+      description: Maps of group ids, or null for the default of the host.
+      type: list
+      elements: dict
+    host:
+      description: The host of the domain.
+      type: str
+    domain:
+      description: The domain.
+      type: str
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: add attachment
+      subject: "image 'fs_data' in domain 'web' on host 'host01'"
+      before:
+      after: {image_id: 0, host: host01, domain: web}
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import IMAGE_ATTACHMENT_SPEC, ImageAttachmentService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+
+
+def main() -> None:
+    run_module(IMAGE_ATTACHMENT_SPEC, ImageAttachmentService)
+
+
+if __name__ == "__main__":
+    main()

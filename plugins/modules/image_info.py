@@ -1,0 +1,126 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_info
+short_description: Read images
+description:
+  - Reads the images of the catalog, each with the domains that use it.
+  - Runs on the front-end.
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.info_module
+  - granary.vmstore._attributes.actiongroup_vmstore
+options:
+  name:
+    description: Name or id of the image that is wanted. Without it, all are returned.
+    type: str
+  datastore:
+    description: Name or id of the datastore whose images are wanted.
+    type: str
+  catalog:
+    description:
+      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
+      - It must be on a local disk. File locks of network file systems are not dependable.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+seealso:
+  - module: granary.vmstore.image
+"""
+
+EXAMPLES = r"""
+- name: Read the images of a datastore
+  granary.vmstore.image_info:
+    datastore: fs_datastore
+  register: result
+
+- name: Show who uses the first one
+  ansible.builtin.debug:
+    msg: "{{ result.images[0].attachments | map(attribute='domain') }}"
+"""
+
+RETURN = r"""
+images:
+  description: The images, by id.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - id: 0
+      name: fs_data
+      datastore: fs_datastore
+      datastore_id: 100
+      type: filesystem
+      path: /mnt/data
+      size_mb: 81
+      persistent: true
+      read_only: false
+      mount_tag: one-0
+      mount_point: /mnt/one-fs-0
+      uid_map:
+      gid_map:
+      attachments: []
+  contains:
+    id:
+      description: Its id. Ids are given from 0 on and never twice.
+      type: int
+    name:
+      description: Its name.
+      type: str
+    datastore:
+      description: Name of its datastore.
+      type: str
+    datastore_id:
+      description: Id of its datastore.
+      type: int
+    type:
+      description: Its type, V(filesystem).
+      type: str
+    path:
+      description: The directory, with symbolic links resolved.
+      type: str
+    size_mb:
+      description: MiB that the directory held on disk when the image was registered or last changed, rounded up.
+      type: int
+    persistent:
+      description: Whether one domain has it for itself.
+      type: bool
+    read_only:
+      description: Whether domains can only read it.
+      type: bool
+    mount_tag:
+      description: The tag that guests see.
+      type: str
+    mount_point:
+      description: Where guests mount it.
+      type: str
+    uid_map:
+      description: Maps of user ids, or null for the default of the host.
+      type: list
+      elements: dict
+    gid_map:
+      description: Maps of group ids, like RV(images[].uid_map).
+      type: list
+      elements: dict
+    attachments:
+      description: The domains that use it, as RV(granary.vmstore.image_attachment#module:attachment) describes them.
+      type: list
+      elements: dict
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_INFO_SPEC, image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+
+
+def main() -> None:
+    run_info_module(IMAGE_INFO_SPEC, image_info)
+
+
+if __name__ == "__main__":
+    main()

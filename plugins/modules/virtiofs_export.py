@@ -1,0 +1,325 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: virtiofs_export
+short_description: Share a directory of a hypervisor with a virtual machine
+description:
+  - Adds a virtiofs device to a libvirt domain, changes it, or removes it. What is shared is an image of the catalog or any directory.
+  - Runs on the hypervisor, as root.
+  - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it where that is possible.
+    Where the running domain needs a restart to have the change, RV(restart_required) says so on this and every later run until it had one.
+    A restart is a stop and a start. A reboot from within the guest keeps the old devices.
+  - virtiofs needs shared memory. When a device is added, the memory of the domain is made shared. Huge pages are kept if the domain has them,
+    and so is memory that is backed by files, otherwise the source becomes memfd. It stays so when the device is removed.
+  - Nothing else in the definition is touched. It is read back and compared, and the old definition is put back if libvirt changed anything else
+    or dropped a part of the device.
+  - The ids of the guest are mapped to subordinate ids of O(service_user), so that root of the guest isn't root in the directory.
+    This needs libvirt 10.0.0, virtiofsd in Rust, and a virtiofsd that doesn't run as root. The role P(granary.vmstore.hypervisor#role) sees to that.
+  - virtiofs has neither snapshots nor backups, and a directory can't be attached as a disk, resized, cloned or saved as another image.
+author:
+  - The granary.vmstore developers (@granary)
+requirements:
+  - python3-libvirt
+  - virtiofsd
+  - uidmap (C(newuidmap), C(newgidmap)) to map ids
+  - xorriso for O(seed)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.actiongroup_vmstore
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Whether the guest will release a device that is to be unplugged can't be known before it was asked to.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  domain:
+    description: Name or UUID of the libvirt domain. It must be persistent to get an export.
+    type: str
+    required: true
+  image:
+    description:
+      - Name or id of an image of type filesystem in the catalog on this host.
+      - The catalog records that the domain uses it, in one transaction with the change of the domain.
+      - A claim of the image by a domain that libvirt on this host no longer knows is released, with a warning.
+    type: str
+  attachment:
+    description:
+      - RV(granary.vmstore.image_attachment#module:attachment), where the catalog is on another host.
+      - What it says about tag, mount point, read-only and id maps is final. Give these to M(granary.vmstore.image_attachment).
+    type: dict
+  source:
+    description:
+      - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is exported.
+      - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused, except those in C(/var/tmp).
+      - Whether other domains use it too isn't looked at.
+    type: str
+  mount_tag:
+    description:
+      - By this name the guest mounts the directory.
+      - The default is that of the image. Required with O(source).
+      - A device keeps its tag. To have another one, remove the export and add it again.
+      - With O(state=absent) this alone can name the device.
+    type: str
+  mount_point:
+    description:
+      - Where the guest mounts it. The catalog and O(seed) keep it, and RV(device.mount_point) returns it.
+      - The default is that of the image. Required with O(source) and O(seed).
+    type: str
+  read_only:
+    description:
+      - Whether the guest can't write. It can't be V(false) for an image that is read-only.
+      - The default is that of the image, and V(false) for O(source).
+      - Needs libvirt 11.0.0 and virtiofsd 1.13.
+    type: bool
+  uid_map: &id_map
+    description:
+      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user).
+      - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
+    type: list
+    elements: dict
+    suboptions:
+      start:
+        description: First id of the guest.
+        type: int
+        default: 0
+      target:
+        description: First id of this host.
+        type: int
+        required: true
+      count:
+        description: How many ids.
+        type: int
+        default: 65536
+  gid_map:
+    <<: *id_map
+    description: Which group ids of the guest become which ids of this host, like O(uid_map).
+  cache:
+    description:
+      - How long the guest may keep what it read.
+      - V(none) shows every change by this host or another guest at once. Programs in the guest that map files into shared memory for writing may not run.
+      - V(auto) leaves it to virtiofsd, which shows changes after about a second and when a file is opened.
+      - V(always) is for a directory that only this guest writes to. It never looks again at what it has.
+    type: str
+    choices: [none, auto, always]
+    default: none
+  queue:
+    description: Length of the device's queue, a power of 2 up to 1024. Stays as it is if not given.
+    type: int
+  xattr:
+    description: Whether the guest can use extended attributes. Stays as it is if not given.
+    type: bool
+  sandbox:
+    description: How virtiofsd shuts itself in. V(chroot) is possible without id maps only. Stays as it is if not given.
+    type: str
+    choices: [namespace, chroot]
+  thread_pool:
+    description: How many threads virtiofsd uses. Stays as it is if not given.
+    type: int
+  binary:
+    description:
+      - Path of the virtiofsd to use. A script is taken for a wrapper that runs it as O(service_user).
+      - The default is C(/usr/local/libexec/granary-virtiofsd) where the role P(granary.vmstore.hypervisor#role) installed it, else libvirt's own choice.
+    type: str
+  service_user:
+    description: The user as which the wrapper runs virtiofsd.
+    type: str
+    default: oneadmin
+  allow_unmapped:
+    description:
+      - Whether to export without id maps where this host can't map and no map was asked for.
+      - Root of the guest is then root in the directory.
+    type: bool
+    default: false
+  seed:
+    description:
+      - Path of an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). It is made if it doesn't exist.
+      - The domain gets a read-only CD-ROM drive with it if it has none.
+      - It holds the mounts of all exports of the domain that were given with it. A domain needs a seed of its own.
+      - O(state=absent) takes the mount out of the seed and leaves the drive.
+    type: str
+  uri:
+    description: URI of libvirt on this host.
+    type: str
+    default: qemu:///system
+  host:
+    description: The name of this host in the catalog. The default is its node name.
+    type: str
+  catalog:
+    description: Path of the catalog.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+  state:
+    description:
+      - V(present) makes sure that the domain has the export.
+      - V(absent) removes this device only, and the claim of it if the catalog is on this host. The directory stays. It is found by O(image), O(attachment),
+        O(source) or O(mount_tag), or by those given together. Unmount it in the guest first. A domain that doesn't exist has no export.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: granary.vmstore.virtiofs_export_info
+  - module: granary.vmstore.image_attachment
+  - module: granary.vmstore.virtiofs_mount
+  - module: granary.vmstore.subid
+  - name: The filesystem device of libvirt
+    description: What libvirt makes of the device.
+    link: https://libvirt.org/formatdomain.html#filesystems
+"""
+
+EXAMPLES = r"""
+- name: Share an image with a domain
+  granary.vmstore.virtiofs_export:
+    domain: web1
+    image: fs_data
+  register: export
+
+- name: Restart the domain if that is needed to have the export
+  ansible.builtin.debug:
+    msg: "{{ export.restart_reasons }}"
+  when: export.restart_required
+
+- name: Share a directory that is no image, read-only
+  granary.vmstore.virtiofs_export:
+    domain: web1
+    source: /srv/models
+    mount_tag: models
+    read_only: true
+
+- name: Claim an image in the catalog, which is on the front-end
+  granary.vmstore.image_attachment:
+    image: fs_data
+    host: "{{ inventory_hostname }}"
+    domain: web2
+  delegate_to: frontend
+  register: claim
+
+- name: Share it with a domain of this hypervisor
+  granary.vmstore.virtiofs_export:
+    domain: web2
+    attachment: "{{ claim.attachment }}"
+
+- name: Let cloud-init mount it at boot
+  granary.vmstore.virtiofs_export:
+    domain: web3
+    source: /srv/models
+    mount_tag: models
+    mount_point: /models
+    seed: /var/lib/libvirt/images/web3-seed.iso
+
+- name: Remove an export
+  granary.vmstore.virtiofs_export:
+    domain: web1
+    mount_tag: models
+    state: absent
+"""
+
+RETURN = r"""
+domain:
+  description: Name of the domain.
+  returned: success
+  type: str
+  sample: web1
+device:
+  description: The export. V(none) with O(state=absent).
+  returned: success
+  type: dict
+  contains:
+    image:
+      description: Name of the image, V(none) for a directory that is no image.
+      type: str
+      sample: fs_data
+    mount_tag:
+      description: The tag that the guest mounts.
+      type: str
+      sample: one-5
+    source:
+      description: The directory on this host.
+      type: str
+      sample: /mnt/data
+    mount_point:
+      description: Where the guest mounts it, V(none) if nobody said.
+      type: str
+      sample: /mnt/one-fs-5
+    read_only:
+      description: Whether the guest can't write.
+      type: bool
+    uid_map:
+      description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without a map.
+      type: list
+      elements: dict
+      sample: [{"start": 0, "target": 100000, "count": 65536}]
+    gid_map:
+      description: The map of group ids, like RV(device.uid_map).
+      type: list
+      elements: dict
+      sample: [{"start": 0, "target": 100000, "count": 65536}]
+    owners:
+      description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest can't use.
+      type: list
+      elements: dict
+      sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
+    cache:
+      description: As O(cache).
+      type: str
+      sample: none
+    queue:
+      description: As O(queue), V(none) for libvirt's default.
+      type: int
+    xattr:
+      description: As O(xattr), V(none) for libvirt's default.
+      type: bool
+    sandbox:
+      description: As O(sandbox), V(none) for libvirt's default.
+      type: str
+    thread_pool:
+      description: As O(thread_pool), V(none) for libvirt's default.
+      type: int
+    binary:
+      description: The virtiofsd, V(none) for libvirt's choice.
+      type: str
+      sample: /usr/local/libexec/granary-virtiofsd
+mapped:
+  description: Whether ids are mapped. If not, root of the guest is root in the directory.
+  returned: success
+  type: bool
+restart_required:
+  description: Whether the domain has to be stopped and started to be what was asked for.
+  returned: success
+  type: bool
+restart_reasons:
+  description: Why, one sentence each.
+  returned: success
+  type: list
+  elements: str
+  sample: [the memory of the running domain is not shared, which virtiofs needs]
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: add virtiofs device
+      subject: domain 'web1'
+      before:
+      after: "<filesystem type=\"mount\" accessmode=\"passthrough\">...</filesystem>\n"
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
+
+
+def main() -> None:
+    run_module(VIRTIOFS_EXPORT_SPEC, VirtiofsExportService)
+
+
+if __name__ == "__main__":
+    main()

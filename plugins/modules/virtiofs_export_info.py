@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: virtiofs_export_info
+short_description: Read which directories a hypervisor shares with its virtual machines
+description:
+  - Reads the virtiofs devices of libvirt domains, those in the definition and those of the running domain, and tells where these differ.
+author:
+  - The granary.vmstore developers (@granary)
+requirements:
+  - python3-libvirt
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.info_module
+  - granary.vmstore._attributes.actiongroup_vmstore
+options:
+  domain:
+    description: Name or UUID of a libvirt domain. Without it, all domains of this host are read.
+    type: str
+  uri:
+    description: URI of libvirt on this host.
+    type: str
+    default: qemu:///system
+seealso:
+  - module: granary.vmstore.virtiofs_export
+"""
+
+EXAMPLES = r"""
+- name: Read the exports of all domains
+  granary.vmstore.virtiofs_export_info:
+  register: result
+
+- name: Show the domains that have to be restarted to be as they are defined
+  ansible.builtin.debug:
+    msg: "{{ result.domains | selectattr('devices', 'ne', []) | rejectattr('devices.0.differences', 'eq', []) | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+domains:
+  description: The domains by name.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the domain.
+      type: str
+      sample: web1
+    uuid:
+      description: UUID of the domain.
+      type: str
+      sample: 90b11b1b-ae15-4ac6-9c52-399f36ea6e11
+    running:
+      description: Whether it runs. A paused domain does.
+      type: bool
+    devices:
+      description: Its virtiofs devices. The values are those of the definition if the device is in there, else those of the running domain.
+      type: list
+      elements: dict
+      contains:
+        mount_tag:
+          description: The tag that the guest mounts.
+          type: str
+          sample: one-5
+        source:
+          description: The directory on this host.
+          type: str
+          sample: /mnt/data
+        read_only:
+          description: Whether the guest can't write.
+          type: bool
+        uid_map:
+          description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without a map.
+          type: list
+          elements: dict
+          sample: [{"start": 0, "target": 100000, "count": 65536}]
+        gid_map:
+          description: The map of group ids, like RV(domains[].devices[].uid_map).
+          type: list
+          elements: dict
+          sample: [{"start": 0, "target": 100000, "count": 65536}]
+        owners:
+          description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest can't use.
+          type: list
+          elements: dict
+          sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
+        cache:
+          description: How virtiofsd lets the guest cache, V(auto) if the device doesn't say.
+          type: str
+          sample: none
+        queue:
+          description: Length of the device's queue, V(none) if the device doesn't say.
+          type: int
+        xattr:
+          description: Whether the guest can use extended attributes, V(none) if the device doesn't say.
+          type: bool
+        sandbox:
+          description: How virtiofsd shuts itself in, V(none) if the device doesn't say.
+          type: str
+        thread_pool:
+          description: Threads of virtiofsd, V(none) if the device doesn't say.
+          type: int
+        binary:
+          description: Path of the virtiofsd, V(none) if the device doesn't say.
+          type: str
+          sample: /usr/local/libexec/granary-virtiofsd
+        persistent:
+          description: Whether the definition has the device.
+          type: bool
+        running:
+          description: Whether the running domain has the device.
+          type: bool
+        differences:
+          description:
+            - What is different in the definition and in the running domain, names of these values.
+            - V(running) or V(persistent) if that side of a running domain lacks the device. Empty for a domain that is shut off.
+          type: list
+          elements: str
+          sample: [cache]
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import VIRTIOFS_EXPORT_INFO_SPEC, virtiofs_export_info
+
+
+def main() -> None:
+    run_info_module(VIRTIOFS_EXPORT_INFO_SPEC, virtiofs_export_info)
+
+
+if __name__ == "__main__":
+    main()

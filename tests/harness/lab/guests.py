@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Guests: libvirt domains inside a host."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+from .errors import LabError
+from .hosts import LAB_DIRECTORY, Host
+from .initramfs import Entry, archive
+from .run import last_words
+from .spec import GuestSpec
+
+GATEWAY = "192.168.150.1"
+IMAGES = {False: "guest", True: "cloud"}
+#: Seconds until a guest must have booted, emulated on a loaded machine.
+BOOT_DEADLINE = {False: 120, True: 600}
+
+NETWORK = f"""<network>
+  <name>lab</name>
+  <forward mode='open'/>
+  <bridge name='lab0' stp='off'/>
+  <dns enable='no'/>
+  <ip address='{GATEWAY}' netmask='255.255.255.0'/>
+</network>
+"""
+
+#: Runs in the host: returns when the guest's sshd has sent its banner.
+_WAIT_FOR_SSH = """
+import socket, sys, time
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], 22), timeout=1) as connection:
+            connection.settimeout(max(0.1, end - time.monotonic()))
+            if connection.recv(4) == b"SSH-":
+                sys.exit()
+    except OSError:
+        time.sleep(0.1)
+sys.exit("no ssh banner")
+"""
+
+#: Runs in the host: returns when the console's log has the word after the given offset.
+_WAIT_FOR_WORD = """
+import sys, time
+path, offset, word, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode(), float(sys.argv[4])
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        if word in file.read():
+            sys.exit()
+    time.sleep(0.2)
+sys.exit("the word is missing")
+"""
+
+_STOP = """
+virsh -q shutdown "$0" || exit
+tries=300
+while [ "$(virsh -q domstate "$0")" = running ]; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || exec virsh -q destroy "$0"
+    sleep 0.2
+done
+"""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A domain called *name* in *host*; *number* is its place among the lab's guests and gives its address and MAC."""
+
+    name: str
+    spec: GuestSpec
+    host: Host
+    number: int
+    kvm: bool
+
+    @property
+    def address(self) -> str:
+        return f"192.168.150.{10 + self.number}"
+
+    @property
+    def image(self) -> str:
+        return IMAGES[self.spec.cloud_init]
+
+    @property
+    def console(self) -> str:
+        """The path, in the host, of all that the guest wrote to its serial console."""
+        return f"/var/log/libvirt/qemu/{self.name}-console.log"
+
+    def prepare(self, image: Path, authorized_keys: bytes) -> None:
+        """Put what the guest boots with into the host's directory: the cached initramfs and, after it, what is this guest's own."""
+        key = self.host.files / f"{self.name}_ed25519_key"
+        network = f"LAB_NAME={self.name}\nLAB_ADDRESS={self.address}/24\nLAB_GATEWAY={GATEWAY}\n"
+        own = [Entry("lab/etc/lab-network", network.encode()), Entry("lab/etc/hostname", f"{self.name}\n".encode()),
+               Entry("lab/etc/ssh/ssh_host_ed25519_key", key.read_bytes(), 0o600), Entry("lab/etc/ssh/lab_authorized_keys", authorized_keys)]
+        initrd = self.host.files / f"{self.name}.initrd"
+        initrd.write_bytes((image / "initrd").read_bytes() + archive(own))
+        initrd.chmod(0o644)
+
+    def define(self) -> None:
+        """Make the root disk and define the domain."""
+        disk = f"/var/lib/libvirt/images/{self.name}.qcow2"
+        self.host.execute("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{LAB_DIRECTORY}/{self.image}/root.img", disk)
+        self.host.execute("virsh", "define", "--validate", "/dev/stdin", stdin=self.xml(disk).encode())
+
+    def start(self) -> None:
+        """Start the domain, if it isn't running; ``wait_ready`` waits for it."""
+        if not self.running():
+            self.host.execute("virsh", "start", self.name)
+
+    def wait_ready(self, offset: int = 0) -> None:
+        """Return when the guest answers (with cloud-init: when it reported on its console, behind *offset*); raises :class:`LabError`."""
+        deadline = BOOT_DEADLINE[self.spec.cloud_init]
+        script = [_WAIT_FOR_WORD, self.console, str(offset), "lab: report ends"] if self.spec.cloud_init else [_WAIT_FOR_SSH, self.address]
+        if self.host.execute("python3", "-c", *script, str(deadline), deadline=deadline + 30, check=False).returncode:
+            raise LabError(f"Guest {self.name!r} wasn't up after {deadline} seconds, its console ends with: {self.console_tail()}")
+
+    def stop(self) -> None:
+        """End the domain: by its power button, and after a minute by force."""
+        if self.running():
+            self.host.execute("sh", "-c", _STOP, self.name, deadline=90)
+
+    def running(self) -> bool:
+        return self.host.execute("virsh", "domstate", self.name, check=False).stdout.strip() == "running"
+
+    def console_size(self) -> int:
+        """Bytes that the console's log has now."""
+        return int(self.host.execute("sh", "-c", 'stat -c %s "$0" 2>/dev/null || echo 0', self.console).stdout)
+
+    def console_tail(self) -> str:
+        return last_words(self.host.execute("tail", "-n", "20", self.console, check=False).stdout, lines=8)
+
+    def xml(self, disk: str) -> str:
+        """The domain: q35 with nothing that an emulated boot would wait for, and *root_ports* free PCIe ports."""
+        memory = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" if self.spec.shared_memory else ""
+        # rdrand: without it the guest's sshd waits for entropy.
+        cpu = ("<cpu mode='host-passthrough'/>" if self.kvm else
+               "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model><feature policy='require' name='rdrand'/></cpu>")
+        ports = "".join(f"<controller type='pci' index='{index}' model='pcie-root-port'/>" for index in range(1, self.spec.root_ports + 1))
+        directory = f"{LAB_DIRECTORY}/{self.image}"
+        return f"""<domain type='{'kvm' if self.kvm else 'qemu'}'>
+  <name>{escape(self.name)}</name>
+  <memory unit='MiB'>{self.spec.memory}</memory>
+  {memory}
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{escape(directory)}/vmlinuz</kernel>
+    <initrd>{escape(LAB_DIRECTORY)}/host/{escape(self.name)}.initrd</initrd>
+    <cmdline>console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0</cmdline>
+  </os>
+  <features><acpi/></features>
+  {cpu}
+  <on_reboot>restart</on_reboot>
+  <devices>
+    <controller type='pci' index='0' model='pcie-root'/>
+    {ports}
+    <controller type='usb' model='none'/>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' cache='unsafe'/>
+      <source file={quoteattr(disk)}/>
+      <target dev='vda' bus='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x10' function='0x0'/>
+    </disk>
+    <interface type='network'>
+      <mac address='52:54:00:6c:00:{10 + self.number:02x}'/>
+      <source network='lab'/>
+      <model type='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x11' function='0x0'/>
+    </interface>
+    <serial type='pty'><log file={quoteattr(self.console)} append='on'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+__all__ = ["GATEWAY", "Guest", "NETWORK"]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Whether KVM really runs a kernel here: capabilities and even a boot sector say yes where a kernel hangs."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from . import cache
+from .errors import LabError
+from .podman import Podman
+from .probes import Probe
+from .run import last_words
+
+#: Seconds; the same boot takes five under emulation.
+DEADLINE = 15
+
+
+def works(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -> bool:
+    """Boot the image's kernel with KVM in a container on *tree*, once per boot of the machine."""
+    if not os.path.exists("/dev/kvm"):
+        return False
+    answer = _answer_file()
+    if not answer.exists():
+        say(f"           trying whether KVM runs a kernel here, for at most {DEADLINE} seconds")
+        done = podman(
+            "run", "--rm", "--label", podman.label, "--network", "none", "--device", "/dev/kvm", f"--volume={image}:/image:ro", "--rootfs", f"{tree}:O",
+            "timeout", "--signal=KILL", str(DEADLINE), "qemu-system-x86_64", "-accel", "kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-display", "none",
+            "-no-reboot", "-serial", "stdio", "-kernel", "/image/vmlinuz", "-initrd", "/image/probe", "-append", "console=ttyS0 quiet panic=-1",
+            deadline=DEADLINE + 60, check=False)
+        if done.returncode in range(125, 128):
+            raise LabError(f"The KVM probe could not be run: {last_words(done.stderr)}")
+        temporary = answer.with_suffix(f".{os.getpid()}")
+        temporary.write_text("yes" if "lab: a kernel runs here" in done.stdout else "no", encoding="ascii")
+        temporary.rename(answer)
+    return answer.read_text(encoding="ascii") == "yes"
+
+
+def probe() -> Probe:
+    """What is known about KVM without trying it."""
+    if not os.path.exists("/dev/kvm"):
+        return Probe("KVM", "no /dev/kvm", "guests are emulated (TCG)")
+    answer = _answer_file()
+    if not answer.exists():
+        return Probe("KVM", "not tried since the machine's start: the first lab with a guest does")
+    if answer.read_text(encoding="ascii") == "yes":
+        return Probe("KVM", "runs a kernel")
+    return Probe("KVM", "runs no kernel", "guests are emulated (TCG), hosts have no /dev/kvm")
+
+
+def _answer_file() -> Path:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return cache.root() / f"kvm-{boot}"
+
+
+__all__ = ["probe", "works"]

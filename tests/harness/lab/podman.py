@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""podman, with the precautions that this machine needs."""
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from typing import Any
+
+from . import cache, probes
+from .run import MARK, run
+
+
+class Podman:
+    """The containers and the network of one lab; every one of them carries the lab's label."""
+
+    def __init__(self, lab: str) -> None:
+        self.label = f"granary.lab={lab}"
+        self._environment = {MARK: lab}
+        if text := probes.containers_conf(probes.machine()):
+            path = cache.root() / f"containers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.conf"
+            path.write_text(text, encoding="utf-8")
+            self._environment["CONTAINERS_CONF"] = str(path)
+
+    def __call__(self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run podman; raises :class:`LabError`.  A podman that has begun is left to end, so that its database stays true to what exists."""
+        return run(["podman", *arguments], deadline=deadline, stdin=stdin, check=check, env=self._environment, dies_with_lab=False)
+
+    def create_network(self, name: str) -> str:
+        """Make a network with a free IPv4 subnet and return the subnet."""
+        self("network", "create", "--disable-dns", "--label", self.label, name)
+        return str(json.loads(self("network", "inspect", name).stdout)[0]["subnets"][0]["subnet"])
+
+    def networks(self) -> list[dict[str, Any]]:
+        """The networks of this lab as ``podman network inspect`` tells them."""
+        names = self("network", "ls", "--quiet", "--filter", f"label={self.label}").stdout.split()
+        return list(json.loads(self("network", "inspect", *names).stdout)) if names else []
+
+    def containers(self) -> list[str]:
+        """The ids of this lab's containers, running or not."""
+        return self("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={self.label}").stdout.split()
+
+
+__all__ = ["Podman"]

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""A lab from up to down."""
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import access, cache, images, kvm, probes, trees
+from .errors import LabError
+from .guests import IMAGES, NETWORK, Guest
+from .hosts import LAB_DIRECTORY, ContainerHost, Host
+from .podman import Podman
+from .run import MARK, run
+from .spec import LabSpec, check_name, parse_spec
+
+#: One directory a lab: where its state is, which lab it is, and the sockets of its ssh connections (their paths must be short).
+RUNTIME = Path("/run/granary-lab")
+
+_STATE = re.compile(r"[A-Za-z0-9/._+ -]+")
+_T = TypeVar("_T")
+Say = Callable[[str], None]
+
+
+def say_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a running lab left in its state directory: enough to find it again."""
+
+    spec: LabSpec
+    addresses: dict[str, str]
+    network: str
+    kvm: bool = False
+    complete: bool = False
+
+
+class Lab:
+    """The lab called *name*.  Nothing is kept in the object: two processes that have one lab see the same."""
+
+    def __init__(self, name: str, say: Say = say_on_stderr) -> None:
+        self.name = check_name(name, "name")
+        self.runtime = RUNTIME / self.name
+        self._say = say
+        self._podman = Podman(self.name)
+
+    # What there is
+
+    @property
+    def state(self) -> Path:
+        """The directory with ssh_config and inventory.yml; raises :class:`LabError` when the lab isn't up."""
+        try:
+            return Path((self.runtime / "state").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LabError(f"There is no lab {self.name!r}: 'lab up FILE' makes one.") from error
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.state / "ssh_config"
+
+    @property
+    def inventory(self) -> Path:
+        return self.state / "inventory.yml"
+
+    def hosts(self) -> dict[str, Host]:
+        return self._hosts(self._record())
+
+    def guests(self) -> dict[str, Guest]:
+        record = self._record()
+        return self._guests(record, self._hosts(record))
+
+    def guest(self, name: str) -> Guest:
+        guests = self.guests()
+        if name not in guests:
+            raise LabError(f"{name!r} is not a guest of lab {self.name!r}, accepted are {', '.join(guests) or 'none'}.")
+        return guests[name]
+
+    def status(self) -> dict[str, Any]:
+        """The lab as plain data: name, state directory, whether ``up`` came to its end, hosts and guests."""
+        record = self._record()
+        hosts = self._hosts(record)
+        up = {name: host.running() for name, host in hosts.items()}
+        return {
+            "name": self.name, "state": str(self.state), "complete": record.complete, "accelerator": "kvm" if record.kvm else "tcg",
+            "hosts": {name: {"kind": host.kind, "address": host.address, "running": up[name]} for name, host in hosts.items()},
+            "guests": {name: {"host": guest.host.name, "address": guest.address, "running": up[guest.host.name] and guest.running(),
+                              "console": guest.console} for name, guest in self._guests(record, hosts).items()}}
+
+    def ssh(self, name: str, *command: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> str:
+        """Run a command line (as ssh(1) takes it) on a machine and return what it printed; raises :class:`LabError`."""
+        return run(["ssh", "-F", str(self.ssh_config), "--", name, *command], deadline=deadline, stdin=stdin, check=check, env={MARK: self.name}).stdout
+
+    # Up and down
+
+    def up(self, spec: LabSpec, state: Path | None = None, instance: str = "") -> None:
+        """Make everything *spec* asks for, in *state* (default: the runtime directory).
+
+        A lab of this name that is there, whole or in parts, is taken down first.  What was made is removed when a step fails.
+        *instance* is a word that no other lab has, for :meth:`down`.  Raises :class:`LabError`.
+        """
+        check_tools()
+        state = (state or self.runtime).absolute()
+        if not _STATE.fullmatch(str(state)):
+            # ssh_config(5) and the inventory would give other characters a meaning.
+            raise LabError(f"The state directory {str(state)!r} has a character that isn't accepted: letters, digits, blanks and any of /._+- are.")
+        with self._locked():
+            self._sweep()
+            if state.exists() and not (state.is_dir() and not any(state.iterdir())):
+                raise LabError(f"The state directory {str(state)!r} isn't empty: name one that is, or a new one.")
+            try:
+                self._up(spec, state, instance or uuid.uuid4().hex)
+            except BaseException:
+                self._sweep()
+                raise
+
+    def down(self, instance: str = "") -> None:
+        """Remove everything that carries the lab's name, also what a killed lab left behind.
+
+        With *instance*, only if that one is still what is there (and not a later lab of the same name).
+        """
+        with self._locked():
+            if not instance or self.instance() == instance:
+                with self._step(f"lab {self.name} is gone"):
+                    self._sweep()
+
+    def instance(self) -> str:
+        """A word that no other lab, of this or another name, ever had; "" when there is no lab."""
+        with contextlib.suppress(OSError):
+            return (self.runtime / "instance").read_text(encoding="ascii")
+        return ""
+
+    def _up(self, spec: LabSpec, state: Path, instance: str) -> None:
+        record = _Record(spec, {}, f"lab-{self.name}")
+        self._make_directories(record, state, instance)
+        kinds = sorted({host.kind for host in spec.hosts.values()})
+        wanted = sorted({IMAGES[guest.cloud_init] for guest in spec.guests.values()})
+        self._each(kinds, lambda kind: self._timed(f"root tree {kind}", lambda: trees.tree(kind)))
+        pictures = dict(zip(wanted, self._each(wanted, lambda name: self._timed(f"guest image {name}", lambda: images.guest_image(name))), strict=True))
+        with self._step("network"):
+            addresses = ipaddress.ip_network(self._podman.create_network(record.network))
+        record = replace(record, addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
+                         kvm=bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say))
+        self._write_record(record, state)
+        hosts = self._hosts(record)
+        guests = self._guests(record, hosts)
+        self._make_access(hosts, guests, state)
+        shared = {picture: f"{LAB_DIRECTORY}/{name}" for name, picture in pictures.items()}
+        self._each(hosts.values(), lambda host: self._start_host(host, record, shared))
+        for guest in guests.values():
+            guest.prepare(pictures[guest.image], (state / "key.pub").read_bytes())
+        self._each(sorted({guest.host.name for guest in guests.values()}), lambda name: self._define_guests(hosts[name], guests))
+        self._each([guest for guest in guests.values() if guest.spec.running], self._start_guest)
+        self._write_record(replace(record, complete=True), state)
+
+    def _make_directories(self, record: _Record, state: Path, instance: str) -> None:
+        for directory in (RUNTIME, self.runtime, state):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.runtime / "state").write_text(str(state), encoding="utf-8")
+        (self.runtime / "instance").write_text(instance, encoding="ascii")
+        for name in record.spec.hosts:
+            (state / "hosts" / name).mkdir(parents=True)
+        self._write_record(record, state)
+
+    def _make_access(self, hosts: dict[str, Host], guests: dict[str, Guest], state: Path) -> None:
+        with self._step("keys, ssh_config, inventory"):
+            keys = {host.name: host.files / "ssh_host_ed25519_key" for host in hosts.values()}
+            keys |= {guest.name: guest.host.files / f"{guest.name}_ed25519_key" for guest in guests.values()}
+            for key in (state / "key", *keys.values()):
+                access.make_key(key)
+            for host in hosts.values():
+                shutil.copy(state / "key.pub", host.files / "authorized_keys")
+            machines = {host.name: access.Machine(host.name, host.kind, host.address) for host in hosts.values()}
+            # A guest with cloud-init has no sshd.
+            machines |= {guest.name: access.Machine(guest.name, guest.image, guest.address, guest.host.name)
+                         for guest in guests.values() if not guest.spec.cloud_init}
+            known = "".join(access.known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii")) for name, key in keys.items())
+            (state / "known_hosts").write_text(known, encoding="ascii")
+            (state / "ssh_config").write_text(access.ssh_config(machines, state, self.runtime), encoding="utf-8")
+            (state / "inventory.yml").write_text(access.inventory(machines, state / "ssh_config"), encoding="utf-8")
+
+    def _start_host(self, host: Host, record: _Record, shared: dict[Path, str]) -> None:
+        with self._step(f"host {host.name} ({host.kind}, {host.address})"):
+            host.start(record.addresses, shared)
+            host.wait_ready()
+            if not record.kvm:
+                # Else libvirt in the host would offer a KVM that hangs.
+                host.execute("rm", "-f", "/dev/kvm")
+
+    def _define_guests(self, host: Host, guests: dict[str, Guest]) -> None:
+        own = [guest for guest in guests.values() if guest.host is host]
+        with self._step(f"guests defined in {host.name}: {', '.join(guest.name for guest in own)}"):
+            # libvirt writes there, but makes it only for a network that needs dnsmasq.
+            host.execute("mkdir", "-p", "/var/lib/libvirt/dnsmasq")
+            host.execute("virsh", "net-define", "/dev/stdin", stdin=NETWORK.encode())
+            host.execute("virsh", "net-autostart", "lab")
+            host.execute("virsh", "net-start", "lab")
+            for guest in own:
+                guest.define()
+
+    def _start_guest(self, guest: Guest) -> None:
+        with self._step(f"guest {guest.name} is up"):
+            guest.start()
+            guest.wait_ready()
+
+    # Removal
+
+    def _sweep(self) -> None:
+        """Remove what carries the lab's name, in the order in which it depends on each other."""
+        _end_processes(self.name)
+        for socket in self.runtime.glob("*") if self.runtime.is_dir() else ():
+            if socket.is_socket():
+                run(["ssh", "-F", "/dev/null", "-o", f"ControlPath={socket}", "-O", "exit", "lab"], check=False)
+        if containers := self._podman.containers():
+            self._podman("rm", "--force", "--time", "0", *containers, deadline=120)
+        for network in self._podman.networks():
+            bridge = network["network_interface"]
+            # podman removes the bridge with the last container, unless it was killed on the way.
+            if Path("/sys/class/net", bridge).exists():
+                run(["ip", "link", "delete", bridge], check=False)
+            self._podman("network", "rm", "--force", network["name"])
+        with contextlib.suppress(LabError):
+            shutil.rmtree(self.state, ignore_errors=True)
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            RUNTIME.rmdir()
+
+    # Parts
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return cache.locked(f"lab-{self.name}", 60)
+
+    def _hosts(self, record: _Record) -> dict[str, Host]:
+        return {name: ContainerHost(name, host.kind, record.addresses.get(name, ""), self.state / "hosts" / name, self._podman, record.network)
+                for name, host in record.spec.hosts.items()}
+
+    @staticmethod
+    def _guests(record: _Record, hosts: dict[str, Host]) -> dict[str, Guest]:
+        return {name: Guest(name, spec, hosts[spec.host], number, record.kvm) for number, (name, spec) in enumerate(record.spec.guests.items())}
+
+    def _record(self) -> _Record:
+        try:
+            data = json.loads((self.state / "lab.json").read_text(encoding="utf-8"))
+            return _Record(**{**data, "spec": parse_spec(data["spec"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LabError(f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes what is left of it.") from error
+
+    @staticmethod
+    def _write_record(record: _Record, state: Path) -> None:
+        temporary = state / ".lab.json"
+        temporary.write_text(json.dumps({**vars(record), "spec": record.spec.to_dict()}), encoding="utf-8")
+        temporary.rename(state / "lab.json")
+
+    def _timed(self, text: str, work: Callable[[], _T]) -> _T:
+        with self._step(text):
+            return work()
+
+    @contextlib.contextmanager
+    def _step(self, text: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._say(f"{time.monotonic() - begin:7.1f} s  {text}")
+
+    @staticmethod
+    def _each(things: Any, work: Callable[[Any], _T]) -> list[_T]:
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            return list(pool.map(work, things))
+
+
+def names() -> list[str]:
+    """The labs that are there, whole or in parts."""
+    return sorted(path.name for path in RUNTIME.iterdir()) if RUNTIME.is_dir() else []
+
+
+def check_root() -> None:
+    """Raise :class:`LabError` unless this is root."""
+    if os.geteuid() != 0:
+        raise LabError("A lab needs root: run it with sudo.")
+
+
+def check_tools() -> None:
+    """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
+    check_root()
+    packages = {"podman": "podman", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client", "ip": "iproute2", "setpriv": "util-linux"}
+    if any(probe.name == "cgroups" and probe.precaution for probe in probes.machine()):
+        packages["runc"] = "runc"
+    if missing := [package for program, package in packages.items() if not shutil.which(program)]:
+        raise LabError(f"Packages are missing: apt-get install {' '.join(missing)}.")
+
+
+def _end_processes(name: str) -> None:
+    """End what a killed lab of this name still runs: podman may come to its end by itself, the rest is killed."""
+    patience = time.monotonic() + 20
+    while processes := _processes(name):
+        for process, program in processes.items():
+            if program != "podman" or time.monotonic() > patience:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes(name: str) -> dict[int, str]:
+    """The processes with the lab's mark in their environment, and what each is called; monitors of running containers aren't among them."""
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program = (directory / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            mark = f"{MARK}={name}".encode()
+            if program != "conmon" and mark in (directory / "environ").read_bytes().split(b"\0") and int(directory.name) != os.getpid():
+                found[int(directory.name)] = program
+    return found
+
+
+__all__ = ["Lab", "check_root", "check_tools", "names"]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Root trees: what mmdebstrap installs for each kind of host and guest."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+from . import cache
+from .errors import LabError
+from .run import run
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+#: Not wanted in a tree that only a test looks at.
+_EXCLUDE = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+_SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nAuthorizedKeysFile .ssh/authorized_keys /etc/ssh/lab_authorized_keys\n"
+
+#: In a privileged container these would act on the machine itself, or wait for hardware that isn't there.
+_MASKED_IN_HOSTS = (
+    "systemd-udevd.service", "systemd-udev-trigger.service", "systemd-udevd-kernel.socket", "systemd-udevd-control.socket", "systemd-sysctl.service",
+    "systemd-modules-load.service", "systemd-logind.service", "console-getty.service", "run-rpc_pipefs.mount", "proc-fs-nfsd.mount",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "libvirt-guests.service", "sshd-keygen.service",
+)
+
+#: Slow under emulation, and nothing that a NoCloud seed asks for depends on them.
+_MASKED_IN_CLOUD = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
+    "serial-getty@ttyS0.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
+)
+
+_HOST_PACKAGES = (
+    "acl", "attr", "dbus", "dnsmasq-base", "iproute2", "iptables", "kmod", "libvirt-clients", "libvirt-daemon-system", "openssh-server", "procps", "psmisc",
+    "python3", "python3-apt", "python3-libvirt", "qemu-system-x86", "qemu-utils", "systemd-sysv", "uidmap", "xorriso",
+)
+
+#: The kernel's package without what it depends on: nothing in a guest makes an initramfs.
+_KERNEL = (
+    'chroot "$1" sh -euc \''
+    'cd /var/tmp; '
+    'apt-get -q download "$(apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: //p" | grep "^linux-image-")"; '
+    'dpkg-deb -x linux-image-*.deb /; rm linux-image-*.deb; depmod "$(ls /usr/lib/modules)"\''
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a tree what it is; its hash names the tree in the cache.
+
+    *files* maps paths in the tree to their text (a text that begins with ``#!`` is executable), *links* maps paths to link targets.
+    """
+
+    suite: str
+    packages: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    hooks: tuple[str, ...] = ()
+    variant: str = "minbase"
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath("guest", name).read_text(encoding="utf-8")
+
+
+def _host(suite: str, *packages: str) -> Recipe:
+    masks = tuple((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_HOSTS)
+    return Recipe(suite, (*_HOST_PACKAGES, *packages), files=(("/etc/ssh/sshd_config.d/lab.conf", _SSHD),), links=masks)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every tree by the name that it has in the cache."""
+    return {
+        "debian13": _host("trixie", "virtiofsd"),
+        "debian12": _host("bookworm"),
+        "guest": Recipe(
+            "trixie", ("acl", "attr", "busybox-static", "iproute2", "kmod", "openssh-server", "procps", "python3"),
+            files=(
+                # A TCG guest takes a second for the default, post-quantum, key exchange.
+                ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + "UsePAM no\nKexAlgorithms curve25519-sha256\n"),
+                ("/etc/inittab", _text("inittab")), ("/usr/local/sbin/lab-boot", _text("lab-boot")),
+                ("/etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n"),
+            ),
+            links=tuple((f"/usr/sbin/{name}", "/usr/bin/busybox") for name in ("init", "halt", "poweroff", "reboot")),
+            hooks=(_KERNEL,)),
+        "cloud": Recipe(
+            "trixie", ("busybox-static", "cloud-init", "dbus", "e2fsprogs", "iproute2", "kmod", "procps", "systemd-sysv", "udev", "netplan.io"),
+            files=(("/etc/systemd/system/lab-report.service", _text("lab-report.service")), ("/usr/local/sbin/lab-report", _text("lab-report")),
+                   ("/etc/cloud/cloud.cfg.d/99_lab.cfg", "# There is no sshd.\nssh_genkeytypes: []\n")),
+            links=(("/etc/systemd/system/multi-user.target.wants/lab-report.service", "../lab-report.service"),
+                   *((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_CLOUD)),
+            hooks=(_KERNEL,)),
+    }
+
+
+def tree(name: str) -> Path:
+    """The directory of the tree called *name*, built if it isn't cached; raises :class:`LabError`."""
+    recipe = recipes()[name]
+    return cache.made_once(f"tree-{name}", asdict(recipe), lambda directory: _build(recipe, directory))
+
+
+def _build(recipe: Recipe, directory: Path) -> None:
+    if not KEYRING.exists():
+        raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
+    hooks = [*recipe.hooks, 'rm -rf "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
+    # In PID and mount namespaces of its own, so that nothing of a killed build goes on or stays mounted.
+    run(["unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--",
+         "mmdebstrap", "--mode=root", f"--variant={recipe.variant}", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
+         '--aptopt=Apt::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
+         f"--include={','.join(recipe.packages)}", *(f"--customize-hook={hook}" for hook in hooks), recipe.suite, str(directory)], deadline=1800)
+    for name, text in recipe.files:
+        path = directory / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755 if text.startswith("#!") else 0o644)
+    for name, target in recipe.links:
+        path = directory / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+
+__all__ = ["Recipe", "recipes", "tree"]

@@ -1,0 +1,314 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog import catalog as module
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NoSpace, NotFound
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "catalog.sqlite")
+
+
+def make(path: str) -> None:
+    open_catalog(path, create=True).close()
+
+
+def query(path: str, statement: str) -> list[tuple]:
+    """What SQLite itself finds."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()
+
+
+def change(path: str, *statements: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        connection.close()
+
+
+def new_datastore(number: int, name: str = "x") -> Datastore:
+    return Datastore(number, name, "image", "virtiofs", "virtiofs", f"/ds/{number}")
+
+
+def test_a_new_catalog_has_the_default_datastores(path: str) -> None:
+    open_catalog(path, create=True, datastore_location="/srv/ds").close()
+    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+    assert query(path, "SELECT id, name, type, base_path FROM datastore ORDER BY id") == [
+        (0, "system", "system", "/srv/ds/0"),
+        (1, "default", "image", "/srv/ds/1"),
+        (2, "files", "file", "/srv/ds/2"),
+    ]
+    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+    assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+
+
+def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(path: str) -> None:
+    os.chown(os.path.dirname(path), 1234, 1235)
+    make(path)
+    found = os.stat(path)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
+
+
+def test_a_catalog_that_exists_is_kept(path: str) -> None:
+    make(path)
+    with open_catalog(path, create=True) as catalog, catalog.transaction():
+        insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
+    make(path)
+    assert query(path, "SELECT id FROM datastore WHERE name = 'x'") == [(100,)]
+
+
+def test_writes_are_durable_and_references_enforced(path: str) -> None:
+    with open_catalog(path, create=True) as catalog:
+        assert catalog.execute("PRAGMA synchronous")[0][0] == 2
+        with pytest.raises(CatalogFailed, match="FOREIGN KEY"), catalog.transaction():
+            catalog.execute("INSERT INTO vm_disk VALUES (7, 'h', 'd', 't', '/m', 0, NULL, NULL)")
+
+
+def test_ids_are_never_given_twice(path: str) -> None:
+    with open_catalog(path, create=True) as catalog:
+        for expected in (100, 101):
+            with catalog.transaction():
+                number = catalog.take_id("datastore")
+                insert_datastore(catalog, new_datastore(number))
+                delete_datastore(catalog, number)
+            assert number == expected
+        assert catalog.next_id("image") == 0
+
+
+def test_what_raises_changes_nothing(path: str) -> None:
+    with open_catalog(path, create=True) as catalog:
+        with pytest.raises(ZeroDivisionError), catalog.transaction():
+            insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
+            raise ZeroDivisionError
+        assert (catalog.next_id("datastore"), len(all_datastores(catalog))) == (100, 3)
+
+
+KILLED = """
+import os, signal, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+with open_catalog(sys.argv[1], create=False) as catalog, catalog.transaction():
+    catalog.execute("DELETE FROM datastore")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_the_catalog_as_it_was(path: str) -> None:
+    make(path)
+    assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -9
+    with read_catalog(path, missing_ok=False) as catalog:
+        assert len(all_datastores(catalog)) == 3
+
+
+CREATE = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+for name in sys.argv[2:]:
+    with open_catalog(sys.argv[1], create=True) as catalog, catalog.transaction():
+        number = catalog.take_id("datastore")
+        insert_datastore(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/ds/{number}"))
+"""
+
+
+def test_processes_that_start_at_once_make_one_catalog_and_different_ids(path: str) -> None:
+    names = [[f"{process}-{number}" for number in range(5)] for process in range(4)]
+    processes = [subprocess.Popen([sys.executable, "-c", CREATE, path, *mine]) for mine in names]
+    assert [process.wait() for process in processes] == [0] * 4
+    found = query(path, "SELECT id, name FROM datastore WHERE id >= 100 ORDER BY id")
+    assert [number for number, _ in found] == list(range(100, 120))
+    assert sorted(name for _, name in found) == sorted(sum(names, []))
+
+
+def test_reading_changes_nothing_on_disk(path: str) -> None:
+    make(path)
+    before = Path(path).read_bytes()
+    with read_catalog(path, missing_ok=False) as catalog, catalog.transaction():
+        insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
+        assert len(all_datastores(catalog)) == 4
+    assert Path(path).read_bytes() == before
+    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+
+
+def test_reading_does_not_wait_for_a_writer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_DEADLINE", 0.1)
+    with open_catalog(path, create=True) as writer, writer.transaction():
+        insert_datastore(writer, new_datastore(100))
+        with read_catalog(path, missing_ok=False) as catalog:
+            assert len(all_datastores(catalog)) == 3
+
+
+def test_reading_a_missing_catalog(path: str) -> None:
+    with pytest.raises(NotFound, match=f"There is no catalog at {path}; "):
+        read_catalog(path, missing_ok=False)
+    with read_catalog(path, missing_ok=True) as catalog:
+        assert len(all_datastores(catalog)) == 3
+    assert not os.path.exists(path)
+
+
+def test_opening_a_missing_catalog(path: str) -> None:
+    with pytest.raises(NotFound, match=f"There is no catalog at {path}; "):
+        open_catalog(path, create=False)
+    assert not os.path.exists(path)
+
+
+def test_its_directory_must_exist(tmp_path: Path) -> None:
+    for openings in (lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=True)):
+        with pytest.raises(CatalogFailed, match=f"{tmp_path}/none is not a directory"):
+            openings(f"{tmp_path}/none/catalog.sqlite")
+
+
+@pytest.mark.parametrize("opening", [lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=True)])
+def test_a_catalog_of_a_newer_version_is_refused(path: str, opening) -> None:
+    make(path)
+    newer = len(schema.MIGRATIONS) + 7
+    change(path, f"PRAGMA user_version = {newer}")
+    before = Path(path).read_bytes()
+    with pytest.raises(CatalogFailed) as caught:
+        opening(path)
+    assert str(caught.value) == f"The catalog {path} was written by a newer granary.vmstore (schema {newer}); this one knows schema {len(schema.MIGRATIONS)}."
+    assert Path(path).read_bytes() == before
+
+
+def test_another_programs_database_is_refused(path: str) -> None:
+    change(path, "CREATE TABLE host_pool (oid INTEGER)")
+    with pytest.raises(CatalogFailed, match="is not a catalog of granary.vmstore"):
+        open_catalog(path, create=True)
+
+
+def test_an_empty_file_is_refused(path: str) -> None:
+    Path(path).touch()
+    with pytest.raises(CatalogFailed, match="is not a catalog of granary.vmstore"):
+        open_catalog(path, create=True)
+
+
+def test_a_file_that_is_no_database_is_refused(path: str) -> None:
+    Path(path).write_text("hello\n" * 1000)
+    with pytest.raises(CatalogFailed, match=f"^The catalog {path} can't be used: the file is damaged or was not made by granary.vmstore.$"):
+        open_catalog(path, create=True)
+
+
+def test_a_damaged_catalog_is_refused(path: str) -> None:
+    make(path)
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 8 * 4096)
+    with pytest.raises(CatalogFailed, match="the file is damaged, so restore it from a backup"), open_catalog(path, create=False) as catalog:
+        all_datastores(catalog)
+
+
+@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir])
+def test_only_a_regular_file_is_a_catalog(path: str, make_it) -> None:
+    make_it(path)
+    with pytest.raises(CatalogFailed, match="is not a regular file"):
+        open_catalog(path, create=True)
+
+
+def test_a_busy_catalog(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_DEADLINE", 0.1)
+    with open_catalog(path, create=True) as first, open_catalog(path, create=False) as second, first.transaction():
+        with pytest.raises(CatalogFailed, match="another program has been writing to it for more than"), second.transaction():
+            pass
+
+
+NOBODY = """
+import os, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog import catalog
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for opening in (lambda: catalog.open_catalog(sys.argv[1], create=False), lambda: catalog.read_catalog(sys.argv[1], missing_ok=False)):
+    try:
+        opening()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_user_who_may_not_read_it(tmp_path: Path) -> None:
+    directory = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    try:
+        directory.chmod(0o755)
+        path = str(directory / "catalog.sqlite")
+        make(path)
+        done = subprocess.run([sys.executable, "-c", NOBODY, path], capture_output=True, text=True, check=True)
+        assert done.stdout == f"CatalogFailed The catalog {path} can't be used: this user may not read and write the file and its directory.\n" * 2
+    finally:
+        subprocess.run(["rm", "-rf", directory], check=True)
+
+
+FULL = """
+set -e
+mount -t tmpfs -o size=256k tmpfs "$1"
+"$2" -c "$3" "$1/catalog.sqlite" make
+head -c 1M /dev/zero > "$1/filler" 2> /dev/null || true
+"$2" -c "$3" "$1/catalog.sqlite" write
+"$2" -c "$3" "$1/second.sqlite" make
+rm "$1/filler"
+"$2" -c "$3" "$1/catalog.sqlite" read
+ls -A "$1"
+"""
+FULL_STEP = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import all_datastores
+try:
+    with open_catalog(sys.argv[1], create=sys.argv[2] == "make") as catalog:
+        if sys.argv[2] == "write":
+            with catalog.transaction():
+                catalog.execute("UPDATE datastore SET attributes = ?", ["x" * 65536])
+        if sys.argv[2] == "read":
+            print([(one.name, one.attributes) for one in all_datastores(catalog)])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_is_an_error_and_the_catalog_stays_as_it_was(tmp_path: Path) -> None:
+    done = subprocess.run(["unshare", "-m", "sh", "-c", FULL, "sh", tmp_path, sys.executable, FULL_STEP], capture_output=True, text=True, check=True)
+    write, make_second, read, *names = done.stdout.splitlines()
+    assert write == f"NoSpace The catalog {tmp_path}/catalog.sqlite can't be written: the file system is full. Nothing was changed."
+    assert make_second.startswith("NoSpace ")
+    assert read == "[('system', {}), ('default', {}), ('files', {})]"
+    assert names == ["catalog.sqlite"]
+
+
+NEXT_STEP = ("ALTER TABLE datastore ADD COLUMN note TEXT", "UPDATE datastore SET note = 'new'")
+
+
+def test_an_older_catalog_is_brought_up_to_date(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(path)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, NEXT_STEP))
+    with read_catalog(path, missing_ok=False) as copy:
+        assert copy.execute("SELECT DISTINCT note FROM datastore")[0]["note"] == "new"
+    assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS) - 1,)]
+    for _ in range(2):
+        open_catalog(path, create=False).close()
+    assert query(path, "SELECT DISTINCT note FROM datastore") == [("new",)]
+    assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+
+
+def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(path)
+    released = len(schema.MIGRATIONS)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, (*NEXT_STEP, "UPDATE no_such_table SET x = 1")))
+    with pytest.raises(CatalogFailed, match="no_such_table"):
+        open_catalog(path, create=False)
+    assert query(path, "PRAGMA user_version") == [(released,)]
+    assert query(path, "SELECT name FROM pragma_table_info('datastore') WHERE name = 'note'") == []

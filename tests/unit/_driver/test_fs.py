@@ -1,0 +1,43 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import read_capacity
+
+
+def test_blocks_free_to_users_are_what_is_free() -> None:
+    # 1000 MiB in blocks of 4 KiB, 400 MiB of it free, 350 MiB for users.
+    assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(used_mb=600, free_mb=350, total_mb=1000)
+
+
+@pytest.mark.parametrize("completed", [Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"), Completed(0, "4096 1\n", "")])
+def test_anything_else_is_an_error(completed: Completed) -> None:
+    with pytest.raises(CommandFailed, match="^The capacity of /ds could not be read: "):
+        read_capacity("/ds", completed)
+
+
+MONITOR = """
+import json, sys, time
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+try:
+    FsDriver(Datastore(1, "default", "image", "fs", "local", sys.argv[1]), timeout=0.5).monitor()
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path) -> None:
+    hung = Path(__file__).parents[2] / "hung_mount.py"
+    done = subprocess.run([sys.executable, hung, tmp_path, "fuse", sys.executable, "-c", MONITOR, tmp_path], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["CommandFailed", "The command 'stat' did not end within 0.5 seconds and was stopped."]

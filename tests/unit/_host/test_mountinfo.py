@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import subprocess
+
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mountinfo import mounts_at, parse, visible
+
+# A guest of Debian 13, Linux 6.12, with virtiofs on a path with odd characters; the last lines are a stack, and a mount above that hides one.
+GUEST = r"""23 24 0:6 / /dev rw,relatime - devtmpfs dev rw,size=104272k,nr_inodes=26068,mode=755,inode64
+24 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+25 24 0:21 / /proc rw,relatime - proc proc rw
+30 24 0:26 / /tmp rw,relatime shared:5 master:1 - tmpfs tmp rw,inode64
+31 24 0:27 / /mnt/b\040l#a\134nk\011t ro,noatime shared:7 - virtiofs one-1 rw,dax=never
+32 24 0:28 /sub /srv/bind rw,relatime - virtiofs one-2 rw
+33 24 0:29 / /mnt/stack rw,relatime - virtiofs one-3 rw
+34 33 0:29 / /mnt/stack rw,relatime - virtiofs one-3 rw
+35 24 0:30 / /srv/hidden/deep rw,relatime - virtiofs one-4 rw
+36 24 0:31 / /srv/hidden rw,relatime - tmpfs  rw,size=4k
+"""
+
+
+def test_fields():
+    mount = parse(GUEST)[4]
+    assert (mount.mount_id, mount.parent_id, mount.device, mount.root) == (31, 24, "0:27", "/")
+    assert mount.mount_point == "/mnt/b l#a\\nk\tt"
+    assert (mount.options, mount.fstype, mount.source, mount.super_options) == (("ro", "noatime"), "virtiofs", "one-1", ("rw", "dax=never"))
+
+
+def test_an_empty_source_and_a_root_below():
+    mounts = parse(GUEST)
+    assert mounts[-1].source == ""
+    assert mounts[5].root == "/sub"
+
+
+def test_what_only_python_takes_for_a_line_end_or_a_blank_is_part_of_a_path():
+    text = "31 24 0:27 / /mnt/a\x85b\xa0c\x1cd rw - virtiofs one-1 rw\n"
+    assert [mount.mount_point for mount in parse(text)] == ["/mnt/a\x85b\xa0c\x1cd"]
+
+
+def walked(path: str) -> list[int]:
+    return [mount.mount_id for mount in visible(parse(GUEST), path)]
+
+
+def test_a_walk_passes_what_serves_the_path():
+    assert walked("/etc") == [24]
+    assert walked("/mnt/b l#a\\nk\tt/x") == [24, 31]
+    assert walked("/mnt/b") == [24]
+
+
+def test_a_walk_passes_a_stack_from_its_bottom():
+    assert walked("/mnt/stack") == [24, 33, 34]
+
+
+def test_a_walk_does_not_pass_a_hidden_mount():
+    assert walked("/srv/hidden/deep") == [24, 36]
+    assert [mount.mount_id for mount in mounts_at(parse(GUEST), "/srv/hidden/deep")] == [35]
+
+
+def test_this_machine_agrees_with_findmnt():
+    """findmnt reads the same table by its own parser."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        ours = [(mount.mount_id, mount.mount_point, mount.fstype) for mount in parse(file.read())]
+    listed = subprocess.run(["findmnt", "--kernel", "--noheadings", "--pairs", "-o", "ID,TARGET,FSTYPE"], stdout=subprocess.PIPE, check=True)
+    theirs = [line.split('"')[1::2] for line in os.fsdecode(listed.stdout).splitlines()]
+    assert sorted(ours) == sorted((int(number), target, fstype) for number, target, fstype in theirs)

@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import FORMAT, Seed, SeedMount, read_seed, seed_bytes, write_seed
+
+UUID = "6a8e0d7c-5b1d-4a35-9a8e-000000000001"
+MOUNTS = (SeedMount("one-1", "/mnt/one-fs-1"), SeedMount("datasets", "/srv/datasets", read_only=True, options="noatime"))
+
+
+@pytest.fixture
+def seed(tmp_path: Path) -> Path:
+    path = tmp_path / "seed.iso"
+    path.write_bytes(seed_bytes(UUID, MOUNTS))
+    return path
+
+
+def extracted(path: Path, directory: Path) -> Path:
+    """The files as another program than our reader sees them."""
+    subprocess.run(["xorriso", "-osirrox", "on", "-indev", str(path), "-extract", "/", str(directory)], check=True, stderr=subprocess.DEVNULL)
+    return directory
+
+
+def test_blkid_finds_what_cloud_init_looks_for(seed):
+    told = subprocess.run(["blkid", "-o", "export", str(seed)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    assert {"LABEL=cidata", "TYPE=iso9660"} <= set(told)
+
+
+def test_the_files(seed, tmp_path):
+    files = extracted(seed, tmp_path / "files")
+    assert sorted(os.listdir(files)) == ["granary", "meta-data", "user-data"]
+    assert json.loads((files / "meta-data").read_text()) == {"instance-id": UUID}
+    first, _newline, body = (files / "user-data").read_text().partition("\n")
+    assert first == "#cloud-config"
+    assert json.loads(body)["mounts"] == [
+        ["one-1", "/mnt/one-fs-1", "virtiofs", "nofail", "0", "0"],
+        ["datasets", "/srv/datasets", "virtiofs", "ro,noatime,nofail", "0", "0"],
+    ]
+
+
+def test_bootcmd_makes_cloud_init_apply_mounts_again(seed, tmp_path):
+    commands = json.loads((extracted(seed, tmp_path / "files") / "user-data").read_text().partition("\n")[2])["bootcmd"]
+    assert commands[0] == ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"]
+    # Only lines that cloud-init wrote for virtiofs go.
+    kept = "# one-1 virtiofs\none-9 /x virtiofs ro 0 0\nUUID=1\t/\text4\tdefaults,comment=cloudconfig\t0\t1\n"
+    table = tmp_path / "fstab"
+    table.write_text(kept + "one-1\t/mnt/one-fs-1\tvirtiofs\tnofail,comment=cloudconfig\t0\t0\n")
+    assert commands[1][-1] == "/etc/fstab"
+    subprocess.run([*commands[1][:-1], str(table)], check=True)
+    assert table.read_text() == kept
+
+
+def test_same_input_same_bytes_at_any_time_and_place(seed, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    old = os.umask(0o077)
+    try:
+        assert seed_bytes(UUID, MOUNTS) == seed.read_bytes()
+    finally:
+        os.umask(old)
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_read_back(seed):
+    assert read_seed(str(seed)) == Seed(UUID, MOUNTS, FORMAT)
+
+
+def test_no_file_is_no_seed(tmp_path):
+    assert read_seed(str(tmp_path / "none")) is None
+
+
+def test_write_says_whether_it_changed_something(tmp_path):
+    path = tmp_path / "seed.iso"
+    assert write_seed(str(path), UUID, MOUNTS) is True
+    inode = path.stat().st_ino
+    assert write_seed(str(path), UUID, MOUNTS) is False
+    assert path.stat().st_ino == inode
+    assert write_seed(str(path), UUID, MOUNTS[:1]) is True
+    assert read_seed(str(path)) == Seed(UUID, MOUNTS[:1])
+
+
+def test_a_seed_without_mounts(tmp_path):
+    assert write_seed(str(tmp_path / "seed.iso"), UUID, []) is True
+    body = (extracted(tmp_path / "seed.iso", tmp_path / "files") / "user-data").read_text().partition("\n")[2]
+    assert list(json.loads(body)) == ["bootcmd"]
+    assert read_seed(str(tmp_path / "seed.iso")) == Seed(UUID, ())
+
+
+def foreign_seed(path: Path) -> None:
+    files = path.with_name("foreign")
+    files.mkdir()
+    (files / "user-data").write_text("#cloud-config\nhostname: precious\n")
+    (files / "meta-data").write_text("instance-id: x\n")
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-volid", "cidata", "-joliet", "-rational-rock", "-o", str(path), str(files)], check=True, stderr=subprocess.DEVNULL)
+
+
+def marked(path: Path, marker: bytes, volume: str = "cidata") -> None:
+    files = path.with_name("marked")
+    files.mkdir()
+    (files / "granary").write_bytes(marker)
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-volid", volume, "-o", str(path), str(files)], check=True, stderr=subprocess.DEVNULL)
+
+
+def damaged(path: Path) -> None:
+    data = bytearray(seed_bytes(UUID, MOUNTS))
+    data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far behind the end
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"precious"),
+        lambda path: path.write_bytes(os.urandom(100_000)),
+        lambda path: path.write_bytes(seed_bytes(UUID, MOUNTS) + bytes(4 * 1024 * 1024)),
+        lambda path: path.mkdir(),
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to("nowhere"),
+        foreign_seed,
+        damaged,
+        lambda path: marked(path, b"[" * 100_000),
+        lambda path: marked(path, b"{}"),
+        lambda path: marked(path, b'{"mounts": 7}'),
+        lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": 1}', volume="other"),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(make, tmp_path):
+    path = tmp_path / "seed.iso"
+    make(path)
+    before = os.lstat(path)
+    with pytest.raises(Conflict, match="is not a seed that this collection wrote"):
+        write_seed(str(path), UUID, MOUNTS)
+    after = os.lstat(path)
+    assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
+
+
+@pytest.mark.parametrize("tag", ["sda", "xvdb1", "sr0", "root", "swap", "ephemeral0", "ebs1", "a b", "x:y", "a" * 37])
+def test_a_tag_that_cloud_init_takes_for_something_else_is_refused(tag):
+    with pytest.raises(InvalidInput, match="mount_tag"):
+        seed_bytes(UUID, [SeedMount(tag, "/mnt/a")])
+
+
+@pytest.mark.parametrize("point", ["/mnt/a b", "/mnt/a\\b", "/mnt/#", "/mnt/\xa0", "mnt", "/etc", "/mnt/../etc"])
+def test_a_mount_point_that_cloud_init_cannot_carry_is_refused(point):
+    with pytest.raises(InvalidInput, match="mount_point"):
+        seed_bytes(UUID, [SeedMount("one-1", point)])
+
+
+def test_two_mounts_on_one_point_are_refused():
+    with pytest.raises(InvalidInput, match="one mount a mount point"):
+        seed_bytes(UUID, [SeedMount("one-1", "/mnt/a"), SeedMount("one-2", "/mnt//a/")])
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "../x", "a" * 129])
+def test_an_instance_id_that_is_no_name_is_refused(name):
+    with pytest.raises(InvalidInput, match="instance_id"):
+        seed_bytes(name, MOUNTS)
+
+
+def test_without_xorriso_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandFailed, match="install the package xorriso"):
+        write_seed(str(tmp_path / "seed.iso"), UUID, MOUNTS)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The connection, on libvirt's own test driver; every run is a process of its own, so that what it prints can be seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Hypervisor, check_local
+
+HEAD = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Hypervisor
+try:
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    script = HEAD + textwrap.indent(textwrap.dedent(code), "    ") + "\nexcept VmstoreError as error:\n    print(type(error).__name__, error)\n"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_a_libvirt_that_is_down_is_one_sentence_and_no_noise() -> None:
+    done = run('Hypervisor("qemu+unix:///system?socket=/nonexistent/socket")')
+    assert done.stderr == ""
+    assert done.stdout.startswith("LibvirtFailed libvirt can't be reached at qemu+unix:///system?socket=/nonexistent/socket: ")
+    assert "/nonexistent/socket" in done.stdout.partition(": ")[2]
+
+
+def test_a_missing_library_names_package_and_interpreter() -> None:
+    done = run('sys.modules["libvirt"] = None\nHypervisor("test:///default")')
+    assert done.stderr == ""
+    assert "python3-libvirt" in done.stdout
+    assert sys.executable in done.stdout
+
+
+def test_a_domain_that_vanished_is_named_and_nothing_is_printed() -> None:
+    done = run(
+        """
+        hypervisor = Hypervisor("test:///default")
+        domain = hypervisor.domain("test")
+        text = domain.persistent_xml()
+        domain._handle.destroy()
+        domain._handle.undefine()
+        print(hypervisor.find_domain("test"))
+        domain.persistent_xml()
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout == "None\nNotFound Could not read the domain 'test': it doesn't exist (any more).\n"
+
+
+def test_domains_are_found_by_name_and_by_uuid() -> None:
+    hypervisor = Hypervisor("test:///default")
+    domain = hypervisor.domain("test")
+    assert hypervisor.domain(domain.uuid).name == "test"
+    assert [one.name for one in hypervisor.domains()] == ["test"]
+    assert (domain.is_running, domain.is_persistent, domain.has_saved_state) == (True, True, False)
+    assert len(hypervisor.version) == 3
+    with pytest.raises(NotFound, match="'no such'"):
+        hypervisor.domain("no such")
+
+
+@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system"])
+def test_only_this_hosts_libvirt(uri: str) -> None:
+    with pytest.raises(InvalidInput, match="uri"):
+        check_local(uri)
+
+
+def test_local_uris() -> None:
+    for uri in ("qemu:///system", "qemu:///session", "test:///default"):
+        assert check_local(uri) == uri

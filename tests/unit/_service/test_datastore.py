@@ -1,0 +1,229 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService, datastore_info
+
+VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
+
+
+def options_of(spec: dict, given: dict) -> dict:
+    """What AnsibleModule would pass."""
+    return {**{name: option.get("default") for name, option in spec.items()}, **given}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Plan]:
+    def run_service(check: bool = False, **given: object) -> Plan:
+        given.setdefault("catalog", str(tmp_path / "catalog.sqlite"))
+        service = DatastoreService(options_of(DATASTORE_SPEC.argument_spec, given))
+        if check:
+            return service.plan()
+        with service.exclusive():
+            plan = service.plan()
+            plan.commit()
+        return plan
+
+    return run_service
+
+
+@pytest.fixture
+def info(tmp_path: Path) -> Callable[..., list]:
+    return lambda **given: datastore_info({"catalog": str(tmp_path / "catalog.sqlite"), "name": None, "timeout": 30, **given})["datastores"]
+
+
+def names(plan: Plan) -> list[str]:
+    return [action.name for action in plan.actions]
+
+
+def test_defaults_of_a_new_datastore(run: Callable[..., Plan]) -> None:
+    plan = run(name="fs", datastore_location="/srv/ds", **VIRTIOFS)
+    assert names(plan) == ["create catalog", "create datastore"]
+    assert plan.result["datastore"] == {
+        **{"id": 100, "name": "fs", "type": "image", "ds_driver": "virtiofs", "tm_driver": "virtiofs", "base_path": "/srv/ds/100", "clusters": [0]},
+        **{"safe_dirs": [], "restricted_dirs": [], "bridge_list": [], "attributes": {}},
+    }
+
+
+def test_check_mode_plans_the_same_and_makes_no_catalog(run: Callable[..., Plan], tmp_path: Path) -> None:
+    planned = run(check=True, name="fs", **VIRTIOFS)
+    assert os.listdir(tmp_path) == []
+    assert run(name="fs", **VIRTIOFS).described() == planned.described()
+
+
+def test_a_refused_wish_makes_no_catalog(run: Callable[..., Plan], tmp_path: Path) -> None:
+    with pytest.raises(Conflict):
+        run(name="default", type="system")
+    run(name="none", state="absent")
+    assert os.listdir(tmp_path) == []
+
+
+def test_options_that_are_not_given_stay(run: Callable[..., Plan]) -> None:
+    run(name="fs", clusters=[0, 5], safe_dirs=["/var/www/"], bridge_list=["h1", "h2"], **VIRTIOFS)
+    assert names(run(name="fs")) == []
+    plan = run(name="fs", bridge_list=["h2"], restricted_dirs=["/"])
+    assert names(plan) == ["update datastore"]
+    assert {key: plan.result["datastore"][key] for key in ("clusters", "safe_dirs", "restricted_dirs", "bridge_list")} == {
+        "clusters": [0, 5],
+        "safe_dirs": ["/var/www"],
+        "restricted_dirs": ["/"],
+        "bridge_list": ["h2"],
+    }
+    assert names(run(name="fs", bridge_list=["h2"], restricted_dirs=["/"])) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("type", "system"), ("ds_driver", "fs"), ("tm_driver", "ssh"), ("base_path", "/srv/other")])
+def test_what_can_not_change_names_both_values(run: Callable[..., Plan], option: str, value: str) -> None:
+    old = run(name="fs", **VIRTIOFS).result["datastore"][option]
+    with pytest.raises(Conflict) as caught:
+        run(name="fs", **{option: value})
+    assert str(caught.value) == f"{option}: the datastore 'fs' was created with {old!r}, which can't change to {value!r}."
+
+
+def test_renaming_by_id(run: Callable[..., Plan]) -> None:
+    run(name="fs", **VIRTIOFS)
+    assert run(id=100, name="new").result["datastore"]["name"] == "new"
+    assert names(run(id=100, name="new")) == []
+    with pytest.raises(Conflict, match=r"^name: 'default' belongs to the datastore 1 \('default'\)"):
+        run(id=100, name="default")
+    with pytest.raises(NotFound, match="there is no datastore 555"):
+        run(id=555, name="x", **VIRTIOFS)
+
+
+def test_one_base_path_is_not_for_two(run: Callable[..., Plan]) -> None:
+    run(name="fs", base_path="/srv/a//", **VIRTIOFS)
+    with pytest.raises(Conflict, match="^base_path: '/srv/a' belongs to the datastore 100"):
+        run(name="other", base_path="/srv/a", **VIRTIOFS)
+
+
+def test_removal(run: Callable[..., Plan]) -> None:
+    run(name="fs", **VIRTIOFS)
+    assert names(run(name="fs", state="absent")) == ["remove datastore"]
+    assert names(run(name="fs", state="absent")) == []
+    assert run(name="fs", **VIRTIOFS).result["datastore"]["id"] == 101
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_defaults_can_not_be_removed(run: Callable[..., Plan], number: int) -> None:
+    run(name="fs", **VIRTIOFS)
+    with pytest.raises(Conflict, match=f"^The datastore {number} .* is one of the defaults"):
+        run(id=number, state="absent")
+
+
+def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) -> None:
+    assert run(name="sys", type="system", tm_driver="ssh").result["datastore"]["ds_driver"] is None
+    with pytest.raises(InvalidInput, match="^ds_driver: 'fs' is not accepted: a datastore of type 'system' has none"):
+        run(name="sys2", type="system", tm_driver="ssh", ds_driver="fs")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "ds_driver: None is not accepted: a new datastore of type 'image' needs one."),
+        ({"ds_driver": "virtiofs"}, "tm_driver: None is not accepted: a new datastore of type 'image' needs one."),
+        ({"ds_driver": "vfs", "tm_driver": "ssh"}, "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected."),
+        ({**VIRTIOFS, "tm_driver": "ssh"}, "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver."),
+        ({**VIRTIOFS, "type": "file"}, "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'."),
+        ({"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"}, "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'."),
+        ({**VIRTIOFS, "base_path": "x"}, "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected."),
+        ({**VIRTIOFS, "safe_dirs": ["/a/../b"]}, "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected."),
+        ({**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]}, "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected."),
+        ({**VIRTIOFS, "clusters": [-1]}, "clusters: -1 is not accepted: ids from 0 on are expected."),
+        ({**VIRTIOFS, "name": "100"}, "name: '100' is not accepted: 1 to 128 printable characters are expected, no blank at an end and not digits only."),
+        (
+            {**VIRTIOFS, "attributes": {"BRIDGE_LIST": "h1"}},
+            "attributes: 'BRIDGE_LIST' is not accepted: give it as the module's option bridge_list.",
+        ),
+        (
+            {**VIRTIOFS, "attributes": {"bridge_lst": "h1"}},
+            "attributes: 'bridge_lst' is not accepted: the virtiofs driver has no further attributes; the nearest option of the module is 'bridge_list'.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompres": True}},
+            "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', 'limit_transfer_bw', 'no_decompress',"
+            " 'sparse' or 'staging_dir'; the nearest is 'no_decompress'.",
+        ),
+        ({**VIRTIOFS, "catalog": "relative"}, "catalog: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected."),
+    ],
+)
+def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        run(**{"name": "x", **given})
+    assert str(caught.value) == message
+
+
+def test_attributes_are_text(run: Callable[..., Plan]) -> None:
+    wish = {"name": "x", "ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompress": True, "limit_transfer_bw": 50}}
+    assert run(**wish).result["datastore"]["attributes"] == {"no_decompress": "yes", "limit_transfer_bw": "50"}
+    assert names(run(**wish)) == []
+
+
+def test_a_hostile_name_is_only_a_name(run: Callable[..., Plan], info: Callable[..., list]) -> None:
+    name = "'; DROP TABLE datastore; -- %s $(id)"
+    run(name=name, **VIRTIOFS)
+    assert info(name=name)[0]["id"] == 100
+    assert len(info()) == 4
+
+
+def test_info(run: Callable[..., Plan], info: Callable[..., list], tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    run(name="fs", datastore_location=str(tmp_path), **VIRTIOFS)
+    system, default, _, virtiofs = info()
+    assert "No such file or directory" in system["monitor_error"]
+    assert system["total_mb"] is None
+    found = os.statvfs(tmp_path)
+    assert default["total_mb"] == found.f_frsize * found.f_blocks // 2**20
+    assert default["monitor_error"] is None
+    assert (virtiofs["used_mb"], virtiofs["free_mb"], virtiofs["total_mb"], virtiofs["images"]) == (0, 0, 0, [])
+    assert set(virtiofs["supports"].values()) == {False}
+    assert [one["id"] for one in info(name="100")] == [100]
+    for unknown in ("none", "77", str(10**30)):
+        with pytest.raises(NotFound, match=f"^name: there is no datastore '{unknown}'"):
+            info(name=unknown)
+
+
+def test_info_without_a_catalog(info: Callable[..., list]) -> None:
+    with pytest.raises(NotFound, match="There is no catalog at "):
+        info()
+
+
+def test_a_huge_id_is_only_unknown(run: Callable[..., Plan]) -> None:
+    with pytest.raises(NotFound):
+        run(id=10**30)
+
+
+SAME_NAME = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
+options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
+service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
+sys.stdin.readline()
+with service.exclusive():
+    plan = service.plan()
+    plan.commit()
+print(sum(action.name == "create datastore" for action in plan.actions), plan.result["datastore"]["id"])
+"""
+
+
+def test_processes_that_want_the_same_name_make_one(tmp_path: Path, info: Callable[..., list]) -> None:
+    command = [sys.executable, "-c", SAME_NAME, str(tmp_path / "catalog.sqlite")]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = sorted(process.communicate("\n")[0].split() for process in processes)
+    assert answers == [["0", "100"]] * 3 + [["1", "100"]]
+    assert [one["name"] for one in info() if one["id"] >= 100] == ["same"]
+
+
+def test_errors_are_one_sentence(run: Callable[..., Plan]) -> None:
+    with pytest.raises(VmstoreError) as caught:
+        run(name="a\nb", **VIRTIOFS)
+    assert "\n" not in str(caught.value)

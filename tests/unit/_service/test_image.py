@@ -1,0 +1,264 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService, image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import record_attachment, resolve_attachment
+
+MAP = [{"start": 0, "target": 300000, "count": 65536}]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A catalog with the virtiofs datastores 100 (fs) and 101 (other)."""
+    with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as catalog, catalog.transaction():
+        for name in ("fs", "other"):
+            number = catalog.take_id("datastore")
+            insert_datastore(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/srv/ds/{number}"))
+    return str(tmp_path / "catalog.sqlite")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def run(path: str) -> Callable[..., Plan]:
+    def run_service(check: bool = False, **given: object) -> Plan:
+        options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+        service = ImageService({**options, "catalog": path, **given})
+        if check:
+            return service.plan()
+        with service.exclusive():
+            plan = service.plan()
+            plan.commit()
+        return plan
+
+    return run_service
+
+
+@pytest.fixture
+def new(run: Callable[..., Plan], data: Path) -> Callable[..., Plan]:
+    return lambda name="x", **given: run(name=name, **{"datastore": "fs", "path": str(data), **given})
+
+
+def attach(path: str, image: str = "x", domain: str = "web") -> None:
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        record_attachment(catalog, resolve_attachment(catalog, image, "h1", domain))
+
+
+def names(plan: Plan) -> list[str]:
+    return [action.name for action in plan.actions]
+
+
+def test_defaults_of_a_new_image(new: Callable[..., Plan], data: Path) -> None:
+    assert new().result["image"] == {
+        **{"id": 0, "name": "x", "datastore": "fs", "datastore_id": 100, "type": "filesystem", "path": str(data), "size_mb": 1},
+        **{"persistent": False, "read_only": False, "mount_tag": "one-0", "mount_point": "/mnt/one-fs-0", "uid_map": None, "gid_map": None},
+    }
+    assert new(name="y").result["image"]["mount_tag"] == "one-1"
+
+
+def test_check_mode_plans_the_same(new: Callable[..., Plan], path: str) -> None:
+    planned = new(check=True)
+    assert image_info({"catalog": path, "name": None, "datastore": None}) == {"images": []}
+    assert new().described() == planned.described()
+
+
+def test_the_resolved_path_is_what_is_stored(new: Callable[..., Plan], data: Path, tmp_path: Path) -> None:
+    os.symlink(data, tmp_path / "link")
+    assert new(path=f"{tmp_path}/link").result["image"]["path"] == str(data)
+    assert names(new(path=str(data))) == []
+
+
+def test_options_that_are_not_given_stay(run: Callable[..., Plan], new: Callable[..., Plan]) -> None:
+    new(persistent=True, mount_tag="t", uid_map=MAP)
+    assert names(new()) == []
+    plan = run(name="x", read_only=True)
+    assert names(plan) == ["update image"]
+    assert {key: plan.result["image"][key] for key in ("persistent", "read_only", "mount_tag", "uid_map")} == {"persistent": True, "read_only": True, "mount_tag": "t", "uid_map": MAP}
+
+
+def test_a_directory_that_grew_is_no_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, path: str) -> None:
+    new()
+    (data / "file").write_bytes(os.urandom(5 * 2**20))
+    again = new()
+    assert (names(again), again.result["image"]["size_mb"]) == ([], 6)
+    assert image_info({"catalog": path, "name": "x", "datastore": None})["images"][0]["size_mb"] == 1
+    new(read_only=True)
+    assert image_info({"catalog": path, "name": "x", "datastore": None})["images"][0]["size_mb"] == 6
+    assert run(name="x").result["image"]["size_mb"] == 6
+
+
+def test_removal_leaves_the_directory_and_frees_no_id(new: Callable[..., Plan], run: Callable[..., Plan], data: Path) -> None:
+    (data / "file").write_text("kept")
+    new()
+    assert names(run(name="x", state="absent")) == ["remove image"]
+    assert names(run(name="x", state="absent")) == []
+    assert (data / "file").read_text() == "kept"
+    assert new().result["image"]["id"] == 1
+
+
+def test_two_images_of_one_directory(new: Callable[..., Plan]) -> None:
+    new(persistent=True)
+    assert new(name="readers", read_only=True).result["image"]["id"] == 1
+
+
+def test_renaming_by_id(new: Callable[..., Plan], run: Callable[..., Plan]) -> None:
+    new()
+    new(name="y")
+    assert run(id=0, name="new").result["image"]["name"] == "new"
+    assert names(run(id=0, name="new")) == []
+    with pytest.raises(Conflict, match="^name: 'y' belongs to the image 1"):
+        run(id=0, name="y")
+    with pytest.raises(NotFound, match="there is no image 7"):
+        run(id=7, name="z")
+
+
+def test_two_images_can_not_have_one_tag(new: Callable[..., Plan], run: Callable[..., Plan]) -> None:
+    new(mount_tag="one-1")
+    with pytest.raises(Conflict, match="^mount_tag: 'one-1' belongs to the image 'x', and two images can't have one mount tag"):
+        new(name="y")  # its default
+    new(name="y", mount_tag="other")
+    with pytest.raises(Conflict, match="^mount_tag: 'other' belongs to the image 'y'"):
+        run(name="x", mount_tag="other")
+
+
+def test_what_can_not_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, tmp_path: Path) -> None:
+    new()
+    (tmp_path / "else").mkdir()
+    with pytest.raises(Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '{tmp_path}/else'"):
+        new(path=str(tmp_path / "else"))
+    with pytest.raises(Conflict, match="^datastore: the image 'x' is in the datastore 'fs' and can't move to 'other'"):
+        run(name="x", datastore="other")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"persistent": True}, {"read_only": True}, {"mount_tag": "t"}, {"mount_point": "/srv/x"}, {"uid_map": MAP}, {"id": 0, "name": "renamed"}],
+)
+def test_an_image_in_use_can_not_change(new: Callable[..., Plan], run: Callable[..., Plan], path: str, given: dict) -> None:
+    new()
+    attach(path)
+    with pytest.raises(Conflict) as caught:
+        run(**{"name": "x", **given})
+    assert str(caught.value) == "The image 'x' can't be changed while it is used by the domain 'web' on the host 'h1'."
+    assert names(run(name="x")) == []
+
+
+def test_an_image_in_use_can_not_be_removed(new: Callable[..., Plan], run: Callable[..., Plan], path: str) -> None:
+    new(read_only=True)
+    attach(path)
+    attach(path, domain="db")
+    with pytest.raises(Conflict) as caught:
+        run(name="x", state="absent")
+    assert str(caught.value) == "The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' on the host 'h1'."
+
+
+def test_a_datastore_with_images_can_not_be_removed(new: Callable[..., Plan], path: str) -> None:
+    new()
+    options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
+    service = DatastoreService({**options, "catalog": path, "name": "fs", "state": "absent"})
+    with pytest.raises(Conflict, match="^The datastore 'fs' can't be removed: it has the images 'x'.$"):
+        service.plan()
+
+
+@pytest.mark.parametrize("restricted", ["/", "/etc", "/root", "/srv", "/var/lib", "/usr/share"])
+def test_restricted_directories(new: Callable[..., Plan], restricted: str) -> None:
+    with pytest.raises(PathNotAllowed, match=f"^path: '{restricted}' is not accepted: "):
+        new(path=restricted)
+
+
+def test_the_directory_of_the_catalog_is_restricted(new: Callable[..., Plan], tmp_path: Path) -> None:
+    with pytest.raises(PathNotAllowed, match=f"it is or contains the restricted directory {tmp_path}/catalog.sqlite"):
+        new(path=str(tmp_path))
+
+
+def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Path) -> None:
+    os.symlink("/etc/ssh", tmp_path / "link")
+    with pytest.raises(PathNotAllowed, match="^path: '/etc/ssh' is not accepted: it lies in the restricted directory /etc"):
+        new(path=f"{tmp_path}/link")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs one"),
+        ({"datastore": None}, InvalidInput, "datastore: None is not accepted: a new image needs one"),
+        ({"datastore": "none"}, NotFound, "datastore: there is no datastore 'none' in the catalog"),
+        ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
+        ({"mount_tag": "x" * 37}, InvalidInput, f"mount_tag: '{'x' * 37}' is not accepted: 1 to 36 letters"),
+        ({"mount_tag": "a b"}, InvalidInput, "mount_tag: 'a b' is not accepted"),
+        ({"mount_tag": "ümlaut"}, InvalidInput, "mount_tag: 'ümlaut' is not accepted"),
+        ({"mount_point": "/usr"}, InvalidInput, "mount_point: '/usr' is not accepted: a directory that the guest can do without"),
+        ({"uid_map": [{"start": 0, "target": 5, "count": 0}]}, InvalidInput, "uid_map: '0:5:0' is not accepted"),
+        ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: at least 1 second"),
+        ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
+        ({"size": 100}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
+        ({"clone_of": "y"}, UnsupportedAction, "clone is not supported by the virtiofs driver."),
+        ({"datastore": "default"}, UnsupportedAction, "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs."),
+    ],
+)
+def test_bad_input(new: Callable[..., Plan], path: str, given: dict, error: type, message: str) -> None:
+    with pytest.raises(error) as caught:
+        new(**given)
+    assert str(caught.value).startswith(message)
+    assert image_info({"catalog": path, "name": None, "datastore": None}) == {"images": []}
+
+
+def test_resizing_is_not_supported(new: Callable[..., Plan]) -> None:
+    new()
+    with pytest.raises(UnsupportedAction, match="^resize is not supported by the virtiofs driver.$"):
+        new(size=100)
+
+
+def test_an_image_without_a_catalog(tmp_path: Path, data: Path) -> None:
+    options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+    path = str(tmp_path / "none.sqlite")
+    service = ImageService({**options, "catalog": path, "name": "x", "datastore": "fs", "path": str(data)})
+    with pytest.raises(NotFound, match=f"^datastore: there is no datastore 'fs' in the catalog {path}"), service.exclusive():
+        service.plan()
+    assert not os.path.exists(path)
+
+
+def test_info(new: Callable[..., Plan], path: str) -> None:
+    new()
+    new(name="y", datastore="other")
+    attach(path, "y")
+    by_datastore = image_info({"catalog": path, "name": None, "datastore": "101"})["images"]
+    assert [(one["name"], one["datastore"], [used["domain"] for used in one["attachments"]]) for one in by_datastore] == [("y", "other", ["web"])]
+    assert [one["name"] for one in image_info({"catalog": path, "name": "0", "datastore": None})["images"]] == ["x"]
+    with pytest.raises(NotFound, match="^name: there is no image 'x'"):
+        image_info({"catalog": path, "name": "x", "datastore": "other"})
+    with pytest.raises(NotFound, match="^datastore: there is no datastore 'none'"):
+        image_info({"catalog": path, "name": None, "datastore": "none"})
+
+
+def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..., Plan], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ansible_collections.granary.vmstore.plugins.module_utils._driver import virtiofs
+
+    seen: list[bool] = []
+
+    def look(*arguments: object, **options: object):
+        with open_catalog(path, create=False) as catalog, catalog.transaction():
+            seen.append(True)  # another program can write meanwhile
+        return original(*arguments, **options)
+
+    original = virtiofs.look
+    monkeypatch.setattr(virtiofs, "look", look)
+    new()
+    assert seen == [True]

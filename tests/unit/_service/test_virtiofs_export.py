@@ -1,0 +1,515 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the service decides, on libvirt's own test driver: real definitions, nothing that runs.
+
+What needs a running domain, a real virtiofsd or a mapped id is in tests/integration/test_virtiofs_export.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    LibvirtFailed,
+    NotFound,
+    PathNotAllowed,
+    StaleState,
+    UnsupportedAction,
+    VmstoreError,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import Daemon
+from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export_identity import check_read_only, decide_maps, map_obstacle, owners
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import Attachment, attachments, record_attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import virtiofs_export_info
+
+URI = "test:///default"
+DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata><memory unit='MiB'>64</memory>
+<os><type>hvm</type></os><devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
+DEVICE = "<filesystem accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/><target dir='{}'/>{}</filesystem>"
+DEFAULTS = {name: option.get("default") for name, option in VIRTIOFS_EXPORT_SPEC.argument_spec.items()}
+
+
+@pytest.fixture
+def host() -> Iterator[libvirt.virConnect]:
+    """The test driver's host, as another client sees it. It is forgotten with its last connection."""
+    libvirt.registerErrorHandler(lambda *unused: None, None)
+    connection = libvirt.open(URI)
+    for domain in connection.listAllDomains():
+        persistent = domain.isPersistent()
+        if domain.isActive():
+            domain.destroy()
+        if persistent:
+            domain.undefine()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def define(host: libvirt.virConnect) -> Callable[..., libvirt.virDomain]:
+    def one(name: str = "a", *devices: str) -> libvirt.virDomain:
+        shared = "<memoryBacking><access mode='shared'/></memoryBacking>" if devices else ""
+        return host.defineXML(DOMAIN.format(name, "".join(devices)).replace("<os>", f"{shared}<os>"))
+
+    return one
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    directory = tmp_path / "it's \"$(touch pwned)\" & <mine>"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VirtiofsExportService]:
+    """Services whose virtiofsd can't map, so that nothing depends on the accounts of the machine."""
+    daemon = tmp_path / "virtiofsd"
+    daemon.write_text("#!/bin/sh\necho usage\n")
+    daemon.chmod(0o755)
+    monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
+
+    def make(**options: Any) -> VirtiofsExportService:
+        wish = {"domain": "a", "binary": str(daemon), "allow_unmapped": True, "uri": URI, "host": "hv1", "catalog": str(tmp_path / "catalog.sqlite"), **options}
+        if not any(name in wish for name in ("image", "attachment", "source")) and wish.get("state") != "absent":
+            wish.update({"source": str(shared), "mount_tag": "t", **options})
+        return VirtiofsExportService({**DEFAULTS, **wish})
+
+    return make
+
+
+def run(service: VirtiofsExportService) -> Plan:
+    with service.exclusive():
+        plan = service.plan()
+        plan.commit()
+    return plan
+
+
+def names(plan: Plan) -> list[str]:
+    return [action.name for action in plan.actions]
+
+
+def device_of(domain: libvirt.virDomain, tag: str = "t") -> ET.Element | None:
+    return ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find(f"devices/filesystem/target[@dir='{tag}']/..")
+
+
+# The definition
+
+
+def test_check_run_again_check_again(define: Callable, service: Callable, shared: Path) -> None:
+    domain = define()
+    before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE)
+    assert names(service().plan()) == ["add virtiofs device"]
+    assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE) == before
+    plan = run(service())
+    assert (names(plan), plan.result["restart_required"]) == (["add virtiofs device"], False)
+    assert device_of(domain).find("source").get("dir") == str(shared)
+    assert not run(service()).changed
+    assert not service().plan().changed
+    # Back to where it was, but for the shared memory, which stays.
+    assert names(run(service(state="absent", mount_tag="t"))) == ["remove virtiofs device"]
+    after = re.sub(r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL)
+    assert after == before
+    assert "passwd='secret'" in after
+    assert not run(service(state="absent", mount_tag="t")).changed
+
+
+def test_the_diff_shows_the_device_and_no_secret(define: Callable, service: Callable) -> None:
+    define()
+    plan = service().plan()
+    assert '<target dir="t" />' in plan.actions[0].after
+    assert "secret" not in json.dumps(plan.diff() + plan.described())
+
+
+def test_an_option_that_isnt_given_stays_and_one_that_is_changes(define: Callable, service: Callable) -> None:
+    domain = define()
+    run(service(queue=64, thread_pool=4, xattr=True))
+    assert names(run(service(cache="always"))) == ["change virtiofs device"]
+    device = device_of(domain)
+    assert (device.find("driver").get("queue"), device.find("binary/thread_pool").get("size"), device.find("binary").get("xattr")) == ("64", "4", "on")
+    assert device.find("binary/cache").get("mode") == "always"
+    run(service(cache="auto"))
+    assert device_of(domain).find("binary/cache") is None
+
+
+def test_a_symbolic_link_is_resolved_when_it_is_given_as_source(define: Callable, service: Callable, shared: Path) -> None:
+    domain = define()
+    (shared.parent / "link").symlink_to(shared)
+    run(service(source=str(shared.parent / "link"), mount_tag="t"))
+    assert device_of(domain).find("source").get("dir") == str(shared)
+    assert names(run(service(source=str(shared.parent / "link"), state="absent"))) == ["remove virtiofs device"]
+
+
+def test_a_domain_undefined_half_way_stays_undefined(host: libvirt.virConnect, define: Callable, service: Callable) -> None:
+    domain = define()
+    wish = service()
+    plan = wish.plan()
+    domain.undefine()
+    with pytest.raises(NotFound, match="the domain 'a': it doesn't exist"):
+        plan.commit()
+    assert host.listAllDomains() == []
+
+
+def test_another_programs_change_is_not_lost(host: libvirt.virConnect, define: Callable, service: Callable) -> None:
+    domain = define()
+    plan = service().plan()
+    host.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE).replace("5901", "5977"))
+    with pytest.raises(StaleState, match="changed by another program"):
+        plan.commit()
+    assert "5977" in domain.XMLDesc()
+    assert device_of(domain) is None
+
+
+def test_a_directory_that_becomes_a_link_before_it_is_used(define: Callable, service: Callable, shared: Path) -> None:
+    domain = define()
+    plan = service().plan()
+    shared.rename(shared.parent / "moved")
+    shared.symlink_to("/etc")
+    with pytest.raises(StaleState, match="now leads to '/etc'"):
+        plan.commit()
+    assert device_of(domain) is None
+    shared.unlink()
+    shared.mkdir()
+    plan = service().plan()
+    shared.rmdir()
+    (shared.parent / "moved").rename(shared)
+    with pytest.raises(StaleState, match="was replaced"):
+        plan.commit()
+    assert device_of(domain) is None
+
+
+def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = define()
+    before = domain.XMLDesc()
+    wish = service()
+    plan = wish.plan()
+    real = virtiofs_export.Domain.define
+    # As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out.
+    monkeypatch.setattr(virtiofs_export.Domain, "define", lambda self, text, validate=True: real(self, text.replace('<cache mode="none" />', ""), validate=False))
+    with pytest.raises(LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"):
+        plan.commit()
+    assert domain.XMLDesc() == before
+
+
+def test_a_later_step_that_fails_puts_the_old_definition_back(define: Callable, service: Callable, tmp_path: Path) -> None:
+    domain = define()
+    before = domain.XMLDesc()
+    (tmp_path / "gone").mkdir()
+    plan = service(seed=str(tmp_path / "gone" / "seed.iso"), mount_point="/srv/x").plan()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(VmstoreError, match="seed.iso"):
+        plan.commit()
+    assert domain.XMLDesc() == before
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"domain": "nope"}, NotFound, "domain: libvirt knows no domain with the name or UUID 'nope'"),
+        ({"source": "relative"}, InvalidInput, "source: 'relative'"),
+        ({"source": "/etc"}, PathNotAllowed, "source: '/etc'"),
+        ({"source": "/"}, PathNotAllowed, "source: '/'"),
+        ({"source": "/mnt/no such directory"}, NotFound, "'/mnt/no such directory' is not on this host"),
+        ({"source": "/mnt/\udcff"}, InvalidInput, "UTF-8"),
+        ({"mount_tag": None}, InvalidInput, "mount_tag: None"),
+        ({"mount_tag": "x" * 37}, InvalidInput, "mount_tag: 'xxx"),
+        ({"mount_tag": "a b"}, InvalidInput, "mount_tag: 'a b'"),
+        ({"mount_point": "/etc"}, InvalidInput, "mount_point: '/etc'"),
+        ({"seed": "/mnt/seed"}, InvalidInput, "mount_point: None"),
+        ({"queue": 100}, InvalidInput, "queue: 100"),
+        ({"thread_pool": -1}, InvalidInput, "thread_pool: -1"),
+        ({"binary": "/etc/passwd"}, InvalidInput, "binary: '/etc/passwd'"),
+        ({"uri": "qemu+ssh://x/system"}, InvalidInput, "uri: "),
+        ({"read_only": True}, UnsupportedAction, "read_only: "),
+        ({"allow_unmapped": False}, UnsupportedAction, "'allow_unmapped: true' accepts"),
+        ({"uid_map": [{"start": 0, "target": 100000, "count": 9}]}, UnsupportedAction, "uid_map: the map '0:100000:9'"),
+        ({"gid_map": [{"start": 0, "target": 5, "count": 9}, {"start": 8, "target": 50, "count": 9}]}, InvalidInput, "gid_map: '0:5:9 8:50:9'"),
+        ({"source": None, "attachment": {"source": "/etc"}, "mount_tag": None}, InvalidInput, "attachment: 'source'"),
+        ({"source": None}, InvalidInput, "one of image, attachment and source"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_changes_nothing(
+    define: Callable, service: Callable, options: dict[str, Any], error: type[VmstoreError], message: str
+) -> None:
+    domain = define()
+    before = domain.XMLDesc()
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        run(service(**{"mount_tag": "t", "source": "/mnt", **options}))
+    assert "\n" not in str(raised.value)
+    assert domain.XMLDesc() == before
+
+
+def test_a_transient_domain_has_no_definition(host: libvirt.virConnect, service: Callable) -> None:
+    host.createXML(DOMAIN.format("a", ""))
+    with pytest.raises(UnsupportedAction, match="'a' is transient"):
+        service().plan()
+
+
+def test_a_tag_or_a_directory_twice_names_the_other_side(define: Callable, service: Callable, shared: Path) -> None:
+    define("a", DEVICE.format("/srv/other", "t", ""), "<filesystem><source dir='/srv/9p'/><target dir='nine'/></filesystem>")
+    with pytest.raises(Conflict, match="mount_tag: 't' belongs to '/srv/other' in the domain 'a'"):
+        service().plan()
+    with pytest.raises(Conflict, match="mount_tag: 'nine' belongs to '/srv/9p'"):
+        service(mount_tag="nine").plan()
+    run(service(mount_tag="first"))
+    with pytest.raises(Conflict, match="already, with the mount tag 'first'"):
+        service(mount_tag="second").plan()
+
+
+# Images
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
+    with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as opened, opened.transaction():
+        for number, (name, persistent, read_only) in enumerate((("pers", True, False), ("both", False, True), ("plain", False, False)), 5):
+            path = tmp_path / name
+            path.mkdir()
+            insert_image(opened, Image(number, name, 1, "filesystem", str(path), 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}"))
+    with open_catalog(str(tmp_path / "catalog.sqlite"), create=False) as opened:
+        yield opened
+
+
+def claims(catalog: Catalog) -> list[tuple[str, str]]:
+    return [(one.image, one.domain) for one in attachments(catalog)]
+
+
+def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callable, service: Callable, catalog: Catalog) -> None:
+    domain = define()
+    assert names(service(image="pers").plan()) == ["add virtiofs device", "claim image"]
+    assert claims(catalog) == []
+    plan = run(service(image="pers"))
+    assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
+    assert claims(catalog) == [("pers", "a")]
+    assert not run(service(image="5")).changed
+    assert names(run(service(image="pers", mount_point="/data"))) == ["claim image"]
+    assert attachments(catalog)[0].mount_point == "/data"
+    assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
+    assert (device_of(domain, "one-5"), claims(catalog)) == (None, [])
+    assert not run(service(image="pers", state="absent")).changed
+    assert not run(service(image="no such image", state="absent")).changed
+
+
+def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
+    define()
+    run(service(image="pers"))
+    run(service(image="plain"))
+    assert names(run(service(mount_tag="one-5", state="absent"))) == ["remove virtiofs device", "release image"]
+    assert claims(catalog) == [("plain", "a")]
+
+
+def test_nothing_is_claimed_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
+    define("a", DEVICE.format("/srv/other", "one-5", ""))
+    with pytest.raises(Conflict, match="/srv/other"):
+        run(service(image="pers"))
+    assert claims(catalog) == []
+
+
+def test_a_catalog_that_cant_be_written_puts_the_definition_back(
+    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = define()
+    before = domain.XMLDesc()
+    wish = service(image="pers")
+    # A trigger makes SQLite refuse the row, as a full disk would.
+    catalog.execute("CREATE TRIGGER refuse BEFORE INSERT ON vm_disk BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(VmstoreError, match="catalog"):
+        run(wish)
+    assert domain.XMLDesc() == before
+
+
+def test_sharing_names_the_other_domain(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+    define("a")
+    define("b", DEVICE.format(tmp_path / "pers", "own", ""), DEVICE.format(tmp_path / "both", "own2", ""))
+    with pytest.raises(Conflict, match="'pers' is persistent and the domain 'b' on this host exports .* writable with the mount tag 'own'"):
+        service(image="pers").plan()
+    run(service(image="plain"))
+    define("c")
+    with pytest.raises(Conflict, match="'plain' is not read-only and the domain 'a' on the host 'hv1' uses it"):
+        service(domain="c", image="plain").plan()
+    # A directory that is no image is not looked at.
+    assert run(service(source=str(tmp_path / "plain"), mount_tag="x", domain="c")).changed
+
+
+def test_a_claim_of_a_domain_that_is_gone_is_released(define: Callable, service: Callable, catalog: Catalog) -> None:
+    gone = define("gone")
+    run(service(domain="gone", image="pers"))
+    gone.undefine()
+    define("a")
+    plan = service(image="pers").plan()
+    assert any("'gone'" in warning for warning in plan.warnings)
+    assert claims(catalog) == [("pers", "gone")]
+    run(service(image="pers"))
+    assert claims(catalog) == [("pers", "a")]
+    # Another host's domains can't be seen from here.
+    with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
+        service(image="pers", host="hv2").plan()
+
+
+def test_absent_where_the_domain_is_gone_releases_the_claim(define: Callable, service: Callable, catalog: Catalog) -> None:
+    gone = define("gone")
+    run(service(domain="gone", image="pers"))
+    gone.undefine()
+    assert names(run(service(domain="gone", image="pers", state="absent"))) == ["release image"]
+    assert claims(catalog) == []
+    assert not run(service(domain="gone", image="pers", state="absent")).changed
+
+
+def test_an_images_directory_that_became_a_link(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+    define()
+    (tmp_path / "pers").rename(tmp_path / "moved")
+    (tmp_path / "pers").symlink_to(tmp_path / "moved")
+    with pytest.raises(StaleState, match=f"image: the directory '{tmp_path}/pers' now leads to '{tmp_path}/moved'"):
+        service(image="pers").plan()
+
+
+def attachment(source: Path, **values: Any) -> dict[str, Any]:
+    fixed = {"image_id": 7, "image": "far", "persistent": True, "read_only": False, "mount_tag": "far", "mount_point": "/far", "uid_map": None, "gid_map": None}
+    return Attachment(**{**fixed, "source": str(source), "host": "hv1", "domain": "a", **values}).as_dict()
+
+
+def test_an_attachment_from_the_front_end(define: Callable, service: Callable, shared: Path) -> None:
+    domain = define()
+    plan = run(service(attachment=attachment(shared)))
+    assert (names(plan), plan.result["device"]["image"], plan.result["device"]["mount_point"]) == (["add virtiofs device"], "far", "/far")
+    assert not run(service(attachment=attachment(shared))).changed
+    define("b")
+    with pytest.raises(InvalidInput, match="attachment.domain: 'a'"):
+        service(domain="b", attachment=attachment(shared)).plan()
+    with pytest.raises(Conflict, match="'far' is persistent and the domain 'a'"):
+        service(domain="b", attachment=attachment(shared, domain="b")).plan()
+    assert run(service(attachment=attachment(shared), state="absent")).changed
+    assert device_of(domain, "far") is None
+
+
+def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_path: Path) -> None:
+    define()
+    with pytest.raises(NotFound, match="catalog.sqlite"):
+        run(service(image="pers"))
+    assert not os.path.exists(tmp_path / "catalog.sqlite")
+    assert not run(service(image="pers", state="absent")).changed
+
+
+def test_record_is_shared_with_image_attachment(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+    """A claim that the module image_attachment made is this one's."""
+    define()
+    with catalog.transaction():
+        record_attachment(catalog, Attachment.from_dict(attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")))
+    assert names(run(service(image="pers"))) == ["add virtiofs device"]
+
+
+# Seed
+
+
+def test_the_seed_lists_the_exports_given_with_it(define: Callable, service: Callable, tmp_path: Path) -> None:
+    domain = define()
+    seed = str(tmp_path / "seed.iso")
+    (tmp_path / "two").mkdir()
+    assert names(service(seed=seed, mount_point="/b").plan()) == ["add virtiofs device", "write seed"]
+    assert not os.path.exists(seed)
+    run(service(seed=seed, mount_point="/b"))
+    run(service(seed=seed, source=str(tmp_path / "two"), mount_tag="two", mount_point="/a"))
+    found = read_seed(seed)
+    assert (found.instance_id, found.mounts) == (domain.UUIDString(), (SeedMount("two", "/a"), SeedMount("t", "/b")))
+    drives = ET.fromstring(domain.XMLDesc()).findall("devices/disk[@device='cdrom']")
+    assert [(drive.find("source").get("file"), drive.find("readonly") is not None) for drive in drives] == [(seed, True)]
+    assert not run(service(seed=seed, mount_point="/b")).changed
+    assert names(run(service(seed=seed, mount_tag="t", state="absent"))) == ["remove virtiofs device", "write seed"]
+    assert read_seed(seed).mounts == (SeedMount("two", "/a"),)
+    define("b")
+    with pytest.raises(Conflict, match="is the seed of the domain 'a'"):
+        service(domain="b", seed=seed, mount_point="/b").plan()
+    (tmp_path / "text").write_text("mine")
+    with pytest.raises(Conflict, match="text is not a seed"):
+        service(domain="b", seed=str(tmp_path / "text"), mount_point="/b").plan()
+
+
+# Identity
+
+WRAPPER = Daemon("/w", is_wrapper=True, can_map=True, can_read_only=True)
+MAP = (IdMap(0, 200000, 10),)
+
+
+@pytest.mark.parametrize(
+    ("version", "daemon", "runs_as_root", "obstacle"),
+    [
+        ((10, 0, 0), WRAPPER, True, None),
+        ((9, 10, 0), WRAPPER, True, "its libvirt is 9.10.0 and maps ids from 10.0.0 on"),
+        ((11, 3, 0), Daemon("/c", False, False, False), False, "/c has no --uid-map"),
+        ((11, 3, 0), Daemon("/r", False, True, True), True, "/r runs as root"),
+        ((11, 3, 0), Daemon("/r", False, True, True), False, None),
+    ],
+)
+def test_what_keeps_a_host_from_mapping(version: tuple[int, int, int], daemon: Daemon, runs_as_root: bool, obstacle: str | None) -> None:
+    found = map_obstacle(version, daemon, runs_as_root=runs_as_root)
+    assert (found is None) if obstacle is None else found.startswith(obstacle)
+
+
+def test_read_only_needs_both() -> None:
+    check_read_only((11, 0, 0), WRAPPER)
+    with pytest.raises(UnsupportedAction, match="its libvirt is 10.10.0"):
+        check_read_only((10, 10, 0), WRAPPER)
+    with pytest.raises(UnsupportedAction, match="/old has no --readonly"):
+        check_read_only((11, 0, 0), Daemon("/old", True, True, False))
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_a_map_that_was_asked_for_is_never_left_out(allow: bool) -> None:
+    with pytest.raises(UnsupportedAction, match="gid_map: the map '0:200000:10' can't be had on this host, because it is old"):
+        decide_maps(None, MAP, user="root", obstacle="it is old", allow_unmapped=allow)
+
+
+def test_no_map_only_where_it_is_allowed() -> None:
+    assert decide_maps(None, None, user="root", obstacle="it is old", allow_unmapped=True) == ((), ())
+    with pytest.raises(UnsupportedAction, match="because it is old; without a map the guest's root is root"):
+        decide_maps(None, None, user="root", obstacle="it is old", allow_unmapped=False)
+    with pytest.raises(NotFound, match="service_user: this host has no account 'no-such-user'"):
+        decide_maps(None, None, user="no-such-user", obstacle=None, allow_unmapped=True)
+
+
+def test_what_guest_ids_are_on_the_host() -> None:
+    assert owners((IdMap(0, 100000, 65536),), (IdMap(0, 5000, 10),)) == [{"guest": 0, "uid": 100000, "gid": 5000}, {"guest": 1000, "uid": 101000, "gid": None}]
+    assert owners((), ()) == [{"guest": 0, "uid": 0, "gid": 0}, {"guest": 1000, "uid": 1000, "gid": 1000}]
+
+
+# Info
+
+
+def test_info_tells_definition_and_running_apart(define: Callable, host: libvirt.virConnect) -> None:
+    domain = define("a", DEVICE.format("/srv/a", "t", "<binary><cache mode='always'/></binary>"))
+    assert virtiofs_export_info({"domain": "a", "uri": URI})["domains"][0]["devices"][0]["differences"] == []
+    domain.create()
+    host.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("always", "none"))
+    define("b")
+    found = virtiofs_export_info({"domain": None, "uri": URI})["domains"]
+    assert [(one["name"], one["running"], len(one["devices"])) for one in found] == [("a", True, 1), ("b", False, 0)]
+    [device] = found[0]["devices"]
+    assert (device["mount_tag"], device["source"], device["cache"], device["persistent"], device["running"]) == ("t", "/srv/a", "none", True, True)
+    assert device["differences"] == ["cache"]
+    with pytest.raises(NotFound, match="'c'"):
+        virtiofs_export_info({"domain": "c", "uri": URI})
+
+
+def test_a_binary_left_to_libvirt_is_no_difference() -> None:
+    assert VirtioFs("t", "/a").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == []
+    assert VirtioFs("t", "/a", binary="/w").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == ["binary"]

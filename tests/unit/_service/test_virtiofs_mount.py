@@ -1,0 +1,460 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans on recorded files, and whole runs on the real kernel.
+
+Where a mount is made, tmpfs stands in for virtiofs, in a mount namespace of its own: a tmpfs takes any name for its source, as virtiofs takes a tag.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_mount import VirtiofsMountService, read_wish, virtiofs_mount_info
+
+ROOT = "24 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+DEFAULTS = {"tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted"}
+
+
+class Machine:
+    """Directories that look like a guest's /etc, /proc and /sys, and a place for mount points."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.point = base / "mnt"
+        self.point.mkdir()
+        for name in ("etc", "proc/self", "sys/fs/virtiofs"):
+            (base / name).mkdir(parents=True)
+        (base / "proc/filesystems").write_text("nodev\tproc\nnodev\tvirtiofs\n")
+        self.tags("one-1", "one-2")
+        self.live()
+        self.fstab = base / "etc/fstab"
+        self.fstab.write_text("# fstab\n")
+
+    def tags(self, *tags: str) -> None:
+        for number, tag in enumerate(tags):
+            (self.base / f"sys/fs/virtiofs/{number}").mkdir()
+            (self.base / f"sys/fs/virtiofs/{number}/tag").write_text(f"{tag}\n")
+
+    def live(self, *lines: str) -> None:
+        """Mounts by the end of their line: ``MOUNT_POINT OPTIONS - TYPE SOURCE OPTIONS``."""
+        text = "".join(f"{number} 24 0:{number} / {line}\n" for number, line in enumerate(lines, 31))
+        (self.base / "proc/self/mountinfo").write_text(ROOT + text)
+
+    def directories(self) -> list[str]:
+        return [str(self.base / name) for name in ("etc", "proc", "sys")]
+
+    def plan(self, **options: object) -> Plan:
+        wish = read_wish({**DEFAULTS, "path": str(self.point), **options})
+        return VirtiofsMountService(wish, *self.directories()).plan()
+
+    def actions(self, **options: object) -> list[str]:
+        return [action.name for action in self.plan(**options).actions]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", super_options: str = "rw") -> str:
+    return f"{machine.point} {options} - virtiofs {tag} {super_options}"
+
+
+# What is done, by what is there
+
+
+@pytest.mark.parametrize(
+    ("live", "entry", "state", "expected"),
+    [
+        (False, False, "mounted", ["add fstab entry", "mount"]),
+        (False, True, "mounted", ["mount"]),
+        (True, False, "mounted", ["add fstab entry"]),
+        (True, True, "mounted", []),
+        (False, False, "present", ["add fstab entry"]),
+        (True, False, "present", ["add fstab entry"]),
+        (False, True, "present", []),
+        (False, True, "unmounted", []),
+        (True, True, "unmounted", ["unmount"]),
+        (True, False, "unmounted", ["unmount"]),
+        (False, False, "absent", []),
+        (False, True, "absent", ["remove fstab entry"]),
+        (True, False, "absent", ["unmount"]),
+        (True, True, "absent", ["remove fstab entry", "unmount"]),
+    ],
+)
+@pytest.mark.parametrize("tag", ["one-1", None])
+def test_three_states_are_compared(live, entry, state, expected, tag, machine):
+    if tag is None and state in ("mounted", "present"):
+        return  # the argument spec asks for it
+    if live:
+        machine.live(mounted(machine))
+    if entry:
+        machine.fstab.write_text(f"one-1 {machine.point} virtiofs nofail 0 0\n")
+    plan = machine.plan(state=state, tag=tag)
+    assert [action.name for action in plan.actions] == expected
+    assert plan.result["mount"]["fstab"] == (["nofail"] if state in ("mounted", "present") or (entry and state == "unmounted") else None)
+    assert plan.result["mount"]["live"] == (["rw", "relatime"] if state == "mounted" or (live and state == "present") else None)
+
+
+@pytest.mark.parametrize(
+    ("live", "super_options", "options", "expected"),
+    [
+        ("rw,relatime", "rw", ["ro"], ["remount"]),
+        ("ro,relatime", "rw", [], ["remount"]),
+        ("rw,relatime", "ro", [], ["remount"]),
+        ("rw,relatime,nosuid", "rw", ["noexec", "noatime"], ["remount"]),
+        ("rw,relatime", "rw", ["sync"], ["unmount", "mount"]),
+        ("rw,relatime", "rw,dax=never", [], ["unmount", "mount"]),
+        ("rw,relatime", "rw", ["_netdev", "x-a"], []),
+    ],
+)
+def test_other_options_are_remounted_where_a_remount_can(live, super_options, options, expected, machine):
+    machine.live(mounted(machine, live, super_options=super_options))
+    assert machine.actions(options=options)[1:] == expected
+
+
+def test_another_tag_is_unmounted_first(machine):
+    machine.live(mounted(machine, tag="one-2"))
+    assert machine.actions() == ["add fstab entry", "unmount", "mount"]
+
+
+def test_the_diff_shows_each_state(machine):
+    machine.live(mounted(machine, "rw,relatime"))
+    machine.fstab.write_text(f"one-1 {machine.point} virtiofs noexec 0 0\n")
+    diff = [(one["before"], one["after"]) for one in machine.plan(options=["ro"]).diff()]
+    assert diff == [
+        (f"one-1 {machine.point} virtiofs noexec 0 0\n", f"one-1 {machine.point} virtiofs ro,nofail 0 0\n"),
+        ("one-1 type virtiofs (rw,relatime)\n", "one-1 type virtiofs (ro,relatime)\n"),
+    ]
+
+
+@pytest.mark.parametrize(("nofail", "line"), [(True, "virtiofs ro,nofail 0 0"), (False, "virtiofs ro 0 0")])
+def test_nofail_is_for_fstab(nofail, line, machine):
+    actions = machine.plan(options=["ro"], nofail=nofail).actions
+    assert str(actions[0].after) == f"one-1 {machine.point} {line}\n"
+    assert actions[1].after == "one-1 type virtiofs (ro,relatime)\n"
+
+
+def test_directories_that_are_missing_are_made_each_by_its_own_action(machine):
+    plan = machine.plan(path=str(machine.point / "a/b"), mode="0700")
+    assert [(action.name, action.subject, action.after) for action in plan.actions[:2]] == [
+        ("create directory", str(machine.point / "a"), "mode 0755"),
+        ("create directory", str(machine.point / "a/b"), "mode 0700"),
+    ]
+
+
+def test_a_symbolic_link_is_followed(machine):
+    (machine.base / "link").symlink_to("mnt")
+    plan = machine.plan(path=str(machine.base / "link"))
+    assert plan.actions[0].after == f"one-1 {machine.point} virtiofs nofail 0 0\n"
+    # An entry under either name is the one that is meant.
+    machine.fstab.write_text(f"one-1 {machine.base / 'link'} virtiofs nofail 0 0\n")
+    machine.live(mounted(machine))
+    assert machine.actions(path=str(machine.base / "link")) == ["replace fstab entry"]
+    assert machine.actions(path=str(machine.base / "link"), state="absent") == ["remove fstab entry", "unmount"]
+
+
+def test_absent_with_a_tag_means_only_that_tag(machine):
+    machine.live(mounted(machine, tag="one-2"))
+    machine.fstab.write_text(f"one-2 {machine.point} virtiofs nofail 0 0\n")
+    assert machine.actions(state="absent") == []
+    assert machine.actions(state="absent", tag=None) == ["remove fstab entry", "unmount"]
+
+
+def test_absent_leaves_what_is_not_virtiofs(machine):
+    machine.live(f"{machine.point} rw,relatime - nfs4 nas:/x rw")
+    machine.fstab.write_text(f"nas:/x {machine.point} nfs4 ro 0 0\n")
+    assert machine.actions(state="absent") == machine.actions(state="unmounted") == []
+
+
+# What is refused
+
+
+def refused(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
+    before = machine.fstab.read_text()
+    with pytest.raises(error) as refusal:
+        machine.plan(**options)
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+    assert machine.fstab.read_text() == before
+
+
+def test_a_kernel_without_virtiofs(machine, monkeypatch):
+    (machine.base / "proc/filesystems").write_text("nodev\tproc\n")
+    monkeypatch.setenv("PATH", str(machine.base))
+    refused(machine, UnsupportedAction, os.uname().release)
+    assert machine.actions(state="present") == ["add fstab entry"]
+
+
+def test_a_tag_that_is_not_there(machine):
+    refused(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
+    machine.live(mounted(machine))
+    refused(machine, NotFound, "'one-3'", tag="one-3")
+    assert machine.actions(state="present", tag="one-3") == ["add fstab entry"]
+
+
+def test_another_file_system_on_the_path(machine):
+    machine.live(f"{machine.point} rw,relatime - nfs4 nas:/x rw")
+    refused(machine, Conflict, "nas:/x (type nfs4)", str(machine.point))
+
+
+def test_a_bind_mount_of_a_part_of_a_share(machine):
+    machine.live(mounted(machine))
+    table = machine.base / "proc/self/mountinfo"
+    table.write_text(table.read_text().replace(" / " + str(machine.point), " /sub " + str(machine.point)))
+    for state in ("mounted", "absent"):
+        refused(machine, Conflict, "bind mount of /sub", state=state)
+
+
+def test_stacked_mounts_are_listed(machine):
+    (machine.base / "proc/self/mountinfo").write_text(
+        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / {mounted(machine)}\n"
+    )
+    for state in ("mounted", "unmounted", "absent"):
+        refused(machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state)
+    assert machine.actions(state="present") == ["add fstab entry"]
+
+
+def test_a_hidden_mount(machine):
+    (machine.base / "proc/self/mountinfo").write_text(ROOT + f"31 24 0:31 / {mounted(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n")
+    for state in ("mounted", "unmounted", "absent"):
+        refused(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
+
+
+def test_an_fstab_entry_of_another_file_system(machine):
+    machine.fstab.write_text(f"# one\nnas:/x {machine.point}/ nfs4 ro 0 0\n")
+    refused(machine, Conflict, "Line 2 ", "nas:/x")
+
+
+def test_the_same_tag_elsewhere_with_other_superblock_options(machine):
+    machine.live(f"{machine.base}/other rw,relatime - virtiofs one-1 rw,sync")
+    refused(machine, Conflict, f"{machine.base}/other", "sync")
+    assert machine.actions(options=["sync", "ro"]) == ["add fstab entry", "mount"]
+
+
+def test_a_path_that_is_a_file_or_goes_through_one(machine):
+    (machine.base / "file").touch()
+    for path in ("file", "file/below"):
+        refused(machine, InvalidInput, f"{machine.base}/file exists and isn't a directory", path=f"{machine.base}/{path}")
+
+
+def test_a_link_to_a_directory_the_guest_needs(machine):
+    (machine.base / "link").symlink_to("/etc")
+    refused(machine, InvalidInput, "path: '/etc'", path=str(machine.base / "link"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("mode", "755"), ("mode", "0999"), ("mode", "493"), ("mode", "u+x"), ("tag", "a b"), ("tag", "x" * 37), ("path", "mnt"), ("path", "/"), ("options", ["user"])]
+)
+def test_values_that_are_refused(option, value, machine):
+    with pytest.raises(InvalidInput, match=f"^{option}: "):
+        machine.plan(**{option: value})
+
+
+def test_info(machine):
+    machine.live(mounted(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw")
+    machine.fstab.write_text(f"one-1 {machine.point} virtiofs ro,nofail 0 0\none-3 /srv/boot virtiofs defaults 0 0\nnas:/x /net nfs4 ro 0 0\n")
+    assert virtiofs_mount_info(*machine.directories()) == {
+        "mounts": [
+            {"path": str(machine.point), "tag": "one-1", "live": ["ro", "noatime"], "fstab": ["ro", "nofail"]},
+            {"path": "/srv/live", "tag": "one-2", "live": ["rw", "relatime"], "fstab": None},
+            {"path": "/srv/boot", "tag": "one-3", "live": None, "fstab": ["defaults"]},
+        ],
+        "tags": ["one-1", "one-2"],
+        "supported": True,
+    }
+
+
+# Whole runs
+
+PRELUDE = """
+import json, os, subprocess, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_mount as service
+service.FSTYPE = "tmpfs"
+service.check_virtiofs = lambda proc: None
+base, point = sys.argv[1:]
+fstab = os.path.join(base, "etc/fstab")
+
+def build(**options):
+    wish = service.read_wish({"path": point, "tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted", **options})
+    return service.VirtiofsMountService(wish, etc=os.path.join(base, "etc"), sys=os.path.join(base, "sys"))
+
+def run(change=lambda: None, **options):
+    made = build(**options)
+    with made.exclusive():
+        plan = made.plan()
+        change()
+        try:
+            plan.commit()
+        except VmstoreError as error:
+            return f"{type(error).__name__}: {error} {' '.join(plan.warnings)}".strip()
+    return [action.name for action in plan.actions]
+
+def live(path=point):
+    command = ["findmnt", "--noheadings", "--raw", "--mountpoint", path, "-o", "SOURCE,VFS-OPTIONS"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+
+def read():
+    return open(fstab).read()
+"""
+
+
+def in_namespace(machine: Machine, code: str, point: Path | None = None) -> list:
+    """The values that ``code`` gives to ``told``, run where mounts are nobody else's."""
+    program = PRELUDE + "told = []\n" + code + "\nprint(json.dumps(told))"
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program, str(machine.base), str(point or machine.point)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def test_a_mount_from_nothing_to_absent(machine):
+    point = machine.point / "new dir"
+    code = """
+told += [run(mode="0700"), oct(os.stat(os.path.dirname(point)).st_mode), live(), read(), run()]
+subprocess.run(["umount", point], check=True)
+told += [oct(os.stat(point).st_mode & 0o7777), run(), run(state="unmounted"), live(), run(state="unmounted"), run(), run(state="absent"), live(), read(), os.path.isdir(point), run(state="absent")]
+"""
+    escaped = str(point).replace(" ", "\\040")
+    assert in_namespace(machine, code, point) == [
+        ["create directory", "add fstab entry", "mount"], "0o40755", ["one-1 rw,relatime"], f"# fstab\none-1 {escaped} tmpfs nofail 0 0\n", [],
+        "0o700", ["mount"], ["unmount"], [], [], ["mount"], ["remove fstab entry", "unmount"], [], "# fstab\n", True, [],
+    ]  # fmt: skip
+
+
+def test_other_options_keep_the_mount_where_they_can(machine):
+    code = """
+run()
+open(os.path.join(point, "stays"), "w").close()
+told += [run(options=["ro", "noatime", "nosuid"]), live(), run(options=["ro", "noatime", "nosuid"]), run(options=["noexec"]), live(), os.listdir(point), run(), live()]
+told += [run(options=["sync"]), os.listdir(point), live(), run(options=["sync"]), run(tag="one-2"), live(), run(tag="one-2")]
+"""
+    assert in_namespace(machine, code) == [
+        ["replace fstab entry", "remount"], ["one-1 ro,nosuid,noatime"], [], ["replace fstab entry", "remount"], ["one-1 rw,noexec,relatime"], ["stays"],
+        ["replace fstab entry", "remount"], ["one-1 rw,relatime"],
+        ["replace fstab entry", "unmount", "mount"], [], ["one-1 rw,relatime"], [], ["replace fstab entry", "unmount", "mount"], ["one-2 rw,relatime"], [],
+    ]  # fmt: skip
+
+
+def test_a_superblock_that_is_read_only_is_made_writable(machine):
+    code = """
+told += [run(options=["ro"]), subprocess.run(["mount", "-o", "remount,ro", point]).returncode, run(), live()]
+open(os.path.join(point, "written"), "w").close()
+"""
+    assert in_namespace(machine, code) == [["add fstab entry", "mount"], 0, ["replace fstab entry", "remount"], ["one-1 rw,relatime"]]
+
+
+def test_a_busy_mount_stays_and_its_user_is_named(machine):
+    code = """
+run()
+before = read()
+with open(os.path.join(point, "open"), "w"):
+    told += [open("/proc/self/comm").read().strip(), os.getpid(), run(options=["ro"]), run(tag="one-2"), run(state="unmounted"), run(state="absent"), live(), read() == before]
+told += [run(state="absent")]
+"""
+    name, pid, *errors, still, same, done = in_namespace(machine, code)
+    assert set(errors) == {f"Conflict: The mount on {machine.point} is busy: it is used by {name} ({pid}); nothing was changed."}
+    assert len(errors) == 4
+    assert (still, same, done) == (["one-1 rw,relatime"], True, ["remove fstab entry", "unmount"])
+
+
+def test_a_mount_below_makes_it_busy_too(machine):
+    code = """
+run()
+os.mkdir(os.path.join(point, "below"))
+subprocess.run(["mount", "-t", "tmpfs", "below", os.path.join(point, "below")], check=True)
+told += [run(state="absent")]
+"""
+    (error,) = in_namespace(machine, code)
+    assert "a process or a mount below it uses it" in error
+
+
+def test_a_mount_that_fails_leaves_nothing_behind(machine):
+    """tmpfs refuses an option of virtiofs, as virtiofs refuses it without a DAX window."""
+    point = machine.point / "a/b"
+    code = """
+told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
+"""
+    error, fstab, live, exists = in_namespace(machine, code, point)
+    assert error.startswith("CommandFailed: The command 'mount' failed with exit code 32: ") and "virtio-fs device with that tag" in error
+    assert (fstab, live, exists) == ("# fstab\n", [], False)
+
+
+def test_a_failed_replacement_brings_the_old_mount_back(machine):
+    code = """
+run(options=["noexec"])
+before = read()
+told += [run(options=["dax=always"]), live(), read() == before]
+"""
+    error, live, same = in_namespace(machine, code)
+    assert error.startswith("CommandFailed: ")
+    assert (live, same) == (["one-1 rw,noexec,relatime"], True)
+
+
+def test_a_missing_fstab_is_made_and_taken_back(machine):
+    machine.fstab.unlink()
+    code = """
+told += [run(options=["dax=always"])[:13], os.path.exists(fstab), run(), read()]
+"""
+    assert in_namespace(machine, code) == ["CommandFailed", False, ["add fstab entry", "mount"], f"one-1 {machine.point} tmpfs nofail 0 0\n"]
+
+
+def test_a_full_etc_changes_nothing(machine):
+    code = """
+etc = os.path.dirname(fstab)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "etc", etc], check=True)
+with open(fstab, "w") as file:
+    file.write("# fstab" + 4000 * "." + chr(10))
+before = read()
+with open(os.path.join(etc, "filler"), "wb") as file:
+    try:
+        while True:
+            os.write(file.fileno(), bytes(4096))
+    except OSError:
+        pass
+told += [run(), read() == before, live(), sorted(os.listdir(etc))]
+"""
+    error, same, live, files = in_namespace(machine, code)
+    assert error == f"NoSpace: Could not write {machine.fstab}: No space left on device. Nothing was changed."
+    assert (same, live, files) == (True, [], [".fstab.lock", "filler", "fstab"])
+
+
+def test_a_directory_that_becomes_a_link_is_not_mounted_on(machine):
+    code = """
+other = os.path.join(base, "other")
+os.mkdir(other)
+def swap():
+    os.rename(point, point + ".old")
+    os.symlink(other, point)
+told += [run(swap), live(other), read()]
+"""
+    error, live, fstab = in_namespace(machine, code)
+    assert error.startswith(f"StaleState: The path {machine.point} became a symbolic link")
+    assert (live, fstab) == ([], "# fstab\n")
+
+
+def test_what_was_not_planned_for_is_not_unmounted(machine):
+    code = """
+run()
+def over():
+    subprocess.run(["mount", "-t", "tmpfs", "stranger", point], check=True)
+told += [run(over, state="absent"), live()]
+"""
+    error, live = in_namespace(machine, code)
+    assert error.startswith("StaleState: What is mounted on")
+    assert live == ["one-1 rw,relatime", "stranger rw,relatime"]
+
+
+def test_owner_and_mode_of_fstab_stay(machine):
+    os.chown(machine.fstab, 0, 42)
+    machine.fstab.chmod(0o640)
+    code = """
+run()
+told += [oct(os.stat(fstab).st_mode), os.stat(fstab).st_gid]
+"""
+    assert in_namespace(machine, code) == ["0o100640", 42]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What the scripts a person runs refuse, and how they count."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "script"
+
+
+def run(*argv: str | Path) -> tuple[int, str]:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["test", "lint", "demo"])
+def test_without_root_one_sentence_says_so(name: str) -> None:
+    # In a user namespace without a mapping nobody is root, and root's files stay readable.
+    status, output = run("unshare", "--user", SCRIPT / name)
+    assert status == 2
+    assert output.count("\n") == 1
+    assert "this needs root" in output
+
+
+@pytest.mark.parametrize("name", ["test", "lint", "demo"])
+def test_on_another_system_one_sentence_says_which_are_supported(name: str, tmp_path: Path) -> None:
+    release = tmp_path / "os-release"
+    release.write_text('ID=fedora\nVERSION_ID="44"\n')
+    status, output = run("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/os-release && exec "$2"', "sh", release, SCRIPT / name)
+    assert status == 2
+    assert output.endswith('this system is "fedora 44", and only Debian 12, Debian 13 and Ubuntu 24.04 are supported.\n')
+    assert output.count("\n") == 1
+
+
+def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
+    status, output = run(SCRIPT / "test", "unit", "molecul")
+    assert status == 2
+    assert '"molecul"' in output
+    assert "lint docs sanity unit integration molecule" in output
+
+
+def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / "test_sample.py").write_text(
+        "import pytest\n"
+        "def test_passes(): pass\n"
+        "def test_passes_too(): pass\n"
+        "def test_fails(): raise ValueError\n"
+        "def test_skipped(): pytest.skip('not here')\n"
+        "@pytest.fixture\n"
+        "def broken(): raise OSError\n"
+        "def test_errs(broken): pass\n"
+    )
+    report = tmp_path / "report.xml"
+    alone = ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    run(*alone, f"--junit-xml={report}", tmp_path)
+    assert run(sys.executable, SCRIPT / "junit.py", report) == (0, "2 2\n")
+
+
+def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Path) -> None:
+    status, output = run(sys.executable, SCRIPT / "pythons.py", tmp_path / "links", SCRIPT.parent / "requirements" / "core.in")
+    assert status == 0
+    lines = [line.split(" ") for line in output.splitlines()]
+    assert lines
+    assert len({core for _minor, _path, core in lines}) == len(lines)
+    for minor, path, core in lines:
+        assert f"ansible-core=={core};" in (SCRIPT.parent / "requirements" / "core.in").read_text()
+        assert run(path, "-c", "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])") == (0, f"{path} {minor}\n")
+    for link in (tmp_path / "links").iterdir():
+        # A shim is a script of pyenv, an interpreter is a program.
+        assert link.read_bytes()[:4] == b"\x7fELF"
