@@ -20,7 +20,7 @@ from typing import Any
 from .errors import SimulatedDatastoreError
 from .system import MNT_DETACH, mounts, unmount
 
-#: One directory a datastore: its socket, its log and which process serves it.
+#: One directory a datastore: its socket and which process serves it.
 RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-datastore"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 
@@ -75,7 +75,8 @@ class Running:
 
     @property
     def log(self) -> Path:
-        return self.runtime / "log"
+        """Its log, unless it was started with another one; it stays when the daemon goes."""
+        return Path(f"/var/log/simulated-datastore-{self.name}.log")
 
     def control(self) -> Control:
         return Control(self.socket)
@@ -103,26 +104,27 @@ class Running:
 
         Requests that hang are answered with an error as their mount goes.
         """
+        # It goes with the daemon.
+        record = self.record()
         with contextlib.suppress(SimulatedDatastoreError):
             control = self.control()
             try:
                 control.call("shutdown", deadline=deadline)
             finally:
                 control.close()
-        record = self.record()
         if record:
             for number in (None, signal.SIGTERM, signal.SIGKILL):
-                if number is not None and self.alive():
+                if number is not None and _started(record["pid"]) == record["started"]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(record["pid"], number)
                 if _wait_gone(record["pid"], record["started"], deadline):
                     break
             _wait_gone(record.get("watchdog", 0), record.get("watchdog_started", 0), deadline)
-        self.sweep()
+        self.sweep(record)
 
-    def sweep(self) -> None:
+    def sweep(self, record: dict[str, Any] | None = None) -> None:
         """Remove what a daemon that is no more has left: lazily, as someone may still be in there."""
-        paths = {mount["mount_point"] for mount in self.record().get("mounts", ())}
+        paths = {mount["mount_point"] for mount in (record or self.record()).get("mounts", ())}
         for _, path, source in reversed(mounts()):
             if source == "simulated-datastore" and path in paths:
                 with contextlib.suppress(OSError):

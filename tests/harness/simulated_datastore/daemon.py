@@ -56,6 +56,7 @@ class Daemon:
         clock = MockClock() if config.get("clock") == "mock" else RealClock()
         self.datastore = Datastore(self.backing, CAPABILITIES, clock)
         self.datastore.invalidate = self._invalidate
+        self.datastore.disconnect = self.disconnect
         self.adapters: dict[str, Pyfuse3Adapter] = {}
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None

@@ -17,6 +17,13 @@ from .mount import Export, Mount
 from .nodes import Node, NodeTable
 from .pipeline import Plan
 from .policies import Policy
+from .policies.capacity import Capacity
+from .policies.durability import Durability
+from .policies.identity import Identity
+from .policies.rules import Rules
+from .policies.schedule import Schedule
+from .policies.state import ServerState
+from .profiles import choose
 from .request import ATTRIBUTES, NAMES, OPERATIONS, Request
 
 _CHANGES = NAMES | ATTRIBUTES | {"truncate", "write"}
@@ -44,15 +51,25 @@ class Datastore:
         self.parked: list[Request] = []
         #: Whether several clients have it mounted.
         self.shared = False
-        self._before: list[Policy] = []
-        self._after: list[Policy] = []
-        self._settle: list[Policy] = []
+        #: Called with a mount whose client is to be cut off.
+        self.disconnect: Callable[[Mount], None] = lambda mount: None
+        #: A directory that exists in the backing directory while a crash is being made.
+        self.hidden = b".simulated-datastore-crash"
+        self.state = ServerState(self)
+        self.rules = Rules(self)
+        self.capacity = Capacity(self)
+        self.schedule = Schedule(self)
+        self.durability = Durability(self)
+        self._before: list[Policy] = [self.state, self.rules, Identity(self), self.capacity, self.schedule]
+        self._enter: list[Policy] = [self.capacity, self.durability]
+        self._after: list[Policy] = [self.durability, self.rules, self.capacity]
+        self._settle: list[Policy] = [self.capacity]
 
     def recompile(self) -> None:
         """A policy was changed: from now on requests go through those that concern them."""
         for op in OPERATIONS:
-            before, after, settle = ([policy for policy in stage if policy.concerns(op)] for stage in (self._before, self._after, self._settle))
-            self.plans[op] = Plan(self.file_system.execute[op], before, after, settle, self.ledger) if before or after or settle else None
+            stages = [[policy for policy in stage if policy.concerns(op)] for stage in (self._before, self._enter, self._after, self._settle)]
+            self.plans[op] = Plan(self.file_system.execute[op], *stages, self.ledger) if any(stages) else None
 
     def add_mount(self, export: Export) -> Mount:
         """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't offer."""
@@ -89,6 +106,42 @@ class Datastore:
             if request.new_parent is not None:
                 self.invalidate(mount, None, request.new_parent, request.new_name)
 
+    def check_crash(self, **parameters: Any) -> None:
+        """Raise :class:`SimulatedDatastoreError` unless :meth:`crash` can be called with these."""
+        for key in parameters:
+            choose("crash", key, ["count", "keep", "names", "restart", "seed", "state"])
+        self.durability.check(**parameters)
+
+    def crash(self, **parameters: Any) -> dict[str, Any]:
+        """Lose what was not synced, as the parameters say (keep, names, seed, count or state); with *restart* come up again at once.
+
+        Every open file is lost to its client (ESTALE), and so is every node that is no longer where it was.
+        """
+        self.check_crash(**parameters)
+        lost = self.durability.apply(**parameters)
+        for mount in self.mounts.values():
+            mount.make_stale()
+        self.nodes.recheck()
+        self.capacity.recount()
+        self.forget_caches()
+        self.state.set("up" if parameters.get("restart") else "down")
+        return lost
+
+    def restart(self) -> None:
+        """Come up again after a crash, or from any other state."""
+        self.state.set("up")
+
+    def forget_caches(self) -> None:
+        """Make every client ask again for everything."""
+        for mount in self.mounts.values():
+            for ino in mount.lookups:
+                node = self.nodes.known(ino)
+                if node is not None:
+                    self.invalidate(mount, node, None, b"")
+                    for parent, name in node.links:
+                        self.invalidate(mount, None, parent, name)
+            self.invalidate(mount, self.nodes.root, None, b"")
+
     def status(self) -> dict[str, Any]:
         """The datastore as plain data."""
         return {
@@ -97,7 +150,8 @@ class Datastore:
             "clients": {mount.client: {
                 "profile": mount.export.profile.name, "squash": mount.export.squash, "read_only": mount.export.read_only, "strict": mount.export.strict,
                 "open": len(mount.handles), "nodes": len(mount.lookups)} for mount in self.mounts.values()},
-            "parked": len(self.parked), "ledger": self.ledger.status(), "capabilities": self.capabilities.as_dict()}
+            "state": self.state.status(), "capacity": self.capacity.status(), "schedule": self.schedule.status(), "rules": self.rules.status(),
+            "crash_tracking": self.durability.tracking, "parked": len(self.parked), "ledger": self.ledger.status(), "capabilities": self.capabilities.as_dict()}
 
     def close(self) -> None:
         for mount in list(self.mounts.values()):

@@ -113,6 +113,7 @@ class FileSystem:
             if request.flags & os.O_EXCL:
                 raise
             # Another client, or someone in the backing directory, was faster.
+            request.notes["existed"] = True
             file_fd = os.open(request.name, flags & ~(os.O_CREAT | os.O_EXCL) | request.flags & os.O_TRUNC, dir_fd=fd)  # type: ignore[arg-type]
         else:
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -163,12 +164,14 @@ class Ledger:
 
 def path_glob(pattern: str) -> Callable[[bytes], bool]:
     """A glob over paths below the root. Without a slash it is one for the last component, as in gitignore(5); ``*`` also stands for slashes."""
-    glob = os.fsencode(pattern)
-    if b"/" not in glob:
-        return lambda path: fnmatch.fnmatchcase(path.rsplit(b"/", 1)[-1], glob)
-    if not glob.startswith(b"/"):
-        glob = b"/" + glob
-    return lambda path: fnmatch.fnmatchcase(path, glob)
+    last_only = "/" not in pattern
+    if not last_only and not pattern.startswith("/"):
+        pattern = "/" + pattern
+    # Latin-1 gives every byte a character of its own, so that the glob is one over bytes.
+    match = re.compile(fnmatch.translate(os.fsencode(pattern).decode("latin-1")).encode("latin-1"), re.DOTALL).match
+    if last_only:
+        return lambda path: match(path.rsplit(b"/", 1)[-1]) is not None
+    return lambda path: match(path) is not None
 
 
 def as_dict(row: Row) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import trio
 from .datastore import Datastore
 from .errors import SimulatedDatastoreError
 from .profiles import choose
+from .request import Request
 
 if TYPE_CHECKING:
     from .control import Method
@@ -25,11 +26,30 @@ class Methods:
         self.daemon = daemon
 
     def table(self) -> dict[str, Method]:
-        ledger = self.datastore.ledger
+        datastore = self.datastore
+        ledger, rules, durability = datastore.ledger, datastore.rules, datastore.durability
         return {
-            "status": self.status, "shutdown": self.daemon.stop.set, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
+            "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
+            "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
+            "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
+            "crash.track": durability.track, "crash.states": durability.states, "crash": datastore.crash, "restart": datastore.restart,
+            "unsynced": durability.unsynced, "sync": durability.sync,
             "clock.advance": self.advance, "ledger.query": ledger.query, "ledger.summary": ledger.summary, "ledger.mark": ledger.mark,
             "wait_for": self.wait_for}
+
+    def shutdown(self) -> None:
+        """Release who hangs, and stop."""
+        self.datastore.rules.clear()
+        self.datastore.state.set("up")
+        self.daemon.stop.set()
+
+    async def statfs(self) -> dict[str, int]:
+        """What a client's statfs(3) answers, without its caches."""
+        request = Request("statfs", next(iter(self.datastore.mounts.values())), self.datastore.nodes.root)
+        self.datastore.file_system.statfs(request)
+        if self.datastore.capacity.concerns("statfs"):
+            self.datastore.capacity.after(request)
+        return {name: getattr(request.result, name) for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")}
 
     def status(self) -> dict[str, Any]:
         status = self.datastore.status()

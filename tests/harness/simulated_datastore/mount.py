@@ -70,8 +70,6 @@ class Mount:
         self.seen: dict[int, int] = {}
         #: Called before a request waits for something: the adapter lets another task read on.
         self.relieve: Callable[[], None] = lambda: None
-        #: Called after it: the task has become superfluous.
-        self.resume: Callable[[], None] = lambda: None
         self._next = 1
         self._plans = datastore.plans
         self._execute = datastore.file_system.execute
@@ -103,7 +101,6 @@ class Mount:
             await wait
         finally:
             self.datastore.parked.remove(request)
-            self.resume()
 
     # Names
 
@@ -270,9 +267,20 @@ class Mount:
         node = handle.node
         node.handles.remove(handle)
         if handle.fd >= 0:
+            if node.orphan and not node.handles:
+                node.orphan = False
+                self.datastore.capacity.closed(node, os.fstat(handle.fd))
             os.close(handle.fd)
         if node.lookups <= 0 and not node.handles:
             self.nodes.drop(node)
+
+    def make_stale(self) -> None:
+        """The server has forgotten what this client has open."""
+        for handle in self.handles.values():
+            if handle.fd >= 0:
+                os.close(handle.fd)
+                handle.fd = -1
+            handle.node.orphan = False
 
     def disconnect(self) -> None:
         """The client is gone: forget everything it was given."""

@@ -25,8 +25,8 @@ _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class Node:
     """A file, directory or other inode of the backing directory that some client knows."""
 
-    __slots__ = ("_path", "_path_epoch", "blocks", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "pin", "stale", "table",
-                 "uid", "version")
+    __slots__ = ("_path", "_path_epoch", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "orphan", "pin", "stale", "table",
+                 "version")
 
     def __init__(self, table: NodeTable, ino: int, kind: int, generation: int = 0) -> None:
         self.table = table
@@ -46,9 +46,8 @@ class Node:
         self.no_capability = False
         #: Counts changes of content, for close-to-open.
         self.version = 0
-        #: What capacity has counted for this node, in 4 KiB blocks and for which uid (None: not looked yet).
-        self.blocks: int | None = None
-        self.uid = 0
+        #: Has no name any more; capacity counts it while it is open.
+        self.orphan = False
         self._path: bytes | None = None
         self._path_epoch = -1
 
@@ -191,8 +190,8 @@ class NodeTable:
 
     def stat(self, node: Node) -> os.stat_result:
         """lstat(2) of *node*; raises ESTALE when it is gone."""
-        if node.handles and node.handles[0].fd >= 0:
-            return os.fstat(node.handles[0].fd)
+        if node.handles and (fd := node.handles[0].fd) >= 0:
+            return os.fstat(fd)
         if node.pin is not None:
             return os.fstat(node.pin)
         if node is self.root:
@@ -259,6 +258,21 @@ class NodeTable:
             os.close(fd)
         if self._nodes.get(node.ino) is node:
             del self._nodes[node.ino]
+
+    def recheck(self) -> None:
+        """After a crash: what is no longer where it was is stale, and what has no name is gone."""
+        self.close_directories()
+        self.epoch += 1
+        for node in self:
+            self.release_pin(node)
+            if node is self.root:
+                continue
+            try:
+                self.stat(node)
+            except OSError:
+                node.stale = True
+            node.no_capability = False
+            node.version += 1
 
     def close_directories(self) -> None:
         while self._directories:

@@ -13,12 +13,13 @@ from .request import Request
 
 
 class Plan:
-    """The policies that concern one operation, each in its place: all *before* in order, execution, all *after* in order, all *settle*."""
+    """The policies that concern one operation, each in its place: all *before* in order, all *enter*, execution, all *after* in order, all *settle*."""
 
-    def __init__(self, execute: Callable[[Request], None], before: Sequence[Policy], after: Sequence[Policy], settle: Sequence[Policy],
+    def __init__(self, execute: Callable[[Request], None], before: Sequence[Policy], enter: Sequence[Policy], after: Sequence[Policy], settle: Sequence[Policy],
                  ledger: Ledger) -> None:
         self.execute = execute
         self.before = before
+        self.enter = enter
         self.after = after
         self.settle = settle
         self.ledger = ledger
@@ -30,6 +31,8 @@ class Plan:
             for policy in self.before:
                 await policy.before(request)
             if not request.skip:
+                for policy in self.enter:
+                    policy.enter(request)
                 self.execute(request)
             for policy in self.after:
                 policy.after(request)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,46 +16,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "harness"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from simulated_datastore.client import Control, Running, start  # noqa: E402
-
-
-class Mounted:
-    """A datastore of a test: *path* is its mount, *backing* the directory beneath, *beside* a directory of the same file system."""
-
-    def __init__(self, name: str, root: Path, mounts: list[dict[str, Any]] | None = None, **options: Any) -> None:
-        self.backing = root / "backing"
-        self.beside = root / "beside"
-        self.path = root / "mount"
-        for directory in (self.backing, self.beside, self.path):
-            directory.mkdir()
-        for mount in mounts or ():
-            Path(mount.setdefault("mount_point", str(root / mount["client"]))).mkdir(exist_ok=True)
-        self.running: Running = start(name, self.backing, mounts or [{"mount_point": str(self.path)}], parent=os.getpid(), **options)
-        self.control: Control = self.running.control()
-
-    def call(self, method: str, **params: Any) -> Any:
-        return self.control.call(method, **params)
-
-    def end(self) -> None:
-        log = self.running.log.read_text(encoding="utf-8")
-        self.control.close()
-        self.running.end()
-        assert " ERROR simulated_datastore" not in log, log
+from sd_mounted import Mounted  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def tmpfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tmpfs() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.fail("The integration tests of the simulated datastore mount file systems: run them as root.")
-    path = tmp_path_factory.mktemp("tmpfs")
+    # pytest closes its own directory to other users, and tests act as such.
+    path = Path(tempfile.mkdtemp(prefix="simulated-datastore-tests-"))
     path.chmod(0o755)
-    for parent in path.parents:
-        # Tests that act as another user must get here.
-        if parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tests", str(path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=755", "tests", str(path)], check=True)
     yield path
     subprocess.run(["umount", "--lazy", str(path)], check=True)
+    path.rmdir()
 
 
 @pytest.fixture

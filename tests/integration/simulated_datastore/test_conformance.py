@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Mounted
 from differential import MEMBER, OLD, OWNER, ROOT, STRANGER, TARGETS, User, as_user, furnish, snapshot, touched
+from sd_mounted import Mounted
 
 USERS = {"root": ROOT, "owner": OWNER, "member": MEMBER, "stranger": STRANGER}
 

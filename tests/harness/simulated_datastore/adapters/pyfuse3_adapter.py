@@ -46,7 +46,6 @@ class Pyfuse3Adapter:
         self.mount_point = mount_point
         self.trim = trim
         self._pyfuse3, self._trio = fresh_module()
-        self._readers = 0
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
@@ -68,7 +67,7 @@ class Pyfuse3Adapter:
         poll = select.poll()
         poll.register(self._session_fd(), select.POLLIN)
         self._trio.poll = poll.poll
-        mount.relieve, mount.resume = self._relieve, self._resume
+        mount.relieve = self._relieve
 
     def _session_fd(self) -> int:
         """The descriptor of the session: the newest one of /dev/fuse."""
@@ -85,28 +84,24 @@ class Pyfuse3Adapter:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._readers = 1
+                self._trio.starting = True
                 nursery.start_soon(self._reader)
         finally:
             self._nursery = None
             self._jobs.put(None)
 
     async def _reader(self) -> None:
-        # Of two readers that come to wait, the second ends (min_tasks 0); none is started by the library (max_tasks 1).
-        await self._pyfuse3.main(0, 1)
-        self._readers -= 1
-        if self._readers == 0 and self._nursery is not None:
-            # The session has ended; who is still parked waits for nobody.
+        # Of two readers that come to wait, the second ends (min_tasks 0); the library starts none, however many have ended (max_tasks).
+        await self._pyfuse3.main(0, -1 << 30)
+        if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
+            # It wasn't superfluous: the session has ended, and who is still parked waits for nobody.
             self._nursery.cancel_scope.cancel()
 
     def _relieve(self) -> None:
-        self._readers -= 1
-        if self._readers == 0 and self._nursery is not None:
-            self._readers += 1
+        """The reader is going to wait for something else: another one must read on."""
+        if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
+            self._trio.starting = True
             self._nursery.start_soon(self._reader)
-
-    def _resume(self) -> None:
-        self._readers += 1
 
     def terminate(self) -> None:
         """End the session: :meth:`run` returns."""

@@ -46,13 +46,21 @@ class _Trio(types.ModuleType):
         self.notify_closing = trio.lowlevel.notify_closing
         self.poll: Any = None
         self._left = self.BURST
+        #: Whether a reader waits for the next request, or is about to.
+        self.waiting = False
+        self.starting = False
 
     async def wait_readable(self, fd: int) -> None:
+        self.starting = False
         if self._left and self.poll is not None and self.poll(0):
             self._left -= 1
             return
         self._left = self.BURST
-        await trio.lowlevel.wait_readable(fd)
+        self.waiting = True
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        finally:
+            self.waiting = False
 
 
 def fresh_module() -> tuple[Any, _Trio]:

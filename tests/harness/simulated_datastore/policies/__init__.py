@@ -19,6 +19,9 @@ class Policy:
     async def before(self, request: Request) -> None:
         """Before the request is executed."""
 
+    def enter(self, request: Request) -> None:
+        """Right before the request is executed: nothing else happens in between."""
+
     def after(self, request: Request) -> None:
         """After it has been executed with success, before its reply."""
 
