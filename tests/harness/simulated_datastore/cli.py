@@ -20,9 +20,6 @@ from .errors import SimulatedDatastoreError
 from .values import assignments
 
 
-_CLIENT_COLUMNS = ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]
-
-
 def main() -> NoReturn:
     options = _parser().parse_args()
     try:
@@ -153,8 +150,9 @@ def _describe(name: str, status: dict[str, Any]) -> str:
     if capacity["limited"]:
         lines.append(f"used {capacity['used']} of {capacity['size'] or 'unlimited'} bytes, {capacity['inodes_used']} of "
                      f"{capacity['inodes'] or 'unlimited'} inodes")
-    lines.append(_table([{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
-                         for client, mount in status["clients"].items()], _CLIENT_COLUMNS))
+    clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
+               for client, mount in status["clients"].items()]
+    lines.append(_table(clients, ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]))
     if status["rules"]:
         lines.append(_rules(status["rules"]))
     return "\n".join(lines)
