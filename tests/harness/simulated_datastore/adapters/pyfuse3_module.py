@@ -8,6 +8,7 @@ import itertools
 import shutil
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ class _Lock:
 
 
 class _Trio(types.ModuleType):
-    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear."""
+    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a small request."""
 
-    #: How many requests may follow each other without a checkpoint.
-    BURST = 32
+    #: For how long, in seconds, requests may follow each other without a checkpoint.
+    BURST = 0.005
 
     def __init__(self) -> None:
         super().__init__("trio")
@@ -45,22 +46,21 @@ class _Trio(types.ModuleType):
         self.current_task = trio.lowlevel.current_task
         self.notify_closing = trio.lowlevel.notify_closing
         self.poll: Any = None
-        self._left = self.BURST
+        self._until = 0.0
         #: Whether a reader waits for the next request, or is about to.
         self.waiting = False
         self.starting = False
 
     async def wait_readable(self, fd: int) -> None:
         self.starting = False
-        if self._left and self.poll is not None and self.poll(0):
-            self._left -= 1
+        if time.monotonic() < self._until and self.poll(0):
             return
-        self._left = self.BURST
         self.waiting = True
         try:
             await trio.lowlevel.wait_readable(fd)
         finally:
             self.waiting = False
+            self._until = time.monotonic() + self.BURST
 
 
 def fresh_module() -> tuple[Any, _Trio]:
