@@ -58,7 +58,10 @@ apt_install() {
 # Packages that the tools need; the test hosts' own are listed beside them.
 apt_packages() {
     printf '%s\n' gcc git libc6-dev libvirt-dev pkg-config python3 python3-dev python3-venv uidmap
-    [ ! -e "$ROOT/tests/harness/apt-packages.txt" ] || sed -e 's/#.*//' "$ROOT/tests/harness/apt-packages.txt" | tr -s '[:space:]' '\n' | sed '/^$/d'
+    local list
+    for list in "$ROOT/tests/apt-packages.txt" "$ROOT/tests/harness/apt-packages.txt"; do
+        [ ! -e "$list" ] || sed -e 's/#.*//' "$list" | tr -s '[:space:]' '\n' | sed '/^$/d'
+    done
 }
 
 # fresh_venv DIRECTORY PYTHON LOCK...: a virtual environment with exactly what the lock files pin, made again when one of them changes.

@@ -27,7 +27,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 def serve(device: int) -> None:
     while True:
-        _, opcode, unique = struct.unpack_from("=IIQ", os.read(device, 1 << 18))
+        _length, opcode, unique = struct.unpack_from("=IIQ", os.read(device, 1 << 18))
         if opcode == FUSE_INIT:
             answer = struct.pack("=IIIIHHIIHHI28x", 7, 31, 0, 0, 12, 9, 4096, 1, 1, 0, 0)
             os.write(device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)

@@ -125,7 +125,7 @@ options:
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
 notes:
-  - The size is measured in each run that gives O(path), and returned. That it differs from the last time is no change, because files come and go in a directory.
+  - The size is measured in each run that gives O(path), and returned. That it differs from the last time is no change, because files come and go.
     The catalog keeps the size of the time when the image was registered or last changed.
 seealso:
   - module: granary.vmstore.image_info

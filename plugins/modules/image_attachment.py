@@ -12,7 +12,7 @@ description:
   - Records in the catalog that a domain of a host uses an image, and checks the rules that hold over all hosts. Another domain can't use a persistent
     image, nor one that isn't read-only. In one domain, no two images have the same tag or mount point.
   - Runs on the front-end, where the catalog is. What it returns is given to M(granary.vmstore.virtiofs_export) on the hypervisor.
-    A hypervisor that is the front-end too doesn't need this module, because M(granary.vmstore.virtiofs_export) does the same for its O(granary.vmstore.virtiofs_export#module:image).
+    A hypervisor that is the front-end too doesn't need this module, because M(granary.vmstore.virtiofs_export) does the same for an image.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:

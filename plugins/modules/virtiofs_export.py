@@ -54,6 +54,7 @@ options:
   attachment:
     description:
       - RV(granary.vmstore.image_attachment#module:attachment), where the catalog is on another host.
+      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here too, whatever a datastore allows.
       - What it says about tag, mount point, read-only and id maps is final. Give these to M(granary.vmstore.image_attachment).
     type: dict
   source:
@@ -80,7 +81,7 @@ options:
       - The default is that of the image, and V(false) for O(source).
       - Needs libvirt 11.0.0 and virtiofsd 1.13.
     type: bool
-  uid_map: &id_map
+  uid_map:
     description:
       - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user).
       - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
@@ -100,8 +101,22 @@ options:
         type: int
         default: 65536
   gid_map:
-    <<: *id_map
     description: Which group ids of the guest become which ids of this host, like O(uid_map).
+    type: list
+    elements: dict
+    suboptions:
+      start:
+        description: First id of the guest.
+        type: int
+        default: 0
+      target:
+        description: First id of this host.
+        type: int
+        required: true
+      count:
+        description: How many ids.
+        type: int
+        default: 65536
   cache:
     description:
       - How long the guest may keep what it read.
@@ -292,7 +307,9 @@ mapped:
   returned: success
   type: bool
 restart_required:
-  description: Whether the domain has to be stopped and started to be what was asked for.
+  description:
+    - Whether the domain has to be stopped and started to be what was asked for.
+    - An image keeps its claim until then where its device is to be removed, since the guest can still write to it.
   returned: success
   type: bool
 restart_reasons:

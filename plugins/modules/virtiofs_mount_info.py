@@ -37,7 +37,7 @@ mounts:
   returned: success
   type: list
   elements: dict
-  sample: [{"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"]}]
+  sample: [{"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"], "connected": true}]
   contains:
     path:
       description: The mount point.
@@ -53,6 +53,9 @@ mounts:
       description: The options in C(/etc/fstab), V(null) when it isn't there.
       type: list
       elements: str
+    connected:
+      description: Whether it is mounted and the host answers. A mount whose device was taken away doesn't until it is mounted again.
+      type: bool
 tags:
   description: The tags of the guest's virtio-fs devices. V(null) when its kernel doesn't tell, which Linux does from 6.9 on with the driver loaded.
   returned: success

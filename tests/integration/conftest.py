@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
+import yaml
 from lab import Lab
 
 HERE = Path(__file__).parent
@@ -30,23 +31,21 @@ DOMAIN = """
     <controller type='pci' index='0' model='pcie-root'/>
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
-    <graphics type='vnc' socket='/run/{0}.vnc' passwd='secret'/>{2}
+    <graphics type='vnc' autoport='yes' passwd='secret'/>{2}
   </devices>
   <qemu:commandline><qemu:env name='GRANARY' value='a &lt; b'/></qemu:commandline>
 </domain>
 """
 PORT = "<controller type='pci' index='{}' model='pcie-root-port'/>"
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
-
-
-class RunModule(Protocol):
-    def __call__(self, machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]: ...
+HUGEPAGES = "<memoryBacking><hugepages/></memoryBacking>"
 
 
 @pytest.fixture(scope="session")
-def site(lab_factory: Callable[[Path], Lab]) -> Lab:
+def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     """The lab of lab.yml, its hosts made hypervisors by the role."""
-    lab = lab_factory(HERE / "lab.yml")
+    # A name of this session's own: two sessions at once don't take each other's lab down.
+    lab = lab_factory({**yaml.safe_load((HERE / "lab.yml").read_text()), "name": f"integration-{os.getpid()}"})
     play = '[{"hosts": "hosts", "roles": ["granary.vmstore.hypervisor"]}]'
     playbook = lab.state / "hypervisors.yml"
     playbook.write_text(play)
@@ -57,11 +56,12 @@ def site(lab_factory: Callable[[Path], Lab]) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def module(site: Lab) -> RunModule:
+def module(site: Lab) -> Callable[..., dict[str, Any]]:
     """Run a module on a machine of the lab and return its result, with ``warnings``; a failed one has ``failed`` and ``msg``."""
 
     def run(machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
-        command = [str(ANSIBLE), machine, "-i", str(site.inventory), "-m", f"granary.vmstore.{module}", "-a", json.dumps(options), *(["--check"] if check else [])]
+        command = [str(ANSIBLE), machine, "-i", str(site.inventory), "-m", f"granary.vmstore.{module}", *(["-a", json.dumps(options)] if options else [])]
+        command += ["--check"] if check else []
         environment = {**os.environ, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal", "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert "=> {" in done.stdout, done.stdout + done.stderr
@@ -92,10 +92,11 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
     """Define a domain with nothing in it on a host, and perhaps start it; it is gone after the test."""
     made: list[tuple[str, str]] = []
 
-    def define(machine: str, name: str, *, ports: int = 4, memory: str = "", devices: str = "", start: bool = False) -> str:
+    def define(machine: str, name: str, *, ports: int = 4, shared: bool = False, hugepages: bool = False, start: bool = False) -> str:
         made.append((machine, name))
+        memory = SHARED if shared else HUGEPAGES if hugepages else ""
         controllers = "".join(PORT.format(number) for number in range(1, ports + 1))
-        execute(machine, "virsh", "define", "--validate", "/dev/stdin", stdin=DOMAIN.format(name, memory, controllers + devices))
+        execute(machine, "virsh", "define", "--validate", "/dev/stdin", stdin=DOMAIN.format(name, memory, controllers))
         if start:
             execute(machine, "virsh", "start", name)
         return name

@@ -81,7 +81,10 @@ class Catalog:
 
     def next_id(self, resource: str) -> int:
         """The id that the next :meth:`take_id` gives. Stays true only within a transaction."""
-        return int(self.execute("SELECT next FROM counter WHERE resource = ?", [resource])[0]["next"])
+        found = self.execute("SELECT next FROM counter WHERE resource = ?", [resource])
+        if not found or not isinstance(found[0]["next"], int):
+            raise CatalogFailed(f"The catalog {self.path} has no next id for a new {resource}, so restore it from a backup.")
+        return found[0]["next"]
 
     def take_id(self, resource: str) -> int:
         """A new id of a ``datastore`` or an ``image``; it is never given again, also when its owner is removed."""
@@ -154,7 +157,12 @@ def _locate(path: str) -> str:
         target = os.path.realpath(path)
         check_local(os.path.dirname(target))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CatalogFailed(f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one.") from error
+        message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
+        raise CatalogFailed(message) from error
+    except OSError as error:
+        raise from_os_error(error, f"look for the catalog {path}") from error
+    if os.path.islink(target):
+        raise CatalogFailed(f"The catalog can't be at {path}: it is a symbolic link that leads to itself.")
     return target
 
 
@@ -162,8 +170,9 @@ def _check_version(catalog: Catalog) -> None:
     if _pragma(catalog, "application_id") != schema.APPLICATION_ID:
         raise CatalogFailed(f"The file {catalog.path} is not a catalog of granary.vmstore.")
     version = _pragma(catalog, "user_version")
-    if version > len(schema.MIGRATIONS):
-        raise CatalogFailed(f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows schema {len(schema.MIGRATIONS)}.")
+    known = len(schema.MIGRATIONS)
+    if version > known:
+        raise CatalogFailed(f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows schema {known}.")
 
 
 def _pragma(catalog: Catalog, name: str) -> int:
@@ -226,6 +235,8 @@ def _translated(path: str) -> Iterator[None]:
     """SQLite's errors in one sentence."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise CatalogFailed(f"The catalog {path} holds text in UTF-8, which {error.object!r} is not.") from error
     except sqlite3.Error as error:
         message = str(error)
         # A full file system shows as an I/O error where SQLite can't enlarge the index of its log.

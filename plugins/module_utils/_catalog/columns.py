@@ -2,14 +2,70 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Values that a column of the catalog holds as JSON text."""
+"""Rows of the catalog as dataclasses. The file may come from anywhere, and SQLite's columns hold any type: what is read is checked."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
 
-from .._core.idmap import IdMap
+from .._core.arguments import is_integer
+from .._core.errors import CatalogFailed, InvalidInput
+from .._core.idmap import IdMap, id_maps_from_data
+from .._core.mount_names import check_mount_point, check_mount_tag
+
+Row = TypeVar("Row")
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+#: What a column without a reader of its own may hold, by the annotation of the field.
+_PLAIN: Mapping[str, Callable[[Any], bool]] = {
+    "int": is_integer,
+    "bool": lambda value: value in (0, 1),
+    "str": is_text,
+    "str | None": lambda value: value is None or is_text(value),
+}
+
+
+def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping[str, Callable[[Any], object]]) -> Row:
+    """A row of the catalog at ``path`` as the dataclass ``cls``.
+
+    :arg readers: by column, what turns its value into that of the field; it raises ``ValueError``, ``TypeError`` or ``InvalidInput``.
+    :raises CatalogFailed: the row holds what this collection never writes.
+    """
+    try:
+        values = {name: readers[name](value) if name in readers else value for name, value in dict(row).items()}
+        for field in fields(cls):  # type: ignore[arg-type]
+            if field.name not in readers and not _PLAIN[str(field.type)](values[field.name]):
+                raise ValueError(field.name)
+            if field.type == "bool":
+                values[field.name] = bool(values[field.name])
+        return cls(**values)
+    except (InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
+        message = f"The catalog {path} can't be used: a row of its table {cls.__name__} holds what granary.vmstore never writes, so restore it from a backup."
+        raise CatalogFailed(message) from error
+
+
+def read_list(accepts: Callable[[Any], bool], text: str) -> tuple[Any, ...]:
+    """:raises ValueError: not a JSON list with values only that ``accepts`` takes."""
+    value = json.loads(text)
+    if not isinstance(value, list) or not all(map(accepts, value)):
+        raise ValueError(text)
+    return tuple(value)
+
+
+def read_texts(text: str) -> dict[str, str]:
+    """:raises ValueError: not a JSON object with texts only."""
+    value = json.loads(text)
+    if not isinstance(value, dict) or not all(map(is_text, value.values())):
+        raise ValueError(text)
+    return value
 
 
 def maps_to_text(maps: Sequence[IdMap] | None) -> str | None:
@@ -17,8 +73,17 @@ def maps_to_text(maps: Sequence[IdMap] | None) -> str | None:
     return None if maps is None else json.dumps([one.as_dict() for one in maps])
 
 
-def maps_from_text(text: str | None) -> tuple[IdMap, ...] | None:
-    return None if text is None else tuple(IdMap(**one) for one in json.loads(text))
+def _read_maps(option: str, text: str | None) -> tuple[IdMap, ...] | None:
+    return None if text is None else id_maps_from_data(option, json.loads(text))
 
 
-__all__ = ["maps_from_text", "maps_to_text"]
+#: How a mount is described, in an image's row as in a VM disk's.
+MOUNT_READERS: Mapping[str, Callable[[Any], object]] = {
+    "mount_tag": functools.partial(check_mount_tag, "mount_tag"),
+    "mount_point": functools.partial(check_mount_point, "mount_point"),
+    "uid_map": functools.partial(_read_maps, "uid_map"),
+    "gid_map": functools.partial(_read_maps, "gid_map"),
+}
+
+
+__all__ = ["MOUNT_READERS", "is_text", "maps_to_text", "read_list", "read_row", "read_texts"]

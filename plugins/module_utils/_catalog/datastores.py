@@ -6,10 +6,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .._core.arguments import is_integer
+from .._core.paths import absolute
+from .columns import is_text, read_list, read_row, read_texts
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -48,6 +54,13 @@ class Datastore:
 #: Columns that hold JSON.
 ENCODED = ("clusters", "safe_dirs", "restricted_dirs", "bridge_list", "attributes")
 
+READERS: Mapping[str, Callable[[Any], object]] = {
+    "base_path": functools.partial(absolute, "base_path"),
+    "clusters": functools.partial(read_list, is_integer),
+    "attributes": read_texts,
+    **dict.fromkeys(("safe_dirs", "restricted_dirs", "bridge_list"), functools.partial(read_list, is_text)),
+}
+
 
 def default_datastores(location: str) -> list[Datastore]:
     """The three that a front-end starts with, in the directory ``location``."""
@@ -60,21 +73,18 @@ def default_datastores(location: str) -> list[Datastore]:
 
 def all_datastores(catalog: Catalog) -> list[Datastore]:
     """Every datastore, by id."""
-    return [_from_row(dict(row)) for row in catalog.execute("SELECT * FROM datastore ORDER BY id")]
+    return [_from_row(catalog, row) for row in catalog.execute("SELECT * FROM datastore ORDER BY id")]
 
 
 def find_datastore(catalog: Catalog, reference: str | int) -> Datastore | None:
     """The datastore with this id, or this name; text of digits only is an id, as no name is."""
     column = "id" if str(reference).isdigit() else "name"
     rows = catalog.execute(f"SELECT * FROM datastore WHERE {column} = ?", [str(reference)])
-    return _from_row(dict(rows[0])) if rows else None
+    return _from_row(catalog, rows[0]) if rows else None
 
 
-def _from_row(row: dict[str, object]) -> Datastore:
-    for column in ENCODED:
-        value = json.loads(str(row[column]))
-        row[column] = tuple(value) if isinstance(value, list) else value
-    return Datastore(**row)  # type: ignore[arg-type]
+def _from_row(catalog: Catalog, row: Mapping[str, Any]) -> Datastore:
+    return read_row(catalog.path, Datastore, row, READERS)
 
 
 def _to_row(datastore: Datastore) -> dict[str, object]:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._core.idmap import IdMap
-from .columns import maps_from_text, maps_to_text
+from .._core.paths import absolute
+from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -45,28 +47,23 @@ class Image:
 def find_images(catalog: Catalog, *, datastore_id: int | None = None) -> list[Image]:
     """Every image, or those of one datastore, by id."""
     rows = catalog.execute("SELECT * FROM image WHERE :id IS NULL OR datastore_id = :id ORDER BY id", {"id": datastore_id})
-    return [_from_row(row) for row in rows]
+    return [_from_row(catalog, row) for row in rows]
 
 
 def find_image(catalog: Catalog, reference: str | int) -> Image | None:
     """The image with this id, or this name; text of digits only is an id, as no name is."""
     column = "id" if str(reference).isdigit() else "name"
     rows = catalog.execute(f"SELECT * FROM image WHERE {column} = ?", [str(reference)])
-    return _from_row(rows[0]) if rows else None
+    return _from_row(catalog, rows[0]) if rows else None
 
 
 def image_with_tag(catalog: Catalog, mount_tag: str) -> Image | None:
     rows = catalog.execute("SELECT * FROM image WHERE mount_tag = ?", [mount_tag])
-    return _from_row(rows[0]) if rows else None
+    return _from_row(catalog, rows[0]) if rows else None
 
 
-def _from_row(row: Mapping[str, Any]) -> Image:
-    values = dict(row)
-    for column in ("persistent", "read_only"):
-        values[column] = bool(values[column])
-    for column in ("uid_map", "gid_map"):
-        values[column] = maps_from_text(values[column])
-    return Image(**values)
+def _from_row(catalog: Catalog, row: Mapping[str, Any]) -> Image:
+    return read_row(catalog.path, Image, row, {**MOUNT_READERS, "path": functools.partial(absolute, "path")})
 
 
 def _to_row(image: Image) -> dict[str, Any]:

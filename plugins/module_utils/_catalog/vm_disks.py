@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._core.idmap import IdMap
-from .columns import maps_from_text, maps_to_text
+from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -38,15 +37,7 @@ def find_vm_disks(catalog: Catalog, *, image_id: int | None = None, host: str | 
         " AND (:domain IS NULL OR domain = :domain) ORDER BY image_id, host, domain",
         {"image_id": image_id, "host": host, "domain": domain},
     )
-    return [_from_row(row) for row in rows]
-
-
-def _from_row(row: Mapping[str, Any]) -> VmDisk:
-    values = dict(row)
-    values["read_only"] = bool(values["read_only"])
-    for column in ("uid_map", "gid_map"):
-        values[column] = maps_from_text(values[column])
-    return VmDisk(**values)
+    return [read_row(catalog.path, VmDisk, row, MOUNT_READERS) for row in rows]
 
 
 def put_vm_disk(catalog: Catalog, disk: VmDisk) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -16,20 +19,16 @@ class ArgumentSpec:
 
     argument_spec: Mapping[str, Mapping[str, object]]
     mutually_exclusive: Sequence[Sequence[str]] = field(default_factory=list)
-    required_together: Sequence[Sequence[str]] = field(default_factory=list)
     required_one_of: Sequence[Sequence[str]] = field(default_factory=list)
     required_if: Sequence[Sequence[object]] = field(default_factory=list)
-    required_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
         """Both specs in one; an option that both declare takes the definition in ``other``."""
         return ArgumentSpec(
             {**self.argument_spec, **other.argument_spec},
             [*self.mutually_exclusive, *other.mutually_exclusive],
-            [*self.required_together, *other.required_together],
             [*self.required_one_of, *other.required_one_of],
             [*self.required_if, *other.required_if],
-            {**self.required_by, **other.required_by},
         )
 
     def keywords(self) -> dict[str, object]:
@@ -37,11 +36,29 @@ class ArgumentSpec:
         return {
             "argument_spec": {name: dict(option) for name, option in self.argument_spec.items()},
             "mutually_exclusive": [list(names) for names in self.mutually_exclusive],
-            "required_together": [list(names) for names in self.required_together],
             "required_one_of": [list(names) for names in self.required_one_of],
             "required_if": [list(rule) for rule in self.required_if],
-            "required_by": {name: list(names) for name, names in self.required_by.items()},
         }
 
 
-__all__ = ["ArgumentSpec"]
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number, and not ``true`` or ``false``, which are such to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
+    """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word ``True``.
+
+    :arg options: declares ``values``, as in :class:`ArgumentSpec`.
+    :raises InvalidInput: naming the option.
+    """
+    for name, option in options.items():
+        value = values.get(name)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, bool) and "int" in (option["type"], option.get("elements")):
+                raise InvalidInput(within + name, one, "a whole number is expected")
+            if "options" in option and isinstance(one, Mapping):
+                refuse_truth_values(option["options"], one, f"{within}{name}.")
+
+
+__all__ = ["ArgumentSpec", "is_integer", "refuse_truth_values"]

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import errno
 
+#: Characters of an offending value that a message repeats.
+LONGEST_SHOWN = 200
+
 
 class VmstoreError(Exception):
     """Anything this collection refuses or fails to do. ``str(error)`` is the sentence for the user."""
@@ -25,7 +28,10 @@ class InvalidInput(VmstoreError):
     """
 
     def __init__(self, option: str, value: object, accepted: str) -> None:
-        super().__init__(f"{option}: {value!r} is not accepted: {accepted}.")
+        shown = repr(value)
+        if len(shown) > LONGEST_SHOWN:
+            shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
+        super().__init__(f"{option}: {shown} is not accepted: {accepted}.")
         self.option = option
         self.value = value
 

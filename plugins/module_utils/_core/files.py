@@ -69,11 +69,11 @@ def remove_durably(path: str) -> bool:
     """Remove the file ``path``; ``False`` when it wasn't there."""
     try:
         os.unlink(path)
+        sync_directory(os.path.dirname(os.path.abspath(path)))
     except FileNotFoundError:
         return False
     except OSError as error:
         raise from_os_error(error, f"remove {path}") from error
-    sync_directory(os.path.dirname(os.path.abspath(path)))
     return True
 
 

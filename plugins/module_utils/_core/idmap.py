@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from .arguments import is_integer
 from .errors import InvalidInput
 
 #: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
@@ -60,4 +61,17 @@ def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tupl
     return maps
 
 
-__all__ = ["HIGHEST_ID", "ID_MAP_OPTION", "IdMap", "read_id_maps"]
+def id_maps_from_data(option: str, value: object) -> tuple[IdMap, ...] | None:
+    """As :func:`read_id_maps`, of data that no argument spec has checked.
+
+    :raises InvalidInput: also where it isn't a list of maps.
+    """
+    if value is not None and not isinstance(value, list):
+        raise InvalidInput(option, value, "a list of maps is expected")
+    for one in value or []:
+        if not isinstance(one, Mapping) or set(one) != {"start", "target", "count"} or not all(map(is_integer, one.values())):
+            raise InvalidInput(option, one, "a map with the integers start, target and count is expected")
+    return read_id_maps(option, value)
+
+
+__all__ = ["HIGHEST_ID", "ID_MAP_OPTION", "IdMap", "id_maps_from_data", "read_id_maps"]

@@ -39,7 +39,8 @@ _FSTAB_ONLY = re.compile(r"[xX]-.+|_netdev|auto|noauto|comment=.+")
 _AUTOMOUNT = "x-systemd.automount"
 _WORD = re.compile(r'(?:[!$-+\--\[\]-~]|"[^"\\\x00-\x1f]*")+')
 _ACCEPTED = (
-    "words of " + ", ".join(sorted(_SETTING_OF)) + ", " + ", ".join(f"{name}=..." for name in VALUES) + " and for fstab x-... (not " + _AUTOMOUNT + "), _netdev, auto, noauto are expected"
+    f"words of {', '.join(sorted(_SETTING_OF))}, {', '.join(f'{name}=...' for name in VALUES)}, "
+    f"and for fstab x-... (not {_AUTOMOUNT}), _netdev, auto, noauto and comment=..., are expected"
 )
 
 
@@ -92,7 +93,8 @@ def differing(live: Mapping[str, str], wanted: Mapping[str, str]) -> set[str]:
 
 def described(settings: Mapping[str, str]) -> list[str]:
     """Words for a person: ``rw`` or ``ro``, how access times are kept, and all that isn't the kernel's default."""
-    return [settings["access"], settings["atime"], *(word for setting, word in settings.items() if setting not in ("access", "atime") and word != _DEFAULTS[setting])]
+    others = (word for setting, word in settings.items() if setting not in ("access", "atime") and word != _DEFAULTS[setting])
+    return [settings["access"], settings["atime"], *others]
 
 
 def kernel_words(settings: Mapping[str, str], explicit: Iterable[str] = ()) -> list[str]:

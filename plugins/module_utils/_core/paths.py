@@ -7,20 +7,29 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from .errors import InvalidInput, PathNotAllowed
 
+#: Bytes (PATH_MAX in linux/limits.h, less the NUL at the end).
+LONGEST_PATH = 4095
+
+#: What neither the catalog nor XML can hold: control characters, bytes that aren't UTF-8 (as os.fsdecode gives them), two that aren't characters.
+_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
 
 def absolute(option: str, path: str) -> str:
-    """``path`` with repeated slashes and trailing ones removed, checked to be absolute and free of ``..``, NUL and control characters.
+    """``path`` with repeated slashes and trailing ones removed, checked to be absolute, UTF-8 and free of ``..``, NUL and control characters.
 
     :raises InvalidInput: it isn't.
     """
     if not path.startswith("/"):
         raise InvalidInput(option, path, "an absolute path such as '/mnt/data' is expected")
-    if any(ord(character) < 32 or ord(character) == 127 for character in path):
-        raise InvalidInput(option, path, "a path has no control characters")
+    if _UNUSABLE.search(path):
+        raise InvalidInput(option, path, "a path in UTF-8 without control characters is expected")
+    if len(path.encode()) > LONGEST_PATH:
+        raise InvalidInput(option, path, f"a path of at most {LONGEST_PATH} bytes is expected")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise InvalidInput(option, path, "a path without '..' is expected")

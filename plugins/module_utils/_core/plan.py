@@ -89,7 +89,7 @@ def _undo(action: Action) -> str:
     """Take ``action`` back; the answer says what went wrong, if anything."""
     try:
         action.undo()
-    except VmstoreError as error:
+    except Exception as error:  # pylint: disable=broad-except  # whatever it is, the other actions are taken back too
         return f"Taking back '{action.name}' on {action.subject} failed: {error}"
     return ""
 

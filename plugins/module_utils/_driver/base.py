@@ -15,6 +15,9 @@ from .._core.errors import UnsupportedAction
 #: Actions that a driver need not have, in alphabetical order.
 OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "mkfs", "resize", "save-as", "snapshot")
 
+#: Seconds for one question to a file system.
+TIMEOUT = 300
+
 
 @dataclass(frozen=True)
 class DriverInfo:
@@ -54,12 +57,12 @@ class DatastoreDriver:
     """Acts on one datastore.
 
     :arg protected: directories that images must never be made of, besides those that the driver and the datastore restrict.
-    :arg timeout: seconds for one question to a file system.
+    :arg timeout: seconds instead of :data:`TIMEOUT`.
     """
 
     info: DriverInfo
 
-    def __init__(self, datastore: Datastore, *, protected: Sequence[str] = (), timeout: float = 300) -> None:
+    def __init__(self, datastore: Datastore, *, protected: Sequence[str] = (), timeout: float = TIMEOUT) -> None:
         self.datastore = datastore
         self.protected = protected
         self.timeout = timeout
@@ -71,6 +74,12 @@ class DatastoreDriver:
         """
         if action not in self.info.actions:
             raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
+
+    def check(self, path: str) -> None:
+        """Refuse what no image may be made of or, since the rules may have changed, be used from. ``path`` is resolved.
+
+        :raises PathNotAllowed: naming the restricted directory.
+        """
 
     def cp(self, path: str) -> CopiedImage:
         """Register what is at ``path`` as an image."""
@@ -89,4 +98,4 @@ class DatastoreDriver:
         raise UnsupportedAction(f"monitor is not supported by the {self.info.name} driver.")
 
 
-__all__ = ["OPTIONAL_ACTIONS", "Capacity", "CopiedImage", "DatastoreDriver", "DriverInfo"]
+__all__ = ["OPTIONAL_ACTIONS", "TIMEOUT", "Capacity", "CopiedImage", "DatastoreDriver", "DriverInfo"]

@@ -38,10 +38,7 @@ class VirtiofsDriver(DatastoreDriver):
         return Capacity(0, 0, 0)
 
     def check(self, path: str) -> None:
-        """Refuse a resolved path that SAFE_DIRS and RESTRICTED_DIRS don't allow.
-
-        :raises PathNotAllowed: naming the restricted directory.
-        """
+        """By SAFE_DIRS and RESTRICTED_DIRS."""
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
         check_allowed("path", path, safe=[*SAFE_DIRS, *self.datastore.safe_dirs], restricted=sorted(restricted))
 

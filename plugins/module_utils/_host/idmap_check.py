@@ -22,7 +22,7 @@ def check_account(user: str) -> None:
     """:raises NotFound: this host has no such account."""
     try:
         pwd.getpwnam(user)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:  # ValueError: no name of an account can be like this
         raise NotFound(f"service_user: this host has no account {user!r}; the role granary.vmstore.hypervisor makes it.") from error
 
 
@@ -51,7 +51,8 @@ def check_maps(user: str, kind: str, maps: Sequence[IdMap], etc: str = "/etc") -
     for one in maps:
         if not covered(ranges, one.target, one.count):
             owned = ", ".join(f"{found.start}:{found.count}" for found in ranges) or "none"
-            raise Conflict(f"{kind}_map: {str(one)!r} leads out of the subordinate {kind}s of {user!r} ({owned}): {_remedy(user, kind, one.target, one.count, etc)}.")
+            remedy = _remedy(user, kind, one.target, one.count, etc)
+            raise Conflict(f"{kind}_map: {str(one)!r} leads out of the subordinate {kind}s of {user!r} ({owned}): {remedy}.")
 
 
 def _remedy(user: str, kind: str, start: int, count: int, etc: str) -> str:

@@ -42,6 +42,18 @@ def unmount(mount_point: str) -> None:
     _answer("umount", mount_point, run(["umount", "--", mount_point], accept=None))
 
 
+def is_connected(mount_point: str) -> bool:
+    """Whether the server of a FUSE or virtiofs mount is there; one that is gone for good makes every call fail with ENOTCONN.
+
+    :raises CommandFailed: it didn't answer within 10 seconds.
+    """
+    try:
+        completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
+    except CommandFailed as error:
+        raise CommandFailed(f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy.") from error
+    return "Transport endpoint is not connected" not in completed.stderr
+
+
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
     """The processes that have a working directory, a root or an open file on the mount: ``bash (712)``. Doesn't touch the mount itself."""
     users = []
@@ -81,4 +93,4 @@ def _answer(command: str, mount_point: str, completed: Completed) -> None:
     raise CommandFailed(f"The command {command!r} failed with exit code {completed.returncode}: {reason}.")
 
 
-__all__ = ["mount", "remount", "unmount", "users_of"]
+__all__ = ["is_connected", "mount", "remount", "unmount", "users_of"]

@@ -47,7 +47,15 @@ def _parse_line(line: str) -> Mount:
     mount_id, parent_id, device, root, mount_point, options = own.split(" ")[:6]  # optional fields follow
     fstype, source, super_options = superblock.split(" ", 2)
     return Mount(
-        int(mount_id), int(parent_id), device, unescape(root), unescape(mount_point), tuple(split_options(options)), fstype, unescape(source), tuple(split_options(super_options))
+        int(mount_id),
+        int(parent_id),
+        device,
+        unescape(root),
+        unescape(mount_point),
+        tuple(split_options(options)),
+        fstype,
+        unescape(source),
+        tuple(split_options(super_options)),
     )
 
 

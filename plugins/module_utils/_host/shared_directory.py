@@ -31,7 +31,8 @@ class HeldDirectory:
         try:
             descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; it has to be there at the same path as on the front-end.") from error
+            where = "it has to be there at the same path as on the front-end"
+            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; {where}.") from error
         except NotADirectoryError as error:
             raise InvalidInput(self.option, self.path, "a directory is expected") from error
         except OSError as error:
@@ -62,7 +63,10 @@ class HeldDirectory:
             component = "/".join(parts[:depth]) or "/"
             shared = depth == len(parts)
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
-            found = os.stat(component)
+            try:
+                found = os.stat(component)
+            except OSError as error:
+                raise from_os_error(error, f"look at the directory {component}") from error
             if _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid):
                 continue
             granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode

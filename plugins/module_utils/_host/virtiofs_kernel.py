@@ -32,7 +32,8 @@ def check_virtiofs(proc: str = "/proc") -> None:
     """:raises UnsupportedAction: the kernel can't mount virtiofs."""
     if not has_virtiofs(proc):
         raise UnsupportedAction(
-            f"The running kernel {platform.release()} has no virtiofs, neither built in nor as a module: boot a kernel with CONFIG_VIRTIO_FS, or reboot if an upgrade removed the modules of this one."
+            f"The running kernel {platform.release()} has no virtiofs, neither built in nor as a module: "
+            "boot a kernel with CONFIG_VIRTIO_FS, or reboot if an upgrade removed the modules of this one."
         )
 
 

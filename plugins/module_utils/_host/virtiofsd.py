@@ -53,7 +53,7 @@ def find_daemon(binary: str | None) -> Daemon:
         path = described_daemon()
         if path is None:
             raise UnsupportedAction("There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of qemu-system-common).")
-    completed = run([path, "--help"], timeout=20, accept=None)
+    completed = run([path, "--help"], timeout=20)
     words = (completed.stdout + completed.stderr).split()
     return Daemon(path, _is_script(path), "--uid-map" in words, "--readonly" in words)
 

@@ -21,7 +21,6 @@ from typing import Any
 
 from .._core.command import run
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
-from .._core.files import write_atomic
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import check_options
 
@@ -77,7 +76,7 @@ def read_seed(path: str) -> Seed | None:
         raise from_os_error(error, f"read {path}") from error
     try:
         return _parse_marker(_file(data, MARKER))
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
         raise _not_ours(path) from error
 
 
@@ -100,9 +99,7 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
             for name, text in files.items():
                 with open(os.path.join(tree, name), "w", encoding="utf-8") as file:
                     file.write(text)
-                os.chmod(file.name, 0o644)
                 os.utime(file.name, (0, 0))
-            os.chmod(tree, 0o755)
             os.utime(tree, (0, 0))
             image = os.path.join(scratch, "image")
             _make_image(tree, image)
@@ -110,17 +107,6 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
                 return made.read()
     except OSError as error:
         raise from_os_error(error, "make a NoCloud seed in the directory for temporary files") from error
-
-
-def write_seed(path: str, instance_id: str, mounts: Sequence[SeedMount]) -> bool:
-    """Make ``path`` the seed for ``mounts``; ``False`` when it was that already.
-
-    :raises Conflict: the file isn't a seed that this collection wrote.
-    """
-    if read_seed(path) == Seed(instance_id, tuple(mounts)):
-        return False
-    write_atomic(path, seed_bytes(instance_id, mounts))
-    return True
 
 
 def _contents(seed: Seed) -> dict[str, str]:
@@ -164,7 +150,7 @@ def _json(value: object) -> str:
 
 
 def _make_image(tree: str, image: str) -> None:
-    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock", "-uid", "0", "-gid", "0"]
+    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock"]
     # Not the time of day, neither of the volume nor of the files.
     argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
     try:
@@ -176,10 +162,12 @@ def _make_image(tree: str, image: str) -> None:
 
 
 def _parse_marker(data: bytes) -> Seed:
-    """:raises ValueError, LookupError, TypeError: it isn't what ``_contents`` wrote."""
+    """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what ``_contents`` wrote."""
     found: Any = json.loads(data.decode("utf-8"))
     mounts = tuple(SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"])) for one in found["mounts"])
-    return Seed(str(found["instance_id"]), mounts, int(found["format"]))
+    seed = Seed(str(found["instance_id"]), mounts, int(found["format"]))
+    _contents(seed)  # what it refuses to write, it never wrote
+    return seed
 
 
 def _file(data: bytes, wanted: str) -> bytes:
@@ -211,4 +199,4 @@ def _extent(data: bytes, record: bytes) -> bytes:
     return data[start : start + int.from_bytes(record[10:14], "little")]
 
 
-__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes", "write_seed"]
+__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes"]

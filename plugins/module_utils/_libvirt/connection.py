@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -40,8 +40,8 @@ def check_local(uri: str) -> str:
 
     :raises InvalidInput: it names another host, whose directories and subordinate ids can't be looked at from here.
     """
-    parts = urllib.parse.urlsplit(uri)
-    if not parts.scheme or parts.netloc or "+" in parts.scheme:
+    # Any host is named behind '//', and any transport behind '+'.
+    if re.fullmatch(r"[a-z]+:///[!-~]*", uri) is None:
         raise InvalidInput("uri", uri, f"the URI of this host's libvirt is expected, such as {DEFAULT_URI!r}; run the module on the hypervisor itself")
     return uri
 
@@ -58,7 +58,7 @@ class Hypervisor:
         try:
             self._connection = self.libvirt.open(uri)
         except self.libvirt.libvirtError as error:
-            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and is this user allowed to use it?") from error
+            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:
@@ -68,7 +68,12 @@ class Hypervisor:
         except self.libvirt.libvirtError as error:
             if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
                 raise NotFound(f"Could not {doing}: it doesn't exist (any more).") from error
-            raise LibvirtFailed(f"libvirt could not {doing}: {str(error).rstrip('.')}.") from error
+            raise LibvirtFailed(f"libvirt could not {doing}: {self._said(error).rstrip('.')}.") from error
+
+    def _said(self, error: Exception) -> str:
+        """libvirt's message in one line. Behind the first, it quotes XML that it can't read, and so what that holds of secrets."""
+        schema = error.get_error_code() == self.libvirt.VIR_ERR_XML_INVALID_SCHEMA  # type: ignore[attr-defined]
+        return " ".join(str(error).splitlines() if schema else str(error).splitlines()[:1])
 
     @property
     def version(self) -> tuple[int, int, int]:
@@ -129,12 +134,6 @@ class Domain:
         with self._calls("look at"):
             return bool(self._handle.isActive())
 
-    @property
-    def has_saved_state(self) -> bool:
-        """Whether its next start resumes a state that ``virsh managedsave`` wrote, with the devices of that time."""
-        with self._calls("look at"):
-            return bool(self._handle.hasManagedSaveImage(0))
-
     def persistent_xml(self) -> str:
         """The definition, with its secrets: a definition that is read without them and written back would lose them."""
         with self._calls("read"):
@@ -145,6 +144,11 @@ class Domain:
         with self._calls("read"):
             text = self._handle.XMLDesc(0)
         return text if self.is_running else None
+
+    def saved_xml(self) -> str | None:
+        """What the next start resumes, where ``virsh managedsave`` wrote a state: with the devices of that time, whatever the definition says."""
+        with self._calls("read the saved state of"):
+            return self._handle.managedSaveGetXMLDesc(0) if self._handle.hasManagedSaveImage(0) else None
 
     def define(self, text: str, *, validate: bool = True) -> None:
         """Replace the definition.

@@ -126,8 +126,12 @@ def filesystems(root: ET.Element) -> Iterator[tuple[ET.Element, VirtioFs]]:
 
 
 def tags(root: ET.Element) -> dict[str, str]:
-    """The mount tags in use, of virtiofs and of 9p devices, and the directory that each one names."""
-    return {_attribute(element, "target", "dir") or "": _attribute(element, "source", "dir") or "" for element in devices(root).findall("filesystem")}
+    """The mount tags in use, of virtiofs and of any other devices, and what each one names: mostly a directory, also a socket or a block device."""
+    found = {}
+    for element in devices(root).findall("filesystem"):
+        source = element.find("source")
+        found[_attribute(element, "target", "dir") or ""] = " ".join(source.attrib.values()) if source is not None else ""
+    return found
 
 
 def read_filesystem(element: ET.Element) -> VirtioFs:
@@ -263,7 +267,9 @@ def share_memory(root: ET.Element) -> None:
         return
     for cell in root.findall("cpu/numa/cell"):
         if cell.get("memAccess") == "private":
-            raise Conflict(f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first.")
+            raise Conflict(
+                f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first."
+            )
     backing = root.find("memoryBacking")
     if backing is None:
         backing = ET.Element("memoryBacking")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._catalog.catalog import DEFAULT_LOCATION
+from .._catalog.catalog import DEFAULT_LOCATION, Catalog
 from .._catalog.datastores import FIRST_ID, Datastore, all_datastores, delete_datastore, find_datastore, insert_datastore, update_datastore
 from .._catalog.images import find_images
 from .._core.arguments import ArgumentSpec
@@ -20,11 +21,14 @@ from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from .._core.names import check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
-from .._driver.base import OPTIONAL_ACTIONS, DriverInfo
+from .._driver.base import OPTIONAL_ACTIONS, TIMEOUT, DatastoreDriver, DriverInfo
 from .._driver.registry import datastore_driver
 from .catalog import CATALOG_OPTIONS, CatalogService, reading
 
 TYPES = ("image", "system", "backup", "file")
+
+#: A day.
+LONGEST_TIMEOUT = 86400
 
 DATASTORE_SPEC = ArgumentSpec(
     {
@@ -193,13 +197,30 @@ def _listed(names: Sequence[str] | frozenset[str]) -> str:
     return ", ".join(ordered[:-1]) + (" or " if len(ordered) > 1 else "") + ordered[-1]
 
 
+def driver_of(catalog: Catalog, datastore: Datastore, timeout: float = TIMEOUT) -> DatastoreDriver:
+    """The driver of a datastore of this catalog. No image is made of what any datastore stores, or of the catalog.
+
+    :arg timeout: seconds for one question to a file system.
+    """
+    protected = {directory for other in all_datastores(catalog) for directory in other.directories()}
+    protected.add(os.path.realpath(catalog.path))
+    return datastore_driver(datastore.ds_driver)(datastore, protected=sorted(protected), timeout=timeout)
+
+
+def check_timeout(seconds: int) -> None:
+    """
+    :raises InvalidInput: less than a second, or so long that nobody waits for it.
+    """
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")
+
+
 def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     """Every datastore, or one by name or id, each with its capacity, or why it couldn't be read, and its driver's abilities.
 
     :raises NotFound: there is none of that name or id.
     """
-    if options["timeout"] < 1:
-        raise InvalidInput("timeout", options["timeout"], "at least 1 second is expected")
+    check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = all_datastores(catalog)
         if options["name"] is not None:
@@ -223,4 +244,4 @@ def _monitored(datastore: Datastore, timeout: float) -> dict[str, object]:
     return answer
 
 
-__all__ = ["DATASTORE_INFO_SPEC", "DATASTORE_SPEC", "DatastoreService", "check_datastore", "datastore_info", "read_wish"]
+__all__ = ["DATASTORE_INFO_SPEC", "DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "datastore_info", "driver_of", "read_wish"]

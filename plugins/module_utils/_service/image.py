@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +20,10 @@ from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_name
 from .._core.plan import Action, Plan
-from .._driver.base import CopiedImage, DatastoreDriver
-from .._driver.registry import DATASTORE_DRIVERS, datastore_driver
+from .._driver.base import TIMEOUT, CopiedImage, DatastoreDriver
+from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService, reading
+from .datastore import check_timeout, driver_of
 from .image_attachment import attachments
 
 IMAGE_SPEC = ArgumentSpec(
@@ -41,7 +41,7 @@ IMAGE_SPEC = ArgumentSpec(
         "gid_map": ID_MAP_OPTION,
         "size": {"type": "int"},
         "clone_of": {"type": "str"},
-        "timeout": {"type": "int", "default": 300},
+        "timeout": {"type": "int", "default": TIMEOUT},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     },
     required_one_of=[["id", "name"]],
@@ -61,8 +61,7 @@ class ImageService(CatalogService):
         self.wish = read_wish(options)
         # What was found at the path, and under which rules: it is looked at once, before the transaction.
         self._copied: tuple[object, CopiedImage] | None = None
-        if options["timeout"] < 1:
-            raise InvalidInput("timeout", options["timeout"], "at least 1 second is expected")
+        check_timeout(options["timeout"])
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -72,7 +71,7 @@ class ImageService(CatalogService):
                 plan.actions.append(self._removal(found))
             return plan
         datastore = self._datastore(found)
-        driver = self._driver(datastore)
+        driver = driver_of(self.catalog, datastore, self.options["timeout"])
         self._refuse_unsupported(driver, found)
         copied = None if self.options["path"] is None else self._copy(driver)
         wanted = self._new(datastore, copied) if found is None else self._updated(found, copied)
@@ -102,16 +101,12 @@ class ImageService(CatalogService):
             raise Conflict(f"datastore: the image {found.name!r} is in the datastore {old and old.name!r} and can't move to {datastore.name!r}.")
         return datastore
 
-    def _driver(self, datastore: Datastore) -> DatastoreDriver:
-        protected = {directory for other in all_datastores(self.catalog) for directory in other.directories()}
-        protected.add(os.path.realpath(self.path))
-        return datastore_driver(datastore.ds_driver)(datastore, protected=sorted(protected), timeout=self.options["timeout"])
-
     def _refuse_unsupported(self, driver: DatastoreDriver, found: Image | None) -> None:
         kind = "filesystem"
         if kind not in driver.info.image_types:
             able = ", ".join(name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types)
-            raise UnsupportedAction(f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of {driver.datastore.name!r}; use one of {able}.")
+            unable = f"the {driver.info.name} driver of {driver.datastore.name!r}"
+            raise UnsupportedAction(f"datastore: images of type {kind!r} are not supported by {unable}; use one of {able}.")
         if self.options["clone_of"] is not None:
             driver.require("clone")
         if self.options["size"] is not None:
@@ -192,7 +187,7 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
             found = [one]
         return {
             "images": [
-                {**one.as_dict(), "datastore": names[one.datastore_id], "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
+                {**one.as_dict(), "datastore": names.get(one.datastore_id), "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
                 for one in found
             ]
         }

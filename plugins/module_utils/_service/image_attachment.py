@@ -15,16 +15,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .._catalog.catalog import Catalog
+from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
-from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound
-from .._core.idmap import ID_MAP_OPTION, IdMap, read_id_maps
+from .._core.arguments import ArgumentSpec, is_integer
+from .._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound
+from .._core.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .catalog import CATALOG_OPTIONS, CatalogService
+from .datastore import driver_of
 
 IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
     {
@@ -77,7 +79,7 @@ class Attachment:
         types = {"image_id": int, "persistent": bool, "read_only": bool, "uid_map": (list, type(None)), "gid_map": (list, type(None))}
         for name in names:
             expected = types.get(name, str)
-            if not isinstance(data[name], expected) or (expected is int and isinstance(data[name], bool)):
+            if not isinstance(data[name], expected) or (expected is int and not is_integer(data[name])):
                 raise InvalidInput(f"attachment.{name}", data[name], "the value that granary.vmstore.image_attachment returned is expected")
         return cls(
             image_id=data["image_id"],
@@ -87,18 +89,11 @@ class Attachment:
             read_only=data["read_only"],
             mount_tag=check_mount_tag("attachment.mount_tag", data["mount_tag"]),
             mount_point=check_mount_point("attachment.mount_point", data["mount_point"]),
-            uid_map=_plain_maps("attachment.uid_map", data["uid_map"]),
-            gid_map=_plain_maps("attachment.gid_map", data["gid_map"]),
+            uid_map=id_maps_from_data("attachment.uid_map", data["uid_map"]),
+            gid_map=id_maps_from_data("attachment.gid_map", data["gid_map"]),
             host=check_host("attachment.host", data["host"]),
             domain=check_domain("attachment.domain", data["domain"]),
         )
-
-
-def _plain_maps(option: str, value: list[Any] | None) -> tuple[IdMap, ...] | None:
-    for one in value or []:
-        if not isinstance(one, Mapping) or set(one) != {"start", "target", "count"} or not all(type(number) is int for number in one.values()):
-            raise InvalidInput(option, one, "a map with the integers start, target and count is expected")
-    return read_id_maps(option, value)
 
 
 def resolve_attachment(
@@ -118,6 +113,7 @@ def resolve_attachment(
     What isn't given is the image's. Call it in the transaction that records the answer.
 
     :raises NotFound: no such image.
+    :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
     :raises InvalidInput: a value can't be used; ``read_only`` is false for an image that is read-only.
     :raises Conflict: another domain uses the image and it can't be shared, or another image has this tag or mount point in this domain.
     """
@@ -126,6 +122,10 @@ def resolve_attachment(
     found = find_image(catalog, image)
     if found is None:
         raise NotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
+    datastore = find_datastore(catalog, found.datastore_id)
+    if datastore is None:  # the table refers to it, but a damaged file may lack it, and with it the rules for the path
+        raise CatalogFailed(f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so restore it from a backup.")
+    driver_of(catalog, datastore).check(found.path)
     if read_only is False and found.read_only:
         raise InvalidInput("read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it")
     wanted = Attachment(
@@ -188,7 +188,8 @@ def attachments(catalog: Catalog, *, host: str | None = None, domain: str | None
     for disk in find_vm_disks(catalog, image_id=image_id, host=host, domain=domain):
         image = find_image(catalog, disk.image_id)
         if image is not None:  # always: the table refers to it
-            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **{f.name: getattr(disk, f.name) for f in fields(VmDisk)}))
+            effective = {field.name: getattr(disk, field.name) for field in fields(VmDisk)}
+            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .._core.arguments import ArgumentSpec
+from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.errors import VmstoreError
 from .._core.plan import Plan
 
@@ -34,6 +34,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under its lock."""
     module = AnsibleModule(supports_check_mode=True, **spec.keywords())
     with _failing(module):
+        refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
         with contextlib.nullcontext() if module.check_mode else service.exclusive():
             plan = service.plan()
@@ -51,6 +52,7 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
     """Return what ``read`` finds; an info module never changes anything."""
     module = AnsibleModule(supports_check_mode=True, **spec.keywords())
     with _failing(module):
+        refuse_truth_values(spec.argument_spec, module.params)
         found = dict(read(module.params))
     for warning in found.pop("warnings", []):
         module.warn(warning)

@@ -107,10 +107,15 @@ class SubidService(Service):
             return existing
         source = subid.nss_source(self.etc)
         if source != "files":
-            raise UnsupportedAction(f"Subordinate ids of this host come from the NSS source {source!r} (nsswitch.conf); they can't be written to {self._path(kind)}.")
+            raise UnsupportedAction(
+                f"Subordinate ids of this host come from the NSS source {source!r} (nsswitch.conf); they can't be written to {self._path(kind)}."
+            )
         for other in written:
             if other.owner not in owners and any(other.overlaps(new) for new in wanted):
-                raise Conflict(f"The {kind} range {self.wish.start}:{self.wish.count} of {self.wish.user!r} overlaps {other.start}:{other.count} of {other.owner!r} in {self._path(kind)}.")
+                raise Conflict(
+                    f"The {kind} range {self.wish.start}:{self.wish.count} of {self.wish.user!r} overlaps "
+                    f"{other.start}:{other.count} of {other.owner!r} in {self._path(kind)}."
+                )
         if wanted and not subid.has_account(self.wish.user):
             plan.warn_once(f"There is no account {self.wish.user!r} on this host; its subordinate ids are of no use until there is.")
         self._add_action(plan, kind, existing, wanted, text, subid.edited(text, owners, wanted))

@@ -12,7 +12,7 @@ import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .._catalog.catalog import Catalog, open_catalog, read_catalog
@@ -42,6 +42,8 @@ from .virtiofs_export_info import describe
 
 #: Seconds that a guest gets to release a device.
 UNPLUG_DEADLINE = 20
+
+SAVED_STATE = "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh managedsave-remove' forgets it"
 
 QUEUES = [2**power for power in range(11)]
 
@@ -189,6 +191,8 @@ class VirtiofsExportService(Service):
         current = self._check_domain(export, domain, domain_xml.parse(old))
         self._check_others(export, others)
         wanted = wanted.completed(current)
+        if wanted.uid_map and wanted.sandbox == "chroot":
+            raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
         self._plan_definition(plan, domain, old, wanted)
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
@@ -200,12 +204,14 @@ class VirtiofsExportService(Service):
     def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
         """What to export, and the action that claims it in the catalog."""
         if self.options["source"] is not None:
-            source = os.path.realpath(_utf8("source", absolute("source", self.options["source"])))
+            source = absolute("source", os.path.realpath(absolute("source", self.options["source"])))
             check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
             return Export("source", source, str(self.tag), self.mount_point, bool(self.options["read_only"]), self.maps["uid_map"], self.maps["gid_map"]), []
         if self.attachment is not None:
             if self.attachment.domain != domain.name:
                 raise InvalidInput("attachment.domain", self.attachment.domain, f"the attachment to the domain {domain.name!r} is expected")
+            # Deeper directories may be allowed by the datastore's SAFE_DIRS, which the front-end has compared; these can't.
+            check_allowed("attachment.source", self.attachment.source, safe=[self.attachment.source], restricted=SYSTEM_DIRS)
             return _export("attachment", self.attachment), []
         with read_catalog(self.catalog_path, missing_ok=False) as view:
             before = [one for one in self._claims(view) if one.domain == domain.name]
@@ -213,10 +219,9 @@ class VirtiofsExportService(Service):
             stale = [one for one in self._claims(view) if one.domain not in defined]
             for one in stale:
                 remove_attachment(view, one.image_id, one.host, one.domain)
-                plan.warnings.append(f"The image {one.image!r} was claimed by the domain {one.domain!r}, which this host no longer has; that claim is released.")
-            found = resolve_attachment(
-                view, self.options["image"], self.host, domain.name, mount_tag=self.tag, mount_point=self.mount_point, read_only=self.options["read_only"], **self.maps
-            )
+                plan.warnings.append(f"The domain {one.domain!r}, which this host no longer has, had claimed the image {one.image!r}; that claim is released.")
+            overrides = {"mount_tag": self.tag, "mount_point": self.mount_point, "read_only": self.options["read_only"], **self.maps}
+            found = resolve_attachment(view, self.options["image"], self.host, domain.name, **overrides)
         claim = [] if before == [found] and not stale else [self._claim_action("claim image", [*before, *stale], found)]
         return _export("image", found), claim
 
@@ -252,12 +257,10 @@ class VirtiofsExportService(Service):
         version = self.hypervisor.version
         if export.read_only:
             check_read_only(version, daemon)
-        obstacle = map_obstacle(version, daemon, runs_as_root=self.options["uri"].endswith("/system"))
+        obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
         uid_map, gid_map = decide_maps(
             export.uid_map, export.gid_map, user=self.options["service_user"], obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"]
         )
-        if uid_map and self.options["sandbox"] == "chroot":
-            raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
         if not uid_map:
             plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
         else:
@@ -359,8 +362,10 @@ class VirtiofsExportService(Service):
     def _plan_attach(self, plan: ExportPlan, domain: Domain, wanted: VirtioFs) -> None:
         text = domain.running_xml()
         if text is None:
-            if plan.actions and domain.has_saved_state:
-                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes without the change")
+            saved = domain.saved_xml()
+            old = None if saved is None else _find_device(domain_xml.parse(saved), wanted)
+            if saved is not None and (old is None or wanted.differences(old[1])):
+                plan.restart_for(SAVED_STATE)
             return
         running = domain_xml.parse(text)
         live = [found for _element, found in domain_xml.filesystems(running) if found.tag == wanted.tag]
@@ -400,6 +405,7 @@ class VirtiofsExportService(Service):
             raise LibvirtFailed(f"{error} virtiofsd said last: {words}" if words else str(error)) from error
         live = _live_device(domain, wanted)
         if live is None or wanted.differences(live[1]):
+            VirtiofsExportService._detach(domain, wanted)
             raise LibvirtFailed(f"libvirt did not plug the device {wanted.tag!r} into the running domain {domain.name!r} as it was asked to.")
 
     @staticmethod
@@ -447,8 +453,21 @@ class VirtiofsExportService(Service):
             if self.seed is not None and read_seed(self.seed) is not None:
                 tags |= {one.mount_tag for one in claims}
                 self._plan_seed(plan, domain, self.seed, lambda mounts: [one for one in mounts if one.tag not in tags])
-        if claims:
-            plan.actions.append(self._claim_action("release image", claims, None))
+        if claims and not plan.result["restart_required"]:
+            plan.actions.append(self._release_action(plan, claims))
+
+    def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
+        """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""
+        action = self._claim_action("release image", claims, None)
+
+        def release() -> None:
+            if plan.postponed:
+                plan.postponed.append(released)
+            else:
+                action.apply()
+
+        released = replace(action, apply=release)
+        return released
 
     def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[Attachment]]:
         """Which device to remove, and the claims of it that this host's catalog has; an image that isn't in the catalog has none."""
@@ -458,15 +477,18 @@ class VirtiofsExportService(Service):
             path = absolute("source", self.options["source"])
             sources |= {path, os.path.realpath(path)}
         claims: list[Attachment] = []
+        others: set[str] = set()
         if self._uses_catalog():
             with read_catalog(self.catalog_path, missing_ok=False) as view:
                 claims = attachments(view, host=self.host, domain=domain)
                 image = None if self.options["image"] is None else find_image(view, self.options["image"])
-                sources |= {image.path} if image else set()
+                if image is not None:
+                    sources.add(image.path)
+                    others = {one.mount_tag for one in claims if one.image_id != image.id}  # which may have the same directory
         any_source = not sources and self.options["image"] is None
 
         def matches(device: VirtioFs) -> bool:
-            return (any_source or os.path.normpath(device.source) in sources) and tag in (None, device.tag)
+            return (any_source or os.path.normpath(device.source) in sources) and tag in (None, device.tag) and device.tag not in others
 
         return matches, [one for one in claims if matches(VirtioFs(one.mount_tag, one.source))]
 
@@ -481,8 +503,9 @@ class VirtiofsExportService(Service):
             domain_xml.devices(after).remove(element)
         if found:
             plan.actions.append(self._define_action("remove virtiofs device", domain, old, before, after, frozenset()))
-            if domain.has_saved_state:
-                plan.restart_for("the domain has a saved state (virsh managedsave), which its next start resumes with the device")
+        saved = domain.saved_xml()
+        if saved is not None and any(matches(device) for _element, device in domain_xml.filesystems(domain_xml.parse(saved))):
+            plan.restart_for(SAVED_STATE)
         return {device.tag for _element, device in found}
 
     def _plan_unplug(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
@@ -508,14 +531,6 @@ class VirtiofsExportService(Service):
             undo=functools.partial(_replug, domain, device),
         )
         return action
-
-
-def _utf8(option: str, path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(option, path, "a path that is UTF-8 is expected, as XML holds nothing else") from error
-    return path
 
 
 def _export(option: str, found: Attachment) -> Export:

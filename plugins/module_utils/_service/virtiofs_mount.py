@@ -170,8 +170,8 @@ class VirtiofsMountService(Service):
         wanted: fstab.FstabEntry | None = None
         if self.wish.wants_entry:
             foreign = [entry for entry in here if entry not in ours]
-            if foreign:
-                raise Conflict(f"Line {foreign[0].line} of {self.fstab} puts another file system on the path: {foreign[0]}; remove the line, or take another path.")
+            for entry in foreign:
+                raise Conflict(f"Line {entry.line} of {self.fstab} puts another file system on the path: {entry}; remove the line, or take another path.")
             wanted = fstab.FstabEntry(str(self.wish.tag), path, FSTYPE, (*self.wish.options, *(["nofail"] if self.wish.nofail else [])))
             if len(ours) == 1 and ours[0].means(wanted):
                 return ours[0]
@@ -215,7 +215,8 @@ class VirtiofsMountService(Service):
             return None
         wanted = wanted_settings(self.wish.options)
         changes = set() if before is None else differing(before, wanted)
-        if live is None or live.source != self.wish.tag or not changes <= REMOUNTABLE:
+        # A device that was taken away and is back, leaves its old mount dead.
+        if live is None or live.source != self.wish.tag or not changes <= REMOUNTABLE or not mount_commands.is_connected(path):
             self._check_mountable(path, wanted)
             self._add_unmount(plan, path, live, before)
             self._add_mount(plan, path, wanted)
@@ -241,7 +242,10 @@ class VirtiofsMountService(Service):
             if mount.fstype == FSTYPE and mount.source == self.wish.tag and mount.mount_point != path:
                 changes = differing(live_settings(mount.options, mount.super_options), wanted) - REMOUNTABLE
                 if changes:
-                    raise Conflict(f"The tag {mount.source} is mounted on {mount.mount_point} too, and all its mounts have the same {', '.join(sorted(changes))}: unmount that one, or give both the same options.")
+                    raise Conflict(
+                        f"The tag {mount.source} is mounted on {mount.mount_point} too, and all its mounts have the same {', '.join(sorted(changes))}: "
+                        "unmount that one, or give both the same options."
+                    )
 
     def _check_tag(self) -> None:
         tags = available_tags(self.sys)
@@ -340,9 +344,17 @@ def virtiofs_mount_info(etc: str = "/etc", proc: str = "/proc", sys: str = "/sys
     for mount in read_mounts(proc):
         if mount.fstype == FSTYPE:
             entry = _taken(entries, mount)
-            mounts.append(as_result(mount.mount_point, mount.source, live_settings(mount.options, mount.super_options), entry))
-    mounts += [as_result(entry.mount_point, entry.source, None, entry) for entry in entries]
+            found = as_result(mount.mount_point, mount.source, live_settings(mount.options, mount.super_options), entry)
+            mounts.append({**found, "connected": _is_connected(mount.mount_point)})
+    mounts += [{**as_result(entry.mount_point, entry.source, None, entry), "connected": False} for entry in entries]
     return {"mounts": mounts, "tags": available_tags(sys), "supported": has_virtiofs(proc)}
+
+
+def _is_connected(path: str) -> bool:
+    try:
+        return mount_commands.is_connected(path)
+    except CommandFailed:
+        return False
 
 
 def _taken(entries: list[fstab.FstabEntry], mount: mountinfo.Mount) -> fstab.FstabEntry | None:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,22 @@ def made_once(name: str, recipe: Any, make: Callable[[Path], None], deadline: fl
 
 def _prune(name: str, current: Path) -> None:
     """Remove the versions of *name* other than *current* that are unused."""
-    mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    mounted = _mountinfo()
     for other in current.parent.glob(f"{name}-{'[0-9a-f]' * 16}"):
         lock = current.parent / "locks" / other.name
         used = lock.stat().st_mtime if lock.exists() else 0
         if other != current and str(other) not in mounted and time.time() - used > KEEP_UNUSED:
             shutil.rmtree(other, ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def _mountinfo() -> str:
+    """The mounts of every process: what a container has from here shows only in its own mount namespace."""
+    texts = []
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            texts.append(path.read_text(encoding="utf-8", errors="replace"))
+    return "".join(texts)
 
 
 __all__ = ["locked", "made_once", "root"]

@@ -23,12 +23,12 @@ def guest_image(name: str) -> Path:
     It holds ``vmlinuz``, ``initrd``, ``probe`` (an initramfs that only says a word) and ``root.img`` (raw ext4).
     """
     tree = trees.tree(name)
-    recipe = {"tree": tree.name, "init": _init("init-ramfs"), "probe": _init("init-probe"), "modules": _MODULES[name]}
+    recipe = {"tree": tree.name, "init": _init("init-ramfs.sh"), "probe": _init("init-probe.sh"), "modules": _MODULES[name]}
     return cache.made_once(f"image-{name}", recipe, lambda directory: _build(tree, _MODULES[name], directory))
 
 
 def _init(name: str) -> str:
-    return resources.files(__package__).joinpath("guest", name).read_text(encoding="utf-8")
+    return "#!/bin/busybox sh\n" + resources.files(__package__).joinpath("guest", name).read_text(encoding="utf-8")
 
 
 def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
@@ -38,8 +38,8 @@ def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
     drivers, = (tree / "usr/lib/modules").iterdir()
     order = load_order((drivers / "modules.dep").read_text(encoding="ascii"), wanted)
     modules = [Entry(f"modules/{number:02}.ko", lzma.decompress((drivers / name).read_bytes())) for number, name in enumerate(order)]
-    (directory / "initrd").write_bytes(archive([Entry("init", _init("init-ramfs").encode(), 0o755), busybox, *modules]))
-    (directory / "probe").write_bytes(archive([Entry("init", _init("init-probe").encode(), 0o755), busybox]))
+    (directory / "initrd").write_bytes(archive([Entry("init", _init("init-ramfs.sh").encode(), 0o755), busybox, *modules]))
+    (directory / "probe").write_bytes(archive([Entry("init", _init("init-probe.sh").encode(), 0o755), busybox]))
     disk = directory / "root.img"
     run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=1", "-d", str(tree), str(disk), "2G"], deadline=300)
     for path in directory.iterdir():
@@ -49,7 +49,7 @@ def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
 
 def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:
     """The files to load for the *wanted* modules, each after those it needs; *modules_dep* is the text of modules.dep(5)."""
-    needs = {file: rest.split() for file, _, rest in (line.partition(":") for line in modules_dep.splitlines())}
+    needs = {file: rest.split() for file, _colon, rest in (line.partition(":") for line in modules_dep.splitlines())}
     by_name = {file.rpartition("/")[2].partition(".")[0]: file for file in needs}
     order: list[str] = []
     for name in wanted:

@@ -3,8 +3,8 @@
 """podman, with the precautions that this machine needs."""
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -19,8 +19,10 @@ class Podman:
         self.label = f"granary.lab={lab}"
         self._environment = {MARK: lab}
         if text := probes.containers_conf(probes.machine()):
-            path = cache.root() / f"containers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.conf"
-            path.write_text(text, encoding="utf-8")
+            path = cache.root() / "containers.conf"
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.rename(path)
             self._environment["CONTAINERS_CONF"] = str(path)
 
     def __call__(self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -57,7 +57,6 @@ class Recipe:
     files: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     hooks: tuple[str, ...] = ()
-    variant: str = "minbase"
 
 
 def _text(name: str) -> str:
@@ -104,9 +103,12 @@ def _build(recipe: Recipe, directory: Path) -> None:
     if not KEYRING.exists():
         raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
     hooks = [*recipe.hooks, 'rm -rf "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
-    # In PID and mount namespaces of its own, so that nothing of a killed build goes on or stays mounted.
+    temporary = cache.root() / "tmp"
+    temporary.mkdir(exist_ok=True)
+    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in /tmp.
     run(["unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--",
-         "mmdebstrap", "--mode=root", f"--variant={recipe.variant}", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
+         "sh", "-c", 'mount -t tmpfs tmpfs "$0" && TMPDIR="$0" exec "$@"', str(temporary),
+         "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
          '--aptopt=Apt::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
          f"--include={','.join(recipe.packages)}", *(f"--customize-hook={hook}" for hook in hooks), recipe.suite, str(directory)], deadline=1800)
     for name, text in recipe.files:

@@ -106,7 +106,10 @@ def test_what_the_bridge_can_not_give(virtiofs, bridge: Bridge) -> None:
     new = {"name": "x", "datastore": "fs"}
     missing, restricted = virtiofs.errors(("image", {**new, "path": "/srv/none"}), ("image", {**new, "path": "/srv/etc"}))
     assert missing.startswith("path: '/srv/none' is not accepted: a directory on the front-end or on a host of the datastore's bridge_list is expected")
-    assert f"the front-end: No such file or directory; {BRIDGE}: no such directory; refused.example: ssh: connect to host 127.0.0.1 port 1: Connection refused" in missing
+    assert (
+        f"the front-end: No such file or directory; {BRIDGE}: no such directory; refused.example: ssh: connect to host 127.0.0.1 port 1: Connection refused"
+        in missing
+    )
     assert restricted == "path: '/etc' is not accepted: it is or contains the restricted directory /etc."
     before = bridge.connections()
     virtiofs.errors(("image", {**new, "path": "/etc/nowhere"}))

@@ -27,7 +27,7 @@ def test_create_update_remove(virtiofs) -> None:
 
 
 def test_hostile_directory_names(virtiofs) -> None:
-    paths = [f"{virtiofs.data}/{name}" for name in ("a b", "$(touch injected)", "it's \"quoted\"", "$HOME", "-rf")]
+    paths = [f"{virtiofs.data}/{name}" for name in ("a b", "$(touch injected)", 'it\'s "quoted"', "$HOME", "-rf")]
     for path in paths:
         os.mkdir(path)
     results = virtiofs.run_all(*(("image", {"name": f"i{number}", "datastore": "fs", "path": path}) for number, path in enumerate(paths)))

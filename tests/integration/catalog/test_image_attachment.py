@@ -29,13 +29,18 @@ def test_claim_and_release(images) -> None:
 
 
 def test_sharing_over_hosts(images) -> None:
-    shared = images.run_all(*(("image_attachment", {"image": image, "host": host, "domain": "web"}) for image, host in [("mine", "h1"), ("readers", "h1"), ("readers", "h2")]))
+    shared = images.run_all(
+        *(("image_attachment", {"image": image, "host": host, "domain": "web"}) for image, host in [("mine", "h1"), ("readers", "h1"), ("readers", "h2")])
+    )
     assert [one["attachment"]["read_only"] for one in shared] == [False, True, True]
     messages = images.errors(
         ("image_attachment", {"image": "mine", "host": "h2", "domain": "web"}),
         ("image_attachment", {"image": "readers", "host": "h3", "domain": "web", "read_only": False}),
         ("image_attachment", {"image": "readers", "host": "-x", "domain": "web"}),
     )
-    assert messages[0] == "The image 'mine' is persistent and the domain 'web' on the host 'h1' uses it; only an image that is non-persistent and read_only can be shared."
+    assert (
+        messages[0]
+        == "The image 'mine' is persistent and the domain 'web' on the host 'h1' uses it; only an image that is non-persistent and read_only can be shared."
+    )
     assert messages[1].startswith("read_only: False is not accepted")
     assert messages[2].startswith("host: '-x' is not accepted")

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,13 @@ class Traces:
         return Traces.podman("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label=granary.lab={name}").split()
 
     @staticmethod
+    def networks() -> list[dict[str, Any]]:
+        return list(json.loads(Traces.podman("network", "ls", "--format", "json") or "[]"))
+
+    @staticmethod
     def bridges(name: str) -> list[str]:
         """The bridges that podman has for networks with the lab's name."""
-        return [each["network_interface"] for each in json.loads(Traces.podman("network", "ls", "--format", "json") or "[]") if each["name"].startswith(f"lab-{name}")]
+        return [each["network_interface"] for each in Traces.networks() if each["name"].startswith(f"lab-{name}")]
 
     @staticmethod
     def processes(name: str) -> list[str]:
@@ -67,19 +72,16 @@ class Traces:
     @staticmethod
     def all_of(name: str, ids: list[str], links: list[str]) -> dict[str, list[str]]:
         """Every trace of the lab by kind; *ids* and *links* are its containers and bridges while it was there."""
+        others = [each["network_interface"] for each in Traces.networks()]
         return {
             "containers": Traces.containers(name),
             "networks": Traces.bridges(name),
-            "bridges": [link for link in links if Path("/sys/class/net", link).exists() and link not in Traces._bridges_of_others()],
+            "bridges": [link for link in links if Path("/sys/class/net", link).exists() and link not in others],
             "processes": Traces.processes(name),
             "mounts": Traces.mounts(ids),
             "namespaces": Traces.unused_namespaces(),
             "runtime": [str(path) for path in [Path("/run/granary-lab", name)] if path.exists()],
         }
-
-    @staticmethod
-    def _bridges_of_others() -> list[str]:
-        return [each["network_interface"] for each in json.loads(Traces.podman("network", "ls", "--format", "json") or "[]")]
 
 
 @pytest.fixture

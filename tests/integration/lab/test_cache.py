@@ -3,7 +3,6 @@
 """What takes long to make is made once, whole or not at all."""
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,12 +25,22 @@ def _make(directory: Path) -> None:
     (directory / "file").write_text("whole", encoding="ascii")
 
 
+ONE_OF_TWO = """
+from pathlib import Path
+from lab import cache
+def make(directory: Path) -> None:
+    with open(directory.parent / "made", "a") as file:
+        file.write("x")
+    (directory / "file").write_text("whole")
+print(cache.made_once("thing", {"a": 1}, make))
+"""
+
+
 def test_made_once_by_two_processes() -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        paths = pool.starmap(cache.made_once, [("thing", {"a": 1}, _make)] * 2)
-    assert paths[0] == paths[1]
-    assert (paths[0] / "file").read_text(encoding="ascii") == "whole"
+    both = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO], stdout=subprocess.PIPE, text=True) for _process in range(2)]
+    first, second = (process.communicate(timeout=60)[0].strip() for process in both)
+    assert first == second
+    assert Path(first, "file").read_text(encoding="ascii") == "whole"
     assert (cache.root() / "made").read_text(encoding="ascii") == "x"
 
 
@@ -79,3 +88,15 @@ def test_an_old_version_goes_when_it_was_long_unused() -> None:
     os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
     new = cache.made_once("thing", "new", _make)
     assert (old.exists(), recent.exists(), new.exists()) == (False, True, True)
+
+
+def test_an_old_version_stays_while_another_mount_namespace_has_it() -> None:
+    old = cache.made_once("thing", "old", _make)
+    long_ago = time.time() - cache.KEEP_UNUSED - 60
+    os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
+    script = 'mount --bind "$0" /mnt && echo mounted && read -r line'
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"mounted\n"
+        cache.made_once("thing", "new", _make)
+        assert old.exists()
+        holder.communicate(b"\n")

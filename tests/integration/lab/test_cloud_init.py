@@ -25,7 +25,8 @@ END
 xorriso -as genisoimage -quiet -volid cidata -joliet -rock -output /var/lib/libvirt/images/seed.iso user-data meta-data
 virsh attach-disk c1 /var/lib/libvirt/images/seed.iso sda --targetbus sata --type cdrom --mode readonly --config
 for tag in one-3 one-4; do
-    echo "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/data'/><target dir='$tag'/></filesystem>" | virsh attach-device c1 /dev/stdin --config
+    echo "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/data'/><target dir='$tag'/></filesystem>" > fs.xml
+    virsh attach-device c1 fs.xml --config
 done
 """
 

@@ -54,6 +54,19 @@ def test_after_a_kill(lab_file: Path, moment: str, traces: Any) -> None:
     assert traces.all_of(NAME, ids, links) == NOTHING
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_removes_what_it_made(lab_file: Path, number: signal.Signals, traces: Any) -> None:
+    with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "host hv1" in line)
+        ids, links = traces.containers(NAME), traces.bridges(NAME)
+        process.send_signal(number)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 128 + number
+    assert ids and links
+    assert traces.all_of(NAME, ids, links) == NOTHING
+
+
 def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) -> None:
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 300
@@ -68,7 +81,7 @@ def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) 
 
 
 def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
-    for _ in range(2):
+    for _time in range(2):
         with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             next(line for line in process.stderr if "host hv1" in line)
@@ -84,6 +97,7 @@ def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
 
 def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path, tmp_path: Path, traces: Any) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    before = set(Path("/tmp").glob("mmdebstrap*"))
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.DEVNULL, env=environment) as process:
         end = time.monotonic() + 120
         while not list(tmp_path.glob("granary-vmstore/.tree-*.tmp/usr")) and time.monotonic() < end:
@@ -95,6 +109,7 @@ def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path,
     while _builders(str(tmp_path)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _builders(str(tmp_path))
+    assert set(Path("/tmp").glob("mmdebstrap*")) <= before
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     subprocess.run(["lab", "down", "--lab", NAME], check=True, env=environment, timeout=120)
     assert traces.all_of(NAME, [], []) == NOTHING

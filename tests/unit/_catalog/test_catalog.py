@@ -15,7 +15,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog import ca
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NoSpace, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_images, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, find_vm_disks, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, FileAccessFailed, NotFound
 
 
 @pytest.fixture
@@ -134,8 +136,8 @@ def test_processes_that_start_at_once_make_one_catalog_and_different_ids(path: s
     processes = [subprocess.Popen([sys.executable, "-c", CREATE, path, *mine]) for mine in names]
     assert [process.wait() for process in processes] == [0] * 4
     found = query(path, "SELECT id, name FROM datastore WHERE id >= 100 ORDER BY id")
-    assert [number for number, _ in found] == list(range(100, 120))
-    assert sorted(name for _, name in found) == sorted(sum(names, []))
+    assert [number for number, _name in found] == list(range(100, 120))
+    assert sorted(name for _number, name in found) == sorted(sum(names, []))
 
 
 def test_reading_changes_nothing_on_disk(path: str) -> None:
@@ -298,7 +300,7 @@ def test_an_older_catalog_is_brought_up_to_date(path: str, monkeypatch: pytest.M
     with read_catalog(path, missing_ok=False) as copy:
         assert copy.execute("SELECT DISTINCT note FROM datastore")[0]["note"] == "new"
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS) - 1,)]
-    for _ in range(2):
+    for _time in range(2):
         open_catalog(path, create=False).close()
     assert query(path, "SELECT DISTINCT note FROM datastore") == [("new",)]
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
@@ -312,3 +314,56 @@ def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest
         open_catalog(path, create=False)
     assert query(path, "PRAGMA user_version") == [(released,)]
     assert query(path, "SELECT name FROM pragma_table_info('datastore') WHERE name = 'note'") == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE datastore SET clusters = 'x'",
+        "UPDATE datastore SET clusters = '[true]'",
+        "UPDATE datastore SET bridge_list = '[5]'",
+        "UPDATE datastore SET attributes = '[]'",
+        "UPDATE datastore SET safe_dirs = printf('%.100000c', '[')",
+        "UPDATE datastore SET base_path = '../etc'",
+        "UPDATE image SET path = x'ff'",
+        "UPDATE image SET path = '/mnt/../etc'",
+        "UPDATE image SET size_mb = 'much'",
+        "UPDATE image SET persistent = 'no'",
+        "UPDATE image SET mount_tag = 'a b'",
+        "UPDATE image SET uid_map = '{}'",
+        "UPDATE image SET uid_map = '[{\"start\": true, \"target\": 1, \"count\": 1}]'",
+        "ALTER TABLE image ADD COLUMN more TEXT",
+        "ALTER TABLE image DROP COLUMN path",
+        "UPDATE vm_disk SET mount_point = '/etc'",
+        "UPDATE vm_disk SET gid_map = '[5]'",
+    ],
+)
+def test_rows_that_were_never_written_here_are_refused(path: str, statement: str) -> None:
+    with open_catalog(path, create=True) as catalog:
+        insert_image(catalog, Image(0, "i", 1, "filesystem", "/mnt/i", 1, True, False, "one-0", "/mnt/one-fs-0"))
+        put_vm_disk(catalog, VmDisk(0, "h", "d", "one-0", "/mnt/one-fs-0", False))
+    change(path, statement)
+    with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="holds what granary.vmstore never writes"):
+        all_datastores(catalog)
+        find_images(catalog)
+        find_vm_disks(catalog)
+
+
+def test_a_catalog_without_the_next_id(path: str) -> None:
+    make(path)
+    change(path, "DELETE FROM counter")
+    with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="no next id for a new image"):
+        catalog.next_id("image")
+
+
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path, error in (("loop", CatalogFailed), ("loop/catalog", FileAccessFailed), ("x" * 300 + "/catalog", FileAccessFailed)):
+        with pytest.raises(error, match="catalog"):
+            open_catalog(str(tmp_path / path), create=True)
+
+
+def test_text_that_is_not_utf8(path: str) -> None:
+    make(path)
+    with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="UTF-8"):
+        catalog.execute("SELECT ?", ["\udcff"])

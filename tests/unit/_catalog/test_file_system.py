@@ -22,7 +22,9 @@ def test_the_type_is_that_of_the_mount_with_this_id(mount_id: int, file_system: 
     assert type_of(MOUNTINFO, mount_id) == file_system
 
 
-@pytest.mark.parametrize("file_system", ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse", "lustre", "9p", "virtiofs"])
+@pytest.mark.parametrize(
+    "file_system", ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse", "lustre", "9p", "virtiofs"]
+)
 def test_network_file_systems(file_system: str) -> None:
     assert is_shared(file_system)
 

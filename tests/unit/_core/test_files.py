@@ -75,10 +75,19 @@ def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
 
 def test_removing_twice_says_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert [files.remove_durably(str(tmp_path / "file")) for _ in range(2)] == [True, False]
+    assert [files.remove_durably(str(tmp_path / "file")) for _time in range(2)] == [True, False]
 
 
 def test_reading_keeps_line_endings_and_odd_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"a\r\n\xff\n")
     assert files.read_text(str(tmp_path / "file")).encode("utf-8", "surrogateescape") == b"a\r\n\xff\n"
     assert files.read_text(str(tmp_path / "none")) == ""
+
+
+def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("fsync", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, real=real: (done.append(name), real(*given)))
+    files.write_atomic(str(tmp_path / "file"), b"new")
+    assert done == ["fsync", "rename", "fsync"]

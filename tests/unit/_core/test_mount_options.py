@@ -30,7 +30,10 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
 
 @pytest.mark.parametrize(
     "word",
-    ["user", "nofail", "x-systemd.automount", "x-", "dax=", "remount", "bind", "size=1m", "ro noatime", "x-a\nb", "x-a\\b", 'context="a', 'x-"\n"', "x-#", "comment=", "rö"],
+    [
+        *["user", "nofail", "x-systemd.automount", "x-", "dax=", "remount", "bind", "size=1m", "ro noatime", "x-a\nb", "x-a\\b"],
+        *['context="a', 'x-"\n"', "x-#", "comment=", "rö"],
+    ],
 )
 def test_other_words_are_refused_by_name(word):
     with pytest.raises(InvalidInput) as refusal:

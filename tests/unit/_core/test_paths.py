@@ -15,7 +15,7 @@ def test_a_path_is_tidied(given: str, result: str) -> None:
     assert absolute("path", given) == result
 
 
-@pytest.mark.parametrize("given", ["", "mnt", "/a/../etc", "/..", "/a\nb", "/a\0b", "/a\x7f"])
+@pytest.mark.parametrize("given", ["", "mnt", "/a/../etc", "/..", "/a\nb", "/a\0b", "/a\x7f", "/a\udcff", "/a\uffff", "/a" * 2048])
 def test_other_paths_are_refused(given: str) -> None:
     with pytest.raises(InvalidInput, match=r"^path: "):
         absolute("path", given)

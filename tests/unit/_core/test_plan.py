@@ -42,6 +42,14 @@ def test_an_undo_that_fails_is_told_and_does_not_stop_the_others() -> None:
     assert log[-1] == "undo a"
 
 
+def test_a_defect_in_an_undo_does_not_stop_the_others() -> None:
+    log: list[str] = []
+    broken = Action("b", "subject", None, "b", apply=lambda: None, undo=lambda: [][0])
+    with pytest.raises(VmstoreError, match="apply c failed.*'b' on subject"):
+        Plan(actions=[action(log, "a"), broken, action(log, "c", fails=True)]).commit()
+    assert log[-1] == "undo a"
+
+
 def test_the_diff_is_the_plan() -> None:
     plan = Plan(actions=[action([], "a")])
     assert [(entry["before"], entry["after"]) for entry in plan.diff()] == [("", "a")]

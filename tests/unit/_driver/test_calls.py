@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
@@ -94,7 +94,7 @@ def test_an_empty_image_can_not_be_made() -> None:
 
 
 def test_the_size_is_that_of_du() -> None:
-    _, ours = answers("datastore-virtiofs-stat-1.json")  # /etc of that machine held 5 MiB
+    _theirs, ours = answers("datastore-virtiofs-stat-1.json")  # /etc of that machine held 5 MiB
     bytes_used = int(subprocess.run(["du", "-s", "-B1", "/etc"], capture_output=True, text=True, check=True).stdout.split()[0])
     assert ours == f"{-(-bytes_used // 2**20)}\n"
 
@@ -110,7 +110,9 @@ def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
     document = ElementTree.fromstring(call["stdin_xml"])
     document.find("DATASTORE/BASE_PATH").text = str(tmp_path)
     found = driver_of(document).monitor()
-    total, used = (int(word) for word in subprocess.run(["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True).stdout.split()[-2:])
+    total, used = (
+        int(word) for word in subprocess.run(["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True).stdout.split()[-2:]
+    )
     assert found.total_mb == total // 2**20
     assert abs(found.used_mb - used // 2**20) <= 64  # others write too
     assert 0 <= found.free_mb <= found.total_mb - found.used_mb

@@ -20,7 +20,9 @@ def test_blocks_free_to_users_are_what_is_free() -> None:
     assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(used_mb=600, free_mb=350, total_mb=1000)
 
 
-@pytest.mark.parametrize("completed", [Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"), Completed(0, "4096 1\n", "")])
+@pytest.mark.parametrize(
+    "completed", [Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"), Completed(0, "4096 1\n", "")]
+)
 def test_anything_else_is_an_error(completed: Completed) -> None:
     with pytest.raises(CommandFailed, match="^The capacity of /ds could not be read: "):
         read_capacity("/ds", completed)

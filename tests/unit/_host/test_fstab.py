@@ -45,7 +45,13 @@ def test_entries():
 
 @pytest.mark.parametrize(
     ("options", "same"),
-    [(("nofail", "ro"), True), (("rw", "ro", "nofail", "defaults"), True), (("ro", "nofail", "comment=cloudconfig"), True), (("ro",), False), (("ro", "nofail", "x-a"), False)],
+    [
+        (("nofail", "ro"), True),
+        (("rw", "ro", "nofail", "defaults"), True),
+        (("ro", "nofail", "comment=cloudconfig"), True),
+        (("ro",), False),
+        (("ro", "nofail", "x-a"), False),
+    ],
 )
 def test_meaning_ignores_order_defaults_and_cloud_inits_mark_alone(options, same):
     assert FstabEntry("a", "/b", "virtiofs", ("ro", "nofail")).means(FstabEntry("a", "/b", "virtiofs", options, line=7)) is same

@@ -65,3 +65,9 @@ def test_the_source_is_what_nsswitch_says(tmp_path) -> None:
 def test_a_range_is_owned_by_name_or_by_uid(tmp_path) -> None:
     (tmp_path / "subuid").write_text("daemon:100000:10\n1:200000:10\nbin:300000:10\n")
     assert [found.start for found in subid.ranges_of("daemon", "uid", str(tmp_path))] == [100000, 200000]
+
+
+def test_only_a_line_feed_ends_a_line() -> None:
+    comment = "# moved:\x0calice:100000:65536\u2028bob:200000:65536\x85"
+    assert subid.parse(comment) == []
+    assert subid.edited(comment, {"alice"}, [SubidRange("alice", 7, 8)]) == f"{comment}\nalice:7:8\n"

@@ -60,13 +60,13 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
     domain = hypervisor.domain("test")
     assert hypervisor.domain(domain.uuid).name == "test"
     assert [one.name for one in hypervisor.domains()] == ["test"]
-    assert (domain.is_running, domain.is_persistent, domain.has_saved_state) == (True, True, False)
+    assert (domain.is_running, domain.is_persistent, domain.saved_xml()) == (True, True, None)
     assert len(hypervisor.version) == 3
     with pytest.raises(NotFound, match="'no such'"):
         hypervisor.domain("no such")
 
 
-@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system"])
+@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system", "http://[::1", "test:///a\0b", "test:///\udc80"])
 def test_only_this_hosts_libvirt(uri: str) -> None:
     with pytest.raises(InvalidInput, match="uri"):
         check_local(uri)
@@ -75,3 +75,26 @@ def test_only_this_hosts_libvirt(uri: str) -> None:
 def test_local_uris() -> None:
     for uri in ("qemu:///system", "qemu:///session", "test:///default"):
         assert check_local(uri) == uri
+
+
+def test_what_libvirt_quotes_of_a_definition_is_not_repeated() -> None:
+    done = run(
+        """
+        domain = Hypervisor("test:///default").domain("test")
+        domain.define("<domain type='test'><name>test</name>\\n<devices><graphics passwd='precious'/><a>\\ufffe</a></devices></domain>")
+        """
+    )
+    assert done.stdout.startswith("LibvirtFailed libvirt could not define the domain 'test': ")
+    assert len(done.stdout.splitlines()) == 1
+    assert "precious" not in done.stdout
+
+
+def test_what_libvirts_schema_refuses_is_said_in_one_line() -> None:
+    done = run(
+        """
+        domain = Hypervisor("test:///default").domain("test")
+        domain.define(domain.persistent_xml().replace("<devices>", "<devices><nonsense/>"))
+        """
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert "element" in done.stdout.lower()

@@ -96,6 +96,12 @@ def test_every_part_of_a_device_is_read() -> None:
     assert device == VirtioFs("t", "", read_only=True, queue=64)
 
 
+def test_a_tag_is_in_use_whatever_its_device_shares() -> None:
+    devices = "".join(f"<filesystem><source {name}='/x/{name}'/><target dir='{name}'/></filesystem>" for name in ("dir", "socket", "dev"))
+    root = domain_xml.parse(f"<domain><devices>{devices}<filesystem><target dir='bare'/></filesystem></devices></domain>")
+    assert domain_xml.tags(root) == {"dir": "/x/dir", "socket": "/x/socket", "dev": "/x/dev", "bare": ""}
+
+
 def test_9p_devices_count_as_tags_only() -> None:
     root = tree_of("11.3-filesystem-9p.xml")
     assert list(domain_xml.filesystems(root)) == []
@@ -184,6 +190,7 @@ def test_a_private_numa_cell_is_named(default: str) -> None:
     assert domain_xml.to_text(root) == before
 
 
+ALL_SLOTS = "".join(f"<video><address type='pci' bus='0x00' slot='{number:#x}'/></video>" for number in range(1, 32))
 PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>"
 
 
@@ -196,7 +203,7 @@ PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>
         (PORT.format(10, "") + "<memballoon><address type='pci' bus='0x0a' slot='0x00'/></memballoon>", False),
         (PORT.format(10, "") + "<hostdev><source><address bus='0x0a'/></source><address type='pci' bus='0x01'/></hostdev>", True),
         ("<controller type='pci' index='0' model='pci-root'/>", True),
-        ("<controller type='pci' index='0' model='pci-root'/>" + "".join(f"<video><address type='pci' bus='0x00' slot='{n:#x}'/></video>" for n in range(1, 32)), False),
+        ("<controller type='pci' index='0' model='pci-root'/>" + ALL_SLOTS, False),
         ("<controller type='usb' index='0'/>", True),
     ],
 )

@@ -134,7 +134,10 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
         ({"ds_driver": "vfs", "tm_driver": "ssh"}, "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected."),
         ({**VIRTIOFS, "tm_driver": "ssh"}, "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver."),
         ({**VIRTIOFS, "type": "file"}, "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'."),
-        ({"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"}, "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'."),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"},
+            "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'.",
+        ),
         ({**VIRTIOFS, "base_path": "x"}, "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected."),
         ({**VIRTIOFS, "safe_dirs": ["/a/../b"]}, "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected."),
         ({**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]}, "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected."),
@@ -178,7 +181,7 @@ def test_a_hostile_name_is_only_a_name(run: Callable[..., Plan], info: Callable[
 def test_info(run: Callable[..., Plan], info: Callable[..., list], tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     run(name="fs", datastore_location=str(tmp_path), **VIRTIOFS)
-    system, default, _, virtiofs = info()
+    system, default, _files, virtiofs = info()
     assert "No such file or directory" in system["monitor_error"]
     assert system["total_mb"] is None
     found = os.statvfs(tmp_path)
@@ -207,6 +210,7 @@ import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
 options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
 service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
+print("ready", flush=True)
 sys.stdin.readline()
 with service.exclusive():
     plan = service.plan()
@@ -217,8 +221,12 @@ print(sum(action.name == "create datastore" for action in plan.actions), plan.re
 
 def test_processes_that_want_the_same_name_make_one(tmp_path: Path, info: Callable[..., list]) -> None:
     command = [sys.executable, "-c", SAME_NAME, str(tmp_path / "catalog.sqlite")]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = sorted(process.communicate("\n")[0].split() for process in processes)
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _process in range(4)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = sorted(process.communicate()[0].split() for process in processes)
     assert answers == [["0", "100"]] * 3 + [["1", "100"]]
     assert [one["name"] for one in info() if one["id"] >= 100] == ["same"]
 

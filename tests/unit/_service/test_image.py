@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +92,12 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan], new: Callable
     assert names(new()) == []
     plan = run(name="x", read_only=True)
     assert names(plan) == ["update image"]
-    assert {key: plan.result["image"][key] for key in ("persistent", "read_only", "mount_tag", "uid_map")} == {"persistent": True, "read_only": True, "mount_tag": "t", "uid_map": MAP}
+    assert {key: plan.result["image"][key] for key in ("persistent", "read_only", "mount_tag", "uid_map")} == {
+        "persistent": True,
+        "read_only": True,
+        "mount_tag": "t",
+        "uid_map": MAP,
+    }
 
 
 def test_a_directory_that_grew_is_no_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, path: str) -> None:
@@ -177,6 +184,48 @@ def test_a_datastore_with_images_can_not_be_removed(new: Callable[..., Plan], pa
         service.plan()
 
 
+def test_a_directory_that_became_a_link(new: Callable[..., Plan], data: Path) -> None:
+    new()
+    data.rmdir()
+    os.symlink("/etc", data)
+    with pytest.raises(PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"):
+        new()
+    os.unlink(data)
+    os.symlink("/opt", data)
+    with pytest.raises(Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '/opt'"):
+        new()
+
+
+REGISTER = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+catalog, path, *names = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for name in names:
+    service = ImageService({**options, "catalog": catalog, "name": name, "datastore": "fs", "path": path})
+    with service.exclusive():
+        plan = service.plan()
+        plan.commit()
+    print(len(plan.actions), plan.result["image"]["id"])
+"""
+
+
+def test_processes_that_register_at_once(path: str, data: Path) -> None:
+    command = [sys.executable, "-c", REGISTER, path, str(data)]
+    processes = [subprocess.Popen([*command, "same", f"own-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in range(3)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = [process.communicate()[0].splitlines() for process in processes]
+    assert sorted(same.split()[0] for same, _other in answers) == ["0", "0", "1"]
+    found = image_info({"catalog": path, "name": None, "datastore": None})["images"]
+    assert [(one["id"], one["mount_tag"]) for one in found] == [(n, f"one-{n}") for n in range(4)]
+    assert sorted(one["name"] for one in found) == ["own-0", "own-1", "own-2", "same"]
+
+
 @pytest.mark.parametrize("restricted", ["/", "/etc", "/root", "/srv", "/var/lib", "/usr/share"])
 def test_restricted_directories(new: Callable[..., Plan], restricted: str) -> None:
     with pytest.raises(PathNotAllowed, match=f"^path: '{restricted}' is not accepted: "):
@@ -206,11 +255,15 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         ({"mount_tag": "ümlaut"}, InvalidInput, "mount_tag: 'ümlaut' is not accepted"),
         ({"mount_point": "/usr"}, InvalidInput, "mount_point: '/usr' is not accepted: a directory that the guest can do without"),
         ({"uid_map": [{"start": 0, "target": 5, "count": 0}]}, InvalidInput, "uid_map: '0:5:0' is not accepted"),
-        ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: at least 1 second"),
+        ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: 1 to 86400 seconds"),
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
         ({"size": 100}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
         ({"clone_of": "y"}, UnsupportedAction, "clone is not supported by the virtiofs driver."),
-        ({"datastore": "default"}, UnsupportedAction, "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs."),
+        (
+            {"datastore": "default"},
+            UnsupportedAction,
+            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs.",
+        ),
     ],
 )
 def test_bad_input(new: Callable[..., Plan], path: str, given: dict, error: type, message: str) -> None:

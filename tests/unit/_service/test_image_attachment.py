@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore, update_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound, PathNotAllowed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import (
     Attachment,
@@ -31,7 +31,9 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as opened:
         insert_datastore(opened, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100"))
         for number, (name, (persistent, read_only)) in enumerate(IMAGES.items()):
-            insert_image(opened, Image(number, name, 100, "filesystem", f"/mnt/{name}", 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}", MAP))
+            insert_image(
+                opened, Image(number, name, 100, "filesystem", f"/mnt/{name}", 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}", MAP)
+            )
         yield opened
 
 
@@ -55,7 +57,7 @@ def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
 
 
 def test_recording_twice_is_once(catalog: Catalog, tmp_path: Path) -> None:
-    for _ in range(2):
+    for _time in range(2):
         attachment = attach(catalog, "mine")
     assert attachments(catalog) == [attachment]
     connection = sqlite3.connect(tmp_path / "catalog.sqlite")
@@ -94,11 +96,23 @@ def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: s
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"mount_tag": "x" * 37}, "mount_tag"), ({"mount_tag": "a b"}, "mount_tag"), ({"mount_point": "/etc"}, "mount_point"), ({"mount_point": "a"}, "mount_point")],
+    [
+        ({"mount_tag": "x" * 37}, "mount_tag"),
+        ({"mount_tag": "a b"}, "mount_tag"),
+        ({"mount_point": "/etc"}, "mount_point"),
+        ({"mount_point": "a"}, "mount_point"),
+    ],
 )
 def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{named}: "):
         resolve_attachment(catalog, "mine", "h1", "web", **options)
+
+
+def test_a_directory_that_is_restricted_by_now(catalog: Catalog) -> None:
+    update_datastore(catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",)))
+    with pytest.raises(PathNotAllowed, match="^path: '/mnt/mine' is not accepted: it is or contains the restricted directory /mnt/mine"):
+        resolve_attachment(catalog, "mine", "h1", "web")
+    resolve_attachment(catalog, "readers", "h1", "web")
 
 
 def test_an_unknown_image(catalog: Catalog) -> None:
@@ -108,7 +122,7 @@ def test_an_unknown_image(catalog: Catalog) -> None:
 
 def test_removing_twice_says_what_it_found(catalog: Catalog) -> None:
     attach(catalog, "mine")
-    assert [remove_attachment(catalog, 0, "h1", "web") for _ in range(2)] == [True, False]
+    assert [remove_attachment(catalog, 0, "h1", "web") for _time in range(2)] == [True, False]
     resolve_attachment(catalog, "mine", "h2", "db")
 
 
@@ -117,7 +131,11 @@ def test_attachments_by_side(catalog: Catalog) -> None:
     attach(catalog, "readers")
     attach(catalog, "readers", domain="db")
     attach(catalog, "readers", host="h2")
-    assert [(one.image, one.host, one.domain) for one in attachments(catalog, image_id=2)] == [("readers", "h1", "db"), ("readers", "h1", "web"), ("readers", "h2", "web")]
+    assert [(one.image, one.host, one.domain) for one in attachments(catalog, image_id=2)] == [
+        ("readers", "h1", "db"),
+        ("readers", "h1", "web"),
+        ("readers", "h2", "web"),
+    ]
     assert [one.image for one in attachments(catalog, host="h1", domain="web")] == ["mine", "readers"]
     assert [one.host for one in attachments(catalog, host="h2")] == ["h2"]
 
@@ -130,7 +148,16 @@ def test_a_result_can_be_given_back(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("image_id", "0"), ("image_id", True), ("image", "a\nb"), ("source", "relative"), ("source", "/a/../b"), ("source", 5), ("persistent", "yes"), ("read_only", None)),
+        *(
+            ("image_id", "0"),
+            ("image_id", True),
+            ("image", "a\nb"),
+            ("source", "relative"),
+            ("source", "/a/../b"),
+            ("source", 5),
+            ("persistent", "yes"),
+            ("read_only", None),
+        ),
         *(("mount_tag", "/dev/x"), ("mount_point", "/"), ("uid_map", {}), ("uid_map", [{"start": 0}]), ("uid_map", [{"start": "0", "target": 1, "count": 1}])),
         *(("gid_map", [{"start": 0, "target": -1, "count": 1}]), ("host", "-x"), ("domain", "a/b")),
     ],
@@ -150,3 +177,10 @@ def test_something_else_than_a_result(data: object) -> None:
 def test_a_result_with_an_unknown_key(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match="^attachment: "):
         Attachment.from_dict({**resolve_attachment(catalog, "mine", "h1", "web").as_dict(), "extra": 1})
+
+
+def test_an_image_whose_datastore_is_missing_is_not_attached(catalog: Catalog) -> None:
+    catalog.execute("PRAGMA foreign_keys = OFF")
+    catalog.execute("DELETE FROM datastore WHERE id = 100")
+    with pytest.raises(CatalogFailed, match="lacks the datastore 100"):
+        attach(catalog, "mine")

@@ -121,3 +121,9 @@ def test_bad_values_are_refused(options: dict[str, object], message: str) -> Non
 def test_info_lists_everything_or_one_users_ranges(etc: Path) -> None:
     assert subid_info(None, str(etc)) == {"source": "files", "subuid": [{"user": "bob", "start": 300000, "count": 65536}], "subgid": []}
     assert subid_info("alice", str(etc))["subuid"] == []
+
+
+def test_the_shadow_suites_locks_are_held(etc: Path) -> None:
+    with SubidService(SubidWish("alice"), str(etc)).exclusive():
+        assert [(etc / f"{name}.lock").read_bytes() for name in ("subuid", "subgid")] == [b"%d\0" % os.getpid()] * 2
+    assert sorted(path.name for path in etc.iterdir()) == [".pwd.lock", "subgid", "subuid"]

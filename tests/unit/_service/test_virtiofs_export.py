@@ -7,6 +7,7 @@ What needs a running domain, a real virtiofsd or a mapped id is in tests/integra
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -110,6 +111,12 @@ def device_of(domain: libvirt.virDomain, tag: str = "t") -> ET.Element | None:
     return ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find(f"devices/filesystem/target[@dir='{tag}']/..")
 
 
+def test_exports_of_one_host_wait_for_each_other(define: Callable, service: Callable, tmp_path: Path) -> None:
+    define()
+    with service().exclusive(), open(tmp_path / "lock" / "libvirt.lock", "rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 # The definition
 
 
@@ -201,8 +208,12 @@ def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, servi
     wish = service()
     plan = wish.plan()
     real = virtiofs_export.Domain.define
-    # As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out.
-    monkeypatch.setattr(virtiofs_export.Domain, "define", lambda self, text, validate=True: real(self, text.replace('<cache mode="none" />', ""), validate=False))
+
+    def dropping(self, text, validate=True):
+        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out."""
+        real(self, text.replace('<cache mode="none" />', ""), validate=False)
+
+    monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
     with pytest.raises(LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"):
         plan.commit()
     assert domain.XMLDesc() == before
@@ -310,6 +321,71 @@ def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callab
     assert not run(service(image="no such image", state="absent")).changed
 
 
+def test_absent_leaves_other_devices(define: Callable, service: Callable, catalog: Catalog) -> None:
+    domain = define("a", DEVICE.format("/srv/other", "other", ""))
+    run(service(image="pers"))
+    assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
+    assert device_of(domain, "other") is not None
+
+
+def test_an_export_without_a_map_is_warned_of_on_each_run(define: Callable, service: Callable, shared: Path) -> None:
+    define()
+    for plan in (run(service()), run(service())):
+        assert plan.warnings[0].startswith(f"{shared} is exported without an id map, so the guest's root is root in it: ")
+
+
+def test_another_image_of_the_same_directory_is_not_removed(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+    domain = define()
+    insert_image(catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9"))
+    run(service(image="pers"))
+    assert not run(service(image="reader", state="absent")).changed
+    assert device_of(domain, "one-5") is not None
+    assert claims(catalog) == [("pers", "a")]
+
+
+def test_a_claim_outlives_a_device_that_the_guest_keeps(define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = define()
+    run(service(image="pers"))
+    domain.create()
+    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda *unused: False)
+    plan = run(service(image="pers", state="absent"))
+    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (["remove virtiofs device"], True, [("pers", "a")])
+    domain.destroy()
+    assert names(run(service(image="pers", state="absent"))) == ["release image"]
+    assert claims(catalog) == []
+
+
+def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = define("a", "<controller type='pci' index='0' model='pci-root'/>")
+    domain.create()
+    detached: list[str] = []
+    element = ET.fromstring(DEVICE.format("/x", "t", ""))
+    monkeypatch.setattr(virtiofs_export.Domain, "attach", lambda *unused: None)
+    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda _self, device, *unused: detached.append(device))
+    monkeypatch.setattr(virtiofs_export, "_live_device", lambda *unused: (element, VirtioFs("t", "/x")))
+    with pytest.raises(LibvirtFailed, match="did not plug the device 't'"):
+        run(service())
+    assert len(detached) == 1
+    assert device_of(domain) is None
+
+
+def test_root_is_known_whatever_the_uri_says(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    define()
+    seen: list[bool] = []
+    monkeypatch.setattr(virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1])
+    for user, uri in ((0, "test:///default"), (1000, "test:///default")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        service(uri=uri).plan()
+    assert seen == [True, True]
+
+
+def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callable, service: Callable) -> None:
+    define()
+    for source in ("/", "/etc", "/var"):
+        with pytest.raises(PathNotAllowed, match="attachment.source"):
+            service(attachment=Attachment(5, "pers", source, True, False, "one-5", "/mnt/x", None, None, "hv1", "a").as_dict()).plan()
+
+
 def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
     define()
     run(service(image="pers"))
@@ -413,8 +489,9 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
     """A claim that the module image_attachment made is this one's."""
     define()
+    made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
-        record_attachment(catalog, Attachment.from_dict(attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")))
+        record_attachment(catalog, Attachment.from_dict(made))
     assert names(run(service(image="pers"))) == ["add virtiofs device"]
 
 

@@ -1,4 +1,4 @@
-#!/bin/busybox sh
+# shellcheck shell=dash
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 # The initramfs of both kinds of guest: find the disk, hand over what the lab put in, go.

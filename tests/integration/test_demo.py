@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""script/demo when it is ended half way; all that it does otherwise is what molecule/virtiofs tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).resolve().parents[2] / "script" / "demo.py"
+
+
+def podman(*arguments: str) -> str:
+    return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def left() -> str:
+    """What carries the name of the demo's lab: directories, containers with their processes, and network bridges."""
+    containers = podman("ps", "--all", "--noheading", "--filter", "label=granary.lab=demo")
+    networks = podman("network", "ls", "--quiet", "--filter", "label=granary.lab=demo")
+    directories = [str(path) for path in Path("/run/granary-lab").glob("demo*")]
+    return "\n".join([containers, networks, *directories]).strip()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_nothing_is_left_of_a_demo_that_is_ended(number: signal.Signals, status: int) -> None:
+    with subprocess.Popen([sys.executable, DEMO], stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
+        line = next(line for line in demo.stdout or () if "TASK" in line)  # within the first playbook
+        assert line
+        assert left()
+        # A terminal's Ctrl-C reaches all of them, a service manager's SIGTERM the first.
+        (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
+        output, _nothing = demo.communicate(timeout=120)
+    assert demo.returncode == status, output
+    assert left() == ""
+    assert subprocess.run(["pgrep", "--session", str(demo.pid)], capture_output=True, check=False).stdout == b""
+
+
+def test_it_takes_no_arguments() -> None:
+    done = subprocess.run([sys.executable, DEMO, "--fast"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "script/demo: '--fast' is not accepted: it takes no arguments.\n")

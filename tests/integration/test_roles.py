@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The roles hypervisor and frontend on hosts that know nothing of them, and on those that have something of their own already."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab
+
+Playbook = Callable[..., str]
+Execute = Callable[..., str]
+
+ROLES = ("granary.vmstore.hypervisor", "granary.vmstore.frontend")
+WRAPPER = "/usr/local/libexec/granary-virtiofsd"
+
+#: One host for each state that a test finds a host in.
+HOSTS = {"fresh": "debian13", "aged": "debian12", "blank": "debian13", "taken": "debian13", "strange": "debian13"}
+
+
+@pytest.fixture(scope="module")
+def lab(lab_factory: Callable[[Mapping[str, Any]], Lab]) -> Lab:
+    return lab_factory({"name": "roles", "hosts": {name: {"kind": kind} for name, kind in HOSTS.items()}})
+
+
+@pytest.fixture(scope="module")
+def execute(lab: Lab) -> Execute:
+    hosts = lab.hosts()
+    return lambda machine, *argv, check=True: hosts[machine].execute(*argv, check=check).stdout
+
+
+@pytest.fixture(scope="module")
+def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
+    """Run roles on hosts and return what Ansible printed."""
+
+    def run(hosts: str, *arguments: str, roles: Sequence[str] = ROLES, fails: bool = False, **variables: object) -> str:
+        playbook = tmp_path_factory.mktemp("play") / "play.yml"
+        playbook.write_text(json.dumps([{"hosts": hosts, "gather_subset": ["min"], "vars": variables, "roles": roles}]))
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments, str(playbook)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def changed(output: str) -> int:
+    return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
+
+
+@pytest.fixture(scope="module")
+def ready(roles: Playbook, execute: Execute) -> str:
+    """The pattern of a new and of an old host that the roles ran on, after they told in check mode what they would do."""
+    hosts = "fresh:aged"
+    look = "cat /etc/passwd /etc/group /etc/subuid /etc/subgid; ls -R /usr/local /var/lib/one 2>&1; true"
+    before = [execute(host, "sh", "-c", look) for host in ("fresh", "aged")]
+    foretold = roles(hosts, "--check", "--diff")
+    assert "+oneadmin:100000:65536" in foretold
+    assert [execute(host, "sh", "-c", look) for host in ("fresh", "aged")] == before
+    assert changed(roles(hosts)) > 0
+    return hosts
+
+
+def test_a_second_run_changes_nothing(roles: Playbook, ready: str) -> None:
+    assert changed(roles(ready)) == 0
+    assert changed(roles(ready, "--check")) == 0
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_hypervisor_is_ready(execute: Execute) -> None:
+    user = execute("fresh", "getent", "passwd", "oneadmin").strip().split(":")
+    assert 0 < int(user[2]) < 1000
+    assert user[5:] == ["/var/lib/one", "/usr/sbin/nologin"]
+    # A member of libvirt or kvm could do to the host what guests must not, and virtiofsd has the user's groups.
+    assert execute("fresh", "id", "-nG", "oneadmin").split() == ["oneadmin"]
+    for name in ("subuid", "subgid"):
+        assert execute("fresh", "cat", f"/etc/{name}").splitlines() == ["oneadmin:100000:65536"]
+    assert execute("fresh", "systemctl", "is-active", "libvirtd.socket").strip() == "active"
+    assert execute("fresh", "systemctl", "is-enabled", "libvirtd.socket").strip() == "enabled"
+    assert execute("fresh", "stat", "--format=%U:%G %a", WRAPPER).strip() == "root:root 755"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_front_end_is_ready(execute: Execute) -> None:
+    assert execute("fresh", "stat", "--format=%U:%G %a", "/var/lib/one/vmstore").strip() == "oneadmin:oneadmin 750"
+    assert execute("fresh", "stat", "--format=%U:%G %a", "/var/lib/one/datastores").strip() == "oneadmin:oneadmin 755"
+
+
+def test_a_host_that_cant_map_ids_has_no_wrapper_and_says_so(roles: Playbook, execute: Execute) -> None:
+    said = " ".join(roles("aged").split())
+    assert said.count("can't map ids. Exports of aged need") == 1
+    assert execute("aged", "ls", WRAPPER, check=False) == ""
+    assert execute("aged", "cat", "/etc/subuid").splitlines() == ["oneadmin:100000:65536"]
+
+
+def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> None:
+    execute("taken", "groupadd", "stewards")
+    execute("taken", "useradd", "--create-home", "--home-dir", "/home/keeper", "--shell", "/bin/bash", "--gid", "stewards", "keeper")
+    execute("taken", "sh", "-c", "echo keeper:700000:1000 | tee /etc/subuid >/etc/subgid")
+    before = execute("taken", "sh", "-c", "getent passwd keeper; id keeper; stat -c %a:%U /home/keeper")
+    roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")
+    assert execute("taken", "sh", "-c", "getent passwd keeper; id keeper; stat -c %a:%U /home/keeper") == before
+    assert execute("taken", "cat", "/etc/subuid", "/etc/subgid") == "keeper:700000:1000\n" * 2
+    assert execute("taken", "getent", "passwd", "oneadmin", check=False) == ""
+    assert execute("taken", "stat", "--format=%U:%G", "/var/lib/one/vmstore").strip() == "keeper:stewards"
+    assert "\nuser=keeper\n" in execute("taken", "cat", WRAPPER)
+    assert changed(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
+
+
+def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Execute) -> None:
+    execute("taken", "dpkg", "--purge", "--force-depends", "xorriso", "python3-libvirt")
+    said = roles("taken", "--check", roles=["granary.vmstore.hypervisor"], hypervisor_service_user="keeper")
+    assert '"msg": "python3-libvirt, xorriso"' in said
+
+
+def test_packages_are_not_looked_for_when_all_are_there(roles: Playbook) -> None:
+    # The lab's hosts reach no package archive, and have no package lists.
+    assert "skipping: [fresh]" in roles("fresh").split("Install the missing packages]")[1].split("TASK")[0]
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("frontend", ["blank", "fresh"])
+def test_the_site_can_be_checked_before_anything_of_it_is_there(lab: Lab, execute: Execute, tmp_path: Path, frontend: str) -> None:
+    for host in ("blank", "fresh"):
+        execute(host, "mkdir", "-p", "/mnt/data")
+    inventory = tmp_path / "site.yml"
+    variables = {
+        "vmstore_datastores": [{"name": "fs", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
+        "vmstore_images": [{"name": "data", "datastore": "fs", "path": "/mnt/data", "persistent": True}],
+        "vmstore_exports": [{"host": "blank", "domain": "none", "image": "data"}],
+    }
+    groups = {"vmstore_frontend": {"hosts": {frontend: None}}, "vmstore_hypervisors": {"hosts": {"blank": None}}}
+    inventory.write_text(json.dumps({"all": {"vars": variables, "children": groups}}))
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), "-i", str(inventory), "granary.vmstore.site"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
+    if frontend == "fresh":
+        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows nothing yet.
+        subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True, env=environment)
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert changed(done.stdout) > 0
+    assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [("ID=ubuntu\nNAME=Ubuntu\nVERSION_ID=24.10\n", "Ubuntu 24.10"), ("ID=debian\nNAME='Debian GNU/Linux'\nVERSION_ID=11\n", "Debian 11")],
+)
+def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Execute, release: str, name: str) -> None:
+    # Only the file that tells the system's name is another's.
+    execute("strange", "sh", "-c", 'rm -f /etc/debian_version /etc/os-release && printf %s "$0" >/etc/os-release', release)
+    said = roles("strange", fails=True)
+    assert f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are supported." in said
+    assert changed(said) == 0
+
+
+def test_an_option_that_is_none_is_refused(roles: Playbook) -> None:
+    assert "hypervisor_subid_start" in roles("fresh", fails=True, hypervisor_subid_start="many")

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The playbook site: what it refuses before it touches a host, and how exports come, wait for a restart, move and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lab import Lab
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+EXAMPLE = ROOT / "examples" / "inventory"
+
+Execute = Callable[..., str]
+
+
+def ansible(*arguments: str | Path, fails: bool = False) -> str:
+    """Run the playbook and return what it printed."""
+    command = [PLAYBOOK, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def changed(output: str) -> int:
+    return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
+
+
+# What needs no host
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Callable[..., str]:
+    """Run the playbook with an inventory that it refuses; none of its hosts exists."""
+
+    def run(*, frontends: tuple[str, ...] = ("f1",), arguments: tuple[str, ...] = (), **variables: Any) -> str:
+        groups = {"vmstore_frontend": frontends, "vmstore_hypervisors": ("h1", "h2"), "vmstore_guests": ("g1",)}
+        inventory = tmp_path / "inventory.yml"
+        children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
+        inventory.write_text(yaml.safe_dump({"all": {"vars": variables, "children": children}}))
+        output = ansible("-i", inventory, *arguments, "granary.vmstore.site", fails=True)
+        assert "Gathering Facts" not in output  # no host was reached for
+        return output
+
+    return run
+
+
+EXPORT = {"host": "h1", "domain": "g1", "image": "data"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"vmstore_exports": [{**EXPORT, "mountpoint": "/srv"}]}, "vmstore_exports.mountpoint. Supported parameters include: "),
+        ({"vmstore_images": [{"name": "data", "owner": "x"}]}, "vmstore_images.owner. Supported parameters include: "),
+        ({"vmstore_datastores": [{"name": "fs", "driver": "x"}]}, "vmstore_datastores.driver. Supported parameters include: "),
+        ({"vmstore_exports": [{"host": "h1", "domain": "g1"}]}, "missing required arguments: image found in vmstore_exports"),
+        ({"vmstore_exports": [{**EXPORT, "state": "gone"}]}, "value of state must be one of: present, absent, got: gone found in vmstore_exports"),
+        ({"vmstore_exports": [{**EXPORT, "uid_map": [{"target": "many"}]}]}, "'many'"),
+        ({"vmstore_exports": [{**EXPORT, "host": "g1"}]}, '"g1" is not accepted as the host of "g1": one of the group vmstore_hypervisors is expected'),
+        ({"vmstore_exports": [{**EXPORT, "guest": "h1"}]}, '"h1" is not accepted as the guest of "g1": one of the group vmstore_guests is expected (g1).'),
+        ({"vmstore_exports": [EXPORT, {**EXPORT, "state": "absent"}]}, 'the image "data" is there more than once for the domain "g1" of the host h1'),
+        ({"frontends": ("f1", "f2")}, "The group vmstore_frontend has 2 hosts, and exactly one is expected"),
+        ({"frontends": ()}, "The group vmstore_frontend has 0 hosts, and exactly one is expected"),
+        ({"arguments": ("--limit", "h1")}, "The front-end f1 is left out by --limit"),
+    ],
+)
+def test_an_inventory_with_a_mistake_is_refused(check: Callable[..., str], variables: dict[str, Any], message: str) -> None:
+    assert message in " ".join(check(**variables).split())
+
+
+def test_the_example_inventory_is_a_site(tmp_path: Path) -> None:
+    ansible("-i", EXAMPLE, "--syntax-check", "granary.vmstore.site")
+    play = tmp_path / "play.yml"
+    play.write_text(json.dumps([{"hosts": "vmstore_frontend", "gather_facts": False, "roles": ["granary.vmstore.site"]}]))
+    assert "failed=0" in ansible("-i", EXAMPLE, play)
+
+
+def test_a_playbook_without_datastores_is_accepted(tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": ["granary.vmstore.site"]}]))
+    inventory = tmp_path / "inventory.yml"
+    inventory.write_text(yaml.safe_dump({"vmstore_frontend": {"hosts": {"f1": None}}}))
+    assert "failed=0" in ansible("-i", inventory, play)
+
+
+# What does
+
+
+@pytest.fixture
+def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[..., str]]:
+    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`; at the end all exports are released."""
+    base = {
+        "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
+        "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
+    }
+    groups = {"vmstore_frontend": "hv1", "vmstore_hypervisors": "hv1", "vmstore_guests": "hot"}
+    seen: dict[str, dict[str, Any]] = {}
+
+    def run(exports: list[dict[str, Any]], *arguments: str, **variables: Any) -> str:
+        seen.update({f"{one['domain']} {one['image']}": one for one in exports})
+        inventory = tmp_path / "site.yml"
+        children = {name: {"hosts": {host: None}} for name, host in groups.items()}
+        inventory.write_text(yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}}))
+        return ansible("-i", site.inventory, "-i", inventory, "granary.vmstore.site", *arguments)
+
+    execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
+    yield run
+    # All at once: what uses a thing goes before it.
+    gone = {"vmstore_images": [{"name": "site_rw", "state": "absent"}], "vmstore_datastores": [{"name": "site", "state": "absent"}]}
+    run([{**one, "state": "absent"} for one in seen.values()], **gone)
+    execute("hv1", "rm", "-rf", "/mnt/site")
+
+
+def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], execute: Execute) -> None:
+    export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/site", "mount_options": ["noatime"]}
+    converge([export])
+    assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
+    assert changed(converge([export])) == 0
+
+    gone = {**export, "state": "absent"}
+    foretold = converge([gone], "--check")
+    assert changed(foretold) > 0
+    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "hot")
+    converge([gone])
+    assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/site", check=False) == ""
+    assert "/srv/site" not in site.ssh("hot", "cat", "/etc/fstab")
+    for arguments in (["hot"], ["--inactive", "hot"]):
+        assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
+    assert changed(converge([gone])) == 0
+
+
+def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+    # Its memory isn't shared, so that it gets no export while it runs.
+    domain("hv1", "unshared", start=True)
+    first = {"host": "hv1", "domain": "hot", "image": "site_rw"}
+    second = {"host": "hv1", "domain": "unshared", "image": "site_rw"}
+    assert "Shut these domains down" not in converge([first])
+    said = " ".join(converge([{**first, "state": "absent"}, second]).split())
+    assert "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1." in said
+    # On each run, until it is done.
+    again = converge([second])
+    assert changed(again) == 0
+    assert "unshared on hv1." in again
+    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "--inactive", "unshared")
+    assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
+
+
+def test_an_image_is_given_back_when_the_running_domain_has_lost_it(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+    # It has no system that could release a device.
+    domain("hv1", "stubborn", shared=True, start=True)
+    export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}
+    converge([export])
+    said = " ".join(converge([{**export, "state": "absent"}]).split())
+    assert "The domain stubborn on hv1 has the image site_rw until it is shut down" in said
+    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
+    execute("hv1", "virsh", "destroy", "stubborn")
+    assert changed(converge([{**export, "state": "absent"}])) == 1
+    assert changed(converge([{**export, "state": "absent"}])) == 0

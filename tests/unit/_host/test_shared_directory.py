@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
+
+MAPS = (IdMap(0, 100000, 65536),)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that everyone can reach; those of pytest are closed to others."""
+    path = Path(subprocess.run(["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True).stdout.strip())
+    path.chmod(0o755)
+    (path / "parent" / "shared").mkdir(parents=True)
+    yield path / "parent" / "shared"
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+
+
+def test_only_a_directory_that_is_what_its_path_says(directory: Path) -> None:
+    HeldDirectory("image", str(directory)).check_same()
+    with pytest.raises(NotFound, match="image: the directory '/no/such' is not on this host"):
+        HeldDirectory("image", "/no/such")
+    with pytest.raises(InvalidInput, match="source: '/etc/passwd'"):
+        HeldDirectory("source", "/etc/passwd")
+    link = directory.parent / "link"
+    link.symlink_to(directory.parent)
+    with pytest.raises(StaleState, match=f"now leads to '{directory}'"):
+        HeldDirectory("image", str(link / "shared"))
+
+
+def test_another_directory_in_its_place(directory: Path) -> None:
+    held = HeldDirectory("image", str(directory))
+    directory.rename(directory.parent / "moved")
+    with pytest.raises(NotFound):
+        held.check_same()
+    directory.mkdir()
+    with pytest.raises(StaleState, match="was replaced"):
+        held.check_same()
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "parent_mode", "write", "named"),
+    [
+        (100000, 0o700, 0o755, True, None),
+        (165535, 0o000, 0o755, True, None),  # root over every id it maps
+        (0, 0o755, 0o755, False, None),
+        (0, 0o755, 0o755, True, "shared"),
+        (0, 0o757, 0o755, True, None),
+        (0, 0o751, 0o755, False, "shared"),
+        (100000, 0o755, 0o700, False, "parent"),
+        (100000, 0o755, 0o711, True, None),
+        (165536, 0o700, 0o755, False, "shared"),
+    ],
+)
+def test_the_component_that_keeps_the_mapped_root_out(directory: Path, owner: int, mode: int, parent_mode: int, write: bool, named: str | None) -> None:
+    os.chown(directory, owner, owner)
+    directory.chmod(mode)
+    directory.parent.chmod(parent_mode)
+    found = HeldDirectory("image", str(directory)).obstacle(MAPS, MAPS, write=write)
+    if named is None:
+        assert found is None
+    else:
+        path = directory if named == "shared" else directory.parent
+        assert found == f"{path} belongs to {path.stat().st_uid}:{path.stat().st_gid} with mode {path.stat().st_mode & 0o7777:04o}"
+    # The kernel's opinion, of that user without the mapped root's rights over other owners.
+    if owner != 165535:
+        script = 'test -r "$0" && test -x "$0"' + (' && test -w "$0"' if write else "")
+        entered = ["setpriv", "--reuid", "100000", "--regid", "100000", "--clear-groups", "sh", "-c", script, str(directory)]
+        assert (subprocess.run(entered, check=False).returncode == 0) is (named is None)
