@@ -215,6 +215,9 @@ def _ledger(options: argparse.Namespace) -> None:
         _print(options, {"mark": options.mark, "next": number}, lambda: f"{options.mark}: from entry {number} on")
         return
     criteria = {name: getattr(options, name) for name in ("op", "path", "client", "rule", "since") if getattr(options, name) is not None}
+    if criteria.get("since", "").isdecimal():
+        # An entry's number; else it is a mark.
+        criteria["since"] = int(criteria["since"])
     if options.summary:
         rows = control.call("ledger.summary", **criteria)
         _print(options, rows, lambda: _table(rows, ["client", "op", "requests", "bytes", "errors"]))

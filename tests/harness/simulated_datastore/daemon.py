@@ -60,7 +60,7 @@ class Daemon:
         self.adapters: dict[str, Pyfuse3Adapter] = {}
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__], stdin=subprocess.PIPE, start_new_session=True,
+        self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__, str(os.getpid())], stdin=subprocess.PIPE, start_new_session=True,
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0)
 
     def _tell_watchdog(self, kind: str, path: Path) -> None:
@@ -74,7 +74,7 @@ class Daemon:
         """Raises :class:`SimulatedDatastoreError` for what keeps it from starting."""
         if "ledger" in self.config:
             self.datastore.ledger.open_file(Path(self.config["ledger"]))
-        self._tell_watchdog("file", self.runtime)
+        self._tell_watchdog("runtime", self.runtime)
         methods: dict[str, Method] = {**Methods(self.datastore, self).table()}
         server = ControlServer(self.runtime / "socket", methods)
         try:

@@ -122,7 +122,7 @@ class Ledger:
                 for (client, op), (requests, size, errors) in sorted(sums.items())]
 
     def status(self) -> dict[str, Any]:
-        return {"entries": len(self._rows), "dropped": self.dropped, "marks": sorted(self._marks), "file_error": self.file_error}
+        return {"entries": len(self._rows), "next": self._next, "dropped": self.dropped, "marks": sorted(self._marks), "file_error": self.file_error}
 
     # The file
 
