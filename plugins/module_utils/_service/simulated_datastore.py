@@ -120,7 +120,9 @@ class SimulatedDatastoreService(Service):
                 plan.actions.append(Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount")))
             return plan
         if status is not None and os.path.realpath(str(status["backing"])) != os.path.realpath(str(self.wish.backing)):
-            raise Conflict(f"The simulated datastore {self.wish.name!r} is mounted from {status['backing']!r}, not from {self.wish.backing!r}: unmount it first.")
+            raise Conflict(
+                f"The simulated datastore {self.wish.name!r} is mounted from {status['backing']!r}, not from {self.wish.backing!r}: unmount it first."
+            )
         self._plan_mounts(plan, {} if status is None else status["clients"])
         self._plan_settings(plan, {} if status is None else status["settings"])
         self._plan_rules(plan, [] if status is None else status["rules"])

@@ -133,10 +133,11 @@ class Running:
 
 
 def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int | None = None, clock: str = "real", ledger: Path | None = None,
-          log: Path | None = None, deadline: float = 30) -> Running:
+          log: Path | None = None, known: int = 200_000, deadline: float = 30) -> Running:
     """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method ``mount``).
 
-    With *parent* it ends when that process does. Raises :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
+    With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to forget the others. Raises
+    :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
     """
     sweep_all()
     running = Running(name)
@@ -150,7 +151,7 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
         raise SimulatedDatastoreError(f"name: the datastore {name!r} is just being mounted, give another name.") from None
     for mount in mounts:
         mount["mount_point"] = os.path.abspath(mount["mount_point"])
-    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock,
+    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock, "known": known,
                               "log": str(log.absolute() if log else running.log)}
     if parent is not None:
         config["parent"] = parent

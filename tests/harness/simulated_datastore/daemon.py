@@ -108,7 +108,7 @@ class Daemon:
         path = self._check_mount_point(mount_point)
         mount = self.datastore.add_mount(export)
         try:
-            adapter = Pyfuse3Adapter(mount, path)
+            adapter = Pyfuse3Adapter(mount, path, self.config["known"])
         except SimulatedDatastoreError:
             self.datastore.remove_mount(mount)
             raise

@@ -151,7 +151,8 @@ class Datastore:
                 "profile": mount.export.profile.name, "squash": mount.export.squash, "read_only": mount.export.read_only, "strict": mount.export.strict,
                 "open": len(mount.handles), "nodes": len(mount.lookups)} for mount in self.mounts.values()},
             "state": self.state.status(), "capacity": self.capacity.status(), "schedule": self.schedule.status(), "rules": self.rules.status(),
-            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked), "ledger": self.ledger.status(), "capabilities": self.capabilities.as_dict()}
+            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked), "ledger": self.ledger.status(),
+            "capabilities": self.capabilities.as_dict()}
 
     def settings(self) -> dict[str, Any]:
         """Everything that can be set, by the keys it is set with."""

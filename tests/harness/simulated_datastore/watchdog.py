@@ -3,7 +3,8 @@
 """A process that outlives the daemon, to remove what a daemon that was killed leaves behind.
 
 It reads lines from its standard input: ``mount PATH`` and ``runtime PATH`` name what will have to go, ``gone PATH`` what has gone. At the end of input it
-unmounts and removes the rest; a runtime directory only if it is still that of its parent, and not of a later daemon of the same name. Nothing but the standard library, and no import of the package: it starts in some ten milliseconds.
+unmounts and removes the rest; a runtime directory only if it is still that of its parent, and not of a later daemon of the same name. Nothing but the
+standard library, and no import of the package: it starts in some ten milliseconds.
 """
 from __future__ import annotations
 

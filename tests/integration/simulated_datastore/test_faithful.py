@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -229,6 +230,23 @@ def test_few_descriptors_for_many_directories(ds: Any) -> None:
     for _ in range(200):
         os.statvfs(ds.path)
     assert ds.call("status")["nodes"] < 50
+
+
+def test_files_are_forgotten(mounted: Callable[..., Any]) -> None:
+    ds = mounted(known=1000)
+    (ds.backing / "dir").mkdir()
+    for number in range(6000):
+        (ds.backing / f"dir/{number}").touch()
+    held = os.open(ds.path / "dir/17", os.O_RDONLY)
+    for _ in range(3):
+        assert len([os.stat(ds.path / f"dir/{number}") for number in range(6000)]) == 6000
+    deadline = time.monotonic() + 20
+    while (nodes := ds.call("status")["nodes"]) > 1500:
+        # The kernel tells with other requests what it has forgotten.
+        os.stat(ds.path / f"dir/{nodes % 6000}")
+        assert time.monotonic() < deadline, nodes
+    assert os.fstat(held).st_nlink == 1
+    os.close(held)
 
 
 def test_two_clients_see_each_other(mounted: Callable[..., Any]) -> None:

@@ -42,7 +42,7 @@ class Pyfuse3Adapter:
     *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
     """
 
-    def __init__(self, mount: Mount, mount_point: Path, trim: int = 200_000) -> None:
+    def __init__(self, mount: Mount, mount_point: Path, trim: int) -> None:
         self.mount = mount
         self.mount_point = mount_point
         self.trim = trim
