@@ -80,7 +80,8 @@ def snapshot(root: Path) -> dict[str, Any]:
             if stat.S_ISLNK(status.st_mode):
                 entry["target"] = os.readlink(path)
             if stat.S_ISREG(status.st_mode):
-                entry["content"] = Path(path).read_bytes()[:4096]
+                with open(path, "rb") as file:
+                    entry["content"] = file.read(4096)
             found[relative] = entry
     return found
 

@@ -46,6 +46,20 @@ def _write(path: str) -> int:
         os.close(fd)
 
 
+def _write_at(path: str, offset: int) -> int:
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return os.pwrite(fd, b"far", offset) if stat.S_ISREG(os.fstat(fd).st_mode) else -1
+    finally:
+        os.close(fd)
+
+
+def _utime(path: str, time_ns: int) -> list[int]:
+    os.utime(path, ns=(time_ns, time_ns))
+    status = os.stat(path)
+    return [status.st_atime_ns, status.st_mtime_ns]
+
+
 #: Operations on one name.
 OPERATIONS: dict[str, Callable[[str], Any]] = {
     "open-read": partial(_open, os.O_RDONLY), "open-write": partial(_open, os.O_WRONLY), "open-both": partial(_open, os.O_RDWR),
@@ -66,6 +80,9 @@ OPERATIONS: dict[str, Callable[[str], Any]] = {
     "chown": lambda path: os.chown(path, 1002, 1002), "chown-group": lambda path: os.chown(path, -1, 1001),
     "chown-nothing": lambda path: os.chown(path, -1, -1), "lchown": lambda path: os.lchown(path, 65534, 65534),
     "truncate-short": lambda path: os.truncate(path, 3), "truncate-long": lambda path: os.truncate(path, 12_345),
+    "truncate-huge": lambda path: os.truncate(path, (1 << 63) - 1), "truncate-large": lambda path: os.truncate(path, 1 << 42),
+    "write-far": lambda path: _write_at(path, (1 << 63) - 5), "write-large": lambda path: _write_at(path, (1 << 40) + 1),
+    "utime-before-the-epoch": lambda path: _utime(path, -1_500_000_001), "utime-far": lambda path: _utime(path, (1 << 33) * 10**9 + 5),
     "truncate-negative": lambda path: os.truncate(path, -1),
     "utime": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2)), "utime-now": lambda path: os.utime(path),
     "utime-link": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2), follow_symlinks=False),
