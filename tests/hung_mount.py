@@ -16,6 +16,9 @@ import threading
 
 # Linux: include/uapi/linux/fuse.h and include/uapi/linux/mount.h.
 FUSE_INIT = 26
+#: Seconds for a command, which is tested not to wait for the mount.
+DEADLINE = 120
+
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 
 
@@ -40,7 +43,11 @@ def main(directory: str, kind: str, command: list[str]) -> int:
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     mount("hung", directory, kind, 0, f"fd={device},rootmode=40000,user_id=0,group_id=0")
     threading.Thread(target=serve, args=[device], daemon=True).start()
-    return subprocess.run(command, check=False).returncode
+    try:
+        return subprocess.run(command, check=False, timeout=DEADLINE).returncode
+    except subprocess.TimeoutExpired:
+        print(f"The command waited for more than {DEADLINE} seconds.", file=sys.stderr)
+        return 124
 
 
 if __name__ == "__main__":

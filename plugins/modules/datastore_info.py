@@ -23,7 +23,7 @@ options:
     description: Name or id of the datastore that is wanted. Without it, all are returned.
     type: str
   timeout:
-    description: Seconds that the file system of one datastore has to answer.
+    description: Seconds that the file system of one datastore has to answer, from 1 to 86400.
     type: int
     default: 30
   catalog:

@@ -107,7 +107,7 @@ options:
     description: Name of an image that this one is to be a copy of. No driver of this version supports cloning.
     type: str
   timeout:
-    description: Seconds that measuring the directory may take.
+    description: Seconds that measuring the directory may take, from 1 to 86400.
     type: int
     default: 300
   state:

@@ -48,7 +48,7 @@ options:
   image:
     description:
       - Name or id of an image of type filesystem in the catalog on this host.
-      - The catalog records that the domain uses it, in one transaction with the change of the domain.
+      - The catalog records that the domain uses it before the domain is changed, and forgets it when that fails.
       - A claim of the image by a domain that libvirt on this host no longer knows is released, with a warning.
     type: str
   attachment:
@@ -197,7 +197,7 @@ EXAMPLES = r"""
     image: fs_data
   register: export
 
-- name: Restart the domain if that is needed to have the export
+- name: Say why the domain has to be restarted to have the export, if it has
   ansible.builtin.debug:
     msg: "{{ export.restart_reasons }}"
   when: export.restart_required

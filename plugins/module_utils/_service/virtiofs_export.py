@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .._catalog.catalog import Catalog, open_catalog, read_catalog
+from .._catalog.catalog import Catalog, read_catalog
 from .._catalog.images import find_image
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, LibvirtFailed, NotFound, StaleState, UnsupportedAction, from_os_error
@@ -35,8 +35,9 @@ from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
 from .catalog import CATALOG_OPTIONS
+from .export_claim import claim_action, release_action
 from .export_identity import IdMaps, check_read_only, decide_maps, map_obstacle
-from .image_attachment import Attachment, attachments, record_attachment, remove_attachment, resolve_attachment
+from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
 from .virtiofs_export_info import describe
 
@@ -135,8 +136,6 @@ class VirtiofsExportService(Service):
             self._check_present()
         self._hypervisor: Hypervisor | None = None
         self._directory: HeldDirectory | None = None
-        self._catalog: Catalog | None = None
-        self._transaction = contextlib.ExitStack()
 
     def _check_present(self) -> None:
         if all(self.options[name] is None for name in ("image", "attachment", "source")):
@@ -158,16 +157,8 @@ class VirtiofsExportService(Service):
             os.makedirs(LOCK_DIRECTORY, mode=0o700, exist_ok=True)
         except OSError as error:
             raise from_os_error(error, f"make the directory {LOCK_DIRECTORY}") from error
-        with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")), contextlib.ExitStack() as opened:
-            if self._uses_catalog():
-                self._catalog = opened.enter_context(open_catalog(self.catalog_path, create=False))
-                opened.enter_context(self._transaction)
-                self._transaction.enter_context(self._catalog.transaction())
+        with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
             yield
-
-    def _uses_catalog(self) -> bool:
-        """Claims are made for images; whatever is removed, its claim goes where the catalog is on this host."""
-        return self.options["image"] is not None if self.present else os.path.lexists(self.catalog_path)
 
     def plan(self) -> Plan:
         plan = ExportPlan({"restart_required": False, "restart_reasons": []})
@@ -190,6 +181,7 @@ class VirtiofsExportService(Service):
         old = domain.persistent_xml()
         current = self._check_domain(export, domain, domain_xml.parse(old))
         self._check_others(export, others)
+        plan.actions += claim
         wanted = wanted.completed(current)
         if wanted.uid_map and wanted.sandbox == "chroot":
             raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
@@ -198,7 +190,6 @@ class VirtiofsExportService(Service):
         if self.seed is not None and export.mount_point is not None:
             mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
             self._plan_seed(plan, domain, self.seed, lambda mounts: [*(one for one in mounts if one.tag != mount.tag), mount])
-        plan.actions += claim
         plan.result.update(domain=domain.name, mapped=bool(wanted.uid_map), device=_described(export, wanted))
 
     def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
@@ -213,42 +204,25 @@ class VirtiofsExportService(Service):
             # Deeper directories may be allowed by the datastore's SAFE_DIRS, which the front-end has compared; these can't.
             check_allowed("attachment.source", self.attachment.source, safe=[self.attachment.source], restricted=SYSTEM_DIRS)
             return _export("attachment", self.attachment), []
-        with read_catalog(self.catalog_path, missing_ok=False) as view:
+        with read_catalog(self.catalog_path, missing_ok=False) as view:  # a copy in memory
             before = [one for one in self._claims(view) if one.domain == domain.name]
             # Nobody can release the claim of a domain that this host no longer knows, but this host.
             stale = [one for one in self._claims(view) if one.domain not in defined]
             for one in stale:
                 remove_attachment(view, one.image_id, one.host, one.domain)
                 plan.warnings.append(f"The domain {one.domain!r}, which this host no longer has, had claimed the image {one.image!r}; that claim is released.")
-            overrides = {"mount_tag": self.tag, "mount_point": self.mount_point, "read_only": self.options["read_only"], **self.maps}
-            found = resolve_attachment(view, self.options["image"], self.host, domain.name, **overrides)
-        claim = [] if before == [found] and not stale else [self._claim_action("claim image", [*before, *stale], found)]
-        return _export("image", found), claim
+            found = self._resolve_image(domain.name, view)
+        if before == [found] and not stale:
+            return _export("image", found), []
+        return _export("image", found), [claim_action(self.catalog_path, [*before, *stale], found, functools.partial(self._resolve_image, domain.name))]
+
+    def _resolve_image(self, domain: str, catalog: Catalog) -> Attachment:
+        overrides = {"mount_tag": self.tag, "mount_point": self.mount_point, "read_only": self.options["read_only"], **self.maps}
+        return resolve_attachment(catalog, self.options["image"], self.host, domain, **overrides)
 
     def _claims(self, view: Catalog) -> list[Attachment]:
         image = find_image(view, self.options["image"])
         return [] if image is None else attachments(view, host=self.host, image_id=image.id)
-
-    def _claim_action(self, name: str, before: list[Attachment], after: Attachment | None) -> Action:
-        known = [*before, *([after] if after else [])]
-        removed = [one for one in before if after is None or one.domain != after.domain]
-        return Action(
-            name,
-            f"image {known[-1].image!r} on host {self.host!r}",
-            {one.domain: one.as_dict() for one in before} or None,
-            {after.domain: after.as_dict()} if after else None,
-            apply=functools.partial(self._claim, removed, after),
-        )
-
-    def _claim(self, removed: list[Attachment], added: Attachment | None) -> None:
-        """The last action of a plan: the catalog is committed with it, so when that fails the rest is taken back."""
-        if self._catalog is None:
-            raise StaleState(f"The catalog {self.catalog_path} appeared while the module was running; run it again.")
-        for one in removed:
-            remove_attachment(self._catalog, one.image_id, one.host, one.domain)
-        if added is not None:
-            record_attachment(self._catalog, added)
-        self._transaction.close()
 
     def _device(self, plan: ExportPlan, export: Export) -> VirtioFs:
         """The device for this host's libvirt and virtiofsd."""
@@ -458,7 +432,7 @@ class VirtiofsExportService(Service):
 
     def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
         """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""
-        action = self._claim_action("release image", claims, None)
+        action = release_action(self.catalog_path, claims)
 
         def release() -> None:
             if plan.postponed:
@@ -478,7 +452,7 @@ class VirtiofsExportService(Service):
             sources |= {path, os.path.realpath(path)}
         claims: list[Attachment] = []
         others: set[str] = set()
-        if self._uses_catalog():
+        if os.path.lexists(self.catalog_path):
             with read_catalog(self.catalog_path, missing_ok=False) as view:
                 claims = attachments(view, host=self.host, domain=domain)
                 image = None if self.options["image"] is None else find_image(view, self.options["image"])

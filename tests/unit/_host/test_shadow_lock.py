@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,12 @@ def test_locks_are_free_after_an_error(tmp_path: Path) -> None:
     with contextlib.suppress(RuntimeError), shadow_lock(str(tmp_path / "subuid"), str(tmp_path / "subgid")):
         raise RuntimeError
     assert os.listdir(tmp_path) == [".pwd.lock"]
+
+
+def test_lckpwdf_waits(tmp_path):
+    """lckpwdf(3) takes a record lock, which flock(2) knows nothing of."""
+    code = "import fcntl, sys\nfcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    argv = [sys.executable, "-c", code, str(tmp_path / ".pwd.lock")]
+    with shadow_lock(str(tmp_path / "subuid")):
+        assert "BlockingIOError" in subprocess.run(argv, capture_output=True, text=True, check=False).stderr
+    assert subprocess.run(argv, check=False).returncode == 0

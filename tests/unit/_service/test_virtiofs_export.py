@@ -37,7 +37,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_see
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_export
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export_identity import check_read_only, decide_maps, map_obstacle, owners
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import Attachment, attachments, record_attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import Attachment, attachments, record_attachment, resolve_attachment
 from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import virtiofs_export_info
 
@@ -307,7 +307,7 @@ def claims(catalog: Catalog) -> list[tuple[str, str]]:
 
 def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callable, service: Callable, catalog: Catalog) -> None:
     domain = define()
-    assert names(service(image="pers").plan()) == ["add virtiofs device", "claim image"]
+    assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
     assert claims(catalog) == []
     plan = run(service(image="pers"))
     assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
@@ -401,17 +401,51 @@ def test_nothing_is_claimed_when_the_domain_refuses(define: Callable, service: C
     assert claims(catalog) == []
 
 
-def test_a_catalog_that_cant_be_written_puts_the_definition_back(
-    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(define: Callable, service: Callable, catalog: Catalog) -> None:
     domain = define()
     before = domain.XMLDesc()
-    wish = service(image="pers")
     # A trigger makes SQLite refuse the row, as a full disk would.
     catalog.execute("CREATE TRIGGER refuse BEFORE INSERT ON vm_disk BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(VmstoreError, match="catalog"):
-        run(wish)
+        run(service(image="pers"))
     assert domain.XMLDesc() == before
+
+
+@pytest.mark.parametrize("earlier", [{}, {"mount_point": "/data"}])
+def test_a_domain_that_fails_has_the_claim_it_had(
+    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, earlier: dict[str, str]
+) -> None:
+    define()
+    if earlier:
+        run(service(image="pers", **earlier))
+    before = attachments(catalog)
+
+    def refuse(self, text, validate=True):
+        raise LibvirtFailed("no")
+
+    monkeypatch.setattr(virtiofs_export.Domain, "define", refuse)
+    with pytest.raises(LibvirtFailed, match="^no$"):
+        run(service(image="pers", cache="always"))
+    assert attachments(catalog) == before
+
+
+def test_another_host_that_was_faster_has_the_image(define: Callable, service: Callable, catalog: Catalog) -> None:
+    domain = define()
+    before = domain.XMLDesc()
+    plan = service(image="pers").plan()
+    record_attachment(catalog, resolve_attachment(catalog, "pers", "hv2", "web"))
+    with pytest.raises(Conflict, match="the domain 'web' on the host 'hv2' uses it"):
+        plan.commit()
+    assert domain.XMLDesc() == before
+
+
+def test_nobody_waits_for_libvirt_to_write_to_the_catalog(define: Callable, service: Callable, catalog: Catalog) -> None:
+    define()
+    wish = service(image="pers")
+    with wish.exclusive():
+        wish.plan()
+        with catalog.transaction():  # would wait for its deadline, and fail, if the module held one
+            pass
 
 
 def test_sharing_names_the_other_domain(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the shell of the other host makes of the words it gets; real connections are in tests/integration/catalog/test_bridge.py."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ssh import TIMED_OUT, run_script
+
+
+@pytest.fixture(autouse=True)
+def other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sshd(8) does, give the last word to a shell."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", '"$(touch pwned)`id`" ; exit 9', "-n", "\\", "a  b\t* ~", "é\u2028"])
+def test_quoted_words_arrive_as_they_are(name: str) -> None:
+    completed = run_script("host", f"printf '%s' {shlex.quote(name)}", timeout=20)
+    assert (completed.returncode, completed.stdout) == (0, name)
+
+
+def test_the_other_host_ends_what_takes_too_long() -> None:
+    assert run_script("host", "exec sleep 60", timeout=0.1).returncode == TIMED_OUT
