@@ -3,8 +3,10 @@
 """The fixtures that users get, on code that is right and on code that is wrong."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +111,25 @@ def test_the_crash_walker_passes_careful_code(walk_crashes: CrashWalker) -> None
 def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalker) -> None:
     with pytest.raises(AssertionError, match="after a crash before change"):
         walk_crashes(careless, whole, prepare=prepare)
+
+
+def transfer(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+        database.execute("update account set balance = balance - 10 where id = 1")
+        database.execute("update account set balance = balance + 10 where id = 2")
+
+
+def accounts(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+        database.execute("create table account (id integer primary key, balance integer)")
+        database.execute("insert into account values (1, 100), (2, 100)")
+
+
+def balanced(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database:
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert database.execute("select sum(balance) from account").fetchone() == (200,)
+
+
+def test_sqlite_survives_every_crash(walk_crashes: CrashWalker) -> None:
+    assert walk_crashes(transfer, balanced, prepare=accounts, names="strict", limit=2) > 15
