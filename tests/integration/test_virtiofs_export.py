@@ -144,7 +144,7 @@ def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directo
         made = module("hv1", name, **options)
         assert made["changed"], made
     result = module("hv1", "virtiofs_export", domain="cold", image="data", mount_point="/data")
-    assert names(result) == ["add virtiofs device", "claim image"]
+    assert names(result) == ["claim image", "add virtiofs device"]
     device = result["device"]
     assert (device["image"], device["mount_point"], device["read_only"]) == ("data", "/data", True)
     assert not module("hv1", "virtiofs_export", domain="cold", image="data", mount_point="/data")["changed"]
