@@ -296,7 +296,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
     code = ("import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from simulated_datastore.client import start;"
-            "root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / 'mount')}], parent=os.getpid());"
+            "root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / 'mount')}], parent=os.getpid(), log=root / 'log');"
             "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)")
     harness = Path(__file__).resolve().parents[2] / "harness"
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
@@ -307,7 +307,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
 def test_what_is_refused_at_start(ds: Any, tmp_path: Path) -> None:
     def refusal(backing: Path, mount_point: Path, **options: Any) -> str:
         with pytest.raises(SimulatedDatastoreError) as caught:
-            start(f"refused-{os.getpid()}", backing, [{"mount_point": str(mount_point), **options}])
+            start(f"refused-{os.getpid()}", backing, [{"mount_point": str(mount_point), **options}], log=tmp_path / "log")
         assert not own_mounts(tmp_path)
         return str(caught.value)
 
