@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The simulated datastore against the file system beneath it, and against the passthrough example of the library that it is built on.
+
+Medians of interleaved runs in one session, all on one processor: whether a client and a daemon share one would decide more than their code. Policies
+and ledger are on, and no rule matches. The example is fetched with the library's source distribution when this runs; where that can't be had, a line
+says so and its column stays empty.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from simulated_datastore.testing import mount
+
+MIB = 1 << 20
+
+
+def drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+class Loads:
+    """Each returns seconds, and leaves nothing behind."""
+
+    def __init__(self, scale: float) -> None:
+        self.size = max(4, int(1024 * scale)) * MIB
+        self.files = max(100, int(10_000 * scale))
+        self.reads = max(500, int(20_000 * scale))
+
+    def all(self) -> dict[str, Callable[[Path], float]]:
+        return {f"sequential write, {self.size // MIB} MiB": self.write, f"sequential read, {self.size // MIB} MiB": self.read,
+                f"random read of 4 KiB, {self.reads}": self.random_read, f"create of {self.files} files": self.create, f"stat of {self.files} files": self.stat,
+                f"unlink of {self.files} files": self.unlink, f"conversion of a sparse image, {self.size // MIB} MiB": self.convert}
+
+    def write(self, path: Path) -> float:
+        file = path / "file"
+        seconds = timed(lambda: self._fill(file))
+        file.unlink()
+        return seconds
+
+    def _fill(self, file: Path) -> None:
+        block = os.urandom(MIB)
+        with open(file, "wb", buffering=0) as stream:
+            for _ in range(self.size // MIB):
+                stream.write(block)
+
+    def read(self, path: Path) -> float:
+        file = path / "file"
+        self._fill(file)
+        drop_caches()
+
+        def work() -> None:
+            with open(file, "rb", buffering=0) as stream:
+                while stream.read(MIB):
+                    pass
+        seconds = timed(work)
+        file.unlink()
+        return seconds
+
+    def random_read(self, path: Path) -> float:
+        file = path / "file"
+        self._fill(file)
+        order = random.Random(1)
+        offsets = [order.randrange(self.size // 4096) * 4096 for _ in range(self.reads)]
+        drop_caches()
+        fd = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+        def work() -> None:
+            for offset in offsets:
+                os.pread(fd, 4096, offset)
+        seconds = timed(work)
+        os.close(fd)
+        file.unlink()
+        return seconds
+
+    def _make(self, directory: Path) -> None:
+        directory.mkdir()
+        for number in range(self.files):
+            os.close(os.open(directory / str(number), os.O_CREAT | os.O_WRONLY))
+
+    def create(self, path: Path) -> float:
+        seconds = timed(lambda: self._make(path / "d"))
+        shutil.rmtree(path / "d")
+        return seconds
+
+    def stat(self, path: Path) -> float:
+        self._make(path / "d")
+        names = [path / "d" / str(number) for number in range(self.files)]
+
+        def work() -> None:
+            for name in names:
+                os.stat(name)
+        work()
+        seconds = timed(work)
+        shutil.rmtree(path / "d")
+        return seconds
+
+    def unlink(self, path: Path) -> float:
+        self._make(path / "d")
+
+        def work() -> None:
+            for number in range(self.files):
+                os.unlink(path / "d" / str(number))
+        seconds = timed(work)
+        os.rmdir(path / "d")
+        return seconds
+
+    def convert(self, path: Path) -> float:
+        source = path / "sparse"
+        with open(source, "wb") as stream:
+            stream.truncate(self.size)
+            for offset in range(0, self.size, 8 * MIB):
+                stream.seek(offset)
+                stream.write(os.urandom(MIB))
+        drop_caches()
+        seconds = timed(lambda: subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, path / "image"], check=True))
+        source.unlink()
+        (path / "image").unlink()
+        return seconds
+
+
+def fetch_example(root: Path) -> Path | None:
+    """The library's passthrough example, of the version that is installed."""
+    number = version("pyfuse3")
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pyfuse3", "--dest", root, f"pyfuse3=={number}"],
+                          capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return None
+    with tarfile.open(next(root.glob("pyfuse3-*.tar.gz"))) as archive:
+        archive.extractall(root, filter="data")
+    return next(root.glob("pyfuse3-*/examples/passthroughfs.py"), None)
+
+
+@contextmanager
+def example(root: Path) -> Iterator[Path | None]:
+    """A mount of the example."""
+    script = fetch_example(root)
+    if script is None:
+        print("The example is left out: the source distribution of pyfuse3 can't be downloaded.", file=sys.stderr)
+        yield None
+        return
+    backing, point = root / "example-backing", root / "example"
+    backing.mkdir()
+    point.mkdir()
+    process = subprocess.Popen([sys.executable, script, backing, point], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not os.path.ismount(point):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the example can't be mounted")
+            time.sleep(0.05)
+        yield point
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=False)
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the simulated datastore.")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="1: 1 GiB and 10,000 files")
+    parser.add_argument("--only", help="loads whose name contains this")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    root = Path(tempfile.mkdtemp(prefix="simulated-datastore-bench-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bench", root], check=True)
+    try:
+        (root / "beneath").mkdir()
+        datastore = mount("bench", root / "simulated", size=6 << 30)
+        try:
+            with datastore.fault(["all"], path="nothing/*"), example(root) as point:
+                rows = measure(options, {"beneath": root / "beneath", "example": point, "simulated": datastore.path()})
+        finally:
+            datastore.end()
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=False)
+        root.rmdir()
+    print(json.dumps(rows, indent=2) if options.json else table(rows))
+
+
+def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list[dict[str, float | str]]:
+    rows: list[dict[str, float | str]] = []
+    for name, load in Loads(options.scale).all().items():
+        if options.only and options.only not in name:
+            continue
+        times: dict[str, list[float]] = {place: [] for place, path in places.items() if path is not None}
+        for _ in range(options.runs):
+            for place in times:
+                times[place].append(load(places[place]))  # type: ignore[arg-type]
+        rows.append({"load": name, **{place: statistics.median(found) for place, found in times.items()}})
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return rows
+
+
+def table(rows: list[dict[str, float | str]]) -> str:
+    lines = ["| load | beneath, s | example, s | simulated, s | to beneath | to the example |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        ours, beneath, theirs = float(row["simulated"]), float(row["beneath"]), row.get("example")
+        ratio = f"{float(theirs) / ours:.2f}x" if theirs else "-"
+        lines.append(f"| {row['load']} | {beneath:.4f} | {f'{float(theirs):.4f}' if theirs else '-'} | {ours:.4f} | {beneath / ours:.3f}x | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The adapter to FUSE by way of pyfuse3.
+
+One rule keeps a mount alive: pyfuse3 ends its loop at any exception but its own FUSEError, so every handler turns what it meets into one. An
+:class:`OSError` is the answer to the client; anything else is a bug, which is EIO and a traceback in the log.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import select
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import trio
+
+from ..capabilities import Capabilities
+from ..errors import SimulatedDatastoreError
+from ..file_system import CAPABILITY
+from ..mount import Mount
+from ..nodes import Node
+from ..system import mounts
+from .pyfuse3_module import fresh_module
+
+CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
+#: The number by which FUSE calls the root.
+_ROOT = 1
+_log = logging.getLogger(__name__)
+
+
+class Pyfuse3Adapter:
+    """One mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` when it can't be mounted.
+
+    *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
+    """
+
+    def __init__(self, mount: Mount, mount_point: Path, trim: int) -> None:
+        self.mount = mount
+        self.mount_point = mount_point
+        self.trim = trim
+        self._pyfuse3, self._trio = fresh_module()
+        self._nursery: trio.Nursery | None = None
+        self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
+        self._trimming = False
+        all_squash = mount.export.squash == "all"
+        options = {"fsname=simulated-datastore", f"subtype={mount.client}", "allow_other", "dev", "suid"}
+        if not all_squash:
+            # Else the kernel would check permissions of users whom the server takes for another.
+            options.add("default_permissions")
+        if mount.export.read_only:
+            options.add("ro")
+        operations = _operations(self, self._pyfuse3, acl=not all_squash)
+        try:
+            self._pyfuse3.init(operations, os.fspath(mount_point), options)
+        except RuntimeError as error:
+            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: fusermount3 and the kernel's FUSE are needed ({error}).") from error
+        # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
+        self.device = next((device for device, path, _ in reversed(mounts()) if path == os.fspath(mount_point)), "")
+        _read_ahead(self.device)
+        poll = select.poll()
+        poll.register(self._session_fd(), select.POLLIN)
+        self._trio.poll = poll.poll
+        mount.relieve = self._relieve
+
+    def _session_fd(self) -> int:
+        """The descriptor of the session: the newest one of /dev/fuse."""
+        found = [int(name) for name in os.listdir("/proc/self/fd") if _target(name) == "/dev/fuse"]
+        taken = {fd for adapter in _adapters for fd in (adapter.session_fd,)}
+        self.session_fd = next(fd for fd in sorted(found, reverse=True) if fd not in taken)
+        _adapters.append(self)
+        return self.session_fd
+
+    async def run(self) -> None:
+        """Serve until the mount is gone."""
+        thread = threading.Thread(target=self._invalidate_loop, name=f"invalidate-{self.mount.client}", daemon=True)
+        thread.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._trio.starting = True
+                nursery.start_soon(self._reader)
+        finally:
+            self._nursery = None
+            self._jobs.put(None)
+
+    async def _reader(self) -> None:
+        # Of two readers that come to wait, the second ends (min_tasks 0); the library starts none, however many have ended (max_tasks).
+        await self._pyfuse3.main(0, -1 << 30)
+        if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
+            # It wasn't superfluous: the session has ended, and who is still parked waits for nobody.
+            self._nursery.cancel_scope.cancel()
+
+    def _relieve(self) -> None:
+        """The reader is going to wait for something else: another one must read on."""
+        if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
+            self._trio.starting = True
+            self._nursery.start_soon(self._reader)
+
+    def terminate(self) -> None:
+        """End the session: :meth:`run` returns."""
+        if self._nursery is not None:
+            self._pyfuse3.terminate()
+            self._nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Unmount and free the session; the kernel answers what is still asked with ENOTCONN."""
+        self._pyfuse3.close(unmount=True)
+        _adapters.remove(self)
+
+    # Caches of the kernel
+
+    def invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
+        """Make the kernel forget what it knows of a node, or of a name; it happens soon, in a thread, as it may have to wait for other requests."""
+        self._jobs.put((node, parent, name))
+
+    async def invalidate_now(self, node: Node) -> None:
+        """As :meth:`invalidate` for a node, done when this returns."""
+        await trio.to_thread.run_sync(self._invalidate, node, None, b"")
+
+    def _invalidate_loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._invalidate(*job)
+
+    def _invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
+        try:
+            if node is not None:
+                self._pyfuse3.invalidate_inode(self.number(node), attr_only=stat.S_ISDIR(node.kind))
+            elif parent is not None:
+                self._pyfuse3.invalidate_entry(self.number(parent), name)
+        except OSError as error:
+            # The kernel doesn't know it, or the mount is going.
+            if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EBADF, errno.ENODEV):
+                _log.warning("invalidation: %s", error)
+
+    def trim_nodes(self) -> None:
+        """Have the kernel forget names while it knows too many: what is in use stays."""
+        mount = self.mount
+        if self._trimming or len(mount.lookups) <= self.trim:
+            return
+        self._trimming = True
+        names = []
+        for ino in list(mount.lookups)[:len(mount.lookups) - self.trim * 3 // 4]:
+            node = mount.nodes.known(ino)
+            if node is not None and not node.handles and node.links and not stat.S_ISDIR(node.kind):
+                names.extend(node.links)
+        threading.Thread(target=self._trim, args=(names,), daemon=True).start()
+
+    def _trim(self, names: list[tuple[Node, bytes]]) -> None:
+        for parent, name in names:
+            self._invalidate(None, parent, name)
+        self._trimming = False
+
+    def number(self, node: Node) -> int:
+        return _ROOT if node is self.mount.nodes.root else node.ino
+
+
+#: Of this process, one a mount.
+_adapters: list[Pyfuse3Adapter] = []
+
+
+def _read_ahead(device: str, size: int = 1024) -> None:
+    """Let the kernel read ahead *size* KiB: sequential reads are a fifth faster. Not everywhere is /sys writable."""
+    with contextlib.suppress(OSError):
+        Path("/sys/class/bdi", device, "read_ahead_kb").write_text(str(size), encoding="ascii")
+
+
+def _target(name: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{name}")
+    except OSError:
+        return ""
+
+
+def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
+    """An instance of the operations class of this copy of *pyfuse3*."""
+    mount = adapter.mount
+    nodes = mount.nodes
+    root = nodes.root
+    root_ino = root.ino
+    timeout = mount.export.profile.timeout
+    strict = mount.export.strict
+    close_to_open = not mount.export.profile.coherent
+    fuse_error = pyfuse3.FUSEError
+    entry_attributes = pyfuse3.EntryAttributes
+    file_info = pyfuse3.FileInfo
+
+    def real(number: int) -> int:
+        return root_ino if number == _ROOT else number
+
+    def attributes(node: Node, status: os.stat_result) -> Any:
+        entry = entry_attributes()
+        entry.st_ino = _ROOT if node is root else node.ino
+        entry.generation = node.generation
+        entry.entry_timeout = timeout
+        entry.attr_timeout = timeout
+        entry.st_mode = status.st_mode
+        entry.st_nlink = status.st_nlink
+        entry.st_uid = status.st_uid
+        entry.st_gid = status.st_gid
+        entry.st_rdev = status.st_rdev
+        entry.st_size = status.st_size
+        entry.st_blksize = status.st_blksize
+        entry.st_blocks = status.st_blocks
+        entry.st_atime_ns = status.st_atime_ns
+        entry.st_mtime_ns = status.st_mtime_ns
+        entry.st_ctime_ns = status.st_ctime_ns
+        return entry
+
+    def guard(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @functools.wraps(handler)
+        async def guarded(*arguments: Any) -> Any:
+            try:
+                return await handler(*arguments)
+            except OSError as error:
+                raise fuse_error(error.errno or errno.EIO) from None
+            except Exception:
+                _log.exception("a bug in %s of %s", handler.__name__, mount.client)
+                raise fuse_error(errno.EIO) from None
+        return guarded
+
+    class Handlers(pyfuse3.Operations):  # type: ignore[misc]
+        supports_dot_lookup = True
+        enable_writeback_cache = False
+        enable_acl = acl
+
+        @guard
+        async def lookup(self, parent: int, name: bytes, ctx: Any) -> Any:
+            done = await mount.lookup(real(parent), name, ctx)
+            if len(mount.lookups) > adapter.trim:
+                adapter.trim_nodes()
+            return attributes(done.found, done.stat)
+
+        def forget(self, forgets: list[tuple[int, int]]) -> None:
+            try:
+                for number, count in forgets:
+                    if number != _ROOT:
+                        mount.forget(number, count)
+            except Exception:
+                _log.exception("a bug in forget of %s", mount.client)
+
+        @guard
+        async def getattr(self, number: int, ctx: Any) -> Any:
+            done = await mount.getattr(real(number), ctx)
+            return attributes(done.node, done.stat)
+
+        @guard
+        async def setattr(self, number: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> Any:
+            change = {}
+            if fields.update_size:
+                change["size"] = attr.st_size
+            if fields.update_uid:
+                change["uid"] = attr.st_uid
+            if fields.update_gid:
+                change["gid"] = attr.st_gid
+            if fields.update_mode:
+                change["mode"] = attr.st_mode
+            if fields.update_atime:
+                change["atime_ns"] = attr.st_atime_ns
+            if fields.update_mtime:
+                change["mtime_ns"] = attr.st_mtime_ns
+            done = await mount.setattr(real(number), change, fh, ctx)
+            return attributes(done.node, done.stat)
+
+        @guard
+        async def readlink(self, number: int, ctx: Any) -> bytes:
+            return await mount.readlink(real(number), ctx)
+
+        @guard
+        async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> Any:
+            done = await mount.mknod(real(parent), name, mode, rdev, ctx)
+            return attributes(done.found, done.stat)
+
+        @guard
+        async def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> Any:
+            done = await mount.mkdir(real(parent), name, mode, ctx)
+            return attributes(done.found, done.stat)
+
+        @guard
+        async def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
+            await mount.unlink(real(parent), name, ctx)
+
+        @guard
+        async def rmdir(self, parent: int, name: bytes, ctx: Any) -> None:
+            await mount.rmdir(real(parent), name, ctx)
+
+        @guard
+        async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> Any:
+            done = await mount.symlink(real(parent), name, target, ctx)
+            return attributes(done.found, done.stat)
+
+        @guard
+        async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: Any) -> None:
+            await mount.rename(real(parent), name, real(new_parent), new_name, flags, ctx)
+
+        @guard
+        async def link(self, number: int, new_parent: int, new_name: bytes, ctx: Any) -> Any:
+            done = await mount.link(real(number), real(new_parent), new_name, ctx)
+            return attributes(done.found, done.stat)
+
+        @guard
+        async def open(self, number: int, flags: int, ctx: Any) -> Any:
+            ino = real(number)
+            handle = await mount.open(ino, flags, ctx)
+            if close_to_open:
+                node = handle.node
+                if mount.seen.get(ino, node.version) != node.version:
+                    # Its page cache goes with every open; the attributes, the size among them, must go as well.
+                    await adapter.invalidate_now(node)
+                mount.seen[ino] = node.version
+            return file_info(fh=handle.number, direct_io=strict)
+
+        @guard
+        async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Any) -> Any:
+            done = await mount.create(real(parent), name, mode, flags, ctx)
+            return file_info(fh=done.result.number, direct_io=strict), attributes(done.found, done.stat)
+
+        @guard
+        async def read(self, fh: int, offset: int, size: int) -> bytes:
+            return await mount.read(fh, offset, size)
+
+        @guard
+        async def write(self, fh: int, offset: int, data: bytes) -> int:
+            return await mount.write(fh, offset, data)
+
+        @guard
+        async def flush(self, fh: int) -> None:
+            await mount.close(fh)
+
+        @guard
+        async def release(self, fh: int) -> None:
+            await mount.release(fh)
+
+        @guard
+        async def fsync(self, fh: int, data_only: bool) -> None:
+            await mount.fsync(fh, data_only)
+
+        @guard
+        async def opendir(self, number: int, ctx: Any) -> int:
+            return (await mount.opendir(real(number), ctx)).number
+
+        @guard
+        async def readdir(self, fh: int, offset: int, token: Any) -> None:
+            names = await mount.readdir(fh, offset)
+            for position in range(offset, len(names)):
+                found = mount.entry(fh, names[position])
+                if found is None:
+                    continue
+                node, status = found
+                if not pyfuse3.readdir_reply(token, names[position], attributes(node, status), position + 1):
+                    if not node.lookups and not node.handles:
+                        nodes.drop(node)
+                    break
+                if position > 1:
+                    # "." and ".." aren't counted by the kernel.
+                    mount.count(node)
+            if len(mount.lookups) > adapter.trim:
+                adapter.trim_nodes()
+
+        @guard
+        async def releasedir(self, fh: int) -> None:
+            await mount.release(fh, "releasedir")
+
+        @guard
+        async def fsyncdir(self, fh: int, data_only: bool) -> None:
+            await mount.fsyncdir(fh, data_only)
+
+        @guard
+        async def statfs(self, ctx: Any) -> Any:
+            found = await mount.statfs(ctx)
+            reply = pyfuse3.StatvfsData()
+            for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+                setattr(reply, name, getattr(found, name))
+            return reply
+
+        @guard
+        async def setxattr(self, number: int, name: bytes, value: bytes, ctx: Any) -> None:
+            await mount.setxattr(real(number), name, value, ctx)
+
+        @guard
+        async def getxattr(self, number: int, name: bytes, ctx: Any) -> bytes:
+            if name == CAPABILITY and nodes.get(real(number)).no_capability:
+                # The kernel asks before each write, for itself: nothing that a client does, and half the time of small writes.
+                raise OSError(errno.ENODATA, "")
+            return await mount.getxattr(real(number), name, ctx)
+
+        @guard
+        async def listxattr(self, number: int, ctx: Any) -> list[bytes]:
+            return await mount.listxattr(real(number), ctx)
+
+        @guard
+        async def removexattr(self, number: int, name: bytes, ctx: Any) -> None:
+            await mount.removexattr(real(number), name, ctx)
+
+        async def access(self, number: int, mode: int, ctx: Any) -> bool:
+            return True
+
+    return Handlers()
+
+
+__all__ = ["CAPABILITIES", "Pyfuse3Adapter"]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Copies of the pyfuse3 extension: it keeps its session in module globals, so that each mount of a process needs a module of its own."""
+from __future__ import annotations
+
+import importlib
+import itertools
+import shutil
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ..errors import SimulatedDatastoreError
+
+_numbers = itertools.count(1)
+
+
+class _Lock:
+    """In place of trio's lock, which makes a checkpoint each time: the adapter never has two readers that wait."""
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+class _Trio(types.ModuleType):
+    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a small request."""
+
+    #: For how long, in seconds, requests may follow each other without a checkpoint.
+    BURST = 0.005
+
+    def __init__(self) -> None:
+        super().__init__("trio")
+        self.lowlevel = self
+        self.Lock = _Lock
+        self.ClosedResourceError = trio.ClosedResourceError
+        self.open_nursery = trio.open_nursery
+        self.current_trio_token = trio.lowlevel.current_trio_token
+        self.current_task = trio.lowlevel.current_task
+        self.notify_closing = trio.lowlevel.notify_closing
+        self.poll: Any = None
+        self._until = 0.0
+        #: Whether a reader waits for the next request, or is about to.
+        self.waiting = False
+        self.starting = False
+
+    async def wait_readable(self, fd: int) -> None:
+        self.starting = False
+        if time.monotonic() < self._until and self.poll(0):
+            return
+        self.waiting = True
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        finally:
+            self.waiting = False
+            self._until = time.monotonic() + self.BURST
+
+
+def fresh_module() -> tuple[Any, _Trio]:
+    """A module like ``pyfuse3`` with a session of its own, and the part of trio it uses. Raises :class:`SimulatedDatastoreError` when it isn't there."""
+    try:
+        import pyfuse3
+    except ImportError as error:
+        raise SimulatedDatastoreError(f"pyfuse3 can't be imported ({error}): install libfuse3-dev, fuse3, pkg-config and gcc, then pip install "
+                                      "pyfuse3.") from error
+    name = f"_simulated_datastore_mount_{next(_numbers)}"
+    with tempfile.TemporaryDirectory(prefix="simulated-datastore-") as directory:
+        # The file must be another one: the dynamic linker gives the same one's variables to both.
+        shutil.copytree(Path(pyfuse3.__file__).parent, Path(directory, "pyfuse3"), ignore=shutil.ignore_patterns("*.c", "*.h", "*.pyx", "__pycache__"))
+        package = types.ModuleType(name)
+        package.__path__ = [directory]
+        sys.modules[name] = package
+        module = importlib.import_module(f"{name}.pyfuse3")
+    module.trio = shim = _Trio()
+    return module, shim
+
+
+__all__ = ["fresh_module"]

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The command line: ``simulated-datastore mount|status|set|rule|crash|ledger|umount|run``.
+
+Exit code 0: done; 1: refused or failed, one sentence says why; 2: wrong usage; 3: a step of a scenario didn't do what it had to.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import errnos, scenario, settings
+from .client import Control, Running, check_name, running, start
+from .errors import SimulatedDatastoreError
+from .values import assignments
+
+
+def main() -> NoReturn:
+    options = _parser().parse_args()
+    try:
+        code = options.work(options)
+    except SimulatedDatastoreError as error:
+        print(f"simulated-datastore: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="simulated-datastore", description="Storage that behaves, and misbehaves on command.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, work: Callable[[argparse.Namespace], int | None], text: str, *, chosen: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(work=work)
+        sub.add_argument("--json", action="store_true", help="for programs")
+        if chosen:
+            sub.add_argument("-d", "--datastore", metavar="NAME", help="which one (default: the only one)")
+        return sub
+
+    mount = command("mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False)
+    mount.add_argument("backing", metavar="BACKING", type=Path)
+    mount.add_argument("mount_point", metavar="MOUNT_POINT")
+    mount.add_argument("--name", help="of the datastore (default: that of the backing directory)")
+    mount.add_argument("--client", default="host1")
+    mount.add_argument("--profile", default="local", metavar="local|nfs3|nfs4.2")
+    mount.add_argument("--squash", metavar="none|root|all")
+    mount.add_argument("--anonymous-uid", type=int, default=65534)
+    mount.add_argument("--anonymous-gid", type=int, default=65534)
+    mount.add_argument("--read-only", action="store_true")
+    mount.add_argument("--strict", action="store_true", help="without page cache: the ledger is exact, mmap fails")
+    mount.add_argument("--mock-clock", action="store_true", help="time stands still until it is advanced")
+    mount.add_argument("--ledger", type=Path, metavar="FILE", help="append the ledger to a file")
+    mount.add_argument("--log", type=Path, metavar="FILE")
+
+    command("status", _status, "show what is mounted and which policies are in force")
+    set_ = command("set", _set, f"change settings: {', '.join(settings.KEYS)}")
+    set_.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="such as size=10G latency.fsync=0.2 state=hung")
+    rule = command("rule", _rule, "add, list or delete fault rules")
+    rule.add_argument("action", choices=("add", "list", "del", "clear"))
+    rule.add_argument("words", nargs="*", metavar="KEY=VALUE|ID", help="such as ops=write path=*.qcow2 nth=3 error=ENOSPC")
+    crash = command("crash", _crash, "lose what was not synced, or show what would be lost")
+    crash.add_argument("action", choices=("now", "states", "unsynced", "restart", "advance"))
+    crash.add_argument("words", nargs="*", metavar="KEY=VALUE", help="such as keep=torn names=strict seed=7 restart=true")
+    ledger = command("ledger", _ledger, "show what clients asked and got")
+    for name in ("op", "path", "client", "rule", "since"):
+        ledger.add_argument(f"--{name}", **({"action": "append"} if name == "op" else {}))
+    ledger.add_argument("--limit", type=int, default=50)
+    ledger.add_argument("--summary", action="store_true")
+    ledger.add_argument("--mark", metavar="NAME", help="remember this moment, for --since")
+    umount = command("umount", _umount, "unmount, whatever hangs")
+    umount.add_argument("--client", help="only this client's mount")
+    run = command("run", _run, "run a scenario", chosen=False)
+    run.add_argument("scenario", metavar="SCENARIO.yml", type=Path)
+    return parser
+
+
+def _chosen(options: argparse.Namespace) -> Running:
+    if options.datastore:
+        return Running(options.datastore)
+    found = running()
+    if len(found) != 1:
+        names = ", ".join(each.name for each in found)
+        raise SimulatedDatastoreError(f"--datastore: there are {len(found)} ({names}), name one." if found else
+                                      "There is no datastore: 'simulated-datastore mount' makes one.")
+    return found[0]
+
+
+def _control(options: argparse.Namespace) -> Control:
+    return _chosen(options).control()
+
+
+def _print(options: argparse.Namespace, data: Any, table: Callable[[], str]) -> None:
+    print(json.dumps(data, indent=2) if options.json else table())
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    """A table of the *columns* that anything is in."""
+    cells = [[_cell(column, row.get(column)) for column in columns] for row in rows]
+    used = [number for number in range(len(columns)) if any(line[number] for line in cells)]
+    lines = [[columns[number].upper() for number in used], *([line[number] for number in used] for line in cells)]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(used))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None or value == [] or value is False:
+        return ""
+    if column == "error" and isinstance(value, int):
+        return errnos.name(value) if value else ""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    # A name may hold what moves the cursor.
+    return str(value) if str(value).isprintable() else repr(value)
+
+
+def _mount(options: argparse.Namespace) -> None:
+    name = check_name(options.name or options.backing.absolute().name)
+    mount = {"mount_point": os.path.abspath(options.mount_point), "client": options.client, "profile": options.profile, "squash": options.squash,
+             "anonymous_uid": options.anonymous_uid, "anonymous_gid": options.anonymous_gid, "read_only": options.read_only, "strict": options.strict}
+    existing = Running(name)
+    if existing.alive():
+        existing.control().call("mount", **mount)
+        record = existing.record()
+        existing.note({**record, "mounts": [*record["mounts"], mount]})
+    else:
+        start(name, options.backing, [mount], clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
+    _print(options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}")
+
+
+def _status(options: argparse.Namespace) -> None:
+    found = [_chosen(options)] if options.datastore else running()
+    statuses = {each.name: each.control().call("status") for each in found}
+    _print(options, statuses, lambda: "\n\n".join(_describe(name, status) for name, status in statuses.items()) or "There is no datastore.")
+
+
+def _describe(name: str, status: dict[str, Any]) -> str:
+    capacity = status["capacity"]
+    lines = [f"{name}: {status['state']['state']}, backing {status['backing']}, pid {status['pid']}, {status['parked']} requests waiting"
+             + (f", {status['bugs']} BUGS, see {status['log']}" if status["bugs"] else "")]
+    if capacity["limited"]:
+        lines.append(f"used {capacity['used']} of {capacity['size'] or 'unlimited'} bytes, {capacity['inodes_used']} of "
+                     f"{capacity['inodes'] or 'unlimited'} inodes")
+    clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
+               for client, mount in status["clients"].items()]
+    lines.append(_table(clients, ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]))
+    if status["rules"]:
+        lines.append(_rules(status["rules"]))
+    return "\n".join(lines)
+
+
+def _rules(rules: list[dict[str, Any]]) -> str:
+    return _table(rules, ["id", "ops", "path", "client", "uid", "when", "nth", "after", "every", "times", "probability", "bytes", "action", "error", "matches",
+                          "hits"])
+
+
+def _set(options: argparse.Namespace) -> None:
+    control = _control(options)
+    settings.apply(control, assignments(options.settings))
+    status = control.call("status")
+    _print(options, {key: status[key] for key in ("state", "capacity", "schedule", "crash_tracking")}, lambda: "in force")
+
+
+def _rule(options: argparse.Namespace) -> None:
+    control = _control(options)
+    if options.action == "add":
+        given = assignments(options.words)
+        if isinstance(given.get("ops"), str):
+            given["ops"] = given["ops"].split(",")
+        rules = [control.call("rule.add", **given)]
+    elif options.action == "del":
+        if not options.words:
+            raise SimulatedDatastoreError("rule del: name the id of a rule.")
+        rules = [control.call("rule.del", id=name) for name in options.words]
+    else:
+        rules = control.call("rule.list")
+        if options.action == "clear":
+            control.call("rule.clear")
+    _print(options, rules, lambda: _rules(rules) if rules else "There are no rules.")
+
+
+def _crash(options: argparse.Namespace) -> None:
+    control, given = _control(options), assignments(options.words)
+    if options.action == "states":
+        states = control.call("crash.states", **given)
+        _print(options, states, lambda: _table(states, ["state", "survivors", "lost", "torn"]))
+    elif options.action == "unsynced":
+        found = control.call("unsynced")
+        _print(options, found, lambda: "\n".join([_table(found["files"], ["path", "bytes", "ranges"]) if found["files"] else "No file has unsynced content.",
+                                                  *(f"{entry['op']} {' -> '.join(entry['names'])}" for entry in found["names"])]))
+    elif options.action == "restart":
+        control.call("restart")
+        _print(options, {"state": "up"}, lambda: "up")
+    elif options.action == "advance":
+        now = control.call("clock.advance", **given)
+        _print(options, {"now": now}, lambda: f"the clock shows {now:g} seconds")
+    else:
+        lost = control.call("crash", **given)
+        _print(options, lost, lambda: "\n".join(["lost:", *lost["lost"]]) if lost["lost"] else "Nothing was lost.")
+
+
+def _ledger(options: argparse.Namespace) -> None:
+    control = _control(options)
+    if options.mark:
+        number = control.call("ledger.mark", name=options.mark)
+        _print(options, {"mark": options.mark, "next": number}, lambda: f"{options.mark}: from entry {number} on")
+        return
+    criteria = {name: getattr(options, name) for name in ("op", "path", "client", "rule", "since") if getattr(options, name) is not None}
+    if criteria.get("since", "").isdecimal():
+        # An entry's number; else it is a mark.
+        criteria["since"] = int(criteria["since"])
+    if options.summary:
+        rows = control.call("ledger.summary", **criteria)
+        _print(options, rows, lambda: _table(rows, ["client", "op", "requests", "bytes", "errors"]))
+    else:
+        rows = control.call("ledger.query", limit=options.limit, **criteria)
+        _print(options, rows, lambda: _table(rows, ["seq", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules"]))
+
+
+def _umount(options: argparse.Namespace) -> None:
+    found = _chosen(options)
+    if options.client:
+        found.control().call("umount", client=options.client)
+    else:
+        found.end()
+    _print(options, {"datastore": found.name, "client": options.client}, lambda: f"{found.name}: unmounted")
+
+
+def _run(options: argparse.Namespace) -> int:
+    outcomes = []
+    for outcome in scenario.run(options.scenario):
+        outcomes.append(vars(outcome))
+        if not options.json:
+            print(f"{'ok    ' if not outcome.problem else 'FAILED'}  {outcome.step}{': ' + outcome.problem if outcome.problem else ''}", flush=True)
+    if options.json:
+        print(json.dumps(outcomes, indent=2))
+    return 3 if any(outcome["problem"] for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["main"]

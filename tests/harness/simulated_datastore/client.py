@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""A daemon as its users see it: start one, talk to it, end it. Standard library only."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import SimulatedDatastoreError
+from .system import MNT_DETACH, mounts, unmount
+
+#: One directory a datastore: its socket and which process serves it.
+RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-datastore"))
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+
+
+class Control:
+    """A connection to the control socket at *path*. Raises :class:`SimulatedDatastoreError` when nobody answers there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next = 1
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(os.fspath(path))
+        except OSError as error:
+            self._socket.close()
+            raise SimulatedDatastoreError(f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' starts one.") from error
+        self._lines = self._socket.makefile("rb")
+
+    def call(self, method: str, /, deadline: float = 60, **params: Any) -> Any:
+        """What *method* returns; raises :class:`SimulatedDatastoreError` with what the daemon refused, or when it says nothing for *deadline* seconds."""
+        number, self._next = self._next, self._next + 1
+        self._socket.settimeout(deadline)
+        try:
+            self._socket.sendall(json.dumps({"id": number, "method": method, "params": params}).encode() + b"\n")
+            line = self._lines.readline()
+        except TimeoutError as error:
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} hasn't answered {method!r} for {deadline:g} seconds.") from error
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone: {error.strerror or error}.") from error
+        if not line:
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone in the middle of {method!r}.")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise SimulatedDatastoreError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+class Running:
+    """The daemon called *name*, which runs already or has left something."""
+
+    def __init__(self, name: str) -> None:
+        self.name = check_name(name)
+        self.runtime = RUNTIME / name
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "socket"
+
+    @property
+    def log(self) -> Path:
+        """Its log, unless it was started with another one; it stays when the daemon goes."""
+        return Path(f"/var/log/simulated-datastore-{self.name}.log")
+
+    def control(self) -> Control:
+        return Control(self.socket)
+
+    def record(self) -> dict[str, Any]:
+        """What was noted when it was started; empty when there is nothing."""
+        try:
+            return json.loads((self.runtime / "daemon.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Note what :meth:`record` returns."""
+        temporary = self.runtime / ".daemon.json"
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        temporary.rename(self.runtime / "daemon.json")
+
+    def alive(self) -> bool:
+        """Whether its process is there: the same one, not a later one of the same number."""
+        record = self.record()
+        return bool(record) and _started(record["pid"]) == record["started"]
+
+    def end(self, deadline: float = 10) -> None:
+        """End the daemon and remove everything it made, first asking it and then without; raises nothing for what is gone already.
+
+        Requests that hang are answered with an error as their mount goes.
+        """
+        # It goes with the daemon.
+        record = self.record()
+        with contextlib.suppress(SimulatedDatastoreError):
+            control = self.control()
+            try:
+                control.call("shutdown", deadline=deadline)
+            finally:
+                control.close()
+        if record:
+            for number in (None, signal.SIGTERM, signal.SIGKILL):
+                if number is not None and _started(record["pid"]) == record["started"]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(record["pid"], number)
+                if _wait_gone(record["pid"], record["started"], deadline):
+                    break
+            _wait_gone(record.get("watchdog", 0), record.get("watchdog_started", 0), deadline)
+        self.sweep(record)
+
+    def sweep(self, record: dict[str, Any] | None = None) -> None:
+        """Remove what a daemon that is no more has left: lazily, as someone may still be in there."""
+        paths = {mount["mount_point"] for mount in (record or self.record()).get("mounts", ())}
+        for device, path, source in reversed(mounts()):
+            if source == "simulated-datastore" and path in paths:
+                # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon has to do.
+                with contextlib.suppress(OSError):
+                    Path("/sys/fs/fuse/connections", device.rpartition(":")[2], "abort").write_text("1", encoding="ascii")
+                with contextlib.suppress(OSError):
+                    unmount(path, MNT_DETACH)
+        shutil.rmtree(self.runtime, ignore_errors=True)
+
+
+def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int | None = None, clock: str = "real", ledger: Path | None = None,
+          log: Path | None = None, known: int = 200_000, deadline: float = 30) -> Running:
+    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method ``mount``).
+
+    With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to forget the others. Raises
+    :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
+    """
+    sweep_all()
+    running = Running(name)
+    if running.alive():
+        raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
+    if os.geteuid() != 0:
+        raise SimulatedDatastoreError("A simulated datastore needs root: it makes files in the name of every user.")
+    try:
+        running.runtime.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        raise SimulatedDatastoreError(f"name: the datastore {name!r} is just being mounted, give another name.") from None
+    for mount in mounts:
+        mount["mount_point"] = os.path.abspath(mount["mount_point"])
+    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock, "known": known,
+                              "log": str(log.absolute() if log else running.log)}
+    if parent is not None:
+        config["parent"] = parent
+    if ledger is not None:
+        config["ledger"] = os.path.abspath(ledger)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])}
+    with open(config["log"], "ab") as errors:
+        process = subprocess.Popen([sys.executable, "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                                   env=environment, start_new_session=True)
+    record = {"pid": process.pid, "started": _started(process.pid), "mounts": mounts}
+    running.note(record)
+    try:
+        answer = _first_line(process, json.dumps(config).encode(), deadline)
+    except BaseException:
+        process.kill()
+        process.wait()
+        running.sweep()
+        raise
+    if "error" in answer:
+        process.wait()
+        running.sweep()
+        raise SimulatedDatastoreError(answer["error"])
+    running.note({**record, "watchdog": answer["watchdog"], "watchdog_started": _started(answer["watchdog"])})
+    # Our child, whom nobody waits for, would stay a zombie.
+    _children.append(process)
+    return running
+
+
+#: Daemons of this process, collected by each later start and end.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float) -> dict[str, Any]:
+    output = b""
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)  # type: ignore[arg-type]
+    until = time.monotonic() + deadline
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # type: ignore[union-attr]
+        process.stdin.write(config)  # type: ignore[union-attr]
+    with process.stdout:  # type: ignore[union-attr]
+        while not output.endswith(b"\n"):
+            if not poll.poll(max(0, until - time.monotonic()) * 1000):
+                raise SimulatedDatastoreError(f"The daemon wasn't ready within {deadline:g} seconds.")
+            if not (chunk := os.read(process.stdout.fileno(), 65536)):  # type: ignore[union-attr]
+                break
+            output += chunk
+    try:
+        return json.loads(output)
+    except ValueError as error:
+        raise SimulatedDatastoreError(f"The daemon ended with {process.wait()} before it was ready, its log may tell why.") from error
+
+
+def running() -> list[Running]:
+    """The datastores that are there, or have left something."""
+    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if _NAME.fullmatch(path.name)] if RUNTIME.is_dir() else []
+
+
+def sweep_all() -> None:
+    """Remove the leftovers of daemons that are no more."""
+    for found in running():
+        if found.record() and not found.alive():
+            found.sweep()
+
+
+def check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise SimulatedDatastoreError(f"name: {name!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter or digit.")
+    return name
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in ticks since boot (proc_pid_stat(5), field 22); 0 for one that is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _wait_gone(pid: int, started: int, deadline: float) -> bool:
+    until = time.monotonic() + deadline
+    if not pid or _started(pid) != started:
+        return True
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while _started(pid) == started:
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(left * 1000)
+        return True
+    finally:
+        os.close(fd)
+        for child in list(_children):
+            if child.poll() is not None:
+                _children.remove(child)
+
+
+__all__ = ["RUNTIME", "Control", "Running", "check_name", "running", "start", "sweep_all"]

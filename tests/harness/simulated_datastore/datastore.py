@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The datastore: a backing directory, its policies, its ledger, and the mounts of its clients. Nothing here knows FUSE."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .capabilities import Capabilities
+from .clock import Clock, RealClock
+from .errors import SimulatedDatastoreError
+from .file_system import FileSystem
+from .ledger import Ledger
+from .mount import Export, Mount
+from .nodes import Node, NodeTable
+from .pipeline import Plan
+from .policies import Policy
+from .policies.capacity import Capacity
+from .policies.durability import Durability
+from .policies.identity import Identity
+from .policies.rules import Rules
+from .policies.schedule import Schedule
+from .policies.state import ServerState
+from .profiles import choose
+from .request import ATTRIBUTES, NAMES, OPERATIONS, Request
+
+_CHANGES = NAMES | ATTRIBUTES | {"truncate", "write"}
+
+
+class Datastore:
+    """One simulated datastore. *backing* must be a directory; raises :class:`SimulatedDatastoreError` otherwise."""
+
+    def __init__(self, backing: Path, capabilities: Capabilities, clock: Clock | None = None) -> None:
+        try:
+            self.nodes = NodeTable(backing)
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} can't be opened: {error.strerror}.") from error
+        self.backing = backing
+        self.capabilities = capabilities
+        self.clock = clock or RealClock()
+        self.file_system = FileSystem(self.nodes)
+        self.ledger = Ledger()
+        self.mounts: dict[str, Mount] = {}
+        #: By operation; None where no policy concerns it.
+        self.plans: dict[str, Plan | None] = dict.fromkeys(OPERATIONS)
+        #: Called with a mount whose cache is out of date, and what it is about: (node, parent, name).
+        self.invalidate: Callable[[Mount, Node | None, Node | None, bytes], None] = lambda mount, node, parent, name: None
+        #: The requests that wait for something.
+        self.parked: list[Request] = []
+        #: Whether several clients have it mounted.
+        self.shared = False
+        #: Called with a mount whose client is to be cut off.
+        self.disconnect: Callable[[Mount], None] = lambda mount: None
+        #: A directory that exists in the backing directory while a crash is being made.
+        self.hidden = b".simulated-datastore-crash"
+        self.state = ServerState(self)
+        self.rules = Rules(self)
+        self.capacity = Capacity(self)
+        self.schedule = Schedule(self)
+        self.durability = Durability(self)
+        self._before: list[Policy] = [self.state, self.rules, Identity(self), self.capacity, self.schedule]
+        self._enter: list[Policy] = [self.capacity, self.durability]
+        self._after: list[Policy] = [self.durability, self.rules, self.capacity]
+        self._settle: list[Policy] = [self.capacity]
+
+    def recompile(self) -> None:
+        """A policy was changed: from now on requests go through those that concern them."""
+        for op in OPERATIONS:
+            stages = [[policy for policy in stage if policy.concerns(op)] for stage in (self._before, self._enter, self._after, self._settle)]
+            self.plans[op] = Plan(self.file_system.execute[op], *stages, self.ledger) if any(stages) else None
+
+    def add_mount(self, export: Export) -> Mount:
+        """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't offer."""
+        if export.client in self.mounts:
+            raise SimulatedDatastoreError(f"client: {export.client!r} has this datastore mounted already.")
+        if export.strict:
+            self.capabilities.require("strict", "strict: true")
+        mount = self.mounts[export.client] = Mount(self, export)
+        self._mounts_changed()
+        return mount
+
+    def remove_mount(self, mount: Mount) -> None:
+        if self.mounts.get(mount.client) is mount:
+            del self.mounts[mount.client]
+        mount.disconnect()
+        self._mounts_changed()
+
+    def _mounts_changed(self) -> None:
+        self.shared = len(self.mounts) > 1
+        self.recompile()
+
+    def changed(self, request: Request) -> None:
+        """One client changed something: tell the caches of the others that want to know."""
+        if request.op not in _CHANGES:
+            return
+        for mount in self.mounts.values():
+            if mount is request.mount or not mount.export.profile.coherent:
+                continue
+            for node in (request.node, request.found, request.new_parent):
+                if node is not None and (node.ino in mount.lookups or node is self.nodes.root):
+                    self.invalidate(mount, node, None, b"")
+            if request.name is not None and request.op in NAMES:
+                self.invalidate(mount, None, request.node, request.name)
+            if request.new_parent is not None:
+                self.invalidate(mount, None, request.new_parent, request.new_name)
+
+    def check_crash(self, **parameters: Any) -> None:
+        """Raise :class:`SimulatedDatastoreError` unless :meth:`crash` can be called with these."""
+        for key in parameters:
+            choose("crash", key, ["count", "keep", "names", "restart", "seed", "state"])
+        self.durability.check(**parameters)
+
+    def crash(self, **parameters: Any) -> dict[str, Any]:
+        """Lose what was not synced, as the parameters say (keep, names, seed, count or state); with *restart* come up again at once.
+
+        Every open file is lost to its client (ESTALE), and so is every node that is no longer where it was.
+        """
+        self.check_crash(**parameters)
+        lost = self.durability.apply(**parameters)
+        for mount in self.mounts.values():
+            mount.make_stale()
+        self.nodes.recheck()
+        self.capacity.recount()
+        self.forget_caches()
+        self.state.set("up" if parameters.get("restart") else "down")
+        return lost
+
+    def restart(self) -> None:
+        """Come up again after a crash, or from any other state."""
+        self.state.set("up")
+
+    def forget_caches(self) -> None:
+        """Make every client ask again for everything."""
+        for mount in self.mounts.values():
+            for ino in mount.lookups:
+                node = self.nodes.known(ino)
+                if node is not None:
+                    self.invalidate(mount, node, None, b"")
+                    for parent, name in node.links:
+                        self.invalidate(mount, None, parent, name)
+            self.invalidate(mount, self.nodes.root, None, b"")
+
+    def status(self) -> dict[str, Any]:
+        """The datastore as plain data."""
+        return {
+            "backing": str(self.backing), "pid": os.getpid(), "clock": {"kind": self.clock.kind, "now": self.clock.now()},
+            "nodes": len(self.nodes), "open_directories": self.nodes.open_directories(),
+            "clients": {mount.client: {
+                "profile": mount.export.profile.name, "squash": mount.export.squash, "read_only": mount.export.read_only, "strict": mount.export.strict,
+                "open": len(mount.handles), "nodes": len(mount.lookups)} for mount in self.mounts.values()},
+            "state": self.state.status(), "capacity": self.capacity.status(), "schedule": self.schedule.status(), "rules": self.rules.status(),
+            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked), "ledger": self.ledger.status(),
+            "capabilities": self.capabilities.as_dict()}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that can be set, by the keys it is set with."""
+        capacity = self.capacity.status()
+        state = {key: value for key, value in self.state.status().items() if key != "clients"}
+        quotas = [{key: quota[key] for key in ("uid", "path", "size", "inodes") if quota[key] is not None} for quota in capacity["quotas"]]
+        return {**{key: capacity[key] for key in ("size", "inodes", "max_file", "error_at")}, "quotas": quotas, **self.schedule.status(), **state,
+                "crash_tracking": self.durability.tracking}
+
+    def close(self) -> None:
+        for mount in list(self.mounts.values()):
+            self.remove_mount(mount)
+        self.ledger.close()
+        self.nodes.close()
+
+
+__all__ = ["Datastore"]

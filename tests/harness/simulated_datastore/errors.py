@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The one error for anything a user can meet."""
+from __future__ import annotations
+
+
+class SimulatedDatastoreError(Exception):
+    """One sentence that names what was refused, the value, and what would be accepted."""
+
+
+__all__ = ["SimulatedDatastoreError"]

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What each operation does to the backing directory when no policy interferes.
+
+Each function takes a :class:`Request`, does what it asks as the caller (new files belong to the caller; the kernel has checked permissions already) and
+puts the outcome into it. Each raises :class:`OSError` as the system call would.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .nodes import Node, NodeTable
+from .request import Request
+from .system import RENAME_EXCHANGE, renameat2
+
+if TYPE_CHECKING:
+    from .mount import Handle
+
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+#: Of the flags of open(2), what a descriptor in the backing directory must not have: O_APPEND, as the kernel gives offsets; O_DIRECT, as our buffers
+#: aren't aligned; O_CREAT, O_EXCL and O_TRUNC, as they are requests of their own.
+_NOT_BELOW = os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+CAPABILITY = b"security.capability"
+
+
+class FileSystem:
+    """The operations, by name in *execute*."""
+
+    def __init__(self, nodes: NodeTable) -> None:
+        self.nodes = nodes
+        self.execute: dict[str, Callable[[Request], None]] = {
+            "chmod": self.setattr, "chown": self.setattr, "close": self.close, "create": self.create, "fsync": self.fsync, "fsyncdir": self.fsync,
+            "getattr": self.getattr, "getxattr": self.getxattr, "link": self.link, "listxattr": self.listxattr, "lookup": self.lookup,
+            "mkdir": self.mkdir, "mknod": self.mknod, "open": self.open, "opendir": self.opendir, "read": self.read, "readdir": self.readdir,
+            "readlink": self.readlink, "release": self.release, "releasedir": self.release, "removexattr": self.removexattr, "rename": self.rename,
+            "rmdir": self.rmdir, "setxattr": self.setxattr, "statfs": self.statfs, "symlink": self.symlink, "truncate": self.setattr,
+            "unlink": self.unlink, "utimens": self.setattr, "write": self.write}
+
+    # Names
+
+    def lookup(self, request: Request) -> None:
+        parent, name = request.node, request.name
+        if name == b".":
+            request.found, request.stat = parent, self.nodes.stat(parent)
+            return
+        if name == b"..":
+            request.found = parent.links[0][0] if parent.links else self.nodes.root
+            request.stat = self.nodes.stat(request.found)
+            return
+        self._meet(request, parent, name)
+
+    def _meet(self, request: Request, parent: Node, name: bytes | None) -> None:
+        status = os.stat(name, dir_fd=self.nodes.directory_fd(parent), follow_symlinks=False)  # type: ignore[arg-type]
+        request.found = self.nodes.meet(parent, name, status)  # type: ignore[arg-type]
+        request.stat = status
+
+    def _own(self, request: Request, parent_fd: int) -> None:
+        """Give the new name to the caller, as it would have been had the caller made it (inode_init_owner in the kernel)."""
+        caller, name = request.caller, request.name
+        if caller is None or (caller.uid == 0 and caller.gid == 0):
+            return
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)  # type: ignore[arg-type]
+        parent = os.fstat(parent_fd)
+        group = -1 if parent.st_mode & stat.S_ISGID else caller.gid
+        os.chown(name, caller.uid, group, dir_fd=parent_fd, follow_symlinks=False)  # type: ignore[arg-type]
+        mode = stat.S_IMODE(status.st_mode)
+        if not mode & _SPECIAL_BITS or stat.S_ISLNK(status.st_mode):
+            return
+        if not stat.S_ISDIR(status.st_mode) and group == -1 and mode & stat.S_ISGID and mode & stat.S_IXGRP and caller.uid \
+                and parent.st_gid not in _groups(caller.pid, caller.gid):
+            mode &= ~stat.S_ISGID
+        # chown(2) took the special bits.
+        os.chmod(name, mode, dir_fd=parent_fd)  # type: ignore[arg-type]
+
+    def mkdir(self, request: Request) -> None:
+        fd = self.nodes.directory_fd(request.node)
+        os.mkdir(request.name, request.mode, dir_fd=fd)  # type: ignore[arg-type]
+        if request.mode & _SPECIAL_BITS & ~stat.S_ISGID:
+            # mkdir(2) may ignore them.
+            inherited = os.stat(request.name, dir_fd=fd, follow_symlinks=False).st_mode & stat.S_ISGID  # type: ignore[arg-type]
+            os.chmod(request.name, stat.S_IMODE(request.mode) | inherited, dir_fd=fd)  # type: ignore[arg-type]
+        self._made(request, fd)
+
+    def mknod(self, request: Request) -> None:
+        fd = self.nodes.directory_fd(request.node)
+        os.mknod(request.name, request.mode, request.arguments, dir_fd=fd)  # type: ignore[arg-type]
+        self._made(request, fd)
+
+    def symlink(self, request: Request) -> None:
+        fd = self.nodes.directory_fd(request.node)
+        os.symlink(request.data, request.name, dir_fd=fd)  # type: ignore[arg-type]
+        self._made(request, fd)
+
+    def _made(self, request: Request, fd: int) -> None:
+        try:
+            self._own(request, fd)
+        except OSError:
+            (os.rmdir if request.op == "mkdir" else os.unlink)(request.name, dir_fd=fd)  # type: ignore[arg-type]
+            raise
+        self._meet(request, request.node, request.name)
+
+    def create(self, request: Request) -> None:
+        fd = self.nodes.directory_fd(request.node)
+        flags = _flags_below(request.flags) | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            file_fd = os.open(request.name, flags, request.mode, dir_fd=fd)  # type: ignore[arg-type]
+        except FileExistsError:
+            if request.flags & os.O_EXCL:
+                raise
+            # Another client, or someone in the backing directory, was faster.
+            request.notes["existed"] = True
+            file_fd = os.open(request.name, flags & ~(os.O_CREAT | os.O_EXCL) | request.flags & os.O_TRUNC, dir_fd=fd)  # type: ignore[arg-type]
+        else:
+            try:
+                self._own(request, fd)
+            except OSError:
+                os.close(file_fd)
+                os.unlink(request.name, dir_fd=fd)  # type: ignore[arg-type]
+                raise
+        request.stat = os.fstat(file_fd)
+        request.found = self.nodes.meet(request.node, request.name, request.stat)  # type: ignore[arg-type]
+        request.result = request.mount.add_handle(file_fd, request.found, request.flags)
+
+    def link(self, request: Request) -> None:
+        nodes, parent = self.nodes, request.new_parent
+        fd = nodes.directory_fd(parent)  # type: ignore[arg-type]
+        # The path is a link of proc(5) to the inode itself, also of one that is a symbolic link.
+        with nodes.path_of(request.node) as path:
+            os.link(path, request.new_name, dst_dir_fd=fd, follow_symlinks=True)
+        self._meet(request, parent, request.new_name)  # type: ignore[arg-type]
+
+    def unlink(self, request: Request) -> None:
+        self._remove(request, os.unlink)
+
+    def rmdir(self, request: Request) -> None:
+        self._remove(request, os.rmdir)
+
+    def _remove(self, request: Request, remove: Callable[..., None]) -> None:
+        parent, name = request.node, request.name
+        fd = self.nodes.directory_fd(parent)
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)  # type: ignore[arg-type]
+        node = self.nodes.hold(parent, name, status.st_ino)  # type: ignore[arg-type]
+        request.stat, request.found = status, node
+        try:
+            remove(name, dir_fd=fd)
+        except OSError:
+            if node is not None and node.links:
+                self.nodes.release_pin(node)
+            raise
+        if node is not None:
+            self.nodes.unname(node, parent, name)  # type: ignore[arg-type]
+
+    def rename(self, request: Request) -> None:
+        nodes = self.nodes
+        parent, name, new_parent, new_name = request.node, request.name, request.new_parent, request.new_name
+        fd, new_fd = _two(nodes, parent, new_parent)  # type: ignore[arg-type]
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)  # type: ignore[arg-type]
+        node = nodes.known(status.st_ino)
+        try:
+            old = os.stat(new_name, dir_fd=new_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            old = None
+        exchange = bool(request.flags & RENAME_EXCHANGE)
+        replaced = None
+        if old is not None and old.st_ino != status.st_ino:
+            replaced = nodes.known(old.st_ino) if exchange else nodes.hold(new_parent, new_name, old.st_ino)  # type: ignore[arg-type]
+        request.stat, request.found, request.result = status, node, (old, replaced)
+        try:
+            if request.flags:
+                renameat2(fd, name, new_fd, new_name, request.flags)  # type: ignore[arg-type]
+            else:
+                os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd)  # type: ignore[arg-type]
+        except OSError:
+            if replaced is not None and replaced.links and not exchange:
+                nodes.release_pin(replaced)
+            raise
+        if old is not None and old.st_ino == status.st_ino:
+            # Two names of one file: rename(2) does nothing.
+            return
+        if exchange:
+            if node is not None:
+                nodes.rename(node, parent, name, new_parent, new_name)  # type: ignore[arg-type]
+            if replaced is not None:
+                nodes.rename(replaced, new_parent, new_name, parent, name)  # type: ignore[arg-type]
+            return
+        if replaced is not None:
+            nodes.unname(replaced, new_parent, new_name)  # type: ignore[arg-type]
+        if node is not None:
+            nodes.rename(node, parent, name, new_parent, new_name)  # type: ignore[arg-type]
+
+    def readlink(self, request: Request) -> None:
+        node = request.node
+        if node.pin is not None or not node.links:
+            request.result = os.readlink(b"", dir_fd=node.pin)
+        else:
+            parent, name = node.links[0]
+            request.result = os.readlink(name, dir_fd=self.nodes.directory_fd(parent))
+
+    # Attributes
+
+    def getattr(self, request: Request) -> None:
+        request.stat = self.nodes.stat(request.node)
+
+    def setattr(self, request: Request) -> None:
+        """*arguments* are size, uid, gid, mode, atime_ns, mtime_ns, in any choice."""
+        node, change = request.node, request.arguments
+        if "size" in change:
+            self._truncate(request, change["size"])
+        others = change.keys() - {"size"}
+        if others:
+            with self.nodes.path_of(node) as path:
+                if "uid" in change or "gid" in change:
+                    os.chown(path, change.get("uid", -1), change.get("gid", -1))
+                if "mode" in change:
+                    if node.kind == stat.S_IFLNK:
+                        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+                    os.chmod(path, stat.S_IMODE(change["mode"]))
+                if "atime_ns" in change or "mtime_ns" in change:
+                    now = os.stat(path)
+                    os.utime(path, ns=(change.get("atime_ns", now.st_atime_ns), change.get("mtime_ns", now.st_mtime_ns)))
+        request.stat = self.nodes.stat(node)
+
+    def _truncate(self, request: Request, size: int) -> None:
+        handle = request.handle
+        if handle is not None and handle.fd >= 0 and handle.flags & os.O_ACCMODE != os.O_RDONLY:
+            os.ftruncate(handle.fd, size)
+        else:
+            fd = self.nodes.open(request.node, os.O_WRONLY)
+            try:
+                os.ftruncate(fd, size)
+            finally:
+                os.close(fd)
+        request.node.version += 1
+
+    def getxattr(self, request: Request) -> None:
+        node = request.node
+        if request.data == CAPABILITY and node.no_capability:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        try:
+            with self.nodes.path_of(node) as path:
+                request.result = os.getxattr(path, request.data)
+        except OSError as error:
+            if request.data == CAPABILITY and error.errno == errno.ENODATA:
+                node.no_capability = True
+            raise
+
+    def setxattr(self, request: Request) -> None:
+        request.node.no_capability = False
+        with self.nodes.path_of(request.node) as path:
+            os.setxattr(path, request.data, request.arguments)
+
+    def listxattr(self, request: Request) -> None:
+        with self.nodes.path_of(request.node) as path:
+            request.result = [os.fsencode(name) for name in os.listxattr(path)]
+
+    def removexattr(self, request: Request) -> None:
+        with self.nodes.path_of(request.node) as path:
+            os.removexattr(path, request.data)
+
+    def statfs(self, request: Request) -> None:
+        request.result = os.fstatvfs(self.nodes.root_fd)
+
+    # Files
+
+    def open(self, request: Request) -> None:
+        node = request.node
+        fd = self.nodes.open(node, _flags_below(request.flags))
+        request.result = request.mount.add_handle(fd, node, request.flags)
+
+    def opendir(self, request: Request) -> None:
+        fd = self.nodes.open(request.node, os.O_RDONLY | os.O_DIRECTORY)
+        request.result = request.mount.add_handle(fd, request.node, os.O_RDONLY)
+
+    def read(self, request: Request) -> None:
+        request.result = os.pread(_fd(request.handle), request.size, request.offset)
+
+    def write(self, request: Request) -> None:
+        fd, data, offset = _fd(request.handle), request.data, request.offset
+        done = os.pwrite(fd, data, offset)
+        if done < len(data):
+            view = memoryview(data)
+            try:
+                while done < len(data):
+                    done += os.pwrite(fd, view[done:], offset + done)
+            except OSError:
+                # As write(2): what was written counts, the next call meets the error.
+                pass
+        request.node.version += 1
+        request.result = done
+
+    def readdir(self, request: Request) -> None:
+        """The snapshot that a directory is read from: made anew by every reading from the start, as rewinddir(3) wants."""
+        handle = request.handle
+        _fd(handle)
+        if handle.entries is None or request.offset == 0:  # type: ignore[union-attr]
+            handle.entries = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]  # type: ignore[union-attr]
+        request.result = handle.entries  # type: ignore[union-attr]
+
+    def entry(self, handle: Handle, name: bytes) -> tuple[Node, os.stat_result] | None:
+        """The node of a name that readdir reports; None when it has gone since, or can't be passed on."""
+        nodes, directory = self.nodes, handle.node
+        if name in (b".", b".."):
+            node = directory if name == b"." or not directory.links else directory.links[0][0]
+            return node, os.fstat(handle.fd) if node is directory else nodes.stat(node)
+        try:
+            status = os.stat(name, dir_fd=handle.fd, follow_symlinks=False)
+            return nodes.meet(directory, name, status), status
+        except OSError:
+            return None
+
+    def close(self, request: Request) -> None:
+        # A duplicate is closed, as the caller closed one: the file system beneath reports what it has to report then.
+        os.close(os.dup(_fd(request.handle)))
+
+    def release(self, request: Request) -> None:
+        """Nothing can fail: the mount closes the handle at the end of the request, whatever policies say of it."""
+
+    def fsync(self, request: Request) -> None:
+        fd = _fd(request.handle)
+        if request.arguments:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+
+def _fd(handle: Handle | None) -> int:
+    if handle is None or handle.fd < 0:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return handle.fd
+
+
+def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
+    """Descriptors of two directories that are good together, however small the LRU is."""
+    nodes.directory_fd(first)
+    second_fd = nodes.directory_fd(second)
+    return nodes.directory_fd(first), second_fd
+
+
+def _flags_below(flags: int) -> int:
+    """The flags a file is opened with in the backing directory: a writer's descriptor can also be read, for policies that look at what was there."""
+    flags &= ~_NOT_BELOW
+    if flags & os.O_ACCMODE == os.O_WRONLY:
+        flags = flags & ~os.O_ACCMODE | os.O_RDWR
+    return flags
+
+
+def _groups(pid: int, group: int) -> set[int]:
+    """The groups of a process, its *group* and the supplementary ones."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Groups:"):
+                return {group, *map(int, line.split()[1:])}
+    except OSError:
+        pass
+    return {group}
+
+
+__all__ = ["CAPABILITY", "FileSystem"]

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What a crash would lose: the changes since the last sync point, and the states a disk may be in. Pure: numbers and bytes, no file system.
+
+A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of names is a set of directory entries
+that change together; it can only have reached the disk if what it builds on has.
+"""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from .policies.schedule import fraction
+
+PAGE = 4096
+#: A directory entry: the directory's fid and the name.
+Key = tuple[int, bytes]
+
+
+@dataclass(eq=False)
+class Content:
+    """*new* has replaced *old* at *offset*; the file was *size* bytes long before, and is cut to or extended to *cut* (truncate) if that isn't None."""
+
+    seq: int
+    fid: int
+    offset: int
+    new: bytes
+    old: bytes
+    size: int
+    cut: int | None = None
+    #: It is on the disk in any case, and here only because an older change isn't.
+    durable: bool = False
+    #: Will never be on the disk: a failed fsync has forgotten it.
+    lost: bool = False
+
+    @property
+    def weight(self) -> int:
+        return len(self.new) + len(self.old)
+
+
+@dataclass(eq=False)
+class Names:
+    """Directory entries that changed together: by key, the fid before and the fid after."""
+
+    seq: int
+    op: str
+    changes: tuple[tuple[Key, int | None, int | None], ...]
+    #: A sync of anything came later: on the disk where names are kept in order, as in a journal.
+    journaled: bool = False
+    #: The directories that were synced later.
+    synced: set[int] = field(default_factory=set)
+
+    @property
+    def durable(self) -> bool:
+        return all(key[0] in self.synced for key, _, _ in self.changes)
+
+
+Change = Content | Names
+
+
+@dataclass(frozen=True)
+class State:
+    """A state the disk may be in: which of the pending changes are there, and of one of them (*torn*) only the first *keep* bytes."""
+
+    survivors: frozenset[int]
+    torn: int | None = None
+    keep: int = 0
+
+
+class Journal:
+    """The log. *limit* is how many bytes it may hold before the oldest changes count as written back, *length* how many changes."""
+
+    def __init__(self, limit: int = 256 << 20, length: int = 10_000) -> None:
+        self.limit = limit
+        self.length = length
+        self.changes: list[Change] = []
+        self.weight = 0
+        self._next = 1
+
+    def content(self, fid: int, offset: int, new: bytes, old: bytes, size: int, cut: int | None = None, *, durable: bool = False) -> None:
+        """A write, or with *cut* a truncate."""
+        change = Content(self._next, fid, offset, new, old, size, cut, durable)
+        self._next += 1
+        if durable and not any(isinstance(other, Content) and other.fid == fid for other in self.changes):
+            return
+        self.changes.append(change)
+        self.weight += change.weight
+        self._write_back()
+
+    def names(self, op: str, *changes: tuple[Key, int | None, int | None]) -> None:
+        self.changes.append(Names(self._next, op, changes))
+        self._next += 1
+        self._write_back()
+
+    def sync(self, fid: int) -> None:
+        """A file was fsynced: its content is durable, and in a journaling file system all names so far are."""
+        for change in self.changes:
+            if isinstance(change, Names):
+                change.journaled = True
+            elif change.fid == fid and not change.lost:
+                change.durable = True
+        self._prune()
+
+    def sync_directory(self, fid: int) -> None:
+        """A directory was fsynced: its names are durable."""
+        for change in self.changes:
+            if isinstance(change, Names):
+                change.journaled = True
+                change.synced.add(fid)
+        self._prune()
+
+    def sync_all(self) -> None:
+        self.changes = [change for change in self.changes if isinstance(change, Content) and change.lost]
+        self._weigh()
+
+    def forget(self, fid: int) -> None:
+        """An fsync has failed and the dirty pages were dropped, as Linux does: nothing will write them any more."""
+        for change in self.changes:
+            if isinstance(change, Content) and change.fid == fid and not change.durable:
+                change.lost = True
+
+    def _prune(self) -> None:
+        """Drop what is durable and can't be hidden by what isn't."""
+        held: set[int] = set()
+        kept: list[Change] = []
+        for change in self.changes:
+            if isinstance(change, Names):
+                if not change.durable:
+                    kept.append(change)
+            elif not change.durable or change.fid in held:
+                held.add(change.fid)
+                kept.append(change)
+        self.changes = kept
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self.weight = sum(change.weight for change in self.changes if isinstance(change, Content))
+
+    def _write_back(self) -> None:
+        if self.weight <= self.limit and len(self.changes) <= self.length:
+            return
+        # A quarter at once, so that it isn't the price of every change.
+        bytes_left, changes_left = self.limit * 3 // 4, self.length * 3 // 4
+        weight, count = self.weight, len(self.changes)
+        for change in self.changes:
+            if weight <= bytes_left and count <= changes_left:
+                break
+            count -= 1
+            if isinstance(change, Content):
+                weight -= change.weight
+                change.durable = not change.lost
+            else:
+                change.synced.update(key[0] for key, _, _ in change.changes)
+        self._prune()
+
+    # States
+
+    def pending(self, names: str) -> list[Change]:
+        """The changes that may or may not be on the disk, where *names* are durable at once (none), kept in order (ordered), or only safe by an fsync of
+        their directory (strict)."""
+        return [change for change in self.changes if (
+            not change.durable and not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
+
+    def state(self, keep: str, names: str, seed: int = 0, count: int | None = None) -> State:
+        """One state: none of the pending changes survives, the first *count* of them (prefix; default by *seed*), some of them (subset), or the first *count*
+        and of the next write some pages (torn)."""
+        pending = self.pending(names)
+        if keep == "none":
+            return State(frozenset())
+        if keep == "subset":
+            cut = int(fraction(seed, "names") * (len(pending) + 1))
+            return State(frozenset(change.seq for number, change in enumerate(pending) if (
+                number < cut if isinstance(change, Names) and names == "ordered" else fraction(seed, change.seq) < 0.5)))
+        number = int(fraction(seed, "prefix") * (len(pending) + 1)) if count is None else min(count, len(pending))
+        first = frozenset(change.seq for change in pending[:number])
+        if keep == "torn":
+            for change in pending[number:]:
+                if isinstance(change, Content) and len(change.new) > 1:
+                    return State(first, change.seq, _pages(change, seed))
+        return State(first)
+
+    def states(self, names: str, limit: int) -> list[State]:
+        """At most *limit* different states: nothing, everything, each prefix, everything but one, each write torn; then subsets by chance."""
+        return list(itertools.islice(self._distinct(self._candidates(names)), limit))
+
+    def _candidates(self, names: str) -> Iterator[State]:
+        pending = self.pending(names)
+        everything = frozenset(change.seq for change in pending)
+        yield State(frozenset())
+        yield State(everything)
+        for number in range(1, len(pending)):
+            yield State(frozenset(change.seq for change in pending[:number]))
+        for change in pending:
+            if isinstance(change, Content) or names == "strict":
+                yield State(everything - {change.seq})
+        for number, change in enumerate(pending):
+            if isinstance(change, Content) and len(change.new) > 1:
+                yield State(frozenset(other.seq for other in pending[:number]), change.seq, _pages(change, number))
+                yield State(everything - {change.seq}, change.seq, _pages(change, number))
+        for seed in range(min(4 ** len(pending), 10_000)):
+            yield self.state("subset", names, seed)
+
+    @staticmethod
+    def _distinct(states: Iterable[State]) -> Iterator[State]:
+        seen = set()
+        for state in states:
+            if state not in seen:
+                seen.add(state)
+                yield state
+
+    # What a state means
+
+    def survives(self, state: State, names: str) -> Callable[[Change], bool]:
+        pending = {change.seq for change in self.pending(names)}
+        return lambda change: (change.seq not in pending or change.seq in state.survivors) and not (isinstance(change, Content) and change.lost)
+
+    def entries(self, state: State, names: str) -> dict[Key, tuple[int | None, int | None]]:
+        """The directory entries that differ: by key, the fid that is there now and the one there will be."""
+        survives = self.survives(state, names)
+        base: dict[Key, int | None] = {}
+        now: dict[Key, int | None] = {}
+        for change in self.changes:
+            if isinstance(change, Names):
+                for key, old, new in change.changes:
+                    base.setdefault(key, old)
+                    now[key] = new
+        target = dict(base)
+        for change in self.changes:
+            if isinstance(change, Names) and survives(change) and all(target[key] == old for key, old, _ in change.changes):
+                target.update((key, new) for key, _, new in change.changes)
+        return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
+
+    def contents(self, state: State, names: str) -> dict[int, list[tuple[str, Content, int]]]:
+        """By fid, the steps from the content that is there now to the one there will be: ("undo" or "redo", change, how many bytes of it)."""
+        survives = self.survives(state, names)
+        files: dict[int, list[Content]] = {}
+        for change in self.changes:
+            if isinstance(change, Content):
+                files.setdefault(change.fid, []).append(change)
+        steps = {}
+        for fid, changes in files.items():
+            if all(survives(change) for change in changes):
+                continue
+            steps[fid] = [("undo", change, len(change.old)) for change in reversed(changes)]
+            steps[fid] += [("redo", change, len(change.new)) for change in changes if survives(change)]
+            steps[fid] += [("redo", change, state.keep) for change in changes if change.seq == state.torn]
+        return steps
+
+
+def _pages(change: Content, seed: int) -> int:
+    """How much of a torn write reached the disk: whole pages where it has several, as a disk writes sectors and caches write pages."""
+    first = PAGE - change.offset % PAGE
+    cuts = [first + number * PAGE for number in range((len(change.new) - first + PAGE - 1) // PAGE)] if len(change.new) > first else []
+    return cuts[int(fraction(seed, "torn", change.seq) * len(cuts))] if cuts else len(change.new) // 2
+
+
+__all__ = ["Change", "Content", "Journal", "Key", "Names", "State"]

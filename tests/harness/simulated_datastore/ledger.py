@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What every client asked and got: the record that tests query.
+
+The page cache hides reads that it can answer, and reads ahead of what was asked; only a *strict* mount shows every byte that a program read.
+"""
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import SimulatedDatastoreError
+from .request import CLASSES, OPERATIONS, Request, expand
+
+#: An entry in memory; ``path`` and ``new_path`` are bytes there.
+FIELDS = ("seq", "time_ns", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules")
+Row = tuple[int, int, str, str, bytes, bytes, int, int, int, int, tuple[str, ...]]
+
+
+class Ledger:
+    """The last *limit* entries in memory and, if wanted, all of them in a file of one JSON object a line."""
+
+    def __init__(self, limit: int = 500_000) -> None:
+        self.limit = limit
+        self._rows: deque[Row] = deque(maxlen=limit)
+        self._next = 1
+        self._marks: dict[str, int] = {}
+        #: Called after each entry, and when a request begins to wait.
+        self.watchers: list[Callable[[], None]] = []
+        self._file: int | None = None
+        self._written = 0
+        #: Why the file is not complete; empty when it is.
+        self.file_error = ""
+
+    def note(self, request: Request) -> None:
+        """Enter a request that is over."""
+        number = self._next
+        self._next = number + 1
+        op = request.op
+        if op == "read":
+            size = 0 if request.error else len(request.result)
+        elif op == "write":
+            size = 0 if request.error else request.result
+        else:
+            size = request.size
+        caller = request.caller
+        self._rows.append((number, time.monotonic_ns(), request.mount.client, op, request.path, request.new_path, request.offset, size, request.error,
+                           -1 if caller is None else caller.uid, request.rules))
+        if self.watchers:
+            self.changed()
+
+    def changed(self) -> None:
+        """Tell those who wait for something that it may have come."""
+        for watcher in tuple(self.watchers):
+            watcher()
+
+    @property
+    def dropped(self) -> int:
+        """How many of the oldest entries are no longer in memory."""
+        return self._next - 1 - len(self._rows)
+
+    def mark(self, name: str) -> int:
+        """Remember this moment as *name*; returns the number of the next entry."""
+        self._marks[name] = self._next
+        return self._next
+
+    def rows(self, *, op: str | list[str] | None = None, path: str | None = None, client: str | None = None, rule: str | None = None,
+             error: int | None = None, since: str | int | None = None) -> Iterator[Row]:
+        """The entries that match all that is given: operations or classes, a glob over either path, a mark or an entry's number to begin with.
+
+        Raises :class:`SimulatedDatastoreError` for names that don't exist, and for a beginning that is no longer in memory.
+        """
+        ops = None
+        if op is not None:
+            try:
+                ops = expand([op] if isinstance(op, str) else op)
+            except KeyError as unknown:
+                raise SimulatedDatastoreError(f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
+                                              f"({', '.join(CLASSES)}).") from unknown
+        first = self._first(since)
+        pattern = None if path is None else path_glob(path)
+        for row in self._rows:
+            if row[0] < first or (ops is not None and row[3] not in ops) or (client is not None and row[2] != client) \
+                    or (rule is not None and rule not in row[10]) or (error is not None and row[8] != error):
+                continue
+            if pattern is not None and not pattern(row[4]) and not (row[5] and pattern(row[5])):
+                continue
+            yield row
+
+    def _first(self, since: str | int | None) -> int:
+        if since is None:
+            return 0
+        if isinstance(since, str):
+            if since not in self._marks:
+                raise SimulatedDatastoreError(f"since: there is no mark {since!r}, the marks are {', '.join(self._marks) or 'none'}.")
+            since = self._marks[since]
+        if since <= self.dropped:
+            raise SimulatedDatastoreError(f"since: the ledger holds the last {self.limit} entries, and {since} is no longer among them.")
+        return since
+
+    def query(self, limit: int | None = None, **criteria: Any) -> list[dict[str, Any]]:
+        """The matching entries, oldest first, as plain data; with *limit* the last so many."""
+        rows = list(self.rows(**criteria))
+        return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)):])]
+
+    def summary(self, **criteria: Any) -> list[dict[str, Any]]:
+        """Requests, bytes and errors by client and operation."""
+        sums: dict[tuple[str, str], list[int]] = {}
+        for row in self.rows(**criteria):
+            entry = sums.setdefault((row[2], row[3]), [0, 0, 0])
+            entry[0] += 1
+            entry[1] += row[7] if row[3] in ("read", "write") else 0
+            entry[2] += bool(row[8])
+        return [{"client": client, "op": op, "requests": requests, "bytes": size, "errors": errors}
+                for (client, op), (requests, size, errors) in sorted(sums.items())]
+
+    def status(self) -> dict[str, Any]:
+        return {"entries": len(self._rows), "next": self._next, "dropped": self.dropped, "marks": sorted(self._marks), "file_error": self.file_error}
+
+    # The file
+
+    def open_file(self, path: Path) -> None:
+        """Append all entries from now on to *path*; raises :class:`SimulatedDatastoreError` when that can't be opened."""
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The ledger file {str(path)!r} can't be written: {error.strerror}.") from error
+        self._written = self._next - 1
+
+    def flush(self) -> None:
+        """Bring the file up to date. A disk that is full stops the file, not the mount: *file_error* tells."""
+        if self._file is None or self._written == self._next - 1:
+            return
+        fresh = [row for row in self._rows if row[0] > self._written] if self._next - 1 - self._written >= len(self._rows) else self._tail()
+        text = b"".join(json.dumps(as_dict(row)).encode() + b"\n" for row in fresh)
+        try:
+            while text:
+                text = text[os.write(self._file, text):]
+        except OSError as error:
+            self.file_error = f"stopped after entry {self._written}: {error.strerror}"
+            os.close(self._file)
+            self._file = None
+            return
+        self._written = self._next - 1
+
+    def _tail(self) -> list[Row]:
+        count = self._next - 1 - self._written
+        rows = self._rows
+        return [rows[index] for index in range(len(rows) - count, len(rows))]
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def path_glob(pattern: str) -> Callable[[bytes], bool]:
+    """A glob over paths below the root. Without a slash it is one for the last component, as in gitignore(5); ``*`` also stands for slashes."""
+    last_only = "/" not in pattern
+    if not last_only and not pattern.startswith("/"):
+        pattern = "/" + pattern
+    # Latin-1 gives every byte a character of its own, so that the glob is one over bytes.
+    match = re.compile(fnmatch.translate(os.fsencode(pattern).decode("latin-1")).encode("latin-1"), re.DOTALL).match
+    if last_only:
+        return lambda path: match(path.rsplit(b"/", 1)[-1]) is not None
+    return lambda path: match(path) is not None
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    entry = dict(zip(FIELDS, row, strict=True))
+    entry["path"] = os.fsdecode(row[4])
+    entry["new_path"] = os.fsdecode(row[5])
+    entry["rules"] = list(row[10])
+    return entry
+
+
+__all__ = ["FIELDS", "Ledger", "as_dict", "path_glob"]

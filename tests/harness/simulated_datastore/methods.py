@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What can be asked of a daemon over its control socket."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .datastore import Datastore
+from .errors import SimulatedDatastoreError
+from .profiles import choose
+from .request import Request
+
+if TYPE_CHECKING:
+    from .control import Method
+    from .daemon import Daemon
+
+
+class Methods:
+    """The methods by name; each takes keyword arguments and raises :class:`SimulatedDatastoreError` for what it refuses."""
+
+    def __init__(self, datastore: Datastore, daemon: Daemon) -> None:
+        self.datastore = datastore
+        self.daemon = daemon
+
+    def table(self) -> dict[str, Method]:
+        datastore = self.datastore
+        ledger, rules, durability = datastore.ledger, datastore.rules, datastore.durability
+        return {
+            "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
+            "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
+            "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
+            "crash.track": durability.track, "crash.states": durability.states, "crash": datastore.crash, "restart": datastore.restart,
+            "unsynced": durability.unsynced, "sync": durability.sync,
+            "clock.advance": self.advance, "ledger.query": ledger.query, "ledger.summary": ledger.summary, "ledger.mark": ledger.mark,
+            "wait_for": self.wait_for}
+
+    def shutdown(self) -> None:
+        """Release who hangs, and stop."""
+        self.datastore.rules.clear()
+        self.datastore.state.set("up")
+        self.daemon.stop.set()
+
+    async def statfs(self) -> dict[str, int]:
+        """What a client's statfs(3) answers, without its caches."""
+        request = Request("statfs", next(iter(self.datastore.mounts.values())), self.datastore.nodes.root)
+        self.datastore.file_system.statfs(request)
+        if self.datastore.capacity.concerns("statfs"):
+            self.datastore.capacity.after(request)
+        return {name: getattr(request.result, name) for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")}
+
+    def status(self) -> dict[str, Any]:
+        status = self.datastore.status()
+        for client, adapter in self.daemon.adapters.items():
+            status["clients"][client]["mount_point"] = str(adapter.mount_point)
+        return status | {"bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
+
+    def advance(self, seconds: float) -> float:
+        clock = self.datastore.clock
+        if clock.kind != "mock":
+            raise SimulatedDatastoreError("clock.advance: the clock of this daemon is the real one, start it with clock: mock.")
+        try:
+            clock.advance(seconds)
+        except (TypeError, ValueError) as error:
+            raise SimulatedDatastoreError(f"clock.advance: {seconds!r} isn't a number of seconds, at least 0.") from error
+        return clock.now()
+
+    async def wait_for(self, predicate: dict[str, Any], timeout: float = 10) -> dict[str, Any]:
+        """Wait until *predicate* holds, at most *timeout* seconds.
+
+        It has either ``parked``, a number of requests that must be waiting for something, or criteria of the ledger with ``count``, how many entries
+        must match (default 1).
+        """
+        if not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+            raise SimulatedDatastoreError(f"timeout: {timeout!r} isn't a number of seconds, at least 0.")
+        wanted = dict(predicate)
+        parked, count = wanted.pop("parked", None), wanted.pop("count", 1)
+        for key in wanted:
+            choose("predicate", key, ["client", "count", "error", "op", "parked", "path", "rule", "since"])
+
+        def found() -> int:
+            return len(self.datastore.parked) if parked is not None else sum(1 for _ in self.datastore.ledger.rows(**wanted))
+
+        goal = parked if parked is not None else count
+        with trio.move_on_after(timeout):
+            while (now := found()) < goal:
+                event = trio.Event()
+                self.datastore.ledger.watchers.append(event.set)
+                try:
+                    await event.wait()
+                finally:
+                    self.datastore.ledger.watchers.remove(event.set)
+            return {"found": now}
+        raise SimulatedDatastoreError(f"wait_for: {found()} of {goal} after {timeout:g} seconds: {predicate}.")
+
+
+__all__ = ["Methods"]

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""One client's mount of the datastore: what the adapter calls.
+
+Every method takes inode numbers, as the kernel does, and answers with a :class:`Request` or raises :class:`OSError`.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .nodes import Node
+from .profiles import Profile
+from .request import Caller, Request
+
+if TYPE_CHECKING:
+    from .datastore import Datastore
+
+#: What setattr is called, by the first thing it changes.
+_SETATTR = (("size", "truncate"), ("uid", "chown"), ("gid", "chown"), ("mode", "chmod"), ("atime_ns", "utimens"), ("mtime_ns", "utimens"))
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a client sees the datastore. Uid and gid of the anonymous user, timeouts in seconds."""
+
+    client: str
+    profile: Profile
+    squash: str
+    anonymous: tuple[int, int] = (65534, 65534)
+    read_only: bool = False
+    #: Without the page cache: the ledger is exact, mmap doesn't work.
+    strict: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Handle:
+    """An open file or directory of a client."""
+
+    __slots__ = ("entries", "fd", "flags", "late_error", "mount", "node", "number")
+
+    def __init__(self, mount: Mount, number: int, fd: int, node: Node, flags: int) -> None:
+        self.mount = mount
+        self.number = number
+        #: -1 when the server has forgotten it in a crash.
+        self.fd = fd
+        self.node = node
+        self.flags = flags
+        self.entries: list[bytes] | None = None
+        #: An errno that is to be reported by close or fsync.
+        self.late_error = 0
+
+
+class Mount:
+    """The operations for one client."""
+
+    def __init__(self, datastore: Datastore, export: Export) -> None:
+        self.datastore = datastore
+        self.export = export
+        self.client = export.client
+        self.nodes = datastore.nodes
+        self.handles: dict[int, Handle] = {}
+        #: How often this client has been given a node, by inode number.
+        self.lookups: dict[int, int] = {}
+        #: The state of content that this client has seen, for close-to-open.
+        self.seen: dict[int, int] = {}
+        #: Called before a request waits for something: the adapter lets another task read on.
+        self.relieve: Callable[[], None] = lambda: None
+        self._next = 1
+        self._plans = datastore.plans
+        self._execute = datastore.file_system.execute
+        self._ledger = datastore.ledger
+
+    async def run(self, request: Request) -> Request:
+        """Execute *request* with all policies that concern it."""
+        plan = self._plans[request.op]
+        if plan is not None:
+            await plan.run(request)
+        else:
+            try:
+                self._execute[request.op](request)
+            except OSError as error:
+                request.error = error.errno or errno.EIO
+                raise
+            finally:
+                self._ledger.note(request)
+        if self.datastore.shared:
+            self.datastore.changed(request)
+        return request
+
+    async def park(self, request: Request, wait: Awaitable[Any]) -> None:
+        """Let *request* wait, and the others go on."""
+        self.relieve()
+        self.datastore.parked.append(request)
+        self._ledger.changed()
+        try:
+            await wait
+        finally:
+            self.datastore.parked.remove(request)
+
+    # Names
+
+    async def lookup(self, parent: int, name: bytes, caller: Caller) -> Request:
+        return self._count(await self.run(Request("lookup", self, self.nodes.get(parent), name, caller=caller)))
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Request:
+        return self._count(await self.run(Request("mkdir", self, self.nodes.get(parent), name, mode=mode, caller=caller)))
+
+    async def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Request:
+        return self._count(await self.run(Request("mknod", self, self.nodes.get(parent), name, mode=mode, arguments=device, caller=caller)))
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Request:
+        return self._count(await self.run(Request("symlink", self, self.nodes.get(parent), name, data=target, caller=caller)))
+
+    async def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Request:
+        request = Request("link", self, self.nodes.get(ino), caller=caller, new_parent=self.nodes.get(parent), new_name=name)
+        return self._count(await self.run(request))
+
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Request:
+        return self._count(await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller)))
+
+    async def unlink(self, parent: int, name: bytes, caller: Caller) -> Request:
+        return await self.run(Request("unlink", self, self.nodes.get(parent), name, caller=caller))
+
+    async def rmdir(self, parent: int, name: bytes, caller: Caller) -> Request:
+        return await self.run(Request("rmdir", self, self.nodes.get(parent), name, caller=caller))
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> Request:
+        get = self.nodes.get
+        return await self.run(Request("rename", self, get(parent), name, flags=flags, caller=caller, new_parent=get(new_parent), new_name=new_name))
+
+    def _count(self, request: Request) -> Request:
+        self.count(request.found)  # type: ignore[arg-type]
+        return request
+
+    def count(self, node: Node) -> None:
+        """The client has been given *node* once more."""
+        node.lookups += 1
+        self.lookups[node.ino] = self.lookups.get(node.ino, 0) + 1
+
+    def forget(self, ino: int, number: int) -> None:
+        """The client has forgotten *number* of the times it was given the node."""
+        left = self.lookups.get(ino, 0) - number
+        node = self.nodes.known(ino)
+        if left > 0:
+            self.lookups[ino] = left
+        else:
+            self.lookups.pop(ino, None)
+            self.seen.pop(ino, None)
+        if node is not None:
+            node.lookups -= number
+            if node.lookups <= 0 and not node.handles:
+                self.nodes.drop(node)
+
+    # Attributes
+
+    async def getattr(self, ino: int, caller: Caller) -> Request:
+        return await self.run(Request("getattr", self, self.nodes.get(ino), caller=caller))
+
+    async def setattr(self, ino: int, change: dict[str, int], handle: int | None, caller: Caller) -> Request:
+        """*change* has any of size, uid, gid, mode, atime_ns, mtime_ns."""
+        node = self.nodes.get(ino)
+        op = next((op for key, op in _SETATTR if key in change), "getattr")
+        return await self.run(Request(op, self, node, arguments=change, size=change.get("size", 0), caller=caller,
+                                      handle=None if handle is None else self.handles.get(handle)))
+
+    async def readlink(self, ino: int, caller: Caller) -> bytes:
+        return (await self.run(Request("readlink", self, self.nodes.get(ino), caller=caller))).result
+
+    async def getxattr(self, ino: int, name: bytes, caller: Caller) -> bytes:
+        return (await self.run(Request("getxattr", self, self.nodes.get(ino), data=name, caller=caller))).result
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, caller: Caller) -> None:
+        await self.run(Request("setxattr", self, self.nodes.get(ino), data=name, arguments=value, caller=caller))
+
+    async def listxattr(self, ino: int, caller: Caller) -> list[bytes]:
+        return (await self.run(Request("listxattr", self, self.nodes.get(ino), caller=caller))).result
+
+    async def removexattr(self, ino: int, name: bytes, caller: Caller) -> None:
+        await self.run(Request("removexattr", self, self.nodes.get(ino), data=name, caller=caller))
+
+    async def statfs(self, caller: Caller) -> Any:
+        return (await self.run(Request("statfs", self, self.nodes.root, caller=caller))).result
+
+    # Files
+
+    async def open(self, ino: int, flags: int, caller: Caller) -> Handle:
+        node = self.nodes.get(ino)
+        handle = (await self.run(Request("open", self, node, flags=flags, caller=caller))).result
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            try:
+                change = {"size": 0}
+                mode = os.fstat(handle.fd).st_mode
+                if caller.uid and (mode & stat.S_ISUID or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP):
+                    # The kernel leaves it to us to take them when it leaves us to truncate (file_remove_privs).
+                    change["mode"] = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
+                await self.run(Request("truncate", self, node, arguments=change, handle=handle, caller=caller))
+            except OSError:
+                self.remove_handle(handle)
+                raise
+        return handle
+
+    async def opendir(self, ino: int, caller: Caller) -> Handle:
+        return (await self.run(Request("opendir", self, self.nodes.get(ino), caller=caller))).result
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        handle = self.handles[number]
+        request = Request("read", self, handle.node, handle=handle, offset=offset, size=size)
+        if self._plans["read"] is None and handle.fd >= 0:
+            # The shortest way, as it is the most frequent request.
+            try:
+                data = request.result = os.pread(handle.fd, size, offset)
+            except OSError as error:
+                request.error = error.errno or errno.EIO
+                raise
+            finally:
+                self._ledger.note(request)
+            return data
+        return (await self.run(request)).result
+
+    async def write(self, number: int, offset: int, data: bytes) -> int:
+        handle = self.handles[number]
+        return (await self.run(Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data)))).result
+
+    async def readdir(self, number: int, offset: int) -> list[bytes]:
+        handle = self.handles[number]
+        return (await self.run(Request("readdir", self, handle.node, handle=handle, offset=offset))).result
+
+    def entry(self, number: int, name: bytes) -> tuple[Node, os.stat_result] | None:
+        return self.datastore.file_system.entry(self.handles[number], name)
+
+    async def close(self, number: int) -> None:
+        handle = self.handles[number]
+        await self.run(Request("close", self, handle.node, handle=handle))
+
+    async def fsync(self, number: int, data_only: bool) -> None:
+        handle = self.handles[number]
+        await self.run(Request("fsync", self, handle.node, handle=handle, arguments=data_only))
+
+    async def fsyncdir(self, number: int, data_only: bool) -> None:
+        handle = self.handles[number]
+        await self.run(Request("fsyncdir", self, handle.node, handle=handle, arguments=data_only))
+
+    async def release(self, number: int, op: str = "release") -> None:
+        handle = self.handles[number]
+        try:
+            await self.run(Request(op, self, handle.node, handle=handle))
+        finally:
+            # The kernel ignores an error and has forgotten the handle.
+            self.remove_handle(handle)
+
+    def add_handle(self, fd: int, node: Node, flags: int) -> Handle:
+        handle = Handle(self, self._next, fd, node, flags)
+        self._next += 1
+        self.handles[handle.number] = handle
+        node.handles.append(handle)
+        return handle
+
+    def remove_handle(self, handle: Handle) -> None:
+        """Close a handle; it is gone whatever close(2) reports."""
+        if self.handles.pop(handle.number, None) is None:
+            return
+        node = handle.node
+        node.handles.remove(handle)
+        if handle.fd >= 0:
+            if node.orphan and not node.handles:
+                node.orphan = False
+                self.datastore.capacity.closed(node, os.fstat(handle.fd))
+            os.close(handle.fd)
+        if node.lookups <= 0 and not node.handles:
+            self.nodes.drop(node)
+
+    def make_stale(self) -> None:
+        """The server has forgotten what this client has open."""
+        for handle in self.handles.values():
+            if handle.fd >= 0:
+                os.close(handle.fd)
+                handle.fd = -1
+            handle.node.orphan = False
+
+    def disconnect(self) -> None:
+        """The client is gone: forget everything it was given."""
+        for handle in list(self.handles.values()):
+            self.remove_handle(handle)
+        for ino, number in list(self.lookups.items()):
+            self.forget(ino, number)
+
+
+__all__ = ["Export", "Handle", "Mount"]

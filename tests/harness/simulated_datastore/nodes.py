@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The files and directories that clients know, and how each is reached in the backing directory.
+
+A node has no descriptor of its own: it is reached by name through the descriptor of its directory, and these descriptors are an LRU. So a million known
+files need a few hundred descriptors. A node that loses its last known name is *pinned* by an ``O_PATH`` descriptor until every client has forgotten it, so
+that it can still be used and its inode number isn't given to another file.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .mount import Handle
+
+_O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Node:
+    """A file, directory or other inode of the backing directory that some client knows."""
+
+    __slots__ = ("_path", "_path_epoch", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "orphan", "pin", "stale", "table",
+                 "version")
+
+    def __init__(self, table: NodeTable, ino: int, kind: int, generation: int = 0) -> None:
+        self.table = table
+        self.ino = ino
+        #: The file type, as ``stat.S_IFMT`` gives it.
+        self.kind = kind
+        self.generation = generation
+        #: The known names: pairs of directory and name.
+        self.links: list[tuple[Node, bytes]] = []
+        #: How often clients have been given this node and not forgotten it, over all mounts.
+        self.lookups = 0
+        self.handles: list[Handle] = []
+        self.pin: int | None = None
+        #: Gone by a crash or from outside: requests get ESTALE.
+        self.stale = False
+        #: Known to carry no ``security.capability``, which the kernel asks for before each write.
+        self.no_capability = False
+        #: Counts changes of content, for close-to-open.
+        self.version = 0
+        #: Has no name any more; capacity counts it while it is open.
+        self.orphan = False
+        self._path: bytes | None = None
+        self._path_epoch = -1
+
+    @property
+    def path(self) -> bytes:
+        """The path below the root of the datastore by the first known name; of a nameless node the last one it had."""
+        if self._path is not None and (not self.links or self._path_epoch == self.table.epoch):
+            return self._path
+        if not self.links:
+            self._path = b"/"
+        else:
+            parent, name = self.links[0]
+            self._path = parent.child_path(name)
+        self._path_epoch = self.table.epoch
+        return self._path
+
+    def child_path(self, name: bytes) -> bytes:
+        path = self.path
+        return path + name if path == b"/" else path + b"/" + name
+
+    def forget_path(self) -> None:
+        self._path = None
+
+
+class NodeTable:
+    """All known nodes of one datastore, by inode number.
+
+    *limit* is how many directories are kept open. Raises :class:`OSError` when *root* can't be opened as a directory.
+    """
+
+    def __init__(self, root: Path, limit: int = 512) -> None:
+        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = os.fstat(self.root_fd)
+        self.device = status.st_dev
+        self.limit = limit
+        #: Counts renames of directories: cached paths of an older epoch are made anew.
+        self.epoch = 0
+        self.root = Node(self, status.st_ino, stat.S_IFDIR)
+        self.root.lookups = 1
+        self._nodes: dict[int, Node] = {status.st_ino: self.root}
+        self._directories: OrderedDict[Node, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(list(self._nodes.values()))
+
+    def open_directories(self) -> int:
+        return len(self._directories)
+
+    def get(self, ino: int) -> Node:
+        """The node with this number; raises ESTALE for one that was forgotten or lost."""
+        node = self._nodes.get(ino)
+        if node is None or node.stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def known(self, ino: int) -> Node | None:
+        return self._nodes.get(ino)
+
+    def meet(self, parent: Node, name: bytes, status: os.stat_result) -> Node:
+        """The node of a directory entry that was just looked at."""
+        if status.st_dev != self.device:
+            # Inode numbers of another file system could be those of other files of this one.
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        kind = stat.S_IFMT(status.st_mode)
+        node = self._nodes.get(status.st_ino)
+        if node is None:
+            node = self._nodes[status.st_ino] = Node(self, status.st_ino, kind)
+        elif node.kind != kind or node.stale:
+            # The number was given to another file behind our back: the kernel tells them apart by generation.
+            node.stale = True
+            successor = self._nodes[status.st_ino] = Node(self, status.st_ino, kind, node.generation + 1)
+            successor.lookups, node.lookups = node.lookups, 0
+            node = successor
+        link = (parent, name)
+        if kind == stat.S_IFDIR:
+            if node.links != [link] and node is not self.root:
+                node.links = [link]
+                self.epoch += 1
+        elif link not in node.links:
+            node.links.append(link)
+        if node.pin is not None:
+            os.close(node.pin)
+            node.pin = None
+        return node
+
+    # Descriptors
+
+    def directory_fd(self, node: Node) -> int:
+        """A descriptor of a directory, good until the next call; raises :class:`OSError`, ESTALE when it isn't there any more."""
+        if node is self.root:
+            return self.root_fd
+        if node.pin is not None:
+            return node.pin
+        fd = self._directories.get(node)
+        if fd is not None:
+            self._directories.move_to_end(node)
+            return fd
+        fd = self._open(node, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        while len(self._directories) >= self.limit:
+            os.close(self._directories.popitem(last=False)[1])
+        self._directories[node] = fd
+        return fd
+
+    def _open(self, node: Node, flags: int) -> int:
+        if not node.links:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        parent, name = node.links[0]
+        try:
+            fd = os.open(name, flags, dir_fd=self.directory_fd(parent))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+        if os.fstat(fd).st_ino != node.ino:
+            os.close(fd)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return fd
+
+    def open(self, node: Node, flags: int) -> int:
+        """A new descriptor of *node* itself, never of what a symbolic link points to."""
+        flags |= os.O_CLOEXEC
+        if node.pin is not None:
+            return os.open(f"/proc/self/fd/{node.pin}", flags)
+        if node is self.root:
+            return os.open(".", flags, dir_fd=self.root_fd)
+        return self._open(node, flags | os.O_NOFOLLOW)
+
+    @contextlib.contextmanager
+    def path_of(self, node: Node):  # type: ignore[no-untyped-def]
+        """A path that leads to *node* for system calls that take nothing else; they must follow links, as it is one of proc(5)."""
+        if node.pin is not None:
+            yield f"/proc/self/fd/{node.pin}"
+            return
+        fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=self.root_fd) if node is self.root else self._open(node, _O_PATH_NOFOLLOW)
+        try:
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
+    def stat(self, node: Node) -> os.stat_result:
+        """lstat(2) of *node*; raises ESTALE when it is gone."""
+        if node.handles and (fd := node.handles[0].fd) >= 0:
+            return os.fstat(fd)
+        if node.pin is not None:
+            return os.fstat(node.pin)
+        if node is self.root:
+            return os.fstat(self.root_fd)
+        if not node.links:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        parent, name = node.links[0]
+        try:
+            status = os.stat(name, dir_fd=self.directory_fd(parent), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+        if status.st_ino != node.ino:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return status
+
+    # Names
+
+    def hold(self, parent: Node, name: bytes, ino: int) -> Node | None:
+        """Before a name goes: pin the node behind it when this is the last name it is known by. Returns the node if clients know it."""
+        node = self._nodes.get(ino)
+        if node is None or node is self.root:
+            return node
+        if node.pin is None and all(link == (parent, name) for link in node.links):
+            node.pin = os.open(name, _O_PATH_NOFOLLOW, dir_fd=self.directory_fd(parent))
+        return node
+
+    def unname(self, node: Node, parent: Node, name: bytes) -> None:
+        """A name of *node* has gone."""
+        path = node.path
+        if (parent, name) in node.links:
+            node.links.remove((parent, name))
+        if node.links:
+            self.release_pin(node)
+            node.forget_path()
+        else:
+            node._path = path
+            # Its descriptor in the LRU would do, but the pin lasts as long as the node.
+            fd = self._directories.pop(node, None)
+            if fd is not None:
+                os.close(fd)
+        if not node.lookups and not node.handles:
+            self.drop(node)
+
+    def rename(self, node: Node, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
+        """*node* has another name now."""
+        if (parent, name) in node.links:
+            node.links[node.links.index((parent, name))] = (new_parent, new_name)
+        node.forget_path()
+        if node.kind == stat.S_IFDIR:
+            self.epoch += 1
+
+    def release_pin(self, node: Node) -> None:
+        if node.pin is not None:
+            os.close(node.pin)
+            node.pin = None
+
+    def drop(self, node: Node) -> None:
+        """Every client has forgotten *node*."""
+        if node is self.root:
+            return
+        self.release_pin(node)
+        fd = self._directories.pop(node, None)
+        if fd is not None:
+            os.close(fd)
+        if self._nodes.get(node.ino) is node:
+            del self._nodes[node.ino]
+
+    def recheck(self) -> None:
+        """After a crash: what is no longer where it was is stale, and what has no name is gone."""
+        self.close_directories()
+        self.epoch += 1
+        for node in self:
+            self.release_pin(node)
+            if node is self.root:
+                continue
+            try:
+                self.stat(node)
+            except OSError:
+                node.stale = True
+            node.no_capability = False
+            node.version += 1
+
+    def close_directories(self) -> None:
+        while self._directories:
+            os.close(self._directories.popitem()[1])
+
+    def close(self) -> None:
+        for node in self:
+            self.release_pin(node)
+        self.close_directories()
+        os.close(self.root_fd)
+
+
+__all__ = ["Node", "NodeTable"]

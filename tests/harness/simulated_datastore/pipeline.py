@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The way of one request through the policies."""
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from .ledger import Ledger
+from .mount import Handle
+from .policies import Policy
+from .request import Request
+
+
+class Plan:
+    """The policies that concern one operation, each in its place: all *before* in order, all *enter*, execution, all *after* in order, all *settle*."""
+
+    def __init__(self, execute: Callable[[Request], None], before: Sequence[Policy], enter: Sequence[Policy], after: Sequence[Policy], settle: Sequence[Policy],
+                 ledger: Ledger) -> None:
+        self.execute = execute
+        self.before = before
+        self.enter = enter
+        self.after = after
+        self.settle = settle
+        self.ledger = ledger
+
+    async def run(self, request: Request) -> None:
+        """Raises :class:`OSError`; the effects on counters and the ledger are settled in any case."""
+        request.error = errno.EINTR
+        try:
+            for policy in self.before:
+                await policy.before(request)
+            if not request.skip:
+                for policy in self.enter:
+                    policy.enter(request)
+                self.execute(request)
+            for policy in self.after:
+                policy.after(request)
+            request.error = 0
+        except OSError as error:
+            request.error = error.errno or errno.EIO
+            raise
+        except Exception:
+            request.error = errno.EIO
+            raise
+        finally:
+            if request.error and isinstance(request.result, Handle):
+                # It was opened, but the client will never know.
+                request.mount.remove_handle(request.result)
+            for policy in self.settle:
+                policy.settle(request)
+            self.ledger.note(request)
+
+
+__all__ = ["Plan"]

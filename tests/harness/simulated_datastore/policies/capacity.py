@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Space and inodes: what is used, to the 4 KiB block, and what happens when there is no more.
+
+Counted is what is allocated (``st_blocks`` of the backing directory), never a length: a file with several names once, a file without a name until it is
+closed, directories as far as they take blocks there. Usage is counted once, when a limit is set, and then follows from what each request changed.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SimulatedDatastoreError
+from ..nodes import Node
+from ..profiles import ERROR_AT, choose
+from ..request import Request
+from . import Policy
+
+if TYPE_CHECKING:
+    from ..datastore import Datastore
+
+BLOCK = 4096
+_NEW = frozenset({"create", "mkdir", "mknod", "symlink"})
+_MEASURED = _NEW | {"chown", "close", "fsync", "link", "removexattr", "rename", "rmdir", "setxattr", "truncate", "unlink", "write"}
+
+
+def blocks(status: os.stat_result) -> int:
+    """The 4 KiB blocks a file takes."""
+    return (status.st_blocks * 512 + BLOCK - 1) // BLOCK
+
+
+@dataclass
+class Account:
+    """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*); in blocks and inodes, None is without limit."""
+
+    error: int
+    block_limit: int | None = None
+    inode_limit: int | None = None
+    uid: int | None = None
+    path: bytes | None = None
+    used: int = 0
+    inodes: int = 0
+    reserved: int = 0
+    reserved_inodes: int = 0
+
+    def covers(self, uid: int, path: bytes) -> bool:
+        if self.path is not None and path != self.path and not path.startswith(self.path + b"/"):
+            return False
+        return self.uid is None or self.uid == uid
+
+    def free(self) -> float:
+        return float("inf") if self.block_limit is None else self.block_limit - self.used - self.reserved
+
+    def free_inodes(self) -> float:
+        return float("inf") if self.inode_limit is None else self.inode_limit - self.inodes - self.reserved_inodes
+
+    def status(self) -> dict[str, Any]:
+        return {"uid": self.uid, "path": None if self.path is None else os.fsdecode(self.path),
+                "size": None if self.block_limit is None else self.block_limit * BLOCK, "used": self.used * BLOCK,
+                "inodes": self.inode_limit, "inodes_used": self.inodes}
+
+
+@dataclass(frozen=True)
+class Statvfs:
+    """What statfs answers where the datastore has limits of its own (statvfs(3))."""
+
+    f_bsize: int
+    f_frsize: int
+    f_blocks: int
+    f_bfree: int
+    f_bavail: int
+    f_files: int
+    f_ffree: int
+    f_favail: int
+    f_namemax: int
+
+
+class Capacity(Policy):
+    name = "capacity"
+
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+        self._nodes = datastore.nodes
+        self._accounts: list[Account] = []
+        self._file_limit: int | None = None
+        self._error_at: str | None = None
+
+    # Control
+
+    def set(self, **given: Any) -> dict[str, Any]:
+        """Change the limits that are given: *size* and *max_file* in bytes, *inodes*, *error_at*, and *quotas*, a list of mappings with uid or path, and size
+        or inodes. None takes a limit away. Raises :class:`SimulatedDatastoreError` for one that is below what is used.
+        """
+        for key in given:
+            choose("capacity", key, ["size", "inodes", "max_file", "error_at", "quotas"])
+        if given.get("error_at") is not None:
+            choose("error_at", given["error_at"], ERROR_AT)
+        whole = self._accounts[0] if self._accounts else Account(errno.ENOSPC)
+        accounts = [Account(errno.ENOSPC, whole.block_limit, whole.inode_limit)]
+        if "size" in given:
+            accounts[0].block_limit = _blocks_of("size", given["size"])
+        if "inodes" in given:
+            accounts[0].inode_limit = _whole("inodes", given["inodes"])
+        max_file = _whole("max_file", given["max_file"]) if "max_file" in given else self._file_limit
+        if "quotas" in given:
+            accounts += [_quota(quota) for quota in given["quotas"] or ()]
+        else:
+            accounts += [Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]]
+        self._count(accounts)
+        for account in accounts:
+            if account.free() < 0 or account.free_inodes() < 0:
+                what = "size" if account.free() < 0 else "inodes"
+                of = f" of uid {account.uid}" if account.uid is not None else f" of {os.fsdecode(account.path)!r}" if account.path is not None else ""
+                limit = (account.block_limit or 0) * BLOCK if what == "size" else account.inode_limit
+                used = account.used * BLOCK if what == "size" else account.inodes
+                raise SimulatedDatastoreError(f"{what}: {limit}{of} is below the {used} that are used, give at least that.")
+        limited = max_file is not None or any(account.block_limit is not None or account.inode_limit is not None for account in accounts)
+        self._accounts = accounts if limited else []
+        self._file_limit = max_file
+        if "error_at" in given:
+            self._error_at = given["error_at"]
+        self._datastore.recompile()
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        first = self._accounts[0] if self._accounts else Account(errno.ENOSPC)
+        return {"limited": bool(self._accounts), **first.status(), "max_file": self._file_limit, "error_at": self._error_at,
+                "quotas": [account.status() for account in self._accounts[1:]]}
+
+    def recount(self) -> None:
+        """Count anew what is used, after something changed behind the requests."""
+        if self._accounts:
+            for account in self._accounts:
+                account.used = account.inodes = 0
+            self._count(self._accounts)
+
+    def _count(self, accounts: list[Account]) -> None:
+        seen: set[int] = set()
+        for path, status in self._walk():
+            if status.st_ino not in seen:
+                seen.add(status.st_ino)
+                _charge(accounts, status, path, blocks(status), 1)
+        for node in self._nodes:
+            if node.orphan and node.handles and node.ino not in seen:
+                status = self._nodes.stat(node)
+                _charge(accounts, status, node.path, blocks(status), 1)
+
+    def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Everything in the backing directory that clients can see."""
+        root = self._nodes.root_fd
+        yield b"/", os.fstat(root)
+        for directory, names, files, fd in os.fwalk(b".", dir_fd=root):
+            if directory == b"." and self._datastore.hidden in names:
+                names.remove(self._datastore.hidden)
+            for name in names + files:
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield directory[1:] + b"/" + name, status
+
+    # The pipeline
+
+    def concerns(self, op: str) -> bool:
+        return bool(self._accounts) and (op in _MEASURED or op == "statfs")
+
+    async def before(self, request: Request) -> None:
+        op = request.op
+        if op == "write":
+            self._reserve_write(request)
+        elif op == "truncate":
+            size = request.arguments.get("size", 0)
+            if self._file_limit is not None and size > self._file_limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        elif op in _NEW:
+            self._reserve_new(request)
+        elif op in ("rename", "link"):
+            source = self._of_path(request.path)
+            if source != self._of_path(request.new_path):
+                # As between projects of XFS: a file would take its use along.
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        elif op in ("close", "fsync"):
+            self._report_late(request)
+
+    def _of_path(self, path: bytes) -> list[bytes]:
+        return [account.path for account in self._accounts if account.path is not None and account.covers(account.uid or 0, path)]
+
+    def _reserve_write(self, request: Request) -> None:
+        handle, offset, wanted = request.handle, request.offset, len(request.data)
+        if handle is None or handle.fd < 0:
+            return
+        fits, number = wanted, errno.ENOSPC
+        if self._file_limit is not None and offset + wanted > self._file_limit:
+            fits, number = max(0, self._file_limit - offset), errno.EFBIG
+        accounts = self._accounts
+        if len(accounts) > 1:
+            uid = os.fstat(handle.fd).st_uid
+            path = request.path
+            accounts = [account for account in accounts if account.covers(uid, path)]
+        tightest = min(accounts, key=Account.free)
+        free = tightest.free()
+        need = (offset + fits - 1) // BLOCK - offset // BLOCK + 1 if fits else 0
+        if need > free:
+            fitting, need = _prefix(handle.fd, offset, fits, max(0, int(free)))
+            if fitting < fits:
+                fits, number = fitting, tightest.error
+        if fits < wanted:
+            error_at = self._error_at or request.mount.export.profile.error_at
+            if error_at == "write" or number == errno.EFBIG:
+                if fits == 0:
+                    raise OSError(number, os.strerror(number))
+            else:
+                handle.late_error = number
+                request.notes["late"] = wanted
+            request.data, request.size = request.data[:fits], fits
+            if fits == 0:
+                request.skip, request.result = True, 0
+        for account in accounts:
+            account.reserved += need
+        request.notes["reserved"] = (accounts, need, 0)
+
+    def _reserve_new(self, request: Request) -> None:
+        uid = request.caller.uid if request.caller is not None else 0
+        accounts = [account for account in self._accounts if account.covers(uid, request.path)]
+        need = 1 if request.op == "mkdir" and os.fstat(self._nodes.root_fd).st_blocks else 0
+        for account in accounts:
+            if account.free_inodes() < 1 or (need and account.free() < need):
+                raise OSError(account.error, os.strerror(account.error))
+        for account in accounts:
+            account.reserved += need
+            account.reserved_inodes += 1
+        request.notes["reserved"] = (accounts, need, 1)
+
+    def _report_late(self, request: Request) -> None:
+        handle = request.handle
+        error_at = self._error_at or request.mount.export.profile.error_at
+        if handle is not None and handle.late_error and (request.op == "fsync" or error_at == "close"):
+            number, handle.late_error = handle.late_error, 0
+            raise OSError(number, os.strerror(number))
+
+    def enter(self, request: Request) -> None:
+        """Look at what the request may change."""
+        before = []
+        for node in {request.node, request.new_parent} - {None}:
+            try:
+                before.append((node, self._nodes.stat(node)))  # type: ignore[arg-type]
+            except OSError:
+                continue
+        request.notes[self.name] = before
+
+    def after(self, request: Request) -> None:
+        if request.op == "statfs":
+            request.result = self._statfs(request.result)
+        elif "late" in request.notes:
+            request.result = request.notes["late"]
+
+    def settle(self, request: Request) -> None:
+        accounts, need, inodes = request.notes.get("reserved", ((), 0, 0))
+        for account in accounts:
+            account.reserved -= need
+            account.reserved_inodes -= inodes
+        for node, before in request.notes.get(self.name, ()):
+            try:
+                after = self._nodes.stat(node)
+            except OSError:
+                continue
+            if after.st_uid != before.st_uid:
+                _charge(self._accounts, before, node.path, -blocks(before), -1)
+                _charge(self._accounts, after, node.path, blocks(after), 1)
+            elif after.st_blocks != before.st_blocks:
+                _charge(self._accounts, after, node.path, blocks(after) - blocks(before), 0)
+        if request.error or request.skip:
+            return
+        if request.op in _NEW and "existed" not in request.notes:
+            _charge(self._accounts, request.stat, request.path, blocks(request.stat), 1)
+        elif request.op in ("rmdir", "unlink"):
+            self._removed(request.stat, request.found, request.path)
+        elif request.op == "rename":
+            old, replaced = request.result
+            if old is not None and old.st_ino != request.stat.st_ino and not request.flags & 2:
+                self._removed(old, replaced, request.new_path)
+
+    def _removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
+        """A name of a file has gone, and with the last one the file, unless it is open."""
+        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+            if node is not None and node.handles:
+                node.orphan = True
+            else:
+                _charge(self._accounts, status, path, -blocks(status), -1)
+
+    def closed(self, node: Node, status: os.stat_result) -> None:
+        """The last descriptor of a nameless file is closed."""
+        _charge(self._accounts, status, node.path, -blocks(status), -1)
+
+    def _statfs(self, below: Any) -> Statvfs:
+        whole = self._accounts[0]
+        scale = below.f_frsize / BLOCK
+        if whole.block_limit is None:
+            sizes = tuple(int(value * scale) for value in (below.f_blocks, below.f_bfree, below.f_bavail))
+        else:
+            free = max(0, whole.block_limit - whole.used)
+            sizes = (whole.block_limit, free, free)
+        if whole.inode_limit is None:
+            files = (below.f_files, below.f_ffree, below.f_favail)
+        else:
+            free = max(0, whole.inode_limit - whole.inodes)
+            files = (whole.inode_limit, free, free)
+        return Statvfs(BLOCK, BLOCK, *sizes, *files, below.f_namemax)
+
+
+def _charge(accounts: list[Account], status: os.stat_result, path: bytes, number: int, inodes: int) -> None:
+    for account in accounts:
+        if account.covers(status.st_uid, path):
+            account.used += number
+            account.inodes += inodes
+
+
+def _prefix(fd: int, offset: int, size: int, free: int) -> tuple[int, int]:
+    """How many of *size* bytes at *offset* fit if *free* blocks are left, and how many new blocks these take: blocks that are there already cost nothing."""
+    end, need, block = offset + size, 0, offset // BLOCK
+    while block * BLOCK < end:
+        data, hole = _data(fd, block * BLOCK)
+        if data // BLOCK > block:
+            # A hole up to there.
+            here = min(data // BLOCK, (end - 1) // BLOCK + 1) - block
+            if need + here > free:
+                return max(0, (block + free - need) * BLOCK - offset), free
+            need += here
+            block += here
+        else:
+            block = (hole + BLOCK - 1) // BLOCK
+    return size, need
+
+
+def _data(fd: int, offset: int) -> tuple[int, int]:
+    """Where the next data begin and end (lseek(2), SEEK_DATA)."""
+    try:
+        data = os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError:
+        return 1 << 62, 1 << 62
+    return data, os.lseek(fd, data, os.SEEK_HOLE)
+
+
+def _whole(option: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
+    return value
+
+
+def _blocks_of(option: str, value: Any) -> int | None:
+    value = _whole(option, value)
+    if value is not None and value % BLOCK:
+        raise SimulatedDatastoreError(f"{option}: {value} bytes aren't whole blocks of {BLOCK}, the nearest below are {value - value % BLOCK}.")
+    return None if value is None else value // BLOCK
+
+
+def _quota(given: Any) -> Account:
+    if not isinstance(given, dict):
+        raise SimulatedDatastoreError(f"quotas: {given!r} isn't a mapping with uid or path, and size or inodes.")
+    for key in given:
+        choose("quotas", key, ["uid", "path", "size", "inodes"])
+    if ("uid" in given) == ("path" in given):
+        raise SimulatedDatastoreError(f"quotas: {given!r} must name either a uid or a path.")
+    path = None
+    if "path" in given:
+        path = b"/" + os.fsencode(str(given["path"])).strip(b"/")
+        if path == b"/" or b".." in path.split(b"/"):
+            raise SimulatedDatastoreError(f"quotas: {given['path']!r} isn't the path of a subtree, for the whole datastore there is size.")
+    return Account(errno.EDQUOT, _blocks_of("size", given.get("size")), _whole("inodes", given.get("inodes")), _whole("uid", given.get("uid")), path)
+
+
+__all__ = ["BLOCK", "Capacity", "blocks"]

@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Crashes: everything is written through at once, and the journal knows what a crash would have lost."""
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SimulatedDatastoreError
+from ..journal import Content, Journal, Names, State
+from ..nodes import Node
+from ..profiles import choose
+from ..request import Request
+from ..system import RENAME_EXCHANGE, RENAME_WHITEOUT
+from . import Policy
+
+if TYPE_CHECKING:
+    from ..datastore import Datastore
+
+KEEPS = ("none", "prefix", "subset", "torn")
+NAMES = ("none", "ordered", "strict")
+#: fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
+_PUNCH = 0x03
+_TRACKED = frozenset({"create", "fsync", "fsyncdir", "close", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "truncate", "unlink", "write"})
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _File:
+    """A file of the journal: a descriptor keeps it, with a name or without."""
+
+    __slots__ = ("fd", "ino")
+
+    def __init__(self, fd: int, ino: int) -> None:
+        self.fd = fd
+        self.ino = ino
+
+
+class Durability(Policy):
+    name = "durability"
+
+    #: How many files the journal may hold open before everything counts as written back.
+    MOST_FILES = 2000
+
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+        self._nodes = datastore.nodes
+        self.tracking = False
+        self.journal = Journal()
+        self._files: dict[int, _File] = {}
+        self._ids: dict[int, int] = {}
+        self._next = 1
+
+    # Control
+
+    def track(self, enabled: bool = True, limit: int | None = None) -> dict[str, Any]:
+        """Begin or end to keep a journal, of at most *limit* bytes. What was done before is durable."""
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise SimulatedDatastoreError(f"limit: {limit!r} isn't a number of bytes, at least 1.")
+        self.tracking = bool(enabled)
+        self.journal = Journal(limit or self.journal.limit)
+        self._release()
+        self._datastore.recompile()
+        return {"tracking": self.tracking, "limit": self.journal.limit}
+
+    def check(self, keep: str = "none", names: str = "ordered", seed: int = 0, count: int | None = None, state: int | None = None,
+              restart: bool = False) -> None:
+        """Raise :class:`SimulatedDatastoreError` unless a crash with these parameters is possible."""
+        if not self.tracking:
+            raise SimulatedDatastoreError("crash: nothing is known of what was synced, set crash tracking before.")
+        choose("keep", keep, KEEPS)
+        choose("names", names, NAMES)
+        for option, value in (("seed", seed), ("count", count), ("state", state)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
+
+    def unsynced(self) -> dict[str, Any]:
+        """What a crash could lose, at worst: bytes and ranges by file, and names."""
+        files: dict[int, list[tuple[int, int]]] = {}
+        names = []
+        for change in self.journal.pending("strict"):
+            if isinstance(change, Content):
+                files.setdefault(change.fid, []).append((change.offset, change.offset + len(change.new)))
+            else:
+                names.append({"op": change.op, "names": [os.fsdecode(key[1]) for key, _, _ in change.changes], "journaled": change.journaled})
+        found = []
+        for fid, ranges in files.items():
+            merged = _merge(ranges)
+            found.append({"path": self._path(fid), "bytes": sum(end - start for start, end in merged), "ranges": merged})
+        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names}
+
+    def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
+        """The states the disk may be in after a crash now; the number of one is *state* of crash."""
+        self.check(names=names)
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
+        pending = self.journal.pending(names)
+        return [{"state": number, "survivors": [_text(change) for change in pending if change.seq in state.survivors],
+                 "lost": [_text(change) for change in pending if change.seq not in state.survivors and change.seq != state.torn],
+                 "torn": next((f"{state.keep} bytes of {_text(change)}" for change in pending if change.seq == state.torn), None)}
+                for number, state in enumerate(self.journal.states(names, limit))]
+
+    def forget(self, node: Node) -> None:
+        """An fsync of *node* has failed and dropped its dirty pages."""
+        fid = self._ids.get(node.ino)
+        if fid is not None:
+            self.journal.forget(fid)
+
+    def sync(self) -> None:
+        """Make everything durable, as sync(2) on the server would."""
+        self.journal.sync_all()
+        self._release()
+
+    # The pipeline
+
+    def concerns(self, op: str) -> bool:
+        return self.tracking and op in _TRACKED
+
+    def enter(self, request: Request) -> None:
+        """Remember what will be overwritten, and hold what may go."""
+        op = request.op
+        try:
+            if op == "write":
+                self._enter_write(request)
+            elif op == "truncate" and "size" in request.arguments:
+                self._enter_truncate(request)
+            elif op in ("unlink", "rmdir"):
+                request.notes[self.name] = self._fid_at(request.node, request.name or b"")
+            elif op == "rename":
+                request.notes[self.name] = (self._fid_at(request.node, request.name or b""),
+                                            self._fid_at(request.new_parent, request.new_name))  # type: ignore[arg-type]
+        except FileNotFoundError:
+            # The operation itself will say so.
+            pass
+
+    def _enter_write(self, request: Request) -> None:
+        handle = request.handle
+        if handle is None or handle.fd < 0:
+            return
+        old = os.pread(handle.fd, len(request.data), request.offset)
+        request.notes[self.name] = (self._fid(request.node), old, os.fstat(handle.fd).st_size)
+
+    def _enter_truncate(self, request: Request) -> None:
+        fid = self._fid(request.node)
+        fd, cut = self._files[fid].fd, request.arguments["size"]
+        size = os.fstat(fd).st_size
+        old = b""
+        if 0 <= cut < size:
+            # Only what there is: the rest of a sparse file needs no memory.
+            old = _read(fd, cut, min(size - cut, self.journal.limit))
+        request.notes[self.name] = (fid, old, size)
+
+    def after(self, request: Request) -> None:
+        op, mount, noted = request.op, request.mount, request.notes.get(self.name)
+        network = not mount.export.profile.coherent
+        if op == "write":
+            if noted is not None and request.data:
+                fid, old, size = noted
+                durable = bool(request.handle is not None and request.handle.flags & os.O_DSYNC)
+                self.journal.content(fid, request.offset, request.data, old, size, durable=durable)
+        elif op == "truncate":
+            if noted is not None:
+                fid, old, size = noted
+                self.journal.content(fid, request.arguments["size"], b"", old, size, cut=request.arguments["size"])
+        elif op == "fsync" or (op == "close" and network):
+            # A network client commits what it has written when it closes.
+            fid = self._ids.get(request.node.ino)
+            self.journal.sync(-1 if fid is None else fid)
+        elif op == "fsyncdir":
+            self.journal.sync_directory(self._fid(request.node))
+        elif op != "close" and not request.skip and not network:
+            # A server answers a change of names when it is on the disk.
+            self._note_names(request)
+        if len(self._files) > self.MOST_FILES:
+            self._release_unused()
+
+    def _note_names(self, request: Request) -> None:
+        op, directory, noted = request.op, self._fid(request.node) if request.name is not None else 0, request.notes.get(self.name)
+        if op in ("create", "mkdir", "mknod", "symlink"):
+            if "existed" not in request.notes and request.found is not None:
+                # Its number may have been that of a file that is no more.
+                self._ids.pop(request.found.ino, None)
+                self.journal.names(op, ((directory, request.name), None, self._fid(request.found)))  # type: ignore[arg-type]
+        elif op == "link":
+            self.journal.names(op, ((self._fid(request.new_parent), request.new_name), None, self._fid(request.node)))  # type: ignore[arg-type]
+        elif op in ("unlink", "rmdir"):
+            self.journal.names(op, ((directory, request.name), noted, None))  # type: ignore[arg-type]
+        elif op == "rename" and noted is not None:
+            source, target = noted
+            new = (self._fid(request.new_parent), request.new_name)  # type: ignore[arg-type]
+            if source == target:
+                return
+            if request.flags & RENAME_WHITEOUT:
+                self.sync()
+                return
+            self.journal.names(op, ((directory, request.name or b""), source, target if request.flags & RENAME_EXCHANGE else None), (new, target, source))
+
+    # Files of the journal
+
+    def _fid(self, node: Node) -> int:
+        fid = self._ids.get(node.ino)
+        if fid is None:
+            flags = os.O_RDWR if node.kind == stat.S_IFREG else os.O_PATH
+            if node.kind == stat.S_IFLNK or node.kind != stat.S_IFREG:
+                flags |= os.O_NOFOLLOW if node.pin is None else 0
+            fid = self._enter_file(self._nodes.open(node, flags), node.ino)
+        return fid
+
+    def _fid_at(self, directory: Node, name: bytes) -> int | None:
+        """The file behind a name, None when there is none; whether clients know it or not."""
+        fd = self._nodes.directory_fd(directory)
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        fid = self._ids.get(status.st_ino)
+        if fid is None:
+            flags = (os.O_RDWR if stat.S_ISREG(status.st_mode) else os.O_PATH) | os.O_NOFOLLOW | os.O_CLOEXEC
+            fid = self._enter_file(os.open(name, flags, dir_fd=fd), status.st_ino)
+        return fid
+
+    def _enter_file(self, fd: int, ino: int) -> int:
+        fid, self._next = self._next, self._next + 1
+        self._files[fid] = _File(fd, ino)
+        self._ids[ino] = fid
+        return fid
+
+    def _release(self) -> None:
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+        self._ids.clear()
+
+    def _release_unused(self) -> None:
+        """Let go of the files that the journal no longer speaks of; of all, when it speaks of too many."""
+        used: set[int | None] = set()
+        for change in self.journal.changes:
+            if isinstance(change, Content):
+                used.add(change.fid)
+            else:
+                used.update(part for key, old, new in change.changes for part in (key[0], old, new))
+        if len(used) > self.MOST_FILES * 3 // 4:
+            self.sync()
+            return
+        for fid in self._files.keys() - used:
+            file = self._files.pop(fid)
+            os.close(file.fd)
+            if self._ids.get(file.ino) == fid:
+                del self._ids[file.ino]
+
+    def _path(self, fid: int) -> str:
+        file = self._files[fid]
+        node = self._nodes.known(file.ino)
+        return os.fsdecode(node.path) if node is not None else f"inode {file.ino}"
+
+    # The crash
+
+    def apply(self, keep: str = "none", names: str = "ordered", seed: int = 0, count: int | None = None, state: int | None = None,
+              restart: bool = False) -> dict[str, Any]:
+        """Bring the backing directory into a state that the disk may be in; returns what was lost."""
+        self.check(keep, names, seed, count, state, restart)
+        if state is None:
+            chosen = self.journal.state(keep, names, seed, count)
+        else:
+            states = self.journal.states(names, state + 1)
+            if state >= len(states):
+                raise SimulatedDatastoreError(f"state: there are {len(states)} crash states, {state} isn't the number of one.")
+            chosen = states[state]
+        pending = self.journal.pending(names)
+        lost = [_text(change) for change in pending if change.seq not in chosen.survivors and change.seq != chosen.torn]
+        for fid, steps in self.journal.contents(chosen, names).items():
+            for step, change, size in steps:
+                _replay(self._files[fid].fd, step, change, size)
+        self._apply_names(chosen, names)
+        self.journal.changes.clear()
+        self.journal.weight = 0
+        self._release()
+        return {"lost": lost, "survivors": [_text(change) for change in pending if change.seq in chosen.survivors]}
+
+    def _apply_names(self, state: State, names: str) -> None:
+        differing = self.journal.entries(state, names)
+        if not differing:
+            return
+        root = self._nodes.root_fd
+        hidden = self._datastore.hidden
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(hidden, 0o700, dir_fd=root)
+        store = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        try:
+            # First everything out of the way, then to its place.
+            for (directory, name), (now, _) in differing.items():
+                if now is not None:
+                    self._put_aside(directory, name, now, store)
+            waiting = {key: target for key, (_, target) in differing.items() if target is not None}
+            while waiting:
+                placed = [key for key, fid in waiting.items() if self._place(key[0], key[1], fid, store)]
+                if not placed:
+                    # Below directories that are lost themselves.
+                    break
+                for key in placed:
+                    del waiting[key]
+        finally:
+            os.close(store)
+            _remove_tree(hidden, root)
+
+    def _put_aside(self, directory: int, name: bytes, fid: int, store: int) -> None:
+        where = self._files[directory].fd
+        kept = str(fid).encode()
+        with contextlib.suppress(FileNotFoundError):
+            # One of several names will do.
+            os.rename(name, kept, src_dir_fd=where, dst_dir_fd=store)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=where)
+
+    def _place(self, directory: int, name: bytes, fid: int, store: int) -> bool:
+        where, file, kept = self._files[directory].fd, self._files[fid], str(fid).encode()
+        status = os.fstat(file.fd)
+        try:
+            if stat.S_ISDIR(status.st_mode):
+                try:
+                    os.rename(kept, name, src_dir_fd=store, dst_dir_fd=where)
+                except FileNotFoundError:
+                    self._recreate(file, status, where, name)
+            elif status.st_nlink:
+                os.link(f"/proc/self/fd/{file.fd}", name, dst_dir_fd=where, follow_symlinks=True)
+            else:
+                self._recreate(file, status, where, name)
+        except FileNotFoundError:
+            return False
+        except FileExistsError:
+            pass
+        return True
+
+    def _recreate(self, file: _File, status: os.stat_result, where: int, name: bytes) -> None:
+        """A file that has no name any more can't get one: make another one like it."""
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            os.mkdir(name, dir_fd=where)
+            fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.readlink(b"", dir_fd=file.fd), name, dir_fd=where)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+        elif kind == stat.S_IFREG:
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=where)
+            _copy(file.fd, fd)
+        else:
+            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=where)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=where, follow_symlinks=False)
+        if kind != stat.S_IFLNK:
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=where)
+        os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=where, follow_symlinks=False)
+        os.close(file.fd)
+        file.fd = fd
+
+
+def _replay(fd: int, step: str, change: Content, size: int) -> None:
+    if step == "undo":
+        if change.cut is not None:
+            os.ftruncate(fd, change.size)
+        if change.old:
+            if change.old.count(0) == len(change.old):
+                # It may have been a hole.
+                _libc.fallocate(fd, _PUNCH, ctypes.c_int64(change.offset), ctypes.c_int64(len(change.old)))
+            else:
+                _write(fd, change.old, change.offset)
+        os.ftruncate(fd, change.size)
+    elif change.cut is not None:
+        os.ftruncate(fd, change.cut)
+    else:
+        _write(fd, change.new[:size], change.offset)
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def _read(fd: int, offset: int, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := os.pread(fd, min(size, 1 << 24), offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return b"".join(parts)
+
+
+def _copy(source: int, target: int) -> None:
+    """Content with its holes."""
+    size, offset = os.fstat(source).st_size, 0
+    while offset < size:
+        try:
+            offset = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        end = os.lseek(source, offset, os.SEEK_HOLE)
+        while offset < end:
+            data = os.pread(source, min(end - offset, 1 << 20), offset)
+            _write(target, data, offset)
+            offset += len(data)
+    os.ftruncate(target, size)
+
+
+def _remove_tree(name: bytes, directory: int) -> None:
+    for _, names, files, fd in os.fwalk(name, topdown=False, dir_fd=directory):
+        for file in files:
+            os.unlink(file, dir_fd=fd)
+        for child in names:
+            try:
+                os.rmdir(child, dir_fd=fd)
+            except NotADirectoryError:
+                os.unlink(child, dir_fd=fd)
+    os.rmdir(name, dir_fd=directory)
+
+
+def _merge(ranges: list[tuple[int, int]]) -> list[list[int]]:
+    merged: list[list[int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    return merged
+
+
+def _text(change: Content | Names) -> str:
+    if isinstance(change, Content):
+        what = f"truncate to {change.cut}" if change.cut is not None else f"write {len(change.new)}@{change.offset}"
+        return f"{change.seq}: {what}"
+    return f"{change.seq}: {change.op} {' -> '.join(os.fsdecode(key[1]) for key, _, _ in change.changes)}"
+
+
+__all__ = ["KEEPS", "NAMES", "Durability"]

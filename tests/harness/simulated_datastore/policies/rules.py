@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Fault rules: which requests, at which time, and what happens to them."""
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .. import errnos
+from ..errors import SimulatedDatastoreError
+from ..ledger import path_glob
+from ..profiles import choose
+from ..request import ATTRIBUTES, CLASSES, DATA, ON_HANDLE, OPERATIONS, Request, expand
+from . import Policy
+from .schedule import fraction
+
+if TYPE_CHECKING:
+    from ..datastore import Datastore
+
+#: Bytes that a disk writes as one.
+PAGE = 4096
+#: What can be said to have been done and not be done.
+_CAN_BE_NOTHING = ATTRIBUTES | {"close", "fsync", "fsyncdir", "rename", "rmdir", "truncate", "unlink", "write"}
+#: The operations each action makes sense for, where these aren't all.
+_ONLY: dict[str, frozenset[str]] = {"short": DATA, "torn": frozenset({"write"}), "corrupt": DATA, "noop": _CAN_BE_NOTHING}
+#: The actions that can also come after the effect.
+_ALSO_AFTER = frozenset({"error", "kill", "crash", "disconnect"})
+
+
+@dataclass
+class Rule:
+    """One rule, as a user gives it. Conditions that aren't given are true; all must be.
+
+    A request *matches* when *ops*, *path*, *client* and *uid* fit, and *hits* when the trigger holds as well: it is the *nth* match, comes *after* so many,
+    is each so-maniest (*every*), the matches have moved more than *bytes* bytes, and a die of *seed* falls under *probability*; at most *times* hits.
+    """
+
+    id: str
+    ops: list[str]
+    action: str = "error"
+    path: str | None = None
+    client: str | None = None
+    uid: int | None = None
+    when: str = "before"
+    nth: int | None = None
+    after: int | None = None
+    every: int | None = None
+    times: int | None = None
+    probability: float | None = None
+    seed: int = 0
+    bytes: int | None = None
+    #: Of the action error.
+    error: str = "EIO"
+    #: Of delay, in seconds.
+    delay: float = 1.0
+    #: Of short and torn: how many bytes remain (None: half), rounded down to pages for torn.
+    keep: int | None = None
+    #: Of an error at fsync: whether what was written stays dirty (keep) or is dropped and never written (forget), as Linux does.
+    dirty: str = "keep"
+    #: Of crash: the parameters of the method crash.
+    crash: dict[str, Any] | None = None
+
+
+_KEYS = [field.name for field in fields(Rule)]
+_ACTIONS = ("error", "delay", "hang", "short", "torn", "corrupt", "noop", "kill", "crash", "disconnect")
+
+
+class _Active:
+    """A rule in force."""
+
+    def __init__(self, rule: Rule, ops: frozenset[str]) -> None:
+        self.rule = rule
+        self.ops = ops
+        self.matches = 0
+        self.hits = 0
+        self.moved = 0
+        self.released = trio.Event()
+        self._path: Callable[[bytes], bool] | None = path_glob(rule.path) if rule.path is not None else None
+
+    def applies(self, request: Request) -> bool:
+        """Count a match, and tell whether it is a hit."""
+        rule = self.rule
+        if request.op not in self.ops or (rule.client is not None and rule.client != request.mount.client):
+            return False
+        if rule.uid is not None and (request.caller is None or request.caller.uid != rule.uid):
+            return False
+        if self._path is not None and not self._path(request.path) and not (request.new_parent is not None and self._path(request.new_path)):
+            return False
+        self.matches += 1
+        number = self.matches
+        self.moved += request.size if request.op in DATA else 0
+        hit = ((rule.nth is None or number == rule.nth) and (rule.after is None or number > rule.after) and (rule.every is None or number % rule.every == 0)
+               and (rule.bytes is None or self.moved > rule.bytes) and (rule.times is None or self.hits < rule.times)
+               and (rule.probability is None or fraction(rule.seed, rule.id, number) < rule.probability))
+        if hit:
+            self.hits += 1
+            request.rules += (rule.id,)
+        return hit
+
+    def status(self) -> dict[str, Any]:
+        return {**{key: value for key in _KEYS if (value := getattr(self.rule, key)) is not None}, "matches": self.matches, "hits": self.hits}
+
+
+class Rules(Policy):
+    """All rules, in the order in which they were added."""
+
+    name = "rules"
+
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+        self._rules: dict[str, _Active] = {}
+        self._next = 1
+
+    # Control
+
+    def add(self, **given: Any) -> dict[str, Any]:
+        """Put a rule into force, with the fields of :class:`Rule`; without *id* it gets one. Raises :class:`SimulatedDatastoreError` for one that is wrong,
+        can't match or can't be honoured."""
+        for key in given:
+            choose("rule", key, _KEYS)
+        if "id" not in given:
+            while f"rule-{self._next}" in self._rules:
+                self._next += 1
+            given["id"] = f"rule-{self._next}"
+        if given["id"] in self._rules:
+            raise SimulatedDatastoreError(f"id: there is a rule {given['id']!r} already, give another id.")
+        ops = given.get("ops", ["all"])
+        given["ops"] = [ops] if isinstance(ops, str) else ops
+        rule = Rule(**given)
+        active = _Active(rule, self._check(rule))
+        self._rules[rule.id] = active
+        self._datastore.recompile()
+        return active.status()
+
+    def _check(self, rule: Rule) -> frozenset[str]:
+        """The operations of *rule*."""
+        _check_types(rule)
+        choose("action", rule.action, _ACTIONS)
+        choose("when", rule.when, ("before", "after"))
+        choose("dirty", rule.dirty, ("keep", "forget"))
+        errnos.number("error", rule.error)
+        try:
+            ops = expand(rule.ops)
+        except KeyError as error:
+            known = sorted(OPERATIONS) + list(CLASSES)
+            near = difflib.get_close_matches(str(error.args[0]), known, 1)
+            raise SimulatedDatastoreError(f"ops: {error.args[0]!r} is neither an operation nor a class{f' (did you mean {near[0]!r}?)' if near else ''}, "
+                                          f"accepted are {', '.join(known)}.") from error
+        if not ops:
+            raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
+        if rule.when == "after" and rule.action not in _ALSO_AFTER:
+            raise SimulatedDatastoreError(f"when: {rule.action} can't come after the effect, only {', '.join(sorted(_ALSO_AFTER))} can.")
+        if rule.action in _ONLY and not ops <= _ONLY[rule.action]:
+            if not (ops := ops & _ONLY[rule.action]):
+                raise SimulatedDatastoreError(f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only.")
+        if rule.client is not None:
+            choose("client", rule.client, list(self._datastore.mounts))
+        for option, needed in (("uid", rule.uid is not None), ("action kill", rule.action == "kill")):
+            if needed and not self._datastore.capabilities.caller_of_data:
+                if ops <= ON_HANDLE:
+                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for {', '.join(sorted(ops))}")
+                elif ops & ON_HANDLE and not set(rule.ops) & set(CLASSES):
+                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for {', '.join(sorted(ops & ON_HANDLE))}")
+                elif ops & ON_HANDLE:
+                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for the class {', '.join(rule.ops)}")
+        if rule.nth is not None and rule.after is not None and rule.nth <= rule.after:
+            raise SimulatedDatastoreError(f"nth: match {rule.nth} never comes after {rule.after} others, so the rule can't match.")
+        if rule.nth is not None and rule.every is not None and rule.nth % rule.every:
+            raise SimulatedDatastoreError(f"nth: match {rule.nth} isn't one of every {rule.every}, so the rule can't match.")
+        if rule.bytes is not None and not ops & DATA:
+            raise SimulatedDatastoreError("bytes: only read and write move bytes, so the rule can't match.")
+        if rule.action == "disconnect":
+            self._datastore.capabilities.require("disconnect", "action disconnect")
+        if rule.action == "crash":
+            self._datastore.check_crash(**(rule.crash or {}))
+        return ops
+
+    def delete(self, id: str) -> dict[str, Any]:
+        """Take a rule out of force; who hangs because of it goes on."""
+        active = self._rules.pop(choose("id", id, list(self._rules)))
+        active.released.set()
+        self._datastore.recompile()
+        return active.status()
+
+    def clear(self) -> int:
+        """Take all rules out of force; returns how many there were."""
+        return len([self.delete(name) for name in list(self._rules)])
+
+    def status(self) -> list[dict[str, Any]]:
+        return [active.status() for active in self._rules.values()]
+
+    # The pipeline
+
+    def concerns(self, op: str) -> bool:
+        return any(op in active.ops for active in self._rules.values())
+
+    async def before(self, request: Request) -> None:
+        later = []
+        for active in list(self._rules.values()):
+            rule = active.rule
+            if not active.applies(request):
+                continue
+            if rule.when == "after" or (rule.action == "corrupt" and request.op == "read"):
+                later.append(active)
+            elif rule.action == "delay":
+                clock = self._datastore.clock
+                await request.mount.park(request, clock.sleep_until(clock.now() + rule.delay))
+            elif rule.action == "hang":
+                await request.mount.park(request, active.released.wait())
+            else:
+                self._strike(active, request)
+        if later:
+            request.notes[self.name] = later
+
+    def after(self, request: Request) -> None:
+        for active in request.notes.get(self.name, ()):
+            self._strike(active, request)
+        if "torn" in request.notes:
+            request.result = request.notes["torn"]
+
+    def _strike(self, active: _Active, request: Request) -> None:
+        rule = active.rule
+        if rule.action == "error":
+            if request.op == "fsync" and rule.dirty == "forget":
+                self._datastore.durability.forget(request.node)
+            raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
+        if rule.action == "short":
+            request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
+            request.data = request.data[:request.size]
+        elif rule.action == "torn":
+            keep = (len(request.data) // 2 if rule.keep is None else rule.keep) // PAGE * PAGE
+            self._tear(request, request.data[:keep])
+        elif rule.action == "corrupt":
+            if request.op == "write":
+                request.data = _flip(request.data, rule, active.hits)
+            else:
+                request.result = _flip(request.result, rule, active.hits)
+        elif rule.action == "noop":
+            request.skip = True
+            request.result = len(request.data)
+            if request.op in ("chmod", "chown", "truncate", "utimens"):
+                request.stat = self._datastore.nodes.stat(request.node)
+        elif rule.action == "kill":
+            if request.caller is not None and request.caller.pid > 1:
+                os.kill(request.caller.pid, signal.SIGKILL)
+        elif rule.action == "crash":
+            self._datastore.crash(**(rule.crash or {}))
+            raise OSError(errnos.number("error", "EIO"), f"rule {rule.id}")
+        elif rule.action == "disconnect":
+            self._datastore.disconnect(request.mount)
+            raise OSError(errnos.number("error", "ENOTCONN"), f"rule {rule.id}")
+
+    def _tear(self, request: Request, kept: bytes) -> None:
+        """Write the first pages only, and say that it was all."""
+        whole = len(request.data)
+        if kept:
+            request.data, request.size = kept, len(kept)
+            request.notes["torn"] = whole
+        else:
+            request.skip, request.result = True, whole
+
+
+def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
+    """*data* with one bit that is another one."""
+    if not data:
+        return data
+    bit = int(fraction(rule.seed, rule.id, "bit", hit) * len(data) * 8)
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def _check_types(rule: Rule) -> None:
+    for option in ("id", "path", "client"):
+        value = getattr(rule, option)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise SimulatedDatastoreError(f"{option}: {value!r} isn't a text.")
+    if not isinstance(rule.ops, list) or not all(isinstance(op, str) for op in rule.ops):
+        raise SimulatedDatastoreError(f"ops: {rule.ops!r} isn't a list of operations and classes.")
+    for option, least in (("uid", 0), ("nth", 1), ("after", 0), ("every", 1), ("times", 1), ("bytes", 0), ("keep", 0)):
+        value = getattr(rule, option)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least {least}.")
+    if rule.probability is not None and (not isinstance(rule.probability, (int, float)) or not 0 < rule.probability <= 1):
+        raise SimulatedDatastoreError(f"probability: {rule.probability!r} isn't a number above 0 and at most 1, so the rule can't match.")
+    if not isinstance(rule.delay, (int, float)) or isinstance(rule.delay, bool) or not (rule.delay >= 0 and math.isfinite(rule.delay)):
+        raise SimulatedDatastoreError(f"delay: {rule.delay!r} isn't a number of seconds, at least 0.")
+    if rule.crash is not None and not isinstance(rule.crash, dict):
+        raise SimulatedDatastoreError(f"crash: {rule.crash!r} isn't a mapping of the parameters of crash.")
+
+
+__all__ = ["Rule", "Rules"]

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults`` and ``walk_crashes``. They need root and /dev/fuse.
+
+Every datastore ends with its test, whatever hangs; the test fails when a daemon has logged a bug.
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .errors import SimulatedDatastoreError
+from .testing import CrashWalker, FaultWalker, SimulatedDatastore, mount
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def datastore_factory() -> Iterator[Callable[..., SimulatedDatastore]]:
+    """Makes datastores: ``datastore_factory({"host1": {}, "host2": {"profile": "nfs3"}}, size="10M")``."""
+    # pytest closes its own directory to other users, and clients may be any.
+    root = Path(tempfile.mkdtemp(prefix="simulated-datastore-"))
+    root.chmod(0o755)
+    made: list[SimulatedDatastore] = []
+
+    def make(clients: dict[str, dict[str, Any]] | None = None, **options: Any) -> SimulatedDatastore:
+        number = next(_numbers)
+        try:
+            made.append(mount(f"pytest-{os.getpid()}-{number}", root / str(number), clients, **options))
+        except SimulatedDatastoreError as error:
+            pytest.fail(str(error), pytrace=False)
+        return made[-1]
+
+    yield make
+    problems = []
+    for datastore in made:
+        try:
+            datastore.end()
+        except AssertionError as error:
+            problems.append(str(error))
+    shutil.rmtree(root, ignore_errors=True)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def datastore(datastore_factory: Callable[..., SimulatedDatastore]) -> SimulatedDatastore:
+    """A datastore with one client, ``host1``."""
+    return datastore_factory()
+
+
+@pytest.fixture
+def walk_faults(datastore_factory: Callable[..., SimulatedDatastore]) -> FaultWalker:
+    """Makes each write-side operation of a piece of code fail once with each errno."""
+    return FaultWalker(datastore_factory)
+
+
+@pytest.fixture
+def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore]) -> CrashWalker:
+    """Crashes at each change of a piece of code, into each state the disk may be in."""
+    return CrashWalker(datastore_factory)
+
+
+__all__ = ["datastore", "datastore_factory", "walk_crashes", "walk_faults"]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""System calls that the standard library doesn't offer, through ctypes."""
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+#: rename(2).
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+#: umount2(2).
+MNT_FORCE = 1
+MNT_DETACH = 2
+#: prctl(2).
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, path: object = None) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+
+
+def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    """renameat2(2); raises :class:`OSError`."""
+    _check(_libc.renameat2(old_fd, ctypes.c_char_p(old), new_fd, ctypes.c_char_p(new), ctypes.c_uint(flags)))
+
+
+def unmount(path: str, flags: int = 0) -> None:
+    """umount2(2); raises :class:`OSError`."""
+    _check(_libc.umount2(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(flags)), path)
+
+
+def die_with_parent(signal: int) -> None:
+    """Get *signal* when the thread that started this process ends (prctl(2), PR_SET_PDEATHSIG)."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
+
+
+def mounts() -> list[tuple[str, str, str]]:
+    """Device number, mount point and source of what is mounted here (proc_pid_mountinfo(5))."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        rest = fields[fields.index("-") + 1:]
+        found.append((fields[2], _unescape(fields[4]), _unescape(rest[1])))
+    return found
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+__all__ = ["MNT_DETACH", "MNT_FORCE", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "die_with_parent", "mounts", "renameat2", "unmount"]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Values as people write them."""
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from .errors import SimulatedDatastoreError
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT])(?:i?B)?", re.IGNORECASE)
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(value: Any) -> Any:
+    """Bytes from a text like ``10M`` (binary units); anything else as it is."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    return int(match[1]) * _UNITS[match[2].upper()] if match else value
+
+
+def assignments(words: list[str]) -> dict[str, Any]:
+    """``key=value`` words; a value is JSON or else a text, a size is bytes, and dots in a key make mappings. Raises :class:`SimulatedDatastoreError`."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise SimulatedDatastoreError(f"{word!r} isn't of the form KEY=VALUE.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = size(text)
+        target = found
+        *outer, last = key.split(".")
+        for name in outer:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise SimulatedDatastoreError(f"{word!r}: {name} has a value already.")
+        target[last] = value
+    return found
+
+
+__all__ = ["assignments", "size"]

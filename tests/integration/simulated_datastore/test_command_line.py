@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The command line and scenarios, run as a user runs them."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HARNESS = Path(__file__).resolve().parents[2] / "harness"
+
+
+class Shell:
+    """Runs the program with a runtime directory of its own, so that it sees no other datastores."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {**os.environ, "PYTHONPATH": str(HARNESS), "SIMULATED_DATASTORE_RUNTIME": str(root / "run"), "LC_ALL": "C"}
+
+    def __call__(self, *words: object, code: int = 0) -> str:
+        done = subprocess.run([sys.executable, "-m", "simulated_datastore", *map(str, words)], capture_output=True, text=True, check=False, timeout=120,
+                              env=self.environment, cwd=self.root)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        if code == 1:
+            assert done.stdout == ""
+            assert done.stderr.startswith("simulated-datastore: ")
+            assert done.stderr.count("\n") == 1
+        return done.stdout if code in (0, 3) else done.stderr
+
+    def json(self, *words: object) -> Any:
+        return json.loads(self(*words, "--json"))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    for name in ("backing", "one", "two"):
+        (tmp_path / name).mkdir()
+    shell = Shell(tmp_path)
+    yield shell
+    for name in shell.json("status"):
+        shell("umount", "-d", name)
+
+
+def test_a_session(shell: Shell) -> None:
+    root = shell.root
+    log = root / "log"
+    assert "backing: mounted at" in shell("mount", "backing", "one", "--log", log)
+    shell("mount", "backing", "two", "--client", "host2", "--profile", "nfs3", "--squash", "none")
+    shell("set", "size=1M", "crash_tracking=true")
+    shell("rule", "add", "ops=write,create", "path=*.qcow2", "error=EDQUOT")
+    assert subprocess.run(["sh", "-c", "echo x > one/a.qcow2"], cwd=root, check=False, stderr=subprocess.DEVNULL).returncode != 0
+    assert "rule-1" in shell("rule", "list")
+    assert shell.json("rule", "list")[0]["hits"] == 1
+    (root / "two/file").write_text("content")
+    assert shell.json("status")["backing"]["capacity"]["size"] == 1 << 20
+    assert "host2" in shell("status")
+    assert "EDQUOT" in shell("ledger", "--rule", "rule-1")
+    assert "write" in shell("ledger", "--summary")
+    shell("ledger", "--mark", "here")
+    assert shell.json("ledger", "--since", "here") == []
+    shell("rule", "clear")
+    (root / "one/unsynced").write_text("x")
+    assert "/unsynced" in shell("crash", "unsynced")
+    assert "write 1@0" in shell("crash", "states")
+    assert "create unsynced" in shell("crash", "now", "keep=none", "restart=true")
+    assert not (root / "one/unsynced").exists()
+    shell("umount", "--client", "host2")
+    shell("umount")
+    assert "There is no datastore." in shell("status")
+    assert " ERROR " not in log.read_text()
+
+
+def test_what_is_refused(shell: Shell) -> None:
+    assert "There is no datastore" in shell("set", "size=1M", code=1)
+    assert "isn't a directory" in shell("mount", "backing", "three", code=1)
+    shell("mount", "backing", "one", "--log", shell.root / "log")
+    assert "in use" in shell("mount", "backing", "one", "--client", "other", code=1)
+    assert "mounted already" in shell("mount", "backing", "two", code=1)
+    assert "did you mean 'size'" in shell("set", "sizes=1M", code=1)
+    assert "KEY=VALUE" in shell("set", "size", code=1)
+    assert "did you mean 'ops'" in shell("rule", "add", "op=write", code=1)
+    assert "crash tracking" in shell("crash", "now", code=1)
+    (shell.root / "one/file").write_bytes(b"x" * 100_000)
+    assert "below the" in shell("set", "size=4096", code=1)
+    assert "usage" in shell("explode", code=2)
+
+
+def test_a_dead_daemon(shell: Shell) -> None:
+    shell("mount", "backing", "one", "--log", shell.root / "log")
+    pid = shell.json("status")["backing"]["pid"]
+    (shell.root / "run/other").mkdir()
+    assert "No daemon answers" in shell("set", "-d", "other", "size=1M", code=1)
+    (shell.root / "run/other").rmdir()
+    os.kill(pid, 9)
+    # However far the watchdog is by now: what is left is swept, and it can be mounted again.
+    shell("umount", "-d", "backing")
+    shell("mount", "backing", "one", "--log", shell.root / "log")
+
+
+SCENARIO = """
+clients:
+  - {client: host1, profile: nfs3, squash: none}
+  - {client: host2}
+settings: {size: 1M, error_at: write}
+rules:
+  - {id: torn, ops: [write], path: "*.raw", action: torn}
+steps:
+  - name: the disk fills
+    run: [dd, if=/dev/zero, "of={host1}/big", bs=64k, count=100]
+    exit: 1
+    stderr: No space left
+  - {name: it is deleted, run: [rm, "{host2}/big"], mark: after}
+  - {name: a rule, rule: {id: slow, ops: [mkdir], action: delay, delay: 0.01}, run: [mkdir, "{host2}/dir"], expect: {rule: slow, count: 1}}
+  - {name: read only, set: {state: read-only}, run: [touch, "{host1}/x"], exit: 1}
+  - {name: nothing was written, expect: {op: write, since: after, count: 0}}
+"""
+
+
+def test_a_scenario(shell: Shell) -> None:
+    path = shell.root / "full.yml"
+    path.write_text(SCENARIO)
+    assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [
+        (name, "") for name in ("the disk fills", "it is deleted", "a rule", "read only", "nothing was written")]
+    path.write_text(SCENARIO.replace("exit: 1\n", "exit: 0\n"))
+    assert "FAILED  the disk fills: 'dd' ended with 1, expected 0" in shell("run", path, code=3)
+    path.write_text(SCENARIO.replace("settings:", "setings:"))
+    assert "did you mean 'settings'" in shell("run", path, code=1)
+    path.write_text(SCENARIO.replace("action: torn", "action: tear"))
+    assert "scenario.rules[0].action" in shell("run", path, code=1)
+    path.write_text("clients: [")
+    assert "isn't YAML" in shell("run", path, code=1)
+    assert "can't be read" in shell("run", "nothing.yml", code=1)
+    assert shell("status") == "There is no datastore.\n"

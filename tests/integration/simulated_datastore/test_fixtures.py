@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The fixtures that users get, on code that is right and on code that is wrong."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from simulated_datastore.testing import CrashWalker, FaultWalker, SimulatedDatastore
+
+
+def careful(directory: Path) -> None:
+    """A temporary name, fsync, rename, fsync of the directory; what failed leaves nothing behind."""
+    temporary = directory / "config.new"
+    try:
+        fd = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(fd, b"new content")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, directory / "config")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def careless(directory: Path) -> None:
+    """The same without fsync, and without a look at what failed."""
+    (directory / "config.new").write_bytes(b"new content")
+    os.rename(directory / "config.new", directory / "config")
+
+
+def prepare(directory: Path) -> None:
+    (directory / "config").write_bytes(b"old content")
+
+
+def whole(directory: Path) -> None:
+    assert (directory / "config").read_bytes() in (b"old content", b"new content")
+
+
+def clean(directory: Path, raised: BaseException | None) -> None:
+    whole(directory)
+    assert os.listdir(directory) == ["config"]
+    assert raised is not None or (directory / "config").read_bytes() == b"new content"
+
+
+def test_a_datastore(datastore: SimulatedDatastore) -> None:
+    path = datastore.path("host1")
+    with datastore.fault("write", errno.EIO, path="*.qcow2", nth=2) as rule:
+        with pytest.raises(OSError, match="Input/output"), open(path / "disk.qcow2", "wb", buffering=0) as file:
+            file.write(b"x")
+            file.write(b"x")
+        assert (rule.hits, rule.matches) == (1, 2)
+    assert rule.hits == 1
+    (path / "disk.qcow2").write_bytes(b"works")
+    datastore.set(size="1M")
+    assert os.statvfs(path).f_blocks == 256
+
+
+def test_read_exactly_once(datastore_factory: Callable[..., SimulatedDatastore]) -> None:
+    datastore = datastore_factory({"host1": {"strict": True}})
+    path = datastore.path()
+    (path / "disk[1].raw").write_bytes(b"x" * 300_000)
+    datastore.ledger.read("disk[1].raw").assert_none()
+    subprocess.run(["cp", path / "disk[1].raw", "/dev/null"], check=True)
+    datastore.ledger.read("disk[1].raw").assert_once()
+    with pytest.raises(AssertionError, match="were read in"):
+        datastore.ledger.read("disk[1].raw").assert_none()
+    subprocess.run(["cp", path / "disk[1].raw", "/dev/null"], check=True)
+    with pytest.raises(AssertionError, match="more than once"):
+        datastore.ledger.read("disk[1].raw").assert_once()
+    datastore.ledger.mark("again")
+    subprocess.run(["dd", f"if={path / 'disk[1].raw'}", "of=/dev/null", "bs=4k", "count=10"], check=True, capture_output=True)
+    with pytest.raises(AssertionError, match="never read"):
+        datastore.ledger.read("disk[1].raw", since="again").assert_once()
+
+
+def test_a_crash(datastore_factory: Callable[..., SimulatedDatastore]) -> None:
+    datastore = datastore_factory(crash_tracking=True)
+    (datastore.path() / "file").write_text("x")
+    assert datastore.crash()["lost"]
+    assert os.listdir(datastore.path()) == []
+
+
+def test_the_fault_walker_passes_careful_code(walk_faults: FaultWalker) -> None:
+    # create, write, fsync, close, rename, fsyncdir, close
+    assert walk_faults(careful, clean, prepare=prepare, errnos=(errno.EIO, errno.ENOSPC)) >= 12
+
+
+def test_the_fault_walker_finds_what_careless_code_leaves(walk_faults: FaultWalker) -> None:
+    with pytest.raises(AssertionError, match="failing with ENOSPC"):
+        walk_faults(careless, clean, prepare=prepare, errnos=(errno.ENOSPC,))
+
+
+def test_the_crash_walker_passes_careful_code(walk_crashes: CrashWalker) -> None:
+    assert walk_crashes(careful, whole, prepare=prepare, limit=6) > 10
+
+
+def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalker) -> None:
+    with pytest.raises(AssertionError, match="after a crash before change"):
+        walk_crashes(careless, whole, prepare=prepare)
+
+
+def transfer(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+        database.execute("update account set balance = balance - 10 where id = 1")
+        database.execute("update account set balance = balance + 10 where id = 2")
+
+
+def accounts(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+        database.execute("create table account (id integer primary key, balance integer)")
+        database.execute("insert into account values (1, 100), (2, 100)")
+
+
+def balanced(directory: Path) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database:
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert database.execute("select sum(balance) from account").fetchone() == (200,)
+
+
+def test_sqlite_survives_every_crash(walk_crashes: CrashWalker) -> None:
+    assert walk_crashes(transfer, balanced, prepare=accounts, names="strict", limit=2) > 15
