@@ -25,6 +25,9 @@ DEVICE = """<filesystem type='mount' accessmode='passthrough'>
   <driver type='virtiofs'/><binary path='/usr/libexec/virtiofsd'/><source dir='{shares}/{tag}'/><target dir='{tag}'/>
 </filesystem>"""
 
+#: Also the mount points that tests of other modules left.
+UNMOUNT_ALL = "umount -a -t virtiofs; rm -d -f /mnt/*"
+
 
 class Guest:
     """A guest as a test sees it: Ansible on one side, its own tools on the other."""
@@ -82,9 +85,9 @@ def shared_guest(site: Lab, module: Module, execute: Execute) -> Iterator[Guest]
 @pytest.fixture
 def guest(shared_guest: Guest) -> Iterator[Guest]:
     """The guest without mounts and with its own fstab, before the test and after it."""
-    shared_guest.sh("cp -p /etc/fstab /root/fstab")
+    shared_guest.sh(f"{UNMOUNT_ALL}; cp -p /etc/fstab /root/fstab")
     yield shared_guest
-    shared_guest.sh("cp -p /root/fstab /etc/fstab; umount -a -t virtiofs; rm -d -f /mnt/*")
+    shared_guest.sh(f"cp -p /root/fstab /etc/fstab; {UNMOUNT_ALL}")
 
 
 def names(result: dict) -> list[str]:
