@@ -62,7 +62,7 @@ class Loads:
     def _fill(self, file: Path) -> None:
         block = os.urandom(MIB)
         with open(file, "wb", buffering=0) as stream:
-            for _ in range(self.size // MIB):
+            for _unused in range(self.size // MIB):
                 stream.write(block)
 
     def read(self, path: Path) -> float:
@@ -82,7 +82,7 @@ class Loads:
         file = path / "file"
         self._fill(file)
         order = random.Random(1)
-        offsets = [order.randrange(self.size // 4096) * 4096 for _ in range(self.reads)]
+        offsets = [order.randrange(self.size // 4096) * 4096 for _unused in range(self.reads)]
         drop_caches()
         fd = os.open(file, os.O_RDONLY)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list
         if options.only and options.only not in name:
             continue
         times: dict[str, list[float]] = {place: [] for place, path in places.items() if path is not None}
-        for _ in range(options.runs):
+        for _unused in range(options.runs):
             for place in times:
                 times[place].append(load(places[place]))  # type: ignore[arg-type]
         rows.append({"load": name, **{place: statistics.median(found) for place, found in times.items()}})

@@ -44,7 +44,7 @@ class ControlServer:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                connection, _ = await listener.accept()
+                connection, _unused = await listener.accept()
                 nursery.start_soon(self._connection, trio.SocketStream(connection))
 
     async def _connection(self, stream: trio.SocketStream) -> None:

@@ -122,7 +122,7 @@ class Daemon:
             raise SimulatedDatastoreError("There is no /dev/fuse: load the kernel module fuse, or give the container the device.")
         path = Path(mount_point).absolute()
         # A dead mount can't be looked at, only a table of the kernel tells of it.
-        taken = {found for _, found, _ in mounts()}
+        taken = {found for _unused, found, _unused in mounts()}
         if os.fspath(path) in taken or (resolved := Path(os.path.realpath(path))).as_posix() in taken:
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted.")
         if not resolved.is_dir():

@@ -53,7 +53,7 @@ class Names:
 
     @property
     def durable(self) -> bool:
-        return all(key[0] in self.synced for key, _, _ in self.changes)
+        return all(key[0] in self.synced for key, _unused, _unused in self.changes)
 
 
 Change = Content | Names
@@ -151,7 +151,7 @@ class Journal:
                 weight -= change.weight
                 change.durable = not change.lost
             else:
-                change.synced.update(key[0] for key, _, _ in change.changes)
+                change.synced.update(key[0] for key, _unused, _unused in change.changes)
         self._prune()
 
     # States
@@ -227,8 +227,8 @@ class Journal:
                     now[key] = new
         target = dict(base)
         for change in self.changes:
-            if isinstance(change, Names) and survives(change) and all(target[key] == old for key, old, _ in change.changes):
-                target.update((key, new) for key, _, new in change.changes)
+            if isinstance(change, Names) and survives(change) and all(target[key] == old for key, old, _unused in change.changes):
+                target.update((key, new) for key, _unused, new in change.changes)
         return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
 
     def contents(self, state: State, names: str) -> dict[int, list[tuple[str, Content, int]]]:

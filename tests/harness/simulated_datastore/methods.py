@@ -81,7 +81,7 @@ class Methods:
             choose("predicate", key, ["client", "count", "error", "op", "parked", "path", "rule", "since"])
 
         def found() -> int:
-            return len(self.datastore.parked) if parked is not None else sum(1 for _ in self.datastore.ledger.rows(**wanted))
+            return len(self.datastore.parked) if parked is not None else sum(1 for _unused in self.datastore.ledger.rows(**wanted))
 
         goal = parked if parked is not None else count
         with trio.move_on_after(timeout):

@@ -24,7 +24,7 @@ def main() -> None:
     daemon = int(sys.argv[1])
     left: dict[str, str] = {}
     for line in sys.stdin.buffer:
-        kind, _, path = os.fsdecode(line.rstrip(b"\n")).partition(" ")
+        kind, _unused, path = os.fsdecode(line.rstrip(b"\n")).partition(" ")
         if kind == "gone":
             left.pop(path, None)
         else:

@@ -149,4 +149,3 @@ TARGETS = ("file", "hard", "secret", "empty", "dir", "full", "closed", "no-write
            "file/below", "nothing/below", "closed/inside", "no-search/inside", "no-write/inside", "no-write/new", "foreign/new", "sticky/owned",
            "sticky/root's", "sticky/dir", "sticky/new", "setgid/new", "setuid", "setgid-file", "loop/below", "to-dir/new", "dir/", "file/", "dir/.",
            "dir/..", ".", "..", "", "n" * 255, "n" * 256, "/".join(["n" * 200] * 21), "dir/" + "n" * 256)
-

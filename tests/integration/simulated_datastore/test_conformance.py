@@ -84,7 +84,7 @@ OPERATIONS: dict[str, Callable[[str], Any]] = {
     "write-far": lambda path: _write_at(path, (1 << 63) - 5), "write-large": lambda path: _write_at(path, (1 << 40) + 1),
     "utime-before-the-epoch": lambda path: _utime(path, -1_500_000_001), "utime-far": lambda path: _utime(path, (1 << 33) * 10**9 + 5),
     "truncate-negative": lambda path: os.truncate(path, -1),
-    "utime": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2)), "utime-now": lambda path: os.utime(path),
+    "utime": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2)), "utime-now": os.utime,
     "utime-link": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2), follow_symlinks=False),
     "access-read": lambda path: os.access(path, os.R_OK), "access-write": lambda path: os.access(path, os.W_OK),
     "access-search": lambda path: os.access(path, os.X_OK),

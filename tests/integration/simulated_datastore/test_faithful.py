@@ -118,7 +118,7 @@ def test_acls(ds: Any) -> None:
     for name in ("dir", "dir/file"):
         here, there = (run("getfacl", "-n", "--omit-header", root / name) for root in (ds.path, ds.backing))
         assert here == there
-    assert as_user(OWNER, ds.path, [lambda: (ds.path / "dir/mine").touch()]) == [None]
+    assert as_user(OWNER, ds.path, [(ds.path / "dir/mine").touch]) == [None]
     assert (ds.backing / "dir/mine").stat().st_uid == 1001
 
 
@@ -227,7 +227,7 @@ def test_few_descriptors_for_many_directories(ds: Any) -> None:
     ds.call("wait_for", predicate={"op": "rmdir", "count": 1500})
     subprocess.run(["mount", "-o", "remount", str(ds.path)], check=False)
     # Forgetting comes with later requests.
-    for _ in range(200):
+    for _unused in range(200):
         os.statvfs(ds.path)
     assert ds.call("status")["nodes"] < 50
 
@@ -238,7 +238,7 @@ def test_files_are_forgotten(mounted: Callable[..., Any]) -> None:
     for number in range(6000):
         (ds.backing / f"dir/{number}").touch()
     held = os.open(ds.path / "dir/17", os.O_RDONLY)
-    for _ in range(3):
+    for _unused in range(3):
         assert len([os.stat(ds.path / f"dir/{number}") for number in range(6000)]) == 6000
     deadline = time.monotonic() + 20
     while (nodes := ds.call("status")["nodes"]) > 1500:

@@ -114,15 +114,17 @@ def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalk
 
 
 def transfer(directory: Path) -> None:
-    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database:
         database.execute("update account set balance = balance - 10 where id = 1")
         database.execute("update account set balance = balance + 10 where id = 2")
+        database.commit()
 
 
 def accounts(directory: Path) -> None:
-    with contextlib.closing(sqlite3.connect(directory / "db")) as database, database:
+    with contextlib.closing(sqlite3.connect(directory / "db")) as database:
         database.execute("create table account (id integer primary key, balance integer)")
         database.execute("insert into account values (1, 100), (2, 100)")
+        database.commit()
 
 
 def balanced(directory: Path) -> None:

@@ -80,7 +80,7 @@ def test_every_kind_of_operation_can_fail(ds: Any, op: str) -> None:
     (ds.path / "file").write_text("content")
     held = os.open(ds.path / "file", os.O_RDWR)
     work: dict[str, Callable[[], Any]] = {
-        "create": lambda: (ds.path / "new").touch(), "mkdir": lambda: (ds.path / "dir").mkdir(), "unlink": lambda: os.unlink(ds.path / "file"),
+        "create": (ds.path / "new").touch, "mkdir": (ds.path / "dir").mkdir, "unlink": lambda: os.unlink(ds.path / "file"),
         "rename": lambda: os.rename(ds.path / "file", ds.path / "other"), "truncate": lambda: os.truncate(ds.path / "file", 2),
         "chmod": lambda: os.chmod(ds.path / "file", 0o600), "fsync": lambda: os.fsync(held), "symlink": lambda: os.symlink("x", ds.path / "link"),
         "link": lambda: os.link(ds.path / "file", ds.path / "hard"), "read": (ds.path / "file").read_bytes, "open": (ds.path / "file").read_bytes,
@@ -99,7 +99,7 @@ def test_a_hung_server_holds_its_clients_and_no_others(mounted: Callable[..., An
     one, two = (Path(client["mount_point"]) for client in ds.call("status")["clients"].values())
     (one / "file").write_text("content")
     ds.call("state.set", state="hung", client="host1")
-    readers = [subprocess.Popen(["cat", str(one / "file")], stdout=subprocess.PIPE) for _ in range(150)]
+    readers = [subprocess.Popen(["cat", str(one / "file")], stdout=subprocess.PIPE) for _unused in range(150)]
     ds.call("wait_for", predicate={"parked": 1})
     assert (two / "file").read_text() == "content"
     ds.call("state.set", state="up")
@@ -162,9 +162,9 @@ def test_root_and_all_squash(mounted: Callable[..., Any]) -> None:
     os.chmod(none / "open", 0o777)
     (root / "open/by root").touch()
     assert (ds.backing / "open/by root").stat().st_uid == 65534
-    assert as_user(OWNER, every, [lambda: (every / "open/by owner").touch(), lambda: (every / "no").touch()])[0] is None
+    assert as_user(OWNER, every, [(every / "open/by owner").touch, (every / "no").touch])[0] is None
     assert (ds.backing / "open/by owner").stat().st_uid == 1234
-    assert as_user(ROOT, every, [lambda: (every / "open/too").touch()]) == [None]
+    assert as_user(ROOT, every, [(every / "open/too").touch]) == [None]
     assert (ds.backing / "open/too").stat().st_uid == 1234
 
 
@@ -214,7 +214,7 @@ def test_strict_reads_are_exact(mounted: Callable[..., Any]) -> None:
     ds = mounted([{"client": "host1", "strict": True}])
     path = Path(ds.call("status")["clients"]["host1"]["mount_point"])
     (path / "file").write_bytes(b"x" * 100_000)
-    for _ in range(2):
+    for _unused in range(2):
         ds.call("ledger.mark", name="here")
         subprocess.run(["dd", f"if={path}/file", "of=/dev/null", "bs=4096", "skip=2", "count=3"], check=True, capture_output=True)
         assert [(row["offset"], row["size"]) for row in ds.call("ledger.query", op="read", since="here")] == [(8192, 4096), (12288, 4096), (16384, 4096)]
@@ -266,7 +266,7 @@ def test_a_client_cut_off(mounted: Callable[..., Any]) -> None:
 
 
 def own_mounts(root: Path) -> list[str]:
-    return [path for _, path, source in mounts() if source == "simulated-datastore" and path.startswith(str(root))]
+    return [path for _unused, path, source in mounts() if source == "simulated-datastore" and path.startswith(str(root))]
 
 
 def wait_until_unmounted(root: Path) -> None:

@@ -53,7 +53,7 @@ class Model:
         return ino
 
     async def _at(self, path: str) -> tuple[int, bytes]:
-        parent, _, name = path.rpartition("/")
+        parent, _unused, name = path.rpartition("/")
         return await self.ino(parent), name.encode()
 
     async def acreate(self, path: str) -> Handle:

@@ -22,14 +22,14 @@ class FakeMount:
 
     client = "host1"
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Any = None) -> None:
         self.export = SimpleNamespace(profile=PROFILES["local"], strict=False)
         self.root = SimpleNamespace(ino=777, kind=stat.S_IFDIR, generation=0, handles=[], lookups=1)
         self.nodes = SimpleNamespace(root=self.root)
         self.lookups: dict[int, int] = {}
         self.forgotten: list[tuple[int, int]] = []
         self.asked: list[Any] = []
-        self.answer: Any = None
+        self.answer = answer
 
     def forget(self, ino: int, number: int) -> None:
         self.forgotten.append((ino, number))

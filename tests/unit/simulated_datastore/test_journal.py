@@ -54,7 +54,7 @@ def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     # The durable change stays in the log, as undoing the lost one would hide it.
     assert [(change.lost, change.durable) for change in journal.changes if isinstance(change, Content)] == [(True, False), (False, True)]
     steps = journal.contents(journal.state("none", "ordered"), "ordered")[1]
-    assert [(step, change.seq) for step, change, _ in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
+    assert [(step, change.seq) for step, change, _unused in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
 
 
 def test_a_state_is_only_possible_if_what_it_builds_on_is_there(journal: Journal) -> None:

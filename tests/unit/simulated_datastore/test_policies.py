@@ -63,7 +63,7 @@ def test_probability_replays(make: Callable[..., Model]) -> None:
         model.datastore.rules.add(id="dice", ops=["read"], probability=0.5, seed=seed)
         handle = model.create("file", b"x")
         found = []
-        for _ in range(40):
+        for _unused in range(40):
             try:
                 model.read(handle, 0, 1)
                 found.append(True)
@@ -273,7 +273,7 @@ def test_latency_is_paid_on_the_mock_clock(model: Model) -> None:
             nursery.start_soon(timed, "read", lambda: model.mount.read(handle.number, 0, 10))
             nursery.start_soon(timed, "write", lambda: model.mount.write(handle.number, 0, b"y" * 100))
             nursery.start_soon(timed, "fsync", lambda: model.mount.fsync(handle.number, False))
-            for _ in range(12):
+            for _unused in range(12):
                 await trio.testing.wait_all_tasks_blocked()
                 model.clock.advance(1)
         assert ends == {"fsync": 0, "read": 5, "write": 10}
@@ -488,7 +488,7 @@ def test_a_full_ledger_disk_is_told_and_nothing_else(model: Model, tmp_path: Any
 def test_a_bug_in_a_policy_is_an_error_of_one_request(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = model.create("file", b"x")
     model.datastore.rules.add(ops=["read"])
-    monkeypatch.setattr(model.datastore.rules, "_strike", lambda *_: 1 / 0)
+    monkeypatch.setattr(model.datastore.rules, "_strike", lambda *_unused: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.read(handle, 0, 1)
     assert model.datastore.ledger.query()[-1]["error"] == errno.EIO

@@ -63,7 +63,7 @@ class Pyfuse3Adapter:
         except RuntimeError as error:
             raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: fusermount3 and the kernel's FUSE are needed ({error}).") from error
         # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
-        self.device = next((device for device, path, _ in reversed(mounts()) if path == os.fspath(mount_point)), "")
+        self.device = next((device for device, path, _unused in reversed(mounts()) if path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         poll = select.poll()
         poll.register(self._session_fd(), select.POLLIN)

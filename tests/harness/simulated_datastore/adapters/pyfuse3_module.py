@@ -26,7 +26,7 @@ class _Lock:
     async def __aenter__(self) -> None:
         pass
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_unused: object) -> None:
         pass
 
 

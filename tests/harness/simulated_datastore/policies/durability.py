@@ -85,7 +85,7 @@ class Durability(Policy):
             if isinstance(change, Content):
                 files.setdefault(change.fid, []).append((change.offset, change.offset + len(change.new)))
             else:
-                names.append({"op": change.op, "names": [os.fsdecode(key[1]) for key, _, _ in change.changes], "journaled": change.journaled})
+                names.append({"op": change.op, "names": [os.fsdecode(key[1]) for key, _unused, _unused in change.changes], "journaled": change.journaled})
         found = []
         for fid, ranges in files.items():
             merged = _merge(ranges)
@@ -291,10 +291,10 @@ class Durability(Policy):
         store = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         try:
             # First everything out of the way, then to its place.
-            for (directory, name), (now, _) in differing.items():
+            for (directory, name), (now, _unused) in differing.items():
                 if now is not None:
                     self._put_aside(directory, name, now, store)
-            waiting = {key: target for key, (_, target) in differing.items() if target is not None}
+            waiting = {key: target for key, (_unused, target) in differing.items() if target is not None}
             while waiting:
                 placed = [key for key, fid in waiting.items() if self._place(key[0], key[1], fid, store)]
                 if not placed:
@@ -408,7 +408,7 @@ def _copy(source: int, target: int) -> None:
 
 
 def _remove_tree(name: bytes, directory: int) -> None:
-    for _, names, files, fd in os.fwalk(name, topdown=False, dir_fd=directory):
+    for _unused, names, files, fd in os.fwalk(name, topdown=False, dir_fd=directory):
         for file in files:
             os.unlink(file, dir_fd=fd)
         for child in names:
