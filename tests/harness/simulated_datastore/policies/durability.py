@@ -433,7 +433,7 @@ def _text(change: Content | Names) -> str:
     if isinstance(change, Content):
         what = f"truncate to {change.cut}" if change.cut is not None else f"write {len(change.new)}@{change.offset}"
         return f"{change.seq}: {what}"
-    return f"{change.seq}: {change.op} {' -> '.join(os.fsdecode(key[1]) for key, _, _ in change.changes)}"
+    return f"{change.seq}: {change.op} {' -> '.join(os.fsdecode(key[1]) for key, _unused, _unused in change.changes)}"
 
 
 __all__ = ["KEEPS", "NAMES", "Durability"]
