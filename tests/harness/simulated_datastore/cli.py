@@ -130,8 +130,7 @@ def _mount(options: argparse.Namespace) -> None:
     existing = Running(name)
     if existing.alive():
         existing.control().call("mount", **mount)
-        record = existing.record()
-        existing.note({**record, "mounts": [*record["mounts"], mount]})
+        existing.note(mounts=[*existing.record()["mounts"], mount])
     else:
         start(name, options.backing, [mount], clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
     _print(options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}")

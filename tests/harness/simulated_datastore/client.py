@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,13 @@ class Running:
         except (OSError, ValueError):
             return {}
 
-    def note(self, record: dict[str, Any]) -> None:
-        """Note what :meth:`record` returns."""
+    def note(self, **changes: Any) -> None:
+        """Change the record of a daemon that is still there."""
+        with _locked():
+            if record := self.record():
+                self._note({**record, **changes})
+
+    def _note(self, record: dict[str, Any]) -> None:
         temporary = self.runtime / ".daemon.json"
         temporary.write_text(json.dumps(record), encoding="utf-8")
         temporary.rename(self.runtime / "daemon.json")
@@ -122,9 +129,16 @@ class Running:
             _wait_gone(record.get("watchdog", 0), record.get("watchdog_started", 0), deadline)
         self.sweep(record)
 
-    def sweep(self, record: dict[str, Any] | None = None) -> None:
-        """Remove what a daemon that is no more has left: lazily, as someone may still be in there."""
-        paths = {mount["mount_point"] for mount in (record or self.record()).get("mounts", ())}
+    def sweep(self, record: dict[str, Any]) -> None:
+        """Remove what a daemon has left, lazily, as someone may still be in there; nothing when by now another daemon than that of *record* has the name."""
+        with _locked():
+            self._sweep(record)
+
+    def _sweep(self, record: dict[str, Any]) -> None:
+        now = self.record()
+        if now and (now["pid"], now["started"]) != (record.get("pid"), record.get("started")):
+            return
+        paths = {mount["mount_point"] for mount in now.get("mounts", ())}
         for device, path, source in reversed(mounts()):
             if source == "simulated-datastore" and path in paths:
                 # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon has to do.
@@ -142,16 +156,9 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
     With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to forget the others. Raises
     :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
     """
-    sweep_all()
     running = Running(name)
-    if running.alive():
-        raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
     if os.geteuid() != 0:
         raise SimulatedDatastoreError("A simulated datastore needs root: it makes files in the name of every user.")
-    try:
-        running.runtime.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        raise SimulatedDatastoreError(f"name: the datastore {name!r} is just being mounted, give another name.") from None
     for mount in mounts:
         mount["mount_point"] = os.path.abspath(mount["mount_point"])
     config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock, "known": known,
@@ -161,23 +168,27 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
     if ledger is not None:
         config["ledger"] = os.path.abspath(ledger)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])}
-    with open(config["log"], "ab") as errors:
+    with _locked(), open(config["log"], "ab") as errors:
+        _sweep_all()
+        if running.alive():
+            raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
+        running.runtime.mkdir(mode=0o700)
         process = subprocess.Popen([sys.executable, "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                                    env=environment, start_new_session=True)
-    record = {"pid": process.pid, "started": _started(process.pid), "mounts": mounts}
-    running.note(record)
+        record = {"pid": process.pid, "started": _started(process.pid), "mounts": mounts}
+        running._note(record)
     try:
         answer = _first_line(process, json.dumps(config).encode(), deadline)
     except BaseException:
         process.kill()
         process.wait()
-        running.sweep()
+        running.sweep(record)
         raise
     if "error" in answer:
         process.wait()
-        running.sweep()
+        running.sweep(record)
         raise SimulatedDatastoreError(answer["error"])
-    running.note({**record, "watchdog": answer["watchdog"], "watchdog_started": _started(answer["watchdog"])})
+    running.note(watchdog=answer["watchdog"], watchdog_started=_started(answer["watchdog"]))
     # Our child, whom nobody waits for, would stay a zombie.
     _children.append(process)
     return running
@@ -212,11 +223,23 @@ def running() -> list[Running]:
     return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if _NAME.fullmatch(path.name)] if RUNTIME.is_dir() else []
 
 
-def sweep_all() -> None:
+def _sweep_all() -> None:
     """Remove the leftovers of daemons that are no more."""
     for found in running():
-        if found.record() and not found.alive():
-            found.sweep()
+        if not found.alive():
+            found._sweep(found.record())
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Nobody else makes or removes the directory of a datastore meanwhile, watchdogs included."""
+    RUNTIME.mkdir(parents=True, exist_ok=True)
+    fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def check_name(name: str) -> str:
@@ -258,4 +281,4 @@ def _wait_gone(pid: int, started: int, deadline: float) -> bool:
                 _children.remove(child)
 
 
-__all__ = ["RUNTIME", "Control", "Running", "check_name", "running", "start", "sweep_all"]
+__all__ = ["RUNTIME", "Control", "Running", "check_name", "running", "start"]

@@ -60,13 +60,13 @@ class Daemon:
         self.adapters: dict[str, Pyfuse3Adapter] = {}
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__, str(os.getpid())], stdin=subprocess.PIPE, start_new_session=True,
-                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0)
+        self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__, str(os.getpid()), str(self.runtime)], start_new_session=True, bufsize=0,
+                                          stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _tell_watchdog(self, kind: str, path: Path) -> None:
         # Of a watchdog that someone killed there is nothing to expect.
         try:
-            self._watchdog.stdin.write(f"{kind} {path}\n".encode(errors="surrogateescape"))  # type: ignore[union-attr]
+            self._watchdog.stdin.write(json.dumps([kind, os.fspath(path)]).encode() + b"\n")  # type: ignore[union-attr]
         except BrokenPipeError:
             _log.warning("the watchdog is gone: should the daemon be killed, its mounts stay")
 
@@ -74,7 +74,6 @@ class Daemon:
         """Raises :class:`SimulatedDatastoreError` for what keeps it from starting."""
         if "ledger" in self.config:
             self.datastore.ledger.open_file(Path(self.config["ledger"]))
-        self._tell_watchdog("runtime", self.runtime)
         methods: dict[str, Method] = {**Methods(self.datastore, self).table()}
         server = ControlServer(self.runtime / "socket", methods)
         try:

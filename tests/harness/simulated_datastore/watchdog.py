@@ -2,13 +2,16 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """A process that outlives the daemon, to remove what a daemon that was killed leaves behind.
 
-It reads lines from its standard input: ``mount PATH`` and ``runtime PATH`` name what will have to go, ``gone PATH`` what has gone. At the end of input it
-unmounts and removes the rest; a runtime directory only if it is still that of its parent, and not of a later daemon of the same name. Nothing but the
-standard library, and no import of the package: it starts in some ten milliseconds.
+Its arguments are the daemon's process id and runtime directory. It reads lines of JSON from its standard input: ``["mount", PATH]`` names what will have to
+go, ``["gone", PATH]`` what has gone. At the end of input it unmounts the rest and removes the directory, unless someone else has done so by then: a later
+daemon may have both.
+Nothing but the standard library, and no import of the package: it starts in some ten milliseconds.
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -22,19 +25,22 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     daemon = int(sys.argv[1])
-    left: dict[str, str] = {}
+    runtime = sys.argv[2]
+    left: dict[str, None] = {}
     for line in sys.stdin.buffer:
-        kind, _unused, path = os.fsdecode(line.rstrip(b"\n")).partition(" ")
+        kind, path = json.loads(line)
         if kind == "gone":
             left.pop(path, None)
         else:
-            left[path] = kind
-    libc = ctypes.CDLL(None)
-    for path, kind in reversed(left.items()):
-        if kind == "mount":
-            libc.umount2(os.fsencode(path), _MNT_DETACH)
-        elif _owner(path) == daemon:
-            shutil.rmtree(path, ignore_errors=True)
+            left[path] = None
+    with contextlib.suppress(OSError):
+        # The lock under which datastores are made and removed (client.py).
+        fcntl.flock(os.open(os.path.dirname(runtime), os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
+        if _owner(runtime) == daemon:
+            libc = ctypes.CDLL(None)
+            for path in reversed(left):
+                libc.umount2(os.fsencode(path), _MNT_DETACH)
+            shutil.rmtree(runtime, ignore_errors=True)
 
 
 def _owner(runtime: str) -> int:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -275,6 +278,11 @@ def wait_until_unmounted(root: Path) -> None:
         assert time.monotonic() < deadline, own_mounts(root)
 
 
+def wait_for_exit(pidfd: int) -> None:
+    assert select.select([pidfd], [], [], 20)[0]
+    os.close(pidfd)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_mount_is_left_behind(mounted: Callable[..., Any], tmpfs: Path, number: signal.Signals) -> None:
     ds = mounted()
@@ -302,6 +310,39 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
     assert (root / "backing/file").read_text() == "x"
     wait_until_unmounted(root)
+
+
+def test_a_name_can_be_taken_again_at_once(tmpfs: Path) -> None:
+    root = tmpfs / "again\nand again"
+    for name in ("backing", "mount"):
+        (root / name).mkdir(parents=True)
+    for _unused in range(10):
+        running = start("again", root / "backing", [{"mount_point": str(root / "mount")}], parent=os.getpid(), log=root / "log")
+        record = running.record()
+        daemon = os.pidfd_open(record["pid"])
+        os.kill(record["pid"], signal.SIGKILL)
+        wait_for_exit(daemon)
+    running.end()
+    assert not running.runtime.exists()
+
+
+def test_who_removes_a_datastore_waits_for_who_makes_one(ds: Any) -> None:
+    runtime = ds.running.runtime
+    record = ds.running.record()
+    watchdog = os.pidfd_open(record["watchdog"])
+    lock = os.open(runtime.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        daemon = os.pidfd_open(record["pid"])
+        os.kill(record["pid"], signal.SIGKILL)
+        wait_for_exit(daemon)
+        # A later daemon has the name by now, as far as the watchdog can tell.
+        (runtime / "daemon.json").write_text(json.dumps({**record, "pid": os.getpid()}))
+    finally:
+        os.close(lock)
+    wait_for_exit(watchdog)
+    assert runtime.exists() and own_mounts(ds.path.parent)
+    (runtime / "daemon.json").write_text(json.dumps(record))
 
 
 def test_what_is_refused_at_start(ds: Any, tmp_path: Path) -> None:
