@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .file_system import FileSystem
 from .ledger import Ledger
 from .mount import Export, Mount
 from .nodes import Node, NodeTable
+from .open_files import OpenFiles
 from .pipeline import Plan
 from .policies import Policy
 from .policies.capacity import Capacity
@@ -33,10 +35,13 @@ class Datastore:
     """One simulated datastore. *backing* must be a directory; raises :class:`SimulatedDatastoreError` otherwise."""
 
     def __init__(self, backing: Path, capabilities: Capabilities, clock: Clock | None = None) -> None:
+        # A share of the descriptors that this process may have each; the rest is for pins, sockets and what a request needs.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
-            self.nodes = NodeTable(backing)
+            self.nodes = NodeTable(backing, min(512, most // 8))
         except OSError as error:
             raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} can't be opened: {error.strerror}.") from error
+        self.open_files = OpenFiles(self.nodes, most // 2)
         self.backing = backing
         self.capabilities = capabilities
         self.clock = clock or RealClock()
@@ -59,7 +64,7 @@ class Datastore:
         self.rules = Rules(self)
         self.capacity = Capacity(self)
         self.schedule = Schedule(self)
-        self.durability = Durability(self)
+        self.durability = Durability(self, min(2000, most // 8))
         self._before: list[Policy] = [self.state, self.rules, Identity(self), self.capacity, self.schedule]
         self._enter: list[Policy] = [self.capacity, self.durability]
         self._after: list[Policy] = [self.durability, self.rules, self.capacity]

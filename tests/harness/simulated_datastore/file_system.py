@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .nodes import Node, NodeTable
+from .open_files import flags_below
 from .request import Request
 from .system import RENAME_EXCHANGE, renameat2
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from .mount import Handle
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-#: Of the flags of open(2), what a descriptor in the backing directory must not have: O_APPEND, as the kernel gives offsets; O_DIRECT, as our buffers
-#: aren't aligned; O_CREAT, O_EXCL and O_TRUNC, as they are requests of their own.
-_NOT_BELOW = os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 CAPABILITY = b"security.capability"
 
 
@@ -106,7 +104,7 @@ class FileSystem:
 
     def create(self, request: Request) -> None:
         fd = self.nodes.directory_fd(request.node)
-        flags = _flags_below(request.flags) | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = flags_below(request.flags) | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             file_fd = os.open(request.name, flags, request.mode, dir_fd=fd)  # type: ignore[arg-type]
         except FileExistsError:
@@ -227,7 +225,7 @@ class FileSystem:
 
     def _truncate(self, request: Request, size: int) -> None:
         handle = request.handle
-        if handle is not None and handle.fd >= 0 and handle.flags & os.O_ACCMODE != os.O_RDONLY:
+        if handle is not None and not handle.lost and handle.flags & os.O_ACCMODE != os.O_RDONLY:
             os.ftruncate(handle.fd, size)
         else:
             fd = self.nodes.open(request.node, os.O_WRONLY)
@@ -269,7 +267,7 @@ class FileSystem:
 
     def open(self, request: Request) -> None:
         node = request.node
-        fd = self.nodes.open(node, _flags_below(request.flags))
+        fd = self.nodes.open(node, flags_below(request.flags))
         request.result = request.mount.add_handle(fd, node, request.flags)
 
     def opendir(self, request: Request) -> None:
@@ -329,7 +327,7 @@ class FileSystem:
 
 
 def _fd(handle: Handle | None) -> int:
-    if handle is None or handle.fd < 0:
+    if handle is None or handle.lost:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return handle.fd
 
@@ -339,14 +337,6 @@ def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
     nodes.directory_fd(first)
     second_fd = nodes.directory_fd(second)
     return nodes.directory_fd(first), second_fd
-
-
-def _flags_below(flags: int) -> int:
-    """The flags a file is opened with in the backing directory: a writer's descriptor can also be read, for policies that look at what was there."""
-    flags &= ~_NOT_BELOW
-    if flags & os.O_ACCMODE == os.O_WRONLY:
-        flags = flags & ~os.O_ACCMODE | os.O_RDWR
-    return flags
 
 
 def _groups(pid: int, group: int) -> set[int]:

@@ -41,18 +41,25 @@ class Export:
 class Handle:
     """An open file or directory of a client."""
 
-    __slots__ = ("entries", "fd", "flags", "late_error", "mount", "node", "number")
+    __slots__ = ("entries", "flags", "held", "late_error", "lost", "mount", "node", "number")
 
-    def __init__(self, mount: Mount, number: int, fd: int, node: Node, flags: int) -> None:
+    def __init__(self, mount: Mount, number: int, node: Node, flags: int) -> None:
         self.mount = mount
         self.number = number
-        #: -1 when the server has forgotten it in a crash.
-        self.fd = fd
+        #: The descriptor that is open now, -1 for none.
+        self.held = -1
+        #: The server has forgotten it in a crash.
+        self.lost = False
         self.node = node
         self.flags = flags
         self.entries: list[bytes] | None = None
         #: An errno that is to be reported by close or fsync.
         self.late_error = 0
+
+    @property
+    def fd(self) -> int:
+        """A descriptor that is good until another handle's is asked for; raises :class:`OSError` when it had to be opened again and can't."""
+        return self.mount.open_files.use(self)
 
 
 class Mount:
@@ -63,6 +70,7 @@ class Mount:
         self.export = export
         self.client = export.client
         self.nodes = datastore.nodes
+        self.open_files = datastore.open_files
         self.handles: dict[int, Handle] = {}
         #: How often this client has been given a node, by inode number.
         self.lookups: dict[int, int] = {}
@@ -210,7 +218,7 @@ class Mount:
     async def read(self, number: int, offset: int, size: int) -> bytes:
         handle = self.handles[number]
         request = Request("read", self, handle.node, handle=handle, offset=offset, size=size)
-        if self._plans["read"] is None and handle.fd >= 0:
+        if self._plans["read"] is None and not handle.lost:
             # The shortest way, as it is the most frequent request.
             try:
                 data = request.result = os.pread(handle.fd, size, offset)
@@ -254,8 +262,9 @@ class Mount:
             self.remove_handle(handle)
 
     def add_handle(self, fd: int, node: Node, flags: int) -> Handle:
-        handle = Handle(self, self._next, fd, node, flags)
+        handle = Handle(self, self._next, node, flags)
         self._next += 1
+        self.open_files.add(handle, fd)
         self.handles[handle.number] = handle
         node.handles.append(handle)
         return handle
@@ -265,21 +274,19 @@ class Mount:
         if self.handles.pop(handle.number, None) is None:
             return
         node = handle.node
+        if node.orphan and node.handles == [handle]:
+            node.orphan = False
+            self.datastore.capacity.closed(node, self.nodes.stat(node))
         node.handles.remove(handle)
-        if handle.fd >= 0:
-            if node.orphan and not node.handles:
-                node.orphan = False
-                self.datastore.capacity.closed(node, os.fstat(handle.fd))
-            os.close(handle.fd)
+        self.open_files.close(handle)
         if node.lookups <= 0 and not node.handles:
             self.nodes.drop(node)
 
     def make_stale(self) -> None:
         """The server has forgotten what this client has open."""
         for handle in self.handles.values():
-            if handle.fd >= 0:
-                os.close(handle.fd)
-                handle.fd = -1
+            handle.lost = True
+            self.open_files.close(handle)
             handle.node.orphan = False
 
     def disconnect(self) -> None:

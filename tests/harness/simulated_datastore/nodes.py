@@ -78,7 +78,7 @@ class NodeTable:
     *limit* is how many directories are kept open. Raises :class:`OSError` when *root* can't be opened as a directory.
     """
 
-    def __init__(self, root: Path, limit: int = 512) -> None:
+    def __init__(self, root: Path, limit: int) -> None:
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         status = os.fstat(self.root_fd)
         self.device = status.st_dev
@@ -190,7 +190,7 @@ class NodeTable:
 
     def stat(self, node: Node) -> os.stat_result:
         """lstat(2) of *node*; raises ESTALE when it is gone."""
-        if node.handles and (fd := node.handles[0].fd) >= 0:
+        if node.handles and (fd := node.handles[0].held) >= 0:
             return os.fstat(fd)
         if node.pin is not None:
             return os.fstat(node.pin)

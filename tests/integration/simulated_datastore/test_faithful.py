@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,14 +21,16 @@ from typing import Any
 
 import pytest
 from differential import OWNER, ROOT, as_user
+from simulated_datastore.client import Running
 
+HARNESS = Path(__file__).resolve().parents[2] / "harness"
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     if shutil.which(str(command[0])) is None:
         pytest.fail(f"{command[0]} is missing: install sqlite3, git, qemu-utils, rsync, fio, acl and attr.")
-    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
@@ -230,6 +233,32 @@ def test_few_descriptors_for_many_directories(ds: Any) -> None:
     for _unused in range(200):
         os.statvfs(ds.path)
     assert ds.call("status")["nodes"] < 50
+
+
+def test_more_files_open_than_the_daemon_may_have(tmpfs: Path) -> None:
+    root = tmpfs / "descriptors"
+    for name in ("backing", "mount"):
+        (root / name).mkdir(parents=True)
+    start = ("import sys; from pathlib import Path; from simulated_datastore.client import start; root = Path(sys.argv[1]);"
+             "start('descriptors', root / 'backing', [{'mount_point': str(root / 'mount')}], log=root / 'log')")
+    run("prlimit", "--nofile=400:400", sys.executable, "-c", start, root, env={**os.environ, "PYTHONPATH": str(HARNESS)})
+    datastore = Running("descriptors")
+    try:
+        held = [os.open(root / f"mount/{number}", os.O_CREAT | os.O_RDWR) for number in range(1000)]
+        assert "400" in Path(f"/proc/{datastore.record()['pid']}/limits").read_text().split("Max open files", 1)[1].split("\n")[0]
+        for number in range(0, 1000, 10):
+            (root / f"mount/{number}").unlink()
+            (root / f"mount/{number + 1}").rename(root / f"mount/renamed-{number + 1}")
+        for number, fd in enumerate(held):
+            assert os.write(fd, b"%d" % number) == len(b"%d" % number)
+        for number, fd in enumerate(held):
+            assert os.pread(fd, 10, 0) == b"%d" % number
+            assert os.fstat(fd).st_nlink == (number % 10 != 0)
+            os.close(fd)
+        assert [(root / "backing" / name).read_text() for name in ("renamed-1", "2")] == ["1", "2"]
+    finally:
+        datastore.end()
+    assert " ERROR " not in (root / "log").read_text()
 
 
 def test_files_are_forgotten(mounted: Callable[..., Any]) -> None:

@@ -191,7 +191,7 @@ class Capacity(Policy):
 
     def _reserve_write(self, request: Request) -> None:
         handle, offset, wanted = request.handle, request.offset, len(request.data)
-        if handle is None or handle.fd < 0:
+        if handle is None or handle.lost:
             return
         fits, number = wanted, errno.ENOSPC
         if self._file_limit is not None and offset + wanted > self._file_limit:

@@ -42,10 +42,9 @@ class _File:
 class Durability(Policy):
     name = "durability"
 
-    #: How many files the journal may hold open before everything counts as written back.
-    MOST_FILES = 2000
-
-    def __init__(self, datastore: Datastore) -> None:
+    def __init__(self, datastore: Datastore, most_files: int = 2000) -> None:
+        #: How many files the journal may hold open before everything counts as written back.
+        self.most_files = most_files
         self._datastore = datastore
         self._nodes = datastore.nodes
         self.tracking = False
@@ -138,7 +137,7 @@ class Durability(Policy):
 
     def _enter_write(self, request: Request) -> None:
         handle = request.handle
-        if handle is None or handle.fd < 0:
+        if handle is None or handle.lost:
             return
         old = os.pread(handle.fd, len(request.data), request.offset)
         request.notes[self.name] = (self._fid(request.node), old, os.fstat(handle.fd).st_size)
@@ -174,7 +173,7 @@ class Durability(Policy):
         elif op != "close" and not request.skip and not network:
             # A server answers a change of names when it is on the disk.
             self._note_names(request)
-        if len(self._files) > self.MOST_FILES:
+        if len(self._files) > self.most_files:
             self._release_unused()
 
     def _note_names(self, request: Request) -> None:
@@ -242,7 +241,7 @@ class Durability(Policy):
                 used.add(change.fid)
             else:
                 used.update(part for key, old, new in change.changes for part in (key[0], old, new))
-        if len(used) > self.MOST_FILES * 3 // 4:
+        if len(used) > self.most_files * 3 // 4:
             self.sync()
             return
         for fid in self._files.keys() - used:
