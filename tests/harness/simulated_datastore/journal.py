@@ -3,7 +3,7 @@
 """What a crash would lose: the changes since the last sync point, and the states a disk may be in. Pure: numbers and bytes, no file system.
 
 A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of names is a set of directory entries
-that change together; it can only have reached the disk if what it builds on has.
+that change together; it can only have reached the disk if what it builds on has. A change of attributes has each one's old and new value.
 """
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .policies.schedule import fraction
 PAGE = 4096
 #: A directory entry: the directory's fid and the name.
 Key = tuple[int, bytes]
+#: ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns``, or the name of an extended attribute, in bytes, whose value is None where there is none.
+Attribute = str | bytes
 
 
 @dataclass(eq=False)
@@ -56,7 +58,21 @@ class Names:
         return all(key[0] in self.synced for key, _unused, _unused in self.changes)
 
 
-Change = Content | Names
+@dataclass(eq=False)
+class Attributes:
+    """Attributes of a file that changed together: by name, the value before and the value after."""
+
+    seq: int
+    fid: int
+    op: str
+    changes: tuple[tuple[Attribute, object, object], ...]
+    #: As of names.
+    journaled: bool = False
+    #: The file was fsynced later.
+    durable: bool = False
+
+
+Change = Content | Names | Attributes
 
 
 @dataclass(frozen=True)
@@ -93,21 +109,32 @@ class Journal:
         self._next += 1
         self._write_back()
 
-    def sync(self, fid: int) -> None:
-        """A file was fsynced: its content is durable, and in a journaling file system all names so far are."""
+    def attributes(self, fid: int, op: str, *changes: tuple[Attribute, object, object]) -> None:
+        self.changes.append(Attributes(self._next, fid, op, changes))
+        self._next += 1
+        self._write_back()
+
+    def sync(self, fid: int, data_only: bool = False) -> None:
+        """A file was fsynced: its content is durable, its attributes are but for an fdatasync(2), and in a journaling file system all names and attributes
+        so far are."""
         for change in self.changes:
-            if isinstance(change, Names):
+            if not isinstance(change, Content):
                 change.journaled = True
+                if isinstance(change, Attributes) and change.fid == fid and not data_only:
+                    change.durable = True
             elif change.fid == fid and not change.lost:
                 change.durable = True
         self._prune()
 
     def sync_directory(self, fid: int) -> None:
-        """A directory was fsynced: its names are durable."""
+        """A directory was fsynced: its names and its attributes are durable."""
         for change in self.changes:
-            if isinstance(change, Names):
+            if not isinstance(change, Content):
                 change.journaled = True
-                change.synced.add(fid)
+                if isinstance(change, Names):
+                    change.synced.add(fid)
+                elif change.fid == fid:
+                    change.durable = True
         self._prune()
 
     def sync_all(self) -> None:
@@ -125,7 +152,7 @@ class Journal:
         held: set[int] = set()
         kept: list[Change] = []
         for change in self.changes:
-            if isinstance(change, Names):
+            if not isinstance(change, Content):
                 if not change.durable:
                     kept.append(change)
             elif not change.durable or change.fid in held:
@@ -150,6 +177,8 @@ class Journal:
             if isinstance(change, Content):
                 weight -= change.weight
                 change.durable = not change.lost
+            elif isinstance(change, Attributes):
+                change.durable = True
             else:
                 change.synced.update(key[0] for key, _unused, _unused in change.changes)
         self._prune()
@@ -157,8 +186,8 @@ class Journal:
     # States
 
     def pending(self, names: str) -> list[Change]:
-        """The changes that may or may not be on the disk, where *names* are durable at once (none), kept in order (ordered), or only safe by an fsync of
-        their directory (strict)."""
+        """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept in order (ordered), or only safe by an
+        fsync of their directory or file (strict)."""
         return [change for change in self.changes if (
             not change.durable and not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
 
@@ -171,7 +200,7 @@ class Journal:
         if keep == "subset":
             cut = int(fraction(seed, "names") * (len(pending) + 1))
             return State(frozenset(change.seq for number, change in enumerate(pending) if (
-                number < cut if isinstance(change, Names) and names == "ordered" else fraction(seed, change.seq) < 0.5)))
+                number < cut if not isinstance(change, Content) and names == "ordered" else fraction(seed, change.seq) < 0.5)))
         number = int(fraction(seed, "prefix") * (len(pending) + 1)) if count is None else min(count, len(pending))
         first = frozenset(change.seq for change in pending[:number])
         if keep == "torn":
@@ -231,6 +260,26 @@ class Journal:
                 target.update((key, new) for key, _unused, new in change.changes)
         return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
 
+    def attribute_values(self, state: State, names: str) -> dict[int, dict[Attribute, object]]:
+        """By fid, the attributes that will have another value than now, and that value."""
+        survives = self.survives(state, names)
+        now: dict[tuple[int, Attribute], object] = {}
+        target: dict[tuple[int, Attribute], object] = {}
+        for change in self.changes:
+            if isinstance(change, Attributes):
+                survived = survives(change)
+                for name, old, new in change.changes:
+                    key = (change.fid, name)
+                    now[key] = new
+                    target.setdefault(key, old)
+                    if survived:
+                        target[key] = new
+        values: dict[int, dict[Attribute, object]] = {}
+        for (fid, name), value in target.items():
+            if value != now[fid, name]:
+                values.setdefault(fid, {})[name] = value
+        return values
+
     def contents(self, state: State, names: str) -> dict[int, list[tuple[str, Content, int]]]:
         """By fid, the steps from the content that is there now to the one there will be: ("undo" or "redo", change, how many bytes of it)."""
         survives = self.survives(state, names)
@@ -255,4 +304,4 @@ def _pages(change: Content, seed: int) -> int:
     return cuts[int(fraction(seed, "torn", change.seq) * len(cuts))] if cuts else len(change.new) // 2
 
 
-__all__ = ["Change", "Content", "Journal", "Key", "Names", "State"]
+__all__ = ["Attribute", "Attributes", "Change", "Content", "Journal", "Key", "Names", "State"]

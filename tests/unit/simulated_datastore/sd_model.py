@@ -79,8 +79,8 @@ class Model:
     def read(self, handle: Handle, offset: int, size: int) -> bytes:
         return self.run(lambda: self.mount.read(handle.number, offset, size))
 
-    def fsync(self, handle: Handle) -> None:
-        self.run(lambda: self.mount.fsync(handle.number, False))
+    def fsync(self, handle: Handle, data_only: bool = False) -> None:
+        self.run(lambda: self.mount.fsync(handle.number, data_only))
 
     def close(self, handle: Handle) -> None:
         async def work() -> None:
@@ -127,6 +127,11 @@ class Model:
     def setattr(self, path: str, **change: int) -> None:
         async def work() -> None:
             await self.mount.setattr(await self.ino(path), change, None, self.caller)
+        self.run(work)
+
+    def setxattr(self, path: str, name: bytes, value: bytes) -> None:
+        async def work() -> None:
+            await self.mount.setxattr(await self.ino(path), name, value, self.caller)
         self.run(work)
 
     def tree(self) -> dict[str, bytes | None]:

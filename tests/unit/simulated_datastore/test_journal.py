@@ -46,6 +46,27 @@ def test_a_rename_needs_both_directories(journal: Journal) -> None:
     assert survivors(journal, "strict") == []
 
 
+def test_attributes_are_durable_at_once_in_order_or_by_the_fsync_of_their_file(journal: Journal) -> None:
+    journal.attributes(1, "chmod", ("mode", 0o644, 0o600))
+    assert (survivors(journal, "none"), survivors(journal, "ordered"), survivors(journal, "strict")) == ([], [1], [1])
+    journal.sync(2)
+    assert (survivors(journal, "ordered"), survivors(journal, "strict")) == ([], [1])
+    journal.sync(1, data_only=True)
+    assert survivors(journal, "strict") == [1]
+    journal.sync(1)
+    assert journal.changes == []
+
+
+def test_an_attribute_has_the_value_of_the_last_change_that_survives(journal: Journal) -> None:
+    journal.attributes(1, "chmod", ("mode", 0, 1))
+    journal.attributes(1, "setxattr", (b"user.a", None, b"x"))
+    journal.attributes(1, "chmod", ("mode", 1, 2))
+    journal.attributes(1, "chmod", ("mode", 2, 3))
+    assert journal.attribute_values(State(frozenset()), "strict") == {1: {"mode": 0, b"user.a": None}}
+    assert journal.attribute_values(State(frozenset({1, 3})), "strict") == {1: {"mode": 2, b"user.a": None}}
+    assert journal.attribute_values(State(frozenset({1, 2, 3, 4})), "strict") == {}
+
+
 def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     write(journal, 1, 0, b"AAA")
     journal.forget(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -434,6 +435,61 @@ def test_a_rule_that_crashes(model: Model) -> None:
     assert error_of(lambda: model.open("file")) == "EIO"
     model.datastore.restart()
     assert model.tree() == {"file": b""}
+
+
+def test_a_crash_loses_attributes_that_were_not_synced(model: Model) -> None:
+    def look(name: str) -> tuple[str, int, int, int, list[str]]:
+        status = os.lstat(model.root / name)
+        return stat.filemode(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, os.listxattr(model.root / name, follow_symlinks=False)
+
+    model.mkdir("dir")
+    handle = model.create("file", b"content")
+    model.create("tool")
+    os.symlink("file", model.root / "symlink")
+    os.chmod(model.root / "tool", 0o4755)
+    durability = model.datastore.durability
+    before = {name: look(name) for name in ("dir", "file", "symlink", "tool")}
+
+    def change() -> None:
+        model.setattr("file", mode=0o600)
+        model.setattr("file", mtime_ns=1_000_000_007, atime_ns=5)
+        model.setxattr("file", b"user.note", b"x")
+        model.setattr("tool", uid=1000)
+        model.setattr("dir", mode=0o1777, gid=7)
+        model.setattr("symlink", uid=1000)
+
+    for names in ("ordered", "strict"):
+        durability.track()
+        change()
+        assert {name: look(name) for name in before} != before
+        assert {entry["path"] for entry in durability.unsynced()["attributes"]} == {"/file", "/tool", "/dir", "/symlink"}
+        model.datastore.crash(names=names, restart=True)
+        assert {name: look(name) for name in before} == before
+    durability.track()
+    change()
+    handle = model.open("file")
+    model.fsync(handle, data_only=True)
+    model.setattr("dir", mode=0o700)
+    model.datastore.crash(names="ordered", restart=True)
+    assert look("file")[0] == "-rw-------" and look("dir")[0] == "drwxrwxrwt"
+    durability.track()
+    model.setattr("file", mode=0o640)
+    model.fsync(model.open("file"))
+    model.setattr("tool", mode=0o700)
+    model.datastore.crash(names="strict", restart=True)
+    assert look("file")[0] == "-rw-r-----" and look("tool")[0] == "-rwxr-xr-x"
+
+
+def test_a_removed_file_comes_back_with_its_attributes(model: Model) -> None:
+    model.create("file", b"content")
+    model.setxattr("file", b"user.note", b"x")
+    model.setattr("file", mode=0o640)
+    model.datastore.durability.track()
+    model.unlink("file")
+    model.datastore.crash(names="ordered", restart=True)
+    assert model.tree() == {"file": b"content"}
+    assert os.getxattr(model.root / "file", "user.note") == b"x"
+    assert stat.S_IMODE(os.stat(model.root / "file").st_mode) == 0o640
 
 
 def test_network_clients_commit_by_close(make: Callable[..., Model]) -> None:

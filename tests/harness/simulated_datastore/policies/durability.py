@@ -11,10 +11,10 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SimulatedDatastoreError
-from ..journal import Content, Journal, Names, State
+from ..journal import Attribute, Attributes, Content, Journal, Names, State
 from ..nodes import Node
 from ..profiles import choose
-from ..request import Request
+from ..request import ATTRIBUTES, NAMES, Request
 from ..system import RENAME_EXCHANGE, RENAME_WHITEOUT
 from . import Policy
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ..datastore import Datastore
 
 KEEPS = ("none", "prefix", "subset", "torn")
-NAMES = ("none", "ordered", "strict")
+ORDERS = ("none", "ordered", "strict")
 #: fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
 _PUNCH = 0x03
-_TRACKED = frozenset({"create", "fsync", "fsyncdir", "close", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "truncate", "unlink", "write"})
+_TRACKED = NAMES | ATTRIBUTES | {"close", "fsync", "fsyncdir", "truncate", "write"}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -71,25 +71,27 @@ class Durability(Policy):
         if not self.tracking:
             raise SimulatedDatastoreError("crash: nothing is known of what was synced, set crash tracking before.")
         choose("keep", keep, KEEPS)
-        choose("names", names, NAMES)
+        choose("names", names, ORDERS)
         for option, value in (("seed", seed), ("count", count), ("state", state)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
 
     def unsynced(self) -> dict[str, Any]:
-        """What a crash could lose, at worst: bytes and ranges by file, and names."""
+        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes."""
         files: dict[int, list[tuple[int, int]]] = {}
-        names = []
+        names, attributes = [], []
         for change in self.journal.pending("strict"):
             if isinstance(change, Content):
                 files.setdefault(change.fid, []).append((change.offset, change.offset + len(change.new)))
+            elif isinstance(change, Attributes):
+                attributes.append({"op": change.op, "path": self._path(change.fid), "journaled": change.journaled})
             else:
                 names.append({"op": change.op, "names": [os.fsdecode(key[1]) for key, _unused, _unused in change.changes], "journaled": change.journaled})
         found = []
         for fid, ranges in files.items():
             merged = _merge(ranges)
             found.append({"path": self._path(fid), "bytes": sum(end - start for start, end in merged), "ranges": merged})
-        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names}
+        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names, "attributes": attributes}
 
     def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
         """The states the disk may be in after a crash now; the number of one is *state* of crash."""
@@ -124,8 +126,10 @@ class Durability(Policy):
         try:
             if op == "write":
                 self._enter_write(request)
-            elif op == "truncate" and "size" in request.arguments:
-                self._enter_truncate(request)
+            elif op == "truncate" or op in ATTRIBUTES:
+                if op == "truncate":
+                    self._enter_truncate(request)
+                self._enter_attributes(request)
             elif op in ("unlink", "rmdir"):
                 request.notes[self.name] = self._fid_at(request.node, request.name or b"")
             elif op == "rename":
@@ -152,6 +156,27 @@ class Durability(Policy):
             old = _read(fd, cut, min(size - cut, self.journal.limit))
         request.notes[self.name] = (fid, old, size)
 
+    def _enter_attributes(self, request: Request) -> None:
+        value = None
+        if request.op in ("removexattr", "setxattr"):
+            with self._nodes.path_of(request.node) as path, contextlib.suppress(OSError):
+                value = os.getxattr(path, request.data)
+        request.notes["attributes"] = (self._nodes.stat(request.node), value)
+
+    def _note_attributes(self, request: Request) -> None:
+        before, value = request.notes["attributes"]
+        after = self._nodes.stat(request.node)
+        names = ["mode", "uid", "gid"]
+        changes: list[tuple[Attribute, object, object]] = []
+        if request.op in ("removexattr", "setxattr"):
+            changes.append((request.data, value, request.arguments))
+        else:
+            # Other times change by themselves.
+            names += [name for name in ("atime_ns", "mtime_ns") if name in request.arguments]
+        changes += [(name, getattr(before, f"st_{name}"), getattr(after, f"st_{name}")) for name in names]
+        if changes := [change for change in changes if change[1] != change[2]]:
+            self.journal.attributes(self._fid(request.node), request.op, *changes)
+
     def after(self, request: Request) -> None:
         op, mount, noted = request.op, request.mount, request.notes.get(self.name)
         network = not mount.export.profile.coherent
@@ -164,15 +189,20 @@ class Durability(Policy):
             if noted is not None:
                 fid, old, size = noted
                 self.journal.content(fid, request.arguments["size"], b"", old, size, cut=request.arguments["size"])
+                if not network:
+                    self._note_attributes(request)
         elif op == "fsync" or (op == "close" and network):
             # A network client commits what it has written when it closes.
             fid = self._ids.get(request.node.ino)
-            self.journal.sync(-1 if fid is None else fid)
+            self.journal.sync(-1 if fid is None else fid, data_only=bool(request.arguments))
         elif op == "fsyncdir":
             self.journal.sync_directory(self._fid(request.node))
         elif op != "close" and not request.skip and not network:
-            # A server answers a change of names when it is on the disk.
-            self._note_names(request)
+            # A server answers a change of names or attributes when it is on the disk.
+            if op not in ATTRIBUTES:
+                self._note_names(request)
+            elif "attributes" in request.notes:
+                self._note_attributes(request)
         if len(self._files) > self.most_files:
             self._release_unused()
 
@@ -237,7 +267,7 @@ class Durability(Policy):
         """Let go of the files that the journal no longer speaks of; of all, when it speaks of too many."""
         used: set[int | None] = set()
         for change in self.journal.changes:
-            if isinstance(change, Content):
+            if not isinstance(change, Names):
                 used.add(change.fid)
             else:
                 used.update(part for key, old, new in change.changes for part in (key[0], old, new))
@@ -273,6 +303,8 @@ class Durability(Policy):
         for fid, steps in self.journal.contents(chosen, names).items():
             for step, change, size in steps:
                 _replay(self._files[fid].fd, step, change, size)
+        for fid, values in self.journal.attribute_values(chosen, names).items():
+            _set_attributes(f"/proc/self/fd/{self._files[fid].fd}", values)
         self._apply_names(chosen, names)
         self.journal.changes.clear()
         self.journal.weight = 0
@@ -348,6 +380,8 @@ class Durability(Policy):
         else:
             os.mknod(name, status.st_mode, status.st_rdev, dir_fd=where)
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=where)
+        for attribute in os.listxattr(f"/proc/self/fd/{file.fd}"):
+            os.setxattr(f"/proc/self/fd/{fd}", attribute, os.getxattr(f"/proc/self/fd/{file.fd}", attribute))
         os.chown(name, status.st_uid, status.st_gid, dir_fd=where, follow_symlinks=False)
         if kind != stat.S_IFLNK:
             os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=where)
@@ -371,6 +405,22 @@ def _replay(fd: int, step: str, change: Content, size: int) -> None:
         os.ftruncate(fd, change.cut)
     else:
         _write(fd, change.new[:size], change.offset)
+
+
+def _set_attributes(path: str, values: dict[Attribute, Any]) -> None:
+    """*path* leads to the file itself. The mode comes after what changes it along: ACLs and owners."""
+    now = os.stat(path)
+    for name, value in values.items():
+        if isinstance(name, bytes):
+            if value is None:
+                os.removexattr(path, name)
+            else:
+                os.setxattr(path, name, value)
+    if "uid" in values or "gid" in values:
+        os.chown(path, values.get("uid", -1), values.get("gid", -1))
+    if not stat.S_ISLNK(now.st_mode):
+        os.chmod(path, stat.S_IMODE(values.get("mode", now.st_mode)))
+    os.utime(path, ns=(values.get("atime_ns", now.st_atime_ns), values.get("mtime_ns", now.st_mtime_ns)))
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
@@ -428,11 +478,13 @@ def _merge(ranges: list[tuple[int, int]]) -> list[list[int]]:
     return merged
 
 
-def _text(change: Content | Names) -> str:
+def _text(change: Content | Names | Attributes) -> str:
     if isinstance(change, Content):
         what = f"truncate to {change.cut}" if change.cut is not None else f"write {len(change.new)}@{change.offset}"
         return f"{change.seq}: {what}"
+    if isinstance(change, Attributes):
+        return f"{change.seq}: {change.op} {', '.join(os.fsdecode(name) for name, _unused, _unused in change.changes)}"
     return f"{change.seq}: {change.op} {' -> '.join(os.fsdecode(key[1]) for key, _unused, _unused in change.changes)}"
 
 
-__all__ = ["KEEPS", "NAMES", "Durability"]
+__all__ = ["KEEPS", "ORDERS", "Durability"]
