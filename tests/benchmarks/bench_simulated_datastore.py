@@ -148,9 +148,10 @@ def fetch_example(root: Path) -> Path | None:
                           capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return None
+    script = root / "passthroughfs.py"
     with tarfile.open(next(root.glob("pyfuse3-*.tar.gz"))) as archive:
-        archive.extractall(root, filter="data")
-    return next(root.glob("pyfuse3-*/examples/passthroughfs.py"), None)
+        script.write_bytes(archive.extractfile(f"pyfuse3-{number}/examples/{script.name}").read())  # type: ignore[union-attr]
+    return script
 
 
 @contextmanager

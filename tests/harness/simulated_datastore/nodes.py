@@ -25,8 +25,8 @@ _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class Node:
     """A file, directory or other inode of the backing directory that some client knows."""
 
-    __slots__ = ("_path", "_path_epoch", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "orphan", "pin", "stale", "table",
-                 "version")
+    __slots__ = ("_path", "_path_epoch", "counted", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "orphan", "pin", "stale",
+                 "table", "version")
 
     def __init__(self, table: NodeTable, ino: int, kind: int, generation: int = 0) -> None:
         self.table = table
@@ -44,6 +44,8 @@ class Node:
         self.stale = False
         #: Known to carry no ``security.capability``, which the kernel asks for before each write.
         self.no_capability = False
+        #: For capacity: the owner and the blocks that this is counted with, None when they have to be looked up.
+        self.counted: tuple[int, int] | None = None
         #: Counts changes of content, for close-to-open.
         self.version = 0
         #: Has no name any more; capacity counts it while it is open.

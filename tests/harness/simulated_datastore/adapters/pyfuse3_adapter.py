@@ -27,6 +27,7 @@ from ..errors import SimulatedDatastoreError
 from ..file_system import CAPABILITY
 from ..mount import Mount
 from ..nodes import Node
+from ..request import Request
 from ..system import mounts
 from .pyfuse3_module import fresh_module
 
@@ -65,9 +66,8 @@ class Pyfuse3Adapter:
         # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
         self.device = next((device for device, path, _unused in reversed(mounts()) if path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
-        poll = select.poll()
-        poll.register(self._session_fd(), select.POLLIN)
-        self._trio.poll = poll.poll
+        _sessions.register(self._session_fd(), select.POLLIN)
+        self._trio.ready = _ready(self.session_fd, mount.datastore.parked)
         mount.relieve = self._relieve
 
     def _session_fd(self) -> int:
@@ -112,6 +112,7 @@ class Pyfuse3Adapter:
 
     def close(self) -> None:
         """Unmount and free the session; the kernel answers what is still asked with ENOTCONN."""
+        _sessions.unregister(self.session_fd)
         self._pyfuse3.close(unmount=True)
         _adapters.remove(self)
 
@@ -162,8 +163,22 @@ class Pyfuse3Adapter:
         return _ROOT if node is self.mount.nodes.root else node.ino
 
 
+#: The descriptors of all sessions.
+_sessions = select.poll()
 #: Of this process, one a mount.
 _adapters: list[Pyfuse3Adapter] = []
+
+
+def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
+    """A function that tells whether a request is there, or comes within a millisecond in which nobody else has anything to do."""
+    poll = _sessions.poll
+
+    def ready() -> bool:
+        for fd, _unused in poll(0 if parked else 1):  # noqa: SIM110
+            if fd == session_fd:
+                return True
+        return False
+    return ready
 
 
 def _read_ahead(device: str, size: int = 1024) -> None:
@@ -384,11 +399,14 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         async def setxattr(self, number: int, name: bytes, value: bytes, ctx: Any) -> None:
             await mount.setxattr(real(number), name, value, ctx)
 
-        @guard
         async def getxattr(self, number: int, name: bytes, ctx: Any) -> bytes:
-            if name == CAPABILITY and nodes.get(real(number)).no_capability:
-                # The kernel asks before each write, for itself: nothing that a client does, and half the time of small writes.
-                raise OSError(errno.ENODATA, "")
+            # The kernel asks for this one before each write, for itself: nothing that a client does, and half the time of small writes.
+            if name == CAPABILITY and (node := nodes.known(real(number))) is not None and node.no_capability and not node.stale:
+                raise fuse_error(errno.ENODATA)
+            return await self._getxattr(number, name, ctx)
+
+        @guard
+        async def _getxattr(self, number: int, name: bytes, ctx: Any) -> bytes:
             return await mount.getxattr(real(number), name, ctx)
 
         @guard

@@ -7,6 +7,7 @@ closed, directories as far as they take blocks there. Usage is counted once, whe
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -139,15 +140,17 @@ class Capacity(Policy):
             self._count(self._accounts)
 
     def _count(self, accounts: list[Account]) -> None:
+        for node in self._nodes:
+            node.counted = None
         seen: set[int] = set()
         for path, status in self._walk():
             if status.st_ino not in seen:
                 seen.add(status.st_ino)
-                _charge(accounts, status, path, blocks(status), 1)
+                _charge(accounts, status.st_uid, path, blocks(status), 1)
         for node in self._nodes:
             if node.orphan and node.handles and node.ino not in seen:
                 status = self._nodes.stat(node)
-                _charge(accounts, status, node.path, blocks(status), 1)
+                _charge(accounts, status.st_uid, node.path, blocks(status), 1)
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
         """Everything in the backing directory that clients can see."""
@@ -201,7 +204,7 @@ class Capacity(Policy):
             uid = os.fstat(handle.fd).st_uid
             path = request.path
             accounts = [account for account in accounts if account.covers(uid, path)]
-        tightest = min(accounts, key=Account.free)
+        tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=Account.free)
         free = tightest.free()
         need = (offset + fits - 1) // BLOCK - offset // BLOCK + 1 if fits else 0
         if need > free:
@@ -243,14 +246,12 @@ class Capacity(Policy):
             raise OSError(number, os.strerror(number))
 
     def enter(self, request: Request) -> None:
-        """Look at what the request may change."""
-        before = []
-        for node in {request.node, request.new_parent} - {None}:
-            try:
-                before.append((node, self._nodes.stat(node)))  # type: ignore[arg-type]
-            except OSError:
-                continue
-        request.notes[self.name] = before
+        """Look at what the request may change, where that isn't known."""
+        for node in (request.node, request.new_parent):
+            if node is not None and node.counted is None:
+                with contextlib.suppress(OSError):
+                    status = self._nodes.stat(node)
+                    node.counted = (status.st_uid, blocks(status))
 
     def after(self, request: Request) -> None:
         if request.op == "statfs":
@@ -263,20 +264,14 @@ class Capacity(Policy):
         for account in accounts:
             account.reserved -= need
             account.reserved_inodes -= inodes
-        for node, before in request.notes.get(self.name, ()):
-            try:
-                after = self._nodes.stat(node)
-            except OSError:
-                continue
-            if after.st_uid != before.st_uid:
-                _charge(self._accounts, before, node.path, -blocks(before), -1)
-                _charge(self._accounts, after, node.path, blocks(after), 1)
-            elif after.st_blocks != before.st_blocks:
-                _charge(self._accounts, after, node.path, blocks(after) - blocks(before), 0)
+        self._measure(request.node)
+        if request.new_parent is not None:
+            self._measure(request.new_parent)
         if request.error or request.skip:
             return
         if request.op in _NEW and "existed" not in request.notes:
-            _charge(self._accounts, request.stat, request.path, blocks(request.stat), 1)
+            uid, number = request.found.counted = (request.stat.st_uid, blocks(request.stat))  # type: ignore[union-attr]
+            _charge(self._accounts, uid, request.path, number, 1)
         elif request.op in ("rmdir", "unlink"):
             self._removed(request.stat, request.found, request.path)
         elif request.op == "rename":
@@ -284,17 +279,37 @@ class Capacity(Policy):
             if old is not None and old.st_ino != request.stat.st_ino and not request.flags & 2:
                 self._removed(old, replaced, request.new_path)
 
+    def _measure(self, node: Node) -> None:
+        """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some of it later than it was written."""
+        before = node.counted
+        if before is None:
+            return
+        try:
+            status = self._nodes.stat(node)
+        except OSError:
+            return
+        uid, number = node.counted = (status.st_uid, blocks(status))
+        if uid != before[0]:
+            _charge(self._accounts, before[0], node.path, -before[1], -1)
+            _charge(self._accounts, uid, node.path, number, 1)
+        elif number != before[1]:
+            _charge(self._accounts, uid, node.path, number - before[1], 0)
+
     def _removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
         """A name of a file has gone, and with the last one the file, unless it is open."""
         if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
             if node is not None and node.handles:
                 node.orphan = True
             else:
-                _charge(self._accounts, status, path, -blocks(status), -1)
+                uid, number = (node and node.counted) or (status.st_uid, blocks(status))
+                _charge(self._accounts, uid, path, -number, -1)
 
-    def closed(self, node: Node, status: os.stat_result) -> None:
+    def closed(self, node: Node) -> None:
         """The last descriptor of a nameless file is closed."""
-        _charge(self._accounts, status, node.path, -blocks(status), -1)
+        if self._accounts:
+            status = self._nodes.stat(node)
+            uid, number = node.counted or (status.st_uid, blocks(status))
+            _charge(self._accounts, uid, node.path, -number, -1)
 
     def _statfs(self, below: Any) -> Statvfs:
         whole = self._accounts[0]
@@ -312,9 +327,9 @@ class Capacity(Policy):
         return Statvfs(BLOCK, BLOCK, *sizes, *files, below.f_namemax)
 
 
-def _charge(accounts: list[Account], status: os.stat_result, path: bytes, number: int, inodes: int) -> None:
+def _charge(accounts: list[Account], uid: int, path: bytes, number: int, inodes: int) -> None:
     for account in accounts:
-        if account.covers(status.st_uid, path):
+        if account.covers(uid, path):
             account.used += number
             account.inodes += inodes
 

@@ -87,7 +87,7 @@ class _Active:
     def applies(self, request: Request) -> bool:
         """Count a match, and tell whether it is a hit."""
         rule = self.rule
-        if request.op not in self.ops or (rule.client is not None and rule.client != request.mount.client):
+        if rule.client is not None and rule.client != request.mount.client:
             return False
         if rule.uid is not None and (request.caller is None or request.caller.uid != rule.uid):
             return False
@@ -116,6 +116,8 @@ class Rules(Policy):
     def __init__(self, datastore: Datastore) -> None:
         self._datastore = datastore
         self._rules: dict[str, _Active] = {}
+        #: The rules that may concern an operation.
+        self._by_op: dict[str, list[_Active]] = {}
         self._next = 1
 
     # Control
@@ -136,8 +138,12 @@ class Rules(Policy):
         rule = Rule(**given)
         active = _Active(rule, self._check(rule))
         self._rules[rule.id] = active
-        self._datastore.recompile()
+        self._changed()
         return active.status()
+
+    def _changed(self) -> None:
+        self._by_op = {op: found for op in OPERATIONS if (found := [active for active in self._rules.values() if op in active.ops])}
+        self._datastore.recompile()
 
     def _check(self, rule: Rule) -> frozenset[str]:
         """The operations of *rule*."""
@@ -186,7 +192,7 @@ class Rules(Policy):
         """Take a rule out of force; who hangs because of it goes on."""
         active = self._rules.pop(choose("id", id, list(self._rules)))
         active.released.set()
-        self._datastore.recompile()
+        self._changed()
         return active.status()
 
     def clear(self) -> int:
@@ -199,14 +205,14 @@ class Rules(Policy):
     # The pipeline
 
     def concerns(self, op: str) -> bool:
-        return any(op in active.ops for active in self._rules.values())
+        return op in self._by_op
 
     async def before(self, request: Request) -> None:
         later = []
-        for active in list(self._rules.values()):
-            rule = active.rule
+        for active in self._by_op.get(request.op, ()):
             if not active.applies(request):
                 continue
+            rule = active.rule
             if rule.when == "after" or (rule.action == "corrupt" and request.op == "read"):
                 later.append(active)
             elif rule.action == "delay":
