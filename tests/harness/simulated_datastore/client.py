@@ -176,7 +176,8 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
         if running.alive():
             raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
         running.runtime.mkdir(mode=0o700)
-        process = subprocess.Popen([sys.executable, "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        # -P: what is in the current directory is no part of the program.
+        process = subprocess.Popen([sys.executable, "-P", "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                                    env=environment, start_new_session=True)
         record = {"pid": process.pid, "started": _started(process.pid), "mounts": mounts}
         running._note(record)

@@ -50,7 +50,7 @@ def mount() -> FakeMount:
 
 @pytest.fixture
 def handlers(mount: FakeMount) -> Any:
-    return _operations(SimpleNamespace(mount=mount, trim=10), pyfuse3, acl=True)  # type: ignore[arg-type]
+    return _operations(SimpleNamespace(mount=mount, trim_nodes=lambda: None), pyfuse3, acl=True)  # type: ignore[arg-type]
 
 
 CONTEXT = SimpleNamespace(uid=0, gid=0, pid=1)

@@ -15,6 +15,7 @@ import os
 import select
 import stat
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -51,6 +52,9 @@ class Pyfuse3Adapter:
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
+        self._trim_again = 0.0
+        self._session_lock = threading.Lock()
+        self._closed = False
         all_squash = mount.export.squash == "all"
         options = {"fsname=simulated-datastore", f"subtype={mount.client}", "allow_other", "dev", "suid"}
         if not all_squash:
@@ -113,6 +117,11 @@ class Pyfuse3Adapter:
     def close(self) -> None:
         """Unmount and free the session; the kernel answers what is still asked with ENOTCONN."""
         _sessions.unregister(self.session_fd)
+        # A thread that is just invalidating uses the session; one that waits in the kernel goes on when the mount goes.
+        locked = self._session_lock.acquire(timeout=2)
+        self._closed = True
+        if locked:
+            self._session_lock.release()
         self._pyfuse3.close(unmount=True)
         _adapters.remove(self)
 
@@ -132,10 +141,13 @@ class Pyfuse3Adapter:
 
     def _invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
         try:
-            if node is not None:
-                self._pyfuse3.invalidate_inode(self.number(node), attr_only=stat.S_ISDIR(node.kind))
-            elif parent is not None:
-                self._pyfuse3.invalidate_entry(self.number(parent), name)
+            with self._session_lock:
+                if self._closed:
+                    return
+                if node is not None:
+                    self._pyfuse3.invalidate_inode(self.number(node), attr_only=stat.S_ISDIR(node.kind))
+                elif parent is not None:
+                    self._pyfuse3.invalidate_entry(self.number(parent), name)
         except OSError as error:
             # The kernel doesn't know it, or the mount is going.
             if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EBADF, errno.ENODEV):
@@ -143,20 +155,29 @@ class Pyfuse3Adapter:
 
     def trim_nodes(self) -> None:
         """Have the kernel forget names while it knows too many: what is in use stays."""
-        mount = self.mount
-        if self._trimming or len(mount.lookups) <= self.trim:
+        if len(self.mount.lookups) <= self.trim or self._trimming or time.monotonic() < self._trim_again:
             return
         self._trimming = True
-        names = []
-        for ino in list(mount.lookups)[:len(mount.lookups) - self.trim * 3 // 4]:
-            node = mount.nodes.known(ino)
-            if node is not None and not node.handles and node.links and not stat.S_ISDIR(node.kind):
-                names.extend(node.links)
-        threading.Thread(target=self._trim, args=(names,), daemon=True).start()
+        threading.Thread(target=self._trim, name=f"trim-{self.mount.client}", daemon=True).start()
 
-    def _trim(self, names: list[tuple[Node, bytes]]) -> None:
-        for parent, name in names:
-            self._invalidate(None, parent, name)
+    def _trim(self) -> None:
+        lookups = self.mount.lookups
+        try:
+            while len(lookups) > self.trim:
+                oldest = list(lookups)[:len(lookups) - self.trim * 3 // 4]
+                for ino in oldest:
+                    node = self.mount.nodes.known(ino)
+                    if node is not None and not node.handles and not stat.S_ISDIR(node.kind):
+                        for parent, name in list(node.links):
+                            self._invalidate(None, parent, name)
+                # It tells a little later what it has forgotten.
+                time.sleep(0.1)
+                if all(ino in lookups for ino in oldest):
+                    # All are in use: to try again has its price.
+                    self._trim_again = time.monotonic() + 1
+                    break
+        except Exception:
+            _log.exception("a bug in the forgetting of %s", self.mount.client)
         self._trimming = False
 
     def number(self, node: Node) -> int:
@@ -211,23 +232,28 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         return root_ino if number == _ROOT else number
 
     def attributes(node: Node, status: os.stat_result) -> Any:
-        entry = entry_attributes()
-        entry.st_ino = _ROOT if node is root else node.ino
-        entry.generation = node.generation
-        entry.entry_timeout = timeout
-        entry.attr_timeout = timeout
-        entry.st_mode = status.st_mode
-        entry.st_nlink = status.st_nlink
-        entry.st_uid = status.st_uid
-        entry.st_gid = status.st_gid
-        entry.st_rdev = status.st_rdev
-        entry.st_size = status.st_size
-        entry.st_blksize = status.st_blksize
-        entry.st_blocks = status.st_blocks
-        entry.st_atime_ns = status.st_atime_ns
-        entry.st_mtime_ns = status.st_mtime_ns
-        entry.st_ctime_ns = status.st_ctime_ns
-        return entry
+        found = entry_attributes()
+        found.st_ino = _ROOT if node is root else node.ino
+        found.generation = node.generation
+        found.entry_timeout = timeout
+        found.attr_timeout = timeout
+        found.st_mode = status.st_mode
+        found.st_nlink = status.st_nlink
+        found.st_uid = status.st_uid
+        found.st_gid = status.st_gid
+        found.st_rdev = status.st_rdev
+        found.st_size = status.st_size
+        found.st_blksize = status.st_blksize
+        found.st_blocks = status.st_blocks
+        found.st_atime_ns = status.st_atime_ns
+        found.st_mtime_ns = status.st_mtime_ns
+        found.st_ctime_ns = status.st_ctime_ns
+        return found
+
+    def entry(done: Request) -> Any:
+        """The node that the client has been given; too many of them, and the kernel is asked to forget some."""
+        adapter.trim_nodes()
+        return attributes(done.found, done.stat)
 
     def guard(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         @functools.wraps(handler)
@@ -248,10 +274,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
 
         @guard
         async def lookup(self, parent: int, name: bytes, ctx: Any) -> Any:
-            done = await mount.lookup(real(parent), name, ctx)
-            if len(mount.lookups) > adapter.trim:
-                adapter.trim_nodes()
-            return attributes(done.found, done.stat)
+            return entry(await mount.lookup(real(parent), name, ctx))
 
         def forget(self, forgets: list[tuple[int, int]]) -> None:
             try:
@@ -290,13 +313,11 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
 
         @guard
         async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> Any:
-            done = await mount.mknod(real(parent), name, mode, rdev, ctx)
-            return attributes(done.found, done.stat)
+            return entry(await mount.mknod(real(parent), name, mode, rdev, ctx))
 
         @guard
         async def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> Any:
-            done = await mount.mkdir(real(parent), name, mode, ctx)
-            return attributes(done.found, done.stat)
+            return entry(await mount.mkdir(real(parent), name, mode, ctx))
 
         @guard
         async def unlink(self, parent: int, name: bytes, ctx: Any) -> None:
@@ -308,8 +329,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
 
         @guard
         async def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> Any:
-            done = await mount.symlink(real(parent), name, target, ctx)
-            return attributes(done.found, done.stat)
+            return entry(await mount.symlink(real(parent), name, target, ctx))
 
         @guard
         async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: Any) -> None:
@@ -317,8 +337,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
 
         @guard
         async def link(self, number: int, new_parent: int, new_name: bytes, ctx: Any) -> Any:
-            done = await mount.link(real(number), real(new_parent), new_name, ctx)
-            return attributes(done.found, done.stat)
+            return entry(await mount.link(real(number), real(new_parent), new_name, ctx))
 
         @guard
         async def open(self, number: int, flags: int, ctx: Any) -> Any:
@@ -335,7 +354,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         @guard
         async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: Any) -> Any:
             done = await mount.create(real(parent), name, mode, flags, ctx)
-            return file_info(fh=done.result.number, direct_io=strict), attributes(done.found, done.stat)
+            return file_info(fh=done.result.number, direct_io=strict), entry(done)
 
         @guard
         async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -376,8 +395,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
                 if position > 1:
                     # "." and ".." aren't counted by the kernel.
                     mount.count(node)
-            if len(mount.lookups) > adapter.trim:
-                adapter.trim_nodes()
+            adapter.trim_nodes()
 
         @guard
         async def releasedir(self, fh: int) -> None:
