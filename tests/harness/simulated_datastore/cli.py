@@ -21,7 +21,13 @@ from .values import assignments
 
 
 def main() -> NoReturn:
-    options = _parser().parse_args()
+    parser = _parser()
+    options, rest = parser.parse_known_args()
+    # What comes after an option is left over where a command takes any number of words.
+    if rest and (not hasattr(options, "words") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.words += rest
     try:
         code = options.work(options)
     except SimulatedDatastoreError as error:

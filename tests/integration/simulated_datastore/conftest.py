@@ -17,16 +17,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "harness"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from sd_mounted import Mounted  # noqa: E402
+from simulated_datastore.system import mounts  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def tmpfs() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.fail("The integration tests of the simulated datastore mount file systems: run them as root.")
+    for _unused, mount_point, source in mounts():
+        # Of a session that was killed.
+        if source.startswith("tests-of-") and not Path("/proc", source.removeprefix("tests-of-")).exists():
+            subprocess.run(["umount", "--lazy", mount_point], check=True)
+            os.rmdir(mount_point)
     # pytest closes its own directory to other users, and tests act as such.
     path = Path(tempfile.mkdtemp(prefix="simulated-datastore-tests-"))
     path.chmod(0o755)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=755", "tests", str(path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g,mode=755", f"tests-of-{os.getpid()}", str(path)], check=True)
     yield path
     subprocess.run(["umount", "--lazy", str(path)], check=True)
     path.rmdir()

@@ -57,6 +57,7 @@ def test_a_session(shell: Shell) -> None:
     shell("rule", "add", "ops=write,create", "path=*.qcow2", "error=EDQUOT")
     assert subprocess.run(["sh", "-c", "echo x > one/a.qcow2"], cwd=root, check=False, stderr=subprocess.DEVNULL).returncode != 0
     assert "rule-1" in shell("rule", "list")
+    assert shell.json("rule", "add", "-d", "backing", "id=later", "ops=mkdir", "--json", "times=1")[0]["id"] == "later"
     assert shell.json("rule", "list")[0]["hits"] == 1
     (root / "two/file").write_text("content")
     assert shell.json("status")["backing"]["capacity"]["size"] == 1 << 20
@@ -90,6 +91,15 @@ def test_what_is_refused(shell: Shell) -> None:
     (shell.root / "one/file").write_bytes(b"x" * 100_000)
     assert "below the" in shell("set", "size=4096", code=1)
     assert "usage" in shell("explode", code=2)
+    assert "unrecognized" in shell("rule", "add", "ops=write", "--eror=EIO", code=2)
+
+
+def test_without_fuse(shell: Shell) -> None:
+    hidden = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec \"$@\""
+    command = ["unshare", "--mount", "sh", "-c", hidden, "sh", sys.executable, "-m", "simulated_datastore", "mount", "backing", "one", "--log", "log"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=shell.environment, cwd=shell.root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "simulated-datastore: There is no /dev/fuse: load the kernel module fuse, or give the container the device.\n"
 
 
 def test_a_dead_daemon(shell: Shell) -> None:
