@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .nodes import Node, NodeTable
 from .open_files import flags_below
 from .request import Request
-from .system import RENAME_EXCHANGE, renameat2
+from .system import RENAME_EXCHANGE, lines, renameat2
 
 if TYPE_CHECKING:
     from .mount import Handle
@@ -342,7 +342,7 @@ def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
 def _groups(pid: int, group: int) -> set[int]:
     """The groups of a process, its *group* and the supplementary ones."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        for line in lines(Path(f"/proc/{pid}/status")):
             if line.startswith("Groups:"):
                 return {group, *map(int, line.split()[1:])}
     except OSError:

@@ -41,10 +41,15 @@ def die_with_parent(signal: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
+def lines(path: Path) -> list[str]:
+    """The lines of a file of proc(5): a line feed alone ends one, while names may hold what else :meth:`str.splitlines` takes for an end."""
+    return path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+
+
 def mounts() -> list[tuple[str, str, str]]:
     """Device number, mount point and source of what is mounted here (proc_pid_mountinfo(5))."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    for line in lines(Path("/proc/self/mountinfo")):
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1:]
         found.append((fields[2], _unescape(fields[4]), _unescape(rest[1])))
@@ -57,4 +62,4 @@ def _unescape(text: str) -> str:
     return text
 
 
-__all__ = ["MNT_DETACH", "MNT_FORCE", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "die_with_parent", "mounts", "renameat2", "unmount"]
+__all__ = ["MNT_DETACH", "MNT_FORCE", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "die_with_parent", "lines", "mounts", "renameat2", "unmount"]

@@ -313,7 +313,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
 
 
 def test_a_name_can_be_taken_again_at_once(tmpfs: Path) -> None:
-    root = tmpfs / "again\nand again"
+    root = tmpfs / "again\nand\ragain\x85"
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
     for _unused in range(10):
