@@ -153,7 +153,7 @@ class SimulatedDatastoreService(Service):
                 raise Conflict(f"The mount of {client!r} has {name} {now[name]!r}, not {value!r}: unmount the datastore first.")
 
     def _plan_settings(self, plan: Plan, now: Mapping[str, object]) -> None:
-        wanted = {key: value for key, value in (self.wish.settings or {}).items() if now.get(key) != value}
+        wanted = {key: value for key, value in (self.wish.settings or {}).items() if not _holds(now.get(key), value)}
         if wanted:
             words = [f"{key}={json.dumps(value)}" for key, value in wanted.items()]
             plan.actions.append(Action("set", self.wish.name, {key: now.get(key) for key in wanted}, dict(wanted), self._do("set", "--", *words)))
@@ -176,6 +176,13 @@ class SimulatedDatastoreService(Service):
 
     def _do(self, command: str, *words: str):
         return _quiet(functools.partial(self.wish.tool.on, command, *words))
+
+
+def _holds(now: object, wanted: object) -> bool:
+    """Whether a setting is as ``wanted``; of latencies by operation, those that aren't given may be any."""
+    if isinstance(wanted, Mapping) and isinstance(now, Mapping):
+        return all(now.get(key) == value for key, value in wanted.items())
+    return now == wanted or (isinstance(now, Mapping) and now == {"all": wanted})
 
 
 def _quiet(work):

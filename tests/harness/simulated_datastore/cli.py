@@ -155,6 +155,9 @@ def _describe(name: str, status: dict[str, Any]) -> str:
     if capacity["limited"]:
         lines.append(f"used {capacity['used']} of {capacity['size'] or 'unlimited'} bytes, {capacity['inodes_used']} of "
                      f"{capacity['inodes'] or 'unlimited'} inodes")
+    policies = {key: value for key, value in status["settings"].items() if value and key not in ("size", "inodes", "seed", "state", "error")}
+    if policies:
+        lines.append("in force: " + " ".join(f"{key}={json.dumps(value)}" for key, value in policies.items()))
     clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
                for client, mount in status["clients"].items()]
     lines.append(_table(clients, ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]))
@@ -164,8 +167,8 @@ def _describe(name: str, status: dict[str, Any]) -> str:
 
 
 def _rules(rules: list[dict[str, Any]]) -> str:
-    return _table(rules, ["id", "ops", "path", "client", "uid", "when", "nth", "after", "every", "times", "probability", "bytes", "action", "error", "matches",
-                          "hits"])
+    return _table(rules, ["id", "ops", "path", "client", "uid", "when", "nth", "after", "every", "times", "probability", "bytes", "action", "error", "delay",
+                          "keep", "dirty", "matches", "hits"])
 
 
 def _set(options: argparse.Namespace) -> None:
@@ -190,7 +193,8 @@ def _rule(options: argparse.Namespace) -> None:
         rules = control.call("rule.list")
         if options.action == "clear":
             control.call("rule.clear")
-    _print(options, rules, lambda: _rules(rules) if rules else "There are no rules.")
+    gone = "deleted:\n" if options.action in ("del", "clear") else ""
+    _print(options, rules, lambda: gone + _rules(rules) if rules else "There are no rules.")
 
 
 def _crash(options: argparse.Namespace) -> None:
@@ -219,6 +223,8 @@ def _ledger(options: argparse.Namespace) -> None:
         number = control.call("ledger.mark", name=options.mark)
         _print(options, {"mark": options.mark, "next": number}, lambda: f"{options.mark}: from entry {number} on")
         return
+    if options.op:
+        options.op = [op for word in options.op for op in word.split(",")]
     criteria = {name: getattr(options, name) for name in ("op", "path", "client", "rule", "since") if getattr(options, name) is not None}
     if criteria.get("since", "").isdecimal():
         # An entry's number; else it is a mark.
@@ -228,13 +234,16 @@ def _ledger(options: argparse.Namespace) -> None:
         _print(options, rows, lambda: _table(rows, ["client", "op", "requests", "bytes", "errors"]))
     else:
         rows = control.call("ledger.query", limit=options.limit, **criteria)
-        _print(options, rows, lambda: _table(rows, ["seq", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules"]))
+        columns = ["seq", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules"]
+        _print(options, rows, lambda: _table(rows, columns) if rows else "No entries match.")
 
 
 def _umount(options: argparse.Namespace) -> None:
     found = _chosen(options)
     if options.client:
         found.control().call("umount", client=options.client)
+    elif not found.runtime.exists():
+        raise SimulatedDatastoreError(f"There is no datastore {found.name!r}.")
     else:
         found.end()
     _print(options, {"datastore": found.name, "client": options.client}, lambda: f"{found.name}: unmounted")

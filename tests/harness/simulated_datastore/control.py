@@ -84,6 +84,8 @@ class ControlServer:
             params = message.get("params", {})
             parameters = inspect.signature(method).parameters
             if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+                if params and not parameters:
+                    raise SimulatedDatastoreError(f"params of {message['method']}: it takes none.")
                 for key in params:
                     choose(f"params of {message['method']}", key, sorted(parameters))
                 missing = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty and key not in params]

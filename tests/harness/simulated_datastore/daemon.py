@@ -6,6 +6,7 @@ standard input as JSON; one line of JSON on standard output says that it is read
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import logging
 import os
@@ -82,6 +83,8 @@ class Daemon:
                 await nursery.start(self._signals)
                 await nursery.start(server.serve)
                 for mount in self.config["mounts"]:
+                    for key in mount:
+                        choose("mount", key, list(inspect.signature(self.add_mount).parameters))
                     await self.add_mount(**mount)
                 nursery.start_soon(self._write_ledger)
                 if "parent" in self.config:

@@ -60,7 +60,7 @@ class Methods:
     def advance(self, seconds: float) -> float:
         clock = self.datastore.clock
         if clock.kind != "mock":
-            raise SimulatedDatastoreError("clock.advance: the clock of this daemon is the real one, start it with clock: mock.")
+            raise SimulatedDatastoreError("clock.advance: the clock of this daemon is the real one, mount with --mock-clock (clock: mock).")
         try:
             clock.advance(seconds)
         except (TypeError, ValueError) as error:

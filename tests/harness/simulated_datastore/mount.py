@@ -74,7 +74,7 @@ class Mount:
         self.handles: dict[int, Handle] = {}
         #: How often this client has been given a node, by inode number.
         self.lookups: dict[int, int] = {}
-        #: The state of content that this client has seen, for close-to-open.
+        #: The version of the content whose attributes this client was given last, for close-to-open.
         self.seen: dict[int, int] = {}
         #: Called before a request waits for something: the adapter lets another task read on.
         self.relieve: Callable[[], None] = lambda: None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,11 @@ def load(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise SimulatedDatastoreError(f"The scenario {str(path)!r} isn't YAML: {' '.join(str(error).split())}.") from error
     schema.check(data)
+    clients = [client["client"] for client in data["clients"]]
+    for step in data.get("steps", ()):
+        for name in re.findall(r"\{([A-Za-z0-9_.-]+)\}", " ".join(step.get("run", ()))):
+            if name not in clients:
+                raise SimulatedDatastoreError(f"run: {'{' + name + '}'!r} isn't the mount point of a client, the clients are {', '.join(clients)}.")
     return data
 
 

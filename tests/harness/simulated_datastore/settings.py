@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .client import Control
+from .errors import SimulatedDatastoreError
 from .profiles import choose
 from .values import size
 
@@ -16,17 +17,31 @@ KEYS = (*_CAPACITY, *_SCHEDULE, *_STATE, "crash_tracking")
 
 
 def apply(control: Control, settings: dict[str, Any]) -> None:
-    """Put *settings* into force: limits one by one, a schedule and a state as a whole. Raises :class:`SimulatedDatastoreError`."""
+    """Put *settings* into force; what isn't given stays, latencies by operation too, but for a state, which is set as a whole. Raises
+    :class:`SimulatedDatastoreError`."""
     for key in settings:
         choose("set", key, KEYS)
     given = {key: size(value) if key in ("size", "max_file", "read", "write") else value for key, value in settings.items()}
     if isinstance(given.get("quotas"), list):
         given["quotas"] = [{**quota, "size": size(quota["size"])} if isinstance(quota, dict) and "size" in quota else quota for quota in given["quotas"]]
+    for key in _STATE[1:]:
+        if key in given and "state" not in given:
+            raise SimulatedDatastoreError(f"{key}: it belongs to a state, give state= with it.")
+    if given.keys() & set(_SCHEDULE):
+        given = {**given, **_schedule(control.call("status")["schedule"], given)}
     for method, keys in (("resize", _CAPACITY), ("schedule.set", _SCHEDULE), ("state.set", _STATE)):
         if part := {key: given[key] for key in keys if key in given}:
             control.call(method, **part)
     if "crash_tracking" in given:
         control.call("crash.track", enabled=given["crash_tracking"])
+
+
+def _schedule(now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The whole schedule, with what is *given*; a latency of None goes."""
+    latency = given.get("latency", {})
+    if isinstance(latency, dict):
+        latency = {op: value for op, value in {**now["latency"], **latency}.items() if value is not None}
+    return {**now, **{key: given[key] for key in _SCHEDULE if key in given}, "latency": latency}
 
 
 __all__ = ["KEYS", "apply"]

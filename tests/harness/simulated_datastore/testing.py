@@ -12,6 +12,7 @@ from typing import Any
 
 from . import settings
 from .client import Control, Running, start
+from .profiles import choose
 from .request import expand
 
 #: What a fault walker injects unless told otherwise: what disks, servers and quotas answer.
@@ -115,7 +116,7 @@ class SimulatedDatastore:
 
     def path(self, client: str = "host1") -> Path:
         """The mount point of a client."""
-        return self._mount_points[client]
+        return self._mount_points[choose("client", client, list(self._mount_points))]
 
     def status(self) -> dict[str, Any]:
         return self.control.call("status")

@@ -67,10 +67,17 @@ def test_a_session(shell: Shell) -> None:
     shell("ledger", "--mark", "here")
     assert shell.json("ledger", "--since", "here") == []
     shell("rule", "clear")
+    assert shell.json("rule", "add", "ops=write", "path=never")[0]["id"] == "rule-2"
+    assert "No entries match." in shell("ledger", "--rule", "rule-2", "--op", "read,write")
+    shell("set", "latency.read=0.001", "latency.write=0.002")
+    shell("set", "latency.fsync=0.003", "latency.write=null")
+    assert shell.json("status")["backing"]["schedule"]["latency"] == {"read": 0.001, "fsync": 0.003}
+    assert 'latency={"read": 0.001, "fsync": 0.003}' in shell("status")
+    shell("set", "latency=0")
     (root / "one/unsynced").write_text("x")
     assert "/unsynced" in shell("crash", "unsynced")
     assert "write 1@0" in shell("crash", "states")
-    assert "create unsynced" in shell("crash", "now", "keep=none", "restart=true")
+    assert "create /unsynced" in shell("crash", "now", "keep=none", "restart=true")
     assert not (root / "one/unsynced").exists()
     shell("umount", "--client", "host2")
     shell("umount")
@@ -86,6 +93,14 @@ def test_what_is_refused(shell: Shell) -> None:
     assert "mounted already" in shell("mount", "backing", "two", code=1)
     assert "did you mean 'size'" in shell("set", "sizes=1M", code=1)
     assert "KEY=VALUE" in shell("set", "size", code=1)
+    assert "neither true nor false" in shell("set", "crash_tracking=no", code=1)
+    assert "give state= with it" in shell("set", "delay=2", code=1)
+    assert "isn't a list" in shell("set", "quotas=uid=1000", code=1)
+    assert "name the operations" in shell("rule", "add", "path=x", code=1)
+    assert "give action=delay" in shell("rule", "add", "ops=write", "delay=0.1", code=1)
+    assert "only an fsync" in shell("rule", "add", "ops=write", "dirty=forget", code=1)
+    assert "crash tracking" in shell("crash", "unsynced", code=1)
+    assert "There is no datastore 'bakcing'" in shell("umount", "-d", "bakcing", code=1)
     assert "did you mean 'ops'" in shell("rule", "add", "op=write", code=1)
     assert "crash tracking" in shell("crash", "now", code=1)
     (shell.root / "one/file").write_bytes(b"x" * 100_000)
@@ -109,8 +124,7 @@ def test_a_dead_daemon(shell: Shell) -> None:
     assert "No daemon answers" in shell("set", "-d", "other", "size=1M", code=1)
     (shell.root / "run/other").rmdir()
     os.kill(pid, 9)
-    # However far the watchdog is by now: what is left is swept, and it can be mounted again.
-    shell("umount", "-d", "backing")
+    # However far the watchdog is by now: what is left is swept.
     shell("mount", "backing", "one", "--log", shell.root / "log")
 
 

@@ -181,6 +181,15 @@ def test_close_to_open(mounted: Callable[..., Any]) -> None:
         assert (two / "file").read_text() == text
 
 
+def test_the_first_open_sees_the_size_of_now(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1"}, {"client": "host2", "profile": "nfs3", "squash": "none"}])
+    one, two = (Path(client["mount_point"]) for client in ds.call("status")["clients"].values())
+    (one / "file").write_text("1")
+    assert (two / "file").stat().st_size == 1
+    (one / "file").write_text("longer")
+    assert subprocess.run(["cat", str(two / "file")], capture_output=True, text=True, check=True).stdout == "longer"
+
+
 def test_late_enospc_at_close(mounted: Callable[..., Any]) -> None:
     ds = mounted([{"client": "host1", "profile": "nfs3", "squash": "none"}])
     path = Path(ds.call("status")["clients"]["host1"]["mount_point"])

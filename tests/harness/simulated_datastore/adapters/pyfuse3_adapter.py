@@ -232,6 +232,8 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         return root_ino if number == _ROOT else number
 
     def attributes(node: Node, status: os.stat_result) -> Any:
+        if close_to_open:
+            mount.seen[node.ino] = node.version
         found = entry_attributes()
         found.st_ino = _ROOT if node is root else node.ino
         found.generation = node.generation
@@ -345,10 +347,10 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             handle = await mount.open(ino, flags, ctx)
             if close_to_open:
                 node = handle.node
-                if mount.seen.get(ino, node.version) != node.version:
-                    # Its page cache goes with every open; the attributes, the size among them, must go as well.
+                if mount.seen.get(ino) != node.version:
+                    # Its page cache goes with every open; the attributes that the client was given, the size among them, must go as well.
                     await adapter.invalidate_now(node)
-                mount.seen[ino] = node.version
+                    mount.seen[ino] = node.version
             return file_info(fh=handle.number, direct_io=strict)
 
         @guard

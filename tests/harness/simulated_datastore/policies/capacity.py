@@ -107,6 +107,8 @@ class Capacity(Policy):
         if "inodes" in given:
             accounts[0].inode_limit = _whole("inodes", given["inodes"])
         max_file = _whole("max_file", given["max_file"]) if "max_file" in given else self._file_limit
+        if not isinstance(given.get("quotas", []), (list, type(None))):
+            raise SimulatedDatastoreError(f"quotas: {given['quotas']!r} isn't a list of mappings such as {{\"uid\": 1000, \"size\": 4096}}.")
         if "quotas" in given:
             accounts += [_quota(quota) for quota in given["quotas"] or ()]
         else:

@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SimulatedDatastoreError
-from ..journal import Attribute, Attributes, Content, Journal, Names, State
+from ..journal import Attribute, Attributes, Change, Content, Journal, Names, State
 from ..nodes import Node
 from ..profiles import choose
 from ..request import ATTRIBUTES, NAMES, Request
@@ -57,9 +57,11 @@ class Durability(Policy):
 
     def track(self, enabled: bool = True, limit: int | None = None) -> dict[str, Any]:
         """Begin or end to keep a journal, of at most *limit* bytes. What was done before is durable."""
+        if not isinstance(enabled, bool):
+            raise SimulatedDatastoreError(f"crash_tracking: {enabled!r} is neither true nor false.")
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a number of bytes, at least 1.")
-        self.tracking = bool(enabled)
+        self.tracking = enabled
         self.journal = Journal(limit or self.journal.limit)
         self._release()
         self._datastore.recompile()
@@ -78,6 +80,7 @@ class Durability(Policy):
 
     def unsynced(self) -> dict[str, Any]:
         """What a crash could lose, at worst: bytes and ranges by file, names, and attributes."""
+        self.check()
         files: dict[int, list[tuple[int, int]]] = {}
         names, attributes = [], []
         for change in self.journal.pending("strict"):
@@ -99,9 +102,9 @@ class Durability(Policy):
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
         pending = self.journal.pending(names)
-        return [{"state": number, "survivors": [_text(change) for change in pending if change.seq in state.survivors],
-                 "lost": [_text(change) for change in pending if change.seq not in state.survivors and change.seq != state.torn],
-                 "torn": next((f"{state.keep} bytes of {_text(change)}" for change in pending if change.seq == state.torn), None)}
+        return [{"state": number, "survivors": [self._text(change) for change in pending if change.seq in state.survivors],
+                 "lost": [self._text(change) for change in pending if change.seq not in state.survivors and change.seq != state.torn],
+                 "torn": next((f"{state.keep} bytes of {self._text(change)}" for change in pending if change.seq == state.torn), None)}
                 for number, state in enumerate(self.journal.states(names, limit))]
 
     def forget(self, node: Node) -> None:
@@ -285,6 +288,16 @@ class Durability(Policy):
         node = self._nodes.known(file.ino)
         return os.fsdecode(node.path) if node is not None else f"inode {file.ino}"
 
+    def _text(self, change: Change) -> str:
+        if isinstance(change, Names):
+            paths = (self._path(directory).rstrip("/") + "/" + os.fsdecode(name) for (directory, name), _unused, _unused in change.changes)
+            return f"{change.seq}: {change.op} {' -> '.join(paths)}"
+        if isinstance(change, Attributes):
+            what = f"{change.op} {', '.join(os.fsdecode(name) for name, _unused, _unused in change.changes)}"
+        else:
+            what = f"truncate to {change.cut}" if change.cut is not None else f"write {len(change.new)}@{change.offset}"
+        return f"{change.seq}: {what} of {self._path(change.fid)}"
+
     # The crash
 
     def apply(self, keep: str = "none", names: str = "ordered", seed: int = 0, count: int | None = None, state: int | None = None,
@@ -299,7 +312,8 @@ class Durability(Policy):
                 raise SimulatedDatastoreError(f"state: there are {len(states)} crash states, {state} isn't the number of one.")
             chosen = states[state]
         pending = self.journal.pending(names)
-        lost = [_text(change) for change in pending if change.seq not in chosen.survivors and change.seq != chosen.torn]
+        lost = [self._text(change) for change in pending if change.seq not in chosen.survivors and change.seq != chosen.torn]
+        survivors = [self._text(change) for change in pending if change.seq in chosen.survivors]
         for fid, steps in self.journal.contents(chosen, names).items():
             for step, change, size in steps:
                 _replay(self._files[fid].fd, step, change, size)
@@ -309,7 +323,7 @@ class Durability(Policy):
         self.journal.changes.clear()
         self.journal.weight = 0
         self._release()
-        return {"lost": lost, "survivors": [_text(change) for change in pending if change.seq in chosen.survivors]}
+        return {"lost": lost, "survivors": survivors}
 
     def _apply_names(self, state: State, names: str) -> None:
         differing = self.journal.entries(state, names)
@@ -476,15 +490,6 @@ def _merge(ranges: list[tuple[int, int]]) -> list[list[int]]:
         else:
             merged.append([start, end])
     return merged
-
-
-def _text(change: Content | Names | Attributes) -> str:
-    if isinstance(change, Content):
-        what = f"truncate to {change.cut}" if change.cut is not None else f"write {len(change.new)}@{change.offset}"
-        return f"{change.seq}: {what}"
-    if isinstance(change, Attributes):
-        return f"{change.seq}: {change.op} {', '.join(os.fsdecode(name) for name, _unused, _unused in change.changes)}"
-    return f"{change.seq}: {change.op} {' -> '.join(os.fsdecode(key[1]) for key, _unused, _unused in change.changes)}"
 
 
 __all__ = ["KEEPS", "ORDERS", "Durability"]

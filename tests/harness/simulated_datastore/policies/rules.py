@@ -69,6 +69,8 @@ class Rule:
 
 
 _KEYS = [field.name for field in fields(Rule)]
+#: The options that belong to some actions only.
+_OF_ACTION = {"error": ("error",), "dirty": ("error",), "delay": ("delay",), "keep": ("short", "torn"), "crash": ("crash",)}
 _ACTIONS = ("error", "delay", "hang", "short", "torn", "corrupt", "noop", "kill", "crash", "disconnect")
 
 
@@ -105,7 +107,8 @@ class _Active:
         return hit
 
     def status(self) -> dict[str, Any]:
-        return {**{key: value for key in _KEYS if (value := getattr(self.rule, key)) is not None}, "matches": self.matches, "hits": self.hits}
+        keys = [key for key in _KEYS if self.rule.action in _OF_ACTION.get(key, (self.rule.action,))]
+        return {**{key: value for key in keys if (value := getattr(self.rule, key)) is not None}, "matches": self.matches, "hits": self.hits}
 
 
 class Rules(Policy):
@@ -128,14 +131,20 @@ class Rules(Policy):
         for key in given:
             choose("rule", key, _KEYS)
         if "id" not in given:
+            # Never one that was there before: the ledger still speaks of it.
             while f"rule-{self._next}" in self._rules:
                 self._next += 1
             given["id"] = f"rule-{self._next}"
+            self._next += 1
         if given["id"] in self._rules:
             raise SimulatedDatastoreError(f"id: there is a rule {given['id']!r} already, give another id.")
-        ops = given.get("ops", ["all"])
-        given["ops"] = [ops] if isinstance(ops, str) else ops
+        if "ops" not in given:
+            raise SimulatedDatastoreError("ops: name the operations or classes that the rule is about.")
+        given["ops"] = [given["ops"]] if isinstance(given["ops"], str) else given["ops"]
         rule = Rule(**given)
+        for key, actions in _OF_ACTION.items():
+            if key in given and choose("action", rule.action, _ACTIONS) not in actions:
+                raise SimulatedDatastoreError(f"{key}: the action {rule.action} doesn't take it, give action={actions[0]}.")
         active = _Active(rule, self._check(rule))
         self._rules[rule.id] = active
         self._changed()
@@ -159,6 +168,8 @@ class Rules(Policy):
             near = difflib.get_close_matches(str(error.args[0]), known, 1)
             raise SimulatedDatastoreError(f"ops: {error.args[0]!r} is neither an operation nor a class{f' (did you mean {near[0]!r}?)' if near else ''}, "
                                           f"accepted are {', '.join(known)}.") from error
+        if rule.dirty == "forget" and ops != {"fsync"}:
+            raise SimulatedDatastoreError("dirty: only an fsync can forget what is dirty, give ops=fsync.")
         if not ops:
             raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
         if rule.when == "after" and rule.action not in _ALSO_AFTER:
