@@ -131,9 +131,10 @@ def _cell(column: str, value: Any) -> str:
 
 def _mount(options: argparse.Namespace) -> None:
     name = check_name(options.name or options.backing.absolute().name)
-    mount = {"mount_point": os.path.abspath(options.mount_point), "client": options.client, "profile": options.profile, "squash": options.squash,
+    mount = {"mount_point": os.path.realpath(options.mount_point), "client": options.client, "profile": options.profile, "squash": options.squash,
              "anonymous_uid": options.anonymous_uid, "anonymous_gid": options.anonymous_gid, "read_only": options.read_only, "strict": options.strict}
     existing = Running(name)
+    existing.wait_ready()
     if existing.alive():
         existing.control().call("mount", **mount)
         existing.note(mounts=[*existing.record()["mounts"], mount])
@@ -182,6 +183,8 @@ def _rule(options: argparse.Namespace) -> None:
     control = _control(options)
     if options.action == "add":
         given = assignments(options.words)
+        # These are texts, whatever else they look like.
+        given |= {key: text for key, equals, text in (word.partition("=") for word in options.words) if key in ("client", "id", "path")}
         if isinstance(given.get("ops"), str):
             given["ops"] = given["ops"].split(",")
         rules = [control.call("rule.add", **given)]

@@ -101,6 +101,12 @@ class Running:
         temporary.write_text(json.dumps(record), encoding="utf-8")
         temporary.rename(self.runtime / "daemon.json")
 
+    def wait_ready(self, deadline: float = 30) -> None:
+        """Wait until a daemon that is just being started answers, or has ended."""
+        until = time.monotonic() + deadline
+        while self.alive() and "watchdog" not in self.record() and time.monotonic() < until:
+            time.sleep(0.02)
+
     def alive(self) -> bool:
         """Whether its process is there: the same one, not a later one of the same number."""
         record = self.record()
@@ -160,7 +166,8 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
     if os.geteuid() != 0:
         raise SimulatedDatastoreError("A simulated datastore needs root: it makes files in the name of every user.")
     for mount in mounts:
-        mount["mount_point"] = os.path.abspath(mount["mount_point"])
+        # As the kernel's table has it.
+        mount["mount_point"] = os.path.realpath(mount["mount_point"])
     config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock, "known": known,
                               "log": str(log.absolute() if log else running.log)}
     if parent is not None:

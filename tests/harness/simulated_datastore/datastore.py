@@ -60,6 +60,8 @@ class Datastore:
         self.disconnect: Callable[[Mount], None] = lambda mount: None
         #: A directory that exists in the backing directory while a crash is being made.
         self.hidden = b".simulated-datastore-crash"
+        #: Counts crashes: what waited for something meanwhile is lost.
+        self.crashes = 0
         self.state = ServerState(self)
         self.rules = Rules(self)
         self.capacity = Capacity(self)
@@ -98,12 +100,18 @@ class Datastore:
 
     def changed(self, request: Request) -> None:
         """One client changed something: tell the caches of the others that want to know."""
+        self._tell(request, [mount for mount in self.mounts.values() if mount is not request.mount and mount.export.profile.coherent])
+
+    def disagree(self, request: Request) -> None:
+        """What the client was answered isn't what happened: the caches of all, its own too, may be wrong."""
+        self._tell(request, list(self.mounts.values()))
+
+    def _tell(self, request: Request, mounts: list[Mount]) -> None:
         if request.op not in _CHANGES:
             return
-        for mount in self.mounts.values():
-            if mount is request.mount or not mount.export.profile.coherent:
-                continue
-            for node in (request.node, request.found, request.new_parent):
+        replaced = request.result[1] if request.op == "rename" and request.result else None
+        for mount in mounts:
+            for node in (request.node, request.found, request.new_parent, replaced):
                 if node is not None and (node.ino in mount.lookups or node is self.nodes.root):
                     self.invalidate(mount, node, None, b"")
             if request.name is not None and request.op in NAMES:
@@ -124,6 +132,7 @@ class Datastore:
         """
         self.check_crash(**parameters)
         lost = self.durability.apply(**parameters)
+        self.crashes += 1
         for mount in self.mounts.values():
             mount.make_stale()
         self.nodes.recheck()

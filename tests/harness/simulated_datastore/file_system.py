@@ -110,16 +110,14 @@ class FileSystem:
         except FileExistsError:
             if request.flags & os.O_EXCL:
                 raise
-            # Another client, or someone in the backing directory, was faster.
-            request.notes["existed"] = True
-            file_fd = os.open(request.name, flags & ~(os.O_CREAT | os.O_EXCL) | request.flags & os.O_TRUNC, dir_fd=fd)  # type: ignore[arg-type]
-        else:
-            try:
-                self._own(request, fd)
-            except OSError:
-                os.close(file_fd)
-                os.unlink(request.name, dir_fd=fd)  # type: ignore[arg-type]
-                raise
+            # Another client, or someone in the backing directory, was faster: the kernel looks again and checks whether the caller may open it.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        try:
+            self._own(request, fd)
+        except OSError:
+            os.close(file_fd)
+            os.unlink(request.name, dir_fd=fd)  # type: ignore[arg-type]
+            raise
         request.stat = os.fstat(file_fd)
         request.found = self.nodes.meet(request.node, request.name, request.stat)  # type: ignore[arg-type]
         request.result = request.mount.add_handle(file_fd, request.found, request.flags)
@@ -278,7 +276,11 @@ class FileSystem:
         request.result = os.pread(_fd(request.handle), request.size, request.offset)
 
     def write(self, request: Request) -> None:
-        fd, data, offset = _fd(request.handle), request.data, request.offset
+        handle, data = request.handle, request.data
+        fd = _fd(handle)
+        if handle.flags & os.O_APPEND and request.mount.appends_at_end:  # type: ignore[union-attr]
+            request.offset = os.fstat(fd).st_size
+        offset = request.offset
         done = os.pwrite(fd, data, offset)
         if done < len(data):
             view = memoryview(data)

@@ -83,11 +83,23 @@ class Mount:
         self._execute = datastore.file_system.execute
         self._ledger = datastore.ledger
 
+    @property
+    def appends_at_end(self) -> bool:
+        """Whether O_APPEND is at the end that the file has, and not at that which the client's kernel knows, as with a network file system."""
+        return self.datastore.shared and self.export.profile.coherent
+
     async def run(self, request: Request) -> Request:
         """Execute *request* with all policies that concern it."""
         plan = self._plans[request.op]
         if plan is not None:
-            await plan.run(request)
+            try:
+                await plan.run(request)
+            except OSError:
+                if request.rules:
+                    self.datastore.disagree(request)
+                raise
+            if request.skip:
+                self.datastore.disagree(request)
         else:
             try:
                 self._execute[request.op](request)
@@ -103,12 +115,16 @@ class Mount:
     async def park(self, request: Request, wait: Awaitable[Any]) -> None:
         """Let *request* wait, and the others go on."""
         self.relieve()
+        crashes = self.datastore.crashes
         self.datastore.parked.append(request)
         self._ledger.changed()
         try:
             await wait
         finally:
             self.datastore.parked.remove(request)
+        if self.datastore.crashes != crashes and request.op not in ("release", "releasedir"):
+            raise OSError(errno.EIO, "the server has crashed since")
+        self.datastore.state.gate(request)
 
     # Names
 
@@ -232,7 +248,11 @@ class Mount:
 
     async def write(self, number: int, offset: int, data: bytes) -> int:
         handle = self.handles[number]
-        return (await self.run(Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data)))).result
+        request = await self.run(Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data)))
+        if request.offset != offset:
+            # The kernel has put it elsewhere in its cache.
+            self.datastore.invalidate(self, handle.node, None, b"")
+        return request.result
 
     async def readdir(self, number: int, offset: int) -> list[bytes]:
         handle = self.handles[number]

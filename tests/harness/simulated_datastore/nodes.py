@@ -56,15 +56,22 @@ class Node:
     @property
     def path(self) -> bytes:
         """The path below the root of the datastore by the first known name; of a nameless node the last one it had."""
-        if self._path is not None and (not self.links or self._path_epoch == self.table.epoch):
-            return self._path
-        if not self.links:
-            self._path = b"/"
-        else:
-            parent, name = self.links[0]
-            self._path = parent.child_path(name)
-        self._path_epoch = self.table.epoch
-        return self._path
+        epoch = self.table.epoch
+        # Upwards to what is known, and down again: a tree may be deeper than calls may be nested.
+        unknown: list[tuple[Node, bytes]] = []
+        node = self
+        while node._path is None or (node.links and node._path_epoch != epoch):
+            if not node.links:
+                node._path = b"/"
+                break
+            parent, name = node.links[0]
+            unknown.append((node, name))
+            node = parent
+        path = node._path
+        for node, name in reversed(unknown):
+            path = node._path = path + name if path == b"/" else path + b"/" + name
+            node._path_epoch = epoch
+        return path
 
     def child_path(self, name: bytes) -> bytes:
         path = self.path
@@ -142,6 +149,20 @@ class NodeTable:
 
     def directory_fd(self, node: Node) -> int:
         """A descriptor of a directory, good until the next call; raises :class:`OSError`, ESTALE when it isn't there any more."""
+        unopened = []
+        while (fd := self._held(node)) is None:
+            if not node.links:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            unopened.append(node)
+            node = node.links[0][0]
+        for node in reversed(unopened):
+            fd = self._open_in(fd, node, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            while len(self._directories) >= self.limit:
+                os.close(self._directories.popitem(last=False)[1])
+            self._directories[node] = fd
+        return fd
+
+    def _held(self, node: Node) -> int | None:
         if node is self.root:
             return self.root_fd
         if node.pin is not None:
@@ -149,19 +170,16 @@ class NodeTable:
         fd = self._directories.get(node)
         if fd is not None:
             self._directories.move_to_end(node)
-            return fd
-        fd = self._open(node, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        while len(self._directories) >= self.limit:
-            os.close(self._directories.popitem(last=False)[1])
-        self._directories[node] = fd
         return fd
 
     def _open(self, node: Node, flags: int) -> int:
         if not node.links:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        parent, name = node.links[0]
+        return self._open_in(self.directory_fd(node.links[0][0]), node, flags)
+
+    def _open_in(self, directory: int, node: Node, flags: int) -> int:
         try:
-            fd = os.open(name, flags, dir_fd=self.directory_fd(parent))
+            fd = os.open(node.links[0][1], flags, dir_fd=directory)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
         if os.fstat(fd).st_ino != node.ino:

@@ -100,7 +100,7 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str]) 
         control.call("rule.add", **step["rule"])
     if "mark" in step:
         control.call("ledger.mark", name=step["mark"])
-    problem = _run(step, mount_points) if "run" in step else ""
+    problem = _run(control, step, mount_points) if "run" in step else ""
     if "crash" in step:
         control.call("crash", **step["crash"])
     if step.get("restart"):
@@ -116,7 +116,7 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str]) 
     return problem
 
 
-def _run(step: dict[str, Any], mount_points: dict[str, str]) -> str:
+def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -> str:
     words = []
     for word in step["run"]:
         for client, point in mount_points.items():
@@ -124,15 +124,23 @@ def _run(step: dict[str, Any], mount_points: dict[str, str]) -> str:
         words.append(word)
     deadline = step.get("deadline", 60)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=deadline, check=False, env={**os.environ, "LC_ALL": "C"})
-    except OSError as error:
-        return f"{words[0]!r} can't be run: {error.strerror}"
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+                                   env={**os.environ, "LC_ALL": "C"})
+    except (OSError, ValueError) as error:
+        return f"{words[0]!r} can't be run: {getattr(error, 'strerror', None) or error}"
+    try:
+        _unused, stderr = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
-        return f"{words[0]!r} didn't end within {deadline:g} seconds"
-    if done.returncode != step.get("exit", 0):
-        return f"{words[0]!r} ended with {done.returncode}, expected {step.get('exit', 0)}: {' '.join(done.stderr.split())[-300:]}"
-    if step.get("stderr", "") not in done.stderr:
-        return f"{words[0]!r} didn't say {step['stderr']!r} but {' '.join(done.stderr.split())[-300:]!r}"
+        process.kill()
+        # A request that hangs must be answered before its process can end.
+        control.call("rule.clear")
+        control.call("state.set", state="up")
+        process.communicate()
+        return f"{words[0]!r} didn't end within {deadline:g} seconds; all rules are cleared and the server is up for the next step"
+    if process.returncode != step.get("exit", 0):
+        return f"{words[0]!r} ended with {process.returncode}, expected {step.get('exit', 0)}: {' '.join(stderr.split())[-300:]}"
+    if step.get("stderr", "") not in stderr:
+        return f"{words[0]!r} didn't say {step['stderr']!r} but {' '.join(stderr.split())[-300:]!r}"
     return ""
 
 

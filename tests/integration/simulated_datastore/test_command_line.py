@@ -162,3 +162,22 @@ def test_a_scenario(shell: Shell) -> None:
     assert "isn't YAML" in shell("run", path, code=1)
     assert "can't be read" in shell("run", "nothing.yml", code=1)
     assert shell("status") == "There is no datastore.\n"
+
+
+def test_a_scenario_whose_command_hangs(shell: Shell) -> None:
+    path = shell.root / "hangs.yml"
+    path.write_text("clients: [{client: host1}]\nsteps:\n  - {rule: {ops: [lookup], action: hang, path: x}, run: [cat, '{host1}/x'], deadline: 1}\n"
+                    "  - {run: [touch, '{host1}/y']}\n")
+    assert "FAILED  step 1: 'cat' didn't end within 1 seconds" in (out := shell("run", path, code=3))
+    assert "ok      step 2" in out
+    path.write_text("clients: [{client: host1}]\nsteps: [{run: [touch, '{host9}/y']}]\n")
+    assert "the clients are host1" in shell("run", path, code=1)
+
+
+def test_two_clients_of_a_new_datastore_at_once(shell: Shell) -> None:
+    command = [sys.executable, "-m", "simulated_datastore", "mount", "backing"]
+    both = [subprocess.Popen([*command, point, "--client", point, "--log", "log"], env=shell.environment, cwd=shell.root) for point in ("one", "two")]
+    codes = [each.wait(60) for each in both]
+    # Whoever comes second is another client, or is told that the name is just being taken; never a daemon that doesn't answer yet.
+    assert 0 in codes
+    assert set(shell.json("status")["backing"]["clients"]) == {point for point, code in zip(("one", "two"), codes, strict=True) if code == 0}

@@ -354,6 +354,136 @@ def test_who_removes_a_datastore_waits_for_who_makes_one(ds: Any) -> None:
     (runtime / "daemon.json").write_text(json.dumps(record))
 
 
+def soon(condition: Callable[[], bool]) -> bool:
+    """What other clients see follows within milliseconds."""
+    deadline = time.monotonic() + 10
+    while not (found := condition()) and time.monotonic() < deadline:
+        os.sched_yield()
+    return found
+
+
+def clients(ds: Any) -> list[Path]:
+    return [Path(client["mount_point"]) for client in ds.call("status")["clients"].values()]
+
+
+def test_close_to_open_while_another_client_writes(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": name, "profile": "nfs4.2", "squash": "none"} for name in ("host1", "host2")])
+    one, two = clients(ds)
+    (one / "file").write_bytes(os.urandom(16 << 20))
+    reader = ("import os, random, sys\nfor number in range(40):\n fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+              " for _ in range(10): os.pread(fd, 1 << 20, random.randrange(15 << 20))\n os.close(fd)")
+    readers = [subprocess.Popen([sys.executable, "-c", reader, str(one / "file")]) for _unused in range(4)]
+    fd = os.open(two / "file", os.O_WRONLY)
+    deadline = time.monotonic() + 60
+    while any(each.poll() is None for each in readers):
+        os.pwrite(fd, os.urandom(4096), 4096 * (time.monotonic_ns() % 4000))
+        assert time.monotonic() < deadline
+    os.close(fd)
+    assert [each.returncode for each in readers] == [0] * 4
+
+
+def test_two_clients_append_to_one_file(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1"}, {"client": "host2"}])
+    fds = [os.open(path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in clients(ds)]
+    for number in range(5):
+        for fd, word in zip(fds, (b"a%d", b"b%d"), strict=True):
+            os.write(fd, word % number)
+    for fd in fds:
+        os.close(fd)
+    assert (ds.backing / "log").read_bytes() == b"a0b0a1b1a2b2a3b3a4b4"
+    for path in clients(ds):
+        assert soon(lambda path=path: (path / "log").read_bytes() == b"a0b0a1b1a2b2a3b3a4b4")  # type: ignore[misc]
+
+
+def test_other_clients_learn_of_what_a_rename_replaced(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1"}, {"client": "host2"}])
+    one, two = clients(ds)
+    (one / "name").write_text("x")
+    os.link(one / "name", one / "other")
+    (one / "new").write_text("y")
+    assert (two / "other").stat().st_nlink == 2
+    os.rename(one / "new", one / "name")
+    assert soon(lambda: (two / "other").stat().st_nlink == 1)
+
+
+def test_clients_see_what_really_happened(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1"}, {"client": "host2"}])
+    one, two = clients(ds)
+    for name in ("gone", "kept"):
+        (one / name).touch()
+        assert (two / name).exists()
+    ds.call("rule.add", ops=["unlink"], when="after")
+    with pytest.raises(OSError, match="Input/output"):
+        (one / "gone").unlink()
+    assert soon(lambda: not (one / "gone").exists())
+    assert soon(lambda: not (two / "gone").exists())
+    ds.call("rule.clear")
+    ds.call("rule.add", ops=["rename"], action="noop")
+    (one / "kept").rename(one / "renamed")
+    assert soon(lambda: (one / "kept").exists() and not (one / "renamed").exists())
+
+
+def test_a_deep_tree(ds: Any) -> None:
+    make = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('d'); os.chdir('d')\nopen('file', 'w').write('x')"
+    subprocess.run([sys.executable, "-c", make, str(ds.path)], check=True)
+    assert ds.call("ledger.query", op="write", limit=1)[0]["path"] == "/d" * 1200 + "/file"
+    ds.call("crash.track")
+    ds.call("crash", restart=True)
+    look = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200): os.chdir('d')\nassert open('file').read() == 'x'"
+    subprocess.run([sys.executable, "-c", look, str(ds.path)], check=True)
+
+
+def test_a_file_that_another_client_has_just_made_isnt_truncated(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1"}, {"client": "host2"}])
+    one, two = clients(ds)
+    ds.backing.chmod(0o1777)
+    ds.call("rule.add", ops=["create"], client="host1", action="hang", times=1)
+    late = subprocess.Popen(["setpriv", f"--reuid={OWNER.uid}", f"--regid={OWNER.gid}", "--clear-groups", "sh", "-c", f"echo mine > {one}/race"],
+                            stderr=subprocess.PIPE, text=True)
+    ds.call("wait_for", predicate={"parked": 1})
+    (two / "race").write_text("root's")
+    (two / "race").chmod(0o600)
+    ds.call("rule.clear")
+    assert "Permission denied" in late.communicate(timeout=20)[1]
+    assert (ds.backing / "race").read_text() == "root's"
+
+
+def test_what_waits_meets_the_policies_of_when_it_goes_on(ds: Any) -> None:
+    def mkdir(name: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(["mkdir", str(ds.path / name)], stderr=subprocess.PIPE, text=True)
+        ds.call("wait_for", predicate={"parked": 1})
+        return process
+
+    ds.call("rule.add", id="hang", ops=["mkdir"], action="hang")
+    ds.call("rule.add", id="error", ops=["mkdir"], error="ENOSPC")
+    waiting = mkdir("one")
+    ds.call("rule.del", id="error")
+    ds.call("rule.del", id="hang")
+    assert waiting.communicate(timeout=20)[1] == ""
+    ds.call("crash.track")
+    ds.call("rule.add", id="hang", ops=["mkdir"], action="hang")
+    waiting = mkdir("two")
+    ds.call("crash", restart=True)
+    ds.call("rule.clear")
+    assert "Input/output" in waiting.communicate(timeout=20)[1]
+    assert os.listdir(ds.backing) == ["one"]
+
+
+def test_a_killed_daemon_behind_a_symbolic_link_leaves_no_mount(tmpfs: Path) -> None:
+    root = tmpfs / "link"
+    for name in ("backing", "mount"):
+        (root / name).mkdir(parents=True)
+    (root / "symlink").symlink_to("mount")
+    running = start("link", root / "backing", [{"mount_point": str(root / "symlink")}], parent=os.getpid(), log=root / "log")
+    record = running.record()
+    watchdog = os.pidfd_open(record["watchdog"])
+    os.kill(record["watchdog"], signal.SIGKILL)
+    wait_for_exit(watchdog)
+    os.kill(record["pid"], signal.SIGKILL)
+    running.end()
+    assert not own_mounts(root)
+
+
 def test_what_is_refused_at_start(ds: Any, tmp_path: Path) -> None:
     def refusal(backing: Path, mount_point: Path, **options: Any) -> str:
         with pytest.raises(SimulatedDatastoreError) as caught:

@@ -131,9 +131,10 @@ class Pyfuse3Adapter:
         """Make the kernel forget what it knows of a node, or of a name; it happens soon, in a thread, as it may have to wait for other requests."""
         self._jobs.put((node, parent, name))
 
-    async def invalidate_now(self, node: Node) -> None:
-        """As :meth:`invalidate` for a node, done when this returns."""
-        await trio.to_thread.run_sync(self._invalidate, node, None, b"")
+    def invalidate_attributes(self, node: Node) -> None:
+        """Make the kernel forget the attributes of *node*: done when this returns, as for these it waits for nobody."""
+        with contextlib.suppress(OSError):
+            self._pyfuse3.invalidate_inode(self.number(node), attr_only=True)
 
     def _invalidate_loop(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -349,7 +350,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
                 node = handle.node
                 if mount.seen.get(ino) != node.version:
                     # Its page cache goes with every open; the attributes that the client was given, the size among them, must go as well.
-                    await adapter.invalidate_now(node)
+                    adapter.invalidate_attributes(node)
                     mount.seen[ino] = node.version
             return file_info(fh=handle.number, direct_io=strict)
 

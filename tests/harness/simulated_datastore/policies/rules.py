@@ -221,7 +221,8 @@ class Rules(Policy):
     async def before(self, request: Request) -> None:
         later = []
         for active in self._by_op.get(request.op, ()):
-            if not active.applies(request):
+            # While an earlier one let it wait, a later one may have gone.
+            if active.rule.id not in self._rules or not active.applies(request):
                 continue
             rule = active.rule
             if rule.when == "after" or (rule.action == "corrupt" and request.op == "read"):

@@ -80,9 +80,16 @@ class ServerState(Policy):
         if state.state == "slow":
             clock = self._datastore.clock
             await request.mount.park(request, clock.sleep_until(clock.now() + state.delay))
-        elif state.state == "down":
+        self.gate(request)
+
+    def gate(self, request: Request) -> None:
+        """Raise :class:`OSError` for what the server, as it is now, doesn't do."""
+        state = self._clients.get(request.mount.client, self._all)
+        if request.op in _LOCAL:
+            return
+        if state.state == "down":
             raise OSError(errnos.number("error", state.error), "down")
-        elif state.state == "read-only" and (request.op in _CHANGES or (request.op == "open" and request.flags & os.O_ACCMODE != os.O_RDONLY)):
+        if state.state == "read-only" and (request.op in _CHANGES or (request.op == "open" and request.flags & os.O_ACCMODE != os.O_RDONLY)):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
