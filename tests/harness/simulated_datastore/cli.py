@@ -184,7 +184,9 @@ def _rule(options: argparse.Namespace) -> None:
     if options.action == "add":
         given = assignments(options.words)
         # These are texts, whatever else they look like.
-        given |= {key: text for key, equals, text in (word.partition("=") for word in options.words) if key in ("client", "id", "path")}
+        for key, _unused, text in (word.partition("=") for word in options.words):
+            if key in ("client", "id", "path") and not isinstance(given[key], str):
+                given[key] = text
         if isinstance(given.get("ops"), str):
             given["ops"] = given["ops"].split(",")
         rules = [control.call("rule.add", **given)]

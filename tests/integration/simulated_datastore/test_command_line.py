@@ -67,7 +67,7 @@ def test_a_session(shell: Shell) -> None:
     shell("ledger", "--mark", "here")
     assert shell.json("ledger", "--since", "here") == []
     shell("rule", "clear")
-    assert shell.json("rule", "add", "ops=write", "path=never")[0]["id"] == "rule-2"
+    assert shell.json("rule", "add", "ops=write", "path=10")[0]["path"] == "10"
     assert "No entries match." in shell("ledger", "--rule", "rule-2", "--op", "read,write")
     shell("set", "latency.read=0.001", "latency.write=0.002")
     shell("set", "latency.fsync=0.003", "latency.write=null")
