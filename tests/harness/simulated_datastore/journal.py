@@ -3,7 +3,8 @@
 """What a crash would lose: the changes since the last sync point, and the states a disk may be in. Pure: numbers and bytes, no file system.
 
 A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of names is a set of directory entries
-that change together; it can only have reached the disk if what it builds on has. A change of attributes has each one's old and new value.
+that change together; it can only have reached the disk if what it builds on has, or by a sync of all its directories. A change of attributes has each one's
+old and new value.
 """
 from __future__ import annotations
 
@@ -135,7 +136,19 @@ class Journal:
                     change.synced.add(fid)
                 elif change.fid == fid:
                     change.durable = True
+        self._carry_moves()
         self._prune()
+
+    def _carry_moves(self) -> None:
+        """What a durable rename has moved can't be where an older one took it from: that one is durable too."""
+        moved: set[tuple[Key, int | None]] = set()
+        for change in reversed(self.changes):
+            if isinstance(change, Names):
+                if any((key, new) in moved for key, _unused, new in change.changes):
+                    change.synced.update(key[0] for key, _unused, _unused in change.changes)
+                if change.durable:
+                    placed = {new for _unused, _unused, new in change.changes}
+                    moved.update((key, old) for key, old, _unused in change.changes if old is not None and old in placed)
 
     def sync_all(self) -> None:
         self.changes = [change for change in self.changes if isinstance(change, Content) and change.lost]
@@ -149,14 +162,16 @@ class Journal:
 
     def _prune(self) -> None:
         """Drop what is durable and can't be hidden by what isn't."""
-        held: set[int] = set()
+        held: set[int | Key] = set()
         kept: list[Change] = []
         for change in self.changes:
-            if not isinstance(change, Content):
-                if not change.durable:
-                    kept.append(change)
-            elif not change.durable or change.fid in held:
-                held.add(change.fid)
+            touched: set[int | Key] = set()
+            if isinstance(change, Content):
+                touched = {change.fid}
+            elif isinstance(change, Names):
+                touched = {key for key, _unused, _unused in change.changes}
+            if not change.durable or touched & held:
+                held |= touched
                 kept.append(change)
         self.changes = kept
         self._weigh()
@@ -188,8 +203,8 @@ class Journal:
     def pending(self, names: str) -> list[Change]:
         """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept in order (ordered), or only safe by an
         fsync of their directory or file (strict)."""
-        return [change for change in self.changes if (
-            not change.durable and not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
+        return [change for change in self.changes if not change.durable and (
+            not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
 
     def state(self, keep: str, names: str, seed: int = 0, count: int | None = None) -> State:
         """One state: none of the pending changes survives, the first *count* of them (prefix; default by *seed*), some of them (subset), or the first *count*
@@ -256,7 +271,7 @@ class Journal:
                     now[key] = new
         target = dict(base)
         for change in self.changes:
-            if isinstance(change, Names) and survives(change) and all(target[key] == old for key, old, _unused in change.changes):
+            if isinstance(change, Names) and survives(change) and (change.durable or all(target[key] == old for key, old, _unused in change.changes)):
                 target.update((key, new) for key, _unused, new in change.changes)
         return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
 

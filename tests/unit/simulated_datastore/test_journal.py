@@ -3,6 +3,9 @@
 """The journal, which is pure: what is pending after which sync, and what each crash state means."""
 from __future__ import annotations
 
+import random
+from itertools import count
+
 import pytest
 from simulated_datastore.journal import PAGE, Content, Journal, Names, State
 
@@ -136,3 +139,153 @@ def test_too_many_changes_are_written_back_as_well() -> None:
         journal.names("create", ((ROOT, b"%d" % number), None, number))
     assert len(journal.changes) <= 100
     assert all(isinstance(change, Names) for change in journal.changes)
+
+
+def test_a_durable_name_stays_while_an_older_change_of_it_is_pending(journal: Journal) -> None:
+    journal.names("rename", ((4, b"x"), 1, None), ((5, b"x"), None, 1))
+    journal.names("unlink", ((5, b"x"), 1, None))
+    journal.names("create", ((5, b"x"), None, 2))
+    journal.sync_directory(5)
+    assert (survivors(journal, "none"), survivors(journal, "ordered"), survivors(journal, "strict")) == ([], [], [1])
+    # The rename may be lost, and yet the new file has the name.
+    assert journal.entries(State(frozenset()), "strict") == {(4, b"x"): (None, 1)}
+    journal.names("rename", ((5, b"x"), 2, None), ((5, b"y"), None, 2))
+    journal.sync(2)
+    for names, expected in (("none", {}), ("ordered", {}), ("strict", {(4, b"x"): (None, 1), (5, b"x"): (None, 2), (5, b"y"): (2, None)})):
+        assert journal.entries(journal.state("none", names), names) == expected
+    journal.sync_directory(4)
+    assert survivors(journal, "strict") == [4]
+
+
+def test_a_rename_that_is_durable_has_what_an_older_one_brought(journal: Journal) -> None:
+    journal.names("rename", ((4, b"x"), 1, None), ((5, b"x"), None, 1))
+    journal.names("rename", ((5, b"x"), 1, None), ((5, b"y"), None, 1))
+    journal.sync_directory(5)
+    # Otherwise a directory would be in two places.
+    assert journal.changes == []
+
+
+class Reference:
+    """What a disk must hold, without a log of changes to undo: of each name and byte every value since it was last made durable."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.now: dict[tuple[int, bytes], int] = {}
+        #: By name, the values it had, each with the directories that were not synced since.
+        self.values: dict[tuple[int, bytes], list[tuple[int | None, set[int]]]] = {}
+        #: All the names after each change since the last sync of anything.
+        self.snapshots: list[dict[tuple[int, bytes], int]] = [{}]
+        self.content: dict[int, bytes] = {}
+        #: By file, the values of each byte since it was fsynced.
+        self.bytes: dict[int, list[set[int]]] = {}
+        self.linked: set[int] = set()
+
+    def names(self, op: str, *changes: tuple[tuple[int, bytes], int | None]) -> None:
+        self.journal.names(op, *((key, self.now.get(key), new) for key, new in changes))
+        unsynced = {key[0] for key, _unused in changes}
+        for key, new in changes:
+            self.values.setdefault(key, [(None, set())]).append((new, unsynced))
+            if new is None:
+                del self.now[key]
+            else:
+                self.now[key] = new
+        self.snapshots.append(dict(self.now))
+
+    def write(self, fid: int, offset: int, data: bytes) -> None:
+        old = self.content[fid]
+        self.journal.content(fid, offset, data, old[offset:offset + len(data)], len(old))
+        self.content[fid] = old[:offset] + data + old[offset + len(data):]
+        for number, byte in enumerate(data, offset):
+            self.bytes[fid][number].add(byte)
+
+    def fsync(self, fid: int) -> None:
+        self.journal.sync(fid)
+        self.bytes[fid] = [{byte} for byte in self.content[fid]]
+        self.snapshots = [dict(self.now)]
+
+    def fsyncdir(self, directory: int) -> None:
+        self.journal.sync_directory(directory)
+        for values in self.values.values():
+            for _unused, unsynced in values:
+                unsynced.discard(directory)
+        self.snapshots = [dict(self.now)]
+
+    def sync(self) -> None:
+        self.journal.sync_all()
+        for fid, content in self.content.items():
+            self.bytes[fid] = [{byte} for byte in content]
+        for values in self.values.values():
+            for _unused, unsynced in values:
+                unsynced.clear()
+        self.snapshots = [dict(self.now)]
+
+    def possible(self, key: tuple[int, bytes]) -> set[int | None]:
+        values = self.values[key]
+        durable = max(number for number, (_unused, unsynced) in enumerate(values) if not unsynced)
+        return {value for value, _unused in values[durable:]}
+
+    def check(self, state: State, names: str) -> None:
+        after = dict(self.now)
+        for key, (now, target) in self.journal.entries(state, names).items():
+            assert self.now.get(key) == now
+            after.pop(key, None)
+            if target is not None:
+                after[key] = target
+        if names == "none":
+            assert after == self.now
+        elif names == "ordered":
+            assert after in self.snapshots
+        else:
+            assert all(after.get(key) in self.possible(key) for key in self.values)
+        places = [fid for fid in after.values() if fid not in self.linked]
+        assert len(places) == len(set(places))
+        contents = {fid: bytearray(content) for fid, content in self.content.items()}
+        for fid, steps in self.journal.contents(state, names).items():
+            for step, change, size in steps:
+                contents[fid][change.offset:change.offset + size] = change.old if step == "undo" else change.new[:size]
+        for fid, content in contents.items():
+            assert all(byte in possible for byte, possible in zip(content, self.bytes[fid], strict=True))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_nothing_that_was_synced_is_lost_in_any_state(journal: Journal, seed: int) -> None:
+    chance = random.Random(seed)
+    reference = Reference(journal)
+    keys = [(directory, name) for directory in (100, 101, 102) for name in (b"a", b"b")]
+    fids = count(1)
+    for _unused in range(60):
+        op = chance.choice(["create", "rename", "rename", "exchange", "unlink", "link", "write", "write", "fsync", "fsyncdir", "fsyncdir", "sync"])
+        there = sorted(reference.now)
+        key, free = chance.choice(keys), [key for key in keys if key not in reference.now]
+        if op == "sync":
+            if chance.random() < 0.2:
+                reference.sync()
+        elif op == "fsyncdir":
+            reference.fsyncdir(key[0])
+        elif op == "create":
+            if free:
+                fid = next(fids)
+                reference.content[fid], reference.bytes[fid] = bytes(4), [{0} for _unused in range(4)]
+                reference.names(op, (chance.choice(free), fid))
+        elif there:
+            one = chance.choice(there)
+            fid = reference.now[one]
+            if op == "unlink":
+                reference.names(op, (one, None))
+            elif op == "fsync":
+                reference.fsync(fid)
+            elif op == "write":
+                offset = chance.randrange(4)
+                reference.write(fid, offset, chance.randbytes(chance.randint(1, 4 - offset)))
+            elif op == "link" and free:
+                reference.linked.add(fid)
+                reference.names(op, (chance.choice(free), fid))
+            elif op == "rename" and reference.now.get(key) != fid:
+                reference.names(op, (one, None), (key, fid))
+            elif op == "exchange" and reference.now.get(key, fid) != fid:
+                reference.names(op, (one, reference.now[key]), (key, fid))
+        for names in ("none", "ordered", "strict"):
+            everything = State(frozenset(change.seq for change in journal.pending(names)))
+            assert (journal.entries(everything, names), journal.contents(everything, names)) == ({}, {})
+            for state in journal.states(names, 15):
+                reference.check(state, names)

@@ -512,6 +512,35 @@ def test_holes_come_back(model: Model) -> None:
     assert (model.root / "sparse").stat().st_blocks == 0
 
 
+def test_a_removed_file_does_not_take_the_place_of_a_synced_one(make: Callable[..., Model]) -> None:
+    def crash(names: str, renamed: bool) -> dict[str, bytes | None]:
+        model = make()
+        model.mkdir("A")
+        model.mkdir("B")
+        durability = model.datastore.durability
+        durability.track()
+        model.create("A/x", b"one")
+        durability.sync()
+        model.rename("A/x", "B/x")
+        model.unlink("B/x")
+        handle = model.create("B/x", b"two")
+        model.fsync(handle)
+        model.fsyncdir("B")
+        if renamed:
+            model.rename("B/x", "B/y")
+            model.fsync(handle)
+        if names == "ordered":
+            assert [(state["survivors"], state["lost"]) for state in durability.states(names=names)] == [([], [])]
+        assert (durability.states(names=names)[0]["lost"] == []) == (names != "strict")
+        model.datastore.crash(names=names, keep="none", restart=True)
+        return model.tree()
+
+    for names in ("none", "ordered"):
+        assert crash(names, renamed=True) == {"A": None, "B": None, "B/y": b"two"}
+    # Directory A was not fsynced.
+    assert crash("strict", renamed=False) == {"A": None, "A/x": b"one", "B": None, "B/x": b"two"}
+
+
 # Ledger
 
 
