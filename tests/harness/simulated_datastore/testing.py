@@ -224,7 +224,7 @@ class FaultWalker:
 
 
 class CrashWalker:
-    """Crashes after each change that a piece of code makes, into each state that the disk may be in then."""
+    """Crashes before each change that a piece of code makes and after the last, into each state that the disk may be in then."""
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         self._factory = factory
