@@ -181,6 +181,9 @@ class Durability(Policy):
             self.journal.attributes(self._fid(request.node), request.op, *changes)
 
     def after(self, request: Request) -> None:
+        if request.skip:
+            # Nothing was done, whatever the client was told.
+            return
         op, mount, noted = request.op, request.mount, request.notes.get(self.name)
         network = not mount.export.profile.coherent
         if op == "write":
@@ -200,7 +203,7 @@ class Durability(Policy):
             self.journal.sync(-1 if fid is None else fid, data_only=bool(request.arguments))
         elif op == "fsyncdir":
             self.journal.sync_directory(self._fid(request.node))
-        elif op != "close" and not request.skip and not network:
+        elif op != "close" and not network:
             # A server answers a change of names or attributes when it is on the disk.
             if op not in ATTRIBUTES:
                 self._note_names(request)
