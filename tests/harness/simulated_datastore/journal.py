@@ -93,6 +93,8 @@ class Journal:
         self.length = length
         self.changes: list[Change] = []
         self.weight = 0
+        #: How many changes count as on the disk only for lack of room here.
+        self.written_back = 0
         self._next = 1
 
     def content(self, fid: int, offset: int, new: bytes, old: bytes, size: int, cut: int | None = None, *, durable: bool = False) -> None:
@@ -145,14 +147,16 @@ class Journal:
         for change in reversed(self.changes):
             if isinstance(change, Names):
                 if any((key, new) in moved for key, _unused, new in change.changes):
-                    change.synced.update(key[0] for key, _unused, _unused in change.changes)
+                    _settle(change)
                 if change.durable:
                     placed = {new for _unused, _unused, new in change.changes}
                     moved.update((key, old) for key, old, _unused in change.changes if old is not None and old in placed)
 
-    def sync_all(self) -> None:
-        self.changes = [change for change in self.changes if isinstance(change, Content) and change.lost]
-        self._weigh()
+    def sync_all(self) -> int:
+        """Everything is durable but what is lost; returns how many changes weren't before."""
+        settled = sum(_settle(change) for change in self.changes)
+        self._prune()
+        return settled
 
     def forget(self, fid: int) -> None:
         """An fsync has failed and the dirty pages were dropped, as Linux does: nothing will write them any more."""
@@ -191,11 +195,7 @@ class Journal:
             count -= 1
             if isinstance(change, Content):
                 weight -= change.weight
-                change.durable = not change.lost
-            elif isinstance(change, Attributes):
-                change.durable = True
-            else:
-                change.synced.update(key[0] for key, _unused, _unused in change.changes)
+            self.written_back += _settle(change)
         self._prune()
 
     # States
@@ -310,6 +310,17 @@ class Journal:
             steps[fid] += [("redo", change, len(change.new)) for change in changes if survives(change)]
             steps[fid] += [("redo", change, state.keep) for change in changes if change.seq == state.torn]
         return steps
+
+
+def _settle(change: Change) -> bool:
+    """*change* is durable, unless it is lost; returns whether it wasn't before."""
+    if change.durable or (isinstance(change, Content) and change.lost):
+        return False
+    if isinstance(change, Names):
+        change.synced.update(key[0] for key, _unused, _unused in change.changes)
+    else:
+        change.durable = True
+    return True
 
 
 def _pages(change: Content, seed: int) -> int:

@@ -81,6 +81,19 @@ def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     assert [(step, change.seq) for step, change, _unused in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
 
 
+def test_a_sync_of_all_leaves_what_is_lost_and_what_it_would_hide(journal: Journal) -> None:
+    write(journal, 1, 0, b"AAA")
+    journal.forget(1)
+    write(journal, 1, 1, b"BBB")
+    write(journal, 2)
+    journal.names("create", ((ROOT, b"a"), None, 1))
+    assert journal.sync_all() == 3
+    assert [change.seq for change in journal.changes] == [1, 2]
+    assert [survivors(journal, names) for names in ("none", "ordered", "strict")] == [[], [], []]
+    steps = journal.contents(journal.state("none", "ordered"), "ordered")[1]
+    assert [(step, change.seq) for step, change, _unused in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
+
+
 def test_a_state_is_only_possible_if_what_it_builds_on_is_there(journal: Journal) -> None:
     journal.names("create", ((ROOT, b"a"), None, 1))
     journal.names("rename", ((ROOT, b"a"), 1, None), ((ROOT, b"b"), None, 1))
@@ -130,6 +143,7 @@ def test_the_oldest_count_as_written_back_when_the_log_is_full() -> None:
     for number in range(100):
         journal.content(number, 0, b"x" * 100, b"", 0)
     assert journal.weight <= 1000
+    assert journal.written_back == 100 - len(journal.changes)
     assert min(change.fid for change in journal.changes if isinstance(change, Content)) > 80
 
 

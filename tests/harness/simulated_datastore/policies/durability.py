@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import stat
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ ORDERS = ("none", "ordered", "strict")
 _PUNCH = 0x03
 _TRACKED = NAMES | ATTRIBUTES | {"close", "fsync", "fsyncdir", "truncate", "write"}
 _libc = ctypes.CDLL(None, use_errno=True)
+_log = logging.getLogger(__name__)
 
 
 class _File:
@@ -49,6 +51,8 @@ class Durability(Policy):
         self._nodes = datastore.nodes
         self.tracking = False
         self.journal = Journal()
+        #: The log says already that the journal has no room for everything.
+        self._told = False
         self._files: dict[int, _File] = {}
         self._ids: dict[int, int] = {}
         self._next = 1
@@ -63,7 +67,8 @@ class Durability(Policy):
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a number of bytes, at least 1.")
         self.tracking = enabled
         self.journal = Journal(limit or self.journal.limit)
-        self._release()
+        self._told = False
+        self._release_unused()
         self._datastore.recompile()
         return {"tracking": self.tracking, "limit": self.journal.limit}
 
@@ -79,7 +84,8 @@ class Durability(Policy):
                 raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
 
     def unsynced(self) -> dict[str, Any]:
-        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes."""
+        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes; and how many changes it can't lose only because the journal had
+        no room for them (``written_back``)."""
         self.check()
         files: dict[int, list[tuple[int, int]]] = {}
         names, attributes = [], []
@@ -94,7 +100,8 @@ class Durability(Policy):
         for fid, ranges in files.items():
             merged = _merge(ranges)
             found.append({"path": self._path(fid), "bytes": sum(end - start for start, end in merged), "ranges": merged})
-        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names, "attributes": attributes}
+        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names, "attributes": attributes,
+                "written_back": self.journal.written_back}
 
     def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
         """The states the disk may be in after a crash now; the number of one is *state* of crash."""
@@ -116,7 +123,7 @@ class Durability(Policy):
     def sync(self) -> None:
         """Make everything durable, as sync(2) on the server would."""
         self.journal.sync_all()
-        self._release()
+        self._release_unused()
 
     # The pipeline
 
@@ -210,7 +217,10 @@ class Durability(Policy):
             elif "attributes" in request.notes:
                 self._note_attributes(request)
         if len(self._files) > self.most_files:
-            self._release_unused()
+            self._make_room()
+        if self.journal.written_back and not self._told:
+            self._told = True
+            _log.warning("crash tracking has no room for all that isn't synced: the oldest changes count as written back from now on")
 
     def _note_names(self, request: Request) -> None:
         op, directory, noted = request.op, self._fid(request.node) if request.name is not None else 0, request.notes.get(self.name)
@@ -263,23 +273,21 @@ class Durability(Policy):
         self._ids[ino] = fid
         return fid
 
-    def _release(self) -> None:
-        for file in self._files.values():
-            os.close(file.fd)
-        self._files.clear()
-        self._ids.clear()
+    def _make_room(self) -> None:
+        """Let go of the files that aren't needed; when too many are, everything counts as written back."""
+        self._release_unused()
+        if len(self._files) > self.most_files * 3 // 4:
+            self.journal.written_back += self.journal.sync_all()
+            self._release_unused()
 
     def _release_unused(self) -> None:
-        """Let go of the files that the journal no longer speaks of; of all, when it speaks of too many."""
+        """Let go of the files that the journal no longer speaks of."""
         used: set[int | None] = set()
         for change in self.journal.changes:
             if not isinstance(change, Names):
                 used.add(change.fid)
             else:
                 used.update(part for key, old, new in change.changes for part in (key[0], old, new))
-        if len(used) > self.most_files * 3 // 4:
-            self.sync()
-            return
         for fid in self._files.keys() - used:
             file = self._files.pop(fid)
             os.close(file.fd)
@@ -325,7 +333,7 @@ class Durability(Policy):
         self._apply_names(chosen, names)
         self.journal.changes.clear()
         self.journal.weight = 0
-        self._release()
+        self._release_unused()
         return {"lost": lost, "survivors": survivors}
 
     def _apply_names(self, state: State, names: str) -> None:
