@@ -67,9 +67,9 @@ class Datastore:
         self.capacity = Capacity(self)
         self.schedule = Schedule(self)
         self.durability = Durability(self, min(2000, most // 8))
-        self._before: list[Policy] = [self.state, self.rules, Identity(self), self.capacity, self.schedule]
+        self._before: list[Policy] = [self.state, self.rules, Identity(self), self.schedule]
         self._enter: list[Policy] = [self.capacity, self.durability]
-        self._after: list[Policy] = [self.durability, self.rules, self.capacity]
+        self._after: list[Policy] = [self.capacity, self.durability, self.rules]
         self._settle: list[Policy] = [self.capacity]
 
     def recompile(self) -> None:

@@ -226,6 +226,7 @@ class FileSystem:
         if handle is not None and not handle.lost and handle.flags & os.O_ACCMODE != os.O_RDONLY:
             os.ftruncate(handle.fd, size)
         else:
+            _refuse_gone(request.node)
             fd = self.nodes.open(request.node, os.O_WRONLY)
             try:
                 os.ftruncate(fd, size)
@@ -265,6 +266,7 @@ class FileSystem:
 
     def open(self, request: Request) -> None:
         node = request.node
+        _refuse_gone(node)
         fd = self.nodes.open(node, flags_below(request.flags))
         request.result = request.mount.add_handle(fd, node, request.flags)
 
@@ -332,6 +334,12 @@ def _fd(handle: Handle | None) -> int:
     if handle is None or handle.lost:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return handle.fd
+
+
+def _refuse_gone(node: Node) -> None:
+    """Raise ESTALE for a file that has no name any more and that nobody has open: the kernel of a client that knows it still looks the name up again."""
+    if not node.links and not node.in_use:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:

@@ -294,20 +294,25 @@ class Mount:
         if self.handles.pop(handle.number, None) is None:
             return
         node = handle.node
-        if node.orphan and node.handles == [handle]:
-            node.orphan = False
-            self.datastore.capacity.closed(node)
+        self._lets_go(handle)
         node.handles.remove(handle)
         self.open_files.close(handle)
         if node.lookups <= 0 and not node.handles:
             self.nodes.drop(node)
 
+    def _lets_go(self, handle: Handle) -> None:
+        """Before *handle* goes: a nameless file goes with the last handle that the server knows."""
+        node = handle.node
+        if node.orphan and all(other is handle or other.lost for other in node.handles):
+            node.orphan = False
+            self.datastore.capacity.closed(node)
+
     def make_stale(self) -> None:
         """The server has forgotten what this client has open."""
         for handle in self.handles.values():
+            self._lets_go(handle)
             handle.lost = True
             self.open_files.close(handle)
-            handle.node.orphan = False
 
     def disconnect(self) -> None:
         """The client is gone: forget everything it was given."""

@@ -54,6 +54,11 @@ class Node:
         self._path_epoch = -1
 
     @property
+    def in_use(self) -> bool:
+        """Whether a client has it open, by a handle that the server knows."""
+        return any(not handle.lost for handle in self.handles)
+
+    @property
     def path(self) -> bytes:
         """The path below the root of the datastore by the first known name; of a nameless node the last one it had."""
         epoch = self.table.epoch

@@ -19,6 +19,7 @@ from ..errors import SimulatedDatastoreError
 from ..nodes import Node
 from ..profiles import ERROR_AT, choose
 from ..request import Request
+from ..system import RENAME_EXCHANGE
 from . import Policy
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 _NEW = frozenset({"create", "mkdir", "mknod", "symlink"})
-_MEASURED = _NEW | {"chown", "close", "fsync", "link", "removexattr", "rename", "rmdir", "setxattr", "truncate", "unlink", "write"}
+_CONCERNED = _NEW | {"chown", "close", "fsync", "link", "removexattr", "rename", "rmdir", "setxattr", "statfs", "truncate", "unlink", "write"}
 
 
 def blocks(status: os.stat_result) -> int:
@@ -45,8 +46,6 @@ class Account:
     path: bytes | None = None
     used: int = 0
     inodes: int = 0
-    reserved: int = 0
-    reserved_inodes: int = 0
 
     def covers(self, uid: int, path: bytes) -> bool:
         if self.path is not None and path != self.path and not path.startswith(self.path + b"/"):
@@ -54,10 +53,10 @@ class Account:
         return self.uid is None or self.uid == uid
 
     def free(self) -> float:
-        return float("inf") if self.block_limit is None else self.block_limit - self.used - self.reserved
+        return float("inf") if self.block_limit is None else self.block_limit - self.used
 
     def free_inodes(self) -> float:
-        return float("inf") if self.inode_limit is None else self.inode_limit - self.inodes - self.reserved_inodes
+        return float("inf") if self.inode_limit is None else self.inode_limit - self.inodes
 
     def status(self) -> dict[str, Any]:
         return {"uid": self.uid, "path": None if self.path is None else os.fsdecode(self.path),
@@ -150,9 +149,12 @@ class Capacity(Policy):
                 seen.add(status.st_ino)
                 _charge(accounts, status.st_uid, path, blocks(status), 1)
         for node in self._nodes:
-            if node.orphan and node.handles and node.ino not in seen:
+            if node.ino not in seen and not node.links and node.in_use:
                 status = self._nodes.stat(node)
-                _charge(accounts, status.st_uid, node.path, blocks(status), 1)
+                if status.st_nlink == 0:
+                    node.orphan = True
+                    uid, number = node.counted = (status.st_uid, blocks(status))
+                    _charge(accounts, uid, node.path, number, 1)
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
         """Everything in the backing directory that clients can see."""
@@ -171,30 +173,45 @@ class Capacity(Policy):
     # The pipeline
 
     def concerns(self, op: str) -> bool:
-        return bool(self._accounts) and (op in _MEASURED or op == "statfs")
+        if op not in _CONCERNED:
+            return False
+        # A request that can wait may meet limits that were set after it came.
+        store = self._datastore
+        return bool(self._accounts) or any(policy.concerns(op) for policy in (store.state, store.rules, store.schedule))
 
-    async def before(self, request: Request) -> None:
+    def enter(self, request: Request) -> None:
+        """Hold the request to the limits of now, however long it waited, and look at what it may change, where that isn't known."""
+        if not self._accounts:
+            return
         op = request.op
         if op == "write":
-            self._reserve_write(request)
+            self._limit_write(request)
         elif op == "truncate":
             size = request.arguments.get("size", 0)
             if self._file_limit is not None and size > self._file_limit:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         elif op in _NEW:
-            self._reserve_new(request)
+            self._limit_new(request)
         elif op in ("rename", "link"):
-            source = self._of_path(request.path)
-            if source != self._of_path(request.new_path):
-                # As between projects of XFS: a file would take its use along.
+            if self._of_path(request.path) != self._of_path(request.new_path) or self._above_quota(request.path) or self._above_quota(request.new_path):
+                # As between projects of XFS: a file would take its use along, and a directory that of the quotas below it.
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         elif op in ("close", "fsync"):
             self._report_late(request)
+        for node in (request.node, request.new_parent):
+            if node is not None and node.counted is None:
+                with contextlib.suppress(OSError):
+                    status = self._nodes.stat(node)
+                    if status.st_nlink or node.in_use:
+                        node.counted = (status.st_uid, blocks(status))
 
     def _of_path(self, path: bytes) -> list[bytes]:
         return [account.path for account in self._accounts if account.path is not None and account.covers(account.uid or 0, path)]
 
-    def _reserve_write(self, request: Request) -> None:
+    def _above_quota(self, path: bytes) -> bool:
+        return any(account.path is not None and account.path.startswith(path + b"/") for account in self._accounts)
+
+    def _limit_write(self, request: Request) -> None:
         handle, offset, wanted = request.handle, request.offset, len(request.data)
         if handle is None or handle.lost:
             return
@@ -210,7 +227,7 @@ class Capacity(Policy):
         free = tightest.free()
         need = (offset + fits - 1) // BLOCK - offset // BLOCK + 1 if fits else 0
         if need > free:
-            fitting, need = _prefix(handle.fd, offset, fits, max(0, int(free)))
+            fitting = _prefix(handle.fd, offset, fits, max(0, int(free)))
             if fitting < fits:
                 fits, number = fitting, tightest.error
         if fits < wanted:
@@ -222,23 +239,19 @@ class Capacity(Policy):
                 handle.late_error = number
                 request.notes["late"] = wanted
             request.data, request.size = request.data[:fits], fits
-            if fits == 0:
-                request.skip, request.result = True, 0
-        for account in accounts:
-            account.reserved += need
-        request.notes["reserved"] = (accounts, need, 0)
 
-    def _reserve_new(self, request: Request) -> None:
+    def _limit_new(self, request: Request) -> None:
         uid = request.caller.uid if request.caller is not None else 0
         accounts = [account for account in self._accounts if account.covers(uid, request.path)]
+        if request.op == "create" and not request.flags & os.O_EXCL:
+            with contextlib.suppress(OSError):
+                # Another client was faster: nothing is new, but the file may be cut.
+                request.notes["before"] = os.stat(request.name or b"", dir_fd=self._nodes.directory_fd(request.node), follow_symlinks=False)
+                return
         need = 1 if request.op == "mkdir" and os.fstat(self._nodes.root_fd).st_blocks else 0
         for account in accounts:
             if account.free_inodes() < 1 or (need and account.free() < need):
                 raise OSError(account.error, os.strerror(account.error))
-        for account in accounts:
-            account.reserved += need
-            account.reserved_inodes += 1
-        request.notes["reserved"] = (accounts, need, 1)
 
     def _report_late(self, request: Request) -> None:
         handle = request.handle
@@ -247,39 +260,43 @@ class Capacity(Policy):
             number, handle.late_error = handle.late_error, 0
             raise OSError(number, os.strerror(number))
 
-    def enter(self, request: Request) -> None:
-        """Look at what the request may change, where that isn't known."""
-        for node in (request.node, request.new_parent):
-            if node is not None and node.counted is None:
-                with contextlib.suppress(OSError):
-                    status = self._nodes.stat(node)
-                    node.counted = (status.st_uid, blocks(status))
-
     def after(self, request: Request) -> None:
-        if request.op == "statfs":
+        if not self._accounts:
+            return
+        op = request.op
+        if op == "statfs":
             request.result = self._statfs(request.result)
         elif "late" in request.notes:
             request.result = request.notes["late"]
+        if request.skip:
+            return
+        if op in _NEW:
+            self._made(request)
+        elif op in ("rmdir", "unlink"):
+            self._removed(request.stat, request.found, request.path)
+        elif op == "rename":
+            old, replaced = request.result
+            if old is not None and old.st_ino != request.stat.st_ino and not request.flags & RENAME_EXCHANGE:
+                self._removed(old, replaced, request.new_path)
 
     def settle(self, request: Request) -> None:
-        accounts, need, inodes = request.notes.get("reserved", ((), 0, 0))
-        for account in accounts:
-            account.reserved -= need
-            account.reserved_inodes -= inodes
+        if not self._accounts:
+            return
         self._measure(request.node)
         if request.new_parent is not None:
             self._measure(request.new_parent)
-        if request.error or request.skip:
+
+    def _made(self, request: Request) -> None:
+        node, before = request.found, request.notes.get("before")
+        if node is None:
             return
-        if request.op in _NEW and "existed" not in request.notes:
-            uid, number = request.found.counted = (request.stat.st_uid, blocks(request.stat))  # type: ignore[union-attr]
+        if before is None:
+            uid, number = node.counted = (request.stat.st_uid, blocks(request.stat))
             _charge(self._accounts, uid, request.path, number, 1)
-        elif request.op in ("rmdir", "unlink"):
-            self._removed(request.stat, request.found, request.path)
-        elif request.op == "rename":
-            old, replaced = request.result
-            if old is not None and old.st_ino != request.stat.st_ino and not request.flags & 2:
-                self._removed(old, replaced, request.new_path)
+            return
+        if node.counted is None:
+            node.counted = (before.st_uid, blocks(before))
+        self._measure(node)
 
     def _measure(self, node: Node) -> None:
         """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some of it later than it was written."""
@@ -299,18 +316,21 @@ class Capacity(Policy):
 
     def _removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
         """A name of a file has gone, and with the last one the file, unless it is open."""
-        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
-            if node is not None and node.handles:
-                node.orphan = True
-            else:
-                uid, number = (node and node.counted) or (status.st_uid, blocks(status))
-                _charge(self._accounts, uid, path, -number, -1)
+        if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
+            return
+        uid, number = (node and node.counted) or (status.st_uid, blocks(status))
+        if node is not None and node.in_use:
+            node.orphan, node.counted = True, (uid, number)
+            return
+        _charge(self._accounts, uid, path, -number, -1)
+        if node is not None:
+            # Clients may know it still, but what they do to it counts no more.
+            node.counted = None
 
     def closed(self, node: Node) -> None:
         """The last descriptor of a nameless file is closed."""
-        if self._accounts:
-            status = self._nodes.stat(node)
-            uid, number = node.counted or (status.st_uid, blocks(status))
+        if self._accounts and node.counted is not None:
+            (uid, number), node.counted = node.counted, None
             _charge(self._accounts, uid, node.path, -number, -1)
 
     def _statfs(self, below: Any) -> Statvfs:
@@ -336,8 +356,8 @@ def _charge(accounts: list[Account], uid: int, path: bytes, number: int, inodes:
             account.inodes += inodes
 
 
-def _prefix(fd: int, offset: int, size: int, free: int) -> tuple[int, int]:
-    """How many of *size* bytes at *offset* fit if *free* blocks are left, and how many new blocks these take: blocks that are there already cost nothing."""
+def _prefix(fd: int, offset: int, size: int, free: int) -> int:
+    """How many of *size* bytes at *offset* fit if *free* blocks are left: blocks that are there already cost nothing."""
     end, need, block = offset + size, 0, offset // BLOCK
     while block * BLOCK < end:
         data, hole = _data(fd, block * BLOCK)
@@ -345,12 +365,12 @@ def _prefix(fd: int, offset: int, size: int, free: int) -> tuple[int, int]:
             # A hole up to there.
             here = min(data // BLOCK, (end - 1) // BLOCK + 1) - block
             if need + here > free:
-                return max(0, (block + free - need) * BLOCK - offset), free
+                return max(0, (block + free - need) * BLOCK - offset)
             need += here
             block += here
         else:
             block = (hole + BLOCK - 1) // BLOCK
-    return size, need
+    return size
 
 
 def _data(fd: int, offset: int) -> tuple[int, int]:
