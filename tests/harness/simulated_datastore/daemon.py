@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from . import watchdog
+from . import checks, watchdog
 from .adapters.pyfuse3_adapter import CAPABILITIES, Pyfuse3Adapter
 from .clock import MockClock, RealClock
 from .control import ControlServer, Method
@@ -105,13 +105,16 @@ class Daemon:
     async def add_mount(self, mount_point: str, client: str = "host1", profile: str = "local", squash: str | None = None, anonymous_uid: int = 65534,
                         anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False) -> None:
         """Mount the datastore for one more client; raises :class:`SimulatedDatastoreError`."""
+        checks.client(client)
         found = PROFILES[choose("profile", profile, list(PROFILES))]
-        export = Export(client, found, choose("squash", squash or found.squash, SQUASHES), (anonymous_uid, anonymous_gid), read_only, strict)
+        anonymous = (checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID), checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID))
+        export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,
+                        checks.flag("read_only", read_only), checks.flag("strict", strict))
         path = self._check_mount_point(mount_point)
         mount = self.datastore.add_mount(export)
         try:
             adapter = Pyfuse3Adapter(mount, path, self.config["known"])
-        except SimulatedDatastoreError:
+        except BaseException:
             self.datastore.remove_mount(mount)
             raise
         self._tell_watchdog("mount", path)
@@ -122,12 +125,13 @@ class Daemon:
         """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted."""
         if not os.path.exists("/dev/fuse"):
             raise SimulatedDatastoreError("There is no /dev/fuse: load the kernel module fuse, or give the container the device.")
-        path = Path(mount_point).absolute()
+        path = Path(checks.text("mount_point", mount_point, path=True)).absolute()
         # A dead mount can't be looked at, only a table of the kernel tells of it.
         taken = {found for _unused, found, _unused in mounts()}
         if os.fspath(path) in taken or (resolved := Path(os.path.realpath(path))).as_posix() in taken:
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted.")
-        if not resolved.is_dir():
+        # Unlike that of Path, this one takes a path that is too long as well.
+        if not os.path.isdir(resolved):
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} isn't a directory.")
         if resolved == self.backing or self.backing in resolved.parents or resolved in self.backing.parents:
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} and the backing directory {str(self.backing)!r} must not contain each other.")

@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import checks
 from .errors import SimulatedDatastoreError
+from .profiles import choose
 from .request import CLASSES, OPERATIONS, Request, expand
 
 #: An entry in memory; ``path`` and ``new_path`` are bytes there.
 FIELDS = ("seq", "time_ns", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules")
+#: What entries can be chosen by.
+CRITERIA = ("op", "path", "client", "rule", "error", "since")
 Row = tuple[int, int, str, str, bytes, bytes, int, int, int, int, tuple[str, ...]]
 
 
@@ -68,7 +72,7 @@ class Ledger:
 
     def mark(self, name: str) -> int:
         """Remember this moment as *name*; returns the number of the next entry."""
-        self._marks[name] = self._next
+        self._marks[checks.text("name", name)] = self._next
         return self._next
 
     def rows(self, *, op: str | list[str] | None = None, path: str | None = None, client: str | None = None, rule: str | None = None,
@@ -78,9 +82,17 @@ class Ledger:
         Raises :class:`SimulatedDatastoreError` for names that don't exist, and for a beginning that is no longer in memory.
         """
         ops = None
+        for option, value in (("path", path), ("client", client), ("rule", rule)):
+            if value is not None:
+                checks.text(option, value, path=option == "path")
+        if error is not None:
+            checks.whole("error", error)
         if op is not None:
+            wanted = op if isinstance(op, list) else [op]
+            if not all(isinstance(each, str) for each in wanted):
+                raise SimulatedDatastoreError(f"op: {op!r} is neither the name of an operation or class nor a list of such.")
             try:
-                ops = expand([op] if isinstance(op, str) else op)
+                ops = expand(wanted)
             except KeyError as unknown:
                 raise SimulatedDatastoreError(f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
                                               f"({', '.join(CLASSES)}).") from unknown
@@ -101,19 +113,27 @@ class Ledger:
             if since not in self._marks:
                 raise SimulatedDatastoreError(f"since: there is no mark {since!r}, the marks are {', '.join(self._marks) or 'none'}.")
             since = self._marks[since]
-        if since <= self.dropped:
+        if checks.whole("since", since, 1) <= self.dropped:
             raise SimulatedDatastoreError(f"since: the ledger holds the last {self.limit} entries, and {since} is no longer among them.")
         return since
 
+    def chosen(self, criteria: dict[str, Any]) -> Iterator[Row]:
+        """The entries that match *criteria*, which may have any keys."""
+        for key in criteria:
+            choose("criteria", key, CRITERIA)
+        return self.rows(**criteria)
+
     def query(self, limit: int | None = None, **criteria: Any) -> list[dict[str, Any]]:
         """The matching entries, oldest first, as plain data; with *limit* the last so many."""
-        rows = list(self.rows(**criteria))
+        if limit is not None:
+            checks.whole("limit", limit)
+        rows = list(self.chosen(criteria))
         return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)):])]
 
     def summary(self, **criteria: Any) -> list[dict[str, Any]]:
         """Requests, bytes and errors by client and operation."""
         sums: dict[tuple[str, str], list[int]] = {}
-        for row in self.rows(**criteria):
+        for row in self.chosen(criteria):
             entry = sums.setdefault((row[2], row[3]), [0, 0, 0])
             entry[0] += 1
             entry[1] += row[7] if row[3] in ("read", "write") else 0

@@ -3,13 +3,14 @@
 """What can be asked of a daemon over its control socket."""
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from . import checks
 from .datastore import Datastore
 from .errors import SimulatedDatastoreError
+from .ledger import CRITERIA
 from .profiles import choose
 from .request import Request
 
@@ -32,7 +33,7 @@ class Methods:
             "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
             "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
             "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
-            "crash.track": durability.track, "crash.states": durability.states, "crash": datastore.crash, "restart": datastore.restart,
+            "crash.track": durability.track, "crash.states": self.states, "crash": self.crash, "restart": datastore.restart,
             "unsynced": durability.unsynced, "sync": durability.sync,
             "clock.advance": self.advance, "ledger.query": ledger.query, "ledger.summary": ledger.summary, "ledger.mark": ledger.mark,
             "wait_for": self.wait_for}
@@ -43,8 +44,16 @@ class Methods:
         self.datastore.state.set("up")
         self.daemon.stop.set()
 
+    def crash(self, **parameters: Any) -> dict[str, Any]:
+        return self.datastore.crash(**checks.crash(parameters))
+
+    def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
+        return self.datastore.durability.states(checks.whole("limit", limit, 1, checks.STATES), names)
+
     async def statfs(self) -> dict[str, int]:
         """What a client's statfs(3) answers, without its caches."""
+        if not self.datastore.mounts:
+            raise SimulatedDatastoreError("statfs: no client has the datastore mounted.")
         request = Request("statfs", next(iter(self.datastore.mounts.values())), self.datastore.nodes.root)
         self.datastore.file_system.statfs(request)
         if self.datastore.capacity.concerns("statfs"):
@@ -61,10 +70,7 @@ class Methods:
         clock = self.datastore.clock
         if clock.kind != "mock":
             raise SimulatedDatastoreError("clock.advance: the clock of this daemon is the real one, mount with --mock-clock (clock: mock).")
-        try:
-            clock.advance(seconds)
-        except (TypeError, ValueError) as error:
-            raise SimulatedDatastoreError(f"clock.advance: {seconds!r} isn't a number of seconds, at least 0.") from error
+        clock.advance(checks.seconds("seconds", seconds))
         return clock.now()
 
     async def wait_for(self, predicate: dict[str, Any], timeout: float = 10) -> dict[str, Any]:
@@ -73,12 +79,16 @@ class Methods:
         It has either ``parked``, a number of requests that must be waiting for something, or criteria of the ledger with ``count``, how many entries
         must match (default 1).
         """
-        if not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
-            raise SimulatedDatastoreError(f"timeout: {timeout!r} isn't a number of seconds, at least 0.")
+        checks.seconds("timeout", timeout)
+        if not isinstance(predicate, dict):
+            raise SimulatedDatastoreError(f"predicate: {predicate!r} isn't a mapping such as {{\"op\": \"write\", \"count\": 1}}.")
         wanted = dict(predicate)
-        parked, count = wanted.pop("parked", None), wanted.pop("count", 1)
         for key in wanted:
-            choose("predicate", key, ["client", "count", "error", "op", "parked", "path", "rule", "since"])
+            choose("predicate", key, [*CRITERIA, "count", "parked"])
+        parked = checks.whole("parked", wanted.pop("parked")) if "parked" in wanted else None
+        if parked is not None and wanted:
+            raise SimulatedDatastoreError(f"predicate: parked goes with nothing else, take {', '.join(wanted)} away.")
+        count = checks.whole("count", wanted.pop("count", 1))
 
         def found() -> int:
             return len(self.datastore.parked) if parked is not None else sum(1 for _unused in self.datastore.ledger.rows(**wanted))

@@ -3,15 +3,25 @@
 """What comes from outside: values of the command line, scenarios, lines on the control socket."""
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
+import logging
+import os
+import resource
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from simulated_datastore import schema
-from simulated_datastore.control import ControlServer
+from simulated_datastore.control import ControlServer, Method
+from simulated_datastore.daemon import Daemon
 from simulated_datastore.errors import SimulatedDatastoreError
+from simulated_datastore.methods import Methods
 from simulated_datastore.policies.rules import Rule
 from simulated_datastore.settings import KEYS
 from simulated_datastore.values import assignments, size
@@ -70,3 +80,269 @@ def test_a_bug_in_a_method_is_answered(tmp_path: Path, caplog: pytest.LogCapture
     server = ControlServer(tmp_path / "socket", {"fail": lambda: 1 / 0})
     assert "ZeroDivisionError" in trio.run(server.answer, b'{"id": 1, "method": "fail"}')["error"]
     assert caplog.records[0].exc_info
+
+
+# The methods of a daemon: what is of a wrong type or out of range is refused with a sentence, and changes nothing.
+
+
+@contextmanager
+def without_mounts(root: Path) -> Iterator[Daemon]:
+    """A daemon that serves no mount, with crash tracking and a clock that is moved by hand."""
+    for name in ("backing", "runtime"):
+        (root / name).mkdir()
+    made = Daemon({"runtime": str(root / "runtime"), "backing": str(root / "backing"), "mounts": [], "clock": "mock", "known": 100, "log": "none"})
+    made.datastore.durability.track()
+    yield made
+    made.datastore.close()
+    logging.getLogger("simulated_datastore").removeHandler(made.bugs)
+    made._watchdog.stdin.close()  # type: ignore[union-attr]
+    made._watchdog.wait()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with without_mounts(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for all tests that change nothing."""
+    with without_mounts(tmp_path_factory.mktemp("refusing")) as made:
+        yield made
+
+
+def ask(daemon: Daemon, method: str, params: Any) -> dict[str, Any]:
+    """The answer of *daemon*, by way of a line as it comes from a socket."""
+    server = ControlServer(daemon.runtime / "socket", Methods(daemon.datastore, daemon).table())
+
+    async def main() -> dict[str, Any]:
+        with trio.fail_after(20):
+            return await server.answer(json.dumps({"id": 1, "method": method, "params": params}).encode())
+    answer = trio.run(main)
+    assert json.loads(json.dumps(answer)) == answer
+    return answer
+
+
+def in_force(daemon: Daemon) -> dict[str, Any]:
+    """All that a method can change; a daemon whose status can't be told has been damaged."""
+    status = ask(daemon, "status", {})["result"]
+    return {key: status[key] for key in ("clients", "clock", "settings", "capacity", "state", "rules", "crash_tracking", "ledger", "bugs")}
+
+
+WRITE = {"ops": ["write"]}
+HUGE = 10 ** 400
+MOUNT = {"mount_point": "/nonexistent"}
+
+
+@pytest.mark.parametrize(("method", "params", "option"), [
+    *(("ledger.mark", {"name": value}, "name") for value in (5, [], None, "", "a\0", "\ud800")),
+    *((method, {option: value}, option) for method in ("ledger.query", "ledger.summary") for option, value in (
+        ("path", 5), ("path", "\ud800"), ("path", "a\0"), ("op", 5), ("op", [[]]), ("op", "wriet"), ("since", []), ("since", "never"),
+        ("since", True), ("since", -1), ("client", 5), ("rule", []), ("error", "EIO"))),
+    ("ledger.query", {"limit": "x"}, "limit"), ("ledger.query", {"limit": -1}, "limit"), ("ledger.query", {"pth": "x"}, "criteria"),
+    ("wait_for", {"predicate": 5}, "predicate"), ("wait_for", {"predicate": {"count": "x"}}, "count"), ("wait_for", {"predicate": {"parked": "x"}}, "parked"),
+    ("wait_for", {"predicate": {"parked": None}}, "parked"), ("wait_for", {"predicate": {"parked": 1, "op": 5}}, "predicate"),
+    ("wait_for", {"predicate": {"path": 5}}, "path"),
+    *(("wait_for", {"predicate": {}, "timeout": value}, "timeout") for value in (HUGE, "x", -1, True, float("nan"))),
+    *(("clock.advance", {"seconds": value}, "seconds") for value in (HUGE, "x", [], -1, True, float("inf"), None)),
+    *(("mount", {"mount_point": value}, "mount_point") for value in (5, "", "/tmp/\0", "/tmp/\ud800", None, "/tmp/" + "x" * 5000)),
+    *(("mount", {**MOUNT, "client": value}, "client") for value in (5, [], None, "", "h4,ro", "h5\0x", "a b", "x" * 42, "h\n", "-a")),
+    *(("mount", {**MOUNT, option: value}, option) for option in ("anonymous_uid", "anonymous_gid") for value in ("x", -1, 1 << 32, True, None)),
+    *(("mount", {**MOUNT, option: value}, option) for option in ("read_only", "strict") for value in ("no", 1, None)),
+    ("mount", {**MOUNT, "squash": ""}, "squash"), ("mount", {**MOUNT, "profile": []}, "profile"), ("umount", {"client": []}, "client"),
+    *(("schedule.set", {"seed": value}, "seed") for value in ("x", float("inf"), None, 1.5, HUGE)),
+    *(("schedule.set", {"latency": value}, "latency") for value in ([1], "abc", {"write": "x"}, {"wriet": 1}, True, HUGE)),
+    *(("schedule.set", {option: value}, option) for option in ("jitter", "read", "write", "requests") for value in ("x", [], None, -1, HUGE, float("nan"))),
+    *(("resize", {option: value}, option) for option in ("size", "inodes", "max_file") for value in (1 << 90, -4096, "x", True, 1.5)),
+    ("resize", {"error_at": 5}, "error_at"), *(("resize", {"quotas": value}, "quotas") for value in (
+        5, True, "x", [5], [{}], [{"uid": None}], [{"uid": "x"}], [{"uid": 1 << 32}], [{"path": 5}], [{"path": "\ud800"}], [{"path": "a\0"}],
+        [{"path": "a/../b"}], [{"path": "a//b"}], [{"uid": 1, "size": 1 << 90}], [{"uid": 1, "inodes": "x"}])),
+    *(("crash.states", {"limit": value}, "limit") for value in (10 ** 30, 10_001, 0, "x", None)), ("crash.states", {"names": []}, "names"),
+    *(("crash", {"state": value}, "state") for value in (10 ** 30, 10_000, -1, "x")), ("crash", {"restart": "yes"}, "restart"),
+    ("crash", {"count": "x"}, "count"), ("crash.track", {"enabled": 1}, "crash_tracking"), ("crash.track", {"limit": "x"}, "limit"),
+    *(("rule.add", {**WRITE, "id": value}, "id") for value in ([], None, 5, "", "\udc80", {})), ("rule.add", {"ops": [[]]}, "ops"),
+    ("rule.add", {"ops": 5}, "ops"),
+    *(("rule.add", {**WRITE, "path": value}, "path") for value in (5, "\ud800", "a\0", "", [])), ("rule.add", {**WRITE, "client": []}, "client"),
+    *(("rule.add", {**WRITE, "action": "delay", "delay": value}, "delay") for value in (HUGE, "x", -1, True, float("inf"))),
+    *(("rule.add", {**WRITE, option: value}, option) for option in ("uid", "nth", "after", "every", "times", "bytes") for value in ("x", -1, 1 << 70, 1.5)),
+    *(("rule.add", {**WRITE, option: value}, option) for option in ("seed", "probability") for value in ("x", [], True, HUGE)),
+    ("rule.add", {**WRITE, "action": "crash", "crash": {"state": 10 ** 30}}, "state"), ("rule.add", {**WRITE, "action": "crash", "crash": 5}, "crash"),
+    ("rule.del", {"id": []}, "id"), ("state.set", {"state": []}, "state"), ("state.set", {"state": "slow", "delay": HUGE}, "delay"),
+    ("state.set", {"state": "down", "error": "E\ud800"}, "error"), ("state.set", {"state": "up", "client": {}}, "client")])
+def test_a_wrong_value_is_refused_by_its_name(refusing: Daemon, method: str, params: dict[str, Any], option: str) -> None:
+    before = in_force(refusing)
+    answer = ask(refusing, method, params)
+    assert answer.get("error", f"accepted with {answer}").startswith(option)
+    assert in_force(refusing) == before
+
+
+VALUES = [None, True, -1, 10 ** 30, HUGE, 0.5, float("nan"), float("inf"), "", "x", "a\0b", "\ud800", "\udc80", "x" * 5000, [], [[]], ["x", 5], {}, {"x": []}]
+
+
+def test_no_value_of_any_parameter_is_a_bug(daemon: Daemon) -> None:
+    """Whatever a parameter is, the answer is a result or a sentence, and the daemon can tell its status afterwards."""
+    table: dict[str, Method] = Methods(daemon.datastore, daemon).table()
+    more = {"rule.add": list(Rule.__dataclass_fields__), "crash": ["keep", "names", "seed", "count", "state", "restart"],
+            "resize": ["size", "inodes", "max_file", "error_at", "quotas"], "ledger.query": ["op", "path", "client", "rule", "error", "since", "limit"],
+            "ledger.summary": ["op", "path", "client", "rule", "error", "since"]}
+    # A mount point must not be there: nothing is to be mounted.
+    needed: dict[str, dict[str, Any]] = {"rule.add": {**WRITE, "action": "error"}, "state.set": {"state": "slow"}, "mount": MOUNT,
+                                         "wait_for": {"predicate": {}, "timeout": 0}}
+    asked = 0
+    for method in table.keys() - {"shutdown"}:
+        for option in more.get(method) or inspect.signature(table[method]).parameters:
+            for value in VALUES:
+                answer = ask(daemon, method, {**needed.get(method, {}), option: value})
+                assert "a bug in the daemon" not in answer.get("error", ""), (method, option, value)
+                asked += 1
+        in_force(daemon)
+    assert asked > 1000
+    assert not daemon.bugs.count
+
+
+def test_marks_do_not_spoil_the_status(daemon: Daemon) -> None:
+    for name in (5, "a", [], None):
+        ask(daemon, "ledger.mark", {"name": name})
+    assert ask(daemon, "status", {})["result"]["ledger"]["marks"] == ["a"]
+
+
+def test_the_largest_limits_fit_into_what_statfs_answers(daemon: Daemon) -> None:
+    status = ask(daemon, "resize", {"size": (1 << 63) - 4096, "inodes": (1 << 63) - 1})["result"]
+    assert (status["size"], status["inodes"]) == ((1 << 63) - 4096, (1 << 63) - 1)
+
+
+def test_a_path_that_is_not_unicode_is_one(daemon: Daemon) -> None:
+    assert ask(daemon, "ledger.query", {"path": os.fsdecode(b"/\xff")}) == {"id": 1, "result": []}
+
+
+# Connections
+
+
+@pytest.mark.parametrize("line", [b"[" * 500_000, b'{"id": ' + b"[" * 500_000, b'{"id": [1], "method": "fail"}', b"\xff", b""])
+def test_a_line_that_is_no_request(tmp_path: Path, line: bytes) -> None:
+    answer = trio.run(ControlServer(tmp_path / "socket", {"fail": lambda: 1 / 0}).answer, line)
+    assert answer["id"] is None
+    assert "bug" not in answer["error"]
+
+
+def nested(depth: int) -> bytes:
+    return b'{"id": 1, "method": "echo", "params": {"value": ' + b"[" * depth + b"]" * depth + b"}}"
+
+
+def test_no_depth_of_nesting_is_a_bug(tmp_path: Path) -> None:
+    """Where json still reads it, repr() may not."""
+    def echo(value: Any) -> None:
+        raise SimulatedDatastoreError(repr(value))
+    server = ControlServer(tmp_path / "socket", {"echo": echo})
+    answers = {trio.run(server.answer, nested(depth))["error"] for depth in range(800, 1050)}
+    assert "A request must not be nested so deeply." in answers
+    assert not any("bug" in answer for answer in answers)
+
+
+def serve(path: Path, methods: dict[str, Method], work: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    """Do *work* with a connection to a server of *methods*."""
+    async def main() -> None:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(ControlServer(path, methods).serve)
+                async with await trio.open_unix_socket(path) as stream:
+                    await work(stream)
+                nursery.cancel_scope.cancel()
+    trio.run(main)
+
+
+async def receive(stream: trio.SocketStream, count: int) -> list[dict[str, Any]]:
+    text = b""
+    while text.count(b"\n") < count:
+        chunk = await stream.receive_some()
+        assert chunk, f"the connection ended after {text!r}"
+        text += chunk
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_who_has_no_more_to_ask_gets_the_answers(tmp_path: Path) -> None:
+    async def slow() -> str:
+        await trio.sleep(0.05)
+        return "done"
+
+    async def work(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"id": 1, "method": "slow"}\n' * 3)
+        await stream.send_eof()
+        assert await receive(stream, 3) == [{"id": 1, "result": "done"}] * 3
+        assert await stream.receive_some() == b""
+    serve(tmp_path / "socket", {"slow": slow}, work)
+
+
+@pytest.mark.parametrize("requests", [1, 64, 200])
+def test_who_has_gone_leaves_nothing_that_hangs(tmp_path: Path, requests: int) -> None:
+    begun, ended = itertools.count(1), trio.Event()
+    hanging = trio.Event()
+
+    async def hang() -> None:
+        if next(begun) == min(requests, 64):
+            hanging.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def work(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"id": 1, "method": "hang"}\n' * requests)
+        await stream.send_eof()
+        await hanging.wait()
+        assert not ended.is_set()
+        await stream.aclose()
+        await ended.wait()
+    serve(tmp_path / "socket", {"hang": hang}, work)
+
+
+def test_who_asks_too_much_at_once_is_read_no_further(tmp_path: Path) -> None:
+    running = most = 0
+
+    async def count() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.sleep(0.001)
+        running -= 1
+
+    async def work(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"id": 1, "method": "count"}\n' * 1000)
+        assert await receive(stream, 1000) == [{"id": 1, "result": None}] * 1000
+        assert most == 64
+    serve(tmp_path / "socket", {"count": count}, work)
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 1, 5 << 20])
+def test_a_line_that_is_too_long_is_answered(tmp_path: Path, size: int) -> None:
+    async def work(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"x" * size + b'\n{"id": 2, "method": "one"}\n')
+        first, second = sorted(await receive(stream, 2), key=lambda answer: "result" in answer)
+        assert first == {"id": None, "error": "A request must not be longer than 1048576 bytes."}
+        assert second == {"id": 2, "result": 1}
+    serve(tmp_path / "socket", {"one": lambda: 1}, work)
+
+
+def test_no_descriptor_for_a_connection_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"id": 1, "method": "one"}\n')
+        assert await receive(stream, 1) == [{"id": 1, "result": 1}]
+        with socket.socket(socket.AF_UNIX) as other:
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            try:
+                other.connect(os.fspath(tmp_path / "socket"))
+                while "can't be accepted" not in caplog.text:
+                    await trio.sleep(0.01)
+                await stream.send_all(b'{"id": 1, "method": "one"}\n')
+                assert await receive(stream, 1) == [{"id": 1, "result": 1}]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            other.sendall(b'{"id": 2, "method": "one"}\n')
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(other.dup())) as answers:
+                assert await receive(answers, 1) == [{"id": 2, "result": 1}]
+    serve(tmp_path / "socket", {"one": lambda: 1}, work)

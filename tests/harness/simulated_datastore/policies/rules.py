@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .. import errnos
+from .. import checks, errnos
 from ..errors import SimulatedDatastoreError
 from ..ledger import path_glob
 from ..profiles import choose
@@ -136,7 +135,8 @@ class Rules(Policy):
                 self._next += 1
             given["id"] = f"rule-{self._next}"
             self._next += 1
-        if given["id"] in self._rules:
+        # In a list, for what can't be a key.
+        if given["id"] in list(self._rules):
             raise SimulatedDatastoreError(f"id: there is a rule {given['id']!r} already, give another id.")
         if "ops" not in given:
             raise SimulatedDatastoreError("ops: name the operations or classes that the rule is about.")
@@ -296,22 +296,26 @@ def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
 
 
 def _check_types(rule: Rule) -> None:
-    for option in ("id", "path", "client"):
-        value = getattr(rule, option)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise SimulatedDatastoreError(f"{option}: {value!r} isn't a text.")
+    checks.text("id", rule.id)
+    if rule.path is not None:
+        checks.text("path", rule.path, path=True)
+    if rule.client is not None:
+        checks.client(rule.client)
     if not isinstance(rule.ops, list) or not all(isinstance(op, str) for op in rule.ops):
         raise SimulatedDatastoreError(f"ops: {rule.ops!r} isn't a list of operations and classes.")
-    for option, least in (("uid", 0), ("nth", 1), ("after", 0), ("every", 1), ("times", 1), ("bytes", 0), ("keep", 0)):
+    for option, least, most in (("uid", 0, checks.MOST_ID), ("nth", 1, checks.MOST), ("after", 0, checks.MOST), ("every", 1, checks.MOST),
+                                ("times", 1, checks.MOST), ("bytes", 0, checks.MOST), ("keep", 0, checks.MOST)):
         value = getattr(rule, option)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least {least}.")
-    if rule.probability is not None and (not isinstance(rule.probability, (int, float)) or not 0 < rule.probability <= 1):
+        if value is not None:
+            checks.whole(option, value, least, most)
+    checks.whole("seed", rule.seed, -checks.MOST)
+    if rule.probability is not None and not 0 < checks.number("probability", rule.probability) <= 1:
         raise SimulatedDatastoreError(f"probability: {rule.probability!r} isn't a number above 0 and at most 1, so the rule can't match.")
-    if not isinstance(rule.delay, (int, float)) or isinstance(rule.delay, bool) or not (rule.delay >= 0 and math.isfinite(rule.delay)):
-        raise SimulatedDatastoreError(f"delay: {rule.delay!r} isn't a number of seconds, at least 0.")
-    if rule.crash is not None and not isinstance(rule.crash, dict):
-        raise SimulatedDatastoreError(f"crash: {rule.crash!r} isn't a mapping of the parameters of crash.")
+    checks.seconds("delay", rule.delay)
+    if rule.crash is not None:
+        if not isinstance(rule.crash, dict):
+            raise SimulatedDatastoreError(f"crash: {rule.crash!r} isn't a mapping of the parameters of crash.")
+        checks.crash(rule.crash)
 
 
 __all__ = ["Rule", "Rules"]

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import checks
 from ..errors import SimulatedDatastoreError
 from ..request import CLASSES, OPERATIONS, Request, expand
 from . import Policy
@@ -48,11 +49,13 @@ class Schedule(Policy):
     def set(self, latency: dict[str, float] | float | None = None, jitter: float = 0, read: float = 0, write: float = 0, requests: float = 0,
             seed: int = 0) -> dict[str, Any]:
         """Set everything anew, what isn't given is without limit. Raises :class:`SimulatedDatastoreError`."""
-        wanted = {"all": latency} if isinstance(latency, (int, float)) else dict(latency or {})
+        if latency is not None and not isinstance(latency, (dict, int, float)):
+            raise SimulatedDatastoreError(f"latency: {latency!r} is neither a number of seconds nor a mapping of such by operation or class.")
+        wanted = dict(latency or {}) if isinstance(latency, dict) or latency is None else {"all": latency}
         for option, value in [*((f"latency {key}", value) for key, value in wanted.items()), ("jitter", jitter), ("read", read), ("write", write),
                               ("requests", requests)]:
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e15:
-                raise SimulatedDatastoreError(f"{option}: {value!r} isn't a number that is at least 0.")
+            checks.number(option, value)
+        checks.whole("seed", seed, -checks.MOST)
         exact: dict[str, float] = {}
         # The smaller the class, the later, so that the closest one counts.
         for key in sorted(wanted, key=lambda key: -len(CLASSES.get(key, ()))):
@@ -61,7 +64,7 @@ class Schedule(Policy):
             except KeyError as error:
                 raise SimulatedDatastoreError(f"latency: {key!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
                                               f"({', '.join(CLASSES)}).") from error
-        self._speed = Speed(wanted, float(jitter), float(read), float(write), float(requests), int(seed))
+        self._speed = Speed(wanted, float(jitter), float(read), float(write), float(requests), seed)
         self._latency = {op: value for op, value in exact.items() if value or jitter}
         self._free = {}
         self._datastore.recompile()
