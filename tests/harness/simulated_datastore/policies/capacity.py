@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import checks
 from ..errors import SimulatedDatastoreError
 from ..nodes import Node
 from ..profiles import ERROR_AT, choose
@@ -383,9 +384,7 @@ def _data(fd: int, offset: int) -> tuple[int, int]:
 
 
 def _whole(option: str, value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
-    return value
+    return None if value is None else checks.whole(option, value)
 
 
 def _blocks_of(option: str, value: Any) -> int | None:
@@ -404,10 +403,11 @@ def _quota(given: Any) -> Account:
         raise SimulatedDatastoreError(f"quotas: {given!r} must name either a uid or a path.")
     path = None
     if "path" in given:
-        path = b"/" + os.fsencode(str(given["path"])).strip(b"/")
-        if path == b"/" or b".." in path.split(b"/"):
+        path = b"/" + os.fsencode(checks.text("quotas path", given["path"], path=True)).strip(b"/")
+        if {b"", b".", b".."} & set(path[1:].split(b"/")):
             raise SimulatedDatastoreError(f"quotas: {given['path']!r} isn't the path of a subtree, for the whole datastore there is size.")
-    return Account(errno.EDQUOT, _blocks_of("size", given.get("size")), _whole("inodes", given.get("inodes")), _whole("uid", given.get("uid")), path)
+    uid = checks.whole("quotas uid", given["uid"], most=checks.MOST_ID) if "uid" in given else None
+    return Account(errno.EDQUOT, _blocks_of("quotas size", given.get("size")), _whole("quotas inodes", given.get("inodes")), uid, path)
 
 
 __all__ = ["BLOCK", "Capacity", "blocks"]
