@@ -226,7 +226,7 @@ class FileSystem:
         if handle is not None and not handle.lost and handle.flags & os.O_ACCMODE != os.O_RDONLY:
             os.ftruncate(handle.fd, size)
         else:
-            _refuse_gone(request.node)
+            _refuse_gone(request)
             fd = self.nodes.open(request.node, os.O_WRONLY)
             try:
                 os.ftruncate(fd, size)
@@ -266,7 +266,7 @@ class FileSystem:
 
     def open(self, request: Request) -> None:
         node = request.node
-        _refuse_gone(node)
+        _refuse_gone(request)
         fd = self.nodes.open(node, flags_below(request.flags))
         request.result = request.mount.add_handle(fd, node, request.flags)
 
@@ -336,9 +336,9 @@ def _fd(handle: Handle | None) -> int:
     return handle.fd
 
 
-def _refuse_gone(node: Node) -> None:
-    """Raise ESTALE for a file that has no name any more and that nobody has open: the kernel of a client that knows it still looks the name up again."""
-    if not node.links and not node.in_use:
+def _refuse_gone(request: Request) -> None:
+    """Raise ESTALE when a network client still knows a file that has no name any more and that nobody has open: its kernel looks the name up again."""
+    if not request.node.links and not request.node.in_use and not request.mount.export.profile.coherent:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 

@@ -287,6 +287,8 @@ class Mount:
         self.open_files.add(handle, fd)
         self.handles[handle.number] = handle
         node.handles.append(handle)
+        if not node.links and not node.orphan:
+            self.datastore.capacity.opened(node)
         return handle
 
     def remove_handle(self, handle: Handle) -> None:

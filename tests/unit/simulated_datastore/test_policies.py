@@ -274,6 +274,22 @@ def test_who_still_knows_a_file_that_is_gone_looks_it_up_again(model: Model) -> 
     assert capacity.status()["used"] == start
 
 
+def test_a_nameless_file_that_is_opened_again_counts_again(model: Model) -> None:
+    capacity = model.datastore.capacity
+    start = capacity.set(size=1 << 30)["used"]
+    model.close(model.create("file", b"x" * 4 * BLOCK))
+    ino = model.run(lambda: model.ino("file"))
+    model.unlink("file")
+    assert capacity.status()["used"] == start
+    # As by a descriptor that was opened with O_PATH.
+    handle = model.run(lambda: model.mount.open(ino, os.O_RDWR, model.caller))
+    assert capacity.status()["used"] == start + 4 * BLOCK
+    model.write(handle, 4 * BLOCK, b"x")
+    assert capacity.status()["used"] == start + 5 * BLOCK
+    model.close(handle)
+    assert capacity.status()["used"] == start
+
+
 def test_a_nameless_file_goes_when_the_server_knows_no_handle_of_it_any_more(model: Model) -> None:
     capacity = model.datastore.capacity
     start = capacity.set(size=1 << 30)["used"]

@@ -151,11 +151,14 @@ class Capacity(Policy):
                 _charge(accounts, status.st_uid, path, blocks(status), 1)
         for node in self._nodes:
             if node.ino not in seen and not node.links and node.in_use:
-                status = self._nodes.stat(node)
-                if status.st_nlink == 0:
-                    node.orphan = True
-                    uid, number = node.counted = (status.st_uid, blocks(status))
-                    _charge(accounts, uid, node.path, number, 1)
+                self._charge_nameless(accounts, node)
+
+    def _charge_nameless(self, accounts: list[Account], node: Node) -> None:
+        status = self._nodes.stat(node)
+        if status.st_nlink == 0:
+            node.orphan = True
+            uid, number = node.counted = (status.st_uid, blocks(status))
+            _charge(accounts, uid, node.path, number, 1)
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
         """Everything in the backing directory that clients can see."""
@@ -327,6 +330,11 @@ class Capacity(Policy):
         if node is not None:
             # Clients may know it still, but what they do to it counts no more.
             node.counted = None
+
+    def opened(self, node: Node) -> None:
+        """A nameless file is open again: some process knew it by a descriptor with O_PATH."""
+        if self._accounts:
+            self._charge_nameless(self._accounts, node)
 
     def closed(self, node: Node) -> None:
         """The last descriptor of a nameless file is closed."""
