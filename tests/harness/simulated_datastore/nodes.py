@@ -89,7 +89,8 @@ class Node:
 class NodeTable:
     """All known nodes of one datastore, by inode number.
 
-    *limit* is how many directories are kept open. Raises :class:`OSError` when *root* can't be opened as a directory.
+    *limit* is how many directories are kept open, and how many nodes are pinned that nobody has open. Raises :class:`OSError` when *root* can't be opened as a
+    directory.
     """
 
     def __init__(self, root: Path, limit: int) -> None:
@@ -103,6 +104,8 @@ class NodeTable:
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {status.st_ino: self.root}
         self._directories: OrderedDict[Node, int] = OrderedDict()
+        #: The pinned nodes, oldest first.
+        self._pinned: OrderedDict[Node, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -145,9 +148,7 @@ class NodeTable:
                 self.epoch += 1
         elif link not in node.links:
             node.links.append(link)
-        if node.pin is not None:
-            os.close(node.pin)
-            node.pin = None
+        self.release_pin(node)
         return node
 
     # Descriptors
@@ -241,6 +242,9 @@ class NodeTable:
             return node
         if node.pin is None and all(link == (parent, name) for link in node.links):
             node.pin = os.open(name, _O_PATH_NOFOLLOW, dir_fd=self.directory_fd(parent))
+            self._pinned[node] = None
+            if len(self._pinned) > self.limit:
+                self._forget_oldest()
         return node
 
     def unname(self, node: Node, parent: Node, name: bytes) -> None:
@@ -272,6 +276,14 @@ class NodeTable:
         if node.pin is not None:
             os.close(node.pin)
             node.pin = None
+            del self._pinned[node]
+
+    def _forget_oldest(self) -> None:
+        """Clients that never let go of what is gone must not use up the descriptors: to them it is stale, unless someone has it open."""
+        oldest = next((node for node in self._pinned if not node.handles), None)
+        if oldest is not None and not oldest.links:
+            oldest.stale = True
+            self.release_pin(oldest)
 
     def drop(self, node: Node) -> None:
         """Every client has forgotten *node*."""

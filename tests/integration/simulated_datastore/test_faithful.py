@@ -262,6 +262,22 @@ def test_more_files_open_than_the_daemon_may_have(tmpfs: Path) -> None:
     assert " ERROR " not in (root / "log").read_text()
 
 
+def test_what_a_client_never_forgets_takes_few_descriptors(mounted: Callable[..., Any]) -> None:
+    ds = mounted([{"client": "host1", "profile": "nfs4.2", "squash": "none"}, {"client": "host2"}])
+    one, two = (Path(client["mount_point"]) for client in ds.call("status")["clients"].values())
+    for number in range(1500):
+        (two / str(number)).touch()
+    assert len([os.stat(one / str(number)) for number in range(1500)]) == 1500
+    held = os.open(one / "7", os.O_RDONLY)
+    for number in range(1500):
+        (two / str(number)).unlink()
+    assert len(os.listdir(f"/proc/{ds.running.record()['pid']}/fd")) < 700
+    assert os.pread(held, 1, 0) == b""
+    os.close(held)
+    (two / "7").write_text("new")
+    assert (one / "7").read_text() == "new"
+
+
 def test_files_are_forgotten(mounted: Callable[..., Any]) -> None:
     ds = mounted(known=1000)
     (ds.path / "dir").mkdir()
