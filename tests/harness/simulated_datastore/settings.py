@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import errnos, schema
 from .client import Control
 from .errors import SimulatedDatastoreError
 from .profiles import choose
@@ -27,6 +28,12 @@ def apply(control: Control, settings: dict[str, Any]) -> None:
     for key in _STATE[1:]:
         if key in given and "state" not in given:
             raise SimulatedDatastoreError(f"{key}: it belongs to a state, give state= with it.")
+    # These come last: what is wrong with them by itself must not show after the others are in force.
+    schema.check({key: given[key] for key in ("state", "delay") if key in given}, {"$ref": "#/$defs/settings"}, "set")
+    if "error" in given:
+        errnos.number("error", given["error"])
+    if not isinstance(given.get("crash_tracking", True), bool):
+        raise SimulatedDatastoreError(f"crash_tracking: {given['crash_tracking']!r} is neither true nor false.")
     if given.keys() & set(_SCHEDULE):
         given = {**given, **_schedule(control.call("status")["schedule"], given)}
     for method, keys in (("resize", _CAPACITY), ("schedule.set", _SCHEDULE), ("state.set", _STATE)):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import trio
-from simulated_datastore import schema
+from simulated_datastore import schema, settings
 from simulated_datastore.control import ControlServer, Method
 from simulated_datastore.daemon import Daemon
 from simulated_datastore.errors import SimulatedDatastoreError
@@ -80,6 +80,15 @@ def test_a_bug_in_a_method_is_answered(tmp_path: Path, caplog: pytest.LogCapture
     server = ControlServer(tmp_path / "socket", {"fail": lambda: 1 / 0})
     assert "ZeroDivisionError" in trio.run(server.answer, b'{"id": 1, "method": "fail"}')["error"]
     assert caplog.records[0].exc_info
+
+
+@pytest.mark.parametrize(("wrong", "says"), [
+    ({"state": "bogus"}, "read-only"), ({"state": "slow", "delay": -1}, "delay"), ({"state": "down", "error": "EOI"}, "isn't the name of an error"),
+    ({"crash_tracking": "no"}, "true nor false")])
+def test_nothing_is_set_when_the_last_setting_is_wrong(wrong: dict[str, Any], says: str) -> None:
+    """Without a control, so that what would be set first fails otherwise."""
+    with pytest.raises(SimulatedDatastoreError, match=says):
+        settings.apply(None, {"size": 10 << 20, **wrong})  # type: ignore[arg-type]
 
 
 # The methods of a daemon: what is of a wrong type or out of range is refused with a sentence, and changes nothing.
