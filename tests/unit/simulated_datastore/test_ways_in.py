@@ -101,15 +101,17 @@ def without_mounts(root: Path) -> Iterator[Daemon]:
         (root / name).mkdir()
     made = Daemon({"runtime": str(root / "runtime"), "backing": str(root / "backing"), "mounts": [], "clock": "mock", "known": 100, "log": "none"})
     made.datastore.durability.track()
-    # Should a mount that must be refused not be, it is to be on nobody else's directory, and to go.
-    with chdir(root):
-        yield made
-    for adapter in list(made.adapters.values()):
-        made._close(adapter)
-    made.datastore.close()
-    logging.getLogger("simulated_datastore").removeHandler(made.bugs)
-    made._watchdog.stdin.close()  # type: ignore[union-attr]
-    made._watchdog.wait()
+    try:
+        # Should a mount that must be refused not be, it is to be on nobody else's directory, and to go.
+        with chdir(root):
+            yield made
+    finally:
+        for adapter in list(made.adapters.values()):
+            made._close(adapter)
+        made.datastore.close()
+        logging.getLogger("simulated_datastore").removeHandler(made.bugs)
+        made._watchdog.stdin.close()  # type: ignore[union-attr]
+        made._watchdog.wait()
 
 
 @pytest.fixture
