@@ -35,7 +35,7 @@ class _Trio(types.ModuleType):
     """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a small request."""
 
     #: For how long, in seconds, requests may follow each other without a checkpoint.
-    BURST = 0.01
+    BURST = 0.02
 
     def __init__(self) -> None:
         super().__init__("trio")
