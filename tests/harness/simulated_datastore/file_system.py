@@ -278,11 +278,8 @@ class FileSystem:
         request.result = os.pread(_fd(request.handle), request.size, request.offset)
 
     def write(self, request: Request) -> None:
-        handle, data = request.handle, request.data
-        fd = _fd(handle)
-        if handle.flags & os.O_APPEND and request.mount.appends_at_end:  # type: ignore[union-attr]
-            request.offset = os.fstat(fd).st_size
-        offset = request.offset
+        place(request)
+        fd, data, offset = _fd(request.handle), request.data, request.offset
         done = os.pwrite(fd, data, offset)
         if done < len(data):
             view = memoryview(data)
@@ -330,6 +327,13 @@ class FileSystem:
             os.fsync(fd)
 
 
+def place(request: Request) -> None:
+    """Give a write to a file that is open with O_APPEND its place: at the end of now."""
+    handle = request.handle
+    if handle is not None and handle.flags & os.O_APPEND and not handle.lost and request.mount.appends_at_end:
+        request.offset = os.fstat(handle.fd).st_size
+
+
 def _fd(handle: Handle | None) -> int:
     if handle is None or handle.lost:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -360,4 +364,4 @@ def _groups(pid: int, group: int) -> set[int]:
     return {group}
 
 
-__all__ = ["CAPABILITY", "FileSystem"]
+__all__ = ["CAPABILITY", "FileSystem", "place"]

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .nodes import Node
@@ -35,7 +35,6 @@ class Export:
     read_only: bool = False
     #: Without the page cache: the ledger is exact, mmap doesn't work.
     strict: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Handle:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
+from .file_system import place
 from .ledger import Ledger
 from .mount import Handle
 from .policies import Policy
@@ -31,6 +32,9 @@ class Plan:
             for policy in self.before:
                 await policy.before(request)
             if not request.skip:
+                if request.op == "write":
+                    # Before anybody looks at what will be overwritten.
+                    place(request)
                 for policy in self.enter:
                     policy.enter(request)
                 self.execute(request)

@@ -234,6 +234,19 @@ def test_inodes_and_quotas(model: Model) -> None:
     assert error_of(lambda: model.create("two")) == "EDQUOT"
 
 
+def test_an_append_is_limited_where_it_is_made(model: Model) -> None:
+    """Two clients, of whom the first doesn't know how long the file has become."""
+    other = model.add("host2")
+    model.close(model.create("log", b"kept "))
+    handle = model.open("log", os.O_RDWR | os.O_APPEND)
+    ino = model.run(lambda: model.ino("log"))
+    theirs = model.run(lambda: other.open(ino, os.O_RDWR, model.caller))
+    model.run(lambda: other.write(theirs.number, 5, b"theirs "))
+    model.datastore.capacity.set(max_file=14)
+    assert model.write(handle, 5, b"ours") == 2
+    assert model.tree() == {"log": b"kept theirs ou"}
+
+
 def test_the_largest_file(model: Model) -> None:
     model.datastore.capacity.set(max_file=10_000)
     handle = model.create("file")
@@ -754,6 +767,15 @@ def test_a_removed_file_comes_back_with_its_attributes(model: Model) -> None:
     assert model.tree() == {"file": b"content"}
     assert os.getxattr(model.root / "file", "user.note") == b"x"
     assert stat.S_IMODE(os.stat(model.root / "file").st_mode) == 0o640
+
+
+def test_a_rule_that_crashes_when_nothing_is_tracked_any_more(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    model.datastore.durability.track()
+    model.datastore.rules.add(ops=["mkdir"], action="crash")
+    model.datastore.durability.track(False)
+    assert error_of(lambda: model.mkdir("dir")) == "EIO"
+    assert error_of(lambda: model.create("file")) == "EIO"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_network_clients_commit_by_close(make: Callable[..., Model]) -> None:

@@ -249,8 +249,8 @@ class Capacity(Policy):
         accounts = [account for account in self._accounts if account.covers(uid, request.path)]
         if request.op == "create" and not request.flags & os.O_EXCL:
             with contextlib.suppress(OSError):
-                # Another client was faster: nothing is new, but the file may be cut.
-                request.notes["before"] = os.stat(request.name or b"", dir_fd=self._nodes.directory_fd(request.node), follow_symlinks=False)
+                # Another client was faster: nothing is new, and the request is going to be refused.
+                os.stat(request.name or b"", dir_fd=self._nodes.directory_fd(request.node), follow_symlinks=False)
                 return
         need = 1 if request.op == "mkdir" and os.fstat(self._nodes.root_fd).st_blocks else 0
         for account in accounts:
@@ -275,7 +275,8 @@ class Capacity(Policy):
         if request.skip:
             return
         if op in _NEW:
-            self._made(request)
+            uid, number = request.found.counted = (request.stat.st_uid, blocks(request.stat))  # type: ignore[union-attr]
+            _charge(self._accounts, uid, request.path, number, 1)
         elif op in ("rmdir", "unlink"):
             self._removed(request.stat, request.found, request.path)
         elif op == "rename":
@@ -289,18 +290,6 @@ class Capacity(Policy):
         self._measure(request.node)
         if request.new_parent is not None:
             self._measure(request.new_parent)
-
-    def _made(self, request: Request) -> None:
-        node, before = request.found, request.notes.get("before")
-        if node is None:
-            return
-        if before is None:
-            uid, number = node.counted = (request.stat.st_uid, blocks(request.stat))
-            _charge(self._accounts, uid, request.path, number, 1)
-            return
-        if node.counted is None:
-            node.counted = (before.st_uid, blocks(before))
-        self._measure(node)
 
     def _measure(self, node: Node) -> None:
         """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some of it later than it was written."""

@@ -225,7 +225,7 @@ class Durability(Policy):
     def _note_names(self, request: Request) -> None:
         op, directory, noted = request.op, self._fid(request.node) if request.name is not None else 0, request.notes.get(self.name)
         if op in ("create", "mkdir", "mknod", "symlink"):
-            if "existed" not in request.notes and request.found is not None:
+            if request.found is not None:
                 # Its number may have been that of a file that is no more.
                 self._ids.pop(request.found.ino, None)
                 self.journal.names(op, ((directory, request.name), None, self._fid(request.found)))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .schedule import fraction
 if TYPE_CHECKING:
     from ..datastore import Datastore
 
+_log = logging.getLogger(__name__)
 #: Bytes that a disk writes as one.
 PAGE = 4096
 #: What can be said to have been done and not be done.
@@ -269,7 +271,12 @@ class Rules(Policy):
             if request.caller is not None and request.caller.pid > 1:
                 os.kill(request.caller.pid, signal.SIGKILL)
         elif rule.action == "crash":
-            self._datastore.crash(**(rule.crash or {}))
+            try:
+                self._datastore.crash(**(rule.crash or {}))
+            except SimulatedDatastoreError as error:
+                # Tracking has ended since, say: there is nothing to lose, and yet the server goes.
+                _log.warning("rule %s: %s", rule.id, error)
+                self._datastore.state.set("down")
             raise OSError(errnos.number("error", "EIO"), f"rule {rule.id}")
         elif rule.action == "disconnect":
             self._datastore.disconnect(request.mount)
