@@ -17,7 +17,7 @@ MOST_ID = (1 << 32) - 2
 STATES = 10_000
 #: The largest number of seconds, or of anything a second.
 _LONGEST = 1e15
-_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 
 
 def whole(option: str, value: Any, least: int = 0, most: int = MOST) -> int:
@@ -55,10 +55,10 @@ def text(option: str, value: Any, *, path: bool = False) -> str:
     return value
 
 
-def client(value: Any) -> str:
-    """It becomes an option of the mount, so nothing in it may mean something there."""
-    if not isinstance(value, str) or not _CLIENT.fullmatch(value):
-        raise SimulatedDatastoreError(f"client: {value!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter or digit.")
+def name(option: str, value: Any) -> str:
+    """Of a datastore or a client: it becomes a directory, or an option of the mount, so nothing in it may mean something there."""
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter or digit.")
     return value
 
 
@@ -71,4 +71,4 @@ def crash(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-__all__ = ["MOST", "MOST_ID", "STATES", "client", "crash", "flag", "number", "seconds", "text", "whole"]
+__all__ = ["MOST", "MOST_ID", "NAME", "STATES", "crash", "flag", "name", "number", "seconds", "text", "whole"]

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import errnos, scenario, settings
-from .client import Control, Running, check_name, running, start
+from . import checks, errnos, scenario, settings
+from .client import Control, Running, running, start
 from .errors import SimulatedDatastoreError
 from .values import assignments
 
@@ -130,7 +130,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _mount(options: argparse.Namespace) -> None:
-    name = check_name(options.name or options.backing.absolute().name)
+    name = checks.name("name", options.name or options.backing.absolute().name)
     mount = {"mount_point": os.path.realpath(options.mount_point), "client": options.client, "profile": options.profile, "squash": options.squash,
              "anonymous_uid": options.anonymous_uid, "anonymous_gid": options.anonymous_gid, "read_only": options.read_only, "strict": options.strict}
     existing = Running(name)

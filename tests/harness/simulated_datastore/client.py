@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -19,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import checks
 from .errors import SimulatedDatastoreError
 from .system import MNT_DETACH, mounts, unmount
 
 #: One directory a datastore: its socket and which process serves it.
 RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-datastore"))
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 
 
 class Control:
@@ -68,7 +67,7 @@ class Running:
     """The daemon called *name*, which runs already or has left something."""
 
     def __init__(self, name: str) -> None:
-        self.name = check_name(name)
+        self.name = checks.name("name", name)
         self.runtime = RUNTIME / name
 
     @property
@@ -231,7 +230,7 @@ def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float
 
 def running() -> list[Running]:
     """The datastores that are there, or have left something."""
-    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if _NAME.fullmatch(path.name)] if RUNTIME.is_dir() else []
+    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name)] if RUNTIME.is_dir() else []
 
 
 def _sweep_all() -> None:
@@ -251,12 +250,6 @@ def _locked() -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise SimulatedDatastoreError(f"name: {name!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter or digit.")
-    return name
 
 
 def _started(pid: int) -> int:
@@ -292,4 +285,4 @@ def _wait_gone(pid: int, started: int, deadline: float) -> bool:
                 _children.remove(child)
 
 
-__all__ = ["RUNTIME", "Control", "Running", "check_name", "running", "start"]
+__all__ = ["RUNTIME", "Control", "Running", "running", "start"]

@@ -105,7 +105,7 @@ class Daemon:
     async def add_mount(self, mount_point: str, client: str = "host1", profile: str = "local", squash: str | None = None, anonymous_uid: int = 65534,
                         anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False) -> None:
         """Mount the datastore for one more client; raises :class:`SimulatedDatastoreError`."""
-        checks.client(client)
+        checks.name("client", client)
         found = PROFILES[choose("profile", profile, list(PROFILES))]
         anonymous = (checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID), checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID))
         export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from . import schema, settings
-from .client import Control, check_name, start
+from . import checks, schema, settings
+from .client import Control, start
 from .errors import SimulatedDatastoreError
 
 
@@ -59,11 +59,11 @@ def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[st
             backing.mkdir()
         mounts = []
         for client in data["clients"]:
-            point = base / client["mount_point"] if "mount_point" in client else own / "mounts" / check_name(client["client"])
+            point = base / client["mount_point"] if "mount_point" in client else own / "mounts" / checks.name("client", client["client"])
             if "mount_point" not in client:
                 point.mkdir(parents=True, exist_ok=True)
             mounts.append({**client, "mount_point": str(point)})
-        running = start(check_name(data.get("name", path.stem)), backing, mounts, parent=os.getpid(), clock=data.get("clock", "real"))
+        running = start(checks.name("name", data.get("name", path.stem)), backing, mounts, parent=os.getpid(), clock=data.get("clock", "real"))
         try:
             control = running.control()
             try:

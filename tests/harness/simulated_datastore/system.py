@@ -12,10 +12,7 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
 #: umount2(2).
-MNT_FORCE = 1
 MNT_DETACH = 2
-#: prctl(2).
-_PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,11 +31,6 @@ def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> N
 def unmount(path: str, flags: int = 0) -> None:
     """umount2(2); raises :class:`OSError`."""
     _check(_libc.umount2(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(flags)), path)
-
-
-def die_with_parent(signal: int) -> None:
-    """Get *signal* when the thread that started this process ends (prctl(2), PR_SET_PDEATHSIG)."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
 
 
 def lines(path: Path) -> list[str]:
@@ -62,4 +54,4 @@ def _unescape(text: str) -> str:
     return text
 
 
-__all__ = ["MNT_DETACH", "MNT_FORCE", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "die_with_parent", "lines", "mounts", "renameat2", "unmount"]
+__all__ = ["MNT_DETACH", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "lines", "mounts", "renameat2", "unmount"]

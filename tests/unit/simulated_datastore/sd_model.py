@@ -3,19 +3,23 @@
 """Drives a datastore as an adapter would, without a kernel."""
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from simulated_datastore.capabilities import Capabilities
 from simulated_datastore.clock import MockClock
 from simulated_datastore.datastore import Datastore
+from simulated_datastore.errors import SimulatedDatastoreError
 from simulated_datastore.mount import Export, Handle, Mount
 from simulated_datastore.profiles import PROFILES
 
+BLOCK = 4096
 ALL = Capabilities("fake", caller_of_data=True, disconnect=True, strict=True, invalidate=True)
 
 
@@ -137,3 +141,19 @@ class Model:
     def tree(self) -> dict[str, bytes | None]:
         """What is in the backing directory: content by path, None for directories."""
         return {str(path.relative_to(self.root)): None if path.is_dir() else path.read_bytes() for path in sorted(self.root.rglob("*"))}
+
+
+def error_of(work: Callable[[], Any]) -> str:
+    """The name of the error that *work* meets."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        work()
+    return errno.errorcode[caught.value.errno or 0]
+
+
+def refusal(work: Callable[[], Any]) -> str:
+    with pytest.raises(SimulatedDatastoreError) as caught:
+        work()
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message

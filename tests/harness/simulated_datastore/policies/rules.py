@@ -307,7 +307,7 @@ def _check_types(rule: Rule) -> None:
     if rule.path is not None:
         checks.text("path", rule.path, path=True)
     if rule.client is not None:
-        checks.client(rule.client)
+        checks.name("client", rule.client)
     if not isinstance(rule.ops, list) or not all(isinstance(op, str) for op in rule.ops):
         raise SimulatedDatastoreError(f"ops: {rule.ops!r} isn't a list of operations and classes.")
     for option, least, most in (("uid", 0, checks.MOST_ID), ("nth", 1, checks.MOST), ("after", 0, checks.MOST), ("every", 1, checks.MOST),
