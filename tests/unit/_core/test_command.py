@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run, stream
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
 
 
 def test_arguments_reach_the_program_untouched() -> None:
@@ -43,3 +45,38 @@ def test_other_exit_codes_can_be_answers() -> None:
 def test_a_command_that_hangs_is_stopped_at_its_deadline() -> None:
     with pytest.raises(CommandFailed, match=r"did not end within 0\.1 seconds"):
         run(["sleep", "60"], timeout=0.1)
+
+
+def test_what_another_host_wrote_cannot_act_on_a_terminal() -> None:
+    with pytest.raises(CommandFailed, match=r"code 1: \?\[31mred\?$"):
+        run(["sh", "-c", r"printf '\033[31mred\377' >&2; exit 1"])
+
+
+def test_a_stream_passes_on_more_than_pipes_hold() -> None:
+    sent = [os.urandom(1 << 20), b"", os.urandom(3), os.urandom(1 << 20)]
+    assert b"".join(stream(["cat"], sent, failed=NotFound)) == b"".join(sent)
+
+
+def test_a_stream_that_fails_gives_the_last_line() -> None:
+    with pytest.raises(NotFound, match="^the reason$"):
+        list(stream(["sh", "-c", "yes | head -n 100000 >&2; exec >&-; echo the reason >&2; exit 3"], failed=NotFound))
+
+
+def test_a_streaming_command_may_end_before_its_input() -> None:
+    assert b"".join(stream(["head", "-c", "3"], itertools.repeat(b"abcd" * 1000), failed=NotFound)) == b"abc"
+
+
+def test_a_stream_that_stalls_is_stopped() -> None:
+    with pytest.raises(CommandFailed, match=r"did nothing for 0\.1 seconds"):
+        list(stream(["sleep", "60"], failed=NotFound, timeout=0.1))
+
+
+def test_a_stream_nobody_wants_any_more_is_stopped() -> None:
+    chunks = stream(["sh", "-c", "echo $$; exec yes"], failed=NotFound)
+    pid = int(next(chunks).split()[0])
+    chunks.close()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_process_left_behind_does_not_hold_a_stream_up() -> None:
+    assert list(stream(["sh", "-c", "echo done; sleep 20 >&- 2>&2 & exec >&-"], failed=NotFound, timeout=10)) == [b"done\n"]
