@@ -9,7 +9,9 @@ A message is one sentence: what was refused, the offending value, what would be 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 #: Characters of an offending value that a message repeats.
 LONGEST_SHOWN = 200
@@ -34,6 +36,7 @@ class InvalidInput(VmstoreError):
         super().__init__(f"{option}: {shown} is not accepted: {accepted}.")
         self.option = option
         self.value = value
+        self.accepted = accepted
 
 
 class PathNotAllowed(InvalidInput):
@@ -64,6 +67,10 @@ class CommandFailed(VmstoreError):
     """A command could not be run, ran too long, or answered with another exit code than expected."""
 
 
+class TransferFailed(VmstoreError):
+    """Bytes could not be fetched from another host, or not all of them."""
+
+
 class LockTimeout(VmstoreError):
     """A lock was not free before its deadline."""
 
@@ -80,11 +87,25 @@ class StaleState(VmstoreError):
     """What was checked has changed before it was used."""
 
 
+def printable(text: str) -> str:
+    """``text`` that somebody else wrote, such as another host: nothing in it ends the sentence's line or acts on a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def from_os_error(error: OSError, doing: str) -> VmstoreError:
     """The error for an ``OSError``; ``doing`` says what was attempted, such as ``write /etc/subuid``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"Could not {doing}: {error.strerror}. Nothing was changed.")
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def os_errors(doing: str) -> Iterator[None]:
+    """A block in which an ``OSError`` becomes what :func:`from_os_error` makes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing) from error
 
 
 __all__ = [
@@ -99,7 +120,9 @@ __all__ = [
     "NotFound",
     "PathNotAllowed",
     "StaleState",
+    "TransferFailed",
     "UnsupportedAction",
     "VmstoreError",
     "from_os_error",
+    "printable",
 ]

@@ -1,0 +1,220 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Image data from one place to another: holes stay holes, and one read of the data feeds checksums and target together."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from .._core.command import run
+from .._core.errors import InvalidInput, StaleState, os_errors
+from .pace import paced
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+#: ioctl_ficlone(2).
+FICLONE = 0x40049409
+#: Bytes that are read and written at once.
+CHUNK = 2**20
+#: Bytes: a hole begins and ends at a multiple of it, as the blocks of most file systems do.
+BLOCK = 4096
+
+_ZEROS = bytes(CHUNK)
+_ZERO_BLOCK = bytes(BLOCK)
+#: What says that two files can't share data, or that a file system doesn't do it at all (ioctl_ficlone(2), copy_file_range(2)).
+_CANT_SHARE = frozenset([errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EXDEV])
+#: What may be chosen of a qcow2 file (qemu-img(1)). Others name files or keys.
+_QCOW2_OPTIONS = "cluster_size|compat|compression_type|extended_l2|lazy_refcounts|nocow|preallocation|refcount_bits"
+
+
+def copy_local(
+    source_fd: int,
+    target_fd: int,
+    *,
+    digests: Sequence[_Hash] = (),
+    sparse: bool = True,
+    bandwidth: int | None = None,
+) -> None:
+    """Fill the empty file ``target_fd`` with the file ``source_fd``: sharing its data if the file system can, else reading it once.
+
+    :arg sparse: ``False`` gives the holes storage too.
+    :arg bandwidth: bytes a second, where data is really copied.
+    :raises NoSpace, FileAccessFailed: a file operation failed; :raises StaleState: the source became shorter meanwhile.
+    """
+    with os_errors("copy an image"):
+        if _clone(source_fd, target_fd):
+            if digests:
+                _feed(digests, _read(target_fd))
+        elif digests or bandwidth or not _copy_extents(source_fd, target_fd):
+            write_stream(paced(_read(source_fd), bandwidth), target_fd, digests=digests)
+        size = os.fstat(target_fd).st_size
+        if not sparse and size:
+            os.posix_fallocate(target_fd, 0, size)
+
+
+def write_stream(chunks: Iterable[bytes], target_fd: int, *, digests: Sequence[_Hash] = (), sparse: bool = True) -> int:
+    """Fill the empty file ``target_fd`` with ``chunks`` of any length, and answer how many bytes they were.
+
+    :arg sparse: blocks of zeros become holes.
+    :raises NoSpace, FileAccessFailed: a write failed. What ``chunks`` raises passes.
+    """
+    position = 0
+    for piece in _in_pieces(chunks):
+        _feed(digests, [piece])
+        with os_errors("write an image"):
+            for start, end in _data(piece) if sparse else [(0, len(piece))]:
+                _write(target_fd, memoryview(piece)[start:end], position + start)
+        position += len(piece)
+    with os_errors("write an image"):
+        os.ftruncate(target_fd, position)
+    return position
+
+
+def convert(
+    source: str,
+    source_format: str,
+    target: str,
+    target_format: str,
+    *,
+    options: str | None = None,
+    sparse: bool = True,
+    timeout: float,
+) -> None:
+    """Write the image ``source`` into the existing file ``target`` in another format, standing alone; formats by qemu's names.
+
+    :arg options: as :func:`creation_options` takes them.
+    :arg sparse: ``False`` stores zeros too.
+    :arg timeout: seconds.
+    :raises CommandFailed: qemu-img is missing, failed or ran too long.
+    """
+    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0"]
+    run([*argv, *creation_options(options), "--", source, target], timeout=timeout)
+
+
+def creation_options(options: str | None) -> list[str]:
+    """QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o`` takes them.
+
+    :raises InvalidInput: something else, or an option that isn't about the qcow2 file itself, such as a backing file.
+    """
+    if not options:
+        return []
+    if re.fullmatch(rf"({_QCOW2_OPTIONS})=[A-Za-z0-9.]+(,({_QCOW2_OPTIONS})=[A-Za-z0-9.]+)*", options) is None:
+        raise InvalidInput("qcow2_options", options, f"name=value[,name=value...] is expected, with names of {_QCOW2_OPTIONS.replace('|', ', ')}")
+    return ["-o", options]
+
+
+def _clone(source_fd: int, target_fd: int) -> bool:
+    try:
+        fcntl.ioctl(target_fd, FICLONE, source_fd)
+    except OSError as error:
+        if error.errno not in _CANT_SHARE:
+            raise
+        return False
+    return True
+
+
+def _copy_extents(source_fd: int, target_fd: int) -> bool:
+    """By copy_file_range(2); ``False`` when the kernel can't do that here, or when the file system hides where the holes are."""
+    found = os.fstat(source_fd)
+    size = found.st_size
+    extents = list(_extents(source_fd, size))
+    if extents == [(0, size)] and found.st_blocks * 512 < size:
+        return False
+    try:
+        for start, end in extents:
+            position = start
+            while position < end:
+                copied = os.copy_file_range(source_fd, target_fd, end - position, position, position)
+                if not copied:
+                    return False
+                position += copied
+    except OSError as error:
+        if error.errno not in _CANT_SHARE:
+            raise
+        return False
+    os.ftruncate(target_fd, size)
+    return True
+
+
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where there is data, as (start, end)."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data up to the end
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def _read(descriptor: int) -> Iterator[bytes]:
+    """The whole file; of holes nothing is read."""
+    size = os.fstat(descriptor).st_size
+    position = 0
+    for start, end in [*_extents(descriptor, size), (size, size)]:
+        while position < start:
+            yield _ZEROS[: start - position]
+            position += min(CHUNK, start - position)
+        while position < end:
+            chunk = os.pread(descriptor, min(CHUNK, end - position), position)
+            if not chunk:
+                raise StaleState("The file that an image is copied from became shorter meanwhile; copy it when nothing writes to it.")
+            yield chunk
+            position += len(chunk)
+
+
+def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of :data:`CHUNK`, the last one shorter."""
+    rest = bytearray()
+    for chunk in chunks:
+        if not rest and len(chunk) == CHUNK:
+            yield chunk
+            continue
+        rest += chunk
+        while len(rest) >= CHUNK:
+            yield bytes(rest[:CHUNK])
+            del rest[:CHUNK]
+    if rest:
+        yield bytes(rest)
+
+
+def _data(piece: bytes) -> Iterator[tuple[int, int]]:
+    """The runs of blocks that aren't all zeros, as (start, end)."""
+    if piece == _ZEROS:
+        return
+    start = None
+    for position in range(0, len(piece), BLOCK):
+        zero = _ZERO_BLOCK.startswith(piece[position : position + BLOCK])
+        if zero and start is not None:
+            yield start, position
+            start = None
+        elif not zero and start is None:
+            start = position
+    if start is not None:
+        yield start, len(piece)
+
+
+def _write(descriptor: int, data: memoryview, position: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, position)
+        data, position = data[written:], position + written
+
+
+def _feed(digests: Sequence[_Hash], chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        for digest in digests:
+            digest.update(chunk)
+
+
+__all__ = ["convert", "copy_local", "creation_options", "write_stream"]

@@ -1,0 +1,106 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Datablocks: new images that are empty or hold an empty file system or swap space (spec: storage-driver, mkfs)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+
+from .._core.command import run
+from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .copy import convert, creation_options
+from .new_image import new_image
+
+MEBIBYTE = 2**20
+
+#: Debian's packages of ``mkfs.<fs>`` and mkswap.
+_PACKAGES = {
+    "btrfs": "btrfs-progs",
+    "exfat": "exfatprogs",
+    "ext2": "e2fsprogs",
+    "ext3": "e2fsprogs",
+    "ext4": "e2fsprogs",
+    "f2fs": "f2fs-tools",
+    "fat": "dosfstools",
+    "msdos": "dosfstools",
+    "ntfs": "ntfs-3g",
+    "swap": "util-linux",
+    "vfat": "dosfstools",
+    "xfs": "xfsprogs",
+}
+#: Service users often lack these in PATH.
+_SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def make_datablock(
+    path: str,
+    *,
+    format: str,  # noqa: A002
+    size_mb: int,
+    fs: str | None = None,
+    supported: Sequence[str] = (),
+    fs_options: str = "",
+    qcow2_options: str = "",
+    sparse: bool = True,
+    timeout: float,
+) -> None:
+    """Fill the existing empty file ``path``, which :func:`new_image` gave.
+
+    :arg format: ``raw`` or ``qcow2``.
+    :arg fs: one of ``supported`` (SUPPORTED_FS), or ``swap``; nothing leaves it empty.
+    :arg fs_options: further arguments of ``mkfs.<fs>`` (FS_OPTS_<FS>), quoted as in a shell.
+    :arg qcow2_options: as :func:`creation_options` takes them.
+    :arg sparse: ``False`` gives all of it storage.
+    :arg timeout: seconds for each command.
+    :raises InvalidInput: an option can't be used; :raises CommandFailed: a command is missing or failed; :raises NoSpace, FileAccessFailed.
+    """
+    if format not in ("raw", "qcow2"):
+        raise InvalidInput("format", format, "raw or qcow2 is expected")
+    if size_mb < 1:
+        raise InvalidInput("size", size_mb, "a size of at least 1 MiB is expected")
+    mkfs = _mkfs(fs, supported, fs_options) if fs else []
+    size = size_mb * MEBIBYTE
+    if format == "raw":
+        _make_raw(path, size, mkfs, sparse, timeout)
+        return
+    if not sparse and "preallocation=" not in qcow2_options:
+        qcow2_options = ",".join(filter(None, [qcow2_options, "preallocation=falloc"]))
+    if mkfs:
+        with new_image(os.path.dirname(path)) as scratch:
+            _make_raw(scratch.path, size, mkfs, True, timeout)
+            convert(scratch.path, "raw", path, "qcow2", options=qcow2_options, timeout=timeout)
+    else:
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *creation_options(qcow2_options), "--", path, str(size)], timeout=timeout)
+
+
+def _make_raw(path: str, size: int, mkfs: list[str], sparse: bool, timeout: float) -> None:
+    with os_errors("write a datablock"):
+        os.truncate(path, size)
+    if mkfs:
+        run([*mkfs, path], timeout=timeout)
+    if not sparse:
+        # After mkfs, which gives back what it doesn't use.
+        with os_errors("write a datablock"), open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
+    """The command that makes ``fs``, but for the path."""
+    if fs != "swap" and fs not in supported:
+        raise InvalidInput("fs", fs, f"one of {', '.join(sorted({*supported, 'swap'}))} is expected")
+    name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
+    program = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
+    if program is None:
+        raise CommandFailed(f"The command {name!r} is not installed on this host: install the package {_PACKAGES.get(fs, 'that has it')}.")
+    try:
+        return [program, *shlex.split(options)]
+    except ValueError as error:
+        raise InvalidInput(f"fs_opts_{fs}", options, f"arguments of {name} are expected") from error
+
+
+__all__ = ["make_datablock"]

@@ -1,0 +1,225 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bytes from file to file, looked at with cmp, du, filefrag and sha256sum."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
+from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import convert, copy_local, creation_options, write_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
+
+MEBIBYTE = 2**20
+
+
+@contextlib.contextmanager
+def opened(source: Path, target: Path) -> Iterator[tuple[int, int]]:
+    with open(source, "rb") as reading, open(target, "x+b") as writing:
+        yield reading.fileno(), writing.fileno()
+
+
+def output(*argv: object) -> str:
+    return subprocess.run([str(each) for each in argv], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def allocated(path: Path) -> int:
+    """KiB."""
+    return int(output("du", "--block-size=1K", path).split()[0])
+
+
+@pytest.fixture
+def source(tmpfs: Path) -> Path:
+    """5 MiB and 3 bytes: data, a hole, data that begins and ends within a block, a hole at the end."""
+    path = tmpfs / "source"
+    with open(path, "wb") as file:
+        file.write(random.Random(1).randbytes(MEBIBYTE))
+        file.seek(3 * MEBIBYTE + 100)
+        file.write(b"x" * 5000)
+        file.truncate(5 * MEBIBYTE + 3)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"bandwidth": 10**9}, {"digests": "sha256"}])
+def test_a_copy_is_the_same_and_keeps_holes(source, tmp_path, options):
+    digest = hashlib.new(options["digests"]) if "digests" in options else None
+    if digest is not None:
+        options = {"digests": [digest]}
+    with opened(source, tmp_path / "target") as (reading, writing):
+        copy_local(reading, writing, **options)
+    assert output("cmp", source, tmp_path / "target") == ""
+    assert allocated(tmp_path / "target") <= allocated(source) == 1024 + 8
+    if digest is not None:
+        assert output("sha256sum", tmp_path / "target").split()[0] == digest.hexdigest()
+
+
+@pytest.mark.parametrize("options", [{}, {"bandwidth": 10**9}])
+def test_without_sparse_holes_get_storage(source, tmp_path, options):
+    with opened(source, tmp_path / "target") as (reading, writing):
+        copy_local(reading, writing, sparse=False, **options)
+    assert output("cmp", source, tmp_path / "target") == ""
+    assert allocated(tmp_path / "target") >= 5 * 1024
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "empty").touch()
+    for number, options in enumerate([{}, {"bandwidth": 1}, {"sparse": False}]):
+        with opened(tmp_path / "empty", tmp_path / f"target{number}") as (reading, writing):
+            copy_local(reading, writing, **options)
+        assert (tmp_path / f"target{number}").stat().st_size == 0
+
+
+def test_zeros_become_holes_where_the_file_system_tells_no_holes(datastore):
+    """Of the simulated datastore's files, lseek(2) says that they are all data."""
+    path = datastore.path()
+    subprocess.run(["truncate", "-s", "1M", str(path / "source")], check=True)
+    with opened(path / "source", path / "target") as (reading, writing):
+        copy_local(reading, writing)
+    assert (path / "target").stat().st_size == MEBIBYTE
+    assert allocated(path / "target") == 0
+
+
+def test_data_is_shared_and_read_once_for_the_checksum(xfs):
+    data = random.Random(2).randbytes(2 * MEBIBYTE)
+    (xfs / "source").write_bytes(data)
+    digest = hashlib.sha256()
+    with opened(xfs / "source", xfs / "target") as (reading, writing):
+        copy_local(reading, writing, digests=[digest])
+        os.fsync(writing)
+    assert "shared" in output("filefrag", "-v", xfs / "target")
+    assert digest.hexdigest() == output("sha256sum", xfs / "source").split()[0]
+
+
+def test_between_file_systems(source, xfs):
+    with opened(source, xfs / "target") as (reading, writing):
+        copy_local(reading, writing)
+    assert output("cmp", source, xfs / "target") == ""
+    assert allocated(xfs / "target") < 2 * 1024  # XFS may keep some room behind what was written
+
+
+def test_a_full_file_system(source, tmpfs):
+    os.truncate(source, 64 * MEBIBYTE)
+    with pytest.raises(NoSpace, match="No space left on device"), opened(source, tmpfs / "target") as (reading, writing):
+        copy_local(reading, writing, sparse=False)
+    (tmpfs / "target").unlink()
+    with pytest.raises(NoSpace, match="Could not write an image"), open(tmpfs / "target", "xb") as file:
+        write_stream((b"x" * MEBIBYTE for _number in range(65)), file.fileno())
+
+
+def test_a_source_that_becomes_shorter(source, tmp_path, monkeypatch):
+    real = os.pread
+
+    def shorten(descriptor: int, size: int, position: int) -> bytes:
+        os.truncate(source, 10)
+        return real(descriptor, size, position)
+
+    monkeypatch.setattr(os, "pread", shorten)
+    with pytest.raises(StaleState, match="shorter"), opened(source, tmp_path / "target") as (reading, writing):
+        copy_local(reading, writing, bandwidth=10**9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stream_of_any_chunks(tmp_path, seed):
+    """Whatever the chunks are: the file is their sum, and has holes for blocks of zeros and nothing else."""
+    choose = random.Random(seed)
+    data = b"".join(choose.choice([bytes, choose.randbytes])(choose.choice([1, 4095, 4096, 10_000, 2 * MEBIBYTE])) for _number in range(30))
+    ends = sorted(choose.sample(range(len(data)), 50))
+    chunks = [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
+    digest = hashlib.md5()
+    with open(tmp_path / "target", "xb") as file:
+        assert write_stream(iter(chunks), file.fileno(), digests=[digest]) == len(data)
+    assert (tmp_path / "target").read_bytes() == data
+    assert output("md5sum", tmp_path / "target").split()[0] == digest.hexdigest()
+    blocks = sum(any(data[start : start + 4096]) for start in range(0, len(data), 4096))
+    assert 0 <= allocated(tmp_path / "target") - blocks * 4 <= 16  # a file system may count its own blocks for many extents
+
+
+def test_a_stream_without_sparse(tmp_path):
+    with open(tmp_path / "target", "xb") as file:
+        write_stream(iter([bytes(MEBIBYTE)]), file.fileno(), sparse=False)
+    assert allocated(tmp_path / "target") == 1024
+
+
+def test_what_a_stream_raises_is_not_blamed_on_the_image(tmp_path):
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+        raise ConnectionResetError("the other side")
+
+    with pytest.raises(ConnectionResetError), open(tmp_path / "target", "xb") as file:
+        write_stream(chunks(), file.fileno())
+
+
+def test_bandwidth(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    assert list(paced([b"x" * 1000] * 5, 100)) == [b"x" * 1000] * 5
+    assert now[0] == 50
+    assert list(paced([b"x"], None)) == [b"x"]
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vmdk"])
+def test_convert(source, tmp_path, image_format):
+    convert(str(source), "raw", str(tmp_path / "target"), image_format, timeout=60)
+    assert output("qemu-img", "compare", "-f", "raw", "-F", image_format, source, tmp_path / "target") == "Images are identical.\n"
+    if image_format == "qcow2":
+        output("qemu-img", "check", tmp_path / "target")
+
+
+def test_convert_never_guesses_a_format(tmp_path):
+    """A raw disk whose guest wrote a qcow2 header to it stays raw."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "source"), "1M"], check=True)
+    convert(str(tmp_path / "source"), "raw", str(tmp_path / "target"), "raw", timeout=60)
+    size = (tmp_path / "source").stat().st_size
+    assert (tmp_path / "target").read_bytes()[:size] == (tmp_path / "source").read_bytes()
+
+
+def test_convert_with_options_and_without_sparse(source, tmp_path):
+    convert(str(source), "raw", str(tmp_path / "target"), "qcow2", options="cluster_size=2M,compat=0.10", sparse=False, timeout=60)
+    told = output("qemu-img", "info", tmp_path / "target")
+    assert "cluster_size: 2097152" in told
+    assert "compat: 0.10" in told
+    assert allocated(tmp_path / "target") >= 5 * 1024
+
+
+def test_convert_writes_to_the_same_file_while_it_is_locked(source, tmp_path):
+    from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+
+    with new_image(str(tmp_path)) as part:
+        convert(str(source), "raw", part.path, "qcow2", timeout=60)
+        assert os.stat(part.path).st_ino == os.fstat(part.fd).st_ino
+        assert os.pread(part.fd, 3, 0) == b"QFI"
+
+
+def test_convert_fails(tmp_path):
+    (tmp_path / "source").write_bytes(b"no image")
+    with pytest.raises(CommandFailed, match="'qemu-img' failed"):
+        convert(str(tmp_path / "source"), "qcow2", str(tmp_path / "target"), "raw", timeout=60)
+
+
+HOSTILE = ["backing_file=/etc/shadow", "data_file=x", "-o cluster_size=1M", "cluster_size=1M,", "compat=1.1;id", "cluster_size=$(id)", "compat=1.1\n"]
+
+
+@pytest.mark.parametrize("options", HOSTILE)
+def test_options_that_are_refused(options):
+    with pytest.raises(InvalidInput, match=r"qcow2_options: .* cluster_size, compat"):
+        creation_options(options)
+
+
+def test_the_kernel_may_not_know_copy_file_range(source, tmp_path, monkeypatch):
+    def unknown(*_arguments: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(copying.os, "copy_file_range", unknown)
+    with opened(source, tmp_path / "target") as (reading, writing):
+        copy_local(reading, writing)
+    assert output("cmp", source, tmp_path / "target") == ""
+    assert allocated(tmp_path / "target") <= 1024 + 8
