@@ -41,14 +41,16 @@ def run(
     timeout: float = 60,
     accept: Sequence[int] | None = (0,),
     pass_fds: Sequence[int] = (),
+    limits: Sequence[str] = (),
 ) -> Completed:
     """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
 
     :arg accept: exit codes that are answers; any other raises. ``None`` takes every code.
     :arg pass_fds: file descriptors that the command gets under the same numbers.
+    :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
     :raises CommandFailed: the command is missing, ran too long, or its exit code isn't accepted.
     """
-    process = _start(argv, pass_fds)
+    process = _start(["prlimit", *limits, *argv] if limits else argv, pass_fds)
     try:
         stdout, stderr = process.communicate(os.fsencode(stdin), timeout)
     except subprocess.TimeoutExpired as error:

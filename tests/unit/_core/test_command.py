@@ -42,6 +42,10 @@ def test_other_exit_codes_can_be_answers() -> None:
     assert run(["sh", "-c", "exit 3"], accept=(0, 3)).returncode == 3
 
 
+def test_a_command_keeps_to_its_limits() -> None:
+    assert run(["sh", "-c", "ulimit -t; ulimit -v"], limits=["--cpu=7", "--as=1048576000"]).stdout.split() == ["7", "1024000"]
+
+
 def test_a_command_that_hangs_is_stopped_at_its_deadline() -> None:
     with pytest.raises(CommandFailed, match=r"did not end within 0\.1 seconds"):
         run(["sleep", "60"], timeout=0.1)

@@ -1,0 +1,194 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an image file is: its format by its first bytes, its virtual size, and whether it can be trusted to stand alone.
+
+An image is hostile input. A small one can make qemu-img busy for half a minute or take gigabytes of memory (bitmaps), and a header can
+name other files whose content would then be the disk's. So the format is decided here and told to qemu, which never guesses; what refers
+to another file is refused before qemu opens it; and qemu-img runs under limits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from .._core.command import reason, run
+from .._core.errors import CommandFailed, InvalidInput, from_os_error
+from .._core.paths import absolute
+
+#: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
+HEAD_SIZE = 4 << 20
+#: Bytes: no virtual disk is larger. It is the most that VHDX allows.
+LARGEST = 64 << 40
+
+#: Bytes that ``inspect`` reads: the magic of ISO 9660 is the last one, and every header with references fits.
+_SNIFFED = 64 << 10
+#: What qemu-img gets. A sound image takes milliseconds of CPU time; the block table of a 64 TiB VDI takes 256 MiB.
+_CPU_SECONDS = 10
+_MEMORY = 512 << 20
+
+#: Format, offset, magic number. Those of qemu are told from one another by its manual and source (block/*.c), the others by RFC 1952, RFC 8878,
+#: the documents of bzip2 and xz, ECMA-119 8.4, POSIX pax (ustar) and APPNOTE (zip, also an empty one).
+_MAGICS = (
+    ("qcow2", 0, b"QFI\xfb"),
+    ("vmdk", 0, b"KDMV"),
+    ("vmdk", 0, b"COWD"),
+    ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vhdx", 0, b"vhdxfile"),
+    ("vpc", 0, b"conectix"),
+    ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("gzip", 0, b"\x1f\x8b\x08"),
+    ("bzip2", 0, b"BZh"),
+    ("xz", 0, b"\xfd7zXZ\0"),
+    ("zstd", 0, b"\x28\xb5\x2f\xfd"),
+    ("zip", 0, b"PK\x03\x04"),
+    ("zip", 0, b"PK\x05\x06"),
+    ("tar", 257, b"ustar"),
+    ("iso", 32769, b"CD001"),
+)
+#: GUIDs of [MS-VHDX], as they lie in the file.
+_VHDX_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
+_VHDX_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
+_QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes, both in bytes."""
+
+    format: str
+    virtual_size: int
+    allocated: int
+
+
+def sniff(head: bytes) -> str:
+    """What begins with ``head``, of which 32774 bytes are enough: a format of qemu, ``iso``, a compression, an archive, else ``raw``.
+
+    A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
+    """
+    return next((name for name, offset, magic in _MAGICS if head.startswith(magic, offset)), "raw")
+
+
+def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
+    """Bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of the whole, where known.
+
+    :arg option: the option to name in errors, and ``path`` its value.
+    :raises InvalidInput: ``head`` doesn't tell, or the size is absurd.
+    """
+    image_format = sniff(head)
+    try:
+        size = _header_size(image_format, head) if image_format in _QEMU_FORMATS else length
+    except (struct.error, ValueError) as error:
+        raise InvalidInput(option, path, f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size") from error
+    if size is None:
+        raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
+    return _sane(size, option, path)
+
+
+def inspect(path: str, *, option: str = "path", timeout: float = 60) -> ImageFile:
+    """What the image at ``path``, a resolved absolute path, is. A compressed file or an archive is ``raw``: its bytes are the disk's.
+
+    The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
+
+    :arg timeout: seconds for qemu-img.
+    :raises InvalidInput: not a regular file, not an image that qemu-img can read within its limits, or one that needs other files.
+    :raises FileAccessFailed: the file can't be opened or read.
+    :raises CommandFailed: qemu-img is missing, or ran longer than ``timeout``.
+    """
+    path = absolute(option, path)
+    try:
+        # O_PATH opens nothing: a FIFO doesn't wait, a device notices nothing. All further looks are at this very file.
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidInput(option, path, "a regular file is expected")
+            with open(f"/proc/self/fd/{descriptor}", "rb") as file:
+                head = file.read(_SNIFFED)
+            image_format = sniff(head)
+            if image_format in _QEMU_FORMATS:
+                flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), status.st_size)
+                info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
+                if flaw or "backing-filename" in info:
+                    raise InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw or 'has a backing file'}")
+                size = info["virtual-size"]
+            else:
+                image_format, size = "raw", status.st_size
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise from_os_error(error, f"read {path}") from error
+    return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
+
+
+def _sane(size: int, option: str, path: str) -> int:
+    if size > LARGEST:
+        raise InvalidInput(option, path, f"its virtual size is {size} bytes, and at most {LARGEST} (64 TiB) are accepted")
+    return size
+
+
+def _flaw(image_format: str, head: bytes, length: int) -> str | None:
+    """What keeps a file from standing alone, as far as qemu-img would not refuse it, or would open the other file."""
+    if image_format == "qcow2":  # docs/interop/qcow2 of qemu
+        version, backing_file = struct.unpack_from(">IQ", head, 4)
+        l1_entries, l1_offset, refcount_offset, _clusters, snapshots, snapshots_offset = struct.unpack_from(">IQQIIQ", head, 36)
+        if backing_file:
+            return "has a backing file"
+        if version >= 3 and head[79] & 4:
+            return "has an external data file"
+        # qemu reads zeros behind the end of a file; the smallest entry of the table of snapshots has 40 bytes.
+        if max(l1_offset + 8 * l1_entries, refcount_offset, snapshots_offset + 40 * snapshots) > length:
+            return "is not whole: its tables lie behind its end"
+    # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's Virtual Disk Format 5.0).
+    if image_format == "vmdk" and (not head.startswith(b"KDMV") or not any(head[12:20])):
+        return "is a descriptor of other files"
+    if image_format == "vpc" and head[60:64] == b"\0\0\0\4":
+        return "holds the differences to another image"
+    return None
+
+
+def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
+    """What ``qemu-img info`` says. It doesn't open backing files."""
+    if shutil.which("qemu-img") is None:
+        raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
+    file = f"/proc/self/fd/{descriptor}"
+    limits = (f"--cpu={_CPU_SECONDS}", f"--as={_MEMORY}", "--core=0")
+    # -U: an image that a guest uses may be looked at.
+    command = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, file]
+    done = run(command, timeout=timeout, accept=None, pass_fds=(descriptor,), limits=limits)
+    if done.returncode:
+        why = f"stopped by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reason(done).replace(file, path)
+        limit = f"{_CPU_SECONDS} s of CPU time and {_MEMORY >> 20} MiB"
+        raise InvalidInput(option, path, f"a {image_format} image that qemu-img reads in {limit} is expected ({why})")
+    return json.loads(done.stdout)
+
+
+def _header_size(image_format: str, head: bytes) -> int:
+    """:raises struct.error, ValueError: ``head`` is too short or its offsets lead nowhere."""
+    if image_format == "qcow2":
+        return struct.unpack_from(">Q", head, 24)[0]
+    if image_format == "vdi":
+        return struct.unpack_from("<Q", head, 368)[0]
+    if image_format == "vhdx":  # [MS-VHDX] 2.2.3 and 2.6.1: the region table leads to the metadata table, and that to the size
+        region = struct.unpack_from("<Q", head, head.index(_VHDX_METADATA, 192 << 10, 256 << 10) + 16)[0]
+        item = struct.unpack_from("<I", head, head.index(_VHDX_SIZE, region, region + (64 << 10)) + 16)[0]
+        return struct.unpack_from("<Q", head, region + item)[0]
+    if image_format == "vpc":
+        # As qemu does: the oldest programs go by the geometry, unless that is at its end. Others write a geometry that is a little less than the size.
+        creator, size, cylinders, heads, sectors = struct.unpack_from(">28x4s16xQHBB", head)
+        return 512 * cylinders * heads * sectors if creator in (b"vpc ", b"qemu") and (cylinders, heads, sectors) != (65535, 16, 255) else size
+    capacity = struct.unpack_from("<Q", head, 12)[0] if head.startswith(b"KDMV") else 0
+    if not capacity:
+        raise ValueError("a descriptor of other files")
+    return 512 * capacity
+
+
+__all__ = ["HEAD_SIZE", "ImageFile", "inspect", "sniff", "virtual_size"]
