@@ -66,7 +66,7 @@ options:
   safe_dirs:
     description:
       - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a restricted directory wins.
-      - A directory that holds a restricted one is never allowed. C(/var/tmp) is always safe.
+      - A directory that holds a restricted one is never allowed. C(/var/tmp) is safe where this isn't given.
     type: list
     elements: str
   restricted_dirs:

@@ -6,17 +6,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from .._catalog.datastores import Datastore
 from .._core.errors import UnsupportedAction
+from .._core.paths import check_allowed
 
 #: Actions that a driver need not have, in alphabetical order.
 OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "mkfs", "resize", "save-as", "snapshot")
 
 #: Seconds for one question to a file system.
 TIMEOUT = 300
+
+#: RESTRICTED_DIRS of every datastore: what a system and its services live of. The root directory is an ancestor of these.
+SYSTEM_DIRS = tuple("/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr /var".split())
+
+#: SAFE_DIRS of a datastore that names none.
+SAFE_DIRS = ("/var/tmp",)
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,43 @@ class DriverInfo:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What is configured for all datastores of a front-end (spec: onestor-datastore, "Additional Configuration").
+
+    :arg fs_options: arguments of ``mkfs.<fs>``, by file system (FS_OPTS_<FS>).
+    :arg qcow2_options: of every qcow2 image that is made, as ``qemu-img -o`` takes them.
+    """
+
+    supported_fs: Sequence[str] = ("ext2", "ext3", "ext4", "xfs")
+    fs_options: Mapping[str, str] = field(default_factory=dict)
+    qcow2_options: str = ""
+
+
+@dataclass(frozen=True)
 class Capacity:
     """Of a datastore, in MiB."""
 
     used_mb: int
     free_mb: int
     total_mb: int
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """How ``cp`` and ``clone`` make an image.
+
+    :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2); ``None`` leaves each as it is.
+    :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
+    :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
+    """
+
+    image_type: str
+    driver_format: str | None = None
+    convert: bool = True
+    sparse: bool = True
+    no_decompress: bool = False
+    bandwidth: int | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,19 +92,39 @@ class CopiedImage:
     size_mb: int
 
 
+@dataclass(frozen=True)
+class ExportedImage:
+    """What ``export`` answers: where the image's data is, its format and its MD5."""
+
+    source: str
+    format: str
+    md5: str
+
+
 class DatastoreDriver:
     """Acts on one datastore.
 
     :arg protected: directories that images must never be made of, besides those that the driver and the datastore restrict.
     :arg timeout: seconds instead of :data:`TIMEOUT`.
+    :arg log: is told what goes on, one line a call.
     """
 
     info: DriverInfo
 
-    def __init__(self, datastore: Datastore, *, protected: Sequence[str] = (), timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        datastore: Datastore,
+        *,
+        protected: Sequence[str] = (),
+        settings: Settings = Settings(),
+        timeout: float = TIMEOUT,
+        log: Callable[[str], object] = str,
+    ) -> None:
         self.datastore = datastore
+        self.settings = settings
         self.protected = protected
         self.timeout = timeout
+        self.log = log
 
     def require(self, action: str) -> None:
         """Refuse an optional action that this driver doesn't have.
@@ -73,29 +132,77 @@ class DatastoreDriver:
         :raises UnsupportedAction: naming the action and the driver.
         """
         if action not in self.info.actions:
-            raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
+            self._unsupported(action)
+
+    def _unsupported(self, action: str) -> NoReturn:
+        raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
 
     def check(self, path: str) -> None:
         """Refuse what no image may be made of or, since the rules may have changed, be used from. ``path`` is resolved.
 
-        :raises PathNotAllowed: naming the restricted directory.
+        :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow it; it names the restricted directory.
         """
+        restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
+        check_allowed("path", path, safe=self.datastore.safe_dirs or SAFE_DIRS, restricted=sorted(restricted))
 
-    def cp(self, path: str) -> CopiedImage:
+    def prepare(self) -> None:
+        """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""
+
+    def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
-        raise UnsupportedAction(f"cp is not supported by the {self.info.name} driver.")
+        self._unsupported("cp")
 
-    def stat(self, path: str) -> int:
-        """The size in MiB, rounded up, that an image made of ``path`` would have."""
-        raise UnsupportedAction(f"stat is not supported by the {self.info.name} driver.")
+    def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
+        """Make an empty image of ``size_mb`` MiB, perhaps with a file system, and return its source."""
+        self._unsupported("mkfs")
 
     def rm(self, source: str) -> None:
         """Remove an image's data. Doing it twice is the same as once."""
-        raise UnsupportedAction(f"rm is not supported by the {self.info.name} driver.")
+        self._unsupported("rm")
+
+    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+        """The size in MiB, rounded up, that an image made of ``path`` would have."""
+        self._unsupported("stat")
+
+    def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
+        """Make another image with the data of the image ``source``."""
+        self._unsupported("clone")
 
     def monitor(self) -> Capacity:
         """How much the datastore holds and can hold."""
-        raise UnsupportedAction(f"monitor is not supported by the {self.info.name} driver.")
+        self._unsupported("monitor")
+
+    def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
+        """Delete a snapshot of a persistent image. Doing it twice is the same as once."""
+        self._unsupported("snap_delete")
+
+    def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
+        """Make the image what it was at the snapshot, without any snapshots."""
+        self._unsupported("snap_flatten")
+
+    def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
+        """Make the image what it was at the snapshot."""
+        self._unsupported("snap_revert")
+
+    def increment_flatten(self) -> NoReturn:
+        """Merge increments of a backup: backup drivers have it."""
+        self._unsupported("increment_flatten")
+
+    def export(self, source: str, image_format: str | None) -> ExportedImage:
+        """What another place needs to fetch the image."""
+        self._unsupported("export")
 
 
-__all__ = ["OPTIONAL_ACTIONS", "TIMEOUT", "Capacity", "CopiedImage", "DatastoreDriver", "DriverInfo"]
+__all__ = [
+    "OPTIONAL_ACTIONS",
+    "SAFE_DIRS",
+    "SYSTEM_DIRS",
+    "TIMEOUT",
+    "Capacity",
+    "CopiedImage",
+    "CopyOptions",
+    "DatastoreDriver",
+    "DriverInfo",
+    "ExportedImage",
+    "Settings",
+]

@@ -2,51 +2,361 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Image files in a directory (spec: storage-driver). So far it says how full their file system is."""
+"""Image files in a directory (spec: storage-driver): an image is ``<base path>/<32 hexadecimal digits>``, its snapshots are in ``<image>.snap``."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from .._core.command import Completed, reason, run
-from .._core.errors import CommandFailed
-from .base import Capacity, DatastoreDriver, DriverInfo
+from .._core.errors import InvalidInput, PathNotAllowed, UnsupportedAction, os_errors
+from .._core.paths import absolute, is_within
+from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
+from .._image.new_image import NewImage, new_image
+from .base import Capacity, CopiedImage, CopyOptions, DriverInfo, ExportedImage
+from .directory import MEBIBYTE, DirectoryDriver
+from .source_file import chunks_of, opened
 
-MEBIBYTE = 2**20
+if TYPE_CHECKING:
+    import hashlib
+    from contextlib import AbstractContextManager
+
+#: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
+COPY_TIMEOUT = 86400
+
+FORMATS = ("raw", "qcow2")
+COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
+ARCHIVES = ("tar", "zip")
+
+#: Hexadecimal digits of a checksum, by algorithm.
+DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+
+#: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
+NAME_ONLY = "save_as"
 
 
-class FsDriver(DatastoreDriver):
+class FsDriver(DirectoryDriver):
     info = DriverInfo(
         "fs",
         datastore_types=frozenset(["image", "file"]),
-        image_types=frozenset(),
+        image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
+        actions=frozenset(["clone", "mkfs", "snapshot"]),
         attributes=frozenset(["convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "staging_dir"]),
     )
 
-    def monitor(self) -> Capacity:
-        """Ask another process, because a dead file server keeps the one that asks for ever.
+    def cp(self, path: str, options: CopyOptions) -> CopiedImage:
+        """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
 
-        :raises CommandFailed: there is no such directory, or no answer in time.
+        The files of a file datastore are stored as they are.
+
+        :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path.
+        :raises InvalidInput: not an image, one that needs other files, an archive, or a checksum that doesn't match.
+        :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
-        path = self.datastore.base_path
-        completed = run(["stat", "--file-system", "--format=%S %b %f %a", "--", path], timeout=self.timeout, accept=None)
-        return read_capacity(path, completed)
+        self._refuse_bridges("cp")
+        if options.image_type not in self.info.image_types:
+            raise UnsupportedAction(f"Images of type {options.image_type!r} are not supported by the {self.info.name} driver.")
+        digests = new_digests(options.checksums)
+        with self._new_image() as part:
+            if is_url(path):
+                self._fetch(path, part.fd, options, digests)
+            else:
+                self._copy(path, part.fd, options, digests)
+            verify(path, options.checksums, digests)
+            return self._finished(part, path, None, options)
+
+    def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
+        """
+        :arg source: an image of this datastore or, in the same location, of another.
+        :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
+        :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
+        """
+        self._refuse_bridges("clone")
+        from .._image.copy import copy_local
+
+        path = self._image(source, beside=True)
+        # What a persistent image links to, a snapshot, is in its own datastore.
+        with opened(path, inside(os.path.dirname(path))) as descriptor, self._new_image() as part:
+            copy_local(descriptor, part.fd, sparse=options.sparse)
+            return self._finished(part, source, image_format, options)
+
+    def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
+        """
+        :arg fs: one of the supported file systems, ``swap``, or ``None`` for an empty image.
+        :raises InvalidInput: a format, size or file system that isn't supported.
+        :raises CommandFailed: the command that makes the file system is missing or failed. Nothing is left behind.
+        """
+        self._refuse_bridges("mkfs")
+        from .._image.datablock import make_datablock
+
+        if image_format == NAME_ONLY:
+            self.prepare()
+            return self._source(os.urandom(16).hex())
+        with self._new_image() as part:
+            make_datablock(
+                part.path,
+                format=image_format,
+                size_mb=size_mb,
+                fs=fs,
+                supported=self.settings.supported_fs,
+                fs_options=self.settings.fs_options.get(fs or "", ""),
+                qcow2_options=self.settings.qcow2_options,
+                sparse=sparse,
+                timeout=COPY_TIMEOUT,
+            )
+            return self._source(part.commit())
+
+    def rm(self, source: str) -> None:
+        """
+        :raises InvalidInput: ``source`` isn't an image of this datastore.
+        """
+        self._refuse_bridges("rm")
+        from .._image.snapshots import remove_image
+
+        remove_image(self._image(source))
+
+    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+        """By the beginning of the file alone where that tells the size: compressed raw data has to be counted.
+
+        :raises VmstoreError: as :meth:`cp`.
+        """
+        self._refuse_bridges("stat")
+        unpack = not no_decompress and self.datastore.type != "file"
+        if is_url(path):
+            size = self._size_at_url(path, unpack)
+        elif os.path.isdir(path):
+            from .._host.directory import look
+
+            return look(path, check=self.check, timeout=self.timeout).size_mb
+        else:
+            with opened(path, self.check) as descriptor:
+                head, length = os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size
+                if unpack and sniff(head) in COMPRESSIONS + ARCHIVES:
+                    head, length = measure(self._unpacked(chunks_of(descriptor), path))
+                size = virtual_size(head, length, path=path)
+        return in_mebibytes(size)
+
+    def monitor(self) -> Capacity:
+        self._refuse_bridges("monitor")
+        return super().monitor()
+
+    def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
+        from .._image.snapshots import delete_snapshot
+
+        delete_snapshot(*self._image_with_snapshots("snap_delete", source, image_format), snapshot)
+
+    def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
+        from .._image.snapshots import flatten_snapshot
+
+        flatten_snapshot(*self._image_with_snapshots("snap_flatten", source, image_format), snapshot)
+
+    def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
+        from .._image.snapshots import revert_snapshot
+
+        revert_snapshot(*self._image_with_snapshots("snap_revert", source, image_format), snapshot)
+
+    def export(self, source: str, image_format: str | None) -> ExportedImage:
+        """
+        :raises VmstoreError: it isn't an image of this datastore, can't be read, or can't stand alone.
+        """
+        self._refuse_bridges("export")
+        import hashlib
+
+        path = self._image(source)
+        with opened(path, inside(os.path.dirname(path))) as descriptor:
+            md5 = hashlib.new("md5", usedforsecurity=False)
+            for chunk in chunks_of(descriptor):
+                md5.update(chunk)
+            found = image_format or inspect(os.path.realpath(path), option="source").format
+            return ExportedImage(source, found, md5.hexdigest())
+
+    def _refuse_bridges(self, action: str) -> None:
+        if self.datastore.bridge_list:
+            unable = f"{action} is not supported by the {self.info.name} driver on the hosts of a BRIDGE_LIST"
+            raise UnsupportedAction(f"{unable}: remove that attribute where the front-end holds the data.")
+
+    def _new_image(self) -> AbstractContextManager[NewImage]:
+        self.prepare()
+        directory = self.datastore.base_path
+        with os_errors(f"look at {directory}"):
+            status = os.stat(directory)
+        # root makes images for the service user, whose the directory is.
+        return new_image(directory, owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None)
+
+    def _source(self, image: str) -> str:
+        return f"{self.datastore.base_path}/{os.path.basename(image)}"
+
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+        with opened(path, self.check) as descriptor:
+            kind = sniff(os.pread(descriptor, HEAD_SIZE, 0))
+            if self._unpacks(options) and kind in COMPRESSIONS + ARCHIVES:
+                self._store(chunks_of(descriptor), path, target, options, digests)
+                return
+            from .._image.copy import copy_local
+
+            copy_local(descriptor, target, digests=list(digests.values()), sparse=options.sparse, bandwidth=options.bandwidth)
+
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+        from .._image.source import open_source
+
+        with open_source(path, bandwidth=options.bandwidth, log=self.log) as chunks:
+            self._store(chunks, path, target, options, digests)
+
+    def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+        from .._image.copy import write_stream
+
+        chunks = hashed(chunks, digests)
+        write_stream(self._unpacked(chunks, path) if self._unpacks(options) else chunks, target, sparse=options.sparse)
+
+    def _unpacks(self, options: CopyOptions) -> bool:
+        return not options.no_decompress and self.datastore.type != "file"
+
+    def _unpacked(self, chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+        """What expands beyond the whole file system is no image for it."""
+        from .._image.decompress import decompressed
+
+        self.prepare()
+        directory = self.datastore.base_path
+        with os_errors(f"look at {directory}"):
+            whole = os.statvfs(directory)
+        return decompressed(chunks, limit=whole.f_blocks * whole.f_frsize, path=path)
+
+    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
+        """The image in ``part``, checked, converted where that is wanted, under its final name."""
+        size = os.fstat(part.fd).st_size
+        if self.datastore.type == "file" or options.image_type == "cdrom":
+            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(size))
+        # What is looked at is our copy: nobody can make it refer to other files afterwards.
+        if image_format != "raw":
+            found = self._inspected(part, path)
+            if image_format not in (None, found.format):
+                raise InvalidInput("format", image_format, f"{path} is {found.format}")
+            image_format, size = found.format, found.virtual_size
+        wanted = options.driver_format
+        if wanted is None or not options.convert or wanted == image_format:
+            return CopiedImage(self._source(part.commit()), image_format, in_mebibytes(size))
+        from .._image.copy import convert
+
+        with self._new_image() as converted:
+            qcow2_options = self.settings.qcow2_options if wanted == "qcow2" else None
+            convert(part.path, image_format, converted.path, wanted, options=qcow2_options or None, sparse=options.sparse, timeout=COPY_TIMEOUT)
+            return CopiedImage(self._source(converted.commit()), wanted, in_mebibytes(size))
+
+    @staticmethod
+    def _inspected(part: NewImage, path: str) -> ImageFile:
+        try:
+            return inspect(part.path)
+        except InvalidInput as error:
+            # The user knows the image by the path it came from.
+            raise InvalidInput("path", path, error.accepted) from error
+
+    def _size_at_url(self, path: str, unpack: bool) -> int:
+        from .._image.source import open_source, read_head
+
+        head, length = read_head(path, HEAD_SIZE)
+        if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
+            with open_source(path, log=self.log) as chunks:
+                head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
+        return virtual_size(head, length, path=path)
+
+    def _image(self, source: str, *, beside: bool = False) -> str:
+        """The path of an image of this datastore or, ``beside`` it, of another one in the same location.
+
+        :raises PathNotAllowed: it isn't named like one.
+        """
+        path = absolute("source", source)
+        directory, name = os.path.split(path)
+        own, *location = (absolute("base_path", one) for one in self.datastore.directories())
+        elsewhere = beside and os.path.dirname(directory) in location and re.fullmatch("[0-9]+", os.path.basename(directory))
+        if not (directory == own or elsewhere) or re.fullmatch("[0-9a-f]{32}", name) is None:
+            where = " or of one beside it" if beside else ""
+            raise PathNotAllowed("source", source, f"an image of the datastore{where} is expected: {own}/<32 hexadecimal digits>")
+        return path
+
+    def _image_with_snapshots(self, action: str, source: str, image_format: str) -> tuple[str, str]:
+        self._refuse_bridges(action)
+        if image_format not in FORMATS:
+            raise InvalidInput("format", image_format, "raw or qcow2 is expected")
+        return self._image(source), image_format
 
 
-class SystemDriver(FsDriver):
-    """System datastores have no datastore driver (spec: storage-driver); on the front-end they are directories like those of ``fs``."""
-
-    info = DriverInfo("system", datastore_types=frozenset(["system"]), image_types=frozenset(), tm_drivers=("local", "shared", "ssh"))
+def is_url(path: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
-def read_capacity(path: str, completed: Completed) -> Capacity:
-    """The capacity in the output of stat(1): block size, blocks, free blocks, blocks free to users; as df(1) counts."""
-    match = re.fullmatch(r"([0-9]+) ([0-9]+) ([0-9]+) ([0-9]+)\n", completed.stdout)
-    if completed.returncode != 0 or match is None:
-        raise CommandFailed(f"The capacity of {path} could not be read: {reason(completed)}")
-    block, blocks, free, available = map(int, match.groups())
-    return Capacity(block * (blocks - free) // MEBIBYTE, block * available // MEBIBYTE, block * blocks // MEBIBYTE)
+def inside(directory: str) -> Callable[[str], None]:
+    """Refuses what a link leads to outside of ``directory``."""
+    root = os.path.realpath(directory)
+
+    def check(path: str) -> None:
+        if not is_within(path, root):
+            raise PathNotAllowed("source", path, f"an image in {directory} is expected")
+
+    return check
 
 
-__all__ = ["FsDriver", "SystemDriver", "read_capacity"]
+def in_mebibytes(size: int) -> int:
+    """``size`` bytes, rounded up."""
+    return -(-size // MEBIBYTE)
+
+
+def measure(chunks: Iterable[bytes]) -> tuple[bytes, int | None]:
+    """The beginning of a stream, and its length where the beginning doesn't tell what a virtual size needs."""
+    head, length = b"", 0
+    for chunk in chunks:
+        length += len(chunk)
+        if len(head) < HEAD_SIZE:
+            head += chunk
+        elif sniff(head) not in ("raw", "iso"):
+            return head, None
+    return head, length
+
+
+def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:
+    """
+    :raises InvalidInput: a checksum of another length than its algorithm's, or an algorithm that isn't supported.
+    """
+    for name, expected in checksums.items():
+        if name not in DIGEST_LENGTHS:
+            raise InvalidInput("checksum", name, f"one of {', '.join(DIGEST_LENGTHS)} is expected")
+        if len(expected) != DIGEST_LENGTHS[name] or re.fullmatch("[0-9A-Fa-f]+", expected) is None:
+            raise InvalidInput(name, expected, f"{DIGEST_LENGTHS[name]} hexadecimal digits are expected")
+    if not checksums:
+        return {}
+    import hashlib
+
+    # A checksum that is published beside a file guards against damage, also where policy forbids MD5 for secrets.
+    return {name: hashlib.new(name, usedforsecurity=False) for name in checksums}
+
+
+def hashed(chunks: Iterable[bytes], digests: Mapping[str, hashlib._Hash]) -> Iterator[bytes]:
+    """``chunks``, each counted into the ``digests`` as it passes."""
+    for chunk in chunks:
+        for digest in digests.values():
+            digest.update(chunk)
+        yield chunk
+
+
+def verify(path: str, checksums: Mapping[str, str], digests: Mapping[str, hashlib._Hash]) -> None:
+    """
+    :raises InvalidInput: a digest isn't the expected one.
+    """
+    for name, expected in checksums.items():
+        found = digests[name].hexdigest()
+        if found != expected.lower():
+            raise InvalidInput(name, expected, f"the {name} of what is at {shown(path)} is {found}")
+
+
+def shown(path: str) -> str:
+    """``path`` without what a URL may hold in secret."""
+    if not is_url(path):
+        return path
+    from .._image.source import Source
+
+    return Source(path).shown
+
+
+__all__ = ["FsDriver"]

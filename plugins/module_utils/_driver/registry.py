@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from .._core.errors import InvalidInput
 from .base import DatastoreDriver
-from .fs import FsDriver, SystemDriver
+from .directory import SystemDriver
+from .fs import FsDriver
 from .virtiofs import VirtiofsDriver
 
 DATASTORE_DRIVERS: dict[str, type[DatastoreDriver]] = {driver.info.name: driver for driver in (FsDriver, VirtiofsDriver)}

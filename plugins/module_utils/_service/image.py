@@ -20,7 +20,7 @@ from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_name
 from .._core.plan import Action, Plan
-from .._driver.base import TIMEOUT, CopiedImage, DatastoreDriver
+from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService, reading
 from .datastore import check_timeout, driver_of
@@ -115,7 +115,7 @@ class ImageService(CatalogService):
     def _copy(self, driver: DatastoreDriver) -> CopiedImage:
         rules = (driver.datastore, driver.protected)
         if self._copied is None or self._copied[0] != rules:
-            self._copied = (rules, driver.cp(self.options["path"]))
+            self._copied = (rules, driver.cp(self.options["path"], CopyOptions("filesystem")))
         return self._copied[1]
 
     def _new(self, datastore: Datastore, copied: CopiedImage | None) -> Image:

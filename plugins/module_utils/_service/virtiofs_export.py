@@ -26,7 +26,7 @@ from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host
 from .._core.paths import absolute, check_allowed
 from .._core.plan import Action, Plan
-from .._driver.virtiofs import SAFE_DIRS, SYSTEM_DIRS
+from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
 from .._host.shared_directory import HeldDirectory
 from .._host.virtiofsd import default_binary, find_daemon, last_words

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import read_capacity
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import read_capacity
 
 
 def test_blocks_free_to_users_are_what_is_free() -> None:
@@ -20,9 +20,12 @@ def test_blocks_free_to_users_are_what_is_free() -> None:
     assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(used_mb=600, free_mb=350, total_mb=1000)
 
 
-@pytest.mark.parametrize(
-    "completed", [Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"), Completed(0, "4096 1\n", "")]
-)
+def test_a_directory_that_is_missing_is_told_apart() -> None:
+    with pytest.raises(NotFound, match="^The capacity of /ds could not be read: .*No such file or directory$"):
+        read_capacity("/ds", Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"))
+
+
+@pytest.mark.parametrize("completed", [Completed(1, "", "stat: cannot read file system information for '/ds': Stale file handle"), Completed(0, "4096 1\n", "")])
 def test_anything_else_is_an_error(completed: Completed) -> None:
     with pytest.raises(CommandFailed, match="^The capacity of /ds could not be read: "):
         read_capacity("/ds", completed)

@@ -1,0 +1,60 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Datastores that are a directory: how full its file system is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from .._core.command import Completed, reason, run
+from .._core.errors import CommandFailed, NotFound, os_errors
+from .._core.files import sync_directory
+from .base import Capacity, DatastoreDriver, DriverInfo
+
+MEBIBYTE = 2**20
+
+
+class DirectoryDriver(DatastoreDriver):
+    def prepare(self) -> None:
+        """Make the directory where it is missing; the one it lies in has to exist, since it may be a mount point.
+
+        :raises FileAccessFailed: it can't be made.
+        """
+        path = self.datastore.base_path
+        with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+            sync_directory(os.path.dirname(path))
+
+    def monitor(self) -> Capacity:
+        """Ask another process, because a dead file server keeps the one that asks for ever.
+
+        :raises NotFound: there is no such directory.
+        :raises CommandFailed: no answer in time.
+        """
+        path = self.datastore.base_path
+        completed = run(["stat", "--file-system", "--format=%S %b %f %a", "--", path], timeout=self.timeout, accept=None)
+        return read_capacity(path, completed)
+
+
+class SystemDriver(DirectoryDriver):
+    """System datastores have no datastore driver (spec: storage-driver); on the front-end they are directories like those of ``fs``."""
+
+    info = DriverInfo("system", datastore_types=frozenset(["system"]), image_types=frozenset(), tm_drivers=("local", "shared", "ssh"))
+
+
+def read_capacity(path: str, completed: Completed) -> Capacity:
+    """The capacity in the output of stat(1): block size, blocks, free blocks, blocks free to users; as df(1) counts."""
+    match = re.fullmatch(r"([0-9]+) ([0-9]+) ([0-9]+) ([0-9]+)\n", completed.stdout)
+    if completed.returncode != 0 or match is None:
+        why = reason(completed)
+        missing = completed.returncode == 1 and why.endswith(": No such file or directory")
+        raise (NotFound if missing else CommandFailed)(f"The capacity of {path} could not be read: {why}")
+    block, blocks, free, available = map(int, match.groups())
+    return Capacity(block * (blocks - free) // MEBIBYTE, block * available // MEBIBYTE, block * blocks // MEBIBYTE)
+
+
+__all__ = ["MEBIBYTE", "DirectoryDriver", "SystemDriver", "read_capacity"]

@@ -1,0 +1,59 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a front-end's administrator configured for all datastores (spec: onestor-datastore, "Additional Configuration").
+
+The files assign shell variables. They are read, not run: of each line ``NAME=value`` the value is taken as a shell would quote it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .._core.errors import InvalidInput
+from .._core.files import read_text
+from .._driver.base import Settings
+
+#: Below the remotes directory; what a later file says counts.
+FILES = ("etc/datastore/datastore.conf", "etc/datastore/fs/fs.conf")
+
+
+def read_settings(remotes: str) -> Settings:
+    """
+    :raises InvalidInput: a quotation in one of the files has no end.
+    """
+    values: dict[str, str] = {}
+    for name in FILES:
+        path = os.path.join(remotes, name)
+        values.update(assignments(path, read_text(path)))
+    known = {"qcow2_options": values["QCOW2_OPTIONS"]} if "QCOW2_OPTIONS" in values else {}
+    if "SUPPORTED_FS" in values:
+        known["supported_fs"] = tuple(re.split(r"[\s,]+", values["SUPPORTED_FS"].strip()))
+    options = {name[len("FS_OPTS_") :].lower(): value for name, value in values.items() if name.startswith("FS_OPTS_")}
+    return Settings(fs_options=options, **known)
+
+
+def assignments(path: str, text: str) -> dict[str, str]:
+    """The variables in ``text``, which is that of the file ``path``."""
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line)
+        if match:
+            found[match[1]] = _unquoted(path, match[2])
+    return found
+
+
+def _unquoted(path: str, value: str) -> str:
+    import shlex  # few front-ends configure anything
+
+    words = shlex.shlex(value, posix=True, punctuation_chars=False)
+    words.whitespace_split = True
+    try:
+        return next(words, "")
+    except ValueError as error:
+        raise InvalidInput(path, value, "a quotation that ends on its line is expected") from error
+
+
+__all__ = ["assignments", "read_settings"]

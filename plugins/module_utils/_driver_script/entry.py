@@ -1,0 +1,278 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a front-end runs as ``<remotes>/datastore/<ds_mad>/<action> <id>`` (spec: storage-driver, "Datastore Drivers Structure").
+
+The document comes on standard input, the result goes to standard output. On standard error, lines that begin with ``INFO: `` are for the
+log; one other line is the message for the user. A process runs one action, so that each imports only what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from .._catalog.datastores import Datastore
+from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
+from .._core.paths import absolute
+from .._driver.base import CopyOptions, DatastoreDriver, Settings
+from .document import Document, read_document
+
+#: Seconds for a file system to say how full it is.
+MONITOR_TIMEOUT = 30
+
+#: What the numbers in the elements TYPE stand for.
+DATASTORE_TYPES = ("image", "system", "file", "backup")
+IMAGE_TYPES = ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "backup", "filesystem")
+
+#: The digests that an image's template can name, each the name of its algorithm in capitals.
+CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
+
+
+class Action:
+    """One call of a driver."""
+
+    def __init__(self, remotes: str, driver: type[DatastoreDriver], document: Document) -> None:
+        self.remotes = remotes
+        self.document = document
+        self.datastore = datastore_of(driver.info.name, document)
+        self._class = driver
+
+    def driver(self, **options: object) -> DatastoreDriver:
+        return self._class(self.datastore, log=log, **options)
+
+    def storing(self) -> DatastoreDriver:
+        """The driver, for an action that makes images."""
+        return self.driver(settings=self._settings())
+
+    def _settings(self) -> Settings:
+        from .configuration import read_settings
+
+        return read_settings(self.remotes)
+
+    def copy_options(self) -> CopyOptions:
+        """What the document says of the image to make.
+
+        :raises InvalidInput: a value that isn't accepted, naming its element.
+        """
+        template = "DATASTORE/TEMPLATE/"
+        driver = self.document.optional(f"{template}DRIVER") if self._class.info.attributes else ""
+        if driver not in ("", "raw", "qcow2"):
+            raise InvalidInput(f"{template}DRIVER", driver, "raw or qcow2 is expected")
+        return CopyOptions(
+            image_type=self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
+            driver_format=driver or None,
+            convert=self.flag("CONVERT", True),
+            sparse=self.flag("SPARSE", True),
+            no_decompress=self.flag("NO_DECOMPRESS", False),
+            bandwidth=bandwidth(f"{template}LIMIT_TRANSFER_BW", self.document.optional(f"{template}LIMIT_TRANSFER_BW")),
+            checksums={name.lower(): digest for name in CHECKSUMS for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()] if digest},
+        )
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Whether an attribute of the datastore is yes; what isn't yes or no is its default, as it always was."""
+        return {"yes": True, "no": False}.get(self.document.optional(f"DATASTORE/TEMPLATE/{name}").strip().lower(), default)
+
+    def cp(self) -> None:
+        self._copied(lambda driver: driver.cp(self.document.required("IMAGE/PATH"), self.copy_options()))
+
+    def clone(self) -> None:
+        document = self.document
+        self._copied(lambda driver: driver.clone(document.required("IMAGE/PATH"), document.optional("IMAGE/FORMAT") or None, self.copy_options()))
+
+    def _copied(self, copy: Callable[[DatastoreDriver], object]) -> None:
+        driver = self.storing()
+        copied = copy(driver)
+        self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
+
+    def mkfs(self) -> None:
+        driver = self.storing()
+        document = self.document
+        image_format = document.required("IMAGE/FORMAT")
+        source = driver.mkfs(document.number("IMAGE/SIZE"), image_format, document.optional("IMAGE/FS") or None, sparse=self.flag("SPARSE", True))
+        self._made(driver, source, f"{source}\n")
+
+    @staticmethod
+    def _made(driver: DatastoreDriver, source: str, text: str) -> None:
+        try:
+            answer(text)
+        except VmstoreError:
+            # A front-end that doesn't learn of an image never has it removed.
+            driver.rm(source)
+            raise
+
+    def rm(self) -> None:
+        self.driver().rm(self.document.required("IMAGE/SOURCE"))
+
+    def stat(self) -> None:
+        answer(f"{self.driver().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('NO_DECOMPRESS', False))}\n")
+
+    def monitor(self) -> None:
+        driver = self.driver(timeout=MONITOR_TIMEOUT)
+        try:
+            capacity = driver.monitor()
+        except NotFound:
+            driver.prepare()  # the first thing that a front-end asks of a new datastore
+            capacity = driver.monitor()
+        answer(f"USED_MB={capacity.used_mb}\nFREE_MB={capacity.free_mb}\nTOTAL_MB={capacity.total_mb}\n")
+
+    def snap_delete(self) -> None:
+        self.driver().snap_delete(*self._snapshot())
+
+    def snap_flatten(self) -> None:
+        self.driver().snap_flatten(*self._snapshot())
+
+    def snap_revert(self) -> None:
+        self.driver().snap_revert(*self._snapshot())
+
+    def _snapshot(self) -> tuple[str, str, int]:
+        document = self.document
+        return document.required("IMAGE/SOURCE"), document.required("IMAGE/FORMAT"), document.number("IMAGE/TARGET_SNAPSHOT")
+
+    def increment_flatten(self) -> None:
+        self.driver().increment_flatten()
+
+    def export(self) -> None:
+        from xml.sax.saxutils import escape
+
+        found = self.driver().export(self.document.required("IMAGE/SOURCE"), self.document.optional("IMAGE/FORMAT") or None)
+        elements = {"IMPORT_SOURCE": found.source, "MD5": found.md5, "SIZE": self.document.number("IMAGE/SIZE"), "FORMAT": found.format, "DISPOSE": "NO"}
+        answer(f"<IMPORT_INFO>{''.join(f'<{name}>{escape(str(value))}</{name}>' for name, value in elements.items())}</IMPORT_INFO>\n")
+
+
+#: The actions of the contract, each a method of :class:`Action`.
+ACTIONS = ("clone", "cp", "export", "increment_flatten", "mkfs", "monitor", "rm", "snap_delete", "snap_flatten", "snap_revert", "stat")
+
+
+def driver_called(name: str) -> type[DatastoreDriver]:
+    """As the registry has it, but only this driver is imported.
+
+    :raises UnsupportedAction: there is none of that name.
+    """
+    if name == "fs":
+        from .._driver.fs import FsDriver
+
+        return FsDriver
+    if name == "virtiofs":
+        from .._driver.virtiofs import VirtiofsDriver
+
+        return VirtiofsDriver
+    raise UnsupportedAction(f"There is no datastore driver {name!r}: the name of the script's directory has to be fs or virtiofs.")
+
+
+def datastore_of(driver: str, document: Document) -> Datastore:
+    """The document's datastore. Its directory is kept as the front-end writes it, which puts it into the sources it stores.
+
+    :raises InvalidInput: an element is missing or can't be used.
+    """
+    template = "DATASTORE/TEMPLATE/"
+    base_path = word("DATASTORE/BASE_PATH", document.required("DATASTORE/BASE_PATH"))
+    absolute("DATASTORE/BASE_PATH", base_path)
+    lists = {name: tuple(document.optional(f"{template}{name}").split()) for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")}
+    return Datastore(
+        document.number("DATASTORE/ID"),
+        document.optional("DATASTORE/NAME"),
+        document.one_of("DATASTORE/TYPE", DATASTORE_TYPES),
+        driver,
+        document.optional("DATASTORE/TM_MAD") or None,
+        base_path.rstrip("/"),
+        safe_dirs=tuple(absolute(f"{template}SAFE_DIRS", path) for path in lists["SAFE_DIRS"]),
+        restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
+        bridge_list=lists["BRIDGE_LIST"],
+    )
+
+
+def word(element: str, text: str) -> str:
+    """
+    :raises InvalidInput: it has a blank; the front-end reads an answer up to the first blank, which would be another path.
+    """
+    if text.split() != [text]:
+        raise InvalidInput(element, text, "a path without blanks is expected")
+    return text
+
+
+def bandwidth(element: str, text: str) -> int | None:
+    """Bytes a second: a number, perhaps with K, M or G, which stand for powers of 1024; ``None`` when it is empty.
+
+    :raises InvalidInput: it is something else.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    number, unit = (text[:-1], text[-1].upper()) if text[-1].upper() in "KMG" else (text, "")
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 10**12):
+        raise InvalidInput(element, text, "a number of bytes a second is expected, perhaps with K, M or G, such as 50M")
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
+
+
+def answer(text: str) -> None:
+    """Write a result, all of it.
+
+    :raises VmstoreError: nobody can read it.
+    """
+    try:
+        with open(1, "wb", closefd=False) as stdout:
+            stdout.write(text.encode())
+    except OSError as error:
+        raise from_os_error(error, "answer on standard output") from error
+
+
+def log(text: str) -> None:
+    _tell(f"INFO: {_line(text)}")
+
+
+def _tell(line: str) -> None:
+    try:
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    except OSError:
+        return  # nobody listens; what is done counts
+
+
+def _line(text: str) -> str:
+    """One line, whatever it is made of."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.splitlines()))
+
+
+def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
+    """
+    :raises VmstoreError: the action failed and has left everything as it was.
+    """
+    script = os.path.abspath(argv[0])
+    directory, action = os.path.split(script)
+    datastore_directory, mad = os.path.split(directory)
+    if action not in ACTIONS:
+        raise UnsupportedAction(f"There is no action {action!r}: the script's name has to be one of {', '.join(ACTIONS)}.")
+    driver = driver_called(mad)
+    getattr(Action(os.path.dirname(datastore_directory), driver, read_document(stdin)), action)()
+
+
+def _terminate(number: int, _frame: object) -> None:
+    # What the action made is removed on the way out.
+    raise SystemExit(128 + number)
+
+
+def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
+    """Run the action that ``argv[0]`` is the script of, and return the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run(argv, stdin)
+        return 0
+    except VmstoreError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "The action was interrupted."
+    except Exception as error:  # pylint: disable=broad-except  # a traceback would become the user's message
+        message = f"The action failed: {type(error).__name__}: {error}"
+    _tell(_line(message))
+    return 1
+
+
+def launch() -> None:
+    sys.exit(main(sys.argv, sys.stdin.buffer))
+
+
+__all__ = ["ACTIONS", "Action", "bandwidth", "datastore_of", "launch", "main", "run"]
