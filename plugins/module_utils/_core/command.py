@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .errors import CommandFailed, VmstoreError
+from .errors import CommandFailed, VmstoreError, printable
 
 #: Seconds for a killed command to end.
 KILL_GRACE = 1
@@ -102,7 +102,8 @@ def _pass_on(process: subprocess.Popen[bytes], chunks: Iterator[bytes], timeout:
         if out in ready:
             data = os.read(out, CHUNK)
             if not data:
-                # stderr may stay open for longer, in a process that the command left behind.
+                # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the command left behind.
+                process.stdin.close()
                 process.wait(timeout)
                 with contextlib.suppress(BlockingIOError):
                     stderr += os.read(err, CHUNK)
@@ -156,8 +157,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def reason(completed: Completed) -> str:
     """The last line a failed command wrote to stderr (else stdout): tools print their reason last."""
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
-    # Another host may have written it: nothing in it may act on a terminal or can't be printed.
-    return "".join(character if character.isprintable() else "?" for character in lines[-1].strip()) if lines else "it gave no reason"
+    return printable(lines[-1].strip()) if lines else "it gave no reason"
 
 
 __all__ = ["CHUNK", "Completed", "reason", "run", "stream"]

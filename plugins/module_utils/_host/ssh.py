@@ -22,6 +22,14 @@ SSH_FAILED = 255
 TIMED_OUT = 124
 
 
+def ssh_command(destination: str, command: str, *, port: int | None = None) -> list[str]:
+    """The arguments that run ``command`` at ``destination``, ``[user@]host``; both are checked or quoted by the caller. It never asks for anything."""
+    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ClearAllForwardings=yes", "LogLevel=ERROR"]
+    if port is not None:
+        options.append(f"Port={port}")
+    return ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", destination, command]
+
+
 def run_script(host: str, script: str, *, timeout: float) -> Completed:
     """Run a POSIX sh script on ``host``, as the user and with the configuration that this user's ssh has for it.
 
@@ -29,11 +37,9 @@ def run_script(host: str, script: str, *, timeout: float) -> Completed:
     :arg timeout: seconds for the script; the host ends it by itself then, with the exit code ``TIMED_OUT``.
     :raises CommandFailed: ssh isn't installed, or there is no answer at all.
     """
-    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ClearAllForwardings=yes", "LogLevel=ERROR"]
     # The user's login shell may be any: it only starts sh.
     command = f"exec timeout {math.ceil(timeout)} sh -c {shlex.quote(f'export LC_ALL=C; {script}')}"
-    argv = ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", check_host("bridge_list", host), command]
-    return run(argv, timeout=CONNECT_TIMEOUT + timeout + 5, accept=None)
+    return run(ssh_command(check_host("bridge_list", host), command), timeout=CONNECT_TIMEOUT + timeout + 5, accept=None)
 
 
-__all__ = ["SSH_FAILED", "TIMED_OUT", "run_script"]
+__all__ = ["SSH_FAILED", "TIMED_OUT", "run_script", "ssh_command"]

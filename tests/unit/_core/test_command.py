@@ -70,6 +70,11 @@ def test_a_streaming_command_may_end_before_its_input() -> None:
     assert b"".join(stream(["head", "-c", "3"], itertools.repeat(b"abcd" * 1000), failed=NotFound)) == b"abc"
 
 
+def test_a_streaming_command_may_wait_for_the_end_of_its_input() -> None:
+    with pytest.raises(NotFound, match="^the reason$"):
+        list(stream(["sh", "-c", "exec >&-; cat >/dev/null; echo the reason >&2; exit 1"], itertools.repeat(b"x"), failed=NotFound, timeout=20))
+
+
 def test_a_stream_that_stalls_is_stopped() -> None:
     with pytest.raises(CommandFailed, match=r"did nothing for 0\.1 seconds"):
         list(stream(["sleep", "60"], failed=NotFound, timeout=0.1))

@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Decompress an image while it passes by. What it is, its content says; the name may lie.
+
+A compressed stream is hostile input: it can expand a thousandfold and more, ask for gigabytes of memory, and go on behind its end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import itertools
+import lzma
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .._core.command import CHUNK, stream
+from .._core.errors import CommandFailed, InvalidInput
+from .image_file import sniff
+from .source import Source
+
+#: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
+MEMORY = 256 << 20
+
+#: Bytes in which compressions and archives have their magic number.
+_HEAD = 512
+
+_ARCHIVES = ("tar", "zip")
+
+_DECODERS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY),
+}
+_COMPRESSIONS = (*_DECODERS, "zstd")
+
+
+def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60) -> Iterator[bytes]:
+    """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one member or many. Reads no more than it must.
+
+    :arg limit: bytes that may come out, of what isn't compressed too.
+    :arg path: the local path or URL that the bytes come from, for errors.
+    :arg timeout: seconds in which zstd(1) must do something.
+    :raises InvalidInput: an archive, also a compressed one; compressed twice; more than ``limit`` bytes; a stream that is damaged, ends early
+        or goes on behind its end.
+    :raises CommandFailed: zstd(1) is missing or stalled.
+    """
+
+    def refused(why: str) -> InvalidInput:
+        return InvalidInput("path", Source(path).shown, why)
+
+    compression, chunks = _peek(chunks)
+    _refuse_archive(compression, refused)
+    if compression in _COMPRESSIONS:
+        chunks = _zstd(chunks, refused, timeout) if compression == "zstd" else _members(compression, chunks, refused)
+        inside, chunks = _peek(chunks)
+        _refuse_archive(inside, refused)
+        if inside in _COMPRESSIONS:
+            raise refused(f"an image that is compressed once is expected, and inside {compression} there is {inside} again")
+    verb = "expands to" if compression in _COMPRESSIONS else "has"
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > limit:
+            raise refused(f"at most {limit} bytes are expected, and it {verb} more than that")
+        yield chunk
+
+
+def _peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
+    """What begins here, and all of it again."""
+    chunks = iter(chunks)
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= _HEAD:
+            break
+    return sniff(head), itertools.chain((head,), chunks) if head else chunks
+
+
+def _refuse_archive(kind: str, refused: Callable[[str], InvalidInput]) -> None:
+    if kind in _ARCHIVES:
+        raise refused(f"an image is expected, and this is a {kind} archive: unpack it and give the path of the image")
+
+
+def _members(compression: str, chunks: Iterable[bytes], refused: Callable[[str], InvalidInput]) -> Iterator[bytes]:
+    """Never more than one ``CHUNK`` at once, however far the input expands."""
+    decoder: Any = None
+    for data in chunks:
+        while True:
+            if decoder is None:
+                # Zeros behind a member are padding (xz file format 2.2; gzip(1) on tapes).
+                data = data.lstrip(b"\0")
+                if not data:
+                    break
+                decoder = _DECODERS[compression]()
+            try:
+                out = decoder.decompress(data, CHUNK)
+            except (OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+                raise refused(f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})") from error
+            if out:
+                yield out
+            if decoder.eof:
+                data, decoder = decoder.unused_data, None
+            else:
+                # Only zlib hands back what it didn't take yet; the others keep it.
+                data = getattr(decoder, "unconsumed_tail", b"")
+                if not data and len(out) < CHUNK:
+                    break
+    if decoder is not None:
+        raise refused(f"a whole {compression} stream is expected, and this one ends too early")
+
+
+def _zstd(chunks: Iterable[bytes], refused: Callable[[str], InvalidInput], timeout: float) -> Iterator[bytes]:
+    """By zstd(1): Python has no zstd before 3.14."""
+    command = shutil.which("zstd")
+    if command is None:
+        raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")
+
+    def damaged(reason: str) -> InvalidInput:
+        return refused(f"a whole zstd stream is expected, and this one is damaged, ends too early or goes on behind its end ({reason})")
+
+    return stream([command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"], chunks, failed=damaged, timeout=timeout)
+
+
+__all__ = ["decompressed"]

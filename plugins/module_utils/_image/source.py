@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where the bytes of an image come from: a local path, ``http(s)://`` or ``ssh://``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from .._core.command import stream
+from .._core.errors import InvalidInput, TransferFailed
+from .._core.names import check_host
+from .._core.paths import absolute
+from .._host.ssh import CONNECT_TIMEOUT, ssh_command
+from .pace import paced
+
+#: Seconds between two lines of progress.
+PROGRESS_EVERY = 10.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A local path or a URL, as given. A URL can hold a password or a signature; ``shown`` is what may be printed.
+
+    :raises InvalidInput: a path that isn't absolute, another scheme than http, https and ssh, or a URL that isn't one (RFC 3986).
+    """
+
+    path: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.scheme:
+            absolute("path", self.path)
+            return
+        try:
+            flaw = self._flaw()
+        except ValueError:
+            flaw = "a URL with a valid host and port is expected"
+        if flaw:
+            # Where the password is in something that isn't a URL, nobody can tell.
+            raise InvalidInput("path", f"{self.scheme}://..." if re.search("[@?]", self.path) else self.path, flaw)
+
+    @property
+    def scheme(self) -> str:
+        """``http``, ``https`` or ``ssh``; empty for a local path."""
+        scheme, separator, _rest = self.path.partition("://")
+        return scheme.lower() if separator and not self.path.startswith("/") else ""
+
+    @property
+    def shown(self) -> str:
+        """The path, or the URL without user, password, query and fragment."""
+        if not self.scheme:
+            return self.path
+        parts = urlsplit(self.path)
+        return f"{self.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
+
+    def _flaw(self) -> str | None:
+        """:raises ValueError: a port or an address in brackets that isn't one."""
+        if self.scheme not in ("http", "https", "ssh"):
+            return "an absolute path or a URL with http, https or ssh is expected"
+        if re.fullmatch("[!-~]+", self.path) is None:
+            return "in a URL, blanks and all that isn't ASCII are percent-encoded, such as %20"
+        parts = urlsplit(self.path)
+        if re.fullmatch(r"([^.]{1,63}\.)*[^.]{1,63}\.?", parts.hostname or "") is None or parts.port == 0:
+            raise ValueError
+        if self.scheme == "ssh":
+            check_host("path", parts.hostname)
+            absolute("path", _remote_path(parts.path))
+            if parts.password or parts.query or parts.fragment or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username or "root") is None:
+                return "ssh://[user@]host[:port]/path is expected: no password, and a '?' or '#' in the path percent-encoded"
+        return None
+
+
+def _remote_path(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
+@contextmanager
+def open_source(path: str, *, bandwidth: int | None = None, timeout: float = 30, log: Callable[[str], None]) -> Iterator[Iterator[bytes]]:
+    """The bytes behind a URL, as they are there. Nothing is opened before the first byte is asked for.
+
+    :arg bandwidth: bytes a second at most.
+    :arg timeout: seconds without a byte after which a connection is broken.
+    :arg log: gets lines of progress, without credentials.
+    :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
+    :raises TransferFailed: the other side can't be reached or refuses, or the bytes end before they should.
+    :raises CommandFailed: ssh(1) is missing or stalled.
+    """
+    source = _remote(path)
+    if source.scheme == "ssh":
+        chunks = _over_ssh(source, 'exec cat -- "$1"', timeout)
+    else:
+        from .download import download  # HTTP and TLS take longer to load than all the rest
+
+        chunks = download(source, timeout, log)
+    chunks = _reported(paced(chunks, bandwidth), source, log)
+    try:
+        yield chunks
+    finally:
+        chunks.close()
+
+
+def read_head(path: str, size: int, *, timeout: float = 30) -> tuple[bytes, int | None]:
+    """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where known.
+
+    :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
+    """
+    source = _remote(path)
+    if source.scheme != "ssh":
+        from .download import download_head
+
+        return download_head(source, size, timeout)
+    answer = b""
+    for chunk in _over_ssh(source, f'stat -L -c %s -- "$1" && exec head -c {size} -- "$1"', timeout):
+        answer += chunk
+        if len(answer) > size + 20:
+            break
+    length, _newline, head = answer.partition(b"\n")
+    if not length.isdigit() or len(head) > size:
+        raise TransferFailed(f"Could not read {source.shown}: the host doesn't answer as stat and head do.")
+    return head, int(length)
+
+
+def _remote(path: str) -> Source:
+    source = Source(path)
+    if not source.scheme:
+        raise InvalidInput("path", path, "a URL with http, https or ssh is expected")
+    return source
+
+
+def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
+    """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
+    parts = urlsplit(source.path)
+    user = f"{parts.username}@" if parts.username else ""
+    command = f"exec env LC_ALL=C sh -c {shlex.quote(script)} sh {shlex.quote(_remote_path(parts.path))}"
+    argv = ssh_command(f"{user}{parts.hostname}", command, port=parts.port)
+
+    def failed(reason: str) -> TransferFailed:
+        return TransferFailed(f"Could not read {source.shown}: {reason}.")
+
+    return stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))
+
+
+def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], None]) -> Iterator[bytes]:
+    total, told = 0, time.monotonic()
+    for chunk in chunks:
+        total += len(chunk)
+        if time.monotonic() - told >= PROGRESS_EVERY:
+            log(f"{total >> 20} MiB of {source.shown} so far")
+            told = time.monotonic()
+        yield chunk
+
+
+__all__ = ["Source", "open_source", "read_head"]

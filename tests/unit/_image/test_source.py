@@ -1,0 +1,632 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sources over real connections: HTTP and TLS servers, a proxy and an sshd, all on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import random
+import re
+import shlex
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, TransferFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._image import download, source
+from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
+
+DATA = random.Random(4).randbytes(1_000_003)
+ETAG = '"v1"'
+
+Answer = Callable[["Handler"], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        self.server.asked.append(dict(self.headers, path=self.path))
+        answers = self.server.answers
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who breaks off is tested, too
+            answers[min(len(self.server.asked), len(answers)) - 1](self)
+
+    def do_CONNECT(self) -> None:
+        """As a proxy: both ends talk through, whatever the name."""
+        self.server.asked.append(dict(self.headers, path=self.path))
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.server.behind)) as there:
+            back = threading.Thread(target=pump, args=(there, self.connection))
+            back.start()
+            pump(self.connection, there)
+            back.join()
+
+    def log_message(self, *_args: object) -> None:
+        """pytest's output is no place for it."""
+
+    def head(self, status: int, **headers: object) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def reset(self) -> None:
+        """Break the connection: the client gets an error, not an end."""
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def pump(here: socket.socket, there: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := here.recv(1 << 16):
+            there.sendall(data)
+    with contextlib.suppress(OSError):
+        there.shutdown(socket.SHUT_WR)
+
+
+class Site(ThreadingHTTPServer):
+    """Answers the first request with the first of its answers and so on, the last one ever after.
+
+    ``asked`` are the headers of the requests, with their path. ``begun`` is for the test to
+    say that the client got something, and ``over`` is set when the test is over.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None, behind: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.behind = answers, behind
+        self.asked: list[dict[str, str]] = []
+        self.begun, self.over = threading.Event(), threading.Event()
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that doesn't trust the certificate."""
+
+
+Serve = Callable[..., Site]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(download, "PAUSES", (0, 0))
+    sites: list[Site] = []
+
+    def start(*answers: Answer, **options: object) -> Site:
+        sites.append(Site(*answers, **options))
+        threading.Thread(target=sites[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.over.set()
+        site.shutdown()
+        site.server_close()
+
+
+def whole(handler: Handler) -> None:
+    handler.head(200, Content_Length=len(DATA), ETag=ETAG)
+    handler.wfile.write(DATA)
+
+
+def ranges(handler: Handler) -> None:
+    """As servers do that can resume."""
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+    if wanted is None or handler.headers.get("If-Range", ETAG) != ETAG:
+        whole(handler)
+        return
+    part = DATA[int(wanted[1]) : int(wanted[2] or len(DATA)) + 1]
+    handler.head(206, Content_Length=len(part), Content_Range=f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(DATA)}", ETag=ETAG)
+    handler.wfile.write(part)
+
+
+def breaks(length: int, *, reset: bool = False, **headers: object) -> Answer:
+    """Sends ``length`` bytes of the data and ends, or breaks the connection when the client has begun to read."""
+
+    def answer(handler: Handler) -> None:
+        handler.head(200, Content_Length=len(DATA), **(headers or {"ETag": ETAG}))
+        handler.wfile.write(DATA[:length])
+        if reset:
+            handler.server.begun.wait(60)
+            handler.reset()
+
+    return answer
+
+
+def stalls(handler: Handler) -> None:
+    handler.head(200, Content_Length=len(DATA), ETag=ETAG)
+    handler.wfile.write(DATA[:1000])
+    handler.wfile.flush()
+    handler.server.over.wait(60)
+
+
+def chunked(*parts: bytes, end: bytes = b"0\r\n\r\n") -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.head(200, Transfer_Encoding="chunked")
+        handler.wfile.write(b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + end)
+
+    return answer
+
+
+def redirect(url: str, status: int = 302) -> Answer:
+    return lambda handler: handler.head(status, Location=url, Content_Length=0)
+
+
+def fetch(url: str, log: Callable[[str], None] = str, **options: float) -> bytes:
+    with open_source(url, log=log, **options) as chunks:
+        return b"".join(chunks)
+
+
+# What a source is
+
+
+@pytest.mark.parametrize(
+    ("path", "scheme", "shown"),
+    [
+        ("/srv/a b@c?d#e", "", "/srv/a b@c?d#e"),
+        ("/srv/http://host/x", "", "/srv/http://host/x"),
+        ("http://host/x%20y", "http", "http://host/x%20y"),
+        ("HTTPS://User:secret@host:8443/a@b?token=secret#secret", "https", "https://host:8443/a@b?..."),
+        ("http://[::1]:80/x", "http", "http://[::1]:80/x"),
+        ("ssh://me@host:2222/srv/image", "ssh", "ssh://host:2222/srv/image"),
+    ],
+)
+def test_sources(path: str, scheme: str, shown: str) -> None:
+    parsed = Source(path)
+    assert (parsed.scheme, parsed.shown) == (scheme, shown)
+    assert "secret" not in repr(parsed)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "image", "../image", "/srv/../etc/shadow", "/srv/a\nb", "/srv/\0", "~/image", "host:/image", "-o"),
+        *("file:///etc/shadow", "ftp://host/x", "data://x", "s3://bucket/x", "rsync://100/3", "://host/x", "ht tp://host/x"),
+        *("http://", "http:///x", "http://host:port/x", "http://host:0/x", "http://host:70000/x", "http://[::1/x", "http://:80/x"),
+        *(f"http://{'a' * 64}.example/x", "http://a..b/x", "http://./x"),
+        *("http://host/a b", "http://host/a\nb", "http://host/a\r\nX: y", "http://host/\u00e9", "http://host/\0", "http://ho\tst/x"),
+        *("ssh://host", "ssh://host/../etc", "ssh://host/%2e%2e/x", "ssh://host/a%0ab", "ssh://host/%ff", "ssh://host/x?y", "ssh://host/x#y"),
+        *("ssh://-oProxyCommand=x/y", "ssh://%2dhost/y", "ssh://-oProxyCommand=x@host/y", "ssh://a;b@host/x", "ssh://me:pw@host/x", "ssh:///x"),
+    ],
+)
+def test_what_is_no_source_is_refused(path: str, serve: Serve) -> None:
+    with pytest.raises(InvalidInput, match="^path: .* is not accepted: ") as caught:
+        Source(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["http://me:secret@host/a b", "http://me:se/secret@host/x", "http://me:secret@host:x/", "ssh://me:secret@host/x", "http://host:x/?k=secret"]
+)
+def test_refusals_show_no_password(path: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Source(path)
+    assert "secret" not in str(caught.value) + repr(caught.value.value)
+
+
+@pytest.mark.parametrize("use", [fetch, lambda path: read_head(path, 10)])
+def test_a_local_path_is_not_for_here(use: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidInput, match="a URL with http, https or ssh is expected"):
+        use("/etc/hostname")
+
+
+# HTTP
+
+
+def test_download(serve: Serve) -> None:
+    site, told = serve(whole), []
+    assert fetch(f"{site.url}/image?signature=secret#here", told.append) == DATA
+    assert [asked["path"] for asked in site.asked] == ["/image?signature=secret"]
+    assert told == [f"Downloading {site.url}/image?... ({len(DATA)} bytes)"]
+
+
+def test_chunked_and_unknown_lengths(serve: Serve) -> None:
+    site = serve(chunked(DATA[:10], DATA[10:]))
+    assert fetch(site.url) == DATA
+
+    def old(handler: Handler) -> None:
+        handler.head(200, Connection="close")
+        handler.wfile.write(DATA)
+
+    assert fetch(serve(old).url) == DATA
+
+
+def test_an_empty_file(serve: Serve) -> None:
+    site = serve(lambda handler: handler.head(200, Content_Length=0))
+    assert fetch(site.url) == b""
+    assert read_head(site.url, 10) == (b"", 0)
+    assert read_head(serve(lambda handler: handler.head(416, Content_Length=0)).url, 10) == (b"", 0)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_broken_connection_is_resumed(serve: Serve, reset: bool) -> None:
+    def again(handler: Handler) -> None:
+        start = int(re.search(r"\d+", handler.headers["Range"])[0])
+        handler.head(206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG)
+        handler.wfile.write(DATA[start : start + 100_000])
+
+    site, told = serve(breaks(300_000, reset=reset), again, again, again, again, ranges), []
+
+    def log(line: str) -> None:
+        told.append(line)
+        site.begun.set()
+
+    assert fetch(f"{site.url}/image", log) == DATA
+    assert "Range" not in site.asked[0]
+    assert {asked["If-Range"] for asked in site.asked[1:]} == {ETAG}
+    assert len(site.asked) == 6, "attempts that get somewhere don't count"
+    assert re.fullmatch(rf"The download of {site.url}/image broke after \d+ bytes \(.*\) and is resumed", told[1])
+
+
+def test_a_stalled_connection_is_resumed(serve: Serve) -> None:
+    site = serve(stalls, ranges)
+    assert fetch(site.url, timeout=1) == DATA
+    assert site.asked[1]["Range"] == "bytes=1000-"
+
+
+def test_a_server_that_comes_back_is_waited_for(serve: Serve) -> None:
+    site = serve(breaks(1000), lambda handler: handler.head(503, Content_Length=0), ranges)
+    assert fetch(site.url) == DATA
+
+
+def test_a_part_instead_of_the_whole_is_not_enough(serve: Serve) -> None:
+    def part(handler: Handler) -> None:
+        handler.head(206, Content_Length=10, Content_Range=f"bytes 0-9/{len(DATA)}", ETag=ETAG)
+        handler.wfile.write(DATA[:10])
+
+    assert fetch(serve(part, ranges).url) == DATA
+    with pytest.raises(TransferFailed):
+        fetch(serve(part).url)
+
+
+def test_attempts_end(serve: Serve) -> None:
+    site = serve(breaks(1000), lambda handler: handler.reset())
+    with pytest.raises(TransferFailed, match=rf"^Could not read {site.url}: .*\.$"):
+        fetch(site.url)
+    assert len(site.asked) == 1 + len(download.PAUSES)
+
+
+MODIFIED = "Sat, 01 Aug 2026 10:00:00 GMT"
+
+
+def test_last_modified_will_do(serve: Serve) -> None:
+    site = serve(breaks(1000, Last_Modified=MODIFIED), ranges)
+    with pytest.raises(TransferFailed, match="has another file now"):  # `ranges` knows the ETag only and sends the whole
+        fetch(site.url)
+    assert site.asked[1]["If-Range"] == MODIFIED
+
+
+@pytest.mark.parametrize("headers", [{"ETag": 'W/"v1"', "Last_Modified": MODIFIED}, {"X": "y"}, {"Last_Modified": "soon"}, {"Last_Modified": "now"}])
+def test_what_may_have_changed_is_not_resumed(serve: Serve, headers: dict[str, str]) -> None:
+    if headers.get("Last_Modified") == "now":
+        # It may change once more within the second that the date counts in.
+        headers = {"Last_Modified": email.utils.formatdate(time.time() + 60, usegmt=True)}
+    site = serve(breaks(1000, **headers), ranges)
+    with pytest.raises(TransferFailed, match="Could not read"):
+        fetch(site.url)
+    assert len(site.asked) == 1
+
+
+def other(handler: Handler) -> None:
+    handler.head(200, Content_Length=5, ETag='"v2"')
+    handler.wfile.write(b"other")
+
+
+def partly(start: int, total: int, **headers: str) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.head(206, Content_Length=total - start, Content_Range=f"bytes {start}-{total - 1}/{total}", **headers)
+        handler.wfile.write(DATA[start:total])
+
+    return answer
+
+
+@pytest.mark.parametrize("second", [other, partly(999, len(DATA)), partly(1000, len(DATA) - 1), partly(1000, len(DATA), ETag='"v2"')])
+def test_two_files_are_never_mixed(serve: Serve, second: Answer) -> None:
+    with pytest.raises(TransferFailed, match="broke after 1000 bytes, and the server can't go on there or has another file now"):
+        fetch(serve(breaks(1000), second).url)
+
+
+@pytest.mark.parametrize("answer", [breaks(1000, X="y"), chunked(b"abc", end=b""), chunked(b"abc", end=b"5\r\nab"), chunked(end=b"zz\r\n")])
+def test_an_answer_that_ends_early_is_an_error(serve: Serve, answer: Answer) -> None:
+    with pytest.raises(TransferFailed, match="Could not read http"):
+        fetch(serve(answer).url)
+
+
+def raw(answer: bytes) -> Answer:
+    return lambda handler: handler.wfile.write(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda handler: handler.send_error(404, "\x1b[31mred"), "the server answered 404 Not Found"),
+        (lambda handler: handler.head(599, Content_Length=0), "the server answered 599"),
+        (lambda handler: handler.head(204), "the server's answer is not valid HTTP (ValueError)"),
+        (lambda handler: handler.head(206, Content_Range="bytes 0-x/y"), "the server's answer is not valid HTTP (ValueError)"),
+        (lambda handler: handler.reset(), "Connection reset by peer"),
+        (raw(b""), "Remote end closed connection without response"),
+        (raw(b"SSH-2.0-\x1b[31mred\r\n\r\n"), "the server's answer is not valid HTTP (BadStatusLine)"),
+        (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), "the server's answer is not valid HTTP (HTTPException)"),
+        (raw(b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n"), "the server's answer is not valid HTTP (ValueError)"),
+    ],
+)
+@pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10)])
+def test_refusals_and_nonsense(serve: Serve, answer: Answer, why: str, use: Callable[[str], object]) -> None:
+    site = serve(answer)
+    with pytest.raises(TransferFailed) as caught:
+        use(site.url)
+    assert str(caught.value) == f"Could not read {site.url}: {why}."
+    assert len(site.asked) == 1, "there is nothing to resume"
+
+
+def test_nobody_there(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(TransferFailed, match="Connection refused"):
+        fetch(f"http://127.0.0.1:{port}/")
+
+
+def test_a_server_that_is_silent(serve: Serve) -> None:
+    with pytest.raises(TransferFailed, match=r"the server sent nothing for 0\.1 seconds"):
+        fetch(serve(lambda handler: handler.server.over.wait(60)).url, timeout=0.1)
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(serve: Serve, status: int) -> None:
+    target = serve(ranges)
+    assert fetch(serve(redirect(f"{target.url}/there", status)).url) == DATA
+    assert target.asked[0]["path"] == "/there"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x", "//["])
+def test_to_other_schemes_they_are_not(serve: Serve, url: str) -> None:
+    with pytest.raises(TransferFailed, match="redirects in a circle, too often, or to something else than http or https|not valid HTTP"):
+        fetch(serve(redirect(url)).url)
+
+
+def test_circles_end(serve: Serve) -> None:
+    site = serve(redirect("/"))
+    with pytest.raises(TransferFailed, match="redirects in a circle"):
+        fetch(f"{site.url}/")
+
+
+def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
+    target = serve(whole)
+
+    def endless(handler: Handler) -> None:
+        handler.head(302, Location=target.url)
+        while True:
+            handler.wfile.write(bytes(1 << 20))
+
+    assert fetch(serve(endless).url) == DATA
+
+
+def test_a_resumed_download_is_redirected_again(serve: Serve) -> None:
+    target = serve(breaks(1000), ranges)
+    assert fetch(serve(redirect(target.url)).url) == DATA
+    assert (target.asked[1]["Range"], target.asked[1]["If-Range"]) == ("bytes=1000-", ETAG)
+
+
+def test_the_password_reaches_the_server_only(serve: Serve) -> None:
+    target, told = serve(breaks(1000), lambda handler: handler.send_error(403)), []
+    site = serve(redirect(target.url))
+    with pytest.raises(TransferFailed, match="answered 403 Forbidden") as caught:
+        fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
+    assert site.asked[0]["Authorization"] == f"Basic {b64encode(b'me:sec@ret').decode()}"
+    assert "Authorization" not in target.asked[0]
+    assert "ret" not in str(caught.value).replace("return", "") and not any("me:" in line for line in told)
+
+
+# TLS, proxies
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test".split()
+    names = "subjectAltName=IP:127.0.0.1,DNS:images.example"
+    subprocess.run([*openssl, "-addext", names, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    return tmp_path / "cert"
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key"))
+    return context
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(serve: Serve, tls: ssl.SSLContext) -> None:
+    site = serve(whole, tls=tls)
+    for use in (fetch, lambda url: read_head(url, 10)):
+        with pytest.raises(TransferFailed, match="the server's certificate is not trusted .*self.signed certificate"):
+            use(site.url)
+    with pytest.raises(TransferFailed, match="certificate is not trusted"):
+        fetch(serve(redirect(site.url)).url)
+    assert site.asked == []
+
+
+def test_one_that_the_host_trusts_is_not(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    site = serve(breaks(1000), ranges, tls=tls)
+    assert fetch(site.url) == DATA
+    with pytest.raises(TransferFailed, match="certificate is not trusted .*localhost"):
+        fetch(site.url.replace("127.0.0.1", "localhost"))
+
+
+def test_proxies(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    plain, secret = serve(breaks(1000), ranges), serve(breaks(1000), ranges, tls=tls)
+
+    def relay(handler: Handler) -> None:
+        with socket.create_connection(("127.0.0.1", plain.server_port)) as there:
+            headers = "".join(f"{name}: {value}\r\n" for name, value in handler.headers.items())
+            there.sendall(f"GET {urlsplit(handler.path).path} HTTP/1.1\r\n{headers}\r\n".encode())
+            pump(there, handler.connection)
+
+    proxy = serve(relay, behind=secret.server_port)
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", proxy.url)
+        assert fetch(f"{scheme}://images.example/image") == DATA
+    assert [asked["path"] for asked in proxy.asked] == ["http://images.example/image"] * 2 + ["images.example:443"] * 2
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert fetch(plain.url) == DATA
+    assert len(proxy.asked) == 4
+
+
+# The head
+
+
+@pytest.mark.parametrize("answer", [ranges, whole])
+def test_head(serve: Serve, answer: Answer) -> None:
+    site = serve(answer)
+    assert read_head(site.url, 70_000) == (DATA[:70_000], len(DATA))
+    assert site.asked[0]["Range"] == "bytes=0-69999"
+    assert read_head(site.url, 2 * len(DATA)) == (DATA, len(DATA))
+
+
+def test_head_of_what_has_no_end(serve: Serve) -> None:
+    def endless(handler: Handler) -> None:
+        handler.head(200)
+        while True:
+            handler.wfile.write(bytes(1 << 20))
+
+    assert read_head(serve(endless).url, 70_000) == (bytes(70_000), None)
+
+
+def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
+    with pytest.raises(TransferFailed):
+        read_head(serve(partly(5, 10)).url, 10)
+
+
+# Bandwidth and progress
+
+
+def test_bandwidth(serve: Serve) -> None:
+    began = time.monotonic()
+    assert fetch(serve(whole).url, bandwidth=4 * len(DATA)) == DATA
+    assert time.monotonic() - began >= 0.2, "a quarter of a second, but for what a clock may miss"
+
+
+def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "PROGRESS_EVERY", 0)
+    told: list[str] = []
+    site = serve(whole)
+    fetch(f"{site.url}/image", told.append)
+    assert f"0 MiB of {site.url}/image so far" in told[1:]
+
+
+# ssh
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The start of a URL: an sshd. What the client must know of it is in the configuration that ``ssh`` is told to use."""
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    ssh = shutil.which("ssh")
+    if sshd is None or ssh is None:
+        pytest.fail("sshd or ssh is not installed: apt-get install openssh-server openssh-client")
+    for name in ("host_key", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'host_key.pub').read_text()}")
+    (tmp_path / "client").write_text(
+        f"Host store.example\n  HostName 127.0.0.1\n  Port {port}\n  User nobody\n  IdentityFile {tmp_path}/key\n  HostKeyAlias store.example\n"
+        f"  UserKnownHostsFile {tmp_path}/known_hosts\n"
+    )
+    (tmp_path / "server").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+        f"AuthorizedKeysFile {tmp_path}/key.pub\nPrintMotd no\n"
+    )
+    # ssh(1) takes the home directory from /etc/passwd.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {shlex.quote(f"{tmp_path}/client")} "$@"\n')
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    server = subprocess.Popen([sshd, "-D", "-f", tmp_path / "server", "-E", tmp_path / "log"])
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise
+        yield "ssh://root@store.example"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_ssh(host: str, tmp_path: Path) -> None:
+    image = tmp_path / "it's $(touch pwned) `id` -n & \\ é?#"
+    image.write_bytes(DATA)
+    url = host + str(image).translate({ord(" "): "%20", ord("é"): "%C3%A9", ord("?"): "%3F", ord("#"): "%23"})
+    assert fetch(url) == DATA
+    assert read_head(url, 70_000) == (DATA[:70_000], len(DATA))
+    assert read_head(url, len(DATA) + 1) == (DATA, len(DATA))
+
+
+def test_ssh_says_what_is_wrong(host: str, tmp_path: Path) -> None:
+    for use in (fetch, lambda url: read_head(url, 10)):
+        with pytest.raises(TransferFailed, match=r"^Could not read ssh://store\.example/nowhere: .*No such file or directory\.$"):
+            use(f"{host}/nowhere")
+        with pytest.raises(TransferFailed, match="Is a directory"):
+            use(f"{host}{tmp_path}")
+    with pytest.raises(TransferFailed, match="Permission denied"):
+        fetch(f"{host.replace('root@', '')}/nowhere")
+    with pytest.raises(TransferFailed, match="ssh://store.example:1/nowhere: .*Connection refused"):
+        fetch(f"{host}:1/nowhere")
+    (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'key.pub').read_text()}")
+    with pytest.raises(TransferFailed, match="Host key verification failed"):
+        fetch(f"{host}/nowhere")
+
+
+def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(bytes(64 << 20))
+    with pytest.raises(TransferFailed, match="Could not read ssh://store.example/"), open_source(f"{host}{tmp_path}/image", log=str) as chunks:
+        next(chunks)
+        reader = re.search(rf"^(\d+) cat -- {tmp_path}/image$", subprocess.run(["pgrep", "-af", "^cat"], capture_output=True, text=True).stdout, re.M)
+        os.kill(int(reader[1]), 9)
+        for _ignored in chunks:
+            pass
+
+
+def test_ssh_is_stopped_with_its_source(host: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(bytes(64 << 20))
+    with open_source(f"{host}{tmp_path}/image", log=str) as chunks:
+        next(chunks)
+    assert subprocess.run(["pgrep", "-f", f"^{shutil.which('ssh', path='/usr/bin')} -F {tmp_path}"], check=False).returncode == 1
+
+
+def test_a_missing_ssh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandFailed, match="'ssh' is not installed"):
+        fetch("ssh://host/x")
