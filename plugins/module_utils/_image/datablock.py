@@ -40,7 +40,7 @@ _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 def make_datablock(
     path: str,
     *,
-    format: str,  # noqa: A002
+    format: str,
     size_mb: int,
     fs: str | None = None,
     supported: Sequence[str] = (),

@@ -80,33 +80,36 @@ def new_image(directory: str, *, owner: tuple[int, int] | None = None) -> Iterat
             os.close(image.fd)
 
 
-def replace_image(path: str, part: NewImage, *, remove: Sequence[str] = ()) -> None:
-    """Rename ``part`` over the file or symbolic link ``path``, durably; what is at the paths ``remove`` goes with the old one.
+def replace_image(path: str, part: NewImage, *, outdated: Sequence[str] = (), remove: str | None = None) -> None:
+    """Rename ``part`` over the file or symbolic link ``path``, durably. What fails is undone; a crash comes between the steps and never within one.
 
-    What fails before the last rename is undone, and everything is as before. A crash may come between the renames. The last of ``remove`` is never
-    brought back once it is renamed, so that another run that sweeps meanwhile can't take what is needed.
-
+    :arg outdated: what is removed before, where it exists: it is about the old file.
+    :arg remove: what is removed afterwards; once it is renamed it isn't brought back, as another run may have swept it.
     :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     directory = os.path.dirname(part.path)
     with os_errors(f"replace {path}"), contextlib.ExitStack() as undo:
         os.fsync(part.fd)
-        old = _part_name(directory)
-        os.link(path, old, follow_symlinks=False)
-        undo.callback(_remove, old)
+        aside = _set_aside(directory, outdated, undo)
+        aside.append(_part_name(directory))
+        os.link(path, aside[-1], follow_symlinks=False)
+        undo.callback(_remove, aside[-1])
         os.rename(part.path, path)
         part.done = True
+        undo.callback(os.rename, aside[-1], path)
+        for changed in sorted({os.path.dirname(path), directory}):
+            sync_directory(changed)
+        if remove is not None:
+            aside.append(_part_name(directory))
+            os.rename(remove, aside[-1])
         undo.pop_all()
-        undo.callback(os.rename, old, path)
-        aside = _set_aside(directory, remove, undo)
-        undo.pop_all()
-    _finish({os.path.dirname(path), directory}, [old, *aside])
+    _finish(directory, aside)
 
 
 def remove_files(paths: Sequence[str]) -> bool:
-    """Remove those of the files and directories ``paths`` that exist, all in one directory; ``False`` when none does.
+    """Remove those of the files and directories ``paths`` that exist, all in one directory, one after the other; ``False`` when none does.
 
-    What fails before the last rename is undone, and everything is as before; later, only files with a part's name are left.
+    What fails is undone, but for the removal of data whose name is gone already.
 
     :raises NoSpace, FileAccessFailed: a file operation failed.
     """
@@ -116,20 +119,31 @@ def remove_files(paths: Sequence[str]) -> bool:
         aside = _set_aside(directory, paths, undo)
         undo.pop_all()
     if aside:
-        _finish({directory}, aside)
+        _finish(directory, aside)
     return bool(aside)
 
 
-def _finish(directories: set[str], aside: Sequence[str]) -> None:
-    """Make renames durable, and only then remove what they took the names from."""
-    try:
-        for directory in sorted(directories):
+def _set_aside(directory: str, paths: Sequence[str], undo: contextlib.ExitStack) -> list[str]:
+    """Rename what exists of ``paths`` to names of parts, durably, and tell ``undo`` how to bring it back."""
+    aside = []
+    for path in paths:
+        if os.path.lexists(path):
+            aside.append(_part_name(directory))
+            os.rename(path, aside[-1])
+            undo.callback(os.rename, aside[-1], path)
             sync_directory(directory)
+    return aside
+
+
+def _finish(directory: str, aside: Sequence[str]) -> None:
+    """Make renames durable, and only then remove what was renamed."""
+    try:
+        sync_directory(directory)
         for path in aside:
             _remove(path)
     except OSError as error:
         # Not NoSpace, which says that nothing was changed.
-        raise FileAccessFailed(f"A change in {min(directories)} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it.") from error
+        raise FileAccessFailed(f"A change in {directory} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it.") from error
 
 
 def sweep(directory: str) -> None:
@@ -150,17 +164,6 @@ def sweep(directory: str) -> None:
                     os.close(descriptor)
             else:
                 _remove(part.path)
-
-
-def _set_aside(directory: str, paths: Sequence[str], undo: contextlib.ExitStack) -> list[str]:
-    """Rename what exists of ``paths`` to names of parts, and tell ``undo`` how to bring it back."""
-    aside = []
-    for path in paths:
-        if os.path.lexists(path):
-            aside.append(_part_name(directory))
-            os.rename(path, aside[-1])
-            undo.callback(os.rename, aside[-1], path)
-    return aside
 
 
 def _open_part(directory: str) -> NewImage:

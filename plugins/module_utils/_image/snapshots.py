@@ -14,11 +14,13 @@ A change is written beside and renamed over, so that whatever happens all data i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import stat
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from .._core.command import run
@@ -36,7 +38,7 @@ _EXTERNAL_DATA_FILE = 4
 _LONGEST_BACKING_NAME = 1023
 
 
-def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:  # noqa: A002
+def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
     """Remove a snapshot; qcow2 files that are based on it are based on its own backing file first. One that isn't there is removed already.
 
     :arg image: the image's path, of which the driver knows that it is in its datastore.
@@ -54,7 +56,7 @@ def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = 
     remove_durably(path)
 
 
-def revert_snapshot(image: str, format: str, snapshot: int) -> None:  # noqa: A002
+def revert_snapshot(image: str, format: str, snapshot: int) -> None:
     """Make the image hold what the snapshot holds; the snapshot stays. Arguments and errors are those of :func:`delete_snapshot`.
 
     :raises NotFound: there is no such snapshot.
@@ -65,10 +67,10 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:  # noqa: A0
         return
     with new_image(os.path.dirname(image), owner=_owner(source)) as part:
         _copy(source, part)
-        replace_image(target, part, remove=[f"{image}.md5sum"])
+        replace_image(target, part, outdated=[f"{image}.md5sum"])
 
 
-def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:  # noqa: A002
+def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
     """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments and errors as above.
 
     A crash can leave the new image beside the snapshots: then all of them are whole, and a repeat removes them.
@@ -83,7 +85,7 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
             convert(_with_backing(files), "qcow2", part.path, "qcow2", timeout=timeout)
         else:
             _copy(files[0], part)
-        replace_image(image, part, remove=[f"{image}.md5sum", directory])
+        replace_image(image, part, outdated=[f"{image}.md5sum"], remove=directory)
 
 
 def remove_image(image: str) -> bool:
@@ -138,19 +140,15 @@ def _number(image: str, name: str, named_by: str) -> int:
 
 def _backing_name(path: str) -> str | None:
     """What a qcow2 file names as its backing file. Read from its header, because asking qemu-img opens what it names."""
-    with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            header = os.pread(descriptor, _HEADER, 0)
-            if len(header) < _HEADER or header[:4] != b"QFI\xfb":
-                raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
-            version, offset, length = struct.unpack_from(">IQI", header, 4)
-            (features,) = struct.unpack_from(">Q", header, 72)
-            if version >= 3 and features & _EXTERNAL_DATA_FILE or length > _LONGEST_BACKING_NAME:
-                raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
-            return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
-        finally:
-            os.close(descriptor)
+    with _opened(path) as descriptor, os_errors(f"read {path}"):
+        header = os.pread(descriptor, _HEADER, 0)
+        if len(header) < _HEADER or header[:4] != b"QFI\xfb":
+            raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
+        version, offset, length = struct.unpack_from(">IQI", header, 4)
+        (features,) = struct.unpack_from(">Q", header, 72)
+        if version >= 3 and features & _EXTERNAL_DATA_FILE or length > _LONGEST_BACKING_NAME:
+            raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
+        return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
 
 
 def _parent(image: str, path: str) -> int | None:
@@ -207,12 +205,20 @@ def _owner(path: str) -> tuple[int, int]:
 
 
 def _copy(path: str, part: NewImage) -> None:
+    with _opened(path) as descriptor:
+        copy_local(descriptor, part.fd)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """A descriptor to read a file by; never what a symbolic link leads to."""
     with os_errors(f"read {path}"):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        copy_local(descriptor, part.fd)
+        yield descriptor
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # nothing was written
+            os.close(descriptor)
 
 
 __all__ = ["delete_snapshot", "flatten_snapshot", "remove_image", "revert_snapshot"]

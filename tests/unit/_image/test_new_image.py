@@ -110,7 +110,7 @@ def test_a_replaced_link_and_what_goes_with_it(tmp_path):
     image.symlink_to("image.snap/3")
     with new_image(str(tmp_path)) as part:
         os.write(part.fd, b"new")
-        replace_image(str(image), part, remove=[str(tmp_path / "none"), str(more)])
+        replace_image(str(image), part, outdated=[str(tmp_path / "none")], remove=str(more))
     assert os.listdir(tmp_path) == ["image"]
     assert (image.is_symlink(), image.read_bytes()) == (False, b"new")
 
@@ -124,7 +124,7 @@ def test_a_replacement_that_fails_is_undone(tmp_path):
         with pytest.raises(FileAccessFailed, match="Could not replace .*/image: Device or resource busy"), new_image(str(tmp_path)) as part:
             os.write(part.fd, b"new")
             (tmp_path / "first").touch()
-            replace_image(str(image), part, remove=[str(tmp_path / "first"), str(other)])
+            replace_image(str(image), part, outdated=[str(tmp_path / "first")], remove=str(other))
         with pytest.raises(FileAccessFailed, match="Could not remove .*/image: "):
             remove_files([str(image), str(other)])
     finally:
