@@ -403,10 +403,11 @@ def test_redirects_are_followed(serve: Serve, status: int) -> None:
     assert target.asked[0]["path"] == "/there"
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x", "//["])
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x"])
 def test_to_other_schemes_they_are_not(serve: Serve, url: str) -> None:
-    with pytest.raises(TransferFailed, match="redirects in a circle, too often, or to something else than http or https|not valid HTTP"):
+    with pytest.raises(TransferFailed, match="redirects in a circle, too often, or to something else than http or https") as caught:
         fetch(serve(redirect(url)).url)
+    assert "pw" not in str(caught.value)
 
 
 def test_circles_end(serve: Serve) -> None:
@@ -439,6 +440,7 @@ def test_the_password_reaches_the_server_only(serve: Serve) -> None:
         fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
     assert site.asked[0]["Authorization"] == f"Basic {b64encode(b'me:sec@ret').decode()}"
     assert "Authorization" not in target.asked[0]
+    assert len(target.asked) == 2, "a refusal is final"
     assert "ret" not in str(caught.value).replace("return", "") and not any("me:" in line for line in told)
 
 
@@ -521,6 +523,11 @@ def test_head_of_what_has_no_end(serve: Serve) -> None:
 def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
     with pytest.raises(TransferFailed):
         read_head(serve(partly(5, 10)).url, 10)
+
+
+def test_head_that_ends_early_is_refused(serve: Serve) -> None:
+    with pytest.raises(TransferFailed, match="too early"):
+        read_head(serve(breaks(1000)).url, 70_000)
 
 
 # Bandwidth and progress
