@@ -140,7 +140,9 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
 
 @pytest.fixture(scope="session")
 def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of remotes with the datastore drivers in it."""
-    (remotes := tmp_path_factory.mktemp("front-end") / "remotes").mkdir()
+    """A directory of remotes with the datastore drivers in it, and one that the front-end came with."""
+    remotes = tmp_path_factory.mktemp("front-end") / "remotes"
+    (remotes / "datastore" / "virtiofs").mkdir(parents=True)
+    (remotes / "datastore" / "virtiofs" / "stat").write_text("#!/bin/sh\necho the front-end's own\n")
     drivers_play(remotes)
     return remotes

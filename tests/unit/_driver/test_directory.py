@@ -25,7 +25,9 @@ def test_a_directory_that_is_missing_is_told_apart() -> None:
         read_capacity("/ds", Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"))
 
 
-@pytest.mark.parametrize("completed", [Completed(1, "", "stat: cannot read file system information for '/ds': Stale file handle"), Completed(0, "4096 1\n", "")])
+@pytest.mark.parametrize(
+    "completed", [Completed(1, "", "stat: cannot read file system information for '/ds': Stale file handle"), Completed(0, "4096 1\n", "")]
+)
 def test_anything_else_is_an_error(completed: Completed) -> None:
     with pytest.raises(CommandFailed, match="^The capacity of /ds could not be read: "):
         read_capacity("/ds", completed)
