@@ -272,7 +272,7 @@ def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
 
 
 def launch() -> None:
-    sys.exit(main(sys.argv, sys.stdin.buffer))
+    raise SystemExit(main(sys.argv, sys.stdin.buffer))
 
 
 __all__ = ["ACTIONS", "Action", "bandwidth", "datastore_of", "launch", "main", "run"]
