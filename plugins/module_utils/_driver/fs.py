@@ -251,7 +251,7 @@ class FsDriver(DirectoryDriver):
             return inspect(part.path)
         except InvalidInput as error:
             # The user knows the image by the path it came from.
-            raise InvalidInput("path", path, error.accepted) from error
+            raise InvalidInput("path", shown(path), error.accepted) from error
 
     def _size_at_url(self, path: str, unpack: bool) -> int:
         from .._image.source import open_source, read_head
@@ -260,7 +260,7 @@ class FsDriver(DirectoryDriver):
         if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
             with open_source(path, log=self.log) as chunks:
                 head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
-        return virtual_size(head, length, path=path)
+        return virtual_size(head, length, path=shown(path))
 
     def _image(self, source: str, *, beside: bool = False) -> str:
         """The path of an image of this datastore or, ``beside`` it, of another one in the same location.

@@ -302,6 +302,11 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
     for secret in ("http://user:hunter2@127.0.0.1:1/x?token=hunter2", "ssh://user:hunter2@127.0.0.1/x"):
         for action in ("cp", "stat"):
             assert "hunter2" not in refused(scripts, action, I_PATH=secret)
+    # What came, and isn't accepted, is named without the secrets of its URL, too.
+    (scripts.files / "bad").write_bytes(b"QFI\xfb" + bytes(4))
+    for action in ("cp", "stat"):
+        message = refused(scripts, action, I_PATH=f"{url.replace('//', '//user:hunter2@')}/bad?token=hunter2")
+        assert "127.0.0.1" in message and "hunter2" not in message
 
 
 def test_a_terminated_action_leaves_nothing(scripts: Any) -> None:
