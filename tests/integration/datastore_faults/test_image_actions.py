@@ -25,8 +25,6 @@ from simulated_datastore.testing import CrashWalker, FaultWalker
 NAME = "05d147c524ae30d046db542ec2859136"
 PART = r"\.[0-9a-f]{32}\.part"
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-#: At each moment of a crash, the disk may be in many states; this is how many of them are looked at.
-STATES = 3
 
 OLD, SNAPSHOT, OTHER = b"old image" * 1000, b"snapshot " * 1000, b"other one" * 1000
 #: Data, a hole, data.
@@ -44,6 +42,8 @@ class Action:
     new: State
     #: What a crash may leave besides: the steps of an action that changes several names. In each, all data that the new state has is whole.
     between: tuple[State, ...] = ()
+    #: How many of the states are looked at that the disk may be in at the moment of a crash: without what was not synced, with all of it, with a part of it.
+    disks: int = 8
 
 
 def content(path: Path) -> bytes:
@@ -108,9 +108,9 @@ QCOW2 = {"image": b"\2\1", "image.snap/0": b"\1\1", "image.snap/1": b"\2\1"}
 ACTIONS = {
     "new image": Action(nothing, make, {}, {"new": STREAM}),
     "revert, raw": Action(raw, lambda image: revert_snapshot(image, "raw", 0), RAW, RAW_REVERTED, (RAW_UNSUMMED,)),
-    "revert, qcow2": Action(qcow2, lambda image: revert_snapshot(image, "qcow2", 0), QCOW2, {**QCOW2, "image": b"\1\1", "image.snap/1": b"\1\1"}),
+    "revert, qcow2": Action(qcow2, lambda image: revert_snapshot(image, "qcow2", 0), QCOW2, {**QCOW2, "image": b"\1\1", "image.snap/1": b"\1\1"}, (), 3),
     "flatten, raw": Action(raw, lambda image: flatten_snapshot(image, "raw", 0), RAW, {"image": SNAPSHOT}, (RAW_UNSUMMED, RAW_REVERTED)),
-    "flatten, qcow2": Action(qcow2, lambda image: flatten_snapshot(image, "qcow2", 0), QCOW2, {"image": b"\1\1"}, ({**QCOW2, "image": b"\1\1"},)),
+    "flatten, qcow2": Action(qcow2, lambda image: flatten_snapshot(image, "qcow2", 0), QCOW2, {"image": b"\1\1"}, ({**QCOW2, "image": b"\1\1"},), 3),
     "remove": Action(raw, remove_image, RAW, {}, (RAW_UNNAMED, {"image.md5sum": b"sum"})),
 }
 
@@ -158,7 +158,7 @@ def test_a_crash_at_each_step(action: Action, walk_crashes: CrashWalker, request
         ends["old" if found == action.old else "new" if found == action.new else "between"] += 1
         again(action, datastore)
 
-    crashes = walk_crashes(lambda datastore: action.work(f"{datastore}/{NAME}"), check, prepare=action.prepare, names="strict", limit=STATES)
+    crashes = walk_crashes(lambda datastore: action.work(f"{datastore}/{NAME}"), check, prepare=action.prepare, names="strict", limit=action.disks)
     assert crashes > 10
     with capsys.disabled():
         print(f"\n{request.node.callspec.id}: {crashes} crashes; {ends}")
