@@ -108,9 +108,9 @@ QCOW2 = {"image": b"\2\1", "image.snap/0": b"\1\1", "image.snap/1": b"\2\1"}
 ACTIONS = {
     "new image": Action(nothing, make, {}, {"new": STREAM}),
     "revert, raw": Action(raw, lambda image: revert_snapshot(image, "raw", 0), RAW, RAW_REVERTED, (RAW_UNSUMMED,)),
-    "revert, qcow2": Action(qcow2, lambda image: revert_snapshot(image, "qcow2", 0), QCOW2, {**QCOW2, "image": b"\1\1", "image.snap/1": b"\1\1"}, (), 3),
+    "revert, qcow2": Action(qcow2, lambda image: revert_snapshot(image, "qcow2", 0), QCOW2, {**QCOW2, "image": b"\1\1", "image.snap/1": b"\1\1"}, (), 1),
     "flatten, raw": Action(raw, lambda image: flatten_snapshot(image, "raw", 0), RAW, {"image": SNAPSHOT}, (RAW_UNSUMMED, RAW_REVERTED)),
-    "flatten, qcow2": Action(qcow2, lambda image: flatten_snapshot(image, "qcow2", 0), QCOW2, {"image": b"\1\1"}, ({**QCOW2, "image": b"\1\1"},), 3),
+    "flatten, qcow2": Action(qcow2, lambda image: flatten_snapshot(image, "qcow2", 0), QCOW2, {"image": b"\1\1"}, ({**QCOW2, "image": b"\1\1"},), 1),
     "remove": Action(raw, remove_image, RAW, {}, (RAW_UNNAMED, {"image.md5sum": b"sum"})),
 }
 
