@@ -620,7 +620,8 @@ def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(bytes(64 << 20))
     with pytest.raises(TransferFailed, match="Could not read ssh://store.example/"), open_source(f"{host}{tmp_path}/image", log=str) as chunks:
         next(chunks)
-        reader = re.search(rf"^(\d+) cat -- {tmp_path}/image$", subprocess.run(["pgrep", "-af", "^cat"], capture_output=True, text=True).stdout, re.M)
+        running = subprocess.run(["pgrep", "-af", "^cat"], capture_output=True, text=True, check=True).stdout
+        reader = re.search(rf"^(\d+) cat -- {tmp_path}/image$", running, re.M)
         os.kill(int(reader[1]), 9)
         for _ignored in chunks:
             pass
