@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Image:
-    """A row. ``path`` is the resolved directory; ``size_mb`` what it held when the image was registered, in MiB, rounded up."""
+    """A row.
+
+    ``path`` is the resolved directory of an image of type ``filesystem``, else the file that holds the data. ``size_mb`` is what the directory held when
+    the image was registered, else the virtual size; in MiB, rounded up. Only images of type ``filesystem`` are mounted: the others have no tag.
+
+    :arg format: of the data: ``raw``, ``qcow2`` or another of qemu's names; ``dir`` for a directory.
+    :arg fs: the file system that was made in an empty image.
+    :arg origin: what the data was made of: a path, a URL without its secrets, or ``image:`` and the id of the image that it is a clone of.
+    :arg origin_checksum: ``<algorithm>:<hexadecimal digits>`` of what was at the origin, as it was asked for.
+    :arg checksum: the same of the data as it is stored, where it was recorded.
+    """
 
     id: int
     name: str
@@ -31,10 +41,15 @@ class Image:
     size_mb: int
     persistent: bool
     read_only: bool
-    mount_tag: str
-    mount_point: str
+    mount_tag: str | None = None
+    mount_point: str | None = None
     uid_map: tuple[IdMap, ...] | None = None
     gid_map: tuple[IdMap, ...] | None = None
+    format: str = "dir"
+    fs: str | None = None
+    origin: str | None = None
+    origin_checksum: str | None = None
+    checksum: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain data: maps are lists of dicts."""
@@ -42,6 +57,16 @@ class Image:
         for column in ("uid_map", "gid_map"):
             row[column] = None if row[column] is None else list(row[column])
         return row
+
+
+def _unless_null(reader: Callable[[Any], object], value: Any) -> object:
+    return None if value is None else reader(value)
+
+
+READERS: Mapping[str, Callable[[Any], object]] = {
+    "path": functools.partial(absolute, "path"),
+    **{column: functools.partial(_unless_null, reader) for column, reader in MOUNT_READERS.items()},
+}
 
 
 def find_images(catalog: Catalog, *, datastore_id: int | None = None) -> list[Image]:
@@ -63,7 +88,7 @@ def image_with_tag(catalog: Catalog, mount_tag: str) -> Image | None:
 
 
 def _from_row(catalog: Catalog, row: Mapping[str, Any]) -> Image:
-    return read_row(catalog.path, Image, row, {**MOUNT_READERS, "path": functools.partial(absolute, "path")})
+    return read_row(catalog.path, Image, row, READERS)
 
 
 def _to_row(image: Image) -> dict[str, Any]:

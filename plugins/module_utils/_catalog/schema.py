@@ -58,6 +58,54 @@ FIRST_TABLES = (
     )""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES,)
+#: Images that hold data. A column of a table that others refer to can't be changed in place, so both tables are made anew.
+IMAGES_WITH_DATA = (
+    "CREATE TABLE old_image AS SELECT * FROM image",
+    "CREATE TABLE old_vm_disk AS SELECT * FROM vm_disk",
+    "DROP TABLE vm_disk",
+    "DROP TABLE image",
+    """CREATE TABLE image (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        datastore_id INTEGER NOT NULL REFERENCES datastore (id),
+        type TEXT NOT NULL CHECK (type IN ('os', 'cdrom', 'datablock', 'kernel', 'ramdisk', 'context', 'filesystem')),
+        path TEXT NOT NULL,
+        format TEXT NOT NULL,
+        size_mb INTEGER NOT NULL CHECK (size_mb >= 0),
+        persistent INTEGER NOT NULL,
+        read_only INTEGER NOT NULL,
+        fs TEXT,
+        origin TEXT,
+        origin_checksum TEXT,
+        checksum TEXT,
+        mount_tag TEXT UNIQUE,
+        mount_point TEXT,
+        uid_map TEXT,
+        gid_map TEXT,
+        CHECK ((type = 'filesystem') = (mount_tag IS NOT NULL)),
+        CHECK ((type = 'filesystem') = (mount_point IS NOT NULL))
+    )""",
+    """INSERT INTO image
+        SELECT id, name, datastore_id, type, path, 'dir', size_mb, persistent, read_only, NULL, NULL, NULL, NULL, mount_tag, mount_point, uid_map, gid_map
+        FROM old_image""",
+    """CREATE TABLE vm_disk (
+        image_id INTEGER NOT NULL REFERENCES image (id),
+        host TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        mount_tag TEXT NOT NULL,
+        mount_point TEXT NOT NULL,
+        read_only INTEGER NOT NULL,
+        uid_map TEXT,
+        gid_map TEXT,
+        PRIMARY KEY (image_id, host, domain),
+        UNIQUE (host, domain, mount_tag),
+        UNIQUE (host, domain, mount_point)
+    )""",
+    "INSERT INTO vm_disk SELECT * FROM old_vm_disk",
+    "DROP TABLE old_image",
+    "DROP TABLE old_vm_disk",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA)
 
 __all__ = ["APPLICATION_ID", "MIGRATIONS"]

@@ -37,6 +37,8 @@ class DriverInfo:
     image_types: frozenset[str]
     #: The transfer drivers it works with.
     tm_drivers: tuple[str, ...]
+    #: Whether it makes and removes the data of images; if not, that is the user's.
+    stores_data: bool = True
     #: Which of :data:`OPTIONAL_ACTIONS` it has.
     actions: frozenset[str] = frozenset()
     #: Further attributes that a datastore of it may have.

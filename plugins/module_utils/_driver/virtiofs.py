@@ -11,7 +11,13 @@ from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, DriverInf
 
 
 class VirtiofsDriver(DatastoreDriver):
-    info = DriverInfo("virtiofs", datastore_types=frozenset(["image"]), image_types=frozenset(["filesystem"]), tm_drivers=("virtiofs",))
+    info = DriverInfo(
+        "virtiofs",
+        datastore_types=frozenset(["image"]),
+        image_types=frozenset(["filesystem"]),
+        tm_drivers=("virtiofs",),
+        stores_data=False,
+    )
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """

@@ -2,16 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Services whose state is in the catalog: a normal run plans and commits in one transaction, check mode plans on a copy."""
+"""Services whose state is in the catalog: check mode plans on a copy; what is to change is planned and committed in one transaction."""
 
 from __future__ import annotations
-
-import contextlib
-from collections.abc import Iterator
 
 from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, catalog_exists, open_catalog, read_catalog
 from .._core.arguments import ArgumentSpec
 from .._core.paths import absolute
+from .._core.plan import Plan
 from .module import Service
 
 CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_PATH}})
@@ -20,7 +18,7 @@ CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_P
 class CatalogService(Service):
     """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the commit."""
 
-    #: Whether a normal run makes a catalog where there is none; if not, none is the same as a new one.
+    #: Whether a normal run makes a catalog where there is none; if not, it fails where something is to change.
     create = False
 
     def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
@@ -35,17 +33,21 @@ class CatalogService(Service):
             self._open = read_catalog(self.path, missing_ok=True, datastore_location=self.datastore_location)
         return self._open
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        # First on a copy: a wish that can't be granted makes no catalog, and what takes long keeps no other program waiting.
-        self.plan()
+    def converge(self) -> Plan:
+        # First on a copy: a wish that can't be granted makes no catalog, what takes long keeps no other program waiting, and what is so already needs no lock.
+        plan = self.rehearse()
         self._close()
-        if self.missing and not self.create:
-            yield
-            return
+        if not plan.changed:
+            return plan
         with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
             self._open = catalog
-            yield
+            plan = self.plan()
+            plan.commit()
+        return plan
+
+    def rehearse(self) -> Plan:
+        """The plan on a copy, before the plan that counts is made. Subclasses do here what takes long and changes no state that others see."""
+        return self.plan()
 
     def _close(self) -> None:
         if self._open is not None:

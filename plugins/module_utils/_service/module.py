@@ -29,6 +29,13 @@ class Service:
         """Compare the world with the desired state. Must not change anything."""
         raise NotImplementedError
 
+    def converge(self) -> Plan:
+        """Make the desired state so, and answer what was done."""
+        with self.exclusive():
+            plan = self.plan()
+            plan.commit()
+        return plan
+
 
 def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
     """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under its lock."""
@@ -36,10 +43,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
-        with contextlib.nullcontext() if module.check_mode else service.exclusive():
-            plan = service.plan()
-            if not module.check_mode:
-                plan.commit()
+        plan = service.plan() if module.check_mode else service.converge()
     for warning in plan.warnings:
         module.warn(warning)
     result = {**plan.result, "changed": plan.changed, "actions": plan.described()}

@@ -306,6 +306,22 @@ def test_an_older_catalog_is_brought_up_to_date(path: str, monkeypatch: pytest.M
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
+def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        make(path)
+    change(path, "INSERT INTO image VALUES (7, 'i', 1, 'filesystem', '/mnt/i', 3, 1, 0, 'one-7', '/mnt/one-fs-7', NULL, '[]')")
+    change(path, "INSERT INTO vm_disk VALUES (7, 'h', 'd', 'one-7', '/mnt/one-fs-7', 0, NULL, NULL)")
+    image = Image(7, "i", 1, "filesystem", "/mnt/i", 3, True, False, "one-7", "/mnt/one-fs-7", None, (), "dir")
+    for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
+        with opened as catalog:
+            assert find_images(catalog) == [image]
+            assert find_vm_disks(catalog) == [VmDisk(7, "h", "d", "one-7", "/mnt/one-fs-7", False)]
+    assert query(path, "PRAGMA foreign_key_check") == []
+    with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="FOREIGN KEY"):
+        catalog.execute("DELETE FROM image")
+
+
 def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make(path)
     released = len(schema.MIGRATIONS)

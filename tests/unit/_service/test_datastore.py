@@ -29,9 +29,7 @@ def run(tmp_path: Path) -> Callable[..., Plan]:
         service = DatastoreService(options_of(DATASTORE_SPEC.argument_spec, given))
         if check:
             return service.plan()
-        with service.exclusive():
-            plan = service.plan()
-            plan.commit()
+        plan = service.converge()
         return plan
 
     return run_service
@@ -212,9 +210,7 @@ options = {name: option.get("default") for name, option in DATASTORE_SPEC.argume
 service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
 print("ready", flush=True)
 sys.stdin.readline()
-with service.exclusive():
-    plan = service.plan()
-    plan.commit()
+plan = service.converge()
 print(sum(action.name == "create datastore" for action in plan.actions), plan.result["datastore"]["id"])
 """
 

@@ -45,9 +45,7 @@ def run(path: str) -> Callable[..., Plan]:
         service = ImageService({**options, "catalog": path, **given})
         if check:
             return service.plan()
-        with service.exclusive():
-            plan = service.plan()
-            plan.commit()
+        plan = service.converge()
         return plan
 
     return run_service
@@ -71,6 +69,7 @@ def test_defaults_of_a_new_image(new: Callable[..., Plan], data: Path) -> None:
     assert new().result["image"] == {
         **{"id": 0, "name": "x", "datastore": "fs", "datastore_id": 100, "type": "filesystem", "path": str(data), "size_mb": 1},
         **{"persistent": False, "read_only": False, "mount_tag": "one-0", "mount_point": "/mnt/one-fs-0", "uid_map": None, "gid_map": None},
+        **{"format": "dir", "fs": None, "origin": None, "origin_checksum": None, "checksum": None},
     }
     assert new(name="y").result["image"]["mount_tag"] == "one-1"
 
@@ -205,9 +204,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for name in names:
     service = ImageService({**options, "catalog": catalog, "name": name, "datastore": "fs", "path": path})
-    with service.exclusive():
-        plan = service.plan()
-        plan.commit()
+    plan = service.converge()
     print(len(plan.actions), plan.result["image"]["id"])
 """
 
@@ -283,8 +280,8 @@ def test_an_image_without_a_catalog(tmp_path: Path, data: Path) -> None:
     options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
     path = str(tmp_path / "none.sqlite")
     service = ImageService({**options, "catalog": path, "name": "x", "datastore": "fs", "path": str(data)})
-    with pytest.raises(NotFound, match=f"^datastore: there is no datastore 'fs' in the catalog {path}"), service.exclusive():
-        service.plan()
+    with pytest.raises(NotFound, match=f"^datastore: there is no datastore 'fs' in the catalog {path}"):
+        service.converge()
     assert not os.path.exists(path)
 
 
