@@ -174,6 +174,10 @@ class DatastoreDriver:
         """How much the datastore holds and can hold."""
         self._unsupported("monitor")
 
+    def stored(self) -> frozenset[str]:
+        """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""
+        self._unsupported("stored")
+
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
         """Delete a snapshot of a persistent image. Doing it twice is the same as once."""
         self._unsupported("snap_delete")

@@ -143,6 +143,18 @@ class FsDriver(DirectoryDriver):
         self._refuse_bridges("monitor")
         return super().monitor()
 
+    def stored(self) -> frozenset[str]:
+        """
+        :raises NotFound: there is no such directory.
+        :raises VmstoreError: it can't be read, or not in time.
+        """
+        self._refuse_bridges("stored")
+        from .._core.deadline import within
+        from .._image.inventory import stored_images
+
+        directory = self.datastore.base_path
+        return frozenset(map(self._source, within(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory))))
+
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
         from .._image.snapshots import delete_snapshot
 

@@ -1,0 +1,144 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core import deadline
+from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline import each_within, within
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
+
+#: Seconds that no test waits for.
+LONG = 60
+
+
+def test_the_answer_comes_from_another_process() -> None:
+    answer = within(LONG, "Asking", lambda: (os.getpid(), os.getppid(), {"names": ("a\nb", "\udcff")}))
+    assert answer[0] != os.getpid()
+    assert answer[1:] == (os.getpid(), {"names": ("a\nb", "\udcff")})
+
+
+def test_an_answer_may_be_larger_than_a_pipe() -> None:
+    assert within(LONG, "Asking", lambda: "x" * (5 << 20)) == "x" * (5 << 20)
+
+
+def test_nothing_is_left_behind() -> None:
+    before = os.listdir("/proc/self/fd")
+    within(LONG, "Asking", os.getpid)
+    with pytest.raises(NoSpace):
+        within(LONG, "Asking", refuse)
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_who_does_not_answer_is_stopped() -> None:
+    with pytest.raises(CommandFailed, match=r"^Reading the directory /ds did not end within 0\.2 seconds and was stopped\.$"):
+        within(0.2, "Reading the directory /ds", signal.pause)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_child_that_is_killed_is_an_error() -> None:
+    with pytest.raises(CommandFailed, match=r"^Reading was stopped by another program\.$"):
+        within(LONG, "Reading", lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def refuse() -> None:
+    raise NoSpace("The disk is full.")
+
+
+def misuse() -> None:
+    raise InvalidInput("path", "x\ny", "an absolute path is expected")
+
+
+def test_errors_pass_through_as_they_were() -> None:
+    with pytest.raises(NoSpace, match=r"^The disk is full\.$"):
+        within(LONG, "Asking", refuse)
+    with pytest.raises(InvalidInput) as caught:
+        within(LONG, "Asking", misuse)
+    assert (str(caught.value), caught.value.option, caught.value.value) == (r"path: 'x\ny' is not accepted: an absolute path is expected.", "path", "x\ny")
+
+
+@pytest.mark.parametrize("function", [lambda: 1 // 0, lambda: lambda: None, lambda: sys.exit(0)])
+def test_a_defect_is_no_answer(function) -> None:
+    with pytest.raises((RuntimeError, CommandFailed)):
+        within(LONG, "Asking", function)
+
+
+def test_a_defect_says_where_it_is() -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        within(LONG, "Asking", lambda: 1 // 0)
+
+
+def test_each_answer_has_the_time_anew() -> None:
+    def count():
+        for number in range(5):
+            yield number
+            time.sleep(0.5)
+        signal.pause()
+
+    found = []
+    with pytest.raises(CommandFailed):
+        for number in each_within(2, "Counting", count):
+            found.append(number)
+    assert found == [0, 1, 2, 3, 4]
+
+
+def test_the_child_is_stopped_with_the_iterator() -> None:
+    answers = each_within(LONG, "Asking", lambda: iter(os.getpid, None))
+    child = next(answers)
+    answers.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_the_child_keeps_no_file_of_the_parent(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    links = within(LONG, "Asking", lambda: [os.readlink(f"/proc/self/fd/{number}") for number in range(50) if os.path.exists(f"/proc/self/fd/{number}")])
+    os.close(descriptor)
+    assert links[:3] == [os.devnull] * 3
+    assert not [link for link in links[3:] if not link.startswith("pipe:")]
+
+
+def test_the_child_runs_nothing_of_the_parent(tmp_path: Path) -> None:
+    """Neither its handlers of signals, nor what it does at its end, nor its buffers."""
+    program = f"""
+import atexit, os, signal, sys
+from {deadline.__name__} import within
+atexit.register(lambda: os.write(1, b"exit\\n"))
+signal.signal(signal.SIGTERM, lambda *unused: os.write(2, b"handler"))
+sys.stdout.write("buffered\\n")
+try:
+    within(60, "Asking", lambda: os.kill(os.getpid(), signal.SIGTERM))
+except Exception as error:
+    print(error)
+within(60, "Asking", lambda: print("lost"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("buffered\nAsking was stopped by another program.\nexit\n", "")
+
+
+def test_a_child_that_hangs_keeps_nobody_waiting_for_the_output() -> None:
+    """As one that is stuck in the kernel: it lives on, and whoever reads the parent's output sees its end."""
+    program = f"""
+import os, signal
+from {deadline.__name__} import each_within
+def hang():
+    yield os.getpid()
+    signal.pause()
+answers = each_within(60, "Asking", hang)
+print(next(answers), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=LONG)
+    os.kill(int(done.stdout), signal.SIGKILL)
