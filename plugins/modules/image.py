@@ -9,10 +9,15 @@ DOCUMENTATION = r"""
 module: image
 short_description: Manage images
 description:
-  - Registers directories of hosts as images of type V(filesystem), which virtual machines mount through virtiofs.
-  - The directory itself is never changed, and stays where it is when the image is removed.
-  - It must be on the front-end or, where it isn't, on a host of the datastore's bridge list, which is asked over one ssh connection. Symbolic links
-    in its path are resolved, and the result has to be allowed by the safe and restricted directories of the datastore.
+  - Makes, registers, replaces and removes images, one or many in a run.
+  - Images of type V(os), V(cdrom), V(datablock), V(kernel), V(ramdisk) and V(context) are files in their datastore. They are copied from a file of the
+    front-end or a URL, cloned from another image, or made empty. What is on its way has a temporary name, so that a half-written image is never seen.
+  - An image of type V(filesystem) is a directory of a host, which virtual machines mount through virtiofs. The directory itself is never changed, and
+    stays where it is when the image is removed. It must be on the front-end or, where it isn't, on a host of the datastore's bridge list, which is asked
+    over one ssh connection.
+  - Symbolic links in a path are resolved, and the result has to be allowed by the safe and restricted directories of the datastore.
+  - What is copied may be compressed with gzip, bzip2, xz or zstd, and is decompressed on the way, unless the datastore's attribute C(no_decompress) is set.
+    Archives are refused, as are images that need other files, such as a qcow2 image with a backing file.
   - Runs on the front-end.
   - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
 author:
@@ -28,105 +33,141 @@ attributes:
   idempotent:
     support: full
 options:
-  id:
+  images:
     description:
-      - Id of the image. Needed only to rename it, O(name) is its new name then.
-      - A new image gets its id by itself, from 0 on. No id is given twice.
-    type: int
-  name:
-    description: Name of the image. At least one of O(id) and O(name) is needed.
-    type: str
-  datastore:
-    description: Name or id of its datastore. It can't change. A new image needs one.
-    type: str
-  type:
-    description: Type of the image. It can't change.
-    type: str
-    choices: [filesystem]
-  path:
-    description:
-      - The directory. It can't change. A new image needs one.
-      - Two images can have the same directory, for example one persistent and one read-only.
-    type: str
-  persistent:
-    description:
-      - Whether one domain has the image for itself. The default of a new image is V(false).
-      - An image that is not persistent can be used by several domains if it is O(read_only).
-    type: bool
-  read_only:
-    description: Whether every domain can only read the image. The default of a new image is V(false).
-    type: bool
-  mount_point:
-    description: Where guests mount the image. The default of a new image is C(/mnt/one-fs-) and its id.
-    type: str
-  mount_tag:
-    description:
-      - The tag under which guests see the image, at most 36 letters, digits and C(_.+@-), not starting with a sign.
-      - No two images have one tag. The default of a new image is C(one-) and its id.
-    type: str
-  uid_map:
-    description: Which user ids of guests become which of the host. Without it, the default of the host is used.
+      - Many images at the price of one, each with the options of a single one. The catalog and the directory of each datastore are read once.
+      - What is refused is refused before anything is made. Where the data of some images can't be made, such as by a failing download, the others are made
+        all the same, and then the module fails and names those.
+      - An image can be the clone of one before it in the list.
+      - Not together with the options of a single image.
     type: list
     elements: dict
-    suboptions:
-      start:
-        description: First id in the guest.
+    suboptions: &image
+      id:
+        description:
+          - Id of the image. Needed only to rename it, the name is its new name then.
+          - A new image gets its id by itself, from 0 on. No id is given twice.
         type: int
-        default: 0
-      target:
-        description: The id on the host that O(uid_map[].start) becomes.
+      name:
+        description: Name of the image. At least one of id and name is needed.
+        type: str
+      datastore:
+        description: Name or id of its datastore. It can't change. A new image needs one.
+        type: str
+      type:
+        description:
+          - Type of the image. It can't change. A new image needs one, unless it is a clone, or its datastore takes images of one type only.
+          - Datastores of type C(image) take V(os), V(cdrom) and V(datablock) with the driver C(fs), and V(filesystem) with the driver C(virtiofs);
+            those of type C(file) take V(kernel), V(ramdisk) and V(context).
+        type: str
+        choices: [os, cdrom, datablock, kernel, ramdisk, context, filesystem]
+      path:
+        description:
+          - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is followed.
+          - Two images can have the same directory, for example one persistent and one read-only.
+          - A file that changes after it was copied is no change.
+        type: str
+      url:
+        description:
+          - What the image is made of, with V(http), V(https) or V(ssh), such as C(ssh://user@host/path).
+          - Certificates are verified, and proxies of the environment used. A broken download over HTTP goes on where it broke, if the server can.
+          - User, password and query of a URL are not stored, and so not compared.
+        type: str
+      checksum:
+        description:
+          - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1) and C(sha512) are other algorithms.
+          - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
+        type: str
+      clone_from:
+        description: Name or id of the image that a new image is a copy of. Both are in datastores of one directory.
+        type: str
+      size:
+        description: Size in MiB of a new empty image of type V(os) or V(datablock). It can't change.
         type: int
-        required: true
-      count:
-        description: How many ids are mapped.
-        type: int
-        default: 65536
-  gid_map:
-    description: Which group ids of guests become which of the host, like O(uid_map).
-    type: list
-    elements: dict
-    suboptions:
-      start:
-        description: First id in the guest.
-        type: int
-        default: 0
-      target:
-        description: The id on the host that O(gid_map[].start) becomes.
-        type: int
-        required: true
-      count:
-        description: How many ids are mapped.
-        type: int
-        default: 65536
-  size:
-    description:
-      - Size in MiB of a new empty image, or a new size of an existing one.
-      - No driver of this version supports either. An image of type V(filesystem) has the size of what its directory holds.
-    type: int
-  clone_of:
-    description: Name of an image that this one is to be a copy of. No driver of this version supports cloning.
-    type: str
+      format:
+        description: Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
+        type: str
+        choices: [raw, qcow2]
+      fs:
+        description:
+          - File system that is made in a new empty image; V(swap) or one that the datastore's attribute C(supported_fs) lists, by default C(ext2), C(ext3), C(ext4) and C(xfs).
+          - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
+        type: str
+      driver:
+        description: Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it stays what it is.
+        type: str
+        choices: [raw, qcow2]
+      sparse:
+        description: Whether blocks of zeros take no space in a new image. The default is the datastore's attribute C(sparse), else V(true).
+        type: bool
+      persistent:
+        description:
+          - Whether one domain has the image for itself and keeps what it writes. The default of a new image is V(false).
+          - An image of type V(filesystem) that is not persistent can be used by several domains if it is read-only.
+        type: bool
+      read_only:
+        description: Whether every domain can only read the image. The default of a new image is V(true) for a V(cdrom), else V(false).
+        type: bool
+      mount_point:
+        description: Where guests mount an image of type V(filesystem). The default of a new image is C(/mnt/one-fs-) and its id.
+        type: str
+      mount_tag:
+        description:
+          - The tag under which guests see an image of type V(filesystem), at most 36 letters, digits and C(_.+@-), not starting with a sign.
+          - No two images have one tag. The default of a new image is C(one-) and its id.
+        type: str
+      uid_map:
+        description: Which user ids of guests become which of the host, for type V(filesystem). Without it, the default of the host is used.
+        type: list
+        elements: dict
+        suboptions: &id_map
+          start:
+            description: First id in the guest.
+            type: int
+            default: 0
+          target:
+            description: The id on the host that the first one becomes.
+            type: int
+            required: true
+          count:
+            description: How many ids are mapped.
+            type: int
+            default: 65536
+      gid_map:
+        description: Which group ids of guests become which of the host, like user ids.
+        type: list
+        elements: dict
+        suboptions: *id_map
+      force:
+        description:
+          - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or size. What
+            the image held is lost.
+          - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
+        type: bool
+        default: false
+      state:
+        description:
+          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again.
+          - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
+          - An image that a domain uses can neither be changed nor removed.
+        type: str
+        choices: [present, absent]
+        default: present
   timeout:
-    description: Seconds that measuring the directory may take, from 1 to 86400.
+    description: Seconds that a file system may take to say what a directory holds, from 1 to 86400. Copying takes as long as it takes.
     type: int
     default: 300
-  state:
-    description:
-      - V(present) makes sure that the image is registered as described. An option that isn't given stays as it is.
-      - V(absent) removes it from the catalog.
-      - An image that a domain uses can neither be changed nor removed.
-    type: str
-    choices: [present, absent]
-    default: present
   catalog:
     description:
       - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
       - It must be on a local disk. File locks of network file systems are not dependable.
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
+  <<: *image
 notes:
-  - The size is measured in each run that gives O(path), and returned. That it differs from the last time is no change, because files come and go.
-    The catalog keeps the size of the time when the image was registered or last changed.
+  - In check mode a file is looked at as in a run, but nothing is fetched from a URL.
+  - The size of a directory is measured in each run that gives its path, and returned. That it differs from the last time is no change, because files come and
+    go. The catalog keeps the size of the time when the image was registered or last changed.
 seealso:
   - module: granary.vmstore.image_info
   - module: granary.vmstore.image_attachment
@@ -149,12 +190,46 @@ EXAMPLES = r"""
     read_only: true
     mount_tag: one-tag
     mount_point: /srv/data
+
+- name: Fetch the image of an operating system, as qcow2
+  granary.vmstore.image:
+    name: debian-12
+    datastore: default
+    type: os
+    url: https://cloud.debian.org/images/cloud/bookworm/20260101-2350/debian-12-generic-amd64-20260101-2350.qcow2
+    checksum: sha512:{{ debian_sha512 }}
+    driver: qcow2
+
+- name: Make a clone and two empty disks in one run
+  granary.vmstore.image:
+    images:
+      - name: web-root
+        datastore: default
+        clone_from: debian-12
+        persistent: true
+      - name: web-data
+        datastore: default
+        type: datablock
+        size: 20480
+        format: qcow2
+        fs: xfs
+        persistent: true
+      - name: web-swap
+        datastore: default
+        type: datablock
+        size: 2048
+        fs: swap
+
+- name: Remove an image with all it holds
+  granary.vmstore.image:
+    name: web-swap
+    state: absent
 """
 
 RETURN = r"""
 image:
-  description: The image once the module is done.
-  returned: O(state=present)
+  description: The image once the module is done. What isn't known in check mode before data is made, such as its path, is null there.
+  returned: O(state=present) and not O(images)
   type: dict
   sample:
     id: 0
@@ -163,14 +238,19 @@ image:
     datastore_id: 100
     type: filesystem
     path: /mnt/data
+    format: dir
     size_mb: 81
     persistent: true
     read_only: false
+    fs:
+    origin:
+    origin_checksum:
+    checksum:
     mount_tag: one-0
     mount_point: /mnt/one-fs-0
     uid_map:
     gid_map:
-  contains:
+  contains: &image
     id:
       description: Its id. Ids are given from 0 on and never twice.
       type: int
@@ -184,13 +264,18 @@ image:
       description: Id of its datastore.
       type: int
     type:
-      description: Its type, V(filesystem).
+      description: Its type.
       type: str
     path:
-      description: The directory, with symbolic links resolved.
+      description: The file that holds its data or, for type V(filesystem), the directory with symbolic links resolved.
+      type: str
+    format:
+      description: Format of its data, such as V(raw) or V(qcow2); V(dir) for type V(filesystem).
       type: str
     size_mb:
-      description: MiB that the directory holds on disk, rounded up, as C(du) counts. Of this run if O(path) is given, else as registered.
+      description:
+        - Its virtual size in MiB, rounded up.
+        - For type V(filesystem), MiB that the directory holds on disk, as C(du) counts. Of this run if the path is given, else as registered.
       type: int
     persistent:
       description: Whether one domain has it for itself.
@@ -198,20 +283,38 @@ image:
     read_only:
       description: Whether domains can only read it.
       type: bool
+    fs:
+      description: File system that was made in it, or null.
+      type: str
+    origin:
+      description: The path or URL that it is a copy of, or C(image:) and the id of the image that it is a clone of, or null.
+      type: str
+    origin_checksum:
+      description: Checksum that was asked for when it was copied, or null.
+      type: str
+    checksum:
+      description: Checksum of its data as stored, where it was recorded, or null.
+      type: str
     mount_tag:
-      description: The tag that guests see.
+      description: The tag that guests see, or null.
       type: str
     mount_point:
-      description: Where guests mount it.
+      description: Where guests mount it, or null.
       type: str
     uid_map:
       description: Maps of user ids, or null for the default of the host.
       type: list
       elements: dict
     gid_map:
-      description: Maps of group ids, like RV(image.uid_map).
+      description: Maps of group ids, like those of user ids.
       type: list
       elements: dict
+images:
+  description: The images once the module is done, in the order of the option, without those that are absent.
+  returned: O(images)
+  type: list
+  elements: dict
+  contains: *image
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success

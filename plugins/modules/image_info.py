@@ -58,9 +58,14 @@ images:
       datastore_id: 100
       type: filesystem
       path: /mnt/data
+      format: dir
       size_mb: 81
       persistent: true
       read_only: false
+      fs:
+      origin:
+      origin_checksum:
+      checksum:
       mount_tag: one-0
       mount_point: /mnt/one-fs-0
       uid_map:
@@ -80,13 +85,16 @@ images:
       description: Id of its datastore.
       type: int
     type:
-      description: Its type, V(filesystem).
+      description: Its type.
       type: str
     path:
-      description: The directory, with symbolic links resolved.
+      description: The file that holds its data or, for type V(filesystem), the directory with symbolic links resolved.
+      type: str
+    format:
+      description: Format of its data, such as V(raw) or V(qcow2); V(dir) for type V(filesystem).
       type: str
     size_mb:
-      description: MiB that the directory held on disk when the image was registered or last changed, rounded up.
+      description: Its virtual size in MiB, rounded up. For type V(filesystem), what the directory held on disk when the image was registered or last changed.
       type: int
     persistent:
       description: Whether one domain has it for itself.
@@ -94,11 +102,23 @@ images:
     read_only:
       description: Whether domains can only read it.
       type: bool
+    fs:
+      description: File system that was made in it, or null.
+      type: str
+    origin:
+      description: The path or URL that it is a copy of, or C(image:) and the id of the image that it is a clone of, or null.
+      type: str
+    origin_checksum:
+      description: Checksum that was asked for when it was copied, or null.
+      type: str
+    checksum:
+      description: Checksum of its data as stored, where it was recorded, or null.
+      type: str
     mount_tag:
-      description: The tag that guests see.
+      description: The tag that guests see, or null.
       type: str
     mount_point:
-      description: Where guests mount it.
+      description: Where guests mount it, or null.
       type: str
     uid_map:
       description: Maps of user ids, or null for the default of the host.
@@ -114,7 +134,7 @@ images:
       elements: dict
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_INFO_SPEC, image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import IMAGE_INFO_SPEC, image_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
 
 

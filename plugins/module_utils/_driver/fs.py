@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .._core.errors import InvalidInput, PathNotAllowed, UnsupportedAction, os_errors
 from .._core.paths import absolute, is_within
+from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
 from .._image.new_image import NewImage, new_image
 from .base import Capacity, CopiedImage, CopyOptions, DriverInfo, ExportedImage
@@ -30,11 +31,14 @@ FORMATS = ("raw", "qcow2")
 COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
 ARCHIVES = ("tar", "zip")
 
-#: Hexadecimal digits of a checksum, by algorithm.
-DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-
 #: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
 NAME_ONLY = "save_as"
+
+
+COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
+
+#: FS_OPTS_<FS> of the file systems that most images have.
+FS_OPTIONS = tuple(f"fs_opts_{fs}" for fs in ("btrfs", "ext2", "ext3", "ext4", "swap", "vfat", "xfs"))
 
 
 class FsDriver(DirectoryDriver):
@@ -44,7 +48,7 @@ class FsDriver(DirectoryDriver):
         image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
         actions=frozenset(["clone", "mkfs", "snapshot"]),
-        attributes=frozenset(["convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "staging_dir"]),
+        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "staging_dir", "supported_fs", *FS_OPTIONS]),
     )
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:

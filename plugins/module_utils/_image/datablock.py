@@ -18,6 +18,9 @@ from .new_image import new_image
 
 MEBIBYTE = 2**20
 
+#: 64 TiB, as the largest image that is accepted.
+LARGEST_MB = 2**26
+
 #: Debian's packages of ``mkfs.<fs>`` and mkswap.
 _PACKAGES = {
     "btrfs": "btrfs-progs",
@@ -59,11 +62,7 @@ def make_datablock(
     :arg timeout: seconds for each command.
     :raises InvalidInput: an option can't be used; :raises CommandFailed: a command is missing or failed; :raises NoSpace, FileAccessFailed.
     """
-    if format not in ("raw", "qcow2"):
-        raise InvalidInput("format", format, "raw or qcow2 is expected")
-    if size_mb < 1:
-        raise InvalidInput("size", size_mb, "a size of at least 1 MiB is expected")
-    mkfs = _mkfs(fs, supported, fs_options) if fs else []
+    mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
     if format == "raw":
         _make_raw(path, size, mkfs, sparse, timeout)
@@ -76,6 +75,18 @@ def make_datablock(
             convert(scratch.path, "raw", path, "qcow2", options=qcow2_options, timeout=timeout)
     else:
         run(["qemu-img", "create", "-q", "-f", "qcow2", *creation_options(qcow2_options), "--", path, str(size)], timeout=timeout)
+
+
+def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = "") -> list[str]:
+    """What is refused before anything is made. The answer is the command that makes the file system, but for the path; empty where there is to be none.
+
+    Arguments and errors are those of :func:`make_datablock`.
+    """
+    if format not in ("raw", "qcow2"):
+        raise InvalidInput("format", format, "raw or qcow2 is expected")
+    if not 1 <= size_mb <= LARGEST_MB:
+        raise InvalidInput("size", size_mb, f"1 to {LARGEST_MB} MiB are expected")
+    return _mkfs(fs, supported, fs_options) if fs else []
 
 
 def _make_raw(path: str, size: int, mkfs: list[str], sparse: bool, timeout: float) -> None:
@@ -103,4 +114,4 @@ def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
         raise InvalidInput(f"fs_opts_{fs}", options, f"arguments of {name} are expected") from error
 
 
-__all__ = ["make_datablock"]
+__all__ = ["check_datablock", "make_datablock"]

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._catalog.catalog import DEFAULT_LOCATION, Catalog
@@ -21,6 +21,7 @@ from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from .._core.names import check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
+from .._driver.attributes import check_values, settings_of
 from .._driver.base import OPTIONAL_ACTIONS, TIMEOUT, DatastoreDriver, DriverInfo
 from .._driver.registry import datastore_driver
 from .catalog import CATALOG_OPTIONS, CatalogService, reading
@@ -175,6 +176,7 @@ def check_datastore(datastore: Datastore) -> None:
         raise InvalidInput("tm_driver", datastore.tm_driver, f"{_listed(info.tm_drivers)} is expected with datastores of the {info.name} driver")
     for name in datastore.attributes:
         _check_attribute(name, info)
+    check_values(datastore.attributes)
 
 
 def _check_attribute(name: str, info: DriverInfo) -> None:
@@ -197,14 +199,24 @@ def _listed(names: Sequence[str] | frozenset[str]) -> str:
     return ", ".join(ordered[:-1]) + (" or " if len(ordered) > 1 else "") + ordered[-1]
 
 
-def driver_of(catalog: Catalog, datastore: Datastore, timeout: float = TIMEOUT) -> DatastoreDriver:
+def driver_of(
+    catalog: Catalog,
+    datastore: Datastore,
+    timeout: float = TIMEOUT,
+    *,
+    datastores: Sequence[Datastore] | None = None,
+    log: Callable[[str], object] = str,
+) -> DatastoreDriver:
     """The driver of a datastore of this catalog. No image is made of what any datastore stores, or of the catalog.
 
     :arg timeout: seconds for one question to a file system.
+    :arg datastores: all of the catalog, where they are read already.
+    :arg log: is told what the driver does, one line a call.
     """
-    protected = {directory for other in all_datastores(catalog) for directory in other.directories()}
+    protected = {directory for other in (all_datastores(catalog) if datastores is None else datastores) for directory in other.directories()}
     protected.add(os.path.realpath(catalog.path))
-    return datastore_driver(datastore.ds_driver)(datastore, protected=sorted(protected), timeout=timeout)
+    driver = datastore_driver(datastore.ds_driver)
+    return driver(datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log)
 
 
 def check_timeout(seconds: int) -> None:

@@ -2,195 +2,297 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Desired images of type filesystem: directories of hosts (spec: virtiofs-datastore, "Usage" and "Considerations")."""
+"""Desired images, one or many (spec: storage-driver, virtiofs-datastore "Usage", shared-file-system "Persistent Images").
+
+The data of new images is made before the transaction that records them, so that nobody waits for a download. What a killed run has made and not yet
+recorded is data without an image; the module datastore_check finds it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._catalog.datastores import Datastore, all_datastores, find_datastore
-from .._catalog.images import Image, delete_image, find_image, find_images, image_with_tag, insert_image, update_image
-from .._catalog.vm_disks import find_vm_disks
+from .._catalog.datastores import Datastore
+from .._catalog.images import Image, delete_image, insert_image, update_image
+from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
-from .._core.idmap import ID_MAP_OPTION, read_id_maps
-from .._core.mount_names import check_mount_point, check_mount_tag
-from .._core.names import check_name
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, UnsupportedAction, VmstoreError
 from .._core.plan import Action, Plan
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
-from .catalog import CATALOG_OPTIONS, CatalogService, reading
-from .datastore import check_timeout, driver_of
-from .image_attachment import attachments
+from .catalog import CATALOG_OPTIONS, CatalogService
+from .datastore import check_timeout
+from .image_data import EMPTY_TYPES, ImageData
+from .image_wish import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
+from .known_images import KnownImages
 
 IMAGE_SPEC = ArgumentSpec(
     {
-        "id": {"type": "int"},
-        "name": {"type": "str"},
-        "datastore": {"type": "str"},
-        "type": {"type": "str", "choices": ["filesystem"]},
-        "path": {"type": "str"},
-        "persistent": {"type": "bool"},
-        "read_only": {"type": "bool"},
-        "mount_point": {"type": "str"},
-        "mount_tag": {"type": "str"},
-        "uid_map": ID_MAP_OPTION,
-        "gid_map": ID_MAP_OPTION,
-        "size": {"type": "int"},
-        "clone_of": {"type": "str"},
+        **IMAGE_OPTIONS,
+        "images": {"type": "list", "elements": "dict", "options": IMAGE_OPTIONS},
         "timeout": {"type": "int", "default": TIMEOUT},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     },
-    required_one_of=[["id", "name"]],
+    required_one_of=[["id", "name", "images"]],
+    mutually_exclusive=[["images", name] for name in IMAGE_OPTIONS if "default" not in IMAGE_OPTIONS[name]],
 ).merge(CATALOG_OPTIONS)
 
-IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "str"}}).merge(CATALOG_OPTIONS)
+#: What each type of datastore holds.
+IMAGE_TYPES = {"image": ("os", "cdrom", "datablock", "filesystem"), "file": ("kernel", "ramdisk", "context")}
 
 
 class ImageService(CatalogService):
-    """Plans one image of the catalog. An option that isn't given stays as it is, or is the default of a new image."""
+    """Plans images of the catalog. An option that isn't given stays as it is, or is the default of a new image.
+
+    Where the data of some of many images can't be made, the others are recorded all the same, as in a loop, and then the run fails.
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
-        self.options = options
-        self.id: int | None = options["id"]
-        self.name: str | None = options["name"]
-        self.wish = read_wish(options)
-        # What was found at the path, and under which rules: it is looked at once, before the transaction.
-        self._copied: tuple[object, CopiedImage] | None = None
-        check_timeout(options["timeout"])
+        self.many = options["images"] is not None
+        self.wishes = [read_wish(one) for one in (options["images"] if self.many else [options])]
+        self.timeout = options["timeout"]
+        check_timeout(self.timeout)
+        # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
+        self._looked: dict[int, tuple[object, CopiedImage]] = {}
+        self._data = ImageData()
 
-    def plan(self) -> Plan:
-        plan = Plan()
-        found = find_image(self.catalog, self.name if self.id is None else self.id)
-        if self.options["state"] == "absent":
-            if found is not None:
-                plan.actions.append(self._removal(found))
-            return plan
-        datastore = self._datastore(found)
-        driver = driver_of(self.catalog, datastore, self.options["timeout"])
-        self._refuse_unsupported(driver, found)
-        copied = None if self.options["path"] is None else self._copy(driver)
-        wanted = self._new(datastore, copied) if found is None else self._updated(found, copied)
-        self._check_unique(wanted)
-        if found is None:
-            plan.actions.append(Action("create image", wanted.name, None, wanted.as_dict(), functools.partial(self._insert, wanted)))
-        elif wanted != found:
-            self._check_unused(found, "changed")
-            wanted = wanted if copied is None else dataclasses.replace(wanted, size_mb=copied.size_mb)
-            plan.actions.append(Action("update image", wanted.name, found.as_dict(), wanted.as_dict(), functools.partial(update_image, self.catalog, wanted)))
-        current = wanted.size_mb if copied is None else copied.size_mb
-        plan.result["image"] = {**wanted.as_dict(), "datastore": datastore.name, "size_mb": current}
+    def converge(self) -> Plan:
+        self._data.look = False
+        recorded = False
+        try:
+            plan = super().converge()
+            recorded = True
+        finally:
+            self._data.discard(keep=recorded)
+        for driver, image in self._outdated:
+            _remove_data(driver, image)
+        if self._data.failed:
+            errors = [self._located(number, error) for number, error in self._data.failed.items()]
+            raise errors[0] if len(errors) == 1 else VmstoreError(" ".join(map(str, errors)))
         return plan
 
-    def _datastore(self, found: Image | None) -> Datastore:
-        reference = self.options["datastore"]
+    def rehearse(self) -> Plan:
+        plan = self.plan()
+        self._data.make()
+        return plan
+
+    def plan(self) -> Plan:
+        self._known = KnownImages(self.catalog, timeout=self.timeout, log=self.log)
+        self._data.start(self._known)
+        self._plan = Plan()
+        self._claims: dict[int, int] = {}
+        self._outdated: list[tuple[DatastoreDriver, Image]] = []
+        images = []
+        for number, wish in enumerate(self.wishes):
+            if number not in self._data.failed:
+                try:
+                    images.append(self._plan_image(number, wish))
+                except VmstoreError as error:
+                    raise self._located(number, error) from error
+        if self.missing and self._plan.changed:
+            raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
+        present = [image for image in images if image is not None]
+        if self.many:
+            self._plan.result["images"] = present
+        elif present:
+            self._plan.result["image"] = present[0]
+        return self._plan
+
+    def _located(self, number: int, error: VmstoreError) -> VmstoreError:
+        """The error, and which of many images it is about."""
+        return VmstoreError(f"images[{number}] ({self.wishes[number].reference}): {error}") if self.many else error
+
+    def _plan_image(self, number: int, wish: ImageWish) -> dict[str, object] | None:
+        """The image as it will be, for the result."""
+        found = self._known.find(wish.reference)
+        if found is not None:
+            self._claim(number, found)
+        if wish.absent:
+            if found is not None:
+                self._plan_removal(found, wish.force)
+            return None
+        datastore = self._datastore(wish, found)
+        driver = self._known.driver(datastore)
+        kind = self._kind(wish, found, driver)
+        plan = self._plan_data if driver.info.stores_data else self._plan_directory
+        image, size_mb = plan(number, wish, found, driver, kind)
+        self._claim(number, image)
+        self._known.put(image)
+        return {**image.as_dict(), "datastore": datastore.name, "path": image.path or None, "format": image.format or None, "size_mb": size_mb}
+
+    def _claim(self, number: int, image: Image) -> None:
+        if self._claims.setdefault(image.id, number) != number:
+            raise InvalidInput("images", image.name, "each image can be there only once")
+
+    def _datastore(self, wish: ImageWish, found: Image | None) -> Datastore:
         if found is None:
-            if self.id is not None:
-                raise NotFound(f"id: there is no image {self.id} in the catalog {self.path}, and a new one gets its id by itself.")
-            if reference is None:
+            if wish.id is not None:
+                raise NotFound(f"id: there is no image {wish.id} in the catalog {self.path}, and a new one gets its id by itself.")
+            if wish.datastore is None:
                 raise InvalidInput("datastore", None, "a new image needs one")
-        datastore = find_datastore(self.catalog, found.datastore_id if reference is None and found is not None else reference)
+        reference = found.datastore_id if wish.datastore is None and found is not None else str(wish.datastore)
+        datastore = self._known.datastore(reference)
         if datastore is None:
             raise NotFound(f"datastore: there is no datastore {reference!r} in the catalog {self.path}.")
         if found is not None and found.datastore_id != datastore.id:
-            old = find_datastore(self.catalog, found.datastore_id)
+            old = self._known.datastore(found.datastore_id)
             raise Conflict(f"datastore: the image {found.name!r} is in the datastore {old and old.name!r} and can't move to {datastore.name!r}.")
         return datastore
 
-    def _refuse_unsupported(self, driver: DatastoreDriver, found: Image | None) -> None:
-        kind = "filesystem"
-        if kind not in driver.info.image_types:
-            able = ", ".join(name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types)
-            unable = f"the {driver.info.name} driver of {driver.datastore.name!r}"
-            raise UnsupportedAction(f"datastore: images of type {kind!r} are not supported by {unable}; use one of {able}.")
-        if self.options["clone_of"] is not None:
+    def _kind(self, wish: ImageWish, found: Image | None, driver: DatastoreDriver) -> str:
+        """The type of the image."""
+        if found is not None:
+            if wish.type not in (None, found.type):
+                raise Conflict(f"type: the image {found.name!r} was registered as {found.type!r}, which can't change to {wish.type!r}.")
+            return found.type
+        datastore = driver.datastore
+        served = sorted(driver.info.image_types.intersection(IMAGE_TYPES.get(datastore.type, ())))
+        cloned = self._known.find(wish.data.clone_from) if wish.data.clone_from else None
+        kind = wish.type or (cloned.type if cloned else served[0] if len(served) == 1 else None)
+        if kind is None:
+            raise InvalidInput("type", None, f"a new image in the datastore {datastore.name!r} needs one: {', '.join(served) or 'but it takes no images'}")
+        if kind not in served:
+            able = [name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types]
+            fitting = next(name for name, kinds in IMAGE_TYPES.items() if kind in kinds)
+            raise UnsupportedAction(
+                f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of {datastore.name!r}, a datastore of type "
+                f"{datastore.type!r}; use a datastore of type {fitting!r} with the driver {' or '.join(able)}."
+            )
+        return kind
+
+    # Images that are directories
+
+    def _plan_directory(self, number: int, wish: ImageWish, found: Image | None, driver: DatastoreDriver, kind: str) -> tuple[Image, int]:
+        if wish.data.clone_from is not None:
             driver.require("clone")
-        if self.options["size"] is not None:
+        if wish.data.size is not None:
             driver.require("mkfs" if found is None else "resize")
+        for name in ("checksum", "driver", "format", "fs", "sparse"):
+            if getattr(wish.data, name) is not None:
+                raise InvalidInput(name, getattr(wish.data, name), f"an image of type {kind} is a directory, which stays as it is")
+        if wish.data.origin != wish.data.shown or "://" in (wish.data.origin or ""):
+            raise InvalidInput("url", wish.data.shown, f"an image of type {kind} is a directory, which is given as path")
+        looked = None if wish.data.origin is None else self._look(number, wish.data.origin, driver, kind)
+        if found is None:
+            if looked is None:
+                raise InvalidInput("path", None, "a new image needs one")
+            new = self._known.next_id
+            values = {"persistent": False, "read_only": False, "mount_tag": f"one-{new}", "mount_point": f"/mnt/one-fs-{new}", **wish.changes}
+            wanted = Image(new, str(wish.name), driver.datastore.id, kind, looked.source, looked.size_mb, **values)
+            self._add("create image", None, wanted, self._insert)
+        else:
+            if looked is not None and looked.source != found.path:
+                raise Conflict(f"path: the image {found.name!r} was registered with {found.path!r}, which can't change to {looked.source!r}.")
+            wanted = dataclasses.replace(found, name=wish.name or found.name, **wish.changes)
+            if wanted != found:
+                self._check_unused(found, "changed")
+                wanted = wanted if looked is None else dataclasses.replace(wanted, size_mb=looked.size_mb)
+                self._add("update image", found, wanted, self._update)
+        return wanted, wanted.size_mb if looked is None else looked.size_mb
 
-    def _copy(self, driver: DatastoreDriver) -> CopiedImage:
+    def _look(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
         rules = (driver.datastore, driver.protected)
-        if self._copied is None or self._copied[0] != rules:
-            self._copied = (rules, driver.cp(self.options["path"], CopyOptions("filesystem")))
-        return self._copied[1]
+        if number not in self._looked or self._looked[number][0] != rules:
+            self._looked[number] = (rules, driver.cp(path, CopyOptions(kind)))
+        return self._looked[number][1]
 
-    def _new(self, datastore: Datastore, copied: CopiedImage | None) -> Image:
-        if copied is None:
-            raise InvalidInput("path", None, "a new image needs one")
-        number = self.catalog.next_id("image")
-        values = {"persistent": False, "read_only": False, "mount_tag": f"one-{number}", "mount_point": f"/mnt/one-fs-{number}", **self.wish}
-        return Image(number, str(self.name), datastore.id, "filesystem", copied.source, copied.size_mb, **values)
+    # Images that are data in the datastore
 
-    def _updated(self, found: Image, copied: CopiedImage | None) -> Image:
-        if copied is not None and copied.source != found.path:
-            raise Conflict(f"path: the image {found.name!r} was registered with {found.path!r}, which can't change to {copied.source!r}.")
-        return dataclasses.replace(found, name=self.name or found.name, **self.wish)
+    def _plan_data(self, number: int, wish: ImageWish, found: Image | None, driver: DatastoreDriver, kind: str) -> tuple[Image, int | None]:
+        check_options(wish, kind)
+        if found is None:
+            values = {"persistent": False, "read_only": kind == "cdrom", **wish.changes}
+            empty = Image(self._known.next_id, str(wish.name), driver.datastore.id, kind, "", 0, **values)
+            wanted = self._data.plan(number, wish.data, empty, driver)
+            self._add("create image", None, wanted, self._insert, hidden=hidden(wish.data))
+            return wanted, wanted.size_mb or None
+        wanted = dataclasses.replace(found, name=wish.name or found.name, **wish.changes)
+        difference = self._data.difference(wish.data, found)
+        lost = not self._known.has_data(found, driver.datastore)
+        if lost and wish.data == DataWish():
+            remedy = "say with path, url, clone_from or size how to make it again, or remove the image"
+            raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
+        if lost or difference:
+            if not lost and not wish.force:
+                raise Conflict(difference)
+            self._check_unused(found, "replaced", wish.force)
+            wanted = self._data.plan(number, wish.data, wanted, driver)
+            if not lost:
+                self._outdated.append((driver, found))
+            self._add("make lost data of image" if lost else "replace data of image", found, wanted, self._update, hidden=hidden(wish.data))
+            return wanted, wanted.size_mb or None
+        if wanted != found:
+            self._check_unused(found, "changed")
+            self._add("update image", found, wanted, self._update)
+        return wanted, wanted.size_mb
 
-    def _check_unique(self, wanted: Image) -> None:
-        other = find_image(self.catalog, wanted.name)
-        if other is not None and other.id != wanted.id:
-            raise Conflict(f"name: {wanted.name!r} belongs to the image {other.id}.")
-        other = image_with_tag(self.catalog, wanted.mount_tag)
-        if other is not None and other.id != wanted.id:
-            raise Conflict(f"mount_tag: {wanted.mount_tag!r} belongs to the image {other.name!r}, and two images can't have one mount tag.")
+    # Actions
 
-    def _check_unused(self, image: Image, verb: str) -> None:
-        users = [f"the domain {disk.domain!r} on the host {disk.host!r}" for disk in find_vm_disks(self.catalog, image_id=image.id)]
-        if users:
+    def _add(self, name: str, before: Image | None, after: Image, apply: Callable[[Image], None], *, hidden: tuple[str, ...] = ()) -> None:
+        """
+        :arg hidden: what isn't known before the data is made, and so is not part of the plan.
+        """
+        described = {field: value for field, value in after.as_dict().items() if field not in hidden}
+        self._plan.actions.append(Action(name, after.name, before and before.as_dict(), described, functools.partial(apply, after)))
+
+    def _check_unused(self, image: Image, verb: str, force: bool = False) -> None:
+        users = [f"the domain {disk.domain!r} on the host {disk.host!r}" for disk in self._known.disks(image)]
+        if users and not force:
             raise Conflict(f"The image {image.name!r} can't be {verb} while it is used by {', '.join(users)}.")
 
     def _insert(self, image: Image) -> None:
         self.catalog.take_id("image")
         insert_image(self.catalog, image)
 
-    def _removal(self, found: Image) -> Action:
-        self._check_unused(found, "removed")
-        return Action("remove image", found.name, found.as_dict(), None, functools.partial(delete_image, self.catalog, found.id))
+    def _update(self, image: Image) -> None:
+        update_image(self.catalog, image)
+
+    def _plan_removal(self, found: Image, force: bool) -> None:
+        self._check_unused(found, "removed", force)
+        for disk in self._known.disks(found):
+            subject = f"image {found.name!r} in domain {disk.domain!r} on host {disk.host!r}"
+            self._plan.actions.append(Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk)))
+        self._plan.actions.append(Action("remove image", found.name, found.as_dict(), None, functools.partial(delete_image, self.catalog, found.id)))
+        datastore = self._known.datastore(found.datastore_id)
+        if datastore is not None and self._known.driver(datastore).info.stores_data:
+            self._outdated.append((self._known.driver(datastore), found))
+        self._known.remove(found.id)
+
+    def _release(self, disk: VmDisk) -> None:
+        delete_vm_disk(self.catalog, disk.image_id, disk.host, disk.domain)
 
 
-def read_wish(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are given and can change, checked one by one, as values of :class:`Image`."""
-    if options["name"] is not None:
-        check_name("name", options["name"])
-    wish = {name: options[name] for name in ("persistent", "read_only") if options[name] is not None}
-    if options["mount_point"] is not None:
-        wish["mount_point"] = check_mount_point("mount_point", options["mount_point"])
-    if options["mount_tag"] is not None:
-        wish["mount_tag"] = check_mount_tag("mount_tag", options["mount_tag"])
-    for name in ("uid_map", "gid_map"):
-        if options[name] is not None:
-            wish[name] = read_id_maps(name, options[name])
-    return wish
-
-
-def image_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """Every image, those of one datastore, or one by name or id, each with the domains that use it.
-
-    :raises NotFound: there is no such image or datastore.
+def check_options(wish: ImageWish, kind: str) -> None:
     """
-    with reading(options["catalog"]) as catalog:
-        names = {one.id: one.name for one in all_datastores(catalog)}
-        found = find_images(catalog)
-        if options["datastore"] is not None:
-            datastore = find_datastore(catalog, options["datastore"])
-            if datastore is None:
-                raise NotFound(f"datastore: there is no datastore {options['datastore']!r} in the catalog {options['catalog']}.")
-            found = [one for one in found if one.datastore_id == datastore.id]
-        if options["name"] is not None:
-            one = find_image(catalog, options["name"])
-            if one not in found:
-                raise NotFound(f"name: there is no image {options['name']!r} in the catalog {options['catalog']}.")
-            found = [one]
-        return {
-            "images": [
-                {**one.as_dict(), "datastore": names.get(one.datastore_id), "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
-                for one in found
-            ]
-        }
+    :raises InvalidInput: an option that images of this type don't have.
+    """
+    for name in MOUNT_OPTIONS:
+        if name in wish.changes:
+            raise InvalidInput(name, wish.changes[name], f"only images of type filesystem are mounted, and this is one of type {kind}")
+    if kind in IMAGE_TYPES["file"] and wish.changes.get("persistent"):
+        raise InvalidInput("persistent", True, f"images of type {kind} are never changed by a domain")
+    if kind not in EMPTY_TYPES and wish.data.driver is not None:
+        raise InvalidInput("driver", wish.data.driver, f"images of type {kind} are stored as they are")
 
 
-__all__ = ["IMAGE_INFO_SPEC", "IMAGE_SPEC", "ImageService", "image_info", "read_wish"]
+def hidden(wish: DataWish) -> tuple[str, ...]:
+    """What isn't known of data before it is made."""
+    return ("path",) if wish.size is not None else ("path", "format", "size_mb")
+
+
+def _described(disk: VmDisk) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(disk).items()}
+
+
+def _remove_data(driver: DatastoreDriver, image: Image) -> None:
+    try:
+        driver.rm(image.path)
+    except VmstoreError as error:
+        remains = f"The catalog has forgotten {image.path}, the data of the image {image.name!r}, but it could not be removed: {error}"
+        raise FileAccessFailed(f"{remains} The module datastore_check removes it.") from error
+
+
+__all__ = ["IMAGE_SPEC", "ImageService"]

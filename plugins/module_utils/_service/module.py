@@ -21,6 +21,9 @@ from .._core.plan import Plan
 class Service:
     """Desired state of one resource. Subclasses look at the world and plan; they change nothing outside the plan's actions."""
 
+    #: Is told what goes on, one line a call.
+    log: Callable[[str], object] = staticmethod(str)
+
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
         """The lock under which a normal run plans and commits."""
         return contextlib.nullcontext()
@@ -43,6 +46,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
+        service.log = module.log
         plan = service.plan() if module.check_mode else service.converge()
     for warning in plan.warnings:
         module.warn(warning)

@@ -29,8 +29,7 @@ def run(tmp_path: Path) -> Callable[..., Plan]:
         service = DatastoreService(options_of(DATASTORE_SPEC.argument_spec, given))
         if check:
             return service.plan()
-        plan = service.converge()
-        return plan
+        return service.converge()
 
     return run_service
 
@@ -151,8 +150,21 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
         ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompres": True}},
-            "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', 'limit_transfer_bw', 'no_decompress',"
-            " 'sparse' or 'staging_dir'; the nearest is 'no_decompress'.",
+            "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', 'fs_opts_btrfs', 'fs_opts_ext2',"
+            " 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', 'fs_opts_xfs', 'limit_transfer_bw', 'no_decompress', 'qcow2_options',"
+            " 'sparse', 'staging_dir' or 'supported_fs'; the nearest is 'no_decompress'.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"sparse": "maybe"}},
+            "attributes.sparse: 'maybe' is not accepted: yes or no is expected.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"driver": "vmdk"}},
+            "attributes.driver: 'vmdk' is not accepted: raw or qcow2 is expected.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"limit_transfer_bw": "fast"}},
+            "attributes.limit_transfer_bw: 'fast' is not accepted: a number of bytes a second is expected, perhaps with K, M or G, such as 50M.",
         ),
         ({**VIRTIOFS, "catalog": "relative"}, "catalog: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected."),
     ],

@@ -15,8 +15,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService, image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import record_attachment, resolve_attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
 
 MAP = [{"start": 0, "target": 300000, "count": 65536}]
 
@@ -45,8 +46,7 @@ def run(path: str) -> Callable[..., Plan]:
         service = ImageService({**options, "catalog": path, **given})
         if check:
             return service.plan()
-        plan = service.converge()
-        return plan
+        return service.converge()
 
     return run_service
 
@@ -254,12 +254,13 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         ({"uid_map": [{"start": 0, "target": 5, "count": 0}]}, InvalidInput, "uid_map: '0:5:0' is not accepted"),
         ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: 1 to 86400 seconds"),
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
-        ({"size": 100}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
-        ({"clone_of": "y"}, UnsupportedAction, "clone is not supported by the virtiofs driver."),
+        ({"size": 100, "path": None}, UnsupportedAction, "mkfs is not supported by the virtiofs driver."),
+        ({"clone_from": "y", "path": None}, UnsupportedAction, "clone is not supported by the virtiofs driver."),
         (
-            {"datastore": "default"},
+            {"datastore": "default", "type": "filesystem"},
             UnsupportedAction,
-            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default'; use one of virtiofs.",
+            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default', a datastore of type 'image'; "
+            "use a datastore of type 'image' with the driver virtiofs.",
         ),
     ],
 )
@@ -273,7 +274,7 @@ def test_bad_input(new: Callable[..., Plan], path: str, given: dict, error: type
 def test_resizing_is_not_supported(new: Callable[..., Plan]) -> None:
     new()
     with pytest.raises(UnsupportedAction, match="^resize is not supported by the virtiofs driver.$"):
-        new(size=100)
+        new(path=None, size=100)
 
 
 def test_an_image_without_a_catalog(tmp_path: Path, data: Path) -> None:

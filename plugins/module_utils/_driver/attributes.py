@@ -1,0 +1,80 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the attributes of a datastore mean to its driver (spec: onestor-datastore, "Create Image Datastore" and "Additional Configuration").
+
+Names are in lower case, values are text, as a front-end or the catalog keeps them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .._core.errors import InvalidInput
+from .base import CopyOptions, Settings
+
+#: How images are made. ``yes`` or ``no``, each with its default.
+FLAGS = {"convert": True, "no_decompress": False, "sparse": True}
+
+#: Formats that images can be converted to.
+DRIVERS = ("raw", "qcow2")
+
+
+def copy_options(attributes: Mapping[str, str], image_type: str, *, checksums: Mapping[str, str], within: str = "attributes.") -> CopyOptions:
+    """
+    :arg within: what comes before an attribute's name in errors.
+    :raises InvalidInput: a value that isn't accepted.
+    """
+    driver = attributes.get("driver", "").strip()
+    if driver not in ("", *DRIVERS):
+        raise InvalidInput(f"{within}driver", driver, "raw or qcow2 is expected")
+    return CopyOptions(
+        image_type=image_type,
+        driver_format=driver or None,
+        bandwidth=_bandwidth(f"{within}limit_transfer_bw", attributes.get("limit_transfer_bw", "")),
+        checksums=checksums,
+        **{name: _flag(attributes, name) for name in FLAGS},
+    )
+
+
+def _flag(attributes: Mapping[str, str], name: str) -> bool:
+    """What isn't yes or no is the default, as it always was."""
+    return {"yes": True, "no": False}.get(attributes.get(name, "").strip().lower(), FLAGS[name])
+
+
+def _bandwidth(attribute: str, text: str) -> int | None:
+    """Bytes a second: a number, perhaps with K, M or G, which stand for powers of 1024; ``None`` when it is empty."""
+    text = text.strip()
+    if not text:
+        return None
+    number, unit = (text[:-1], text[-1].upper()) if text[-1].upper() in "KMG" else (text, "")
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 10**12):
+        raise InvalidInput(attribute, text, "a number of bytes a second is expected, perhaps with K, M or G, such as 50M")
+    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
+
+
+def settings_of(attributes: Mapping[str, str]) -> Settings:
+    """What is configured for all datastores of a front-end can be an attribute of one, too."""
+    given = {}
+    if "supported_fs" in attributes:
+        given["supported_fs"] = tuple(re.split(r"[\s,]+", attributes["supported_fs"].strip()))
+    if "qcow2_options" in attributes:
+        given["qcow2_options"] = attributes["qcow2_options"]
+    options = {name[len("fs_opts_") :]: value for name, value in attributes.items() if name.startswith("fs_opts_")}
+    return Settings(fs_options=options, **given)
+
+
+def check_values(attributes: Mapping[str, str]) -> None:
+    """Refuse values that mean nothing, which :func:`copy_options` takes for the default.
+
+    :raises InvalidInput: naming the attribute.
+    """
+    copy_options(attributes, "", checksums={})
+    for name in FLAGS:
+        if attributes.get(name, "no").lower() not in ("yes", "no"):
+            raise InvalidInput(f"attributes.{name}", attributes[name], "yes or no is expected")
+
+
+__all__ = ["DRIVERS", "check_values", "copy_options", "settings_of"]

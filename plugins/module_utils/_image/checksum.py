@@ -1,0 +1,28 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Checksums as users write them: ``<algorithm>:<hexadecimal digits>``."""
+
+from __future__ import annotations
+
+import re
+
+from .._core.errors import InvalidInput
+
+#: Hexadecimal digits of a checksum, by algorithm.
+DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+
+
+def read_checksum(option: str, text: str) -> tuple[str, str]:
+    """Algorithm and digest, in lower case.
+
+    :raises InvalidInput: another algorithm, or another length than its digests have.
+    """
+    algorithm, _colon, digest = text.lower().partition(":")
+    if algorithm not in DIGEST_LENGTHS or re.fullmatch(f"[0-9a-f]{{{DIGEST_LENGTHS[algorithm]}}}", digest) is None:
+        raise InvalidInput(option, text, f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits")
+    return algorithm, digest
+
+
+__all__ = ["DIGEST_LENGTHS", "read_checksum"]

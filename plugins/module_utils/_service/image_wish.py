@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a user wants of one image, as the options say it: checked one by one, before anything is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._core.errors import InvalidInput
+from .._core.idmap import ID_MAP_OPTION, read_id_maps
+from .._core.mount_names import check_mount_point, check_mount_tag
+from .._core.names import check_name
+from .._core.paths import absolute
+from .._image.checksum import read_checksum
+from .._image.source import Source
+
+#: Options of one image.
+IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
+    "id": {"type": "int"},
+    "name": {"type": "str"},
+    "datastore": {"type": "str"},
+    "type": {"type": "str", "choices": ["os", "cdrom", "datablock", "kernel", "ramdisk", "context", "filesystem"]},
+    "path": {"type": "str"},
+    "url": {"type": "str"},
+    "checksum": {"type": "str"},
+    "clone_from": {"type": "str"},
+    "size": {"type": "int"},
+    "format": {"type": "str", "choices": ["raw", "qcow2"]},
+    "fs": {"type": "str"},
+    "driver": {"type": "str", "choices": ["raw", "qcow2"]},
+    "sparse": {"type": "bool"},
+    "persistent": {"type": "bool"},
+    "read_only": {"type": "bool"},
+    "mount_point": {"type": "str"},
+    "mount_tag": {"type": "str"},
+    "uid_map": ID_MAP_OPTION,
+    "gid_map": ID_MAP_OPTION,
+    "force": {"type": "bool", "default": False},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
+#: Each says where the data of a new image comes from.
+SOURCES = ("path", "url", "clone_from", "size")
+
+#: What only an image that is mounted has.
+MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
+
+#: Which of :data:`SOURCES` an option is about.
+BELONGS_TO = {"checksum": ("path", "url"), "driver": ("path", "url", "clone_from"), "format": ("size",), "fs": ("size",)}
+
+
+@dataclass(frozen=True)
+class DataWish:
+    """What the data of an image is made of; ``None`` is what wasn't given.
+
+    :arg origin: the path or URL to copy from, as given.
+    :arg shown: the same without what a URL may hold in secret.
+    """
+
+    origin: str | None = None
+    shown: str | None = None
+    checksum: str | None = None
+    clone_from: str | None = None
+    size: int | None = None
+    format: str | None = None
+    fs: str | None = None
+    driver: str | None = None
+    sparse: bool | None = None
+
+
+@dataclass(frozen=True)
+class ImageWish:
+    """``changes`` are the fields of the catalog's row that are given and can change."""
+
+    id: int | None
+    name: str | None
+    datastore: str | None
+    type: str | None
+    data: DataWish
+    force: bool
+    absent: bool
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str | int:
+        return self.id if self.id is not None else str(self.name)
+
+
+def read_wish(options: Mapping[str, Any]) -> ImageWish:
+    """
+    :raises InvalidInput: a value can't be used, or two that can't go together.
+    """
+    if options["id"] is None and options["name"] is None:
+        raise InvalidInput("name", None, "an image needs a name, or the id of one that exists")
+    if options["name"] is not None:
+        check_name("name", options["name"])
+    return ImageWish(
+        id=options["id"],
+        name=options["name"],
+        datastore=options["datastore"],
+        type=options["type"],
+        data=_read_data(options),
+        force=options["force"],
+        absent=options["state"] == "absent",
+        changes=_read_changes(options),
+    )
+
+
+def _read_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    changes = {name: options[name] for name in ("persistent", "read_only") if options[name] is not None}
+    for name, check in (("mount_point", check_mount_point), ("mount_tag", check_mount_tag), ("uid_map", read_id_maps), ("gid_map", read_id_maps)):
+        if options[name] is not None:
+            changes[name] = check(name, options[name])
+    return changes
+
+
+def _read_data(options: Mapping[str, Any]) -> DataWish:
+    sources = [name for name in SOURCES if options[name] is not None]
+    if len(sources) > 1:
+        raise InvalidInput(sources[1], "..." if sources[1] == "url" else options[sources[1]], f"it doesn't go together with {sources[0]}")
+    for name, owners in BELONGS_TO.items():
+        if options[name] is not None and sources and sources[0] not in owners:
+            raise InvalidInput(name, options[name], f"it goes with {' or '.join(owners)}, not with {sources[0]}")
+    origin, shown = _read_origin(options)
+    checksum = options["checksum"] and ":".join(read_checksum("checksum", options["checksum"]))
+    return DataWish(origin, shown, checksum, *(options[name] for name in ("clone_from", "size", "format", "fs", "driver", "sparse")))
+
+
+def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What to copy from, and how it may be printed."""
+    if options["path"] is not None:
+        path = absolute("path", options["path"])
+        return path, path
+    if options["url"] is None:
+        return None, None
+    try:
+        source = Source(options["url"])
+    except InvalidInput as error:
+        raise InvalidInput("url", error.value, error.accepted) from error
+    if not source.scheme:
+        raise InvalidInput("url", options["url"], "a URL with http, https or ssh is expected; a file of the front-end is given as path")
+    return source.path, source.shown
+
+
+__all__ = ["IMAGE_OPTIONS", "MOUNT_OPTIONS", "DataWish", "ImageWish", "read_wish"]

@@ -1,0 +1,92 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalog's images as a plan for many of them goes along: read once, and changed in memory by each step that is planned."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from .._catalog.catalog import Catalog
+from .._catalog.datastores import Datastore, all_datastores
+from .._catalog.images import Image, find_images
+from .._catalog.vm_disks import VmDisk, find_vm_disks
+from .._core.errors import Conflict
+from .._driver.base import DatastoreDriver
+from .datastore import driver_of
+
+
+class KnownImages:
+    """
+    :arg timeout: seconds for one question to a file system.
+    :arg log: is told what drivers do.
+    """
+
+    def __init__(self, catalog: Catalog, *, timeout: float, log: Callable[[str], object]) -> None:
+        self._catalog = catalog
+        self._timeout = timeout
+        self._log = log
+        self.next_id = catalog.next_id("image")
+        self._datastores = all_datastores(catalog)
+        self._by_id = {image.id: image for image in find_images(catalog)}
+        self._by_name = {image.name: image for image in self._by_id.values()}
+        self._by_tag = {image.mount_tag: image for image in self._by_id.values() if image.mount_tag is not None}
+        self._disks: dict[int, list[VmDisk]] = defaultdict(list)
+        for disk in find_vm_disks(catalog):
+            self._disks[disk.image_id].append(disk)
+        self._drivers: dict[int, DatastoreDriver] = {}
+        self._stored: dict[int, frozenset[str]] = {}
+
+    def find(self, reference: str | int) -> Image | None:
+        """The image with this id, or this name; text of digits only is an id, as no name is."""
+        return self._by_id.get(int(reference)) if str(reference).isdigit() else self._by_name.get(str(reference))
+
+    def datastore(self, reference: str | int) -> Datastore | None:
+        column = "id" if str(reference).isdigit() else "name"
+        return next((one for one in self._datastores if str(getattr(one, column)) == str(reference)), None)
+
+    def driver(self, datastore: Datastore) -> DatastoreDriver:
+        if datastore.id not in self._drivers:
+            self._drivers[datastore.id] = driver_of(self._catalog, datastore, self._timeout, datastores=self._datastores, log=self._log)
+        return self._drivers[datastore.id]
+
+    def has_data(self, image: Image, datastore: Datastore) -> bool:
+        """Whether the data of an image of a driver that stores data exists. The datastore is asked once.
+
+        :raises VmstoreError: it doesn't answer.
+        """
+        if datastore.id not in self._stored:
+            self._stored[datastore.id] = self.driver(datastore).stored()
+        return image.path in self._stored[datastore.id]
+
+    def put(self, image: Image) -> None:
+        """What is planned for an image, new or changed.
+
+        :raises Conflict: another image has its name or its mount tag.
+        """
+        other = self._by_name.get(image.name)
+        if other is not None and other.id != image.id:
+            raise Conflict(f"name: {image.name!r} belongs to the image {other.id}.")
+        other = self._by_tag.get(image.mount_tag)
+        if other is not None and other.id != image.id:
+            raise Conflict(f"mount_tag: {image.mount_tag!r} belongs to the image {other.name!r}, and two images can't have one mount tag.")
+        self.remove(image.id)
+        self._by_id[image.id] = self._by_name[image.name] = image
+        if image.mount_tag is not None:
+            self._by_tag[image.mount_tag] = image
+        self.next_id = max(self.next_id, image.id + 1)
+
+    def remove(self, image_id: int) -> None:
+        image = self._by_id.pop(image_id, None)
+        if image is not None:
+            del self._by_name[image.name]
+            self._by_tag.pop(image.mount_tag, None)
+
+    def disks(self, image: Image) -> list[VmDisk]:
+        """Where it is used."""
+        return self._disks[image.id]
+
+
+__all__ = ["KnownImages"]

@@ -1,0 +1,391 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images that hold data: os, cdrom, datablock and the types of file datastores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import delete_image, find_images
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PathNotAllowed,
+    UnsupportedAction,
+    VmstoreError,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+
+Run = Callable[..., Plan]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A catalog with the default datastores and ``virtual``, for directories."""
+    path = str(tmp_path / "catalog.sqlite")
+    with open_catalog(path, create=True, datastore_location=str(tmp_path / "datastores")) as catalog, catalog.transaction():
+        insert_datastore(catalog, Datastore(catalog.take_id("datastore"), "virtual", "image", "virtiofs", "virtiofs", f"{tmp_path}/datastores/100"))
+    (tmp_path / "datastores").mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A raw image of 2 MiB."""
+    path = tmp_path / "source.img"
+    path.write_bytes(os.urandom(4096) + bytes(2**21 - 8192) + os.urandom(4096))
+    return path
+
+
+def options(catalog: str, **given: object) -> dict:
+    return {**{name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}, "catalog": catalog, **given}
+
+
+@pytest.fixture
+def run(path: str) -> Run:
+    def run_service(check: bool = False, **given: object) -> Plan:
+        if "images" in given:
+            given["images"] = [options(path, **one) for one in given["images"]]
+        service = ImageService(options(path, **given))
+        return service.plan() if check else service.converge()
+
+    return run_service
+
+
+@pytest.fixture
+def new(run: Run, source: Path) -> Run:
+    return lambda name="x", **given: run(name=name, **{"datastore": "default", "type": "os", "path": str(source), **given})
+
+
+@pytest.fixture
+def stored(path: str, tmp_path: Path) -> Callable[[], list[str]]:
+    """All files in the datastores."""
+    return lambda: sorted(str(one) for one in (tmp_path / "datastores").rglob("*") if one.is_file())
+
+
+def names(plan: Plan) -> list[str]:
+    return [action.name for action in plan.actions]
+
+
+def info(path: str) -> dict:
+    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def use(path: str, image_id: int) -> None:
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        put_vm_disk(catalog, VmDisk(image_id, "h1", "web", "tag", "/mnt/x", False))
+
+
+def test_a_copy_of_a_file(new: Run, source: Path, stored: Callable[[], list[str]], tmp_path: Path) -> None:
+    image = new().result["image"]
+    assert stored() == [image["path"]]
+    assert Path(image["path"]).read_bytes() == source.read_bytes()
+    assert os.path.dirname(image["path"]) == f"{tmp_path}/datastores/1"
+    assert {name: value for name, value in image.items() if value is not None and name != "path"} == {
+        **{"id": 0, "name": "x", "datastore": "default", "datastore_id": 1, "type": "os", "format": "raw", "size_mb": 2},
+        **{"persistent": False, "read_only": False, "origin": str(source)},
+    }
+    assert new().actions == []
+    assert stored() == [image["path"]]
+
+
+def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[[], list[str]]) -> None:
+    planned = new(check=True)
+    assert stored() == []
+    assert planned.result["image"]["size_mb"] == 2
+    done = new()
+    assert (done.described(), len(stored())) == (planned.described(), 1)
+    assert new(check=True).actions == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"path": "/etc/passwd"}, PathNotAllowed, "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc"),
+        ({"path": "/tmp/no/such/file"}, VmstoreError, "Could not open /tmp/no/such/file"),
+        ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
+        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs a path, a url, an image that it is a clone_from, or a size"),
+        ({"path": None, "url": "/x"}, InvalidInput, "url: '/x' is not accepted: a URL with http, https or ssh is expected"),
+        ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, "url: 'ftp://...' is not accepted"),
+        ({"url": "http://h/x"}, InvalidInput, "url: '...' is not accepted: it doesn't go together with path"),
+        ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path"),
+        ({"format": "raw"}, InvalidInput, "format: 'raw' is not accepted: it goes with size, not with path"),
+        ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
+        ({"checksum": "sha256:12"}, InvalidInput, "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected"),
+        ({"checksum": "crc:12"}, InvalidInput, "checksum: 'crc:12' is not accepted"),
+        ({"type": None}, InvalidInput, "type: None is not accepted: a new image in the datastore 'default' needs one: cdrom, datablock, os."),
+        ({"type": "kernel"}, UnsupportedAction, "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type"),
+        ({"type": "os", "datastore": "files"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the fs driver of 'files'"),
+        ({"type": "os", "datastore": "system"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the system driver of 'system'"),
+        ({"type": "cdrom", "driver": "qcow2"}, InvalidInput, "driver: 'qcow2' is not accepted: images of type cdrom are stored as they are"),
+        ({"type": "kernel", "datastore": "files", "persistent": True}, InvalidInput, "persistent: True is not accepted: images of type kernel"),
+        ({"mount_tag": "x"}, InvalidInput, "mount_tag: 'x' is not accepted: only images of type filesystem are mounted, and this is one of type os."),
+        ({"path": None, "size": 0}, InvalidInput, "size: 0 is not accepted: 1 to 67108864 MiB are expected."),
+        ({"path": None, "size": 5, "fs": "ext4;reboot"}, InvalidInput, "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected."),
+        ({"path": None, "size": 5, "type": "cdrom"}, InvalidInput, "size: 5 is not accepted: an image of type cdrom is made of a path or a url"),
+        ({"path": None, "clone_from": "none"}, NotFound, "clone_from: there is no image 'none' in the catalog."),
+        ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_what_is_refused(new: Run, stored: Callable[[], list[str]], check: bool, given: dict, error: type, message: str) -> None:
+    with pytest.raises(error) as caught:
+        new(check=check, **given)
+    assert str(caught.value).startswith(message)
+    assert stored() == []
+
+
+def test_a_checksum_is_verified_and_kept(new: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+    wrong = f"sha256:{'0' * 64}"
+    right = f"SHA256:{hashlib.sha256(source.read_bytes()).hexdigest()}"
+    with pytest.raises(InvalidInput, match="^sha256: '0000"):
+        new(checksum=wrong)
+    assert stored() == []
+    assert new(checksum=right).result["image"]["origin_checksum"] == right.lower()
+    assert new(checksum=right).actions == []
+    with pytest.raises(Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; only force: true replaces its data"):
+        new(checksum=wrong)
+
+
+def test_conversion(new: Run, source: Path) -> None:
+    image = new(driver="qcow2").result["image"]
+    assert (info(image["path"])["format"], image["format"]) == ("qcow2", "qcow2")
+    subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", image["path"], source], check=True)
+    assert new(driver="qcow2").actions == []
+    assert new().actions == []
+    with pytest.raises(Conflict, match="^driver: the image 'x' was made with 'qcow2'"):
+        new(driver="raw")
+
+
+def test_attributes_of_the_datastore_are_the_defaults(new: Run, run: Run, path: str) -> None:
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        attributes = {"driver": "qcow2", "qcow2_options": "cluster_size=2M", "supported_fs": "ext4, xfs", "fs_opts_ext4": "-L label"}
+        catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 1", [json.dumps(attributes)])
+    image = info(new().result["image"]["path"])
+    assert (image["format"], image["cluster-size"]) == ("qcow2", 2**21)
+    assert info(new("raw", driver="raw").result["image"]["path"])["format"] == "raw"
+    block = run(name="block", datastore="default", type="datablock", size=8, format="raw", fs="ext4").result["image"]
+    assert subprocess.run(["e2label", block["path"]], check=True, stdout=subprocess.PIPE, text=True).stdout == "label\n"
+    with pytest.raises(InvalidInput, match="^fs: 'ext3' is not accepted"):
+        run(name="other", datastore="default", type="datablock", size=8, fs="ext3")
+
+
+def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
+    given = {"name": "b", "datastore": "default", "type": "datablock", "size": 16, "format": "qcow2", "fs": "ext4", "persistent": True}
+    planned = run(check=True, **given)
+    done = run(**given)
+    assert planned.described() == done.described()
+    image = done.result["image"]
+    assert [planned.result["image"][name] for name in ("size_mb", "format", "path")] == [16, "qcow2", None]
+    found = info(image["path"])
+    assert (found["format"], found["virtual-size"], image["size_mb"], image["fs"]) == ("qcow2", 16 * 2**20, 16, "ext4")
+    assert run(**given).actions == []
+    for option, other in (("size", 32), ("format", "raw"), ("fs", "xfs")):
+        with pytest.raises(Conflict, match=f"^{option}: the image 'b' was made with "):
+            run(**{**given, option: other})
+    assert stored() == [image["path"]]
+
+
+def test_a_clone(new: Run, run: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+    new(driver="qcow2")
+    given = {"name": "y", "datastore": "default", "clone_from": "x"}
+    assert run(check=True, **given).described() == run(**given).described()
+    images = run(name="x").result["image"], run(name="y").result["image"]
+    assert [(one["type"], one["format"], one["size_mb"]) for one in images] == [("os", "qcow2", 2)] * 2
+    assert images[1]["origin"] == "image:0"
+    subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", images[1]["path"], source], check=True)
+    assert run(**given).actions == []
+    run(name="x", state="absent")
+    assert stored() == [images[1]["path"]]
+    assert run(**given).actions == []
+    with pytest.raises(UnsupportedAction, match="^clone is not supported by the virtiofs driver"):
+        run(name="z", datastore="virtual", clone_from="y", type="filesystem")
+
+
+def test_files(run: Run, source: Path) -> None:
+    image = run(name="k", datastore="files", type="kernel", path=str(source)).result["image"]
+    assert (image["format"], Path(image["path"]).read_bytes()) == ("raw", source.read_bytes())
+
+
+def test_a_cdrom_is_read_only(new: Run) -> None:
+    assert new(type="cdrom").result["image"]["read_only"]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            """pytest shows it otherwise."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_url(run: Run, source: Path, url: str, path: str) -> None:
+    given = {"name": "x", "datastore": "default", "type": "os", "url": f"{url}/{source.name}?token=secret"}
+    planned = run(check=True, **given)
+    done = run(**given)
+    assert planned.described() == done.described()
+    assert Path(done.result["image"]["path"]).read_bytes() == source.read_bytes()
+    assert b"secret" not in Path(path).read_bytes()
+    assert run(**given).actions == []
+    with pytest.raises(Conflict, match="^url: the image 'x' was made with "):
+        run(**{**given, "url": f"{url}/other"})
+
+
+def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+    first = new().result["image"]
+    other = tmp_path / "other.img"
+    other.write_bytes(b"other" * 1000)
+    with pytest.raises(Conflict, match=f"^path: the image 'x' was made with '{source}'; only force: true replaces its data by new data with '{other}'"):
+        new(path=str(other))
+    assert new(force=True).actions == []
+    planned = new(path=str(other), force=True, check=True)
+    done = new(path=str(other), force=True)
+    assert names(done) == ["replace data of image"]
+    assert planned.described() == done.described()
+    image = done.result["image"]
+    assert (image["id"], Path(image["path"]).read_bytes()) == (first["id"], other.read_bytes())
+    assert stored() == [image["path"]]
+    assert new(path=str(other), force=True).actions == []
+
+
+def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
+    os.unlink(new().result["image"]["path"])
+    with pytest.raises(NotFound, match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again"):
+        run(name="x")
+    done = new()
+    assert names(done) == ["make lost data of image"]
+    assert Path(done.result["image"]["path"]).read_bytes() == source.read_bytes()
+    assert new().actions == []
+
+
+def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
+    new()
+    assert names(run(check=True, name="x", state="absent")) == ["remove image"]
+    assert len(stored()) == 1
+    assert names(run(name="x", state="absent")) == ["remove image"]
+    assert stored() == []
+    assert run(name="x", state="absent").actions == []
+
+
+def test_only_force_touches_what_is_in_use(new: Run, run: Run, path: str, source: Path, stored: Callable[[], list[str]]) -> None:
+    new()
+    use(path, 0)
+    with pytest.raises(Conflict, match="^The image 'x' can't be removed while it is used by the domain 'web' on the host 'h1'"):
+        run(name="x", state="absent")
+    os.rename(source, f"{source}.2")
+    assert names(new(path=f"{source}.2", force=True)) == ["replace data of image"]
+    assert names(run(name="x", state="absent", force=True)) == ["remove attachment", "remove image"]
+    assert stored() == []
+
+
+def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+    images = [
+        {"name": "a", "datastore": "default", "type": "os", "path": str(source)},
+        {"name": "b", "datastore": "default", "clone_from": "a"},
+        *({"name": f"n{number}", "datastore": "default", "type": "datablock", "size": 1} for number in range(5)),
+        {"name": "gone", "state": "absent"},
+    ]
+    planned = run(images=images, check=True)
+    done = run(images=images)
+    assert planned.described() == done.described()
+    assert [image["id"] for image in done.result["images"]] == list(range(7))
+    assert len(stored()) == 7
+    assert run(images=images).actions == []
+    with pytest.raises(VmstoreError, match=r"^images\[1\] \(n1\): "):
+        run(images=[{"name": "new", "datastore": "default", "type": "os", "size": 1}, {**images[0], "name": "n1", "path": "/etc/passwd", "force": True}])
+    with pytest.raises(VmstoreError, match=r"^images\[1\] \(a\): images: 'a' is not accepted: each image can be there only once"):
+        run(images=[images[0], images[0]])
+
+
+def test_what_can_not_be_made_keeps_nothing_else_from_being_made(run: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+    good = {"name": "good", "datastore": "default", "type": "os", "path": str(source)}
+    bad = {**good, "name": "bad", "checksum": f"md5:{'0' * 32}"}
+    clone = {"name": "clone", "datastore": "default", "type": "os", "clone_from": "bad"}
+    with pytest.raises(VmstoreError) as caught:
+        run(images=[bad, clone, good])
+    assert str(caught.value).startswith("images[0] (bad): md5: '0000")
+    assert "images[1] (clone): clone_from: " in str(caught.value)
+    assert run(images=[good]).actions == []
+    assert len(stored()) == 1
+
+
+def test_data_that_found_no_place_in_the_catalog_is_removed(path: str, source: Path, stored: Callable[[], list[str]]) -> None:
+    given = options(path, name="x", datastore="default", type="os", path=str(source))
+    service, other = ImageService(given), ImageService(given)
+    rehearse = service.rehearse
+
+    def meanwhile() -> Plan:
+        plan = rehearse()
+        other.converge()
+        return plan
+
+    service.rehearse = meanwhile
+    assert service.converge().actions == []
+    with open_catalog(path, create=False) as catalog:
+        assert [image.path for image in find_images(catalog)] == stored()
+
+
+def test_a_catalog_that_changed_meanwhile(path: str, new: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+    new()
+    images = [options(path, name=name, datastore="default", type="os", path=str(source)) for name in ("x", "y")]
+    service = ImageService(options(path, images=images))
+    rehearse = service.rehearse
+
+    def meanwhile() -> Plan:
+        plan = rehearse()
+        with open_catalog(path, create=False) as catalog:
+            delete_image(catalog, 0)
+        return plan
+
+    service.rehearse = meanwhile
+    with pytest.raises(VmstoreError, match="Another program changed the catalog meanwhile"):
+        service.converge()
+    assert len(stored()) == 1
+
+
+def test_without_a_catalog(tmp_path: Path, source: Path) -> None:
+    path = str(tmp_path / "none.sqlite")
+    given = options(path, name="x", datastore="default", type="datablock", size=1)
+    for act in (ImageService(given).plan, ImageService(given).converge):
+        with pytest.raises(NotFound, match=f"^There is no catalog at {path}; the module granary.vmstore.datastore makes it"):
+            act()
+    assert ImageService({**given, "state": "absent"}).converge().actions == []
+    assert not os.path.exists(path)
+
+
+def test_the_catalog_is_free_while_data_is_made(path: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+
+    seen = []
+    copy = FsDriver.cp
+
+    def cp(*arguments: object) -> object:
+        with open_catalog(path, create=False) as catalog, catalog.transaction():
+            seen.append(True)  # another program can write meanwhile
+        return copy(*arguments)
+
+    monkeypatch.setattr(FsDriver, "cp", cp)
+    ImageService(options(path, name="x", datastore="default", type="os", path=str(source))).converge()
+    assert seen == [True]
