@@ -90,7 +90,8 @@ options:
         choices: [raw, qcow2]
       fs:
         description:
-          - File system that is made in a new empty image; V(swap) or one that the datastore's attribute C(supported_fs) lists, by default C(ext2), C(ext3), C(ext4) and C(xfs).
+          - File system that is made in a new empty image. It is V(swap) or one that the datastore's attribute C(supported_fs) lists, which by default has
+            C(ext2), C(ext3), C(ext4) and C(xfs).
           - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
         type: str
       driver:

@@ -53,9 +53,9 @@ class Image:
 
     def as_dict(self) -> dict[str, Any]:
         """The row as plain data: maps are lists of dicts."""
-        row = asdict(self)
+        row = dict(vars(self))
         for column in ("uid_map", "gid_map"):
-            row[column] = None if row[column] is None else list(row[column])
+            row[column] = None if row[column] is None else [one.as_dict() for one in row[column]]
         return row
 
 

@@ -53,7 +53,15 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     result = {**plan.result, "changed": plan.changed, "actions": plan.described()}
     if module._diff:
         result["diff"] = plan.diff()
-    module.exit_json(**result)
+    # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer than all the rest.
+    module.exit_json(invocation={"module_args": _given(module.params)}, **result)
+
+
+def _given(value: Any) -> Any:
+    """The options that aren't null, also those of items in lists."""
+    if isinstance(value, Mapping):
+        return {name: _given(one) for name, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
 
 
 def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
+from pathlib import Path
 
 
 def test_create_update_remove(virtiofs) -> None:
@@ -43,8 +46,8 @@ def test_errors_of_a_new_image(virtiofs) -> None:
         ("image", {**new, "path": "/"}),
         ("image", {**new, "path": f"{path}/none"}),
         ("image", {**new, "mount_tag": "a b"}),
-        ("image", {**new, "size": 5}),
-        ("image", {**new, "clone_of": "y"}),
+        ("image", {"name": "x", "datastore": "fs", "size": 5}),
+        ("image", {"name": "x", "datastore": "fs", "type": "filesystem", "clone_from": "y"}),
     )
     assert messages[0] == "path: '/etc' is not accepted: it is or contains the restricted directory /etc."
     assert messages[1].startswith("path: '/' is not accepted: it is or contains the restricted directory /")
@@ -73,3 +76,57 @@ def test_errors_of_an_image_in_use(virtiofs) -> None:
         f"The image 'one' can't be removed {in_use}",
     ]
     assert virtiofs.run("image_info", datastore="fs")["images"][0]["attachments"][0]["domain"] == "web"
+
+
+def info(path: str) -> dict:
+    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def test_images_that_hold_data(front_end, tmp_path) -> None:
+    """Made, cloned, replaced and removed, one and many at a time; in check mode and again, each time."""
+    source, other = tmp_path / "disk.img", tmp_path / "other.img"
+    source.write_bytes(os.urandom(2**20) + bytes(2**20))
+    other.write_bytes(os.urandom(2**20))
+    datastore = tmp_path / "datastore"
+    front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=str(datastore))
+    one = {"name": "one", "datastore": "bulk", "type": "os", "path": str(source), "checksum": f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}"}
+    image = front_end.four("image", **one)[1]["image"]
+    assert os.listdir(datastore) == [os.path.basename(image["path"])]
+    assert Path(image["path"]).read_bytes() == source.read_bytes()
+    assert (os.stat(image["path"]).st_mode & 0o777, os.stat(image["path"]).st_blocks * 512) == (0o640, 2**20)
+
+    many = [
+        {"name": "two", "datastore": "bulk", "clone_from": "one", "driver": "qcow2", "persistent": True},
+        {"name": "three", "datastore": "bulk", "type": "datablock", "size": 64, "fs": "ext4", "format": "qcow2"},
+    ]
+    images = front_end.four("image", images=many)[1]["images"]
+    assert [(found["format"], found["virtual-size"]) for found in (info(image["path"]) for image in images)] == [("qcow2", 2**21), ("qcow2", 2**26)]
+    subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", images[0]["path"], source], check=True)
+
+    assert front_end.errors(("image", {"name": "one", "path": str(other)})) == [
+        f"path: the image 'one' was made with '{source}'; only force: true replaces its data by new data with '{other}'."
+    ]
+    replaced = front_end.four("image", name="one", path=str(other), force=True)[1]["image"]
+    assert Path(replaced["path"]).read_bytes() == other.read_bytes()
+    assert not os.path.exists(image["path"])
+
+    front_end.four("image", images=[{"name": name, "state": "absent"} for name in ("one", "two", "three")])
+    assert os.listdir(datastore) == []
+    assert front_end.query("SELECT * FROM image") == []
+
+
+def test_errors_of_images_that_hold_data(front_end, tmp_path) -> None:
+    source = tmp_path / "disk.img"
+    source.write_bytes(b"data" * 1024)
+    new = {"name": "x", "datastore": "default", "type": "os", "path": str(source)}
+    front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=f"{tmp_path}/datastore")
+    new["datastore"] = "bulk"
+    messages = front_end.errors(
+        ("image", {**new, "path": "/etc/shadow"}),
+        ("image", {**new, "checksum": f"md5:{'0' * 32}"}),
+        ("image", {**new, "type": "kernel"}),
+    )
+    assert messages[0].startswith("path: '/etc/shadow' is not accepted: it lies in the restricted directory /etc")
+    assert messages[1].startswith(f"md5: '{'0' * 32}' is not accepted: the md5 of what is at {source} is ")
+    assert messages[2].startswith("datastore: images of type 'kernel' are not supported by the fs driver of 'bulk', a datastore of type 'image'")
+    assert os.listdir(tmp_path / "datastore") == []

@@ -11,7 +11,14 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore, update_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound, PathNotAllowed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CatalogFailed,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PathNotAllowed,
+    UnsupportedAction,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import (
     Attachment,
@@ -54,6 +61,12 @@ def test_what_the_export_gives_wins_over_the_image(catalog: Catalog) -> None:
 
 def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
     assert resolve_attachment(catalog, "2", "h1", "web").image == "readers"
+
+
+def test_only_directories_are_attached(catalog: Catalog) -> None:
+    insert_image(catalog, Image(9, "disk", 1, "os", "/ds/1/x", 1, True, False, format="raw"))
+    with pytest.raises(UnsupportedAction, match="^image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.$"):
+        resolve_attachment(catalog, "disk", "h1", "web")
 
 
 def test_recording_twice_is_once(catalog: Catalog, tmp_path: Path) -> None:
