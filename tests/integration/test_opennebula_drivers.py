@@ -35,9 +35,42 @@ def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callab
     assert files(driver_scripts.parent) == before
 
 
+def test_check_mode_says_what_would_be_changed(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
+    (remotes := tmp_path / "remotes").mkdir()
+    assert changed(drivers_play(remotes, "--check")) == 4  # engine, link, directories and scripts of the drivers
+    assert list(tmp_path.rglob("*")) == [remotes]
+    assert changed(drivers_play(driver_scripts, "--check")) == 0
+
+
+def test_a_driver_that_was_changed_is_replaced_and_kept_beside(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
+    (script := driver_scripts / "datastore" / "fs" / "rm").write_text("another\n")
+    drivers_play(driver_scripts, "--check")
+    assert script.read_text() == "another\n"
+    assert changed(drivers_play(driver_scripts)) == 1
+    assert script.read_text() == (driver_scripts / "datastore" / "fs" / "cp").read_text()
+    (kept,) = script.parent.glob("rm.*")
+    assert kept.read_text() == "another\n"
+    assert [path.name for path in script.parent.glob("*.*")] == [kept.name]
+
+
+def test_another_engine_leaves_nothing_of_the_one_before(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
+    """But the one that it replaces stays as a whole until the next one, for actions that are under way."""
+    library = tmp_path / "library"
+    for name in ("older", "before"):
+        (library / name / "granary_vmstore").mkdir(parents=True)
+        (library / name / "granary_vmstore" / "stale.py").touch()
+    (library / "granary_vmstore").mkdir()
+    (library / "current").symlink_to("before")
+    (remotes := tmp_path / "remotes").mkdir()
+    assert changed(drivers_play(remotes)) == 6
+    current = os.readlink(library / "current")
+    assert sorted(os.listdir(library)) == sorted(["before", "current", current])
+    assert not list((library / current).rglob("stale*"))
+
+
 def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
     """Nothing of it is taken from elsewhere, whatever the environment of the front-end says."""
-    library = driver_scripts.parent / "library"
+    library = (driver_scripts.parent / "library" / "current").resolve()
     sources = sorted(library.rglob("*.py"))
     assert len(sources) > 20
     for source in sources:
