@@ -8,48 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .._core.arguments import is_integer
 from .._core.paths import absolute
 from .columns import is_text, read_list, read_row, read_texts
+from .datastore import Datastore
 
 if TYPE_CHECKING:
     from .catalog import Catalog
 
 #: Ids below are the defaults', which every catalog has.
 FIRST_ID = 100
-
-
-@dataclass(frozen=True)
-class Datastore:
-    """A row. ``ds_driver`` is ``None`` for a system datastore, ``tm_driver`` for a backup datastore (spec: storage-driver)."""
-
-    id: int
-    name: str
-    type: str
-    ds_driver: str | None
-    tm_driver: str | None
-    base_path: str
-    clusters: tuple[int, ...] = (0,)
-    safe_dirs: tuple[str, ...] = ()
-    restricted_dirs: tuple[str, ...] = ()
-    bridge_list: tuple[str, ...] = ()
-    attributes: dict[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """The row as plain data: tuples are lists."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    def directories(self) -> list[str]:
-        """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""
-        base_path = os.path.normpath(self.base_path)
-        location, name = os.path.split(base_path)
-        return [base_path, location] if name == str(self.id) else [base_path]
-
 
 #: Columns that hold JSON.
 ENCODED = ("clusters", "safe_dirs", "restricted_dirs", "bridge_list", "attributes")

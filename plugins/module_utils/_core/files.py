@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 
 from .errors import from_os_error
 
@@ -22,6 +21,8 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
 
     :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
     """
+    import tempfile  # takes longer to load than all that drivers need
+
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     temporary = None

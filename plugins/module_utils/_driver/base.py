@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from .._catalog.datastores import Datastore
+from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
 

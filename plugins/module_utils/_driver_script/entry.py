@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from .._catalog.datastores import Datastore
+from .._catalog.datastore import Datastore
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
 from .._core.paths import absolute
 from .._driver.base import CopyOptions, DatastoreDriver, Settings

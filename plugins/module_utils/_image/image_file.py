@@ -11,9 +11,7 @@ to another file is refused before qemu opens it; and qemu-img runs under limits.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import stat
 import struct
@@ -157,6 +155,9 @@ def _flaw(image_format: str, head: bytes, length: int) -> str | None:
 
 def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
     """What ``qemu-img info`` says. It doesn't open backing files."""
+    import json
+    import shutil
+
     if shutil.which("qemu-img") is None:
         raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
     file = f"/proc/self/fd/{descriptor}"

@@ -14,8 +14,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
-import shutil
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -183,7 +181,7 @@ def _open_part(directory: str) -> NewImage:
 
 
 def _part_name(directory: str) -> str:
-    return os.path.join(directory, f".{secrets.token_hex(16)}.part")
+    return os.path.join(directory, f".{os.urandom(16).hex()}.part")
 
 
 def _lock(descriptor: int, how: int) -> None:
@@ -193,6 +191,8 @@ def _lock(descriptor: int, how: int) -> None:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil  # which loads every compression; directories are rare
+
         shutil.rmtree(path)
     else:
         with contextlib.suppress(FileNotFoundError):  # another run has swept it
