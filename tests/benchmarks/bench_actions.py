@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The CPU time, children included, and the processes of each datastore action, against ``python3 -c pass`` with the flags of the drivers' scripts.
+
+The images are of 1 MiB, so that what is left is what an action costs before it has any data to move. ``export`` reads its image for a checksum.
+"""
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from measuring import MIB, PYTHON, FrontEnd, Row, cpu, document, interleaved, place, processes, run, table
+
+#: The name of the image that each action is about.
+NAME = "0123456789abcdef0123456789abcdef"
+
+
+class Store:
+    """A datastore, as it is before an action."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "datastores" / "100"
+        self.files = root / "files"
+        self.path.mkdir(parents=True)
+        self.files.mkdir()
+        self.raw = self.files / "raw"
+        self.raw.write_bytes(bytes(range(256)) * (MIB // 256))
+        self.qcow2 = self.files / "qcow2"
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.raw, self.qcow2])
+
+    def empty(self) -> None:
+        for entry in self.path.iterdir():
+            (shutil.rmtree if entry.is_dir() else Path.unlink)(entry)
+
+    def image(self) -> None:
+        self.empty()
+        shutil.copyfile(self.raw, self.path / NAME)
+
+    def snapshots(self) -> None:
+        self.image()
+        (directory := self.path / f"{NAME}.snap").mkdir()
+        for number in ("0", "1"):
+            shutil.copyfile(self.raw, directory / number)
+
+
+def actions(store: Store) -> dict[str, tuple[str, str, Callable[[], None], Mapping[str, object]]]:
+    """By what the table calls it: action, driver, what is done before, and the elements of the image."""
+    image = {"SOURCE": store.path / NAME, "FORMAT": "raw", "SIZE": 1}
+    snapshot = {**image, "TARGET_SNAPSHOT": 0}
+    return {
+        "cp, raw": ("cp", "fs", store.empty, {"PATH": store.raw}),
+        "cp, qcow2": ("cp", "fs", store.empty, {"PATH": store.qcow2}),
+        "mkfs, raw": ("mkfs", "fs", store.empty, {"FORMAT": "raw", "SIZE": 16}),
+        "mkfs, ext4": ("mkfs", "fs", store.empty, {"FORMAT": "raw", "SIZE": 16, "FS": "ext4"}),
+        "rm": ("rm", "fs", store.image, image),
+        "stat": ("stat", "fs", store.empty, {"PATH": store.raw}),
+        "clone": ("clone", "fs", store.image, {"PATH": store.path / NAME, "FORMAT": "raw"}),
+        "monitor": ("monitor", "fs", store.empty, {}),
+        "snap_delete": ("snap_delete", "fs", store.snapshots, snapshot),
+        "snap_flatten": ("snap_flatten", "fs", store.snapshots, snapshot),
+        "snap_revert": ("snap_revert", "fs", store.snapshots, snapshot),
+        "export": ("export", "fs", store.image, image),
+        "cp, virtiofs": ("cp", "virtiofs", store.empty, {"PATH": store.files, "TYPE": 7}),
+        "stat, virtiofs": ("stat", "virtiofs", store.empty, {"PATH": store.files, "TYPE": 7}),
+        "rm, virtiofs": ("rm", "virtiofs", store.empty, {"SOURCE": store.files}),
+        "monitor, virtiofs": ("monitor", "virtiofs", store.empty, {}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the CPU time and the processes of the datastore actions.")
+    parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--directory", default="/var/tmp")
+    options = parser.parse_args()
+    with place(options.directory) as directory:
+        front_end = FrontEnd(directory)
+        store = Store(directory)
+        commands = {
+            name: (before, front_end.script(action, driver), document(store.path, image))
+            for name, (action, driver, before, image) in actions(store).items()
+        }
+        counts = {}
+        for name, (before, argv, stdin) in commands.items():
+            before()
+            run(argv, stdin)  # an action that fails would be quick
+            before()
+            counts[name] = processes(argv, stdin)
+
+        def measured(before: Callable[[], None], argv: list[object], stdin: bytes) -> float:
+            before()
+            return cpu(argv, stdin)
+
+        floor = [*PYTHON, "-c", "pass"]
+        found = interleaved(options.runs, {"floor": lambda: cpu(floor), **{name: lambda call=call: measured(*call) for name, call in commands.items()}})
+    rows = [Row(name, found[name], "python3 -c pass", found["floor"], "ms", more={"processes": counts[name]}) for name in commands]
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""The action cp of the driver fs with a sparse image of 4 GiB that has 1 GiB of data, against cp(1) and qemu-img(1) on the same file system.
+
+What cp answers with is on the disk. So is, in the rows that count, what the other tools wrote: they are followed by sync(1) of the file and of its
+directory. The rows without it say what durability costs. On a file system that can share data (xfs), the time must not depend on the amount of data.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from measuring import MIB, FrontEnd, Row, document, interleaved, place, run, table, timed
+
+#: MiB between the beginnings of two stretches of data, so that there are as many holes.
+SPACING = 32
+
+
+def write_image(path: Path, data: int, size: int = 4096) -> None:
+    """``size`` MiB, of which ``data`` MiB are there."""
+    stretch = data * SPACING // size
+    block = os.urandom(stretch * MIB - 8)
+    with path.open("wb") as file:
+        file.truncate(size * MIB)
+        for position in range(0, size, SPACING):
+            file.seek(position * MIB)
+            file.write(position.to_bytes(8, "big") + block)
+        os.fsync(file.fileno())
+
+
+class Copies:
+    """Ways to copy ``image`` to the same place; each returns seconds and leaves nothing."""
+
+    def __init__(self, front_end: FrontEnd, directory: Path, image: Path) -> None:
+        self.front_end = front_end
+        self.image = image
+        self.store = directory / "datastores" / "100"
+        self.store.mkdir(parents=True, exist_ok=True)
+        self.target = self.store / "target"
+
+    def ours(self) -> float:
+        answers: list[str] = []
+        stdin = document(self.store, {"PATH": self.image})
+        seconds = timed(lambda: answers.append(run(self.front_end.script("cp"), stdin)))
+        os.unlink(answers[0].split()[0])
+        return seconds
+
+    def peer(self, *argv: str, durable: bool = True) -> float:
+        def work() -> None:
+            run([*argv, self.image, self.target])
+            if durable:
+                run(["sync", self.target, self.store])
+        seconds = timed(work)
+        self.target.unlink()
+        return seconds
+
+
+PEERS = {"cp --sparse=always": ("cp", "--sparse=always"), "qemu-img convert": ("qemu-img", "convert", "-f", "raw", "-O", "raw")}
+
+
+def copied(front_end: FrontEnd, directory: Path, runs: int) -> list[Row]:
+    write_image(image := directory / "image", 1024)
+    copies = Copies(front_end, directory, image)
+    works: dict[str, Callable[[], float]] = {"ours": copies.ours}
+    for name, argv in PEERS.items():
+        works[f"{name}, sync"] = lambda argv=argv: copies.peer(*argv)
+        works[name] = lambda argv=argv: copies.peer(*argv, durable=False)
+    found = interleaved(runs, works)
+    image.unlink()
+    fastest = min((f"{name}, sync" for name in PEERS), key=found.__getitem__)
+    what = "cp, 1 GiB of data in 4 GiB"
+    return [Row(what, found["ours"], name, found[name], target=1 if name == fastest else None) for name in works if name != "ours"]
+
+
+@contextmanager
+def xfs(directory: Path) -> Iterator[Path]:
+    """An xfs that can share data, on a loop device."""
+    (backing := directory / "xfs.img").touch()
+    os.truncate(backing, 12 << 30)
+    (mounted := directory / "xfs").mkdir()
+    run(["mkfs.xfs", "-q", "-m", "reflink=1", backing])
+    run(["mount", "-o", "loop", backing, mounted])
+    try:
+        yield mounted
+    finally:
+        run(["umount", mounted])
+
+
+def shared(front_end: FrontEnd, directory: Path, runs: int) -> list[Row]:
+    with xfs(directory) as mounted:
+        write_image(small := mounted / "small", 1024)
+        write_image(large := mounted / "large", 4096)
+        both = {"1 GiB": Copies(front_end, mounted, small), "4 GiB": Copies(front_end, mounted, large)}
+        works = {name: copies.ours for name, copies in both.items()}
+        works["peer"] = lambda: both["4 GiB"].peer("cp", "--reflink=always")
+        found = interleaved(runs, works)
+    return [
+        Row("cp, 4 GiB of data, xfs", found["4 GiB"], "the same with 1 GiB of data", found["1 GiB"], target=1.2),
+        Row("cp, 4 GiB of data, xfs", found["4 GiB"], "cp --reflink=always, sync", found["peer"]),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the action cp.")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--directory", default="/var/tmp", help="on the file system to measure on, with 10 GiB free")
+    options = parser.parse_args()
+    with place(options.directory) as directory:
+        front_end = FrontEnd(directory)
+        print(table(copied(front_end, directory, options.runs) + shared(front_end, directory, options.runs)))
+
+
+if __name__ == "__main__":
+    main()

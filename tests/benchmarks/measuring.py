@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What the benchmarks share: medians of interleaved runs, the table, and the drivers as a front-end has them.
+
+A figure only means something beside another one of the same machine and minute: each row has a floor, which was measured in turn with it.
+"""
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+MIB = 1 << 20
+
+#: As the role has it, and as the first line of each script.
+PYTHON = ["/usr/bin/python3", "-ISXutf8"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was."""
+
+    what: str
+    value: float
+    floor_name: str
+    floor: float
+    unit: str = "s"
+    target: float | None = None
+    more: Mapping[str, object] | None = None
+
+
+def table(rows: Sequence[Row]) -> str:
+    """In Markdown. Whatever it says, it is no test: nothing fails."""
+    further = list(next((row.more for row in rows if row.more), {}))
+    lines = [f"| what | figure | floor | its figure | ratio | target |{''.join(f' {name} |' for name in further)}", "|---" * (6 + len(further)) + "|"]
+    for row in rows:
+        ratio = row.value / row.floor
+        target = "-" if row.target is None else f"{row.target:g}x: {'met' if ratio <= row.target else 'missed'}"
+        more = "".join(f" {(row.more or {}).get(name, '-')} |" for name in further)
+        lines.append(f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | {ratio:.2f}x | {target} |{more}")
+    return "\n".join(lines)
+
+
+def interleaved(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _unused in range(runs):
+        for name, work in works.items():
+            found[name].append(work())
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def run(argv: Sequence[object], stdin: bytes = b"") -> str:
+    done = subprocess.run([str(word) for word in argv], input=stdin, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{argv[0]} failed: {done.stdout.decode()}{done.stderr.decode()}")
+    return done.stdout.decode()
+
+
+def cpu(argv: Sequence[object], stdin: bytes = b"") -> float:
+    """Milliseconds of CPU time, user and system, of a command with all its children, as the kernel counts for wait4(2)."""
+    process = subprocess.Popen([str(word) for word in argv], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert process.stdin
+    process.stdin.write(stdin)
+    process.stdin.close()
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return 1000 * (usage.ru_utime + usage.ru_stime)
+
+
+def processes(argv: Sequence[object], stdin: bytes = b"") -> int:
+    """How many processes a command is, itself included, as strace(1) sees the kernel start them."""
+    with TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        command = ["strace", "-f", "-qq", "-o", log, "-e", "trace=fork,vfork,clone,clone3", "-e", "signal=none", *argv]
+        subprocess.run([str(word) for word in command], input=stdin, capture_output=True, check=False)
+        calls = re.findall(r"(?:fork|clone3?)\(.*= [0-9]+$|(?:fork|clone3?) resumed.*= [0-9]+$", log.read_text(), re.MULTILINE)
+    return 1 + sum("CLONE_THREAD" not in call for call in calls)
+
+
+@contextmanager
+def place(directory: str) -> Iterator[Path]:
+    """A directory of this run's own."""
+    with TemporaryDirectory(prefix="granary-bench-", dir=directory) as name:
+        yield Path(name)
+
+
+class FrontEnd:
+    """The drivers, installed below ``root`` by their role, and one datastore."""
+
+    def __init__(self, root: Path) -> None:
+        self.remotes = root / "remotes"
+        self.remotes.mkdir()
+        variables = {"opennebula_drivers_remotes": str(self.remotes), "opennebula_drivers_library": str(root / "library")}
+        play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
+        (playbook := root / "play.yml").write_text(json.dumps([play]))
+        run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])
+
+    def script(self, action: str, driver: str = "fs") -> list[object]:
+        return [self.remotes / "datastore" / driver / action, "7"]
+
+
+def document(store: Path, image: Mapping[str, object]) -> bytes:
+    """What a front-end sends: the datastore of type image in ``store``, and the elements of the image."""
+    elements = "".join(f"<{name}>{text}</{name}>" for name, text in {"TYPE": 0, **image}.items())
+    datastore = f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH><TEMPLATE/>"
+    return base64.b64encode(f"<DS_DRIVER_ACTION_DATA><IMAGE>{elements}</IMAGE><DATASTORE>{datastore}</DATASTORE></DS_DRIVER_ACTION_DATA>".encode())
