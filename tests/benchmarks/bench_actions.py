@@ -7,6 +7,7 @@ The images are of 1 MiB, so that what is left is what an action costs before it 
 from __future__ import annotations
 
 import argparse
+import gzip
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ class Store:
         self.raw.write_bytes(bytes(range(256)) * (MIB // 256))
         self.qcow2 = self.files / "qcow2"
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.raw, self.qcow2])
+        self.gzip = self.files / "gzip"
+        self.gzip.write_bytes(gzip.compress(self.raw.read_bytes()))
 
     def empty(self) -> None:
         for entry in self.path.iterdir():
@@ -52,6 +55,7 @@ def actions(store: Store) -> dict[str, tuple[str, str, Callable[[], None], Mappi
     return {
         "cp, raw": ("cp", "fs", store.empty, {"PATH": store.raw}),
         "cp, qcow2": ("cp", "fs", store.empty, {"PATH": store.qcow2}),
+        "cp, gzip": ("cp", "fs", store.empty, {"PATH": store.gzip}),
         "mkfs, raw": ("mkfs", "fs", store.empty, {"FORMAT": "raw", "SIZE": 16}),
         "mkfs, ext4": ("mkfs", "fs", store.empty, {"FORMAT": "raw", "SIZE": 16, "FS": "ext4"}),
         "rm": ("rm", "fs", store.image, image),

@@ -18,7 +18,7 @@ def run(*argv: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["test", "lint", "demo"])
+@pytest.mark.parametrize("name", ["test", "lint", "demo", "bench"])
 def test_without_root_one_sentence_says_so(name: str) -> None:
     # In a user namespace without a mapping nobody is root, and root's files stay readable.
     status, output = run("unshare", "--user", SCRIPT / name)
@@ -27,7 +27,7 @@ def test_without_root_one_sentence_says_so(name: str) -> None:
     assert "this needs root" in output
 
 
-@pytest.mark.parametrize("name", ["test", "lint", "demo"])
+@pytest.mark.parametrize("name", ["test", "lint", "demo", "bench"])
 def test_on_another_system_one_sentence_says_which_are_supported(name: str, tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     release.write_text('ID=fedora\nVERSION_ID="44"\n')
@@ -42,6 +42,12 @@ def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     assert status == 2
     assert '"molecul"' in output
     assert "lint docs sanity unit integration molecule" in output
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+    status, output = run(SCRIPT / "bench", "monito")
+    assert status == 2
+    assert output == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore, or none to run all.\n'
 
 
 def test_counts_are_those_of_the_report(tmp_path: Path) -> None:

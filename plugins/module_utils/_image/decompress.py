@@ -20,7 +20,6 @@ from typing import Any
 from .._core.command import CHUNK, stream
 from .._core.errors import CommandFailed, InvalidInput
 from .image_file import sniff
-from .source import Source
 
 #: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
 MEMORY = 256 << 20
@@ -50,6 +49,8 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
     """
 
     def refused(why: str) -> InvalidInput:
+        from .source import Source  # a local file needs no URLs, which take longer to load than all this
+
         return InvalidInput("path", Source(path).shown, why)
 
     compression, chunks = _peek(chunks)
