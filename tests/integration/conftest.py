@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +149,103 @@ def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.Te
     (remotes / "datastore" / "virtiofs" / "stat").write_text("#!/bin/sh\necho the front-end's own\n")
     drivers_play(remotes)
     return remotes
+
+
+#: In a mount namespace: the directory of datastores is the bridges', and so is /run/sshd, which sshd wants.
+AS_BRIDGE = 'mkdir -p /run/sshd && mount --bind "$1" "$2" && shift 2 && exec "$@"'
+
+#: Options of a key in authorized_keys. An empty home directory keeps the shell's start-up files of this machine out.
+ENVIRONMENT = 'environment="HOME={empty}",environment="PATH={path}"'
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: The bridges, and what runs there instead of the command that is asked for; on ``bare`` there are no commands.
+LOGINS = {
+    "b1": "",
+    "b2": "",
+    "bare": "",
+    "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
+    "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
+    "slow": "exec sleep 600",
+    "closed": "echo This account is closed.; exit 1",
+}
+
+
+class Bridges:
+    """Hosts with the names of ``LOGINS``, and ``dead`` ones that nobody can log in to; all are one sshd.
+
+    ``store`` is the directory of a datastore, as it is called everywhere; on the front-end it stays empty. ``data`` is where the bridges have it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.datastores = root / "datastores"
+        self.store = self.datastores / "100"
+        self.data = root / "bridges" / "100"
+        self.log = root / "sshd" / "log"
+
+    def connections(self) -> int:
+        """How often somebody has logged in."""
+        return self.log.read_text().count("Accepted publickey for root")
+
+    def stored(self) -> list[str]:
+        """Everything in the datastore, temporary names too; nothing of it is on the front-end."""
+        assert list(self.datastores.rglob("*")) == []
+        return sorted(str(path.relative_to(self.data)) for path in self.data.rglob("*"))
+
+    def path(self, source: str) -> Path:
+        """Where the image ``source`` really is."""
+        assert source.startswith(f"{self.store}/")
+        return self.data / source[len(str(self.store)) + 1 :]
+
+    def set_up(self) -> list[str]:
+        """The command of the server."""
+        sshd, ssh = shutil.which("sshd", path="/usr/sbin:/usr/bin"), shutil.which("ssh", path="/usr/bin:/bin")
+        if sshd is None or ssh is None:
+            pytest.fail("sshd or ssh is not installed: apt-get install openssh-server openssh-client")
+        for directory in (self.datastores, self.data, self.root / "sshd", self.root / "bin", self.root / "empty"):
+            directory.mkdir(parents=True)
+        config, authorized = "", ""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        for name in ("host", *LOGINS):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.root / "sshd" / name], check=True)
+        (self.root / "sshd" / "known_hosts").write_text(f"bridge {(self.root / 'sshd' / 'host.pub').read_text()}")
+        for name, command in LOGINS.items():
+            empty = self.root / "empty"
+            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else PATH) + (f',command="{command}"' if command else "")
+            authorized += f"{options} {(self.root / 'sshd' / f'{name}.pub').read_text()}"
+            config += f"Host {name}\n  IdentityFile {self.root}/sshd/{name}\n  Port {self.port}\n"
+        config += "Host dead*\n  Port 1\nHost *\n  HostName 127.0.0.1\n  User root\n  IdentitiesOnly yes\n  HostKeyAlias bridge\n"
+        config += f"  UserKnownHostsFile {self.root}/sshd/known_hosts\n"
+        (self.root / "sshd" / "authorized_keys").write_text(authorized)
+        (self.root / "sshd" / "client").write_text(config)
+        (self.root / "sshd" / "server").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.root}/sshd/host\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+            f"AuthorizedKeysFile {self.root}/sshd/authorized_keys\nPrintMotd no\nPermitUserEnvironment yes\nMaxStartups 100\n"
+        )
+        # ssh(1) takes the home directory from /etc/passwd, and with it the configuration.
+        (self.root / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F "{self.root}/sshd/client" "$@"\n')
+        (self.root / "bin" / "ssh").chmod(0o755)
+        command = [sshd, "-D", "-f", str(self.root / "sshd" / "server"), "-E", str(self.log)]
+        return ["unshare", "-m", "sh", "-ec", AS_BRIDGE, "sh", str(self.data.parent), str(self.datastores), *command]
+
+
+@pytest.fixture
+def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bridges]:
+    found = Bridges(tmp_path / "bridged")
+    command = found.set_up()
+    monkeypatch.setenv("PATH", f"{found.root}/bin:{os.environ['PATH']}")
+    server = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", found.port)).close()
+                break
+            except ConnectionRefusedError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise
+        yield found
+    finally:
+        server.terminate()
+        server.wait()

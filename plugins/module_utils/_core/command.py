@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import subprocess
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .errors import CommandFailed, VmstoreError, printable
@@ -70,60 +70,100 @@ def stream(argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callabl
     :arg timeout: seconds in which the command must take or give a byte, or end.
     :raises CommandFailed: the command is missing, or did nothing for too long.
     """
-    process = _start(argv)
-    try:
-        stderr = yield from _pass_on(process, iter(chunks), timeout)
-    except subprocess.TimeoutExpired as error:
-        raise CommandFailed(f"The command {argv[0]!r} did nothing for {timeout:g} seconds and was stopped.") from error
-    finally:
-        _stop(process)
-    if process.returncode != 0:
-        raise failed(reason(Completed(process.returncode, "", os.fsdecode(stderr))))
+    with Conversation(argv) as command:
+        waiting: bytes | None = b""
+        source = iter(chunks)
+        while True:
+            can_read, can_write = command.wait(timeout, write=waiting is not None)
+            if can_read:
+                data = command.read()
+                if not data:
+                    break
+                yield data
+            if can_write:
+                waiting = waiting or next(source, None)
+                if waiting is not None:
+                    waiting = command.write(waiting)
+                if waiting is None:
+                    command.close_input()
+        completed = command.finish(timeout)
+    if completed.returncode != 0:
+        raise failed(reason(completed))
 
 
-def _pass_on(process: subprocess.Popen[bytes], chunks: Iterator[bytes], timeout: float) -> Generator[bytes, None, bytes]:
-    """Returns the last bytes on stderr."""
-    into, out, err = (pipe.fileno() for pipe in (process.stdin, process.stdout, process.stderr))
-    poller = select.poll()
-    for descriptor, event in ((into, select.POLLOUT), (out, select.POLLIN), (err, select.POLLIN)):
-        os.set_blocking(descriptor, False)
-        poller.register(descriptor, event)
-    waiting: bytes | None = b""
-    stderr = b""
-    while True:
-        ready = [descriptor for descriptor, _events in poller.poll(timeout * 1000)]
+class Conversation:
+    """A command that gets and gives bytes while it runs; at the end of the block it is stopped.
+
+    :raises CommandFailed: the command is missing.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._process = _start(argv)
+        self._in, self._out, self._err = (pipe.fileno() for pipe in (self._process.stdin, self._process.stdout, self._process.stderr))
+        self._stderr = b""
+        self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
+        for descriptor in (self._in, *self._open):
+            os.set_blocking(descriptor, False)
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        _stop(self._process)
+
+    def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
+        """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write`` waits.
+
+        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever.
+        :raises CommandFailed: it did neither.
+        """
+        poller = select.poll()
+        for descriptor, event in [*self._open.items(), *([(self._in, select.POLLOUT)] if write else [])]:
+            poller.register(descriptor, event)
+        ready = [descriptor for descriptor, _events in poller.poll(None if timeout is None else timeout * 1000)]
         if not ready:
-            raise subprocess.TimeoutExpired(process.args, timeout)
-        if err in ready:
-            said = os.read(err, CHUNK)
-            stderr = (stderr + said)[-LONGEST_STDERR:]
-            if not said:
-                poller.unregister(err)
-        if out in ready:
-            data = os.read(out, CHUNK)
-            if not data:
-                # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the command left behind.
-                process.stdin.close()
-                process.wait(timeout)
-                with contextlib.suppress(BlockingIOError):
-                    stderr += os.read(err, CHUNK)
-                return stderr
-            yield data
-        if into in ready:
-            waiting = waiting or next(chunks, None)
-            if waiting is not None:
-                waiting = _write(into, waiting)
-            if waiting is None:
-                poller.unregister(into)
-                process.stdin.close()
+            raise self._too_slow(timeout)
+        if self._err in ready:
+            self._read_stderr()
+        return self._out in ready, self._in in ready
 
+    def read(self) -> bytes:
+        """At most :data:`CHUNK` bytes, none at the end."""
+        return os.read(self._out, CHUNK)
 
-def _write(descriptor: int, data: bytes) -> bytes | None:
-    """What is left of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
-    try:
-        return data[os.write(descriptor, data) :]
-    except BrokenPipeError:
-        return None
+    def write(self, data: bytes) -> bytes | None:
+        """What is left of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
+        try:
+            return data[os.write(self._in, data) :]
+        except BrokenPipeError:
+            return None
+
+    def close_input(self) -> None:
+        self._process.stdin.close()
+
+    def finish(self, timeout: float) -> Completed:
+        """How the command ended, once it has closed its output; of what it wrote to stderr only the end is there.
+
+        :raises CommandFailed: it goes on for more than ``timeout`` seconds.
+        """
+        # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the command left behind.
+        self.close_input()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise self._too_slow(timeout) from error
+        with contextlib.suppress(BlockingIOError):
+            self._read_stderr()
+        return Completed(self._process.returncode, "", os.fsdecode(self._stderr))
+
+    def _read_stderr(self) -> None:
+        said = os.read(self._err, CHUNK)
+        self._stderr = (self._stderr + said)[-LONGEST_STDERR:]
+        if not said:
+            self._open.pop(self._err, None)
+
+    def _too_slow(self, timeout: float) -> CommandFailed:
+        return CommandFailed(f"The command {self._process.args[0]!r} did nothing for {timeout:g} seconds and was stopped.")
 
 
 def _start(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
@@ -160,4 +200,4 @@ def reason(completed: Completed) -> str:
     return printable(lines[-1].strip()) if lines else "it gave no reason"
 
 
-__all__ = ["CHUNK", "Completed", "reason", "run", "stream"]
+__all__ = ["CHUNK", "Completed", "Conversation", "reason", "run", "stream"]

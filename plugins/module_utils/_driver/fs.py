@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._core.errors import InvalidInput, PathNotAllowed, UnsupportedAction, os_errors
 from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
 from .._image.new_image import NewImage, new_image
-from .base import Capacity, CopiedImage, CopyOptions, DriverInfo, ExportedImage
+from .base import CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
 
 if TYPE_CHECKING:
     import hashlib
     from contextlib import AbstractContextManager
+
+    from .._catalog.datastores import Datastore
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
 COPY_TIMEOUT = 86400
@@ -51,6 +53,14 @@ class FsDriver(DirectoryDriver):
         attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "staging_dir", "supported_fs", *FS_OPTIONS]),
     )
 
+    def __new__(cls, datastore: Datastore, **options: Any) -> DatastoreDriver:  # type: ignore[misc]
+        """The driver that acts on one of the hosts of a BRIDGE_LIST, where the datastore has one."""
+        if datastore.bridge_list:
+            from .bridge import BridgedFsDriver
+
+            return BridgedFsDriver(datastore, **options)
+        return super().__new__(cls)
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
 
@@ -60,7 +70,6 @@ class FsDriver(DirectoryDriver):
         :raises InvalidInput: not an image, one that needs other files, an archive, or a checksum that doesn't match.
         :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
-        self._refuse_bridges("cp")
         if options.image_type not in self.info.image_types:
             raise UnsupportedAction(f"Images of type {options.image_type!r} are not supported by the {self.info.name} driver.")
         digests = new_digests(options.checksums)
@@ -78,7 +87,6 @@ class FsDriver(DirectoryDriver):
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
-        self._refuse_bridges("clone")
         from .._image.copy import copy_local
 
         path = self._image(source, beside=True)
@@ -93,7 +101,6 @@ class FsDriver(DirectoryDriver):
         :raises InvalidInput: a format, size or file system that isn't supported.
         :raises CommandFailed: the command that makes the file system is missing or failed. Nothing is left behind.
         """
-        self._refuse_bridges("mkfs")
         from .._image.datablock import make_datablock
 
         if image_format == NAME_ONLY:
@@ -117,7 +124,6 @@ class FsDriver(DirectoryDriver):
         """
         :raises InvalidInput: ``source`` isn't an image of this datastore.
         """
-        self._refuse_bridges("rm")
         from .._image.snapshots import remove_image
 
         remove_image(self._image(source))
@@ -127,32 +133,22 @@ class FsDriver(DirectoryDriver):
 
         :raises VmstoreError: as :meth:`cp`.
         """
-        self._refuse_bridges("stat")
-        unpack = not no_decompress and self.datastore.type != "file"
         if is_url(path):
-            size = self._size_at_url(path, unpack)
+            size = self._size_at_url(path, no_decompress)
         elif os.path.isdir(path):
             from .._host.directory import look
 
             return look(path, check=self.check, timeout=self.timeout).size_mb
         else:
             with opened(path, self.check) as descriptor:
-                head, length = os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size
-                if unpack and sniff(head) in COMPRESSIONS + ARCHIVES:
-                    head, length = measure(self._unpacked(chunks_of(descriptor), path))
-                size = virtual_size(head, length, path=path)
+                size = self._size(os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size, chunks_of(descriptor), path, no_decompress)
         return in_mebibytes(size)
-
-    def monitor(self) -> Capacity:
-        self._refuse_bridges("monitor")
-        return super().monitor()
 
     def stored(self) -> frozenset[str]:
         """
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it can't be read, or not in time.
         """
-        self._refuse_bridges("stored")
         from .._core.deadline import within
         from .._image.inventory import stored_images
 
@@ -162,23 +158,22 @@ class FsDriver(DirectoryDriver):
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
         from .._image.snapshots import delete_snapshot
 
-        delete_snapshot(*self._image_with_snapshots("snap_delete", source, image_format), snapshot)
+        delete_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
 
     def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
         from .._image.snapshots import flatten_snapshot
 
-        flatten_snapshot(*self._image_with_snapshots("snap_flatten", source, image_format), snapshot)
+        flatten_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
 
     def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
         from .._image.snapshots import revert_snapshot
 
-        revert_snapshot(*self._image_with_snapshots("snap_revert", source, image_format), snapshot)
+        revert_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
 
     def export(self, source: str, image_format: str | None) -> ExportedImage:
         """
         :raises VmstoreError: it isn't an image of this datastore, can't be read, or can't stand alone.
         """
-        self._refuse_bridges("export")
         import hashlib
 
         path = self._image(source)
@@ -188,11 +183,6 @@ class FsDriver(DirectoryDriver):
                 md5.update(chunk)
             found = image_format or inspect(os.path.realpath(path), option="source").format
             return ExportedImage(source, found, md5.hexdigest())
-
-    def _refuse_bridges(self, action: str) -> None:
-        if self.datastore.bridge_list:
-            unable = f"{action} is not supported by the {self.info.name} driver on the hosts of a BRIDGE_LIST"
-            raise UnsupportedAction(f"{unable}: remove that attribute where the front-end holds the data.")
 
     def _new_image(self) -> AbstractContextManager[NewImage]:
         self.prepare()
@@ -208,7 +198,7 @@ class FsDriver(DirectoryDriver):
     def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
         with opened(path, self.check) as descriptor:
             kind = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-            if self._unpacks(options) and kind in COMPRESSIONS + ARCHIVES:
+            if self._unpacks(options.no_decompress) and kind in COMPRESSIONS + ARCHIVES:
                 self._store(chunks_of(descriptor), path, target, options, digests)
                 return
             from .._image.copy import copy_local
@@ -225,10 +215,10 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import write_stream
 
         chunks = hashed(chunks, digests)
-        write_stream(self._unpacked(chunks, path) if self._unpacks(options) else chunks, target, sparse=options.sparse)
+        write_stream(self._unpacked(chunks, path) if self._unpacks(options.no_decompress) else chunks, target, sparse=options.sparse)
 
-    def _unpacks(self, options: CopyOptions) -> bool:
-        return not options.no_decompress and self.datastore.type != "file"
+    def _unpacks(self, no_decompress: bool) -> bool:
+        return not no_decompress and self.datastore.type != "file"
 
     def _unpacked(self, chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
         """What expands beyond the whole file system is no image for it."""
@@ -269,9 +259,16 @@ class FsDriver(DirectoryDriver):
             # The user knows the image by the path it came from.
             raise InvalidInput("path", shown(path), error.accepted) from error
 
-    def _size_at_url(self, path: str, unpack: bool) -> int:
+    def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, no_decompress: bool) -> int:
+        """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
+        if self._unpacks(no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
+            return virtual_size(*measure(self._unpacked(chunks, path)), path=path)
+        return virtual_size(head, length, path=path)
+
+    def _size_at_url(self, path: str, no_decompress: bool) -> int:
         from .._image.source import open_source, read_head
 
+        unpack = self._unpacks(no_decompress)
         head, length = read_head(path, HEAD_SIZE)
         if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
             with open_source(path, log=self.log) as chunks:
@@ -292,8 +289,7 @@ class FsDriver(DirectoryDriver):
             raise PathNotAllowed("source", source, f"an image of the datastore{where} is expected: {own}/<32 hexadecimal digits>")
         return path
 
-    def _image_with_snapshots(self, action: str, source: str, image_format: str) -> tuple[str, str]:
-        self._refuse_bridges(action)
+    def _image_with_snapshots(self, source: str, image_format: str) -> tuple[str, str]:
         if image_format not in FORMATS:
             raise InvalidInput("format", image_format, "raw or qcow2 is expected")
         return self._image(source), image_format

@@ -15,6 +15,9 @@ from .._core.names import check_host
 #: Seconds to reach a host.
 CONNECT_TIMEOUT = 10
 
+#: Seconds between two questions whether a silent host is still there; after three without an answer ssh(1) gives up.
+ALIVE_INTERVAL = 15
+
 #: What ssh(1) answers when it, and not the command, failed.
 SSH_FAILED = 255
 
@@ -24,7 +27,7 @@ TIMED_OUT = 124
 
 def ssh_command(destination: str, command: str, *, port: int | None = None) -> list[str]:
     """The arguments that run ``command`` at ``destination``, ``[user@]host``; both are checked or quoted by the caller. It never asks for anything."""
-    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ClearAllForwardings=yes", "LogLevel=ERROR"]
+    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", f"ServerAliveInterval={ALIVE_INTERVAL}", "ClearAllForwardings=yes", "LogLevel=ERROR"]
     if port is not None:
         options.append(f"Port={port}")
     return ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", destination, command]

@@ -129,11 +129,11 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
     """By copy_file_range(2); ``False`` when the kernel can't do that here, or when the file system hides where the holes are."""
     found = os.fstat(source_fd)
     size = found.st_size
-    extents = list(_extents(source_fd, size))
-    if extents == [(0, size)] and found.st_blocks * 512 < size:
+    found_extents = list(extents(source_fd, size))
+    if found_extents == [(0, size)] and found.st_blocks * 512 < size:
         return False
     try:
-        for start, end in extents:
+        for start, end in found_extents:
             position = start
             while position < end:
                 copied = os.copy_file_range(source_fd, target_fd, min(STRIDE, end - position), position, position)
@@ -149,7 +149,7 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
     return True
 
 
-def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     """Where there is data, as (start, end)."""
     end = 0
     while end < size:
@@ -167,7 +167,7 @@ def _read(descriptor: int) -> Iterator[bytes]:
     """The whole file; of holes nothing is read."""
     size = os.fstat(descriptor).st_size
     position = 0
-    for start, end in [*_extents(descriptor, size), (size, size)]:
+    for start, end in [*extents(descriptor, size), (size, size)]:
         while position < start:
             yield _ZEROS[: start - position]
             position += min(CHUNK, start - position)
@@ -230,4 +230,4 @@ def _feed(digests: Sequence[_Hash], chunks: Iterable[bytes]) -> None:
             digest.update(chunk)
 
 
-__all__ = ["convert", "copy_local", "creation_options", "write_stream"]
+__all__ = ["convert", "copy_local", "creation_options", "extents", "write_stream"]

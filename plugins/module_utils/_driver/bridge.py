@@ -1,0 +1,482 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Actions of the ``fs`` driver on a host of the datastore's BRIDGE_LIST, which holds the data where the front-end doesn't.
+
+Each action is one ssh connection to one host. It needs python3 there and nothing else of ours: the engine goes along, from memory to memory. After the engine
+comes the request, a line of JSON, and after that, where an image is made of a file of the front-end, that file. Lines of JSON come back: log lines and an
+answer. The front-end confirms the answer that an image was made, as one it didn't learn of is removed; and it closes its side only when it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shlex
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NoReturn
+
+from .._core import errors
+from .._core.command import Conversation, reason
+from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
+from .._core.names import check_host
+from .._host.ssh import CONNECT_TIMEOUT, ssh_command
+from .._image.image_file import HEAD_SIZE, sniff
+from . import base
+from .base import CopiedImage, CopyOptions, DatastoreDriver
+from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url
+from .source_file import CHUNK, opened
+
+#: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
+GRACE = CONNECT_TIMEOUT + 5
+
+#: Bytes of an answer; an image of a datastore takes some hundred.
+LONGEST_ANSWER = 64 << 20
+
+#: Bytes that a login shell may write before python3 does.
+LONGEST_GREETING = 64 << 10
+
+READY = "granary.vmstore is here"
+
+#: The engine on the other side, and those of its packages that the driver needs.
+ENGINE = "granary_vmstore"
+PACKAGES = ("_catalog", "_core", "_driver", "_host", "_image")
+
+#: The login shell may be any, so this is one line without an exclamation mark. zipimport wants a path, and a file in memory has one.
+BOOTSTRAP = ";".join(
+    (
+        "import os,sys",
+        'sys.version_info<(3,9)and sys.exit("Python 3.9 or newer is expected, and python3 is %d.%d"%sys.version_info[:2])',
+        f'print("{READY}",flush=True)',
+        "i=sys.stdin.buffer",
+        f'm=os.memfd_create("{ENGINE}")',
+        "os.write(m,i.read(int(i.readline())))",
+        'sys.path.insert(0,"/proc/self/fd/%d"%m)',
+        f"from {ENGINE}._driver.bridge import serve",
+        "serve(i)",
+    )
+)
+COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
+
+#: Exit codes of a shell: the command can't be run, or isn't there.
+NO_COMMAND = (126, 127)
+
+#: Their answer is confirmed.
+MAKING = ("clone", "cp", "mkfs")
+CONFIRMED = b"\n"
+
+#: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
+FRAME = struct.Struct(">cQ")
+DATA, HOLE, END = b"D", b"H", b"E"
+DIGEST = "sha256"
+
+
+def _bridged(action: str) -> Callable[..., Any]:
+    def ask(self: BridgedFsDriver, *arguments: object, **named: object) -> Any:
+        return self.ask(action, arguments, named)
+
+    return ask
+
+
+class BridgedFsDriver(DatastoreDriver):
+    """What :class:`FsDriver` is for a datastore with a BRIDGE_LIST.
+
+    A local path is one of the front-end, and so is checked and opened there. A URL is fetched by the bridge.
+
+    :raises CommandFailed: none of the hosts answers; the message has each with its reason.
+    :raises TransferFailed: the connection broke. The bridge removes what isn't finished, and no other host is asked.
+    :raises VmstoreError: what the driver raised on the bridge.
+    """
+
+    info = FsDriver.info
+
+    prepare = _bridged("prepare")
+    mkfs = _bridged("mkfs")
+    rm = _bridged("rm")
+    clone = _bridged("clone")
+    monitor = _bridged("monitor")
+    snap_delete = _bridged("snap_delete")
+    snap_flatten = _bridged("snap_flatten")
+    snap_revert = _bridged("snap_revert")
+    export = _bridged("export")
+
+    def stored(self) -> frozenset[str]:
+        return frozenset(self.ask("stored", (), {}))
+
+    def cp(self, path: str, options: CopyOptions) -> CopiedImage:
+        if is_url(path):
+            return self.ask("cp", (path, options), {})
+        with opened(path, self.check) as descriptor:
+            return self.ask("cp", (path, options), {}, descriptor, options.bandwidth)
+
+    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+        named = {"no_decompress": no_decompress}
+        if is_url(path):
+            return self.ask("stat", (path,), named)
+        if os.path.isdir(path):
+            from .._host.directory import look
+
+            return look(path, check=self.check, timeout=self.timeout).size_mb
+        with opened(path, self.check) as descriptor:
+            return self.ask("stat", (path,), named, descriptor)
+
+    def ask(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, bandwidth: int | None = None) -> Any:
+        """What a bridge's driver answers to ``action``.
+
+        :arg file: a descriptor of what is sent along, at ``bandwidth`` bytes a second at most.
+        """
+        refusals = []
+        for host in self._hosts():
+            with Conversation(ssh_command(host, COMMAND)) as ssh:
+                refusal = greeted(ssh)
+                if refusal is None:
+                    return self._answered(host, action, ssh, self._sent(action, arguments, named, file, bandwidth))
+            refusals.append(f"{host}: {refusal}")
+            self.log(f"the bridge {refusals[-1]}")
+        raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
+
+    def _hosts(self) -> list[str]:
+        """All, beginning with any, so that each gets its share."""
+        hosts = [check_host("bridge_list", host) for host in self.datastore.bridge_list]
+        first = int.from_bytes(os.urandom(4), "big") % len(hosts)
+        return hosts[first:] + hosts[:first]
+
+    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None, bandwidth: int | None) -> Iterator[bytes]:
+        code = engine()
+        yield b"%d\n%b" % (len(code), code)
+        request = {
+            "action": action,
+            "arguments": arguments,
+            "named": named,
+            "datastore": dataclasses.replace(self.datastore, bridge_list=()),
+            "settings": self.settings,
+            "timeout": self.timeout,
+            "size": None if file is None else os.fstat(file).st_size,
+        }
+        yield encode(request)
+        if file is not None:
+            yield from frames(file, bandwidth)
+
+    def _answered(self, host: str, action: str, ssh: Conversation, parts: Iterator[bytes]) -> Any:
+        timeout = self.timeout + GRACE if action in ("monitor", "stored") else None
+        for line in lines(ssh, parts, timeout, broken=f"The connection to the bridge {host} broke during {action}"):
+            answer = read_answer(host, action, line)
+            if "log" not in answer:
+                break
+            self.log(printable(str(answer["log"])))
+        if "error" in answer:
+            raise answer["error"]
+        if action in MAKING:
+            ssh.write(CONFIRMED)
+            ended = ssh.finish(GRACE)
+            if ended.returncode != 0:
+                raise TransferFailed(f"The connection to the bridge {host} broke at the end of {action}; what it made may be left there: {reason(ended)}.")
+        return answer["result"]
+
+
+def greeted(ssh: Conversation) -> str | None:
+    """Wait until python3 runs on the other side; if it can't, the answer is why."""
+    end = time.monotonic() + GRACE
+    said = b""
+    while f"{READY}\n".encode() not in said:
+        try:
+            can_read, _can_write = ssh.wait(max(end - time.monotonic(), 0), write=False)
+        except CommandFailed:
+            return f"python3 did not start within {GRACE} seconds"
+        data = ssh.read() if can_read else None
+        if data == b"" or len(said) > LONGEST_GREETING:
+            return _why_not(ssh, said)
+        said += data or b""
+    return None
+
+
+def _why_not(ssh: Conversation, said: bytes) -> str:
+    try:
+        ended = ssh.finish(1)
+    except CommandFailed:
+        return "it answered something else than python3 does"
+    why = reason(dataclasses.replace(ended, stdout=said.decode(errors="replace")))
+    return f"python3, 3.9 or newer, is not installed there ({why})" if ended.returncode in NO_COMMAND else why.rstrip(".")
+
+
+def lines(ssh: Conversation, parts: Iterator[bytes], timeout: float | None, *, broken: str) -> Iterator[bytes]:
+    """The lines that the other side writes while it gets ``parts``; its own side of the connection stays open.
+
+    :raises TransferFailed: the connection ended; ``broken`` begins the message.
+    :raises CommandFailed: nothing came and went within ``timeout`` seconds.
+    """
+    waiting: memoryview | bytes | None = b""
+    line = b""
+    while True:
+        can_read, can_write = ssh.wait(timeout, write=waiting is not None)
+        if can_read:
+            data = ssh.read()
+            if not data or len(line) > LONGEST_ANSWER:
+                raise TransferFailed(f"{broken}: {reason(ssh.finish(GRACE))}.")
+            *whole, line = (line + data).split(b"\n")
+            yield from whole
+        if can_write:
+            waiting = waiting or next(map(memoryview, parts), None)
+            if waiting is not None:
+                waiting = ssh.write(waiting)
+
+
+def engine() -> bytes:
+    """The driver and all that it needs as a zip file of Python modules, wherever this one was loaded from."""
+    import importlib
+    import importlib.util
+    import io
+    import pkgutil
+    import zipfile
+
+    ours = __name__.rpartition("._driver.")[0]
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{ENGINE}/__init__.py", "")
+            for package in PACKAGES:
+                archive.writestr(f"{ENGINE}/{package}/__init__.py", "")
+                for found in pkgutil.iter_modules(importlib.import_module(f"{ours}.{package}").__path__):
+                    name = f"{ours}.{package}.{found.name}"
+                    archive.writestr(f"{ENGINE}/{package}/{found.name}.py", importlib.util.find_spec(name).loader.get_source(name))
+        return file.getvalue()
+
+
+def frames(descriptor: int, bandwidth: int | None) -> Iterator[bytes]:
+    """A file as :class:`Received` reads it; of its holes nothing is read or sent."""
+    import hashlib
+
+    from .._image.copy import extents
+    from .._image.pace import paced
+
+    size = os.fstat(descriptor).st_size
+    digest = hashlib.new(DIGEST, usedforsecurity=False)
+
+    def pieces() -> Iterator[bytes]:
+        position = 0
+        for start, end in [*extents(descriptor, size), (size, size)]:
+            if start > position:
+                yield FRAME.pack(HOLE, start - position)
+            position = start
+            while position < end:
+                data = os.pread(descriptor, min(CHUNK, end - position), position)
+                if not data:
+                    raise StaleState("The file that an image is copied from became shorter meanwhile; copy it when nothing writes to it.")
+                yield FRAME.pack(DATA, len(data)) + data
+                position += len(data)
+
+    for piece in paced(pieces(), bandwidth):
+        digest.update(piece)
+        yield piece
+    yield FRAME.pack(END, digest.digest_size) + digest.digest()
+
+
+def encode(message: Mapping[str, object]) -> bytes:
+    """A line of JSON; the dataclasses that drivers deal in are objects with their name under ``is``."""
+
+    def plain(value: Any) -> object:
+        if dataclasses.is_dataclass(value):
+            return {"is": type(value).__name__, **{field.name: getattr(value, field.name) for field in dataclasses.fields(value)}}
+        if isinstance(value, Mapping):
+            return dict(value)
+        return list(value) if isinstance(value, frozenset) else str(value)
+
+    return json.dumps(message, default=plain).encode() + b"\n"
+
+
+def decode(line: bytes) -> Any:
+    """
+    :raises LookupError, TypeError, ValueError: it isn't what :func:`encode` makes.
+    """
+
+    def made(found: dict[str, Any]) -> object:
+        name = found.pop("is", None)
+        if name is None:
+            return found
+        kind = vars(base)[name]
+        if not dataclasses.is_dataclass(kind):
+            raise ValueError(name)
+        return kind(**found)
+
+    return json.loads(line, object_hook=made)
+
+
+def read_answer(host: str, action: str, line: bytes) -> dict[str, Any]:
+    """What came from a bridge: ``log`` is a text, ``result`` that of the action, ``error`` what to raise.
+
+    :raises CommandFailed: something else came.
+    """
+    try:
+        answer = dict(decode(line))
+        if "error" in answer:
+            answer["error"] = rebuilt(host, answer)
+        if answer.keys() & {"error", "log", "result"}:
+            return answer
+        why = "an unknown answer"
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}"
+    raise CommandFailed(f"The bridge {host} did not answer {action} as it should: {printable(why)}.")
+
+
+def failure(error: Exception) -> dict[str, object]:
+    """What :func:`rebuilt` makes the same error of."""
+    if isinstance(error, InvalidInput):
+        return {"error": type(error).__name__, "about": [error.option, error.value, error.accepted]}
+    if isinstance(error, VmstoreError):
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": "CommandFailed", "message": f"The action failed: {type(error).__name__}: {error}"}
+
+
+def rebuilt(host: str, answer: Mapping[str, Any]) -> VmstoreError:
+    """
+    :raises LookupError, TypeError, ValueError: it isn't what :func:`failure` makes.
+    """
+    kind = vars(errors)[answer["error"]]
+    if not issubclass(kind, VmstoreError):
+        raise ValueError(answer["error"])
+    if issubclass(kind, InvalidInput):
+        option, value, accepted = answer["about"]
+        return kind(printable(str(option)), value, printable(str(accepted)))
+    message = printable(str(answer["message"]))
+    return kind(message if kind is UnsupportedAction else f"On the bridge {host}: {message}")
+
+
+# What follows runs on the bridge.
+
+
+class Received:
+    """A file of the front-end, of ``size`` bytes, while it arrives.
+
+    :arg ended: is called when there is nothing more to come.
+    """
+
+    def __init__(self, stdin: IO[bytes], size: int, ended: Callable[[], object]) -> None:
+        self.size = size
+        self._stdin = stdin
+        self._ended = ended
+
+    def begun(self) -> tuple[bytes, Iterator[bytes]]:
+        """Its first ``HEAD_SIZE`` bytes or more, and all of it.
+
+        :raises TransferFailed: it isn't what was sent, or not all of it.
+        """
+        chunks = self._chunks()
+        head: list[bytes] = []
+        for chunk in chunks:
+            head.append(chunk)
+            if sum(map(len, head)) >= HEAD_SIZE:
+                break
+        return b"".join(head), itertools.chain(head, chunks)
+
+    def _chunks(self) -> Iterator[bytes]:
+        import hashlib
+
+        digest = hashlib.new(DIGEST, usedforsecurity=False)
+        zeros = bytes(CHUNK)
+        while True:
+            header = self._read(FRAME.size)
+            kind, length = FRAME.unpack(header)
+            data = b"" if kind == HOLE else self._read(length)
+            if kind == END:
+                if data != digest.digest():
+                    raise TransferFailed("What arrived from the front-end is not what it sent: the digests differ.")
+                self._ended()
+                return
+            digest.update(header)
+            digest.update(data)
+            while kind == HOLE and length > 0:
+                yield zeros[:length]
+                length -= CHUNK
+            if data:
+                yield data
+
+    def _read(self, length: int) -> bytes:
+        data = self._stdin.read(length)
+        if len(data) < length:
+            raise TransferFailed("The front-end is gone.")
+        return data
+
+
+class ReceivingFsDriver(FsDriver):
+    """Takes what has ``received`` for the local path that it is asked to make an image of."""
+
+    received: Received | None = None
+
+    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+        if self.received is None:
+            return super().stat(path, no_decompress=no_decompress)
+        head, chunks = self.received.begun()
+        return in_mebibytes(self._size(head, self.received.size, chunks, path, no_decompress))
+
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> None:
+        if self.received is None:
+            raise TransferFailed(f"The file {path} did not come with the request.")
+        head, chunks = self.received.begun()
+        if self._unpacks(options.no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
+            self._store(chunks, path, target, options, digests)
+        else:
+            from .._image.copy import write_stream
+
+            write_stream(chunks, target, digests=list(digests.values()), sparse=options.sparse)
+        for _rest in chunks:
+            pass  # up to the digest at the end
+
+
+def serve(stdin: IO[bytes]) -> None:
+    """Do what is asked on ``stdin``, and answer."""
+    import signal
+    import threading
+
+    # Whatever else prints something doesn't answer.
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    confirmed = threading.Event()
+    main = threading.main_thread().ident
+
+    def tell(message: Mapping[str, object]) -> None:
+        answers.write(encode(message))
+
+    def wait_for_end() -> None:
+        if os.read(0, 1) == CONFIRMED:
+            confirmed.set()
+        else:
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    def watch() -> None:
+        threading.Thread(target=wait_for_end, daemon=True).start()
+
+    signal.signal(signal.SIGTERM, _terminate)
+    request = decode(stdin.readline())
+    driver = ReceivingFsDriver(request["datastore"], settings=request["settings"], timeout=request["timeout"], log=lambda text: tell({"log": text}))
+    if request["size"] is None:
+        watch()
+    else:
+        driver.received = Received(stdin, request["size"], watch)
+    try:
+        result = getattr(driver, request["action"])(*request["arguments"], **request["named"])
+    except Exception as error:  # pylint: disable=broad-except  # whatever it is, the front-end tells it
+        with contextlib.suppress(OSError):
+            tell(failure(error))
+        return
+    try:
+        tell({"result": result})
+        if request["action"] in MAKING:
+            confirmed.wait()
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if request["action"] in MAKING:
+            driver.rm(result if isinstance(result, str) else result.source)
+        raise
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    # What the action made is removed on the way out.
+    raise SystemExit(128 + number)
+
+
+__all__ = ["BridgedFsDriver", "serve"]

@@ -1,0 +1,535 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""BRIDGE_LIST of the fs driver: real connections to a real sshd, whose hosts have the datastore where the front-end has an empty directory."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import http.server
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
+from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopyOptions, DatastoreDriver, Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+
+ROOT = Path(__file__).parents[2]
+MIB = 2**20
+OS = CopyOptions("os")
+
+#: 4 MiB, with data at the beginning only.
+RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
+
+HOSTILE = ["plain", "with blank", "quote'\"", "$(touch x)", "`touch x`", "-rf", "a;b|c&d", "*", "é", "%s %d", " x ", "!!"]
+
+
+def shell(*argv: object) -> str:
+    return subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=True).stdout
+
+
+def wait_until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def process_ids(pattern: str) -> list[int]:
+    done = subprocess.run(["pgrep", "-f", "--", pattern], capture_output=True, text=True, check=False)
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.fixture
+def driver(bridges: Any) -> Callable[..., DatastoreDriver]:
+    """The driver of the datastore 100 with these hosts in its BRIDGE_LIST."""
+
+    def make(*hosts: str, type: str = "image", restricted: tuple[str, ...] = (), **options: Any) -> DatastoreDriver:
+        datastore = Datastore(100, "x", type, "fs", "shared", str(bridges.store), restricted_dirs=restricted, bridge_list=hosts or ("b1",))
+        return FsDriver(datastore, **options)
+
+    return make
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    (path := tmp_path / "raw.img").write_bytes(RAW)
+    return path
+
+
+@pytest.fixture
+def once(bridges: Any) -> Iterator[None]:
+    """The test makes one connection."""
+    before = bridges.connections()
+    yield
+    assert bridges.connections() == before + 1
+
+
+# Every action, over one connection
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_cp(bridges: Any, driver: Any, tmp_path: Path, once: None, name: str) -> None:
+    (files := tmp_path / "files").mkdir()
+    (files / name).write_bytes(RAW)
+    copied = driver().cp(str(files / name), OS)
+    assert (copied.format, copied.size_mb) == ("raw", 4)
+    assert bridges.stored() == [os.path.basename(copied.source)]
+    stored = bridges.path(copied.source)
+    assert stored.read_bytes() == RAW
+    assert stored.stat().st_blocks * 512 < 2 * MIB
+    assert oct(stored.stat().st_mode) == "0o100640"
+    assert os.listdir(files) == [name]
+
+
+def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path, once: None) -> None:
+    """Nothing of them is read, sent or written."""
+    with (path := tmp_path / "x").open("wb") as file:
+        for position in (1 << 31, (1 << 32) + 4096):
+            file.seek(position)
+            file.write(RAW[:MIB])
+        file.truncate(1 << 33)
+    copied = driver().cp(str(path), OS)
+    stored = bridges.path(copied.source)
+    assert stored.stat().st_size == 1 << 33
+    assert stored.stat().st_blocks * 512 < 3 * MIB
+    for position in (0, 1 << 31, (1 << 32) + 4096):
+        with stored.open("rb") as file:
+            file.seek(position)
+            assert file.read(MIB) == (RAW[:MIB] if position else bytes(MIB))
+
+
+@pytest.mark.parametrize("digest", ["sha256", "md5"])
+def test_cp_unpacks_converts_and_checks(bridges: Any, driver: Any, image: Path, tmp_path: Path, digest: str, once: None) -> None:
+    (path := tmp_path / "x.gz").write_bytes(packed := gzip.compress(RAW))
+    checksums = {digest: hashlib.new(digest, packed).hexdigest()}
+    copied = driver(settings=Settings(qcow2_options="cluster_size=128k")).cp(str(path), CopyOptions("os", driver_format="qcow2", checksums=checksums))
+    assert copied.format == "qcow2"
+    stored = bridges.path(copied.source)
+    assert json.loads(shell("qemu-img", "info", "--output=json", stored))["cluster-size"] == 128 << 10
+    shell("qemu-img", "compare", "-f", "qcow2", "-F", "raw", stored, image)
+
+
+def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
+    (archive := tmp_path / "x.zip").write_bytes(b"PK\3\4" + bytes(5 * MIB))
+    (qcow2 := tmp_path / "x.qcow2").touch()
+    shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", qcow2)
+    for path, options, message in (
+        (image, CopyOptions("os", checksums={"md5": "0" * 32}), f"the md5 of what is at {image} is {hashlib.md5(RAW).hexdigest()}"),
+        (image, CopyOptions("os", checksums={"md5": "0"}), "32 hexadecimal digits"),
+        (archive, OS, "this is a zip archive"),
+        (qcow2, OS, "has a backing file"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=message) as caught:
+            driver().cp(str(path), options)
+        assert type(caught.value) is errors.InvalidInput
+        assert caught.value.option and caught.value.accepted
+        assert bridges.stored() == []
+    with pytest.raises(errors.UnsupportedAction, match="^Images of type 'filesystem' are not supported by the fs driver.$"):
+        driver().cp(str(image), CopyOptions("filesystem"))
+
+
+def test_paths_are_checked_on_the_front_end(bridges: Any, driver: Any, image: Path) -> None:
+    """Before any host is asked."""
+    for path in ("/etc/passwd", str(bridges.store / "x"), str(bridges.datastores / "7" / "x")):
+        for act in (lambda path: driver().cp(path, OS), lambda path: driver().stat(path)):
+            with pytest.raises(errors.PathNotAllowed, match="the restricted directory"):
+                act(path)
+    with pytest.raises(errors.PathNotAllowed, match=f"restricted directory {image.parent}"):
+        driver(restricted=(str(image.parent),)).cp(str(image), OS)
+    with pytest.raises(errors.FileAccessFailed, match="No such file or directory"):
+        driver().cp("/tmp/nothing/there", OS)
+    assert bridges.connections() == 0
+
+
+def test_stat(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
+    (packed := tmp_path / "x.gz").write_bytes(gzip.compress(RAW))
+    shell("qemu-img", "create", "-q", "-f", "qcow2", qcow2 := tmp_path / "x.qcow2", "64M")
+    with (large := tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    for number, (path, size) in enumerate(((image, 4), (packed, 4), (qcow2, 64), (large, 1 << 20)), start=1):
+        assert driver().stat(str(path)) == size
+        assert bridges.connections() == number
+    assert driver().stat(str(packed), no_decompress=True) == 2
+    assert driver(type="file").stat(str(packed)) == 2
+    assert driver().stat(str(tmp_path / "bridged" / "bin")) == 1  # a directory of the front-end
+    assert bridges.stored() == []
+
+
+def test_a_url_is_fetched_by_the_bridge(bridges: Any, driver: Any, image: Path) -> None:
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(image.parent))
+
+        def log_message(self, *_args: object) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        (thread := threading.Thread(target=server.serve_forever)).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/raw.img"
+        assert driver().stat(url) == 4
+        copied = driver().cp(url, CopyOptions("os", checksums={"sha1": hashlib.sha1(RAW).hexdigest()}))
+        assert bridges.path(copied.source).read_bytes() == RAW
+        with pytest.raises(errors.TransferFailed, match=r"^On the bridge b1: .*404"):
+            driver().cp(f"{url}.none?token=hunter2", OS)
+        server.shutdown()
+        thread.join()
+    assert bridges.connections() == 3
+    assert len(asked) >= 3
+
+
+def test_mkfs(bridges: Any, driver: Any, once: None) -> None:
+    source = driver(settings=Settings(fs_options={"ext4": '-L "my label"'})).mkfs(16, "raw", "ext4")
+    assert shell("blkid", "-p", "-o", "value", "-s", "LABEL", bridges.path(source)) == "my label\n"
+    assert bridges.stored() == [os.path.basename(source)]
+
+
+def test_clone_export_rm(bridges: Any, driver: Any, image: Path) -> None:
+    source = driver().cp(str(image), OS).source
+    cloned = driver().clone(source, "raw", CopyOptions("os", driver_format="qcow2"))
+    shell("qemu-img", "compare", "-f", "qcow2", "-F", "raw", bridges.path(cloned.source), image)
+    exported = driver().export(source, None)
+    assert (exported.source, exported.format, exported.md5) == (source, "raw", hashlib.md5(RAW).hexdigest())
+    for _time in range(2):
+        driver().rm(source)
+        assert bridges.stored() == [os.path.basename(cloned.source)]
+    assert bridges.connections() == 5
+    with pytest.raises(errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected") as caught:
+        driver().rm("/etc/passwd")
+    assert (caught.value.option, caught.value.value) == ("source", "/etc/passwd")
+    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge b1: Could not open .*No such file or directory\.$"):
+        driver().export(source, None)
+
+
+def test_snapshots(bridges: Any, driver: Any, image: Path) -> None:
+    source = driver().cp(str(image), OS).source
+    (snapshots := Path(f"{bridges.path(source)}.snap")).mkdir()
+    for number in range(3):
+        (snapshots / str(number)).write_bytes(bytes([number]) * MIB)
+    driver().snap_revert(source, "raw", 1)
+    assert bridges.path(source).read_bytes() == b"\1" * MIB
+    for _time in range(2):
+        driver().snap_delete(source, "raw", 1)
+        assert sorted(os.listdir(snapshots)) == ["0", "2"]
+    with pytest.raises(errors.NotFound, match="^On the bridge b1: .*has no snapshot 1"):
+        driver().snap_revert(source, "raw", 1)
+    for _time in range(2):
+        driver().snap_flatten(source, "raw", 2)
+        assert bridges.path(source).read_bytes() == b"\2" * MIB
+        assert bridges.stored() == [os.path.basename(source)]
+    assert bridges.connections() == 7
+
+
+def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
+    bridges.data.rmdir()
+    with pytest.raises(errors.NotFound, match="^On the bridge b1: The capacity of"):
+        driver().monitor()
+    driver().prepare()
+    found = driver().monitor()
+    assert isinstance(found, Capacity)
+    assert abs(found.total_mb - int(shell("df", "-B1", "--output=size", bridges.data).split()[1]) // MIB) <= 1
+    assert bridges.connections() == 3
+
+
+def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
+    """None is done on the front-end by mistake, also one that is added later."""
+    own = {"check", "require"}
+    actions = {name for name in dir(FsDriver) if not name.startswith("_") and callable(getattr(FsDriver, name))} - own
+    done = {name for name in actions if getattr(FsDriver, name) is not getattr(DatastoreDriver, name)}
+    assert done >= {"cp", "mkfs", "rm", "stat", "clone", "monitor", "snap_delete", "snap_flatten", "snap_revert", "export", "prepare"}
+    assert done == {name for name in actions if getattr(bridge.BridgedFsDriver, name) is not getattr(DatastoreDriver, name)}
+    with pytest.raises(errors.UnsupportedAction, match="^increment_flatten is not supported by the fs driver.$"):
+        driver().increment_flatten()
+
+
+# Hosts
+
+@pytest.mark.parametrize("unable", ["dead", "bare", "old", "closed"])
+def test_another_host_is_asked_when_one_can_not_be(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, unable: str) -> None:
+    monkeypatch.setattr(bridge.BridgedFsDriver, "_hosts", lambda self: list(self.datastore.bridge_list))
+    told: list[str] = []
+    source = driver(unable, "b1", log=told.append).cp(str(image), OS).source
+    assert bridges.stored() == [os.path.basename(source)]
+    assert [line.partition(": ")[0] for line in told] == [f"the bridge {unable}"]
+
+
+def test_hosts_share_the_work(bridges: Any, driver: Any) -> None:
+    """Each is the first one for some."""
+    assert {driver("b1", "b2", "b3")._hosts()[0] for _time in range(200)} == {"b1", "b2", "b3"}
+    assert {frozenset(driver("b1", "b2", "b3")._hosts()) for _time in range(9)} == {frozenset({"b1", "b2", "b3"})}
+
+
+def test_no_host_answers(bridges: Any, driver: Any, image: Path) -> None:
+    with pytest.raises(errors.CommandFailed) as caught:
+        driver("dead", "bare", "old", "closed", "dead2").cp(str(image), OS)
+    message = str(caught.value)
+    assert message.startswith("cp needs a host of the datastore's BRIDGE_LIST, and none can be used: ")
+    assert "\n" not in message
+    refused = "ssh: connect to host 127.0.0.1 port 1: Connection refused"
+    for reason in (f"dead: {refused}", f"dead2: {refused}", "closed: This account is closed", "old: Python 3.9 or newer is expected, and python3 is 3.8"):
+        assert reason in message
+    assert "bare: python3, 3.9 or newer, is not installed there (" in message
+
+
+def test_a_host_that_does_not_get_on(bridges: Any, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "GRACE", 0.5)
+    with pytest.raises(errors.CommandFailed, match=r"slow: python3 did not start within 0\.5 seconds\.$"):
+        driver("slow").monitor()
+
+
+def test_what_a_login_shell_prints_is_skipped(driver: Any, image: Path) -> None:
+    assert driver("noisy").stat(str(image)) == 4
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "a;b"])
+def test_what_is_no_host(bridges: Any, driver: Any, host: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="^bridge_list: .* is not accepted: a host name or an IP address is expected.$"):
+        driver("b1", host).monitor()
+    assert bridges.connections() == 0
+
+
+# Connections that break, and processes that end
+
+SLOW = """
+import sys
+sys.path.insert(0, {library!r})
+from granary_vmstore._catalog.datastores import Datastore
+from granary_vmstore._core.errors import VmstoreError
+from granary_vmstore._driver.base import CopyOptions
+from granary_vmstore._driver.fs import FsDriver
+driver = FsDriver(Datastore(100, "x", "image", "fs", "shared", {store!r}, bridge_list=("b1", "b2")))
+try:
+    driver.cp({path!r}, CopyOptions("os", bandwidth=1 << 20))
+except VmstoreError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """The engine, where the role opennebula_drivers puts it."""
+    (directory := tmp_path / "library").mkdir()
+    (directory / "granary_vmstore").symlink_to(ROOT / "plugins" / "module_utils")
+    return directory
+
+
+@pytest.fixture
+def copying(bridges: Any, library: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that copies an image slowly, of which something has arrived."""
+    (path := tmp_path / "big").write_bytes(random.Random(2).randbytes(64 * MIB))
+    program = SLOW.format(library=str(library), store=str(bridges.store), path=str(path))
+    process = subprocess.Popen([sys.executable, "-I", "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: any(one.stat().st_size > 2 * MIB for one in bridges.data.iterdir()), "nothing arrives")
+        assert [name[0] for name in bridges.stored()] == ["."]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def bridge_processes() -> list[int]:
+    """What runs on the bridges of this test alone: nobody else's start so."""
+    return process_ids("^python3 -ISXutf8 -c import os,sys;")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_front_end_that_ends_leaves_nothing(bridges: Any, copying: subprocess.Popen[str], number: int) -> None:
+    copying.send_signal(number)
+    copying.wait()
+    wait_until(lambda: bridges.stored() == [], "the part stays")
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(bridges: Any, copying: subprocess.Popen[str], victim: str) -> None:
+    if victim == "client":
+        (number,) = process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")
+    else:
+        # The server's process of the connection is the parent of what it runs.
+        (number,) = (
+            int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1])
+            for one in bridge_processes()
+            if str(bridges.datastores) in Path(f"/proc/{one}/mountinfo").read_text()
+        )
+    os.kill(number, signal.SIGKILL)
+    answer = copying.communicate(timeout=60)[0]
+    assert answer.startswith("TransferFailed The connection to the bridge b"), answer
+    assert " broke during cp: " in answer
+    wait_until(lambda: bridges.stored() == [], "the part stays")
+    assert bridges.connections() == 1
+
+
+def test_a_front_end_that_ends_stops_what_the_bridge_waits_for(bridges: Any, driver: Any, library: Path) -> None:
+    """A download, during which the bridge reads nothing of the front-end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        program = SLOW.format(library=str(library), store=str(bridges.store), path=f"http://127.0.0.1:{server.getsockname()[1]}/x")
+        process = subprocess.Popen([sys.executable, "-I", "-c", program])
+        with server.accept()[0] as connection:
+            connection.recv(65536)
+            assert len(bridges.stored()) == 1
+            process.kill()
+            process.wait()
+            wait_until(lambda: bridges.stored() == [], "the part stays")
+
+
+def test_what_is_not_what_was_sent_is_no_image(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*arguments: Any) -> Iterator[bytes]:
+        for piece in whole(*arguments):
+            yield piece.replace(RAW[100:110], RAW[100:110][::-1])
+
+    whole = bridge.frames
+    monkeypatch.setattr(bridge, "frames", damaged)
+    with pytest.raises(errors.TransferFailed, match="^On the bridge b1: What arrived from the front-end is not what it sent"):
+        driver().cp(str(image), OS)
+    assert bridges.stored() == []
+
+
+@pytest.mark.parametrize("action", ["cp", "mkfs", "clone"])
+def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """The front-end ends after the image is made and before it has the answer."""
+    source = driver().cp(str(image), OS).source
+    before = bridges.stored()
+
+    def interrupted(*_arguments: object) -> dict[str, object]:
+        assert len(bridges.stored()) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bridge, "read_answer", interrupted)
+    calls = {"cp": lambda: driver().cp(str(image), OS), "mkfs": lambda: driver().mkfs(1, "raw", None), "clone": lambda: driver().clone(source, "raw", OS)}
+    with pytest.raises(KeyboardInterrupt):
+        calls[action]()
+    wait_until(lambda: bridges.stored() == before, "the image stays")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"[]", b"5", b"no JSON", b"{}", b'{"error": "SystemExit", "message": ""}', b'{"error": "os"}', b'{"result": {"is": "Datastores"}}', b"[" * 99999],
+)
+def test_a_bridge_that_answers_something_else(line: bytes) -> None:
+    with pytest.raises(errors.CommandFailed, match=r"^The bridge b1 did not answer cp as it should: [^\n]*\.$"):
+        bridge.read_answer("b1", "cp", line)
+
+
+def test_a_bridge_can_not_act_on_a_terminal() -> None:
+    answer = bridge.read_answer("b1", "cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
+    assert type(answer["error"]) is errors.NoSpace
+    assert str(answer["error"]) == "On the bridge b1: a?[31m?b"
+
+
+# Where the engine comes from
+
+def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        program = SLOW.format(library=str(library), store=str(bridges.store), path=f"http://user:hunter2@127.0.0.1:{server.getsockname()[1]}/x?token=hunter2")
+        process = subprocess.Popen([sys.executable, "-I"], stdin=subprocess.PIPE, text=True)
+        assert process.stdin
+        process.stdin.write(program)
+        process.stdin.close()
+        with server.accept()[0] as connection:
+            connection.recv(65536)
+            assert process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")
+            words = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists()]
+            process.kill()
+            process.wait()
+    assert not any(b"hunter2" in word for word in words)
+
+
+def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
+    """Its remotes, with the drivers as the role makes them."""
+    text = (ROOT / "roles" / "opennebula_drivers" / "templates" / "launcher.j2").read_text()
+    values = {"'#!'": "#!", "opennebula_drivers_python": sys.executable, "opennebula_drivers_library | to_json": json.dumps(str(library))}
+    for variable, value in values.items():
+        assert f"{{{{ {variable} }}}}" in text
+        text = text.replace(f"{{{{ {variable} }}}}", value)
+    (directory := tmp_path / "remotes" / "datastore" / "fs").mkdir(parents=True)
+    for action in ("cp", "rm", "monitor"):
+        (directory / action).write_text(text)
+        (directory / action).chmod(0o755)
+    return directory
+
+
+def call(bridges: Any, script: Path, hosts: str, image: str) -> subprocess.CompletedProcess[str]:
+    template = f"<BRIDGE_LIST>{hosts}</BRIDGE_LIST><STAGING_DIR>/nowhere</STAGING_DIR>"
+    datastore = f"<ID>100</ID><TYPE>0</TYPE><BASE_PATH>{bridges.store}</BASE_PATH><TEMPLATE>{template}</TEMPLATE>"
+    xml = f"<DATASTORE>{datastore}</DATASTORE><IMAGE><TYPE>0</TYPE>{image}</IMAGE>"
+    encoded = base64.b64encode(f"<DS_DRIVER_ACTION_DATA>{xml}</DS_DRIVER_ACTION_DATA>".encode()).decode()
+    done = subprocess.run([script, "7"], input=encoded, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_driver_scripts(bridges: Any, library: Path, image: Path, tmp_path: Path) -> None:
+    scripts = front_end(bridges, library, tmp_path)
+    bridges.data.rmdir()  # the first monitoring makes it
+    assert call(bridges, scripts / "monitor", "b1 b2", "").stdout.startswith("USED_MB=")
+    assert bridges.data.is_dir()
+    done = call(bridges, scripts / "cp", "b1 b2", f"<PATH>{escape(str(image))}</PATH>")
+    source, image_format = done.stdout.split()
+    assert (done.stderr, image_format) == ("", "raw")
+    assert bridges.path(source).read_bytes() == RAW
+    assert call(bridges, scripts / "rm", "b2\n b1", f"<SOURCE>{source}</SOURCE>").returncode == 0
+    assert bridges.stored() == []
+    failed = call(bridges, scripts / "cp", "bare dead", f"<PATH>{escape(str(image))}</PATH>")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    message = [line for line in failed.stderr.splitlines() if not line.startswith("INFO: ")]
+    assert len(message) == 1 and message[0].startswith("cp needs a host of the datastore's BRIDGE_LIST")
+    assert failed.stderr.count("INFO: the bridge ") == 2
+
+
+def test_an_engine_in_a_zip_file(bridges: Any, image: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "engine.zip", "w") as archive:
+        for path in (ROOT / "plugins" / "module_utils").rglob("*.py"):
+            archive.write(path, f"granary_vmstore/{path.relative_to(ROOT / 'plugins' / 'module_utils')}")
+        for package in ("", "_catalog/", "_core/", "_driver/", "_host/", "_image/"):
+            archive.writestr(f"granary_vmstore/{package}__init__.py", "")
+    program = SLOW.format(library=str(tmp_path / "engine.zip"), store=str(bridges.store), path=str(image))
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    (name,) = bridges.stored()
+    assert (bridges.data / name).read_bytes() == RAW
+
+
+def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
+    (tmp_path / "catalog").mkdir()
+    catalog = str(tmp_path / "catalog" / "catalog.sqlite")
+    wish = {"name": "fs", "ds_driver": "fs", "tm_driver": "shared", "base_path": str(bridges.store), "bridge_list": ["b1"], "catalog": catalog}
+    answer = tmp_path / "answer.json"
+    tasks = [
+        {"granary.vmstore.datastore": wish},
+        {"granary.vmstore.datastore_info": {"name": "fs", "catalog": catalog}, "register": "found"},
+        {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": str(answer), "mode": "0600"}},
+    ]
+    (playbook := tmp_path / "play.json").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", str(playbook)]
+    done = subprocess.run([*command, "-e", f"ansible_python_interpreter={sys.executable}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    (found,) = json.loads(answer.read_text())["datastores"]
+    assert found["monitor_error"] is None
+    assert found["total_mb"] > 0
+    assert bridges.connections() == 1
+
+
+def test_actions_without_bridges_do_not_load_it(library: Path) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.fs import FsDriver\n"
+        "from granary_vmstore._catalog.datastores import Datastore\n"
+        f"FsDriver(Datastore(1, 'x', 'image', 'fs', 'shared', '/nowhere')).stat({str(library)!r})\nprint([name for name in sys.modules if 'bridge' in name])"
+    )
+    assert shell(sys.executable, "-I", "-c", program) == "[]\n"
