@@ -160,8 +160,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: The bridges, and what runs there instead of the command that is asked for; on ``bare`` there are no commands.
 LOGINS = {
-    "b1": "",
-    "b2": "",
+    "h1": "",
+    "h2": "",
     "bare": "",
     "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
     "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",

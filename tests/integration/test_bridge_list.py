@@ -61,7 +61,7 @@ def driver(bridges: Any) -> Callable[..., DatastoreDriver]:
     """The driver of the datastore 100 with these hosts in its BRIDGE_LIST."""
 
     def make(*hosts: str, type: str = "image", restricted: tuple[str, ...] = (), **options: Any) -> DatastoreDriver:
-        datastore = Datastore(100, "x", type, "fs", "shared", str(bridges.store), restricted_dirs=restricted, bridge_list=hosts or ("b1",))
+        datastore = Datastore(100, "x", type, "fs", "shared", str(bridges.store), restricted_dirs=restricted, bridge_list=hosts or ("h1",))
         return FsDriver(datastore, **options)
 
     return make
@@ -187,7 +187,7 @@ def test_a_url_is_fetched_by_the_bridge(bridges: Any, driver: Any, image: Path) 
         assert driver().stat(url) == 4
         copied = driver().cp(url, CopyOptions("os", checksums={"sha1": hashlib.sha1(RAW).hexdigest()}))
         assert bridges.path(copied.source).read_bytes() == RAW
-        with pytest.raises(errors.TransferFailed, match=r"^On the bridge b1: .*404"):
+        with pytest.raises(errors.TransferFailed, match=r"^On the bridge h1: .*404"):
             driver().cp(f"{url}.none?token=hunter2", OS)
         server.shutdown()
         thread.join()
@@ -214,7 +214,7 @@ def test_clone_export_rm(bridges: Any, driver: Any, image: Path) -> None:
     with pytest.raises(errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected") as caught:
         driver().rm("/etc/passwd")
     assert (caught.value.option, caught.value.value) == ("source", "/etc/passwd")
-    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge b1: Could not open .*No such file or directory\.$"):
+    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge h1: Could not open .*No such file or directory\.$"):
         driver().export(source, None)
 
 
@@ -228,7 +228,7 @@ def test_snapshots(bridges: Any, driver: Any, image: Path) -> None:
     for _time in range(2):
         driver().snap_delete(source, "raw", 1)
         assert sorted(os.listdir(snapshots)) == ["0", "2"]
-    with pytest.raises(errors.NotFound, match="^On the bridge b1: .*has no snapshot 1"):
+    with pytest.raises(errors.NotFound, match="^On the bridge h1: .*has no snapshot 1"):
         driver().snap_revert(source, "raw", 1)
     for _time in range(2):
         driver().snap_flatten(source, "raw", 2)
@@ -239,7 +239,7 @@ def test_snapshots(bridges: Any, driver: Any, image: Path) -> None:
 
 def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
     bridges.data.rmdir()
-    with pytest.raises(errors.NotFound, match="^On the bridge b1: The capacity of"):
+    with pytest.raises(errors.NotFound, match="^On the bridge h1: The capacity of"):
         driver().monitor()
     driver().prepare()
     found = driver().monitor()
@@ -265,15 +265,15 @@ def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
 def test_another_host_is_asked_when_one_can_not_be(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, unable: str) -> None:
     monkeypatch.setattr(bridge.BridgedFsDriver, "_hosts", lambda self: list(self.datastore.bridge_list))
     told: list[str] = []
-    source = driver(unable, "b1", log=told.append).cp(str(image), OS).source
+    source = driver(unable, "h1", log=told.append).cp(str(image), OS).source
     assert bridges.stored() == [os.path.basename(source)]
     assert [line.partition(": ")[0] for line in told] == [f"the bridge {unable}"]
 
 
 def test_hosts_share_the_work(bridges: Any, driver: Any) -> None:
     """Each is the first one for some."""
-    assert {driver("b1", "b2", "b3")._hosts()[0] for _time in range(200)} == {"b1", "b2", "b3"}
-    assert {frozenset(driver("b1", "b2", "b3")._hosts()) for _time in range(9)} == {frozenset({"b1", "b2", "b3"})}
+    assert {driver("h1", "h2", "h3")._hosts()[0] for _time in range(200)} == {"h1", "h2", "h3"}
+    assert {frozenset(driver("h1", "h2", "h3")._hosts()) for _time in range(9)} == {frozenset({"h1", "h2", "h3"})}
 
 
 def test_no_host_answers(bridges: Any, driver: Any, image: Path) -> None:
@@ -301,7 +301,7 @@ def test_what_a_login_shell_prints_is_skipped(driver: Any, image: Path) -> None:
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "a;b"])
 def test_what_is_no_host(bridges: Any, driver: Any, host: str) -> None:
     with pytest.raises(errors.InvalidInput, match="^bridge_list: .* is not accepted: a host name or an IP address is expected.$"):
-        driver("b1", host).monitor()
+        driver("h1", host).monitor()
     assert bridges.connections() == 0
 
 
@@ -314,7 +314,7 @@ from granary_vmstore._catalog.datastores import Datastore
 from granary_vmstore._core.errors import VmstoreError
 from granary_vmstore._driver.base import CopyOptions
 from granary_vmstore._driver.fs import FsDriver
-driver = FsDriver(Datastore(100, "x", "image", "fs", "shared", {store!r}, bridge_list=("b1", "b2")))
+driver = FsDriver(Datastore(100, "x", "image", "fs", "shared", {store!r}, bridge_list=("h1", "h2")))
 try:
     driver.cp({path!r}, CopyOptions("os", bandwidth=1 << 20))
 except VmstoreError as error:
@@ -370,7 +370,7 @@ def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(bridges: Any
         )
     os.kill(number, signal.SIGKILL)
     answer = copying.communicate(timeout=60)[0]
-    assert answer.startswith("TransferFailed The connection to the bridge b"), answer
+    assert answer.startswith("TransferFailed The connection to the bridge h"), answer
     assert " broke during cp: " in answer
     wait_until(lambda: bridges.stored() == [], "the part stays")
     assert bridges.connections() == 1
@@ -396,7 +396,7 @@ def test_what_is_not_what_was_sent_is_no_image(bridges: Any, driver: Any, image:
 
     whole = bridge.frames
     monkeypatch.setattr(bridge, "frames", damaged)
-    with pytest.raises(errors.TransferFailed, match="^On the bridge b1: What arrived from the front-end is not what it sent"):
+    with pytest.raises(errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"):
         driver().cp(str(image), OS)
     assert bridges.stored() == []
 
@@ -423,14 +423,14 @@ def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, im
     [b"", b"[]", b"5", b"no JSON", b"{}", b'{"error": "SystemExit", "message": ""}', b'{"error": "os"}', b'{"result": {"is": "Datastores"}}', b"[" * 99999],
 )
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
-    with pytest.raises(errors.CommandFailed, match=r"^The bridge b1 did not answer cp as it should: [^\n]*\.$"):
-        bridge.read_answer("b1", "cp", line)
+    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer cp as it should: [^\n]*\.$"):
+        bridge.read_answer("h1", "cp", line)
 
 
 def test_a_bridge_can_not_act_on_a_terminal() -> None:
-    answer = bridge.read_answer("b1", "cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
+    answer = bridge.read_answer("h1", "cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
     assert type(answer["error"]) is errors.NoSpace
-    assert str(answer["error"]) == "On the bridge b1: a?[31m?b"
+    assert str(answer["error"]) == "On the bridge h1: a?[31m?b"
 
 
 # Where the engine comes from
@@ -478,13 +478,13 @@ def call(bridges: Any, script: Path, hosts: str, image: str) -> subprocess.Compl
 def test_driver_scripts(bridges: Any, library: Path, image: Path, tmp_path: Path) -> None:
     scripts = front_end(bridges, library, tmp_path)
     bridges.data.rmdir()  # the first monitoring makes it
-    assert call(bridges, scripts / "monitor", "b1 b2", "").stdout.startswith("USED_MB=")
+    assert call(bridges, scripts / "monitor", "h1 h2", "").stdout.startswith("USED_MB=")
     assert bridges.data.is_dir()
-    done = call(bridges, scripts / "cp", "b1 b2", f"<PATH>{escape(str(image))}</PATH>")
+    done = call(bridges, scripts / "cp", "h1 h2", f"<PATH>{escape(str(image))}</PATH>")
     source, image_format = done.stdout.split()
     assert (done.stderr, image_format) == ("", "raw")
     assert bridges.path(source).read_bytes() == RAW
-    assert call(bridges, scripts / "rm", "b2\n b1", f"<SOURCE>{source}</SOURCE>").returncode == 0
+    assert call(bridges, scripts / "rm", "h2\n h1", f"<SOURCE>{source}</SOURCE>").returncode == 0
     assert bridges.stored() == []
     failed = call(bridges, scripts / "cp", "bare dead", f"<PATH>{escape(str(image))}</PATH>")
     assert (failed.returncode, failed.stdout) == (1, "")
@@ -509,7 +509,7 @@ def test_an_engine_in_a_zip_file(bridges: Any, image: Path, tmp_path: Path) -> N
 def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
     (tmp_path / "catalog").mkdir()
     catalog = str(tmp_path / "catalog" / "catalog.sqlite")
-    wish = {"name": "fs", "ds_driver": "fs", "tm_driver": "shared", "base_path": str(bridges.store), "bridge_list": ["b1"], "catalog": catalog}
+    wish = {"name": "fs", "ds_driver": "fs", "tm_driver": "shared", "base_path": str(bridges.store), "bridge_list": ["h1"], "catalog": catalog}
     answer = tmp_path / "answer.json"
     tasks = [
         {"granary.vmstore.datastore": wish},
