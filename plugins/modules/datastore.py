@@ -79,14 +79,16 @@ options:
     elements: str
   bridge_list:
     description:
-      - Names or addresses of hosts that are asked in turn for a directory that isn't on the front-end.
+      - Names or addresses of hosts that hold what the front-end doesn't. With V(virtiofs) they are asked in turn for a directory that isn't on the
+        front-end. With V(fs) each action runs on one of them, any that can be reached, over one connection; it needs C(python3), 3.9 or newer,
+        and C(qemu-img) there. Local paths that images are made of are the front-end's.
       - They are reached with C(ssh), without a password, as the user that runs the module and with that user's C(~/.ssh/config).
     type: list
     elements: str
   attributes:
     description:
       - Further attributes, by their names in lower case. They replace the ones that the datastore has.
-      - V(fs) knows C(convert), C(driver), C(limit_transfer_bw), C(no_decompress), C(sparse) and C(staging_dir). V(virtiofs) has none.
+      - V(fs) knows C(convert), C(driver), C(limit_transfer_bw), C(no_decompress) and C(sparse). V(virtiofs) has none.
     type: dict
   state:
     description:

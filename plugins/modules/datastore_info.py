@@ -69,7 +69,8 @@ datastores:
       free_mb: 0
       total_mb: 0
       monitor_error:
-      supports: {backup: false, clone: false, disk_attach: false, mkfs: false, resize: false, save_as: false, snapshot: false}
+      supports:
+        {backup: false, clone: false, disk_attach: false, export: false, increment_flatten: false, mkfs: false, resize: false, save_as: false, snapshot: false}
   contains:
     id:
       description: Its id. Ids are given from 100 on and never twice.
@@ -102,7 +103,7 @@ datastores:
       type: list
       elements: str
     bridge_list:
-      description: Hosts that are asked for what isn't on the front-end.
+      description: Hosts that hold what isn't on the front-end.
       type: list
       elements: str
     attributes:
@@ -136,6 +137,12 @@ datastores:
           type: bool
         disk_attach:
           description: Whether images can be attached as disks to a running domain.
+          type: bool
+        export:
+          description: Whether images can be exported to another place.
+          type: bool
+        increment_flatten:
+          description: Whether increments of a backup can be merged.
           type: bool
         mkfs:
           description: Whether empty images can be made.

@@ -15,7 +15,7 @@ from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
 
 #: Actions that a driver need not have, in alphabetical order.
-OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "mkfs", "resize", "save-as", "snapshot")
+OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "export", "increment-flatten", "mkfs", "resize", "save-as", "snapshot")
 
 #: Seconds for one question to a file system.
 TIMEOUT = 300
@@ -135,6 +135,14 @@ class DatastoreDriver:
         """
         if action not in self.info.actions:
             self._unsupported(action)
+
+    def require_type(self, image_type: str) -> None:
+        """Refuse images of a type that this driver doesn't register.
+
+        :raises UnsupportedAction: naming the type and the driver.
+        """
+        if image_type not in self.info.image_types:
+            raise UnsupportedAction(f"Images of type {image_type!r} are not supported by the {self.info.name} driver.")
 
     def _unsupported(self, action: str) -> NoReturn:
         raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")

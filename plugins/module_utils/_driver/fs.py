@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._core.errors import InvalidInput, PathNotAllowed, UnsupportedAction, os_errors
+from .._core.errors import InvalidInput, PathNotAllowed, os_errors
 from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
@@ -49,8 +49,8 @@ class FsDriver(DirectoryDriver):
         datastore_types=frozenset(["image", "file"]),
         image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
-        actions=frozenset(["clone", "mkfs", "snapshot"]),
-        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "staging_dir", "supported_fs", *FS_OPTIONS]),
+        actions=frozenset(["clone", "export", "mkfs", "snapshot"]),
+        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS]),
     )
 
     def __new__(cls, datastore: Datastore, **options: Any) -> DatastoreDriver:  # type: ignore[misc]
@@ -70,8 +70,7 @@ class FsDriver(DirectoryDriver):
         :raises InvalidInput: not an image, one that needs other files, an archive, or a checksum that doesn't match.
         :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
-        if options.image_type not in self.info.image_types:
-            raise UnsupportedAction(f"Images of type {options.image_type!r} are not supported by the {self.info.name} driver.")
+        self.require_type(options.image_type)
         digests = new_digests(options.checksums)
         with self._new_image() as part:
             if is_url(path):

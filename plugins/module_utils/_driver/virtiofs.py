@@ -21,9 +21,11 @@ class VirtiofsDriver(DatastoreDriver):
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """
+        :raises UnsupportedAction: images of another type.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the directory.
         :raises VmstoreError: as :func:`look`.
         """
+        self.require_type(options.image_type)
         found = look(path, bridges=self.datastore.bridge_list, check=self.check, timeout=self.timeout)
         return CopiedImage(found.path, "dir", found.size_mb)
 
