@@ -248,6 +248,13 @@ def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
     assert bridges.connections() == 3
 
 
+def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
+    names = [f"{number:032x}" for number in range(3000)]
+    for name in names:
+        (bridges.data / name).touch()
+    assert driver().stored() == {f"{bridges.store}/{name}" for name in names}
+
+
 def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
     """None is done on the front-end by mistake, also one that is added later."""
     own = {"check", "require"}

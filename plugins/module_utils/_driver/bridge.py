@@ -164,6 +164,7 @@ class BridgedFsDriver(DatastoreDriver):
             yield from frames(file, bandwidth)
 
     def _answered(self, host: str, action: str, ssh: Conversation, parts: Iterator[bytes]) -> Any:
+        answer: dict[str, Any] = {}
         timeout = self.timeout + GRACE if action in ("monitor", "stored") else None
         for line in lines(ssh, parts, timeout, broken=f"The connection to the bridge {host} broke during {action}"):
             answer = read_answer(host, action, line)
