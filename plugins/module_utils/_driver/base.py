@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NoReturn
 
 from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
+
+if TYPE_CHECKING:
+    from .._image.inventory import Inventory
 
 #: Actions that a driver need not have, in alphabetical order.
 OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "export", "increment-flatten", "mkfs", "resize", "save-as", "snapshot")
@@ -185,6 +189,17 @@ class DatastoreDriver:
     def stored(self) -> frozenset[str]:
         """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""
         self._unsupported("stored")
+
+    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({})) -> Inventory:
+        """Everything that is in the datastore now.
+
+        :arg checksums: names of algorithms by the source of an image whose checksum is wanted, too; that reads all its data.
+        """
+        self._unsupported("inventory")
+
+    def sweep(self) -> None:
+        """Remove what killed runs left: the leftovers of the :meth:`inventory`."""
+        self._unsupported("sweep")
 
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
         """Delete a snapshot of a persistent image. Doing it twice is the same as once."""

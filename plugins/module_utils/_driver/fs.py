@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._core.errors import InvalidInput, PathNotAllowed, os_errors
 from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
-from .._image.new_image import NewImage, new_image
+from .._image.new_image import NewImage, new_image, sweep
 from .base import CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from .._catalog.datastores import Datastore
+    from .._image.inventory import Inventory
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
 COPY_TIMEOUT = 86400
@@ -153,6 +155,25 @@ class FsDriver(DirectoryDriver):
 
         directory = self.datastore.base_path
         return frozenset(map(self._source, within(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory))))
+
+    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({})) -> Inventory:
+        """
+        :raises NotFound: there is no such directory.
+        :raises VmstoreError: it, or data whose checksum is wanted, can't be read, or gives nothing for too long.
+        """
+        self._refuse_bridges("inventory")
+        from .._core.deadline import each_within
+        from .._image.inventory import Inventory, take_inventory
+
+        directory = self.datastore.base_path
+        found = Inventory()
+        for answer in each_within(self.timeout, f"Reading the directory {directory}", lambda: take_inventory(directory, checksums)):
+            found = answer or found  # those without are signs of life
+        return found
+
+    def sweep(self) -> None:
+        self._refuse_bridges("sweep")
+        sweep(self.datastore.base_path)
 
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
         from .._image.snapshots import delete_snapshot

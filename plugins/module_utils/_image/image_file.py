@@ -55,7 +55,8 @@ _MAGICS = (
 #: GUIDs of [MS-VHDX], as they lie in the file.
 _VHDX_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 _VHDX_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
-_QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
+#: Those that have a header, which tells their size.
+QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
     """
     image_format = sniff(head)
     try:
-        size = _header_size(image_format, head) if image_format in _QEMU_FORMATS else length
+        size = _header_size(image_format, head) if image_format in QEMU_FORMATS else length
     except (struct.error, ValueError) as error:
         raise InvalidInput(option, path, f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size") from error
     if size is None:
@@ -112,7 +113,7 @@ def inspect(path: str, *, option: str = "path", timeout: float = 60) -> ImageFil
             with open(f"/proc/self/fd/{descriptor}", "rb") as file:
                 head = file.read(_SNIFFED)
             image_format = sniff(head)
-            if image_format in _QEMU_FORMATS:
+            if image_format in QEMU_FORMATS:
                 flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), status.st_size)
                 info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
                 if flaw or "backing-filename" in info:
@@ -192,4 +193,4 @@ def _header_size(image_format: str, head: bytes) -> int:
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "ImageFile", "inspect", "sniff", "virtual_size"]
+__all__ = ["HEAD_SIZE", "QEMU_FORMATS", "ImageFile", "inspect", "sniff", "virtual_size"]

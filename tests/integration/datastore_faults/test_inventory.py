@@ -1,0 +1,49 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at what a datastore holds while its file system fails, or stops answering."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from simulated_datastore.testing import FaultRule
+
+FIRST, SECOND = "a" * 32, "b" * 32
+
+
+def driver(directory: Path, timeout: float = 60) -> FsDriver:
+    return FsDriver(Datastore(1, "default", "image", "fs", "local", str(directory)), timeout=timeout)
+
+
+def test_data_that_cannot_be_read(datastore_factory) -> None:
+    datastore = datastore_factory({"host1": {"strict": True}})
+    directory = datastore.path()
+    for name in (FIRST, SECOND):
+        (directory / name).write_bytes(b"data")
+    with datastore.fault("read", errno.EIO, path=FIRST):
+        first, second = driver(directory).inventory().images
+        assert (first.virtual_size("qcow2"), first.error) == (None, f"Could not read {directory}/{FIRST}: Input/output error.")
+        assert (second.virtual_size("raw"), second.error) == (4, None)
+        with pytest.raises(FileAccessFailed, match=f"^Could not read {directory}/{FIRST}: Input/output error.$"):
+            driver(directory).inventory({f"{directory}/{FIRST}": "sha256"})
+
+
+@pytest.mark.parametrize("operation", ["opendir", "readdir", "open", "read", "close"])
+def test_a_server_that_stops_answering(datastore_factory, operation: str) -> None:
+    datastore = datastore_factory({"host1": {"strict": True}})
+    directory = datastore.path()
+    (directory / FIRST).write_bytes(b"x" * (5 << 20))
+    # It has answered until the second piece of data was wanted.
+    rule = FaultRule(datastore.control, datastore.control.call("rule.add", ops=[operation], action="hang", after=2 if operation == "read" else 0))
+    with pytest.raises(CommandFailed, match=f"^Reading the directory {directory} did not end within 1 seconds and was stopped.$"):
+        driver(directory, 1).inventory({f"{directory}/{FIRST}": "sha256"})
+    assert rule.hits
+    # Once the server is back, the process that asked it ends.
+    rule.delete()
+    os.waitpid(-1, 0)
