@@ -7,9 +7,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: datastore_info
-short_description: Read datastores and their capacity
+short_description: Read datastores, their capacity and what is in them
 description:
-  - Reads the datastores of the catalog, and how full each is.
+  - Reads the datastores of the catalog, how full each is, what each of its images takes on disk, and what is there that belongs to no image.
   - A file system that doesn't answer keeps no one waiting. Its datastore is returned with RV(datastores[].monitor_error).
   - Runs on the front-end.
 author:
@@ -23,7 +23,7 @@ options:
     description: Name or id of the datastore that is wanted. Without it, all are returned.
     type: str
   timeout:
-    description: Seconds that the file system of one datastore has to answer, from 1 to 86400.
+    description: Seconds that the file system of one datastore has to answer, for all that is asked, from 1 to 86400.
     type: int
     default: 30
   catalog:
@@ -34,6 +34,7 @@ options:
     default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.datastore
+  - module: granary.vmstore.datastore_check
 """
 
 EXAMPLES = r"""
@@ -44,6 +45,10 @@ EXAMPLES = r"""
 - name: Show how much is free in the default one
   ansible.builtin.debug:
     msg: "{{ (result.datastores | selectattr('id', 'eq', 1) | first).free_mb }} MiB"
+
+- name: Show the images that take most on disk
+  ansible.builtin.debug:
+    msg: "{{ result.datastores | map(attribute='images') | flatten | selectattr('allocated_bytes') | sort(attribute='allocated_bytes', reverse=true) }}"
 """
 
 RETURN = r"""
@@ -64,7 +69,9 @@ datastores:
       restricted_dirs: []
       bridge_list: []
       attributes: {}
-      images: [fs_data]
+      images:
+        - {id: 0, name: fs_data, path: /mnt/data, format: dir, allocated_bytes: null, virtual_bytes: null, snapshots: []}
+      orphans: []
       used_mb: 0
       free_mb: 0
       total_mb: 0
@@ -110,9 +117,54 @@ datastores:
       description: Further attributes.
       type: dict
     images:
-      description: Names of its images.
+      description: Its images, by id.
       type: list
-      elements: str
+      elements: dict
+      contains:
+        id:
+          description: Its id.
+          type: int
+        name:
+          description: Its name.
+          type: str
+        path:
+          description: The file that holds its data or, for type V(filesystem), the directory.
+          type: str
+        format:
+          description: Format of its data, such as V(raw) or V(qcow2); V(dir) for type V(filesystem).
+          type: str
+        allocated_bytes:
+          description:
+            - Bytes that its data takes on disk, without its snapshots.
+            - Null where the data is missing, in datastores that store no data, and where RV(datastores[].monitor_error) says why it isn't known.
+          type: int
+        virtual_bytes:
+          description: Bytes that a domain sees. Null like RV(datastores[].images[].allocated_bytes), and where the data isn't in this format.
+          type: int
+        snapshots:
+          description: Its snapshots, by id.
+          type: list
+          elements: dict
+          contains:
+            id:
+              description: Its id.
+              type: int
+            allocated_bytes:
+              description: Bytes that it takes on disk.
+              type: int
+    orphans:
+      description:
+        - Data in its directory that belongs to no image of the catalog. M(granary.vmstore.datastore_check) removes it.
+        - Data of an image that is just being made is one, too, until the image is in the catalog.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: Its path.
+          type: str
+        allocated_bytes:
+          description: Bytes that it takes on disk, with its snapshots.
+          type: int
     used_mb:
       description: MiB that are used, 0 for a datastore that stores no data, or null where RV(datastores[].monitor_error) says why it isn't known.
       type: int
@@ -123,7 +175,7 @@ datastores:
       description: MiB in all, like RV(datastores[].used_mb).
       type: int
     monitor_error:
-      description: Why the capacity could not be read, or null.
+      description: Why the capacity, or what is in the datastore, could not be read, or null.
       type: str
     supports:
       description: Which optional operations its driver has.
@@ -158,7 +210,7 @@ datastores:
           type: bool
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_INFO_SPEC, datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import DATASTORE_INFO_SPEC, datastore_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
 
 

@@ -17,14 +17,14 @@ from .._catalog.catalog import DEFAULT_LOCATION, Catalog
 from .._catalog.datastores import FIRST_ID, Datastore, all_datastores, delete_datastore, find_datastore, insert_datastore, update_datastore
 from .._catalog.images import find_images
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
+from .._core.errors import Conflict, InvalidInput, NotFound
 from .._core.names import check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver.attributes import check_values, settings_of
-from .._driver.base import OPTIONAL_ACTIONS, TIMEOUT, DatastoreDriver, DriverInfo
+from .._driver.base import TIMEOUT, DatastoreDriver, DriverInfo
 from .._driver.registry import datastore_driver
-from .catalog import CATALOG_OPTIONS, CatalogService, reading
+from .catalog import CATALOG_OPTIONS, CatalogService
 
 TYPES = ("image", "system", "backup", "file")
 
@@ -48,13 +48,6 @@ DATASTORE_SPEC = ArgumentSpec(
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     },
     required_one_of=[["id", "name"]],
-).merge(CATALOG_OPTIONS)
-
-DATASTORE_INFO_SPEC = ArgumentSpec(
-    {
-        "name": {"type": "str"},
-        "timeout": {"type": "int", "default": 30},
-    }
 ).merge(CATALOG_OPTIONS)
 
 #: What can't be changed: the data would have to move, or be read by another driver.
@@ -227,33 +220,4 @@ def check_timeout(seconds: int) -> None:
         raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")
 
 
-def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """Every datastore, or one by name or id, each with its capacity, or why it couldn't be read, and its driver's abilities.
-
-    :raises NotFound: there is none of that name or id.
-    """
-    check_timeout(options["timeout"])
-    with reading(options["catalog"]) as catalog:
-        found = all_datastores(catalog)
-        if options["name"] is not None:
-            one = find_datastore(catalog, options["name"])
-            if one is None:
-                raise NotFound(f"name: there is no datastore {options['name']!r} in the catalog {options['catalog']}.")
-            found = [one]
-        images = {one.id: [image.name for image in find_images(catalog, datastore_id=one.id)] for one in found}
-    return {"datastores": [{**one.as_dict(), "images": images[one.id], **_monitored(one, options["timeout"])} for one in found]}
-
-
-def _monitored(datastore: Datastore, timeout: float) -> dict[str, object]:
-    """The capacity of one datastore; an error is part of the answer, so that the others are still answered."""
-    driver = datastore_driver(datastore.ds_driver)(datastore, timeout=timeout)
-    answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
-    answer["supports"] = {action.replace("-", "_"): action in driver.info.actions for action in OPTIONAL_ACTIONS}
-    try:
-        answer.update(dataclasses.asdict(driver.monitor()))
-    except VmstoreError as error:
-        answer["monitor_error"] = str(error)
-    return answer
-
-
-__all__ = ["DATASTORE_INFO_SPEC", "DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "datastore_info", "driver_of", "read_wish"]
+__all__ = ["DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "driver_of", "read_wish"]

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, find_datastore, update_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
 from simulated_datastore.testing import FaultRule
 
 FIRST, SECOND = "a" * 32, "b" * 32
@@ -45,5 +48,19 @@ def test_a_server_that_stops_answering(datastore_factory, operation: str) -> Non
         driver(directory, 1).inventory({f"{directory}/{FIRST}": "sha256"})
     assert rule.hits
     # Once the server is back, the process that asked it ends.
+    rule.delete()
+    os.waitpid(-1, 0)
+
+
+def test_a_server_that_stops_answering_half_way_is_not_waited_for_twice(datastore_factory, tmp_path: Path) -> None:
+    datastore = datastore_factory()
+    path = str(tmp_path / "catalog.sqlite")
+    with open_catalog(path, create=True, datastore_location=str(tmp_path)) as catalog, catalog.transaction():
+        update_datastore(catalog, dataclasses.replace(find_datastore(catalog, 1), base_path=str(datastore.path())))
+    datastore.control.call("rule.add", ops=["statfs"], action="delay", delay=2)
+    rule = FaultRule(datastore.control, datastore.control.call("rule.add", ops=["opendir"], action="hang"))
+    (found,) = datastore_info({"catalog": path, "name": "1", "timeout": 3})["datastores"]
+    assert found["monitor_error"] == f"Reading the directory {datastore.path()} did not end within 1 seconds and was stopped."
+    assert found["total_mb"] > 0
     rule.delete()
     os.waitpid(-1, 0)

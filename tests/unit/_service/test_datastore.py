@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService, datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
 
 VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
 
@@ -186,28 +187,6 @@ def test_a_hostile_name_is_only_a_name(run: Callable[..., Plan], info: Callable[
     run(name=name, **VIRTIOFS)
     assert info(name=name)[0]["id"] == 100
     assert len(info()) == 4
-
-
-def test_info(run: Callable[..., Plan], info: Callable[..., list], tmp_path: Path) -> None:
-    (tmp_path / "1").mkdir()
-    run(name="fs", datastore_location=str(tmp_path), **VIRTIOFS)
-    system, default, _files, virtiofs = info()
-    assert "No such file or directory" in system["monitor_error"]
-    assert system["total_mb"] is None
-    found = os.statvfs(tmp_path)
-    assert default["total_mb"] == found.f_frsize * found.f_blocks // 2**20
-    assert default["monitor_error"] is None
-    assert (virtiofs["used_mb"], virtiofs["free_mb"], virtiofs["total_mb"], virtiofs["images"]) == (0, 0, 0, [])
-    assert set(virtiofs["supports"].values()) == {False}
-    assert [one["id"] for one in info(name="100")] == [100]
-    for unknown in ("none", "77", str(10**30)):
-        with pytest.raises(NotFound, match=f"^name: there is no datastore '{unknown}'"):
-            info(name=unknown)
-
-
-def test_info_without_a_catalog(info: Callable[..., list]) -> None:
-    with pytest.raises(NotFound, match="There is no catalog at "):
-        info()
 
 
 def test_a_huge_id_is_only_unknown(run: Callable[..., Plan]) -> None:
