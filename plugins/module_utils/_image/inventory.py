@@ -41,7 +41,7 @@ class StoredSnapshot:
 class StoredImage:
     """An image whose data is there. Whether its header is to be believed, only the catalog knows: whoever writes to a raw disk can write one there.
 
-    :arg format: by its header; ``raw`` where it has none.
+    :arg format: by its header; ``raw`` where it has none, ``None`` where it can't be read, as ``error`` says.
     :arg length: bytes of the file, which is what a guest sees of a raw image.
     :arg header_size: bytes that a guest sees of an image of this ``format``; ``None`` where ``error`` says why it isn't known.
     :arg allocated: without the snapshots.
@@ -50,7 +50,7 @@ class StoredImage:
     """
 
     path: str
-    format: str
+    format: str | None
     length: int
     header_size: int | None
     allocated: int
@@ -175,16 +175,15 @@ def _snapshot_files(image: str) -> tuple[dict[int, str], bool]:
 
 def _look(path: str, file: str, snapshots: tuple[StoredSnapshot, ...]) -> StoredImage:
     status = os.lstat(file)
-    image_format, size, error = "raw", None, None
+    image_format, size, error = None, None, None
     try:
         with _opened(file) as descriptor:
             status = os.fstat(descriptor)
             head = os.pread(descriptor, _HEAD, 0)
             found = sniff(head)
-            if found in QEMU_FORMATS:
-                image_format = found
-                if found == "vhdx":
-                    head = os.pread(descriptor, HEAD_SIZE, 0)
+            if found == "vhdx":
+                head = os.pread(descriptor, HEAD_SIZE, 0)
+            image_format = found if found in QEMU_FORMATS else "raw"
             size = virtual_size(head, status.st_size, option="source", path=file)
     except FileNotFoundError:
         raise
