@@ -32,7 +32,7 @@ def store(front_end) -> Path:
 
 
 def add(front_end, number: int, path: Path, image_format: str, size_mb: int, persistent: bool = False) -> None:
-    with contextlib.closing(sqlite3.connect(front_end.catalog)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(front_end.catalog, isolation_level=None)) as connection:
         columns = "id, name, datastore_id, type, path, format, size_mb, persistent, read_only"
         values = (number, f"x{number}", str(path), image_format, size_mb, persistent)
         connection.execute(f"INSERT INTO image ({columns}) VALUES (?, ?, 1, 'os', ?, ?, ?, ?, 0)", values)
