@@ -248,6 +248,19 @@ def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
     assert bridges.connections() == 3
 
 
+def test_inventory_and_sweep(bridges: Any, driver: Any, image: Path) -> None:
+    copied = driver().cp(str(image), OS)
+    stored = bridges.path(copied.source)
+    (part := stored.parent / f".{'0' * 32}.part").write_bytes(b"left by a killed run")
+    found = driver().inventory({copied.source: "sha256"})
+    [one] = found.images
+    assert (one.path, one.format, one.length) == (copied.source, "raw", len(RAW))
+    assert (one.allocated, one.checksum) == (stored.stat().st_blocks * 512, hashlib.sha256(RAW).hexdigest())
+    assert [os.path.basename(leftover.path) for leftover in found.leftovers] == [part.name]
+    driver().sweep()
+    assert not part.exists()
+
+
 def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
     names = [f"{number:032x}" for number in range(3000)]
     for name in names:

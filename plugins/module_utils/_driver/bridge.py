@@ -27,6 +27,7 @@ from .._core.command import Conversation, reason
 from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
 from .._core.names import check_host
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
+from .._image import inventory
 from .._image.image_file import HEAD_SIZE, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
@@ -67,6 +68,9 @@ COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
 #: Exit codes of a shell: the command can't be run, or isn't there.
 NO_COMMAND = (126, 127)
 
+#: They read no data, and so are answered within the driver's deadline.
+QUICK = ("monitor", "stored")
+
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")
 CONFIRMED = b"\n"
@@ -105,6 +109,8 @@ class BridgedFsDriver(DatastoreDriver):
     snap_flatten = _bridged("snap_flatten")
     snap_revert = _bridged("snap_revert")
     export = _bridged("export")
+    inventory = _bridged("inventory")
+    sweep = _bridged("sweep")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
@@ -165,7 +171,7 @@ class BridgedFsDriver(DatastoreDriver):
 
     def _answered(self, host: str, action: str, ssh: Conversation, parts: Iterator[bytes]) -> Any:
         answer: dict[str, Any] = {}
-        timeout = self.timeout + GRACE if action in ("monitor", "stored") else None
+        timeout = self.timeout + GRACE if action in QUICK else None
         for line in lines(ssh, parts, timeout, broken=f"The connection to the bridge {host} broke during {action}"):
             answer = read_answer(host, action, line)
             if "log" not in answer:
@@ -299,10 +305,10 @@ def decode(line: bytes) -> Any:
         name = found.pop("is", None)
         if name is None:
             return found
-        kind = vars(base)[name]
+        kind = vars(inventory if name in inventory.__all__ else base)[name]
         if not dataclasses.is_dataclass(kind):
             raise ValueError(name)
-        return kind(**found)
+        return kind(**{field: tuple(value) if isinstance(value, list) else value for field, value in found.items()})
 
     return json.loads(line, object_hook=made)
 
