@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_image, insert_image, update_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
@@ -349,6 +350,7 @@ def test_without_a_catalog(tmp_path: Path) -> None:
 
 def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     image = add(0, b"data")
+    add(1, b"data", persistent=True)
     asked = []
 
     def inventory(self: FsDriver, checksums: dict[str, str]) -> object:
@@ -369,14 +371,38 @@ def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Cal
     assert row(catalog, "x0").checksum == sha256(image)
 
 
-def test_data_that_changes_meanwhile_gets_no_checksum(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datastore_that_does_not_answer_is_asked_once(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    add(0, b"data")
+    add(1, b"x" * 2 * MIB, datastore=2)
+    asked = []
+
+    def inventory(self: FsDriver, checksums: dict[str, str]) -> object:
+        asked.append(self.datastore.id)
+        if self.datastore.id == 1:
+            raise CommandFailed("no answer")
+        return original(self, checksums)
+
+    original = FsDriver.inventory
+    monkeypatch.setattr(FsDriver, "inventory", inventory)
+    plan = service(catalog, repair=True).converge()
+    assert asked == [1, 2, 2]
+    assert plan.warnings == ["The datastore 'default' could not be checked: no answer"]
+    assert row(catalog, "x1").size_mb == 2
+
+
+@pytest.mark.parametrize("what", ["data", "row"])
+def test_what_changes_meanwhile_gets_no_checksum(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     image = add(0, b"data")
     add(1, b"x" * 2 * MIB)
     original = DatastoreCheckService.rehearse
 
     def rehearse(self: DatastoreCheckService) -> Plan:
         plan = original(self)
-        os.utime(image, ns=(1, 1))
+        if what == "data":
+            os.utime(image, ns=(1, 1))
+        else:
+            with open_catalog(catalog, create=False) as other, other.transaction():
+                update_image(other, dataclasses.replace(find_image(other, "x0"), persistent=True))
         return plan
 
     monkeypatch.setattr(DatastoreCheckService, "rehearse", rehearse)
