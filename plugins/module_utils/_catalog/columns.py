@@ -33,6 +33,12 @@ _PLAIN: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
+@functools.cache
+def _types(cls: type[Any]) -> tuple[tuple[str, str], ...]:
+    """Names and annotations of the fields. A catalog can have many rows."""
+    return tuple((field.name, str(field.type)) for field in fields(cls))
+
+
 def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping[str, Callable[[Any], object]]) -> Row:
     """A row of the catalog at ``path`` as the dataclass ``cls``.
 
@@ -41,11 +47,11 @@ def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping
     """
     try:
         values = {name: readers[name](value) if name in readers else value for name, value in dict(row).items()}
-        for field in fields(cls):  # type: ignore[arg-type]
-            if field.name not in readers and not _PLAIN[str(field.type)](values[field.name]):
-                raise ValueError(field.name)
-            if field.type == "bool":
-                values[field.name] = bool(values[field.name])
+        for name, kind in _types(cls):
+            if name not in readers and not _PLAIN[kind](values[name]):
+                raise ValueError(name)
+            if kind == "bool":
+                values[name] = bool(values[name])
         return cls(**values)
     except (InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
         message = f"The catalog {path} can't be used: a row of its table {cls.__name__} holds what granary.vmstore never writes, so restore it from a backup."
