@@ -42,7 +42,8 @@ def opened(path: str, check: Callable[[str], object]) -> Iterator[int]:
         yield descriptors[1]
     finally:
         for descriptor in descriptors:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # nothing was written
+                os.close(descriptor)
 
 
 def chunks_of(descriptor: int) -> Iterator[bytes]:

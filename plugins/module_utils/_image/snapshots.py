@@ -46,6 +46,7 @@ def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = 
     :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
     """
     path = _path(image, snapshot)
+    sweep(os.path.dirname(image))  # a run that was killed may have done all but remove what it replaced
     if not os.path.lexists(path):
         return
     if format == "qcow2":
@@ -73,7 +74,7 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
     """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments and errors as above.
 
-    A crash can leave the new image beside the snapshots: then all of them are whole, and a repeat removes them.
+    A crash can leave the new image beside the snapshots, since no rename changes two names: then all of them are whole, and a repeat removes them.
     """
     directory = f"{image}.snap"
     if not os.path.lexists(directory) and os.path.isfile(image) and not os.path.islink(image):
@@ -183,7 +184,9 @@ def _rebase(image: str, child: str, snapshot: int, timeout: float) -> None:
     name = "" if parent is None else os.path.join(os.path.dirname(_backing_name(child) or ""), str(parent))
     with new_image(os.path.dirname(image), owner=_owner(child)) as part:
         _copy(child, part)
-        run(["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", part.path], timeout=timeout)
+        # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
+        run(["qemu-img", "rebase", "-t", "writethrough", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", part.path], timeout=timeout)
+        run(["qemu-img", "check", "-q", "-f", "qcow2", "--", part.path], timeout=timeout)
         replace_image(child, part)
 
 

@@ -32,6 +32,7 @@ class Control:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = 1
+        self._asked = ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(os.fspath(path))
@@ -42,21 +43,38 @@ class Control:
 
     def call(self, method: str, /, deadline: float = 60, **params: Any) -> Any:
         """What *method* returns; raises :class:`SimulatedDatastoreError` with what the daemon refused, or when it says nothing for *deadline* seconds."""
-        number, self._next = self._next, self._next + 1
-        self._socket.settimeout(deadline)
-        try:
+        self.ask(method, deadline, **params)
+        return self.answer(deadline)
+
+    def ask(self, method: str, /, deadline: float = 60, **params: Any) -> None:
+        """Ask without waiting for the :meth:`answer`, which is there when :meth:`fileno` can be read."""
+        number, self._next, self._asked = self._next, self._next + 1, method
+        with self._errors(deadline):
             self._socket.sendall(json.dumps({"id": number, "method": method, "params": params}).encode() + b"\n")
+
+    def answer(self, deadline: float = 60) -> Any:
+        """What the method returns that was asked for."""
+        with self._errors(deadline):
             line = self._lines.readline()
-        except TimeoutError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} hasn't answered {method!r} for {deadline:g} seconds.") from error
-        except OSError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone: {error.strerror or error}.") from error
         if not line:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone in the middle of {method!r}.")
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone in the middle of {self._asked!r}.")
         answer = json.loads(line)
         if "error" in answer:
             raise SimulatedDatastoreError(answer["error"])
         return answer["result"]
+
+    @contextlib.contextmanager
+    def _errors(self, deadline: float) -> Iterator[None]:
+        self._socket.settimeout(deadline)
+        try:
+            yield
+        except TimeoutError as error:
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone: {error.strerror or error}.") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._lines.close()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults`` and ``walk_crashes``. They need root and /dev/fuse.
+"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults``, ``walk_crashes`` and ``walk_kills``. They need root and /dev/fuse.
 
 Every datastore ends with its test, whatever hangs; the test fails when a daemon has logged a bug.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from .errors import SimulatedDatastoreError
-from .testing import CrashWalker, FaultWalker, SimulatedDatastore, mount
+from .testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore, mount
 
 _numbers = itertools.count(1)
 
@@ -68,4 +68,10 @@ def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore]) -> CrashW
     return CrashWalker(datastore_factory)
 
 
-__all__ = ["datastore", "datastore_factory", "walk_crashes", "walk_faults"]
+@pytest.fixture
+def walk_kills(datastore_factory: Callable[..., SimulatedDatastore]) -> KillWalker:
+    """Kills a piece of code before each change that it makes."""
+    return KillWalker(datastore_factory)
+
+
+__all__ = ["datastore", "datastore_factory", "walk_crashes", "walk_faults", "walk_kills"]

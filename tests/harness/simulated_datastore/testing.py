@@ -3,22 +3,32 @@
 """A datastore as a test sees it. The daemon is a process of its own: in the test's process it would wait for itself."""
 from __future__ import annotations
 
+import ctypes
 import errno
+import itertools
 import os
+import select
+import shutil
+import signal
+import stat
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import settings
 from .client import Control, Running, start
 from .profiles import choose
-from .request import expand
 
 #: What a fault walker injects unless told otherwise: what disks, servers and quotas answer.
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
 #: What a fault walker makes fail: all that changes the file system or promises durability.
 WRITE_SIDE = ("change",)
+
+#: prctl(2).
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FaultRule:
@@ -113,6 +123,7 @@ class SimulatedDatastore:
         self.control = running.control()
         self.ledger = LedgerView(self)
         self._mount_points = mount_points
+        self._root = os.stat(backing)
 
     def path(self, client: str = "host1") -> Path:
         """The mount point of a client."""
@@ -134,6 +145,26 @@ class SimulatedDatastore:
             yield found
         finally:
             found.delete()
+
+    def renew(self, prepare: Callable[[Path], Any] | None = None) -> Path:
+        """Be as it was at the beginning, but for settings: no rules, no crash tracking, and nothing there but what *prepare* makes. The first mount point."""
+        self.control.call("rule.clear")
+        self.control.call("crash.track", enabled=False)
+        self.control.call("restart")
+        path = next(iter(self._mount_points.values()))
+        for entry in list(os.scandir(path)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry)
+            else:
+                os.unlink(entry)
+        now = os.stat(path)
+        if (now.st_uid, now.st_gid) != (self._root.st_uid, self._root.st_gid):
+            os.chown(path, self._root.st_uid, self._root.st_gid)
+        if now.st_mode != self._root.st_mode:
+            os.chmod(path, stat.S_IMODE(self._root.st_mode))
+        if prepare is not None:
+            prepare(path)
+        return path
 
     def crash(self, **parameters: Any) -> dict[str, Any]:
         """Crash and come up again, having lost what *keep*, *names*, *seed*, *count* or *state* say."""
@@ -171,11 +202,23 @@ def mount(name: str, root: Path, clients: dict[str, dict[str, Any]] | None = Non
     return datastore
 
 
-class FaultWalker:
-    """Makes each write-side operation of a piece of code fail once with each errno."""
+class _Walker:
+    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as the start of a daemon takes longer than most runs."""
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         self._factory = factory
+
+    @contextmanager
+    def _datastore(self) -> Iterator[SimulatedDatastore]:
+        datastore = self._factory()
+        try:
+            yield datastore
+        finally:
+            datastore.end()
+
+
+class FaultWalker(_Walker):
+    """Makes each write-side operation of a piece of code fail once with each errno."""
 
     def __call__(self, work: Callable[[Path], Any], check: Callable[[Path, BaseException | None], None], *, prepare: Callable[[Path], Any] | None = None,
                  errnos: tuple[int, ...] = ERRNOS, ops: tuple[str, ...] = WRITE_SIDE) -> int:
@@ -185,22 +228,20 @@ class FaultWalker:
         whatever fails. Returns how many faults were injected. An operation that is no longer reached,
         as *work* took another way, ends the walk of its errno.
         """
-        total = self._once(work, check, prepare, ops, None, 0)[0]
-        injected = 0
-        for number in errnos:
-            for nth in range(1, total + 1):
-                hits = self._once(work, check, prepare, ops, nth, number)[1]
-                if not hits:
-                    break
-                injected += hits
+        with self._datastore() as datastore:
+            total = self._once(datastore, work, check, prepare, ops, None, 0)[0]
+            injected = 0
+            for number in errnos:
+                for nth in range(1, total + 1):
+                    hits = self._once(datastore, work, check, prepare, ops, nth, number)[1]
+                    if not hits:
+                        break
+                    injected += hits
         return injected
 
-    def _once(self, work: Callable[[Path], Any], check: Callable[[Path, BaseException | None], None], prepare: Callable[[Path], Any] | None,
-              ops: tuple[str, ...], nth: int | None, number: int) -> tuple[int, int]:
-        datastore = self._factory()
-        path = datastore.path()
-        if prepare is not None:
-            prepare(path)
+    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path, BaseException | None], None],
+              prepare: Callable[[Path], Any] | None, ops: tuple[str, ...], nth: int | None, number: int) -> tuple[int, int]:
+        path = datastore.renew(prepare)
         # The first run counts: its rule never hits.
         trigger = {"nth": nth} if nth is not None else {"after": 1 << 40}
         raised: BaseException | None = None
@@ -211,23 +252,17 @@ class FaultWalker:
                 if nth is None:
                     raise
                 raised = error
-            matches, hits = rule.matches, rule.hits
         try:
             check(path, raised)
         except AssertionError as error:
             failed = ", ".join(f"{row['op']} {row['path']}" for row in datastore.ledger.query(rule=rule.id))
             what = f"with {failed} (number {nth}) failing with {errno.errorcode.get(number, number)}" if nth else "without a fault"
             raise AssertionError(f"{what}: {error}") from error
-        finally:
-            datastore.end()
-        return matches, hits
+        return rule.matches, rule.hits
 
 
-class CrashWalker:
+class CrashWalker(_Walker):
     """Crashes before each change that a piece of code makes and after the last, into each state that the disk may be in then."""
-
-    def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
-        self._factory = factory
 
     def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], None], *, prepare: Callable[[Path], Any] | None = None, names: str = "ordered",
                  limit: int = 20) -> int:
@@ -236,53 +271,157 @@ class CrashWalker:
         *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how many crashes there were.
         """
         crashes = 0
-        point = 1
-        while True:
-            state, reached = 0, True
-            while True:
-                found, reached = self._once(work, check, prepare, names, point, state)
-                if not found:
+        with self._datastore() as datastore:
+            reached = True
+            for point in itertools.count(1):
+                state = 0
+                while True:
+                    states, reached = self._once(datastore, work, check, prepare, names, point, state, limit)
+                    state += 1
+                    if state >= states:
+                        break
+                crashes += state
+                if not reached:
                     break
-                crashes += 1
-                state += 1
-                if state >= limit:
-                    break
-            if not reached:
-                return crashes
-            point += 1
+        return crashes
 
-    def _once(self, work: Callable[[Path], Any], check: Callable[[Path], None], prepare: Callable[[Path], Any] | None, names: str, point: int,
-              state: int) -> tuple[bool, bool]:
-        """Whether there is this *state*, and whether *work* got to this *point*."""
-        datastore = self._factory()
-        try:
-            path = datastore.path()
-            if prepare is not None:
-                prepare(path)
-            datastore.set(crash_tracking=True)
-            # From this change on the server is gone: what was done up to there is what may be on the disk.
-            gone = datastore.control.call("rule.add", ops=sorted(expand(["change"])), after=point - 1, error="EIO")
-            reached = False
+    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], None], prepare: Callable[[Path], Any] | None,
+              names: str, point: int, state: int, limit: int) -> tuple[int, bool]:
+        """How many states there are, and whether *work* got to this *point*."""
+        path = datastore.renew(prepare)
+        datastore.set(crash_tracking=True)
+        # From this change on the server is gone: what was done up to there is what may be on the disk.
+        with datastore.fault("change", errno.EIO, after=point - 1) as gone:
+            failed = None
             try:
                 work(path)
-            except Exception:
-                reached = FaultRule(datastore.control, gone).hits > 0
-                if not reached:
-                    raise
-            reached = reached or FaultRule(datastore.control, gone).hits > 0
-            datastore.control.call("rule.clear")
-            states = datastore.control.call("crash.states", names=names, limit=state + 1)
-            if state >= len(states):
-                return False, reached
-            datastore.crash(state=state, names=names)
+            except Exception as error:
+                failed = error
+        if failed is not None and not gone.hits:
+            raise failed
+        states = datastore.control.call("crash.states", names=names, limit=limit)
+        if state >= len(states):
+            raise AssertionError(f"before change {point} there were more than {state} states of the disk in the run before, and now there are {len(states)}")
+        datastore.crash(state=state, names=names)
+        try:
+            check(path)
+        except AssertionError as error:
+            lost = ", ".join(states[state]["lost"]) or "nothing"
+            raise AssertionError(f"after a crash before change {point}, with {lost} lost and {states[state]['torn'] or 'nothing'} torn: {error}") from error
+        return len(states), gone.hits > 0
+
+
+class KillWalker(_Walker):
+    """Kills a piece of code before each change that it makes."""
+
+    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], None], *, prepare: Callable[[Path], Any] | None = None,
+                 ops: tuple[str, ...] = WRITE_SIDE, deadline: float = 60) -> int:
+        """Run *work* anew in a process of its own, a fork of this one, for every kill: before its first change, its second one, ..., until there is no more.
+
+        While the change waits, the process gets SIGKILL, and so do those that it has started, in its process group; the change isn't made. When they are gone
+        *check* gets the directory, and asserts what must hold whenever the process ends; at last after a run that nobody killed. Returns how many kills there
+        were. Raises :class:`SimulatedDatastoreError` when *work* neither ends nor makes a change for *deadline* seconds.
+        """
+        with self._datastore() as datastore:
+            for point in itertools.count(1):
+                if not self._once(datastore, work, check, prepare, list(ops), point, deadline):
+                    return point - 1
+        raise AssertionError("unreachable")
+
+    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], None], prepare: Callable[[Path], Any] | None,
+              ops: list[str], point: int, deadline: float) -> bool:
+        """Whether *work* got to this *point*."""
+        path = datastore.renew(prepare)
+        hang = FaultRule(datastore.control, datastore.control.call("rule.add", ops=ops, action="hang", after=point - 1))
+        with datastore.fault(ops, errno.EIO, after=point - 1):
+            process = _Process(lambda: work(path))
             try:
-                check(path)
-            except AssertionError as error:
-                lost = ", ".join(states[state]["lost"]) or "nothing"
-                raise AssertionError(f"after a crash before change {point}, with {lost} lost and {states[state]['torn'] or 'nothing'} torn: {error}") from error
-            return True, reached
+                killed = process.waits(datastore, deadline)
+            finally:
+                process.kill()
+                # Who waits in the kernel dies when it is answered: by the other rule.
+                hang.delete()
+                status = process.wait()
+        if not killed and status:
+            raise AssertionError(f"the process ended with {status} though nobody killed it, its standard error may tell why")
+        try:
+            check(path)
+        except AssertionError as error:
+            raise AssertionError(f"after a kill before change {point}: {error}" if killed else f"without a kill: {error}") from error
+        return killed
+
+
+class _Process:
+    """A fork of this process that does *work* in a process group of its own. Another one, between them, collects it and all that it leaves behind."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        reader, writer = os.pipe()
+        self._keeper = os.fork()
+        if not self._keeper:
+            status = 1
+            with suppress(BaseException):
+                os.close(reader)
+                status = _keep(work, writer)
+            os._exit(status)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            self._group = int(pipe.read())
+        self._ended = os.pidfd_open(self._keeper)
+
+    def waits(self, datastore: SimulatedDatastore, deadline: float) -> bool:
+        """Wait until it waits for the datastore, or has ended, which is False."""
+        control = datastore.running.control()
+        try:
+            control.ask("wait_for", predicate={"parked": 1}, timeout=deadline)
+            poll = select.poll()
+            poll.register(control, select.POLLIN)
+            poll.register(self._ended, select.POLLIN)
+            ready = [descriptor for descriptor, _unused in poll.poll()]
+            if control.fileno() in ready:
+                control.answer()
+            return control.fileno() in ready
         finally:
-            datastore.end()
+            control.close()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait until all are gone; the exit status of the one that worked, negative for a signal."""
+        os.close(self._ended)
+        return os.waitstatus_to_exitcode(os.waitpid(self._keeper, 0)[1])
 
 
-__all__ = ["ERRNOS", "WRITE_SIDE", "CrashWalker", "FaultRule", "FaultWalker", "LedgerView", "Reads", "SimulatedDatastore", "mount"]
+def _keep(work: Callable[[], Any], told: int) -> int:
+    """Start *work* and tell its process group; wait until that, and all whose parent has ended, are gone. Its exit status, at most 127: others are signals."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    worker = os.fork()
+    if not worker:
+        os.close(told)
+        os._exit(_work(work))
+    with suppress(ProcessLookupError, PermissionError):
+        os.setpgid(worker, worker)
+    os.write(told, b"%d" % worker)
+    os.close(told)
+    found = 1
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.wait()
+            if pid == worker:
+                found = os.waitstatus_to_exitcode(status)
+    return found if found >= 0 else 128 - found
+
+
+def _work(work: Callable[[], Any]) -> int:
+    try:
+        os.setpgid(0, 0)
+        work()
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+__all__ = ["ERRNOS", "WRITE_SIDE", "CrashWalker", "FaultRule", "FaultWalker", "KillWalker", "LedgerView", "Reads", "SimulatedDatastore", "mount"]

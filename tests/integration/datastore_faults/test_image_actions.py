@@ -1,117 +1,196 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images when their datastore fails: each operation that writes fails once, and a crash comes before each of them.
+"""The actions of the driver fs when their datastore fails: each operation that writes fails once; the process is killed, and the power fails, before each.
 
-Afterwards there is the old state or the new one, and doing it again leads to the new one.
+Afterwards there is the old state or the new one, and doing it again leads to the new one. A state is what the front-end can tell: the images, their
+snapshots, and their data. What else is there, such as a part or the snapshots of an image that is removed, is left over: repeating the action removes it.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import write_stream
-from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
-from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import flatten_snapshot, remove_image, revert_snapshot
-from simulated_datastore.testing import CrashWalker, FaultWalker
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions, Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker
 
 NAME = "05d147c524ae30d046db542ec2859136"
-PART = r"\.[0-9a-f]{32}\.part"
+PART = re.compile(r"\.[0-9a-f]{32}\.part")
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 OLD, SNAPSHOT, OTHER = b"old image" * 1000, b"snapshot " * 1000, b"other one" * 1000
 #: Data, a hole, data.
-STREAM = b"x" * 100_000 + bytes(2_000_000) + b"y" * 10
+STREAM = b"x" * 100_000 + bytes(200_000) + b"y" * 10
 
-#: The content of each file of a datastore, but for parts.
+#: By name, the content of each image and of its snapshots.
 State = dict[str, bytes]
+#: By name, the bytes of each file; links with what they say after an arrow.
+Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Action:
+    #: Makes the datastore as it is before. The directory isn't there yet, as that of a new datastore.
     prepare: Callable[[Path], object]
-    work: Callable[[str], object]
+    #: With the driver, the image's path, and the file that is outside of the datastore.
+    work: Callable[[FsDriver, str, str], object]
     old: State
     new: State
-    #: What a crash may leave besides: the steps of an action that changes several names. In each, all data that the new state has is whole.
+    #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is whole.
     between: tuple[State, ...] = ()
-    #: How many of the states are looked at that the disk may be in at the moment of a crash: without what was not synced, with all of it, with a part of it.
+    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with a part of it. One where a run takes several qemu-img.
     disks: int = 8
+    #: Whether files change before the state does, their content the same.
+    rebases: bool = False
 
 
-def content(path: Path) -> bytes:
-    """A raw file as it is. Of a qcow2 file, in which qemu-img finds no errors and no leaks, what a guest would read from its two clusters."""
-    data = path.read_bytes()
-    if not data.startswith(b"QFI\xfb"):
-        return data
-    subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], check=True)
-    argv = ["qemu-io", "-r", "-f", "qcow2", "-c", "read -v 0 1", "-c", "read -v 64k 1", path]
-    told = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return bytes.fromhex("".join(re.findall(r"^[0-9a-f]{8}:  ([0-9a-f]{2}) ", told, re.MULTILINE)))
-
-
-def state(datastore: Path) -> State:
-    """New images have names that nobody knows before: here they are called "new"."""
-    found: State = {}
-    for path in datastore.rglob("*"):
-        name = str(path.relative_to(datastore))
-        if (path.is_file() or path.is_symlink()) and not path.is_dir() and not re.match(f"{PART}(/|$)", name):
-            found[re.sub(r"^[0-9a-f]{32}", lambda match: "image" if match[0] == NAME else "new", name)] = content(path)
+def files(datastore: Path) -> Files:
+    found: Files = {}
+    for directory, directories, names in os.walk(datastore):
+        for name in (*names, *directories):
+            path = Path(directory, name)
+            if path.is_symlink():
+                found[f"{path.relative_to(datastore)} -> {os.readlink(path)}"] = b""
+            elif path.is_file():
+                found[str(path.relative_to(datastore))] = path.read_bytes()
     return found
 
 
-def parts(datastore: Path) -> list[str]:
-    return [name for name in os.listdir(datastore) if re.fullmatch(PART, name)]
+def of_images(found: Files) -> Files:
+    """Without what is left over."""
+    images = {name[:32] for name in found if re.match("[0-9a-f]{32}( -> |$)", name)}
+    return {name: data for name, data in found.items() if name[:32] in images}
+
+
+def state(found: Files) -> State:
+    """New images have names that nobody knows before: here they are called "new"."""
+    named = {name if name.startswith(NAME) else f"new{name[32:]}": data for name, data in of_images(found).items()}
+    for name, data in named.items():
+        if name.endswith(".md5sum"):
+            assert data.decode() == hashlib.md5(named[name.removesuffix(".md5sum")]).hexdigest(), "the checksum of another content"
+    return {name.replace(NAME, "image"): data for name, data in _contents(tuple(sorted(named.items())))}
+
+
+@functools.lru_cache(maxsize=None)
+def _contents(named: tuple[tuple[str, bytes], ...]) -> list[tuple[str, bytes]]:
+    """Of the images and snapshots; asked once for the same files, as qemu-img takes its time."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name, data in named:
+            link, arrow, target = name.partition(" -> ")
+            path = Path(directory, link)
+            path.parent.mkdir(exist_ok=True)
+            if arrow:
+                path.symlink_to(target)
+            else:
+                path.write_bytes(data)
+        names = [name.partition(" -> ")[0] for name, _data in named if not name.endswith(".md5sum")]
+        return [(name, content(path)) for name in names if not (path := Path(directory, name)).is_dir()]
+
+
+def content(path: Path) -> bytes:
+    """A raw file as it is. Of a qcow2 file, in which qemu-img finds no errors and no leaks, the bytes that a guest would read from it."""
+    data = path.read_bytes()
+    if not data.startswith(b"QFI\xfb"):
+        return data
+    checked = subprocess.run(["qemu-img", "check", "-f", "qcow2", path], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, f"{path}.content"], check=True)
+    return Path(f"{path}.content").read_bytes()
 
 
 def nothing(_datastore: Path) -> None:
-    """An empty datastore."""
-
-
-def make(image: str) -> None:
-    with new_image(os.path.dirname(image)) as part:
-        write_stream(iter([STREAM[:70_000], STREAM[70_000:]]), part.fd)
-        part.commit()
+    """Not even the directory."""
 
 
 def raw(datastore: Path) -> None:
-    (datastore / f"{NAME}.snap").mkdir()
-    for name, data in [(NAME, OLD), (f"{NAME}.md5sum", b"sum"), (f"{NAME}.snap/0", SNAPSHOT), (f"{NAME}.snap/1", OTHER)]:
+    (datastore / f"{NAME}.snap").mkdir(parents=True)
+    md5 = hashlib.md5(OLD).hexdigest().encode()
+    for name, data in [(NAME, OLD), (f"{NAME}.md5sum", md5), (f"{NAME}.snap/0", SNAPSHOT), (f"{NAME}.snap/1", OTHER)]:
         (datastore / name).write_bytes(data)
 
 
 def qcow2(datastore: Path) -> None:
-    """Snapshot 0 has a 1 in both clusters; on it there is what the image holds now, a 2 in the first one."""
+    """Snapshots 0 and 1, and on them what the image holds now."""
+    shutil.copytree(_chain(), datastore, symlinks=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _chain() -> Path:
+    datastore = Path(_kept.name, "chain")
     snapshots = datastore / f"{NAME}.snap"
-    snapshots.mkdir()
+    snapshots.mkdir(parents=True)
     (snapshots / snapshots.name).symlink_to(".")
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", snapshots / "0", "128k"], check=True)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 1 0 128k", snapshots / "0"], check=True)
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"{snapshots.name}/0", snapshots / "1"], check=True)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -P 2 0 64k", snapshots / "1"], check=True)
-    (datastore / NAME).symlink_to(f"{snapshots.name}/1")
+    for number in range(3):
+        backing = ["-F", "qcow2", "-b", f"{snapshots.name}/{number - 1}"] if number else []
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, snapshots / str(number), "192k"], check=True)
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -q -P {number + 1} 0 {64 * (3 - number)}k", snapshots / str(number)], check=True)
+    (datastore / NAME).symlink_to(f"{snapshots.name}/2")
+    return datastore
 
 
-RAW = {"image": OLD, "image.md5sum": b"sum", "image.snap/0": SNAPSHOT, "image.snap/1": OTHER}
-RAW_UNSUMMED = {name: data for name, data in RAW.items() if name != "image.md5sum"}
-RAW_REVERTED = {**RAW_UNSUMMED, "image": SNAPSHOT}
-RAW_UNNAMED = {name: data for name, data in RAW.items() if name != "image"}
-QCOW2 = {"image": b"\2\1", "image.snap/0": b"\1\1", "image.snap/1": b"\2\1"}
+_kept = tempfile.TemporaryDirectory(prefix="granary-faults-", dir="/var/tmp")
+
+
+def cp(driver: FsDriver, source: str, driver_format: str | None = None) -> None:
+    sha256 = hashlib.sha256(STREAM).hexdigest()
+    driver.cp(source, CopyOptions("os", driver_format, checksums={"sha256": sha256}))
+
+
+#: qemu-img rounds up to sectors.
+SECTORS = STREAM + bytes(-len(STREAM) % 512)
+BYTES = [bytes([number]) * 65536 for number in range(4)]
+MIB = 2**20
+
+RAW = {"image": OLD, "image.snap/0": SNAPSHOT, "image.snap/1": OTHER}
+REVERTED = {**RAW, "image": SNAPSHOT}
+TOP = BYTES[3] + BYTES[2] + BYTES[1]
+QCOW2 = {"image": TOP, "image.snap/0": BYTES[1] * 3, "image.snap/1": BYTES[2] * 2 + BYTES[1], "image.snap/2": TOP}
 
 ACTIONS = {
-    "new image": Action(nothing, make, {}, {"new": STREAM}),
-    "revert, raw": Action(raw, lambda image: revert_snapshot(image, "raw", 0), RAW, RAW_REVERTED, (RAW_UNSUMMED,)),
-    "revert, qcow2": Action(qcow2, lambda image: revert_snapshot(image, "qcow2", 0), QCOW2, {**QCOW2, "image": b"\1\1", "image.snap/1": b"\1\1"}, (), 1),
-    "flatten, raw": Action(raw, lambda image: flatten_snapshot(image, "raw", 0), RAW, {"image": SNAPSHOT}, (RAW_UNSUMMED, RAW_REVERTED)),
-    "flatten, qcow2": Action(qcow2, lambda image: flatten_snapshot(image, "qcow2", 0), QCOW2, {"image": b"\1\1"}, ({**QCOW2, "image": b"\1\1"},), 1),
-    "remove": Action(raw, remove_image, RAW, {}, (RAW_UNNAMED, {"image.md5sum": b"sum"})),
+    "cp, raw": Action(nothing, lambda driver, _image, source: cp(driver, source), {}, {"new": STREAM}),
+    "cp, raw to qcow2": Action(nothing, lambda driver, _image, source: cp(driver, source, "qcow2"), {}, {"new": SECTORS}, disks=1),
+    "mkfs, raw": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "raw", None), {}, {"new": bytes(MIB)}),
+    "mkfs, qcow2": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=1),
+    "clone, raw": Action(raw, lambda driver, image, _source: driver.clone(image, "raw", CopyOptions("os")), RAW, {**RAW, "new": OLD}),
+    "snap_revert, raw": Action(raw, lambda driver, image, _source: driver.snap_revert(image, "raw", 0), RAW, REVERTED),
+    "snap_revert, qcow2": Action(
+        qcow2,
+        lambda driver, image, _source: driver.snap_revert(image, "qcow2", 0),
+        QCOW2,
+        {**QCOW2, "image": BYTES[1] * 3, "image.snap/2": BYTES[1] * 3},
+        disks=1,
+    ),
+    "snap_flatten, raw": Action(raw, lambda driver, image, _source: driver.snap_flatten(image, "raw", 0), RAW, {"image": SNAPSHOT}, (REVERTED,)),
+    "snap_flatten, qcow2": Action(
+        qcow2,
+        lambda driver, image, _source: driver.snap_flatten(image, "qcow2", 1),
+        QCOW2,
+        {"image": QCOW2["image.snap/1"]},
+        ({**QCOW2, "image": QCOW2["image.snap/1"]},),
+        disks=1,
+    ),
+    "snap_delete, qcow2": Action(
+        qcow2,
+        lambda driver, image, _source: driver.snap_delete(image, "qcow2", 1),
+        QCOW2,
+        {name: data for name, data in QCOW2.items() if name != "image.snap/1"},
+        disks=1,
+        rebases=True,
+    ),
+    "rm": Action(raw, lambda driver, image, _source: driver.rm(image), RAW, {}),
 }
 
 
@@ -120,45 +199,105 @@ def action(request: pytest.FixtureRequest) -> Action:
     return request.param[1]
 
 
-def again(action: Action, datastore: Path) -> None:
-    action.work(f"{datastore}/{NAME}")
-    assert state(datastore) == action.new
-    assert parts(datastore) == []
+class Walk:
+    """An action on a datastore below the mount point, and how its runs ended."""
+
+    def __init__(self, action: Action, source: Path) -> None:
+        source.write_bytes(STREAM)
+        self.action = action
+        self.source = source
+        self.ends: dict[str, int] = {}
+
+    def prepare(self, mount_point: Path) -> None:
+        self.action.prepare(mount_point / "1")
+
+    def work(self, mount_point: Path) -> None:
+        datastore = f"{mount_point}/1"
+        # With small clusters, qemu-img makes an image with a third of the writes.
+        settings = Settings(qcow2_options="cluster_size=4k")
+        driver = FsDriver(Datastore(1, "default", "image", "fs", "shared", datastore, safe_dirs=(str(self.source.parent),)), settings=settings)
+        self.action.work(driver, f"{datastore}/{NAME}", str(self.source))
+
+    def check(self, mount_point: Path) -> str:
+        """Which state there is: "old", "between" or "new"."""
+        found = state(files(mount_point / "1"))
+        if found == self.action.old:
+            end = "old"
+        elif found == self.action.new:
+            end = "new"
+        else:
+            assert found in self.action.between, {name: data[:20] for name, data in found.items()}
+            end = "between"
+        return end
+
+    def count(self, end: str) -> None:
+        self.ends[end] = self.ends.get(end, 0) + 1
+
+    def again(self, mount_point: Path) -> None:
+        self.work(mount_point)
+        found = files(mount_point / "1")
+        assert state(found) == self.action.new
+        assert found == of_images(found)
 
 
-def test_each_write_fails_once(action: Action, walk_faults: FaultWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    ends = {"unaffected": 0, "old": 0, "new": 0}
+@pytest.fixture
+def walk(action: Action, tmp_path: Path) -> Walk:
+    return Walk(action, tmp_path / "source")
 
-    def check(datastore: Path, raised: BaseException | None) -> None:
-        found = state(datastore)
+
+@pytest.fixture
+def report(walk: Walk, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    def print_counts(what: str) -> None:
+        with capsys.disabled():
+            print(f"\n{request.node.callspec.id}: {what}; {walk.ends}")
+
+    return print_counts
+
+
+def test_each_write_fails_once(walk: Walk, walk_faults: FaultWalker, report: Callable[[str], None]) -> None:
+    before: Files = {}
+
+    def prepare(mount_point: Path) -> None:
+        walk.prepare(mount_point)
+        before.clear()
+        before.update(files(mount_point / "1"))
+
+    def check(mount_point: Path, raised: BaseException | None) -> None:
+        end = walk.check(mount_point)
+        found = files(mount_point / "1")
         if raised is None:
-            ends["unaffected"] += 1
-            assert (found, parts(datastore)) == (action.new, [])
+            walk.count("unaffected")
+            assert end == "new"
         else:
             assert isinstance(raised, VmstoreError), repr(raised)
-            end = "new" if found == action.new else "old"
-            ends[end] += 1
-            assert found == getattr(action, end)
-            # When the change is made, what it replaced may be left for the next run.
-            assert end == "new" or parts(datastore) == []
-        again(action, datastore)
+            walk.count(end)
+        if end == "new" or walk.action.rebases:
+            # When a change is made, what can't be removed is left for the next run.
+            assert all(PART.match(name) for name in found.keys() - of_images(found))
+        else:
+            assert found == before
+        walk.again(mount_point)
 
-    injected = walk_faults(lambda datastore: action.work(f"{datastore}/{NAME}"), check, prepare=action.prepare, errnos=ERRNOS)
+    injected = walk_faults(walk.work, check, prepare=prepare, errnos=ERRNOS)
     assert injected > 10
-    with capsys.disabled():
-        print(f"\n{request.node.callspec.id}: {injected} faults; {ends}")
+    report(f"{injected} faults")
 
 
-def test_a_crash_at_each_step(action: Action, walk_crashes: CrashWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    ends = {"old": 0, "between": 0, "new": 0}
+def test_a_kill_at_each_step(walk: Walk, walk_kills: KillWalker, report: Callable[[str], None]) -> None:
+    def check(mount_point: Path) -> None:
+        walk.count(walk.check(mount_point))
+        walk.again(mount_point)
 
-    def check(datastore: Path) -> None:
-        found = state(datastore)
-        assert found in (action.old, *action.between, action.new), {name: data[:20] for name, data in found.items()}
-        ends["old" if found == action.old else "new" if found == action.new else "between"] += 1
-        again(action, datastore)
+    kills = walk_kills(walk.work, check, prepare=walk.prepare)
+    assert kills > 5
+    report(f"{kills} kills")
 
-    crashes = walk_crashes(lambda datastore: action.work(f"{datastore}/{NAME}"), check, prepare=action.prepare, names="strict", limit=action.disks)
-    assert crashes > 10
-    with capsys.disabled():
-        print(f"\n{request.node.callspec.id}: {crashes} crashes; {ends}")
+
+def test_a_crash_at_each_step(walk: Walk, walk_crashes: CrashWalker, report: Callable[[str], None]) -> None:
+    def check(mount_point: Path) -> None:
+        walk.count(walk.check(mount_point))
+        walk.again(mount_point)
+
+    crashes = walk_crashes(walk.work, check, prepare=walk.prepare, names="strict", limit=walk.action.disks)
+    assert crashes > 5
+    report(f"{crashes} crashes")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_datastore.testing import CrashWalker, FaultWalker, SimulatedDatastore
+from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 
 
 def careful(directory: Path) -> None:
@@ -111,6 +111,39 @@ def test_the_crash_walker_passes_careful_code(walk_crashes: CrashWalker) -> None
 def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalker) -> None:
     with pytest.raises(AssertionError, match="after a crash before change"):
         walk_crashes(careless, whole, prepare=prepare)
+
+
+def survivable(directory: Path) -> None:
+    """What a kill may leave beside must not be in the way."""
+    whole(directory)
+    assert set(os.listdir(directory)) <= {"config", "config.new"}
+    careful(directory)
+    assert (directory / "config").read_bytes() == b"new content"
+
+
+def in_place(directory: Path) -> None:
+    """With another process, which is to be killed as well."""
+    subprocess.run(["sh", "-c", "echo new content > config; wait; echo more >> config"], cwd=directory, check=True)
+
+
+def test_the_kill_walker_passes_careful_code(walk_kills: KillWalker) -> None:
+    # create, write, fsync, close, rename, fsyncdir
+    assert walk_kills(careful, survivable, prepare=prepare) == 6
+
+
+def test_the_kill_walker_finds_what_a_killed_process_leaves(walk_kills: KillWalker) -> None:
+    with pytest.raises(AssertionError, match="after a kill before change 2: .*config.new"):
+        walk_kills(careful, lambda directory: clean(directory, OSError()), prepare=prepare)
+    seen: list[bytes] = []
+    with pytest.raises(AssertionError, match="after a kill before change 2"):
+        walk_kills(in_place, lambda directory: (seen.append((directory / "config").read_bytes()), whole(directory))[-1], prepare=prepare)
+    assert seen == [b"old content", b""]
+
+
+def test_the_kill_walker_tells_of_code_that_fails_by_itself(walk_kills: KillWalker, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError, match="ended with 1"):
+        walk_kills(lambda directory: os.unlink(directory / "nothing"), whole, prepare=prepare)
+    assert "FileNotFoundError" in capfd.readouterr().err
 
 
 def transfer(directory: Path) -> None:

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,26 @@ def test_hundreds_of_hung_requests_leave_the_mount_alive(ds: Any) -> None:
     (ds.path / "while they hang").write_text("works")
     ds.call("rule.del", id="hang")
     assert [worker.wait(30) for worker in workers] == [0] * 150
+
+
+def test_a_request_withdrawn_before_it_is_read_stops_nobody(ds: Any) -> None:
+    """The kernel takes a request back when its process is killed before the daemon has read it: then there is nothing to read after all."""
+    for number in range(100):
+        process = os.fork()
+        if not process:
+            for _unused in range(8):
+                threading.Thread(target=_look, args=(ds.path / "nothing",), daemon=True).start()
+            signal.pause()
+        ds.call("ledger.mark", name=str(number))
+        ds.call("wait_for", predicate={"op": "lookup", "since": str(number), "count": 20})
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        assert ds.control.call("rule.list", deadline=10) == []
+
+
+def _look(path: Path) -> None:
+    while True:
+        path.exists()
 
 
 def test_down_and_back(ds: Any) -> None:

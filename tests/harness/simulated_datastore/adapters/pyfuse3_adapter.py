@@ -71,6 +71,8 @@ class Pyfuse3Adapter:
         self.device = next((device for device, path, _unused in reversed(mounts()) if path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         _sessions.register(self._session_fd(), select.POLLIN)
+        # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop the daemon.
+        os.set_blocking(self.session_fd, False)
         self._trio.ready = _ready(self.session_fd, mount.datastore.parked)
         mount.relieve = self._relieve
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,29 @@ class _Lock:
         pass
 
 
+class _Nursery:
+    """In place of trio's: pyfuse3 starts one loop in it, as long as it may have no more. That begins again when there was no request after all; it leaves
+    its buffer behind then, some hundred KiB."""
+
+    def __init__(self) -> None:
+        self._loop: tuple[Callable[..., Awaitable[None]], tuple[Any, ...]] | None = None
+
+    def start_soon(self, loop: Callable[..., Awaitable[None]], *arguments: Any, name: object = None) -> None:
+        self._loop = loop, arguments
+
+    async def __aenter__(self) -> _Nursery:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_unused: object) -> None:
+        while self._loop is not None and kind is None:
+            loop, arguments = self._loop
+            try:
+                await loop(*arguments)
+            except BlockingIOError:
+                continue
+            break
+
+
 class _Trio(types.ModuleType):
     """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a small request."""
 
@@ -42,7 +65,7 @@ class _Trio(types.ModuleType):
         self.lowlevel = self
         self.Lock = _Lock
         self.ClosedResourceError = trio.ClosedResourceError
-        self.open_nursery = trio.open_nursery
+        self.open_nursery = _Nursery
         self.current_trio_token = trio.lowlevel.current_trio_token
         self.current_task = trio.lowlevel.current_task
         self.notify_closing = trio.lowlevel.notify_closing
