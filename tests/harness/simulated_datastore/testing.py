@@ -203,7 +203,7 @@ def mount(name: str, root: Path, clients: dict[str, dict[str, Any]] | None = Non
 
 
 class _Walker:
-    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as the start of a daemon takes longer than most runs."""
+    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as to start a daemon takes longer than most runs."""
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         self._factory = factory

@@ -51,7 +51,8 @@ class Action:
     new: State
     #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is whole.
     between: tuple[State, ...] = ()
-    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with a part of it. One where a run takes several qemu-img.
+    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with a part of it. At one where qemu-img is run, as it
+    #: takes its time.
     disks: int = 8
     #: Whether files change before the state does, their content the same.
     rebases: bool = False
@@ -84,7 +85,7 @@ def state(found: Files) -> State:
     return {name.replace(NAME, "image"): data for name, data in _contents(tuple(sorted(named.items())))}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _contents(named: tuple[tuple[str, bytes], ...]) -> list[tuple[str, bytes]]:
     """Of the images and snapshots; asked once for the same files, as qemu-img takes its time."""
     with tempfile.TemporaryDirectory() as directory:
@@ -124,24 +125,21 @@ def raw(datastore: Path) -> None:
 
 def qcow2(datastore: Path) -> None:
     """Snapshots 0 and 1, and on them what the image holds now."""
-    shutil.copytree(_chain(), datastore, symlinks=True)
+    shutil.copytree(_chain().name, datastore, symlinks=True)
 
 
-@functools.lru_cache(maxsize=None)
-def _chain() -> Path:
-    datastore = Path(_kept.name, "chain")
-    snapshots = datastore / f"{NAME}.snap"
-    snapshots.mkdir(parents=True)
+@functools.cache
+def _chain() -> tempfile.TemporaryDirectory[str]:
+    datastore = tempfile.TemporaryDirectory()
+    snapshots = Path(datastore.name, f"{NAME}.snap")
+    snapshots.mkdir()
     (snapshots / snapshots.name).symlink_to(".")
     for number in range(3):
         backing = ["-F", "qcow2", "-b", f"{snapshots.name}/{number - 1}"] if number else []
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, snapshots / str(number), "192k"], check=True)
         subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -q -P {number + 1} 0 {64 * (3 - number)}k", snapshots / str(number)], check=True)
-    (datastore / NAME).symlink_to(f"{snapshots.name}/2")
+    Path(datastore.name, NAME).symlink_to(f"{snapshots.name}/2")
     return datastore
-
-
-_kept = tempfile.TemporaryDirectory(prefix="granary-faults-", dir="/var/tmp")
 
 
 def cp(driver: FsDriver, source: str, driver_format: str | None = None) -> None:

@@ -189,6 +189,15 @@ def test_delete(image, layout, order):
         whole(image, layout, tuple(left), CONTENTS[3])
 
 
+@pytest.mark.parametrize("snapshot", [0, 7])
+def test_delete_removes_what_a_killed_run_left(image, snapshot):
+    copies_raw(image)
+    part = image.parent / f".{'0' * 32}.part"
+    part.touch()
+    delete_snapshot(str(image), "raw", snapshot)
+    assert not part.exists()
+
+
 def test_delete_leaves_an_overlay_on_what_the_snapshot_was_based_on(image):
     shared(image)
     delete_snapshot(str(image), "qcow2", 1)
