@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -52,11 +53,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def interleaved(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times."""
+    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times, each time in another order, as one can slow down the next."""
     found: dict[str, list[float]] = {name: [] for name in works}
+    order = random.Random(1)
     for _unused in range(runs):
-        for name, work in works.items():
-            found[name].append(work())
+        for name in order.sample(list(works), len(works)):
+            found[name].append(works[name]())
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {name: statistics.median(values) for name, values in found.items()}
