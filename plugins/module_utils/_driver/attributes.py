@@ -10,7 +10,7 @@ Names are in lower case, values are text, as a front-end or the catalog keeps th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .._core.errors import InvalidInput
 from .base import CopyOptions, Settings
@@ -22,24 +22,30 @@ FLAGS = {"convert": True, "no_decompress": False, "sparse": True}
 DRIVERS = ("raw", "qcow2")
 
 
-def copy_options(attributes: Mapping[str, str], image_type: str, *, checksums: Mapping[str, str], within: str = "attributes.") -> CopyOptions:
+#: How errors call an attribute.
+OPTION = "attributes.{}".format
+
+
+def copy_options(
+    attributes: Mapping[str, str], image_type: str, *, checksums: Mapping[str, str], called: Callable[[str], str] = OPTION
+) -> CopyOptions:
     """
-    :arg within: what comes before an attribute's name in errors.
+    :arg called: what errors call an attribute.
     :raises InvalidInput: a value that isn't accepted.
     """
     driver = attributes.get("driver", "").strip()
     if driver not in ("", *DRIVERS):
-        raise InvalidInput(f"{within}driver", driver, "raw or qcow2 is expected")
+        raise InvalidInput(called("driver"), driver, "raw or qcow2 is expected")
     return CopyOptions(
         image_type=image_type,
         driver_format=driver or None,
-        bandwidth=_bandwidth(f"{within}limit_transfer_bw", attributes.get("limit_transfer_bw", "")),
+        bandwidth=_bandwidth(called("limit_transfer_bw"), attributes.get("limit_transfer_bw", "")),
         checksums=checksums,
-        **{name: _flag(attributes, name) for name in FLAGS},
+        **{name: flag(attributes, name) for name in FLAGS},
     )
 
 
-def _flag(attributes: Mapping[str, str], name: str) -> bool:
+def flag(attributes: Mapping[str, str], name: str) -> bool:
     """What isn't yes or no is the default, as it always was."""
     return {"yes": True, "no": False}.get(attributes.get(name, "").strip().lower(), FLAGS[name])
 
@@ -74,7 +80,7 @@ def check_values(attributes: Mapping[str, str]) -> None:
     copy_options(attributes, "", checksums={})
     for name in FLAGS:
         if attributes.get(name, "no").lower() not in ("yes", "no"):
-            raise InvalidInput(f"attributes.{name}", attributes[name], "yes or no is expected")
+            raise InvalidInput(OPTION(name), attributes[name], "yes or no is expected")
 
 
-__all__ = ["DRIVERS", "check_values", "copy_options", "settings_of"]
+__all__ = ["check_values", "copy_options", "flag", "settings_of"]

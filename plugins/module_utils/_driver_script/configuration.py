@@ -14,6 +14,7 @@ import re
 
 from .._core.errors import InvalidInput
 from .._core.files import read_text
+from .._driver.attributes import settings_of
 from .._driver.base import Settings
 
 #: Below the remotes directory; what a later file says counts.
@@ -28,11 +29,7 @@ def read_settings(remotes: str) -> Settings:
     for name in FILES:
         path = os.path.join(remotes, name)
         values.update(assignments(path, read_text(path)))
-    known = {"qcow2_options": values["QCOW2_OPTIONS"]} if "QCOW2_OPTIONS" in values else {}
-    if "SUPPORTED_FS" in values:
-        known["supported_fs"] = tuple(re.split(r"[\s,]+", values["SUPPORTED_FS"].strip()))
-    options = {name[len("FS_OPTS_") :].lower(): value for name, value in values.items() if name.startswith("FS_OPTS_")}
-    return Settings(fs_options=options, **known)
+    return settings_of({name.lower(): value for name, value in values.items()})
 
 
 def assignments(path: str, text: str) -> dict[str, str]:

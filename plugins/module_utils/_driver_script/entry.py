@@ -33,6 +33,10 @@ IMAGE_TYPES = ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "back
 CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 
 
+#: Attributes of a datastore that say how images are made.
+ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
+
+
 class Action:
     """One call of a driver."""
 
@@ -59,23 +63,23 @@ class Action:
 
         :raises InvalidInput: a value that isn't accepted, naming its element.
         """
-        template = "DATASTORE/TEMPLATE/"
-        driver = self.document.optional(f"{template}DRIVER") if self._class.info.attributes else ""
-        if driver not in ("", "raw", "qcow2"):
-            raise InvalidInput(f"{template}DRIVER", driver, "raw or qcow2 is expected")
-        return CopyOptions(
-            image_type=self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
-            driver_format=driver or None,
-            convert=self.flag("CONVERT", True),
-            sparse=self.flag("SPARSE", True),
-            no_decompress=self.flag("NO_DECOMPRESS", False),
-            bandwidth=bandwidth(f"{template}LIMIT_TRANSFER_BW", self.document.optional(f"{template}LIMIT_TRANSFER_BW")),
+        from .._driver.attributes import copy_options
+
+        return copy_options(
+            self.attributes(),
+            self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
             checksums={name.lower(): digest for name in CHECKSUMS for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()] if digest},
+            called=element_of,
         )
 
-    def flag(self, name: str, default: bool) -> bool:
-        """Whether an attribute of the datastore is yes; what isn't yes or no is its default, as it always was."""
-        return {"yes": True, "no": False}.get(self.document.optional(f"DATASTORE/TEMPLATE/{name}").strip().lower(), default)
+    def attributes(self) -> dict[str, str]:
+        """Those of the datastore that say how its driver makes images."""
+        return {name: self.document.optional(element_of(name)) for name in ATTRIBUTES if self._class.info.attributes}
+
+    def flag(self, name: str) -> bool:
+        from .._driver.attributes import flag
+
+        return flag(self.attributes(), name)
 
     def cp(self) -> None:
         self._copied(lambda driver: driver.cp(self.document.required("IMAGE/PATH"), self.copy_options()))
@@ -93,7 +97,7 @@ class Action:
         driver = self.storing()
         document = self.document
         image_format = document.required("IMAGE/FORMAT")
-        source = driver.mkfs(document.number("IMAGE/SIZE"), image_format, document.optional("IMAGE/FS") or None, sparse=self.flag("SPARSE", True))
+        source = driver.mkfs(document.number("IMAGE/SIZE"), image_format, document.optional("IMAGE/FS") or None, sparse=self.flag("sparse"))
         self._made(driver, source, f"{source}\n")
 
     @staticmethod
@@ -109,7 +113,7 @@ class Action:
         self.driver().rm(self.document.required("IMAGE/SOURCE"))
 
     def stat(self) -> None:
-        answer(f"{self.driver().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('NO_DECOMPRESS', False))}\n")
+        answer(f"{self.driver().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
 
     def monitor(self) -> None:
         driver = self.driver(timeout=MONITOR_TIMEOUT)
@@ -195,18 +199,9 @@ def word(element: str, text: str) -> str:
     return text
 
 
-def bandwidth(element: str, text: str) -> int | None:
-    """Bytes a second: a number, perhaps with K, M or G, which stand for powers of 1024; ``None`` when it is empty.
-
-    :raises InvalidInput: it is something else.
-    """
-    text = text.strip()
-    if not text:
-        return None
-    number, unit = (text[:-1], text[-1].upper()) if text[-1].upper() in "KMG" else (text, "")
-    if not (number.isascii() and number.isdigit() and 0 < int(number) < 10**12):
-        raise InvalidInput(element, text, "a number of bytes a second is expected, perhaps with K, M or G, such as 50M")
-    return int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
+def element_of(attribute: str) -> str:
+    """The element of the document that holds an attribute of the datastore."""
+    return f"DATASTORE/TEMPLATE/{attribute.upper()}"
 
 
 def answer(text: str) -> None:
@@ -275,4 +270,4 @@ def launch() -> None:
     raise SystemExit(main(sys.argv, sys.stdin.buffer))
 
 
-__all__ = ["ACTIONS", "Action", "bandwidth", "datastore_of", "launch", "main", "run"]
+__all__ = ["ACTIONS", "Action", "datastore_of", "launch", "main", "run"]
