@@ -165,7 +165,7 @@ LOGINS = {
     "bare": "",
     "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
     "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
-    "slow": "exec sleep 600",
+    "slow": "exec cat",
     "closed": "echo This account is closed.; exit 1",
 }
 

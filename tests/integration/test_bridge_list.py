@@ -104,6 +104,11 @@ def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path
             file.seek(position)
             file.write(RAW[:MIB])
         file.truncate(1 << 33)
+    with path.open("rb") as file:
+        sent = 0
+        for piece in bridge.frames(file.fileno(), None):
+            sent += len(piece)
+            assert sent < 3 * MIB
     copied = driver().cp(str(path), OS)
     stored = bridges.path(copied.source)
     assert stored.stat().st_size == 1 << 33
@@ -137,7 +142,7 @@ def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Pat
     ):
         with pytest.raises(errors.InvalidInput, match=message) as caught:
             driver().cp(str(path), options)
-        assert type(caught.value) is errors.InvalidInput
+        assert caught.type is errors.InvalidInput
         assert caught.value.option and caught.value.accepted
         assert bridges.stored() == []
     with pytest.raises(errors.UnsupportedAction, match="^Images of type 'filesystem' are not supported by the fs driver.$"):
@@ -449,7 +454,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
 
 def test_a_bridge_can_not_act_on_a_terminal() -> None:
     answer = bridge.read_answer("h1", "cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
-    assert type(answer["error"]) is errors.NoSpace
+    assert answer["error"].__class__ is errors.NoSpace
     assert str(answer["error"]) == "On the bridge h1: a?[31m?b"
 
 

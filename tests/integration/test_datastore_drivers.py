@@ -176,7 +176,7 @@ def test_a_driver_does_what_its_record_says_and_nothing_else(place: Place, actio
         return
     with pytest.raises(UnsupportedAction) as caught:
         CALLS[action](place, image)
-    assert type(caught.value) is UnsupportedAction
+    assert caught.type is UnsupportedAction
     assert str(caught.value) == f"{action} is not supported by the {place.info.name} driver."
     assert place.stored() == before
 
