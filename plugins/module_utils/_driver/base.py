@@ -16,6 +16,7 @@ from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
 
 if TYPE_CHECKING:
+    from .._image.content import Content
     from .._image.inventory import Inventory
 
 #: Actions that a driver need not have, in alphabetical order.
@@ -219,6 +220,14 @@ class DatastoreDriver:
 
     def export(self, source: str, image_format: str | None) -> ExportedImage:
         """What another place needs to fetch the image."""
+        self._unsupported("export")
+
+    def snapshots(self, source: str) -> list[int]:
+        """The ids of an image's snapshots, ascending."""
+        self._unsupported("snapshot")
+
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
+        """What the image holds now, or held at a snapshot."""
         self._unsupported("export")
 
 

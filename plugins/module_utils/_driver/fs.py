@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .._core.errors import InvalidInput, PathNotAllowed, os_errors
+from .._core.errors import Conflict, InvalidInput, PathNotAllowed, os_errors
 from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from .._catalog.datastores import Datastore
+    from .._image.content import Content
     from .._image.inventory import Inventory
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
@@ -88,13 +89,21 @@ class FsDriver(DirectoryDriver):
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
-        from .._image.copy import copy_local
+        from .._image.copy import convert, copy_local
 
         path = self._image(source, beside=True)
-        # What a persistent image links to, a snapshot, is in its own datastore.
-        with opened(path, inside(os.path.dirname(path))) as descriptor, self._new_image() as part:
-            copy_local(descriptor, part.fd, sparse=options.sparse)
-            return self._finished(part, source, image_format, options)
+        files = self._files(path, image_format)
+        if len(files) == 1:
+            # What a persistent image links to, a snapshot, is in its own datastore.
+            with opened(files[0], inside(os.path.dirname(path))) as descriptor, self._new_image() as part:
+                copy_local(descriptor, part.fd, sparse=options.sparse)
+                return self._finished(part, source, image_format, options)
+        from .._image.snapshots import as_one_image
+
+        wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
+        with self._new_image() as part:
+            convert(as_one_image(files), "qcow2", part.path, wanted, options=self._creation_options(wanted), sparse=options.sparse, timeout=COPY_TIMEOUT)
+            return self._finished(part, source, wanted, options)
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
         """
@@ -190,17 +199,56 @@ class FsDriver(DirectoryDriver):
 
     def export(self, source: str, image_format: str | None) -> ExportedImage:
         """
+        The front-end gets a path, and reads that one file itself. So the file has to have all the data, and a chain is refused: merging it here would
+        leave another image in the datastore whenever the front-end never fetches it.
+
+        :raises Conflict: the image is a chain of files.
         :raises VmstoreError: it isn't an image of this datastore, can't be read, or can't stand alone.
         """
         import hashlib
 
         path = self._image(source)
         with opened(path, inside(os.path.dirname(path))) as descriptor:
+            files = self._files(path, image_format)
+            if [os.path.realpath(file) for file in files] != [os.path.realpath(path)]:
+                unable = f"The image {source} can't be exported as one file, as its data is in {', '.join(files)}"
+                raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
             md5 = hashlib.new("md5", usedforsecurity=False)
             for chunk in chunks_of(descriptor):
                 md5.update(chunk)
             found = image_format or inspect(os.path.realpath(path), option="source").format
             return ExportedImage(source, found, md5.hexdigest())
+
+    def snapshots(self, source: str) -> list[int]:
+        from .._image.snapshots import list_snapshots
+
+        return list_snapshots(self._image(source))
+
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
+        from .._image.content import Content
+
+        path = self._image(source)
+        if image_format == "qcow2" or snapshot is not None:
+            path, image_format = self._image_with_snapshots(source, image_format)
+            from .._image.snapshots import content_files
+
+            return Content(tuple(content_files(path, image_format, snapshot)), image_format)
+        real = os.path.realpath(path)
+        inside(os.path.dirname(path))(real)
+        if image_format != "raw" and inspect(real, option="image").format != image_format:
+            raise InvalidInput("image", source, f"an image in the format {image_format} is expected, as the catalog says")
+        return Content((real,), image_format)
+
+    def _files(self, image: str, image_format: str | None) -> list[str]:
+        """The files that have the data of an image: itself, or a chain. Its own header tells whether it is qcow2 only where nothing else does."""
+        if image_format is None:
+            with opened(image, inside(os.path.dirname(image))) as descriptor:
+                image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
+        if image_format != "qcow2":
+            return [image]
+        from .._image.snapshots import content_files
+
+        return content_files(image, "qcow2")
 
     def _new_image(self) -> AbstractContextManager[NewImage]:
         self.prepare()
@@ -265,9 +313,11 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import convert
 
         with self._new_image() as converted:
-            qcow2_options = self.settings.qcow2_options if wanted == "qcow2" else None
-            convert(part.path, image_format, converted.path, wanted, options=qcow2_options or None, sparse=options.sparse, timeout=COPY_TIMEOUT)
+            convert(part.path, image_format, converted.path, wanted, options=self._creation_options(wanted), sparse=options.sparse, timeout=COPY_TIMEOUT)
             return CopiedImage(self._source(converted.commit()), wanted, in_mebibytes(size))
+
+    def _creation_options(self, image_format: str) -> str | None:
+        return self.settings.qcow2_options or None if image_format == "qcow2" else None
 
     @staticmethod
     def _inspected(part: NewImage, path: str) -> ImageFile:

@@ -20,7 +20,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .._core.command import run
@@ -83,10 +83,31 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
     files = _chain(image, snapshot) if format == "qcow2" else [_file(image, snapshot)]
     with new_image(os.path.dirname(image), owner=_owner(files[0])) as part:
         if format == "qcow2":
-            convert(_with_backing(files), "qcow2", part.path, "qcow2", timeout=timeout)
+            convert(as_one_image(files), "qcow2", part.path, "qcow2", timeout=timeout)
         else:
             _copy(files[0], part)
         replace_image(image, part, outdated=[f"{image}.md5sum"], remove=directory)
+
+
+def list_snapshots(image: str) -> list[int]:
+    """The ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a number among them.
+
+    :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
+    """
+    if not os.path.lexists(f"{image}.snap"):
+        return []
+    active = _active(image)
+    return [number for number in _numbers(image) if _file(image, number) != active]
+
+
+def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
+    """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one it is based on.
+
+    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`.
+    """
+    if format == "qcow2":
+        return _with_backing_files(image, _active(image)) if snapshot is None else _chain(image, snapshot)
+    return [image if snapshot is None else _file(image, snapshot)]
 
 
 def remove_image(image: str) -> bool:
@@ -159,14 +180,16 @@ def _parent(image: str, path: str) -> int | None:
 
 def _chain(image: str, snapshot: int) -> list[str]:
     """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the image."""
-    files: list[str] = []
-    number: int | None = snapshot
-    while number is not None:
+    return _with_backing_files(image, _file(image, snapshot))
+
+
+def _with_backing_files(image: str, path: str) -> list[str]:
+    files = [path]
+    while (number := _parent(image, files[-1])) is not None:
         path = _file(image, number)
         if path in files:
             raise Conflict(f"{path} is not used: it is a backing file of itself.")
         files.append(path)
-        number = _parent(image, path)
     return files
 
 
@@ -190,8 +213,8 @@ def _rebase(image: str, child: str, snapshot: int, timeout: float) -> None:
         replace_image(child, part)
 
 
-def _with_backing(files: list[str]) -> str:
-    """A chain as one name for qemu-img, which then takes nothing from headers; the top's format is told apart (QEMU, "json:" file names)."""
+def as_one_image(files: Sequence[str]) -> str:
+    """A qcow2 chain as one name for qemu-img, which then takes nothing from headers; the top's format is told apart (QEMU, "json:" file names)."""
     node: dict[str, Any] | None = None
     for path in reversed(files):
         node = {"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": node}
@@ -224,4 +247,4 @@ def _opened(path: str) -> Iterator[int]:
             os.close(descriptor)
 
 
-__all__ = ["delete_snapshot", "flatten_snapshot", "remove_image", "revert_snapshot"]
+__all__ = ["as_one_image", "content_files", "delete_snapshot", "flatten_snapshot", "list_snapshots", "remove_image", "revert_snapshot"]

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import delete_snapshot, flatten_snapshot, remove_image, revert_snapshot
+from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import (
+    as_one_image,
+    content_files,
+    delete_snapshot,
+    flatten_snapshot,
+    list_snapshots,
+    remove_image,
+    revert_snapshot,
+)
 
 NAME = "6573ae15e97409f235cae95705b4d830"
 MEBIBYTE = 2**20
@@ -335,3 +343,34 @@ def test_owner_and_mode(tmp_path):
     revert_snapshot(str(image), "raw", 0)
     found = image.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 1235, 0o640)
+
+
+def test_list(image, layout):
+    assert list_snapshots(str(image)) == [0, 1, 2]
+    delete_snapshot(str(image), kind(layout), 1)
+    assert list_snapshots(str(image)) == [0, 2]
+    flatten_snapshot(str(image), kind(layout), 2)
+    assert list_snapshots(str(image)) == []
+
+
+def test_files(image, layout):
+    """One file, or a chain that holds what the guest saw."""
+    for snapshot, expected in [*enumerate(CONTENTS[:3]), (None, CONTENTS[3])]:
+        files = content_files(str(image), kind(layout), snapshot)
+        assert (len(files) > 1) == (layout in (chain, shared) and snapshot != 0)
+        target = image.parent.parent / "whole"
+        source = as_one_image(files) if kind(layout) == "qcow2" else files[0]
+        qemu_img("convert", "-f", kind(layout), "-O", kind(layout), source, target)
+        assert content(target, kind(layout)) == expected
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_files_elsewhere_are_refused(tmp_path, secret, name):
+    image = tmp_path / "1" / NAME
+    image.parent.mkdir()
+    chain(image)
+    os.mkdir(f"{image}.snap-evil")
+    rename_backing(image, 1, name.format(secret=secret, image=image))
+    for snapshot in (None, 1):
+        with pytest.raises(Conflict, match=r"is not used: "):
+            content_files(str(image), "qcow2", snapshot)
