@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_snapshot
+short_description: Delete, flatten or revert to snapshots of images
+description:
+  - Acts on a snapshot of an image whose datastore driver supports snapshots. Snapshots are made by the transfer drivers, while a virtual machine has the image.
+  - Whatever fails, and whenever the host stops, all data of the image and its snapshots is there whole, and the task can be repeated.
+  - Runs on the front-end.
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.actiongroup_vmstore
+attributes:
+  check_mode:
+    support: full
+    details:
+      - V(reverted) reads the data of the image and of the snapshot, also in check mode.
+  diff_mode:
+    support: full
+    details:
+      - Says what becomes of the image and its snapshots, and doesn't show data.
+  idempotent:
+    support: full
+options:
+  image:
+    description: Name or id of the image.
+    type: str
+    required: true
+  snapshot:
+    description: Id of the snapshot, from 0 on.
+    type: int
+    required: true
+  state:
+    description:
+      - V(absent) deletes the snapshot. What the image and its other snapshots hold stays. One that doesn't exist is deleted already.
+      - V(reverted) makes the image hold what the snapshot holds. What it held is lost, all snapshots stay. They are compared first, so nothing
+        changes where they are the same.
+      - V(flattened) makes the image one file that holds what the snapshot holds, without any snapshots. What it held, and the other snapshots, are lost.
+        Nothing changes where there are no snapshots.
+    type: str
+    choices: [absent, flattened, reverted]
+    required: true
+  force:
+    description:
+      - Acts also while a domain uses the image, and flattens also where that loses other snapshots. Without it, both fail.
+      - A domain that runs goes on writing to the files that it has open, so stop it first.
+    type: bool
+    default: false
+  catalog:
+    description:
+      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
+      - It must be on a local disk. File locks of network file systems are not dependable.
+    type: path
+    default: /var/lib/one/vmstore/catalog.sqlite
+notes:
+  - An image that becomes another gets the size that the snapshot has, and loses the checksum that the catalog has of its data.
+  - One run at a time works on the data of an image. Another one waits for half a minute.
+requirements:
+  - qemu-img on the front-end
+seealso:
+  - module: granary.vmstore.image
+  - module: granary.vmstore.image_export
+"""
+
+EXAMPLES = r"""
+- name: Take back what happened since the snapshot 2
+  granary.vmstore.image_snapshot:
+    image: database
+    snapshot: 2
+    state: reverted
+
+- name: Delete a snapshot
+  granary.vmstore.image_snapshot:
+    image: database
+    snapshot: 0
+    state: absent
+
+- name: Make the image what it was at the snapshot 2, and drop all snapshots
+  granary.vmstore.image_snapshot:
+    image: database
+    snapshot: 2
+    state: flattened
+    force: true
+"""
+
+RETURN = r"""
+snapshots:
+  description: Ids of the image's snapshots that exist afterwards, or in check mode would.
+  returned: success
+  type: list
+  elements: int
+  sample: [1, 2]
+image:
+  description: The image afterwards, or in check mode as it would be, as RV(granary.vmstore.image#module:image) describes it.
+  returned: success
+  type: dict
+  sample:
+    id: 7
+    name: database
+    datastore: default
+    datastore_id: 1
+    type: datablock
+    path: /var/lib/one/datastores/1/6573ae15e97409f235cae95705b4d830
+    format: qcow2
+    size_mb: 4096
+    persistent: true
+    read_only: false
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: delete snapshot
+      subject: database
+      before: {snapshots: [0, 1, 2]}
+      after: {snapshots: [1, 2]}
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+
+
+def main() -> None:
+    run_module(IMAGE_SNAPSHOT_SPEC, ImageSnapshotService)
+
+
+if __name__ == "__main__":
+    main()
