@@ -23,6 +23,23 @@ from .snapshots import TIMEOUT, as_one_image
 SECTOR = 512
 
 
+@contextlib.contextmanager
+def opened_file(path: str) -> Iterator[int]:
+    """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
+
+    :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed: it can't be opened.
+    """
+    with os_errors(f"read {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidInput("image", path, "a regular file is expected")
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):  # nothing was written
+            os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class Content:
     """
@@ -43,7 +60,7 @@ class Content:
 
         :raises InvalidInput: not a regular file, or its head tells no size; :raises FileAccessFailed: it can't be read.
         """
-        with _opened(self.files[0]) as descriptor:
+        with opened_file(self.files[0]) as descriptor:
             size = os.fstat(descriptor).st_size
             if self.format == "raw":
                 return size
@@ -69,7 +86,7 @@ def copy_content(content: Content, part: NewImage, format: str) -> None:
     :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.
     """
     if content.format == format and len(content.files) == 1:
-        with _opened(content.files[0]) as descriptor:
+        with opened_file(content.files[0]) as descriptor:
             copy_local(descriptor, part.fd)
     else:
         convert(content.image, content.format, part.path, format, timeout=TIMEOUT)
@@ -79,17 +96,4 @@ def _sectors(content: Content) -> int:
     return -(-content.virtual_size() // SECTOR)
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for."""
-    with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInput("image", path, "a regular file is expected")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-__all__ = ["Content", "copy_content", "same_content"]
+__all__ = ["Content", "copy_content", "opened_file", "same_content"]

@@ -23,7 +23,7 @@ from .._core.files import sync_directory
 from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
 from .._driver.source_file import chunks_of
-from .._image.content import Content, copy_content, same_content
+from .._image.content import Content, copy_content, opened_file, same_content
 from .._image.image_file import inspect
 from .._image.new_image import new_image
 from .catalog import CATALOG_OPTIONS
@@ -86,7 +86,11 @@ class ImageExportService(ImageWorkService):
                     raise StaleState(f"dest: {self.dest!r} was changed by another program while the image was written; try again.")
                 os.rename(part.path, target.path)
                 part.done = True
+            try:
                 sync_directory(target.directory)
+            except OSError as error:
+                # Not NoSpace, which says that nothing was changed.
+                raise FileAccessFailed(f"{self.dest} is written, but a crash could still undo that: {error.strerror}.") from error
             plan.result.update(target.measured())
 
     @contextlib.contextmanager
@@ -164,7 +168,8 @@ class Target:
         if self.found is None:
             return False
         if image_format not in ("raw", "qcow2"):
-            return filecmp.cmp(content.files[0], self.path, shallow=False)
+            with os_errors(f"compare {self.dest} with the image"):
+                return filecmp.cmp(content.files[0], self.path, shallow=False)
         if image_format == "qcow2" and not self._stands_alone():
             return False
         there = Content((self.path,), image_format)
@@ -182,14 +187,10 @@ class Target:
     def measured(self) -> dict[str, object]:
         """The file's size in bytes and its checksum."""
         sha256 = hashlib.sha256()
-        with os_errors(f"read {self.dest}"):
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                for chunk in chunks_of(descriptor):
-                    sha256.update(chunk)
-                size = os.fstat(descriptor).st_size
-            finally:
-                os.close(descriptor)
+        with opened_file(self.path) as descriptor, os_errors(f"read {self.dest}"):
+            for chunk in chunks_of(descriptor):
+                sha256.update(chunk)
+            size = os.fstat(descriptor).st_size
         return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}
 
     @contextlib.contextmanager
