@@ -11,7 +11,7 @@ short_description: Write an image into a file
 description:
   - Writes what an image holds, or held at a snapshot, into one file on the front-end that needs no other file. Holes stay holes.
   - The file appears under its name when it is whole. A run that fails leaves what was there before.
-  - Runs on the front-end.
+  - Runs on the front-end, which has to hold the data. Images in a datastore with a bridge list are refused.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:

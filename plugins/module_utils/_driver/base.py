@@ -226,8 +226,16 @@ class DatastoreDriver:
         """The ids of an image's snapshots, ascending."""
         self._unsupported("snapshot")
 
+    def snap_size(self, source: str, image_format: str, snapshot: int) -> int:
+        """The size in MiB, rounded up, that the image had at the snapshot."""
+        self._unsupported("snapshot")
+
+    def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
+        """Whether the image is what it was at the snapshot; that reads both."""
+        self._unsupported("snapshot")
+
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
-        """What the image holds now, or held at a snapshot."""
+        """What the image holds now, or held at a snapshot, for this host to read."""
         self._unsupported("export")
 
 

@@ -108,6 +108,9 @@ class BridgedFsDriver(DatastoreDriver):
     snap_delete = _bridged("snap_delete")
     snap_flatten = _bridged("snap_flatten")
     snap_revert = _bridged("snap_revert")
+    snapshots = _bridged("snapshots")
+    snap_size = _bridged("snap_size")
+    snap_same = _bridged("snap_same")
     export = _bridged("export")
     inventory = _bridged("inventory")
     sweep = _bridged("sweep")
@@ -120,6 +123,9 @@ class BridgedFsDriver(DatastoreDriver):
             return self.ask("cp", (path, options), {})
         with opened(path, self.check) as descriptor:
             return self.ask("cp", (path, options), {}, descriptor, options.bandwidth)
+
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
+        raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
         named = {"no_decompress": no_decompress}

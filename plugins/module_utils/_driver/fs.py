@@ -224,6 +224,14 @@ class FsDriver(DirectoryDriver):
 
         return list_snapshots(self._image(source))
 
+    def snap_size(self, source: str, image_format: str, snapshot: int) -> int:
+        return in_mebibytes(self.content(source, image_format, snapshot).virtual_size())
+
+    def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
+        from .._image.content import same_content
+
+        return same_content(self.content(source, image_format), self.content(source, image_format, snapshot))
+
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
         from .._image.content import Content
 

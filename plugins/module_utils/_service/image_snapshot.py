@@ -18,8 +18,6 @@ from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, StaleState
 from .._core.plan import Action, Plan
 from .._driver.base import DatastoreDriver
-from .._driver.fs import in_mebibytes
-from .._image.content import same_content
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of
 
@@ -96,13 +94,13 @@ class ImageSnapshotService(ImageWorkService):
 
     def _reverted(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         wanted = self._as_it_was(image, driver, snapshots)
-        if same_content(driver.content(image.path, image.format), driver.content(image.path, image.format, self.snapshot)):
+        if driver.snap_same(image.path, image.format, self.snapshot):
             return Outcome(dataclasses.replace(wanted, checksum=image.checksum), snapshots)
         return Outcome(wanted, snapshots, "revert image", {"content": "as it is now"}, {"content": f"snapshot {self.snapshot}"}, driver.snap_revert)
 
     def _as_it_was(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Image:
         check_snapshot(image, self.snapshot, snapshots)
-        return dataclasses.replace(image, size_mb=in_mebibytes(driver.content(image.path, image.format, self.snapshot).virtual_size()), checksum=None)
+        return dataclasses.replace(image, size_mb=driver.snap_size(image.path, image.format, self.snapshot), checksum=None)
 
     def _check_unused(self, image: Image, catalog: Catalog | None = None) -> None:
         users = "" if self.options["force"] else users_of(catalog or self.catalog, image)

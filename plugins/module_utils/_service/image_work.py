@@ -53,7 +53,7 @@ class ImageWorkService(CatalogService):
         datastore = find_datastore(self.catalog, image.datastore_id)
         if datastore is None:
             raise CatalogFailed(f"The catalog {self.path} has no datastore {image.datastore_id} of the image {image.name!r}, so restore it from a backup.")
-        return driver_of(self.catalog, datastore)
+        return driver_of(self.catalog, datastore, log=self.log)
 
 
 def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> None:

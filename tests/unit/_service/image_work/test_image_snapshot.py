@@ -11,7 +11,7 @@ import sys
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, LockTimeout, NotFound, StaleState, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service import image_snapshot, image_work
+from ansible_collections.granary.vmstore.plugins.module_utils._service import image_work
 
 SNAPSHOT = "image_snapshot"
 
@@ -115,7 +115,7 @@ def test_a_domain_that_comes_while_images_are_compared(filled, monkeypatch) -> N
         filled.use()
         return False
 
-    monkeypatch.setattr(image_snapshot, "same_content", compare)
+    monkeypatch.setattr(FsDriver, "snap_same", compare)
     before, row = filled.tree(), filled.found()
     with pytest.raises(Conflict, match="the domain 'web'"):
         filled.service(SNAPSHOT, snapshot=1, state="reverted").converge()
