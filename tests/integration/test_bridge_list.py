@@ -242,6 +242,20 @@ def test_snapshots(bridges: Any, driver: Any, image: Path) -> None:
     assert bridges.connections() == 7
 
 
+def test_what_an_image_has_of_snapshots(bridges: Any, driver: Any, image: Path) -> None:
+    source = driver().cp(str(image), OS).source
+    (snapshots := Path(f"{bridges.path(source)}.snap")).mkdir()
+    for number in (10, 2):
+        (snapshots / str(number)).write_bytes(bytes([number]) * MIB + b"x")
+    assert driver().snapshots(source) == [2, 10]
+    assert driver().snap_size(source, "raw", 2) == 2
+    assert driver().snap_same(source, "raw", 2) is False
+    driver().snap_revert(source, "raw", 2)
+    assert driver().snap_same(source, "raw", 2) is True
+    with pytest.raises(errors.UnsupportedAction, match=f"^The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST"):
+        driver().content(source, "raw")
+
+
 def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
     bridges.data.rmdir()
     with pytest.raises(errors.NotFound, match="^On the bridge h1: The capacity of"):
