@@ -22,12 +22,22 @@ class DirectoryDriver(DatastoreDriver):
     def prepare(self) -> None:
         """Make the directory where it is missing; the one it lies in has to exist, since it may be a mount point.
 
+        It belongs to the service user even if root makes it: to whom the one it lies in belongs.
+
         :raises FileAccessFailed: it can't be made.
         """
         path = self.datastore.base_path
+        around = os.path.dirname(path)
         with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
+            owner = os.stat(around)
             os.mkdir(path, 0o755)
-            sync_directory(os.path.dirname(path))
+            try:
+                if os.geteuid() == 0:
+                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+                sync_directory(around)
+            except OSError:
+                os.rmdir(path)
+                raise
 
     def monitor(self) -> Capacity:
         """Ask another process, because a dead file server keeps the one that asks for ever.

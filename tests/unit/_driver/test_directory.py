@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import read_capacity
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 
 
 def test_blocks_free_to_users_are_what_is_free() -> None:
@@ -48,3 +51,15 @@ def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path) -> None:
     hung = Path(__file__).parents[2] / "hung_mount.py"
     done = subprocess.run([sys.executable, hung, tmp_path, "fuse", sys.executable, "-c", MONITOR, tmp_path], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["CommandFailed", "The command 'stat' did not end within 0.5 seconds and was stopped."]
+
+
+def test_what_root_makes_is_the_service_users(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1235)
+    driver = FsDriver(Datastore(1, "default", "image", "fs", "local", str(tmp_path / "1")))
+    image = driver.mkfs(1, "raw", None)
+    for _time in range(2):
+        driver.prepare()
+    for path in (tmp_path / "1", Path(image)):
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (1234, 1235)
+    assert (oct((tmp_path / "1").stat().st_mode), oct(Path(image).stat().st_mode)) == ("0o40755", "0o100640")
