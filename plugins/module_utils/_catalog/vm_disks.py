@@ -29,6 +29,9 @@ class VmDisk:
     uid_map: tuple[IdMap, ...] | None = None
     gid_map: tuple[IdMap, ...] | None = None
 
+    def __str__(self) -> str:
+        return f"the domain {self.domain!r} on the host {self.host!r}"
+
 
 def find_vm_disks(catalog: Catalog, *, image_id: int | None = None, host: str | None = None, domain: str | None = None) -> list[VmDisk]:
     """The disks of an image, a host, a domain, or any of these together; sorted by image, host and domain."""

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .._catalog.images import Image, delete_image, find_image, find_images, update_image
-from .._catalog.vm_disks import find_vm_disks
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from .._core.paths import absolute
@@ -29,6 +28,7 @@ from .._image.inventory import Inventory, StoredImage
 from .catalog import CATALOG_OPTIONS, CatalogService
 from .datastore import check_timeout, driver_of
 from .datastore_info import holds_images, orphans, wanted_datastores
+from .image_work import users_of
 
 DATASTORE_CHECK_SPEC = ArgumentSpec(
     {
@@ -214,9 +214,9 @@ class DatastoreCheckService(CatalogService):
         raise InvalidInput("remove", reference, accepted)
 
     def _forget(self, image: Image) -> None:
-        users = [f"the domain {disk.domain!r} on the host {disk.host!r}" for disk in find_vm_disks(self.catalog, image_id=image.id)]
+        users = users_of(self.catalog, image)
         if users:
-            raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {', '.join(users)}.")
+            raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {users}.")
         self._plan.actions.append(Action("forget image", image.name, image.as_dict(), None, functools.partial(delete_image, self.catalog, image.id)))
 
     def _sweep(self, checked: Checked) -> None:

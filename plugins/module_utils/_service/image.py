@@ -27,6 +27,7 @@ from .catalog import CATALOG_OPTIONS, CatalogService
 from .datastore import check_timeout
 from .image_data import EMPTY_TYPES, ImageData
 from .image_wish import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
+from .image_work import image_lock
 from .known_images import KnownImages
 
 IMAGE_SPEC = ArgumentSpec(
@@ -68,7 +69,7 @@ class ImageService(CatalogService):
         finally:
             self._data.discard(keep=recorded)
         for driver, image in self._outdated:
-            _remove_data(driver, image)
+            self._remove_data(driver, image)
         if self._data.failed:
             errors = [self._located(number, error) for number, error in self._data.failed.items()]
             raise errors[0] if len(errors) == 1 else VmstoreError(" ".join(map(str, errors)))
@@ -239,9 +240,9 @@ class ImageService(CatalogService):
         self._plan.actions.append(Action(name, after.name, before and before.as_dict(), described, functools.partial(apply, after)))
 
     def _check_unused(self, image: Image, verb: str, force: bool = False) -> None:
-        users = [f"the domain {disk.domain!r} on the host {disk.host!r}" for disk in self._known.disks(image)]
-        if users and not force:
-            raise Conflict(f"The image {image.name!r} can't be {verb} while it is used by {', '.join(users)}.")
+        disks = self._known.disks(image)
+        if disks and not force:
+            raise Conflict(f"The image {image.name!r} can't be {verb} while it is used by {', '.join(map(str, disks))}.")
 
     def _insert(self, image: Image) -> None:
         self.catalog.take_id("image")
@@ -260,6 +261,14 @@ class ImageService(CatalogService):
         if datastore is not None and self._known.driver(datastore).info.stores_data:
             self._outdated.append((self._known.driver(datastore), found))
         self._known.remove(found.id)
+
+    def _remove_data(self, driver: DatastoreDriver, image: Image) -> None:
+        try:
+            with image_lock(self.path, image.id):
+                driver.rm(image.path)
+        except VmstoreError as error:
+            remains = f"The catalog has forgotten {image.path}, the data of the image {image.name!r}, but it could not be removed: {error}"
+            raise FileAccessFailed(f"{remains} The module datastore_check removes it.") from error
 
     def _release(self, disk: VmDisk) -> None:
         delete_vm_disk(self.catalog, disk.image_id, disk.host, disk.domain)
@@ -285,14 +294,6 @@ def hidden(wish: DataWish) -> tuple[str, ...]:
 
 def _described(disk: VmDisk) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(disk).items()}
-
-
-def _remove_data(driver: DatastoreDriver, image: Image) -> None:
-    try:
-        driver.rm(image.path)
-    except VmstoreError as error:
-        remains = f"The catalog has forgotten {image.path}, the data of the image {image.name!r}, but it could not be removed: {error}"
-        raise FileAccessFailed(f"{remains} The module datastore_check removes it.") from error
 
 
 __all__ = ["IMAGE_SPEC", "ImageService"]

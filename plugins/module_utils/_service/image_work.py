@@ -67,7 +67,7 @@ def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> Non
 
 def users_of(catalog: Catalog, image: Image) -> str:
     """The domains that use an image, as the end of a sentence; empty when none does."""
-    return ", ".join(f"the domain {disk.domain!r} on the host {disk.host!r}" for disk in find_vm_disks(catalog, image_id=image.id))
+    return ", ".join(map(str, find_vm_disks(catalog, image_id=image.id)))
 
 
 @contextlib.contextmanager

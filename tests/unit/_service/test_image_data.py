@@ -8,14 +8,16 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import delete_image, find_images
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
@@ -29,6 +31,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
 
 Run = Callable[..., Plan]
 
@@ -287,6 +290,28 @@ def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
     assert names(run(name="x", state="absent")) == ["remove image"]
     assert stored() == []
     assert run(name="x", state="absent").actions == []
+
+
+REMOVE = """
+import json, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import ImageService
+ImageService(json.loads(sys.argv[1])).converge()
+"""
+
+
+def test_data_that_another_program_works_on_stays_until_it_is_done(new: Run, path: str, stored: Callable[[], list[str]]) -> None:
+    new()
+    with image_lock(path, 0):
+        removing = subprocess.Popen([sys.executable, "-c", REMOVE, json.dumps(options(path, name="x", state="absent"))])
+        deadline = time.monotonic() + 20
+        while True:
+            with read_catalog(path, missing_ok=False) as catalog:
+                if not find_images(catalog):
+                    break
+            assert time.monotonic() < deadline
+        assert len(stored()) == 1
+    assert removing.wait(20) == 0
+    assert stored() == []
 
 
 def test_only_force_touches_what_is_in_use(new: Run, run: Run, path: str, source: Path, stored: Callable[[], list[str]]) -> None:
