@@ -43,6 +43,9 @@ LONGEST_ANSWER = 64 << 20
 #: Bytes that a login shell may write before python3 does.
 LONGEST_GREETING = 64 << 10
 
+#: Seconds until a signal is sent again.
+SIGNAL_INTERVAL = 0.5
+
 READY = "granary.vmstore is here"
 
 #: The engine on the other side, and those of its packages that the driver needs.
@@ -455,10 +458,13 @@ def serve(stdin: IO[bytes]) -> None:
         answers.write(encode(message))
 
     def wait_for_end() -> None:
-        if os.read(0, 1) == CONFIRMED:
-            confirmed.set()
-        else:
+        with contextlib.suppress(OSError):
+            if os.read(0, 1) == CONFIRMED:
+                confirmed.set()
+                return
+        while True:  # a signal that comes just before the main thread waits for something doesn't wake it
             signal.pthread_kill(main, signal.SIGTERM)
+            time.sleep(SIGNAL_INTERVAL)
 
     def watch() -> None:
         threading.Thread(target=wait_for_end, daemon=True).start()
@@ -470,25 +476,29 @@ def serve(stdin: IO[bytes]) -> None:
         watch()
     else:
         driver.received = Received(stdin, request["size"], watch)
+    result: Any = None
     try:
-        result = getattr(driver, request["action"])(*request["arguments"], **request["named"])
-    except Exception as error:  # pylint: disable=broad-except  # whatever it is, the front-end tells it
-        with contextlib.suppress(OSError):
-            tell(failure(error))
-        return
-    try:
+        try:
+            result = getattr(driver, request["action"])(*request["arguments"], **request["named"])
+        except Exception as error:  # pylint: disable=broad-except  # whatever it is, the front-end tells it
+            with contextlib.suppress(OSError):
+                tell(failure(error))
+            return
         tell({"result": result})
         if request["action"] in MAKING:
             confirmed.wait()
     except BaseException:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if request["action"] in MAKING:
+        if result is not None and request["action"] in MAKING:
             driver.rm(result if isinstance(result, str) else result.source)
         raise
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
-    # What the action made is removed on the way out.
+    """What the action made is removed on the way out, which nothing interrupts."""
+    import signal
+
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
