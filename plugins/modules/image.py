@@ -144,6 +144,7 @@ options:
           - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or size. What
             the image held is lost.
           - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
+          - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
         type: bool
         default: false
       state:

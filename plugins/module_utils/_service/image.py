@@ -205,6 +205,8 @@ class ImageService(CatalogService):
     def _plan_data(self, number: int, wish: ImageWish, found: Image | None, driver: DatastoreDriver, kind: str) -> tuple[Image, int | None]:
         check_options(wish, kind)
         if found is None:
+            if not wish.force:
+                self._known.check_mounted(driver.datastore)
             values = {"persistent": False, "read_only": kind == "cdrom", **wish.changes}
             empty = Image(self._known.next_id, str(wish.name), driver.datastore.id, kind, "", 0, **values)
             wanted = self._data.plan(number, wish.data, empty, driver)
@@ -219,6 +221,8 @@ class ImageService(CatalogService):
         if lost or difference:
             if not lost and not wish.force:
                 raise Conflict(difference)
+            if lost and not wish.force:
+                self._known.check_mounted(driver.datastore)
             self._check_unused(found, "replaced", wish.force)
             wanted = self._data.plan(number, wish.data, wanted, driver)
             if not lost:

@@ -38,6 +38,10 @@ class KnownImages:
             self._disks[disk.image_id].append(disk)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
+        # As they were before anything was planned.
+        self._recorded: dict[int, set[str]] = defaultdict(set)
+        for image in self._by_id.values():
+            self._recorded[image.datastore_id].add(image.path)
 
     def find(self, reference: str | int) -> Image | None:
         """The image with this id, or this name; text of digits only is an id, as no name is."""
@@ -57,9 +61,23 @@ class KnownImages:
 
         :raises VmstoreError: it doesn't answer.
         """
+        return image.path in self._data(datastore)
+
+    def check_mounted(self, datastore: Datastore) -> None:
+        """Refuse to make data where all that the catalog knows of is gone: that is what a mount point looks like while nothing is mounted there.
+
+        :raises Conflict: the datastore has images, and none of them its data.
+        :raises VmstoreError: it doesn't answer.
+        """
+        recorded = self._recorded[datastore.id]
+        if recorded and recorded.isdisjoint(self._data(datastore)):
+            seen = f"The data of all images in the datastore {datastore.name!r} ({len(recorded)}) is missing from {datastore.base_path}"
+            raise Conflict(f"{seen}: is its file system mounted? If the data is lost, force: true makes an image there nevertheless.")
+
+    def _data(self, datastore: Datastore) -> frozenset[str]:
         if datastore.id not in self._stored:
             self._stored[datastore.id] = self.driver(datastore).stored()
-        return image.path in self._stored[datastore.id]
+        return self._stored[datastore.id]
 
     def put(self, image: Image) -> None:
         """What is planned for an image, new or changed.

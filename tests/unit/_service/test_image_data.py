@@ -274,6 +274,7 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
 
 
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
+    new("other")
     os.unlink(new().result["image"]["path"])
     with pytest.raises(NotFound, match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again"):
         run(name="x")
@@ -281,6 +282,30 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     assert names(done) == ["make lost data of image"]
     assert Path(done.result["image"]["path"]).read_bytes() == source.read_bytes()
     assert new().actions == []
+
+
+def test_nothing_is_made_in_an_empty_mount_point(new: Run, run: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+    new()
+    new("y")
+    mounted = tmp_path / "datastores" / "1"
+    mounted.rename(tmp_path / "away")
+    mounted.mkdir()
+    message = r"The data of all images in the datastore 'default' \(2\) is missing from .*/1: is its file system mounted\?"
+    for given in ({}, {"name": "z"}, {"name": "z", "path": None, "size": 1}, {"name": "z", "path": None, "clone_from": "x"}):
+        for check in (True, False):
+            with pytest.raises(Conflict, match=message):
+                new(check=check, **given)
+    with pytest.raises(VmstoreError, match=message):
+        run(images=[{"name": name, "datastore": "default", "type": "os", "path": str(source)} for name in ("x", "y")])
+    assert stored() == []
+    mounted.rmdir()
+    with pytest.raises(NotFound, match="does not exist"):
+        new("z")
+    mounted.mkdir()
+    assert names(new(force=True)) == ["make lost data of image"]
+    assert names(new("y")) == ["make lost data of image"]
+    assert names(new("z")) == ["create image"]
+    assert len(stored()) == 3
 
 
 def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
