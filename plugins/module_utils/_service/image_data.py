@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 
 from .._catalog.images import Image
@@ -75,7 +76,7 @@ class ImageData:
         elif wish.origin is not None:
             self._to_make[number] = driver, functools.partial(driver.cp, wish.origin, options)
             # Of a URL, a look could take as long as the whole copy.
-            size = driver.stat(wish.origin, no_decompress=options.no_decompress) if self.look and wish.origin.startswith("/") else 0
+            size = self._size_of_file(wish.origin, driver, options) if self.look and wish.origin.startswith("/") else 0
             planned = CopiedImage("", "", size)
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, an image that it is a clone_from, or a size")
@@ -116,6 +117,13 @@ class ImageData:
         source = self._known.find(wish.clone_from) if wish.clone_from else None
         return f"image:{source.id}" if source else wish.shown
 
+    @staticmethod
+    def _size_of_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> int:
+        size = driver.stat(path, no_decompress=options.no_decompress)
+        if os.path.isdir(path):  # which has a size, too
+            raise InvalidInput("path", path, "a regular file is expected")
+        return size
+
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, kind: str) -> CopiedImage:
         driver.require("mkfs")
         if kind not in EMPTY_TYPES:
@@ -137,6 +145,13 @@ class ImageData:
             raise NotFound(f"clone_from: there is no image {reference!r} in the catalog.")
         if source.type not in driver.info.image_types:
             raise UnsupportedAction(f"clone_from: the image {source.name!r} is of type {source.type!r}, which the {driver.info.name} driver doesn't store.")
+        wanted = options.driver_format if options.convert else None
+        if options.image_type not in EMPTY_TYPES:
+            # They are stored as they are, and nothing tells a domain that one is anything else than raw.
+            wanted = "raw"
+            if source.format not in ("raw", ""):
+                accepted = f"an image of type {options.image_type} is a clone of a raw one, and {source.name!r} is {source.format}"
+                raise InvalidInput("clone_from", reference, accepted)
         maker = self._wish_of.get(source.id)
 
         def make() -> CopiedImage:
@@ -147,7 +162,7 @@ class ImageData:
             return driver.clone(self.made[maker].source, self.made[maker].format, options)
 
         self._to_make[number] = driver, make
-        return CopiedImage("", options.driver_format or source.format, source.size_mb)
+        return CopiedImage("", wanted or source.format, source.size_mb)
 
     @staticmethod
     def _copy_options(driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -45,7 +46,11 @@ class KnownImages:
 
     def find(self, reference: str | int) -> Image | None:
         """The image with this id, or this name; text of digits only is an id, as no name is."""
-        return self._by_id.get(int(reference)) if str(reference).isdigit() else self._by_name.get(str(reference))
+        text = str(reference)
+        if re.fullmatch("[0-9]+", text) is None:
+            return self._by_name.get(text)
+        # The largest of SQLite's ids has 19 digits, and Python reads no number of thousands.
+        return self._by_id.get(int(text)) if len(text) < 20 else None
 
     def datastore(self, reference: str | int) -> Datastore | None:
         column = "id" if str(reference).isdigit() else "name"

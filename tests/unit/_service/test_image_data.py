@@ -141,6 +141,9 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"path": None, "size": 5, "fs": "ext4;reboot"}, InvalidInput, "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected."),
         ({"path": None, "size": 5, "type": "cdrom"}, InvalidInput, "size: 5 is not accepted: an image of type cdrom is made of a path or a url"),
         ({"path": None, "clone_from": "none"}, NotFound, "clone_from: there is no image 'none' in the catalog."),
+        ({"path": None, "clone_from": "\u00b2"}, NotFound, "clone_from: there is no image '\u00b2' in the catalog."),
+        ({"path": None, "clone_from": "9" * 5000}, NotFound, "clone_from: there is no image '999"),
+        ({"path": "/tmp"}, InvalidInput, "path: '/tmp' is not accepted: "),
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
     ],
 )
@@ -217,6 +220,31 @@ def test_a_clone(new: Run, run: Run, source: Path, stored: Callable[[], list[str
     assert run(**given).actions == []
     with pytest.raises(UnsupportedAction, match="^clone is not supported by the virtiofs driver"):
         run(name="z", datastore="virtual", clone_from="y", type="filesystem")
+
+
+def test_a_directory_is_no_image(new: Run, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    for check in (True, False):
+        with pytest.raises(InvalidInput, match="^path: .* is not accepted: a regular file is expected"):
+            new(check=check, path=str(tmp_path / "directory"))
+
+
+def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, path: str) -> None:
+    new("qcow2", driver="qcow2")
+    new("raw", driver="raw")
+    for given in ({"datastore": "default", "type": "cdrom"}, {"datastore": "files", "type": "kernel"}):
+        for check in (True, False):
+            with pytest.raises(InvalidInput, match="^clone_from: 'qcow2' is not accepted: an image of type .* is a clone of a raw one, and 'qcow2' is qcow2"):
+                run(check=check, name="y", clone_from="qcow2", **given)
+    with pytest.raises(VmstoreError, match="an image of type cdrom is a clone of a raw one"):
+        both = {"name": "y", "datastore": "default", "type": "datablock", "size": 1, "format": "qcow2"}
+        run(images=[both, {"name": "z", "datastore": "default", "type": "cdrom", "clone_from": "y"}])
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        catalog.execute("UPDATE datastore SET attributes = ?", [json.dumps({"driver": "qcow2", "convert": "no"})])
+    for number, given in enumerate(({"type": "cdrom"}, {"type": "os"}, {"type": "os", "driver": "qcow2"})):
+        given = {"name": f"y{number}", "datastore": "default", "clone_from": "raw", **given}
+        planned, done = run(check=True, **given), run(**given)
+        assert {**done.result["image"], "path": None} == planned.result["image"]
 
 
 def test_files(run: Run, source: Path) -> None:
