@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -40,9 +42,37 @@ class Service:
         return plan
 
 
+class _Module(AnsibleModule):
+    """Ansible hides the value of an option or shows it. Of a URL, which is shown, this hides what may be a secret, also in the invocation."""
+
+    def _log_invocation(self) -> None:
+        # The first that is told of the options, and called whether it is logged or not.
+        self.no_log_values.update(_secrets(self.params))
+        super()._log_invocation()
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """User, password and query of each URL with http or https in options; a URL that can't be read is all secret."""
+    if isinstance(value, (Mapping, list)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _secrets(one)
+    elif isinstance(value, str) and re.match("https?://", value, re.IGNORECASE):
+        try:
+            parts = urlsplit(value)
+            if parts.port == 0:
+                raise ValueError
+        except ValueError:
+            yield value
+            return
+        user, separator, _host = parts.netloc.rpartition("@")
+        # With what they stand beside, so that a short one is found nowhere else.
+        yield from [user + separator] if user else []
+        yield from [f"?{parts.query}"] if parts.query else []
+
+
 def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
     """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under its lock."""
-    module = AnsibleModule(supports_check_mode=True, **spec.keywords())
+    module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
@@ -66,7 +96,7 @@ def _given(value: Any) -> Any:
 
 def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:
     """Return what ``read`` finds; an info module never changes anything."""
-    module = AnsibleModule(supports_check_mode=True, **spec.keywords())
+    module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
         found = dict(read(module.params))

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import ArgumentSpec
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module, run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SUBID_SPEC, SubidService, SubidWish
 
@@ -51,3 +53,24 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["failed"]
     assert answer["msg"] == "A defect in granary.vmstore: KeyError: 'nothing'."
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    "url", ["http://user:pa55@127.0.0.1:1/x?token=pa55", "HTTP://127.0.0.1:1/x?pa55", "http://user:pa55/w@127.0.0.1/x", "https://user:pa55@[::1/x", "http://pa55@[::1]:1/"]
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_secrets_of_urls_are_told_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, many: bool, check: bool
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text))
+    with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True, datastore_location=str(tmp_path)):
+        image = {"name": "x", "datastore": "default", "type": "os", "url": url}
+    given = {"images": [image]} if many else image
+    with patch_module_args({"catalog": catalog, "_ansible_check_mode": check, "_ansible_diff": True, **given}), pytest.raises(SystemExit):
+        run_module(IMAGE_SPEC, ImageService)
+    out = capsys.readouterr().out
+    assert any("Invoked with" in line for line in logged)
+    assert "pa55" not in out + "".join(logged)
+    assert "name" in json.loads(out)["invocation"]["module_args"] or many
