@@ -244,7 +244,7 @@ class FsDriver(DirectoryDriver):
         real = os.path.realpath(path)
         inside(os.path.dirname(path))(real)
         if image_format != "raw" and inspect(real, option="image").format != image_format:
-            raise InvalidInput("image", source, f"an image in the format {image_format} is expected, as the catalog says")
+            raise InvalidInput("image", source, f"an image in the format {image_format!r} is expected, as the catalog says")
         return Content((real,), image_format)
 
     def _files(self, image: str, image_format: str | None) -> list[str]:

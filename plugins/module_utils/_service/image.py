@@ -69,7 +69,8 @@ class ImageService(CatalogService):
         finally:
             self._data.discard(keep=recorded)
         for driver, image in self._outdated:
-            self._remove_data(driver, image)
+            if not self._known.is_at(image.path):
+                self._remove_data(driver, image)
         if self._data.failed:
             errors = [self._located(number, error) for number, error in self._data.failed.items()]
             raise errors[0] if len(errors) == 1 else VmstoreError(" ".join(map(str, errors)))
@@ -151,7 +152,7 @@ class ImageService(CatalogService):
             return found.type
         datastore = driver.datastore
         served = sorted(driver.info.image_types.intersection(IMAGE_TYPES.get(datastore.type, ())))
-        cloned = self._known.find(wish.data.clone_from) if wish.data.clone_from else None
+        cloned = None if wish.data.clone_from is None else self._known.source(wish.data.clone_from)
         kind = wish.type or (cloned.type if cloned else served[0] if len(served) == 1 else None)
         if kind is None:
             raise InvalidInput("type", None, f"a new image in the datastore {datastore.name!r} needs one: {', '.join(served) or 'but it takes no images'}")

@@ -140,9 +140,7 @@ class ImageData:
 
     def _plan_clone(self, number: int, reference: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("clone")
-        source = self._known.find(reference)
-        if source is None:
-            raise NotFound(f"clone_from: there is no image {reference!r} in the catalog.")
+        source = self._known.source(reference)
         if source.type not in driver.info.image_types:
             raise UnsupportedAction(f"clone_from: the image {source.name!r} is of type {source.type!r}, which the {driver.info.name} driver doesn't store.")
         wanted = options.driver_format if options.convert else None

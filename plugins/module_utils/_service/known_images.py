@@ -14,7 +14,7 @@ from .._catalog.catalog import Catalog
 from .._catalog.datastores import Datastore, all_datastores
 from .._catalog.images import Image, find_images
 from .._catalog.vm_disks import VmDisk, find_vm_disks
-from .._core.errors import Conflict
+from .._core.errors import Conflict, NotFound
 from .._driver.base import DatastoreDriver
 from .datastore import driver_of
 
@@ -51,6 +51,19 @@ class KnownImages:
             return self._by_name.get(text)
         # The largest of SQLite's ids has 19 digits, and Python reads no number of thousands.
         return self._by_id.get(int(text)) if len(text) < 20 else None
+
+    def source(self, reference: str) -> Image:
+        """
+        :raises NotFound: there is no such image to clone.
+        """
+        found = self.find(reference)
+        if found is None:
+            raise NotFound(f"clone_from: there is no image {reference!r} in the catalog.")
+        return found
+
+    def is_at(self, path: str) -> bool:
+        """Whether the data of an image is there, as far as the catalog knows. Only one that was made by hand has two images with the same data."""
+        return any(image.path == path for image in self._by_id.values())
 
     def datastore(self, reference: str | int) -> Datastore | None:
         column = "id" if str(reference).isdigit() else "name"

@@ -140,6 +140,7 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"path": None, "size": 0}, InvalidInput, "size: 0 is not accepted: 1 to 67108864 MiB are expected."),
         ({"path": None, "size": 5, "fs": "ext4;reboot"}, InvalidInput, "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected."),
         ({"path": None, "size": 5, "type": "cdrom"}, InvalidInput, "size: 5 is not accepted: an image of type cdrom is made of a path or a url"),
+        ({"path": None, "clone_from": "none", "type": None}, NotFound, "clone_from: there is no image 'none' in the catalog."),
         ({"path": None, "clone_from": "none"}, NotFound, "clone_from: there is no image 'none' in the catalog."),
         ({"path": None, "clone_from": "\u00b2"}, NotFound, "clone_from: there is no image '\u00b2' in the catalog."),
         ({"path": None, "clone_from": "9" * 5000}, NotFound, "clone_from: there is no image '999"),
@@ -343,6 +344,18 @@ def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
     assert names(run(name="x", state="absent")) == ["remove image"]
     assert stored() == []
     assert run(name="x", state="absent").actions == []
+
+
+def test_data_that_another_image_has_as_well_stays(new: Run, run: Run, path: str, stored: Callable[[], list[str]]) -> None:
+    """A catalog that somebody has edited."""
+    data = new().result["image"]["path"]
+    new("y")
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        catalog.execute("UPDATE image SET path = ?", [data])
+    run(name="x", state="absent")
+    assert data in stored()
+    run(name="y", state="absent")
+    assert data not in stored()
 
 
 REMOVE = """
