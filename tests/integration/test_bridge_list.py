@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -464,6 +465,61 @@ def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, im
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
     with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer cp as it should: [^\n]*\.$"):
         bridge.read_answer("h1", "cp", line)
+
+
+@pytest.mark.parametrize(
+    ("action", "result"),
+    [
+        ("cp", None),
+        ("cp", {"is": "CopiedImage", "source": 5, "format": "raw", "size_mb": 1}),
+        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": "1"}),
+        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": True}),
+        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": 2**63}),
+        ("cp", {"is": "Capacity", "used_mb": 1, "free_mb": 1, "total_mb": 1}),
+        ("mkfs", ["x"]),
+        ("rm", "x"),
+        ("monitor", {"is": "Capacity", "used_mb": None, "free_mb": 1, "total_mb": 1}),
+        ("snap_same", 1),
+        ("snapshots", "12"),
+        ("snapshots", ["1"]),
+        ("stored", [["x"]]),
+        ("inventory", {"is": "Inventory", "images": ["x"]}),
+        ("inventory", {"is": "Inventory", "images": [{"is": "StoredFile", "path": "x", "allocated": 1}]}),
+        ("inventory", {"is": "Inventory", "leftovers": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
+    ],
+)
+def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:
+    with pytest.raises(errors.CommandFailed, match=rf"^The bridge h1 did not answer {action} as it should: an unknown answer\.$"):
+        bridge.read_answer("h1", action, json.dumps({"result": result}).encode())
+
+
+@pytest.mark.parametrize(
+    ("source", "image_format"),
+    [
+        ("/etc/shadow", "raw"),
+        ("{store}/../2/" + "0" * 32, "raw"),
+        ("{store}/" + "0" * 31, "raw"),
+        ("{store}/" + "0" * 32 + "\n", "raw"),
+        ("{store}/" + "0" * 32, "raw\nx"),
+        ("{store}/" + "0" * 32, ""),
+    ],
+)
+def test_a_bridge_can_not_name_another_file(bridges: Any, driver: Any, monkeypatch: pytest.MonkeyPatch, image: Path, source: str, image_format: str) -> None:
+    source = source.format(store=bridges.store)
+    read_answer = bridge.read_answer
+
+    def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
+        answer = read_answer(host, action, line)
+        if "result" in answer:
+            answer["result"] = source if action == "mkfs" else dataclasses.replace(answer["result"], source=source, format=image_format)
+        return answer
+
+    monkeypatch.setattr(bridge, "read_answer", lying)
+    calls = [lambda: driver().cp(str(image), OS)] + ([lambda: driver().mkfs(1, "raw", None)] if image_format == "raw" else [])
+    for call in calls:
+        with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer (cp|mkfs) as it should: no image of the datastore\.$"):
+            call()
+    wait_until(lambda: bridges.stored() == [], "the image stays")
 
 
 def test_a_bridge_can_not_act_on_a_terminal() -> None:

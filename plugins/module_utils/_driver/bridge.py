@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shlex
 import struct
 import time
@@ -77,6 +78,12 @@ QUICK = ("monitor", "stored")
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")
 CONFIRMED = b"\n"
+
+#: What actions answer, as an annotation says it; the others answer nothing.
+ANSWERS = {
+    **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
+    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "stat": "int", "stored": "tuple[str, ...]"},
+}
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
 FRAME = struct.Struct(">cQ")
@@ -188,12 +195,25 @@ class BridgedFsDriver(DatastoreDriver):
             self.log(printable(str(answer["log"])))
         if "error" in answer:
             raise answer["error"]
+        self._check_image(host, action, answer["result"])
         if action in MAKING:
             ssh.write(CONFIRMED)
             ended = ssh.finish(GRACE)
             if ended.returncode != 0:
                 raise TransferFailed(f"The connection to the bridge {host} broke at the end of {action}; what it made may be left there: {reason(ended)}.")
         return answer["result"]
+
+    def _check_image(self, host: str, action: str, found: Any) -> None:
+        """The catalog and the front-end believe where an image is: it isn't for a bridge to say that it is another file.
+
+        :raises CommandFailed: it says so.
+        """
+        if action not in (*MAKING, "export"):
+            return
+        source, *words = [found] if isinstance(found, str) else map(str, dataclasses.astuple(found))
+        own = re.fullmatch(f"{re.escape(self.datastore.base_path)}/[0-9a-f]{{32}}", source)
+        if not (own and all(re.fullmatch("[a-z0-9]+", word) for word in words)):
+            raise _unexpected(host, action, "no image of the datastore")
 
 
 def greeted(ssh: Conversation) -> str | None:
@@ -331,12 +351,29 @@ def read_answer(host: str, action: str, line: bytes) -> dict[str, Any]:
         answer = dict(decode(line))
         if "error" in answer:
             answer["error"] = rebuilt(host, answer)
-        if answer.keys() & {"error", "log", "result"}:
+        if answer.keys() & {"error", "log"} or "result" in answer and fits(answer["result"], ANSWERS.get(action, "None")):
             return answer
         why = "an unknown answer"
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
-    raise CommandFailed(f"The bridge {host} did not answer {action} as it should: {printable(why)}.")
+    raise _unexpected(host, action, why)
+
+
+def _unexpected(host: str, action: str, why: str) -> CommandFailed:
+    return CommandFailed(f"The bridge {host} did not answer {action} as it should: {printable(why)}.")
+
+
+def fits(value: object, annotation: str) -> bool:
+    """Whether what came as JSON is of a type: a text, a flag, a number that the catalog can hold, one of the dataclasses, or a tuple of these."""
+    if annotation.startswith("tuple["):
+        return isinstance(value, (list, tuple)) and all(fits(one, annotation[len("tuple[") : -len(", ...]")]) for one in value)
+    if " | " in annotation:
+        return any(fits(value, one) for one in annotation.split(" | "))
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return False
+    if dataclasses.is_dataclass(value) and not all(fits(getattr(value, one.name), str(one.type)) for one in dataclasses.fields(value)):
+        return False
+    return annotation == ("None" if value is None else type(value).__name__)
 
 
 def failure(error: Exception) -> dict[str, object]:
