@@ -10,10 +10,12 @@ recorded is data without an image; the module datastore_check finds it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
@@ -77,8 +79,9 @@ class ImageService(CatalogService):
         return plan
 
     def rehearse(self) -> Plan:
-        plan = self.plan()
-        self._data.make()
+        with _ended_by_exception():
+            plan = self.plan()
+            self._data.make()
         return plan
 
     def plan(self) -> Plan:
@@ -152,9 +155,11 @@ class ImageService(CatalogService):
             return found.type
         datastore = driver.datastore
         served = sorted(driver.info.image_types.intersection(IMAGE_TYPES.get(datastore.type, ())))
-        cloned = None if wish.data.clone_from is None else self._known.source(wish.data.clone_from)
+        cloned = self._known.find(wish.data.clone_from) if wish.data.clone_from else None
         kind = wish.type or (cloned.type if cloned else served[0] if len(served) == 1 else None)
         if kind is None:
+            if wish.data.clone_from is not None:
+                self._known.source(wish.data.clone_from)  # which says that there is none
             raise InvalidInput("type", None, f"a new image in the datastore {datastore.name!r} needs one: {', '.join(served) or 'but it takes no images'}")
         if kind not in served:
             able = [name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types]
@@ -277,6 +282,23 @@ class ImageService(CatalogService):
 
     def _release(self, disk: VmDisk) -> None:
         delete_vm_disk(self.catalog, disk.image_id, disk.host, disk.domain)
+
+
+@contextlib.contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """A block that a signal ends by an exception, so that what was made is removed on the way out. Not to be used where the catalog is written."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = [number for number in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def check_options(wish: ImageWish, kind: str) -> None:

@@ -83,6 +83,8 @@ class ImageData:
         made = self.made.get(number)
         if self._all_made and made is None:
             raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
+        if made is not None and not self._known.has_data_at(made.source, driver.datastore):
+            raise StaleState(f"The data of the image {image.name!r} was removed by another program while it was made; run it again.")
         self._wish_of[image.id] = number
         data = made or planned
         return dataclasses.replace(

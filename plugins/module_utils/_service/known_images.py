@@ -79,7 +79,11 @@ class KnownImages:
 
         :raises VmstoreError: it doesn't answer.
         """
-        return image.path in self._data(datastore)
+        return self.has_data_at(image.path, datastore)
+
+    def has_data_at(self, path: str, datastore: Datastore) -> bool:
+        """As :meth:`has_data`, of an image that isn't known yet."""
+        return path in self._data(datastore)
 
     def check_mounted(self, datastore: Datastore) -> None:
         """Refuse to make data where all that the catalog knows of is gone: that is what a mount point looks like while nothing is mounted there.

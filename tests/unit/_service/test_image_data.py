@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -358,17 +359,52 @@ def test_data_that_another_image_has_as_well_stays(new: Run, run: Run, path: str
     assert data not in stored()
 
 
-REMOVE = """
+def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, stored: Callable[[], list[str]]) -> None:
+    """By somebody who took it for data without an image."""
+    service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
+    rehearse = service.rehearse
+
+    def meanwhile() -> Plan:
+        plan = rehearse()
+        os.unlink(*stored())
+        return plan
+
+    service.rehearse = meanwhile
+    with pytest.raises(VmstoreError, match="^The data of the image 'x' was removed by another program while it was made; run it again.$"):
+        service.converge()
+    with read_catalog(path, missing_ok=False) as catalog:
+        assert find_images(catalog) == []
+
+
+CONVERGE = """
 import json, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import ImageService
 ImageService(json.loads(sys.argv[1])).converge()
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_nothing(path: str, source: Path, stored: Callable[[], list[str]], number: signal.Signals) -> None:
+    """Neither the image that is finished nor the one that is being made, very slowly."""
+    with open_catalog(path, create=False) as catalog, catalog.transaction():
+        catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 2", [json.dumps({"limit_transfer_bw": "1"})])
+    images = [
+        options(path, name="x", datastore="default", type="os", path=str(source)),
+        options(path, name="y", datastore="files", type="kernel", path=str(source)),
+    ]
+    with subprocess.Popen([sys.executable, "-c", CONVERGE, json.dumps(options(path, images=images))], stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 20
+        while len(stored()) < 2:
+            assert time.monotonic() < deadline
+        running.send_signal(number)
+        assert running.wait(20) != 0
+    assert stored() == []
+
+
 def test_data_that_another_program_works_on_stays_until_it_is_done(new: Run, path: str, stored: Callable[[], list[str]]) -> None:
     new()
     with image_lock(path, 0):
-        removing = subprocess.Popen([sys.executable, "-c", REMOVE, json.dumps(options(path, name="x", state="absent"))])
+        removing = subprocess.Popen([sys.executable, "-c", CONVERGE, json.dumps(options(path, name="x", state="absent"))])
         deadline = time.monotonic() + 20
         while True:
             with read_catalog(path, missing_ok=False) as catalog:
