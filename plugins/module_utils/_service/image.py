@@ -70,11 +70,14 @@ class ImageService(CatalogService):
             recorded = True
         finally:
             self._data.discard(keep=recorded)
+        errors = [self._located(number, error) for number, error in self._data.failed.items()]
         for driver, image in self._outdated:
             if not self._known.is_at(image.path):
-                self._remove_data(driver, image)
-        if self._data.failed:
-            errors = [self._located(number, error) for number, error in self._data.failed.items()]
+                try:
+                    self._remove_data(driver, image)
+                except FileAccessFailed as error:
+                    errors.append(error)  # that of the others is removed all the same
+        if errors:
             raise errors[0] if len(errors) == 1 else VmstoreError(" ".join(map(str, errors)))
         return plan
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -58,9 +59,10 @@ class ImageData:
 
         :arg keep: but for what the latest plan has a place for.
         """
-        for number, made in self.made.items():
-            if not (keep and number in self._to_make):
-                self._drivers[number].rm(made.source)
+        with contextlib.ExitStack() as each:  # the others too where one can't be removed
+            for number, made in self.made.items():
+                if not (keep and number in self._to_make):
+                    each.callback(self._drivers[number].rm, made.source)
 
     def plan(self, number: int, wish: DataWish, image: Image, driver: DatastoreDriver) -> Image:
         """``image`` with the data that was made for a wish; before that, with as much of it as is known: the path is empty, of copies the format, too.

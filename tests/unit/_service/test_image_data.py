@@ -24,6 +24,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images im
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
+    FileAccessFailed,
     InvalidInput,
     NotFound,
     PathNotAllowed,
@@ -31,6 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
 
@@ -416,6 +418,38 @@ def test_data_that_another_program_works_on_stays_until_it_is_done(new: Run, pat
     assert stored() == []
 
 
+def unremovable(monkeypatch: pytest.MonkeyPatch, path: Callable[[str], bool]) -> None:
+    rm = FsDriver.rm
+
+    def refuse(driver: FsDriver, source: str) -> None:
+        if path(source):
+            raise FileAccessFailed(f"no {source}.")
+        rm(driver, source)
+
+    monkeypatch.setattr(FsDriver, "rm", refuse)
+
+
+def test_data_that_can_not_be_removed_keeps_no_other(new: Run, run: Run, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    stays = new().result["image"]["path"]
+    for name in ("y", "z"):
+        new(name)
+    unremovable(monkeypatch, lambda source: source == stays)
+    with pytest.raises(FileAccessFailed, match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}"):
+        run(images=[{"name": name, "state": "absent"} for name in "xyz"])
+    assert stored() == [stays]
+
+
+def test_all_is_removed_that_found_no_place(path: str, source: Path, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [options(path, name=name, datastore="default", type="os", path=str(source)) for name in "xyz"]
+    service = ImageService(options(path, images=images))
+    monkeypatch.setattr(service, "plan", iter([service.plan()]).__next__)
+    first = []
+    unremovable(monkeypatch, lambda source: source in first or first.append(source) is None and len(first) == 1)
+    with pytest.raises(FileAccessFailed, match="^no "):
+        service.converge()
+    assert stored() == first[:1]
+
+
 def test_only_force_touches_what_is_in_use(new: Run, run: Run, path: str, source: Path, stored: Callable[[], list[str]]) -> None:
     new()
     use(path, 0)
@@ -503,8 +537,6 @@ def test_without_a_catalog(tmp_path: Path, source: Path) -> None:
 
 
 def test_the_catalog_is_free_while_data_is_made(path: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-
     seen = []
     copy = FsDriver.cp
 
