@@ -72,7 +72,7 @@ class ImageData:
         """
         options = self._copy_options(driver, wish, image.type)
         if wish.size is not None:
-            planned = self._plan_empty(number, wish.size, wish, driver, image.type)
+            planned = self._plan_empty(number, wish.size, wish, driver, options)
         elif wish.clone_from is not None:
             planned = self._plan_clone(number, wish.clone_from, driver, options)
         elif wish.origin is not None:
@@ -128,18 +128,16 @@ class ImageData:
             raise InvalidInput("path", path, "a regular file is expected")
         return size
 
-    def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, kind: str) -> CopiedImage:
+    def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")
-        if kind not in EMPTY_TYPES:
-            raise InvalidInput("size", size, f"an image of type {kind} is made of a path or a url; those of type {' and '.join(EMPTY_TYPES)} can be empty")
-        attributes = driver.datastore.attributes
-        image_format = wish.format or attributes.get("driver") or "raw"
+        if options.image_type not in EMPTY_TYPES:
+            raise InvalidInput("size", size, f"an image of type {options.image_type} is made of a path or a url; those of type {' and '.join(EMPTY_TYPES)} can be empty")
+        image_format = wish.format or options.driver_format or "raw"
         if not driver.datastore.bridge_list:
             settings = driver.settings
             fs_options = settings.fs_options.get(wish.fs or "", "")
             check_datablock(format=image_format, size_mb=size, fs=wish.fs, supported=settings.supported_fs, fs_options=fs_options)
-        sparse = copy_options(attributes, kind, checksums={}).sparse if wish.sparse is None else wish.sparse
-        self._to_make[number] = driver, lambda: CopiedImage(driver.mkfs(size, image_format, wish.fs, sparse=sparse), image_format, size)
+        self._to_make[number] = driver, lambda: CopiedImage(driver.mkfs(size, image_format, wish.fs, sparse=options.sparse), image_format, size)
         return CopiedImage("", image_format, size)
 
     def _plan_clone(self, number: int, reference: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:

@@ -183,11 +183,12 @@ def test_conversion(new: Run, source: Path) -> None:
 
 def test_attributes_of_the_datastore_are_the_defaults(new: Run, run: Run, path: str) -> None:
     with open_catalog(path, create=False) as catalog, catalog.transaction():
-        attributes = {"driver": "qcow2", "qcow2_options": "cluster_size=2M", "supported_fs": "ext4, xfs", "fs_opts_ext4": "-L label"}
+        attributes = {"driver": "qcow2 ", "qcow2_options": "cluster_size=2M", "supported_fs": "ext4, xfs", "fs_opts_ext4": "-L label"}
         catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 1", [json.dumps(attributes)])
     image = info(new().result["image"]["path"])
     assert (image["format"], image["cluster-size"]) == ("qcow2", 2**21)
     assert info(new("raw", driver="raw").result["image"]["path"])["format"] == "raw"
+    assert run(name="empty", datastore="default", type="datablock", size=1, check=True).result["image"]["format"] == "qcow2"
     block = run(name="block", datastore="default", type="datablock", size=8, format="raw", fs="ext4").result["image"]
     assert subprocess.run(["e2label", block["path"]], check=True, stdout=subprocess.PIPE, text=True).stdout == "label\n"
     with pytest.raises(InvalidInput, match="^fs: 'ext3' is not accepted"):
