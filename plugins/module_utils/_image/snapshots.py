@@ -237,9 +237,9 @@ def _copy(path: str, part: NewImage) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """A descriptor to read a file by; never what a symbolic link leads to."""
+    """A descriptor to read a file by; never what a symbolic link leads to, and no pipe is waited for."""
     with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:

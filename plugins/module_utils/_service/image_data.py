@@ -131,7 +131,8 @@ class ImageData:
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")
         if options.image_type not in EMPTY_TYPES:
-            raise InvalidInput("size", size, f"an image of type {options.image_type} is made of a path or a url; those of type {' and '.join(EMPTY_TYPES)} can be empty")
+            accepted = f"an image of type {options.image_type} is made of a path or a url; those of type {' and '.join(EMPTY_TYPES)} can be empty"
+            raise InvalidInput("size", size, accepted)
         image_format = wish.format or options.driver_format or "raw"
         if not driver.datastore.bridge_list:
             settings = driver.settings

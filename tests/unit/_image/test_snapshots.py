@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import (
     as_one_image,
     content_files,
@@ -333,6 +333,12 @@ def test_an_image_that_is_not_qcow2_or_has_an_external_data_file(tmp_path):
     qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={tmp_path}/data", f"{image}.snap/0", "1M")
     with pytest.raises(Conflict, match="external data file"):
         revert_snapshot(str(image), "qcow2", 0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(path := tmp_path / NAME)
+    with pytest.raises(FileAccessFailed, match=f"^Could not read {path}: "):
+        content_files(str(path), "qcow2")
 
 
 def test_owner_and_mode(tmp_path):

@@ -57,7 +57,14 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize(
-    "url", ["http://user:pa55@127.0.0.1:1/x?token=pa55", "HTTP://127.0.0.1:1/x?pa55", "http://user:pa55/w@127.0.0.1/x", "https://user:pa55@[::1/x", "http://pa55@[::1]:1/"]
+    "url",
+    [
+        "http://user:pa55@127.0.0.1:1/x?token=pa55",
+        "HTTP://127.0.0.1:1/x?pa55",
+        "http://user:pa55/w@127.0.0.1/x",
+        "https://user:pa55@[::1/x",
+        "http://pa55@[::1]:1/",
+    ],
 )
 @pytest.mark.parametrize("check", [False, True])
 def test_secrets_of_urls_are_told_nobody(
