@@ -37,7 +37,8 @@ def locked(path: str, *, deadline: float = 30, style: Callable[[int, int], objec
     :raises LockTimeout: another process held it all that time.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # No link is followed: root also locks in directories of other users, one of whom may have put it there.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise from_os_error(error, f"open the lock file {path}") from error
 

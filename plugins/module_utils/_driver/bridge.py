@@ -73,7 +73,7 @@ COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
 NO_COMMAND = (126, 127)
 
 #: They read no data, and so are answered within the driver's deadline.
-QUICK = ("monitor", "stored")
+QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored")
 
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")

@@ -44,3 +44,10 @@ def test_a_held_lock_is_an_error_at_the_deadline(tmp_path: Path, style) -> None:
 def test_a_lock_file_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileAccessFailed, match="Could not open the lock file .*No such file or directory"), locked(str(tmp_path / "none" / "lock")):
         pass
+
+
+def test_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    (path := tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileAccessFailed, match=f"^Could not open the lock file {path}: "), locked(str(path)):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
