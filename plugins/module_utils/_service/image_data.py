@@ -17,6 +17,7 @@ from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
 from .._image.datablock import check_datablock
+from .._image.image_file import inspect
 from .image_wish import DataWish
 from .known_images import KnownImages
 
@@ -123,9 +124,15 @@ class ImageData:
 
     @staticmethod
     def _size_of_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> int:
+        """Of one that an image can be made of; that is only looked at here, and what counts is the look at the copy."""
         size = driver.stat(path, no_decompress=options.no_decompress)
         if os.path.isdir(path):  # which has a size, too
             raise InvalidInput("path", path, "a regular file is expected")
+        if options.image_type in EMPTY_TYPES and not driver.datastore.bridge_list:
+            try:
+                inspect(os.path.realpath(path))
+            except InvalidInput as error:
+                raise InvalidInput("path", path, error.accepted) from error
         return size
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:

@@ -234,6 +234,17 @@ def test_a_directory_is_no_image(new: Run, tmp_path: Path) -> None:
             new(check=check, path=str(tmp_path / "directory"))
 
 
+def test_check_mode_refuses_an_image_that_needs_another_file(new: Run, source: Path, tmp_path: Path) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", tmp_path / "overlay"], check=True)
+    (tmp_path / "link").symlink_to(tmp_path / "overlay")
+    for path in ("overlay", "link"):
+        for check in (True, False):
+            with pytest.raises(InvalidInput) as caught:
+                new(check=check, path=f"{tmp_path}/{path}")
+            accepted = "an image that stands alone is expected, and this qcow2 image has a backing file"
+            assert str(caught.value) == f"path: '{tmp_path}/{path}' is not accepted: {accepted}."
+
+
 def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, path: str) -> None:
     new("qcow2", driver="qcow2")
     new("raw", driver="raw")
