@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .._core.errors import Conflict, InvalidInput, PathNotAllowed, os_errors
+from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
@@ -103,6 +103,9 @@ class FsDriver(DirectoryDriver):
         wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
         with self._new_image() as part:
             convert(as_one_image(files), "qcow2", part.path, wanted, options=self._creation_options(wanted), sparse=options.sparse, timeout=COPY_TIMEOUT)
+            # A snapshot that was deleted, or reverted to, when qemu-img hadn't yet opened all files makes them a chain that never was.
+            if self._files(path, image_format) != files:
+                raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
             return self._finished(part, source, wanted, options)
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 
 NAME = "a" * 32
 
@@ -77,6 +78,22 @@ def test_a_clone_has_all_the_data(driver: FsDriver, image: Path, image_format: s
     if cloned.format == "qcow2":
         assert told["cluster-size"] == 131072
     assert sorted(os.listdir(image.parent)) == sorted([*before, os.path.basename(cloned.source)])
+
+
+def test_a_revert_while_it_is_cloned(driver: FsDriver, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the newest becomes that of the oldest before qemu-img opens it: its overlay is no part of either."""
+
+    def late(*arguments: object, **options: object) -> None:
+        driver.snap_revert(str(image), "qcow2", 0)
+        convert(*arguments, **options)
+
+    convert = copy.convert
+    monkeypatch.setattr(copy, "convert", late)
+    with pytest.raises(StaleState, match="changed while it was cloned; try again"):
+        driver.clone(str(image), "qcow2", CopyOptions("datablock"))
+    assert [name for name in os.listdir(image.parent) if name not in (NAME, f"{NAME}.snap")] == []
+    monkeypatch.undo()
+    assert holds(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]
 
 
 def test_a_clone_of_an_image_in_the_datastore_beside_it(driver: FsDriver, tmp_path: Path) -> None:
