@@ -53,8 +53,8 @@ class _Module(AnsibleModule):
 
 def _secrets(value: Any) -> Iterator[str]:
     """User, password and query of each URL with http or https in options; a URL that can't be read is all secret."""
-    if isinstance(value, (Mapping, list)):
-        for one in value.values() if isinstance(value, Mapping) else value:
+    if isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
             yield from _secrets(one)
     elif isinstance(value, str) and re.match("https?://", value, re.IGNORECASE):
         try:
