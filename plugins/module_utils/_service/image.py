@@ -21,7 +21,8 @@ from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, UnsupportedAction, VmstoreError
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, UnsupportedAction, VmstoreError, printable
+from .._core.names import LONGEST_NAME
 from .._core.plan import Action, Plan
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
@@ -55,7 +56,14 @@ class ImageService(CatalogService):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
         self.many = options["images"] is not None
-        self.wishes = [read_wish(one) for one in (options["images"] if self.many else [options])]
+        self._references: list[str] = []
+        self.wishes: list[ImageWish] = []
+        for number, one in enumerate(options["images"] if self.many else [options]):
+            self._references.append(printable(str(one["name"] if one["id"] is None else one["id"])[:LONGEST_NAME]))
+            try:
+                self.wishes.append(read_wish(one))
+            except InvalidInput as error:
+                raise self._located(number, error) from error
         self.timeout = options["timeout"]
         check_timeout(self.timeout)
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
@@ -111,7 +119,7 @@ class ImageService(CatalogService):
 
     def _located(self, number: int, error: VmstoreError) -> VmstoreError:
         """The error, and which of many images it is about."""
-        return VmstoreError(f"images[{number}] ({self.wishes[number].reference}): {error}") if self.many else error
+        return VmstoreError(f"images[{number}] ({self._references[number]}): {error}") if self.many else error
 
     def _plan_image(self, number: int, wish: ImageWish) -> dict[str, object] | None:
         """The image as it will be, for the result."""

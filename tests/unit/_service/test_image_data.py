@@ -488,6 +488,10 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
     assert run(images=images).actions == []
     with pytest.raises(VmstoreError, match=r"^images\[1\] \(n1\): "):
         run(images=[{"name": "new", "datastore": "default", "type": "os", "size": 1}, {**images[0], "name": "n1", "path": "/etc/passwd", "force": True}])
+    with pytest.raises(VmstoreError, match=r"^images\[1\] \(b\): path: 'relative' is not accepted"):
+        run(images=[images[0], {**images[0], "name": "b", "path": "relative"}])
+    with pytest.raises(VmstoreError, match=r"^images\[0\] \(a\?b\): name: 'a\\nb' is not accepted"):
+        run(images=[{**images[0], "name": "a\nb"}])
     with pytest.raises(VmstoreError, match=r"^images\[1\] \(a\): images: 'a' is not accepted: each image can be there only once"):
         run(images=[images[0], images[0]])
 
