@@ -13,7 +13,8 @@ description:
     2 (C(files)) that every front-end has.
   - A datastore with O(ds_driver=virtiofs) and O(tm_driver=virtiofs) holds images that are directories of hosts. It stores metadata only,
     so its capacity is 0. Snapshots, backups, attaching as a disk, resizing, saving as and cloning are not supported there.
-  - Runs on the front-end. No directory is made, and none is removed.
+  - A datastore with O(ds_driver=fs) holds images that are files. Its directory is made with the first image, for the owner of the directory around it.
+  - Runs on the front-end. No directory is made by this module, and none is removed.
   - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
 author:
   - The granary.vmstore developers (@granary)
@@ -45,7 +46,7 @@ options:
   ds_driver:
     description:
       - The datastore driver, V(virtiofs) or V(fs). It can't change. A new datastore needs one, but for O(type=system), which has none.
-      - What V(fs) does so far is to report the capacity.
+      - V(fs) keeps images as files in a directory, V(virtiofs) registers directories of hosts.
     type: str
   tm_driver:
     description:
@@ -53,7 +54,9 @@ options:
       - It can't change. A new datastore needs one.
     type: str
   base_path:
-    description: Directory of the datastore's data. It can't change. The default of a new datastore is the id below O(datastore_location).
+    description:
+      - Directory of the datastore's data. It can't change. The default of a new datastore is the id below O(datastore_location).
+      - No datastore can be in the directory of another.
     type: str
   datastore_location:
     description: Directory in which new datastores get their O(base_path).
@@ -88,7 +91,10 @@ options:
   attributes:
     description:
       - Further attributes, by their names in lower case. They replace the ones that the datastore has.
-      - V(fs) knows C(convert), C(driver), C(limit_transfer_bw), C(no_decompress) and C(sparse). V(virtiofs) has none.
+      - V(fs) knows C(driver), V(raw) or V(qcow2), the format that disks are converted to, unless C(convert) is V(no); C(sparse) and C(no_decompress), V(yes) or
+        V(no); C(limit_transfer_bw), bytes a second, perhaps with K, M or G; C(qcow2_options), such as V(cluster_size=2M); C(supported_fs), file systems that
+        empty images can have, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
+      - V(virtiofs) has none.
     type: dict
   state:
     description:
@@ -114,6 +120,15 @@ EXAMPLES = r"""
     name: fs_datastore
     ds_driver: virtiofs
     tm_driver: virtiofs
+
+- name: Have a datastore of disks, all of them qcow2
+  granary.vmstore.datastore:
+    name: disks
+    ds_driver: fs
+    tm_driver: ssh
+    attributes:
+      driver: qcow2
+      limit_transfer_bw: 200M
 
 - name: Ask two hosts for directories that the front-end doesn't have
   granary.vmstore.datastore:

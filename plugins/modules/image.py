@@ -37,7 +37,7 @@ options:
     description:
       - Many images at the price of one, each with the options of a single one. The catalog and the directory of each datastore are read once.
       - What is refused is refused before anything is made. Where the data of some images can't be made, such as by a failing download, the others are made
-        all the same, and then the module fails and names those.
+        all the same, and then the module fails and names those. It returns what was done as if it had not failed.
       - An image can be the clone of one before it in the list.
       - Not together with the options of a single image.
     type: list
@@ -79,7 +79,9 @@ options:
           - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
         type: str
       clone_from:
-        description: Name or id of the image that a new image is a copy of. Both are in datastores of one directory.
+        description:
+          - Name or id of the image that a new image is a copy of. Both are in datastores of one directory.
+          - That the other image is removed, or made anew under its name, is no change of the clone.
         type: str
       size:
         description: Size in MiB of a new empty image of type V(os) or V(datablock). It can't change.
@@ -95,7 +97,9 @@ options:
           - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
         type: str
       driver:
-        description: Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it stays what it is.
+        description:
+          - Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it stays what it is.
+          - Images of type V(cdrom), V(kernel), V(ramdisk) and V(context) are stored as they are, and have no such choice.
         type: str
         choices: [raw, qcow2]
       sparse:
@@ -167,7 +171,9 @@ options:
     default: /var/lib/one/vmstore/catalog.sqlite
   <<: *image
 notes:
-  - In check mode a file is looked at as in a run, but nothing is fetched from a URL.
+  - In check mode a file is looked at as in a run, but not all of it is read, so a checksum isn't verified. Nothing is fetched from a URL, and no file system
+    is made, for which an image may turn out to be too small.
+  - In check mode a datastore that an earlier task of the play would make isn't there yet, and an image in it is an error.
   - The size of a directory is measured in each run that gives its path, and returned. That it differs from the last time is no change, because files come and
     go. The catalog keeps the size of the time when the image was registered or last changed.
 seealso:
@@ -289,7 +295,7 @@ image:
       description: File system that was made in it, or null.
       type: str
     origin:
-      description: The path or URL that it is a copy of, or C(image:) and the id of the image that it is a clone of, or null.
+      description: The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of, or null.
       type: str
     origin_checksum:
       description: Checksum that was asked for when it was copied, or null.

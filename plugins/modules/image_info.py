@@ -106,7 +106,7 @@ images:
       description: File system that was made in it, or null.
       type: str
     origin:
-      description: The path or URL that it is a copy of, or C(image:) and the id of the image that it is a clone of, or null.
+      description: The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of, or null.
       type: str
     origin_checksum:
       description: Checksum that was asked for when it was copied, or null.

@@ -44,14 +44,6 @@ SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBa
 HUGEPAGES = "<memoryBacking><hugepages/></memoryBacking>"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has all files with the site's lab, so that there is one lab, and begins with them, as they take longest. Other files are shared out."""
-    sites = {item.path for item in items if "site" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("site" if item.path in sites else str(item.path)))
-    items.sort(key=lambda item: item.path not in sites)
-
-
 @pytest.fixture(scope="session")
 def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     """The lab of lab.yml, its hosts made hypervisors by the role."""

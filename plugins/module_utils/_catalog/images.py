@@ -28,7 +28,7 @@ class Image:
 
     :arg format: of the data: ``raw``, ``qcow2`` or another of qemu's names; ``dir`` for a directory.
     :arg fs: the file system that was made in an empty image.
-    :arg origin: what the data was made of: a path, a URL without its secrets, or ``image:`` and the id of the image that it is a clone of.
+    :arg origin: what the data was made of: a path, a URL without its secrets, or ``image:`` and the name of the image that it is a clone of.
     :arg origin_checksum: ``<algorithm>:<hexadecimal digits>`` of what was at the origin, as it was asked for.
     :arg checksum: the same of the data as it is stored, where it was recorded.
     """

@@ -195,9 +195,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def reason(completed: Completed) -> str:
-    """The last line a failed command wrote to stderr (else stdout): tools print their reason last."""
+    """The last line a failed command wrote to stderr (else stdout): tools print their reason last, but for an explanation of their usage."""
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
-    return printable(lines[-1].strip()) if lines else "it gave no reason"
+    usage = next((number for number, line in enumerate(lines) if line.lower().startswith("usage:")), 0)
+    return printable(lines[usage - 1].strip()) if lines else "it gave no reason"
 
 
 __all__ = ["CHUNK", "Completed", "Conversation", "reason", "run", "stream"]

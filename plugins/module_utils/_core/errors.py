@@ -39,6 +39,17 @@ class InvalidInput(VmstoreError):
         self.accepted = accepted
 
 
+class PartlyDone(VmstoreError):
+    """Some of what was asked for is done and stays.
+
+    :arg plan: what was done, a :class:`Plan`.
+    """
+
+    def __init__(self, message: str, plan: object) -> None:
+        super().__init__(message)
+        self.plan = plan
+
+
 class PathNotAllowed(InvalidInput):
     """A path outside SAFE_DIRS or inside RESTRICTED_DIRS."""
 
@@ -118,6 +129,7 @@ __all__ = [
     "LockTimeout",
     "NoSpace",
     "NotFound",
+    "PartlyDone",
     "PathNotAllowed",
     "StaleState",
     "TransferFailed",

@@ -19,7 +19,7 @@ from .._catalog.images import find_images
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound
 from .._core.names import check_host, check_name
-from .._core.paths import absolute
+from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
 from .._driver.attributes import check_values, settings_of
 from .._driver.base import TIMEOUT, DatastoreDriver, DriverInfo
@@ -76,6 +76,8 @@ class DatastoreService(CatalogService):
             return plan
         wanted = self._new() if found is None else self._updated(found)
         self._check_unique(wanted)
+        if found is None:
+            self._check_apart(wanted)
         check_datastore(wanted)
         if wanted != found:
             apply = functools.partial(self._insert, wanted) if found is None else functools.partial(update_datastore, self.catalog, wanted)
@@ -107,6 +109,12 @@ class DatastoreService(CatalogService):
             for option in ("name", "base_path"):
                 if other.id != wanted.id and getattr(other, option) == getattr(wanted, option):
                     raise Conflict(f"{option}: {getattr(wanted, option)!r} belongs to the datastore {other.id} ({other.name!r}).")
+
+    def _check_apart(self, wanted: Datastore) -> None:
+        """One datastore in another would have files there that are none of its images."""
+        for other in all_datastores(self.catalog):
+            if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
+                raise Conflict(f"base_path: {wanted.base_path!r} is within the datastore {other.name!r}, which has {other.base_path!r}, or around it.")
 
     def _insert(self, datastore: Datastore) -> None:
         self.catalog.take_id("datastore")

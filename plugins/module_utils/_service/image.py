@@ -21,7 +21,7 @@ from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, UnsupportedAction, VmstoreError, printable
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
 from .._core.names import LONGEST_NAME
 from .._core.plan import Action, Plan
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
@@ -86,7 +86,7 @@ class ImageService(CatalogService):
                 except FileAccessFailed as error:
                     errors.append(error)  # that of the others is removed all the same
         if errors:
-            raise errors[0] if len(errors) == 1 else VmstoreError(" ".join(map(str, errors)))
+            raise PartlyDone(" ".join(map(str, errors)), plan) if plan.changed or len(errors) > 1 else errors[0]
         return plan
 
     def rehearse(self) -> Plan:
@@ -141,7 +141,7 @@ class ImageService(CatalogService):
 
     def _claim(self, number: int, image: Image) -> None:
         if self._claims.setdefault(image.id, number) != number:
-            raise InvalidInput("images", image.name, "each image can be there only once")
+            raise Conflict(f"The image {image.name!r} is in the list more than once.")
 
     def _datastore(self, wish: ImageWish, found: Image | None) -> Datastore:
         if found is None:
@@ -241,7 +241,7 @@ class ImageService(CatalogService):
             if lost and not wish.force:
                 self._known.check_mounted(driver.datastore)
             self._check_unused(found, "replaced", wish.force)
-            wanted = self._data.plan(number, wish.data, wanted, driver)
+            wanted = self._data.plan(number, completed(wish.data, found), wanted, driver)
             if not lost:
                 self._outdated.append((driver, found))
             self._add("make lost data of image" if lost else "replace data of image", found, wanted, self._update, hidden=hidden(wish.data))
@@ -323,6 +323,14 @@ def check_options(wish: ImageWish, kind: str) -> None:
         raise InvalidInput("persistent", True, f"images of type {kind} are never changed by a domain")
     if kind not in EMPTY_TYPES and wish.data.driver is not None:
         raise InvalidInput("driver", wish.data.driver, f"images of type {kind} are stored as they are")
+
+
+def completed(wish: DataWish, found: Image) -> DataWish:
+    """A wish for an empty image instead of another: what isn't given is what that one was made with."""
+    given = (wish.size, wish.format, wish.fs)
+    if found.origin is not None or given == (None, None, None):
+        return wish
+    return dataclasses.replace(wish, size=wish.size or found.size_mb, format=wish.format or found.format, fs=wish.fs or found.fs)
 
 
 def hidden(wish: DataWish) -> tuple[str, ...]:

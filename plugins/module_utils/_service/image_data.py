@@ -82,7 +82,7 @@ class ImageData:
             size = self._size_of_file(wish.origin, driver, options) if self.look and wish.origin.startswith("/") else 0
             planned = CopiedImage("", "", size)
         else:
-            raise InvalidInput("path", None, "a new image needs a path, a url, an image that it is a clone_from, or a size")
+            raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
         if self._all_made and made is None:
             raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
@@ -104,7 +104,6 @@ class ImageData:
     def difference(self, wish: DataWish, found: Image) -> str:
         """Why the data of an image isn't what is wanted; empty if it is, as far as the wish says anything."""
         pairs = {
-            # The image that it is a clone of may be gone.
             "clone_from": (self._origin(wish) if wish.clone_from else None, found.origin),
             "url" if "://" in (wish.shown or "") else "path": (wish.shown, found.origin),
             "checksum": (wish.checksum, found.origin_checksum),
@@ -115,12 +114,16 @@ class ImageData:
         }
         for option, (wanted, current) in pairs.items():
             if wanted not in (None, current):
-                return f"{option}: the image {found.name!r} was made with {current!r}; only force: true replaces its data by new data with {wanted!r}."
+                made = "without one" if current is None else f"with {current!r}"
+                return f"{option}: the image {found.name!r} was made {made}; only force: true replaces its data by new data with {wanted!r}."
         return ""
 
     def _origin(self, wish: DataWish) -> str | None:
-        source = self._known.find(wish.clone_from) if wish.clone_from else None
-        return f"image:{source.id}" if source else wish.shown
+        """A clone's is the name of its source, which may be gone, or made anew, since."""
+        if wish.clone_from is None:
+            return wish.shown
+        source = self._known.find(wish.clone_from)
+        return f"image:{source.name if source else wish.clone_from}"
 
     @staticmethod
     def _size_of_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> int:

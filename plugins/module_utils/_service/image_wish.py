@@ -121,7 +121,9 @@ def _read_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 def _read_data(options: Mapping[str, Any]) -> DataWish:
     sources = [name for name in SOURCES if options[name] is not None]
     if len(sources) > 1:
-        raise InvalidInput(sources[1], "..." if sources[1] == "url" else options[sources[1]], f"it doesn't go together with {sources[0]}")
+        # Of a URL nothing is shown before it is known what in it is a secret.
+        one, other = (sources[0], "url") if sources[1] == "url" else (sources[1], sources[0])
+        raise InvalidInput(one, options[one], f"it doesn't go together with {other}")
     for name, owners in BELONGS_TO.items():
         if options[name] is not None and sources and sources[0] not in owners:
             raise InvalidInput(name, options[name], f"it goes with {' or '.join(owners)}, not with {sources[0]}")
@@ -133,6 +135,9 @@ def _read_data(options: Mapping[str, Any]) -> DataWish:
 def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """What to copy from, and how it may be printed."""
     if options["path"] is not None:
+        scheme, separator, _rest = options["path"].partition("://")
+        if separator and scheme.isalpha():
+            raise InvalidInput("path", f"{scheme}://...", "a file of the front-end is expected; a URL is given as url")
         path = absolute("path", options["path"])
         return path, path
     if options["url"] is None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
-from .._core.errors import VmstoreError
+from .._core.errors import PartlyDone, VmstoreError
 from .._core.plan import Plan
 
 
@@ -78,13 +78,18 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
         service = build(module.params)
         service.log = module.log
         plan = service.plan() if module.check_mode else service.converge()
+    result = _result(module, plan)
+    # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer than all the rest.
+    module.exit_json(invocation={"module_args": _given(module.params)}, **result)
+
+
+def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
     for warning in plan.warnings:
         module.warn(warning)
     result = {**plan.result, "changed": plan.changed, "actions": plan.described()}
     if module._diff:
         result["diff"] = plan.diff()
-    # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer than all the rest.
-    module.exit_json(invocation={"module_args": _given(module.params)}, **result)
+    return result
 
 
 def _given(value: Any) -> Any:
@@ -110,6 +115,8 @@ def _failing(module: AnsibleModule):
     """Every error becomes one sentence; the traceback of a defect of ours is kept for ``-vvv``."""
     try:
         yield
+    except PartlyDone as error:
+        module.fail_json(msg=str(error), **_result(module, error.plan))
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except

@@ -130,3 +130,16 @@ def test_errors_of_images_that_hold_data(front_end, tmp_path) -> None:
     assert messages[1].startswith(f"md5: '{'0' * 32}' is not accepted: the md5 of what is at {source} is ")
     assert messages[2].startswith("datastore: images of type 'kernel' are not supported by the fs driver of 'bulk', a datastore of type 'image'")
     assert os.listdir(tmp_path / "datastore") == []
+
+
+def test_a_run_that_fails_in_part_says_what_it_did(front_end, tmp_path) -> None:
+    source = tmp_path / "disk.img"
+    source.write_bytes(b"data" * 1024)
+    front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=f"{tmp_path}/datastore")
+    good = {"name": "good", "datastore": "bulk", "type": "os", "path": str(source)}
+    result = front_end.run("image", images=[{**good, "name": "bad", "checksum": f"md5:{'0' * 32}"}, good])
+    assert (result["failed"], result["changed"], [action["subject"] for action in result["actions"]]) == (True, True, ["good"])
+    assert result["msg"].startswith("images[0] (bad): md5: ")
+    assert [image["name"] for image in result["images"]] == ["good"]
+    assert front_end.query("SELECT name FROM image") == [("good",)]
+    assert os.listdir(tmp_path / "datastore") == [os.path.basename(result["images"][0]["path"])]

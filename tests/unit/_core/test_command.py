@@ -8,7 +8,7 @@ import os
 import sys
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run, stream
+from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed, reason, run, stream
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
 
 
@@ -89,3 +89,8 @@ def test_a_stream_nobody_wants_any_more_is_stopped() -> None:
 
 def test_a_process_left_behind_does_not_hold_a_stream_up() -> None:
     assert list(stream(["sh", "-c", "echo done; sleep 20 >&- 2>&2 & exec >&-"], failed=NotFound, timeout=10)) == [b"done\n"]
+
+
+def test_the_reason_is_before_the_usage() -> None:
+    assert reason(Completed(1, "", "size 2560 is too small\nUsage: mkfs.xfs\n<value> is xxx (512 byte blocks).\n")) == "size 2560 is too small"
+    assert reason(Completed(1, "", "usage: x\nx: error: no such option\n")) == "x: error: no such option"

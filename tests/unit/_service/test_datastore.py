@@ -222,3 +222,11 @@ def test_errors_are_one_sentence(run: Callable[..., Plan]) -> None:
     with pytest.raises(VmstoreError) as caught:
         run(name="a\nb", **VIRTIOFS)
     assert "\n" not in str(caught.value)
+
+
+def test_no_datastore_is_in_another(run: Callable[..., Plan]) -> None:
+    run(name="x", ds_driver="fs", tm_driver="ssh", base_path="/srv/disks/x")
+    for inside in ("/srv/disks/x/y", "/srv/disks"):
+        with pytest.raises(Conflict, match=f"^base_path: '{inside}' is within the datastore 'x', which has '/srv/disks/x', or around it.$"):
+            run(name="y", ds_driver="fs", tm_driver="ssh", base_path=inside)
+    assert run(name="x", base_path="/srv/disks/x").actions == []

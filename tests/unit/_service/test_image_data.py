@@ -28,6 +28,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     FileAccessFailed,
     InvalidInput,
     NotFound,
+    PartlyDone,
     PathNotAllowed,
     UnsupportedAction,
     VmstoreError,
@@ -125,10 +126,11 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"path": "/etc/passwd"}, PathNotAllowed, "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc"),
         ({"path": "/tmp/no/such/file"}, VmstoreError, "Could not open /tmp/no/such/file"),
         ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
-        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs a path, a url, an image that it is a clone_from, or a size"),
+        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs a path, a url, a clone_from or a size"),
         ({"path": None, "url": "/x"}, InvalidInput, "url: '/x' is not accepted: a URL with http, https or ssh is expected"),
         ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, "url: 'ftp://...' is not accepted"),
-        ({"url": "http://h/x"}, InvalidInput, "url: '...' is not accepted: it doesn't go together with path"),
+        ({"path": "https://user:secret@h/x"}, InvalidInput, "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url."),
+        ({"url": "http://h/x"}, InvalidInput, "path: "),
         ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path"),
         ({"format": "raw"}, InvalidInput, "format: 'raw' is not accepted: it goes with size, not with path"),
         ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
@@ -218,7 +220,7 @@ def test_a_clone(new: Run, run: Run, source: Path, stored: Callable[[], list[str
     assert run(check=True, **given).described() == run(**given).described()
     images = run(name="x").result["image"], run(name="y").result["image"]
     assert [(one["type"], one["format"], one["size_mb"]) for one in images] == [("os", "qcow2", 2)] * 2
-    assert images[1]["origin"] == "image:0"
+    assert images[1]["origin"] == "image:x"
     subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", images[1]["path"], source], check=True)
     assert run(**given).actions == []
     run(name="x", state="absent")
@@ -262,6 +264,27 @@ def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, p
         given = {"name": f"y{number}", "datastore": "default", "clone_from": "raw", **given}
         planned, done = run(check=True, **given), run(**given)
         assert {**done.result["image"], "path": None} == planned.result["image"]
+
+
+def test_the_source_of_a_clone_can_be_made_anew(new: Run, run: Run) -> None:
+    given = {"name": "y", "datastore": "default", "clone_from": "x"}
+    new()
+    run(**given)
+    run(name="x", state="absent")
+    new()
+    assert run(**given).actions == []
+    new("z")
+    with pytest.raises(Conflict, match="^clone_from: the image 'y' was made with 'image:x'; only force: true replaces its data by new data with 'image:z'"):
+        run(**{**given, "clone_from": "z"})
+
+
+def test_force_keeps_what_is_not_given_of_an_empty_image(run: Run) -> None:
+    run(name="b", datastore="default", type="datablock", size=16, format="qcow2", fs="ext4")
+    image = run(name="b", size=32, force=True).result["image"]
+    assert (image["size_mb"], image["format"], image["fs"]) == (32, "qcow2", "ext4")
+    image = run(name="b", format="raw", force=True).result["image"]
+    assert (image["size_mb"], image["format"], image["fs"]) == (32, "raw", "ext4")
+    assert info(image["path"])["virtual-size"] == 32 * 2**20
 
 
 def test_files(run: Run, source: Path) -> None:
@@ -456,7 +479,7 @@ def test_data_that_can_not_be_removed_keeps_no_other(new: Run, run: Run, stored:
     for name in ("y", "z"):
         new(name)
     unremovable(monkeypatch, lambda source: source == stays)
-    with pytest.raises(FileAccessFailed, match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}"):
+    with pytest.raises(PartlyDone, match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}"):
         run(images=[{"name": name, "state": "absent"} for name in "xyz"])
     assert stored() == [stays]
 
@@ -502,7 +525,7 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
         run(images=[images[0], {**images[0], "name": "b", "path": "relative"}])
     with pytest.raises(VmstoreError, match=r"^images\[0\] \(a\?b\): name: 'a\\nb' is not accepted"):
         run(images=[{**images[0], "name": "a\nb"}])
-    with pytest.raises(VmstoreError, match=r"^images\[1\] \(a\): images: 'a' is not accepted: each image can be there only once"):
+    with pytest.raises(VmstoreError, match=r"^images\[1\] \(a\): The image 'a' is in the list more than once"):
         run(images=[images[0], images[0]])
 
 
@@ -514,6 +537,7 @@ def test_what_can_not_be_made_keeps_nothing_else_from_being_made(run: Run, sourc
         run(images=[bad, clone, good])
     assert str(caught.value).startswith("images[0] (bad): md5: '0000")
     assert "images[1] (clone): clone_from: " in str(caught.value)
+    assert [action["subject"] for action in caught.value.plan.described()] == ["good"]
     assert run(images=[good]).actions == []
     assert len(stored()) == 1
 
