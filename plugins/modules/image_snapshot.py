@@ -10,7 +10,9 @@ module: image_snapshot
 short_description: Delete, flatten or revert to snapshots of images
 description:
   - Acts on a snapshot of an image whose datastore driver supports snapshots. Snapshots are made by the transfer drivers, while a virtual machine has the image.
-  - Whatever fails, and whenever the host stops, all data of the image and its snapshots is there whole, and the task can be repeated.
+  - Whatever fails, and whenever the host stops, the data that the task is to keep is there whole, and the task can be repeated.
+  - Where O(state=flattened) was stopped between its two last steps, repeat it before anything else is done with the image, as its other snapshots may be
+    unusable already.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)

@@ -82,11 +82,6 @@ def find_image(catalog: Catalog, reference: str | int) -> Image | None:
     return _from_row(catalog, rows[0]) if rows else None
 
 
-def image_with_tag(catalog: Catalog, mount_tag: str) -> Image | None:
-    rows = catalog.execute("SELECT * FROM image WHERE mount_tag = ?", [mount_tag])
-    return _from_row(catalog, rows[0]) if rows else None
-
-
 def _from_row(catalog: Catalog, row: Mapping[str, Any]) -> Image:
     return read_row(catalog.path, Image, row, READERS)
 
@@ -109,4 +104,4 @@ def delete_image(catalog: Catalog, image_id: int) -> None:
     catalog.execute("DELETE FROM image WHERE id = ?", [image_id])
 
 
-__all__ = ["Image", "delete_image", "find_image", "find_images", "image_with_tag", "insert_image", "update_image"]
+__all__ = ["Image", "delete_image", "find_image", "find_images", "insert_image", "update_image"]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: Actions that a driver need not have, in alphabetical order.
 OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "export", "increment-flatten", "mkfs", "resize", "save-as", "snapshot")
 
+#: Attributes of a datastore that say how images are made (spec: onestor-datastore).
+COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
+
 #: Seconds for one question to a file system.
 TIMEOUT = 300
 
@@ -240,6 +243,7 @@ class DatastoreDriver:
 
 
 __all__ = [
+    "COPY_ATTRIBUTES",
     "OPTIONAL_ACTIONS",
     "SAFE_DIRS",
     "SYSTEM_DIRS",

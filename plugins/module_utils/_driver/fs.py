@@ -17,7 +17,7 @@ from .._core.paths import absolute, is_within
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
 from .._image.new_image import NewImage, new_image, sweep
-from .base import CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
+from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
 
@@ -39,8 +39,6 @@ ARCHIVES = ("tar", "zip")
 #: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
 NAME_ONLY = "save_as"
 
-
-COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
 
 #: FS_OPTS_<FS> of the file systems that most images have.
 FS_OPTIONS = tuple(f"fs_opts_{fs}" for fs in ("btrfs", "ext2", "ext3", "ext4", "swap", "vfat", "xfs"))

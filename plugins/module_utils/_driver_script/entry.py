@@ -19,7 +19,7 @@ from typing import IO
 from .._catalog.datastore import Datastore
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
 from .._core.paths import absolute
-from .._driver.base import CopyOptions, DatastoreDriver, Settings
+from .._driver.base import COPY_ATTRIBUTES, CopyOptions, DatastoreDriver, Settings
 from .document import Document, read_document
 
 #: Seconds for a file system to say how full it is.
@@ -31,10 +31,6 @@ IMAGE_TYPES = ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "back
 
 #: The digests that an image's template can name, each the name of its algorithm in capitals.
 CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
-
-
-#: Attributes of a datastore that say how images are made.
-ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
 
 
 class Action:
@@ -74,7 +70,7 @@ class Action:
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""
-        return {name: self.document.optional(element_of(name)) for name in ATTRIBUTES if self._class.info.attributes}
+        return {name: self.document.optional(element_of(name)) for name in COPY_ATTRIBUTES if self._class.info.attributes}
 
     def flag(self, name: str) -> bool:
         from .._driver.attributes import flag

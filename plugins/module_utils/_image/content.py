@@ -6,38 +6,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .._core.command import run
-from .._core.errors import InvalidInput, os_errors
 from .copy import convert, copy_local
-from .image_file import HEAD_SIZE, virtual_size
+from .image_file import HEAD_SIZE, opened_file, virtual_size
 from .new_image import NewImage
 from .snapshots import TIMEOUT, as_one_image
 
 #: Bytes: what qemu rounds the size of a raw image up to.
 SECTOR = 512
-
-
-@contextlib.contextmanager
-def opened_file(path: str) -> Iterator[int]:
-    """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
-
-    :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed: it can't be opened.
-    """
-    with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInput("image", path, "a regular file is expected")
-        yield descriptor
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written
-            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -96,4 +75,4 @@ def _sectors(content: Content) -> int:
     return -(-content.virtual_size() // SECTOR)
 
 
-__all__ = ["Content", "copy_content", "opened_file", "same_content"]
+__all__ = ["Content", "copy_content", "same_content"]

@@ -11,15 +11,17 @@ to another file is refused before qemu opens it; and qemu-img runs under limits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .._core.command import reason, run
-from .._core.errors import CommandFailed, InvalidInput, from_os_error
+from .._core.errors import CommandFailed, InvalidInput, from_os_error, os_errors
 from .._core.paths import absolute
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
@@ -90,6 +92,23 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
     if size is None:
         raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
     return _sane(size, option, path)
+
+
+@contextlib.contextmanager
+def opened_file(path: str) -> Iterator[int]:
+    """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
+
+    :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed: it can't be opened.
+    """
+    with os_errors(f"read {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidInput("image", path, "a regular file is expected")
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):  # nothing was written
+            os.close(descriptor)
 
 
 def inspect(path: str, *, option: str = "path", timeout: float = 60) -> ImageFile:
@@ -193,4 +212,4 @@ def _header_size(image_format: str, head: bytes) -> int:
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "QEMU_FORMATS", "ImageFile", "inspect", "sniff", "virtual_size"]
+__all__ = ["HEAD_SIZE", "QEMU_FORMATS", "ImageFile", "inspect", "opened_file", "sniff", "virtual_size"]

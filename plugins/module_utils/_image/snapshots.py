@@ -14,19 +14,19 @@ A change is written beside and renamed over, so that whatever happens all data i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .._core.command import run
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.files import remove_durably
 from .copy import convert, copy_local
+from .image_file import opened_file
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
 
 #: Seconds for a command that copies data.
@@ -74,7 +74,8 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
     """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments and errors as above.
 
-    A crash can leave the new image beside the snapshots, since no rename changes two names: then all of them are whole, and a repeat removes them.
+    A crash can leave the new image beside the snapshots, since no rename changes two names. A repeat removes them. Until then they are whole, but for those
+    that are based on the image's own file (shared storage), which holds other data now.
     """
     directory = f"{image}.snap"
     if not os.path.lexists(directory) and os.path.isfile(image) and not os.path.islink(image):
@@ -103,7 +104,7 @@ def list_snapshots(image: str) -> list[int]:
 def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
     """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one it is based on.
 
-    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`.
+    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular file.
     """
     if format == "qcow2":
         return _with_backing_files(image, _active(image)) if snapshot is None else _chain(image, snapshot)
@@ -162,7 +163,7 @@ def _number(image: str, name: str, named_by: str) -> int:
 
 def _backing_name(path: str) -> str | None:
     """What a qcow2 file names as its backing file. Read from its header, because asking qemu-img opens what it names."""
-    with _opened(path) as descriptor, os_errors(f"read {path}"):
+    with opened_file(path) as descriptor, os_errors(f"read {path}"):
         header = os.pread(descriptor, _HEADER, 0)
         if len(header) < _HEADER or header[:4] != b"QFI\xfb":
             raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
@@ -231,20 +232,8 @@ def _owner(path: str) -> tuple[int, int]:
 
 
 def _copy(path: str, part: NewImage) -> None:
-    with _opened(path) as descriptor:
+    with opened_file(path) as descriptor:
         copy_local(descriptor, part.fd)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor to read a file by; never what a symbolic link leads to, and no pipe is waited for."""
-    with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written
-            os.close(descriptor)
 
 
 __all__ = ["as_one_image", "content_files", "delete_snapshot", "flatten_snapshot", "list_snapshots", "remove_image", "revert_snapshot"]

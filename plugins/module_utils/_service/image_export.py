@@ -23,8 +23,8 @@ from .._core.files import sync_directory
 from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
 from .._driver.source_file import chunks_of
-from .._image.content import Content, copy_content, opened_file, same_content
-from .._image.image_file import inspect
+from .._image.content import Content, copy_content, same_content
+from .._image.image_file import inspect, opened_file
 from .._image.new_image import new_image
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import (
     as_one_image,
     content_files,
@@ -337,7 +337,7 @@ def test_an_image_that_is_not_qcow2_or_has_an_external_data_file(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(path := tmp_path / NAME)
-    with pytest.raises(FileAccessFailed, match=f"^Could not read {path}: "):
+    with pytest.raises(InvalidInput, match=f"^image: '{path}' is not accepted: a regular file is expected"):
         content_files(str(path), "qcow2")
 
 
