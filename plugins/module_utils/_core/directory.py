@@ -1,0 +1,151 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Open directories and files so that nobody else decides where a path leads.
+
+Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path is walked component by
+component with descriptors, and then used through the descriptor. The rule for links is that of systemd's chase(CHASE_SAFE): a link that another
+user may have made never leads to something that isn't that user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from .errors import PathNotAllowed
+
+#: Upper bound of the symbolic links in one path (MAXSYMLINKS, path_resolution(7)).
+MOST_LINKS = 40
+
+
+@contextlib.contextmanager
+def opened_directory(path: str, *, option: str = "path") -> Iterator[int]:
+    """Yield a descriptor (O_PATH) of the directory ``path``, an absolute path.
+
+    :arg option: name of the option that the path comes from, for the error.
+    :raises PathNotAllowed: a symbolic link of another user leads to a directory that isn't that user's.
+    :raises OSError: the directory can't be opened.
+    """
+    descriptor = open_directory(path, option=option)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str]]:
+    """Yield a descriptor (O_PATH) of the directory that holds, or will hold, the file ``path``, and the file's name in there.
+
+    A symbolic link in the place of the file is followed under the same rule. Somebody can put another one there afterwards: open the file with O_NOFOLLOW.
+
+    :raises PathNotAllowed, OSError: as :func:`opened_directory`.
+    """
+    descriptor, name = _walk(path, option, follow_last=True)
+    try:
+        yield descriptor, name
+    finally:
+        os.close(descriptor)
+
+
+def open_directory(path: str, *, option: str = "path") -> int:
+    """Return a descriptor as :func:`opened_directory` does, for the caller to close."""
+    descriptor, _name = _walk(f"{path}/.", option, follow_last=False)
+    return descriptor
+
+
+def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
+    """Open the regular file ``name`` of an open directory and return its descriptor. A link isn't followed, a FIFO isn't waited for.
+
+    :raises OSError: it can't be opened; with EINVAL it is no regular file.
+    """
+    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", name)
+    return descriptor
+
+
+def descriptor_path(descriptor: int, name: str = "") -> str:
+    """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in one that inherits the descriptor."""
+    return f"/proc/self/fd/{descriptor}" + (f"/{name}" if name else "")
+
+
+def _walk(path: str, option: str, *, follow_last: bool) -> tuple[int, str]:
+    """Return a descriptor of the directory of ``path``, and the last component."""
+    todo = [part for part in path.split("/")[::-1] if part]
+    links = 0
+    #: Users who decide where the path leads.
+    deciders: set[int] = set()
+    name = "."
+    directory = _root()
+    try:
+        while todo:
+            name = todo.pop()
+            last = not todo
+            if last and (name == "." or not follow_last):
+                break
+            try:
+                found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            except FileNotFoundError:
+                if last:
+                    break
+                raise
+            try:
+                status = os.fstat(found)
+                if stat.S_ISLNK(status.st_mode):
+                    links += 1
+                    if links > MOST_LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                    deciders |= _deciders(status, os.fstat(directory), path, option)
+                    target = os.readlink("", dir_fd=found)
+                    todo += [part for part in target.split("/")[::-1] if part]
+                    name = "."  # where the link leads to the root directory
+                    if target.startswith("/"):
+                        previous, directory = directory, _root()
+                        os.close(previous)
+                    continue
+                if last:
+                    break
+                if not stat.S_ISDIR(status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                directory, found = found, directory
+            finally:
+                os.close(found)
+        owner = os.fstat(directory).st_uid
+        if deciders - {owner}:
+            raise _not_theirs(path, option)
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory, name
+
+
+def _root() -> int:
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _deciders(link: os.stat_result, directory: os.stat_result, path: str, option: str) -> set[int]:
+    """Return the user who may have put a symbolic link where it is; nobody where only root or this process's user can."""
+    trusted = (0, os.geteuid())
+    # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved any link there.
+    anybodys = directory.st_mode & stat.S_IWOTH or (directory.st_mode & stat.S_IWGRP and directory.st_gid != 0)
+    if link.st_uid not in trusted:
+        return {link.st_uid}
+    if directory.st_uid not in trusted:
+        return {directory.st_uid}
+    if anybodys and not directory.st_mode & stat.S_ISVTX:
+        raise _not_theirs(path, option)
+    return set()
+
+
+def _not_theirs(path: str, option: str) -> PathNotAllowed:
+    return PathNotAllowed(option, path, "it leads through a symbolic link that another user can change to a directory that isn't that user's")
+
+
+__all__ = ["descriptor_path", "open_directory", "open_file_at", "opened_directory", "opened_parent"]
