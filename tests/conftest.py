@@ -7,12 +7,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".cache" / "collections"
+
+#: A user without an account, who attacks what root does.
+TENANT = 61001
 
 
 def link_collection() -> None:
@@ -28,3 +37,30 @@ sys.path.insert(0, str(COLLECTIONS))
 # Tests also start Python and Ansible as processes of their own.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+
+
+@pytest.fixture
+def tenant() -> Iterator[Path]:
+    """A directory of the user TENANT, whom every directory above lets through."""
+    with tempfile.TemporaryDirectory(prefix="tenant-") as name:
+        os.chown(name, TENANT, TENANT)
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def swapping() -> Callable[[Path, Path], contextlib.AbstractContextManager[None]]:
+    """Let the user TENANT exchange two names, again and again, for the length of a block."""
+
+    @contextlib.contextmanager
+    def swap(name: Path, other: Path) -> Iterator[None]:
+        command = [sys.executable, "-I", ROOT / "tests" / "swapping.py", str(TENANT), name, other]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout and process.stdout.readline() == b"begun\n"
+                yield
+                assert process.poll() is None
+            finally:
+                process.kill()
+
+    return swap

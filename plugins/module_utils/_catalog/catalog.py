@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalog: an SQLite database on the front-end that knows every datastore, image and attachment."""
+"""The catalog: an SQLite database on the front-end that knows every datastore, image and attachment.
+
+SQLite opens the catalog, its log and its journals by name, in a directory that usually belongs to the service user. So root has that user's rights
+while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what the user can write anyway.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,12 @@ import stat
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from .._core.directory import descriptor_path, opened_parent
 from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error
 from .._core.files import sync_directory
+from .._core.identity import Identity, acting_as, owner_of
 from . import schema
 from .datastores import default_datastores, insert_datastore
 from .file_system import check_local
@@ -35,12 +42,32 @@ MEANINGS = {
     "unable to open": "this user may not read and write the file and its directory",
 }
 
+#: Ends of the names of the files of a database (https://www.sqlite.org/tempfiles.html).
+FILE_SUFFIXES = ("", "-journal", "-wal", "-shm")
+
+
+@dataclass(frozen=True)
+class CatalogPlace:
+    """A catalog's path without symbolic links.
+
+    :arg directory: facts about its directory.
+    :arg owner: who owns the directory and opens every file there; ``None`` for this process's user.
+    """
+
+    path: str
+    directory: os.stat_result
+    owner: Identity | None
+
 
 class Catalog:
-    """An open catalog. Not for use by several threads. As a context manager it closes itself."""
+    """An open catalog. Not for use by several threads. As a context manager it closes itself.
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    :arg owner: the user whose rights SQLite gets.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str, owner: Identity | None = None) -> None:
         self.path = path
+        self._owner = owner
         self._connection = connection
         connection.row_factory = sqlite3.Row
 
@@ -51,14 +78,15 @@ class Catalog:
         self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        with acting_as(self._owner):
+            self._connection.close()
 
     def execute(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run one SQL statement and return all its rows.
 
         :raises NoSpace: the file system is full; :raises CatalogFailed: anything else that SQLite refuses.
         """
-        with _translated(self.path):
+        with acting_as(self._owner), _translated(self.path):
             return self._connection.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
@@ -76,7 +104,7 @@ class Catalog:
 
     def copy_to(self, other: Catalog) -> None:
         """Make ``other`` hold what this catalog holds now."""
-        with _translated(self.path):
+        with acting_as(self._owner), _translated(self.path):
             self._connection.backup(other._connection)  # pylint: disable=protected-access
 
     def next_id(self, resource: str) -> int:
@@ -95,7 +123,9 @@ class Catalog:
 
 def catalog_exists(path: str) -> bool:
     """:raises CatalogFailed: as :func:`open_catalog`, where a catalog can't be at ``path``."""
-    return os.path.lexists(_locate(path))
+    place = locate_catalog(path)
+    with acting_as(place.owner):
+        return os.path.lexists(place.path)
 
 
 def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_LOCATION) -> Catalog:
@@ -136,34 +166,67 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
 
 def _connect(path: str) -> Catalog:
     """Open an existing catalog, whichever version of its tables this collection knows."""
-    target = _locate(path)
-    if not os.path.lexists(target):
-        raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
-    if not stat.S_ISREG(os.stat(target).st_mode):
-        raise CatalogFailed(f"The catalog {path} is not a regular file.")
-    with _translated(path), contextlib.ExitStack() as opened:
-        address = f"file:{urllib.parse.quote(target)}?mode=rw"
-        catalog = opened.enter_context(Catalog(sqlite3.connect(address, uri=True, timeout=LOCK_DEADLINE, isolation_level=None), path))
+    place = locate_catalog(path)
+    with acting_as(place.owner):
+        if not os.path.lexists(place.path):
+            raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
+        if not stat.S_ISREG(os.lstat(place.path).st_mode):
+            raise CatalogFailed(f"The catalog {path} is not a regular file.")
+        _check_owner(place)
+        with _translated(path):
+            address = f"file:{urllib.parse.quote(place.path)}?mode=rw"
+            connection = sqlite3.connect(address, uri=True, timeout=LOCK_DEADLINE, isolation_level=None)
+    with contextlib.ExitStack() as opened:
+        catalog = opened.enter_context(Catalog(connection, path, place.owner))
         _check_version(catalog)
         opened.pop_all()
     return catalog
 
 
-def _locate(path: str) -> str:
-    """The path with symbolic links resolved. A network file system is refused before it is asked anything: its server may be dead."""
+def locate_catalog(path: str) -> CatalogPlace:
+    """Find out where the catalog is, or will be. A network file system is refused before it is asked anything: its server may be dead.
+
+    :raises CatalogFailed: a catalog can't be there, or others than the owner of its directory could replace it.
+    :raises PathNotAllowed: another user's symbolic link leads there.
+    """
     directory = os.path.dirname(path)
     try:
         check_local(directory)
-        target = os.path.realpath(path)
-        check_local(os.path.dirname(target))
+        with opened_parent(path, option="catalog") as (parent, name):
+            found = os.fstat(parent)
+            place = CatalogPlace(os.path.join(os.readlink(descriptor_path(parent)), name), found, owner_of(found))
+        check_local(os.path.dirname(place.path))
     except (FileNotFoundError, NotADirectoryError) as error:
         message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
         raise CatalogFailed(message) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
-    if os.path.islink(target):
-        raise CatalogFailed(f"The catalog can't be at {path}: it is a symbolic link that leads to itself.")
-    return target
+    others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0)
+    if os.geteuid() == found.st_uid == 0 and others and not found.st_mode & stat.S_ISVTX:
+        directory = os.path.dirname(place.path)
+        raise CatalogFailed(
+            f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so give it to one of them with chown, "
+            f"or keep them out with 'chmod go-w {directory}'."
+        )
+    return place
+
+
+def _check_owner(place: CatalogPlace) -> None:
+    """
+    :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or didn't put it there.
+    """
+    # In a directory of root's, others make files only if it is sticky.
+    if place.owner is None and not (os.geteuid() == 0 and place.directory.st_mode & stat.S_ISVTX):
+        return
+    owner = place.directory.st_uid
+    for path in (place.path + suffix for suffix in FILE_SUFFIXES):
+        with contextlib.suppress(FileNotFoundError):
+            uid = os.lstat(path).st_uid
+            if uid != owner:
+                raise CatalogFailed(
+                    f"The catalog's file {path} belongs to the user {uid} and its directory to the user {owner}, who has to own both: "
+                    f"look at the file, then run 'chown --no-dereference {owner} {path}'."
+                )
 
 
 def _check_version(catalog: Catalog) -> None:
@@ -205,29 +268,30 @@ def _make(path: str, datastore_location: str) -> None:
 
     It belongs to the owner of its directory, and the group may read it.
     """
-    target = _locate(path)
-    directory = os.path.dirname(target)
+    place = locate_catalog(path)
+    directory, name = os.path.split(place.path)
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=directory)
-        with os.fdopen(descriptor, "wb") as file:
-            owner = os.stat(directory)
-            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            os.fchmod(file.fileno(), 0o640)
-        with _translated(path), Catalog(sqlite3.connect(temporary, isolation_level=None), path) as catalog:
-            catalog.execute("PRAGMA synchronous = FULL")
-            _fill(catalog, datastore_location)
-            catalog.execute("PRAGMA journal_mode = WAL")
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, target)
-        sync_directory(directory)
+        with acting_as(place.owner):
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+        with os.fdopen(descriptor, "wb"):
+            os.fchown(descriptor, -1, place.directory.st_gid)
+            os.fchmod(descriptor, 0o640)
+        with acting_as(place.owner):
+            with _translated(path), Catalog(sqlite3.connect(temporary, isolation_level=None), path) as catalog:
+                catalog.execute("PRAGMA synchronous = FULL")
+                _fill(catalog, datastore_location)
+                catalog.execute("PRAGMA journal_mode = WAL")
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, place.path)
+            sync_directory(directory)
     except OSError as error:
         raise from_os_error(error, f"make the catalog {path}") from error
     finally:
-        for leftover in (temporary, f"{temporary}-journal", f"{temporary}-wal", f"{temporary}-shm"):
-            with contextlib.suppress(OSError):
-                os.unlink(leftover)
+        with acting_as(place.owner):
+            for leftover in (temporary + suffix for suffix in FILE_SUFFIXES):
+                with contextlib.suppress(OSError):
+                    os.unlink(leftover)
 
 
 @contextlib.contextmanager
@@ -246,4 +310,4 @@ def _translated(path: str) -> Iterator[None]:
         raise CatalogFailed(f"The catalog {path} can't be used: {meaning}.") from error
 
 
-__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "catalog_exists", "open_catalog", "read_catalog"]
+__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]

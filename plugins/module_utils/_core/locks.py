@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from .errors import LockTimeout, from_os_error
+from .identity import Identity, acting_as
 
 #: Seconds between two tries for a lock that has no blocking call with a deadline.
 RETRY_INTERVAL = 0.05
@@ -29,16 +30,20 @@ def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> N
 
 
 @contextlib.contextmanager
-def locked(path: str, *, deadline: float = 30, style: Callable[[int, int], object] = fcntl.flock) -> Iterator[None]:
+def locked(
+    path: str, *, deadline: float = 30, style: Callable[[int, int], object] = fcntl.flock, identity: Identity | None = None
+) -> Iterator[None]:
     """Hold an exclusive lock on the lock file ``path`` (created 0600 when missing) for the length of a block.
 
     :arg deadline: seconds.
+    :arg identity: the user who opens the file, and owns a new one.
     :arg style: ``fcntl.flock`` (flock(2)) or ``fcntl.lockf`` (fcntl(2) record lock, as lckpwdf(3) takes).
     :raises LockTimeout: another process held it all that time.
     """
     try:
-        # No link is followed: root also locks in directories of other users, one of whom may have put it there.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # No link is followed: root also locks in directories where another user may have put one.
+        with acting_as(identity):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise from_os_error(error, f"open the lock file {path}") from error
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .._catalog.catalog import Catalog
+from .._catalog.catalog import Catalog, locate_catalog
 from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import find_vm_disks
-from .._core.errors import CatalogFailed, NotFound, os_errors
+from .._core.errors import CatalogFailed, NotFound
 from .._core.locks import locked
 from .._core.plan import Plan
 from .._driver.base import DatastoreDriver
@@ -79,17 +78,9 @@ def image_lock(catalog: str, image_id: int) -> Iterator[None]:
 
     :raises LockTimeout: another program works on the image.
     """
-    path = f"{os.path.realpath(catalog)}.images.lock"
-    with os_errors(f"make the lock file {path}"), contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            # root makes it for the owner of the catalog, as the catalog itself.
-            owner = os.stat(os.path.dirname(path))
-            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        finally:
-            os.close(descriptor)
-    with locked(path, style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id)):
+    place = locate_catalog(catalog)
+    # A new file belongs to the owner of the catalog's directory, like the catalog itself.
+    with locked(f"{place.path}.images.lock", style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id), identity=place.owner):
         yield
 
 

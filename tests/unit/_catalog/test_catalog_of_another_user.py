@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Root and a catalog in a directory of the service user, who may put anything there at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog, read_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import all_datastores
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NotFound, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
+
+#: Times that a race is run.
+TRIES = 200
+
+Swapping = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file of root, which is what it was when the test ends."""
+    (path := tmp_path / "victim").write_bytes(b"root's own\n")
+    before = path.stat()
+    yield path
+    after = path.stat()
+    assert path.read_bytes() == b"root's own\n"
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert os.listdir(tmp_path) == ["victim"]
+
+
+@pytest.fixture
+def path(tenant: Path) -> str:
+    (tenant / "vmstore").mkdir()
+    owner = tenant.stat().st_uid
+    os.chown(tenant / "vmstore", owner, owner)
+    path = str(tenant / "vmstore" / "catalog.sqlite")
+    open_catalog(path, create=True).close()
+    return path
+
+
+def put_link(name: str, target: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name)
+    os.symlink(target, name)
+    owner = os.stat(os.path.dirname(name)).st_uid
+    os.chown(name, owner, owner, follow_symlinks=False)
+
+
+def write(path: str) -> None:
+    with open_catalog(path, create=True) as catalog, catalog.transaction():
+        catalog.execute("UPDATE datastore SET name = name || 'x' WHERE id = 1")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_name_of_it_leads_to_a_file_of_root(path: str, victim: Path, suffix: str, exists: bool) -> None:
+    if not exists:
+        victim.rename(victim.with_name("elsewhere"))
+    put_link(path + suffix, victim)
+    for use in (write, lambda path: read_catalog(path, missing_ok=True).close()):
+        with contextlib.suppress(VmstoreError):
+            use(path)
+    assert exists == victim.exists()
+    if not exists:
+        victim.with_name("elsewhere").rename(victim)
+
+
+def test_no_directory_of_root_becomes_that_of_the_catalog(path: str, victim: Path) -> None:
+    directory = Path(path).parent
+    directory.rename(directory.with_name("before"))
+    put_link(str(directory), victim.parent)
+    for use in (write, lambda path: read_catalog(path, missing_ok=True).close()):
+        with pytest.raises(VmstoreError, match="symbolic link"):
+            use(path)
+
+
+def test_the_lock_of_images_is_no_file_of_root(path: str, victim: Path) -> None:
+    for target in (victim, victim.with_name("none")):
+        put_link(f"{path}.images.lock", target)
+        with pytest.raises(VmstoreError, match="Could not open the lock file"), image_lock(path, 0):
+            pass
+
+
+def test_who_changes_names_all_the_time_reaches_no_file_of_root(path: str, victim: Path, swapping: Swapping) -> None:
+    """Between the look at a name and its use, in particular."""
+    other = f"{path}.other"
+    Path(other).write_bytes(Path(path).read_bytes())
+    owner = os.stat(path).st_uid
+    os.chown(other, owner, owner)
+    put_link(f"{path}.link", victim)
+    directory = Path(path).parent
+    (away := directory.with_name("away")).symlink_to(victim.parent)
+    os.chown(away, owner, owner, follow_symlinks=False)
+    for name, swapped in ((Path(other), Path(f"{path}.link")), (directory, away)):
+        with swapping(name, swapped):
+            for _number in range(TRIES):
+                with contextlib.suppress(VmstoreError):
+                    write(other)
+
+
+def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) -> None:
+    """No other user traces or signals the process meanwhile, which is root's again after each call."""
+    owner = os.stat(path).st_uid
+    found: list[tuple[int, ...]] = []
+
+    def seen() -> int:
+        status = dict(line.split(":\t", 1) for line in Path("/proc/thread-self/status").read_text().splitlines() if ":\t" in line)
+        found.append((*map(int, status["Uid"].split()), *map(int, status["Groups"].split())))
+        signal_it = f"import os; os.setgroups([]); os.setuid({owner}); os.kill({os.getpid()}, {int(signal.SIGWINCH)})"
+        done = subprocess.run([sys.executable, "-c", signal_it], capture_output=True, text=True, check=False, user=0)
+        assert "PermissionError" in done.stderr
+        return 1
+
+    with open_catalog(path, create=False) as catalog:
+        catalog._connection.create_function("seen", 0, seen)
+        catalog.execute("SELECT seen()")
+        assert os.getresuid() == (0, 0, 0)
+    assert found == [(0, owner, 0, owner)]
+    assert {one.stat().st_uid for one in Path(path).parent.iterdir()} == {owner}
+
+
+def test_what_root_made_in_that_directory_is_an_error_with_a_remedy(path: str) -> None:
+    os.chown(path, 0, 0)
+    owner = os.stat(os.path.dirname(path)).st_uid
+    for use in (write, lambda path: read_catalog(path, missing_ok=True)):
+        with pytest.raises(CatalogFailed) as caught:
+            use(path)
+        assert str(caught.value) == (
+            f"The catalog's file {path} belongs to the user 0 and its directory to the user {owner}, who has to own both: "
+            f"look at the file, then run 'chown --no-dereference {owner} {path}'."
+        )
+    subprocess.run(["chown", "--no-dereference", str(owner), path], check=True)
+    write(path)
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o777, 0), (0o770, 61001)])
+def test_a_directory_of_root_in_which_others_write_holds_no_catalog(tmp_path: Path, mode: int, gid: int) -> None:
+    (directory := tmp_path / "shared").mkdir()
+    os.chown(directory, 0, gid)
+    directory.chmod(mode)
+    with pytest.raises(CatalogFailed, match=f"or keep them out with 'chmod go-w {directory}'"):
+        open_catalog(str(directory / "catalog.sqlite"), create=True)
+    assert os.listdir(directory) == []
+
+
+def test_a_file_of_another_user_in_a_sticky_directory_is_no_catalog(tmp_path: Path) -> None:
+    (directory := tmp_path / "shared").mkdir()
+    path = directory / "catalog.sqlite"
+    open_catalog(str(path), create=True).close()
+    directory.chmod(0o1777)
+    write(str(path))
+    os.chown(path, 61001, 61001)
+    with pytest.raises(CatalogFailed, match="belongs to the user 61001"):
+        write(str(path))
+
+
+def test_one_of_the_users_own_links_still_leads_to_the_catalog(path: str, tenant: Path) -> None:
+    put_link(str(tenant / "link"), Path(path))
+    write(str(tenant / "link"))
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM datastore WHERE id = 1").fetchall() == [("defaultx",)]
+    connection.close()
+
+
+def test_a_catalog_that_is_missing_is_missing(tenant: Path) -> None:
+    with pytest.raises(NotFound):
+        read_catalog(str(tenant / "catalog.sqlite"), missing_ok=False)
+    with read_catalog(str(tenant / "catalog.sqlite"), missing_ok=True) as catalog:
+        assert isinstance(catalog, Catalog) and len(all_datastores(catalog)) == 3
+    assert os.listdir(tenant) == []
