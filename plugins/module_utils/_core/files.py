@@ -8,58 +8,76 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 
-from .errors import from_os_error
+from .directory import descriptor_path, open_file_at, opened_directory, opened_parent
+from .errors import from_os_error, os_errors
 
 
 def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by a new file holding ``data``: temporary name beside it, fsync, rename, fsync of the directory.
 
     Owner, group, mode and extended attributes of an existing file are kept; a new file gets ``mode``. A symbolic link is
-    followed, so that the link stays. On failure the old file is as it was and nothing is left behind.
+    followed, so that the link stays, unless another user could have put it there to lead elsewhere (:mod:`.directory`). On failure the
+    old file is as it was and nothing is left behind.
 
-    :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
+    :raises PathNotAllowed: such a link; :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
     """
-    import tempfile  # takes longer to load than all that drivers need
+    with os_errors(f"write {path}"), opened_parent(path) as (directory, name):
+        replace_file(directory, name, data, mode)
 
-    target = os.path.realpath(path)
-    directory = os.path.dirname(target)
-    temporary = None
+
+def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Do what :func:`write_atomic` does for the file ``name`` of an open directory, whatever is put there meanwhile.
+
+    :arg owner: user and group of a new file; without them they are this process's.
+    :raises OSError: the operating system refuses, or ``name`` is no regular file.
+    """
+    temporary = f".{name}.{secrets.token_hex(4)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=directory)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            _copy_attributes(target, file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.rename(temporary, target)
-        temporary = None
-        sync_directory(directory)
-    except OSError as error:
-        raise from_os_error(error, f"write {path}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+            if not _copy_attributes(directory, name, descriptor):
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.rename(descriptor_path(directory, temporary), descriptor_path(directory, name))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    sync_directory(directory)
 
 
-def _copy_attributes(source: str, descriptor: int, mode: int) -> None:
+def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
+    """Give the file open as ``descriptor`` the attributes of the file ``name``; ``False`` if there is no such file."""
     try:
-        existing = os.stat(source)
+        source = open_file_at(directory, name)
     except FileNotFoundError:
-        os.fchmod(descriptor, mode)
-        return
-    os.fchown(descriptor, existing.st_uid, existing.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(existing.st_mode))
-    for name in os.listxattr(source):
-        with contextlib.suppress(OSError):  # a security module may reserve an attribute for itself
-            os.setxattr(descriptor, name, os.getxattr(source, name))
+        return False
+    try:
+        existing = os.fstat(source)
+        os.fchown(descriptor, existing.st_uid, existing.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(existing.st_mode))
+        for attribute in os.listxattr(source):
+            with contextlib.suppress(OSError):  # a security module may reserve an attribute for itself
+                os.setxattr(descriptor, attribute, os.getxattr(source, attribute))
+    finally:
+        os.close(source)
+    return True
 
 
-def sync_directory(path: str) -> None:
-    """Make renames, creations and removals in the directory ``path`` durable (fsync(2))."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync_directory(directory: str | int) -> None:
+    """Make renames, creations and removals in a directory durable (fsync(2)).
+
+    :arg directory: its path, or a descriptor of it, which may be O_PATH.
+    """
+    path, base = (".", directory) if isinstance(directory, int) else (directory, None)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
     try:
         os.fsync(descriptor)
     finally:
@@ -67,10 +85,15 @@ def sync_directory(path: str) -> None:
 
 
 def remove_durably(path: str) -> bool:
-    """Remove the file ``path``; ``False`` when it wasn't there."""
+    """Remove the file or the link ``path``; ``False`` when it wasn't there.
+
+    :raises PathNotAllowed: its directory is behind a link that another user could have put there; :raises FileAccessFailed: any other refusal.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
     try:
-        os.unlink(path)
-        sync_directory(os.path.dirname(os.path.abspath(path)))
+        with opened_directory(directory) as descriptor:
+            os.unlink(name, dir_fd=descriptor)
+            sync_directory(descriptor)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -79,7 +102,10 @@ def remove_durably(path: str) -> bool:
 
 
 def read_text(path: str) -> str:
-    """The file's text, or ``""`` when it doesn't exist; undecodable bytes survive a round trip (surrogateescape)."""
+    """The text of a file of the system, or ``""`` when it doesn't exist; undecodable bytes survive a round trip (surrogateescape).
+
+    It waits for a FIFO and follows every link: a file in a directory of another user is opened by :mod:`.directory`.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
@@ -89,4 +115,4 @@ def read_text(path: str) -> str:
         raise from_os_error(error, f"read {path}") from error
 
 
-__all__ = ["read_text", "remove_durably", "sync_directory", "write_atomic"]
+__all__ = ["read_text", "remove_durably", "replace_file", "sync_directory", "write_atomic"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .._core.command import Completed, reason, run
+from .._core.directory import descriptor_path, open_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, from_os_error
 from .._core.paths import absolute
 from .ssh import SSH_FAILED, TIMED_OUT, run_script
@@ -44,7 +45,7 @@ def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], objec
     :arg check: gets the resolved path and raises when it isn't acceptable. Here it comes before the measuring, and what is
         measured is what was checked; a bridge resolves and measures within one connection.
     :arg timeout: seconds for du(1): it counts allocated blocks, a hard-linked file once, and follows no links.
-    :raises InvalidInput: no host has such a directory.
+    :raises InvalidInput: no host has such a directory; :raises PathNotAllowed: another user's link leads to what isn't that user's.
     :raises StaleState: the path has come to lead elsewhere meanwhile.
     :raises CommandFailed: du failed or needed longer.
     """
@@ -70,14 +71,14 @@ def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], objec
 
 def _look_here(path: str, check: Callable[[str], object], timeout: float) -> Directory:
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = open_directory(path)
     except OSError as error:
         raise from_os_error(error, f"open the directory {path}") from error
     try:
-        real = absolute("path", os.readlink(f"/proc/self/fd/{descriptor}"))
+        real = absolute("path", os.readlink(descriptor_path(descriptor)))
         check(real)
         # The descriptor is what was checked, whatever its path leads to by now.
-        completed = run(["du", "-s", "-B1", "--", f"/proc/self/fd/{descriptor}/."], pass_fds=[descriptor], timeout=timeout, accept=None)
+        completed = run(["du", "-s", "-B1", "--", descriptor_path(descriptor, ".")], pass_fds=[descriptor], timeout=timeout, accept=None)
         size = read_size("du", completed)
         if not _is_same(real, descriptor):
             raise StaleState(f"The path {real} came to lead to another directory while it was looked at; nothing was changed.")

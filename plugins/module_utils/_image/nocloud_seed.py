@@ -11,6 +11,7 @@ the default user. So the instance id is the domain's and stays, and a ``bootcmd`
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .._core.command import run
+from .._core.directory import open_file_at, opened_parent
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import check_options
@@ -63,16 +65,18 @@ class Seed:
 def read_seed(path: str) -> Seed | None:
     """The seed in the file ``path``; ``None`` when there is no file.
 
-    :raises Conflict: it isn't a seed that this collection wrote.
+    :raises Conflict: it isn't a seed that this collection wrote; :raises PathNotAllowed: another user's link leads elsewhere.
     """
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise _not_ours(path)
     try:
-        with open(path, "rb") as file:
+        with opened_parent(path, option="seed") as (directory, name), os.fdopen(open_file_at(directory, name), "rb") as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise _not_ours(path) from None
         return None
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO):  # a directory, a FIFO; a link put there right now; a socket
+            raise _not_ours(path) from error
         raise from_os_error(error, f"read {path}") from error
     try:
         return _parse_marker(_file(data, MARKER))

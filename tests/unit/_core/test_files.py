@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import files
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, PathNotAllowed, VmstoreError
 
 
 def test_owner_mode_and_attributes_are_kept(tmp_path: Path) -> None:
@@ -91,3 +93,55 @@ def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(tmp_path:
         monkeypatch.setattr(os, name, lambda *given, name=name, real=real: (done.append(name), real(*given)))
     files.write_atomic(str(tmp_path / "file"), b"new")
     assert done == ["fsync", "rename", "fsync"]
+
+
+def theirs(path: Path) -> Path:
+    owner = path.parent.stat().st_uid
+    os.chown(path, owner, owner, follow_symlinks=False)
+    return path
+
+
+def test_a_link_of_another_user_leads_to_no_file_of_root(tmp_path: Path, tenant: Path) -> None:
+    (victim := tmp_path / "victim").write_text("root's own")
+    (link := tenant / "seed.iso").symlink_to(victim)
+    theirs(link)
+    (around := tenant / "directory").symlink_to(tmp_path)
+    theirs(around)
+    for path in (link, around / "victim", around / "new"):
+        with pytest.raises(PathNotAllowed, match=f"^path: '{path}' is not accepted: it leads through a symbolic link"):
+            files.write_atomic(str(path), b"overwritten")
+    with pytest.raises(PathNotAllowed, match="symbolic link"):
+        files.remove_durably(str(around / "victim"))
+    assert (os.listdir(tmp_path), victim.read_text()) == (["victim"], "root's own")
+    assert sorted(os.listdir(tenant)) == ["directory", "seed.iso"]
+
+
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.mkdir()])
+def test_what_is_no_regular_file_is_not_replaced(tenant: Path, make: Callable[[Path], None]) -> None:
+    make(theirs_path := tenant / "seed.iso")
+    with pytest.raises(FileAccessFailed, match=f"^Could not write {theirs_path}: "):
+        files.write_atomic(str(theirs_path), b"new")
+    assert os.listdir(tenant) == ["seed.iso"]
+
+
+def test_who_changes_names_all_the_time_leads_no_write_elsewhere(tmp_path: Path, tenant: Path, swapping) -> None:
+    (victim := tmp_path / "victim").write_text("root's own")
+    theirs_file = tenant / "seed.iso"
+    theirs_file.write_text("old")
+    theirs(theirs_file)
+    (link := tenant / "link").symlink_to(victim)
+    theirs(link)
+    (directory := tenant / "directory").mkdir()
+    theirs(directory)
+    (away := tenant / "away").symlink_to(tmp_path)
+    theirs(away)
+    for name, other, path in ((theirs_file, link, theirs_file), (directory, away, directory / "victim")):
+        with swapping(name, other):
+            for _number in range(200):
+                with contextlib.suppress(VmstoreError):
+                    files.write_atomic(str(path), b"overwritten")
+                if name == directory:
+                    with contextlib.suppress(VmstoreError):
+                        files.remove_durably(str(path))
+    assert (os.listdir(tmp_path), victim.read_text()) == (["victim"], "root's own")
+    assert victim.stat().st_uid == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, PathNotAllowed, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import Directory, look, read_answer, read_size
 
 MIB = 2**20
@@ -25,6 +25,18 @@ def test_the_size_is_what_du_says_rounded_up(tmp_path: Path) -> None:
     used = int(subprocess.run(["du", "-s", "--block-size=1", tmp_path], capture_output=True, text=True, check=True).stdout.split()[0])
     assert used > 3 * MIB
     assert look(str(tmp_path)) == Directory(str(tmp_path), 4)
+
+
+def test_another_users_link_to_what_is_not_that_users(tmp_path: Path, tenant: Path) -> None:
+    owner = tenant.stat().st_uid
+    (tenant / "mine").mkdir()
+    os.chown(tenant / "mine", owner, owner)
+    for name, target in (("away", tmp_path), ("own", tenant / "mine")):
+        (tenant / name).symlink_to(target)
+        os.chown(tenant / name, owner, owner, follow_symlinks=False)
+    with pytest.raises(PathNotAllowed, match=f"^path: '{tenant}/away.* leads through a symbolic link"):
+        look(str(tenant / "away"))
+    assert look(str(tenant / "own")).path == str(tenant / "mine")
 
 
 def test_links_are_not_followed_and_hard_links_count_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, PathNotAllowed
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import FORMAT, Seed, SeedMount, read_seed, seed_bytes
 
 UUID = "6a8e0d7c-5b1d-4a35-9a8e-000000000001"
@@ -109,6 +109,17 @@ def damaged(path: Path) -> None:
     data = bytearray(seed_bytes(UUID, MOUNTS))
     data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far behind the end
     path.write_bytes(data)
+
+
+def test_another_users_link_is_not_read(tmp_path: Path, tenant: Path) -> None:
+    """Also a seed tells what it isn't told: the mounts of somebody else's machine."""
+    (tmp_path / "seed.iso").write_bytes(seed_bytes(UUID, MOUNTS))
+    owner = tenant.stat().st_uid
+    for name, target, path in (("seed.iso", "seed.iso", "seed.iso"), ("directory", "", "directory/seed.iso")):
+        (tenant / name).symlink_to(tmp_path / target)
+        os.chown(tenant / name, owner, owner, follow_symlinks=False)
+        with pytest.raises(PathNotAllowed, match="^seed: .* it leads through a symbolic link"):
+            read_seed(str(tenant / path))
 
 
 @pytest.mark.parametrize(
