@@ -94,6 +94,22 @@ def test_a_front_end_is_ready(execute: Execute) -> None:
     assert execute("fresh", "stat", "--format=%U:%G %a", "/var/lib/one/datastores").strip() == "oneadmin:oneadmin 755"
 
 
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("name", ["vmstore", "datastores"])
+def test_the_service_user_gets_no_directory_of_root(roles: Playbook, execute: Execute, name: str) -> None:
+    """It may put anything into its home directory: here links to, and moved there, what is root's."""
+    path = f"/var/lib/one/{name}"
+    execute("fresh", "mkdir", "--mode=0700", "/srv/root", "/var/lib/one/root")
+    execute("fresh", "mv", path, f"{path}.before")
+    for command, reason in (("ln -s /srv/root $0", "symbolic link"), ("mv /var/lib/one/root $0", "could have put it there")):
+        execute("fresh", "setpriv", "--reuid=oneadmin", "--regid=oneadmin", "--clear-groups", "sh", "-c", command, path)
+        assert reason in roles("fresh", roles=["granary.vmstore.frontend"], fails=True)
+        assert execute("fresh", "stat", "--dereference", "--format=%U:%G %a", path).strip() == "root:root 700"
+        execute("fresh", "rm", "-r", path)
+    execute("fresh", "rmdir", "/srv/root")
+    execute("fresh", "mv", f"{path}.before", path)
+
+
 def test_a_host_that_cant_map_ids_has_no_wrapper_and_says_so(roles: Playbook, execute: Execute) -> None:
     said = " ".join(roles("aged").split())
     assert said.count("can't map ids. Exports of aged need") == 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .._core.command import Completed, reason, run
-from .._core.directory import descriptor_path, open_directory
+from .._core.directory import open_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, from_os_error
 from .._core.paths import absolute
 from .ssh import SSH_FAILED, TIMED_OUT, run_script
@@ -75,10 +75,10 @@ def _look_here(path: str, check: Callable[[str], object], timeout: float) -> Dir
     except OSError as error:
         raise from_os_error(error, f"open the directory {path}") from error
     try:
-        real = absolute("path", os.readlink(descriptor_path(descriptor)))
+        real = absolute("path", os.readlink(f"/proc/self/fd/{descriptor}"))
         check(real)
         # The descriptor is what was checked, whatever its path leads to by now.
-        completed = run(["du", "-s", "-B1", "--", descriptor_path(descriptor, ".")], pass_fds=[descriptor], timeout=timeout, accept=None)
+        completed = run(["du", "-s", "-B1", "--", f"/proc/self/fd/{descriptor}/."], pass_fds=[descriptor], timeout=timeout, accept=None)
         size = read_size("du", completed)
         if not _is_same(real, descriptor):
             raise StaleState(f"The path {real} came to lead to another directory while it was looked at; nothing was changed.")

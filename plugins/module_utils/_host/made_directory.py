@@ -1,0 +1,73 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Create directories, and give them away, where other users own the directories around.
+
+Two rules keep root from giving away what isn't the other user's. A new directory is created with the rights of the owner of the directory around it.
+An existing directory is only changed if nobody but its owner could have put it there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .._core.directory import descriptor_path, open_directory, opened_parent
+from .._core.identity import acting_as, owner_of
+
+#: Mode of missing directories above the one that is asked for.
+AROUND_MODE = 0o755
+
+#: Stands for "any user" in what :func:`other_users` returns.
+ANYBODY = -1
+
+
+def open_or_make(path: str, mode: int) -> int:
+    """Return a descriptor (O_PATH) of the directory ``path``. A missing one is created with ``mode``, and so are missing directories above it.
+
+    :arg path: an absolute path.
+    :raises PathNotAllowed: a symbolic link of another user leads to what isn't that user's; :raises OSError: the operating system refuses.
+    """
+    try:
+        return open_directory(path)
+    except FileNotFoundError:
+        os.close(open_or_make(os.path.dirname(path), AROUND_MODE))
+    with opened_parent(path) as (around, name), acting_as(owner_of(os.fstat(around))):
+        os.mkdir(name, 0o700, dir_fd=around)
+        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
+        try:
+            os.chmod(descriptor_path(descriptor), mode)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def other_users(descriptor: int) -> set[int]:
+    """Return the users, besides root and this process's, who could have put an open directory where it is.
+
+    They own a directory around it. :data:`ANYBODY` is among them if a directory of root lets others rename what is in there.
+    """
+    trusted = (0, os.geteuid())
+    found: set[int] = set()
+    here = os.dup(descriptor)
+    try:
+        while True:
+            inner = os.fstat(here)
+            around = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = around
+            outer = os.fstat(around)
+            if os.path.samestat(inner, outer):
+                return found - set(trusted)
+            found.add(outer.st_uid)
+            if outer.st_mode & stat.S_ISVTX:
+                found.add(inner.st_uid)
+            elif outer.st_uid in trusted and (outer.st_mode & stat.S_IWOTH or (outer.st_mode & stat.S_IWGRP and outer.st_gid != 0)):
+                found.add(ANYBODY)
+    finally:
+        os.close(here)
+
+
+__all__ = ["ANYBODY", "open_or_make", "other_users"]
