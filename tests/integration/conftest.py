@@ -129,13 +129,13 @@ def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run the role opennebula_drivers on this machine, for a directory of remotes, and return what Ansible printed."""
 
-    def run(remotes: Path, *arguments: str) -> str:
-        variables = {"opennebula_drivers_remotes": str(remotes), "opennebula_drivers_library": str(remotes.parent / "library")}
+    def run(remotes: Path, *arguments: str, library: Path | None = None, fails: bool = False) -> str:
+        variables = {"opennebula_drivers_remotes": str(remotes), "opennebula_drivers_library": str(library or remotes.parent / "library")}
         play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
         (playbook := tmp_path_factory.mktemp("play") / "play.yml").write_text(json.dumps([play]))
         command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", "localhost,", *arguments, str(playbook)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout
 
     return run

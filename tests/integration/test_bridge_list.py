@@ -30,6 +30,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core import error
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopyOptions, DatastoreDriver, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import launcher
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -364,7 +365,7 @@ except VmstoreError as error:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """The engine, where the role opennebula_drivers puts it."""
+    """The engine, as the module opennebula_drivers installs it."""
     (directory := tmp_path / "library").mkdir()
     (directory / "granary_vmstore").symlink_to(ROOT / "plugins" / "module_utils")
     return directory
@@ -547,13 +548,9 @@ def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
 
 
 def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
-    """Its remotes, with the drivers as the role makes them."""
-    text = (ROOT / "roles" / "opennebula_drivers" / "templates" / "launcher.j2").read_text()
-    engine = json.dumps(str(library))
-    values = {"'#!'": "#!", "opennebula_drivers_python": sys.executable, '(opennebula_drivers_library ~ "/current") | to_json': engine}
-    for variable, value in values.items():
-        assert f"{{{{ {variable} }}}}" in text
-        text = text.replace(f"{{{{ {variable} }}}}", value)
+    """Its remotes, with the drivers as the module opennebula_drivers makes them."""
+    (library / "current").symlink_to(".")
+    text = launcher(sys.executable, str(library))
     (directory := tmp_path / "remotes" / "datastore" / "fs").mkdir(parents=True)
     for action in ("cp", "rm", "monitor"):
         (directory / action).write_text(text)

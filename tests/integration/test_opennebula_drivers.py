@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
 
@@ -37,7 +41,7 @@ def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callab
 
 def test_check_mode_says_what_would_be_changed(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
     (remotes := tmp_path / "remotes").mkdir()
-    assert changed(drivers_play(remotes, "--check")) == 4  # engine, link, directories and scripts of the drivers
+    assert changed(drivers_play(remotes, "--check")) == 1
     assert list(tmp_path.rglob("*")) == [remotes]
     assert changed(drivers_play(driver_scripts, "--check")) == 0
 
@@ -62,7 +66,7 @@ def test_another_engine_leaves_nothing_of_the_one_before(driver_scripts: Path, d
     (library / "granary_vmstore").mkdir()
     (library / "current").symlink_to("before")
     (remotes := tmp_path / "remotes").mkdir()
-    assert changed(drivers_play(remotes)) == 6
+    assert changed(drivers_play(remotes)) == 1
     current = os.readlink(library / "current")
     assert sorted(os.listdir(library)) == sorted(["before", "current", current])
     assert not list((library / current).rglob("stale*"))
@@ -94,3 +98,96 @@ def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -
 def test_what_the_front_end_came_with_is_kept_beside(driver_scripts: Path) -> None:
     (kept,) = (driver_scripts / "datastore" / "virtiofs").glob("stat.*")
     assert kept.read_text().endswith("the front-end's own\n")
+
+
+@pytest.fixture
+def remotes(tenant: Path) -> Path:
+    """A directory of remotes that belongs to the front-end's user, in a home directory of that user."""
+    (path := tenant / "remotes").mkdir()
+    owner = tenant.stat().st_uid
+    os.chown(path, owner, owner)
+    return path
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Path]:
+    """A directory of root with programs that are called like actions, which stay what they are."""
+    (path := tmp_path / "bin").mkdir()
+    for name in ("cp", "rm", "stat"):
+        (path / name).write_text("root's own\n")
+    yield path
+    assert {name.name: name.read_text() for name in path.iterdir()} == dict.fromkeys(("cp", "rm", "stat"), "root's own\n")
+    assert {(name.stat().st_uid, name.stat().st_mode & 0o7777) for name in path.iterdir()} == {(0, 0o644)}
+
+
+def put_link(path: Path, target: Path) -> None:
+    path.symlink_to(target)
+    owner = path.parent.stat().st_uid
+    os.chown(path, owner, owner, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("name", ["datastore", "datastore/fs"])
+def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(remotes: Path, programs: Path, drivers_play: Callable[..., str], name: str) -> None:
+    owner = remotes.stat().st_uid
+    if name == "datastore":
+        (programs / "fs").symlink_to(".")
+    else:
+        (remotes / "datastore").mkdir()
+        os.chown(remotes / "datastore", owner, owner)
+    put_link(remotes / name, programs)
+    said = drivers_play(remotes, library=programs.parent / "library", fails=True)
+    assert "leads through a symbolic link that another user can change" in said
+    (programs / "fs").unlink(missing_ok=True)
+
+
+def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+    owner = remotes.stat().st_uid
+    (directory := remotes / "datastore" / "fs").mkdir(parents=True)
+    for path in (directory.parent, directory):
+        os.chown(path, owner, owner)
+    put_link(directory / "cp", programs / "cp")
+    os.mkfifo(directory / "rm")
+    library = programs.parent / "library"
+    assert changed(drivers_play(remotes, library=library)) == 1
+    assert changed(drivers_play(remotes, "--check", library=library)) == 0
+    found = {path for path in (remotes / "datastore").rglob("*") if not path.name.endswith("~")}
+    assert {(path.lstat().st_uid, oct(path.lstat().st_mode & 0o7777)) for path in found} == {(owner, "0o755")}
+    assert sorted(path.name.partition(".")[0] for path in directory.glob("*~")) == ["cp", "rm"]
+
+
+def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+    """root would compile what is in there, and every user of the drivers would run it."""
+    (shared := programs.parent / "shared").mkdir()
+    shared.chmod(0o777)
+    for library in (remotes / "library", shared):
+        assert "only root can change" in drivers_play(remotes, library=library, fails=True)
+        assert not list(library.glob("*/granary_vmstore"))
+
+
+INSTALL = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import OpennebulaDriversService
+done = 0
+for number in range(60):
+    try:
+        OpennebulaDriversService({"remotes": sys.argv[1], "library": sys.argv[2], "python": sys.executable, "names": ["fs"]}).converge()
+        done += 1
+    except VmstoreError:
+        pass
+print(done)
+"""
+
+
+def test_who_changes_names_all_the_time_leads_no_script_elsewhere(
+    remotes: Path, programs: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
+) -> None:
+    owner = remotes.stat().st_uid
+    (directory := remotes / "datastore" / "fs").mkdir(parents=True)
+    for path in (directory.parent, directory):
+        os.chown(path, owner, owner)
+    put_link(other := directory.parent / "other", programs)
+    with swapping(directory, other):
+        command = [sys.executable, "-c", INSTALL, remotes, programs.parent / "library"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import hashlib
     from contextlib import AbstractContextManager
 
-    from .._catalog.datastores import Datastore
+    from .._catalog.datastore import Datastore
     from .._image.content import Content
     from .._image.inventory import Inventory
 

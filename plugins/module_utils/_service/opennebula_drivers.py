@@ -1,0 +1,233 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The storage engine as datastore drivers of a front-end (spec: storage-driver, "Datastore Drivers Structure").
+
+The engine lies in a directory that is named after its content, and the link ``current`` leads to the engine in use. The scripts in the directory
+of remotes, which belongs to the front-end's user, only start the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import pkgutil
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .._core.arguments import ArgumentSpec
+from .._core.command import run
+from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.errors import InvalidInput, NotFound, PathNotAllowed, os_errors
+from .._core.files import replace_file, sync_directory, write_atomic
+from .._core.paths import absolute
+from .._core.plan import Action, Plan
+from .._driver_script import entry
+from .._host.made_directory import open_or_make, other_users
+from .module import Service
+
+OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
+    {
+        "remotes": {"type": "path", "default": "/var/lib/one/remotes"},
+        "library": {"type": "path", "default": "/usr/local/lib/granary-vmstore"},
+        "python": {"type": "path", "default": "/usr/bin/python3"},
+        "names": {"type": "list", "elements": "str", "choices": ["fs", "virtiofs"], "default": ["fs", "virtiofs"]},
+    }
+)
+
+ACTIONS = ("clone", "cp", "export", "increment_flatten", "mkfs", "monitor", "rm", "snap_delete", "snap_flatten", "snap_revert", "stat")
+
+#: The package that the engine is installed as, and the packages in it.
+ENGINE = "granary_vmstore"
+PACKAGES = ("_catalog", "_core", "_driver", "_driver_script", "_host", "_image")
+
+#: The link to the engine in use.
+CURRENT = "current"
+
+SCRIPT_MODE = 0o755
+
+LAUNCHER = """\
+#!{python} -ISXutf8
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+# Installed by granary.vmstore.opennebula_drivers. The name of this file is the action, that of its directory the driver.
+import os
+import sys
+
+# Resolved, so that an action that is under way when another engine is installed goes on with its own.
+sys.path.insert(0, os.path.realpath({current}))
+from granary_vmstore._driver_script.entry import launch
+
+launch()
+"""
+
+#: Prints the version, and a word that changes when the engine has to be compiled again.
+ASK_PYTHON = "import sys; print(*sys.version_info[:2], sys.implementation.cache_tag)"
+
+
+class OpennebulaDriversService(Service):
+    """Plans the engine in its library, and the scripts of each driver."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.remotes = absolute("remotes", options["remotes"])
+        self.library = absolute("library", options["library"])
+        self.names: list[str] = options["names"]
+        python = absolute("python", options["python"])
+        if re.search(r"\s", python):
+            raise InvalidInput("python", python, "a path without blanks is expected")
+        self.python = python
+        self.sources = engine_sources()
+        self.version = self._version()
+        self.script = launcher(python, self.library).encode()
+
+    def _version(self) -> str:
+        """Return the name of the engine's directory."""
+        answer = run([self.python, "-I", "-c", ASK_PYTHON]).stdout
+        match = re.fullmatch(r"([0-9]+) ([0-9]+) (\S+)\n", answer)
+        if match is None or (int(match[1]), int(match[2])) < (3, 9):
+            raise InvalidInput("python", self.python, f"Python 3.9 or newer is expected, and it says of itself {answer.strip()!r}")
+        return hashlib.sha256(json.dumps([self.sources, match[3]], sort_keys=True).encode()).hexdigest()
+
+    def plan(self) -> Plan:
+        plan = Plan({"engine": self._in_library(self.version)})
+        self._plan_engine(plan)
+        for name in self.names:
+            self._plan_driver(plan, name)
+        return plan
+
+    def _in_library(self, name: str) -> str:
+        return os.path.join(self.library, name)
+
+    # The engine
+
+    def _plan_engine(self, plan: Plan) -> None:
+        current: str | None = None
+        names: list[str] = []
+        with os_errors(f"look at the directory {self.library}"), contextlib.suppress(FileNotFoundError):
+            with opened_directory(self.library, option="library") as descriptor:
+                self._check_private(descriptor)
+            names = os.listdir(self.library)
+            current = os.readlink(self._in_library(CURRENT))
+        if current == self.version:
+            return
+        plan.actions.append(Action("install engine", self._in_library(self.version), None, {"files": sorted(self.sources)}, self._install))
+        plan.actions.append(Action("use engine", self._in_library(CURRENT), current, self.version, self._use))
+        # The engine before stays, for the actions that are under way.
+        kept = (current, self.version)
+        for name in sorted(names):
+            path = self._in_library(name)
+            if name not in kept and not name.startswith(".") and not os.path.islink(path) and os.path.isdir(path):
+                plan.actions.append(Action("remove older engine", path, name, None, functools.partial(self._remove, path)))
+
+    def _check_private(self, descriptor: int) -> None:
+        """
+        :raises PathNotAllowed: other users decide what is in the library.
+        """
+        found = os.fstat(descriptor)
+        trusted = (0, os.geteuid())
+        if found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or other_users(descriptor):
+            accepted = "a directory is expected that, like all directories around it, only root can change, because the drivers run what is in there"
+            raise PathNotAllowed("library", self.library, accepted)
+
+    def _install(self) -> None:
+        with os_errors(f"install the engine in {self.library}"):
+            descriptor = open_or_make(self.library, 0o755)
+            try:
+                self._check_private(descriptor)
+            finally:
+                os.close(descriptor)
+            for name, source in self.sources.items():
+                path = self._in_library(f"{self.version}/{ENGINE}/{name}")
+                os.close(open_or_make(os.path.dirname(path), 0o755))
+                write_atomic(path, source.encode())
+        # Who runs the drivers may not write there, and would compile the engine again at each start.
+        run([self.python, "-I", "-m", "compileall", "-q", self._in_library(self.version)], timeout=300)
+
+    def _use(self) -> None:
+        temporary = self._in_library(f".{CURRENT}.{secrets.token_hex(4)}")
+        with os_errors(f"make the link {self._in_library(CURRENT)}"):
+            os.symlink(self.version, temporary)
+            try:
+                os.rename(temporary, self._in_library(CURRENT))
+            except OSError:
+                os.unlink(temporary)
+                raise
+            sync_directory(self.library)
+
+    @staticmethod
+    def _remove(path: str) -> None:
+        with os_errors(f"remove the directory {path}"):
+            shutil.rmtree(path)
+
+    # The drivers
+
+    def _plan_driver(self, plan: Plan, name: str) -> None:
+        path = os.path.join(self.remotes, "datastore", name)
+        found: dict[str, bool] = {}
+        with os_errors(f"look at the directory {path}"):
+            try:
+                with opened_directory(self.remotes, option="remotes"):
+                    pass
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise NotFound(f"remotes: the front-end's directory of remotes {self.remotes!r} is not on this host.") from error
+            with contextlib.suppress(FileNotFoundError), opened_directory(path, option="remotes") as descriptor:
+                there = os.listdir(descriptor_path(descriptor))
+                found = {action: self._is_right(descriptor, action) for action in ACTIONS if action in there}
+        wrong = [action for action in ACTIONS if not found.get(action)]
+        if wrong:
+            before = [action for action in wrong if action in found]
+            apply = functools.partial(self._install_driver, path)
+            plan.actions.append(Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, apply))
+
+    def _is_right(self, directory: int, action: str) -> bool:
+        try:
+            with os.fdopen(open_file_at(directory, action), "rb") as file:
+                return file.read(len(self.script) + 1) == self.script and stat.S_IMODE(os.fstat(file.fileno()).st_mode) == SCRIPT_MODE
+        except OSError:  # a link, a FIFO, nothing
+            return False
+
+    def _install_driver(self, path: str) -> None:
+        """Install the scripts of one driver. They belong to the owner of their directory; a script that differs is kept under a name with the date."""
+        kept = time.strftime(".%Y-%m-%d@%H:%M:%S~")
+        with os_errors(f"install the drivers in {path}"):
+            descriptor = open_or_make(path, 0o755)
+            try:
+                around = os.fstat(descriptor)
+                for action in ACTIONS:
+                    if self._is_right(descriptor, action):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(action, action + kept, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+                    replace_file(descriptor, action, self.script, SCRIPT_MODE, (around.st_uid, around.st_gid))
+            finally:
+                os.close(descriptor)
+
+
+def launcher(python: str, library: str) -> str:
+    """Return the text of a script."""
+    return LAUNCHER.format(python=python, current=json.dumps(os.path.join(library, CURRENT)))
+
+
+def engine_sources() -> dict[str, str]:
+    """Return the engine's source files by their paths below the package: what this module was sent with, or the whole checkout."""
+    ours = entry.__name__.rpartition("._driver_script.")[0]
+    sources: dict[str, str] = {}
+    for package in PACKAGES:
+        for found in pkgutil.iter_modules(importlib.import_module(f"{ours}.{package}").__path__):
+            name = f"{ours}.{package}.{found.name}"
+            sources[f"{package}/{found.name}.py"] = importlib.util.find_spec(name).loader.get_source(name)
+    return sources
+
+
+__all__ = ["OPENNEBULA_DRIVERS_SPEC", "OpennebulaDriversService", "engine_sources", "launcher"]

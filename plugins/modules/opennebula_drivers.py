@@ -1,0 +1,91 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: opennebula_drivers
+short_description: Install the storage engine as datastore drivers of an OpenNebula front-end
+description:
+  - Installs the storage engine of this collection, and the scripts by which a front-end calls it, C(datastore/<driver>/<action>) in its
+    directory of remotes.
+  - A script of the same name is replaced. The replaced script is kept beside the new one under a name with the date.
+  - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory of remotes leads root to a
+    directory that isn't that of the link's owner.
+  - The programs that the drivers run are installed by the role P(granary.vmstore.opennebula_drivers#role).
+  - The engine before stays until the engine after the new one is installed, for the actions that are under way.
+author:
+  - The granary.vmstore developers (@granary)
+extends_documentation_fragment:
+  - granary.vmstore._attributes
+  - granary.vmstore._attributes.actiongroup_vmstore
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  remotes:
+    description: The front-end's directory of remotes. It has to exist.
+    type: path
+    default: /var/lib/one/remotes
+  library:
+    description: Where the engine is installed, once for all drivers. Nobody but root may be able to change it, or a directory around it.
+    type: path
+    default: /usr/local/lib/granary-vmstore
+  python:
+    description: The Python, 3.9 or newer, that the drivers run with, whatever the front-end's environment says.
+    type: path
+    default: /usr/bin/python3
+  names:
+    description: The drivers to install.
+    type: list
+    elements: str
+    choices: [fs, virtiofs]
+    default: [fs, virtiofs]
+seealso:
+  - module: granary.vmstore.datastore
+"""
+
+EXAMPLES = r"""
+- name: Install the drivers
+  granary.vmstore.opennebula_drivers:
+
+- name: Install one of them on a front-end with another directory of remotes
+  granary.vmstore.opennebula_drivers:
+    remotes: /srv/one/remotes
+    names: [virtiofs]
+"""
+
+RETURN = r"""
+engine:
+  description: The directory of the engine that the drivers use once the module is done.
+  returned: success
+  type: str
+  sample: /usr/local/lib/granary-vmstore/6c2f
+actions:
+  description: What was done, or in check mode would be done, in order.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: install driver
+      subject: /var/lib/one/remotes/datastore/fs
+      before: {"replaced": ["rm"]}
+      after: {"installed": ["rm"]}
+"""
+
+from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import OPENNEBULA_DRIVERS_SPEC, OpennebulaDriversService
+
+
+def main() -> None:
+    run_module(OPENNEBULA_DRIVERS_SPEC, OpennebulaDriversService)
+
+
+if __name__ == "__main__":
+    main()
