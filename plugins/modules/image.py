@@ -167,6 +167,7 @@ options:
     description:
       - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
       - It must be on a local disk. File locks of network file systems are not dependable.
+      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
   <<: *image

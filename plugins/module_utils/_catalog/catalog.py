@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, opened_parent
-from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error
+from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.files import sync_directory
 from .._core.identity import Identity, acting_as, owner_of
 from . import schema
@@ -167,7 +167,7 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
 def _connect(path: str) -> Catalog:
     """Open an existing catalog, whichever version of its tables this collection knows."""
     place = locate_catalog(path)
-    with acting_as(place.owner):
+    with os_errors(f"open the catalog {path}"), acting_as(place.owner):
         if not os.path.lexists(place.path):
             raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
         if not stat.S_ISREG(os.lstat(place.path).st_mode):
@@ -201,6 +201,7 @@ def locate_catalog(path: str) -> CatalogPlace:
         raise CatalogFailed(message) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
+    _check_reachable(place)
     others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0)
     if os.geteuid() == found.st_uid == 0 and others and not found.st_mode & stat.S_ISVTX:
         directory = os.path.dirname(place.path)
@@ -209,6 +210,21 @@ def locate_catalog(path: str) -> CatalogPlace:
             f"or keep them out with 'chmod go-w {directory}'."
         )
     return place
+
+
+def _check_reachable(place: CatalogPlace) -> None:
+    """
+    :raises CatalogFailed: a directory above the catalog's keeps its owner out.
+    """
+    directory = os.path.dirname(place.path)
+    try:
+        with acting_as(place.owner):
+            os.stat(directory)
+    except PermissionError as error:
+        message = f"The catalog can't be at {place.path}: the user {place.directory.st_uid}, who owns the directory {directory}, may not go there."
+        raise CatalogFailed(message) from error
+    except OSError as error:
+        raise from_os_error(error, f"look for the catalog {place.path}") from error
 
 
 def _check_owner(place: CatalogPlace) -> None:
@@ -289,7 +305,7 @@ def _make(path: str, datastore_location: str) -> None:
         raise from_os_error(error, f"make the catalog {path}") from error
     finally:
         with acting_as(place.owner):
-            for leftover in (temporary + suffix for suffix in FILE_SUFFIXES):
+            for leftover in (temporary + suffix for suffix in FILE_SUFFIXES if temporary):
                 with contextlib.suppress(OSError):
                     os.unlink(leftover)
 
@@ -304,10 +320,17 @@ def _translated(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         message = str(error)
         # A full file system shows as an I/O error where SQLite can't enlarge the index of its log.
-        if "is full" in message or ("I/O error" in message and os.statvfs(os.path.dirname(os.path.realpath(path))).f_bavail == 0):
+        if "is full" in message or ("I/O error" in message and _is_full(path)):
             raise NoSpace(f"The catalog {path} can't be written: the file system is full. Nothing was changed.") from error
         meaning = next((MEANINGS[part] for part in MEANINGS if part in message), message)
         raise CatalogFailed(f"The catalog {path} can't be used: {meaning}.") from error
+
+
+def _is_full(path: str) -> bool:
+    try:
+        return os.statvfs(os.path.dirname(os.path.realpath(path))).f_bavail == 0
+    except OSError:
+        return False
 
 
 __all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]

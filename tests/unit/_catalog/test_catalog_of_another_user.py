@@ -171,6 +171,14 @@ def test_one_of_the_users_own_links_still_leads_to_the_catalog(path: str, tenant
     connection.close()
 
 
+def test_a_directory_that_its_owner_cannot_reach(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (directory := tmp_path / "vmstore").mkdir()
+    os.chown(directory, 61001, 61001)
+    with pytest.raises(CatalogFailed, match=f"the user 61001, who owns the directory {directory}, may not go there"):
+        read_catalog(str(directory / "catalog.sqlite"), missing_ok=True)
+
+
 def test_a_catalog_that_is_missing_is_missing(tenant: Path) -> None:
     with pytest.raises(NotFound):
         read_catalog(str(tenant / "catalog.sqlite"), missing_ok=False)
