@@ -159,9 +159,10 @@ def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Pa
     """root would compile what is in there, and every user of the drivers would run it."""
     (shared := programs.parent / "shared").mkdir()
     shared.chmod(0o777)
-    for library in (remotes / "library", shared):
-        assert "only root can change" in drivers_play(remotes, library=library, fails=True)
-        assert not list(library.glob("*/granary_vmstore"))
+    for library in (remotes / "library", shared, shared / "library"):
+        for arguments in (["--check"], []):
+            assert "only root can change" in drivers_play(remotes, *arguments, library=library, fails=True)
+    assert os.listdir(remotes) == os.listdir(shared) == []
 
 
 INSTALL = """

@@ -10,6 +10,7 @@ An existing directory is only changed if nobody but its owner could have put it 
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 
@@ -22,6 +23,9 @@ AROUND_MODE = 0o755
 #: Stands for "any user" in what :func:`other_users` returns.
 ANYBODY = -1
 
+#: Id of Debian's group staff, which owns /usr/local on hosts that were installed before Debian 12.
+STAFF = 50
+
 
 def open_or_make(path: str, mode: int) -> int:
     """Return a descriptor (O_PATH) of the directory ``path``. A missing one is created with ``mode``, and so are missing directories above it.
@@ -33,14 +37,15 @@ def open_or_make(path: str, mode: int) -> int:
         return open_directory(path)
     except FileNotFoundError:
         os.close(open_or_make(os.path.dirname(path), AROUND_MODE))
-    with opened_parent(path) as (around, name), acting_as(owner_of(os.fstat(around))):
-        os.mkdir(name, 0o700, dir_fd=around)
-        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
-        try:
-            os.chmod(descriptor_path(descriptor), mode)
-        except BaseException:
-            os.close(descriptor)
-            raise
+    with opened_parent(path) as (around, name):
+        with acting_as(owner_of(os.fstat(around))):
+            os.mkdir(name, 0o700, dir_fd=around)
+            descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
+            try:
+                os.chmod(descriptor_path(descriptor), mode)
+            except BaseException:
+                os.close(descriptor)
+                raise
     return descriptor
 
 
@@ -64,10 +69,23 @@ def other_users(descriptor: int) -> set[int]:
             found.add(outer.st_uid)
             if outer.st_mode & stat.S_ISVTX:
                 found.add(inner.st_uid)
-            elif outer.st_uid in trusted and (outer.st_mode & stat.S_IWOTH or (outer.st_mode & stat.S_IWGRP and outer.st_gid != 0)):
+            elif outer.st_uid in trusted and is_writable_for_others(outer):
                 found.add(ANYBODY)
     finally:
         os.close(here)
 
 
-__all__ = ["ANYBODY", "open_or_make", "other_users"]
+def is_writable_for_others(status: os.stat_result) -> bool:
+    """Return whether everybody may write to a directory, or a group that isn't as trusted as root."""
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid)))
+
+
+def _is_staff(gid: int) -> bool:
+    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs (base-passwd)."""
+    try:
+        return gid == STAFF and grp.getgrgid(gid).gr_name == "staff"
+    except KeyError:
+        return False
+
+
+__all__ = ["ANYBODY", "is_writable_for_others", "open_or_make", "other_users"]

@@ -68,8 +68,9 @@ def read_seed(path: str) -> Seed | None:
     :raises Conflict: it isn't a seed that this collection wrote; :raises PathNotAllowed: another user's link leads elsewhere.
     """
     try:
-        with opened_parent(path, option="seed") as (directory, name), os.fdopen(open_file_at(directory, name), "rb") as file:
-            data = file.read(_LARGEST + 1)
+        with opened_parent(path, option="seed") as (directory, name):
+            with os.fdopen(open_file_at(directory, name), "rb") as file:
+                data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         if os.path.islink(path):
             raise _not_ours(path) from None

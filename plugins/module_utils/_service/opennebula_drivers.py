@@ -34,7 +34,7 @@ from .._core.files import replace_file, sync_directory, write_atomic
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver_script import entry
-from .._host.made_directory import open_or_make, other_users
+from .._host.made_directory import is_writable_for_others, open_or_make, other_users
 from .module import Service
 
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
@@ -115,8 +115,7 @@ class OpennebulaDriversService(Service):
         current: str | None = None
         names: list[str] = []
         with os_errors(f"look at the directory {self.library}"), contextlib.suppress(FileNotFoundError):
-            with opened_directory(self.library, option="library") as descriptor:
-                self._check_private(descriptor)
+            self._check_library()
             names = os.listdir(self.library)
             current = os.readlink(self._in_library(CURRENT))
         if current == self.version:
@@ -130,23 +129,24 @@ class OpennebulaDriversService(Service):
             if name not in kept and not name.startswith(".") and not os.path.islink(path) and os.path.isdir(path):
                 plan.actions.append(Action("remove older engine", path, name, None, functools.partial(self._remove, path)))
 
-    def _check_private(self, descriptor: int) -> None:
+    def _check_library(self) -> None:
         """
-        :raises PathNotAllowed: other users decide what is in the library.
+        :raises PathNotAllowed: other users decide what is in the library, or will.
         """
-        found = os.fstat(descriptor)
-        trusted = (0, os.geteuid())
-        if found.st_uid not in trusted or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or other_users(descriptor):
-            accepted = "a directory is expected that, like all directories around it, only root can change, because the drivers run what is in there"
-            raise PathNotAllowed("library", self.library, accepted)
+        path = self.library
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        with opened_directory(path, option="library") as descriptor:
+            found = os.fstat(descriptor)
+            shared = is_writable_for_others(found) and (path == self.library or not found.st_mode & stat.S_ISVTX)
+            if found.st_uid not in (0, os.geteuid()) or shared or other_users(descriptor):
+                accepted = "a directory is expected that, like all directories around it, only root can change, because the drivers run what is in there"
+                raise PathNotAllowed("library", self.library, accepted)
 
     def _install(self) -> None:
         with os_errors(f"install the engine in {self.library}"):
-            descriptor = open_or_make(self.library, 0o755)
-            try:
-                self._check_private(descriptor)
-            finally:
-                os.close(descriptor)
+            os.close(open_or_make(self.library, 0o755))
+            self._check_library()
             for name, source in self.sources.items():
                 path = self._in_library(f"{self.version}/{ENGINE}/{name}")
                 os.close(open_or_make(os.path.dirname(path), 0o755))

@@ -120,6 +120,17 @@ def test_a_directory_of_root_in_which_all_rename_decides_nothing(tmp_path: Path)
         make(owned(tmp_path / "shared" / "a" / "b", 0), owner=str(OTHER))
 
 
+@pytest.mark.parametrize(("gid", "refused"), [(0, False), (50, False), (1, True)])
+def test_groups_that_rename_in_a_directory_of_root(tmp_path: Path, gid: int, refused: bool) -> None:
+    """Those that are as trusted as root: Debian gives /usr/local to the group staff."""
+    owned(tmp_path / "local", 0)
+    os.chown(tmp_path / "local", 0, gid)
+    (tmp_path / "local").chmod(0o2775)
+    owned(tmp_path / "local" / "a", 0, 0o700)
+    with pytest.raises(Conflict) if refused else contextlib.nullcontext():
+        make(tmp_path / "local" / "a", mode="0755")
+
+
 def test_who_changes_names_all_the_time_gets_nothing_of_root(
     tmp_path: Path, tenant: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 ) -> None:
