@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 
 from .directory import descriptor_path, open_file_at, opened_directory, opened_parent
@@ -34,7 +33,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
     :arg owner: user and group of a new file; without them they are this process's.
     :raises OSError: the operating system refuses, or ``name`` is no regular file.
     """
-    temporary = f".{name}.{secrets.token_hex(4)}"
+    temporary = f".{name}.{os.urandom(4).hex()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:

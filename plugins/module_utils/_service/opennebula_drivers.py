@@ -19,7 +19,6 @@ import json
 import os
 import pkgutil
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -155,7 +154,7 @@ class OpennebulaDriversService(Service):
         run([self.python, "-I", "-m", "compileall", "-q", self._in_library(self.version)], timeout=300)
 
     def _use(self) -> None:
-        temporary = self._in_library(f".{CURRENT}.{secrets.token_hex(4)}")
+        temporary = self._in_library(f".{CURRENT}.{os.urandom(4).hex()}")
         with os_errors(f"make the link {self._in_library(CURRENT)}"):
             os.symlink(self.version, temporary)
             try:
