@@ -19,9 +19,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path, opened_parent
+from .._core.directory import descriptor_path, opened_directory, opened_parent, sync_opened
 from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
-from .._core.files import sync_directory
 from .._core.identity import Identity, acting_as, owner_of
 from . import schema
 from .datastores import default_datastores, insert_datastore
@@ -300,7 +299,8 @@ def _make(path: str, datastore_location: str) -> None:
                 catalog.execute("PRAGMA journal_mode = WAL")
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, place.path)
-            sync_directory(directory)
+            with opened_directory(directory, option="catalog") as opened:
+                sync_opened(opened)
     except OSError as error:
         raise from_os_error(error, f"make the catalog {path}") from error
     finally:

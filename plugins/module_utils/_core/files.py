@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 
-from .directory import descriptor_path, open_file_at, opened_directory, opened_parent
+from .directory import descriptor_path, open_file_at, opened_directory, opened_parent, sync_opened
 from .errors import from_os_error, os_errors
 
 
@@ -49,7 +49,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         raise
-    sync_directory(directory)
+    sync_opened(directory)
 
 
 def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
@@ -70,19 +70,6 @@ def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
     return True
 
 
-def sync_directory(directory: str | int) -> None:
-    """Make renames, creations and removals in a directory durable (fsync(2)).
-
-    :arg directory: its path, or a descriptor of it, which may be O_PATH.
-    """
-    path, base = (".", directory) if isinstance(directory, int) else (directory, None)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_durably(path: str) -> bool:
     """Remove the file or the link ``path``; ``False`` when it wasn't there.
 
@@ -92,7 +79,7 @@ def remove_durably(path: str) -> bool:
     try:
         with opened_directory(directory) as descriptor:
             os.unlink(name, dir_fd=descriptor)
-            sync_directory(descriptor)
+            sync_opened(descriptor)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -114,4 +101,4 @@ def read_text(path: str) -> str:
         raise from_os_error(error, f"read {path}") from error
 
 
-__all__ = ["read_text", "remove_durably", "replace_file", "sync_directory", "write_atomic"]
+__all__ = ["read_text", "remove_durably", "replace_file", "write_atomic"]

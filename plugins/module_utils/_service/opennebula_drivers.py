@@ -27,9 +27,9 @@ from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
-from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
 from .._core.errors import InvalidInput, NotFound, PathNotAllowed, os_errors
-from .._core.files import replace_file, sync_directory, write_atomic
+from .._core.files import replace_file, write_atomic
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver_script import entry
@@ -162,7 +162,8 @@ class OpennebulaDriversService(Service):
             except OSError:
                 os.unlink(temporary)
                 raise
-            sync_directory(self.library)
+            with opened_directory(self.library, option="library") as opened:
+                sync_opened(opened)
 
     @staticmethod
     def _remove(path: str) -> None:
