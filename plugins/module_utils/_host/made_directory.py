@@ -14,7 +14,7 @@ import grp
 import os
 import stat
 
-from .._core.directory import descriptor_path, open_directory, opened_parent
+from .._core.directory import open_directory, opened_parent
 from .._core.identity import acting_as, owner_of
 
 #: Mode of missing directories above the one that is asked for.
@@ -38,15 +38,14 @@ def open_or_make(path: str, mode: int) -> int:
     except FileNotFoundError:
         os.close(open_or_make(os.path.dirname(path), AROUND_MODE))
     with opened_parent(path) as (around, name):
-        with acting_as(owner_of(os.fstat(around))):
-            os.mkdir(name, 0o700, dir_fd=around)
-            descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
-            try:
-                os.chmod(descriptor_path(descriptor), mode)
-            except BaseException:
-                os.close(descriptor)
-                raise
-    return descriptor
+        # The mode from the beginning: changing it afterwards would be changing what somebody else may have put there by then.
+        umask = os.umask(0)
+        try:
+            with acting_as(owner_of(os.fstat(around))):
+                os.mkdir(name, mode, dir_fd=around)
+        finally:
+            os.umask(umask)
+        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
 
 
 def other_users(descriptor: int) -> set[int]:

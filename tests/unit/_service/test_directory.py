@@ -61,6 +61,16 @@ def test_what_is_there_is_changed_where_nobody_else_could_have_put_it(tmp_path: 
     assert facts(tmp_path / "a") == f"directory {expected}"
 
 
+def test_the_umask_changes_no_mode(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        make(tmp_path / "a" / "b", mode="02775")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    assert [facts(tmp_path / "a"), facts(tmp_path / "a" / "b")] == ["directory 0:0 755", "directory 0:0 2775"]
+
+
 def test_the_plan_tells_before_and_after(tmp_path: Path) -> None:
     owned(tmp_path / "a", 0, 0o700)
     plan = DirectoryService({"path": str(tmp_path / "a"), "owner": "daemon", "group": None, "mode": "0755"}).plan()
