@@ -90,21 +90,24 @@ def test_the_lock_of_images_is_no_file_of_root(path: str, victim: Path) -> None:
             pass
 
 
-def test_who_changes_names_all_the_time_reaches_no_file_of_root(path: str, victim: Path, swapping: Swapping) -> None:
+def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(path: str, tenant: Path, tmp_path: Path, swapping: Swapping) -> None:
     """Between the look at a name and its use, in particular."""
-    other = f"{path}.other"
-    Path(other).write_bytes(Path(path).read_bytes())
-    owner = os.stat(path).st_uid
-    os.chown(other, owner, owner)
-    put_link(f"{path}.link", victim)
-    directory = Path(path).parent
-    (away := directory.with_name("away")).symlink_to(victim.parent)
-    os.chown(away, owner, owner, follow_symlinks=False)
-    for name, swapped in ((Path(other), Path(f"{path}.link")), (directory, away)):
-        with swapping(name, swapped):
+    roots = tmp_path / "catalog.sqlite"
+    open_catalog(str(roots), create=True).close()
+    before = roots.read_bytes()
+    (mine := tenant / "mine").mkdir()
+    os.chown(mine, 61001, 61001)
+    open_catalog(str(mine / "catalog.sqlite"), create=True).close()
+    put_link(str(tenant / "away"), tmp_path)
+    put_link(str(Path(path).parent / "link"), roots)
+    for name, other in ((Path(path), Path(path).parent / "link"), (mine, tenant / "away")):
+        attacked = str(name / "catalog.sqlite") if name == mine else str(name)
+        with swapping(name, other):
             for _number in range(TRIES):
                 with contextlib.suppress(VmstoreError):
-                    write(other)
+                    write(attacked)
+        assert roots.read_bytes() == before
+        assert os.listdir(tmp_path) == ["catalog.sqlite"]
 
 
 def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) -> None:
