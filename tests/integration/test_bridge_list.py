@@ -221,7 +221,7 @@ def test_clone_export_rm(bridges: Any, driver: Any, image: Path) -> None:
     with pytest.raises(errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected") as caught:
         driver().rm("/etc/passwd")
     assert (caught.value.option, caught.value.value) == ("source", "/etc/passwd")
-    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge h1: Could not open .*No such file or directory\.$"):
+    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge h1: Could not read .*No such file or directory\.$"):
         driver().export(source, None)
 
 

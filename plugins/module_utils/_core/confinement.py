@@ -43,24 +43,35 @@ _CONFIGURATION = ("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-polic
 
 @dataclass(frozen=True)
 class Confinement:
-    """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name."""
+    """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
+
+    :arg directories: descriptors of those in which it looks up names.
+    """
 
     reads: Sequence[int] = ()
     writes: Sequence[int] = ()
+    directories: Sequence[int] = ()
+
+    def can_be_changed_by_others(self) -> Sequence[int]:
+        """Descriptors of what somebody else than root can rewrite or replace."""
+        return [descriptor for descriptor in (*self.reads, *self.writes, *self.directories) if _is_others(os.fstat(descriptor))]
 
 
 def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
-    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others have nothing to lose to a file's owner.
+    """Return the result of ``function``, whose child processes can open only ``files``, where this process is root's and somebody else can change them.
 
-    :raises UnsupportedAction: this kernel can't confine, and somebody else than root could change one of the files.
+    :raises UnsupportedAction: this kernel can't confine.
     """
-    if os.geteuid() != 0:
+    others = files.can_be_changed_by_others() if os.geteuid() == 0 else []
+    if not others:
         return function()
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
-        _require_own(files)
-        return function()
+        raise UnsupportedAction(
+            f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has no Landlock, without which root runs "
+            "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the owner of the datastore (become_user)."
+        )
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -80,15 +91,8 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
     return results[0]
 
 
-def _require_own(files: Confinement) -> None:
-    for descriptor in (*files.reads, *files.writes):
-        status = os.fstat(descriptor)
-        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise UnsupportedAction(
-                f"{os.readlink(f'/proc/self/fd/{descriptor}')} can be changed by other users than root, and this kernel has no Landlock, without which "
-                "root runs no command on such images; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the owner of the datastore "
-                "(become_user)."
-            )
+def _is_others(status: os.stat_result) -> bool:
+    return status.st_uid != 0 or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:

@@ -59,6 +59,20 @@ def open_directory(path: str, *, option: str = "path") -> int:
     return descriptor
 
 
+@contextlib.contextmanager
+def opened_file_at(directory: int, name: str) -> Iterator[int]:
+    """Yield a descriptor to read the regular file ``name`` of an open directory by. Links aren't followed.
+
+    :raises OSError: as :func:`open_file_at`.
+    """
+    descriptor = open_file_at(directory, name)
+    try:
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):  # nothing was written that could be lost
+            os.close(descriptor)
+
+
 def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
     """Open the regular file ``name`` of an open directory and return its descriptor. Links aren't followed.
 
@@ -177,4 +191,4 @@ def _not_theirs(path: str, option: str) -> PathNotAllowed:
     return PathNotAllowed(option, path, "it leads through a symbolic link that another user can change to a directory that isn't that user's")
 
 
-__all__ = ["descriptor_path", "exists_at", "is_link_at", "open_directory", "open_file_at", "opened_directory", "opened_parent", "sync_opened"]
+__all__ = ["descriptor_path", "exists_at", "is_link_at", "open_directory", "open_file_at", "opened_directory", "opened_file_at", "opened_parent", "sync_opened"]

@@ -209,10 +209,12 @@ class FsDriver(DirectoryDriver):
 
         path = self._image(source)
         files = self._files(path, image_format)
-        if len(files) > 1 or not os.path.samefile(files[0], path):
-            unable = f"The image {source} can't be exported as one file, as its data is in {', '.join(files)}"
-            raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
         with opened_file(files[0]) as descriptor:
+            with os_errors(f"read {path}"):
+                is_whole = len(files) == 1 and os.path.samestat(os.fstat(descriptor), os.stat(path))
+            if not is_whole:
+                unable = f"The image {source} can't be exported as one file, as its data is in {', '.join(files)}"
+                raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
             md5 = hashlib.new("md5", usedforsecurity=False)
             for chunk in chunks_of(descriptor):
                 md5.update(chunk)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._core.command import reason
-from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
@@ -101,18 +101,16 @@ def opened_file(path: str) -> Iterator[int]:
     :raises InvalidInput: it isn't a regular file, or a link of another user leads to its directory; :raises FileAccessFailed: it can't be opened.
     """
     directory, name = os.path.split(path)
-    with os_errors(f"read {path}"), opened_directory(directory, option="image") as opened:
-        try:
-            descriptor = open_file_at(opened, name)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                raise InvalidInput("image", path, "a regular file is expected") from error
-            raise
-    try:
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"read {path}"):
+            opened = stack.enter_context(opened_directory(directory, option="image"))
+            try:
+                descriptor = stack.enter_context(opened_file_at(opened, name))
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise InvalidInput("image", path, "a regular file is expected") from error
+                raise
         yield descriptor
-    finally:
-        with contextlib.suppress(OSError):  # nothing was written
-            os.close(descriptor)
 
 
 def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60) -> ImageFile:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from .._core.directory import is_link_at, open_file_at, opened_directory
+from .._core.directory import is_link_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
 from .image_file import HEAD_SIZE, QEMU_FORMATS, sniff, virtual_size
 from .new_image import PART, is_held
@@ -213,12 +213,11 @@ def _file(opened: int, name: str) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         directory, name = os.path.split(name)
         try:
-            descriptor = open_file_at(stack.enter_context(_directory_at(opened, directory)) if directory else opened, name)
+            descriptor = stack.enter_context(opened_file_at(stack.enter_context(_directory_at(opened, directory)) if directory else opened, name))
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise FileNotFoundError(name) from error
             raise
-        stack.callback(os.close, descriptor)
         yield descriptor
 
 

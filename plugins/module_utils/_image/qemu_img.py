@@ -40,7 +40,7 @@ def run_qemu_img(
     if not any(os.access(os.path.join(directory, "qemu-img"), os.X_OK) for directory in os.get_exec_path()):
         raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
     files = {**reads, **writes, **directories}
-    confinement = Confinement(tuple(reads), tuple(writes))
+    confinement = Confinement(tuple(reads), tuple(writes), tuple(directories))
     return run(["qemu-img", *arguments], timeout=timeout, accept=accept, files=files, limits=limits, confinement=confinement)
 
 

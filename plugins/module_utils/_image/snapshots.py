@@ -23,7 +23,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path, exists_at, is_link_at, open_file_at, opened_directory, sync_opened
+from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .copy import convert, copy_local
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
@@ -181,18 +181,15 @@ class ImageFiles:
 
         :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed.
         """
-        directory, name = self.place(number)
-        with os_errors(f"read {self.path(number)}"):
-            try:
-                descriptor = open_file_at(directory, name)
-            except OSError as error:
-                if error.errno == errno.EINVAL:
-                    raise InvalidInput("image", self.path(number), "a regular file is expected") from error
-                raise
-        try:
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"read {self.path(number)}"):
+                try:
+                    descriptor = stack.enter_context(opened_file_at(*self.place(number)))
+                except OSError as error:
+                    if error.errno == errno.EINVAL:
+                        raise InvalidInput("image", self.path(number), "a regular file is expected") from error
+                    raise
             yield descriptor
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def opened_all(self, numbers: list[int | None]) -> Iterator[Mapping[int, str]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from .._catalog.datastores import all_datastores
 from .._core.arguments import ArgumentSpec
-from .._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
+from .._core.directory import descriptor_path, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
@@ -139,8 +139,7 @@ class Target:
         self.fd = -1
         if self.found is not None:
             with os_errors(f"read {dest}"):
-                self.fd = open_file_at(directory, name)
-            stack.callback(os.close, self.fd)
+                self.fd = stack.enter_context(opened_file_at(directory, name))
 
     def look(self) -> FoundFile | None:
         """

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
-from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import convert, copy_local, creation_options, write_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import copy_local, creation_options, write_stream
 from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
 
 MEBIBYTE = 2**20
