@@ -98,8 +98,8 @@ def live_settings(options: Sequence[str], super_options: Sequence[str]) -> dict[
 
 
 def differing(live: Mapping[str, str], wanted: Mapping[str, str]) -> set[str]:
-    """The settings in which two mounts differ."""
-    return {setting for setting in _DEFAULTS if live[setting] != wanted[setting]}
+    """The settings in which two mounts differ. The kernel shows the double quotes of a value only where there is a comma in it."""
+    return {setting for setting in _DEFAULTS if live[setting].replace('"', "") != wanted[setting].replace('"', "")}
 
 
 def described(settings: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,4 +81,19 @@ def visible(mounts: Sequence[Mount], path: str) -> list[Mount]:
         below = [mount for mount in mounts if mount.parent_id == passed[-1].mount_id and mount not in passed]
 
 
-__all__ = ["Mount", "mounts_at", "parse", "unescape", "visible"]
+def aliases(mounts: Sequence[Mount], path: str) -> list[str]:
+    """Return every path under which the mounts show the directory ``path``: bind mounts show one directory under several.
+
+    A mount on one of them may appear on all (mount_namespaces(7): shared).
+    """
+    served = visible(mounts, path)[-1:]
+    inside = [os.path.join(mount.root, os.path.relpath(path, mount.mount_point)) for mount in served if mount.root.startswith("/")]
+    return [
+        os.path.normpath(os.path.join(mount.mount_point, os.path.relpath(directory, mount.root)))
+        for directory in map(os.path.normpath, inside)
+        for mount in mounts
+        if mount.device == served[0].device and mount.root.startswith("/") and is_within(directory, mount.root)
+    ]
+
+
+__all__ = ["Mount", "aliases", "mounts_at", "parse", "unescape", "visible"]

@@ -72,6 +72,7 @@ def test_words_that_contradict_each_other_are_refused(words):
         ("rw,nosuid,nodiratime,nosymfollow", "rw", ["nosuid", "nodiratime", "nosymfollow", "strictatime"]),
         ("ro,relatime", "ro,sync,dirsync,lazytime,dax=never", ["ro", "sync", "dirsync", "lazytime", "dax=never"]),
         ("rw,relatime", "rw,seclabel,dax=always", ["dax"]),
+        ("rw,relatime", "rw,context=u:r:t:s0", ['context="u:r:t:s0"']),
     ],
 )
 def test_live_and_wanted_agree(options, super_options, words):
