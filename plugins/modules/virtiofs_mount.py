@@ -14,7 +14,8 @@ description:
   - A mount with other options is remounted. One of another tag, or with an option that a remount can't change, is unmounted and mounted again.
     When it is in use, the module fails, says by whom, and leaves everything as it was.
   - A mount whose device was taken away, and is back, is dead. It is unmounted and mounted again, too.
-  - What isn't virtiofs is never touched. Another file system on O(path), mounts stacked on it, or mounts below that it would hide, are an error that names them.
+  - What isn't virtiofs is never touched. Another file system on O(path), mounts stacked on it, or mounts below that it would hide,
+    are an error that names them.
   - A mount whose options don't take effect is taken back, and the module fails. C(/etc/fstab) then is as it was.
   - C(/etc/fstab) is replaced atomically. Other lines and comments stay as they are. Where systemd runs, it reads the changed file at once.
   - Runs in the guest. A guest without Ansible can mount by cloud-init, see M(granary.vmstore.virtiofs_export).

@@ -39,7 +39,8 @@ _FSTAB_ONLY = re.compile(r"[xX]-.+|_netdev|auto|noauto|comment=.+")
 _ACTED_ON = re.compile(r"x-mount\.|x-systemd\.|comment=systemd\.")
 #: Those that don't change what is mounted.
 _HARMLESS = re.compile(
-    r"[xX]-mount\.mkdir(=0?[0-7]{3})?|x-systemd\.((requires|wants)-mounts-for|requires|wants|before|after|wanted-by|required-by|mount-timeout)=[^,]+"
+    r"[xX]-mount\.mkdir(=0?[0-7]{3})?"
+    r"|x-systemd\.((requires|wants)-mounts-for|requires|wants|before|after|wanted-by|required-by|mount-timeout)=[^,]+"
 )
 _WORD = re.compile(r'(?:[!$-+\--\[\]-~]|"[^"\\\x00-\x1f]*")+')
 _ACCEPTED = (
@@ -47,8 +48,9 @@ _ACCEPTED = (
     "and for fstab x-..., _netdev, auto, noauto and comment=..., are expected"
 )
 _ACCEPTED_OF_ACTED_ON = (
-    "mount(8) or systemd would mount something else at boot than is mounted now; of their words, X-mount.mkdir and x-systemd.requires=, wants=, before=, after=, "
-    "wanted-by=, required-by=, requires-mounts-for=, wants-mounts-for= and mount-timeout= are expected. To mount a subdirectory, export it with a tag of its own"
+    "mount(8) or systemd would mount something else at boot than is mounted now; of their words, X-mount.mkdir and "
+    "x-systemd.requires=, wants=, before=, after=, wanted-by=, required-by=, requires-mounts-for=, wants-mounts-for= and "
+    "mount-timeout= are expected. To mount a subdirectory, export it with a tag of its own"
 )
 
 

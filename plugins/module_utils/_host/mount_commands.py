@@ -20,7 +20,6 @@ from .._core.paths import is_within
 from .mount_point import held, mount_id, opened
 from .mountinfo import Mount
 
-
 #: umount(8) follows a symbolic link, and would wait for a server that hangs: in a process of its own, umount2(2) can be given up.
 _UNMOUNT = """
 import ctypes, os, sys
@@ -37,7 +36,7 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
     :raises StaleState: the mount point was replaced, or something was mounted on it, after it was checked.
     :raises CommandFailed: mount(8) refused.
     """
-    with held(mount_point) as (parent, _name), opened(mount_point) as directory:
+    with held(mount_point) as (parent, name), opened(parent, name) as directory:
         if mount_id(directory) != mount_id(parent):
             raise StaleState(f"Something was mounted on {mount_point} after it was checked; nothing was changed there.")
         completed = _mount(fstype, source, directory, options)
@@ -51,7 +50,7 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
     :raises StaleState: something else is mounted there now.
     :raises Conflict: it is busy, for example a file is open for writing and ``ro`` is asked for.
     """
-    with opened(mounted.mount_point) as directory:
+    with held(mounted.mount_point) as (parent, name), opened(parent, name) as directory:
         _check_same(mounted, mount_id(directory))
         completed = _mount(mounted.fstype, mounted.source, directory, ["remount" if superblock else "remount,bind", *options])
     _raise_failure("mount", mounted.mount_point, completed)
@@ -63,10 +62,10 @@ def unmount(mounted: Mount) -> None:
     :raises StaleState: something else is mounted there now.
     :raises Conflict: it is busy.
     """
-    with opened(mounted.mount_point) as directory:
-        _check_same(mounted, mount_id(directory))
-    # A descriptor in the mount would make it busy: the mount is named in the directory that holds its mount point, and only root can mount anything there.
     with held(mounted.mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            _check_same(mounted, mount_id(directory))
+        # An open descriptor makes a mount busy, so the mount is named here. Only root can mount anything else under that name.
         completed = run([sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)], pass_fds=[parent], accept=None)
     _raise_failure("umount", mounted.mount_point, completed)
 

@@ -60,18 +60,18 @@ def held(path: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[int]:
-    """Yield a descriptor (O_PATH) of the mount point, or of the root of what is mounted there.
+def opened(parent: int, name: str) -> Iterator[int]:
+    """Yield a descriptor (O_PATH) of a mount point that is :func:`held`, or of the root of what is mounted there.
 
-    :raises StaleState: the path has come to lead through a symbolic link, or to something else than a directory.
+    :raises StaleState: it was removed, or is a symbolic link or a file now.
     """
-    with held(path) as (parent, name):
-        try:
-            directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a symbolic link, too
-            raise StaleState(f"The mount point {path} was removed or replaced after it was checked; nothing was changed there.") from error
-        except OSError as error:
-            raise from_os_error(error, f"open the directory {path}") from error
+    path = os.path.join(_real_path(parent), name)
+    try:
+        directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a symbolic link, too
+        raise StaleState(f"The mount point {path} was removed or replaced after it was checked; nothing was changed there.") from error
+    except OSError as error:
+        raise from_os_error(error, f"open the directory {path}") from error
     try:
         yield directory
     finally:
@@ -104,7 +104,7 @@ def remove(path: str) -> None:
 
 def content(path: str) -> list[str]:
     """Return the names in the directory, sorted."""
-    with opened(path) as descriptor, os_errors(f"read the directory {path}"):
+    with held(path) as (parent, name), opened(parent, name) as descriptor, os_errors(f"read the directory {path}"):
         return sorted(os.listdir(descriptor_path(descriptor)))
 
 

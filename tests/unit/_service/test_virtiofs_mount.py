@@ -540,7 +540,9 @@ def swap():
     os.symlink(os.path.join(base, "roots"), theirs)
     os.lchown(theirs, 61001, 61001)
 before = os.stat(os.path.join(base, "roots/mnt")).st_mtime_ns
-told += [run(swap, mode="0777"), read(), os.stat(os.path.join(base, "roots/mnt")).st_mtime_ns == before, subprocess.run(["find", os.path.join(base, "roots"), "-printf", "%P %m "], stdout=subprocess.PIPE, text=True).stdout]
+told += [run(swap, mode="0777"), read(), os.stat(os.path.join(base, "roots/mnt")).st_mtime_ns == before]
+found = subprocess.run(["find", os.path.join(base, "roots"), "-printf", "%P %m "], stdout=subprocess.PIPE, text=True)
+told += [found.stdout]
 told += [open("/proc/self/mountinfo").read().count(" one-1 ")]
 """
     error, fstab, untouched, found, mounts = in_namespace(machine, code, Path(f"{theirs}/mnt{new}"))
