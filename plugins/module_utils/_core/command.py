@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from .errors import CommandFailed, VmstoreError, printable
+
+if TYPE_CHECKING:
+    from .confinement import Confinement
 
 #: Seconds for a killed command to end.
 KILL_GRACE = 1
@@ -40,24 +46,33 @@ def run(
     stdin: str = "",
     timeout: float = 60,
     accept: Sequence[int] | None = (0,),
-    pass_fds: Sequence[int] = (),
+    files: Mapping[int, str] = MappingProxyType({}),
     limits: Sequence[str] = (),
+    confinement: Confinement | None = None,
 ) -> Completed:
     """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
 
     :arg accept: exit codes that are answers; any other raises. ``None`` takes every code.
-    :arg pass_fds: file descriptors that the command gets under the same numbers.
+    :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``, and messages have the path instead.
     :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
+    :arg confinement: the only files that the command can open, where this process is root's.
     :raises CommandFailed: the command is missing, ran too long, or its exit code isn't accepted.
+    :raises UnsupportedAction: the kernel can't confine the command.
     """
-    process = _start(["prlimit", *limits, *argv] if limits else argv, pass_fds)
+    command = ["prlimit", *limits, *argv] if limits else argv
+    if confinement is None:
+        process = _start(command, tuple(files))
+    else:
+        from .confinement import run_confined  # few commands need it
+
+        process = run_confined(lambda: _start(command, tuple(files)), confinement)
     try:
         stdout, stderr = process.communicate(os.fsencode(stdin), timeout)
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
     finally:
         _stop(process)
-    completed = Completed(process.returncode, os.fsdecode(stdout), os.fsdecode(stderr))
+    completed = Completed(process.returncode, os.fsdecode(stdout), _with_paths(os.fsdecode(stderr), files))
     if accept is not None and completed.returncode not in accept:
         raise CommandFailed(f"The command {argv[0]!r} failed with exit code {completed.returncode}: {reason(completed)}")
     return completed
@@ -192,6 +207,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             with contextlib.suppress(OSError):  # input that the command never read
                 pipe.close()
+
+
+def _with_paths(text: str, files: Mapping[int, str]) -> str:
+    return re.sub(r"/proc/self/fd/([0-9]+)", lambda found: files.get(int(found[1]), found[0]), text) if files else text
 
 
 def reason(completed: Completed) -> str:

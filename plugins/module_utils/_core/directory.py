@@ -60,20 +60,49 @@ def open_directory(path: str, *, option: str = "path") -> int:
 
 
 def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
-    """Open the regular file ``name`` of an open directory and return its descriptor. A link isn't followed, a FIFO isn't waited for.
+    """Open the regular file ``name`` of an open directory and return its descriptor. Links aren't followed.
 
     :raises OSError: it can't be opened; with EINVAL it is no regular file.
     """
-    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", name)
-    return descriptor
+    # O_PATH opens nothing yet: no device notices it, no pipe is waited for.
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        return os.open(descriptor_path(found), flags | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def descriptor_path(descriptor: int, name: str = "") -> str:
     """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in one that inherits the descriptor."""
     return f"/proc/self/fd/{descriptor}" + (f"/{name}" if name else "")
+
+
+def sync_opened(directory: int) -> None:
+    """Make renames, creations and removals in an open directory durable (fsync(2))."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exists_at(directory: int, name: str) -> bool:
+    """Return whether an open directory has an entry ``name``, be it a symbolic link that leads nowhere."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_link_at(directory: int, name: str) -> bool:
+    """Return whether ``name`` is a symbolic link in an open directory."""
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _walk(path: str, option: str, *, follow_last: bool) -> tuple[int, str]:
@@ -148,4 +177,4 @@ def _not_theirs(path: str, option: str) -> PathNotAllowed:
     return PathNotAllowed(option, path, "it leads through a symbolic link that another user can change to a directory that isn't that user's")
 
 
-__all__ = ["descriptor_path", "open_directory", "open_file_at", "opened_directory", "opened_parent"]
+__all__ = ["descriptor_path", "exists_at", "is_link_at", "open_directory", "open_file_at", "opened_directory", "opened_parent", "sync_opened"]

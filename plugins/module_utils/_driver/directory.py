@@ -11,8 +11,8 @@ import os
 import re
 
 from .._core.command import Completed, reason, run
+from .._core.directory import opened_parent, sync_opened
 from .._core.errors import CommandFailed, NotFound, os_errors
-from .._core.files import sync_directory
 from .base import Capacity, DatastoreDriver, DriverInfo
 
 MEBIBYTE = 2**20
@@ -24,20 +24,28 @@ class DirectoryDriver(DatastoreDriver):
 
         It belongs to the service user even if root makes it: to whom the one it lies in belongs.
 
-        :raises FileAccessFailed: it can't be made.
+        :raises PathNotAllowed: a link of another user leads to it; :raises FileAccessFailed: it can't be made.
         """
         path = self.datastore.base_path
-        around = os.path.dirname(path)
-        with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
-            owner = os.stat(around)
-            os.mkdir(path, 0o755)
+        with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError), opened_parent(path, option="base_path") as (around, name):
+            os.mkdir(name, 0o755, dir_fd=around)
             try:
-                if os.geteuid() == 0:
-                    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-                sync_directory(around)
+                self._hand_over(around, name)
+                sync_opened(around)
             except OSError:
-                os.rmdir(path)
+                os.rmdir(name, dir_fd=around)
                 raise
+
+    @staticmethod
+    def _hand_over(around: int, name: str) -> None:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
+        try:
+            os.fchmod(descriptor, 0o755)  # whatever the umask is
+            if os.geteuid() == 0:
+                owner = os.fstat(around)
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
 
     def monitor(self) -> Capacity:
         """Ask another process, because a dead file server keeps the one that asks for ever.

@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, os_errors
-from .._core.paths import absolute, is_within
+from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
-from .._image.image_file import HEAD_SIZE, ImageFile, inspect, sniff, virtual_size
+from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, sniff, virtual_size
 from .._image.new_image import NewImage, new_image, sweep
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
@@ -23,7 +25,6 @@ from .source_file import chunks_of, opened
 
 if TYPE_CHECKING:
     import hashlib
-    from contextlib import AbstractContextManager
 
     from .._catalog.datastores import Datastore
     from .._image.content import Content
@@ -87,23 +88,21 @@ class FsDriver(DirectoryDriver):
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
+        from .._image.content import Content
         from .._image.copy import convert, copy_local
 
         path = self._image(source, beside=True)
         files = self._files(path, image_format)
-        if len(files) == 1:
-            # What a persistent image links to, a snapshot, is in its own datastore.
-            with opened(files[0], inside(os.path.dirname(path))) as descriptor, self._new_image() as part:
-                copy_local(descriptor, part.fd, sparse=options.sparse)
+        with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
+            if len(files) == 1:
+                copy_local(content.first, part.fd, sparse=options.sparse)
                 return self._finished(part, source, image_format, options)
-        from .._image.snapshots import as_one_image
-
-        wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
-        with self._new_image() as part:
-            convert(as_one_image(files), "qcow2", part.path, wanted, options=self._creation_options(wanted), sparse=options.sparse, timeout=COPY_TIMEOUT)
-            # A snapshot that was deleted, or reverted to, when qemu-img hadn't yet opened all files makes them a chain that never was.
+            # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never was.
             if self._files(path, image_format) != files:
                 raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
+            wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
+            creation = self._creation_options(wanted)
+            convert(content.image, "qcow2", part.fd, wanted, reads=content.reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
             return self._finished(part, source, wanted, options)
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
@@ -119,7 +118,7 @@ class FsDriver(DirectoryDriver):
             return self._source(os.urandom(16).hex())
         with self._new_image() as part:
             make_datablock(
-                part.path,
+                part,
                 format=image_format,
                 size_mb=size_mb,
                 fs=fs,
@@ -209,15 +208,17 @@ class FsDriver(DirectoryDriver):
         import hashlib
 
         path = self._image(source)
-        with opened(path, inside(os.path.dirname(path))) as descriptor:
-            files = self._files(path, image_format)
-            if [os.path.realpath(file) for file in files] != [os.path.realpath(path)]:
+        files = self._files(path, image_format)
+        with opened_file(files[0]) as descriptor:
+            with os_errors(f"read {path}"):
+                is_whole = len(files) == 1 and os.path.samestat(os.fstat(descriptor), os.stat(path))
+            if not is_whole:
                 unable = f"The image {source} can't be exported as one file, as its data is in {', '.join(files)}"
                 raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
             md5 = hashlib.new("md5", usedforsecurity=False)
             for chunk in chunks_of(descriptor):
                 md5.update(chunk)
-            found = image_format or inspect(os.path.realpath(path), option="source").format
+            found = image_format or inspect(descriptor, path=path, option="source").format
             return ExportedImage(source, found, md5.hexdigest())
 
     def snapshots(self, source: str) -> list[int]:
@@ -226,46 +227,50 @@ class FsDriver(DirectoryDriver):
         return list_snapshots(self._image(source))
 
     def snap_size(self, source: str, image_format: str, snapshot: int) -> int:
-        return in_mebibytes(self.content(source, image_format, snapshot).virtual_size())
+        with self.content(source, image_format, snapshot).opened() as content:
+            return in_mebibytes(content.virtual_size())
 
     def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
         from .._image.content import same_content
 
-        return same_content(self.content(source, image_format), self.content(source, image_format, snapshot))
+        with self.content(source, image_format).opened() as now, self.content(source, image_format, snapshot).opened() as then:
+            return same_content(now, then)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
         from .._image.content import Content
+        from .._image.snapshots import content_files, data_file
 
         path = self._image(source)
         if image_format == "qcow2" or snapshot is not None:
             path, image_format = self._image_with_snapshots(source, image_format)
-            from .._image.snapshots import content_files
-
             return Content(tuple(content_files(path, image_format, snapshot)), image_format)
-        real = os.path.realpath(path)
-        inside(os.path.dirname(path))(real)
-        if image_format != "raw" and inspect(real, option="image").format != image_format:
-            raise InvalidInput("image", source, f"an image in the format {image_format!r} is expected, as the catalog says")
-        return Content((real,), image_format)
+        file = data_file(path)
+        if image_format != "raw":
+            with opened_file(file) as descriptor:
+                if inspect(descriptor, path=file, option="image").format != image_format:
+                    raise InvalidInput("image", source, f"an image in the format {image_format!r} is expected, as the catalog says")
+        return Content((file,), image_format)
 
     def _files(self, image: str, image_format: str | None) -> list[str]:
         """The files that have the data of an image: itself, or a chain. Its own header tells whether it is qcow2 only where nothing else does."""
+        from .._image.snapshots import content_files, data_file
+
+        file = data_file(image)
         if image_format is None:
-            with opened(image, inside(os.path.dirname(image))) as descriptor:
+            with opened_file(file) as descriptor:
                 image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-        if image_format != "qcow2":
-            return [image]
-        from .._image.snapshots import content_files
+        return content_files(image, "qcow2") if image_format == "qcow2" else [file]
 
-        return content_files(image, "qcow2")
-
-    def _new_image(self) -> AbstractContextManager[NewImage]:
+    @contextlib.contextmanager
+    def _new_image(self) -> Iterator[NewImage]:
         self.prepare()
-        directory = self.datastore.base_path
-        with os_errors(f"look at {directory}"):
-            status = os.stat(directory)
-        # root makes images for the service user, whose the directory is.
-        return new_image(directory, owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None)
+        place = self.datastore.base_path
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"look at {place}"):
+                directory = stack.enter_context(opened_directory(place, option="base_path"))
+                status = os.fstat(directory)
+            # root makes images for the service user, whose the directory is.
+            yield stack.enter_context(new_image(directory, owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None))
 
     def _source(self, image: str) -> str:
         return f"{self.datastore.base_path}/{os.path.basename(image)}"
@@ -322,7 +327,8 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import convert
 
         with self._new_image() as converted:
-            convert(part.path, image_format, converted.path, wanted, options=self._creation_options(wanted), sparse=options.sparse, timeout=COPY_TIMEOUT)
+            reads, creation = {part.fd: shown(path)}, self._creation_options(wanted)
+            convert(part.file, image_format, converted.fd, wanted, reads=reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
             return CopiedImage(self._source(converted.commit()), wanted, in_mebibytes(size))
 
     def _creation_options(self, image_format: str) -> str | None:
@@ -330,11 +336,8 @@ class FsDriver(DirectoryDriver):
 
     @staticmethod
     def _inspected(part: NewImage, path: str) -> ImageFile:
-        try:
-            return inspect(part.path)
-        except InvalidInput as error:
-            # The user knows the image by the path it came from.
-            raise InvalidInput("path", shown(path), error.accepted) from error
+        # The user knows the image by the path it came from.
+        return inspect(part.fd, path=shown(path))
 
     def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, no_decompress: bool) -> int:
         """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
@@ -374,17 +377,6 @@ class FsDriver(DirectoryDriver):
 
 def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-
-
-def inside(directory: str) -> Callable[[str], None]:
-    """Refuses what a link leads to outside of ``directory``."""
-    root = os.path.realpath(directory)
-
-    def check(path: str) -> None:
-        if not is_within(path, root):
-            raise PathNotAllowed("source", path, f"an image in {directory} is expected")
-
-    return check
 
 
 def in_mebibytes(size: int) -> int:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from .._core.directory import descriptor_path, opened_parent
 from .._core.errors import InvalidInput, os_errors
 from .._core.paths import absolute
 
@@ -25,25 +26,23 @@ def opened(path: str, check: Callable[[str], object]) -> Iterator[int]:
     :arg check: gets the resolved path and raises when it isn't allowed: before anything is opened, so that a refusal tells nothing
         about the file, and again with the path of what was opened.
     :raises InvalidInput: it isn't a regular file.
+    :raises PathNotAllowed: a link of another user leads to it.
     :raises FileAccessFailed: it can't be read.
     """
-    real = os.path.realpath(absolute("path", path))
-    check(real)
-    descriptors = []
-    try:
+    path = absolute("path", path)
+    check(os.path.realpath(path))
+    with contextlib.ExitStack() as stack:
         with os_errors(f"open {path}"):
+            directory, name = stack.enter_context(opened_parent(path))
             # O_PATH opens nothing yet: no device is touched, no pipe waited for.
-            descriptors.append(os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
-            found = f"/proc/self/fd/{descriptors[0]}"
-            check(absolute("path", os.readlink(found)))
-            if not stat.S_ISREG(os.fstat(descriptors[0]).st_mode):
+            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            stack.callback(os.close, found)
+            check(absolute("path", os.readlink(descriptor_path(found))))
+            if not stat.S_ISREG(os.fstat(found).st_mode):
                 raise InvalidInput("path", path, "a regular file is expected")
-            descriptors.append(os.open(found, os.O_RDONLY | os.O_CLOEXEC))
-        yield descriptors[1]
-    finally:
-        for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # nothing was written
-                os.close(descriptor)
+            descriptor = os.open(descriptor_path(found), os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+        yield descriptor
 
 
 def chunks_of(descriptor: int) -> Iterator[bytes]:

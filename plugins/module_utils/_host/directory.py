@@ -77,7 +77,7 @@ def _look_here(path: str, check: Callable[[str], object], timeout: float) -> Dir
         real = absolute("path", os.readlink(f"/proc/self/fd/{descriptor}"))
         check(real)
         # The descriptor is what was checked, whatever its path leads to by now.
-        completed = run(["du", "-s", "-B1", "--", f"/proc/self/fd/{descriptor}/."], pass_fds=[descriptor], timeout=timeout, accept=None)
+        completed = run(["du", "-s", "-B1", "--", f"/proc/self/fd/{descriptor}/."], files={descriptor: path}, timeout=timeout, accept=None)
         size = read_size("du", completed)
         if not _is_same(real, descriptor):
             raise StaleState(f"The path {real} came to lead to another directory while it was looked at; nothing was changed.")

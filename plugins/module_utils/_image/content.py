@@ -6,17 +6,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .._core.command import run
+from .._core.directory import descriptor_path
+from .._core.errors import os_errors
 from .copy import convert, copy_local
 from .image_file import HEAD_SIZE, opened_file, virtual_size
 from .new_image import NewImage
-from .snapshots import TIMEOUT, as_one_image
+from .qemu_img import as_one_image, run_qemu_img
+from .snapshots import TIMEOUT
 
 #: Bytes: what qemu rounds the size of a raw image up to.
 SECTOR = 512
+
+
+@dataclass(frozen=True)
+class OpenContent:
+    """What :meth:`Content.opened` gives. ``image`` is the name to give qemu-img together with the format, ``reads`` the paths by descriptor."""
+
+    image: str
+    format: str
+    reads: Mapping[int, str]
+
+    @property
+    def first(self) -> int:
+        """Descriptor of the first file."""
+        return next(iter(self.reads))
+
+    def virtual_size(self) -> int:
+        """Bytes that a guest sees.
+
+        :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
+        """
+        descriptor, path = next(iter(self.reads.items()))
+        with os_errors(f"read {path}"):
+            size = os.fstat(descriptor).st_size
+            return size if self.format == "raw" else virtual_size(os.pread(descriptor, HEAD_SIZE, 0), size, path=path)
 
 
 @dataclass(frozen=True)
@@ -29,34 +57,29 @@ class Content:
     files: tuple[str, ...]
     format: str
 
-    @property
-    def image(self) -> str:
-        """The name to give qemu-img together with the format. No header of a qcow2 file leads it elsewhere."""
-        return as_one_image(self.files) if self.format == "qcow2" else self.files[0]
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[OpenContent]:
+        """The files, open for the length of a block. No header of a qcow2 file leads elsewhere.
 
-    def virtual_size(self) -> int:
-        """Bytes that a guest sees.
-
-        :raises InvalidInput: not a regular file, or its head tells no size; :raises FileAccessFailed: it can't be read.
+        :raises InvalidInput: one isn't a regular file; :raises FileAccessFailed: one can't be opened.
         """
-        with opened_file(self.files[0]) as descriptor:
-            size = os.fstat(descriptor).st_size
-            if self.format == "raw":
-                return size
-            return virtual_size(os.pread(descriptor, HEAD_SIZE, 0), size, path=self.files[0])
+        with contextlib.ExitStack() as stack:
+            reads = {stack.enter_context(opened_file(path)): path for path in self.files}
+            image = as_one_image(tuple(reads)) if self.format == "qcow2" else descriptor_path(next(iter(reads)))
+            yield OpenContent(image, self.format, reads)
 
 
-def same_content(one: Content, other: Content) -> bool:
+def same_content(one: OpenContent, other: OpenContent) -> bool:
     """Whether guests read the same from both; bytes by which a raw file ends within a sector count as zeros.
 
     :raises InvalidInput, CommandFailed, FileAccessFailed: one can't be read.
     """
-    if one.files == other.files:
+    if _inodes(one) == _inodes(other):
         return True
     if _sectors(one) != _sectors(other):
         return False
-    command = ["qemu-img", "compare", "-q", "-f", one.format, "-F", other.format, "--", one.image, other.image]
-    return run(command, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
+    command = ["compare", "-q", "-f", one.format, "-F", other.format, "--", one.image, other.image]
+    return run_qemu_img(*command, reads={**one.reads, **other.reads}, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
 
 
 def copy_content(content: Content, part: NewImage, format: str) -> None:
@@ -64,15 +87,19 @@ def copy_content(content: Content, part: NewImage, format: str) -> None:
 
     :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.
     """
-    if content.format == format and len(content.files) == 1:
-        with opened_file(content.files[0]) as descriptor:
-            copy_local(descriptor, part.fd)
-    else:
-        convert(content.image, content.format, part.path, format, timeout=TIMEOUT)
+    with content.opened() as source:
+        if content.format == format and len(content.files) == 1:
+            copy_local(source.first, part.fd)
+        else:
+            convert(source.image, content.format, part.fd, format, reads=source.reads, timeout=TIMEOUT)
 
 
-def _sectors(content: Content) -> int:
+def _inodes(content: OpenContent) -> list[tuple[int, int]]:
+    return [(found.st_dev, found.st_ino) for found in map(os.fstat, content.reads)]
+
+
+def _sectors(content: OpenContent) -> int:
     return -(-content.virtual_size() // SECTOR)
 
 
-__all__ = ["Content", "copy_content", "same_content"]
+__all__ = ["Content", "OpenContent", "copy_content", "same_content"]

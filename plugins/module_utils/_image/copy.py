@@ -10,10 +10,10 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .._core.command import run
+from .._core.directory import descriptor_path
 from .._core.errors import InvalidInput, StaleState, os_errors
 from .pace import paced
 
@@ -85,22 +85,29 @@ def write_stream(chunks: Iterable[bytes], target_fd: int, *, digests: Sequence[_
 def convert(
     source: str,
     source_format: str,
-    target: str,
+    target: int,
     target_format: str,
     *,
+    reads: Mapping[int, str],
+    path: str = "the new image",
     options: str | None = None,
     sparse: bool = True,
     timeout: float,
 ) -> None:
-    """Write the image ``source`` into the existing file ``target`` in another format, standing alone; formats by qemu's names.
+    """Write the image ``source`` into an existing file in another format, standing alone; formats by qemu's names.
 
+    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages.
+    :arg target: descriptor of the file, and its ``path``, for messages.
     :arg options: as :func:`creation_options` takes them.
     :arg sparse: ``False`` stores zeros too.
     :arg timeout: seconds.
     :raises CommandFailed: qemu-img is missing, failed or ran too long.
+    :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
-    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0"]
-    run([*argv, *creation_options(options), "--", source, target], timeout=timeout)
+    from .qemu_img import run_qemu_img
+
+    arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
+    run_qemu_img(*arguments, "--", source, descriptor_path(target), reads=reads, writes={target: path}, timeout=timeout)
 
 
 def creation_options(options: str | None) -> list[str]:

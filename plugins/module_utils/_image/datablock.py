@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from .._core.command import run
 from .._core.errors import CommandFailed, InvalidInput, os_errors
 from .copy import convert, creation_options
-from .new_image import new_image
+from .new_image import NewImage, new_image
+from .qemu_img import run_qemu_img
 
 MEBIBYTE = 2**20
 
@@ -41,7 +42,7 @@ _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def make_datablock(
-    path: str,
+    part: NewImage,
     *,
     format: str,
     size_mb: int,
@@ -52,7 +53,7 @@ def make_datablock(
     sparse: bool = True,
     timeout: float,
 ) -> None:
-    """Fill the existing empty file ``path``, which :func:`new_image` gave.
+    """Fill the empty image ``part``.
 
     :arg format: ``raw`` or ``qcow2``.
     :arg fs: one of ``supported`` (SUPPORTED_FS), or ``swap``; nothing leaves it empty.
@@ -65,16 +66,18 @@ def make_datablock(
     mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
     if format == "raw":
-        _make_raw(path, size, mkfs, sparse, timeout)
+        _make_raw(part, size, mkfs, sparse, timeout)
         return
     if not sparse and "preallocation=" not in qcow2_options:
         qcow2_options = ",".join(filter(None, [qcow2_options, "preallocation=falloc"]))
     if mkfs:
-        with new_image(os.path.dirname(path)) as scratch:
-            _make_raw(scratch.path, size, mkfs, True, timeout)
-            convert(scratch.path, "raw", path, "qcow2", options=qcow2_options, timeout=timeout)
+        with new_image(part.directory) as scratch:
+            _make_raw(scratch, size, mkfs, True, timeout)
+            reads = {scratch.fd: "the new file system"}
+            convert(scratch.file, "raw", part.fd, "qcow2", reads=reads, options=qcow2_options, timeout=timeout)
     else:
-        run(["qemu-img", "create", "-q", "-f", "qcow2", *creation_options(qcow2_options), "--", path, str(size)], timeout=timeout)
+        arguments = ["create", "-q", "-f", "qcow2", *creation_options(qcow2_options), "--", part.file, str(size)]
+        run_qemu_img(*arguments, reads={}, writes={part.fd: "the new image"}, timeout=timeout)
 
 
 def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = "") -> list[str]:
@@ -89,15 +92,15 @@ def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Seq
     return _mkfs(fs, supported, fs_options) if fs else []
 
 
-def _make_raw(path: str, size: int, mkfs: list[str], sparse: bool, timeout: float) -> None:
+def _make_raw(part: NewImage, size: int, mkfs: list[str], sparse: bool, timeout: float) -> None:
     with os_errors("write a datablock"):
-        os.truncate(path, size)
+        os.truncate(part.fd, size)
     if mkfs:
-        run([*mkfs, path], timeout=timeout)
+        run([*mkfs, part.file], timeout=timeout, files={part.fd: "the new image"})
     if not sparse:
         # After mkfs, which gives back what it doesn't use.
-        with os_errors("write a datablock"), open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        with os_errors("write a datablock"):
+            os.posix_fallocate(part.fd, 0, size)
 
 
 def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:

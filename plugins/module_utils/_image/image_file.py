@@ -12,17 +12,17 @@ to another file is refused before qemu opens it; and qemu-img runs under limits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.command import reason, run
-from .._core.errors import CommandFailed, InvalidInput, from_os_error, os_errors
-from .._core.paths import absolute
+from .._core.command import reason
+from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.errors import InvalidInput, os_errors
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
 HEAD_SIZE = 4 << 20
@@ -98,52 +98,46 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
 def opened_file(path: str) -> Iterator[int]:
     """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
 
-    :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed: it can't be opened.
+    :raises InvalidInput: it isn't a regular file, or a link of another user leads to its directory; :raises FileAccessFailed: it can't be opened.
     """
-    with os_errors(f"read {path}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    directory, name = os.path.split(path)
+    with os_errors(f"read {path}"), opened_directory(directory, option="image") as opened:
+        try:
+            descriptor = open_file_at(opened, name)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise InvalidInput("image", path, "a regular file is expected") from error
+            raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInput("image", path, "a regular file is expected")
         yield descriptor
     finally:
         with contextlib.suppress(OSError):  # nothing was written
             os.close(descriptor)
 
 
-def inspect(path: str, *, option: str = "path", timeout: float = 60) -> ImageFile:
-    """What the image at ``path``, a resolved absolute path, is. A compressed file or an archive is ``raw``: its bytes are the disk's.
+def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60) -> ImageFile:
+    """What the open regular file is. A compressed file or an archive is ``raw``: its bytes are the disk's.
 
     The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
 
+    :arg path: names the file in errors, and ``option`` the option that it comes from.
     :arg timeout: seconds for qemu-img.
-    :raises InvalidInput: not a regular file, not an image that qemu-img can read within its limits, or one that needs other files.
-    :raises FileAccessFailed: the file can't be opened or read.
+    :raises InvalidInput: not an image that qemu-img can read within its limits, or one that needs other files.
+    :raises FileAccessFailed: the file can't be read.
     :raises CommandFailed: qemu-img is missing, or ran longer than ``timeout``.
     """
-    path = absolute(option, path)
-    try:
-        # O_PATH opens nothing: a FIFO doesn't wait, a device notices nothing. All further looks are at this very file.
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidInput(option, path, "a regular file is expected")
-            with open(f"/proc/self/fd/{descriptor}", "rb") as file:
-                head = file.read(_SNIFFED)
-            image_format = sniff(head)
-            if image_format in QEMU_FORMATS:
-                flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), status.st_size)
-                info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
-                if flaw or "backing-filename" in info:
-                    raise InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw or 'has a backing file'}")
-                size = info["virtual-size"]
-            else:
-                image_format, size = "raw", status.st_size
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise from_os_error(error, f"read {path}") from error
+    with os_errors(f"read {path}"):
+        status = os.fstat(descriptor)
+        head = os.pread(descriptor, _SNIFFED, 0)
+    image_format, size = sniff(head), status.st_size
+    if image_format in QEMU_FORMATS:
+        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size)
+        info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
+        if flaw or "backing-filename" in info:
+            raise InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw or 'has a backing file'}")
+        size = info["virtual-size"]
+    else:
+        image_format = "raw"
     return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
 
 
@@ -176,17 +170,15 @@ def _flaw(image_format: str, head: bytes, length: int) -> str | None:
 def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
     """What ``qemu-img info`` says. It doesn't open backing files."""
     import json
-    import shutil
 
-    if shutil.which("qemu-img") is None:
-        raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
-    file = f"/proc/self/fd/{descriptor}"
+    from .qemu_img import run_qemu_img
+
     limits = (f"--cpu={_CPU_SECONDS}", f"--as={_MEMORY}", "--core=0")
     # -U: an image that a guest uses may be looked at.
-    command = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, file]
-    done = run(command, timeout=timeout, accept=None, pass_fds=(descriptor,), limits=limits)
+    command = ["info", "-U", "--output=json", "-f", image_format, descriptor_path(descriptor)]
+    done = run_qemu_img(*command, reads={descriptor: path}, timeout=timeout, accept=None, limits=limits)
     if done.returncode:
-        why = f"stopped by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reason(done).replace(file, path)
+        why = f"stopped by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reason(done)
         limit = f"{_CPU_SECONDS} s of CPU time and {_MEMORY >> 20} MiB"
         raise InvalidInput(option, path, f"a {image_format} image that qemu-img reads in {limit} is expected ({why})")
     return json.loads(done.stdout)

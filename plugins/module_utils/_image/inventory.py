@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -14,6 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .._core.directory import is_link_at, open_file_at, opened_directory
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
 from .image_file import HEAD_SIZE, QEMU_FORMATS, sniff, virtual_size
 from .new_image import PART, is_held
@@ -94,37 +96,39 @@ def take_inventory(directory: str, checksums: Mapping[str, str]) -> Iterator[Inv
     """What is in ``directory``: the last item. The ones before, ``None``, tell whoever waits that data is being read.
 
     :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is left out.
-    :raises NotFound: there is no such directory; :raises FileAccessFailed: it, or data in it, can't be read.
+    :raises NotFound: there is no such directory; :raises PathNotAllowed: a link of another user leads to it.
+    :raises FileAccessFailed: it, or data in it, can't be read.
     """
-    found = _scan(directory)
-    images = []
-    for image in found.images:
-        if image.path in checksums:
-            digest = hashlib.new(checksums[image.path], usedforsecurity=False)
-            with os_errors(f"read {image.path}"), contextlib.suppress(FileNotFoundError):  # it has just been removed
-                for chunk in _chunks(_data_file(image.path) or image.path):
-                    digest.update(chunk)
-                    yield None
-                image = replace(image, checksum=digest.hexdigest())
-        images.append(image)
+    with _opened(directory) as opened:
+        found = _scan(opened, directory)
+        images = []
+        for image in found.images:
+            if image.path in checksums:
+                digest = hashlib.new(checksums[image.path], usedforsecurity=False)
+                name = os.path.basename(image.path)
+                with os_errors(f"read {image.path}"), contextlib.suppress(FileNotFoundError):  # it has just been removed
+                    for chunk in _chunks(opened, _data_file(opened, name) or name):
+                        digest.update(chunk)
+                        yield None
+                    image = replace(image, checksum=digest.hexdigest())
+            images.append(image)
     yield replace(found, images=tuple(images))
 
 
-def _scan(directory: str) -> Inventory:
-    with _entries(directory) as entries:
-        listed = {entry.name: entry for entry in entries}
+def _scan(opened: int, directory: str) -> Inventory:
     images, beside, leftovers, held, unknown = [], {}, [], [], []
     with os_errors(f"read the directory {directory}"):
+        listed = {entry.name: entry for entry in _entries(opened)}
         for name, entry in sorted(listed.items()):
             of = _BESIDE.fullmatch(name)
             if PART.fullmatch(name):
-                if entry.is_file(follow_symlinks=False) and is_held(entry.path):
-                    held.append(entry.path)
+                if entry.is_file(follow_symlinks=False) and is_held(opened, name):
+                    held.append(os.path.join(directory, name))
                 else:
                     leftovers.append(entry)
-            elif _IMAGE.fullmatch(name) and _has_data(entry):
+            elif _IMAGE.fullmatch(name) and _has_data(opened, entry):
                 snapshots = listed.get(f"{name}.snap")
-                image = _image(entry, snapshots is not None and snapshots.is_dir(follow_symlinks=False))
+                image = _image(opened, directory, entry, snapshots is not None and snapshots.is_dir(follow_symlinks=False))
                 if image is not None:
                     images.append(image)
             elif of is not None and (entry.is_dir if of[2] == "snap" else entry.is_file)(follow_symlinks=False):
@@ -135,92 +139,114 @@ def _scan(directory: str) -> Inventory:
         strays = [files for name, files in beside.items() if name not in whole]
         return Inventory(
             tuple(images),
-            tuple(StoredFile(files[-1].path, sum(map(_allocated, files))) for files in strays),
-            tuple(StoredFile(entry.path, _allocated(entry)) for entry in leftovers),
+            tuple(StoredFile(os.path.join(directory, files[-1].name), sum(_allocated(opened, file) for file in files)) for files in strays),
+            tuple(StoredFile(os.path.join(directory, entry.name), _allocated(opened, entry)) for entry in leftovers),
             tuple(held),
             tuple(unknown),
         )
 
 
-def _image(entry: os.DirEntry[str], has_snapshots: bool) -> StoredImage | None:
+def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: bool) -> StoredImage | None:
     """``None`` when it has just been removed."""
-    path = entry.path
+    name = entry.name
     try:
-        active = _data_file(path) if entry.is_symlink() else path
-        files, shared = _snapshot_files(path) if has_snapshots else ({}, False)
-        if active == path and shared and files:
+        active = _data_file(opened, name) if entry.is_symlink() else name
+        files, shared = _snapshot_files(opened, name) if has_snapshots else ({}, False)
+        if active == name and shared and files:
             active = files[max(files)]
         if active is None:
             return None
-        snapshots = tuple(StoredSnapshot(number, os.lstat(file).st_blocks * 512) for number, file in sorted(files.items()) if file != active)
-        return _look(path, active, snapshots)
+        sizes = {number: os.stat(file, dir_fd=opened, follow_symlinks=False).st_blocks * 512 for number, file in sorted(files.items()) if file != active}
+        return _look(opened, directory, name, active, tuple(StoredSnapshot(number, size) for number, size in sizes.items()))
     except FileNotFoundError:
         return None
 
 
-def _snapshot_files(image: str) -> tuple[dict[int, str], bool]:
+def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
     """The file of each snapshot, of which one may be the image's own, and whether they are laid out for shared storage (see snapshots.py)."""
     files, shared = {}, False
-    with os.scandir(f"{image}.snap") as entries:
-        for entry in entries:
-            if entry.name == f"{os.path.basename(image)}.snap":
+    with _directory_at(opened, f"{image}.snap") as snapshots:
+        for entry in _entries(snapshots):
+            if entry.name == f"{image}.snap":
                 shared = entry.is_symlink()
             elif _SNAPSHOT.fullmatch(entry.name):
                 if entry.is_file(follow_symlinks=False):
-                    files[int(entry.name)] = entry.path
-                elif entry.is_symlink() and not os.path.islink(image) and os.path.realpath(entry.path) == os.path.realpath(image):
+                    files[int(entry.name)] = f"{image}.snap/{entry.name}"
+                elif entry.is_symlink() and not is_link_at(opened, image) and _same(os.stat(entry.name, dir_fd=snapshots), opened, image):
                     files[int(entry.name)] = image
     return files, shared
 
 
-def _look(path: str, file: str, snapshots: tuple[StoredSnapshot, ...]) -> StoredImage:
-    status = os.lstat(file)
+def _same(status: os.stat_result, directory: int, name: str) -> bool:
+    return os.path.samestat(status, os.stat(name, dir_fd=directory, follow_symlinks=False))
+
+
+def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[StoredSnapshot, ...]) -> StoredImage:
+    status = os.stat(file, dir_fd=opened, follow_symlinks=False)
+    shown = os.path.join(directory, file)
     image_format, size, error = None, None, None
     try:
-        with _opened(file) as descriptor:
+        with _file(opened, file) as descriptor:
             status = os.fstat(descriptor)
             head = os.pread(descriptor, _HEAD, 0)
             found = sniff(head)
             if found == "vhdx":
                 head = os.pread(descriptor, HEAD_SIZE, 0)
             image_format = found if found in QEMU_FORMATS else "raw"
-            size = virtual_size(head, status.st_size, option="source", path=file)
+            size = virtual_size(head, status.st_size, option="source", path=shown)
     except FileNotFoundError:
         raise
     except OSError as refused:
-        error = str(from_os_error(refused, f"read {file}"))
+        error = str(from_os_error(refused, f"read {shown}"))
     except InvalidInput as refused:
         error = str(refused)
+    path = os.path.join(directory, name)
     return StoredImage(path, image_format, status.st_size, size, status.st_blocks * 512, status.st_mtime_ns, snapshots, error)
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    """A descriptor of a file that was a regular one when it was listed: what it was replaced by meanwhile doesn't keep waiting, and no link is followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _file(opened: int, name: str) -> Iterator[int]:
+    """A descriptor of a file that was a regular one when it was listed: what it was replaced by meanwhile doesn't keep waiting, and no link is followed.
+
+    :arg name: of a file of the directory, or of one in a directory of snapshots, ``<image>.snap/<id>``.
+    """
+    with contextlib.ExitStack() as stack:
+        directory, name = os.path.split(name)
+        try:
+            descriptor = open_file_at(stack.enter_context(_directory_at(opened, directory)) if directory else opened, name)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise FileNotFoundError(name) from error
+            raise
+        stack.callback(os.close, descriptor)
+        yield descriptor
+
+
+@contextlib.contextmanager
+def _directory_at(opened: int, name: str) -> Iterator[int]:
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileNotFoundError(path)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _chunks(path: str) -> Iterator[bytes]:
-    with _opened(path) as descriptor:
+def _chunks(opened: int, name: str) -> Iterator[bytes]:
+    with _file(opened, name) as descriptor:
         chunk = os.read(descriptor, _CHUNK)
         while chunk:
             yield chunk
             chunk = os.read(descriptor, _CHUNK)
 
 
-def _allocated(entry: os.DirEntry[str]) -> int:
+def _allocated(opened: int, entry: os.DirEntry[str]) -> int:
     """Bytes on disk of a file, or of a directory and the files in it; of what has just been removed none."""
     with contextlib.suppress(FileNotFoundError):
-        taken = entry.stat(follow_symlinks=False).st_blocks * 512
+        taken = os.stat(entry.name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
         if entry.is_dir(follow_symlinks=False):
-            with os.scandir(entry.path) as entries:
-                taken += sum(one.stat(follow_symlinks=False).st_blocks * 512 for one in entries)
+            with _directory_at(opened, entry.name) as directory:
+                names = [one.name for one in _entries(directory)]
+                taken += sum(os.stat(name, dir_fd=directory, follow_symlinks=False).st_blocks * 512 for name in names)
         return taken
     return 0
 
@@ -228,42 +254,49 @@ def _allocated(entry: os.DirEntry[str]) -> int:
 def stored_images(directory: str) -> list[str]:
     """The names of the images in ``directory`` whose data is there.
 
-    :raises NotFound: there is no such directory; :raises FileAccessFailed: it can't be read.
+    :raises NotFound, PathNotAllowed, FileAccessFailed: as :func:`take_inventory`.
     """
-    with _entries(directory) as entries:
-        return [entry.name for entry in entries if _IMAGE.fullmatch(entry.name) and _has_data(entry)]
+    with _opened(directory) as opened, os_errors(f"read the directory {directory}"):
+        return [entry.name for entry in _entries(opened) if _IMAGE.fullmatch(entry.name) and _has_data(opened, entry)]
 
 
 @contextlib.contextmanager
-def _entries(directory: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    with os_errors(f"read the directory {directory}"):
-        try:
-            entries = os.scandir(directory)
-        except FileNotFoundError as error:
-            raise NotFound(f"The directory {directory} could not be read: it does not exist.") from error
-        with entries:
-            yield entries
+def _opened(directory: str) -> Iterator[int]:
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"read the directory {directory}"):
+            try:
+                found = stack.enter_context(opened_directory(directory, option="source"))
+            except FileNotFoundError as error:
+                raise NotFound(f"The directory {directory} could not be read: it does not exist.") from error
+            opened = stack.enter_context(_directory_at(found, "."))
+        yield opened
 
 
-def _has_data(entry: os.DirEntry[str]) -> bool:
+def _entries(opened: int) -> list[os.DirEntry[str]]:
+    """The entries of an open directory. What they say of links is asked by name, and so only where no link is followed."""
+    with os.scandir(opened) as entries:
+        return list(entries)
+
+
+def _has_data(opened: int, entry: os.DirEntry[str]) -> bool:
     """Costs a system call only for links, which images with qcow2 snapshots are."""
     if entry.is_symlink():
-        return _data_file(entry.path) is not None
+        return _data_file(opened, entry.name) is not None
     return entry.is_file(follow_symlinks=False)
 
 
-def _data_file(image: str) -> str | None:
-    """The regular file that has an image's data: its own or, where it is a link, one of its snapshots; ``None`` when it is neither."""
-    path = image
+def _data_file(opened: int, image: str) -> str | None:
+    """The name of the regular file that has an image's data: its own or, where it is a link, one of its snapshots; ``None`` when it is neither."""
+    name = image
     with contextlib.suppress(OSError):
-        if os.path.islink(image):
-            directory, number = os.path.split(os.path.join(os.path.dirname(image), os.readlink(image)))
+        if is_link_at(opened, image):
+            directory, number = os.path.split(os.readlink(image, dir_fd=opened))
             own = f"{image}.snap"
-            if _SNAPSHOT.fullmatch(number) is None or os.path.islink(own) or os.path.realpath(directory) != os.path.realpath(own):
+            if _SNAPSHOT.fullmatch(number) is None or not _same(os.stat(directory or ".", dir_fd=opened), opened, own):
                 return None
-            path = os.path.join(own, number)
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            return path
+            name = f"{own}/{number}"
+        if stat.S_ISREG(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
+            return name
     return None
 
 

@@ -6,6 +6,9 @@
 
 What is on its way in or out bears a name of its own, ``.<32 hex digits>.part``. The file of a running program is locked; a part that nobody holds is
 what a killed run left, and the next run in that directory removes it.
+
+The directory can belong to somebody else, who replaces names there at any moment. So all names are relative to an open directory, a part is used by its
+descriptor only, and it belongs to the user who runs this until it is whole: its future owner can't open it before.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .._core.errors import FileAccessFailed, os_errors
-from .._core.files import sync_directory
+from .._core.directory import descriptor_path, exists_at, open_file_at, opened_directory, sync_opened
+from .._core.errors import FileAccessFailed, StaleState, os_errors
 
 #: Of every image file.
 MODE = 0o640
@@ -30,145 +34,139 @@ PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 @dataclass
 class NewImage:
-    """An image that is being made. ``path`` is where it is now, ``fd`` is open for reading and writing."""
+    """An image that is being made.
 
-    path: str
+    :arg directory: descriptor of the directory that it is in; ``place`` is that directory's path, for messages.
+    :arg name: its name there.
+    :arg fd: open for reading and writing. A command gets it as :attr:`file`.
+    :arg owner: uid and gid that it gets when it is whole.
+    :arg mode: that it gets then; before, it is 0600.
+    """
+
+    directory: int
+    place: str
+    name: str
     fd: int
+    owner: tuple[int, int] | None = None
+    mode: int = MODE
     #: Its place is final: it stays.
     done: bool = False
+
+    @property
+    def file(self) -> str:
+        """The path by which a command that inherits ``fd`` opens this very file."""
+        return descriptor_path(self.fd)
 
     def commit(self) -> str:
         """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``.
 
         :raises NoSpace, FileAccessFailed: it can't be written; it will be removed.
+        :raises StaleState: somebody put another file in its place.
         """
-        directory, name = os.path.split(self.path)
-        with os_errors(f"write an image in {directory}"):
-            os.fsync(self.fd)
-            # Nobody else draws the same 128 random bits, so this replaces nothing.
-            final = os.path.join(directory, name[1:33])
-            os.rename(self.path, final)
-            self.path = final
-            sync_directory(directory)
+        # Nobody else draws the same 128 random bits, so this replaces nothing.
+        final = self.name[1:33]
+        with os_errors(f"write an image in {self.place}"):
+            self.publish(self.directory, final)
+            sync_opened(self.directory)
+        return os.path.join(self.place, final)
+
+    def publish(self, directory: int, name: str) -> None:
+        """Make it durable, hand it to its owner, and rename it, in place of whatever is there.
+
+        :raises OSError: it can't be done; :raises StaleState: somebody put another file in its place.
+        """
+        os.fchmod(self.fd, self.mode)
+        if self.owner is not None:
+            os.fchown(self.fd, *self.owner)
+        os.fsync(self.fd)
+        os.rename(self.name, name, src_dir_fd=self.directory, dst_dir_fd=directory)
+        self.name = name
         self.done = True
-        return final
+        if not os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(self.fd)):
+            raise StaleState(f"Another program replaced the image that was written in {self.place}.")
 
 
 @contextlib.contextmanager
-def new_image(directory: str, *, owner: tuple[int, int] | None = None) -> Iterator[NewImage]:
-    """An empty image file under a temporary name in ``directory``, mode 0640; it is removed at the end of the block unless it was committed.
+def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE) -> Iterator[NewImage]:
+    """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
-    :raises NoSpace, FileAccessFailed: it can't be made.
+    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't be made.
     """
-    sweep(directory)
-    with os_errors(f"make an image in {directory}"):
-        image = _open_part(directory)
-    try:
-        with os_errors(f"make an image in {directory}"):
-            if owner is not None:
-                os.fchown(image.fd, *owner)
-            os.fchmod(image.fd, MODE)
-        yield image
-    finally:
-        with contextlib.suppress(OSError):
-            if not image.done:
-                os.unlink(image.path)
-        # What is to last was fsynced before; close(2) can't tell anything new.
-        with contextlib.suppress(OSError):
-            os.close(image.fd)
+    with _opened(directory, "make an image in") as (opened, place):
+        _sweep(opened, place)
+        with os_errors(f"make an image in {place}"):
+            image = _open_part(opened, place)
+        try:
+            image.owner, image.mode = owner, mode
+            yield image
+        finally:
+            with contextlib.suppress(OSError):
+                if not image.done:
+                    os.unlink(image.name, dir_fd=opened)
+            # What is to last was fsynced before; close(2) can't tell anything new.
+            with contextlib.suppress(OSError):
+                os.close(image.fd)
 
 
-def replace_image(path: str, part: NewImage, *, outdated: Sequence[str] = (), remove: str | None = None) -> None:
-    """Rename ``part`` over the file or symbolic link ``path``, durably. What fails is undone; a crash comes between the steps and never within one.
+def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdated: Sequence[str] = (), remove: str | None = None) -> None:
+    """Rename ``part`` over the file or symbolic link ``target``, durably. What fails is undone; a crash comes between the steps and never within one.
 
-    :arg outdated: what is removed before, where it exists: it is about the old file.
-    :arg remove: what is removed afterwards; once it is renamed it isn't brought back, as another run may have swept it.
+    :arg target: descriptor of its directory, and its name there; ``path`` is both, for messages.
+    :arg outdated: names, in the part's directory, of what is removed before, where it exists: it is about the old file.
+    :arg remove: name of what is removed afterwards; once it is renamed it isn't brought back, as another run may have swept it.
     :raises NoSpace, FileAccessFailed: a file operation failed.
     """
-    directory = os.path.dirname(part.path)
+    directory, name = target
     with os_errors(f"replace {path}"), contextlib.ExitStack() as undo:
-        os.fsync(part.fd)
-        aside = _set_aside(directory, outdated, undo)
-        aside.append(_part_name(directory))
-        os.link(path, aside[-1], follow_symlinks=False)
-        undo.callback(_remove, aside[-1])
-        os.rename(part.path, path)
-        part.done = True
-        undo.callback(os.rename, aside[-1], path)
-        for changed in sorted({os.path.dirname(path), directory}):
-            sync_directory(changed)
+        aside = _set_aside(part.directory, outdated, undo)
+        aside.append(_part_name())
+        os.link(name, aside[-1], src_dir_fd=directory, dst_dir_fd=part.directory, follow_symlinks=False)
+        undo.callback(_remove, part.directory, aside[-1])
+        old = aside[-1]
+        undo.callback(lambda: os.rename(old, name, src_dir_fd=part.directory, dst_dir_fd=directory) if part.done else None)
+        part.publish(directory, name)
+        sync_opened(directory)
+        if not os.path.samestat(os.fstat(directory), os.fstat(part.directory)):
+            sync_opened(part.directory)
         if remove is not None:
-            aside.append(_part_name(directory))
-            os.rename(remove, aside[-1])
+            aside.append(_part_name())
+            os.rename(remove, aside[-1], src_dir_fd=part.directory, dst_dir_fd=part.directory)
         undo.pop_all()
-    _finish(directory, aside)
+    _finish(part.directory, part.place, aside)
 
 
-def remove_files(paths: Sequence[str]) -> bool:
-    """Remove those of the files and directories ``paths`` that exist, all in one directory, one after the other; ``False`` when none does.
+def remove_files(directory: str, names: Sequence[str]) -> bool:
+    """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
 
     What fails is undone, but for the removal of data whose name is gone already.
 
-    :raises NoSpace, FileAccessFailed: a file operation failed.
+    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
     """
-    directory = os.path.dirname(paths[0])
-    sweep(directory)
-    with os_errors(f"remove {paths[0]}"), contextlib.ExitStack() as undo:
-        aside = _set_aside(directory, paths, undo)
-        undo.pop_all()
-    if aside:
-        _finish(directory, aside)
-    return bool(aside)
+    with _opened(directory, "read") as (opened, place):
+        _sweep(opened, place)
+        with os_errors(f"remove {os.path.join(place, names[0])}"), contextlib.ExitStack() as undo:
+            aside = _set_aside(opened, names, undo)
+            undo.pop_all()
+        if aside:
+            _finish(opened, place, aside)
+        return bool(aside)
 
 
-def _set_aside(directory: str, paths: Sequence[str], undo: contextlib.ExitStack) -> list[str]:
-    """Rename what exists of ``paths`` to names of parts, durably, and tell ``undo`` how to bring it back."""
-    aside = []
-    for path in paths:
-        if os.path.lexists(path):
-            aside.append(_part_name(directory))
-            os.rename(path, aside[-1])
-            undo.callback(os.rename, aside[-1], path)
-            sync_directory(directory)
-    return aside
-
-
-def _finish(directory: str, aside: Sequence[str]) -> None:
-    """Make renames durable, and only then remove what was renamed."""
-    try:
-        sync_directory(directory)
-        for path in aside:
-            _remove(path)
-    except OSError as error:
-        # Not NoSpace, which says that nothing was changed.
-        raise FileAccessFailed(f"A change in {directory} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it.") from error
-
-
-def sweep(directory: str) -> None:
+def sweep(directory: str | int) -> None:
     """Remove the parts that nobody holds. One that can't be removed is left for the next run.
 
-    :raises FileAccessFailed: the directory can't be read.
+    :raises PathNotAllowed: a link of another user leads to the directory; :raises FileAccessFailed: it can't be read.
     """
-    with os_errors(f"read {directory}"), os.scandir(directory) as entries:
-        parts = [entry for entry in entries if PART.fullmatch(entry.name)]
-    for part in parts:
-        with contextlib.suppress(OSError):
-            if part.is_file(follow_symlinks=False):
-                descriptor = os.open(part.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    _lock(descriptor, fcntl.F_OFD_SETLK)
-                    os.unlink(part.path)
-                finally:
-                    os.close(descriptor)
-            else:
-                _remove(part.path)
+    with _opened(directory, "read") as (opened, place):
+        _sweep(opened, place)
 
 
-def is_held(path: str) -> bool:
-    """Whether a running program holds the part ``path``, as far as can be told; only then, and where locks don't work, :func:`sweep` leaves it."""
+def is_held(directory: int, name: str) -> bool:
+    """Whether a running program holds the part ``name`` of an open directory, as far as can be told; only then, and where locks don't work, :func:`sweep`
+    leaves it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_file_at(directory, name)
         try:
             (kind,) = struct.unpack_from("h", _lock(descriptor, fcntl.F_OFD_GETLK))
         finally:
@@ -178,24 +176,79 @@ def is_held(path: str) -> bool:
     return kind != fcntl.F_UNLCK
 
 
-def _open_part(directory: str) -> NewImage:
+@contextlib.contextmanager
+def _opened(directory: str | int, doing: str) -> Iterator[tuple[int, str]]:
+    """A descriptor of a directory, and its path for messages."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(directory, int):
+            yield directory, os.readlink(descriptor_path(directory))
+            return
+        with os_errors(f"{doing} {directory}"):
+            opened = stack.enter_context(opened_directory(directory))
+        yield opened, directory
+
+
+def _set_aside(directory: int, names: Sequence[str], undo: contextlib.ExitStack) -> list[str]:
+    """Rename what exists of ``names`` to names of parts, durably, and tell ``undo`` how to bring it back."""
+    aside = []
+    for name in names:
+        if exists_at(directory, name):
+            aside.append(_part_name())
+            os.rename(name, aside[-1], src_dir_fd=directory, dst_dir_fd=directory)
+            undo.callback(os.rename, aside[-1], name, src_dir_fd=directory, dst_dir_fd=directory)
+            sync_opened(directory)
+    return aside
+
+
+def _finish(directory: int, place: str, aside: Sequence[str]) -> None:
+    """Make renames durable, and only then remove what was renamed."""
+    try:
+        sync_opened(directory)
+        for name in aside:
+            _remove(directory, name)
+    except OSError as error:
+        # Not NoSpace, which says that nothing was changed.
+        raise FileAccessFailed(f"A change in {place} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it.") from error
+
+
+def _sweep(directory: int, place: str) -> None:
+    with os_errors(f"read {place}"):
+        listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            parts = [name for name in os.listdir(listing) if PART.fullmatch(name)]
+        finally:
+            os.close(listing)
+    for name in parts:
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                descriptor = open_file_at(directory, name, os.O_RDWR)
+                try:
+                    _lock(descriptor, fcntl.F_OFD_SETLK)
+                    os.unlink(name, dir_fd=directory)
+                finally:
+                    os.close(descriptor)
+            else:
+                _remove(directory, name)
+
+
+def _open_part(directory: int, place: str) -> NewImage:
     while True:
-        path = _part_name(directory)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        name = _part_name()
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             _lock(descriptor, fcntl.F_OFD_SETLKW)
             swept = os.fstat(descriptor).st_nlink == 0  # by another run, before it was locked
         except BaseException:
-            os.unlink(path)
+            os.unlink(name, dir_fd=directory)
             os.close(descriptor)
             raise
         if not swept:
-            return NewImage(path, descriptor)
+            return NewImage(directory, place, name, descriptor)
         os.close(descriptor)
 
 
-def _part_name(directory: str) -> str:
-    return os.path.join(directory, f".{os.urandom(16).hex()}.part")
+def _part_name() -> str:
+    return f".{os.urandom(16).hex()}.part"
 
 
 def _lock(descriptor: int, how: int) -> bytes:
@@ -206,14 +259,14 @@ def _lock(descriptor: int, how: int) -> bytes:
     return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        import shutil  # which loads every compression; directories are rare
+def _remove(directory: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another run has swept it
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            import shutil  # which loads every compression; directories are rare
 
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):  # another run has swept it
-            os.unlink(path)
+            shutil.rmtree(descriptor_path(directory, name))
+        else:
+            os.unlink(name, dir_fd=directory)
 
 
 __all__ = ["PART", "NewImage", "is_held", "new_image", "remove_files", "replace_image", "sweep"]

@@ -14,20 +14,20 @@ A change is written beside and renamed over, so that whatever happens all data i
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
 import os
 import re
 import stat
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from .._core.command import run
+from .._core.directory import descriptor_path, exists_at, is_link_at, open_file_at, opened_directory, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
-from .._core.files import remove_durably
 from .copy import convert, copy_local
-from .image_file import opened_file
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
+from .qemu_img import as_one_image, run_qemu_img
 
 #: Seconds for a command that copies data.
 TIMEOUT = 86400
@@ -43,18 +43,19 @@ def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = 
 
     :arg image: the image's path, of which the driver knows that it is in its datastore.
     :raises Conflict: it is what the image holds now, or the files aren't as described above.
+    :raises PathNotAllowed: a link of another user leads to the datastore.
     :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
     """
-    path = _path(image, snapshot)
-    sweep(os.path.dirname(image))  # a run that was killed may have done all but remove what it replaced
-    if not os.path.lexists(path):
-        return
-    if format == "qcow2":
-        if _file(image, snapshot) == _active(image):
-            raise Conflict(f"{path} can't be deleted: it is not a snapshot but what the image {image} holds now.")
-        for child in _children(image, snapshot):
-            _rebase(image, child, snapshot, timeout)
-    remove_durably(path)
+    with _opened(image) as files:
+        sweep(files.directory)  # a run that was killed may have done all but remove what it replaced
+        if not files.has(snapshot):
+            return
+        if format == "qcow2":
+            if files.data_of(snapshot) == files.active():
+                raise Conflict(f"{files.path(snapshot)} can't be deleted: it is not a snapshot but what the image {image} holds now.")
+            for child in files.children(snapshot):
+                _rebase(files, child, snapshot, timeout)
+        files.unlink(snapshot)
 
 
 def revert_snapshot(image: str, format: str, snapshot: int) -> None:
@@ -62,13 +63,14 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
 
     :raises NotFound: there is no such snapshot.
     """
-    source = _chain(image, snapshot)[0] if format == "qcow2" else _file(image, snapshot)
-    target = _active(image) if format == "qcow2" else image
-    if source == target:
-        return
-    with new_image(os.path.dirname(image), owner=_owner(source)) as part:
-        _copy(source, part)
-        replace_image(target, part, outdated=[f"{image}.md5sum"])
+    with _opened(image) as files:
+        source = files.chain(snapshot)[0] if format == "qcow2" else files.data_of(snapshot)
+        target = files.active() if format == "qcow2" else None
+        if source == target:
+            return
+        with files.opened(source) as descriptor, files.new_image(descriptor) as part:
+            copy_local(descriptor, part.fd)
+            replace_image(part, files.place(target), path=files.path(target), outdated=[f"{files.name}.md5sum"])
 
 
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
@@ -77,17 +79,17 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
     A crash can leave the new image beside the snapshots, since no rename changes two names. A repeat removes them. Until then they are whole, but for those
     that are based on the image's own file (shared storage), which holds other data now.
     """
-    directory = f"{image}.snap"
-    if not os.path.lexists(directory) and os.path.isfile(image) and not os.path.islink(image):
-        sweep(os.path.dirname(image))  # the run that did it may have been killed before it removed all
-        return
-    files = _chain(image, snapshot) if format == "qcow2" else [_file(image, snapshot)]
-    with new_image(os.path.dirname(image), owner=_owner(files[0])) as part:
-        if format == "qcow2":
-            convert(as_one_image(files), "qcow2", part.path, "qcow2", timeout=timeout)
-        else:
-            _copy(files[0], part)
-        replace_image(image, part, outdated=[f"{image}.md5sum"], remove=directory)
+    with _opened(image) as files:
+        if files.snapshots is None and files.is_regular():
+            sweep(files.directory)  # the run that did it may have been killed before it removed all
+            return
+        chain = files.chain(snapshot) if format == "qcow2" else [files.data_of(snapshot)]
+        with files.opened_all(chain) as reads, files.new_image(next(iter(reads))) as part:
+            if format == "qcow2":
+                convert(as_one_image(tuple(reads)), "qcow2", part.fd, "qcow2", reads=reads, timeout=timeout)
+            else:
+                copy_local(next(iter(reads)), part.fd)
+            replace_image(part, files.place(None), path=image, outdated=[f"{files.name}.md5sum"], remove=f"{files.name}.snap")
 
 
 def list_snapshots(image: str) -> list[int]:
@@ -95,10 +97,11 @@ def list_snapshots(image: str) -> list[int]:
 
     :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
     """
-    if not os.path.lexists(f"{image}.snap"):
-        return []
-    active = _active(image)
-    return [number for number in _numbers(image) if _file(image, number) != active]
+    with _opened(image) as files:
+        if files.snapshots is None:
+            return []
+        active = files.active()
+        return [number for number in files.numbers() if files.data_of(number) != active]
 
 
 def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
@@ -106,134 +109,224 @@ def content_files(image: str, format: str, snapshot: int | None = None) -> list[
 
     :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular file.
     """
-    if format == "qcow2":
-        return _with_backing_files(image, _active(image)) if snapshot is None else _chain(image, snapshot)
-    return [image if snapshot is None else _file(image, snapshot)]
+    with _opened(image) as files:
+        if format == "qcow2":
+            chain = files.chain_from(files.active() if snapshot is None else files.data_of(snapshot))
+        else:
+            chain = [None if snapshot is None else files.data_of(snapshot)]
+        return [files.path(number) for number in chain]
+
+
+def data_file(image: str) -> str:
+    """The file that an image's name leads to: itself or, where it is a symbolic link, that of a snapshot.
+
+    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`.
+    """
+    with _opened(image) as files:
+        return files.path(files.target())
 
 
 def remove_image(image: str) -> bool:
     """Remove an image with its snapshots and its checksum; ``False`` when there is none.
 
-    :raises InvalidInput: it isn't named like an image; :raises NoSpace, FileAccessFailed.
+    :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
     """
-    if re.fullmatch("[0-9a-f]{32}", os.path.basename(image)) is None:
+    directory, name = os.path.split(image)
+    if re.fullmatch("[0-9a-f]{32}", name) is None:
         raise InvalidInput("source", image, "the path of an image is expected, which ends in 32 hexadecimal digits")
-    return remove_files([image, f"{image}.snap", f"{image}.md5sum"])
+    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"])
 
 
-def _path(image: str, snapshot: int) -> str:
-    return f"{image}.snap/{snapshot:d}"
+@dataclass(frozen=True)
+class ImageFiles:
+    """An image's own file and those of its snapshots, which a number names; ``None`` names the image's own. Names are relative to open directories.
+
+    :arg directory: descriptor of the image's directory, and ``name`` the image's name there; ``image`` is both, for messages.
+    :arg snapshots: descriptor of the directory with the snapshots, where there is one.
+    """
+
+    directory: int
+    name: str
+    image: str
+    snapshots: int | None
+
+    def path(self, number: int | None) -> str:
+        return self.image if number is None else f"{self.image}.snap/{number:d}"
+
+    def place(self, number: int | None) -> tuple[int, str]:
+        """A file's directory and its name there."""
+        if number is None or self.snapshots is None:
+            return self.directory, self.name
+        return self.snapshots, str(number)
+
+    def has(self, snapshot: int) -> bool:
+        return self.snapshots is not None and exists_at(self.snapshots, str(snapshot))
+
+    def is_regular(self) -> bool:
+        """Whether the image's own name is that of a regular file."""
+        try:
+            return stat.S_ISREG(self._status(None).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def unlink(self, snapshot: int) -> None:
+        with os_errors(f"remove {self.path(snapshot)}"), contextlib.suppress(FileNotFoundError):
+            directory, name = self.place(snapshot)
+            os.unlink(name, dir_fd=directory)
+            sync_opened(directory)
+
+    @contextlib.contextmanager
+    def opened(self, number: int | None) -> Iterator[int]:
+        """A descriptor to read a file by, for the length of a block.
+
+        :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed.
+        """
+        directory, name = self.place(number)
+        with os_errors(f"read {self.path(number)}"):
+            try:
+                descriptor = open_file_at(directory, name)
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    raise InvalidInput("image", self.path(number), "a regular file is expected") from error
+                raise
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def opened_all(self, numbers: list[int | None]) -> Iterator[Mapping[int, str]]:
+        """The paths of files by their descriptors, for the length of a block."""
+        with contextlib.ExitStack() as stack:
+            yield {stack.enter_context(self.opened(number)): self.path(number) for number in numbers}
+
+    def new_image(self, like: int) -> contextlib.AbstractContextManager[NewImage]:
+        """A part in the image's directory that will belong to the owner of the file ``like``, a descriptor."""
+        found = os.fstat(like)
+        return new_image(self.directory, owner=(found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
+
+    def data_of(self, snapshot: int) -> int | None:
+        """The file that has a snapshot's data: its own, or the image's where the snapshot is a link back to it."""
+        path = self.path(snapshot)
+        with os_errors(f"read {path}"):
+            if not self.has(snapshot):
+                raise NotFound(f"The image {self.image} has no snapshot {snapshot}: {path} does not exist.")
+            if stat.S_ISREG(self._status(snapshot).st_mode):
+                return snapshot
+            own = self._status(None)
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISLNK(own.st_mode) and os.path.samestat(os.stat(str(snapshot), dir_fd=self.snapshots), own):
+                    return None
+        raise Conflict(f"{path} is not used: it is not a regular file in a directory of the image {self.image}.")
+
+    def numbers(self) -> list[int]:
+        with os_errors(f"read {self.image}.snap"):
+            listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.snapshots)
+            try:
+                return sorted(int(name) for name in os.listdir(listing) if re.fullmatch("[0-9]{1,9}", name))
+            finally:
+                os.close(listing)
+
+    def active(self) -> int | None:
+        """The file that the image's data is written to."""
+        target = self.target()
+        if target is None and self.snapshots is not None and is_link_at(self.snapshots, f"{self.name}.snap"):
+            return self.data_of(self.numbers()[-1])
+        return target
+
+    def target(self) -> int | None:
+        """The file that the image's own name leads to."""
+        with os_errors(f"read {self.image}"):
+            if not is_link_at(self.directory, self.name):
+                return None
+            return self.data_of(self._number(os.readlink(self.name, dir_fd=self.directory), self.image))
+
+    def parent(self, number: int | None) -> int | None:
+        """The snapshot that a qcow2 file names as its backing file; ``None`` where it has none."""
+        name = self.backing_name(number)
+        return None if name is None else self._number(name, self.path(number))
+
+    def backing_name(self, number: int | None) -> str | None:
+        """What a qcow2 file names as its backing file. Read from its header, because asking qemu-img opens what it names."""
+        path = self.path(number)
+        with self.opened(number) as descriptor, os_errors(f"read {path}"):
+            header = os.pread(descriptor, _HEADER, 0)
+            if len(header) < _HEADER or header[:4] != b"QFI\xfb":
+                raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
+            version, offset, length = struct.unpack_from(">IQI", header, 4)
+            (features,) = struct.unpack_from(">Q", header, 72)
+            if version >= 3 and features & _EXTERNAL_DATA_FILE or length > _LONGEST_BACKING_NAME:
+                raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
+            return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
+
+    def chain(self, snapshot: int) -> list[int | None]:
+        """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the image."""
+        return self.chain_from(self.data_of(snapshot))
+
+    def chain_from(self, file: int | None) -> list[int | None]:
+        files = [file]
+        while (number := self.parent(files[-1])) is not None:
+            file = self.data_of(number)
+            if file in files:
+                raise Conflict(f"{self.path(file)} is not used: it is a backing file of itself.")
+            files.append(file)
+        return files
+
+    def children(self, snapshot: int) -> list[int | None]:
+        """The qcow2 files of the image whose backing file is the snapshot."""
+        numbers = [None, *self.numbers()]
+        return [number for number in numbers if not is_link_at(*self.place(number)) and self.parent(number) == snapshot]
+
+    def _status(self, number: int | None) -> os.stat_result:
+        directory, name = self.place(number)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+    def _number(self, name: str, named_by: str) -> int:
+        """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's directory."""
+        directory, number = os.path.split(name)
+        with contextlib.suppress(OSError):
+            if re.fullmatch("[0-9]{1,9}", number) and self.snapshots is not None:
+                if os.path.samestat(os.stat(directory or ".", dir_fd=self.directory), os.fstat(self.snapshots)):
+                    return int(number)
+        raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {self.image}.snap.")
 
 
-def _file(image: str, snapshot: int) -> str:
-    """The file that has a snapshot's data: its own, or the image where the snapshot is a link back to it."""
-    path = _path(image, snapshot)
-    with os_errors(f"read {path}"):
-        if not os.path.lexists(path):
-            raise NotFound(f"The image {image} has no snapshot {snapshot}: {path} does not exist.")
-        if not os.path.islink(f"{image}.snap"):
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                return path
-            if not os.path.islink(image) and os.path.samefile(path, image):
-                return image
-    raise Conflict(f"{path} is not used: it is not a regular file in a directory of the image {image}.")
+@contextlib.contextmanager
+def _opened(image: str) -> Iterator[ImageFiles]:
+    """The files of an image, their directories open for the length of a block.
+
+    :raises Conflict: what is named like the directory of its snapshots isn't one.
+    """
+    place, name = os.path.split(image)
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"read {image}"):
+            directory = stack.enter_context(opened_directory(place, option="source"))
+            snapshots: int | None = None
+            try:
+                snapshots = os.open(f"{name}.snap", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                stack.callback(os.close, snapshots)
+            except FileNotFoundError:
+                pass
+            except NotADirectoryError as error:
+                raise Conflict(f"{image}.snap is not used: it is not a directory of the image {image}.") from error
+        yield ImageFiles(directory, name, image, snapshots)
 
 
-def _numbers(image: str) -> list[int]:
-    with os_errors(f"read {image}.snap"):
-        return sorted(int(name) for name in os.listdir(f"{image}.snap") if re.fullmatch("[0-9]{1,9}", name))
-
-
-def _active(image: str) -> str:
-    """The qcow2 file that the image's data is written to."""
-    if os.path.islink(image):
-        return _file(image, _number(image, os.readlink(image), image))
-    if os.path.islink(f"{image}.snap/{os.path.basename(image)}.snap"):
-        return _file(image, _numbers(image)[-1])
-    return image
-
-
-def _number(image: str, name: str, named_by: str) -> int:
-    """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's directory."""
-    directory, number = os.path.split(os.path.join(os.path.dirname(image), name))
-    if re.fullmatch("[0-9]{1,9}", number) is None or os.path.realpath(directory) != os.path.realpath(f"{image}.snap"):
-        raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {image}.snap.")
-    return int(number)
-
-
-def _backing_name(path: str) -> str | None:
-    """What a qcow2 file names as its backing file. Read from its header, because asking qemu-img opens what it names."""
-    with opened_file(path) as descriptor, os_errors(f"read {path}"):
-        header = os.pread(descriptor, _HEADER, 0)
-        if len(header) < _HEADER or header[:4] != b"QFI\xfb":
-            raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
-        version, offset, length = struct.unpack_from(">IQI", header, 4)
-        (features,) = struct.unpack_from(">Q", header, 72)
-        if version >= 3 and features & _EXTERNAL_DATA_FILE or length > _LONGEST_BACKING_NAME:
-            raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
-        return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
-
-
-def _parent(image: str, path: str) -> int | None:
-    name = _backing_name(path)
-    return None if name is None else _number(image, name, path)
-
-
-def _chain(image: str, snapshot: int) -> list[str]:
-    """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the image."""
-    return _with_backing_files(image, _file(image, snapshot))
-
-
-def _with_backing_files(image: str, path: str) -> list[str]:
-    files = [path]
-    while (number := _parent(image, files[-1])) is not None:
-        path = _file(image, number)
-        if path in files:
-            raise Conflict(f"{path} is not used: it is a backing file of itself.")
-        files.append(path)
-    return files
-
-
-def _children(image: str, snapshot: int) -> list[str]:
-    """The qcow2 files of the image whose backing file is the snapshot."""
-    paths = [_path(image, number) for number in _numbers(image)]
-    return [path for path in (image, *paths) if not os.path.islink(path) and _parent(image, path) == snapshot]
-
-
-def _rebase(image: str, child: str, snapshot: int, timeout: float) -> None:
+def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float) -> None:
     """Base ``child`` on what ``snapshot`` is based on, its content unchanged."""
-    _chain(image, snapshot)
-    parent = _parent(image, _file(image, snapshot))
-    # Spelled as before. qemu-img finds relative names from the image's directory, where the part is.
-    name = "" if parent is None else os.path.join(os.path.dirname(_backing_name(child) or ""), str(parent))
-    with new_image(os.path.dirname(image), owner=_owner(child)) as part:
-        _copy(child, part)
+    chain = files.chain(snapshot)
+    parent = files.parent(files.data_of(snapshot))
+    # Spelled as before.
+    name = "" if parent is None else os.path.join(os.path.dirname(files.backing_name(child) or ""), str(parent))
+    with files.opened(child) as source, files.opened_all(chain) as reads, files.new_image(source) as part:
+        copy_local(source, part.fd)
+        # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They count only where they lead to the chain.
+        named = descriptor_path(files.directory, part.name)
+        opened = {"reads": reads, "writes": {part.fd: files.path(child)}, "directories": {files.directory: os.path.dirname(files.image)}}
         # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
-        run(["qemu-img", "rebase", "-t", "writethrough", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", part.path], timeout=timeout)
-        run(["qemu-img", "check", "-q", "-f", "qcow2", "--", part.path], timeout=timeout)
-        replace_image(child, part)
+        run_qemu_img("rebase", "-t", "writethrough", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", named, **opened, timeout=timeout)
+        run_qemu_img("check", "-q", "-f", "qcow2", "--", named, **opened, timeout=timeout)
+        replace_image(part, files.place(child), path=files.path(child))
 
 
-def as_one_image(files: Sequence[str]) -> str:
-    """A qcow2 chain as one name for qemu-img, which then takes nothing from headers; the top's format is told apart (QEMU, "json:" file names)."""
-    node: dict[str, Any] | None = None
-    for path in reversed(files):
-        node = {"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": node}
-    if node is None:
-        raise ValueError("no files")
-    del node["driver"]
-    return "json:" + json.dumps(node)
-
-
-def _owner(path: str) -> tuple[int, int]:
-    with os_errors(f"read {path}"):
-        found = os.lstat(path)
-    return found.st_uid, found.st_gid
-
-
-def _copy(path: str, part: NewImage) -> None:
-    with opened_file(path) as descriptor:
-        copy_local(descriptor, part.fd)
-
-
-__all__ = ["as_one_image", "content_files", "delete_snapshot", "flatten_snapshot", "list_snapshots", "remove_image", "revert_snapshot"]
+__all__ = ["content_files", "data_file", "delete_snapshot", "flatten_snapshot", "list_snapshots", "remove_image", "revert_snapshot"]

@@ -16,6 +16,7 @@ from .._catalog.images import Image
 from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
+from .._driver.source_file import opened
 from .._image.datablock import check_datablock
 from .._image.image_file import inspect
 from .image_wish import DataWish
@@ -132,10 +133,8 @@ class ImageData:
         if os.path.isdir(path):  # which has a size, too
             raise InvalidInput("path", path, "a regular file is expected")
         if options.image_type in EMPTY_TYPES and not driver.datastore.bridge_list:
-            try:
-                inspect(os.path.realpath(path))
-            except InvalidInput as error:
-                raise InvalidInput("path", path, error.accepted) from error
+            with opened(path, driver.check) as descriptor:
+                inspect(descriptor, path=path)
         return size
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import functools
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -18,13 +18,13 @@ from typing import Any
 
 from .._catalog.datastores import all_datastores
 from .._core.arguments import ArgumentSpec
-from .._core.errors import CommandFailed, Conflict, FileAccessFailed, InvalidInput, NoSpace, PathNotAllowed, StaleState, os_errors
-from .._core.files import sync_directory
+from .._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
 from .._driver.source_file import chunks_of
-from .._image.content import Content, copy_content, same_content
-from .._image.image_file import inspect, opened_file
+from .._image.content import Content, OpenContent, copy_content, same_content
+from .._image.image_file import inspect
 from .._image.new_image import new_image
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of
@@ -60,8 +60,8 @@ class ImageExportService(ImageWorkService):
         content = driver.content(image.path, image.format, snapshot)
         wanted = self.options["format"] or content.format
         plan = Plan({"dest": self.dest, "format": wanted, "size": None, "checksum": None})
-        with self._directory() as target, target.errors():
-            if target.holds(content, wanted):
+        with self._directory() as target, content.opened() as opened:
+            if target.holds(opened, wanted):
                 plan.result.update(target.measured())
                 return plan
             if target.found is not None and not self.options["force"]:
@@ -76,22 +76,18 @@ class ImageExportService(ImageWorkService):
         return plan
 
     def _write(self, plan: Plan, content: Content, image_format: str, planned: FoundFile | None) -> None:
-        with self._directory() as target, target.errors(), new_image(target.directory) as part:
-            with os_errors(f"write {self.dest}"):
-                os.fchmod(part.fd, MODE)
+        with self._directory() as target, new_image(target.directory, mode=MODE) as part:
             copy_content(content, part, image_format)
             with os_errors(f"write {self.dest}"):
-                os.fsync(part.fd)
                 if target.look() != planned:
                     raise StaleState(f"dest: {self.dest!r} was changed by another program while the image was written; try again.")
-                os.rename(part.path, target.path)
-                part.done = True
+                part.publish(target.directory, target.name)
             try:
-                sync_directory(target.directory)
+                sync_opened(target.directory)
             except OSError as error:
                 # Not NoSpace, which says that nothing was changed.
                 raise FileAccessFailed(f"{self.dest} is written, but a crash could still undo that: {error.strerror}.") from error
-            plan.result.update(target.measured())
+            plan.result.update(measured(part.fd, self.dest))
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[Target]:
@@ -99,17 +95,11 @@ class ImageExportService(ImageWorkService):
         shown, name = os.path.split(self.dest)
         if not name:
             raise InvalidInput("dest", self.dest, "the path of a file is expected")
-        with os_errors(f"open the directory {shown} of dest"):
-            descriptor = os.open(shown, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Not /proc/self: qemu-img has another.
-            directory = f"/proc/{os.getpid()}/fd/{descriptor}"
-            target = Target(directory, name, self.dest, os.readlink(directory))
-            self._check_place(os.path.join(target.real, name))
-            target.found = target.look()
-            yield target
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"open the directory {shown} of dest"):
+                directory = stack.enter_context(opened_directory(shown, option="dest"))
+            self._check_place(os.path.join(os.readlink(descriptor_path(directory)), name))
+            yield Target(directory, name, self.dest, stack)
 
     def _check_place(self, path: str) -> None:
         """
@@ -134,27 +124,30 @@ class FoundFile:
     changed_ns: int
 
 
-@dataclass
 class Target:
-    """A file that is or will be. ``directory`` leads to the directory that was opened, ``real`` is its path."""
+    """A file that is or will be, in an open directory. What is there stays open as long as ``stack``.
 
-    directory: str
-    name: str
-    dest: str
-    real: str
-    #: What was there, by :meth:`look`.
-    found: FoundFile | None = None
+    :raises InvalidInput: something else than a regular file is there.
+    """
 
-    @property
-    def path(self) -> str:
-        return os.path.join(self.directory, self.name)
+    def __init__(self, directory: int, name: str, dest: str, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.name = name
+        self.dest = dest
+        self.found = self.look()
+        #: Descriptor of the file that was there.
+        self.fd = -1
+        if self.found is not None:
+            with os_errors(f"read {dest}"):
+                self.fd = open_file_at(directory, name)
+            stack.callback(os.close, self.fd)
 
     def look(self) -> FoundFile | None:
         """
         :raises InvalidInput: there is something else than a regular file.
         """
         try:
-            status = os.lstat(self.path)
+            status = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -163,16 +156,15 @@ class Target:
             raise InvalidInput("dest", self.dest, "the path of a regular file is expected, or one where nothing is yet, and no symbolic link")
         return FoundFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
-    def holds(self, content: Content, image_format: str) -> bool:
+    def holds(self, content: OpenContent, image_format: str) -> bool:
         """Whether the file is there already, in this format and standing alone."""
         if self.found is None:
             return False
         if image_format not in ("raw", "qcow2"):
-            with os_errors(f"compare {self.dest} with the image"):
-                return filecmp.cmp(content.files[0], self.path, shallow=False)
+            return all(one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd)))
         if image_format == "qcow2" and not self._stands_alone():
             return False
-        there = Content((self.path,), image_format)
+        there = OpenContent(descriptor_path(self.fd), image_format, {self.fd: self.dest})
         # One raw file is a copy of another to the byte, not only to the sector.
         if image_format == content.format == "raw" and there.virtual_size() != content.virtual_size():
             return False
@@ -180,26 +172,22 @@ class Target:
 
     def _stands_alone(self) -> bool:
         try:
-            return inspect(self.path).format == "qcow2"
+            return inspect(self.fd, path=self.dest).format == "qcow2"
         except InvalidInput:
             return False
 
     def measured(self) -> dict[str, object]:
-        """The file's size in bytes and its checksum."""
-        sha256 = hashlib.sha256()
-        with opened_file(self.path) as descriptor, os_errors(f"read {self.dest}"):
-            for chunk in chunks_of(descriptor):
-                sha256.update(chunk)
-            size = os.fstat(descriptor).st_size
-        return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}
+        return measured(self.fd, self.dest)
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Errors of a block say the directory by its path."""
-        try:
-            yield
-        except (CommandFailed, FileAccessFailed, NoSpace) as error:
-            raise type(error)(str(error).replace(self.directory, self.real)) from error
+
+def measured(descriptor: int, dest: str) -> dict[str, object]:
+    """An open file's size in bytes and its checksum."""
+    sha256 = hashlib.sha256()
+    with os_errors(f"read {dest}"):
+        for chunk in chunks_of(descriptor):
+            sha256.update(chunk)
+        size = os.fstat(descriptor).st_size
+    return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}
 
 
 __all__ = ["IMAGE_EXPORT_SPEC", "ImageExportService"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
-from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import convert, copy_local, creation_options, write_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import copy_local, creation_options, write_stream
 from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
 
 MEBIBYTE = 2**20
@@ -166,9 +166,15 @@ def test_bandwidth(monkeypatch):
     assert list(paced([b"x"], None)) == [b"x"]
 
 
+def convert(source: Path, source_format: str, target: Path | str, target_format: str, **options: object) -> None:
+    with open(source, "rb") as reading, open(target, "ab") as writing:
+        path = f"/proc/self/fd/{reading.fileno()}"
+        copying.convert(path, source_format, writing.fileno(), target_format, reads={reading.fileno(): str(source)}, timeout=60, **options)
+
+
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk"])
 def test_convert(source, tmp_path, image_format):
-    convert(str(source), "raw", str(tmp_path / "target"), image_format, timeout=60)
+    convert(source, "raw", tmp_path / "target", image_format)
     assert output("qemu-img", "compare", "-f", "raw", "-F", image_format, source, tmp_path / "target") == "Images are identical.\n"
     if image_format == "qcow2":
         output("qemu-img", "check", tmp_path / "target")
@@ -177,13 +183,13 @@ def test_convert(source, tmp_path, image_format):
 def test_convert_never_guesses_a_format(tmp_path):
     """A raw disk whose guest wrote a qcow2 header to it stays raw."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "source"), "1M"], check=True)
-    convert(str(tmp_path / "source"), "raw", str(tmp_path / "target"), "raw", timeout=60)
+    convert(tmp_path / "source", "raw", tmp_path / "target", "raw")
     size = (tmp_path / "source").stat().st_size
     assert (tmp_path / "target").read_bytes()[:size] == (tmp_path / "source").read_bytes()
 
 
 def test_convert_with_options_and_without_sparse(source, tmp_path):
-    convert(str(source), "raw", str(tmp_path / "target"), "qcow2", options="cluster_size=2M,compat=0.10", sparse=False, timeout=60)
+    convert(source, "raw", tmp_path / "target", "qcow2", options="cluster_size=2M,compat=0.10", sparse=False)
     told = output("qemu-img", "info", tmp_path / "target")
     assert "cluster_size: 2097152" in told
     assert "compat: 0.10" in told
@@ -194,15 +200,15 @@ def test_convert_writes_to_the_same_file_while_it_is_locked(source, tmp_path):
     from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 
     with new_image(str(tmp_path)) as part:
-        convert(str(source), "raw", part.path, "qcow2", timeout=60)
-        assert os.stat(part.path).st_ino == os.fstat(part.fd).st_ino
+        convert(source, "raw", part.file, "qcow2")
+        assert (tmp_path / part.name).stat().st_ino == os.fstat(part.fd).st_ino
         assert os.pread(part.fd, 3, 0) == b"QFI"
 
 
 def test_convert_fails(tmp_path):
     (tmp_path / "source").write_bytes(b"no image")
     with pytest.raises(CommandFailed, match="'qemu-img' failed"):
-        convert(str(tmp_path / "source"), "qcow2", str(tmp_path / "target"), "raw", timeout=60)
+        convert(tmp_path / "source", "qcow2", tmp_path / "target", "raw")
 
 
 HOSTILE = ["backing_file=/etc/shadow", "data_file=x", "-o cluster_size=1M", "cluster_size=1M,", "compat=1.1;id", "cluster_size=$(id)", "compat=1.1\n"]

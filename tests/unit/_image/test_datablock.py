@@ -19,7 +19,7 @@ SUPPORTED = ("ext4", "xfs")
 
 def datablock(directory: Path, **options: object) -> str:
     with new_image(str(directory)) as part:
-        make_datablock(part.path, timeout=60, **{"format": "raw", "size_mb": 8, "supported": SUPPORTED, **options})
+        make_datablock(part, timeout=60, **{"format": "raw", "size_mb": 8, "supported": SUPPORTED, **options})
         return part.commit()
 
 

@@ -35,9 +35,9 @@ def make(directory: Path, content: bytes) -> str:
 
 def test_an_image_gets_its_name_when_it_is_whole(tmp_path):
     with new_image(str(tmp_path), owner=(1234, 1235)) as part:
-        assert re.fullmatch(PART, os.path.basename(part.path))
+        assert re.fullmatch(PART, part.name)
         os.write(part.fd, b"content")
-        assert os.listdir(tmp_path) == [os.path.basename(part.path)]
+        assert os.listdir(tmp_path) == [part.name]
         path = part.commit()
     assert re.fullmatch(r"[0-9a-f]{32}", os.path.basename(path))
     assert os.listdir(tmp_path) == [os.path.basename(path)]
@@ -110,7 +110,7 @@ def test_a_replaced_link_and_what_goes_with_it(tmp_path):
     image.symlink_to("image.snap/3")
     with new_image(str(tmp_path)) as part:
         os.write(part.fd, b"new")
-        replace_image(str(image), part, outdated=[str(tmp_path / "none")], remove=str(more))
+        replace_image(part, (part.directory, "image"), path=str(image), outdated=["none"], remove="image.snap")
     assert os.listdir(tmp_path) == ["image"]
     assert (image.is_symlink(), image.read_bytes()) == (False, b"new")
 
@@ -124,9 +124,9 @@ def test_a_replacement_that_fails_is_undone(tmp_path):
         with pytest.raises(FileAccessFailed, match="Could not replace .*/image: Device or resource busy"), new_image(str(tmp_path)) as part:
             os.write(part.fd, b"new")
             (tmp_path / "first").touch()
-            replace_image(str(image), part, outdated=[str(tmp_path / "first")], remove=str(other))
+            replace_image(part, (part.directory, "image"), path=str(image), outdated=["first"], remove="other")
         with pytest.raises(FileAccessFailed, match="Could not remove .*/image: "):
-            remove_files([str(image), str(other)])
+            remove_files(str(tmp_path), ["image", "other"])
     finally:
         subprocess.run(["umount", str(other)], check=True)
     assert sorted(os.listdir(tmp_path)) == ["first", "image", "other"]
@@ -138,7 +138,7 @@ def test_removal_can_be_repeated(tmp_path):
     (tmp_path / "image").touch()
     (tmp_path / "image.snap").mkdir()
     (tmp_path / "image.snap" / "0").touch()
-    paths = [str(tmp_path / "image"), str(tmp_path / "image.snap")]
-    assert remove_files(paths)
+    names = ["image", "image.snap"]
+    assert remove_files(str(tmp_path), names)
     assert os.listdir(tmp_path) == []
-    assert not remove_files(paths)
+    assert not remove_files(str(tmp_path), names)

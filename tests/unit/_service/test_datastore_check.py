@@ -441,10 +441,10 @@ def test_a_row_stays_where_a_later_removal_fails(catalog: str, add: Callable[...
 
 
 HOLD = """
-import sys
+import os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 with new_image(sys.argv[1]) as part:
-    print(part.path, flush=True)
+    print(os.path.join(part.place, part.name), flush=True)
     sys.stdin.read()
 """
 

@@ -1,0 +1,140 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing else.
+
+The owner of an image can rewrite its header while qemu-img has it open, so that it names any file of the host. A check of the header comes too early
+or too late. So the kernel checks each open: by inode, whatever name the command uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from .errors import UnsupportedAction, from_os_error
+
+Result = TypeVar("Result")
+
+#: Numbers of the system calls, the same on all architectures (landlock_create_ruleset(2) and its companions).
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_PATH_BENEATH = 1
+_SET_NO_NEW_PRIVS = 38
+
+#: Rights (linux/landlock.h).
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
+#: All rights on files that the versions 1, 2, 3 and 5 of the interface can withhold: 13, 14, 15 and 16 bits.
+_BITS = {1: 13, 2: 14, 3: 15, 4: 15}
+_NETWORK_VERSION = 4
+_NETWORK = 3
+
+#: What programs and their libraries are loaded from. None of it is secret.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt")
+_CONFIGURATION = ("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/etc/gnutls", "/etc/localtime", "/dev/urandom", "/dev/zero")
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name."""
+
+    reads: Sequence[int] = ()
+    writes: Sequence[int] = ()
+
+
+def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
+    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others have nothing to lose to a file's owner.
+
+    :raises UnsupportedAction: this kernel can't confine, and somebody else than root could change one of the files.
+    """
+    if os.geteuid() != 0:
+        return function()
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
+    if version < 1:
+        _require_own(files)
+        return function()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _restrict(libc, version, files)
+            results.append(function())
+        except BaseException as error:  # pylint: disable=broad-except  # raised again below
+            errors.append(error)
+
+    # A thread of its own: the restriction holds for the thread and the processes that it starts, and ends with the thread.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _require_own(files: Confinement) -> None:
+    for descriptor in (*files.reads, *files.writes):
+        status = os.fstat(descriptor)
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UnsupportedAction(
+                f"{os.readlink(f'/proc/self/fd/{descriptor}')} can be changed by other users than root, and this kernel has no Landlock, without which "
+                "root runs no command on such images; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the owner of the datastore "
+                "(become_user)."
+            )
+
+
+def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
+    handled = (1 << _BITS.get(version, 16)) - 1
+    attributes = struct.pack("QQ", handled, _NETWORK) if version >= _NETWORK_VERSION else struct.pack("Q", handled)
+    ruleset = _call(libc, _CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        for path in _PROGRAMS:
+            _allow_path(libc, ruleset, path, _EXECUTE | _READ_FILE | _READ_DIR)
+        for path in _CONFIGURATION:
+            _allow_path(libc, ruleset, path, _READ_FILE)
+        _allow_path(libc, ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)
+        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # subprocess looks there for descriptors to close
+        for descriptor in files.reads:
+            _allow(libc, ruleset, descriptor, _READ_FILE)
+        for descriptor in files.writes:
+            _allow(libc, ruleset, descriptor, (_READ_FILE | _WRITE_FILE | _TRUNCATE) & handled)
+        libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _call(libc, _RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow_path(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # not on every system
+        return
+    try:
+        _allow(libc, ruleset, descriptor, rights)
+    finally:
+        os.close(descriptor)
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, descriptor: int, rights: int) -> None:
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        rights &= ~_READ_DIR
+    _call(libc, _ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0)
+
+
+def _call(libc: ctypes.CDLL, number: int, *arguments: object) -> int:
+    result = libc.syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise from_os_error(OSError(code, os.strerror(code)), "confine a command by Landlock")
+    return result
+
+
+__all__ = ["Confinement", "run_confined"]

@@ -1,0 +1,247 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A datastore belongs to the service user, who replaces names and rewrites headers while root works there. Nothing of root's is read or written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core import confinement
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, PathNotAllowed, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
+from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content, same_content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+
+USER = 61001
+NAME = "6573ae15e97409f235cae95705b4d830"
+SECRET = b"of root only".ljust(512) * 8
+
+#: Puts a link to the file argv[2] in the place of every part in the directory argv[1], as fast as it can, until its input ends.
+SWAP = """
+import ctypes, os, select, sys
+directory, target = sys.argv[1:]
+os.setgroups([]); os.setgid(61001); os.setuid(61001)
+os.chdir(directory)
+print("ready", flush=True)
+while not select.select([0], [], [], 0)[0]:
+    for name in os.listdir("."):
+        if name.endswith(".part") and not os.path.islink(name):
+            try:
+                os.rename(name, "away")
+                os.symlink(target, name)
+            except OSError:
+                pass
+"""
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_bytes(SECRET)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory that the service user can reach and owns."""
+    path = Path(subprocess.run(["mktemp", "-d", "/var/tmp/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+    os.chown(path, USER, USER)
+    path.chmod(0o755)
+    yield path
+    subprocess.run(["rm", "-rf", path], check=True)
+
+
+@pytest.fixture
+def driver(theirs: Path) -> FsDriver:
+    base = theirs / "100"
+    base.mkdir()
+    os.chown(base, USER, USER)
+    return FsDriver(Datastore(100, "images", "image", "fs", "local", str(base)))
+
+
+@contextlib.contextmanager
+def swapping(directory: Path, target: Path) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", SWAP, directory, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield
+        process.stdin.close()
+
+
+def qemu_img(*argv: object) -> None:
+    subprocess.run(["qemu-img", *map(str, argv)], check=True, stdout=subprocess.DEVNULL)
+
+
+def qcow2(path: Path, *options: str) -> Path:
+    qemu_img("create", "-q", "-f", "qcow2", *options, path, "1M")
+    os.chown(path, USER, USER)
+    return path
+
+
+def holds_secret(path: Path) -> bool:
+    return SECRET[:512] in path.read_bytes()
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("fs", ["ext4", None])
+def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(driver: FsDriver, secret: Path, image_format: str, fs: str | None) -> None:
+    with swapping(Path(driver.datastore.base_path), secret):
+        for _time in range(8):
+            with contextlib.suppress(VmstoreError):
+                driver.mkfs(2, image_format, fs)
+    assert (secret.read_bytes(), secret.stat().st_uid, secret.stat().st_mode & 0o777) == (SECRET, 0, 0o600)
+
+
+def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path, theirs: Path) -> None:
+    source = Content((str(qcow2(tmp_path / "image")),), "qcow2")
+    with swapping(theirs, secret):
+        for _time in range(8):
+            with contextlib.suppress(VmstoreError, OSError), new_image(str(theirs)) as part:
+                copy_content(source, part, "raw")
+                part.commit()
+    assert secret.read_bytes() == SECRET
+
+
+def test_nobody_else_can_open_a_part(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its future owner could rewrite its header between the look at it and its use."""
+    seen = []
+
+    def look(argv: list[str], **options: object) -> object:
+        (name,) = (name for name in os.listdir(driver.datastore.base_path) if name.endswith(".part"))
+        argv_of_stat = ["stat", "-c", "%u %a", f"{driver.datastore.base_path}/{name}"]
+        seen.append(subprocess.run(argv_of_stat, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        return run(argv, **options)
+
+    run = datablock.run
+    monkeypatch.setattr(datablock, "run", look)
+    source = driver.mkfs(2, "raw", "ext4")
+    assert seen == ["0 600\n"]
+    assert subprocess.run(["stat", "-c", "%u %g %a", source], stdout=subprocess.PIPE, text=True, check=True).stdout == f"{USER} {USER} 640\n"
+
+
+@pytest.mark.parametrize("leads", ["data_file", "backing_file"])
+@pytest.mark.parametrize("act", ["copy", "compare"])
+def test_a_header_that_names_a_file_of_root_when_it_is_too_late_to_look_leads_nowhere(
+    driver: FsDriver, secret: Path, tmp_path: Path, leads: str, act: str
+) -> None:
+    base = Path(driver.datastore.base_path)
+    options = ["-o", f"data_file={secret},data_file_raw=on"] if leads == "data_file" else ["-b", str(secret), "-F", "raw", "-u"]
+    top = Content((str(qcow2(base / "1", *options)), str(qcow2(base / "0"))), "qcow2")
+    secret.write_bytes(SECRET)  # qemu-img made it the data of the image
+    if act == "copy":
+        with contextlib.suppress(CommandFailed), new_image(str(base)) as part:
+            copy_content(top, part, "raw")
+            assert not holds_secret(base / part.name)
+        return
+    with top.opened() as one, Content((str(secret),), "raw").opened() as other, contextlib.suppress(CommandFailed):
+        assert not same_content(one, other)
+
+
+def test_a_rebase_reads_no_file_of_root(driver: FsDriver, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header of the overlay names a file of root after it was checked."""
+    image = Path(driver.datastore.base_path) / NAME
+    directory = Path(f"{image}.snap")
+    directory.mkdir()
+    qcow2(directory / "0")
+    for number in (1, 2):
+        qcow2(directory / str(number), "-b", f"{NAME}.snap/{number - 1}" if number == 1 else f"{directory}/{number - 1}", "-F", "qcow2", "-u")
+    image.symlink_to(f"{NAME}.snap/2")
+
+    def late(source: int, target: int) -> None:
+        qemu_img("rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", directory / "2")
+        copy_local(source, target)
+
+    copy_local = snapshots.copy_local
+    monkeypatch.setattr(snapshots, "copy_local", late)
+    with pytest.raises(CommandFailed, match=re.escape(f"Could not open '{secret}': Permission denied")):
+        driver.snap_delete(str(image), "qcow2", 1)
+    assert not holds_secret(directory / "2")
+    assert sorted(os.listdir(driver.datastore.base_path)) == [NAME, f"{NAME}.snap"]
+
+
+@pytest.fixture
+def elsewhere(driver: FsDriver, tmp_path: Path) -> Path:
+    """The datastore's directory is replaced by a link to one of root."""
+    directory = tmp_path / "root's"
+    directory.mkdir()
+    (directory / NAME).write_bytes(SECRET)
+    (directory / f".{NAME}.part").write_bytes(SECRET)
+    base = Path(driver.datastore.base_path)
+    base.rename(base.with_name("moved"))
+    base.symlink_to(directory)
+    os.chown(base, USER, USER, follow_symlinks=False)
+    return directory
+
+
+ACTIONS: dict[str, Callable[[FsDriver, str], object]] = {
+    "mkfs": lambda driver, image: driver.mkfs(1, "raw", None),
+    "cp": lambda driver, image: driver.cp("/var/tmp/vmstore-none", CopyOptions("datablock")),
+    "rm": lambda driver, image: driver.rm(image),
+    "clone": lambda driver, image: driver.clone(image, "raw", CopyOptions("datablock")),
+    "export": lambda driver, image: driver.export(image, "raw"),
+    "inventory": lambda driver, image: driver.inventory(),
+    "stored": lambda driver, image: driver.stored(),
+    "sweep": lambda driver, image: driver.sweep(),
+    "snapshots": lambda driver, image: driver.snapshots(image),
+    "snap_delete": lambda driver, image: driver.snap_delete(image, "raw", 0),
+    "snap_revert": lambda driver, image: driver.snap_revert(image, "raw", 0),
+    "snap_flatten": lambda driver, image: driver.snap_flatten(image, "raw", 0),
+    "content": lambda driver, image: driver.content(image, "raw"),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_datastore_that_leads_to_a_directory_of_root_is_not_used(driver: FsDriver, elsewhere: Path, action: str) -> None:
+    before = {name: (elsewhere / name).read_bytes() for name in os.listdir(elsewhere)}
+    with pytest.raises(PathNotAllowed, match="it leads through a symbolic link that another user can change"):
+        ACTIONS[action](driver, f"{driver.datastore.base_path}/{NAME}")
+    assert {name: (elsewhere / name).read_bytes() for name in os.listdir(elsewhere)} == before
+
+
+def test_a_datastore_is_not_made_where_a_link_of_another_user_leads(driver: FsDriver, tmp_path: Path) -> None:
+    base = Path(driver.datastore.base_path)
+    base.rmdir()
+    base.symlink_to(tmp_path / "new")
+    os.chown(base, USER, USER, follow_symlinks=False)
+    with pytest.raises(PathNotAllowed):
+        driver.prepare()
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_is_a_link_is_not_read(driver: FsDriver, secret: Path) -> None:
+    image = Path(driver.datastore.base_path) / NAME
+    image.symlink_to(secret)
+    for action in ("clone", "content", "export"):
+        with pytest.raises(VmstoreError):
+            ACTIONS[action](driver, str(image))
+    driver.rm(str(image))
+    assert secret.read_bytes() == SECRET
+
+
+def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, secret: Path, theirs: Path) -> None:
+    (theirs / "source").symlink_to(secret)
+    os.chown(theirs / "source", USER, USER, follow_symlinks=False)
+    with pytest.raises(PathNotAllowed, match="symbolic link"):
+        driver.cp(str(theirs / "source"), CopyOptions("datablock"))
+    assert os.listdir(driver.datastore.base_path) == []
+
+
+def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # which the kernel refuses
+    base = Path(driver.datastore.base_path)
+    content = Content((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
+    with pytest.raises(UnsupportedAction, match="can be changed by other users than root, and this kernel has no Landlock"), new_image(str(base)) as part:
+        copy_content(content, part, "raw")
+    (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
+    driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=("/tmp",))
+    assert driver.cp(str(tmp_path / "source.qcow2"), CopyOptions("datablock", driver_format="raw")).size_mb == 1
