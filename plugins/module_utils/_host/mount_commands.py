@@ -39,7 +39,7 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
     with held(mount_point) as (parent, name), opened(parent, name) as directory:
         if mount_id(directory) != mount_id(parent):
             raise StaleState(f"Something was mounted on {mount_point} after it was checked; nothing was changed there.")
-        completed = _mount(fstype, source, directory, options)
+        completed = _mount(fstype, source, mount_point, directory, options)
     _raise_failure("mount", mount_point, completed)
 
 
@@ -52,7 +52,8 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
     """
     with held(mounted.mount_point) as (parent, name), opened(parent, name) as directory:
         _check_same(mounted, mount_id(directory))
-        completed = _mount(mounted.fstype, mounted.source, directory, ["remount" if superblock else "remount,bind", *options])
+        words = ["remount" if superblock else "remount,bind", *options]
+        completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
     _raise_failure("mount", mounted.mount_point, completed)
 
 
@@ -66,7 +67,8 @@ def unmount(mounted: Mount) -> None:
         with opened(parent, name) as directory:
             _check_same(mounted, mount_id(directory))
         # An open descriptor makes a mount busy, so the mount is named here. Only root can mount anything else under that name.
-        completed = run([sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)], pass_fds=[parent], accept=None)
+        argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)]
+        completed = run(argv, files={parent: os.path.dirname(mounted.mount_point)}, accept=None)
     _raise_failure("umount", mounted.mount_point, completed)
 
 
@@ -109,10 +111,10 @@ def _links(directory: str) -> list[str]:
     return [target for target in targets if target.startswith("/")]  # the others are sockets, pipes and the like
 
 
-def _mount(fstype: str, source: str, directory: int, options: Sequence[str]) -> Completed:
+def _mount(fstype: str, source: str, mount_point: str, directory: int, options: Sequence[str]) -> Completed:
     # With --no-canonicalize and the "." mount(8) hands the descriptor to the kernel instead of a path, in which it would follow links again.
     argv = ["mount", "--no-canonicalize", "-t", fstype, *(["-o", ",".join(options)] if options else []), "--", source, descriptor_path(directory, ".")]
-    return run(argv, pass_fds=[directory], accept=None)
+    return run(argv, files={directory: mount_point}, accept=None)
 
 
 def _raise_failure(command: str, mount_point: str, completed: Completed) -> None:
@@ -120,7 +122,7 @@ def _raise_failure(command: str, mount_point: str, completed: Completed) -> None
     if completed.returncode == 0:
         return
     reason = re.sub(rf"^{command}: ", "", (completed.stderr.strip().splitlines() or ["it gave no reason"])[0]).rstrip(".")
-    reason = re.sub(r"/proc/self/fd/[0-9]+/[^:]*(?=: )", lambda _match: mount_point, reason)
+    reason = reason.replace(f"{mount_point}/.: ", f"{mount_point}: ")
     if re.search(r"\bbusy\b", reason):
         users = users_of(mount_point)
         by = f"it is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}" if users else "a process or a mount below it uses it"

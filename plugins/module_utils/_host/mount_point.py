@@ -10,9 +10,9 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from .._core.directory import descriptor_path, open_directory, opened_directory
+from .._core.directory import descriptor_path, open_directory, opened_directory, opened_parent
 from .._core.errors import StaleState, from_os_error, os_errors
 from .._core.files import read_text
 
@@ -20,23 +20,41 @@ from .._core.files import read_text
 def resolve(path: str, *, option: str) -> tuple[str, list[str]]:
     """Return the absolute ``path`` without symbolic links, and the paths of the directories in it that are missing, the uppermost first.
 
+    A link of another user is followed to a directory in a directory of the same user, whoever owns what is mounted there.
+
     :arg option: name of the option that the path comes from, for the error.
-    :raises PathNotAllowed: a symbolic link of another user leads to a directory that isn't that user's.
+    :raises PathNotAllowed: a symbolic link of another user leads elsewhere.
     :raises FileAccessFailed: a directory can't be opened.
     """
     missing: list[str] = []
     while True:
         try:
-            with opened_directory(path, option=option) as directory:
-                real = _real_path(directory)
-            break
+            with opened_parent(path, option=option) as (parent, name):
+                if name in (".", ".."):
+                    with opened_directory(path, option=option) as directory:
+                        return _with_missing(_real_path(directory), missing)
+                if not _is_directory(parent, name):
+                    missing.insert(0, name)
+                    name = ""
+                return _with_missing(os.path.join(_real_path(parent), name).rstrip("/") or "/", missing)
         except (FileNotFoundError, NotADirectoryError):
             path, name = os.path.split(path)
             missing.insert(0, name)
         except OSError as error:
             raise from_os_error(error, f"open the directory {path}") from error
-    paths = [os.path.join(real, *missing[: depth + 1]) for depth in range(len(missing))]
-    return (paths or [real])[-1], paths
+
+
+def _with_missing(present: str, missing: Sequence[str]) -> tuple[str, list[str]]:
+    paths = [os.path.join(present, *missing[: depth + 1]) for depth in range(len(missing))]
+    return (paths or [present])[-1], paths
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    try:
+        os.close(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -29,12 +29,23 @@ def test_a_path_is_resolved_as_far_as_it_exists(tmp_path):
     assert mount_point.resolve(str(tmp_path / "link/a/b"), option="path") == (expected[-1], expected)
 
 
-def test_a_link_of_another_user_is_not_resolved(tmp_path):
+def test_a_link_that_leads_to_nothing_names_what_is_missing(tmp_path):
+    (tmp_path / "link").symlink_to("new")
+    expected = [str(tmp_path / "new"), str(tmp_path / "new/a")]
+    assert mount_point.resolve(str(tmp_path / "link/a"), option="path") == (expected[-1], expected)
+    assert mount_point.resolve("/", option="path") == ("/", [])
+    assert mount_point.resolve("/new", option="path") == ("/new", ["/new"])
+
+
+@pytest.mark.parametrize("target", ["/etc", "/", "..", "../roots", "/home/../etc", "/new"])
+def test_a_link_of_another_user_is_not_resolved(target, tmp_path):
+    (tmp_path / "roots").mkdir()
     link = owned(tmp_path / "theirs") / "link"
-    link.symlink_to("/etc")
+    link.symlink_to(target)
     os.lchown(link, USER, USER)
-    with pytest.raises(PathNotAllowed, match="^path: "):
-        mount_point.resolve(str(link / "new"), option="path")
+    for path in (link, link / "new", link / "new/deeper"):
+        with pytest.raises(PathNotAllowed, match="^path: "):
+            mount_point.resolve(str(path), option="path")
 
 
 def test_a_directory_gets_its_mode_whatever_the_umask_is(tmp_path):

@@ -240,10 +240,10 @@ def test_the_same_tag_elsewhere_with_other_superblock_options(machine):
 
 def test_a_path_that_is_a_file_or_goes_through_one(machine):
     (machine.base / "file").touch()
-    (machine.base / "link").symlink_to("missing")
+    (machine.base / "link").symlink_to("file")
     for path in ("file", "file/below", "link", "link/below"):
         for state in ("mounted", "present"):
-            refused(machine, InvalidInput, f"{machine.base}/{path[:4]} exists and isn't a directory", path=f"{machine.base}/{path}", state=state)
+            refused(machine, InvalidInput, f"{machine.base}/file exists and isn't a directory", path=f"{machine.base}/{path}", state=state)
 
 
 def test_a_link_to_a_directory_the_guest_needs(machine):
@@ -400,7 +400,7 @@ def test_a_mount_that_fails_leaves_nothing_behind(machine):
 told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
 """
     error, fstab, live, exists = in_namespace(machine, code, point)
-    assert error.startswith("CommandFailed: The command 'mount' failed with exit code 32: ") and "virtio-fs device with that tag" in error
+    assert error.startswith(f"CommandFailed: The command 'mount' failed with exit code 32: {point}: ") and "virtio-fs device with that tag" in error
     assert (fstab, live, exists) == ("# fstab\n", [], False)
 
 
@@ -548,6 +548,17 @@ told += [open("/proc/self/mountinfo").read().count(" one-1 ")]
     error, fstab, untouched, found, mounts = in_namespace(machine, code, Path(f"{theirs}/mnt{new}"))
     assert error.startswith("PathNotAllowed: ")
     assert (fstab, untouched, found, mounts) == ("# fstab\n", True, " 755 mnt 700 ", 0)
+
+
+def test_a_link_of_another_user_to_the_users_own_directory(machine, theirs):
+    """The root of the mounted file system belongs to another user."""
+    code = """
+link = os.path.join(base, "theirs/link")
+os.symlink("mnt", link)
+os.lchown(link, 61001, 61001)
+told += [run(path=link), run(path=link), live(), run(path=link, state="absent"), live()]
+"""
+    assert in_namespace(machine, code, theirs / "mnt") == [["add fstab entry", "mount"], [], ["one-1 rw,relatime"], ["remove fstab entry", "unmount"], []]
 
 
 def test_a_directory_that_is_swapped_while_mount_runs(machine, theirs):
