@@ -36,10 +36,11 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
     :raises StaleState: the mount point was replaced, or something was mounted on it, after it was checked.
     :raises CommandFailed: mount(8) refused.
     """
-    with held(mount_point) as (parent, name), opened(parent, name) as directory:
-        if mount_id(directory) != mount_id(parent):
-            raise StaleState(f"Something was mounted on {mount_point} after it was checked; nothing was changed there.")
-        completed = _mount(fstype, source, mount_point, directory, options)
+    with held(mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            if mount_id(directory) != mount_id(parent):
+                raise StaleState(f"Something was mounted on {mount_point} after it was checked; nothing was changed there.")
+            completed = _mount(fstype, source, mount_point, directory, options)
     _raise_failure("mount", mount_point, completed)
 
 
@@ -50,10 +51,11 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
     :raises StaleState: something else is mounted there now.
     :raises Conflict: it is busy, for example a file is open for writing and ``ro`` is asked for.
     """
-    with held(mounted.mount_point) as (parent, name), opened(parent, name) as directory:
-        _check_same(mounted, mount_id(directory))
-        words = ["remount" if superblock else "remount,bind", *options]
-        completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
+    words = ["remount" if superblock else "remount,bind", *options]
+    with held(mounted.mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            _check_same(mounted, mount_id(directory))
+            completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
     _raise_failure("mount", mounted.mount_point, completed)
 
 

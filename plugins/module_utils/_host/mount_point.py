@@ -122,8 +122,9 @@ def remove(path: str) -> None:
 
 def content(path: str) -> list[str]:
     """Return the names in the directory, sorted."""
-    with held(path) as (parent, name), opened(parent, name) as descriptor, os_errors(f"read the directory {path}"):
-        return sorted(os.listdir(descriptor_path(descriptor)))
+    with held(path) as (parent, name):
+        with opened(parent, name) as descriptor, os_errors(f"read the directory {path}"):
+            return sorted(os.listdir(descriptor_path(descriptor)))
 
 
 def changeable_by_others(path: str) -> str | None:
