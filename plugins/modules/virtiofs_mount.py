@@ -14,7 +14,9 @@ description:
   - A mount with other options is remounted. One of another tag, or with an option that a remount can't change, is unmounted and mounted again.
     When it is in use, the module fails, says by whom, and leaves everything as it was.
   - A mount whose device was taken away, and is back, is dead. It is unmounted and mounted again, too.
-  - What isn't virtiofs is never touched. Another file system on O(path), or mounts stacked on it, are an error that names them.
+  - What isn't virtiofs is never touched. Another file system on O(path), mounts stacked on it, or mounts below that it would hide,
+    are an error that names them.
+  - A mount whose options don't take effect is taken back, and the module fails. C(/etc/fstab) then is as it was.
   - C(/etc/fstab) is replaced atomically. Other lines and comments stay as they are. Where systemd runs, it reads the changed file at once.
   - Runs in the guest. A guest without Ansible can mount by cloud-init, see M(granary.vmstore.virtiofs_export).
 author:
@@ -31,12 +33,16 @@ attributes:
     support: full
 requirements:
   - a Linux kernel with virtiofs (5.4 or later, C(CONFIG_VIRTIO_FS))
-  - C(mount) and C(umount) of util-linux
+  - C(mount) of util-linux
 options:
   path:
     description:
       - The mount point. Directories that are missing are created when O(state=mounted).
-      - A symbolic link is followed, and the mount point is what it leads to.
+      - A symbolic link is followed, and the mount point is what it leads to. A link of another user leads only to directories of the same user.
+      - With O(state=mounted) and O(state=present), no directory of the system is accepted, such as C(/usr/bin), C(/etc/ssh), C(/var/lib/dpkg) or C(~/.ssh),
+        under none of its names. C(/usr/local/data), C(/var/lib/mysql), C(/home) or C(/tmp/data) are.
+      - The module warns when the directory isn't empty, because a mount hides its content, and when another user could replace a directory above by a link,
+        because a boot would follow that.
     type: str
     required: true
   tag:
@@ -47,7 +53,9 @@ options:
   options:
     description:
       - Mount options, for example V(ro) or V(noatime). All others are the kernel's defaults.
-      - V(x-...), V(_netdev), V(auto), V(noauto) and V(comment=...) are written to C(/etc/fstab) only. V(x-systemd.automount) is not supported.
+      - V(x-...), V(_netdev), V(auto), V(noauto) and V(comment=...) are written to C(/etc/fstab) only.
+      - Words with which a boot would mount something else than is mounted now are refused, such as V(X-mount.subdir=...), V(X-mount.idmap=...) and
+        V(x-systemd.automount). Words that order the mount, such as V(x-systemd.requires=...), and V(X-mount.mkdir) are accepted.
     type: list
     elements: str
     default: []

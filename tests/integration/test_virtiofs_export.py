@@ -133,6 +133,31 @@ def test_a_running_guest_gets_it_and_loses_it(
     assert not export(domain="hot", mount_tag="hot", state="absent")["changed"]
 
 
+def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], directory: Make, execute: Execute) -> None:
+    """The guest's rmdir doesn't unmount it where the host's mounts are shared, and the module warns where they aren't."""
+    shared, private = "/srv/shared", "/srv/private"
+    late = "mkdir {0}/late; chown 100000:100000 {0}/late; mount -t tmpfs late {0}/late; touch {0}/late/kept"
+    for path in (shared, private):
+        directory("hv1", path)
+    execute("hv1", "sh", "-ec", f"mount -t tmpfs private {private}; mount --make-private {private}; chown 100000:100000 {private}")
+    try:
+        for path, tag in ((shared, "shared"), (private, "private")):
+            assert not export(domain="hot", source=path, mount_tag=tag)["restart_required"]
+            execute("hv1", "sh", "-ec", late.format(path))
+            again = export(domain="hot", source=path, mount_tag=tag)
+            assert not again["changed"]
+            warnings = " ".join(again.get("warnings", "").split())
+            assert (f"The file system late (type tmpfs) on {path}/late was mounted after a virtiofsd began to share" in warnings) == (path == private)
+        guest(site, "hot", "mkdir -p /mnt/shared; until mount -t virtiofs shared /mnt/shared 2>/dev/null; do sleep 0.1; done")
+        assert "Device or resource busy" in guest(site, "hot", "rmdir /mnt/shared/late 2>&1", check=False)
+        assert "kept" in execute("hv1", "ls", f"{shared}/late")
+        guest(site, "hot", "umount /mnt/shared")
+    finally:
+        for tag in ("shared", "private"):
+            export(domain="hot", mount_tag=tag, state="absent")
+        execute("hv1", "sh", "-c", f"umount {shared}/late {private}/late {private}; rmdir {shared}/late")
+
+
 def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directory: Make, execute: Execute) -> None:
     """Datastore, image and export with the catalog on the hypervisor; the guest mounts what the result says."""
     directory("hv1", "/srv/image")

@@ -197,6 +197,52 @@ def test_a_server_that_hangs_is_an_error_soon(guest: Guest) -> None:
     assert not guest.mount()["changed"]
 
 
+@pytest.mark.parametrize("path", ["/usr/bin", "/etc/ssh", "/bin", "/lib/modules", "/var/lib/dpkg/info", "/var/run/sshd", "/mnt/conf/ssh", "/root/.ssh"])
+def test_a_directory_that_the_guest_needs(guest: Guest, path: str) -> None:
+    """Under its name, by a link, and by a bind mount."""
+    guest.sh("mkdir /mnt/conf; mount --bind /etc /mnt/conf")
+    try:
+        for state in ("mounted", "present"):
+            assert "which a mount would hide" in guest.mount(path=path, state=state)["msg"]
+        assert (guest.live(path), guest.live(guest.sh(f"realpath -m {path}").strip()), guest.fstab()) == ([], [], [])
+    finally:
+        guest.sh("umount /mnt/conf")
+
+
+def test_a_subdirectory_is_not_written_to_fstab(guest: Guest) -> None:
+    failed = guest.mount(options=["X-mount.subdir=../.."])
+    assert failed["msg"].startswith("options: 'X-mount.subdir=../..' is not accepted: ")
+    assert (guest.live(), guest.fstab(), guest.sh("ls /mnt")) == ([], [], "")
+
+
+def test_links_of_another_user(guest: Guest) -> None:
+    """A link to a directory of root leads nowhere, one to the user's own directory leads there, and a boot is warned of."""
+    guest.sh("mkdir -p /mnt/alice/own /mnt/roots; ln -s /mnt/roots /mnt/alice/away; ln -s own /mnt/alice/near; chown -hR 1000:1000 /mnt/alice")
+    try:
+        for path in ("/mnt/alice/away", "/mnt/alice/away/new"):
+            assert "it leads through a symbolic link that another user can change" in guest.mount(path=path)["msg"]
+        guest.sh("mount -t virtiofs one-1 /mnt/roots")
+        assert guest.mount(path="/mnt/alice/away", state="absent")["msg"].startswith("path: ")
+        assert [line.split(" ")[1] for line in guest.live("/mnt/roots")] == ["one-1"]
+        done = guest.mount(path="/mnt/alice/near")
+        assert (names(done), done["mount"]["path"]) == (["add fstab entry", "mount"], "/mnt/alice/own")
+        assert "Another user than root can replace /mnt/alice/own by a symbolic link" in " ".join(done["warnings"].split())
+        assert guest.mount(path="/mnt/alice/near", state="absent")["changed"]
+        assert guest.live("/mnt/alice/own") == []
+    finally:
+        guest.sh("umount -a -t virtiofs; rm -r /mnt/alice /mnt/roots")
+
+
+def test_files_that_a_mount_hides(guest: Guest) -> None:
+    guest.sh(f"mkdir {POINT}; touch {POINT}/hidden")
+    try:
+        for expected, check in ((True, True), (True, False), (False, False)):
+            warnings = " ".join(guest.mount(check=check).get("warnings", "").split())
+            assert ("its content can't be seen: 'hidden'" in warnings) == expected
+    finally:
+        guest.sh(f"umount {POINT}; rm {POINT}/hidden")
+
+
 def test_unmounted_and_absent(guest: Guest) -> None:
     guest.mount(path=f"{POINT}/", options=["ro"])
     assert names(guest.mount(state="unmounted")) == ["unmount"]

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from .._core.arguments import is_integer
 from .._core.errors import CatalogFailed, InvalidInput
 from .._core.idmap import IdMap, id_maps_from_data
-from .._core.mount_names import check_mount_point, check_mount_tag
+from .._core.mount_names import check_mount_tag
+from .._core.paths import absolute
 
 Row = TypeVar("Row")
 
@@ -86,7 +87,7 @@ def _read_maps(option: str, text: str | None) -> tuple[IdMap, ...] | None:
 #: How a mount is described, in an image's row as in a VM disk's.
 MOUNT_READERS: Mapping[str, Callable[[Any], object]] = {
     "mount_tag": functools.partial(check_mount_tag, "mount_tag"),
-    "mount_point": functools.partial(check_mount_point, "mount_point"),
+    "mount_point": functools.partial(absolute, "mount_point"),
     "uid_map": functools.partial(_read_maps, "uid_map"),
     "gid_map": functools.partial(_read_maps, "gid_map"),
 }

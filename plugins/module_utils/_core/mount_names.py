@@ -6,16 +6,44 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 
 from .errors import InvalidInput
-from .paths import absolute
+from .paths import absolute, is_within
 
 #: Bytes in a tag (VIRTIO 1.2, section 5.11.4: virtio_fs_config.tag).
 LONGEST_TAG = 36
 
-#: Directories a guest needs in their place; mounting over one would take it away.
-NEEDED_BY_THE_GUEST = frozenset("/ /bin /boot /dev /etc /lib /lib32 /lib64 /proc /root /run /sbin /sys /tmp /usr /var".split())
+#: Directories that a mount must not hide in a guest, by what they hold. A path that ends in ``/**`` means everything in the directory, too.
+#: The longest path that covers a mount point decides, so that ``/usr/local`` without ``/**`` allows ``/usr/local/data`` in spite of ``/usr/**``.
+_NEEDED_BY_CONTENT: Mapping[str, str] = {
+    "the whole system": "/",
+    "programs and libraries": """
+        /bin/** /sbin/** /lib/** /lib32/** /lib64/** /libx32/** /usr/** /usr/src /usr/local /usr/local/share /snap/**
+        /nix /nix/store/** /gnu /gnu/store/** /usr/local/bin/** /usr/local/games/** /usr/local/include/** /usr/local/lib/**
+        /usr/local/lib64/** /usr/local/libexec/** /usr/local/sbin/**""",
+    "the configuration of the system": """
+        /etc/** /usr/local/etc/** /usr/local/share/ca-certificates/** /var/cache/debconf/** /var/spool/anacron/** /var/spool/at/** /var/spool/cron/**""",
+    "the files that the system boots from": "/boot/** /efi/** /ostree/** /sysroot/**",
+    "the interfaces of the kernel": "/dev/** /proc/** /sys/**",
+    "the files of root": "/root /var/roothome",
+    "the temporary files of all programs": "/tmp /var/tmp",
+    "the sockets and locks of running services": """
+        /run /run/cloud-init/** /run/credentials/** /run/dbus/** /run/initctl/** /run/initramfs/** /run/lock/** /run/log/** /run/lvm/** /run/mount/**
+        /run/netns/** /run/network/** /run/NetworkManager/** /run/sshd/** /run/shm/** /run/sudo/** /run/systemd/** /run/udev/** /run/user/**""",
+    "the data of several services": "/var /var/cache /var/lib /var/lib/private /var/log /var/log/audit/** /var/log/journal/** /var/spool",
+    "the records of the package manager or another part of the system": """
+        /var/db/** /var/lib/alternatives/** /var/lib/apk/** /var/lib/apt/** /var/lib/cloud/** /var/lib/dbus/** /var/lib/dhclient/** /var/lib/dhcp/**
+        /var/lib/dhcpcd/** /var/lib/dnf/** /var/lib/dpkg/** /var/lib/initramfs-tools/** /var/lib/misc/** /var/lib/NetworkManager/** /var/lib/pacman/**
+        /var/lib/pam/** /var/lib/polkit-1/** /var/lib/python/** /var/lib/rpm/** /var/lib/selinux/** /var/lib/snapd/** /var/lib/sudo/**
+        /var/lib/systemd/** /var/lib/ucf/** /var/lib/yum/** /var/lib/zypp/**""",
+}
+_NEEDED: Mapping[str, str] = {path: content for content, paths in _NEEDED_BY_CONTENT.items() for path in paths.split()}
+
+#: Former names of directories, which most systems keep as symbolic links.
+_FORMER_NAMES = {"/var/run": "/run", "/var/lock": "/run/lock"}
 
 
 def check_mount_tag(option: str, tag: str) -> str:
@@ -30,14 +58,33 @@ def check_mount_tag(option: str, tag: str) -> str:
 
 
 def check_mount_point(option: str, path: str) -> str:
-    """The mount point without repeated and trailing slashes.
+    """Return the mount point without repeated and trailing slashes.
 
-    :raises InvalidInput: not absolute, with ``..`` or control characters, or a directory the guest can't live without.
+    :raises InvalidInput: not absolute, with ``..`` or control characters, or a mount there would hide what the guest needs.
     """
     point = absolute(option, path)
-    if point in NEEDED_BY_THE_GUEST:
-        raise InvalidInput(option, path, "a directory that the guest can do without is expected, such as '/mnt/data'")
+    needed = _needed_directory(point)
+    if needed is not None:
+        directory, content = needed
+        accepted = f"{directory} holds {content}, which a mount would hide; a directory that the guest can do without is expected, such as '/mnt/data'"
+        raise InvalidInput(option, path, accepted)
     return point
 
 
-__all__ = ["LONGEST_TAG", "NEEDED_BY_THE_GUEST", "check_mount_point", "check_mount_tag"]
+def _needed_directory(point: str) -> tuple[str, str] | None:
+    """Return the directory that a mount on ``point`` would hide, or hide a part of, and its content; ``None`` when the guest can do without ``point``."""
+    for former, present in _FORMER_NAMES.items():
+        if is_within(point, former):
+            point = present + point[len(former) :]
+    directories = ["/".join(point.split("/")[:depth]) for depth in range(point.count("/") + 1, 1, -1)]
+    for directory in directories:
+        if os.path.basename(directory) == ".ssh":
+            return directory, "the keys for the login of a user"
+        if f"{directory}/**" in _NEEDED:
+            return directory, _NEEDED[f"{directory}/**"]
+        if directory in _NEEDED:
+            return (directory, _NEEDED[directory]) if directory == point else None
+    return ("/", _NEEDED["/"]) if point == "/" else None
+
+
+__all__ = ["LONGEST_TAG", "check_mount_point", "check_mount_tag"]

@@ -35,12 +35,22 @@ _DEFAULTS = {**{setting: words[0] for setting, words in CHOICES.items()}, **dict
 _SETTING_OF = {word: setting for setting, words in CHOICES.items() for word in words if word}
 #: Read by systemd, cloud-init and mount -a in fstab; the kernel never sees them.
 _FSTAB_ONLY = re.compile(r"[xX]-.+|_netdev|auto|noauto|comment=.+")
-#: It puts an autofs under the mount point, which then is never just mounted or not.
-_AUTOMOUNT = "x-systemd.automount"
+#: Words on which mount(8) and systemd.mount(5) act, in lower case.
+_ACTED_ON = re.compile(r"x-mount\.|x-systemd\.|comment=systemd\.")
+#: Those that don't change what is mounted.
+_HARMLESS = re.compile(
+    r"[xX]-mount\.mkdir(=0?[0-7]{3})?"
+    r"|x-systemd\.((requires|wants)-mounts-for|requires|wants|before|after|wanted-by|required-by|mount-timeout)=[^,]+"
+)
 _WORD = re.compile(r'(?:[!$-+\--\[\]-~]|"[^"\\\x00-\x1f]*")+')
 _ACCEPTED = (
     f"words of {', '.join(sorted(_SETTING_OF))}, {', '.join(f'{name}=...' for name in VALUES)}, "
-    f"and for fstab x-... (not {_AUTOMOUNT}), _netdev, auto, noauto and comment=..., are expected"
+    "and for fstab x-..., _netdev, auto, noauto and comment=..., are expected"
+)
+_ACCEPTED_OF_ACTED_ON = (
+    "mount(8) or systemd would mount something else at boot than is mounted now; of their words, X-mount.mkdir and "
+    "x-systemd.requires=, wants=, before=, after=, wanted-by=, required-by=, requires-mounts-for=, wants-mounts-for= and "
+    "mount-timeout= are expected. To mount a subdirectory, export it with a tag of its own"
 )
 
 
@@ -61,8 +71,11 @@ def check_options(option: str, words: Iterable[str]) -> tuple[str, ...]:
             continue
         if word == "nofail":
             raise InvalidInput(option, word, "the option nofail says whether a boot may go on without the mount")
-        setting = _setting_of(word)
-        if _WORD.fullmatch(word) is None or (setting is None and (_FSTAB_ONLY.fullmatch(word) is None or word == _AUTOMOUNT)):
+        # systemd parts words at every comma, also at one in double quotes.
+        if any(map(_ACTED_ON.match, re.split('[,"]', word.lower()))) and _HARMLESS.fullmatch(word) is None:
+            raise InvalidInput(option, word, _ACCEPTED_OF_ACTED_ON)
+        setting = "boot" if word in ("auto", "noauto") else _setting_of(word)
+        if _WORD.fullmatch(word) is None or (setting is None and _FSTAB_ONLY.fullmatch(word) is None):
             raise InvalidInput(option, word, _ACCEPTED)
         if setting is not None and chosen.setdefault(setting, word) != word:
             raise InvalidInput(option, f"{chosen[setting]},{word}", "only one of the two is expected")
@@ -87,8 +100,8 @@ def live_settings(options: Sequence[str], super_options: Sequence[str]) -> dict[
 
 
 def differing(live: Mapping[str, str], wanted: Mapping[str, str]) -> set[str]:
-    """The settings in which two mounts differ."""
-    return {setting for setting in _DEFAULTS if live[setting] != wanted[setting]}
+    """The settings in which two mounts differ. The kernel shows the double quotes of a value only where there is a comma in it."""
+    return {setting for setting in _DEFAULTS if live[setting].replace('"', "") != wanted[setting].replace('"', "")}
 
 
 def described(settings: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,4 +81,25 @@ def visible(mounts: Sequence[Mount], path: str) -> list[Mount]:
         below = [mount for mount in mounts if mount.parent_id == passed[-1].mount_id and mount not in passed]
 
 
-__all__ = ["Mount", "mounts_at", "parse", "unescape", "visible"]
+def place(mounts: Sequence[Mount], path: str) -> tuple[str, str] | None:
+    """Return the device of the file system that serves ``path``, and the path in that file system; ``None`` where no directory is mounted."""
+    served = visible(mounts, path)[-1:]
+    if not served or not served[0].root.startswith("/"):
+        return None
+    return served[0].device, os.path.normpath(os.path.join(served[0].root, os.path.relpath(path, served[0].mount_point)))
+
+
+def aliases(mounts: Sequence[Mount], path: str) -> list[str]:
+    """Return every path under which the mounts show the directory ``path``: bind mounts show one directory under several.
+
+    A mount on one of them may appear on all (mount_namespaces(7): shared).
+    """
+    found = place(mounts, path)
+    return [
+        os.path.normpath(os.path.join(mount.mount_point, os.path.relpath(found[1], mount.root)))
+        for mount in mounts
+        if found and mount.device == found[0] and mount.root.startswith("/") and is_within(found[1], mount.root)
+    ]
+
+
+__all__ = ["Mount", "aliases", "mounts_at", "parse", "place", "unescape", "visible"]

@@ -137,7 +137,7 @@ def resolve_attachment(
         persistent=found.persistent,
         read_only=found.read_only or bool(read_only),
         mount_tag=found.mount_tag if mount_tag is None else check_mount_tag("mount_tag", mount_tag),
-        mount_point=found.mount_point if mount_point is None else check_mount_point("mount_point", mount_point),
+        mount_point=check_mount_point("mount_point", found.mount_point if mount_point is None else mount_point),
         uid_map=found.uid_map if uid_map is None else uid_map,
         gid_map=found.gid_map if gid_map is None else gid_map,
         host=host,

@@ -29,6 +29,7 @@ from .._core.plan import Action, Plan
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
 from .._host.shared_directory import HeldDirectory
+from .._host.submounts import submount_warnings
 from .._host.virtiofsd import default_binary, find_daemon, last_words
 from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from .._libvirt import domain_xml
@@ -346,6 +347,7 @@ class VirtiofsExportService(Service):
         if self.seed is not None and domain_xml.cdrom_of(running, self.seed) is None:
             plan.restart_for("the running domain has no drive with the seed")
         if live:
+            plan.warnings.extend(submount_warnings(domain.name, wanted.source))
             differences = wanted.differences(live[0])
             if differences:
                 plan.restart_for(f"the running domain has the device with another {', '.join(differences)}")

@@ -10,23 +10,27 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
-from .._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, StaleState, from_os_error
+from .._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, StaleState
 from .._core.files import read_text, remove_durably, write_atomic
 from .._core.locks import locked
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import REMOUNTABLE, check_options, described, differing, kernel_words, live_settings, wanted_settings
+from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
-from .._host import fstab, mount_commands, mountinfo
+from .._host import fstab, mount_commands, mount_point, mountinfo
 from .._host.virtiofs_kernel import available_tags, check_virtiofs, has_virtiofs
 from .module import Service
 
 FSTYPE = "virtiofs"
+
+#: Upper bound of the names in a warning about a directory that isn't empty.
+MOST_NAMES = 5
 
 VIRTIOFS_MOUNT_SPEC = ArgumentSpec(
     {
@@ -68,7 +72,7 @@ def read_wish(options: Mapping[str, Any]) -> MountWish:
     if re.fullmatch(r"0[0-7]{3,4}", options["mode"]) is None:
         raise InvalidInput("mode", options["mode"], "a quoted octal number such as '0755' is expected")
     return MountWish(
-        path=check_mount_point("path", options["path"]),
+        path=absolute("path", options["path"]),
         tag=None if options["tag"] is None else check_mount_tag("tag", options["tag"]),
         options=check_options("options", options["options"]),
         nofail=options["nofail"],
@@ -94,10 +98,12 @@ class VirtiofsMountService(Service):
 
     def plan(self) -> Plan:
         plan = Plan()
-        path = self._resolved()
+        path, missing = self._resolved()
+        if self.wish.wants_entry:  # a mount on any other path can still be taken away
+            self._check_point(path, missing)
         live = self._live(path)
         if self.wish.wants_mount:
-            self._plan_directory(plan, path)
+            self._plan_directory(plan, path, missing)
         entry = self._plan_entry(plan, path)
         settings = self._plan_live(plan, path, live)
         tag = self.wish.tag if settings is None or live is None or self.wish.wants_mount else live.source
@@ -109,11 +115,25 @@ class VirtiofsMountService(Service):
     def _mounts(self) -> list[mountinfo.Mount]:
         return read_mounts(self.proc)
 
-    def _resolved(self) -> str:
-        """The mount point as the kernel knows it. A path in its table is resolved already, and isn't touched: a dead server would block us."""
-        if mountinfo.mounts_at(self._mounts(), self.wish.path):
-            return self.wish.path
-        return check_mount_point("path", os.path.realpath(self.wish.path))
+    def _resolved(self) -> tuple[str, list[str]]:
+        """Return the mount point as the kernel knows it, and the paths of the directories in it that are missing.
+
+        A path in the kernel's table is resolved already, and isn't touched: a dead server would block us.
+        """
+        mounts = self._mounts()
+        if mountinfo.mounts_at(mounts, self.wish.path):
+            return self.wish.path, []
+        parent, name = os.path.split(self.wish.path)
+        path, missing = mount_point.resolve(parent, option="path")
+        path = os.path.join(path, name)
+        return (path, missing) if mountinfo.mounts_at(mounts, path) else mount_point.resolve(self.wish.path, option="path")
+
+    def _check_point(self, path: str, missing: Sequence[str]) -> None:
+        parent, name = os.path.split(path)
+        for point in (path, *(os.path.join(alias, name) for alias in mountinfo.aliases(self._mounts(), parent))):
+            check_mount_point("path", point)
+        if missing and os.path.lexists(missing[0]):
+            raise InvalidInput("path", self.wish.path, f"{missing[0]} exists and isn't a directory")
 
     def _live(self, path: str) -> mountinfo.Mount | None:
         """The virtiofs mount at ``path`` that the wish is about.
@@ -138,16 +158,8 @@ class VirtiofsMountService(Service):
 
     # The directory
 
-    def _plan_directory(self, plan: Plan, path: str) -> None:
-        if mountinfo.mounts_at(self._mounts(), path) or os.path.isdir(path):
-            return
-        missing = [path]
-        while not os.path.lexists(os.path.dirname(missing[-1])):
-            missing.append(os.path.dirname(missing[-1]))
-        for present in (path, os.path.dirname(missing[-1])):
-            if os.path.lexists(present) and not os.path.isdir(present):
-                raise InvalidInput("path", self.wish.path, f"{present} exists and isn't a directory")
-        for directory in reversed(missing):
+    def _plan_directory(self, plan: Plan, path: str, missing: Sequence[str]) -> None:
+        for directory in missing:
             mode = self.wish.mode if directory == path else 0o755
             plan.actions.append(
                 Action(
@@ -155,8 +167,8 @@ class VirtiofsMountService(Service):
                     directory,
                     None,
                     f"mode {mode:04o}",
-                    apply=functools.partial(make_directory, directory, mode),
-                    undo=functools.partial(remove_directory, directory),
+                    apply=functools.partial(mount_point.create, directory, mode),
+                    undo=functools.partial(mount_point.remove, directory),
                 )
             )
 
@@ -179,6 +191,12 @@ class VirtiofsMountService(Service):
             ours = [entry for entry in ours if self.wish.tag in (None, entry.source)]
             if self.wish.state == "unmounted" or not ours:
                 return ours[0] if ours else None
+        changeable = None if wanted is None else mount_point.changeable_by_others(path)
+        if changeable is not None:
+            plan.warnings.append(
+                f"Another user than root can replace {changeable} by a symbolic link, and a boot would mount the tag where that leads: "
+                "take a mount point in a directory that only root can change."
+            )
         existed = os.path.exists(self.fstab)
         plan.actions.append(
             Action(
@@ -218,6 +236,8 @@ class VirtiofsMountService(Service):
         # A device that was taken away and is back, leaves its old mount dead.
         if live is None or live.source != self.wish.tag or not changes <= REMOUNTABLE or not mount_commands.is_connected(path):
             self._check_mountable(path, wanted)
+            if live is None:
+                self._check_hidden(plan, path)
             self._add_unmount(plan, path, live, before)
             self._add_mount(plan, path, wanted)
         elif before is not None and changes:
@@ -229,8 +249,8 @@ class VirtiofsMountService(Service):
                     path,
                     describe(live.source, before),
                     describe(live.source, wanted),
-                    apply=functools.partial(self._remount, live, path, before, wanted, superblock),
-                    undo=functools.partial(self._remount, live, path, wanted, before, superblock),
+                    apply=functools.partial(self._remount, live, before, wanted, superblock),
+                    undo=functools.partial(self._remount, live, wanted, before, superblock),
                 )
             )
         return wanted
@@ -247,6 +267,19 @@ class VirtiofsMountService(Service):
                         "unmount that one, or give both the same options."
                     )
 
+    def _check_hidden(self, plan: Plan, path: str) -> None:
+        """Warn of files that the mount hides.
+
+        :raises Conflict: it would hide another mount.
+        """
+        for mount in self._mounts():
+            if is_within(mount.mount_point, path):
+                raise Conflict(f"The mount {mount} would be hidden by a mount on {path}; unmount that first, or take another path.")
+        names = mount_point.content(path) if os.path.isdir(path) else []
+        if names:
+            shown = ", ".join(map(repr, names[:MOST_NAMES])) + (" and others" if len(names) > MOST_NAMES else "")
+            plan.warnings.append(f"The directory {path} is not empty; while the tag is mounted there, its content can't be seen: {shown}.")
+
     def _check_tag(self) -> None:
         tags = available_tags(self.sys)
         if tags is not None and self.wish.tag not in tags:
@@ -261,7 +294,7 @@ class VirtiofsMountService(Service):
                 None,
                 describe(str(self.wish.tag), wanted),
                 apply=functools.partial(self._mount, str(self.wish.tag), path, wanted),
-                undo=functools.partial(mount_commands.unmount, path),
+                undo=functools.partial(self._unmount_last, path),
             )
         )
 
@@ -274,50 +307,57 @@ class VirtiofsMountService(Service):
                 path,
                 describe(live.source, settings),
                 None,
-                apply=functools.partial(self._unmount, live),
+                apply=functools.partial(mount_commands.unmount, live),
                 undo=functools.partial(self._mount, live.source, path, settings),
             )
         )
 
     def _mount(self, tag: str, path: str, settings: Mapping[str, str]) -> None:
-        if os.path.realpath(path) != path:
-            raise StaleState(f"The path {path} became a symbolic link after it was checked; nothing was mounted.")
+        before = {mount.mount_id for mount in self._mounts()}
         try:
             mount_commands.mount(FSTYPE, tag, path, kernel_words(settings))
         except CommandFailed as error:
             self._check_tag()  # the kernel tells the tags once it has loaded the module
             raise CommandFailed(f"{error} Tag {tag!r} on {path}: does this machine have a virtio-fs device with that tag?") from error
-        mounted = mountinfo.mounts_at(self._mounts(), path)[-1]
-        if settings["access"] == "rw" and "ro" in mounted.super_options:  # another mount of the tag was there first, and shares its superblock
-            mount_commands.remount(FSTYPE, tag, path, kernel_words(settings, ["access"]), superblock=True)
+        try:
+            mounted = self._last(path)
+            if settings["access"] == "rw" and "ro" in mounted.super_options:  # another mount of the tag was there first, and shares its superblock
+                mount_commands.remount(mounted, kernel_words(settings, ["access"]), superblock=True)
+            self._check_settings(path, settings)
+        except BaseException:
+            # Where a directory above was renamed meanwhile, the mount is at another path.
+            for made in self._mounts():
+                if made.mount_id not in before and (made.fstype, made.source) == (FSTYPE, tag):
+                    mount_commands.unmount(made)
+            raise
 
-    def _remount(self, live: mountinfo.Mount, path: str, before: Mapping[str, str], after: Mapping[str, str], superblock: bool) -> None:
-        self._check_still(live)
-        mount_commands.remount(FSTYPE, live.source, path, kernel_words(after, differing(before, after)), superblock=superblock)
+    def _remount(self, live: mountinfo.Mount, before: Mapping[str, str], after: Mapping[str, str], superblock: bool) -> None:
+        changes = differing(before, after)
+        mount_commands.remount(live, kernel_words(after, changes), superblock=superblock)
+        try:
+            self._check_settings(live.mount_point, after)
+        except CommandFailed:
+            mount_commands.remount(live, kernel_words(before, changes), superblock=superblock)
+            raise
 
-    def _unmount(self, live: mountinfo.Mount) -> None:
-        self._check_still(live)
-        mount_commands.unmount(live.mount_point)
+    def _last(self, path: str) -> mountinfo.Mount:
+        """Return what is mounted last on ``path``."""
+        here = mountinfo.mounts_at(self._mounts(), path)
+        if not here:
+            raise StaleState(f"The mount point {path} was moved to another path while the tag was being mounted; it is not mounted.")
+        return here[-1]
 
-    def _check_still(self, live: mountinfo.Mount) -> None:
-        """umount(8) takes a path: make sure that what is mounted there is what was planned for."""
-        if [mount.mount_id for mount in mountinfo.mounts_at(self._mounts(), live.mount_point)] != [live.mount_id]:
-            raise StaleState(f"What is mounted on {live.mount_point} changed after it was checked; nothing was unmounted.")
+    def _unmount_last(self, path: str) -> None:
+        mount_commands.unmount(self._last(path))
 
-
-def make_directory(path: str, mode: int) -> None:
-    try:
-        os.mkdir(path)
-        os.chmod(path, mode)  # whatever the umask is
-    except OSError as error:
-        raise from_os_error(error, f"create the directory {path}") from error
-
-
-def remove_directory(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except OSError as error:
-        raise from_os_error(error, f"remove the directory {path}") from error
+    def _check_settings(self, path: str, settings: Mapping[str, str]) -> None:
+        """:raises CommandFailed: the kernel mounted with others."""
+        mounted = self._last(path)
+        found = live_settings(mounted.options, mounted.super_options)
+        changes = differing(found, settings)
+        if changes:
+            got, wanted = (", ".join(repr(one[setting]) for setting in sorted(changes)) for one in (found, settings))
+            raise CommandFailed(f"The kernel mounted {mounted} with {got} instead of {wanted}; it does not support that for virtiofs.")
 
 
 def read_mounts(proc: str = "/proc") -> list[mountinfo.Mount]:

@@ -21,6 +21,10 @@ LAB_DIRECTORY = "/usr/local/share/granary-lab"
 _BOOTED = 'until state=$(systemctl is-system-running --wait 2>/dev/null); [ "$state" = running ] || [ "$state" = degraded ]; do sleep 0.05; done; echo "$state"'
 
 
+#: systemd shares all mounts with the namespaces made later, but not in a container, where mounts on a host would stay unknown to virtiofsd.
+_INIT = "mount --make-rshared / && exec /sbin/init"
+
+
 class Host(ABC):
     """A machine of the lab, reached as root by ssh at *address* once ``wait_ready`` came back."""
 
@@ -68,7 +72,7 @@ class ContainerHost(Host):
             *(f"--volume={directory}:{path}:ro" for directory, path in directories.items()),
             f"--volume={key}:/etc/ssh/{key.name}:ro", f"--volume={key}.pub:/etc/ssh/{key.name}.pub:ro",
             f"--volume={self.files / 'authorized_keys'}:/etc/ssh/lab_authorized_keys:ro",
-            "--rootfs", f"{trees.tree(self.kind)}:O", "/sbin/init")
+            "--rootfs", f"{trees.tree(self.kind)}:O", "/bin/sh", "-c", _INIT)
 
     def wait_ready(self) -> None:
         state = self.execute("sh", "-c", _BOOTED).stdout

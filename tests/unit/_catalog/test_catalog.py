@@ -350,7 +350,7 @@ def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest
         "UPDATE image SET uid_map = '[{\"start\": true, \"target\": 1, \"count\": 1}]'",
         "ALTER TABLE image ADD COLUMN more TEXT",
         "ALTER TABLE image DROP COLUMN path",
-        "UPDATE vm_disk SET mount_point = '/etc'",
+        "UPDATE vm_disk SET mount_point = '/mnt/../etc'",
         "UPDATE vm_disk SET gid_map = '[5]'",
     ],
 )

@@ -32,6 +32,10 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
     "word",
     [
         *["user", "nofail", "x-systemd.automount", "x-", "dax=", "remount", "bind", "size=1m", "ro noatime", "x-a\nb", "x-a\\b"],
+        *["X-mount.subdir=../..", "X-mount.subdir=data", "X-mount.owner=root", "X-mount.mode=0777", "X-mount.idmap=u:0:1000:1", "x-mount.subdir=x"],
+        *["X-mount.mkdir=rwx", "X-mount.nocanonicalize", "x-systemd.automount=1", "X-systemd.automount", "x-systemd.idle-timeout=1", "x-systemd.makefs"],
+        *["x-systemd.growfs", "comment=systemd.automount", 'x-a="b,x-systemd.automount,c"', 'x-systemd.before="a,x-systemd.makefs,b"'],
+        *["users", "owner", "group", "helper=x", "uhelper=x", "loop", "move", "rbind", "subtype=x", "fd=3", "rootmode=0", "allow_other"],
         *['context="a', 'x-"\n"', "x-#", "comment=", "rö"],
     ],
 )
@@ -41,7 +45,18 @@ def test_other_words_are_refused_by_name(word):
     assert str(refusal.value).startswith(f"options: {word!r} is not accepted: ")
 
 
-@pytest.mark.parametrize("words", [["ro", "rw"], ["noatime,relatime"], ["dax=never", "dax=always"]])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *["X-mount.mkdir", "x-mount.mkdir=0750", "x-systemd.after=a.service", "x-systemd.requires-mounts-for=/srv", "x-systemd.mount-timeout=5"],
+        *["_netdev", "noauto", "comment=cloudconfig", "x-gvfs-hide", "x-initrd.mount", 'context="u:r:t:s0:c1,c2"'],
+    ],
+)
+def test_words_for_fstab_that_leave_the_mount_as_it_is(word):
+    assert check_options("options", [word]) == (word,)
+
+
+@pytest.mark.parametrize("words", [["ro", "rw"], ["noatime,relatime"], ["dax=never", "dax=always"], ["auto,noauto"]])
 def test_words_that_contradict_each_other_are_refused(words):
     with pytest.raises(InvalidInput, match="only one of the two"):
         check_options("options", words)
@@ -57,6 +72,7 @@ def test_words_that_contradict_each_other_are_refused(words):
         ("rw,nosuid,nodiratime,nosymfollow", "rw", ["nosuid", "nodiratime", "nosymfollow", "strictatime"]),
         ("ro,relatime", "ro,sync,dirsync,lazytime,dax=never", ["ro", "sync", "dirsync", "lazytime", "dax=never"]),
         ("rw,relatime", "rw,seclabel,dax=always", ["dax"]),
+        ("rw,relatime", "rw,context=u:r:t:s0", ['context="u:r:t:s0"']),
     ],
 )
 def test_live_and_wanted_agree(options, super_options, words):

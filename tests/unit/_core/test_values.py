@@ -45,10 +45,40 @@ def test_tags_that_a_mount_would_misread(tag: str) -> None:
         check_mount_tag("mount_tag", tag)
 
 
-@pytest.mark.parametrize("point", ["/", "/etc", "//usr/", "relative", "/mnt/../etc", "/mnt/a\nb"])
-def test_mount_points_the_guest_cannot_spare(point: str) -> None:
+@pytest.mark.parametrize("point", ["relative", "/mnt/../etc", "/mnt/a\nb", ""])
+def test_paths_that_are_no_mount_points(point: str) -> None:
     with pytest.raises(InvalidInput, match="^mount_point: "):
         check_mount_point("mount_point", point)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        *["/", "//usr/", "/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/share/zoneinfo", "/usr/local", "/usr/local/bin", "/usr/local/sbin/x", "/usr/src"],
+        *["/bin", "/bin/x", "/sbin", "/lib", "/lib/modules", "/lib64/x", "/snap/core", "/nix", "/nix/store/x", "/usr/local/share/ca-certificates/x"],
+        *["/etc", "/etc/ssh", "/etc/cron.d", "/etc/systemd/system", "/usr/local/etc/x", "/boot", "/boot/efi", "/dev", "/dev/shm/x", "/proc/self", "/sys/fs"],
+        *["/root", "/root/.ssh", "/home/alice/.ssh", "/home/alice/.ssh/keys", "/tmp", "/var/tmp", "/run", "/run/systemd/system", "/run/user/1000/x"],
+        *["/var", "/var/lib", "/var/cache", "/var/log", "/var/log/journal", "/var/spool", "/var/spool/cron/crontabs"],
+        *["/var/run", "/var/run/dbus", "/var/lock/x"],
+        *["/var/lib/dpkg", "/var/lib/dpkg/info", "/var/lib/rpm", "/var/lib/apt/lists", "/var/lib/systemd", "/var/lib/cloud", "/var/lib/NetworkManager"],
+    ],
+)
+def test_mount_points_the_guest_cannot_spare(point: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^mount_point: .* is not accepted: /\S* holds .*, which a mount would hide; a directory"):
+        check_mount_point("mount_point", point)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        *["/mnt", "/mnt/x", "/mnt/usr/bin", "/srv", "/srv/etc", "/data", "/export", "/media/x", "/opt", "/opt/app", "/home", "/home/alice", "/root/data"],
+        *["/var/www", "/var/www/html", "/var/lib/docker", "/var/lib/mysql", "/var/lib/one/datastores", "/var/log/app", "/var/cache/nginx", "/var/spool/mail"],
+        *["/usr/local/data", "/usr/local/share/x", "/usr/src/linux", "/tmp/foo", "/var/tmp/x", "/run/media/alice/x", "/var/run/secrets", "/usrlocal", "/etcd"],
+        *["/models", "/.snapshots", "/nix/.ro-store", "/mnt/one-fs-0", "/srv/.sshd"],
+    ],
+)
+def test_mount_points_that_a_guest_can_spare(point: str) -> None:
+    assert check_mount_point("mount_point", point) == point
 
 
 def test_a_mount_point_is_tidied() -> None:

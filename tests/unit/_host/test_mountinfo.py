@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mountinfo import mounts_at, parse, visible
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mountinfo import aliases, mounts_at, parse, visible
 
 # A guest of Debian 13, Linux 6.12, with virtiofs on a path with odd characters; the last lines are a stack, and a mount above that hides one.
 GUEST = r"""23 24 0:6 / /dev rw,relatime - devtmpfs dev rw,size=104272k,nr_inodes=26068,mode=755,inode64
@@ -56,6 +57,32 @@ def test_a_walk_passes_a_stack_from_its_bottom():
 def test_a_walk_does_not_pass_a_hidden_mount():
     assert walked("/srv/hidden/deep") == [24, 36]
     assert [mount.mount_id for mount in mounts_at(parse(GUEST), "/srv/hidden/deep")] == [35]
+
+
+# /srv/bind shows /sub of a file system that /srv/all shows as a whole; the root of /srv/volume isn't that of its device.
+BINDS = r"""24 1 254:0 / / rw - ext4 /dev/vda rw
+25 24 254:0 /etc /mnt/conf rw - ext4 /dev/vda rw
+26 24 0:28 / /srv/all rw - virtiofs one-2 rw
+27 24 0:28 /sub /srv/bind rw - virtiofs one-2 rw
+28 24 0:4 net:[4026532] /run/netns/x rw - nsfs nsfs rw
+29 24 0:31 /@home /srv/volume rw - btrfs /dev/vdb rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/mnt/conf/ssh", ["/etc/ssh", "/mnt/conf/ssh"]),
+        ("/etc/ssh", ["/etc/ssh", "/mnt/conf/ssh"]),
+        ("/mnt/other", ["/mnt/other"]),
+        ("/srv/bind/x", ["/srv/all/sub/x", "/srv/bind/x"]),
+        ("/srv/all/x", ["/srv/all/x"]),
+        ("/srv/volume/alice", ["/srv/volume/alice"]),
+        ("/run/netns/x", []),
+    ],
+)
+def test_one_directory_under_several_names(path, names):
+    assert aliases(parse(BINDS), path) == names
 
 
 def test_this_machine_agrees_with_findmnt(tmp_path):

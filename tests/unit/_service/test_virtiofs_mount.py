@@ -240,8 +240,10 @@ def test_the_same_tag_elsewhere_with_other_superblock_options(machine):
 
 def test_a_path_that_is_a_file_or_goes_through_one(machine):
     (machine.base / "file").touch()
-    for path in ("file", "file/below"):
-        refused(machine, InvalidInput, f"{machine.base}/file exists and isn't a directory", path=f"{machine.base}/{path}")
+    (machine.base / "link").symlink_to("file")
+    for path in ("file", "file/below", "link", "link/below"):
+        for state in ("mounted", "present"):
+            refused(machine, InvalidInput, f"{machine.base}/file exists and isn't a directory", path=f"{machine.base}/{path}", state=state)
 
 
 def test_a_link_to_a_directory_the_guest_needs(machine):
@@ -251,7 +253,8 @@ def test_a_link_to_a_directory_the_guest_needs(machine):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [*(("mode", mode) for mode in ("755", "0999", "493", "u+x")), ("tag", "a b"), ("tag", "x" * 37), ("path", "mnt"), ("path", "/"), ("options", ["user"])],
+    [*(("mode", mode) for mode in ("755", "0999", "493", "u+x")), ("tag", "a b"), ("tag", "x" * 37), ("path", "mnt"), ("path", "/"), ("options", ["user"])]
+    + [("path", "/usr/bin"), ("path", "/etc/ssh"), ("path", "/bin"), ("path", "/lib/modules"), ("options", ["X-mount.subdir=../.."])],
 )
 def test_values_that_are_refused(option, value, machine):
     with pytest.raises(InvalidInput, match=f"^{option}: "):
@@ -304,6 +307,18 @@ def live(path=point):
 
 def read():
     return open(fstab).read()
+
+def warnings(**options):
+    return build(**options).plan().warnings
+
+def attacked(command, attack):
+    # A program before the real one in PATH acts at the worst moment.
+    tools = os.path.join(base, "tools")
+    os.makedirs(tools, exist_ok=True)
+    with open(os.path.join(tools, command), "w") as file:
+        file.write("#!/bin/sh -e" + chr(10) + attack + chr(10))
+    os.chmod(file.name, 0o755)
+    os.environ["PATH"] = tools + ":" + os.environ["PATH"]
 """
 
 
@@ -385,7 +400,7 @@ def test_a_mount_that_fails_leaves_nothing_behind(machine):
 told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
 """
     error, fstab, live, exists = in_namespace(machine, code, point)
-    assert error.startswith("CommandFailed: The command 'mount' failed with exit code 32: ") and "virtio-fs device with that tag" in error
+    assert error.startswith(f"CommandFailed: The command 'mount' failed with exit code 32: {point}: ") and "virtio-fs device with that tag" in error
     assert (fstab, live, exists) == ("# fstab\n", [], False)
 
 
@@ -438,7 +453,7 @@ def swap():
 told += [run(swap), live(other), read()]
 """
     error, live, fstab = in_namespace(machine, code)
-    assert error.startswith(f"StaleState: The path {machine.point} became a symbolic link")
+    assert error.startswith(f"StaleState: The mount point {machine.point} was removed or replaced")
     assert (live, fstab) == ([], "# fstab\n")
 
 
@@ -454,6 +469,15 @@ told += [run(over, state="absent"), live()]
     assert live == ["one-1 rw,relatime", "stranger rw,relatime"]
 
 
+def test_nothing_is_mounted_over_what_came_meanwhile(machine):
+    code = """
+told += [run(lambda: subprocess.run(["mount", "-t", "tmpfs", "stranger", point], check=True)), live(), read()]
+"""
+    error, live, fstab = in_namespace(machine, code)
+    assert error.startswith(f"StaleState: Something was mounted on {machine.point}")
+    assert (live, fstab) == (["stranger rw,relatime"], "# fstab\n")
+
+
 def test_owner_and_mode_of_fstab_stay(machine):
     os.chown(machine.fstab, 0, 42)
     machine.fstab.chmod(0o640)
@@ -462,3 +486,197 @@ run()
 told += [oct(os.stat(fstab).st_mode), os.stat(fstab).st_gid]
 """
     assert in_namespace(machine, code) == ["0o100640", 42]
+
+
+# Directories of other users
+
+USER = 61001
+
+
+@pytest.fixture
+def theirs(machine) -> Path:
+    """A directory of another user, with a mount point in it."""
+    found = machine.base / "theirs"
+    for directory in (found, found / "mnt"):
+        directory.mkdir()
+        os.chown(directory, USER, USER)
+    (machine.base / "roots").mkdir()
+    return found
+
+
+def test_a_link_of_another_user_leads_nowhere(machine, theirs):
+    code = """
+roots = os.path.join(base, "roots")
+os.rmdir(point)
+os.symlink(roots, point)
+os.lchown(point, 61001, 61001)
+for path in (point, os.path.join(point, "new")):
+    for state in ("mounted", "present", "absent"):
+        try:
+            told.append(run(path=path, state=state))
+        except VmstoreError as error:
+            told.append(f"{type(error).__name__}: {error}")
+subprocess.run(["mount", "-t", "tmpfs", "one-1", roots], check=True)
+for state in ("unmounted", "absent"):
+    try:
+        told.append(run(state=state))
+    except VmstoreError as error:
+        told.append(f"{type(error).__name__}: {error}")
+told += [live(roots), read(), os.listdir(roots)]
+"""
+    *errors, live, fstab, names = in_namespace(machine, code, theirs / "mnt")
+    assert [error.split(": ")[:2] for error in errors] == [["PathNotAllowed", "path"]] * 8
+    assert (live, fstab, names) == (["one-1 rw,relatime"], "# fstab\n", [])
+
+
+@pytest.mark.parametrize("new", ["", "/new", "/new/deeper"])
+def test_a_directory_that_is_swapped_after_it_was_checked(machine, theirs, new):
+    """Nothing is created, mounted or given a mode where the link leads."""
+    (machine.base / "roots/mnt").mkdir(mode=0o700)
+    code = """
+theirs = os.path.join(base, "theirs")
+def swap():
+    os.rename(theirs, theirs + ".old")
+    os.symlink(os.path.join(base, "roots"), theirs)
+    os.lchown(theirs, 61001, 61001)
+before = os.stat(os.path.join(base, "roots/mnt")).st_mtime_ns
+told += [run(swap, mode="0777"), read(), os.stat(os.path.join(base, "roots/mnt")).st_mtime_ns == before]
+found = subprocess.run(["find", os.path.join(base, "roots"), "-printf", "%P %m "], stdout=subprocess.PIPE, text=True)
+told += [found.stdout]
+told += [open("/proc/self/mountinfo").read().count(" one-1 ")]
+"""
+    error, fstab, untouched, found, mounts = in_namespace(machine, code, Path(f"{theirs}/mnt{new}"))
+    assert error.startswith("PathNotAllowed: ")
+    assert (fstab, untouched, found, mounts) == ("# fstab\n", True, " 755 mnt 700 ", 0)
+
+
+def test_a_link_of_another_user_to_the_users_own_directory(machine, theirs):
+    """The root of the mounted file system belongs to another user."""
+    code = """
+link = os.path.join(base, "theirs/link")
+os.symlink("mnt", link)
+os.lchown(link, 61001, 61001)
+told += [run(path=link), run(path=link), live(), run(path=link, state="absent"), live()]
+"""
+    assert in_namespace(machine, code, theirs / "mnt") == [["add fstab entry", "mount"], [], ["one-1 rw,relatime"], ["remove fstab entry", "unmount"], []]
+
+
+def test_a_directory_that_is_swapped_while_mount_runs(machine, theirs):
+    """The mount is made on the opened directory, found at another path, and taken back."""
+    code = """
+roots = os.path.join(base, "roots")
+attacked("mount", f"/bin/mv {point} {point}.old; /bin/ln -s {roots} {point}; exec /bin/mount \\"$@\\"")
+told += [run(), live(roots), live(point + ".old"), read(), open("/proc/self/mountinfo").read().count(" one-1 ")]
+"""
+    error, *rest = in_namespace(machine, code, theirs / "mnt")
+    assert error.startswith(f"StaleState: The mount point {theirs}/mnt was moved to another path while the tag was being mounted")
+    assert rest == [[], [], "# fstab\n", 0]
+
+
+def test_a_mount_point_that_its_owner_replaces_in_another_namespace(machine, theirs):
+    """The kernel detaches the mount then. Nothing else is unmounted in its place."""
+    code = """
+roots = os.path.join(base, "roots")
+told += [run()]
+subprocess.run(["mount", "-t", "tmpfs", "one-1", roots], check=True)
+def swap():
+    script = f"mv {point} {point}.old; ln -s {roots} {point}"
+    subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-ec", f"umount {point}; {script}"], check=True)
+told += [run(swap, state="absent"), live(roots)]
+"""
+    done, error, live = in_namespace(machine, code, theirs / "mnt")
+    assert done == ["add fstab entry", "mount"]
+    assert error.startswith("StaleState: ")
+    assert live == ["one-1 rw,relatime"]
+
+
+def test_unmount_follows_no_link(machine):
+    code = """
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount_commands import _UNMOUNT
+run()
+os.symlink(point, os.path.join(base, "link"))
+done = subprocess.run([sys.executable, "-c", _UNMOUNT, os.path.join(base, "link")], stderr=subprocess.PIPE, text=True)
+told += [done.returncode, done.stderr, live()]
+"""
+    assert in_namespace(machine, code) == [1, "Invalid argument\n", ["one-1 rw,relatime"]]
+
+
+def test_a_boot_would_follow_a_link_of_another_user(machine, theirs):
+    code = """
+told += [warnings(), warnings(path=os.path.join(base, "mnt"))]
+run()
+told += [warnings()]
+"""
+    warned, nothing, again = in_namespace(machine, code, theirs / "mnt")
+    assert warned == [
+        f"Another user than root can replace {theirs}/mnt by a symbolic link, and a boot would mount the tag where that leads: "
+        "take a mount point in a directory that only root can change."
+    ]
+    assert (nothing, again) == ([], [])
+
+
+# What a mount would hide
+
+
+def test_another_name_of_a_system_directory(machine):
+    """A bind mount, over which a mount would appear under both names."""
+    (machine.base / "link").symlink_to(machine.point)
+    code = """
+subprocess.run(["mount", "--bind", "/etc", point], check=True)
+for path in (os.path.join(point, "ssl"), os.path.join(base, "link", "new")):
+    try:
+        told.append(run(path=path))
+    except VmstoreError as error:
+        told.append(str(error))
+"""
+    errors = in_namespace(machine, code)
+    assert [error.split(" is not")[0] for error in errors] == ["path: '/etc/ssl'", "path: '/etc/new'"]
+
+
+def test_what_is_mounted_on_a_system_directory_can_be_taken_away(machine):
+    code = """
+told += [subprocess.run(["mount", "-t", "tmpfs", "one-1", "/var/lib/misc"]).returncode, run(path="/var/lib/misc", state="absent"), live("/var/lib/misc")]
+"""
+    assert in_namespace(machine, code) == [0, ["unmount"], []]
+
+
+def test_a_directory_that_is_not_empty(machine):
+    for name in "fedcba":
+        (machine.point / name).touch()
+    code = """
+told += [warnings(), warnings(state="present"), run(), warnings(), warnings(options=["ro"])]
+"""
+    warned, *rest = in_namespace(machine, code)
+    assert warned == [
+        f"The directory {machine.point} is not empty; while the tag is mounted there, its content can't be seen: 'a', 'b', 'c', 'd', 'e' and others."
+    ]
+    assert rest == [[], ["add fstab entry", "mount"], [], []]
+
+
+def test_a_mount_below_is_not_hidden(machine):
+    code = """
+below = os.path.join(point, "below")
+os.mkdir(below)
+subprocess.run(["mount", "-t", "tmpfs", "stranger", below], check=True)
+try:
+    run()
+except VmstoreError as error:
+    told += [str(error), live(), read()]
+"""
+    error, live, fstab = in_namespace(machine, code)
+    assert error.startswith(f"The mount stranger (type tmpfs) on {machine.point}/below would be hidden by a mount on {machine.point}")
+    assert (live, fstab) == ([], "# fstab\n")
+
+
+def test_a_mount_without_an_option_that_was_asked_for_is_taken_back(machine):
+    code = """
+attacked("mount", "for word; do shift; set -- \\"$@\\" \\"${word%nosuid}\\"; done; exec /bin/mount \\"$@\\"")
+told += [run(options=["nosuid"]), live(), read()]
+told += [run(), run(options=["nosuid"]), live(), read()]
+"""
+    mounted, *first, done, remounted, live, fstab = in_namespace(machine, code)
+    for error in (mounted, remounted):
+        assert error.startswith(f"CommandFailed: The kernel mounted one-1 (type tmpfs) on {machine.point} with 'suid' instead of 'nosuid'")
+    assert first == [[], "# fstab\n"]
+    assert done == ["add fstab entry", "mount"]
+    assert (live, fstab) == (["one-1 rw,relatime"], f"# fstab\none-1 {machine.point} tmpfs nofail 0 0\n")
