@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path, opened_directory, opened_parent, sync_opened
+from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
 from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
 from . import schema
@@ -201,8 +201,7 @@ def locate_catalog(path: str) -> CatalogPlace:
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
     _check_reachable(place)
-    others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and found.st_gid != 0)
-    if os.geteuid() == found.st_uid == 0 and others and not found.st_mode & stat.S_ISVTX:
+    if os.geteuid() == found.st_uid == 0 and is_writable_for_others(found) and not found.st_mode & stat.S_ISVTX:
         directory = os.path.dirname(place.path)
         raise CatalogFailed(
             f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so give it to one of them with chown, "

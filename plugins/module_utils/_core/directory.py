@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from .errors import PathNotAllowed
 
 #: Upper bound of the symbolic links in one path (MAXSYMLINKS, path_resolution(7)).
 MOST_LINKS = 40
+
+#: Id of Debian's group staff, which owns /usr/local on hosts that were installed before Debian 12.
+STAFF = 50
 
 
 @contextlib.contextmanager
@@ -91,6 +95,19 @@ def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
 def descriptor_path(descriptor: int, name: str = "") -> str:
     """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in one that inherits the descriptor."""
     return f"/proc/self/fd/{descriptor}" + (f"/{name}" if name else "")
+
+
+def is_writable_for_others(status: os.stat_result) -> bool:
+    """Return whether everybody may write to a directory, or a group that isn't as trusted as root."""
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid)))
+
+
+def _is_staff(gid: int) -> bool:
+    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs (base-passwd)."""
+    try:
+        return gid == STAFF and grp.getgrgid(gid).gr_name == "staff"
+    except KeyError:
+        return False
 
 
 def sync_opened(directory: int) -> None:
@@ -177,12 +194,11 @@ def _deciders(link: os.stat_result, directory: os.stat_result, path: str, option
     """Return the user who may have put a symbolic link where it is; nobody where only root or this process's user can."""
     trusted = (0, os.geteuid())
     # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved any link there.
-    anybodys = directory.st_mode & stat.S_IWOTH or (directory.st_mode & stat.S_IWGRP and directory.st_gid != 0)
     if link.st_uid not in trusted:
         return {link.st_uid}
     if directory.st_uid not in trusted:
         return {directory.st_uid}
-    if anybodys and not directory.st_mode & stat.S_ISVTX:
+    if is_writable_for_others(directory) and not directory.st_mode & stat.S_ISVTX:
         raise _not_theirs(path, option)
     return set()
 
@@ -191,4 +207,15 @@ def _not_theirs(path: str, option: str) -> PathNotAllowed:
     return PathNotAllowed(option, path, "it leads through a symbolic link that another user can change to a directory that isn't that user's")
 
 
-__all__ = ["descriptor_path", "exists_at", "is_link_at", "open_directory", "open_file_at", "opened_directory", "opened_file_at", "opened_parent", "sync_opened"]
+__all__ = [
+    "descriptor_path",
+    "exists_at",
+    "is_link_at",
+    "is_writable_for_others",
+    "open_directory",
+    "open_file_at",
+    "opened_directory",
+    "opened_file_at",
+    "opened_parent",
+    "sync_opened",
+]

@@ -10,11 +10,10 @@ An existing directory is only changed if nobody but its owner could have put it 
 
 from __future__ import annotations
 
-import grp
 import os
 import stat
 
-from .._core.directory import open_directory, opened_parent
+from .._core.directory import is_writable_for_others, open_directory, opened_parent
 from .._core.identity import acting_as, owner_of
 
 #: Mode of missing directories above the one that is asked for.
@@ -22,9 +21,6 @@ AROUND_MODE = 0o755
 
 #: Stands for "any user" in what :func:`other_users` returns.
 ANYBODY = -1
-
-#: Id of Debian's group staff, which owns /usr/local on hosts that were installed before Debian 12.
-STAFF = 50
 
 
 def open_or_make(path: str, mode: int) -> int:
@@ -74,17 +70,4 @@ def other_users(descriptor: int) -> set[int]:
         os.close(here)
 
 
-def is_writable_for_others(status: os.stat_result) -> bool:
-    """Return whether everybody may write to a directory, or a group that isn't as trusted as root."""
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid)))
-
-
-def _is_staff(gid: int) -> bool:
-    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs (base-passwd)."""
-    try:
-        return gid == STAFF and grp.getgrgid(gid).gr_name == "staff"
-    except KeyError:
-        return False
-
-
-__all__ = ["ANYBODY", "is_writable_for_others", "open_or_make", "other_users"]
+__all__ = ["ANYBODY", "open_or_make", "other_users"]

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 
-from .._core.directory import descriptor_path, open_directory, opened_directory, opened_parent
+from .._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
 from .._core.errors import StaleState, from_os_error, os_errors
 from .._core.files import read_text
 
@@ -138,7 +138,7 @@ def changeable_by_others(path: str) -> str | None:
             owner = os.lstat(directory).st_uid if os.path.lexists(directory) else os.geteuid()
         except OSError:
             return None
-        is_shared = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0)
+        is_shared = is_writable_for_others(status)
         is_kept = status.st_mode & stat.S_ISVTX and owner in trusted
         if status.st_uid not in trusted or (is_shared and not is_kept):
             return directory

@@ -27,13 +27,13 @@ from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
-from .._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
+from .._core.directory import descriptor_path, is_writable_for_others, open_file_at, opened_directory, sync_opened
 from .._core.errors import InvalidInput, NotFound, PathNotAllowed, os_errors
 from .._core.files import replace_file, write_atomic
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver_script import entry
-from .._host.made_directory import is_writable_for_others, open_or_make, other_users
+from .._host.made_directory import open_or_make, other_users
 from .module import Service
 
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
