@@ -22,15 +22,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import data
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content, same_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 
-USER = 61001
+#: The uid of the fixture tenant.
+TENANT = 61001
 NAME = "6573ae15e97409f235cae95705b4d830"
 SECRET = b"of root only".ljust(512) * 8
 
 #: Puts a link to the file argv[2] in the place of every part in the directory argv[1], as fast as it can, until its input ends.
 SWAP = """
 import ctypes, os, select, sys
-directory, target = sys.argv[1:]
-os.setgroups([]); os.setgid(61001); os.setuid(61001)
+directory, target = sys.argv[1:3]
+os.setgroups([]); os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[3]))
 os.chdir(directory)
 print("ready", flush=True)
 while not select.select([0], [], [], 0)[0]:
@@ -53,26 +54,16 @@ def secret(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def theirs() -> Iterator[Path]:
-    """A directory that the service user can reach and owns."""
-    path = Path(subprocess.run(["mktemp", "-d", "/var/tmp/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
-    os.chown(path, USER, USER)
-    path.chmod(0o755)
-    yield path
-    subprocess.run(["rm", "-rf", path], check=True)
-
-
-@pytest.fixture
-def driver(theirs: Path) -> FsDriver:
-    base = theirs / "100"
+def driver(tenant: Path) -> FsDriver:
+    base = tenant / "100"
     base.mkdir()
-    os.chown(base, USER, USER)
+    os.chown(base, TENANT, TENANT)
     return FsDriver(Datastore(100, "images", "image", "fs", "local", str(base)))
 
 
 @contextlib.contextmanager
 def swapping(directory: Path, target: Path) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", SWAP, directory, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", SWAP, directory, target, str(TENANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         yield
         process.stdin.close()
@@ -84,7 +75,7 @@ def qemu_img(*argv: object) -> None:
 
 def qcow2(path: Path, *options: str) -> Path:
     qemu_img("create", "-q", "-f", "qcow2", *options, path, "1M")
-    os.chown(path, USER, USER)
+    os.chown(path, TENANT, TENANT)
     return path
 
 
@@ -102,11 +93,11 @@ def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(driver: FsDriver,
     assert (secret.read_bytes(), secret.stat().st_uid, secret.stat().st_mode & 0o777) == (SECRET, 0, 0o600)
 
 
-def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path, theirs: Path) -> None:
+def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path) -> None:
     source = Content((str(qcow2(tmp_path / "image")),), "qcow2")
-    with swapping(theirs, secret):
+    with swapping(tenant, secret):
         for _time in range(8):
-            with contextlib.suppress(VmstoreError, OSError), new_image(str(theirs)) as part:
+            with contextlib.suppress(VmstoreError, OSError), new_image(str(tenant)) as part:
                 copy_content(source, part, "raw")
                 part.commit()
     assert secret.read_bytes() == SECRET
@@ -126,7 +117,7 @@ def test_nobody_else_can_open_a_part(driver: FsDriver, monkeypatch: pytest.Monke
     monkeypatch.setattr(datablock, "run", look)
     source = driver.mkfs(2, "raw", "ext4")
     assert seen == ["0 600\n"]
-    assert subprocess.run(["stat", "-c", "%u %g %a", source], stdout=subprocess.PIPE, text=True, check=True).stdout == f"{USER} {USER} 640\n"
+    assert subprocess.run(["stat", "-c", "%u %g %a", source], stdout=subprocess.PIPE, text=True, check=True).stdout == f"{TENANT} {TENANT} 640\n"
 
 
 @pytest.mark.parametrize("leads", ["data_file", "backing_file"])
@@ -179,7 +170,7 @@ def elsewhere(driver: FsDriver, tmp_path: Path) -> Path:
     base = Path(driver.datastore.base_path)
     base.rename(base.with_name("moved"))
     base.symlink_to(directory)
-    os.chown(base, USER, USER, follow_symlinks=False)
+    os.chown(base, TENANT, TENANT, follow_symlinks=False)
     return directory
 
 
@@ -212,7 +203,7 @@ def test_a_datastore_is_not_made_where_a_link_of_another_user_leads(driver: FsDr
     base = Path(driver.datastore.base_path)
     base.rmdir()
     base.symlink_to(tmp_path / "new")
-    os.chown(base, USER, USER, follow_symlinks=False)
+    os.chown(base, TENANT, TENANT, follow_symlinks=False)
     with pytest.raises(PathNotAllowed):
         driver.prepare()
     assert not (tmp_path / "new").exists()
@@ -228,11 +219,11 @@ def test_an_image_that_is_a_link_is_not_read(driver: FsDriver, secret: Path) -> 
     assert secret.read_bytes() == SECRET
 
 
-def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, secret: Path, theirs: Path) -> None:
-    (theirs / "source").symlink_to(secret)
-    os.chown(theirs / "source", USER, USER, follow_symlinks=False)
+def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, secret: Path, tenant: Path) -> None:
+    (tenant / "source").symlink_to(secret)
+    os.chown(tenant / "source", TENANT, TENANT, follow_symlinks=False)
     with pytest.raises(PathNotAllowed, match="symbolic link"):
-        driver.cp(str(theirs / "source"), CopyOptions("datablock"))
+        driver.cp(str(tenant / "source"), CopyOptions("datablock"))
     assert os.listdir(driver.datastore.base_path) == []
 
 
