@@ -12,6 +12,8 @@ from typing import Any
 from .._core.arguments import ArgumentSpec
 from .._core.errors import NotFound
 from .._core.names import check_domain
+from .._host.domain_ids import read_allocations
+from .._host.share_risks import directory_risks
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
@@ -26,15 +28,16 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
     :raises NotFound: the domain asked for doesn't exist.
     """
     hypervisor = Hypervisor(check_local(options["uri"]))
+    ranges = [{"domain": one.name, "uuid": uuid, "start": one.start, "count": one.count} for uuid, one in read_allocations().domains.items()]
     if options["domain"] is not None:
-        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))]}
+        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))], "domain_subids": ranges}
     found = []
     for domain in hypervisor.domains():
         try:
             found.append(_read(domain))
         except NotFound:
             continue
-    return {"domains": found}
+    return {"domains": found, "domain_subids": ranges}
 
 
 def _read(domain: Domain) -> dict[str, object]:
@@ -62,7 +65,13 @@ def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running:
         differences = persistent.differences(running)
     else:
         differences = ["running" if persistent else "persistent"] if is_running else []
-    return {**describe(device), "persistent": persistent is not None, "running": running is not None, "differences": differences}
+    return {
+        **describe(device),
+        "persistent": persistent is not None,
+        "running": running is not None,
+        "differences": differences,
+        "risks": directory_risks(device.source, read_only=device.read_only),
+    }
 
 
 def describe(device: VirtioFs) -> dict[str, object]:
