@@ -160,6 +160,7 @@ options:
         A user of this host who runs a setuid program that one guest made can write to the shares of all guests and stop their virtiofsd.
       - V(per_domain) gives the domain a range of 65536 ids that no other domain has, and is recommended. The range is allocated with the first export,
         added to C(/etc/subuid) and C(/etc/subgid), used by all exports of the domain that ask for it, and freed with the last of them.
+        The UUID of the domain decides which one, so that it is the same on every host, unless another domain has it there.
         Where a directory service grants subordinate ids, the range is taken from those after the first range.
       - With V(per_domain), files of one guest belong to nobody in another guest. Guests that change each other's files need the same map.
       - Files keep their owner when this option changes. Change the owners on the host, see RV(device.owners).

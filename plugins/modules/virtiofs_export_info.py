@@ -125,11 +125,13 @@ domains:
         risks:
           description:
             - How users of this host and the guest could do harm through the directory, and what to do about it, one sentence each.
-            - Also why the next start of the domain will be refused, where that is so.
+            - Also why the next start of the domain will be refused, where that is so. V(none) without root's rights.
           type: list
           elements: str
 domain_subids:
-  description: The ranges of ids that domains have for themselves, also those of domains that are gone. See O(granary.vmstore.virtiofs_export#module:subid).
+  description:
+    - The ranges of ids that domains have for themselves, also those of domains that are gone. See O(granary.vmstore.virtiofs_export#module:subid).
+    - V(none) without root's rights.
   returned: success
   type: list
   elements: dict

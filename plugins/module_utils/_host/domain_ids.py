@@ -2,14 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ranges of subordinate ids that belong to one domain each: which are allocated, and which one is next."""
+"""Ranges of subordinate ids that belong to one domain each: which are allocated, and which one a domain gets."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from .._core.errors import FileAccessFailed
 from .._core.files import read_text
@@ -39,55 +40,36 @@ class DomainRange:
         return start < self.start + self.count and self.start < start + count
 
 
-@dataclass(frozen=True)
-class Allocations:
-    """The ranges by UUID of their domain. ``last`` is the first id of the range that was allocated last."""
+def read_allocations() -> dict[str, DomainRange]:
+    """Return the allocated ranges by UUID of their domain.
 
-    last: int = 0
-    domains: Mapping[str, DomainRange] = field(default_factory=dict)
-
-    def with_range(self, uuid: str, wanted: DomainRange) -> Allocations:
-        return Allocations(wanted.start, {**self.domains, uuid: wanted})
-
-    def without(self, uuids: Iterable[str]) -> Allocations:
-        gone = set(uuids)
-        return Allocations(self.last, {uuid: one for uuid, one in self.domains.items() if uuid not in gone})
-
-
-def read_allocations() -> Allocations:
-    """:raises FileAccessFailed: the file can't be read, or holds something else."""
+    :raises FileAccessFailed: the file can't be read, or holds something else.
+    """
     text = read_text(ALLOCATIONS)
-    if not text:
-        return Allocations()
     try:
-        data = json.loads(text)
-        return Allocations(data["last"], {uuid: DomainRange(**one) for uuid, one in data["domains"].items()})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return {uuid: DomainRange(**one) for uuid, one in json.loads(text or "{}").items()}
+    except (AttributeError, TypeError, ValueError) as error:
         raise FileAccessFailed(f"{ALLOCATIONS} holds no ranges of domains: {error}.") from error
 
 
-def write_allocations(wanted: Allocations) -> None:
+def write_allocations(wanted: Mapping[str, DomainRange]) -> None:
     """:raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal."""
-    write_state(ALLOCATIONS, json.dumps(asdict(wanted), indent=1, sort_keys=True).encode("ascii"))
+    write_state(ALLOCATIONS, json.dumps({uuid: asdict(one) for uuid, one in wanted.items()}, indent=1, sort_keys=True).encode("ascii"))
 
 
-def next_start(last: int, pool: Sequence[tuple[int, int]], taken: Iterable[tuple[int, int]]) -> int | None:
-    """Return the first id of the next free range; ``None`` when no range is free.
+def choose_start(uuid: str, pool: Sequence[tuple[int, int]], taken: Iterable[tuple[int, int]]) -> int | None:
+    """Return the first id of a free range; ``None`` when no range is free.
 
-    The ids of a removed export come last: files with them may be left.
+    The search begins at a place that the UUID decides. So a domain gets the same ids on every host, and gets them again after its
+    exports were removed, unless another domain has them.
 
-    :arg last: first id of the range that was allocated last.
     :arg pool: the ids to choose from, each entry a first id and a count.
     :arg taken: ids that somebody has, likewise.
     """
+    starts = [start for first, count in pool for start in range(first, first + count - COUNT + 1, COUNT)]
     used = list(taken)
-    free = [start for start in _starts(pool) if not any(start < first + count and first < start + COUNT for first, count in used)]
-    return min(free, key=lambda start: (start <= last, start), default=None)
-
-
-def _starts(pool: Sequence[tuple[int, int]]) -> Iterator[int]:
-    for first, count in pool:
-        yield from range(first, first + count - COUNT + 1, COUNT)
+    place = int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:8], "big") % max(len(starts), 1)
+    return next((one for one in starts[place:] + starts[:place] if not any(one < first + count and first < one + COUNT for first, count in used)), None)
 
 
 def as_range(one: DomainRange) -> SubidRange:
@@ -95,4 +77,4 @@ def as_range(one: DomainRange) -> SubidRange:
     return SubidRange(one.user, one.start, one.count)
 
 
-__all__ = ["ALLOCATIONS", "COUNT", "FIRST", "LAST", "Allocations", "DomainRange", "as_range", "next_start", "read_allocations", "write_allocations"]
+__all__ = ["ALLOCATIONS", "COUNT", "FIRST", "LAST", "DomainRange", "as_range", "choose_start", "read_allocations", "write_allocations"]

@@ -40,7 +40,7 @@ def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
     :arg kind: ``uid`` or ``gid``.
     :raises Conflict: the user has no range; the message says which line to add.
     """
-    own = {(one.start, one.count) for one in read_allocations().domains.values()}
+    own = {(one.start, one.count) for one in read_allocations().values()}
     ranges = [one for one in subid.ranges_of(user, kind, etc) if (one.start, one.count) not in own]
     if not ranges:
         raise Conflict(f"The user {user!r} has no subordinate {kind}s: {_remedy(user, kind, *SPEC_RANGE, etc)}.")

@@ -15,14 +15,14 @@ from .._core.files import read_text, write_atomic
 from .._core.idmap import IdMap
 from .._core.plan import Action
 from .._host import subid
-from .._host.domain_ids import COUNT, FIRST, LAST, DomainRange, as_range, next_start, read_allocations, write_allocations
+from .._host.domain_ids import COUNT, FIRST, LAST, DomainRange, as_range, choose_start, read_allocations, write_allocations
 from .._host.idmap_check import covered
 from .._host.shadow_lock import shadow_lock
 from .prepared_action import prepared
 
 
 class DomainIds:
-    """The range of the domain ``uuid``: the one it has, else the next free one.
+    """The range of the domain ``uuid``: the one it has, else a free one.
 
     :arg user: the user that runs virtiofsd, who needs the range among its subordinate ids.
     :arg used: maps of all devices of other domains.
@@ -33,13 +33,12 @@ class DomainIds:
     def __init__(self, uuid: str, name: str, user: str, used: Iterable[IdMap], etc: str = "/etc") -> None:
         self.uuid = uuid
         self.etc = etc
-        allocated = read_allocations()
-        found = allocated.domains.get(uuid)
+        found = read_allocations().get(uuid)
         self._is_allocated = found is not None and found.user == user
-        self.range = found if found is not None and self._is_allocated else DomainRange(name, user, self._free(user, allocated.last, used))
+        self.range = found if found is not None and self._is_allocated else DomainRange(name, user, self._free(user, used))
 
-    def _free(self, user: str, last: int, used: Iterable[IdMap]) -> int:
-        pool, taken = [(FIRST, LAST - FIRST + 1)], [(one.start, one.count) for one in read_allocations().domains.values()]
+    def _free(self, user: str, used: Iterable[IdMap]) -> int:
+        pool, taken = [(FIRST, LAST - FIRST + 1)], [(one.start, one.count) for one in read_allocations().values()]
         taken += [(one.target, one.count) for one in used]
         owned = {kind: subid.ranges_of(user, kind, self.etc) for kind in subid.FILES}
         # The first range is that of all exports without a range of their own.
@@ -51,7 +50,7 @@ class DomainIds:
             taken += [(one.start, one.count) for one in lines if one.owner not in owners]
         else:
             pool = [(one.start, one.count) for one in owned["uid"][1:] if covered(owned["gid"], one.start, one.count)]
-        start = next_start(last, pool, taken)
+        start = choose_start(self.uuid, pool, taken)
         if start is None and source != "files":
             raise UnsupportedAction(
                 f"subid: no range of {COUNT} ids is free for the domain: grant {user!r} further subordinate uids and gids, with the same numbers, "
@@ -73,7 +72,7 @@ class DomainIds:
 
         def allocate() -> None:
             # First the note, because a range without an entry is nobody's, but an entry without a note would be given away again.
-            write_allocations(before.with_range(self.uuid, self.range))
+            write_allocations({**before, self.uuid: self.range})
             _edit_entries(files, self.etc, lambda ranges: [*ranges, as_range(self.range)], self.range.user)
 
         def take_back() -> None:
@@ -91,7 +90,7 @@ class DomainIds:
 
 def check_foreign_ranges(uuid: str, maps: Sequence[IdMap]) -> None:
     """:raises Conflict: a map leads into the range of another domain."""
-    for other, found in read_allocations().domains.items():
+    for other, found in read_allocations().items():
         for one in maps:
             if other != uuid and found.overlaps(one.target, one.count):
                 raise Conflict(f"The map {str(one)!r} leads into the ids {found.start}:{found.count} of the domain {found.name!r} alone.")
@@ -108,14 +107,14 @@ def free_ranges(name: str, known: set[str], uuid: str | None, used: Sequence[IdM
     allocated = read_allocations()
     gone = {
         key: one
-        for key, one in allocated.domains.items()
+        for key, one in allocated.items()
         if (key == uuid and not any(one.overlaps(found.target, found.count) for found in used)) or (one.name == name and key not in known)
     }
     if not gone:
         return
     for one in gone.values():
         _edit_entries(list(subid.FILES), etc, functools.partial(_without, as_range(one)), one.user)
-    write_allocations(allocated.without(gone))
+    write_allocations({key: one for key, one in allocated.items() if key not in gone})
 
 
 def _edit_entries(kinds: Sequence[str], etc: str, edit: Callable[[list[subid.SubidRange]], list[subid.SubidRange]], user: str) -> None:

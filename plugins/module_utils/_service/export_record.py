@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import asdict
 
-from .._core.errors import Conflict, FileAccessFailed, StaleState
+from .._core.errors import Conflict, FileAccessFailed, StaleState, os_errors
 from .._core.plan import Action
 from .._host import virtiofsd_wrapper
 from .._host.root_state import write_state
@@ -27,12 +27,13 @@ class ExportRecord:
 
     def __init__(self, option: str, path: str) -> None:
         self.path = path
-        try:
-            self.found: Found = virtiofsd_wrapper.find_directory(path)
-        except Refused as error:
-            raise StaleState(f"{option}: {error}; it is not exported.") from error
         self._before = _read().get(path)
-        self._now = virtiofsd_wrapper.identify(self.found)
+        with os_errors(f"look at the directory {path}"):
+            try:
+                self.found: Found = virtiofsd_wrapper.find_directory(path)
+            except Refused as error:
+                raise StaleState(f"{option}: {error}; it is not exported.") from error
+            self._now = virtiofsd_wrapper.identify(self.found)
 
     def check(self, is_shared: bool) -> None:
         """Compare the directory with its record.
@@ -73,10 +74,11 @@ def forget_directories(shared: Callable[[], set[str]]) -> None:
 
 
 def _read() -> dict[str, Identity]:
-    try:
-        return virtiofsd_wrapper.read_records()
-    except Refused as error:
-        raise FileAccessFailed(f"{error}.") from error
+    with os_errors(f"read {virtiofsd_wrapper.RECORDS}"):
+        try:
+            return virtiofsd_wrapper.read_records()
+        except Refused as error:
+            raise FileAccessFailed(f"{error}.") from error
 
 
 def _write(path: str, record: Identity | None) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,16 +29,22 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
     :raises NotFound: the domain asked for doesn't exist.
     """
     hypervisor = Hypervisor(check_local(options["uri"]))
-    ranges = [{"domain": one.name, "uuid": uuid, "start": one.start, "count": one.count} for uuid, one in read_allocations().domains.items()]
     if options["domain"] is not None:
-        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))], "domain_subids": ranges}
+        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))], "domain_subids": _domain_subids()}
     found = []
     for domain in hypervisor.domains():
         try:
             found.append(_read(domain))
         except NotFound:
             continue
-    return {"domains": found, "domain_subids": ranges}
+    return {"domains": found, "domain_subids": _domain_subids()}
+
+
+def _domain_subids() -> list[dict[str, object]] | None:
+    """Return the ranges of single domains; ``None`` where only root may know them."""
+    if os.geteuid() != 0:
+        return None
+    return [{"domain": one.name, "uuid": uuid, "start": one.start, "count": one.count} for uuid, one in sorted(read_allocations().items())]
 
 
 def _read(domain: Domain) -> dict[str, object]:
@@ -70,7 +77,7 @@ def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running:
         "persistent": persistent is not None,
         "running": running is not None,
         "differences": differences,
-        "risks": directory_risks(device.source, read_only=device.read_only),
+        "risks": directory_risks(device.source, read_only=device.read_only) if os.geteuid() == 0 else None,
     }
 
 

@@ -12,11 +12,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action
 from ansible_collections.granary.vmstore.plugins.module_utils._host import domain_ids
-from ansible_collections.granary.vmstore.plugins.module_utils._host.domain_ids import COUNT, FIRST, read_allocations
+from ansible_collections.granary.vmstore.plugins.module_utils._host.domain_ids import COUNT, FIRST, LAST, choose_start, read_allocations
 from ansible_collections.granary.vmstore.plugins.module_utils._service.domain_ids import DomainIds, check_foreign_ranges, free_ranges
 
 USER = "nobody-here"
-SECOND, THIRD = FIRST + COUNT, FIRST + 2 * COUNT
+#: The ids that a domain gets where nobody has them.
+A, B = (choose_start(uuid, [(FIRST, LAST - FIRST + 1)], []) for uuid in ("a", "b"))
 
 
 @pytest.fixture
@@ -46,14 +47,14 @@ def lines(etc: Path) -> list[str]:
 
 
 def test_each_domain_has_its_own_and_keeps_it(allocate: Callable, etc: Path) -> None:
-    assert [allocate("a"), allocate("b"), allocate("a")] == [FIRST, SECOND, FIRST]
-    assert lines(etc) == [f"{USER}:100000:65536", f"{USER}:{FIRST}:65536", f"{USER}:{SECOND}:65536", "# kept"]
+    assert [allocate("a"), allocate("b"), allocate("a")] == [A, B, A]
+    assert lines(etc) == [f"{USER}:100000:65536", f"{USER}:{A}:65536", f"{USER}:{B}:65536", "# kept"]
     assert DomainIds("a", "a", USER, [], str(etc)).granted_with(None) == []
 
 
 def test_what_somebody_has_is_not_allocated(allocate: Callable, etc: Path) -> None:
-    (etc / "subgid").write_text(f"{USER}:100000:65536\nother:{FIRST}:1\n")
-    assert allocate("a", IdMap(0, SECOND + 5, 1)) == THIRD
+    (etc / "subgid").write_text(f"{USER}:100000:65536\nother:{A}:1\n")
+    assert allocate("a", IdMap(0, A + COUNT + 5, 1)) == A + 2 * COUNT
 
 
 def test_a_first_range_that_holds_them_all_is_for_everybody(allocate: Callable, etc: Path) -> None:
@@ -66,52 +67,52 @@ def test_an_entry_that_was_removed_is_written_again(allocate: Callable, etc: Pat
     allocate("a")
     (etc / "subgid").write_text(f"{USER}:100000:65536\n")
     [action] = DomainIds("a", "a", USER, [], str(etc)).granted_with(None)
-    assert (action.name, action.after) == ("grant subordinate ids", f"{USER}:{FIRST}:65536")
+    assert (action.name, action.after) == ("grant subordinate ids", f"{USER}:{A}:65536")
     action.apply()
-    assert f"{USER}:{FIRST}:65536\n" in (etc / "subgid").read_text()
+    assert f"{USER}:{A}:65536\n" in (etc / "subgid").read_text()
 
 
 def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> None:
     before = lines(etc)
 
     def fail() -> None:
-        assert read_allocations().domains  # it has the range by then
+        assert read_allocations()  # it has the range by then
         raise Conflict("no")
 
     with pytest.raises(Conflict, match="^no$"):
         allocate("a", action=Action("add", "x", None, None, fail))
-    assert (lines(etc), read_allocations().domains) == (before, {})
+    assert (lines(etc), read_allocations()) == (before, {})
     [done] = DomainIds("a", "a", USER, [], str(etc)).granted_with(Action("add", "x", None, None, lambda: None))
     done.apply()
     done.undo()
-    assert (lines(etc), read_allocations().domains) == (before, {})
+    assert (lines(etc), read_allocations()) == (before, {})
 
 
 def test_freed_when_no_device_has_them(allocate: Callable, etc: Path) -> None:
     before = lines(etc)
     for uuid in ("a", "gone"):
         allocate(uuid)
-    free_ranges("name of a", {"a"}, "a", [IdMap(0, FIRST, 1)], str(etc))
-    assert set(read_allocations().domains) == {"a", "gone"}
+    free_ranges("name of a", {"a"}, "a", [IdMap(0, A, 1)], str(etc))
+    assert set(read_allocations()) == {"a", "gone"}
     free_ranges("name of a", {"a"}, "a", [IdMap(0, 100000, 1)], str(etc))
     free_ranges("name of gone", {"a"}, None, [], str(etc))
-    assert (lines(etc), read_allocations().domains) == (before, {})
-    # What may still lie around with these ids belongs to nobody for as long as possible.
-    assert allocate("a") == THIRD
+    assert (lines(etc), read_allocations()) == (before, {})
+    # Files with these ids that are left are its own.
+    assert allocate("a") == A
 
 
 def test_a_domain_with_the_name_of_another_keeps_its_ids(allocate: Callable, etc: Path) -> None:
     allocate("a")
     free_ranges("name of a", {"a", "b"}, "b", [], str(etc))
-    assert set(read_allocations().domains) == {"a"}
+    assert set(read_allocations()) == {"a"}
 
 
 def test_maps_into_the_ids_of_another_domain(allocate: Callable) -> None:
     allocate("a")
-    check_foreign_ranges("a", [IdMap(0, FIRST, 10)])
-    check_foreign_ranges("b", [IdMap(0, FIRST - 10, 10), IdMap(10, SECOND, 1)])
-    with pytest.raises(Conflict, match=f"'5:{SECOND - 1}:2' leads into the ids {FIRST}:65536 of the domain 'name of a'"):
-        check_foreign_ranges("b", [IdMap(5, SECOND - 1, 2)])
+    check_foreign_ranges("a", [IdMap(0, A, 10)])
+    check_foreign_ranges("b", [IdMap(0, A - 10, 10), IdMap(10, A + COUNT, 1)])
+    with pytest.raises(Conflict, match=f"'5:{A + COUNT - 1}:2' leads into the ids {A}:65536 of the domain 'name of a'"):
+        check_foreign_ranges("b", [IdMap(5, A + COUNT - 1, 2)])
 
 
 def test_a_host_with_a_directory_service(allocate: Callable, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +125,6 @@ def test_a_host_with_a_directory_service(allocate: Callable, etc: Path, tmp_path
         allocate("a")
     program.write_text(f"#!/bin/sh\necho '0: {USER} 100000 65536'\necho '1: {USER} 3000000 140000'\n")
     before = lines(etc)
-    assert [allocate("a"), allocate("b")] == [3000000, 3065536]
+    assert {allocate("a"), allocate("b")} == {3000000, 3065536}
     free_ranges("name of a", {"a"}, "a", [], str(etc))
     assert lines(etc) == before
