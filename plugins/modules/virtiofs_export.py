@@ -64,6 +64,7 @@ options:
   source:
     description:
       - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is exported.
+        A link that others than root can replace is refused.
       - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused, except those in C(/var/tmp).
       - Whether other domains use it too isn't looked at.
     type: str

@@ -49,6 +49,10 @@ class Refused(Exception):
     """The directory is not shared. ``str(error)`` says why, as one sentence without the period."""
 
 
+class UntrustedLink(Refused):
+    """The path leads through a symbolic link that others than root can replace."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """The properties by which a directory is recognized at its path. ``boot`` is the boot of this host during which they were read."""
@@ -95,7 +99,7 @@ def find_directory(path: str) -> Found:
 
     A symbolic link that only root can replace is followed.
 
-    :raises Refused: the path leads through any other link, or to something that is no directory.
+    :raises UntrustedLink: the path leads through any other link; :raises Refused: it leads to something that is no directory.
     """
     if not path.startswith("/"):
         raise Refused(f"{path!r} is not an absolute path")
@@ -173,7 +177,7 @@ def _open_child(directory: int, name: str, path: str) -> tuple[int, os.stat_resu
 def _link_target(here: _Way, link: int, name: str) -> str:
     path = os.path.join(here.path, name)
     if here.weakness is not None:
-        raise Refused(f"{path!r} is a symbolic link, and {here.weakness[0]!r} {here.weakness[1]}")
+        raise UntrustedLink(f"{path!r} is a symbolic link, and {here.weakness[0]!r} {here.weakness[1]}")
     target = os.readlink("", dir_fd=link)
     os.close(link)
     return target
@@ -400,12 +404,8 @@ def main(arguments: Sequence[str], start: Callable[[Sequence[str]], None] = run)
         start(arguments)
     except (Refused, OSError, ValueError) as error:
         line = "".join(character if character.isprintable() else "?" for character in str(error))
-        print(f"granary-virtiofsd: {line}.", file=sys.stderr)
+        sys.stderr.write(f"granary-virtiofsd: {line}.\n")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
 
 
 __all__ = [
@@ -414,6 +414,7 @@ __all__ = [
     "Found",
     "Identity",
     "Refused",
+    "UntrustedLink",
     "Weakness",
     "check",
     "configured_user",
@@ -424,3 +425,6 @@ __all__ = [
     "read_records",
     "records_as_json",
 ]
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

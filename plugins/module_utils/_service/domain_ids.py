@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from .._core.errors import Conflict, UnsupportedAction
 from .._core.files import read_text, write_atomic
@@ -33,9 +34,9 @@ class DomainIds:
     def __init__(self, uuid: str, name: str, user: str, used: Iterable[IdMap], etc: str = "/etc") -> None:
         self.uuid = uuid
         self.etc = etc
-        found = read_allocations().get(uuid)
-        self._is_allocated = found is not None and found.user == user
-        self.range = found if found is not None and self._is_allocated else DomainRange(name, user, self._free(user, used))
+        self._before = read_allocations().get(uuid)
+        # Another user that runs virtiofsd takes the range over, because files have its ids.
+        self.range = DomainRange(name, user, self._free(user, used)) if self._before is None else replace(self._before, user=user)
 
     def _free(self, user: str, used: Iterable[IdMap]) -> int:
         pool, taken = [(FIRST, LAST - FIRST + 1)], [(one.start, one.count) for one in read_allocations().values()]
@@ -67,16 +68,21 @@ class DomainIds:
     def granted_with(self, action: Action | None) -> list[Action]:
         """Return ``action`` so that it allocates the range first, where that is missing; without ``action``, one that does nothing else."""
         before, files = read_allocations(), self._missing_entries()
-        if self._is_allocated and not files:
+        if self._before == self.range and not files:
             return [] if action is None else [action]
+        former = None if self._before in (None, self.range) else self._before
 
         def allocate() -> None:
             # First the note, because a range without an entry is nobody's, but an entry without a note would be given away again.
             write_allocations({**before, self.uuid: self.range})
+            if former is not None:
+                _edit_entries(list(subid.FILES), self.etc, functools.partial(_without, as_range(former)), former.user)
             _edit_entries(files, self.etc, lambda ranges: [*ranges, as_range(self.range)], self.range.user)
 
         def take_back() -> None:
             _edit_entries(files, self.etc, functools.partial(_without, as_range(self.range)), self.range.user)
+            if former is not None:
+                _edit_entries(list(subid.FILES), self.etc, lambda ranges: [*ranges, as_range(former)], former.user)
             write_allocations(before)
 
         if action is not None:

@@ -7,15 +7,30 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 
-from .._core.errors import Conflict, FileAccessFailed, StaleState, os_errors
+from .._core.errors import Conflict, FileAccessFailed, PathNotAllowed, StaleState, os_errors
 from .._core.plan import Action
 from .._host import virtiofsd_wrapper
 from .._host.root_state import write_state
-from .._host.virtiofsd_wrapper import Found, Identity, Refused
+from .._host.virtiofsd_wrapper import Found, Identity, Refused, UntrustedLink
 from .prepared_action import prepared
+
+
+def resolve_source(path: str) -> str:
+    """Return the directory that ``path`` leads to, a symbolic link of root's followed.
+
+    :raises PathNotAllowed: it leads through another link, so others than root would choose the directory.
+    """
+    try:
+        virtiofsd_wrapper.find_directory(path).close()
+    except UntrustedLink as error:
+        raise PathNotAllowed("source", path, f"{error}; the path of the directory itself is expected") from error
+    except Refused:
+        pass  # there is none, which is said where it is opened
+    return os.path.realpath(path)
 
 
 class ExportRecord:
@@ -89,4 +104,4 @@ def _write(path: str, record: Identity | None) -> None:
     write_state(virtiofsd_wrapper.RECORDS, virtiofsd_wrapper.records_as_json(records))
 
 
-__all__ = ["ExportRecord", "forget_directories"]
+__all__ = ["ExportRecord", "forget_directories", "resolve_source"]

@@ -40,7 +40,7 @@ from .catalog import CATALOG_OPTIONS
 from .domain_ids import DomainIds, check_foreign_ranges, free_ranges
 from .export_claim import claim_action, release_action
 from .export_identity import DEFAULT_USER, IdMaps, check_domain_range, check_read_only, decide_maps, map_obstacle
-from .export_record import ExportRecord, forget_directories
+from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
 from .virtiofs_export_info import describe
@@ -202,6 +202,8 @@ class VirtiofsExportService(Service):
         definition = self._definition_action(domain, old, wanted)
         recorded = record.recorded_with(definition) if wanted.binary == WRAPPER else [definition] if definition else []
         plan.actions += recorded if self._ids is None else self._ids.granted_with(recorded[0] if recorded else None)
+        if self._ids is None:
+            plan.afterwards.append(functools.partial(self._free_ids, domain.name, domain))
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
             mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
@@ -211,7 +213,7 @@ class VirtiofsExportService(Service):
     def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
         """What to export, and the action that claims it in the catalog."""
         if self.options["source"] is not None:
-            source = absolute("source", os.path.realpath(absolute("source", self.options["source"])))
+            source = absolute("source", resolve_source(absolute("source", self.options["source"])))
             check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
             return Export("source", source, str(self.tag), self.mount_point, bool(self.options["read_only"]), self.maps["uid_map"], self.maps["gid_map"]), []
         if self.attachment is not None:
@@ -463,14 +465,15 @@ class VirtiofsExportService(Service):
                 self._plan_seed(plan, domain, self.seed, lambda mounts: [one for one in mounts if one.tag not in tags])
         if claims and not plan.result["restart_required"]:
             plan.actions.append(self._release_action(plan, claims))
-        plan.afterwards.append(functools.partial(self._tidy_up, name, domain))
+        plan.afterwards += [functools.partial(forget_directories, self._shared_directories), functools.partial(self._free_ids, name, domain)]
 
-    def _tidy_up(self, name: str, domain: Domain | None) -> None:
-        """Forget what no domain needs any more; a device that a guest didn't release is still needed."""
-        domains = self.hypervisor.domains()
-        forget_directories(lambda: {os.path.normpath(device.source) for one in domains for device in _devices_of(one)})
+    def _shared_directories(self) -> set[str]:
+        return {os.path.normpath(device.source) for one in self.hypervisor.domains() for device in _devices_of(one)}
+
+    def _free_ids(self, name: str, domain: Domain | None) -> None:
+        """Free the ids of the domain alone unless a device has them, which may be one that the guest didn't release."""
         used = [] if domain is None else [one for device in _devices_of(domain) for one in (*device.uid_map, *device.gid_map)]
-        free_ranges(name, {one.uuid for one in domains}, domain and domain.uuid, used)
+        free_ranges(name, {one.uuid for one in self.hypervisor.domains()}, domain and domain.uuid, used)
 
     def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
         """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""

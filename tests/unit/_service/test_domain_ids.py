@@ -88,6 +88,18 @@ def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> N
     assert (lines(etc), read_allocations()) == (before, {})
 
 
+def test_another_user_takes_the_range_over(allocate: Callable, etc: Path) -> None:
+    allocate("a")
+    before = lines(etc)
+    [action] = DomainIds("a", "a", "another", [], str(etc)).granted_with(None)
+    action.apply()
+    assert lines(etc) == [f"{USER}:100000:65536", "# kept", f"another:{A}:65536"]
+    assert read_allocations()["a"].user == "another"
+    assert DomainIds("a", "a", "another", [], str(etc)).granted_with(None) == []
+    action.undo()
+    assert (lines(etc), read_allocations()["a"].user) == (before, USER)
+
+
 def test_freed_when_no_device_has_them(allocate: Callable, etc: Path) -> None:
     before = lines(etc)
     for uuid in ("a", "gone"):

@@ -382,6 +382,18 @@ def test_root_is_known_whatever_the_uri_says(define: Callable, service: Callable
     assert seen == [True, True]
 
 
+def test_a_source_that_others_can_choose_is_refused(define: Callable, service: Callable, tmp_path: Path) -> None:
+    define()
+    (tmp_path / "theirs" / "in").mkdir(parents=True)
+    (tmp_path / "theirs" / "link").symlink_to(tmp_path / "plain")
+    (tmp_path / "plain").mkdir()
+    assert run(service(source=str(tmp_path / "theirs" / "link"), mount_tag="root")).changed
+    os.chown(tmp_path / "theirs", 54321, -1)
+    with pytest.raises(PathNotAllowed, match="theirs/link' is a symbolic link, and '.*theirs' belongs to the user id 54321"):
+        service(source=str(tmp_path / "theirs" / "link"), mount_tag="x").plan()
+    assert run(service(source=str(tmp_path / "theirs" / "in"), mount_tag="y")).changed
+
+
 def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callable, service: Callable) -> None:
     define()
     for source in ("/", "/etc", "/var"):
