@@ -20,6 +20,10 @@ description:
     or dropped a part of the device.
   - The ids of the guest are mapped to subordinate ids of O(service_user), so that root of the guest isn't root in the directory.
     This needs libvirt 10.0.0, virtiofsd in Rust, and a virtiofsd that doesn't run as root. The role P(granary.vmstore.hypervisor#role) sees to that.
+  - The directory is recorded on this host. The wrapper that the role installs opens it anew whenever the domain starts, follows no symbolic link that others
+    than root can replace, and refuses to start virtiofsd when another directory or another mount is there. This module refuses as well.
+    Remove the export and add it again to share what is there now. An export of an earlier version, which has no record, is recorded by the next run.
+  - Warns when others than root can replace the directory, and when its file system isn't mounted with C(nosuid), see O(subid).
   - virtiofs has neither snapshots nor backups, and a directory can't be attached as a disk, resized, cloned or saved as another image.
 author:
   - The granary.vmstore developers (@granary)
@@ -60,6 +64,7 @@ options:
   source:
     description:
       - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is exported.
+        A link that others than root can replace is refused.
       - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused, except those in C(/var/tmp).
       - Whether other domains use it too isn't looked at.
     type: str
@@ -83,7 +88,7 @@ options:
     type: bool
   uid_map:
     description:
-      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user).
+      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user), and id 0 of the guest must be among them.
       - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
     type: list
     elements: dict
@@ -145,9 +150,24 @@ options:
       - The default is C(/usr/local/libexec/granary-virtiofsd) where the role P(granary.vmstore.hypervisor#role) installed it, else libvirt's own choice.
     type: str
   service_user:
-    description: The user as which the wrapper runs virtiofsd.
+    description:
+      - The user as which the wrapper runs virtiofsd.
+      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
     type: str
-    default: oneadmin
+  subid:
+    description:
+      - Which subordinate ids the guest gets when O(uid_map) and O(gid_map), and those of the image, are not given.
+      - V(shared) is the first range of O(service_user), the same for all domains. Files and processes of one guest are then those of every other guest.
+        A user of this host who runs a setuid program that one guest made can write to the shares of all guests and stop their virtiofsd.
+      - V(per_domain) gives the domain a range of 65536 ids that no other domain has, and is recommended. The range is allocated with the first export,
+        added to C(/etc/subuid) and C(/etc/subgid), used by all exports of the domain that ask for it, and freed with the last of them.
+        The UUID of the domain decides which one, so that it is the same on every host, unless another domain has it there.
+        Where a directory service grants subordinate ids, the range is taken from those after the first range.
+      - With V(per_domain), files of one guest belong to nobody in another guest. Guests that change each other's files need the same map.
+      - Files keep their owner when this option changes. Change the owners on the host, see RV(device.owners).
+    type: str
+    choices: [shared, per_domain]
+    default: shared
   allow_unmapped:
     description:
       - Whether to export without id maps where this host can't map and no map was asked for.
@@ -208,6 +228,13 @@ EXAMPLES = r"""
     source: /srv/models
     mount_tag: models
     read_only: true
+
+- name: Share a directory, with ids that no other guest has
+  granary.vmstore.virtiofs_export:
+    domain: web1
+    source: /srv/web1
+    mount_tag: web1
+    subid: per_domain
 
 - name: Claim an image in the catalog, which is on the front-end
   granary.vmstore.image_attachment:

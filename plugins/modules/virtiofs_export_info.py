@@ -122,6 +122,33 @@ domains:
           type: list
           elements: str
           sample: [cache]
+        risks:
+          description:
+            - How users of this host and the guest could do harm through the directory, and what to do about it, one sentence each.
+            - Also why the next start of the domain will be refused, where that is so. V(none) without root's rights.
+          type: list
+          elements: str
+domain_subids:
+  description:
+    - The ranges of ids that domains have for themselves, also those of domains that are gone. See O(granary.vmstore.virtiofs_export#module:subid).
+    - V(none) without root's rights.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"domain": "web1", "uuid": "90b11b1b-ae15-4ac6-9c52-399f36ea6e11", "start": 1879048192, "count": 65536}]
+  contains:
+    domain:
+      description: Name that the domain had when it got the range.
+      type: str
+    uuid:
+      description: UUID of the domain.
+      type: str
+    start:
+      description: First subordinate user id and group id.
+      type: int
+    count:
+      description: How many of each.
+      type: int
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module

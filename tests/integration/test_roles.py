@@ -21,6 +21,7 @@ Execute = Callable[..., str]
 
 ROLES = ("granary.vmstore.hypervisor", "granary.vmstore.frontend")
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
+CONFIGURATION = "/etc/granary-vmstore/virtiofsd.json"
 
 #: One host for each state that a test finds a host in.
 HOSTS = {"fresh": "debian13", "aged": "debian12", "blank": "debian13", "taken": "debian13", "strange": "debian13"}
@@ -79,7 +80,7 @@ def test_a_hypervisor_is_ready(execute: Execute) -> None:
     user = execute("fresh", "getent", "passwd", "oneadmin").strip().split(":")
     assert 0 < int(user[2]) < 1000
     assert user[5:] == ["/var/lib/one", "/usr/sbin/nologin"]
-    # A member of libvirt or kvm could do to the host what guests must not, and virtiofsd has the user's groups.
+    # A member of libvirt or kvm could do to the host what guests must not.
     assert execute("fresh", "id", "-nG", "oneadmin").split() == ["oneadmin"]
     for name in ("subuid", "subgid"):
         assert execute("fresh", "cat", f"/etc/{name}").splitlines() == ["oneadmin:100000:65536"]
@@ -127,8 +128,22 @@ def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> 
     assert execute("taken", "cat", "/etc/subuid", "/etc/subgid") == "keeper:700000:1000\n" * 2
     assert execute("taken", "getent", "passwd", "oneadmin", check=False) == ""
     assert execute("taken", "stat", "--format=%U:%G", "/var/lib/one/vmstore").strip() == "keeper:stewards"
-    assert "\nuser=keeper\n" in execute("taken", "cat", WRAPPER)
+    assert json.loads(execute("taken", "cat", CONFIGURATION)) == {"user": "keeper"}
     assert changed(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
+
+
+def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> None:
+    variables = {"roles": ["granary.vmstore.hypervisor"], "hypervisor_service_user": "keeper", "hypervisor_virtiofsd_user": "granary-virtiofsd"}
+    assert changed(roles("taken", "--check", **variables)) > 0
+    assert execute("taken", "getent", "passwd", "granary-virtiofsd", check=False) == ""
+    roles("taken", **variables)
+    assert changed(roles("taken", **variables)) == 0
+    assert execute("taken", "getent", "passwd", "granary-virtiofsd").strip().split(":")[5:] == ["/nonexistent", "/usr/sbin/nologin"]
+    assert execute("taken", "id", "-nG", "granary-virtiofsd").split() == ["granary-virtiofsd"]
+    assert execute("taken", "find", "/", "-xdev", "(", "-user", "granary-virtiofsd", "-o", "-group", "granary-virtiofsd", ")") == ""
+    assert execute("taken", "cat", "/etc/subuid", "/etc/subgid") == "keeper:700000:1000\ngranary-virtiofsd:100000:65536\n" * 2
+    assert json.loads(execute("taken", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
+    assert execute("taken", "stat", "--format=%U:%G %a", CONFIGURATION).strip() == "root:root 600"
 
 
 def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Execute) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from .._core.errors import Conflict, NotFound, UnsupportedAction
 from .._core.idmap import IdMap
 from . import subid
+from .domain_ids import read_allocations
 
 #: The spec's range, named in the line to add where a user has none.
 SPEC_RANGE = (100000, 65536)
@@ -34,12 +35,13 @@ def check_tools() -> None:
 
 
 def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
-    """Guest id 0 on the first id of the user's first range, for the whole of that range.
+    """Guest id 0 on the first id of the user's first range that no domain has for itself, for the whole of that range.
 
     :arg kind: ``uid`` or ``gid``.
     :raises Conflict: the user has no range; the message says which line to add.
     """
-    ranges = subid.ranges_of(user, kind, etc)
+    own = {(one.start, one.count) for one in read_allocations().values()}
+    ranges = [one for one in subid.ranges_of(user, kind, etc) if (one.start, one.count) not in own]
     if not ranges:
         raise Conflict(f"The user {user!r} has no subordinate {kind}s: {_remedy(user, kind, *SPEC_RANGE, etc)}.")
     return IdMap(0, ranges[0].start, ranges[0].count)

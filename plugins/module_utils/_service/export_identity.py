@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._core.errors import UnsupportedAction
+from .._core.errors import InvalidInput, UnsupportedAction
 from .._core.idmap import IdMap
 from .._host import idmap_check
 from .._host.virtiofsd import WRAPPER, Daemon
@@ -18,6 +18,9 @@ VERSION_OF_READ_ONLY = (11, 0, 0)
 #: The ids whose owner on the host the result tells: the guest's root and its first ordinary user.
 SHOWN_IDS = (0, 1000)
 
+#: The spec's service user, where the role granary.vmstore.hypervisor chose none.
+DEFAULT_USER = "oneadmin"
+
 IdMaps = tuple[IdMap, ...]
 
 
@@ -27,6 +30,7 @@ def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, ob
     :arg user: the service user, whose subordinate ids are the default.
     :arg obstacle: why this host can't map, from :func:`map_obstacle`.
     :raises UnsupportedAction: the host can't map; :raises Conflict: the maps lead out of the user's subordinate ids.
+    :raises InvalidInput: a map lacks the guest's id 0.
     """
     if obstacle is not None:
         for option, value in (("uid_map", uid_map), ("gid_map", gid_map)):
@@ -38,6 +42,10 @@ def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, ob
                 "which 'allow_unmapped: true' accepts."
             )
         return (), ()
+    for option, wanted in (("uid_map", uid_map), ("gid_map", gid_map)):
+        if wanted and idmap_check.host_id(wanted, 0) is None:
+            reason = f"a map of the guest's id 0 is expected, because virtiofsd works as {user!r} itself without it"
+            raise InvalidInput(option, " ".join(map(str, wanted)), reason)
     idmap_check.check_account(user)
     idmap_check.check_tools()
     maps = []
@@ -46,6 +54,20 @@ def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, ob
             idmap_check.check_maps(user, kind, wanted)
         maps.append(wanted or (idmap_check.default_map(user, kind),))
     return maps[0], maps[1]
+
+
+def check_domain_range(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, obstacle: str | None) -> None:
+    """Refuse a range for the domain alone where it can't be had.
+
+    :arg obstacle: why this host can't map, from :func:`map_obstacle`.
+    :raises UnsupportedAction: the host can't map; :raises InvalidInput: maps were given; :raises NotFound: there is no such user.
+    """
+    if obstacle is not None:
+        raise UnsupportedAction(f"subid: ids of the domain alone can't be had on this host, because {obstacle}.")
+    if uid_map or gid_map:
+        raise InvalidInput("subid", "per_domain", "with uid_map or gid_map, of the export or of the image, 'shared' is expected")
+    idmap_check.check_account(user)
+    idmap_check.check_tools()
 
 
 def map_obstacle(version: tuple[int, int, int], daemon: Daemon, *, runs_as_root: bool) -> str | None:
@@ -83,4 +105,4 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-__all__ = ["IdMaps", "check_read_only", "decide_maps", "map_obstacle", "owners"]
+__all__ = ["DEFAULT_USER", "IdMaps", "check_domain_range", "check_read_only", "decide_maps", "map_obstacle", "owners"]

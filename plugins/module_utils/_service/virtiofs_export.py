@@ -28,16 +28,20 @@ from .._core.paths import absolute, check_allowed
 from .._core.plan import Action, Plan
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
+from .._host.share_risks import share_risks
 from .._host.shared_directory import HeldDirectory
 from .._host.submounts import submount_warnings
-from .._host.virtiofsd import default_binary, find_daemon, last_words
+from .._host.virtiofsd import WRAPPER, default_binary, find_daemon, last_words
+from .._host.virtiofsd_wrapper import configured_user
 from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
 from .catalog import CATALOG_OPTIONS
+from .domain_ids import DomainIds, check_foreign_ranges, free_ranges
 from .export_claim import claim_action, release_action
-from .export_identity import IdMaps, check_read_only, decide_maps, map_obstacle
+from .export_identity import DEFAULT_USER, IdMaps, check_domain_range, check_read_only, decide_maps, map_obstacle
+from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
 from .virtiofs_export_info import describe
@@ -72,7 +76,8 @@ VIRTIOFS_EXPORT_SPEC = ArgumentSpec(
         "sandbox": {"type": "str", "choices": ["namespace", "chroot"]},
         "thread_pool": {"type": "int"},
         "binary": {"type": "str"},
-        "service_user": {"type": "str", "default": "oneadmin"},
+        "service_user": {"type": "str"},
+        "subid": {"type": "str", "choices": ["shared", "per_domain"], "default": "shared"},
         "allow_unmapped": {"type": "bool", "default": False},
         "seed": {"type": "str"},
         "uri": {"type": "str", "default": DEFAULT_URI},
@@ -103,6 +108,8 @@ class ExportPlan(Plan):
     """A plan with actions that may turn out to wait for a restart of the domain."""
 
     postponed: list[Action] = field(default_factory=list)
+    #: What to tidy up once all is done, of which the user sees nothing.
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     def restart_for(self, reason: str) -> None:
         self.result["restart_required"] = True
@@ -111,6 +118,8 @@ class ExportPlan(Plan):
     def commit(self) -> None:
         super().commit()
         self.actions = [action for action in self.actions if action not in self.postponed]
+        for tidy in self.afterwards:
+            tidy()
 
 
 class VirtiofsExportService(Service):
@@ -137,6 +146,7 @@ class VirtiofsExportService(Service):
             self._check_present()
         self._hypervisor: Hypervisor | None = None
         self._directory: HeldDirectory | None = None
+        self._ids: DomainIds | None = None
 
     def _check_present(self) -> None:
         if all(self.options[name] is None for name in ("image", "attachment", "source")):
@@ -178,7 +188,11 @@ class VirtiofsExportService(Service):
         others = [other for other in self.hypervisor.domains() if other.uuid != domain.uuid]
         export, claim = self._resolve(plan, domain, {domain.name, *(other.name for other in others)})
         self._directory = HeldDirectory(export.option, export.source)
-        wanted = self._device(plan, export)
+        record = ExportRecord(export.option, export.source)
+        foreign = [(other.name, device) for other in others for device in _devices_of(other)]
+        record.check(any(os.path.normpath(device.source) == export.source for device in [*_devices_of(domain), *(one for _name, one in foreign)]))
+        plan.warnings += share_risks(record.found, read_only=export.read_only)
+        wanted = self._device(plan, export, domain, foreign)
         old = domain.persistent_xml()
         current = self._check_domain(export, domain, domain_xml.parse(old))
         self._check_others(export, others)
@@ -186,7 +200,11 @@ class VirtiofsExportService(Service):
         wanted = wanted.completed(current)
         if wanted.uid_map and wanted.sandbox == "chroot":
             raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
-        self._plan_definition(plan, domain, old, wanted)
+        definition = self._definition_action(domain, old, wanted)
+        recorded = record.recorded_with(definition) if wanted.binary == WRAPPER else [definition] if definition else []
+        plan.actions += recorded if self._ids is None else self._ids.granted_with(recorded[0] if recorded else None)
+        if self._ids is None:
+            plan.afterwards.append(functools.partial(self._free_ids, domain.name, domain))
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
             mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
@@ -196,7 +214,7 @@ class VirtiofsExportService(Service):
     def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
         """What to export, and the action that claims it in the catalog."""
         if self.options["source"] is not None:
-            source = absolute("source", os.path.realpath(absolute("source", self.options["source"])))
+            source = absolute("source", resolve_source(absolute("source", self.options["source"])))
             check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
             return Export("source", source, str(self.tag), self.mount_point, bool(self.options["read_only"]), self.maps["uid_map"], self.maps["gid_map"]), []
         if self.attachment is not None:
@@ -225,21 +243,31 @@ class VirtiofsExportService(Service):
         image = find_image(view, self.options["image"])
         return [] if image is None else attachments(view, host=self.host, image_id=image.id)
 
-    def _device(self, plan: ExportPlan, export: Export) -> VirtioFs:
-        """The device for this host's libvirt and virtiofsd."""
+    def _device(self, plan: ExportPlan, export: Export, domain: Domain, foreign: list[tuple[str, VirtioFs]]) -> VirtioFs:
+        """The device for this host's libvirt and virtiofsd.
+
+        :arg foreign: the devices of other domains, each with its domain's name.
+        """
         binary = self.options["binary"] or default_binary()
         daemon = find_daemon(binary)
         version = self.hypervisor.version
         if export.read_only:
             check_read_only(version, daemon)
         obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
-        uid_map, gid_map = decide_maps(
-            export.uid_map, export.gid_map, user=self.options["service_user"], obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"]
-        )
+        user = self.options["service_user"] or configured_user() or DEFAULT_USER
+        if self.options["subid"] == "per_domain":
+            check_domain_range(export.uid_map, export.gid_map, user=user, obstacle=obstacle)
+            used = [one for _name, device in foreign for one in (*device.uid_map, *device.gid_map)]
+            self._ids = DomainIds(domain.uuid, domain.name, user, used)
+            uid_map = gid_map = (self._ids.map,)
+        else:
+            uid_map, gid_map = decide_maps(export.uid_map, export.gid_map, user=user, obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"])
+            check_foreign_ranges(domain.uuid, [*uid_map, *gid_map])
         if not uid_map:
             plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
         else:
             self._warn_of_obstacle(plan, export, uid_map, gid_map)
+            self._warn_of_other_ids(plan, export, uid_map, foreign)
         return VirtioFs(
             tag=export.mount_tag,
             source=export.source,
@@ -260,6 +288,16 @@ class VirtiofsExportService(Service):
         if obstacle is not None:
             use = "read" if export.read_only else "write to"
             plan.warnings.append(f"The guest's root is {root[0]}:{root[1]} on this host and can't {use} {export.source!r}, because {obstacle}.")
+
+    @staticmethod
+    def _warn_of_other_ids(plan: ExportPlan, export: Export, uid_map: IdMaps, foreign: list[tuple[str, VirtioFs]]) -> None:
+        """Two guests with different maps see each other's files as those of nobody."""
+        for name, device in foreign:
+            if os.path.normpath(device.source) == export.source and device.uid_map != uid_map:
+                plan.warn_once(
+                    f"The domain {name!r} shares {export.source!r} with other ids: in each guest the other's files belong to nobody. "
+                    "Give both the same ids (subid: shared, or the same uid_map and gid_map) where they have to change each other's files."
+                )
 
     def _check_domain(self, export: Export, domain: Domain, root: ET.Element) -> VirtioFs | None:
         """The export's device as the definition has it.
@@ -296,7 +334,7 @@ class VirtiofsExportService(Service):
                         f"writable with the mount tag {device.tag!r}; only one domain can write, so give one of them an image that is read-only."
                     )
 
-    def _plan_definition(self, plan: ExportPlan, domain: Domain, old: str, wanted: VirtioFs) -> None:
+    def _definition_action(self, domain: Domain, old: str, wanted: VirtioFs) -> Action | None:
         before, after = domain_xml.parse(old), domain_xml.parse(old)
         same = [element for element, found in domain_xml.filesystems(after) if found.tag == wanted.tag]
         element = same[0] if same else domain_xml.new_filesystem()
@@ -309,9 +347,7 @@ class VirtiofsExportService(Service):
         if self.seed is not None and domain_xml.cdrom_of(after, self.seed) is None:
             ours.add(domain_xml.add_cdrom(after, self.seed))
         difference = domain_xml.first_difference(before, after)
-        if difference is None:
-            return
-        plan.actions.append(self._define_action(f"{verb} virtiofs device", domain, old, before, after, frozenset(ours)))
+        return None if difference is None else self._define_action(f"{verb} virtiofs device", domain, old, before, after, frozenset(ours))
 
     def _define_action(self, name: str, domain: Domain, old: str, before: ET.Element, after: ET.Element, ours: frozenset[ET.Element]) -> Action:
         return Action(
@@ -412,7 +448,7 @@ class VirtiofsExportService(Service):
                 path,
                 None if old is None else {one.tag: asdict(one) for one in old.mounts},
                 {one.tag: asdict(one) for one in new.mounts},
-                apply=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts)),
+                apply=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts), mode=0o600),
                 undo=functools.partial(remove_durably, path) if old is None else functools.partial(write_atomic, path, seed_bytes(old.instance_id, old.mounts)),
             )
         )
@@ -431,6 +467,15 @@ class VirtiofsExportService(Service):
                 self._plan_seed(plan, domain, self.seed, lambda mounts: [one for one in mounts if one.tag not in tags])
         if claims and not plan.result["restart_required"]:
             plan.actions.append(self._release_action(plan, claims))
+        plan.afterwards += [functools.partial(forget_directories, self._shared_directories), functools.partial(self._free_ids, name, domain)]
+
+    def _shared_directories(self) -> set[str]:
+        return {os.path.normpath(device.source) for one in self.hypervisor.domains() for device in _devices_of(one)}
+
+    def _free_ids(self, name: str, domain: Domain | None) -> None:
+        """Free the ids of the domain alone unless a device has them, which may be one that the guest didn't release."""
+        used = [] if domain is None else [one for device in _devices_of(domain) for one in (*device.uid_map, *device.gid_map)]
+        free_ranges(name, {one.uuid for one in self.hypervisor.domains()}, domain and domain.uuid, used)
 
     def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
         """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.errors import NotFound
 from .._core.names import check_domain
+from .._host.domain_ids import read_allocations
+from .._host.share_risks import directory_risks
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
@@ -27,14 +30,21 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
     """
     hypervisor = Hypervisor(check_local(options["uri"]))
     if options["domain"] is not None:
-        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))]}
+        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))], "domain_subids": _domain_subids()}
     found = []
     for domain in hypervisor.domains():
         try:
             found.append(_read(domain))
         except NotFound:
             continue
-    return {"domains": found}
+    return {"domains": found, "domain_subids": _domain_subids()}
+
+
+def _domain_subids() -> list[dict[str, object]] | None:
+    """Return the ranges of single domains; ``None`` where only root may know them."""
+    if os.geteuid() != 0:
+        return None
+    return [{"domain": one.name, "uuid": uuid, "start": one.start, "count": one.count} for uuid, one in sorted(read_allocations().items())]
 
 
 def _read(domain: Domain) -> dict[str, object]:
@@ -62,7 +72,13 @@ def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running:
         differences = persistent.differences(running)
     else:
         differences = ["running" if persistent else "persistent"] if is_running else []
-    return {**describe(device), "persistent": persistent is not None, "running": running is not None, "differences": differences}
+    return {
+        **describe(device),
+        "persistent": persistent is not None,
+        "running": running is not None,
+        "differences": differences,
+        "risks": directory_risks(device.source, read_only=device.read_only) if os.geteuid() == 0 else None,
+    }
 
 
 def describe(device: VirtioFs) -> dict[str, object]:

@@ -32,6 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._host import domain_ids, virtiofsd_wrapper
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import Daemon
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
@@ -86,6 +87,8 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     daemon.write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
     monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
+    monkeypatch.setattr(virtiofsd_wrapper, "RECORDS", str(tmp_path / "state" / "exports.json"))
+    monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 
     def make(**options: Any) -> VirtiofsExportService:
         wish = {"domain": "a", "binary": str(daemon), "allow_unmapped": True, "uri": URI, "host": "hv1", "catalog": str(tmp_path / "catalog.sqlite"), **options}
@@ -379,6 +382,18 @@ def test_root_is_known_whatever_the_uri_says(define: Callable, service: Callable
     assert seen == [True, True]
 
 
+def test_a_source_that_others_can_choose_is_refused(define: Callable, service: Callable, tmp_path: Path) -> None:
+    define()
+    (tmp_path / "theirs" / "in").mkdir(parents=True)
+    (tmp_path / "theirs" / "link").symlink_to(tmp_path / "plain")
+    (tmp_path / "plain").mkdir()
+    assert run(service(source=str(tmp_path / "theirs" / "link"), mount_tag="root")).changed
+    os.chown(tmp_path / "theirs", 54321, -1)
+    with pytest.raises(PathNotAllowed, match="theirs/link' is a symbolic link, and '.*theirs' belongs to the user id 54321"):
+        service(source=str(tmp_path / "theirs" / "link"), mount_tag="x").plan()
+    assert run(service(source=str(tmp_path / "theirs" / "in"), mount_tag="y")).changed
+
+
 def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callable, service: Callable) -> None:
     define()
     for source in ("/", "/etc", "/var"):
@@ -596,6 +611,20 @@ def test_no_map_only_where_it_is_allowed() -> None:
         decide_maps(None, None, user="root", obstacle="it is old", allow_unmapped=False)
     with pytest.raises(NotFound, match="service_user: this host has no account 'no-such-user'"):
         decide_maps(None, None, user="no-such-user", obstacle=None, allow_unmapped=True)
+
+
+@pytest.mark.parametrize("kind", ["uid", "gid"])
+def test_the_guests_root_has_to_be_mapped(kind: str) -> None:
+    # Without, virtiofsd keeps the ids of the user that runs it.
+    maps = {"uid_map": None, "gid_map": None, f"{kind}_map": (IdMap(1, 200000, 10),)}
+    with pytest.raises(InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"):
+        decide_maps(**maps, user="root", obstacle=None, allow_unmapped=True)
+
+
+def test_ids_of_a_domain_alone_where_they_cant_be_had(define: Callable, service: Callable) -> None:
+    define()
+    with pytest.raises(UnsupportedAction, match="subid: ids of the domain alone can't be had on this host, because its libvirt is"):
+        service(subid="per_domain").plan()
 
 
 def test_what_guest_ids_are_on_the_host() -> None:
