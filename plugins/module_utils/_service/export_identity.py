@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from .._core.errors import UnsupportedAction
 from .._core.idmap import IdMap
-from .._host import idmap_check
+from .._host import id_owners, idmap_check
 from .._host.virtiofsd import WRAPPER, Daemon
+from .._libvirt.domain_xml import VirtioFs
 
 #: libvirt before these versions takes <idmap> and <readonly/> of a virtiofs device for something else (its NEWS).
 VERSION_OF_IDMAP = (10, 0, 0)
@@ -17,6 +18,9 @@ VERSION_OF_READ_ONLY = (11, 0, 0)
 
 #: The ids whose owner on the host the result tells: the guest's root and its first ordinary user.
 SHOWN_IDS = (0, 1000)
+
+#: Upper bound of the other owners that a warning names.
+SHOWN_OWNERS = 5
 
 IdMaps = tuple[IdMap, ...]
 
@@ -79,8 +83,28 @@ def owners(uid_map: IdMaps, gid_map: IdMaps) -> list[dict[str, int | None]]:
     return [{"guest": one, "uid": idmap_check.host_id(uid_map, one), "gid": idmap_check.host_id(gid_map, one)} for one in SHOWN_IDS]
 
 
+def other_owners(user: str, device: VirtioFs) -> list[str]:
+    """Return who else on this host has ids of the device's maps.
+
+    :arg user: the service user.
+    """
+    return [*id_owners.other_owners(user, "uid", device.uid_map), *id_owners.other_owners(user, "gid", device.gid_map)]
+
+
+def warning_of_owners(user: str, device: VirtioFs) -> str | None:
+    """Return the sentence about :func:`other_owners`, ``None`` without any."""
+    found = other_owners(user, device)
+    if not found:
+        return None
+    shown = ", ".join(found[:SHOWN_OWNERS]) + (f" and {len(found) - SHOWN_OWNERS} more" if len(found) > SHOWN_OWNERS else "")
+    return (
+        f"On this host, ids that the device {device.tag!r} maps guest ids to are also those of {shown}. The guest's users can act as them there, "
+        "and they as the guest's users. Give them other ids, or give the export other maps and its files the owners for these."
+    )
+
+
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-__all__ = ["IdMaps", "check_read_only", "decide_maps", "map_obstacle", "owners"]
+__all__ = ["IdMaps", "check_read_only", "decide_maps", "map_obstacle", "other_owners", "owners", "warning_of_owners"]

@@ -25,7 +25,7 @@ from .._core.locks import locked
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host
 from .._core.paths import absolute, check_allowed
-from .._core.plan import Action, Plan
+from .._core.plan import Action
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
 from .._host.shared_directory import HeldDirectory
@@ -35,8 +35,10 @@ from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
 from .catalog import CATALOG_OPTIONS
+from .domain_restart import RESTART_OPTIONS, RestartPlan, allowed_restart, check_timeout, finish
 from .export_claim import claim_action, release_action
-from .export_identity import IdMaps, check_read_only, decide_maps, map_obstacle
+from .export_daemon import has_died, report_daemon
+from .export_identity import IdMaps, check_read_only, decide_maps, map_obstacle, warning_of_owners
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
 from .virtiofs_export_info import describe
@@ -80,7 +82,7 @@ VIRTIOFS_EXPORT_SPEC = ArgumentSpec(
     },
     mutually_exclusive=[["image", "attachment", "source"], *(["attachment", name] for name in DECIDED)],
     required_one_of=[["image", "attachment", "source", "mount_tag"]],
-).merge(CATALOG_OPTIONS)
+).merge(CATALOG_OPTIONS).merge(ArgumentSpec(RESTART_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,10 @@ class Export:
 
 
 @dataclass
-class ExportPlan(Plan):
+class ExportPlan(RestartPlan):
     """A plan with actions that may turn out to wait for a restart of the domain."""
 
     postponed: list[Action] = field(default_factory=list)
-
-    def restart_for(self, reason: str) -> None:
-        self.result["restart_required"] = True
-        self.result["restart_reasons"] = [*self.result["restart_reasons"], reason]  # type: ignore[misc]
 
     def commit(self) -> None:
         super().commit()
@@ -131,6 +129,7 @@ class VirtiofsExportService(Service):
             raise InvalidInput("queue", options["queue"], "a power of 2 from 1 to 1024 is expected")
         if options["thread_pool"] is not None and options["thread_pool"] < 0:
             raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
+        check_timeout(options)
         self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
         if self.present:
             self._check_present()
@@ -160,12 +159,21 @@ class VirtiofsExportService(Service):
         with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
             yield
 
-    def plan(self) -> Plan:
+    def plan(self) -> ExportPlan:
         plan = ExportPlan({"restart_required": False, "restart_reasons": []})
+        plan.restart = allowed_restart(self.hypervisor.find_domain(self.options["domain"]), self.options)
         if self.present:
             self._plan_present(plan)
         else:
             self._plan_absent(plan)
+        plan.add_restart()
+        return plan
+
+    def converge(self) -> ExportPlan:
+        with self.exclusive():
+            plan = self.plan()
+            plan.commit()
+        finish(self, plan)
         return plan
 
     # Present
@@ -185,6 +193,9 @@ class VirtiofsExportService(Service):
         wanted = wanted.completed(current)
         if wanted.uid_map and wanted.sandbox == "chroot":
             raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
+        warning = warning_of_owners(self.options["service_user"], wanted)
+        if warning is not None:
+            plan.warnings.append(warning)
         self._plan_definition(plan, domain, old, wanted)
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
@@ -346,6 +357,7 @@ class VirtiofsExportService(Service):
         if self.seed is not None and domain_xml.cdrom_of(running, self.seed) is None:
             plan.restart_for("the running domain has no drive with the seed")
         if live:
+            report_daemon(plan, domain.name, running, live[0])
             differences = wanted.differences(live[0])
             if differences:
                 plan.restart_for(f"the running domain has the device with another {', '.join(differences)}")
@@ -381,6 +393,11 @@ class VirtiofsExportService(Service):
         if live is None or wanted.differences(live[1]):
             VirtiofsExportService._detach(domain, wanted)
             raise LibvirtFailed(f"libvirt did not plug the device {wanted.tag!r} into the running domain {domain.name!r} as it was asked to.")
+        if has_died(domain, wanted):
+            VirtiofsExportService._detach(domain, wanted)
+            raise LibvirtFailed(
+                f"The virtiofsd of the device {wanted.tag!r} ended at once in the domain {domain.name!r}. It said last: {last_words(domain.name, start)}"
+            )
 
     @staticmethod
     def _detach(domain: Domain, device: VirtioFs) -> bool:
@@ -494,7 +511,8 @@ class VirtiofsExportService(Service):
         def unplug() -> None:
             if not self._detach(domain, device):
                 plan.postponed.append(action)
-                plan.restart_for(f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds")
+                why = ", because its virtiofsd has died" if has_died(domain, device) else ""
+                plan.restart_for(f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}")
 
         action = Action(
             "unplug virtiofs device",
