@@ -13,7 +13,11 @@ description:
   - Runs on the hypervisor, as root.
   - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it where that is possible.
     Where the running domain needs a restart to have the change, RV(restart_required) says so on this and every later run until it had one.
-    A restart is a stop and a start. A reboot from within the guest keeps the old devices.
+    A restart is a stop and a start. A reboot from within the guest keeps the old devices. O(restart) does it.
+  - The virtiofsd of a running device is looked at too. When it has died, only a restart heals the guest. When it serves another directory than the one
+    that is at O(source) now, because a file system was mounted or unmounted there, what the guest writes is hidden from this host. Both are warned of,
+    and RV(restart_required) is true.
+  - A warning names accounts of this host, and users with subordinate ids of their own, that have ids which the guest's ids are mapped to.
   - virtiofs needs shared memory. When a device is added, the memory of the domain is made shared. Huge pages are kept if the domain has them,
     and so is memory that is backed by files, otherwise the source becomes memfd. It stays so when the device is removed.
   - Nothing else in the definition is touched. It is read back and compared, and the old definition is put back if libvirt changed anything else
@@ -185,6 +189,23 @@ options:
     description: URI of libvirt on this host.
     type: str
     default: qemu:///system
+  restart:
+    description:
+      - What to do when a running domain needs a restart (RV(restart_required)), for whatever reason.
+      - V(when_needed) asks the guest to shut down, waits for that, and starts the domain. The module fails when the guest doesn't shut down within
+        O(restart_timeout), or when the domain is paused. What was changed before stays. A guest that hangs on a dead virtiofsd often can't shut down.
+      - V(when_needed_force) does the same, and turns the power of the domain off when the guest doesn't shut down in time.
+        The guest can lose what it has not written yet.
+      - A domain that doesn't start again gets its old definition back and is started with that.
+      - A transient domain isn't restarted, because it would be gone. Nor is a domain whose device serves another directory than the one that is
+        at O(source) now, because only you know whether the right directory is there.
+    type: str
+    choices: [never, when_needed, when_needed_force]
+    default: never
+  restart_timeout:
+    description: Seconds that O(restart) gives the guest to shut down.
+    type: int
+    default: 120
   host:
     description: The name of this host in the catalog. The default is its node name.
     type: str
@@ -221,6 +242,13 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ export.restart_reasons }}"
   when: export.restart_required
+
+- name: Share another one, and let the guest shut down and start if it needs that
+  granary.vmstore.virtiofs_export:
+    domain: web1
+    image: fs_logs
+    restart: when_needed
+    restart_timeout: 300
 
 - name: Share a directory that is no image, read-only
   granary.vmstore.virtiofs_export:
@@ -335,7 +363,7 @@ mapped:
   type: bool
 restart_required:
   description:
-    - Whether the domain has to be stopped and started to be what was asked for.
+    - Whether the domain has to be stopped and started to be what was asked for. In check mode, before O(restart) would have done it.
     - An image keeps its claim until then where its device is to be removed, since the guest can still write to it.
   returned: success
   type: bool

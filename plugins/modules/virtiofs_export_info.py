@@ -22,6 +22,11 @@ options:
   domain:
     description: Name or UUID of a libvirt domain. Without it, all domains of this host are read.
     type: str
+  service_user:
+    description:
+      - The user whose subordinate ids the exports map to.
+      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
+    type: str
   uri:
     description: URI of libvirt on this host.
     type: str
@@ -34,6 +39,10 @@ EXAMPLES = r"""
 - name: Read the exports of all domains
   granary.vmstore.virtiofs_export_info:
   register: result
+
+- name: Show the exports that hang or hide what their guest writes
+  ansible.builtin.debug:
+    msg: "{{ result.domains | map(attribute='devices') | flatten | selectattr('daemon', 'in', ['dead', 'stopped', 'other_directory']) }}"
 
 - name: Show the domains that have to be restarted to be as they are defined
   ansible.builtin.debug:
@@ -115,6 +124,23 @@ domains:
         running:
           description: Whether the running domain has the device.
           type: bool
+        daemon:
+          description:
+            - The state of the virtiofsd behind the device of the running domain. V(none) if the running domain lacks the device or nothing can be found out.
+            - V(running) serves the directory that is at RV(domains[].devices[].source) now.
+            - V(dead) has died, and the guest hangs. The domain has to be stopped and started.
+            - V(stopped) was stopped by a signal, and the guest hangs until it gets SIGCONT.
+            - V(other_directory) serves what was at the source before a file system was mounted or unmounted there, or before the directory was replaced.
+          type: str
+          sample: running
+        other_owners:
+          description:
+            - Who else on this host has ids that the device maps guest ids to.
+            - These are subordinate ranges of users other than O(service_user), accounts and groups.
+            - Ranges of other users that come from an NSS source aren't known.
+          type: list
+          elements: str
+          sample: ["alice:150000:10 in /etc/subuid"]
         differences:
           description:
             - What is different in the definition and in the running domain, names of these values.

@@ -20,6 +20,9 @@ from .._core.locks import retry_until
 
 DEFAULT_URI = "qemu:///system"
 
+#: Seconds between two requests to shut down. A guest that is still booting doesn't get the first one.
+REQUEST_INTERVAL = 15
+
 
 def load_libvirt() -> ModuleType:
     """The Python library of libvirt.
@@ -134,6 +137,13 @@ class Domain:
         with self._calls("look at"):
             return bool(self._handle.isActive())
 
+    @property
+    def is_halted(self) -> bool:
+        """Whether its processors stand still, so that the guest can't do what it is asked to."""
+        with self._calls("look at"):
+            state, _reason = self._handle.state()
+        return state in (self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED, self._libvirt.VIR_DOMAIN_CRASHED)
+
     def persistent_xml(self) -> str:
         """The definition, with its secrets: a definition that is read without them and written back would lose them."""
         with self._calls("read"):
@@ -163,6 +173,29 @@ class Domain:
         """Put back the definition that :meth:`persistent_xml` gave, unless the domain was undefined: then it stays so."""
         if self.is_persistent:
             self.define(text, validate=False)
+
+    def start(self) -> None:
+        with self._calls("start"):
+            self._handle.create()
+
+    def destroy(self) -> None:
+        """Turn the power of the running domain off."""
+        with self._calls("destroy"):
+            self._handle.destroy()
+
+    def shut_down(self, deadline: float) -> bool:
+        """Ask the guest of the running domain to shut down and wait for that.
+
+        :arg deadline: seconds.
+        :return: whether the domain is off.
+        """
+        end = time.monotonic() + deadline
+        while self.is_running and time.monotonic() < end:
+            with contextlib.suppress(LibvirtFailed), self._calls("shut down"):  # it may just have gone off
+                self._handle.shutdown()
+            with contextlib.suppress(LockTimeout):
+                retry_until(lambda: not self.is_running, deadline=min(REQUEST_INTERVAL, end - time.monotonic()), what="of the domain")
+        return not self.is_running
 
     def attach(self, device: str) -> None:
         """Plug a device into the running domain."""

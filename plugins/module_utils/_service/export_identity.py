@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from .._core.errors import InvalidInput, UnsupportedAction
 from .._core.idmap import IdMap
-from .._host import idmap_check
+from .._host import id_owners, idmap_check
 from .._host.virtiofsd import WRAPPER, Daemon
+from .._host.virtiofsd_wrapper import configured_user
+from .._libvirt.domain_xml import VirtioFs
 
 #: libvirt before these versions takes <idmap> and <readonly/> of a virtiofs device for something else (its NEWS).
 VERSION_OF_IDMAP = (10, 0, 0)
@@ -21,7 +23,15 @@ SHOWN_IDS = (0, 1000)
 #: The spec's service user, where the role granary.vmstore.hypervisor chose none.
 DEFAULT_USER = "oneadmin"
 
+#: Upper bound of the other owners that a warning names.
+SHOWN_OWNERS = 5
+
 IdMaps = tuple[IdMap, ...]
+
+
+def daemon_user(option: str | None) -> str:
+    """Return the user that runs virtiofsd: the one of the option, else the one that the role hypervisor chose, else the spec's."""
+    return option or configured_user() or DEFAULT_USER
 
 
 def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, obstacle: str | None, allow_unmapped: bool) -> tuple[IdMaps, IdMaps]:
@@ -101,8 +111,38 @@ def owners(uid_map: IdMaps, gid_map: IdMaps) -> list[dict[str, int | None]]:
     return [{"guest": one, "uid": idmap_check.host_id(uid_map, one), "gid": idmap_check.host_id(gid_map, one)} for one in SHOWN_IDS]
 
 
+def other_owners(user: str, device: VirtioFs) -> list[str]:
+    """Return who else on this host has ids of the device's maps.
+
+    :arg user: the service user.
+    """
+    return [*id_owners.other_owners(user, "uid", device.uid_map), *id_owners.other_owners(user, "gid", device.gid_map)]
+
+
+def warning_of_owners(user: str, device: VirtioFs) -> str | None:
+    """Return the sentence about :func:`other_owners`, ``None`` without any."""
+    found = other_owners(user, device)
+    if not found:
+        return None
+    shown = ", ".join(found[:SHOWN_OWNERS]) + (f" and {len(found) - SHOWN_OWNERS} more" if len(found) > SHOWN_OWNERS else "")
+    return (
+        f"On this host, ids that the device {device.tag!r} maps guest ids to are also those of {shown}. The guest's users can act as them there, "
+        "and they as the guest's users. Give them other ids, or give the export other maps and its files the owners for these."
+    )
+
+
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-__all__ = ["DEFAULT_USER", "IdMaps", "check_domain_range", "check_read_only", "decide_maps", "map_obstacle", "owners"]
+__all__ = [
+    "IdMaps",
+    "check_domain_range",
+    "check_read_only",
+    "daemon_user",
+    "decide_maps",
+    "map_obstacle",
+    "other_owners",
+    "owners",
+    "warning_of_owners",
+]

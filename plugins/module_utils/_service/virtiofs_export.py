@@ -25,22 +25,23 @@ from .._core.locks import locked
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host
 from .._core.paths import absolute, check_allowed
-from .._core.plan import Action, Plan
+from .._core.plan import Action
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
 from .._host.share_risks import share_risks
 from .._host.shared_directory import HeldDirectory
 from .._host.submounts import submount_warnings
 from .._host.virtiofsd import WRAPPER, default_binary, find_daemon, last_words
-from .._host.virtiofsd_wrapper import configured_user
 from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
 from .catalog import CATALOG_OPTIONS
 from .domain_ids import DomainIds, check_foreign_ranges, free_ranges
+from .domain_restart import RESTART_OPTIONS, RestartPlan, allowed_restart, check_timeout, finish
 from .export_claim import claim_action, release_action
-from .export_identity import DEFAULT_USER, IdMaps, check_domain_range, check_read_only, decide_maps, map_obstacle
+from .export_daemon import has_died, report_daemon
+from .export_identity import IdMaps, check_domain_range, check_read_only, daemon_user, decide_maps, map_obstacle, warning_of_owners
 from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
@@ -86,7 +87,7 @@ VIRTIOFS_EXPORT_SPEC = ArgumentSpec(
     },
     mutually_exclusive=[["image", "attachment", "source"], *(["attachment", name] for name in DECIDED)],
     required_one_of=[["image", "attachment", "source", "mount_tag"]],
-).merge(CATALOG_OPTIONS)
+).merge(CATALOG_OPTIONS).merge(ArgumentSpec(RESTART_OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,12 @@ class Export:
 
 
 @dataclass
-class ExportPlan(Plan):
+class ExportPlan(RestartPlan):
     """A plan with actions that may turn out to wait for a restart of the domain."""
 
     postponed: list[Action] = field(default_factory=list)
     #: What to tidy up once all is done, of which the user sees nothing.
     afterwards: list[Callable[[], None]] = field(default_factory=list)
-
-    def restart_for(self, reason: str) -> None:
-        self.result["restart_required"] = True
-        self.result["restart_reasons"] = [*self.result["restart_reasons"], reason]  # type: ignore[misc]
 
     def commit(self) -> None:
         super().commit()
@@ -141,6 +138,7 @@ class VirtiofsExportService(Service):
             raise InvalidInput("queue", options["queue"], "a power of 2 from 1 to 1024 is expected")
         if options["thread_pool"] is not None and options["thread_pool"] < 0:
             raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
+        check_timeout(options)
         self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
         if self.present:
             self._check_present()
@@ -171,12 +169,21 @@ class VirtiofsExportService(Service):
         with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
             yield
 
-    def plan(self) -> Plan:
+    def plan(self) -> ExportPlan:
         plan = ExportPlan({"restart_required": False, "restart_reasons": []})
+        plan.restart = allowed_restart(self.hypervisor.find_domain(self.options["domain"]), self.options)
         if self.present:
             self._plan_present(plan)
         else:
             self._plan_absent(plan)
+        plan.add_restart()
+        return plan
+
+    def converge(self) -> ExportPlan:
+        with self.exclusive():
+            plan = self.plan()
+            plan.commit()
+        finish(self, plan)
         return plan
 
     # Present
@@ -205,6 +212,9 @@ class VirtiofsExportService(Service):
         plan.actions += recorded if self._ids is None else self._ids.granted_with(recorded[0] if recorded else None)
         if self._ids is None:
             plan.afterwards.append(functools.partial(self._free_ids, domain.name, domain))
+        warning = warning_of_owners(daemon_user(self.options["service_user"]), wanted)
+        if warning is not None:
+            plan.warnings.append(warning)
         self._plan_attach(plan, domain, wanted)
         if self.seed is not None and export.mount_point is not None:
             mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
@@ -254,7 +264,7 @@ class VirtiofsExportService(Service):
         if export.read_only:
             check_read_only(version, daemon)
         obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
-        user = self.options["service_user"] or configured_user() or DEFAULT_USER
+        user = daemon_user(self.options["service_user"])
         if self.options["subid"] == "per_domain":
             check_domain_range(export.uid_map, export.gid_map, user=user, obstacle=obstacle)
             used = [one for _name, device in foreign for one in (*device.uid_map, *device.gid_map)]
@@ -384,6 +394,7 @@ class VirtiofsExportService(Service):
             plan.restart_for("the running domain has no drive with the seed")
         if live:
             plan.warnings.extend(submount_warnings(domain.name, wanted.source))
+            report_daemon(plan, domain.name, running, live[0])
             differences = wanted.differences(live[0])
             if differences:
                 plan.restart_for(f"the running domain has the device with another {', '.join(differences)}")
@@ -419,6 +430,11 @@ class VirtiofsExportService(Service):
         if live is None or wanted.differences(live[1]):
             VirtiofsExportService._detach(domain, wanted)
             raise LibvirtFailed(f"libvirt did not plug the device {wanted.tag!r} into the running domain {domain.name!r} as it was asked to.")
+        if has_died(domain, wanted):
+            VirtiofsExportService._detach(domain, wanted)
+            raise LibvirtFailed(
+                f"The virtiofsd of the device {wanted.tag!r} ended at once in the domain {domain.name!r}. It said last: {last_words(domain.name, start)}"
+            )
 
     @staticmethod
     def _detach(domain: Domain, device: VirtioFs) -> bool:
@@ -541,7 +557,8 @@ class VirtiofsExportService(Service):
         def unplug() -> None:
             if not self._detach(domain, device):
                 plan.postponed.append(action)
-                plan.restart_for(f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds")
+                why = ", because its virtiofsd has died" if has_died(domain, device) else ""
+                plan.restart_for(f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}")
 
         action = Action(
             "unplug virtiofs device",

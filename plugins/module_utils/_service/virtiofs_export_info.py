@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +19,16 @@ from .._host.share_risks import directory_risks
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
 from .._libvirt.domain_xml import VirtioFs
-from .export_identity import owners
+from .export_daemon import find_state
+from .export_identity import daemon_user, other_owners, owners
 
-VIRTIOFS_EXPORT_INFO_SPEC = ArgumentSpec({"domain": {"type": "str"}, "uri": {"type": "str", "default": DEFAULT_URI}})
+VIRTIOFS_EXPORT_INFO_SPEC = ArgumentSpec(
+    {
+        "domain": {"type": "str"},
+        "service_user": {"type": "str"},
+        "uri": {"type": "str", "default": DEFAULT_URI},
+    }
+)
 
 
 def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
@@ -29,12 +37,13 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
     :raises NotFound: the domain asked for doesn't exist.
     """
     hypervisor = Hypervisor(check_local(options["uri"]))
+    user = daemon_user(options["service_user"])
     if options["domain"] is not None:
-        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])))], "domain_subids": _domain_subids()}
+        return {"domains": [_read(hypervisor.domain(check_domain("domain", options["domain"])), user)], "domain_subids": _domain_subids()}
     found = []
     for domain in hypervisor.domains():
         try:
-            found.append(_read(domain))
+            found.append(_read(domain, user))
         except NotFound:
             continue
     return {"domains": found, "domain_subids": _domain_subids()}
@@ -47,21 +56,23 @@ def _domain_subids() -> list[dict[str, object]] | None:
     return [{"domain": one.name, "uuid": uuid, "start": one.start, "count": one.count} for uuid, one in sorted(read_allocations().items())]
 
 
-def _read(domain: Domain) -> dict[str, object]:
-    persistent = _devices(domain.persistent_xml()) if domain.is_persistent else {}
+def _read(domain: Domain, user: str) -> dict[str, object]:
+    persistent = _devices(domain_xml.parse(domain.persistent_xml())) if domain.is_persistent else {}
     text = domain.running_xml()
-    running = {} if text is None else _devices(text)
+    root = None if text is None else domain_xml.parse(text)
+    running = {} if root is None else _devices(root)
     keys = [*persistent, *(key for key in running if key not in persistent)]
-    return {
-        "name": domain.name,
-        "uuid": domain.uuid,
-        "running": text is not None,
-        "devices": [_describe(persistent.get(key), running.get(key), text is not None) for key in keys],
-    }
+    devices = []
+    for key in keys:
+        described = _describe(persistent.get(key), running.get(key), root is not None)
+        state = None if root is None or key not in running else find_state(domain.name, root, running[key])
+        others = other_owners(user, running.get(key) or persistent[key])
+        devices.append({**described, "daemon": None if state is None else state.value, "other_owners": others})
+    return {"name": domain.name, "uuid": domain.uuid, "running": root is not None, "devices": devices}
 
 
-def _devices(text: str) -> dict[tuple[str, str], VirtioFs]:
-    return {(device.tag, device.source): device for _element, device in domain_xml.filesystems(domain_xml.parse(text))}
+def _devices(root: ET.Element) -> dict[tuple[str, str], VirtioFs]:
+    return {(device.tag, device.source): device for _element, device in domain_xml.filesystems(root)}
 
 
 def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:

@@ -637,17 +637,17 @@ def test_what_guest_ids_are_on_the_host() -> None:
 
 def test_info_tells_definition_and_running_apart(define: Callable, host: libvirt.virConnect) -> None:
     domain = define("a", DEVICE.format("/srv/a", "t", "<binary><cache mode='always'/></binary>"))
-    assert virtiofs_export_info({"domain": "a", "uri": URI})["domains"][0]["devices"][0]["differences"] == []
+    assert virtiofs_export_info({"domain": "a", "service_user": "oneadmin", "uri": URI})["domains"][0]["devices"][0]["differences"] == []
     domain.create()
     host.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("always", "none"))
     define("b")
-    found = virtiofs_export_info({"domain": None, "uri": URI})["domains"]
+    found = virtiofs_export_info({"domain": None, "service_user": "oneadmin", "uri": URI})["domains"]
     assert [(one["name"], one["running"], len(one["devices"])) for one in found] == [("a", True, 1), ("b", False, 0)]
     [device] = found[0]["devices"]
     assert (device["mount_tag"], device["source"], device["cache"], device["persistent"], device["running"]) == ("t", "/srv/a", "none", True, True)
     assert device["differences"] == ["cache"]
     with pytest.raises(NotFound, match="'c'"):
-        virtiofs_export_info({"domain": "c", "uri": URI})
+        virtiofs_export_info({"domain": "c", "service_user": "oneadmin", "uri": URI})
 
 
 def test_a_binary_left_to_libvirt_is_no_difference() -> None:
