@@ -50,7 +50,7 @@ def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str
 
     :raises PathNotAllowed, OSError: as :func:`opened_directory`.
     """
-    descriptor, name = _walk(path, option, follow_last=True)
+    descriptor, name = _walk(path, option, enter_last=False)
     try:
         yield descriptor, name
     finally:
@@ -59,7 +59,7 @@ def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str
 
 def open_directory(path: str, *, option: str = "path") -> int:
     """Return a descriptor as :func:`opened_directory` does, for the caller to close."""
-    descriptor, _name = _walk(f"{path}/.", option, follow_last=False)
+    descriptor, _name = _walk(path, option, enter_last=True)
     return descriptor
 
 
@@ -136,8 +136,8 @@ def is_link_at(directory: int, name: str) -> bool:
         return False
 
 
-def _walk(path: str, option: str, *, follow_last: bool) -> tuple[int, str]:
-    """Return a descriptor of the directory of ``path``, and the last component."""
+def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
+    """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path`` itself, and ``.``."""
     todo = [part for part in path.split("/")[::-1] if part]
     links = 0
     #: Users who decide where the path leads.
@@ -147,9 +147,8 @@ def _walk(path: str, option: str, *, follow_last: bool) -> tuple[int, str]:
     try:
         while todo:
             name = todo.pop()
-            last = not todo
-            if last and (name == "." or not follow_last):
-                break
+            # What ".." leads to belongs to somebody who hasn't been looked at yet.
+            last = not todo and not enter_last and name != ".."
             try:
                 found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             except FileNotFoundError:
@@ -174,7 +173,7 @@ def _walk(path: str, option: str, *, follow_last: bool) -> tuple[int, str]:
                     break
                 if not stat.S_ISDIR(status.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-                directory, found = found, directory
+                directory, found, name = found, directory, "."
             finally:
                 os.close(found)
         owner = os.fstat(directory).st_uid

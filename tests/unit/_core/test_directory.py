@@ -87,6 +87,17 @@ def test_a_link_in_a_directory_that_anybody_writes_to_is_not_followed(tmp_path, 
         opened(link(common / "other", "/etc", OTHER))
 
 
+def test_a_link_that_leads_up_leads_to_somebody_elses_directory(tmp_path, theirs):
+    owned(theirs / "in", USER)
+    for target in ("..", "in/../.."):
+        path = link(theirs / target.replace("/", "_"), target, USER)
+        with pytest.raises(PathNotAllowed), opened_parent(str(path)):
+            pass
+        with pytest.raises(PathNotAllowed, match=f"'{path}' is not accepted"):
+            opened(path)
+    assert opened(link(theirs / "here", "in/..", USER)) == inode(theirs)
+
+
 def test_a_circle_of_links_ends(tmp_path):
     link(tmp_path / "circle", "circle", 0)
     with pytest.raises(OSError, match="Too many levels"):
