@@ -65,7 +65,7 @@ class Content:
         """
         with contextlib.ExitStack() as stack:
             reads = {stack.enter_context(opened_file(path)): path for path in self.files}
-            image = as_one_image(tuple(reads)) if self.format == "qcow2" else descriptor_path(next(iter(reads)))
+            image = as_one_image(tuple(reads)) if self.format == "qcow2" else descriptor_path([*reads][0])
             yield OpenContent(image, self.format, reads)
 
 

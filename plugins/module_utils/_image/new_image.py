@@ -181,11 +181,11 @@ def _opened(directory: str | int, doing: str) -> Iterator[tuple[int, str]]:
     """A descriptor of a directory, and its path for messages."""
     with contextlib.ExitStack() as stack:
         if isinstance(directory, int):
-            yield directory, os.readlink(descriptor_path(directory))
-            return
-        with os_errors(f"{doing} {directory}"):
-            opened = stack.enter_context(opened_directory(directory))
-        yield opened, directory
+            opened, place = directory, os.readlink(descriptor_path(directory))
+        else:
+            with os_errors(f"{doing} {directory}"):
+                opened, place = stack.enter_context(opened_directory(directory)), directory
+        yield opened, place
 
 
 def _set_aside(directory: int, names: Sequence[str], undo: contextlib.ExitStack) -> list[str]:

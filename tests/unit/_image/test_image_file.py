@@ -25,6 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file 
 MIB = 1 << 20
 TIB = 1 << 40
 
+
 def inspect(path: str, **options: object) -> ImageFile:
     with opened_file(path) as descriptor:
         return image_file.inspect(descriptor, path=path, **options)
