@@ -54,7 +54,8 @@ class DomainRestart:
         if obstacle is not None:
             if not self.force:
                 raise LibvirtFailed(f"The domain {self.domain.name!r} was not restarted, because {obstacle}; 'restart: when_needed_force' turns its power off.")
-            self.domain.destroy()
+            if self.domain.is_running:  # the guest may have shut down just now
+                self.domain.destroy()
 
     def start(self) -> None:
         """:raises LibvirtFailed: the domain doesn't start; the message has the reason that virtiofsd gave."""
