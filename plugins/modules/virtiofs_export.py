@@ -13,7 +13,7 @@ description:
   - Runs on the hypervisor, as root.
   - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it where that is possible.
     Where the running domain needs a restart to have the change, RV(restart_required) says so on this and every later run until it had one.
-    A restart is a stop and a start. A reboot from within the guest keeps the old devices. O(restart) does it.
+    A restart is a stop and a start, which O(restart) does. A reboot from within the guest keeps the old devices.
   - The virtiofsd of a running device is looked at too. When it has died, only a restart heals the guest. When it serves another directory than the one
     that is at O(source) now, because a file system was mounted or unmounted there, what the guest writes is hidden from this host. Both are warned of,
     and RV(restart_required) is true.

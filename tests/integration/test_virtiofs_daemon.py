@@ -14,7 +14,6 @@ Make = Callable[..., str]
 Module = Callable[..., dict]
 
 
-
 def names(result: dict) -> list[str]:
     assert "msg" not in result, result["msg"]
     return [action["name"] for action in result["actions"]]

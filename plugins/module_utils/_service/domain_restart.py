@@ -32,10 +32,6 @@ def check_timeout(options: Mapping[str, Any]) -> None:
         raise InvalidInput("restart_timeout", options["restart_timeout"], "a number of seconds from 1 on is expected")
 
 
-class StartFailed(LibvirtFailed):
-    """A domain that was shut down doesn't start again."""
-
-
 @dataclass(frozen=True)
 class DomainRestart:
     """A restart that the user allows. ``force`` turns the power off where the guest doesn't shut down within ``timeout`` seconds."""
@@ -45,7 +41,11 @@ class DomainRestart:
     timeout: int
 
     def apply(self) -> None:
-        """:raises LibvirtFailed: the guest doesn't shut down; :raises StartFailed: it did, and the domain is off."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """:raises LibvirtFailed: the guest doesn't shut down, and its power must not be turned off."""
         obstacle = None
         if self.domain.is_halted:
             obstacle = "it is paused"
@@ -54,13 +54,17 @@ class DomainRestart:
         if obstacle is not None:
             if not self.force:
                 raise LibvirtFailed(f"The domain {self.domain.name!r} was not restarted, because {obstacle}; 'restart: when_needed_force' turns its power off.")
-            self.domain.destroy()
+            if self.domain.is_running:  # the guest may have shut down just now
+                self.domain.destroy()
+
+    def start(self) -> None:
+        """:raises LibvirtFailed: the domain doesn't start; the message has the reason that virtiofsd gave."""
         start = time.time()
         try:
             self.domain.start()
         except LibvirtFailed as error:
             words = last_words(self.domain.name, start)
-            raise StartFailed(f"{error} virtiofsd said last: {words.rstrip('.')}." if words else str(error)) from error
+            raise LibvirtFailed(f"{error} virtiofsd said last: {words.rstrip('.')}." if words else str(error)) from error
 
 
 @dataclass
@@ -106,15 +110,15 @@ def finish(service: Service, plan: RestartPlan) -> None:
     if plan.restart is None or not plan.reasons:
         return
     defined = plan.restart.domain.persistent_xml()
-    done = list(plan.actions)
-    plan.add_restart()
     try:
-        plan.actions[-1].apply()
-    except StartFailed as error:
-        raise LibvirtFailed(f"{error} {_fall_back(service, done, plan.restart.domain, defined)}") from error
+        plan.restart.stop()
     except LibvirtFailed as error:
-        plan.actions = done
         raise PartlyDone(str(error), plan) from error
+    try:
+        plan.restart.start()
+    except LibvirtFailed as error:
+        raise LibvirtFailed(f"{error} {_fall_back(service, plan.actions, plan.restart.domain, defined)}") from error
+    plan.add_restart()
     with service.exclusive():
         again = service.plan()
         again.commit()
