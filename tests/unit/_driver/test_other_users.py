@@ -9,13 +9,21 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import confinement
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, PathNotAllowed, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    PathNotAllowed,
+    StaleState,
+    UnsupportedAction,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
@@ -245,3 +253,18 @@ def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_
     (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
     driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=("/tmp",))
     assert driver.cp(str(tmp_path / "source.qcow2"), CopyOptions("datablock", driver_format="raw")).size_mb == 1
+
+
+def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) -> None:
+    """qemu-img may read programs and libraries. What an administrator installs for root alone isn't among them."""
+    base = Path(driver.datastore.base_path)
+    for place in ("/opt", "/usr/local", "/usr/share"):
+        made = subprocess.run(["mktemp", "-d", f"{place}/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        try:
+            Path(made, "secret").write_bytes(SECRET)
+            top = Content((str(qcow2(base / "1", "-o", f"data_file={made}/secret,data_file_raw=on")), str(qcow2(base / "0"))), "qcow2")
+            Path(made, "secret").write_bytes(SECRET)
+            with pytest.raises(CommandFailed, match="Permission denied"), new_image(str(base)) as part:
+                copy_content(top, part, "raw")
+        finally:
+            subprocess.run(["rm", "-rf", made, base / "1"], check=True)
