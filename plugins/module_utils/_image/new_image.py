@@ -262,11 +262,20 @@ def _lock(descriptor: int, how: int) -> bytes:
 def _remove(directory: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # another run has swept it
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            import shutil  # which loads every compression; directories are rare
-
-            shutil.rmtree(descriptor_path(directory, name))
+            _remove_directory(directory, name)
         else:
             os.unlink(name, dir_fd=directory)
+
+
+def _remove_directory(directory: int, name: str) -> None:
+    """Remove a directory with the files in it, and no directories: those of snapshots have none, and its owner may have moved one of root's there."""
+    opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        for file in os.listdir(opened):
+            os.unlink(file, dir_fd=opened)
+    finally:
+        os.close(opened)
+    os.rmdir(name, dir_fd=directory)
 
 
 __all__ = ["PART", "NewImage", "is_held", "new_image", "remove_files", "replace_image", "sweep"]

@@ -268,3 +268,21 @@ def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) ->
                 copy_content(top, part, "raw")
         finally:
             subprocess.run(["rm", "-rf", made, base / "1"], check=True)
+
+
+@pytest.mark.parametrize("named", [f".{NAME}.part", f"{NAME}.snap", NAME])
+def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver: FsDriver, theirs: Path, named: str) -> None:
+    moved = theirs / "moved"
+    (moved / "root's").mkdir(parents=True)
+    os.chown(moved, USER, USER)
+    (moved / "root's" / "file").write_bytes(SECRET)
+    moved.rename(f"{driver.datastore.base_path}/{named}")
+    with contextlib.suppress(VmstoreError):
+        driver.rm(f"{driver.datastore.base_path}/{NAME}")
+    driver.sweep()
+    assert subprocess.run(["find", theirs, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True).stdout.endswith("/root's/file\n")
+
+
+def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None:
+    subprocess.run(["mkdir", "-p", f"{driver.datastore.base_path}/.{NAME}.part{'/d' * 1500}"], check=True)
+    assert os.path.isfile(driver.mkfs(1, "raw", None))
