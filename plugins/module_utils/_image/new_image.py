@@ -166,7 +166,7 @@ def is_held(directory: int, name: str) -> bool:
     """Whether a running program holds the part ``name`` of an open directory, as far as can be told; only then, and where locks don't work, :func:`sweep`
     leaves it."""
     try:
-        descriptor = open_file_at(directory, name)
+        descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
         try:
             (kind,) = struct.unpack_from("h", _lock(descriptor, fcntl.F_OFD_GETLK))
         finally:
@@ -221,7 +221,8 @@ def _sweep(directory: int, place: str) -> None:
     for name in parts:
         with contextlib.suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                descriptor = open_file_at(directory, name, os.O_RDWR)
+                # Not waiting for its owner to give up a lease (F_SETLEASE), which takes him 45 s for each.
+                descriptor = open_file_at(directory, name, os.O_RDWR | os.O_NONBLOCK)
                 try:
                     _lock(descriptor, fcntl.F_OFD_SETLK)
                     os.unlink(name, dir_fd=directory)

@@ -286,3 +286,26 @@ def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver:
 def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None:
     subprocess.run(["mkdir", "-p", f"{driver.datastore.base_path}/.{NAME}.part{'/d' * 1500}"], check=True)
     assert os.path.isfile(driver.mkfs(1, "raw", None))
+
+
+#: Makes the file argv[1], and lets nobody open it (fcntl(2), "Leases") until its input ends.
+LEASE = """
+import fcntl, os, signal, sys
+os.setgroups([]); os.setgid(61001); os.setuid(61001)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
+    part = f"{driver.datastore.base_path}/.{NAME}.part"
+    with subprocess.Popen([sys.executable, "-c", LEASE, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        start = time.monotonic()
+        driver.sweep()
+        assert driver.inventory().held == (part,)
+        process.stdin.close()
+        assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
