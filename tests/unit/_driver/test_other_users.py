@@ -309,3 +309,21 @@ def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
         assert driver.inventory().held == (part,)
         process.stdin.close()
         assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
+
+
+def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(driver.datastore.base_path)
+    base.rmdir()
+    (theirs / "root's").mkdir(0o700)
+    (theirs / "root's" / "file").write_bytes(SECRET)
+
+    def made(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        base.rename(theirs / "away")
+        (theirs / "root's").rename(base)
+
+    mkdir = os.mkdir
+    monkeypatch.setattr(os, "mkdir", made)
+    with pytest.raises(StaleState, match=re.escape(f"Another program replaced the directory {base} while it was made.")):
+        driver.prepare()
+    assert subprocess.run(["stat", "-c", "%u %a", base], stdout=subprocess.PIPE, text=True, check=True).stdout == "0 700\n"
