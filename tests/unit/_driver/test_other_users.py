@@ -327,3 +327,19 @@ def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(
     with pytest.raises(StaleState, match=re.escape(f"Another program replaced the directory {base} while it was made.")):
         driver.prepare()
     assert subprocess.run(["stat", "-c", "%u %a", base], stdout=subprocess.PIPE, text=True, check=True).stdout == "0 700\n"
+
+
+def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "LONGEST_CHAIN", 3)
+    image = Path(driver.datastore.base_path) / NAME
+    directory = Path(f"{image}.snap")
+    directory.mkdir()
+    qcow2(directory / "0")
+    for number in (1, 2, 3):
+        qcow2(directory / str(number), "-b", f"{directory}/{number - 1}", "-F", "qcow2", "-u")
+    image.symlink_to(f"{NAME}.snap/2")
+    assert len(driver.content(str(image), "qcow2").files) == 3
+    image.unlink()
+    image.symlink_to(f"{NAME}.snap/3")
+    with pytest.raises(Conflict, match="it is based on 3 or more files"):
+        driver.content(str(image), "qcow2")
