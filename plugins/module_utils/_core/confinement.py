@@ -36,9 +36,12 @@ _BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_VERSION = 4
 _NETWORK = 3
 
-#: What programs and their libraries are loaded from. None of it is secret.
-_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt")
-_CONFIGURATION = ("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/etc/gnutls", "/etc/localtime", "/dev/urandom", "/dev/zero")
+#: What programs and their libraries are loaded from: where packages install them, so that none of it is secret. An administrator's /opt can be.
+_PROGRAMS = tuple(f"{usr}/{name}" for usr in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib32", "lib64"))
+_CONFIGURATION = (
+    *("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/usr/share/crypto-policies", "/etc/gnutls", "/etc/localtime"),
+    *("/dev/urandom", "/dev/zero"),
+)
 
 
 @dataclass(frozen=True)

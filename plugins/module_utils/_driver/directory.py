@@ -12,7 +12,7 @@ import re
 
 from .._core.command import Completed, reason, run
 from .._core.directory import opened_parent, sync_opened
-from .._core.errors import CommandFailed, NotFound, os_errors
+from .._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from .base import Capacity, DatastoreDriver, DriverInfo
 
 MEBIBYTE = 2**20
@@ -25,21 +25,24 @@ class DirectoryDriver(DatastoreDriver):
         It belongs to the service user even if root makes it: to whom the one it lies in belongs.
 
         :raises PathNotAllowed: a link of another user leads to it; :raises FileAccessFailed: it can't be made.
+        :raises StaleState: somebody put another directory in its place.
         """
         path = self.datastore.base_path
         with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError), opened_parent(path, option="base_path") as (around, name):
             os.mkdir(name, 0o755, dir_fd=around)
             try:
-                self._hand_over(around, name)
+                self._hand_over(around, name, path)
                 sync_opened(around)
             except OSError:
                 os.rmdir(name, dir_fd=around)
                 raise
 
     @staticmethod
-    def _hand_over(around: int, name: str) -> None:
+    def _hand_over(around: int, name: str, path: str) -> None:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
         try:
+            if os.listdir(descriptor):  # whoever owns the one around it can have put another directory there
+                raise StaleState(f"Another program replaced the directory {path} while it was made.")
             os.fchmod(descriptor, 0o755)  # whatever the umask is
             if os.geteuid() == 0:
                 owner = os.fstat(around)

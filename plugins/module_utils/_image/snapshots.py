@@ -37,6 +37,9 @@ _HEADER = 80
 _EXTERNAL_DATA_FILE = 4
 _LONGEST_BACKING_NAME = 1023
 
+#: Files that one image may be made of: as many as libvirt runs. Each costs qemu-img a descriptor and a part of its command line.
+LONGEST_CHAIN = 200
+
 
 def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
     """Remove a snapshot; qcow2 files that are based on it are based on its own backing file first. One that isn't there is removed already.
@@ -266,6 +269,8 @@ class ImageFiles:
             file = self.data_of(number)
             if file in files:
                 raise Conflict(f"{self.path(file)} is not used: it is a backing file of itself.")
+            if len(files) == LONGEST_CHAIN:
+                raise Conflict(f"{self.path(files[0])} is not used: it is based on {LONGEST_CHAIN} or more files, one on the other.")
             files.append(file)
         return files
 

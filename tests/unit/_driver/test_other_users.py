@@ -9,13 +9,21 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import confinement
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, PathNotAllowed, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    PathNotAllowed,
+    StaleState,
+    UnsupportedAction,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
@@ -236,3 +244,93 @@ def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_
     (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
     driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=("/tmp",))
     assert driver.cp(str(tmp_path / "source.qcow2"), CopyOptions("datablock", driver_format="raw")).size_mb == 1
+
+
+def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) -> None:
+    """qemu-img may read programs and libraries. What an administrator installs for root alone isn't among them."""
+    base = Path(driver.datastore.base_path)
+    for place in ("/opt", "/usr/local", "/usr/share"):
+        made = subprocess.run(["mktemp", "-d", f"{place}/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        try:
+            Path(made, "secret").write_bytes(SECRET)
+            top = Content((str(qcow2(base / "1", "-o", f"data_file={made}/secret,data_file_raw=on")), str(qcow2(base / "0"))), "qcow2")
+            Path(made, "secret").write_bytes(SECRET)
+            with pytest.raises(CommandFailed, match="Permission denied"), new_image(str(base)) as part:
+                copy_content(top, part, "raw")
+        finally:
+            subprocess.run(["rm", "-rf", made, base / "1"], check=True)
+
+
+@pytest.mark.parametrize("named", [f".{NAME}.part", f"{NAME}.snap", NAME])
+def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver: FsDriver, theirs: Path, named: str) -> None:
+    moved = theirs / "moved"
+    (moved / "root's").mkdir(parents=True)
+    os.chown(moved, USER, USER)
+    (moved / "root's" / "file").write_bytes(SECRET)
+    moved.rename(f"{driver.datastore.base_path}/{named}")
+    with contextlib.suppress(VmstoreError):
+        driver.rm(f"{driver.datastore.base_path}/{NAME}")
+    driver.sweep()
+    assert subprocess.run(["find", theirs, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True).stdout.endswith("/root's/file\n")
+
+
+def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None:
+    subprocess.run(["mkdir", "-p", f"{driver.datastore.base_path}/.{NAME}.part{'/d' * 1500}"], check=True)
+    assert os.path.isfile(driver.mkfs(1, "raw", None))
+
+
+#: Makes the file argv[1], and lets nobody open it (fcntl(2), "Leases") until its input ends.
+LEASE = """
+import fcntl, os, signal, sys
+os.setgroups([]); os.setgid(61001); os.setuid(61001)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
+    part = f"{driver.datastore.base_path}/.{NAME}.part"
+    with subprocess.Popen([sys.executable, "-c", LEASE, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        start = time.monotonic()
+        driver.sweep()
+        assert driver.inventory().held == (part,)
+        process.stdin.close()
+        assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
+
+
+def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(driver.datastore.base_path)
+    base.rmdir()
+    (theirs / "root's").mkdir(0o700)
+    (theirs / "root's" / "file").write_bytes(SECRET)
+
+    def made(name: str, mode: int, *, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        base.rename(theirs / "away")
+        (theirs / "root's").rename(base)
+
+    mkdir = os.mkdir
+    monkeypatch.setattr(os, "mkdir", made)
+    with pytest.raises(StaleState, match=re.escape(f"Another program replaced the directory {base} while it was made.")):
+        driver.prepare()
+    assert subprocess.run(["stat", "-c", "%u %a", base], stdout=subprocess.PIPE, text=True, check=True).stdout == "0 700\n"
+
+
+def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "LONGEST_CHAIN", 3)
+    image = Path(driver.datastore.base_path) / NAME
+    directory = Path(f"{image}.snap")
+    directory.mkdir()
+    qcow2(directory / "0")
+    for number in (1, 2, 3):
+        qcow2(directory / str(number), "-b", f"{directory}/{number - 1}", "-F", "qcow2", "-u")
+    image.symlink_to(f"{NAME}.snap/2")
+    assert len(driver.content(str(image), "qcow2").files) == 3
+    image.unlink()
+    image.symlink_to(f"{NAME}.snap/3")
+    with pytest.raises(Conflict, match="it is based on 3 or more files"):
+        driver.content(str(image), "qcow2")
