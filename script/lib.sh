@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 #
-# What script/lint, script/test and script/demo share: the checks of the machine, and the tools they bring with them.
+# What script/lint, script/test, script/demo, script/fresh and script/bench share: the checks of the machine, and the tools they bring with them.
 # Everything is kept in .venv and .cache of the checkout; deleting both starts afresh.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -11,7 +11,7 @@ CACHE=$ROOT/.cache
 COLLECTIONS=$CACHE/collections
 
 # Nothing of the caller's Python or Ansible set-up may decide a result; a pyenv shim on PATH would.
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV ANSIBLE_CONFIG ANSIBLE_ROLES_PATH
+unset PYTHONPATH PYTHONHOME PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE VIRTUAL_ENV ANSIBLE_CONFIG ANSIBLE_ROLES_PATH
 export PATH=$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export ANSIBLE_COLLECTIONS_PATH=$COLLECTIONS
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -32,8 +32,9 @@ check_machine() {
     # shellcheck source=/dev/null
     name=$(. /etc/os-release 2>/dev/null && printf '%s %s' "${ID:-}" "${VERSION_ID:-}") || name=unknown
     case $name in
-        'debian 12' | 'debian 13' | 'ubuntu 24.04') ;;
-        *) die "this system is \"$name\", and only Debian 12, Debian 13 and Ubuntu 24.04 are supported." ;;
+        'debian 12' | 'debian 13') ;;
+        'ubuntu 24.04') say "nobody has run this on Ubuntu 24.04 yet: please tell us how it went" ;;
+        *) die "this system is \"$name\", and only Debian 12, Debian 13 and, untested, Ubuntu 24.04 are accepted." ;;
     esac
     [ "$(id -u)" = 0 ] || die "this needs root, to install packages and to run test hosts: run it with sudo."
 }

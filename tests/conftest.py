@@ -32,6 +32,8 @@ def link_collection() -> None:
         link.symlink_to(os.path.relpath(ROOT, link.parent), target_is_directory=True)
 
 
+# Tests look at what files take on a disk, and /tmp may be memory, as on a new Debian 13.
+tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path.insert(0, str(COLLECTIONS))
 # Tests also start Python and Ansible as processes of their own.

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ def run(*argv: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["test", "lint", "demo", "bench"])
+@pytest.mark.parametrize("name", ["test", "lint", "demo", "fresh", "bench"])
 def test_without_root_one_sentence_says_so(name: str) -> None:
     # In a user namespace without a mapping nobody is root, and root's files stay readable.
     status, output = run("unshare", "--user", SCRIPT / name)
@@ -27,21 +29,40 @@ def test_without_root_one_sentence_says_so(name: str) -> None:
     assert "this needs root" in output
 
 
-@pytest.mark.parametrize("name", ["test", "lint", "demo", "bench"])
+@pytest.mark.parametrize("name", ["test", "lint", "demo", "fresh", "bench"])
 def test_on_another_system_one_sentence_says_which_are_supported(name: str, tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     release.write_text('ID=fedora\nVERSION_ID="44"\n')
     status, output = run("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/os-release && exec "$2"', "sh", release, SCRIPT / name)
     assert status == 2
-    assert output.endswith('this system is "fedora 44", and only Debian 12, Debian 13 and Ubuntu 24.04 are supported.\n')
+    assert output.endswith('this system is "fedora 44", and only Debian 12, Debian 13 and, untested, Ubuntu 24.04 are accepted.\n')
     assert output.count("\n") == 1
+
+
+def test_ubuntu_is_let_through_with_a_line_that_says_nobody_has_tried_it(tmp_path: Path) -> None:
+    release = tmp_path / "os-release"
+    release.write_text('ID=ubuntu\nVERSION_ID="24.04"\n')
+    # Not as root, so that it ends after the checks of the machine.
+    script = 'mount --bind "$1" /etc/os-release && exec unshare --user "$2"'
+    status, output = run("unshare", "--mount", "sh", "-c", script, "sh", release, SCRIPT / "demo")
+    assert status == 2
+    first, second = output.splitlines()
+    assert first == "==> nobody has run this on Ubuntu 24.04 yet: please tell us how it went"
+    assert "this needs root" in second
 
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "test", "unit", "molecul")
     assert status == 2
     assert '"molecul"' in output
-    assert "lint docs sanity unit integration molecule" in output
+    assert "lint docs sanity unit integration molecule fresh" in output
+
+
+def test_a_new_machine_runs_every_suite_but_the_one_that_makes_it() -> None:
+    listed = re.search(r"^SUITES=\((.*)\)$", (SCRIPT / "test").read_text(), re.MULTILINE)
+    there = re.search(r"^SUITES = (\(.*\))$", (SCRIPT / "fresh.py").read_text(), re.MULTILINE)
+    assert listed and there
+    assert [*ast.literal_eval(there[1]), "fresh"] == listed[1].split()
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:

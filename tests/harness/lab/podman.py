@@ -3,6 +3,7 @@
 """podman, with the precautions that this machine needs."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,13 +18,7 @@ class Podman:
 
     def __init__(self, lab: str) -> None:
         self.label = f"granary.lab={lab}"
-        self._environment = {MARK: lab}
-        if text := probes.containers_conf(probes.machine()):
-            path = cache.root() / "containers.conf"
-            temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.rename(path)
-            self._environment["CONTAINERS_CONF"] = str(path)
+        self._environment = {MARK: lab, **environment()}
 
     def __call__(self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman; raises :class:`LabError`.  A podman that has begun is left to end, so that its database stays true to what exists."""
@@ -44,4 +39,17 @@ class Podman:
         return self("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={self.label}").stdout.split()
 
 
-__all__ = ["Podman"]
+def environment() -> dict[str, str]:
+    """The variables for a podman with the precautions that this machine needs."""
+    text = probes.containers_conf(probes.machine())
+    if not text:
+        return {}
+    # A container that has the cache may need other precautions than its machine.
+    path = cache.root() / f"containers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.conf"
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
+    return {"CONTAINERS_CONF": str(path)}
+
+
+__all__ = ["Podman", "environment"]

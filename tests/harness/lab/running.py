@@ -295,7 +295,9 @@ def check_root() -> None:
 def check_tools() -> None:
     """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
     check_root()
-    packages = {"podman": "podman", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client", "ip": "iproute2", "setpriv": "util-linux"}
+    packages = {"podman": "podman", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client", "ip": "iproute2", "setpriv": "util-linux",
+                # podman's netavark runs one of these, which one depends on its version, and doesn't say which when it is missing.
+                "iptables": "iptables", "nft": "nftables"}
     if any(probe.name == "cgroups" and probe.precaution for probe in probes.machine()):
         packages["runc"] = "runc"
     if missing := [package for program, package in packages.items() if not shutil.which(program)]:

@@ -99,18 +99,17 @@ def tree(name: str) -> Path:
     return cache.made_once(f"tree-{name}", asdict(recipe), lambda directory: _build(recipe, directory))
 
 
+def minimal_tree(suite: str) -> Path:
+    """The directory of a tree with what every machine has, and what gets a checkout of the project onto it; raises :class:`LabError`."""
+    packages = ("ca-certificates", "git")
+    return cache.made_once(f"tree-minimal-{suite}", packages, lambda directory: _mmdebstrap(suite, packages, directory))
+
+
 def _build(recipe: Recipe, directory: Path) -> None:
-    if not KEYRING.exists():
-        raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
     hooks = [*recipe.hooks, 'rm -rf "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
-    temporary = cache.root() / "tmp"
-    temporary.mkdir(exist_ok=True)
-    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in /tmp.
-    run(["unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--",
-         "sh", "-c", 'mount -t tmpfs tmpfs "$0" && TMPDIR="$0" exec "$@"', str(temporary),
-         "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
-         '--aptopt=Apt::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
-         f"--include={','.join(recipe.packages)}", *(f"--customize-hook={hook}" for hook in hooks), recipe.suite, str(directory)], deadline=1800)
+    _mmdebstrap(
+        recipe.suite, recipe.packages, directory, '--aptopt=Apt::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
+        *(f"--customize-hook={hook}" for hook in hooks))
     for name, text in recipe.files:
         path = directory / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,4 +122,16 @@ def _build(recipe: Recipe, directory: Path) -> None:
         path.symlink_to(target)
 
 
-__all__ = ["Recipe", "recipes", "tree"]
+def _mmdebstrap(suite: str, packages: tuple[str, ...], directory: Path, *options: str) -> None:
+    if not KEYRING.exists():
+        raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
+    temporary = cache.root() / "tmp"
+    temporary.mkdir(exist_ok=True)
+    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in /tmp.
+    run(["unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--",
+         "sh", "-c", 'mount -t tmpfs tmpfs "$0" && TMPDIR="$0" exec "$@"', str(temporary),
+         "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
+         f"--include={','.join(packages)}", *options, suite, str(directory)], deadline=1800)
+
+
+__all__ = ["Recipe", "minimal_tree", "recipes", "tree"]

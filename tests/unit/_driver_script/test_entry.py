@@ -210,7 +210,7 @@ def test_restricted_directories(scripts: Any, image: Path) -> None:
         for action in ("cp", "stat"):
             assert "the restricted directory" in refused(scripts, action, I_PATH=path)
     assert f"restricted directory {scripts.files}" in refused(scripts, I_PATH=image, DT_RESTRICTED_DIRS=f"/srv {scripts.files}")
-    assert "restricted directory /" in refused(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/")
+    assert "restricted directory /" in refused(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS="/srv")
     copied(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=f"/srv {scripts.files}")
 
 

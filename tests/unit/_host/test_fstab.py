@@ -84,7 +84,8 @@ def test_remove_leaves_every_other_byte():
 @pytest.mark.parametrize("point", ["/mnt/a b", "/mnt/tab\tbed", "/mnt/back\\slash", "/mnt/\\040", "/mnt/#x", "/mnt/é\xa0", "/mnt/a,b"])
 def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     entry = FstabEntry("one-1", point, "virtiofs", ("ro", 'context="a,b"'))
-    (tmp_path / "fstab").write_text(edited(FSTAB, [], entry), encoding="utf-8")
+    # A line that is none crashes the findmnt of Debian 13 (util-linux 2.41.5).
+    (tmp_path / "fstab").write_text(edited(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
     command = ["findmnt", "--tab-file", str(tmp_path / "fstab"), "--noheadings", "--raw", "-o", "TARGET,FSTYPE,OPTIONS", "--source", "one-1", "--target", point]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     assert told.split(" ")[1:] == ["virtiofs", 'ro,context="a,b"\n']

@@ -80,4 +80,5 @@ def test_secrets_of_urls_are_told_nobody(
     out = capsys.readouterr().out
     assert any("Invoked with" in line for line in logged)
     assert "pa55" not in out + "".join(logged)
-    assert "name" in json.loads(out)["invocation"]["module_args"] or many
+    invocation = json.loads(out).get("invocation")  # from ansible-core 2.21 on only where the controller asks for it
+    assert many or invocation is None or "name" in invocation["module_args"]
