@@ -262,16 +262,16 @@ def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) ->
 
 
 @pytest.mark.parametrize("named", [f".{NAME}.part", f"{NAME}.snap", NAME])
-def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver: FsDriver, theirs: Path, named: str) -> None:
-    moved = theirs / "moved"
+def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver: FsDriver, tenant: Path, named: str) -> None:
+    moved = tenant / "moved"
     (moved / "root's").mkdir(parents=True)
-    os.chown(moved, USER, USER)
+    os.chown(moved, TENANT, TENANT)
     (moved / "root's" / "file").write_bytes(SECRET)
     moved.rename(f"{driver.datastore.base_path}/{named}")
     with contextlib.suppress(VmstoreError):
         driver.rm(f"{driver.datastore.base_path}/{NAME}")
     driver.sweep()
-    assert subprocess.run(["find", theirs, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True).stdout.endswith("/root's/file\n")
+    assert subprocess.run(["find", tenant, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True).stdout.endswith("/root's/file\n")
 
 
 def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None:
@@ -302,16 +302,16 @@ def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
         assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
 
 
-def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = Path(driver.datastore.base_path)
     base.rmdir()
-    (theirs / "root's").mkdir(0o700)
-    (theirs / "root's" / "file").write_bytes(SECRET)
+    (tenant / "root's").mkdir(0o700)
+    (tenant / "root's" / "file").write_bytes(SECRET)
 
     def made(name: str, mode: int, *, dir_fd: int) -> None:
         mkdir(name, mode, dir_fd=dir_fd)
-        base.rename(theirs / "away")
-        (theirs / "root's").rename(base)
+        base.rename(tenant / "away")
+        (tenant / "root's").rename(base)
 
     mkdir = os.mkdir
     monkeypatch.setattr(os, "mkdir", made)
