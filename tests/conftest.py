@@ -44,10 +44,13 @@ os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 @pytest.fixture
 def tenant() -> Iterator[Path]:
     """A directory of the user TENANT, whom every directory above lets through."""
-    with tempfile.TemporaryDirectory(prefix="tenant-") as name:
+    name = tempfile.mkdtemp(prefix="tenant-")
+    try:
         os.chown(name, TENANT, TENANT)
         os.chmod(name, 0o755)
         yield Path(name)
+    finally:
+        subprocess.run(["rm", "-rf", name], check=True)  # which no depth stops
 
 
 @pytest.fixture

@@ -242,7 +242,7 @@ def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_
     with pytest.raises(UnsupportedAction, match="can be changed by other users than root, and this kernel has no Landlock"), new_image(str(base)) as part:
         copy_content(content, part, "raw")
     (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
-    driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=("/tmp",))
+    driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=(str(tmp_path),))
     assert driver.cp(str(tmp_path / "source.qcow2"), CopyOptions("datablock", driver_format="raw")).size_mb == 1
 
 
