@@ -27,8 +27,8 @@ def share_risks(found: Found, *, read_only: bool) -> list[str]:
     if not read_only and not os.fstatvfs(found.descriptor).f_flag & os.ST_NOSUID and _is_open_to_all(found.path):
         risks.append(
             f"The guest can make setuid programs in {found.path!r}, and users of this host who run one get ids of the guest, because the file system on "
-            f"{identify(found).mount_point!r} isn't mounted with nosuid. Mount it with nosuid, keep the users of this host out of a directory above, and "
-            "give each domain ids of its own (subid: per_domain)."
+            f"{identify(found).mount_point!r} isn't mounted with nosuid. Mount it with nosuid, or keep the users of this host out of a directory above. "
+            "With 'subid: per_domain', these ids are at least no other guest's."
         )
     return risks
 
