@@ -447,12 +447,15 @@ def test_a_run_that_is_ended_leaves_nothing(path: str, source: Path, stored: Cal
         options(path, name="y", datastore="files", type="kernel", path=str(source)),
     ]
     with subprocess.Popen([sys.executable, "-c", CONVERGE, json.dumps(options(path, images=images))], stderr=subprocess.DEVNULL) as running:
-        deadline = time.monotonic() + 20
-        # Once its run reads the source, it takes care of the part; one from before that is left to the next run.
-        while not (sorted(modes(stored())) == [0o600, 0o640] and str(source) in opened_by(running.pid)):
-            assert time.monotonic() < deadline and running.poll() is None
-        running.send_signal(number)
-        assert running.wait(20) != 0
+        try:
+            deadline = time.monotonic() + 20
+            # Once its run reads the source, it takes care of the part; one from before that is left to the next run.
+            while not (sorted(modes(stored())) == [0o600, 0o640] and str(source) in opened_by(running.pid)):
+                assert time.monotonic() < deadline and running.poll() is None
+            running.send_signal(number)
+            assert running.wait(20) != 0
+        finally:
+            running.kill()
     assert stored() == []
 
 
