@@ -6,7 +6,7 @@
 
 Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path is walked component by
 component with descriptors, and then used through the descriptor. The rule for links is that of systemd's chase(CHASE_SAFE): a link that another
-user may have made never leads to something that isn't that user's.
+user may have made never leads to something that isn't that user's. One that stays in its directory may: whoever can make it can rename files there, too.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
     """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path`` itself, and ``.``."""
     todo = [part for part in path.split("/")[::-1] if part]
     links = 0
-    #: Users who decide where the path leads.
-    deciders: set[int] = set()
+    #: Users who decide where the path leads, each with the directory of the link by which he does.
+    deciders: list[tuple[int | None, os.stat_result]] = []
     name = "."
     directory = _root()
     try:
@@ -161,7 +161,8 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
                     links += 1
                     if links > MOST_LINKS:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                    deciders |= _deciders(status, os.fstat(directory), path, option)
+                    around = os.fstat(directory)
+                    deciders += [(user, around) for user in _deciders(status, around)]
                     target = os.readlink("", dir_fd=found)
                     todo += [part for part in target.split("/")[::-1] if part]
                     name = "."  # where the link leads to the root directory
@@ -176,9 +177,13 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
                 directory, found, name = found, directory, "."
             finally:
                 os.close(found)
-        owner = os.fstat(directory).st_uid
-        if deciders - {owner}:
-            raise _not_theirs(path, option)
+        status = os.fstat(directory)
+        for user, around in deciders:
+            # In a sticky directory nobody renames what is somebody else's.
+            stays = os.path.samestat(around, status) and not around.st_mode & stat.S_ISVTX
+            if not stays and user != status.st_uid:
+                reason = "it leads through a symbolic link that another user can change to a directory that isn't that user's"
+                raise PathNotAllowed(option, path, reason)
     except BaseException:
         os.close(directory)
         raise
@@ -189,21 +194,17 @@ def _root() -> int:
     return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _deciders(link: os.stat_result, directory: os.stat_result, path: str, option: str) -> set[int]:
-    """Return the user who may have put a symbolic link where it is; nobody where only root or this process's user can."""
+def _deciders(link: os.stat_result, directory: os.stat_result) -> list[int | None]:
+    """Return the user who may have put a symbolic link where it is, ``None`` for several; nobody where only root or this process's user can."""
     trusted = (0, os.geteuid())
     # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved any link there.
     if link.st_uid not in trusted:
-        return {link.st_uid}
+        return [link.st_uid]
     if directory.st_uid not in trusted:
-        return {directory.st_uid}
+        return [directory.st_uid]
     if is_writable_for_others(directory) and not directory.st_mode & stat.S_ISVTX:
-        raise _not_theirs(path, option)
-    return set()
-
-
-def _not_theirs(path: str, option: str) -> PathNotAllowed:
-    return PathNotAllowed(option, path, "it leads through a symbolic link that another user can change to a directory that isn't that user's")
+        return [None]
+    return []
 
 
 __all__ = [

@@ -11,7 +11,7 @@ import os
 import re
 
 from .._core.command import Completed, reason, run
-from .._core.directory import opened_parent, sync_opened
+from .._core.directory import opened_directory, opened_parent, sync_opened
 from .._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from .base import Capacity, DatastoreDriver, DriverInfo
 
@@ -28,14 +28,17 @@ class DirectoryDriver(DatastoreDriver):
         :raises StaleState: somebody put another directory in its place.
         """
         path = self.datastore.base_path
-        with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError), opened_parent(path, option="base_path") as (around, name):
-            os.mkdir(name, 0o755, dir_fd=around)
-            try:
-                self._hand_over(around, name, path)
-                sync_opened(around)
-            except OSError:
-                os.rmdir(name, dir_fd=around)
-                raise
+        with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileNotFoundError), opened_directory(path, option="base_path"):
+                return
+            with opened_parent(path, option="base_path") as (around, name):
+                os.mkdir(name, 0o755, dir_fd=around)
+                try:
+                    self._hand_over(around, name, path)
+                    sync_opened(around)
+                except OSError:
+                    os.rmdir(name, dir_fd=around)
+                    raise
 
     @staticmethod
     def _hand_over(around: int, name: str, path: str) -> None:

@@ -98,6 +98,33 @@ def test_a_link_that_leads_up_leads_to_somebody_elses_directory(tmp_path, theirs
     assert opened(link(theirs / "here", "in/..", USER)) == inode(theirs)
 
 
+def test_a_link_that_stays_in_its_directory_is_followed_unless_only_its_owner_could_replace_it(tmp_path):
+    common = tmp_path / "common"
+    common.mkdir()
+    (common / "image").write_bytes(b"")
+    link(common / "latest", "image", OTHER)
+    link(common / "newest", "../common/latest", 0)
+    os.chown(common, 0, OTHER)
+    for mode in (0o755, 0o775, 0o777):
+        common.chmod(mode)
+        with opened_parent(str(common / "newest")) as (directory, name):
+            assert (name, os.fstat(directory).st_ino) == ("image", common.stat().st_ino)
+    common.chmod(0o1777)
+    with pytest.raises(PathNotAllowed), opened_parent(str(common / "latest")):
+        pass
+    common.chmod(0o777)
+    link(common / "out", "../common/away", 0)
+    link(common / "away", "../root's", 0)
+    with pytest.raises(PathNotAllowed), opened_parent(str(common / "out")):
+        pass
+
+
+def test_a_refusal_has_the_path_as_it_was_given(theirs):
+    with pytest.raises(PathNotAllowed) as refusal:
+        opened(link(theirs / "away", "/etc", USER))
+    assert refusal.value.value == str(theirs / "away")
+
+
 def test_a_circle_of_links_ends(tmp_path):
     link(tmp_path / "circle", "circle", 0)
     with pytest.raises(OSError, match="Too many levels"):

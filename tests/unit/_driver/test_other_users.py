@@ -217,6 +217,22 @@ def test_a_datastore_is_not_made_where_a_link_of_another_user_leads(driver: FsDr
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("owner", [TENANT, 0])
+def test_a_datastore_may_be_a_link_to_a_directory_of_the_same_user(driver: FsDriver, tenant: Path, tmp_path: Path, owner: int) -> None:
+    """Another disk, below a directory of root."""
+    base = Path(driver.datastore.base_path)
+    base.rmdir()
+    big = tmp_path / "big"
+    big.mkdir()
+    os.chown(big, TENANT, TENANT)
+    base.symlink_to(big)
+    os.chown(base, owner, owner, follow_symlinks=False)
+    image = driver.mkfs(1, "raw", None)
+    assert os.listdir(big) == [os.path.basename(image)]
+    driver.rm(image)
+    assert os.listdir(big) == []
+
+
 def test_an_image_that_is_a_link_is_not_read(driver: FsDriver, secret: Path) -> None:
     image = Path(driver.datastore.base_path) / NAME
     image.symlink_to(secret)
