@@ -86,7 +86,8 @@ def unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Itera
     for entry in executed:
         for path in (entry["path"], entry["exe"]):
             path = path if path.startswith(OUTSIDE) else os.path.realpath(path)
-            if path.startswith(OUTSIDE) or path in seen:
+            # "/" is a file without a name, such as runc's copy of itself.
+            if path == "/" or path.startswith(OUTSIDE) or path in seen:
                 continue
             seen.add(path)
             package = owner.get(path.removeprefix("/usr"))
