@@ -109,7 +109,7 @@ def attempt(release: str, test: bool, cached: bool) -> None:
                 with executed.open() as file:
                     done = podman_command("exec", "--interactive", name, "bash", "-c", PROGRAMS, stdin=file)
                 if done.returncode:
-                    raise FreshError(f"not every program that ran is in a list of packages:\n{done.stdout}{done.stderr}")
+                    raise FreshError(f"not every program that ran is in a list of packages:\n{(done.stdout + done.stderr).rstrip()}")
                 say(f"{release}: every program that ran is in a list of packages")
 
 

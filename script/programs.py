@@ -7,7 +7,7 @@ Usage: programs.py FILE PACKAGE...
 FILE is what execs.py wrote. A program is covered by each PACKAGE, by the packages that these depend on, and by the
 minimal system: its essential and required packages, and apt. Each program that isn't covered is printed with the
 program that started it, and the exit code is 1. Files that the run itself has made belong to no package and aren't
-compared: those in the checkout, in /tmp and /var/tmp, dpkg's scripts, and files in memory.
+compared: those in the checkout, in /tmp and /var/tmp, scripts of dpkg and debconf, and files in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DPKG = Path("/var/lib/dpkg")
-OUTSIDE = (f"{CHECKOUT}/", "/tmp/", "/var/tmp/", f"{DPKG}/", "/memfd:", "/proc/", "/dev/fd/")
+OUTSIDE = (f"{CHECKOUT}/", "/tmp/", "/var/tmp/", f"{DPKG}/", "/var/cache/debconf/", "/memfd:", "/proc/", "/dev/fd/")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Itera
     for entry in executed:
         for path in (entry["path"], entry["exe"]):
             path = path if path.startswith(OUTSIDE) else os.path.realpath(path)
-            if path.startswith(OUTSIDE) or path in seen:
+            # "/" is a file without a name, such as runc's copy of itself.
+            if path == "/" or path.startswith(OUTSIDE) or path in seen:
                 continue
             seen.add(path)
             package = owner.get(path.removeprefix("/usr"))
