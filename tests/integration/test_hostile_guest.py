@@ -95,6 +95,33 @@ def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(module: Ca
         execute("hv1", "rm", "-rf", "/srv/made")
 
 
+# What a guest changes without writing
+
+
+def test_a_guest_that_reads_does_not_change_access_times(site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute) -> None:
+    path = directory("hv1", "/srv/read-only")
+    # Every read would count: the access time is older than the last change.
+    script = 'cd "$0"; mkdir mounted; mount -t tmpfs none mounted; echo x | tee mounted/file >file; touch -a -d 2001-01-01 file mounted/file'
+    execute("hv1", "sh", "-c", script, path)
+    try:
+        mounted(source=path, read_only=True)
+        assert site.ssh("hot", "cat /mnt/evil/file /mnt/evil/mounted/file") == "x\nx\n"
+        site.ssh("hot", "! touch /mnt/evil/file && ! touch /mnt/evil/mounted/new")
+        assert execute("hv1", "sh", "-c", 'cd "$0"; stat -c %x file mounted/file', path).count("2001-01-01") == 2
+    finally:
+        execute("hv1", "umount", f"{path}/mounted")
+
+
+def test_a_guest_sets_no_attributes_that_the_host_acts_on(site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute) -> None:
+    path = directory("hv1", "/srv/attributes")
+    mounted(source=path, xattr=True)
+    set_one = "cd /mnt/evil; touch file; setfattr -n {} -v x file"
+    for name in ("security.selinux", "security.apparmor", "trusted.overlay.opaque"):
+        assert "not supported" in site.ssh("hot", f"{set_one.format(name)} 2>&1", check=False)
+    site.ssh("hot", set_one.format("user.name"))
+    assert execute("hv1", "getfattr", "--absolute-names", "-m", "-", f"{path}/file").split() == ["#", "file:", f"{path}/file", "user.name"]
+
+
 # A directory that is swapped
 
 

@@ -19,6 +19,7 @@ import pwd
 import re
 import shutil
 import stat
+import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,6 +44,20 @@ INODES_UNTIL_BOOT = frozenset(["overlay", "ramfs", "tmpfs"])
 #: mount(2) and unshare(2), which the standard library lacks before Python 3.12.
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 1 << 1, 1 << 2, 1 << 12, 1 << 14, 1 << 19
 CLONE_NEWNS = 1 << 17
+
+#: mount_setattr(2), the same number on all architectures, with its flags (linux/mount.h, linux/fcntl.h).
+MOUNT_SETATTR = 442
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK = 0x1, 0x10, 0x70
+AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
+
+#: Names of extended attributes that a guest may set on files of the host, as ``virtiofsd --xattrmap`` takes them: those of users, access control lists
+#: and the capabilities of files, not those of security modules and of root.
+ATTRIBUTES = (
+    ":ok:all:security.capability:security.capability:"
+    ":unsupported:all:security.:security.:"
+    ":unsupported:all:trusted.:trusted.:"
+    ":ok:all:::"
+)
 
 
 class Refused(Exception):
@@ -271,7 +286,7 @@ def check(path: str) -> Found:
     recorded = read_records().get(path)
     changed = None if recorded is None else difference(recorded, found, path)
     if changed is not None:
-        raise Refused(f"{changed}; remove the export and add it again (virtiofs_export) to share what is there now")
+        raise Refused(f"{changed}; put the old one back, or remove the export and add it again (virtiofs_export) to share what is there now")
     return found
 
 
@@ -316,12 +331,28 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
     return following + [one[len(option) + 1 :] for one in arguments if one.startswith(f"{option}=")]
 
 
-def hold(found: Found, path: str) -> None:
+def is_read_only(arguments: Sequence[str]) -> bool:
+    """Return whether the guest must not write."""
+    return "--readonly" in arguments
+
+
+def map_of_attributes(arguments: Sequence[str]) -> list[str]:
+    """Return the option that keeps a guest with extended attributes from those that the kernel of the host acts on.
+
+    Capabilities of files stay, because the kernel binds them to the subordinate ids of the guest (user_namespaces(7)).
+    """
+    if not ("--xattr" in arguments or any("xattr" in one.split(",") for one in _values(arguments, "-o"))):
+        return []
+    return ["--xattrmap", ATTRIBUTES]
+
+
+def hold(found: Found, path: str, *, read_only: bool) -> None:
     """Make ``path`` lead to the directory that was checked, in this process and what it runs, whatever others do to it on the host.
 
     virtiofsd opens its directory by name. So the first directory on the way that others can change is covered by an empty file
     system of our own. It holds nothing but the way to the shared directory, with the owners and modes that the way has.
 
+    :arg read_only: whether the kernel refuses writes there, and keeps the access times.
     :raises Refused: the directory was replaced meanwhile.
     """
     weak = found.weakness
@@ -338,6 +369,12 @@ def hold(found: Found, path: str) -> None:
             os.fchown(place, status.st_uid, status.st_gid)
             os.fchmod(place, stat.S_IMODE(status.st_mode))
         _mount(f"/proc/self/fd/{found.descriptor}", f"/proc/self/fd/{place}", None, MS_BIND | MS_REC)
+    elif read_only:
+        place = f"/proc/self/fd/{found.descriptor}"
+        _mount(place, place, None, MS_BIND | MS_REC)
+    if read_only:
+        # virtiofsd's own option leaves the access times of what the guest reads to the file system.
+        _set_read_only(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     if not os.path.samestat(os.stat(path), os.fstat(found.descriptor)):
         raise Refused(f"{path!r} was replaced by another directory while the domain was starting")
 
@@ -357,6 +394,16 @@ def _mount(source: str | None, target: str, fstype: str | None, flags: int, opti
     encoded = [None if one is None else os.fsencode(one) for one in (source, target, fstype)]
     if _libc().mount(*encoded, ctypes.c_ulong(flags), os.fsencode(options)):
         raise _os_error(f"mount {target}")
+
+
+def _set_read_only(mount: int) -> None:
+    """Make a mount, and what is mounted below, read-only without access times (mount_setattr(2)).
+
+    :arg mount: descriptor of its root directory.
+    """
+    attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK, 0, 0)
+    if _libc().syscall(MOUNT_SETATTR, mount, b"", AT_EMPTY_PATH | AT_RECURSIVE, attributes, ctypes.c_size_t(len(attributes))):
+        raise _os_error("mount_setattr")
 
 
 def _os_error(doing: str) -> OSError:
@@ -380,12 +427,12 @@ def run(arguments: Sequence[str]) -> None:
     path = shared_directory(arguments)
     check_maps(arguments, account.pw_name)
     leave_mount_namespace()
-    hold(check(path), path)
+    hold(check(path), path, read_only=is_read_only(arguments))
     # Without the supplementary groups of the user, which virtiofsd would keep for what the guest does.
     os.setgroups([])
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    os.execv(DAEMON, [DAEMON, *arguments])
+    os.execv(DAEMON, [DAEMON, *arguments, *map_of_attributes(arguments)])
 
 
 def _account() -> pwd.struct_passwd:

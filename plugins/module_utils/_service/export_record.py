@@ -62,7 +62,7 @@ class ExportRecord:
             return
         changed = virtiofsd_wrapper.difference(self._before, self.found, self.path)
         if changed is not None:
-            raise Conflict(f"{changed}; remove the export (state: absent) and add it again to share what is there now.")
+            raise Conflict(f"{changed}; put the old one back, or remove the export (state: absent) and add it again to share what is there now.")
 
     def recorded_with(self, action: Action | None) -> list[Action]:
         """Return ``action`` so that it records the directory first, where that is missing; without ``action``, one that does nothing else."""
