@@ -359,3 +359,19 @@ def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.Mo
     image.symlink_to(f"{NAME}.snap/3")
     with pytest.raises(Conflict, match="it is based on 3 or more files"):
         driver.content(str(image), "qcow2")
+
+
+def test_a_former_owner_who_has_a_file_open_leads_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path) -> None:
+    """libvirt gives images to root where it can't remember whose they were."""
+    base = Path(driver.datastore.base_path)
+    top = Content((str(qcow2(base / "1")), str(qcow2(base / "0"))), "qcow2")
+    for path in top.files:
+        os.chown(path, 0, 0)
+        os.chmod(path, 0o640)
+    header = qcow2(tmp_path / "header", "-o", f"data_file={secret},data_file_raw=on").read_bytes()
+    secret.write_bytes(SECRET)
+    Path(top.files[0]).write_bytes(header)
+    with new_image(str(base)) as part:
+        with pytest.raises(CommandFailed, match="Permission denied"):
+            copy_content(top, part, "raw")
+        assert not holds_secret(base / part.name)
