@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core import confi
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
+    FileAccessFailed,
     PathNotAllowed,
     StaleState,
     UnsupportedAction,
@@ -258,6 +260,21 @@ def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, s
     with pytest.raises(PathNotAllowed, match="symbolic link"):
         driver.cp(str(theirs / "source"), CopyOptions("datablock"))
     assert os.listdir(driver.datastore.base_path) == []
+
+
+def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as /proc/1/root for whoever may not trace that process."""
+
+    def refused(path: str, **options: object) -> str:
+        if path == f"{theirs}/source":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return readlink(path, **options)
+
+    readlink = os.readlink
+    (theirs / "source").symlink_to("/proc/1/root/etc/hostname")
+    monkeypatch.setattr(os, "readlink", refused)
+    with pytest.raises(FileAccessFailed, match=f"Could not open {theirs}/source: Permission denied"):
+        driver.cp(f"{theirs}/source", CopyOptions("datablock"))
 
 
 def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
