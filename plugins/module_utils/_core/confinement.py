@@ -61,16 +61,20 @@ class Confinement:
 
 
 def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
-    """Return the result of ``function``, whose child processes can open only ``files``, where this process is root's and somebody else can change them.
+    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others have nothing to lose to a file's owner.
 
-    :raises UnsupportedAction: this kernel can't confine.
+    Files that are root's are no exception, as a former owner can have one open.
+
+    :raises UnsupportedAction: this kernel can't confine, and somebody else than root can change one of the files.
     """
-    others = files.can_be_changed_by_others() if os.geteuid() == 0 else []
-    if not others:
+    if os.geteuid() != 0:
         return function()
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
+        others = files.can_be_changed_by_others()
+        if not others:
+            return function()
         raise UnsupportedAction(
             f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has no Landlock, without which root runs "
             "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the owner of the datastore (become_user)."

@@ -30,9 +30,9 @@ def opened(path: str, check: Callable[[str], object]) -> Iterator[int]:
     :raises FileAccessFailed: it can't be read.
     """
     path = absolute("path", path)
-    check(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
         with os_errors(f"open {path}"):
+            check(os.path.realpath(path))
             directory, name = stack.enter_context(opened_parent(path))
             # O_PATH opens nothing yet: no device is touched, no pipe waited for.
             found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

@@ -26,6 +26,7 @@ from .._driver.source_file import chunks_of
 from .._image.content import Content, OpenContent, copy_content, same_content
 from .._image.image_file import inspect
 from .._image.new_image import new_image
+from .._image.qemu_img import as_one_image
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of
 
@@ -163,7 +164,9 @@ class Target:
             return all(one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd)))
         if image_format == "qcow2" and not self._stands_alone():
             return False
-        there = OpenContent(descriptor_path(self.fd), image_format, {self.fd: self.dest})
+        # Its owner can still give it a backing file, such as a socket that never answers: none counts.
+        image = as_one_image([self.fd]) if image_format == "qcow2" else descriptor_path(self.fd)
+        there = OpenContent(image, image_format, {self.fd: self.dest})
         # One raw file is a copy of another to the byte, not only to the sector.
         if image_format == content.format == "raw" and there.virtual_size() != content.virtual_size():
             return False

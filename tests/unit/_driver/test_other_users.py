@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core import confi
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
+    FileAccessFailed,
     PathNotAllowed,
     StaleState,
     UnsupportedAction,
@@ -251,6 +253,21 @@ def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, s
     assert os.listdir(driver.datastore.base_path) == []
 
 
+def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as /proc/1/root for whoever may not trace that process."""
+
+    def refused(path: str, **options: object) -> str:
+        if path == f"{theirs}/source":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return readlink(path, **options)
+
+    readlink = os.readlink
+    (theirs / "source").symlink_to("/proc/1/root/etc/hostname")
+    monkeypatch.setattr(os, "readlink", refused)
+    with pytest.raises(FileAccessFailed, match=f"Could not open {theirs}/source: Permission denied"):
+        driver.cp(f"{theirs}/source", CopyOptions("datablock"))
+
+
 def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # which the kernel refuses
     base = Path(driver.datastore.base_path)
@@ -350,3 +367,19 @@ def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.Mo
     image.symlink_to(f"{NAME}.snap/3")
     with pytest.raises(Conflict, match="it is based on 3 or more files"):
         driver.content(str(image), "qcow2")
+
+
+def test_a_former_owner_who_has_a_file_open_leads_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path) -> None:
+    """libvirt gives images to root where it can't remember whose they were."""
+    base = Path(driver.datastore.base_path)
+    top = Content((str(qcow2(base / "1")), str(qcow2(base / "0"))), "qcow2")
+    for path in top.files:
+        os.chown(path, 0, 0)
+        os.chmod(path, 0o640)
+    header = qcow2(tmp_path / "header", "-o", f"data_file={secret},data_file_raw=on").read_bytes()
+    secret.write_bytes(SECRET)
+    Path(top.files[0]).write_bytes(header)
+    with new_image(str(base)) as part:
+        with pytest.raises(CommandFailed, match="Permission denied"):
+            copy_content(top, part, "raw")
+        assert not holds_secret(base / part.name)

@@ -76,6 +76,18 @@ def test_a_file_that_differs_is_replaced_by_force_only(filled, dest) -> None:
         assert dest.stat().st_mode & 0o7777 == 0o600
 
 
+def test_a_backing_file_that_a_file_gets_while_it_is_compared_is_not_opened(filled, dest, monkeypatch) -> None:
+    def late(descriptor: int, **options: object) -> object:
+        found = inspect(descriptor, **options)
+        subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd+unix:///?socket=/nowhere", dest], check=True)
+        return found
+
+    filled.four(EXPORT, dest=str(dest), format="qcow2")
+    inspect = image_export.inspect
+    monkeypatch.setattr(image_export, "inspect", late)
+    assert filled.service(EXPORT, dest=str(dest), format="qcow2").plan().actions == []
+
+
 def test_another_format_is_another_file(filled, dest) -> None:
     filled.four(EXPORT, dest=str(dest), format="raw")
     with pytest.raises(Conflict):
