@@ -52,9 +52,9 @@ class FileSystem:
             return
         self._meet(request, parent, name)
 
-    def _meet(self, request: Request, parent: Node, name: bytes | None) -> None:
+    def _meet(self, request: Request, parent: Node, name: bytes | None, *, is_new: bool = False) -> None:
         status = os.stat(name, dir_fd=self.nodes.directory_fd(parent), follow_symlinks=False)  # type: ignore[arg-type]
-        request.found = self.nodes.meet(parent, name, status)  # type: ignore[arg-type]
+        request.found = self.nodes.meet(parent, name, status, is_new=is_new)  # type: ignore[arg-type]
         request.stat = status
 
     def _own(self, request: Request, parent_fd: int) -> None:
@@ -100,7 +100,7 @@ class FileSystem:
         except OSError:
             (os.rmdir if request.op == "mkdir" else os.unlink)(request.name, dir_fd=fd)  # type: ignore[arg-type]
             raise
-        self._meet(request, request.node, request.name)
+        self._meet(request, request.node, request.name, is_new=True)
 
     def create(self, request: Request) -> None:
         fd = self.nodes.directory_fd(request.node)
@@ -119,7 +119,7 @@ class FileSystem:
             os.unlink(request.name, dir_fd=fd)  # type: ignore[arg-type]
             raise
         request.stat = os.fstat(file_fd)
-        request.found = self.nodes.meet(request.node, request.name, request.stat)  # type: ignore[arg-type]
+        request.found = self.nodes.meet(request.node, request.name, request.stat, is_new=True)  # type: ignore[arg-type]
         request.result = request.mount.add_handle(file_fd, request.found, request.flags)
 
     def link(self, request: Request) -> None:

@@ -126,8 +126,12 @@ class NodeTable:
     def known(self, ino: int) -> Node | None:
         return self._nodes.get(ino)
 
-    def meet(self, parent: Node, name: bytes, status: os.stat_result) -> Node:
-        """The node of a directory entry that was just looked at."""
+    def meet(self, parent: Node, name: bytes, status: os.stat_result, *, is_new: bool = False) -> Node:
+        """The node of a directory entry that was just looked at.
+
+        *is_new* says that the file was just made, so that it is none that a client knows. One with its number has lost its names in a crash, and a client
+        still keeps it in memory.
+        """
         if status.st_dev != self.device:
             # Inode numbers of another file system could be those of other files of this one.
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
@@ -135,7 +139,7 @@ class NodeTable:
         node = self._nodes.get(status.st_ino)
         if node is None:
             node = self._nodes[status.st_ino] = Node(self, status.st_ino, kind)
-        elif node.kind != kind or node.stale:
+        elif node.kind != kind or node.stale or is_new:
             # The number was given to another file behind our back: the kernel tells them apart by generation.
             node.stale = True
             successor = self._nodes[status.st_ino] = Node(self, status.st_ino, kind, node.generation + 1)
