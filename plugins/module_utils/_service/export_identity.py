@@ -10,6 +10,7 @@ from .._core.errors import InvalidInput, UnsupportedAction
 from .._core.idmap import IdMap
 from .._host import idmap_check
 from .._host.virtiofsd import WRAPPER, Daemon
+from .._host.virtiofsd_wrapper import configured_user
 
 #: libvirt before these versions takes <idmap> and <readonly/> of a virtiofs device for something else (its NEWS).
 VERSION_OF_IDMAP = (10, 0, 0)
@@ -18,10 +19,15 @@ VERSION_OF_READ_ONLY = (11, 0, 0)
 #: The ids whose owner on the host the result tells: the guest's root and its first ordinary user.
 SHOWN_IDS = (0, 1000)
 
-#: The spec's service user, where the role granary.vmstore.hypervisor chose none.
+#: The spec's service user.
 DEFAULT_USER = "oneadmin"
 
 IdMaps = tuple[IdMap, ...]
+
+
+def daemon_user(given: str | None) -> str:
+    """Return the user that runs virtiofsd: the one that was given, else the one that the role chose, else the spec's service user."""
+    return given or configured_user() or DEFAULT_USER
 
 
 def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, obstacle: str | None, allow_unmapped: bool) -> tuple[IdMaps, IdMaps]:
@@ -105,4 +111,4 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-__all__ = ["DEFAULT_USER", "IdMaps", "check_domain_range", "check_read_only", "decide_maps", "map_obstacle", "owners"]
+__all__ = ["IdMaps", "check_domain_range", "check_read_only", "daemon_user", "decide_maps", "map_obstacle", "owners"]

@@ -31,7 +31,6 @@ from .._host.idmap_check import host_id
 from .._host.share_risks import share_risks
 from .._host.shared_directory import HeldDirectory
 from .._host.virtiofsd import WRAPPER, default_binary, find_daemon, last_words
-from .._host.virtiofsd_wrapper import configured_user
 from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
@@ -39,7 +38,7 @@ from .._libvirt.domain_xml import VirtioFs
 from .catalog import CATALOG_OPTIONS
 from .domain_ids import DomainIds, check_foreign_ranges, free_ranges
 from .export_claim import claim_action, release_action
-from .export_identity import DEFAULT_USER, IdMaps, check_domain_range, check_read_only, decide_maps, map_obstacle
+from .export_identity import IdMaps, check_domain_range, check_read_only, daemon_user, decide_maps, map_obstacle
 from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
@@ -253,7 +252,7 @@ class VirtiofsExportService(Service):
         if export.read_only:
             check_read_only(version, daemon)
         obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
-        user = self.options["service_user"] or configured_user() or DEFAULT_USER
+        user = daemon_user(self.options["service_user"])
         if self.options["subid"] == "per_domain":
             check_domain_range(export.uid_map, export.gid_map, user=user, obstacle=obstacle)
             used = [one for _name, device in foreign for one in (*device.uid_map, *device.gid_map)]

@@ -37,7 +37,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd im
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export_identity import check_read_only, decide_maps, map_obstacle, owners
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export_identity import check_read_only, daemon_user, decide_maps, map_obstacle, owners
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import Attachment, attachments, record_attachment, resolve_attachment
 from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import virtiofs_export_info
@@ -619,6 +619,13 @@ def test_the_guests_root_has_to_be_mapped(kind: str) -> None:
     maps = {"uid_map": None, "gid_map": None, f"{kind}_map": (IdMap(1, 200000, 10),)}
     with pytest.raises(InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"):
         decide_maps(**maps, user="root", obstacle=None, allow_unmapped=True)
+
+
+def test_the_user_of_the_daemon_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtiofsd_wrapper, "CONFIGURATION", str(tmp_path / "virtiofsd.json"))
+    assert daemon_user(None) == "oneadmin"
+    (tmp_path / "virtiofsd.json").write_text('{"user": "granary-virtiofsd"}\n')
+    assert (daemon_user(None), daemon_user("own")) == ("granary-virtiofsd", "own")
 
 
 def test_ids_of_a_domain_alone_where_they_cant_be_had(define: Callable, service: Callable) -> None:
