@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing else.
+"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing else, and no sockets.
 
 The owner of an image can rewrite its header while qemu-img has it open, so that it names any file of the host. A check of the header comes too early
 or too late. So the kernel checks each open: by inode, whatever name the command uses.
@@ -11,6 +11,7 @@ or too late. So the kernel checks each open: by inode, whatever name the command
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -36,12 +37,26 @@ _BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_VERSION = 4
 _NETWORK = 3
 
+#: By machine, its AUDIT_ARCH and the number of socket(2).
+_SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+#: seccomp(2) and its filter language (linux/seccomp.h, linux/filter.h).
+_SET_SECCOMP, _MODE_FILTER = 22, 2
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_OFFSET_OF_NUMBER, _OFFSET_OF_ARCHITECTURE = 0, 4
+_RETURN_ERROR, _RETURN_ALLOW = 0x00050000, 0x7FFF0000
+
 #: What programs and their libraries are loaded from: where packages install them, so that none of it is secret. An administrator's /opt can be.
 _PROGRAMS = tuple(f"{usr}/{name}" for usr in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib32", "lib64"))
 _CONFIGURATION = (
     *("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/usr/share/crypto-policies", "/etc/gnutls", "/etc/localtime"),
     *("/dev/urandom", "/dev/zero"),
 )
+
+
+class _Program(ctypes.Structure):
+    """``struct sock_fprog``."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,26 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
         _call(libc, _RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
+    _refuse_sockets(libc)
+
+
+def _refuse_sockets(libc: ctypes.CDLL) -> None:
+    """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket, where its owner lets the command wait. Landlock doesn't see these."""
+    architecture, number = _SOCKET.get(os.uname().machine, (0, 0))
+    if not number:
+        return
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in (
+        (_LOAD, 0, 0, _OFFSET_OF_ARCHITECTURE),
+        (_JUMP_IF_EQUAL, 0, 2, architecture),
+        (_LOAD, 0, 0, _OFFSET_OF_NUMBER),
+        (_JUMP_IF_EQUAL, 0, 1, number),
+        (_RETURN, 0, 0, _RETURN_ERROR | errno.EPERM),
+        (_RETURN, 0, 0, _RETURN_ALLOW),
+    ))  # fmt: skip
+    program = _Program(len(code) // 8, code)
+    if libc.prctl(_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0):
+        number = ctypes.get_errno()
+        raise from_os_error(OSError(number, os.strerror(number)), "confine a command by seccomp")
 
 
 def _allow_path(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core import confinement
+from ansible_collections.granary.vmstore.plugins.module_utils._core import command, confinement
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
@@ -253,19 +253,28 @@ def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, s
     assert os.listdir(driver.datastore.base_path) == []
 
 
-def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(driver: FsDriver, theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as /proc/1/root for whoever may not trace that process."""
 
     def refused(path: str, **options: object) -> str:
-        if path == f"{theirs}/source":
+        if path == f"{tenant}/source":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return readlink(path, **options)
 
     readlink = os.readlink
-    (theirs / "source").symlink_to("/proc/1/root/etc/hostname")
+    (tenant / "source").symlink_to("/proc/1/root/etc/hostname")
     monkeypatch.setattr(os, "readlink", refused)
-    with pytest.raises(FileAccessFailed, match=f"Could not open {theirs}/source: Permission denied"):
-        driver.cp(f"{theirs}/source", CopyOptions("datablock"))
+    with pytest.raises(FileAccessFailed, match=f"Could not open {tenant}/source: Permission denied"):
+        driver.cp(f"{tenant}/source", CopyOptions("datablock"))
+
+
+@pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET"])
+def test_a_confined_command_has_no_sockets(family: str) -> None:
+    """The owner of an image could let it wait at one for as long as he likes."""
+    argv = ["/usr/bin/python3", "-IS", "-c", f"import socket; socket.socket(socket.{family})"]
+    assert command.run(argv).returncode == 0
+    refused = command.run(argv, accept=None, confinement=confinement.Confinement())
+    assert refused.stderr.endswith("PermissionError: [Errno 1] Operation not permitted\n")
 
 
 def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
