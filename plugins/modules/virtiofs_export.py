@@ -139,7 +139,9 @@ options:
     description: Length of the device's queue, a power of 2 up to 1024. Stays as it is if not given.
     type: int
   xattr:
-    description: Whether the guest can use extended attributes. Stays as it is if not given.
+    description:
+      - Whether the guest can use extended attributes. Stays as it is if not given.
+      - The wrapper of the role P(granary.vmstore.hypervisor#role) refuses those that security modules of the host act on, such as C(security.selinux).
     type: bool
   sandbox:
     description: How virtiofsd shuts itself in. V(chroot) is possible without id maps only. Stays as it is if not given.
