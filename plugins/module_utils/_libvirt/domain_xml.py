@@ -250,10 +250,16 @@ def _number(element: ET.Element, name: str) -> int:
 
 
 def memory_is_shared(root: ET.Element) -> bool:
-    """Whether other processes can map the guest's memory, which a vhost-user device needs: every NUMA cell, by itself or by the default."""
+    """Whether other processes can map the guest's memory, which a vhost-user device needs: every NUMA cell and memory device, by itself or by the default."""
     default = _attribute(root, "memoryBacking/access", "mode") == "shared"
-    cells = root.findall("cpu/numa/cell")
-    return all(cell.get("memAccess") == "shared" or (cell.get("memAccess") is None and default) for cell in cells) if cells else default
+    parts = [cell.get("memAccess") for cell in root.findall("cpu/numa/cell")] or [None]
+    parts += [device.get("access") for device in _memory_devices(root)]
+    return all(access == "shared" or (access is None and default) for access in parts)
+
+
+def _memory_devices(root: ET.Element) -> list[ET.Element]:
+    """Memory that the guest can use like any other. A virtio-pmem device is always shared, and no buffer of a guest lies in an sgx-epc device."""
+    return [device for device in root.findall("devices/memory") if device.get("model") in ("dimm", "nvdimm", "virtio-mem")]
 
 
 def share_memory(root: ET.Element) -> None:
@@ -261,7 +267,7 @@ def share_memory(root: ET.Element) -> None:
 
     Memory backed by files can be shared as it is, so that source stays.
 
-    :raises Conflict: a NUMA cell is private by its own attribute, which isn't ours to change.
+    :raises Conflict: a NUMA cell or a memory device is private by its own attribute, which isn't ours to change.
     """
     if memory_is_shared(root):
         return
@@ -269,6 +275,14 @@ def share_memory(root: ET.Element) -> None:
         if cell.get("memAccess") == "private":
             raise Conflict(
                 f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first."
+            )
+    for device in _memory_devices(root):
+        if device.get("access") == "private":
+            alias = _attribute(device, "alias", "name")
+            which = f"{device.get('model')} device" + (f" {alias!r}" if alias else f" of the NUMA cell {(device.findtext('target/node') or '0')!r}")
+            raise Conflict(
+                f"The {which} of the domain has access='private' and virtiofs needs shared memory: the guest hangs when a buffer lies in it; "
+                "remove that attribute first."
             )
     backing = root.find("memoryBacking")
     if backing is None:

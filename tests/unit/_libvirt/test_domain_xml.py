@@ -190,6 +190,24 @@ def test_a_private_numa_cell_is_named(default: str) -> None:
     assert domain_xml.to_text(root) == before
 
 
+DIMM = "<cpu><numa><cell id='0'/></numa></cpu><devices><memory model='{model}'{access}><target><size>1</size><node>0</node></target></memory></devices>"
+
+
+@pytest.mark.parametrize("model", ["dimm", "nvdimm", "virtio-mem"])
+def test_a_private_memory_device_is_named(model: str) -> None:
+    shared = "<memoryBacking><access mode='shared'/></memoryBacking>"
+    root = domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access=' access=' + repr('private'))}</domain>")
+    assert not domain_xml.memory_is_shared(root)
+    with pytest.raises(Conflict, match=f"The {model} device of the NUMA cell '0' of the domain has access='private'"):
+        domain_xml.share_memory(root)
+    assert domain_xml.memory_is_shared(domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access='')}</domain>"))
+
+
+def test_memory_that_virtiofs_never_maps_may_be_private() -> None:
+    shared = "<memoryBacking><access mode='shared'/></memoryBacking>"
+    assert domain_xml.memory_is_shared(domain_xml.parse(f"<domain>{shared}{DIMM.format(model='sgx-epc', access=' access=' + repr('private'))}</domain>"))
+
+
 ALL_SLOTS = "".join(f"<video><address type='pci' bus='0x00' slot='{number:#x}'/></video>" for number in range(1, 32))
 PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>"
 
