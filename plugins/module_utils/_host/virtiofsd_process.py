@@ -119,7 +119,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether a signal or a debugger has stopped ``pid``: the state behind the name in proc_pid_stat(5)."""
+    """Return whether a signal or a debugger has stopped ``pid``: the state behind the name in proc_pid_stat(5)."""
     return _read_proc(f"{pid}/stat").rpartition(") ")[2][:1] in ("T", "t")
 
 
@@ -132,7 +132,7 @@ def _read_proc(name: str) -> str:
 
 
 def _serves(pid: int, source: str) -> bool:
-    """Whether ``source`` is the directory that the daemon ``pid`` serves, which a sandboxed daemon has as its root.
+    """Return whether ``source`` is the directory that the daemon ``pid`` serves, which a sandboxed daemon has as its root.
 
     Where this can't be found out it is true: a daemon without a sandbox has the root of the host, and a file server can be down.
     """

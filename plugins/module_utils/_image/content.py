@@ -25,7 +25,11 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class OpenContent:
-    """What :meth:`Content.opened` gives. ``image`` is the name to give qemu-img together with the format, ``reads`` the paths by descriptor."""
+    """Content whose files are open.
+
+    :arg image: the name to give qemu-img together with the format.
+    :arg reads: the paths of the files by descriptor.
+    """
 
     image: str
     format: str

@@ -114,7 +114,7 @@ def opened_file(path: str) -> Iterator[int]:
 
 
 def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60) -> ImageFile:
-    """What the open regular file is. A compressed file or an archive is ``raw``: its bytes are the disk's.
+    """Return format and size of an open regular file. A compressed file or an archive is ``raw``: its bytes are the disk's.
 
     The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
 

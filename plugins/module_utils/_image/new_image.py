@@ -163,8 +163,10 @@ def sweep(directory: str | int) -> None:
 
 
 def is_held(directory: int, name: str) -> bool:
-    """Whether a running program holds the part ``name`` of an open directory, as far as can be told; only then, and where locks don't work, :func:`sweep`
-    leaves it."""
+    """Return whether a running program holds the part ``name`` of an open directory. :func:`sweep` leaves such a part.
+
+    Where locks don't work, or the part can't be opened, the part counts as held.
+    """
     try:
         descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
         try:

@@ -166,7 +166,7 @@ class ImageFiles:
         return self.snapshots is not None and exists_at(self.snapshots, str(snapshot))
 
     def is_regular(self) -> bool:
-        """Whether the image's own name is that of a regular file."""
+        """Return whether the image's own name is that of a regular file."""
         try:
             return stat.S_ISREG(self._status(None).st_mode)
         except FileNotFoundError:
@@ -247,7 +247,7 @@ class ImageFiles:
         return None if name is None else self._number(name, self.path(number))
 
     def backing_name(self, number: int | None) -> str | None:
-        """What a qcow2 file names as its backing file. Read from its header, because asking qemu-img opens what it names."""
+        """Return the name of the backing file in the header of a qcow2 file, because qemu-img would open the backing file."""
         path = self.path(number)
         with self.opened(number) as descriptor, os_errors(f"read {path}"):
             header = os.pread(descriptor, _HEADER, 0)

@@ -139,7 +139,7 @@ class Domain:
 
     @property
     def is_halted(self) -> bool:
-        """Whether its processors stand still, so that the guest can't do what it is asked to."""
+        """Return whether its processors stand still, so that the guest can't do what it is asked to."""
         with self._calls("look at"):
             state, _reason = self._handle.state()
         return state in (self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED, self._libvirt.VIR_DOMAIN_CRASHED)
