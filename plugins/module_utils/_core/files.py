@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 
-from .directory import descriptor_path, open_file_at, opened_directory, opened_parent, sync_opened
+from .directory import open_file_at, opened_directory, opened_parent, sync_opened
 from .errors import from_os_error, os_errors
 
 
@@ -44,7 +44,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
                     os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.rename(descriptor_path(directory, temporary), descriptor_path(directory, name))
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=directory)

@@ -370,8 +370,8 @@ def hold(found: Found, path: str, *, read_only: bool) -> None:
             os.fchmod(place, stat.S_IMODE(status.st_mode))
         _mount(f"/proc/self/fd/{found.descriptor}", f"/proc/self/fd/{place}", None, MS_BIND | MS_REC)
     elif read_only:
-        place = f"/proc/self/fd/{found.descriptor}"
-        _mount(place, place, None, MS_BIND | MS_REC)
+        itself = f"/proc/self/fd/{found.descriptor}"
+        _mount(itself, itself, None, MS_BIND | MS_REC)
     if read_only:
         # virtiofsd's own option leaves the access times of what the guest reads to the file system.
         _set_read_only(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))

@@ -250,7 +250,7 @@ def _number(element: ET.Element, name: str) -> int:
 
 
 def memory_is_shared(root: ET.Element) -> bool:
-    """Whether other processes can map the guest's memory, which a vhost-user device needs: every NUMA cell and memory device, by itself or by the default."""
+    """Return whether other processes can map all of the guest's memory, which a vhost-user device needs: each NUMA cell and memory device, or the default."""
     default = _attribute(root, "memoryBacking/access", "mode") == "shared"
     parts = [cell.get("memAccess") for cell in root.findall("cpu/numa/cell")] or [None]
     parts += [device.get("access") for device in _memory_devices(root)]

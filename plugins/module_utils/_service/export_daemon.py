@@ -31,7 +31,7 @@ def find_state(domain: str, running: ET.Element, device: VirtioFs) -> DaemonStat
 
 
 def has_died(domain: Domain, device: VirtioFs) -> bool:
-    """Whether the running domain has lost the daemon of ``device``."""
+    """Return whether the running domain has lost the daemon of ``device``."""
     text = domain.running_xml()
     state = None if text is None else find_state(domain.name, domain_xml.parse(text), device)
     return state is not None and state.value == DEAD

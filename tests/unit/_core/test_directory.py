@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where paths lead that other users may change."""
+"""Paths that other users may change, and the directories that they lead to."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(tmp_path:
     done: list[str] = []
     for name in ("fsync", "rename"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *given, name=name, real=real: (done.append(name), real(*given)))
+        monkeypatch.setattr(os, name, lambda *given, name=name, real=real, **named: (done.append(name), real(*given, **named)))
     files.write_atomic(str(tmp_path / "file"), b"new")
     assert done == ["fsync", "rename", "fsync"]
 
