@@ -87,7 +87,10 @@ options:
         description: Size in MiB of a new empty image of type V(os) or V(datablock). It can't change.
         type: int
       format:
-        description: Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
+        description:
+          - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
+          - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks like, and so is stored as it is.
+            Without it, the content tells. It isn't kept, and so not compared.
         type: str
         choices: [raw, qcow2]
       fs:
@@ -104,6 +107,12 @@ options:
         choices: [raw, qcow2]
       sparse:
         description: Whether blocks of zeros take no space in a new image. The default is the datastore's attribute C(sparse), else V(true).
+        type: bool
+      verify:
+        description:
+          - Whether a O(path) or O(url) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to meanwhile. What is
+            there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
+          - It is about new data and isn't kept.
         type: bool
       persistent:
         description:

@@ -16,7 +16,7 @@ from .._core.errors import InvalidInput
 from .base import CopyOptions, Settings
 
 #: How images are made. ``yes`` or ``no``, each with its default.
-FLAGS = {"convert": True, "no_decompress": False, "sparse": True}
+FLAGS = {"convert": True, "no_decompress": False, "sparse": True, "verify": True}
 
 #: Formats that images can be converted to.
 DRIVERS = ("raw", "qcow2")

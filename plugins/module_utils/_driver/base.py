@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OPTIONAL_ACTIONS = ("backup", "clone", "disk-attach", "export", "increment-flatten", "mkfs", "resize", "save-as", "snapshot")
 
 #: Attributes of a datastore that say how images are made (spec: onestor-datastore).
-COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse")
+COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "verify")
 
 #: Seconds for one question to a file system.
 TIMEOUT = 300
@@ -80,6 +80,8 @@ class CopyOptions:
     """How ``cp`` and ``clone`` make an image.
 
     :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2); ``None`` leaves each as it is.
+    :arg image_format: what the source is (raw or qcow2), whatever it looks like; ``None`` lets its content tell.
+    :arg verify: whether a source is refused that by its own tables isn't whole, or that somebody writes to.
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
     :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
     """
@@ -89,17 +91,23 @@ class CopyOptions:
     convert: bool = True
     sparse: bool = True
     no_decompress: bool = False
+    image_format: str | None = None
+    verify: bool = True
     bandwidth: int | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up."""
+    """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up.
+
+    :arg warnings: sentences for the user about what was found in the source.
+    """
 
     source: str
     format: str
     size_mb: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -210,9 +210,11 @@ class BridgedFsDriver(DatastoreDriver):
         """
         if action not in (*MAKING, "export"):
             return
-        source, *words = [found] if isinstance(found, str) else map(str, dataclasses.astuple(found))
+        fields = {"source": found} if isinstance(found, str) else {**vars(found)}
+        source = fields.pop("source")
+        fields.pop("warnings", None)  # sentences; the rest are words
         own = re.fullmatch(f"{re.escape(self.datastore.base_path)}/[0-9a-f]{{32}}", source)
-        if not (own and all(re.fullmatch("[a-z0-9]+", word) for word in words)):
+        if not (own and all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())):
             raise _unexpected(host, action, "no image of the datastore")
 
 

@@ -34,6 +34,8 @@ _SNIFFED = 64 << 10
 #: What qemu-img gets. A sound image takes milliseconds of CPU time; the block table of a 64 TiB VDI takes 256 MiB.
 _CPU_SECONDS = 10
 _MEMORY = 512 << 20
+#: Bytes: qemu-img starts up to 64 threads where the host is busy, and their stacks count as memory.
+_STACK = 1 << 20
 
 #: Format, offset, magic number. Those of qemu are told from one another by its manual and source (block/*.c), the others by RFC 1952, RFC 8878,
 #: the documents of bzip2 and xz, ECMA-119 8.4, POSIX pax (ustar) and APPNOTE (zip, also an empty one).
@@ -171,7 +173,7 @@ def _info(descriptor: int, image_format: str, option: str, path: str, timeout: f
 
     from .qemu_img import run_qemu_img
 
-    limits = (f"--cpu={_CPU_SECONDS}", f"--as={_MEMORY}", "--core=0")
+    limits = (f"--cpu={_CPU_SECONDS}", f"--data={_MEMORY}", f"--stack={_STACK}", "--core=0")
     # -U: an image that a guest uses may be looked at.
     command = ["info", "-U", "--output=json", "-f", image_format, descriptor_path(descriptor)]
     done = run_qemu_img(*command, reads={descriptor: path}, timeout=timeout, accept=None, limits=limits)

@@ -63,7 +63,7 @@ class ImageService(CatalogService):
             try:
                 self.wishes.append(read_wish(one))
             except InvalidInput as error:
-                raise self._located(number, error) from error
+                raise self._located_error(number, error) from error
         self.timeout = options["timeout"]
         check_timeout(self.timeout)
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
@@ -78,7 +78,7 @@ class ImageService(CatalogService):
             recorded = True
         finally:
             self._data.discard(keep=recorded)
-        errors = [self._located(number, error) for number, error in self._data.failed.items()]
+        errors = [self._located_error(number, error) for number, error in self._data.failed.items()]
         for driver, image in self._outdated:
             if not self._known.is_at(image.path):
                 try:
@@ -107,7 +107,10 @@ class ImageService(CatalogService):
                 try:
                     images.append(self._plan_image(number, wish))
                 except VmstoreError as error:
-                    raise self._located(number, error) from error
+                    raise self._located_error(number, error) from error
+        for number, warnings in self._data.warnings.items():
+            for warning in warnings:
+                self._plan.warn_once(self._located(number, warning))
         if self.missing and self._plan.changed:
             raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
         present = [image for image in images if image is not None]
@@ -117,9 +120,12 @@ class ImageService(CatalogService):
             self._plan.result["image"] = present[0]
         return self._plan
 
-    def _located(self, number: int, error: VmstoreError) -> VmstoreError:
-        """The error, and which of many images it is about."""
-        return VmstoreError(f"images[{number}] ({self._references[number]}): {error}") if self.many else error
+    def _located(self, number: int, text: str) -> str:
+        """The text, and which of many images it is about."""
+        return f"images[{number}] ({self._references[number]}): {text}" if self.many else text
+
+    def _located_error(self, number: int, error: VmstoreError) -> VmstoreError:
+        return VmstoreError(self._located(number, str(error))) if self.many else error
 
     def _plan_image(self, number: int, wish: ImageWish) -> dict[str, object] | None:
         """The image as it will be, for the result."""
@@ -188,7 +194,7 @@ class ImageService(CatalogService):
             driver.require("clone")
         if wish.data.size is not None:
             driver.require("mkfs" if found is None else "resize")
-        for name in ("checksum", "driver", "format", "fs", "sparse"):
+        for name in ("checksum", "driver", "format", "fs", "sparse", "verify"):
             if getattr(wish.data, name) is not None:
                 raise InvalidInput(name, getattr(wish.data, name), f"an image of type {kind} is a directory, which stays as it is")
         if wish.data.origin != wish.data.shown or "://" in (wish.data.origin or ""):

@@ -34,6 +34,8 @@ class ImageData:
         self.look = True
         self.made: dict[int, CopiedImage] = {}
         self.failed: dict[int, VmstoreError] = {}
+        #: What the user is to know of it.
+        self.warnings: dict[int, tuple[str, ...]] = {}
         self._all_made = False
         #: How to make what the latest plan needs. In the order of the wishes, as one image can be a clone of another.
         self._to_make: dict[int, tuple[DatastoreDriver, Callable[[], CopiedImage]]] = {}
@@ -91,6 +93,7 @@ class ImageData:
             raise StaleState(f"The data of the image {image.name!r} was removed by another program while it was made; run it again.")
         self._wish_of[image.id] = number
         data = made or planned
+        self.warnings[number] = data.warnings
         return dataclasses.replace(
             image,
             path=data.source,
@@ -109,7 +112,8 @@ class ImageData:
             "url" if "://" in (wish.shown or "") else "path": (wish.shown, found.origin),
             "checksum": (wish.checksum, found.origin_checksum),
             "size": (wish.size, found.size_mb),
-            "format": (wish.format, found.format),
+            # Of what an image was copied from, the format isn't kept.
+            "format": (None if wish.origin else wish.format, found.format),
             "fs": (wish.fs, found.fs),
             "driver": (wish.driver, found.format),
         }
@@ -178,7 +182,9 @@ class ImageData:
     def _copy_options(driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:
         checksums = dict([wish.checksum.split(":")]) if wish.checksum else {}
         options = copy_options(driver.datastore.attributes, kind, checksums=checksums)
-        given = {"driver_format": wish.driver, "sparse": wish.sparse, "convert": True if wish.driver else None}
+        given = {"driver_format": wish.driver, "sparse": wish.sparse, "convert": True if wish.driver else None, "verify": wish.verify}
+        if wish.origin:
+            given["image_format"] = wish.format
         return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -33,6 +33,7 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "fs": {"type": "str"},
     "driver": {"type": "str", "choices": ["raw", "qcow2"]},
     "sparse": {"type": "bool"},
+    "verify": {"type": "bool"},
     "persistent": {"type": "bool"},
     "read_only": {"type": "bool"},
     "mount_point": {"type": "str"},
@@ -50,7 +51,7 @@ SOURCES = ("path", "url", "clone_from", "size")
 MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
 
 #: Which of :data:`SOURCES` an option is about.
-BELONGS_TO = {"checksum": ("path", "url"), "driver": ("path", "url", "clone_from"), "format": ("size",), "fs": ("size",)}
+BELONGS_TO = {"checksum": ("path", "url"), "driver": ("path", "url", "clone_from"), "format": ("size", "path", "url"), "fs": ("size",), "verify": ("path", "url")}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class DataWish:
 
     :arg origin: the path or URL to copy from, as given.
     :arg shown: the same without what a URL may hold in secret.
+    :arg format: of a new empty image, or what is at the path or URL, whatever it looks like.
     """
 
     origin: str | None = None
@@ -70,6 +72,7 @@ class DataWish:
     fs: str | None = None
     driver: str | None = None
     sparse: bool | None = None
+    verify: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def _read_data(options: Mapping[str, Any]) -> DataWish:
             raise InvalidInput(name, options[name], f"it goes with {' or '.join(owners)}, not with {sources[0]}")
     origin, shown = _read_origin(options)
     checksum = options["checksum"] and ":".join(read_checksum("checksum", options["checksum"]))
-    return DataWish(origin, shown, checksum, *(options[name] for name in ("clone_from", "size", "format", "fs", "driver", "sparse")))
+    return DataWish(origin, shown, checksum, *(options[name] for name in ("clone_from", "size", "format", "fs", "driver", "sparse", "verify")))
 
 
 def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -361,11 +361,11 @@ def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypat
 
 def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 65535, MIB, 16)  # more than 30 s of CPU time, for comparing names
+    monkeypatch.setattr(image_file, "_MEMORY", 2 << 30)  # what it takes until then differs from run to run
     with pytest.raises(CommandFailed, match=r"The command 'qemu-img' did not end within 0\.2 seconds and was stopped"):
         inspect(str(path), timeout=0.2)
     assert not children()
     monkeypatch.setattr(image_file, "_CPU_SECONDS", 1)
-    monkeypatch.setattr(image_file, "_MEMORY", 2 << 30)  # what it takes until then differs from run to run
     with pytest.raises(InvalidInput, match="in 1 s of CPU time .*SIGKILL"):
         inspect(str(path), timeout=600)
     assert not children()

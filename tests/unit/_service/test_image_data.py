@@ -132,7 +132,6 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"path": "https://user:secret@h/x"}, InvalidInput, "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url."),
         ({"url": "http://h/x"}, InvalidInput, "path: "),
         ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path"),
-        ({"format": "raw"}, InvalidInput, "format: 'raw' is not accepted: it goes with size, not with path"),
         ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
         ({"checksum": "sha256:12"}, InvalidInput, "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected"),
         ({"checksum": "crc:12"}, InvalidInput, "checksum: 'crc:12' is not accepted"),
