@@ -110,8 +110,8 @@ options:
         type: bool
       verify:
         description:
-          - Whether a O(path) or O(url) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to meanwhile. What is
-            there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
+          - Whether a O(path), O(url) or O(clone_from) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to
+            meanwhile. What is there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
           - It is about new data and isn't kept.
         type: bool
       persistent:

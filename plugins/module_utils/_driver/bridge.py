@@ -20,7 +20,7 @@ import re
 import shlex
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 from .._core import errors
@@ -32,7 +32,7 @@ from .._image import inventory
 from .._image.image_file import HEAD_SIZE, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url
+from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -131,8 +131,12 @@ class BridgedFsDriver(DatastoreDriver):
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if is_url(path):
             return self.ask("cp", (path, options), {})
+        from .._image.still import StillFiles
+
         with opened(path, self.check) as descriptor:
-            return self.ask("cp", (path, options), {}, descriptor, options.bandwidth)
+            still = StillFiles({descriptor: path}, verify=options.verify)
+            copied = self.ask("cp", (path, options), {}, descriptor, frames(descriptor, bandwidth=options.bandwidth, check=still.check))
+            return with_warnings(copied, still.warnings)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
         raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
@@ -146,19 +150,21 @@ class BridgedFsDriver(DatastoreDriver):
 
             return look(path, check=self.check, timeout=self.timeout).size_mb
         with opened(path, self.check) as descriptor:
-            return self.ask("stat", (path,), named, descriptor)
+            return self.ask("stat", (path,), named, descriptor, frames(descriptor))
 
-    def ask(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, bandwidth: int | None = None) -> Any:
+    def ask(
+        self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, sent: Iterable[bytes] = ()
+    ) -> Any:
         """What a bridge's driver answers to ``action``.
 
-        :arg file: a descriptor of what is sent along, at ``bandwidth`` bytes a second at most.
+        :arg file: a descriptor of what is sent along, and ``sent`` its :func:`frames`.
         """
         refusals = []
         for host in self._hosts():
             with Conversation(ssh_command(host, COMMAND)) as ssh:
                 refusal = greeted(ssh)
                 if refusal is None:
-                    return self._answered(host, action, ssh, self._sent(action, arguments, named, file, bandwidth))
+                    return self._answered(host, action, ssh, self._sent(action, arguments, named, file, sent))
             refusals.append(f"{host}: {refusal}")
             self.log(f"the bridge {refusals[-1]}")
         raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
@@ -169,7 +175,7 @@ class BridgedFsDriver(DatastoreDriver):
         first = int.from_bytes(os.urandom(4), "big") % len(hosts)
         return hosts[first:] + hosts[:first]
 
-    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None, bandwidth: int | None) -> Iterator[bytes]:
+    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None, sent: Iterable[bytes]) -> Iterator[bytes]:
         code = engine()
         yield b"%d\n%b" % (len(code), code)
         request = {
@@ -182,8 +188,7 @@ class BridgedFsDriver(DatastoreDriver):
             "size": None if file is None else os.fstat(file).st_size,
         }
         yield encode(request)
-        if file is not None:
-            yield from frames(file, bandwidth)
+        yield from sent
 
     def _answered(self, host: str, action: str, ssh: Conversation, parts: Iterator[bytes]) -> Any:
         answer: dict[str, Any] = {}
@@ -285,8 +290,12 @@ def engine() -> bytes:
         return file.getvalue()
 
 
-def frames(descriptor: int, bandwidth: int | None) -> Iterator[bytes]:
-    """A file as :class:`Received` reads it; of its holes nothing is read or sent."""
+def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[], object] = bool) -> Iterator[bytes]:
+    """A file as :class:`Received` reads it; of its holes nothing is read or sent.
+
+    :arg bandwidth: bytes a second at most.
+    :arg check: is called before the end is sent, and raises when the file isn't to be used.
+    """
     import hashlib
 
     from .._image.copy import extents
@@ -311,6 +320,7 @@ def frames(descriptor: int, bandwidth: int | None) -> Iterator[bytes]:
     for piece in paced(pieces(), bandwidth):
         digest.update(piece)
         yield piece
+    check()
     yield FRAME.pack(END, digest.digest_size) + digest.digest()
 
 
@@ -468,7 +478,7 @@ class ReceivingFsDriver(FsDriver):
         head, chunks = self.received.begun()
         return in_mebibytes(self._size(head, self.received.size, chunks, path, no_decompress))
 
-    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> None:
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> Sequence[str]:
         if self.received is None:
             raise TransferFailed(f"The file {path} did not come with the request.")
         head, chunks = self.received.begun()
@@ -480,6 +490,7 @@ class ReceivingFsDriver(FsDriver):
             write_stream(chunks, target, digests=list(digests.values()), sparse=options.sparse)
         for _rest in chunks:
             pass  # up to the digest at the end
+        return ()
 
 
 def serve(stdin: IO[bytes]) -> None:

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +71,19 @@ class FsDriver(DirectoryDriver):
 
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path.
         :raises InvalidInput: not an image, one that needs other files, an archive, or a checksum that doesn't match.
+        :raises Conflict, StaleState: a program has a local file open for writing, or wrote to it meanwhile.
         :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
         self.require_type(options.image_type)
         digests = new_digests(options.checksums)
+        warnings: Sequence[str] = ()
         with self._new_image() as part:
             if is_url(path):
                 self._fetch(path, part.fd, options, digests)
             else:
-                self._copy(path, part.fd, options, digests)
+                warnings = self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests)
-            return self._finished(part, path, None, options)
+            return with_warnings(self._finished(part, path, None, options), warnings)
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """
@@ -90,20 +93,24 @@ class FsDriver(DirectoryDriver):
         """
         from .._image.content import Content
         from .._image.copy import convert, copy_local
+        from .._image.still import StillFiles
 
         path = self._image(source, beside=True)
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
+            still = StillFiles(content.reads, verify=options.verify)
             if len(files) == 1:
                 copy_local(content.first, part.fd, sparse=options.sparse)
-                return self._finished(part, source, image_format, options)
+                still.check()
+                return with_warnings(self._finished(part, source, image_format, options), still.warnings)
             # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never was.
             if self._files(path, image_format) != files:
                 raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
             wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
             creation = self._creation_options(wanted)
             convert(content.image, "qcow2", part.fd, wanted, reads=content.reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
-            return self._finished(part, source, wanted, options)
+            still.check()
+            return with_warnings(self._finished(part, source, wanted, options), still.warnings)
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
         """
@@ -275,15 +282,21 @@ class FsDriver(DirectoryDriver):
     def _source(self, image: str) -> str:
         return f"{self.datastore.base_path}/{os.path.basename(image)}"
 
-    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> Sequence[str]:
+        """Copy or decompress a local file, and return the warnings about it."""
+        from .._image.still import StillFiles
+
         with opened(path, self.check) as descriptor:
+            still = StillFiles({descriptor: path}, verify=options.verify)
             kind = sniff(os.pread(descriptor, HEAD_SIZE, 0))
             if self._unpacks(options.no_decompress) and kind in COMPRESSIONS + ARCHIVES:
                 self._store(chunks_of(descriptor), path, target, options, digests)
-                return
-            from .._image.copy import copy_local
+            else:
+                from .._image.copy import copy_local
 
-            copy_local(descriptor, target, digests=list(digests.values()), sparse=options.sparse, bandwidth=options.bandwidth)
+                copy_local(descriptor, target, digests=list(digests.values()), sparse=options.sparse, bandwidth=options.bandwidth)
+            still.check()
+            return still.warnings
 
     def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
         from .._image.source import open_source
@@ -373,6 +386,10 @@ class FsDriver(DirectoryDriver):
         if image_format not in FORMATS:
             raise InvalidInput("format", image_format, "raw or qcow2 is expected")
         return self._image(source), image_format
+
+
+def with_warnings(copied: CopiedImage, warnings: Sequence[str]) -> CopiedImage:
+    return dataclasses.replace(copied, warnings=(*warnings, *copied.warnings))
 
 
 def is_url(path: str) -> bool:

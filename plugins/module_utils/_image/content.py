@@ -18,6 +18,7 @@ from .image_file import HEAD_SIZE, opened_file, virtual_size
 from .new_image import NewImage
 from .qemu_img import as_one_image, run_qemu_img
 from .snapshots import TIMEOUT
+from .still import StillFiles
 
 #: Bytes: what qemu rounds the size of a raw image up to.
 SECTOR = 512
@@ -86,16 +87,20 @@ def same_content(one: OpenContent, other: OpenContent) -> bool:
     return run_qemu_img(*command, reads={**one.reads, **other.reads}, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
 
 
-def copy_content(content: Content, part: NewImage, format: str) -> None:
+def copy_content(content: Content, part: NewImage, format: str) -> list[str]:
     """Fill the empty image ``part``. One file that has the format is copied as it is; all else is merged or converted. Holes are kept.
 
+    :return: a warning for each file that somebody wrote to meanwhile, or may have.
     :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.
     """
     with content.opened() as source:
+        still = StillFiles(source.reads, verify=False)
         if content.format == format and len(content.files) == 1:
             copy_local(source.first, part.fd)
         else:
             convert(source.image, content.format, part.fd, format, reads=source.reads, timeout=TIMEOUT)
+        still.check()
+        return still.warnings
 
 
 def _inodes(content: OpenContent) -> list[tuple[int, int]]:

@@ -78,7 +78,8 @@ class ImageExportService(ImageWorkService):
 
     def _write(self, plan: Plan, content: Content, image_format: str, planned: FoundFile | None) -> None:
         with self._directory() as target, new_image(target.directory, mode=MODE) as part:
-            copy_content(content, part, image_format)
+            for warning in copy_content(content, part, image_format):
+                plan.warn_once(warning)
             with os_errors(f"write {self.dest}"):
                 if target.look() != planned:
                     raise StaleState(f"dest: {self.dest!r} was changed by another program while the image was written; try again.")

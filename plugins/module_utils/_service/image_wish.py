@@ -51,7 +51,13 @@ SOURCES = ("path", "url", "clone_from", "size")
 MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
 
 #: Which of :data:`SOURCES` an option is about.
-BELONGS_TO = {"checksum": ("path", "url"), "driver": ("path", "url", "clone_from"), "format": ("size", "path", "url"), "fs": ("size",), "verify": ("path", "url")}
+BELONGS_TO = {
+    "checksum": ("path", "url"),
+    "driver": ("path", "url", "clone_from"),
+    "format": ("size", "path", "url"),
+    "fs": ("size",),
+    "verify": ("path", "url", "clone_from"),
+}
 
 
 @dataclass(frozen=True)

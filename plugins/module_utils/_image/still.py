@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Mapping
+
+from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
+
+#: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it (BLK_PERM_WRITE, BLK_PERM_RESIZE).
+_WRITERS = (101, 103)
+
+
+class StillFiles:
+    """Files that are open, as they are when a copy begins.
+
+    :arg paths: their paths by descriptor, for messages.
+    :arg verify: ``False`` adds to :attr:`warnings` what would be refused.
+    :raises Conflict: a program such as QEMU has one open for writing.
+    """
+
+    def __init__(self, paths: Mapping[int, str], *, verify: bool = True) -> None:
+        self.warnings: list[str] = []
+        self._paths = paths
+        self._verify = verify
+        self._before = {descriptor: _state(descriptor, path) for descriptor, path in paths.items()}
+        for descriptor, path in paths.items():
+            if is_written_to(descriptor):
+                self._refuse(Conflict, f"{path} is open for writing in another program, such as a running virtual machine", "shut that down first")
+
+    def check(self) -> None:
+        """Compare the files with what they were.
+
+        :raises StaleState: one has another size, or was written to.
+        """
+        for descriptor, path in self._paths.items():
+            if _state(descriptor, path) != self._before[descriptor]:
+                self._refuse(StaleState, f"{path} was written to while it was copied", "copy it when nothing writes to it")
+
+    def _refuse(self, error: Callable[[str], VmstoreError], what: str, remedy: str) -> None:
+        if self._verify:
+            raise error(f"{what}; {remedy}, or give verify: false to store what comes out.")
+        self.warnings.append(f"{what}, so the copy may hold parts of different states.")
+
+
+def is_written_to(descriptor: int) -> bool:
+    """Return whether another program has QEMU's lock to write to an open file (QEMU, "Image locking"). No: the file system knows no locks."""
+    for byte in _WRITERS:
+        # struct flock of fcntl(2): type, whence, start, length, pid. Asking needs no right to write.
+        asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        try:
+            (kind,) = struct.unpack_from("h", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+        except OSError:
+            return False
+        if kind != fcntl.F_UNLCK:
+            return True
+    return False
+
+
+def _state(descriptor: int, path: str) -> tuple[int, int]:
+    with os_errors(f"look at {path}"):
+        status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+__all__ = ["StillFiles", "is_written_to"]

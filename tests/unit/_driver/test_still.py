@@ -1,0 +1,123 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A source that somebody writes to while it is copied. The writers are qemu-io(1), which locks as a virtual machine does, and the test itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
+from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+from ansible_collections.granary.vmstore.plugins.module_utils._image.still import is_written_to
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> FsDriver:
+    (tmp_path / "datastores" / "1").mkdir(parents=True)
+    return FsDriver(Datastore(1, "one", "image", "fs", "ssh", str(tmp_path / "datastores" / "1"), safe_dirs=(str(tmp_path / "files"),)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A raw disk that may be imported."""
+    path = tmp_path / "files" / "disk"
+    path.parent.mkdir()
+    path.write_bytes(b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(4 * MIB - 512))
+    return path
+
+
+@pytest.fixture
+def qemu() -> Iterator[Callable[..., None]]:
+    """Let qemu-io open a file until the end of the test."""
+    running = []
+
+    def opened(path: Path, *options: str) -> None:
+        process = subprocess.Popen(["qemu-io", *options, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        running.append(process)
+        process.stdin.write(b"read 0 512\n")
+        process.stdin.flush()
+        assert b"read 512/512" in process.stdout.readline()
+
+    yield opened
+    for process in running:
+        process.communicate(b"quit\n", 10)
+
+
+def stored(driver: FsDriver) -> list[str]:
+    return os.listdir(driver.datastore.base_path)
+
+
+def test_what_a_program_has_open_for_writing_is_refused(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
+    qemu(file, "-f", "raw")
+    with pytest.raises(Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"):
+        driver.cp(str(file), CopyOptions("os"))
+    assert stored(driver) == []
+
+
+def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
+    qemu(file, "-f", "raw")
+    copied = driver.cp(str(file), CopyOptions("os", verify=False))
+    assert copied.warnings == (
+        f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states.",
+    )
+    assert Path(copied.source).read_bytes() == file.read_bytes()
+
+
+def test_what_is_open_for_reading_is_copied(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
+    qemu(file, "-r", "-f", "raw")
+    with file.open("rb") as opened:
+        assert not is_written_to(opened.fileno())
+    assert driver.cp(str(file), CopyOptions("os")).warnings == ()
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_changes_meanwhile_is_refused(driver: FsDriver, file: Path, monkeypatch: pytest.MonkeyPatch, change: str, verify: bool) -> None:
+    original = copy.copy_local
+
+    def meanwhile(*arguments: object, **named: object) -> None:
+        original(*arguments, **named)
+        with file.open("r+b") as opened:
+            if change == "other":
+                opened.write(b"other")
+            else:
+                opened.truncate(5 * MIB if change == "longer" else MIB)
+
+    monkeypatch.setattr(copy, "copy_local", meanwhile)
+    before = file.stat()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # however coarse the file system's clock is
+    if verify:
+        with pytest.raises(StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"):
+            driver.cp(str(file), CopyOptions("os"))
+        assert stored(driver) == []
+    else:
+        copied = driver.cp(str(file), CopyOptions("os", verify=False))
+        assert copied.warnings == (f"{file} was written to while it was copied, so the copy may hold parts of different states.",)
+
+
+def test_an_image_that_is_written_to_is_not_cloned(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
+    image = driver.cp(str(file), CopyOptions("os")).source
+    qemu(Path(image), "-f", "raw")
+    with pytest.raises(Conflict, match=f"{image} is open for writing"):
+        driver.clone(image, "raw", CopyOptions("os"))
+    assert stored(driver) == [os.path.basename(image)]
+    assert len(driver.clone(image, "raw", CopyOptions("os", verify=False)).warnings) == 1
+
+
+def test_an_export_warns(driver: FsDriver, file: Path, qemu: Callable[..., None], tmp_path: Path) -> None:
+    qemu(file, "-f", "raw")
+    with new_image(str(tmp_path)) as part:
+        assert copy_content(Content((str(file),), "raw"), part, "raw") == [
+            f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states."
+        ]
