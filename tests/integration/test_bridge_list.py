@@ -108,7 +108,7 @@ def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path
         file.truncate(1 << 33)
     with path.open("rb") as file:
         sent = 0
-        for piece in bridge.frames(file.fileno(), None):
+        for piece in bridge.frames(file.fileno()):
             sent += len(piece)
             assert sent < 3 * MIB
     copied = driver().cp(str(path), OS)
@@ -431,8 +431,8 @@ def test_a_front_end_that_ends_stops_what_the_bridge_waits_for(bridges: Any, dri
 
 
 def test_what_is_not_what_was_sent_is_no_image(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*arguments: Any) -> Iterator[bytes]:
-        for piece in whole(*arguments):
+    def damaged(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        for piece in whole(*arguments, **options):
             yield piece.replace(RAW[100:110], RAW[100:110][::-1])
 
     whole = bridge.frames
@@ -440,6 +440,20 @@ def test_what_is_not_what_was_sent_is_no_image(bridges: Any, driver: Any, image:
     with pytest.raises(errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"):
         driver().cp(str(image), OS)
     assert bridges.stored() == []
+
+
+def test_a_file_that_changes_while_it_is_sent_is_no_image(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bridge.frames
+
+    def meanwhile(descriptor: int, **options: Any) -> Iterator[bytes]:
+        with image.open("ab") as file:
+            file.write(bytes(512))
+        yield from original(descriptor, **options)
+
+    monkeypatch.setattr(bridge, "frames", meanwhile)
+    with pytest.raises(errors.StaleState, match=f"^{image} was written to while it was copied"):
+        driver().cp(str(image), OS)
+    wait_until(lambda: not bridges.stored(), "the bridge removed the part")
 
 
 @pytest.mark.parametrize("action", ["cp", "mkfs", "clone"])
