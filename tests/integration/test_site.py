@@ -156,6 +156,31 @@ def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callabl
     assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
 
 
+def test_an_export_restarts_its_domain_where_that_is_asked_for(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+    domain("hv1", "unshared", start=True)
+    export = {"host": "hv1", "domain": "unshared", "image": "site_rw", "restart": "when_needed_force", "restart_timeout": 1}
+    assert "Shut these domains down" not in converge([export])
+    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
+    assert changed(converge([export])) == 0
+
+
+def test_images_with_data_are_kept(converge: Callable[..., str], execute: Execute) -> None:
+    datastores = [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}, {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"}]
+    images = [
+        {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True},
+        {"name": "empty", "datastore": "disks", "type": "datablock", "size": 16, "fs": "ext4", "format": "qcow2", "sparse": True},
+        {"name": "copy", "datastore": "disks", "clone_from": "empty", "driver": "raw"},
+    ]
+    try:
+        converge([], vmstore_datastores=datastores, vmstore_images=images)
+        listed = execute("hv1", "sh", "-c", "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done")
+        assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
+        assert changed(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
+    finally:
+        gone = [{**image, "state": "absent"} for image in images[:0:-1]]
+        converge([], vmstore_datastores=[datastores[0], {"name": "disks", "state": "absent"}], vmstore_images=[images[0], *gone])
+
+
 def test_an_image_is_given_back_when_the_running_domain_has_lost_it(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
     # It has no system that could release a device.
     domain("hv1", "stubborn", shared=True, start=True)

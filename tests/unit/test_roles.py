@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Variables of roles that are lists of a module's options: they are the module's, of its types, and they reach it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+#: Role, variable, module, options of the module that aren't the user's there, options that are the role's own, and the files that pass them on.
+LISTS = [
+    # The variable's elements have names, the roles know where the catalog and the datastores are.
+    ("site", "vmstore_datastores", "datastore", {"id", "catalog", "datastore_location"}, set(), ["playbooks/tasks/catalog.yml"]),
+    ("site", "vmstore_images", "image", {"id", "catalog", "images", "timeout"}, set(), []),
+    # The catalog tells what an attachment is, and its image where the source is.
+    (
+        *("site", "vmstore_exports", "virtiofs_export"),
+        {"attachment", "catalog", "source"},
+        {"guest", "mount_options"},
+        ["playbooks/site.yml", "playbooks/tasks/catalog.yml"],
+    ),
+    ("virtiofs_guest", "virtiofs_guest_mounts", "virtiofs_mount", set(), set(), ["roles/virtiofs_guest/tasks/main.yml"]),
+]
+CASES = pytest.mark.parametrize(("role", "variable", "module", "not_given", "own", "files"), LISTS, ids=[case[1] for case in LISTS])
+
+
+def options_of_role(role: str, variable: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"][variable]["options"]
+
+
+def options_of_module(module: str) -> dict[str, Any]:
+    found = re.search(r'^DOCUMENTATION = r?"""\n(.*?)^"""', (ROOT / f"plugins/modules/{module}.py").read_text(), re.DOTALL | re.MULTILINE)
+    return yaml.safe_load(found[1])["options"]
+
+
+@CASES
+def test_a_list_has_the_options_of_the_module(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+    assert options_of_role(role, variable).keys() - own == options_of_module(module).keys() - not_given
+
+
+@CASES
+def test_they_are_of_the_same_types(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+    def types(options: dict[str, Any], nested: str) -> dict[str, object]:
+        return {
+            name: (option.get("type", "str"), option.get("elements"), types(option.get(nested, {}), nested))
+            for name, option in options.items()
+            if name not in own | not_given
+        }
+
+    assert types(options_of_role(role, variable), "options") == types(options_of_module(module), "suboptions")
+
+
+@CASES
+def test_they_reach_the_module(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+    passed = {name for file in files for name in re.findall(r"\bitem(?:\.item)?\.([a-z_]+)", (ROOT / file).read_text())}
+    assert not files or options_of_role(role, variable).keys() - passed == set()
