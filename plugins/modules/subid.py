@@ -32,9 +32,11 @@ options:
     type: str
     required: true
   start:
-    description: First subordinate id.
+    description:
+      - First subordinate id.
+      - The default is that of the first range from 100000 on that nobody has in these files and that no account or group is in, as C(useradd) finds it.
+        C(SUB_UID_MIN) and the like in C(/etc/login.defs) say where to look.
     type: int
-    default: 100000
   count:
     description: How many ids, from O(start) on.
     type: int

@@ -28,13 +28,19 @@ def other_owners(user: str, kind: str, maps: Sequence[IdMap], etc: str = "/etc")
     path, owners = os.path.join(etc, subid.FILES[kind]), subid.owner_names(user)
     ranges = subid.parse(read_text(path)) if mapped and subid.nss_source(etc) == "files" else []
     found = [f"{one} in {path}" for one in ranges if one.owner not in owners and any(one.overlaps(own) for own in mapped)]
-    return found + [f"the {what} {name!r} ({kind} {number})" for what, name, number in _accounts(kind) if any(own.holds(number, 1) for own in mapped)]
+    return found + accounts_within(kind, mapped)
 
 
-def _accounts(kind: str) -> list[tuple[str, str, int]]:
+def accounts_within(kind: str, ranges: Sequence[subid.SubidRange]) -> list[str]:
+    """Return the accounts or groups that NSS lists with an id in one of the ranges."""
+    return [f"the {what} {name!r} ({kind} {number})" for what, name, number in accounts(kind) if any(own.holds(number, 1) for own in ranges)]
+
+
+def accounts(kind: str) -> list[tuple[str, str, int]]:
+    """Return what NSS lists: ``account`` or ``group``, its name and its id."""
     if kind == "uid":
         return [("account", one.pw_name, one.pw_uid) for one in pwd.getpwall()]
     return [("group", one.gr_name, one.gr_gid) for one in grp.getgrall()]
 
 
-__all__ = ["other_owners"]
+__all__ = ["accounts", "accounts_within", "other_owners"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .._core.command import run
 from .._core.files import read_text
+from .._core.idmap import HIGHEST_ID
 
 FILES = {"uid": "subuid", "gid": "subgid"}
 
@@ -41,11 +42,45 @@ class SubidRange:
 
 
 def parse_line(line: str) -> SubidRange | None:
-    """The range a line of subuid(5) names; ``None`` for a comment, a blank line, or one the shadow suite ignores too."""
-    match = re.fullmatch(r"([^:#\s][^:\s]*):([0-9]{1,10}):([0-9]{1,10})", line.strip())
-    if match is None or int(match[3]) == 0:
+    """The range a line of subuid(5) names; ``None`` for a comment, a blank line, or one the shadow suite ignores too.
+
+    It takes numbers as strtoull(3) with base 0 reads them, nothing behind them, and ignores further fields (shadow, lib/subordinateio.c).
+    """
+    owner, *numbers = line.rstrip("\n").split(":")[:3]
+    if len(numbers) != 2 or re.fullmatch(r"[^#\s]\S*", owner) is None:
         return None
-    return SubidRange(match[1], int(match[2]), int(match[3]))
+    start, count = map(_number, numbers)
+    return SubidRange(owner, start, count) if start is not None and count else None
+
+
+def _number(text: str) -> int | None:
+    match = re.fullmatch(r"\s*\+?(?:0[xX]([0-9A-Fa-f]{1,8})|0([0-7]{0,11})|([1-9][0-9]{0,9}))", text)
+    if match is None:
+        return None
+    return int(match[3] or match[1] or match[2] or "0", 10 if match[3] else 16 if match[1] else 8)
+
+
+def free_start(count: int, taken: Sequence[SubidRange], limits: tuple[int, int]) -> int | None:
+    """The first of ``count`` ids in a row that none of ``taken`` has, as useradd(8) looks for it; ``None`` where there are none.
+
+    :arg limits: the lowest and the highest id.
+    """
+    start, highest = limits
+    for other in sorted(taken, key=lambda one: one.start):
+        if other.start >= start + count:
+            break
+        start = max(start, other.last + 1)
+    return start if start + count - 1 <= highest else None
+
+
+def limits(kind: str, etc: str = "/etc") -> tuple[int, int]:
+    """The lowest and the highest subordinate id that useradd(8) gives to users, by login.defs(5).
+
+    :arg kind: ``uid`` or ``gid``.
+    """
+    text = read_text(os.path.join(etc, "login.defs"))
+    found = {name: int(value) for name, value in re.findall(rf"(?m)^\s*SUB_{kind.upper()}_(MIN|MAX)\s+([0-9]{{1,10}})\s*$", text)}
+    return found.get("MIN", 100000), min(found.get("MAX", 600100000), HIGHEST_ID)
 
 
 def parse(text: str) -> list[SubidRange]:
@@ -132,7 +167,9 @@ __all__ = [
     "FILES",
     "SubidRange",
     "edited",
+    "free_start",
     "has_account",
+    "limits",
     "nss_source",
     "owner_names",
     "parse",

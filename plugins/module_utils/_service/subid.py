@@ -19,17 +19,17 @@ from .._core.files import read_text, remove_durably, write_atomic
 from .._core.idmap import HIGHEST_ID
 from .._core.plan import Action, Plan
 from .._host import subid
+from .._host.id_owners import accounts, accounts_within
 from .._host.shadow_lock import shadow_lock
 from .module import Service
 
-#: The spec's range: 65536 ids from 100000 on.
-DEFAULT_START = 100000
+#: How many ids the spec's range has.
 DEFAULT_COUNT = 65536
 
 SUBID_SPEC = ArgumentSpec(
     {
         "user": {"type": "str", "required": True},
-        "start": {"type": "int", "default": DEFAULT_START},
+        "start": {"type": "int"},
         "count": {"type": "int", "default": DEFAULT_COUNT},
         "type": {"type": "str", "choices": ["uid", "gid", "both"], "default": "both"},
         "replace": {"type": "bool", "default": False},
@@ -45,7 +45,7 @@ class SubidWish:
     """The options of the module ``subid``, checked."""
 
     user: str
-    start: int = DEFAULT_START
+    start: int | None = None
     count: int = DEFAULT_COUNT
     type: str = "both"
     replace: bool = False
@@ -55,16 +55,13 @@ class SubidWish:
         check_user(self.user)
         if not 1 <= self.count <= HIGHEST_ID:
             raise InvalidInput("count", self.count, "a number of ids of at least 1 is expected")
-        if not 1 <= self.start <= HIGHEST_ID - self.count + 1:
+        if self.start is not None and not 1 <= self.start <= HIGHEST_ID - self.count + 1:
             raise InvalidInput("start", self.start, f"with count {self.count} a start from 1 to {HIGHEST_ID - self.count + 1} is expected")
 
     @property
     def kinds(self) -> list[str]:
         return ["uid", "gid"] if self.type == "both" else [self.type]
 
-    @property
-    def range(self) -> subid.SubidRange:
-        return subid.SubidRange(self.user, self.start, self.count)
 
 
 def check_user(user: str) -> None:
@@ -91,6 +88,8 @@ class SubidService(Service):
         for kind in self.wish.kinds:
             ranges = self._plan_kind(plan, kind)
             plan.result[subid.FILES[kind]] = [as_result(found) for found in ranges]
+            for other in accounts_within(kind, ranges):
+                plan.warn_once(f"{other} is in the {kind} range of {self.wish.user!r}: guests whose ids are mapped there act as it. Give another start.")
         return plan
 
     def _path(self, kind: str) -> str:
@@ -114,7 +113,7 @@ class SubidService(Service):
             if other.owner not in owners and any(other.overlaps(new) for new in wanted):
                 raise Conflict(
                     f"The {kind} range {self.wish.start}:{self.wish.count} of {self.wish.user!r} overlaps "
-                    f"{other.start}:{other.count} of {other.owner!r} in {self._path(kind)}."
+                    f"{other.start}:{other.count} of {other.owner!r} in {self._path(kind)}. Without a start, the first free range is taken."
                 )
         if wanted and not subid.has_account(self.wish.user):
             plan.warn_once(f"There is no account {self.wish.user!r} on this host; its subordinate ids are of no use until there is.")
@@ -124,10 +123,27 @@ class SubidService(Service):
     def _wanted(self, existing: list[subid.SubidRange]) -> list[subid.SubidRange]:
         if self.wish.state == "absent":
             return []
-        values = [(found.start, found.count) for found in existing]
-        if existing and (not self.wish.replace or values == [(self.wish.start, self.wish.count)]):
+        as_asked = [found.count for found in existing] == [self.wish.count] and self.wish.start in (None, existing[0].start)
+        if existing and (not self.wish.replace or as_asked):
             return existing  # the spec: an existing entry is respected and not modified
-        return [self.wish.range]
+        return [subid.SubidRange(self.wish.user, self._free_start() if self.wish.start is None else self.wish.start, self.wish.count)]
+
+    def _free_start(self) -> int:
+        """Of a range that is free in all files, so that both get the same where one will do.
+
+        :raises Conflict: there is none.
+        """
+        owners = subid.owner_names(self.wish.user)
+        taken, lowest, highest = [], 1, HIGHEST_ID
+        for kind in self.wish.kinds:
+            taken += [one for one in subid.parse(read_text(self._path(kind))) if one.owner not in owners]
+            taken += [subid.SubidRange(name, number, 1) for _what, name, number in accounts(kind)]
+            low, high = subid.limits(kind, self.etc)
+            lowest, highest = max(lowest, low), min(highest, high)
+        start = subid.free_start(self.wish.count, taken, (lowest, highest))
+        if start is None:
+            raise Conflict(f"No {self.wish.count} ids in a row are free from {lowest} to {highest} (login.defs), so give a start for {self.wish.user!r}.")
+        return start
 
     def _add_action(self, plan: Plan, kind: str, before: list[subid.SubidRange], after: list[subid.SubidRange], old: str, new: str) -> None:
         path = self._path(kind)

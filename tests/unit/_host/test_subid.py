@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._host import subid
 from ansible_collections.granary.vmstore.plugins.module_utils._host.subid import SubidRange
@@ -20,10 +23,36 @@ def test_only_ranges_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["", "#alice:1:2", "alice:1", "alice:1:0", "alice:-1:5", "alice:x:5", "alice:1:2:3", "a b:1:2", "alice:\u0663:5", "alice:99999999999:1"]
+    "line",
+    [
+        "",
+        "#alice:1:2",
+        "alice:1",
+        "alice:1:0",
+        "alice:-1:5",
+        "alice:x:5",
+        "alice:1:2 ",
+        "alice:1:2\r",
+        " alice:1:2",
+        "a b:1:2",
+        "alice:\u0663:5",
+        "alice:99999999999:1",
+    ],
 )
 def test_lines_that_are_no_range(line: str) -> None:
     assert subid.parse_line(line) is None
+
+
+LINES = ["100:5", "0x100:5", "0100:5", "+100:5", " 100:5", "100: 5", "100:5:", "100:5:junk", "100:5 ", "100:5\r", "100 :5", "09:5", "0x:5", ":5", "100:"]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_counts_as_the_shadow_suite_counts_it(tmp_path: Path, line: str) -> None:
+    (tmp_path / "subuid").write_text(f"daemon:{line}\n")
+    script = 'mount --bind "$1" /etc/subuid && getsubids daemon || [ $? = 1 ]'
+    done = subprocess.run(["unshare", "-m", "sh", "-ec", script, "sh", tmp_path / "subuid"], check=True, capture_output=True, text=True)
+    found = subid.parse_line(f"daemon:{line}")
+    assert ([found] if found else []) == subid.parse_getsubids(done.stdout)
 
 
 def test_other_lines_stay_as_they_are() -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,49 @@ def test_the_default_is_the_specs_range_in_both_files(etc: Path) -> None:
     assert not planned(etc).changed
 
 
+def test_the_next_free_range_is_taken_as_useradd_does(etc: Path) -> None:
+    (etc / "subuid").write_text("bob:100000:65536\n")
+    (etc / "subgid").write_text("bob:200000:65536\nalice:5:0\n")
+    plan = committed(etc)
+    assert plan.result == {name: [{"user": "alice", "start": 265536, "count": 65536}] for name in ("subuid", "subgid")}
+    assert not planned(etc).changed
+    assert not planned(etc, replace=True).changed
+
+
+def test_login_defs_says_where(etc: Path) -> None:
+    (etc / "login.defs").write_text("# SUB_UID_MIN 7\nSUB_UID_MIN\t\t  500000\nSUB_GID_MIN 400000\nSUB_UID_MAX 700000\n")
+    assert planned(etc).result["subgid"] == [{"user": "alice", "start": 500000, "count": 65536}]
+    with pytest.raises(Conflict, match=r"No 200002 ids in a row are free from 500000 to 700000 \(login.defs\), so give a start for 'alice'"):
+        planned(etc, count=200002)
+
+
+def test_the_second_file_gets_the_range_of_the_first(etc: Path) -> None:
+    (etc / "subuid").write_text("alice:400000:65536\n")
+    assert planned(etc, start=400000).result["subgid"] == [{"user": "alice", "start": 400000, "count": 65536}]
+
+
+def test_accounts_are_avoided_and_warned_of(etc: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", """
+            printf 'somebody:x:120000:120000::/:/bin/sh\n' | cat /etc/passwd - > "$1/passwd"
+            mount --bind "$1/passwd" /etc/passwd
+            "$2" -c "$3" "$1"
+        """, "sh", str(etc), sys.executable, NEXT_TO_AN_ACCOUNT],
+        check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    start, warning = done.stdout.splitlines()
+    assert start == "120001"
+    assert warning.startswith("the account 'somebody' (uid 120000) is in the uid range of 'root': guests whose ids are mapped there act as it.")
+
+
+NEXT_TO_AN_ACCOUNT = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SubidService, SubidWish
+print(SubidService(SubidWish("root"), sys.argv[1]).plan().result["subuid"][0]["start"])
+print(*SubidService(SubidWish("root", 100000), sys.argv[1]).plan().warnings)
+"""
+
+
 def test_a_user_without_an_account_is_told_once(etc: Path) -> None:
     assert [warning.split(";")[0] for warning in planned(etc).warnings] == ["There is no account 'alice' on this host"]
     assert planned(etc, user="daemon").warnings == []
@@ -68,7 +113,7 @@ def test_replace_puts_the_new_range_in_the_old_ones_place(etc: Path) -> None:
 def test_an_overlap_names_the_other_user_and_nothing_is_written(etc: Path) -> None:
     (etc / "subgid").write_text("bob:100000:1\n")
     with pytest.raises(Conflict, match=r"gid range 100000:65536 of 'alice' overlaps 100000:1 of 'bob' in .*/subgid"):
-        committed(etc)
+        committed(etc, start=100000)
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
 
