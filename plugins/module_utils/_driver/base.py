@@ -209,6 +209,10 @@ class DatastoreDriver:
         """
         self._unsupported("inventory")
 
+    def users(self, source: str) -> Sequence[str]:
+        """Who has an image's data open now, where it is: programs and loop devices, in words."""
+        return ()
+
     def sweep(self) -> None:
         """Remove what killed runs left: the leftovers of the :meth:`inventory`."""
         self._unsupported("sweep")

@@ -73,7 +73,7 @@ COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
 NO_COMMAND = (126, 127)
 
 #: They read no data, and so are answered within the driver's deadline.
-QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored")
+QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored", "users")
 
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")
@@ -82,7 +82,7 @@ CONFIRMED = b"\n"
 #: What actions answer, as an annotation says it; the others answer nothing.
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
-    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "stat": "int", "stored": "tuple[str, ...]"},
+    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "stat": "int", "stored": "tuple[str, ...]", "users": "tuple[str, ...]"},
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -124,6 +124,7 @@ class BridgedFsDriver(DatastoreDriver):
     export = _bridged("export")
     inventory = _bridged("inventory")
     sweep = _bridged("sweep")
+    users = _bridged("users")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))

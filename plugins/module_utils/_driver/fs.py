@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._core.directory import opened_directory
-from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, os_errors
+from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, sniff, virtual_size
@@ -185,6 +186,29 @@ class FsDriver(DirectoryDriver):
         for answer in each_within(self.timeout, f"Reading the directory {directory}", lambda: take_inventory(directory, checksums)):
             found = answer or found  # those without are signs of life
         return found
+
+    def users(self, source: str) -> Sequence[str]:
+        """What has data open is looked up once.
+
+        :raises VmstoreError: it isn't an image of this datastore.
+        """
+        from .._image.snapshots import data_file
+        from .._image.still import is_used
+
+        path = self._image(source)
+        own = os.path.join(os.path.realpath(self.datastore.base_path), os.path.basename(path))
+        found = [user for file, users in self._open_files.items() if file == own or file.startswith(f"{own}.snap/") for user in users]
+        with contextlib.suppress(VmstoreError):  # there is no data
+            if not found:
+                with opened_file(data_file(path)) as descriptor:
+                    found += ["a program such as QEMU, perhaps on another host that shares it"] * is_used(descriptor)
+        return tuple(found)
+
+    @functools.cached_property
+    def _open_files(self) -> Mapping[str, Sequence[str]]:
+        from .._host.open_files import open_files
+
+        return open_files(os.path.realpath(self.datastore.base_path))
 
     def sweep(self) -> None:
         sweep(self.datastore.base_path)

@@ -247,6 +247,7 @@ class ImageService(CatalogService):
             if lost and not wish.force:
                 self._known.check_mounted(driver.datastore)
             self._check_unused(found, "replaced", wish.force)
+            self._check_data_unused(found, "replaced", wish.force)
             wanted = self._data.plan(number, completed(wish.data, found), wanted, driver)
             if not lost:
                 self._outdated.append((driver, found))
@@ -271,6 +272,16 @@ class ImageService(CatalogService):
         if disks and not force:
             raise Conflict(f"The image {image.name!r} can't be {verb} while it is used by {', '.join(map(str, disks))}.")
 
+    def _check_data_unused(self, image: Image, verb: str, force: bool) -> None:
+        """Refuse to lose data that is used, whatever the catalog knows of that.
+
+        Who gives force to replace data has not said that a running program may lose it.
+        """
+        users = "" if force and verb == "removed" else self._known.data_users(image, running=force)
+        if users:
+            remedy = "shut it down first" if force else "shut it down and take the image from it first, or give force: true"
+            raise Conflict(f"The image {image.name!r} can't be {verb} while its data is used by {users}: {remedy}.")
+
     def _insert(self, image: Image) -> None:
         self.catalog.take_id("image")
         insert_image(self.catalog, image)
@@ -280,6 +291,7 @@ class ImageService(CatalogService):
 
     def _plan_removal(self, found: Image, force: bool) -> None:
         self._check_unused(found, "removed", force)
+        self._check_data_unused(found, "removed", force)
         for disk in self._known.disks(found):
             subject = f"image {found.name!r} in domain {disk.domain!r} on host {disk.host!r}"
             self._plan.actions.append(Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk)))
