@@ -159,12 +159,14 @@ options:
           - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
           - Use is also what the catalog doesn't know, namely programs with the image's file open (on the host that has it), QEMU's locks on it, and the domains
             of this host's libvirt. Data that a running program has open is not replaced even so.
+          - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with it.
           - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
         type: bool
         default: false
       state:
         description:
-          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again.
+          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again,
+            unless the image is persistent.
           - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
           - An image that a domain uses can neither be changed nor removed, whether the catalog knows of the use or not.
         type: str

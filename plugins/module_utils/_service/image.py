@@ -246,6 +246,9 @@ class ImageService(CatalogService):
                 raise Conflict(difference)
             if lost and not wish.force:
                 self._known.check_mounted(driver.datastore)
+                if found.persistent:
+                    gone = f"The data of the persistent image {found.name!r} is not at {found.path}, and with it all that domains wrote there"
+                    raise Conflict(f"{gone}: restore it from a backup, or give force: true to make the image anew without that.")
             self._check_unused(found, "replaced", wish.force)
             self._check_data_unused(found, "replaced", wish.force)
             wanted = self._data.plan(number, completed(wish.data, found), wanted, driver)

@@ -340,6 +340,18 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     assert new(path=str(other), force=True).actions == []
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run, source: Path, check: bool) -> None:
+    """A nightly run would hide that what a domain wrote is gone."""
+    new("other")
+    lost = Path(new(persistent=True).result["image"]["path"])
+    lost.unlink()
+    with pytest.raises(Conflict, match=f"^The data of the persistent image 'x' is not at {lost}, and with it all that domains wrote there: restore it"):
+        new(check=check, persistent=True)
+    assert names(new(persistent=True, force=True)) == ["make lost data of image"]
+    assert not new(persistent=True).changed
+
+
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     new("other")
     os.unlink(new().result["image"]["path"])
