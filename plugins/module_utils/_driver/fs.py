@@ -185,15 +185,14 @@ class FsDriver(DirectoryDriver):
         kind = sniff(head, tail)
         self._require_image(kind, path, options)
         if self._unpacks(options) and kind in COMPRESSIONS:
-            tail = b""
             if chunks is None:
                 from .._image.decompress import beginning
 
-                head, length = beginning(head, HEAD_SIZE, path=path), None
+                head, tail, length = beginning(head, HEAD_SIZE, path=path), b"", None
                 if not head:  # what there is of it is too little
                     return CopiedImage("", "", 0)
             else:
-                head, length = measure(self._unpacked(chunks, path))
+                head, tail, length = measure(self._unpacked(chunks, path))
         warnings = self._judged(head, tail, path, options)
         known = length is not None or (chunks is not None and sniff(head) in QEMU_FORMATS)
         return CopiedImage("", "", in_mebibytes(self._header_size(head, length, path, options)) if known else 0, warnings)
@@ -423,7 +422,12 @@ class FsDriver(DirectoryDriver):
     def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
         """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
         if self._unpacks(options) and sniff(head) in COMPRESSIONS:
-            return self._header_size(*measure(self._unpacked(chunks, path)), path, options)
+            return self._measured(self._unpacked(chunks, path), path, options)
+        return self._header_size(head, length, path, options)
+
+    def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
+        head, tail, length = measure(chunks)
+        self._require_image(sniff(head, tail), path, options)
         return self._header_size(head, length, path, options)
 
     def _header_size(self, head: bytes, length: int | None, path: str, options: CopyOptions) -> int:
@@ -438,7 +442,7 @@ class FsDriver(DirectoryDriver):
         self._require_image(sniff(head), path, options)
         if length is None or (unpack and sniff(head) in COMPRESSIONS):
             with open_source(path, log=self.log) as chunks:
-                head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
+                return self._measured(self._unpacked(chunks, path) if unpack else chunks, path, options)
         return self._header_size(head, length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:
@@ -479,16 +483,17 @@ def in_mebibytes(size: int) -> int:
     return -(-size // MEBIBYTE)
 
 
-def measure(chunks: Iterable[bytes]) -> tuple[bytes, int | None]:
-    """The beginning of a stream, and its length where the beginning doesn't tell what a virtual size needs."""
-    head, length = b"", 0
+def measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
+    """The beginning of a stream, and its end and its length where the beginning doesn't tell what a virtual size needs."""
+    head, tail, length = b"", b"", 0
     for chunk in chunks:
         length += len(chunk)
         if len(head) < HEAD_SIZE:
             head += chunk
-        elif sniff(head) not in ("raw", "iso"):
-            return head, None
-    return head, length
+        elif sniff(head) in QEMU_FORMATS:
+            return head, b"", None
+        tail = (tail + chunk[-TAIL:])[-TAIL:]
+    return head, tail, length
 
 
 def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:

@@ -34,6 +34,7 @@ _DECODERS: dict[str, Callable[[], Any]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY),
 }
 
+
 def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60) -> Iterator[bytes]:
     """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one member or many. Reads no more than it must.
 

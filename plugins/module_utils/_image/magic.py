@@ -124,13 +124,20 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_DOCUMENT, "torrent", 0, b"d8:announce"),
 )
 
-_TAGS = rb"html|head|body|script|iframe|h1|div|font|table|a|style|title|b|br|p|meta"
+_BLANKS = rb"(\xef\xbb\xbf)?[\t\n\f\r ]*"
+_TAGS = rb"html|head|body|script|iframe|title|style|table|meta|font|div"
+#: Of the shortest tags, chance writes one now and then, but no text behind it.
+_SHORT_TAGS = rb"(a|b|br|h1|p)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z)"
 #: The same with patterns at the beginning of the file: bzip2 (its manual gives the magic of a block, its source that of the end).
 _PATTERNS: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
     ("", "bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")),
     # WHATWG MIME Sniffing, 7.1: blanks and a byte order mark may come first. A comment is HTML, since in XML a declaration comes before.
-    (_DOCUMENT, "HTML page", re.compile(rb"(\xef\xbb\xbf)?[\t\n\f\r ]*<(!--|!doctype\s+html[\s>]|(" + _TAGS + rb")[\s>])", re.IGNORECASE)),
-    (_DOCUMENT, "XML document", re.compile(rb"(\xef\xbb\xbf)?[\t\n\f\r ]*<\?xml\s")),
+    (
+        _DOCUMENT,
+        "HTML page",
+        re.compile(_BLANKS + rb"<(!--|!doctype\s+html[\s>]|(" + _TAGS + rb")[\s>]|" + _SHORT_TAGS + rb")", re.IGNORECASE),
+    ),
+    (_DOCUMENT, "XML document", re.compile(_BLANKS + rb"<\?xml\s")),
 )
 
 
