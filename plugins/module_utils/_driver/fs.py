@@ -375,7 +375,7 @@ class FsDriver(DirectoryDriver):
             return ()
         if options.image_format not in (None, kind):
             raise InvalidInput("format", options.image_format, f"{shown(path)} is {kind}")
-        if kind != "raw" or disk_sign(head) or head.count(0) == len(head):
+        if kind != "raw" or disk_sign(head) or head == bytes(len(head)):
             return ()
         nothing = "no boot sector, partition table, file system or volume, and it does not begin with zeros"
         return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); format: raw says that it is one.",)
