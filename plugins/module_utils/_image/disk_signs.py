@@ -56,6 +56,7 @@ _SIGNS: tuple[tuple[str, tuple[int, ...], bytes], ...] = (
     ("BSD disklabel", (0, 64, 512), b"\x82\x56\x45\x57"),
     ("Apple partition map", (512, 2048), b"PM\0\0"),
     ("SGI volume header", (0,), b"\x0b\xe5\xa9\x41"),
+    ("AIX label", (0,), b"\xc9\xc2\xd4\xc1"),
     ("Amiga rigid disk block", (0, 512), b"RDSK"),
     ("Amiga file system", (0,), b"DOS\0"),
     ("Amiga file system", (0,), b"DOS\1"),

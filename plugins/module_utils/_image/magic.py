@@ -28,8 +28,9 @@ _ARCHIVE, _COMPRESSED, _DISK, _BACKUP, _DOCUMENT = "archive", "compressed", "dis
 
 #: Kind, name, offset (from the end where it is negative), magic number: enough bytes that chance doesn't write them.
 _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
-    # Apple's disk images, as hdiutil writes them: their trailer counts, as they begin with whatever their first block is (block/dmg.c of qemu).
+    # Apple's and Nero's disk images have a trailer, and begin with whatever their first block is (block/dmg.c of qemu; libmirage's image-nrg).
     (_DISK, "DMG", -512, b"koly\0\0\0\4\0\0\2\0"),
+    (_BACKUP, "NRG", -12, b"NER5\0\0\0\0"),
     # qemu's formats, by its manual and source (docs/interop, block/*.c), VMware's Virtual Disk Format 5.0, [MS-VHDX] and Microsoft's VHD specification.
     (_DISK, "qcow", 0, b"QFI\xfb\0\0\0\1"),
     ("", "qcow2", 0, b"QFI\xfb"),
@@ -60,7 +61,7 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_COMPRESSED, "snappy", 0, b"\xff\x06\0\0sNaPpY"),
     *((_COMPRESSED, "lzfse", 0, magic) for magic in (b"bvx-", b"bvx1", b"bvx2", b"bvxn")),
     # APPNOTE 4.3 (also an empty one, and one in parts), 7zFormat.txt, RAR technote, cpio(5) and POSIX pax (also "odc"), ar(5), RPM file format,
-    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, "The structure of zoo archives", the sources of xfsdump and dump(8).
+    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo archives", technotes of ACE and StuffIt, xfsdump's source.
     (_ARCHIVE, "zip", 0, b"PK\x03\x04"),
     (_ARCHIVE, "zip", 0, b"PK\x05\x06"),
     (_ARCHIVE, "zip", 0, b"PK\x07\x08PK"),
@@ -79,9 +80,12 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_ARCHIVE, "WIM", 0, b"WLPWM\0\0\0"),
     (_ARCHIVE, "zoo", 20, b"\xdc\xa7\xc4\xfd"),
     (_ARCHIVE, "xfsdump", 0, b"xFSdump0"),
-    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, Proxmox's vma_spec.txt, sparse_format.h of Android, partclone's and ntfsclone's
-    # sources, partimage, fsarchiver, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse, COW of User Mode Linux, MAME's chd.h,
-    # raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
+    (_ARCHIVE, "zpaq", 0, b"7kSt\xa0\x31\x83\xd3"),
+    (_ARCHIVE, "ACE", 7, b"**ACE**"),
+    (_ARCHIVE, "StuffIt", 0, b"StuffIt (c)1997-"),
+    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, Proxmox's vma_spec.txt, sparse_format.h of Android, sources of partclone,
+    # ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
+    # COW of User Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
     (_BACKUP, "EWF", 0, b"EVF\x09\r\n\xff\0"),
     (_BACKUP, "EWF", 0, b"EVF2\r\n\x81\0"),
     (_BACKUP, "EWF", 0, b"LVF\x09\r\n\xff\0"),
@@ -93,6 +97,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_BACKUP, "ntfsclone", 0, b"\0ntfsclone-image"),
     (_BACKUP, "partimage", 0, b"PaRtImAgE-VoLuMe"),
     (_BACKUP, "fsarchiver", 0, b"FsA0"),
+    (_BACKUP, "Ceph export", 0, b"rbd image "),
+    (_BACKUP, "Ceph export", 0, b"rbd diff v"),
     (_BACKUP, "btrfs send stream", 0, b"btrfs-stream\0"),
     (_BACKUP, "ZFS send stream", 8, b"\xac\xcb\xba\xf5\2\0\0\0"),
     (_BACKUP, "ZFS send stream", 8, b"\0\0\0\2\xf5\xba\xcb\xac"),
@@ -103,7 +109,7 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_BACKUP, "Apple sparse", 0, b"sprs\0\0\0\3"),
     (_BACKUP, "encrypted DMG", 0, b"encrcdsa"),
     # ISO 32000, RTF 1.9.1, the PostScript language reference, RFC 2083, GIF89a, TIFF 6.0, RIFF, [MS-CFB], RFC 7468, RFC 3533, SQLite's fileformat2,
-    # ISO/IEC 14496-12, openssl-enc, Git LFS' specification, BEP 3.
+    # ISO/IEC 14496-12, openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of libvirt.
     (_DOCUMENT, "PDF file", 0, b"%PDF-"),
     (_DOCUMENT, "RTF file", 0, b"{\\rtf"),
     (_DOCUMENT, "PostScript file", 0, b"%!PS"),
@@ -122,6 +128,10 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_DOCUMENT, "file that openssl encrypted", 0, b"Salted__"),
     (_DOCUMENT, "pointer of Git LFS, without the file", 0, b"version https://git-lfs.github.com/spec/"),
     (_DOCUMENT, "torrent", 0, b"d8:announce"),
+    (_DOCUMENT, "template of jigdo, without the data", 0, b"JigsawDownload template"),
+    (_DOCUMENT, "file that age encrypted", 0, b"age-encryption.org/v"),
+    (_DOCUMENT, "saved state of a virtual machine", 0, b"QEVM\0\0\0\3"),
+    (_DOCUMENT, "saved state of a virtual machine", 0, b"LibvirtQemud"),
 )
 
 _BLANKS = rb"(\xef\xbb\xbf)?[\t\n\f\r ]*"
@@ -200,14 +210,30 @@ def _is_lzma(head: bytes) -> bool:
     return properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
 
 
+def _is_zlib(head: bytes) -> bool:
+    """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be decompressed."""
+    if len(head) < 6 or head[0] != 0x78 or head[1] & 0x20 or (head[0] << 8 | head[1]) % 31:
+        return False
+    import zlib
+
+    try:
+        zlib.decompressobj().decompress(head[:ENOUGH], ENOUGH)
+    except zlib.error:
+        return False
+    return True
+
+
 #: What is told by a few bytes, which the code of a boot sector could be as well: any sign of a disk counts more.
 _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
     (_ARCHIVE, "tar", lambda head: head.startswith(b"ustar", 257)),  # with a wrong checksum
+    # protocols/dumprestore.h: a magic number of 32 bits in either byte order.
+    (_ARCHIVE, "dump", lambda head: head[24:28] in (b"\x6c\xea\0\0", b"\0\0\xea\x6c")),
     # header.doc of LHA: method, and the level of the header; compress(1): bits of a code; pack(1): length, and levels of the tree; JPEG, BMP.
     (_ARCHIVE, "LHA", re.compile(rb"..-(lh[0-9dsx]|lz[45s]|pm[012])-.{13}[\0-\3]", re.DOTALL).match),
     (_COMPRESSED, "compress", re.compile(rb"\x1f\x9d[\x09-\x10\x89-\x90]").match),
     (_COMPRESSED, "pack", re.compile(rb"\x1f\x1e.{4}[\1-\x18]", re.DOTALL).match),
     (_COMPRESSED, "lzma", _is_lzma),
+    (_COMPRESSED, "zlib", _is_zlib),
     (_DOCUMENT, "JPEG file", re.compile(rb"\xff\xd8\xff[\xc0-\xfe]").match),
     (_DOCUMENT, "BMP file", re.compile(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL).match),
 )

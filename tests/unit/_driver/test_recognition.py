@@ -151,6 +151,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "WIM": ("a WIM archive", begins(b"MSWIM\0\0\0\xd0\0\0\0")),
     "pipable WIM": ("a WIM archive", begins(b"WLPWM\0\0\0\xd0\0\0\0")),
     "zoo": ("a zoo archive", begins(b"ZOO 2.10 Archive.\x1a\0\0\xdc\xa7\xc4\xfd")),
+    "zpaq": ("a zpaq archive", begins(b"7kSt\xa0\x31\x83\xd3\x8c\xb2\x28\xb0\xd3zPQ\2\1")),
+    "ACE": ("an ACE archive", begins(b"\x12\x34\x31\0\0\0\x90**ACE**\x14\x14")),
+    "StuffIt": ("a StuffIt archive", begins(b"StuffIt (c)1997-2002 Aladdin Systems, Inc.")),
+    "dump": ("a dump archive", begins(b"\1\0\0\0" + bytes(20) + struct.pack("<I", 60012))),
+    "dump of the other byte order": ("a dump archive", begins(b"\0\0\0\1" + bytes(20) + struct.pack(">I", 60012))),
     "xfsdump": ("a xfsdump archive", begins(b"xFSdump0\0\0\0\3")),
     # compressions
     "lz4": ("compressed with lz4", lambda _directory: tool("lz4", "-c", stdin=NOISE)),
@@ -165,6 +170,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "rzip": ("compressed with rzip", begins(b"RZIP\2\1")),
     "snappy": ("compressed with snappy", begins(b"\xff\6\0\0sNaPpY")),
     "compress": ("compressed with compress", begins(b"\x1f\x9d\x90")),
+    "zlib": ("compressed with zlib", lambda _directory: zlib.compress(NOISE)),
+    "zlib, small": ("compressed with zlib", lambda _directory: zlib.compress(b"hello", 9)),
     "pack": ("compressed with pack", begins(b"\x1f\x1e\0\1\0\0\x0c")),
     **{f"lzfse {kind}": ("compressed with lzfse", begins(f"bvx{kind}".encode())) for kind in "-12n"},
     **{f"zstd 0.{low & 15}": ("compressed with an old version of zstd", begins(bytes([low]) + b"\xb5\x2f\xfd")) for low in (0x1E, *range(0x22, 0x28))},
@@ -177,6 +184,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "cloop": ("a cloop image", begins(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0\n")),
     "DMG": ("a DMG image", dmg(b"\x78\xda")),
     "DMG with bzip2": ("a DMG image", dmg(b"BZh91AY&SY")),
+    "NRG": ("an NRG image", lambda _directory: bytes(300 * KIB) + NOISE + b"NER5" + struct.pack(">Q", 300 * KIB)),
     "encrypted DMG": ("an encrypted DMG image", begins(b"encrcdsa\0\0\0\2")),
     "Apple sparse": ("an Apple sparse image", begins(b"sprs\0\0\0\3")),
     "EWF E01": ("an EWF image", begins(b"EVF\x09\r\n\xff\0" + EWF_SEGMENT)),
@@ -190,6 +198,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "ntfsclone": ("a ntfsclone image", ntfs_clone),
     "partimage": ("a partimage image", begins(b"PaRtImAgE-VoLuMe\0")),
     "fsarchiver": ("a fsarchiver image", begins(b"FsA0\1\2\3\4\xff\xff")),
+    "Ceph export": ("a Ceph export image", begins(b"rbd image v2\nO")),
+    "Ceph differences": ("a Ceph export image", begins(b"rbd image diffs v2\n")),
+    "Ceph difference": ("a Ceph export image", begins(b"rbd diff v1\nf")),
     "btrfs": ("a btrfs send stream image", begins(b"btrfs-stream\0\1\0\0\0")),
     "ZFS": ("a ZFS send stream image", begins(bytes(8) + struct.pack("<Q", 0x2F5BACBAC))),
     "ZFS of the other byte order": ("a ZFS send stream image", begins(bytes(8) + struct.pack(">Q", 0x2F5BACBAC))),
@@ -228,6 +239,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "SQLite": ("an SQLite database", begins(b"SQLite format 3\0\x10\0\1\1")),
     "openssl": ("a file that openssl encrypted", begins(b"Salted__12345678")),
     "Git LFS": ("a pointer of Git LFS, without the file", begins(b"version https://git-lfs.github.com/spec/v1\noid sha256:")),
+    "jigdo": ("a template of jigdo, without the data", begins(b"JigsawDownload template 1.2 jigit/1.22 \r\n")),
+    "age": ("a file that age encrypted", begins(b"age-encryption.org/v1\n-> X25519 ")),
+    "migration": ("a saved state of a virtual machine", begins(b"QEVM\0\0\0\3")),
+    "libvirt, partial": ("a saved state of a virtual machine", begins(b"LibvirtQemudPart\2\0\0\0")),
+    "libvirt": ("a saved state of a virtual machine", begins(b"LibvirtQemudSave\2\0\0\0")),
     "torrent": ("a torrent", begins(b"d8:announce35:")),
 }
 
@@ -386,6 +402,7 @@ SIGNS: dict[str, Callable[[Path], bytes]] = {
     "Apple": at(512, b"PM\0\0\0\0\0\3"),
     "SGI": begins(struct.pack(">I", 0x0BE5A941)),
     "Sun": sun,
+    "AIX": begins(b"\xc9\xc2\xd4\xc1"),
     "Amiga": begins(b"RDSK\0\0\0\x40"),
     "OFS": begins(b"DOS\0"),
     "FFS": begins(b"DOS\1"),
@@ -498,6 +515,14 @@ def test_chance_is_no_reason_to_refuse() -> None:
 def test_what_is_almost_lzma(header: bytes) -> None:
     assert magic.sniff(header + NOISE) == "raw"
     assert magic.sniff(struct.pack("<BIQB", 0x5D, 1 << 23, 5, 0) + NOISE) == "lzma"
+
+
+def test_what_is_almost_zlib() -> None:
+    for header in (b"\x78\x9d", b"\x78\x9c", b"\x78\xbb", b"\x08\x1d"):
+        assert magic.sniff(header + NOISE) == "raw"
+    damaged = bytearray(zlib.compress(bytes(1000)))
+    damaged[2] = 7  # a type of blocks that doesn't exist
+    assert magic.sniff(bytes(damaged)) == "raw"
 
 
 def test_what_is_almost_an_archive(tmp_path: Path) -> None:
