@@ -45,7 +45,7 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_DISK, "Parallels", 0, b"WithouFreSpacExt"),
     (_DISK, "Bochs", 0, b"Bochs Virtual HD Image"),
     (_DISK, "cloop", 0, b"#!/bin/sh\n#V2.0 Format\n"),
-    # RFC 1952, RFC 8878 and the xz file format 2.1.1.1; bzip2 has a pattern.
+    # RFC 1952, RFC 8878 and the xz file format 2.1.1.1; bzip2 is below.
     ("", "gzip", 0, b"\x1f\x8b\x08"),
     ("", "xz", 0, b"\xfd7zXZ\0"),
     ("", "zstd", 0, b"\x28\xb5\x2f\xfd"),
@@ -134,21 +134,31 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_DOCUMENT, "saved state of a virtual machine", 0, b"LibvirtQemud"),
 )
 
-_BLANKS = rb"(\xef\xbb\xbf)?[\t\n\f\r ]*"
-_TAGS = rb"html|head|body|script|iframe|title|style|table|meta|font|div"
-#: Of the shortest tags, chance writes one now and then, but no text behind it.
-_SHORT_TAGS = rb"(a|b|br|h1|p)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z)"
-#: The same with patterns at the beginning of the file: bzip2 (its manual gives the magic of a block, its source that of the end).
-_PATTERNS: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
-    ("", "bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")),
-    # WHATWG MIME Sniffing, 7.1: blanks and a byte order mark may come first. A comment is HTML, since in XML a declaration comes before.
-    (
-        _DOCUMENT,
-        "HTML page",
-        re.compile(_BLANKS + rb"<(!--|!doctype\s+html[\s>]|(" + _TAGS + rb")[\s>]|" + _SHORT_TAGS + rb")", re.IGNORECASE),
-    ),
-    (_DOCUMENT, "XML document", re.compile(_BLANKS + rb"<\?xml\s")),
+_BLANKS = b"\t\n\f\r "
+#: WHATWG MIME Sniffing, 7.1. Of the shortest tags, chance writes one now and then, but no text behind it.
+_HTML = re.compile(
+    rb"<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div)[\s>]|"
+    rb"(a|b|br|h1|p)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))",
+    re.IGNORECASE,
 )
+
+
+def _markup(head: bytes) -> str | None:
+    """Return the name of HTML or XML, also in UTF-16. A byte order mark, blanks and comments may come first."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        head = head[2:ENOUGH].replace(b"\0", b"")
+    text = head[3 if head.startswith(b"\xef\xbb\xbf") else 0 : ENOUGH].lstrip(_BLANKS)
+    has_comment = text.startswith(b"<!--")
+    while text.startswith(b"<!--"):
+        text = text.partition(b"-->")[2].lstrip(_BLANKS)
+    if _HTML.match(text):
+        return "HTML page"
+    return "XML document" if has_comment or re.match(rb"<\?xml\s", text) else None
+
+
+def _is_bzip2(head: bytes) -> bool:
+    """bzip2, by the magic number of its first block, or of the end (its source, compress.c)."""
+    return head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def _is_tar(head: bytes) -> bool:
@@ -183,17 +193,14 @@ def _is_arj(head: bytes) -> bool:
     return zlib.crc32(head[4 : 4 + size]) == struct.unpack_from("<I", head, 4 + size)[0]
 
 
-def _is_wide_html(head: bytes) -> bool:
-    """A page or an XML document in UTF-16, which begins with a byte order mark."""
-    return head[:2] in (b"\xff\xfe", b"\xfe\xff") and head[2:64].replace(b"\0", b"").lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
-
-
-#: What has no magic number, but fields that fit together.
+#: What has a short magic number or none, but fields that fit together.
 _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
     (_ARCHIVE, "tar", _is_tar),
     (_ARCHIVE, "cpio", _is_old_cpio),
     (_ARCHIVE, "ARJ", _is_arj),
-    (_DOCUMENT, "HTML page", _is_wide_html),
+    ("", "bzip2", _is_bzip2),
+    (_DOCUMENT, "HTML page", lambda head: _markup(head) == "HTML page"),
+    (_DOCUMENT, "XML document", lambda head: _markup(head) == "XML document"),
 )
 
 
@@ -239,7 +246,7 @@ _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
 )
 
 #: The group of each name.
-_GROUPS = {row[1]: row[0] for table in (_MAGICS, _PATTERNS, _STRUCTURES, _WEAK) for row in table}
+_GROUPS = {row[1]: row[0] for table in (_MAGICS, _STRUCTURES, _WEAK) for row in table}
 
 #: How a refusal names what is in a group, and what is to be done.
 _REFUSALS = {
@@ -265,9 +272,6 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
     for _group, name, offset, magic in _MAGICS:
         if head.startswith(magic, offset) if offset >= 0 else tail[offset:].startswith(magic):
             return name
-    for _group, name, pattern in _PATTERNS:
-        if pattern.match(head):
-            return name
     for _group, name, fits in _STRUCTURES:
         if fits(head):
             return name
@@ -279,7 +283,7 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
 
 def _behind_skippable_frames(head: bytes) -> str:
     """zstd and lz4 share the magic of frames that a decoder skips (RFC 8878, 3.1.2): the first real one decides. zstd(1) judges what lies too far away."""
-    position = 0
+    head, position = head[:ENOUGH], 0
     while re.match(rb"[\x50-\x5f]\x2a\x4d\x18.{4}", head[position : position + 8], re.DOTALL):
         position += 8 + struct.unpack_from("<I", head, position + 4)[0]
     return "lz4" if head.startswith(b"\x04\x22\x4d\x18", position) else "zstd"
