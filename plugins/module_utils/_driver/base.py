@@ -191,7 +191,7 @@ class DatastoreDriver:
         self._unsupported("stat")
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        """What :meth:`cp` would make of ``path``, as far as that can be told without copying it: the size, 0 where it isn't known, and the warnings."""
+        """Return what :meth:`cp` would make of ``path`` without making it: the size in MiB, 0 where it isn't known, and the warnings. Raise as it would."""
         self._unsupported("preview")
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:

@@ -172,7 +172,7 @@ class BridgedFsDriver(DatastoreDriver):
 
     @staticmethod
     def _shown(copied: CopiedImage) -> CopiedImage:
-        """The same with warnings that can be printed: they are the bridge's words."""
+        """The same image with warnings that can be printed, because another host wrote them."""
         return dataclasses.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 
     def _hosts(self) -> list[str]:

@@ -178,7 +178,8 @@ class FsDriver(DirectoryDriver):
             return self._previewed(head, tail, length, chunks_of(descriptor), path, options)
 
     def _previewed(self, head: bytes, tail: bytes, length: int | None, chunks: Iterable[bytes] | None, path: str, options: CopyOptions) -> CopiedImage:
-        """
+        """Return the preview of a file by its beginning, its end and its length.
+
         :arg chunks: all of the file, ``None`` where no more than its ``head`` is read.
         """
         self.require_type(options.image_type)
@@ -343,14 +344,15 @@ class FsDriver(DirectoryDriver):
         write_stream(self._unpacked(chunks, path) if self._unpacks(options) else chunks, target, sparse=options.sparse)
 
     def _keeps(self, options: CopyOptions) -> bool:
-        """Whether an image is stored as it is, whatever it looks like."""
+        """Return whether an image is stored as it is, whatever it looks like."""
         return self.datastore.type == "file" or options.image_format == "raw"
 
     def _unpacks(self, options: CopyOptions) -> bool:
         return not (options.no_decompress or self._keeps(options))
 
     def _require_image(self, kind: str, path: str, options: CopyOptions) -> None:
-        """
+        """Refuse what is no image.
+
         :arg kind: as :func:`sniff` names it.
         :raises InvalidInput: it is no image, and neither the datastore nor the user wants it as it is.
         """
@@ -363,7 +365,7 @@ class FsDriver(DirectoryDriver):
             raise InvalidInput("path", shown(path), why)
 
     def _judged(self, head: bytes, tail: bytes, path: str, options: CopyOptions) -> tuple[str, ...]:
-        """Warnings about what is to be stored, by its beginning and its end.
+        """Return warnings about what is to be stored, by its beginning and its end.
 
         :raises InvalidInput: it is empty, no image, or not of the format that it is said to have.
         """
@@ -426,6 +428,8 @@ class FsDriver(DirectoryDriver):
         return self._header_size(head, length, path, options)
 
     def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
+        if self._keeps(options):
+            return self._header_size(b"", sum(map(len, chunks)), path, options)
         head, tail, length = measure(chunks)
         self._require_image(sniff(head, tail), path, options)
         return self._header_size(head, length, path, options)

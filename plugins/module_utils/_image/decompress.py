@@ -81,7 +81,7 @@ def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> byte
 
 
 def _refusing(path: str) -> Callable[[str], InvalidInput]:
-    """What makes an error about ``path`` of a reason."""
+    """Return a function that makes an error about ``path`` of a reason."""
 
     def refused(why: str) -> InvalidInput:
         from .source import Source  # a local file needs no URLs, which take longer to load than all this
@@ -92,7 +92,7 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
 
 
 def _peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-    """What begins here, and all of it again. Only what is about to be refused is read further, up to where a disk would show that it is one."""
+    """Return what begins here, and all of it again. Only what is about to be refused is read on, as far as the signs of a disk go."""
     chunks = iter(chunks)
     head = _read(chunks, _HEAD)
     kind = sniff(head)
@@ -103,7 +103,7 @@ def _peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
 
 
 def _read(chunks: Iterator[bytes], size: int) -> bytes:
-    """``size`` bytes or a little more, fewer only at the end."""
+    """Read ``size`` bytes or a little more, fewer only at the end."""
     data = bytearray()
     for chunk in chunks:
         data += chunk

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What tells that a file is a raw disk: a boot sector, a table of partitions, a file system, a volume manager."""
+"""Signs of a raw disk: a boot sector, a table of partitions, a file system, a volume manager."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ _STRUCTURES: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
 
 
 def disk_sign(head: bytes) -> str | None:
-    """Return the name of something that tells that ``head`` is the beginning of a disk, ``None`` without any."""
+    """Return the name of the first sign that ``head`` is the beginning of a disk, ``None`` without any.
+
+    The sign that lies farthest behind is that of VMFS, at 1 MiB.
+    """
     for name, offsets, magic in _SIGNS:
         if any(head.startswith(magic, offset) for offset in offsets):
             return name

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one table of what files begin with, or end with, and what is refused because of it.
+"""The one table of magic numbers: files are recognised by their first and last bytes.
 
-A stranger's file is a disk image, a compressed one, or something that no guest can use as a disk: an archive, a foreign container, a web page.
-The last kind is refused by its name, because as a raw disk it would be garbage that nobody notices until a guest boots from it.
+A stranger's file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an archive or a web page.
+The last kind is refused by its name. As a raw disk it would be garbage, which nobody notices until a guest boots from it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 from .disk_signs import disk_sign
 
-#: Bytes of a beginning that are enough for :func:`sniff`, and of an end.
+#: Bytes of a file's beginning that are enough for :func:`sniff`.
 ENOUGH = 68 << 10
+#: Bytes of a file's end that are.
 TAIL = 512
 
 #: Formats that have a header which tells their size, by qemu's names, and compressions that are decoded.
@@ -261,7 +262,7 @@ _REFUSALS = {
 def sniff(head: bytes, tail: bytes = b"") -> str:
     """Return what begins with ``head``: a format of qemu, ``iso``, a compression, the name of something that is refused, else ``raw``.
 
-    What is at a fixed place and long enough counts first. What could be chance counts if nothing tells that this is a disk.
+    A magic number that is long enough counts first, then any sign of a disk, and last what the code of a boot sector could be as well.
     A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
 
     :arg head: :data:`ENOUGH` bytes, or all where there are fewer.
@@ -282,7 +283,7 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
 
 
 def _behind_skippable_frames(head: bytes) -> str:
-    """zstd and lz4 share the magic of frames that a decoder skips (RFC 8878, 3.1.2): the first real one decides. zstd(1) judges what lies too far away."""
+    """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2). What lies too far away is left to zstd(1)."""
     head, position = head[:ENOUGH], 0
     while re.match(rb"[\x50-\x5f]\x2a\x4d\x18.{4}", head[position : position + 8], re.DOTALL):
         position += 8 + struct.unpack_from("<I", head, position + 4)[0]
@@ -290,7 +291,7 @@ def _behind_skippable_frames(head: bytes) -> str:
 
 
 def is_packed(kind: str) -> bool:
-    """Whether what :func:`sniff` names is a compressed file or an archive, which a datastore that decompresses nothing stores as it is."""
+    """Return whether a name of :func:`sniff` is that of a compressed file or an archive. A datastore that decompresses nothing stores these as they are."""
     return kind in COMPRESSIONS or _GROUPS.get(kind) in (_ARCHIVE, _COMPRESSED)
 
 

@@ -129,7 +129,7 @@ class ImageData:
 
     @staticmethod
     def _preview(path: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
-        """What an image is to be made of is only looked at here, and what counts is the look at the copy."""
+        """Look at what an image is to be made of. What counts is the look at the copy."""
         found = driver.preview(path, options)
         if path.startswith("/") and options.image_type in EMPTY_TYPES and options.image_format != "raw" and not driver.datastore.bridge_list:
             with opened(path, driver.check) as descriptor:
