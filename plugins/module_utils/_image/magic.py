@@ -220,7 +220,7 @@ def _is_lzma(head: bytes) -> bool:
 
 def _is_zlib(head: bytes) -> bool:
     """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be decompressed."""
-    if len(head) < 6 or head[0] != 0x78 or head[1] & 0x20 or (head[0] << 8 | head[1]) % 31:
+    if len(head) < 6 or head[0] != 0x78 or (head[0] << 8 | head[1]) % 31:
         return False
     import zlib
 
