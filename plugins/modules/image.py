@@ -17,7 +17,13 @@ description:
     over one ssh connection.
   - Symbolic links in a path are resolved, and the result has to be allowed by the safe and restricted directories of the datastore.
   - What is copied may be compressed with gzip, bzip2, xz or zstd, and is decompressed on the way, unless the datastore's attribute C(no_decompress) is set.
-    Archives are refused, as are images that need other files, such as a qcow2 image with a backing file.
+    Images that need other files are refused, such as a qcow2 image with a backing file.
+  - For images of type V(os), V(cdrom) and V(datablock), whatever no guest could use as a disk is refused by its name. That are archives (such as tar, cpio, zip
+    and 7z), other compressions (such as lz4 and lzma), containers of other programs (such as QED, Parallels, DMG and EWF) and documents (such as the HTML page
+    of a proxy), also inside a compressed file. With C(no_decompress), compressed files and archives are stored as they are.
+  - What nothing recognises is stored as a raw disk with a warning. It has no boot sector, partition table, file system, LVM or LUKS, and doesn't begin with
+    zeros.
+  - An empty file is refused, but for the type V(context).
   - Runs on the front-end.
   - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
 author:
@@ -91,6 +97,7 @@ options:
           - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
           - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks like, and so is stored as it is.
             Without it, the content tells. It isn't kept, and so not compared.
+          - V(raw) stores what would be refused as an archive, a container or a document, and silences the warning about what nothing recognises.
         type: str
         choices: [raw, qcow2]
       fs:

@@ -190,6 +190,10 @@ class DatastoreDriver:
         """The size in MiB, rounded up, that an image made of ``path`` would have."""
         self._unsupported("stat")
 
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        """Return what :meth:`cp` would make of ``path`` without making it: the size in MiB, 0 where it isn't known, and the warnings. Raise as it would."""
+        self._unsupported("preview")
+
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """Make another image with the data of the image ``source``."""
         self._unsupported("clone")

@@ -29,10 +29,11 @@ from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFail
 from .._core.names import check_host
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .._image import inventory
-from .._image.image_file import HEAD_SIZE, sniff
+from .._image.image_file import HEAD_SIZE
+from .._image.magic import COMPRESSIONS, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url, with_warnings
+from .fs import FsDriver, in_mebibytes, is_url, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -82,7 +83,8 @@ CONFIRMED = b"\n"
 #: What actions answer, as an annotation says it; the others answer nothing.
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
-    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "stat": "int", "stored": "tuple[str, ...]", "users": "tuple[str, ...]"},
+    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
+    "users": "tuple[str, ...]",
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -131,13 +133,13 @@ class BridgedFsDriver(DatastoreDriver):
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if is_url(path):
-            return self.ask("cp", (path, options), {})
+            return self._shown(self.ask("cp", (path, options), {}))
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             copied = self.ask("cp", (path, options), {}, descriptor, frames(descriptor, bandwidth=options.bandwidth, check=still.check))
-            return with_warnings(copied, still.warnings)
+            return with_warnings(self._shown(copied), still.warnings)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
         raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
@@ -152,6 +154,16 @@ class BridgedFsDriver(DatastoreDriver):
             return look(path, check=self.check, timeout=self.timeout).size_mb
         with opened(path, self.check) as descriptor:
             return self.ask("stat", (path,), named, descriptor, frames(descriptor))
+
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        if is_url(path):
+            return self._shown(self.ask("preview", (path, options), {}))
+        from .._image.still import StillFiles
+
+        with opened(path, self.check) as descriptor:
+            still = StillFiles({descriptor: path}, verify=options.verify)
+            found = self.ask("preview", (path, options), {}, descriptor, frames(descriptor))
+            return with_warnings(self._shown(found), still.warnings)
 
     def ask(
         self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, sent: Iterable[bytes] = ()
@@ -169,6 +181,11 @@ class BridgedFsDriver(DatastoreDriver):
             refusals.append(f"{host}: {refusal}")
             self.log(f"the bridge {refusals[-1]}")
         raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
+
+    @staticmethod
+    def _shown(copied: CopiedImage) -> CopiedImage:
+        """The same image with warnings that can be printed, because another host wrote them."""
+        return dataclasses.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 
     def _hosts(self) -> list[str]:
         """All, beginning with any, so that each gets its share."""
@@ -477,13 +494,23 @@ class ReceivingFsDriver(FsDriver):
         if self.received is None:
             return super().stat(path, no_decompress=no_decompress)
         head, chunks = self.received.begun()
-        return in_mebibytes(self._size(head, self.received.size, chunks, path, no_decompress))
+        options = CopyOptions("", no_decompress=no_decompress)
+        self._require_image(sniff(head), path, options)
+        return in_mebibytes(self._size(head, self.received.size, chunks, path, options))
+
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        if self.received is None:
+            return super().preview(path, options)
+        head, chunks = self.received.begun()
+        return self._previewed(head, b"", self.received.size, chunks, path, options)
 
     def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> Sequence[str]:
         if self.received is None:
             raise TransferFailed(f"The file {path} did not come with the request.")
         head, chunks = self.received.begun()
-        if self._unpacks(options.no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
+        kind = sniff(head)
+        self._require_image(kind, path, options)
+        if self._unpacks(options) and kind in COMPRESSIONS:
             self._store(chunks, path, target, options, digests)
         else:
             from .._image.copy import write_stream

@@ -344,6 +344,8 @@ def check_options(wish: ImageWish, kind: str) -> None:
         raise InvalidInput("persistent", True, f"images of type {kind} are never changed by a domain")
     if kind not in EMPTY_TYPES and wish.data.driver is not None:
         raise InvalidInput("driver", wish.data.driver, f"images of type {kind} are stored as they are")
+    if kind not in EMPTY_TYPES and wish.data.format == "qcow2":
+        raise InvalidInput("format", "qcow2", f"images of type {kind} are stored as they are, and so are raw")
 
 
 def completed(wish: DataWish, found: Image) -> DataWish:

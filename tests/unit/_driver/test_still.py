@@ -47,6 +47,13 @@ def test_what_a_program_has_open_for_writing_is_refused(driver: FsDriver, file: 
     assert stored(driver) == []
 
 
+def test_check_mode_says_so(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+    opened_by_qemu(file, "-f", "raw")
+    with pytest.raises(Conflict, match=f"{file} is open for writing"):
+        driver.preview(str(file), CopyOptions("os"))
+    assert len(driver.preview(str(file), CopyOptions("os", verify=False)).warnings) == 1
+
+
 def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
     opened_by_qemu(file, "-f", "raw")
     copied = driver.cp(str(file), CopyOptions("os", verify=False))
