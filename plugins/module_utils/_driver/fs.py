@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,15 @@ class FsDriver(DirectoryDriver):
         """
         self.require_type(options.image_type)
         digests = new_digests(options.checksums)
+        warnings: list[str] = []
         with self._new_image() as part:
             if is_url(path):
-                self._fetch(path, part.fd, options, digests)
+                self._fetch(path, part.fd, options, digests, warnings.append)
             else:
                 self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests)
-            return self._finished(part, path, None, options)
+            copied = self._finished(part, path, None, options)
+            return dataclasses.replace(copied, warnings=(*copied.warnings, *warnings))
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """
@@ -285,17 +288,25 @@ class FsDriver(DirectoryDriver):
 
             copy_local(descriptor, target, digests=list(digests.values()), sparse=options.sparse, bandwidth=options.bandwidth)
 
-    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash], warn: Callable[[str], object]) -> None:
+        from .._image.room import capacity, room
         from .._image.source import open_source
 
-        with open_source(path, bandwidth=options.bandwidth, log=self.log) as chunks:
+        with os_errors(f"look at {self.datastore.base_path}"):
+            limit = (capacity if options.sparse else room)(target)
+        with open_source(path, bandwidth=options.bandwidth, limit=limit, verify=options.verify, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
         from .._image.copy import write_stream
+        from .._image.room import room
 
         chunks = hashed(chunks, digests)
-        write_stream(self._unpacked(chunks, path) if self._unpacks(options.no_decompress) else chunks, target, sparse=options.sparse)
+        if self._unpacks(options.no_decompress):
+            chunks = self._unpacked(chunks, path)
+        with os_errors(f"look at {self.datastore.base_path}"):
+            limit = room(target)
+        write_stream(chunks, target, sparse=options.sparse, limit=limit, path=shown(path))
 
     def _unpacks(self, no_decompress: bool) -> bool:
         return not no_decompress and self.datastore.type != "file"
@@ -304,11 +315,15 @@ class FsDriver(DirectoryDriver):
         """What expands beyond the whole file system is no image for it."""
         from .._image.decompress import decompressed
 
+        return decompressed(chunks, limit=self._capacity(), path=path)
+
+    def _capacity(self) -> int:
+        from .._image.room import capacity
+
         self.prepare()
         directory = self.datastore.base_path
         with os_errors(f"look at {directory}"):
-            whole = os.statvfs(directory)
-        return decompressed(chunks, limit=whole.f_blocks * whole.f_frsize, path=path)
+            return capacity(directory)
 
     def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """The image in ``part``, checked, converted where that is wanted, under its final name."""
@@ -351,8 +366,11 @@ class FsDriver(DirectoryDriver):
         unpack = self._unpacks(no_decompress)
         head, length = read_head(path, HEAD_SIZE)
         if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
-            with open_source(path, log=self.log) as chunks:
-                head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
+            from .._image.decompress import limited
+
+            limit = self._capacity()
+            with open_source(path, limit=limit, log=self.log) as chunks:
+                head, length = measure(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path))
         return virtual_size(head, length, path=shown(path))
 
     def _image(self, source: str, *, beside: bool = False) -> str:

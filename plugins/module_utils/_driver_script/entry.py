@@ -87,6 +87,8 @@ class Action:
     def _copied(self, copy: Callable[[DatastoreDriver], object]) -> None:
         driver = self.storing()
         copied = copy(driver)
+        for warning in copied.warnings:
+            log(warning)
         self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
 
     def mkfs(self) -> None:

@@ -931,9 +931,7 @@ def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, m
     thread = threading.Thread(target=drip)
     thread.start()
     try:
-        with pytest.raises(
-            TransferFailed, match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 bytes"
-        ):
+        with pytest.raises(TransferFailed, match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 bytes"):
             fetch(f"{host}{tmp_path}/pipe")
     finally:
         over.set()
