@@ -54,9 +54,11 @@ ENGINE = "granary_vmstore"
 PACKAGES = ("_catalog", "_core", "_driver", "_host", "_image")
 
 #: The login shell may be any, so this is one line without an exclamation mark. zipimport wants a path, and a file in memory has one.
+#: Where standard error is closed, that file would get its number, and with it the messages.
 BOOTSTRAP = ";".join(
     (
         "import os,sys",
+        'os.path.exists("/proc/self/fd/2")or os.open(os.devnull,os.O_WRONLY)',
         'sys.version_info<(3,9)and sys.exit("Python 3.9 or newer is expected, and python3 is %d.%d"%sys.version_info[:2])',
         f'print("{READY}",flush=True)',
         "i=sys.stdin.buffer",
