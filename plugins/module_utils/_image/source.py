@@ -24,6 +24,10 @@ from .pace import paced, sustained
 #: Seconds between two lines of progress.
 PROGRESS_EVERY = 10.0
 
+#: A line before the bytes, because a login shell may write something first, and the upper bound of that in bytes.
+MARK = "granary.vmstore begins here"
+LONGEST_GREETING = 64 << 10
+
 #: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no modification of its own.
 CHANGED = "it changed while it was copied"
 CONSENT = "copy it when nothing writes to it, or set 'verify' to false"
@@ -171,7 +175,7 @@ def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
     """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
-    command = f"exec env LC_ALL=C sh -c {shlex.quote(script)} sh {shlex.quote(_remote_path(parts.path))}"
+    command = f"exec env LC_ALL=C sh -c {shlex.quote(f'echo {MARK}; {script}')} sh {shlex.quote(_remote_path(parts.path))}"
     argv = ssh_command(f"{user}{parts.hostname}", command, port=parts.port)
 
     def failed(reason: str) -> VmstoreError:
@@ -180,7 +184,24 @@ def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
         return TransferFailed(f"Could not read {source.shown}: {reason}.")
 
     with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
-        yield from sustained(chunks, failed)
+        yield from _marked(sustained(chunks, failed), failed)
+
+
+def _marked(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+    """What comes after the line :data:`MARK`."""
+    greeting, mark = b"", f"{MARK}\n".encode()
+    for chunk in chunks:
+        greeting += chunk
+        _greeting, found, rest = greeting.partition(mark)
+        if found:
+            if rest:
+                yield rest
+            break
+        if len(greeting) > LONGEST_GREETING:
+            raise failed("the host writes something else than the file")
+    else:
+        raise failed("the host doesn't run the command")
+    yield from chunks
 
 
 def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Iterator[bytes]:

@@ -907,9 +907,31 @@ def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -
     assert warnings == []
 
 
+def logging_in(tmp_path: Path, command: str) -> None:
+    """Run a command instead of the one that is asked for, as sshd(8) does for a key."""
+    key = (tmp_path / "key.pub").read_text()
+    (tmp_path / "key.pub").write_text(f'command="{command}" {key}')
+
+
+def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(DATA)
+    logging_in(tmp_path, r"echo 'welcome'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"")
+    assert fetch(f"{host}{tmp_path}/image") == DATA
+    assert read_head(f"{host}{tmp_path}/image", 1000) == (DATA[:1000], len(DATA))
+    assert fetch(f"{host}/dev/null") == b""
+
+
+@pytest.mark.parametrize(("command", "why"), [("exec yes", "the host writes something else than the file"), ("echo bye", "the host doesn't run the command")])
+def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str, why: str) -> None:
+    logging_in(tmp_path, command)
+    for use in (fetch, lambda url: read_head(url, 10)):
+        with pytest.raises(TransferFailed, match=f"^Could not read ssh://store.example/x: {why}\\.$"):
+            use(f"{host}/x")
+
+
 def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tmp_path: Path) -> None:
     """As on systems that aren't Linux."""
-    (tmp_path / "key.pub").write_text(f'command="PATH={tmp_path}/odd:$PATH; eval \\"$SSH_ORIGINAL_COMMAND\\"" {(tmp_path / "key.pub").read_text()}')
+    logging_in(tmp_path, rf"PATH={tmp_path}/odd:$PATH; eval \"$SSH_ORIGINAL_COMMAND\"")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "stat").write_text("#!/bin/sh\necho illegal option >&2\nexit 1\n")
     (tmp_path / "odd" / "stat").chmod(0o755)
