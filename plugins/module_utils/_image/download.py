@@ -116,6 +116,8 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
                 head += chunk
                 if len(head) >= size:
                     break
+            if length is not None and len(head) < min(size, length):
+                raise ValueError("less than was asked for")
     except _Refused as error:
         raise _failed(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:

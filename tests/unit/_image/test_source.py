@@ -759,6 +759,11 @@ def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
         read_head(serve(partly(5, 10)).url, 10)
 
 
+def test_head_of_which_only_a_part_comes_is_refused(serve: Serve) -> None:
+    with pytest.raises(TransferFailed, match="not valid HTTP"):
+        read_head(serve(unasked(f"bytes 0-9/{len(DATA)}", 10)).url, 70_000)
+
+
 def test_head_that_ends_early_is_refused(serve: Serve) -> None:
     with pytest.raises(TransferFailed, match="too early"):
         read_head(serve(breaks(1000)).url, 70_000)
