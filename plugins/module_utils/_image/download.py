@@ -167,6 +167,7 @@ class _Patience:
             except OSError as error:
                 made.close()
                 failure = error
+                self._seconds()
             except BaseException:
                 made.close()
                 raise

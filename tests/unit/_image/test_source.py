@@ -562,6 +562,21 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
     assert len(site.asked) <= 2
 
 
+def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server that accepts none: its queue is full."""
+    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _number in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with pytest.raises(TransferFailed, match="did not begin its answer within"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
+
+
 def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
