@@ -158,6 +158,10 @@ AS_BRIDGE = 'mkdir -p /run/sshd && mount --bind "$1" "$2" && shift 2 && exec "$@
 ENVIRONMENT = 'environment="HOME={empty}",environment="PATH={path}"'
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: What python3 prints on a bridge, which then waits for the engine; and a line of the engine.
+GREETING = "echo granary.vmstore is here; read -r length"
+LOG_LINE = r"{\"log\": \"still here\"}"
+
 #: The bridges, and what runs there instead of the command that is asked for; on ``bare`` there are no commands.
 LOGINS = {
     "h1": "",
@@ -166,6 +170,13 @@ LOGINS = {
     "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
     "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
     "slow": "exec cat",
+    "welcoming": "exec yes welcome",
+    "slowly": "while echo welcome; do sleep 0.05; done",
+    "flooding": f"""{GREETING}; yes '{LOG_LINE}'""",
+    "shouting": f"""{GREETING}; printf '%0100000d' 0 | sed 's/.*/{{\\"log\\": \\"&\\"}}/'; echo; cat""",
+    "logging": f"""{GREETING}; while echo '{LOG_LINE}'; do sleep 0.05; done""",
+    "complaining": f"{GREETING}; exec yes >&2",
+    "endless": f"{GREETING}; exec tr '\\\\0' x < /dev/zero",
     "closed": "echo This account is closed.; exit 1",
 }
 

@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
+from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopyOptions, DatastoreDriver, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
@@ -369,6 +369,42 @@ def test_a_host_that_does_not_get_on(bridges: Any, driver: Any, monkeypatch: pyt
 
 def test_what_a_login_shell_prints_is_skipped(driver: Any, image: Path) -> None:
     assert driver("noisy").stat(str(image)) == 4
+
+
+@pytest.mark.parametrize("host", ["welcoming", "slowly"])
+def test_a_host_that_greets_for_ever(driver: Any, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr(bridge, "GRACE", 1.5)
+    why = "it answered something else than python3 does" if host == "welcoming" else "python3 did not start within 1.5 seconds"
+    with pytest.raises(errors.CommandFailed, match=rf"none can be used: {host}: {why}\.$"):
+        driver(host).monitor()
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("flooding", r"^The bridge flooding did not answer {} as it should: \d+ log lines, and at most 100 and 10 a second are accepted\.$"),
+        ("shouting", r"^The bridge shouting did not answer {} as it should: a log line of more than 65536 bytes\.$"),
+        ("logging", r"^The bridge logging did not answer {} within 0\.5 seconds and is given up\.$"),
+        ("complaining", r"^The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than 1048576 bytes of messages"),
+        ("endless", r"^The bridge endless did not answer {} as it should: a line of more than 1048576 bytes\.$"),
+    ],
+)
+@pytest.mark.parametrize("action", ["monitor", "cp"])
+def test_a_bridge_that_never_answers(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, why: str, action: str) -> None:
+    monkeypatch.setattr(command, "MOST_STDERR", MIB)
+    for name, value in {"LOG_LINES": 100, "LONGEST_ANSWER": MIB, "LONGEST_ACTION": 0.5}.items():
+        monkeypatch.setattr(bridge, name, value)
+    (tmp_path / "small").write_bytes(RAW[:1000])
+    bridged = driver(host, timeout=0.5 - bridge.GRACE)  # the answer has so much time more
+    with pytest.raises(errors.CommandFailed, match=why.format(action)):
+        bridged.monitor() if action == "monitor" else bridged.cp(str(tmp_path / "small"), OS)
+
+
+def test_a_bridge_that_takes_nothing_is_given_up(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "STALL", 1.0)
+    (tmp_path / "large").write_bytes(random.Random(2).randbytes(MIB) * 64)
+    with pytest.raises(errors.CommandFailed, match=r"^The bridge logging takes nothing more for cp within 1 seconds and is given up\.$"):
+        driver("logging").cp(str(tmp_path / "large"), OS)
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "a;b"])

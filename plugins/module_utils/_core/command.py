@@ -10,7 +10,9 @@ import contextlib
 import os
 import re
 import select
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,6 +31,12 @@ CHUNK = 1 << 18
 
 #: Bytes of what a streaming command wrote to stderr that are kept: the last ones.
 LONGEST_STDERR = 4096
+
+#: Upper bound of what a streaming command may write to stderr in all, in bytes.
+MOST_STDERR = 16 << 20
+
+#: Upper bound of what :func:`run` keeps of stdout and stderr, in bytes.
+MOST_OUTPUT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,10 @@ def run(
     :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``, and messages have the path instead.
     :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
     :arg confinement: the only files that the command can open, where this process is root's.
-    :raises CommandFailed: the command is missing, ran too long, or its exit code isn't accepted.
+    :raises CommandFailed: the command is missing, ran too long, wrote more than :data:`MOST_OUTPUT`, or its exit code isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
-    command = ["prlimit", *limits, *argv] if limits else argv
+    command = _limited(argv, limits)
     if confinement is None:
         process = _start(command, tuple(files))
     else:
@@ -67,9 +75,11 @@ def run(
 
         process = run_confined(lambda: _start(command, tuple(files)), confinement)
     try:
-        stdout, stderr = process.communicate(os.fsencode(stdin), timeout)
+        stdout, stderr = _communicate(process, os.fsencode(stdin), timeout)
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
+    except _TooMuch as error:
+        raise CommandFailed(f"The command {argv[0]!r} wrote more than {MOST_OUTPUT} bytes and was stopped.") from error
     finally:
         _stop(process)
     completed = Completed(process.returncode, os.fsdecode(stdout), _with_paths(os.fsdecode(stderr), files))
@@ -78,14 +88,61 @@ def run(
     return completed
 
 
-def stream(argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callable[[str], VmstoreError], timeout: float = 60) -> Iterator[bytes]:
+class _TooMuch(Exception):
+    """The output of a command exceeds :data:`MOST_OUTPUT`."""
+
+
+def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float) -> tuple[bytes, bytes]:
+    """Return stdout and stderr of a command that gets ``stdin``, once it has ended.
+
+    Unlike ``Popen.communicate``, this doesn't keep everything that a command writes.
+
+    :raises subprocess.TimeoutExpired: the command goes on for more than ``timeout`` seconds.
+    :raises _TooMuch: the command writes more than :data:`MOST_OUTPUT` bytes.
+    """
+    end = time.monotonic() + timeout
+    into, out, err = (pipe.fileno() for pipe in (process.stdin, process.stdout, process.stderr))
+    outputs = {out: bytearray(), err: bytearray()}
+    poller = select.poll()
+    for descriptor, event in ((into, select.POLLOUT), (out, select.POLLIN), (err, select.POLLIN)):
+        os.set_blocking(descriptor, False)
+        poller.register(descriptor, event)
+    waiting = {into, out, err}
+    while waiting:
+        ready = [descriptor for descriptor, _events in poller.poll(max(0.0, end - time.monotonic()) * 1000)]
+        if not ready:
+            raise subprocess.TimeoutExpired(process.args, timeout)
+        for descriptor in ready:
+            if descriptor == into:
+                with contextlib.suppress(BrokenPipeError):
+                    stdin = stdin[os.write(into, stdin) :] if stdin else b""
+                    if stdin:
+                        continue
+                process.stdin.close()
+            else:
+                data = os.read(descriptor, CHUNK)
+                outputs[descriptor] += data
+                if sum(map(len, outputs.values())) > MOST_OUTPUT:
+                    raise _TooMuch
+                if data:
+                    continue
+            poller.unregister(descriptor)
+            waiting.remove(descriptor)
+    process.wait(max(0.0, end - time.monotonic()))
+    return bytes(outputs[out]), bytes(outputs[err])
+
+
+def stream(
+    argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callable[[str], VmstoreError], timeout: float = 60, limits: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing the iterator stops the command.
 
     :arg failed: the error to raise for an exit code other than 0, made from the last line on stderr.
     :arg timeout: seconds in which the command must take or give a byte, or end.
-    :raises CommandFailed: the command is missing, or did nothing for too long.
+    :arg limits: as :func:`run` takes them.
+    :raises CommandFailed: the command is missing, did nothing for too long, or wrote too much to stderr.
     """
-    with Conversation(argv) as command:
+    with Conversation(argv, limits) as command:
         waiting: bytes | None = b""
         source = iter(chunks)
         while True:
@@ -103,19 +160,21 @@ def stream(argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callabl
                     command.close_input()
         completed = command.finish(timeout)
     if completed.returncode != 0:
-        raise failed(reason(completed))
+        raise failed(f"stopped by {signal.Signals(-completed.returncode).name}" if completed.returncode < 0 else reason(completed))
 
 
 class Conversation:
     """A command that gets and gives bytes while it runs; at the end of the block it is stopped.
 
+    :arg limits: as :func:`run` takes them.
     :raises CommandFailed: the command is missing.
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        self._process = _start(argv)
+    def __init__(self, argv: Sequence[str], limits: Sequence[str] = ()) -> None:
+        self._name = argv[0]
+        self._process = _start(_limited(argv, limits))
         self._in, self._out, self._err = (pipe.fileno() for pipe in (self._process.stdin, self._process.stdout, self._process.stderr))
-        self._stderr = b""
+        self._stderr, self._stderr_length = b"", 0
         self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
         for descriptor in (self._in, *self._open):
             os.set_blocking(descriptor, False)
@@ -129,18 +188,21 @@ class Conversation:
     def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
         """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write`` waits.
 
-        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever.
-        :raises CommandFailed: it did neither.
+        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to stderr doesn't count.
+        :raises CommandFailed: it did neither, or wrote too much to stderr.
         """
-        poller = select.poll()
-        for descriptor, event in [*self._open.items(), *([(self._in, select.POLLOUT)] if write else [])]:
-            poller.register(descriptor, event)
-        ready = [descriptor for descriptor, _events in poller.poll(None if timeout is None else timeout * 1000)]
-        if not ready:
-            raise self._too_slow(timeout)
-        if self._err in ready:
-            self._read_stderr()
-        return self._out in ready, self._in in ready
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            poller = select.poll()
+            for descriptor, event in [*self._open.items(), *([(self._in, select.POLLOUT)] if write else [])]:
+                poller.register(descriptor, event)
+            ready = [descriptor for descriptor, _events in poller.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000)]
+            if self._err in ready:
+                self._read_stderr()
+            if self._out in ready or self._in in ready:
+                return self._out in ready, self._in in ready
+            if end is not None and time.monotonic() >= end:
+                raise self._too_slow(timeout)
 
     def read(self) -> bytes:
         """At most :data:`CHUNK` bytes, none at the end."""
@@ -174,11 +236,18 @@ class Conversation:
     def _read_stderr(self) -> None:
         said = os.read(self._err, CHUNK)
         self._stderr = (self._stderr + said)[-LONGEST_STDERR:]
+        self._stderr_length += len(said)
+        if self._stderr_length > MOST_STDERR:
+            raise CommandFailed(f"The command {self._name!r} wrote more than {MOST_STDERR} bytes of messages and was stopped.")
         if not said:
             self._open.pop(self._err, None)
 
     def _too_slow(self, timeout: float) -> CommandFailed:
-        return CommandFailed(f"The command {self._process.args[0]!r} did nothing for {timeout:g} seconds and was stopped.")
+        return CommandFailed(f"The command {self._name!r} did nothing for {timeout:g} seconds and was stopped.")
+
+
+def _limited(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
+    return ["prlimit", *limits, *argv] if limits else argv
 
 
 def _start(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:

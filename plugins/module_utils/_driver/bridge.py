@@ -45,6 +45,17 @@ LONGEST_ANSWER = 64 << 20
 #: Bytes that a login shell may write before python3 does.
 LONGEST_GREETING = 64 << 10
 
+#: Seconds in which a bridge must take a byte of what it is sent. Its disk may be slow.
+STALL = 3600.0
+
+#: Upper bound of the time of an action that has no deadline of its own, in seconds, once everything was sent: a week, because a URL may be slow.
+LONGEST_ACTION = 7 * 86400.0
+
+#: Upper bound of the log lines of an action: so many, and some for each second; and of the bytes of one.
+LOG_LINES = 1000
+LOG_RATE = 10
+LONGEST_LOG_LINE = 64 << 10
+
 #: Seconds until a signal is sent again.
 SIGNAL_INTERVAL = 0.5
 
@@ -55,9 +66,11 @@ ENGINE = "granary_vmstore"
 PACKAGES = ("_catalog", "_core", "_driver", "_host", "_image")
 
 #: The login shell may be any, so this is one line without an exclamation mark. zipimport wants a path, and a file in memory has one.
+#: Where standard error is closed, that file would get its number, and with it the messages.
 BOOTSTRAP = ";".join(
     (
         "import os,sys",
+        'os.path.exists("/proc/self/fd/2")or os.open(os.devnull,os.O_WRONLY)',
         'sys.version_info<(3,9)and sys.exit("Python 3.9 or newer is expected, and python3 is %d.%d"%sys.version_info[:2])',
         f'print("{READY}",flush=True)',
         "i=sys.stdin.buffer",
@@ -210,11 +223,17 @@ class BridgedFsDriver(DatastoreDriver):
 
     def _answered(self, host: str, action: str, ssh: Conversation, parts: Iterator[bytes]) -> Any:
         answer: dict[str, Any] = {}
-        timeout = self.timeout + GRACE if action in QUICK else None
-        for line in lines(ssh, parts, timeout, broken=f"The connection to the bridge {host} broke during {action}"):
+        timeout = self.timeout + GRACE if action in QUICK else LONGEST_ACTION
+        began, logged = time.monotonic(), 0
+        for line in lines(host, action, ssh, parts, timeout):
             answer = read_answer(host, action, line)
             if "log" not in answer:
                 break
+            logged += 1
+            if logged > LOG_LINES + LOG_RATE * (time.monotonic() - began):
+                raise _unexpected(host, action, f"{logged} log lines, and at most {LOG_LINES} and {LOG_RATE} a second are accepted")
+            if len(line) > LONGEST_LOG_LINE:
+                raise _unexpected(host, action, f"a log line of more than {LONGEST_LOG_LINE} bytes")
             self.log(printable(str(answer["log"])))
         if "error" in answer:
             raise answer["error"]
@@ -248,8 +267,8 @@ def greeted(ssh: Conversation) -> str | None:
     while f"{READY}\n".encode() not in said:
         try:
             can_read, _can_write = ssh.wait(max(end - time.monotonic(), 0), write=False)
-        except CommandFailed:
-            return f"python3 did not start within {GRACE} seconds"
+        except CommandFailed as error:
+            return f"python3 did not start within {GRACE} seconds" if time.monotonic() >= end else str(error).rstrip(".")
         data = ssh.read() if can_read else None
         if data == b"" or len(said) > LONGEST_GREETING:
             return _why_not(ssh, said)
@@ -266,26 +285,45 @@ def _why_not(ssh: Conversation, said: bytes) -> str:
     return f"python3, 3.9 or newer, is not installed there ({why})" if ended.returncode in NO_COMMAND else why.rstrip(".")
 
 
-def lines(ssh: Conversation, parts: Iterator[bytes], timeout: float | None, *, broken: str) -> Iterator[bytes]:
-    """The lines that the other side writes while it gets ``parts``; its own side of the connection stays open.
+def lines(host: str, action: str, ssh: Conversation, parts: Iterator[bytes], timeout: float) -> Iterator[bytes]:
+    """The lines that the bridge ``host`` writes while it gets ``parts``; its own side of the connection stays open.
 
-    :raises TransferFailed: the connection ended; ``broken`` begins the message.
-    :raises CommandFailed: nothing came and went within ``timeout`` seconds.
+    :arg timeout: seconds for all the lines, once everything was sent.
+    :raises TransferFailed: the connection ended.
+    :raises CommandFailed: the time is over, nothing is taken for too long, or a line is too long.
     """
     waiting: memoryview | bytes | None = b""
-    line = b""
+    line = bytearray()
+    allowed = min(STALL, timeout)
+    end = time.monotonic() + allowed
     while True:
-        can_read, can_write = ssh.wait(timeout, write=waiting is not None)
+        try:
+            can_read, can_write = ssh.wait(max(0.0, end - time.monotonic()), write=waiting is not None)
+        except CommandFailed as error:
+            if time.monotonic() < end:
+                raise CommandFailed(f"The connection to the bridge {host} is given up during {action}: {error}") from error
+            can_read = can_write = False
+        if not can_write and time.monotonic() >= end:
+            doing = "did not answer" if waiting is None else "takes nothing more for"
+            raise CommandFailed(f"The bridge {host} {doing} {action} within {allowed:g} seconds and is given up.")
         if can_read:
             data = ssh.read()
-            if not data or len(line) > LONGEST_ANSWER:
-                raise TransferFailed(f"{broken}: {reason(ssh.finish(GRACE))}.")
-            *whole, line = (line + data).split(b"\n")
-            yield from whole
+            if not data:
+                raise TransferFailed(f"The connection to the bridge {host} broke during {action}: {reason(ssh.finish(GRACE))}.")
+            *whole, rest = data.split(b"\n")
+            for one in whole:
+                line += one
+                yield bytes(line)
+                line.clear()
+            line += rest
+            if len(line) > LONGEST_ANSWER:
+                raise _unexpected(host, action, f"a line of more than {LONGEST_ANSWER} bytes")
         if can_write:
             waiting = waiting or next(map(memoryview, parts), None)
             if waiting is not None:
                 waiting = ssh.write(waiting)
+            allowed = timeout if waiting is None else min(STALL, timeout)
+            end = time.monotonic() + allowed
 
 
 def engine() -> bytes:

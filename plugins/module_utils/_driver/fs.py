@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +79,16 @@ class FsDriver(DirectoryDriver):
         """
         self.require_type(options.image_type)
         digests = new_digests(options.checksums)
-        warnings: Sequence[str] = ()
+        warnings: list[str] = []
         with self._new_image() as part:
             if is_url(path):
-                self._fetch(path, part.fd, options, digests)
+                self._fetch(path, part.fd, options, digests, warnings.append)
             else:
-                warnings = self._copy(path, part.fd, options, digests)
+                warnings += self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests)
             with os_errors(f"read what was copied from {shown(path)}"):
                 head, tail, _length = ends(part.fd, HEAD_SIZE)
-            warnings = (*warnings, *self._judged(head, tail, path, options))
+            warnings += self._judged(head, tail, path, options)
             return with_warnings(self._finished(part, path, options.image_format, options), warnings)
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
@@ -369,17 +369,25 @@ class FsDriver(DirectoryDriver):
             still.check()
             return still.warnings
 
-    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash], warn: Callable[[str], object]) -> None:
+        from .._image.room import capacity, room
         from .._image.source import open_source
 
-        with open_source(path, bandwidth=options.bandwidth, log=self.log) as chunks:
+        with os_errors(f"look at {self.datastore.base_path}"):
+            limit = (capacity if options.sparse else room)(target)
+        with open_source(path, bandwidth=options.bandwidth, limit=limit, verify=options.verify, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
         from .._image.copy import write_stream
+        from .._image.room import room
 
         chunks = hashed(chunks, digests)
-        write_stream(self._unpacked(chunks, path) if self._unpacks(options) else chunks, target, sparse=options.sparse)
+        if self._unpacks(options):
+            chunks = self._unpacked(chunks, path)
+        with os_errors(f"look at {self.datastore.base_path}"):
+            limit = room(target)
+        write_stream(chunks, target, sparse=options.sparse, limit=limit, path=shown(path))
 
     def _keeps(self, options: CopyOptions) -> bool:
         """Return whether an image is stored as it is, whatever it looks like."""
@@ -424,11 +432,15 @@ class FsDriver(DirectoryDriver):
         """What expands beyond the whole file system is no image for it."""
         from .._image.decompress import decompressed
 
+        return decompressed(chunks, limit=self._capacity(), path=path)
+
+    def _capacity(self) -> int:
+        from .._image.room import capacity
+
         self.prepare()
         directory = self.datastore.base_path
         with os_errors(f"look at {directory}"):
-            whole = os.statvfs(directory)
-        return decompressed(chunks, limit=whole.f_blocks * whole.f_frsize, path=path)
+            return capacity(directory)
 
     def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """The image in ``part``, checked, converted where that is wanted, under its final name."""
@@ -483,8 +495,11 @@ class FsDriver(DirectoryDriver):
         head, length = read_head(path, HEAD_SIZE)
         self._require_image(sniff(head), path, options)
         if length is None or (unpack and sniff(head) in COMPRESSIONS):
-            with open_source(path, log=self.log) as chunks:
-                return self._measured(self._unpacked(chunks, path) if unpack else chunks, path, options)
+            from .._image.decompress import limited
+
+            limit = self._capacity()
+            with open_source(path, limit=limit, log=self.log) as chunks:
+                return self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
         return self._header_size(head, length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:

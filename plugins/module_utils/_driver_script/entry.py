@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from .._catalog.datastore import Datastore
-from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
+from .._core.descriptors import open_standard_descriptors
+from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
 from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from .document import Document, read_document
@@ -240,7 +241,9 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     if action not in ACTIONS:
         raise UnsupportedAction(f"There is no action {action!r}: the script's name has to be one of {', '.join(ACTIONS)}.")
     driver = driver_called(mad)
-    getattr(Action(os.path.dirname(datastore_directory), driver, read_document(stdin)), action)()
+    with os_errors("read the document on standard input"):
+        document = read_document(stdin)
+    getattr(Action(os.path.dirname(datastore_directory), driver, document), action)()
 
 
 def _terminate(number: int, _frame: object) -> None:
@@ -265,7 +268,8 @@ def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
 
 
 def launch() -> None:
-    raise SystemExit(main(sys.argv, sys.stdin.buffer))
+    open_standard_descriptors()
+    raise SystemExit(main(sys.argv, open(0, "rb", closefd=False)))
 
 
 __all__ = ["ACTIONS", "Action", "datastore_of", "launch", "main", "run"]

@@ -445,13 +445,25 @@ def _account() -> pwd.struct_passwd:
         raise Refused(f"there is no user {user}: run the role granary.vmstore.hypervisor") from error
 
 
+def open_standard_descriptors() -> None:
+    """Open those of the descriptors 0, 1 and 2 that are closed: a directory would get the number otherwise, and virtiofsd writes there."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # this gets the lowest number that is free
+            os.set_inheritable(number, True)
+
+
 def main(arguments: Sequence[str], start: Callable[[Sequence[str]], None] = run) -> int:
     """Return the exit code; what ended the program is one line on stderr."""
+    open_standard_descriptors()
     try:
         start(arguments)
     except (Refused, OSError, ValueError) as error:
         line = "".join(character if character.isprintable() else "?" for character in str(error))
-        sys.stderr.write(f"granary-virtiofsd: {line}.\n")
+        if sys.stderr is not None:  # closed
+            sys.stderr.write(f"granary-virtiofsd: {line}.\n")
     return 1
 
 

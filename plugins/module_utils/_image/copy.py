@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._core.directory import descriptor_path
-from .._core.errors import InvalidInput, StaleState, os_errors
+from .._core.errors import InvalidInput, NoSpace, StaleState, os_errors
 from .pace import paced
 
 if TYPE_CHECKING:
@@ -62,17 +62,29 @@ def copy_local(
             os.posix_fallocate(target_fd, 0, size)
 
 
-def write_stream(chunks: Iterable[bytes], target_fd: int, *, digests: Sequence[_Hash] = (), sparse: bool = True) -> int:
+def write_stream(
+    chunks: Iterable[bytes],
+    target_fd: int,
+    *,
+    digests: Sequence[_Hash] = (),
+    sparse: bool = True,
+    limit: int | None = None,
+    path: str = "an image",
+) -> int:
     """Fill the empty file ``target_fd`` with ``chunks`` of any length, and answer how many bytes they were.
 
     :arg sparse: blocks of zeros become holes.
-    :raises NoSpace, FileAccessFailed: a write failed. What ``chunks`` raises passes.
+    :arg limit: upper bound of what is stored, in bytes, without the holes; ``path`` is where it comes from, for messages.
+    :raises NoSpace, FileAccessFailed: a write failed, or it would be more than ``limit``. What ``chunks`` raises passes.
     """
-    position = 0
+    position = stored = 0
     for piece in _in_pieces(chunks):
         _feed(digests, [piece])
         with os_errors("write an image"):
             for start, end in _data(piece) if sparse else [(0, len(piece))]:
+                stored += end - start
+                if limit is not None and stored > limit:
+                    raise NoSpace(f"Could not store {path}: it has more data than the {limit} bytes that there is room for. Nothing was changed.")
                 _write(target_fd, memoryview(piece)[start:end], position + start)
             position += len(piece)
             if position % STRIDE == 0:

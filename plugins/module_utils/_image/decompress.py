@@ -13,9 +13,11 @@ import bz2
 import contextlib
 import itertools
 import lzma
+import resource
 import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from .._core.command import CHUNK, stream
@@ -24,6 +26,29 @@ from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 
 #: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
 MEMORY = 256 << 20
+
+#: Bytes of memory for zstd(1), which has buffers beside the window that a frame asks for, and for the stack of each of its threads.
+_ZSTD_MEMORY = 2 * MEMORY
+_ZSTD_STACK = 1 << 20
+
+#: Upper bound of the CPU time of a decoder, in seconds: so many, and one for so many bytes that go in or come out. bzip2, the slowest, takes a twentieth.
+_CPU_SECONDS = 10
+_CPU_BYTES = 256 << 10
+
+#: Upper bound of the bytes that go in: so many, and two for each byte that comes out.
+_TAKEN = 256 << 20
+_TAKEN_RATIO = 2
+
+#: Upper bound of the members without content: so many more than members with content. Parallel compressors write one for each of the others.
+_EMPTY = 10_000
+
+#: Bytes that a new member gets at first. A decoder copies what it doesn't use, and tiny members use next to nothing.
+_SLICE = 4 << 10
+
+#: Magic numbers of RFC 8878, 3.1.1 and 3.1.2; skippable frames have 16. The largest block has so many bytes (3.1.1.2.4).
+_ZSTD_FRAME = 0xFD2FB528
+_ZSTD_SKIPPABLE = 0x184D2A50
+_ZSTD_BLOCK = 128 << 10
 
 #: Bytes in which compressions and archives have their magic number.
 _HEAD = 512
@@ -42,22 +67,75 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
     :arg path: the local path or URL that the bytes come from, for errors.
     :arg timeout: seconds in which zstd(1) must do something.
     :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a stream that is damaged,
-        ends early or goes on behind its end.
+        ends early or goes on behind its end; one that takes more memory, time or bytes than what comes out is worth.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
     refused = _refusing(path)
     compression, chunks = _peek(chunks)
     _require_image(compression, path, refused)
-    if compression in COMPRESSIONS:
-        inside, chunks = _peek(_unpack(compression, chunks, refused, timeout))
-        _require_image(inside, path, refused, within=compression)
-    verb = "expands to" if compression in COMPRESSIONS else "has"
+    if compression not in COMPRESSIONS:
+        yield from limited(chunks, limit=limit, path=path)
+        return
+    effort = _Effort(compression, refused)
+    inside, chunks = _peek(effort.given(_unpack(compression, chunks, limit, effort, timeout)))
+    _require_image(inside, path, refused, within=compression)
+    yield from limited(chunks, limit=limit, path=path, verb="expands to")
+
+
+def limited(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has") -> Iterator[bytes]:
+    """Yield ``chunks`` as long as they are at most ``limit`` bytes.
+
+    :arg path: as :func:`decompressed` takes it.
+    :raises InvalidInput: they are more.
+    """
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > limit:
-            raise refused(f"at most {limit} bytes are expected, and it {verb} more than that")
+            raise _refusing(path)(f"at most {limit} bytes are expected, and it {verb} more than that")
         yield chunk
+
+
+class _Effort:
+    """Compares what a compressed stream takes, in bytes and CPU time, with what comes out."""
+
+    def __init__(self, compression: str, refused: Callable[[str], InvalidInput]) -> None:
+        self._compression = compression
+        self.refused = refused
+        self._taken = self._given = self._empty = 0
+        self._seconds = 0.0
+
+    def taken(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """
+        :raises InvalidInput: next to nothing comes out.
+        """
+        for chunk in chunks:
+            self._taken += len(chunk)
+            if self._taken > _TAKEN + _TAKEN_RATIO * self._given:
+                raise self.refused(f"{self._compression} data is expected, and of the first {self._taken} bytes only {self._given} come out")
+            yield chunk
+
+    def given(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._given += len(chunk)
+            yield chunk
+
+    def spent(self, seconds: float) -> None:
+        """
+        :raises InvalidInput: it is too much CPU time.
+        """
+        self._seconds += seconds
+        most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
+        if self._seconds > most:
+            raise self.refused(f"{self._compression} data that takes at most {most:.0f} seconds of CPU time so far is expected")
+
+    def member(self, *, is_empty: bool) -> None:
+        """
+        :raises InvalidInput: too many are empty.
+        """
+        self._empty += 1 if is_empty else -1
+        if self._empty > _EMPTY:
+            raise self.refused(f"{self._compression} data is expected, and more than {_EMPTY} of its members or frames are empty")
 
 
 def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
@@ -72,7 +150,7 @@ def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> byte
     compression = sniff(head)
     out = bytearray()
     with contextlib.suppress(InvalidInput):
-        for chunk in _unpack(compression, [head], broken, timeout):
+        for chunk in _unpack(compression, [head], size, _Effort(compression, broken), timeout):
             out += chunk
             if len(out) >= size:
                 break
@@ -121,48 +199,138 @@ def _require_image(kind: str, path: str, refused: Callable[[str], InvalidInput],
         raise refused(why)
 
 
-def _unpack(compression: str, chunks: Iterable[bytes], refused: Callable[[str], InvalidInput], timeout: float) -> Iterator[bytes]:
-    return _zstd(chunks, refused, timeout) if compression == "zstd" else _members(compression, chunks, refused)
+def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
+    chunks = effort.taken(chunks)
+    return _zstd(chunks, limit, effort, timeout) if compression == "zstd" else _members(compression, chunks, effort)
 
 
-def _members(compression: str, chunks: Iterable[bytes], refused: Callable[[str], InvalidInput]) -> Iterator[bytes]:
+def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iterator[bytes]:
     """Never more than one ``CHUNK`` at once, however far the input expands."""
     decoder: Any = None
+    size, is_empty = _SLICE, True
     for data in chunks:
-        while True:
+        position = 0
+        while position < len(data):
             if decoder is None:
                 # Zeros behind a member are padding (xz file format 2.2; gzip(1) on tapes).
-                data = data.lstrip(b"\0")
-                if not data:
-                    break
-                decoder = _DECODERS[compression]()
-            try:
-                out = decoder.decompress(data, CHUNK)
-            except (OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-                raise refused(f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})") from error
-            if out:
+                piece = data[position : position + _SLICE]
+                position += len(piece) - len(piece.lstrip(b"\0"))
+                if position == len(data) or not data[position]:
+                    continue
+                decoder, size, is_empty = _DECODERS[compression](), _SLICE, True
+            piece = data[position : position + size]
+            position += len(piece)
+            size = min(2 * size, CHUNK)
+            for out in _decoded(compression, decoder, piece, effort):
+                is_empty = False
                 yield out
             if decoder.eof:
-                data, decoder = decoder.unused_data, None
-            else:
-                # Only zlib hands back what it didn't take yet; the others keep it.
-                data = getattr(decoder, "unconsumed_tail", b"")
-                if not data and len(out) < CHUNK:
-                    break
+                position -= len(decoder.unused_data)
+                decoder = None
+                effort.member(is_empty=is_empty)
     if decoder is not None:
-        raise refused(f"a whole {compression} stream is expected, and this one ends too early")
+        raise effort.refused(f"a whole {compression} stream is expected, and this one ends too early")
 
 
-def _zstd(chunks: Iterable[bytes], refused: Callable[[str], InvalidInput], timeout: float) -> Iterator[bytes]:
+def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Iterator[bytes]:
+    """What comes of ``data``, up to the end of the member."""
+    while True:
+        began = time.thread_time()
+        try:
+            out = decoder.decompress(data, CHUNK)
+        except (OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+            raise effort.refused(f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})") from error
+        effort.spent(time.thread_time() - began)
+        if out:
+            yield out
+        # Only zlib hands back what it didn't take yet; the others keep it.
+        data = getattr(decoder, "unconsumed_tail", b"")
+        if decoder.eof or not data and len(out) < CHUNK:
+            return
+
+
+def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
     """By zstd(1): Python has no zstd before 3.14."""
     command = shutil.which("zstd")
     if command is None:
         raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")
 
     def damaged(reason: str) -> InvalidInput:
-        return refused(f"a whole zstd stream is expected, and this one is damaged, ends too early or goes on behind its end ({reason})")
+        return effort.refused(f"a whole zstd stream is expected, and this one is damaged, ends too early or goes on behind its end ({reason})")
 
-    return stream([command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"], chunks, failed=damaged, timeout=timeout)
+    seconds = _CPU_SECONDS + limit // _CPU_BYTES
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limits = (
+        f"--cpu={seconds if most == resource.RLIM_INFINITY else min(seconds, most)}",
+        f"--data={_ZSTD_MEMORY}",
+        f"--stack={_ZSTD_STACK}",
+        "--core=0",
+    )
+    frames = _zstd_frames(chunks, effort, damaged)
+    return stream([command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"], frames, failed=damaged, timeout=timeout, limits=limits)
 
 
-__all__ = ["beginning", "decompressed"]
+def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Iterator[bytes]:
+    """Yield ``chunks`` as long as they are zstd frames and skippable frames (RFC 8878, 3.1).
+
+    Behind a frame, zstd(1) goes on with other compressions, whose memory it doesn't limit.
+
+    :raises InvalidInput: something else, or a frame that needs more memory than :data:`MEMORY`.
+    """
+    steps = _zstd_steps(effort, damaged)
+    skipped, wanted = next(steps)
+    header = b""
+    for chunk in chunks:
+        position = 0
+        while position < len(chunk):
+            if skipped:
+                step = min(skipped, len(chunk) - position)
+                skipped -= step
+                position += step
+                continue
+            part = chunk[position : position + wanted - len(header)]
+            header += part
+            position += len(part)
+            if len(header) == wanted:
+                skipped, wanted = steps.send(header)
+                header = b""
+        yield chunk
+
+
+def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Generator[tuple[int, int], bytes, None]:
+    """Get each header of the frames and blocks of a stream; what is yielded is how many bytes before it are skipped, and its length."""
+    skipped = 0
+    while True:
+        magic = int.from_bytes((yield skipped, 4), "little")
+        if magic & ~0xF == _ZSTD_SKIPPABLE:
+            skipped = int.from_bytes((yield 0, 4), "little")
+            effort.member(is_empty=True)
+            continue
+        if magic != _ZSTD_FRAME:
+            raise damaged("what follows a frame is no zstd frame")
+        (descriptor,) = yield 0, 1
+        has_window = not descriptor & 0x20
+        dictionary, content = (0, 1, 2, 4)[descriptor & 3], (1 - has_window, 2, 4, 8)[descriptor >> 6]
+        header = yield 0, has_window + dictionary + content
+        window = _zstd_window(header[0]) if has_window else int.from_bytes(header[-content:], "little") + 256 * (content == 2)
+        if window > MEMORY:
+            raise effort.refused(f"zstd data that takes at most {MEMORY >> 20} MiB of memory is expected, and this asks for {window >> 20} MiB")
+        skipped, is_last, is_empty = 0, 0, True
+        while not is_last:
+            block = int.from_bytes((yield skipped, 3), "little")
+            is_last, kind, size = block & 1, block >> 1 & 3, block >> 3
+            if kind == 3 or size > _ZSTD_BLOCK:
+                raise damaged("a block has no valid header")
+            is_empty = is_empty and not size
+            skipped = 1 if kind == 1 else size
+        skipped += 4 if descriptor & 4 else 0  # a checksum
+        effort.member(is_empty=is_empty)
+
+
+def _zstd_window(descriptor: int) -> int:
+    """Return the size in bytes of the window that a frame needs (RFC 8878, 3.1.1.1.2)."""
+    base = 1 << (10 + (descriptor >> 3))
+    return base + base // 8 * (descriptor & 7)
+
+
+__all__ = ["beginning", "decompressed", "limited"]

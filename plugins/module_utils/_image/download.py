@@ -9,6 +9,8 @@ The server is hostile input: it chooses where to redirect, how much to send and 
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 import socket
 import ssl
@@ -16,7 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse, responses
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, responses
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -33,39 +35,65 @@ from urllib.request import (
 
 from .._core.command import CHUNK
 from .._core.errors import InvalidInput, TransferFailed, printable
+from .pace import MinimumRate
 from .source import Source
 
-#: Seconds to wait before each attempt to resume. As soon as a byte came, all attempts are there again.
-PAUSES = (0, 1, 3, 10)
+#: Seconds to wait before each attempt to resume. All attempts are there again after :data:`GAIN` bytes.
+PAUSES = (1, 1, 3, 10)
+GAIN = 64 << 10
+
+#: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the end of the headers.
+BEGINNING = 120.0
+
+#: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a chunk of one byte takes six.
+OVERHEAD = 1 << 20
+OVERHEAD_RATIO = 16
+
+#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change nothing.
+CODINGS = frozenset(["gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"])
+NO_CODING = frozenset(["", "identity"])
 
 
-def download(source: Source, timeout: float, log: Callable[[str], None]) -> Iterator[bytes]:
+def download(source: Source, timeout: float, log: Callable[[str], object], limit: int | None = None) -> Iterator[bytes]:
     """All bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
 
     :arg timeout: seconds without a byte after which a connection is broken.
-    :raises TransferFailed: the server can't be reached or refuses, or the connection breaks and can't be resumed.
+    :arg limit: bytes; a file whose length the server gives as more is refused at once.
+    :raises TransferFailed: the server can't be reached or refuses, sends something else than was asked for or next to nothing, or the connection
+        breaks and can't be resumed.
     """
     position, total, validator = 0, None, None
-    pauses = iter(PAUSES)
+    pauses, counted = iter(PAUSES), 0
     while True:
         try:
             with _get(source, timeout, {"Range": f"bytes={position}-", "If-Range": validator} if validator else {}) as response:
-                start, length = _range(response)
+                start, expected, length = _range(response)
                 if validator is None:
+                    if response.status == 206:
+                        raise _UnaskedPart("the server sent a part of the file where all of it was asked for")
                     total, validator = length, _validator(response)
-                    log(f"Downloading {source.shown}{'' if total is None else f' ({total} bytes)'}")
+                    if limit is not None and total is not None and total > limit:
+                        raise _Refused(f"the file has {total} bytes, and there is room for {limit} bytes at most")
+                    log(f"Downloading {source.shown}{_described(response, total)}")
                 elif start != position or None not in (total, length) and total != length or _validator(response) not in (None, validator):
-                    raise _failed(source, f"the connection broke after {position} bytes, and the server can't go on there or has another file now")
-                for chunk in _body(response):
+                    raise _Refused(f"the connection broke after {position} bytes, and the server can't go on there or has another file now")
+                total = length if total is None else total
+                for chunk in _body(response, expected):
                     position += len(chunk)
-                    pauses = iter(PAUSES)
+                    if position - counted >= GAIN:
+                        pauses, counted = iter(PAUSES), position
                     yield chunk
             if total is not None and position != total:
                 raise ConnectionError(f"{position} of {total} bytes came")
             return
+        except _Refused as error:
+            raise _failed(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
             why = _why(error, timeout)
-            lasting = validator is None or isinstance(error, HTTPError) and error.code < 500
+            if isinstance(error, HTTPError):
+                lasting = validator is None or error.code < 500
+            else:
+                lasting = validator is None and not isinstance(error, _UnaskedPart)
             pause = None if lasting else next(pauses, None)
             if pause is None:
                 raise _failed(source, why) from error
@@ -81,19 +109,146 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
     head = b""
     try:
         with _get(source, timeout, {"Range": f"bytes=0-{size - 1}"}) as response:
-            start, length = _range(response)
+            start, expected, length = _range(response)
             if start:
                 raise ValueError("bytes from somewhere else")
-            for chunk in _body(response):
+            for chunk in _body(response, expected):
                 head += chunk
                 if len(head) >= size:
                     break
+            if length is not None and len(head) < min(size, length):
+                raise ValueError("less than was asked for")
+    except _Refused as error:
+        raise _failed(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         why = _why(error, timeout)
         if isinstance(error, HTTPError) and error.code == 416:  # there are no bytes at all
             return b"", 0
         raise _failed(source, why) from error
     return head[:size], length
+
+
+class _Refused(Exception):
+    """The server exceeds a limit, or its answer can't be used. ``str(error)`` says why; another attempt would be no use."""
+
+
+class _UnaskedPart(ConnectionError):
+    """The answer to a request without a range is a part (RFC 9110 15.3.7). A cache can have mixed up two requests, so the whole is asked for again."""
+
+
+class _Patience:
+    """The limits of one request, with its redirects: how long it waits, and how much it reads that isn't the file.
+
+    :arg timeout: seconds without a byte.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._end: float | None = time.monotonic() + BEGINNING
+        self._rate = MinimumRate()
+        self._received = self._gained = 0
+
+    def connection(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
+        made = kind(host, **options)
+        made._create_connection = self._connect  # type: ignore[attr-defined]  # pylint: disable=protected-access
+        made.response_class = functools.partial(_Response, self)  # type: ignore[assignment]
+        return made
+
+    def _connect(self, address: tuple[str, int], *_timeout_and_source: object) -> socket.socket:
+        """As socket.create_connection(), which has no deadline for all the addresses of a name."""
+        failure: OSError | None = None
+        for family, kind, protocol, _name, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.settimeout(self._seconds())
+                made.connect(found)
+                made.settimeout(self._timeout)
+                return made
+            except OSError as error:
+                made.close()
+                failure = error
+                self._seconds()
+            except BaseException:
+                made.close()
+                raise
+        raise failure or OSError("the name has no address")
+
+    def read(self, connection: socket.socket, read_once: Callable[[], int | None]) -> int | None:
+        """Read from a connection, for no longer than the limits allow."""
+        if self._received > OVERHEAD + OVERHEAD_RATIO * self._gained:
+            raise _Refused(f"the server sent more than {OVERHEAD} bytes beside the file")
+        too_slow = self._rate.reason()
+        if too_slow:
+            raise _Refused(f"the server is too slow: {too_slow}")
+        seconds = self._seconds()
+        connection.settimeout(seconds)
+        began = time.monotonic()
+        try:
+            count = read_once()
+        except socket.timeout:
+            self._seconds()
+            raise
+        if self._end is None:
+            self._rate.waited(time.monotonic() - began)
+        self._received += count or 0
+        return count
+
+    def _seconds(self) -> float:
+        left = self._timeout if self._end is None else self._end - time.monotonic()
+        if left <= 0:
+            raise _Refused(f"the server did not begin its answer within {BEGINNING:g} seconds")
+        return min(self._timeout, left)
+
+    def begun(self) -> None:
+        """The headers are read, and the file follows."""
+        self._end = None
+
+    def gained(self, count: int) -> None:
+        """So many bytes were the file's."""
+        self._gained += count
+        self._rate.gained(count)
+
+
+class _Response(HTTPResponse):
+    """An answer that is read within the limits of ``patience``, from its first byte on."""
+
+    def __init__(self, patience: _Patience, connection: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(connection, *arguments, **options)
+        self.patience = patience
+        self.fp = io.BufferedReader(_Metered(patience, connection, self.fp.detach()))
+
+
+class _Metered(io.RawIOBase):
+    def __init__(self, patience: _Patience, connection: socket.socket, raw: io.RawIOBase) -> None:
+        self._patience, self._connection, self._raw = patience, connection, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self._patience.read(self._connection, lambda: self._raw.readinto(buffer))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Http(HTTPHandler):
+    def __init__(self, patience: _Patience) -> None:
+        super().__init__()
+        self._connection = patience.connection
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(functools.partial(self._connection, HTTPConnection), req)
+
+
+class _Https(HTTPSHandler):
+    def __init__(self, patience: _Patience) -> None:
+        super().__init__()
+        self._connection = patience.connection
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(functools.partial(self._connection, HTTPSConnection), req, context=ssl.create_default_context())
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -114,8 +269,8 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, 307, msg, headers, newurl) if allowed else None
 
 
-def _get(source: Source, timeout: float, headers: dict[str, str]) -> HTTPResponse:
-    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words."""
+def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
+    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a coding that isn't known."""
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
     request = Request(urlunsplit((source.scheme, host, parts.path, parts.query, "")), headers=headers)
@@ -123,20 +278,60 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> HTTPRespons
         request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     opener = OpenerDirector()  # unlike urlopen's, this one has neither file: nor ftp: nor data:
     opener.addheaders = [("User-Agent", "granary.vmstore")]
-    tls = HTTPSHandler(context=ssl.create_default_context())
-    for handler in (ProxyHandler(), HTTPHandler(), tls, _Redirects(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
+    patience = _Patience(timeout)
+    for handler in (ProxyHandler(), _Http(patience), _Https(patience), _Redirects(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
         opener.add_handler(handler)
-    return opener.open(request, timeout=timeout)
+    response = opener.open(request, timeout=timeout)
+    try:
+        _check_coding(response)
+    except BaseException:
+        response.close()
+        raise
+    patience.begun()
+    return response
 
 
-def _range(response: HTTPResponse) -> tuple[int, int | None]:
-    """The position of the first byte in ``response``, and the length of the whole, where known."""
+def _check_coding(response: HTTPResponse) -> None:
+    """Refuse an answer whose bytes aren't the file's, or whose end can't be told (RFC 9110 8.4, RFC 9112 6).
+
+    :raises _Refused: a coding that isn't decoded here; :raises ValueError: lengths that contradict each other.
+    """
+
+    def listed(name: str) -> list[str]:
+        return [one.strip().lower() for value in response.headers.get_all(name, []) for one in value.split(",")]
+
+    transfer = [one for one in listed("Transfer-Encoding") if one not in NO_CODING]
+    if transfer != ["chunked"] * response.chunked:
+        raise _Refused(f"the server sends it with the Transfer-Encoding {printable(', '.join(transfer))!r}, which is not supported")
+    content = [one for one in listed("Content-Encoding") if one not in NO_CODING]
+    if len(content) > 1 or not CODINGS.issuperset(content):
+        raise _Refused(f"the server sends it with the Content-Encoding {printable(', '.join(content))!r}, and one of {', '.join(sorted(CODINGS))} is supported")
+    lengths = set(response.headers.get_all("Content-Length", []))
+    if not transfer and lengths and (len(lengths) > 1 or re.fullmatch(r"\d{1,18}", min(lengths).strip()) is None):
+        raise ValueError("not one length")
+
+
+def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
+    """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the whole, where known (RFC 9110 14.4)."""
     if response.status == 200:
-        return 0, response.length
-    content_range = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+        return 0, response.length, response.length
+    content_range = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
     if response.status != 206 or content_range is None:
         raise ValueError("neither the whole nor a part")
-    return int(content_range[1]), None if content_range[2] == "*" else int(content_range[2])
+    start, end = int(content_range[1]), int(content_range[2])
+    length = None if content_range[3] == "*" else int(content_range[3])
+    expected = end - start + 1
+    if expected <= 0 or length is not None and end >= length:
+        raise ValueError("a range that is none")
+    if response.length not in (None, expected):
+        raise _Refused(f"the server sends {response.length} bytes where its Content-Range has {expected}")
+    return start, expected, length
+
+
+def _described(response: HTTPResponse, total: int | None) -> str:
+    if total is not None:
+        return f" ({total} bytes)"
+    return "" if response.chunked else " (the server gives no length, so that a connection that ends too early can't be noticed)"
 
 
 def _validator(response: HTTPResponse) -> str | None:
@@ -151,17 +346,23 @@ def _validator(response: HTTPResponse) -> str | None:
         return None
 
 
-def _body(response: HTTPResponse) -> Iterator[bytes]:
-    """:raises ConnectionError: it is shorter than its Content-Length."""
-    missing = response.length
-    while missing != 0:
-        chunk = response.read1(CHUNK if missing is None else min(CHUNK, missing))
+def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
+    """The bytes of an answer, ``expected`` ones where that is known.
+
+    :raises ConnectionError: they are fewer; :raises _Refused: they are more, or come too slowly.
+    """
+    missing, has_end = expected, response.length is None
+    while missing != 0 or has_end:
+        chunk = response.read1(CHUNK if has_end or missing is None else min(CHUNK, missing))
         if not chunk:
-            if missing is not None:
+            if missing:
                 raise ConnectionError(f"the connection was closed {missing} bytes too early")
             return
+        response.patience.gained(len(chunk))
         if missing is not None:
             missing -= len(chunk)
+            if missing < 0:
+                raise _Refused(f"the server sends more than the {expected} bytes that its Content-Range has")
         yield chunk
 
 

@@ -2,12 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""LIMIT_TRANSFER_BW: bytes no faster than allowed."""
+"""The rate of a transfer: LIMIT_TRANSFER_BW is the most that is used, and another side that sends next to nothing is not waited for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+from .._core.errors import VmstoreError
+
+#: Lower bound of the rate at which another side sends, in bytes a second.
+MINIMUM_RATE = 1024
+
+#: Seconds of waiting over which the rate is averaged.
+RATE_PERIOD = 60.0
 
 
 def paced(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
@@ -20,4 +28,49 @@ def paced(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
             time.sleep(max(0.0, began + passed / bandwidth - time.monotonic()))
 
 
-__all__ = ["paced"]
+class MinimumRate:
+    """Compares the bytes that another side sends with the time that is spent waiting for them.
+
+    The time that this side takes, for a slow disk or a bandwidth limit, doesn't count.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def waited(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def gained(self, count: int) -> None:
+        self._bytes += count
+
+    def reason(self) -> str | None:
+        """Return why it is no use to wait for more, ``None`` where it is."""
+        if self._seconds < RATE_PERIOD:
+            return None
+        seconds, count = self._seconds, self._bytes
+        self._seconds, self._bytes = 0.0, 0
+        if count >= MINIMUM_RATE * seconds:
+            return None
+        return f"it sent {count} bytes in {seconds:.0f} seconds, and at least {MINIMUM_RATE} bytes a second are expected"
+
+
+def sustained(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+    """Yield ``chunks`` while they come at the minimum rate. The time until the first of them doesn't count.
+
+    :arg failed: the error to raise, made from the reason.
+    """
+    rate = MinimumRate()
+    began = None
+    for chunk in chunks:
+        if began is not None:
+            rate.waited(time.monotonic() - began)
+        rate.gained(len(chunk))
+        too_slow = rate.reason()
+        if too_slow:
+            raise failed(too_slow)
+        yield chunk
+        began = time.monotonic()
+
+
+__all__ = ["MinimumRate", "paced", "sustained"]

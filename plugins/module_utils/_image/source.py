@@ -10,19 +10,35 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from .._core.command import stream
-from .._core.errors import InvalidInput, TransferFailed
+from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
 from .._core.names import check_host
 from .._core.paths import absolute
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
-from .pace import paced
+from .pace import paced, sustained
 
 #: Seconds between two lines of progress.
 PROGRESS_EVERY = 10.0
+
+#: A line before the bytes, because a login shell may write something first, and the upper bound of that in bytes.
+MARK = "granary.vmstore begins here"
+LONGEST_GREETING = 64 << 10
+
+#: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no modification of its own.
+CHANGED = "it changed while it was copied"
+CONSENT = "copy it when nothing writes to it, or set 'verify' to false"
+COPY = "; ".join(
+    (
+        '[ -f "$1" ] || exec cat -- "$1"',
+        'before=$(stat -L -c "%s %y" -- "$1" 2>/dev/null)',
+        'cat -- "$1" || exit',
+        f'[ "$(stat -L -c "%s %y" -- "$1" 2>/dev/null)" = "$before" ] || {{ echo {CHANGED} >&2; exit 1; }}',
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -82,23 +98,35 @@ def _remote_path(path: str) -> str:
 
 
 @contextmanager
-def open_source(path: str, *, bandwidth: int | None = None, timeout: float = 30, log: Callable[[str], None]) -> Iterator[Iterator[bytes]]:
+def open_source(
+    path: str,
+    *,
+    bandwidth: int | None = None,
+    timeout: float = 30,
+    limit: int | None = None,
+    verify: bool = True,
+    log: Callable[[str], object],
+    warn: Callable[[str], object] = str,
+) -> Iterator[Iterator[bytes]]:
     """The bytes behind a URL, as they are there. Nothing is opened before the first byte is asked for.
 
     :arg bandwidth: bytes a second at most.
     :arg timeout: seconds without a byte after which a connection is broken.
+    :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
+    :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a sentence.
     :arg log: gets lines of progress, without credentials.
     :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
-    :raises TransferFailed: the other side can't be reached or refuses, or the bytes end before they should.
+    :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before they should.
+    :raises StaleState: the file changed while it was copied.
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
     source = _remote(path)
     if source.scheme == "ssh":
-        chunks = _over_ssh(source, 'exec cat -- "$1"', timeout)
+        chunks = _copied(source, timeout, verify, warn)
     else:
         from .download import download  # HTTP and TLS take longer to load than all the rest
 
-        chunks = download(source, timeout, log)
+        chunks = download(source, timeout, log, limit)
     chunks = _reported(paced(chunks, bandwidth), source, log)
     try:
         yield chunks
@@ -134,20 +162,49 @@ def _remote(path: str) -> Source:
     return source
 
 
+def _copied(source: Source, timeout: float, verify: bool, warn: Callable[[str], object]) -> Iterator[bytes]:
+    try:
+        yield from _over_ssh(source, COPY, timeout)
+    except StaleState:
+        if verify:
+            raise
+        warn(f"{source.shown} changed while it was copied, and the copy can be a mixture of both states.")
+
+
 def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
     """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
-    command = f"exec env LC_ALL=C sh -c {shlex.quote(script)} sh {shlex.quote(_remote_path(parts.path))}"
+    command = f"exec env LC_ALL=C sh -c {shlex.quote(f'echo {MARK}; {script}')} sh {shlex.quote(_remote_path(parts.path))}"
     argv = ssh_command(f"{user}{parts.hostname}", command, port=parts.port)
 
-    def failed(reason: str) -> TransferFailed:
+    def failed(reason: str) -> VmstoreError:
+        if reason == CHANGED:
+            return StaleState(f"Could not read {source.shown}: {reason}; {CONSENT}.")
         return TransferFailed(f"Could not read {source.shown}: {reason}.")
 
-    return stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))
+    with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
+        yield from _marked(sustained(chunks, failed), failed)
 
 
-def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], None]) -> Iterator[bytes]:
+def _marked(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+    """What comes after the line :data:`MARK`."""
+    greeting, mark = b"", f"{MARK}\n".encode()
+    for chunk in chunks:
+        greeting += chunk
+        _greeting, found, rest = greeting.partition(mark)
+        if found:
+            if rest:
+                yield rest
+            break
+        if len(greeting) > LONGEST_GREETING:
+            raise failed("the host writes something else than the file")
+    else:
+        raise failed("the host doesn't run the command")
+    yield from chunks
+
+
+def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Iterator[bytes]:
     total, told = 0, time.monotonic()
     for chunk in chunks:
         total += len(chunk)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
+from .._core.descriptors import open_standard_descriptors
 from .._core.errors import PartlyDone, VmstoreError
 from .._core.plan import Plan
 
@@ -44,6 +45,10 @@ class Service:
 
 class _Module(AnsibleModule):
     """Ansible hides the value of an option or shows it. Of a URL, which is shown, this hides what may be a secret, also in the invocation."""
+
+    def __init__(self, **options: Any) -> None:
+        open_standard_descriptors()
+        super().__init__(**options)
 
     def _log_invocation(self) -> None:
         # The first that is told of the options, and called whether it is logged or not.

@@ -8,6 +8,7 @@ import os
 import sys
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core import command
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed, reason, run, stream
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
 
@@ -51,6 +52,28 @@ def test_a_command_that_hangs_is_stopped_at_its_deadline() -> None:
         run(["sleep", "60"], timeout=0.1)
 
 
+@pytest.mark.parametrize("script", ["exec yes", "exec yes >&2", "yes & exec yes >&2"])
+def test_a_command_that_writes_without_end_is_stopped(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "MOST_OUTPUT", 1 << 20)
+    with pytest.raises(CommandFailed, match=r"^The command 'sh' wrote more than 1048576 bytes and was stopped\.$"):
+        run(["sh", "-c", script])
+
+
+def test_as_much_as_may_be_written_is_none_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "MOST_OUTPUT", 1 << 20)
+    done = run(["sh", "-c", "head -c 524288 /dev/zero; head -c 524288 /dev/zero >&2"])
+    assert (len(done.stdout), len(done.stderr)) == (1 << 19, 1 << 19)
+
+
+def test_more_than_pipes_hold_goes_in_and_out() -> None:
+    sent = "some text\n" * 300_000
+    assert run(["tee", "/dev/stderr"], stdin=sent) == Completed(0, sent, sent)
+
+
+def test_a_command_may_end_before_its_input() -> None:
+    assert run(["head", "-c", "3"], stdin="abcd" * 1_000_000).stdout == "abc"
+
+
 def test_what_another_host_wrote_cannot_act_on_a_terminal() -> None:
     with pytest.raises(CommandFailed, match=r"code 1: \?\[31mred\?$"):
         run(["sh", "-c", r"printf '\033[31mred\377' >&2; exit 1"])
@@ -78,6 +101,25 @@ def test_a_streaming_command_may_wait_for_the_end_of_its_input() -> None:
 def test_a_stream_that_stalls_is_stopped() -> None:
     with pytest.raises(CommandFailed, match=r"did nothing for 0\.1 seconds"):
         list(stream(["sleep", "60"], failed=NotFound, timeout=0.1))
+
+
+def test_messages_are_no_progress_of_a_stream() -> None:
+    with pytest.raises(CommandFailed, match=r"^The command 'sh' did nothing for 0\.3 seconds and was stopped\.$"):
+        list(stream(["sh", "-c", "while echo still here >&2; do sleep 0.05; done"], failed=NotFound, timeout=0.3))
+
+
+def test_messages_without_end_stop_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "MOST_STDERR", 1 << 20)
+    with pytest.raises(CommandFailed, match=r"^The command 'sh' wrote more than 1048576 bytes of messages and was stopped\.$"):
+        list(stream(["sh", "-c", "yes >&2 & exec yes"], failed=NotFound))
+
+
+def test_a_streaming_command_keeps_to_its_limits() -> None:
+    assert b"".join(stream(["sh", "-c", "ulimit -t"], failed=NotFound, limits=["--cpu=7"])) == b"7\n"
+    with pytest.raises(NotFound, match="^stopped by SIGKILL$"):
+        list(stream(["sh", "-c", "while :; do :; done"], failed=NotFound, limits=["--cpu=1"]))
+    with pytest.raises(CommandFailed, match="^The command 'sleep' did nothing"):
+        list(stream(["sleep", "60"], failed=NotFound, timeout=0.1, limits=["--cpu=7"]))
 
 
 def test_a_stream_nobody_wants_any_more_is_stopped() -> None:

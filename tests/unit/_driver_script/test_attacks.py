@@ -8,8 +8,10 @@ import base64
 import bz2
 import contextlib
 import gzip
+import http.server
 import lzma
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -132,6 +134,51 @@ def test_a_decompression_bomb_is_stopped(scripts: Any, compress: Callable[[bytes
     done = scripts(action, within=[*LIMITS, *SMALL, scripts.store], I_PATH=path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "expands to more than that" in done.stderr
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Sends data without end, after the header lines in ``told``."""
+
+    told = ""
+
+    def do_GET(self) -> None:
+        self.wfile.write(f"HTTP/1.1 200 OK\r\n{self.told}\r\n".encode())
+        block = b"".join(number.to_bytes(8, "big") for number in range(1, 8193))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while True:
+                self.wfile.write(block)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("", r"Could not store http://127\.0\.0\.1:\d+/x: it has more data than the \d+ bytes that there is room for\. Nothing was changed\."),
+        (
+            "Content-Length: 1099511627776\r\n",
+            r"Could not read http://127\.0\.0\.1:\d+/x: the file has 1099511627776 bytes, and there is room for \d+ bytes at most\.",
+        ),
+    ],
+    ids=["unknown", "told"],
+)
+@pytest.mark.parametrize("elements", [{"D_TYPE": 2, "I_TYPE": 3}, {"DT_NO_DECOMPRESS": "YES"}, {}], ids=["file", "undecompressed", "image"])
+def test_endless_data_does_not_fill_a_datastore(scripts: Any, monkeypatch: pytest.MonkeyPatch, told: str, why: str, elements: dict[str, object]) -> None:
+    monkeypatch.setattr(Endless, "told", told)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        (thread := threading.Thread(target=server.serve_forever)).start()
+        try:
+            done = scripts("cp", within=[*LIMITS, *SMALL, scripts.store], I_PATH=f"http://127.0.0.1:{server.server_address[1]}/x", **elements)
+            assert (done.returncode, done.stdout) == (1, "")
+            # On an empty file system, an image reaches the size of the whole at nearly the same time.
+            assert re.fullmatch(why, done.stderr) or not elements and "at most 16777216 bytes are expected" in done.stderr
+            if not told:
+                done = scripts("stat", within=[*LIMITS, *SMALL, scripts.store], I_PATH=f"http://127.0.0.1:{server.server_address[1]}/x", **elements)
+                assert "at most 16777216 bytes are expected, and it has more than that" in done.stderr
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_billion_clusters(scripts: Any) -> None:

@@ -10,7 +10,9 @@ import sys
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import COPY_ATTRIBUTES
 from ansible_collections.granary.vmstore.plugins.module_utils._driver_script.document import LONGEST, Document, read_document
+from ansible_collections.granary.vmstore.plugins.module_utils._driver_script.entry import element_of
 
 ROOT = "DS_DRIVER_ACTION_DATA"
 
@@ -133,3 +135,9 @@ def test_a_hostile_document_takes_memory_in_proportion(shape: str, answer: str) 
     limit = 300 << 20  # much of it is the text itself, several times
     done = subprocess.run([sys.executable, "-c", HOSTILE, shape, str(limit)], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == (answer, 0), done.stderr
+
+
+@pytest.mark.parametrize("name", COPY_ATTRIBUTES)
+def test_every_attribute_that_says_how_images_are_made_is_kept(name: str) -> None:
+    element = name.upper()
+    assert document(f"<DATASTORE><TEMPLATE><{element}>x</{element}></TEMPLATE></DATASTORE>").optional(element_of(name)) == "x"

@@ -365,6 +365,46 @@ def test_an_image_that_nobody_learns_of_is_removed(scripts: Any, image: Path, ac
     assert scripts.stored() == before
 
 
+# Descriptors that are closed
+
+
+def closing(scripts: Any, closed: str, *, action: str = "cp", **elements: object) -> subprocess.CompletedProcess[bytes]:
+    """Run an action without some of the descriptors 0, 1 and 2."""
+    command = f'exec "$0" 7 {" ".join(f"{number}>&-" for number in closed)}'
+    return subprocess.run(["sh", "-c", command, scripts.path(action)], input=scripts.document(**elements), capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("driver", [None, "qcow2"])
+def test_messages_that_nobody_reads_are_not_in_the_image(scripts: Any, url: str, image: Path, driver: str | None) -> None:
+    # Whether a directory or the image would get the number depends on how many directories are above.
+    for place in (scripts.store, scripts.store / "below"):
+        place.mkdir(exist_ok=True)
+        done = closing(scripts, "2", I_PATH=f"{url}/raw.img", DT_DRIVER=driver, D_BASE_PATH=place)
+        assert (done.returncode, done.stderr) == (0, b"")
+        stored = Path(done.stdout.decode().split()[0])
+        if driver:
+            shell("qemu-img", "compare", stored, image)
+        else:
+            assert stored.read_bytes() == RAW
+
+
+@pytest.mark.parametrize("closed", ["1", "12"])
+def test_an_answer_that_nobody_reads_is_an_error(scripts: Any, url: str, image: Path, closed: str) -> None:
+    for action, elements in (("cp", {"I_PATH": f"{url}/raw.img"}), ("mkfs", {"I_FORMAT": "raw", "I_SIZE": 1})):
+        done = closing(scripts, closed, action=action, **elements)
+        assert done.returncode == 1
+        told = [line for line in done.stderr.splitlines() if not line.startswith(b"INFO: ")]
+        assert told == ([b"Could not answer on standard output: Bad file descriptor."] if closed == "1" else [])
+        assert scripts.stored() == []
+
+
+@pytest.mark.parametrize("closed", ["0", "01", "02", "012"])
+def test_a_document_that_is_not_there_is_an_error(scripts: Any, image: Path, closed: str) -> None:
+    done = closing(scripts, closed, I_PATH=image)
+    assert (done.returncode, done.stdout, scripts.stored()) == (1, b"", [])
+    assert done.stderr == (b"" if "2" in closed else b"Could not read the document on standard input: Bad file descriptor.\n")
+
+
 # The other actions
 
 CONFIGURATION = """

@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
 from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import copy_local, creation_options, write_stream
 from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
+from ansible_collections.granary.vmstore.plugins.module_utils._image.room import capacity, room
 
 MEBIBYTE = 2**20
 
@@ -146,6 +147,36 @@ def test_a_stream_without_sparse(tmp_path):
     with open(tmp_path / "target", "xb") as file:
         write_stream(iter([bytes(MEBIBYTE)]), file.fileno(), sparse=False)
     assert allocated(tmp_path / "target") == 1024
+
+
+def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
+    data = [b"x" * MEBIBYTE, bytes(5 * MEBIBYTE), b"x" * MEBIBYTE]
+    with open(tmp_path / "target", "xb") as file:
+        assert write_stream(data, file.fileno(), limit=2 * MEBIBYTE) == 7 * MEBIBYTE
+    for more, sparse in ([*data, b"x"], True), (data, False):
+        (tmp_path / "target").unlink()
+        with pytest.raises(NoSpace) as caught, open(tmp_path / "target", "xb") as file:
+            write_stream(more, file.fileno(), limit=2 * MEBIBYTE, sparse=sparse, path="http://host/x")
+        assert str(caught.value) == "Could not store http://host/x: it has more data than the 2097152 bytes that there is room for. Nothing was changed."
+
+
+def test_the_room_of_a_file_system(tmpfs):
+    """All but a hundredth of what is free."""
+    directory = os.open(tmpfs, os.O_RDONLY)
+    try:
+        whole, free = capacity(directory), room(directory)
+        assert (whole, free) == (capacity(str(tmpfs)), room(str(tmpfs)))
+        assert free == pytest.approx(0.99 * whole, abs=8192)
+        (tmpfs / "taken").write_bytes(bytes(20 * MEBIBYTE))
+        assert capacity(directory) == whole
+        assert room(directory) == pytest.approx(free - 0.99 * 20 * MEBIBYTE, abs=8192)
+    finally:
+        os.close(directory)
+
+
+def test_a_file_system_that_does_not_know_its_size():
+    assert os.statvfs("/proc").f_blocks == 0
+    assert room("/proc") == capacity("/proc") == 64 << 40
 
 
 def test_what_a_stream_raises_is_not_blamed_on_the_image(tmp_path):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import itertools
 import lzma
 import os
@@ -11,13 +13,14 @@ import random
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import CHUNK
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._image import decompress
 from ansible_collections.granary.vmstore.plugins.module_utils._image.decompress import decompressed
 
 TOOLS = ("gzip", "bzip2", "xz", "zstd")
@@ -123,11 +126,11 @@ def test_what_is_not_compressed_has_the_limit_too() -> None:
             pass
 
 
-def greedy(tool: str) -> bytes:
-    """A small stream whose header asks for a gigabyte of memory."""
+def greedy(tool: str, window_log: int = 30) -> bytes:
+    """A small stream whose header asks for a gigabyte of memory, or less."""
     if tool == "zstd":
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        with cat, subprocess.Popen(["zstd", "-c", "--long=30"], stdin=cat.stdout, stdout=subprocess.PIPE) as zstd:
+        with cat, subprocess.Popen(["zstd", "-c", f"--long={window_log}"], stdin=cat.stdout, stdout=subprocess.PIPE) as zstd:
             cat.stdin.write(DATA)
             cat.stdin.close()
             return zstd.stdout.read()
@@ -144,6 +147,127 @@ def test_a_stream_that_asks_for_much_memory_is_refused(tool: str) -> None:
 @pytest.mark.parametrize(("tool", "level"), [("xz", "-9e"), ("zstd", "-19"), ("zstd", "--ultra -22 --long=27"), ("bzip2", "-9"), ("gzip", "-9")])
 def test_the_highest_levels_are_taken(tool: str, level: str) -> None:
     assert unpacked(packed(tool, DATA, *level.split())) == DATA
+
+
+def test_as_much_memory_as_the_limit_is_none_too_much() -> None:
+    assert unpacked(greedy("zstd", 28)) == DATA
+
+
+def test_zstd_itself_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress, "_ZSTD_MEMORY", 64 * MIB)
+    with pytest.raises(InvalidInput, match="a whole zstd stream is expected"):
+        unpacked(greedy("zstd", 27))
+
+
+# What zstd(1) would take behind a frame
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize("tool", ["gzip", "xz", "lzma", "lz4"])
+def test_other_compressions_do_not_follow_a_frame(tool: str, size: int) -> None:
+    if tool == "xz":
+        other = greedy("xz")
+    elif tool == "lzma":
+        other = lzma.compress(b"little", lzma.FORMAT_ALONE)
+    else:
+        other = gzip.compress(b"little") if tool == "gzip" else b"\x04\x22\x4d\x18" + bytes(20)
+    for skippable in (b"", SKIPPABLE):
+        with pytest.raises(InvalidInput, match=r"goes on behind its end \(what follows a frame is no zstd frame\)"):
+            unpacked(packed("zstd", DATA) + skippable + other, size=size)
+
+
+SKIPPABLE = b"\x5a\x2a\x4d\x18\x05\0\0\0\xfd7zXZ"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_skippable_frames_are_skipped(size: int) -> None:
+    one, two = packed("zstd", b"one"), packed("zstd", b"two", "--no-check")
+    assert unpacked(one + SKIPPABLE + SKIPPABLE + two + SKIPPABLE, size=size) == b"onetwo"
+
+
+def test_a_parallel_compressor() -> None:
+    if shutil.which("pzstd") is None:
+        pytest.fail("pzstd is not installed: apt-get install zstd")
+    data = random.Random(5).randbytes(1000) * 40_000
+    done = subprocess.run(["pzstd", "-1", "-p", "4", "-c", "-q"], input=data, capture_output=True, check=True)
+    assert done.stdout.count(b"\x50\x2a\x4d\x18") > 1
+    assert unpacked(packed("zstd", b"first") + done.stdout, limit=50 * MIB) == b"first" + data
+
+
+@pytest.mark.parametrize("options", ["-1", "-3 --no-check", "-19 --long=25", "--fast=5", "-B1024 --stream-size=600000", "--rsyncable -T2"])
+def test_frames_of_all_kinds(options: str) -> None:
+    for data in (b"", b"x", bytes(300), bytes(10 * MIB), DATA, DATA[:66_000], random.Random(6).randbytes(70_000)):
+        words = options.replace("600000", str(len(data))).split()
+        assert unpacked(packed("zstd", data, *words), size=100_000, limit=20 * MIB) == data
+
+
+@pytest.mark.parametrize("block", [b"\x07\0\0", b"\x05\0\x20"], ids=["type", "size"])
+def test_a_block_without_a_valid_header_is_refused(block: bytes) -> None:
+    with pytest.raises(InvalidInput, match="a block has no valid header"):
+        unpacked(b"\x28\xb5\x2f\xfd\x20\x05" + block + bytes(100))
+
+
+# What costs more than it is worth
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_members_without_content_are_limited(tool: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{tool} data is expected, and more than 10000 of its members or frames are empty"):
+        unpacked(packed(tool, DATA) + packed(tool, b"") * 200_000, size=1 << 20)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_small_members_are_not(tool: str) -> None:
+    member = packed(tool, b"x")
+    assert unpacked((member + packed(tool, b"") + b"\0" * (tool in ("gzip", "bzip2"))) * 20_000, size=1 << 20) == b"x" * 20_000
+
+
+def test_blocked_gzip() -> None:
+    """As bgzip(1) writes it (SAM/BAM format specification, 4.1): members of at most 64 KiB, and an empty one at the end of each file."""
+    data = DATA * 20
+    blocks = b"".join(gzip.compress(piece) for piece in pieces(data, 65_280))
+    assert unpacked((blocks + gzip.compress(b"")) * 3, size=1 << 20, limit=100 * MIB) == data * 3
+
+
+def long_name() -> Iterator[bytes]:
+    """A gzip header with a file name that does not end (RFC 1952, 2.3.1)."""
+    return itertools.chain([b"\x1f\x8b\x08\x08" + bytes(6)], itertools.repeat(b"x" * 65536))
+
+
+def padding() -> Iterator[bytes]:
+    return itertools.chain([lzma.compress(b"little")], itertools.repeat(bytes(65536)))
+
+
+def empty_blocks() -> Iterator[bytes]:
+    return itertools.chain([b"\x28\xb5\x2f\xfd\x00\x58"], itertools.repeat(bytes(3) * 20000))
+
+
+def large_skippable_frame() -> Iterator[bytes]:
+    return itertools.chain([packed("zstd", b"little") + b"\x50\x2a\x4d\x18\xff\xff\xff\xff"], itertools.repeat(bytes(65536)))
+
+
+@pytest.mark.parametrize("endless", [long_name, padding, empty_blocks, large_skippable_frame])
+def test_data_of_which_nothing_comes_out_is_limited(endless: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress, "_TAKEN", 10 * MIB)
+    with pytest.raises(InvalidInput, match=r"data is expected, and of the first 10\d* bytes only \d come out"):
+        for _ignored in decompressed(endless(), limit=MIB, path="/srv/image"):
+            pass
+
+
+@pytest.mark.parametrize(("tool", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress, "_CPU_SECONDS", 0)
+    monkeypatch.setattr(decompress, "_CPU_BYTES", 1 << 60)
+    with pytest.raises(InvalidInput, match=f"{tool} data that takes at most 0 seconds of CPU time so far is expected"):
+        unpacked(compress(DATA))
+
+
+def test_so_is_that_of_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress, "_CPU_SECONDS", 1)
+    monkeypatch.setattr(decompress, "_CPU_BYTES", 1 << 60)
+    with pytest.raises(InvalidInput, match=r"a whole zstd stream is expected.*\(stopped by SIGKILL\)"):
+        for _ignored in decompressed(itertools.repeat(packed("zstd", DATA, "-19")), limit=1 << 50, path="/srv/image"):
+            pass
 
 
 def a_zip() -> bytes:

@@ -24,8 +24,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, TransferFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._image import download, source
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._image import download, pace, source
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
 
 DATA = random.Random(4).randbytes(1_000_003)
@@ -250,7 +250,9 @@ def test_chunked_and_unknown_lengths(serve: Serve) -> None:
         handler.head(200, Connection="close")
         handler.wfile.write(DATA)
 
-    assert fetch(serve(old).url) == DATA
+    old_site, told = serve(old), []
+    assert fetch(old_site.url, told.append) == DATA
+    assert told == [f"Downloading {old_site.url} (the server gives no length, so that a connection that ends too early can't be noticed)"]
 
 
 def test_an_empty_file(serve: Serve) -> None:
@@ -299,6 +301,78 @@ def test_a_part_instead_of_the_whole_is_not_enough(serve: Serve) -> None:
     assert fetch(serve(part, ranges).url) == DATA
     with pytest.raises(TransferFailed):
         fetch(serve(part).url)
+
+
+def unasked(content_range: str, length: int) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.head(206, Content_Length=length, Content_Range=content_range, ETag=ETAG)
+        handler.wfile.write(DATA[:length])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("content_range", "length"), [("bytes 0-9/*", 10), ("bytes 500-999/1000", 500), ("bytes 0-999/1000", 1000), ("bytes 1000-1999/1000003", 1000)]
+)
+def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_range: str, length: int) -> None:
+    site = serve(unasked(content_range, length))
+    with pytest.raises(TransferFailed, match="the server sent a part of the file where all of it was asked for"):
+        fetch(site.url)
+    assert len(site.asked) == 1 + len(download.PAUSES)
+
+
+@pytest.mark.parametrize(("content_range", "length"), [("bytes 0-10/10", 11), ("bytes 0-10/5", 11), ("bytes 0-0/0", 1), ("bytes 5-4/10", 0)])
+def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, length: int) -> None:
+    for use in (fetch, lambda url: read_head(url, 20)):
+        with pytest.raises(TransferFailed, match=r"the server's answer is not valid HTTP \(ValueError\)"):
+            use(serve(unasked(content_range, length)).url)
+
+
+def more_than_asked(**headers: object) -> Answer:
+    """The rest of the data, and as much again. Without a length, an answer ends with its connection."""
+
+    def answer(handler: Handler) -> None:
+        start = int(re.search(r"\d+", handler.headers["Range"])[0])
+        handler.head(206, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG, **headers)
+        chunk = DATA[start:] + DATA
+        handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(chunk), chunk) if "Transfer_Encoding" in headers else chunk)
+
+    return answer
+
+
+@pytest.mark.parametrize("headers", [{"Content_Length": 2 * len(DATA) - 1000}, {}, {"Transfer_Encoding": "chunked"}], ids=str)
+def test_a_server_that_sends_more_than_its_range_is_refused(serve: Serve, headers: dict[str, object]) -> None:
+    site = serve(breaks(1000), more_than_asked(**headers))
+    with pytest.raises(TransferFailed, match="sends .* Content-Range has"):
+        fetch(site.url)
+    assert len(site.asked) == 2
+
+
+def test_what_follows_an_answer_is_not_read(serve: Serve) -> None:
+    def more(handler: Handler) -> None:
+        whole(handler)
+        handler.wfile.write(DATA)
+
+    assert fetch(serve(more).url) == DATA
+
+
+def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
+    def a_little(handler: Handler) -> None:
+        start = int(re.search(r"\d+", handler.headers["Range"])[0])
+        handler.head(206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG)
+        handler.wfile.write(DATA[start : start + 1000])
+
+    site = serve(breaks(1000), a_little)
+    with pytest.raises(TransferFailed, match="bytes too early"):
+        fetch(site.url)
+    assert len(site.asked) == 1 + len(download.PAUSES)
+
+
+def test_a_file_that_there_is_no_room_for_is_refused_at_once(serve: Serve) -> None:
+    site = serve(whole)
+    assert fetch(site.url, limit=len(DATA)) == DATA
+    with pytest.raises(TransferFailed, match=f"^Could not read {site.url}: the file has {len(DATA)} bytes, and there is room for 1000 bytes at most\\.$"):
+        fetch(site.url, limit=1000)
 
 
 def test_attempts_end(serve: Serve) -> None:
@@ -391,6 +465,181 @@ def test_nobody_there(serve: Serve) -> None:
 def test_a_server_that_is_silent(serve: Serve) -> None:
     with pytest.raises(TransferFailed, match=r"the server sent nothing for 0\.1 seconds"):
         fetch(serve(lambda handler: handler.server.over.wait(60)).url, timeout=0.1)
+
+
+# Codings
+
+
+def coded(**headers: str) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.head(200, Content_Length=len(DATA), **headers)
+        handler.wfile.write(DATA)
+
+    return answer
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "bzip2", "xz", "zstd", "identity", ""])
+def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
+    assert fetch(serve(coded(Content_Encoding=coding)).url) == DATA
+
+
+@pytest.mark.parametrize("coding", ["br", "deflate", "dcb", "dcz", "compress", "aes128gcm", "gzip, br", "gzip, gzip", "\x1b[31mred"])
+def test_an_unknown_coding_is_refused_by_name(serve: Serve, coding: str) -> None:
+    site = serve(coded(Content_Encoding=coding))
+    for use in (fetch, lambda url: read_head(url, 10)):
+        with pytest.raises(TransferFailed) as caught:
+            use(site.url)
+        assert f"Content-Encoding '{coding.replace(chr(27), '?')}', and one of bzip2, gzip" in str(caught.value)
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "chunked, chunked"])
+def test_an_unknown_coding_of_the_transfer_is_refused_by_name(serve: Serve, coding: str) -> None:
+    def answer(handler: Handler) -> None:
+        handler.head(200, Transfer_Encoding=coding)
+        handler.wfile.write(b"5\r\nabcde\r\n0\r\n\r\n")
+
+    with pytest.raises(TransferFailed, match=f"the Transfer-Encoding '{coding}', which is not supported"):
+        fetch(serve(answer).url)
+
+
+@pytest.mark.parametrize("lengths", [("x",), ("5", "6"), ("-1",), ("5, 6",)])
+def test_a_length_that_is_none_is_refused(serve: Serve, lengths: tuple[str, ...]) -> None:
+    headers = "".join(f"Content-Length: {length}\r\n" for length in lengths)
+    with pytest.raises(TransferFailed, match="not valid HTTP"):
+        fetch(serve(raw(f"HTTP/1.1 200 OK\r\n{headers}\r\nabcde".encode())).url)
+
+
+# Servers that never come to an end
+
+
+def dripping(begin: bytes, drop: bytes) -> Answer:
+    """Begins at once, and goes on with a drop at a time."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(begin)
+        while not handler.server.over.wait(0.02):
+            handler.wfile.write(drop)
+
+    return answer
+
+
+def flooding(begin: bytes, flood: bytes) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(begin)
+        while not handler.server.over.is_set():
+            handler.wfile.write(flood * 1000)
+
+    return answer
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10)])
+@pytest.mark.parametrize(("begin", "drop"), [(b"", CONTINUE), (b"", b"H"), (OK, b"x"), (OK, b"X: y\r\n")])
+def test_an_answer_that_does_not_begin_is_given_up(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
+) -> None:
+    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    site = serve(dripping(begin, drop))
+    with pytest.raises(TransferFailed) as caught:
+        use(site.url)
+    assert str(caught.value) == f"Could not read {site.url}: the server did not begin its answer within 0.3 seconds."
+    assert len(site.asked) == 1
+
+
+def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(handler: Handler) -> None:
+        handler.server.over.wait(0.2)
+        handler.head(302, Location=f"/{len(handler.server.asked)}", Content_Length=0)
+
+    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    site = serve(slow)
+    with pytest.raises(TransferFailed, match="did not begin its answer within"):
+        fetch(site.url)
+    assert len(site.asked) <= 2
+
+
+def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server that accepts none: its queue is full."""
+    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _number in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with pytest.raises(TransferFailed, match="did not begin its answer within"):
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
+
+
+def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def proxy(listener: socket.socket) -> None:
+        connection, _address = listener.accept()
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.02):
+                connection.sendall(b"X: y\r\n")
+
+    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=proxy, args=(listener,))
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        try:
+            with pytest.raises(TransferFailed, match="did not begin its answer within"):
+                fetch("https://images.example/image")
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("begin", "flood"),
+    [(b"", CONTINUE), (CHUNKED + b"0\r\n", b"X: y\r\n"), (CHUNKED, b"1;" + b"x" * 10_000 + b"\r\nx\r\n")],
+    ids=["continue", "trailer", "extension"],
+)
+def test_what_is_not_the_file_is_limited(serve: Serve, begin: bytes, flood: bytes) -> None:
+    site = serve(flooding(begin, flood))
+    with pytest.raises(TransferFailed, match="the server sent more than 1048576 bytes beside the file"):
+        fetch(site.url)
+
+
+def test_chunks_of_one_byte_are_taken(serve: Serve) -> None:
+    assert fetch(serve(chunked(*[b"x"] * 300_000)).url) == b"x" * 300_000
+
+
+@pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10_000)])
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (OK + b"Content-Length: 1000000\r\n\r\n", b"x"),
+        (OK + b"\r\n", b"x"),
+        (CHUNKED, b"1\r\nx\r\n"),
+        (CHUNKED + b"1;", b"x"),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n"),
+    ],
+)
+def test_a_server_that_sends_next_to_nothing_is_given_up(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
+) -> None:
+    monkeypatch.setattr(pace, "RATE_PERIOD", 0.3)
+    site = serve(dripping(begin, drop))
+    with pytest.raises(TransferFailed, match=r"the server is too slow: it sent \d+ bytes in \d seconds, and at least 1024 bytes a second are expected\.$"):
+        use(site.url)
+    assert len(site.asked) == 1
+
+
+def test_time_that_this_side_takes_does_not_count(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "RATE_PERIOD", 0.6)
+    monkeypatch.setattr(pace, "MINIMUM_RATE", 100 << 20)
+    assert fetch(serve(whole).url, bandwidth=len(DATA)) == DATA
 
 
 # Redirects
@@ -525,6 +774,11 @@ def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
         read_head(serve(partly(5, 10)).url, 10)
 
 
+def test_head_of_which_only_a_part_comes_is_refused(serve: Serve) -> None:
+    with pytest.raises(TransferFailed, match="not valid HTTP"):
+        read_head(serve(unasked(f"bytes 0-9/{len(DATA)}", 10)).url, 70_000)
+
+
 def test_head_that_ends_early_is_refused(serve: Serve) -> None:
     with pytest.raises(TransferFailed, match="too early"):
         read_head(serve(breaks(1000)).url, 70_000)
@@ -625,6 +879,112 @@ def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
         os.kill(int(reader[1]), 9)
         for _ignored in chunks:
             pass
+
+
+@pytest.fixture
+def image(host: str, tmp_path: Path) -> tuple[str, Path]:
+    """The URL of a file that is more than pipes and sockets hold, and the file."""
+    path = tmp_path / "image"
+    path.write_bytes(bytes(64 << 20))
+    return f"{host}{path}", path
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("change", [grow, replace, Path.unlink, os.utime])
+def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(image: tuple[str, Path], change: Callable[[Path], object]) -> None:
+    url, path = image
+    with pytest.raises(StaleState) as caught, open_source(url, log=str) as chunks:
+        next(chunks)
+        change(path)
+        for _ignored in chunks:
+            pass
+    assert str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; {source.CONSENT}."
+
+
+def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:
+    (url, path), warnings = image, []
+    with open_source(url, verify=False, log=str, warn=warnings.append) as chunks:
+        length = len(next(chunks))
+        grow(path)
+        assert length + sum(map(len, chunks)) == (64 << 20) + 4
+    assert warnings == [f"{url.replace('root@', '')} changed while it was copied, and the copy can be a mixture of both states."]
+
+
+def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -> None:
+    warnings: list[str] = []
+    with open_source(image[0], verify=False, log=str, warn=warnings.append) as chunks:
+        assert sum(map(len, chunks)) == 64 << 20
+    assert warnings == []
+
+
+def logging_in(tmp_path: Path, command: str) -> None:
+    """Run a command instead of the one that is asked for, as sshd(8) does for a key."""
+    key = (tmp_path / "key.pub").read_text()
+    (tmp_path / "key.pub").write_text(f'command="{command}" {key}')
+
+
+def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(DATA)
+    logging_in(tmp_path, r"echo 'welcome'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"")
+    assert fetch(f"{host}{tmp_path}/image") == DATA
+    assert read_head(f"{host}{tmp_path}/image", 1000) == (DATA[:1000], len(DATA))
+    assert fetch(f"{host}/dev/null") == b""
+
+
+@pytest.mark.parametrize(("command", "why"), [("exec yes", "the host writes something else than the file"), ("echo bye", "the host doesn't run the command")])
+def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str, why: str) -> None:
+    logging_in(tmp_path, command)
+    for use in (fetch, lambda url: read_head(url, 10)):
+        with pytest.raises(TransferFailed, match=f"^Could not read ssh://store.example/x: {why}\\.$"):
+            use(f"{host}/x")
+
+
+def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tmp_path: Path) -> None:
+    """As on systems that aren't Linux."""
+    logging_in(tmp_path, rf"PATH={tmp_path}/odd:$PATH; eval \"$SSH_ORIGINAL_COMMAND\"")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "stat").write_text("#!/bin/sh\necho illegal option >&2\nexit 1\n")
+    (tmp_path / "odd" / "stat").chmod(0o755)
+    assert fetch(image[0]) == bytes(64 << 20)
+    with pytest.raises(TransferFailed, match="illegal option"):
+        read_head(image[0], 10)
+
+
+def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "RATE_PERIOD", 0.3)
+    os.mkfifo(tmp_path / "pipe")
+    over = threading.Event()
+
+    def drip() -> None:
+        with contextlib.suppress(BrokenPipeError), (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            while not over.wait(0.02):
+                pipe.write(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        with pytest.raises(TransferFailed, match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 bytes"):
+            fetch(f"{host}{tmp_path}/pipe")
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_time_that_this_side_takes_does_not_count_over_ssh(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "RATE_PERIOD", 0.6)
+    monkeypatch.setattr(pace, "MINIMUM_RATE", 100 << 20)
+    (tmp_path / "image").write_bytes(DATA)
+    assert fetch(f"{host}{tmp_path}/image", bandwidth=len(DATA)) == DATA
 
 
 def test_ssh_is_stopped_with_its_source(host: str, tmp_path: Path) -> None:
