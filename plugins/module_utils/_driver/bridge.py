@@ -146,9 +146,9 @@ class BridgedFsDriver(DatastoreDriver):
         if is_url(path):
             return self.ask("stat", (path,), named)
         if os.path.isdir(path):
-            from .._host.directory import look
+            from .._host.directory import Measuring, look
 
-            return look(path, check=self.check, timeout=self.timeout).size_mb
+            return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         with opened(path, self.check) as descriptor:
             return self.ask("stat", (path,), named, descriptor, frames(descriptor))
 

@@ -153,9 +153,9 @@ class FsDriver(DirectoryDriver):
         if is_url(path):
             size = self._size_at_url(path, no_decompress)
         elif os.path.isdir(path):
-            from .._host.directory import look
+            from .._host.directory import Measuring, look
 
-            return look(path, check=self.check, timeout=self.timeout).size_mb
+            return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         else:
             with opened(path, self.check) as descriptor:
                 size = self._size(os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size, chunks_of(descriptor), path, no_decompress)

@@ -10,6 +10,7 @@ log; one other line is the message for the user. A process runs one action, so t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -61,12 +62,13 @@ class Action:
         """
         from .._driver.attributes import copy_options
 
-        return copy_options(
+        options = copy_options(
             self.attributes(),
             self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
             checksums={name.lower(): digest for name in CHECKSUMS for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()] if digest},
             called=element_of,
         )
+        return dataclasses.replace(options, measure=False)  # the answer has no size
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""

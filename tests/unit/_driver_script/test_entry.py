@@ -461,6 +461,41 @@ def test_a_directory_becomes_an_image(scripts: Any) -> None:
         assert scripts(action, name="virtiofs", **elements).stderr == f"{action} is not supported by the virtiofs driver."
 
 
+def test_a_directory_has_a_size_only_where_it_is_asked_for(scripts: Any) -> None:
+    """A share of millions of files is registered at once."""
+    for number in range(3):
+        (scripts.files / str(number)).mkdir()
+    log = scripts.files.parent / "strace"
+    tracing = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", log]
+    assert scripts("cp", name="virtiofs", within=tracing, I_PATH=scripts.files, I_TYPE=7).returncode == 0
+    assert '"du"' not in log.read_text()
+    size = int(shell("du", "-s", "-B1", scripts.files).split()[0])
+    assert scripts("stat", name="virtiofs", within=tracing, I_PATH=scripts.files).stdout == f"{-(-size // MIB)}\n"
+    assert '"du"' in log.read_text()
+
+
+def test_a_directory_that_is_refused_is_not_measured(scripts: Any) -> None:
+    (scripts.files / "link").symlink_to("/etc")
+    log = scripts.files.parent / "strace"
+    for name in ("fs", "virtiofs"):
+        for path in ("/etc", "/", scripts.files / "link", scripts.store):
+            done = scripts("stat", name=name, within=["strace", "-f", "-qq", "-e", "trace=execve", "-o", log], I_PATH=path)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "the restricted directory" in done.stderr
+            assert '"du"' not in log.read_text()
+
+
+def test_what_the_front_ends_user_can_not_read_does_not_count(scripts: Any) -> None:
+    (scripts.files / "home").mkdir(mode=0o700)
+    (scripts.files / "home" / "x").write_bytes(random.Random(3).randbytes(3 * MIB))
+    os.chown(scripts.files / "home", 61001, 61001)
+    as_other_user = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]  # root without its rights on others' files
+    done = scripts("stat", name="virtiofs", within=as_other_user, I_PATH=scripts.files)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert f"INFO: the size of {scripts.files} is without 1 of its files and directories that could not be read: '{scripts.files}/home'" in done.log
+    assert scripts("cp", name="virtiofs", within=as_other_user, I_PATH=scripts.files, I_TYPE=7).stdout == f"{scripts.files} dir\n"
+
+
 def test_a_directory_with_a_blank_would_share_another(scripts: Any) -> None:
     (scripts.files / "a").mkdir()
     (scripts.files / "a b").mkdir()
