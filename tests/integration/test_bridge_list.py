@@ -625,7 +625,7 @@ def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
     """Its remotes, with the drivers as the module opennebula_drivers makes them."""
     (library / "current").symlink_to(".")
     text = launcher(sys.executable, str(library))
-    (directory := tmp_path / "remotes" / "datastore" / "fs").mkdir(parents=True)
+    (directory := tmp_path / "one" / "remotes" / "datastore" / "fs").mkdir(parents=True)
     for action in ("cp", "rm", "monitor"):
         (directory / action).write_text(text)
         (directory / action).chmod(0o755)

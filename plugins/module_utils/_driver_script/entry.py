@@ -46,9 +46,15 @@ class Action:
     def driver(self, **options: object) -> DatastoreDriver:
         return self._class(self.datastore, log=log, **options)
 
+    def reading(self, **options: object) -> DatastoreDriver:
+        """The driver, for an action that reads what a user names."""
+        from .secrets import secret_paths
+
+        return self.driver(protected=secret_paths(self.remotes, os.environ), **options)
+
     def storing(self) -> DatastoreDriver:
         """The driver, for an action that makes images."""
-        return self.driver(settings=self._settings())
+        return self.reading(settings=self._settings())
 
     def _settings(self) -> Settings:
         from .configuration import read_settings
@@ -111,7 +117,7 @@ class Action:
         self.driver().rm(self.document.required("IMAGE/SOURCE"))
 
     def stat(self) -> None:
-        answer(f"{self.driver().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
+        answer(f"{self.reading().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
 
     def monitor(self) -> None:
         driver = self.driver(timeout=MONITOR_TIMEOUT)

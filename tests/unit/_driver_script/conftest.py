@@ -38,7 +38,7 @@ class Scripts:
     """A front-end: its remotes, and one datastore, 100, where everything in ``files`` may be registered."""
 
     def __init__(self, root: Path) -> None:
-        self.remotes = root / "remotes"
+        self.remotes = root / "one" / "var" / "remotes"
         self.files = root / "files"
         self.store = root / "datastores" / "100"
         self.files.mkdir()

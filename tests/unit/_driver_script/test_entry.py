@@ -214,6 +214,45 @@ def test_restricted_directories(scripts: Any, image: Path) -> None:
     copied(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=f"/srv {scripts.files}")
 
 
+SECRETS = [
+    *("one/var/x", "one/var", "one", "one/etc/oned.conf", "one/var/.one/one_auth", "one/var/.ssh/id_rsa", "one/var/one.db", "one/var/remotes/etc/x"),
+    *("home/x", "home/.one/one_auth", "located/etc/oned.conf", "located/var/x", "located", "auth"),
+]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_the_front_ends_own_secrets_are_no_images_wherever_it_is_installed(scripts: Any, path: str) -> None:
+    root = scripts.files.parent
+    (secret := root / path).parent.mkdir(parents=True, exist_ok=True)
+    if not secret.is_dir():
+        secret.write_bytes(RAW)
+    environment = {"HOME": f"{root}/home", "ONE_LOCATION": f"{root}/located", "ONE_AUTH": f"{root}/auth"}
+    (scripts.files / "link").symlink_to(secret)
+    for named in (secret, scripts.files / "link"):
+        for name, action, kind in (("fs", "cp", 0), ("fs", "stat", 0), ("virtiofs", "cp", 7), ("virtiofs", "stat", 7)):
+            if secret.is_dir() or name == "fs":
+                done = scripts(action, name=name, environment=environment, I_PATH=named, I_TYPE=kind)
+                assert (done.returncode, done.stdout, scripts.stored()) == (1, "", [])
+                assert f"path: '{secret}' is not accepted: it " in done.stderr and "the restricted directory" in done.stderr
+
+
+def test_a_safe_directory_opens_the_front_ends_directory_but_not_its_secrets(scripts: Any) -> None:
+    above = scripts.remotes.parent
+    (above / "isos").mkdir()
+    for name in ("isos/x", ".one/one_auth", ".ssh/id_rsa", "one.db", "remotes/x"):
+        (above / name).parent.mkdir(exist_ok=True)
+        (above / name).write_bytes(RAW)
+    for safe in (above, above / "isos"):
+        assert scripts("stat", I_PATH=above / "isos" / "x", DT_SAFE_DIRS=safe).stdout == "4\n"
+        for name in (".one/one_auth", ".ssh/id_rsa", "one.db", "remotes/x"):
+            assert "restricted directory" in refused(scripts, I_PATH=above / name, DT_SAFE_DIRS=safe)
+
+
+@pytest.mark.parametrize("home", ["/", "", "relative", "/nonexistent"])
+def test_a_home_that_is_none_restricts_nothing(scripts: Any, image: Path, home: str) -> None:
+    assert scripts("stat", environment={"HOME": home, "ONE_LOCATION": home}, I_PATH=image).stdout == "4\n"
+
+
 def test_a_safe_directory_is_no_prefix(scripts: Any) -> None:
     (evil := scripts.files.parent / "files-evil").mkdir()
     (evil / "x").write_bytes(RAW)
