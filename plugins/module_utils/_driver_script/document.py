@@ -33,6 +33,9 @@ ELEMENTS = frozenset(
     ]
 )
 
+#: Beginning of the names of the attributes by which newer front-ends let drivers mount a datastore. None of them may be overlooked.
+NFS_AUTO = "DATASTORE/TEMPLATE/NFS_AUTO_"
+
 
 class Document:
     """The texts of the elements an action reads, by their path below the root."""
@@ -73,6 +76,10 @@ class Document:
             raise InvalidInput(path, texts[1], "the document must have this element only once")
         return texts[0] if texts else ""
 
+    def beginning_with(self, prefix: str) -> list[str]:
+        """The paths of the elements that have a text and a path that begins with ``prefix``, in the order of the document."""
+        return [path for path, texts in self._texts.items() if path.startswith(prefix) and any(text.strip() for text in texts)]
+
     def number(self, path: str) -> int:
         """The whole number from 0 on in an element.
 
@@ -110,7 +117,7 @@ class Document:
         self._path.append(name)
         path = "/".join(self._path)
         # Two are enough to know that there is more than one.
-        if path in ELEMENTS and len(self._texts.setdefault(path, [])) < 2:
+        if (path in ELEMENTS or path.startswith(NFS_AUTO)) and len(self._texts.setdefault(path, [])) < 2:
             self._text = []
 
     def _end(self, name: str) -> None:
@@ -150,4 +157,4 @@ def _beginning(data: bytes) -> str:
     return data[:16].decode(errors="replace")
 
 
-__all__ = ["Document", "read_document"]
+__all__ = ["NFS_AUTO", "Document", "read_document"]

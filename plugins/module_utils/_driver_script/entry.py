@@ -21,7 +21,7 @@ from .._catalog.datastore import Datastore
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
 from .._core.paths import absolute
 from .._driver.base import COPY_ATTRIBUTES, CopyOptions, DatastoreDriver, Settings
-from .document import Document, read_document
+from .document import NFS_AUTO, Document, read_document
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -155,6 +155,9 @@ class Action:
 #: The actions of the contract, each a method of :class:`Action`.
 ACTIONS = ("clone", "cp", "export", "increment_flatten", "mkfs", "monitor", "rm", "snap_delete", "snap_flatten", "snap_revert", "stat")
 
+#: What is stored can always be removed.
+REMOVING = ("rm", "snap_delete")
+
 
 def driver_called(name: str) -> type[DatastoreDriver]:
     """As the registry has it, but only this driver is imported.
@@ -192,6 +195,19 @@ def datastore_of(driver: str, document: Document) -> Datastore:
         restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
         bridge_list=lists["BRIDGE_LIST"],
     )
+
+
+def refuse_automatic_mounts(document: Document) -> None:
+    """Refuse a datastore that the drivers are to mount, because the image would end up on a local disk.
+
+    :raises InvalidInput: naming the attribute.
+    """
+    enable = f"{NFS_AUTO}ENABLE"
+    if document.optional(enable).strip().lower() == "no":
+        return
+    for path in document.beginning_with(NFS_AUTO):
+        accepted = "these drivers mount nothing; mount the datastore's directory on the front-end, and remove the attribute or set NFS_AUTO_ENABLE to NO"
+        raise InvalidInput(path, document.optional(path), accepted)
 
 
 def word(element: str, text: str) -> str:
@@ -246,7 +262,10 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     if action not in ACTIONS:
         raise UnsupportedAction(f"There is no action {action!r}: the script's name has to be one of {', '.join(ACTIONS)}.")
     driver = driver_called(mad)
-    getattr(Action(os.path.dirname(datastore_directory), driver, read_document(stdin)), action)()
+    document = read_document(stdin)
+    if action not in REMOVING:
+        refuse_automatic_mounts(document)
+    getattr(Action(os.path.dirname(datastore_directory), driver, document), action)()
 
 
 def _terminate(number: int, _frame: object) -> None:

@@ -299,6 +299,35 @@ def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element:
     assert message.startswith(f"DATASTORE/TEMPLATE/{element}: '{value}' is not accepted: ")
 
 
+@pytest.mark.parametrize("action", ["clone", "cp", "export", "mkfs", "monitor", "snap_flatten", "snap_revert", "stat"])
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"ENABLE": "YES", "HOST": "nfs.example", "PATH": "/srv/one"}, "ENABLE: 'YES'"),
+        ({"HOST": "nfs.example"}, "HOST: 'nfs.example'"),
+        ({"OPTS": "soft"}, "OPTS: 'soft'"),
+        ({"ENABLE": "", "NEW": "x"}, "NEW: 'x'"),
+    ],
+)
+def test_a_datastore_that_the_drivers_are_to_mount(scripts: Any, image: Path, action: str, attributes: dict[str, str], named: str) -> None:
+    """The first monitoring would make its directory on the local disk."""
+    scripts.store.rmdir()
+    given = {f"DT_NFS_AUTO_{name}": value for name, value in attributes.items()}
+    done = scripts(action, I_PATH=image, I_SOURCE=scripts.store / NAME, I_SIZE=1, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, **given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"DATASTORE/TEMPLATE/NFS_AUTO_{named} is not accepted: these drivers mount nothing; mount the datastore's directory")
+    assert not scripts.store.exists()
+
+
+def test_a_datastore_that_is_mounted_otherwise(scripts: Any, image: Path) -> None:
+    (scripts.store / NAME).write_bytes(RAW)
+    assert scripts("rm", I_SOURCE=scripts.store / NAME, DT_NFS_AUTO_ENABLE="YES").returncode == 0
+    assert scripts.stored() == []
+    for unused in ({"ENABLE": "no", "HOST": "nfs.example"}, {"HOST": ""}):
+        stored, _format = copied(scripts, I_PATH=image, **{f"DT_NFS_AUTO_{name}": value for name, value in unused.items()})
+        stored.unlink()
+
+
 def test_images_of_other_drivers(scripts: Any, image: Path) -> None:
     for kind, name in ((6, "backup"), (7, "filesystem")):
         assert refused(scripts, I_PATH=image, I_TYPE=kind) == f"Images of type '{name}' are not supported by the fs driver."
