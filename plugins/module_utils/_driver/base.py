@@ -59,11 +59,13 @@ class Settings:
 
     :arg fs_options: arguments of ``mkfs.<fs>``, by file system (FS_OPTS_<FS>).
     :arg qcow2_options: of every qcow2 image that is made, as ``qemu-img -o`` takes them.
+    :arg downloader: path of the front-end's program that reads URLs of other schemes than http, https and ssh.
     """
 
     supported_fs: Sequence[str] = ("ext2", "ext3", "ext4", "xfs")
     fs_options: Mapping[str, str] = field(default_factory=dict)
     qcow2_options: str = ""
+    downloader: str | None = None
 
 
 @dataclass(frozen=True)

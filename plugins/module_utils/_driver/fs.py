@@ -301,7 +301,7 @@ class FsDriver(DirectoryDriver):
     def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
         from .._image.source import open_source
 
-        with open_source(path, bandwidth=options.bandwidth, log=self.log) as chunks:
+        with open_source(path, bandwidth=options.bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
@@ -359,12 +359,14 @@ class FsDriver(DirectoryDriver):
         return virtual_size(head, length, path=path)
 
     def _size_at_url(self, path: str, no_decompress: bool) -> int:
-        from .._image.source import open_source, read_head
+        from .._image.source import Source, open_source, read_head
 
         unpack = self._unpacks(no_decompress)
-        head, length = read_head(path, HEAD_SIZE)
+        downloader = self.settings.downloader
+        # A downloader is started only once: the beginning could cost as much as the whole.
+        head, length = (b"", None) if Source(path, downloader).is_for_downloader else read_head(path, HEAD_SIZE)
         if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
-            with open_source(path, log=self.log) as chunks:
+            with open_source(path, downloader=downloader, log=self.log) as chunks:
                 head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
         return virtual_size(head, length, path=shown(path))
 
@@ -452,9 +454,9 @@ def shown(path: str) -> str:
     """``path`` without what a URL may hold in secret."""
     if not is_url(path):
         return path
-    from .._image.source import Source
+    from .._image.source import redacted
 
-    return Source(path).shown
+    return redacted(path)
 
 
 __all__ = ["FsDriver"]

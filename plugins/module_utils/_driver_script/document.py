@@ -20,6 +20,9 @@ from .._core.errors import InvalidInput
 #: Bytes of XML.
 LONGEST = 64 << 20
 
+#: Upper bound of a document that is kept as it came, in bytes of base64: what a variable of the environment can hold (execve(2)), and some room.
+LONGEST_KEPT = 120 << 10
+
 ROOT = "DS_DRIVER_ACTION_DATA"
 
 #: Every element that an action reads, below the root.
@@ -38,9 +41,13 @@ NFS_AUTO = "DATASTORE/TEMPLATE/NFS_AUTO_"
 
 
 class Document:
-    """The texts of the elements an action reads, by their path below the root."""
+    """The texts of the elements an action reads, by their path below the root.
+
+    ``encoded`` is the base64 of the document, ``""`` where that is long.
+    """
 
     def __init__(self, xml: bytes) -> None:
+        self.encoded = ""
         self._texts: dict[str, list[str]] = {}
         self._path: list[str] = []
         self._depth = 0
@@ -149,7 +156,10 @@ def read_document(stdin: IO[bytes]) -> Document:
     xml = binascii.a2b_base64(encoded)
     if len(xml) > LONGEST:
         raise InvalidInput("standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected")
-    return Document(xml)
+    document = Document(xml)
+    if len(encoded) <= LONGEST_KEPT:
+        document.encoded = encoded.decode()
+    return document
 
 
 def _beginning(data: bytes) -> str:

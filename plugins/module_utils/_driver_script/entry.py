@@ -46,20 +46,20 @@ class Action:
     def driver(self, **options: object) -> DatastoreDriver:
         return self._class(self.datastore, log=log, **options)
 
-    def reading(self, **options: object) -> DatastoreDriver:
-        """The driver, for an action that reads what a user names."""
+    def reading(self) -> DatastoreDriver:
+        """The driver, for an action that makes images or looks at what a user names."""
         from .secrets import secret_paths
 
-        return self.driver(protected=secret_paths(self.remotes, os.environ), **options)
-
-    def storing(self) -> DatastoreDriver:
-        """The driver, for an action that makes images."""
-        return self.reading(settings=self._settings())
+        return self.driver(settings=self._settings(), protected=secret_paths(self.remotes, os.environ))
 
     def _settings(self) -> Settings:
         from .configuration import read_settings
 
-        return read_settings(self.remotes)
+        settings = read_settings(self.remotes)
+        if settings.downloader is not None:
+            # What the downloader takes from its caller's environment: not to unpack what has a checksum, and where the keys of a storage are.
+            os.environ.update(NO_DECOMPRESS="yes", DRV_ACTION=self.document.encoded)
+        return settings
 
     def copy_options(self) -> CopyOptions:
         """What the document says of the image to make.
@@ -93,12 +93,12 @@ class Action:
         self._copied(lambda driver: driver.clone(document.required("IMAGE/PATH"), document.optional("IMAGE/FORMAT") or None, self.copy_options()))
 
     def _copied(self, copy: Callable[[DatastoreDriver], object]) -> None:
-        driver = self.storing()
+        driver = self.reading()
         copied = copy(driver)
         self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
 
     def mkfs(self) -> None:
-        driver = self.storing()
+        driver = self.reading()
         document = self.document
         image_format = document.required("IMAGE/FORMAT")
         source = driver.mkfs(document.number("IMAGE/SIZE"), image_format, document.optional("IMAGE/FS") or None, sparse=self.flag("sparse"))

@@ -49,9 +49,9 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
     """
 
     def refused(why: str) -> InvalidInput:
-        from .source import Source  # a local file needs no URLs, which take longer to load than all this
+        from .source import redacted  # a local file needs no URLs, which take longer to load than all this
 
-        return InvalidInput("path", Source(path).shown, why)
+        return InvalidInput("path", redacted(path), why)
 
     compression, chunks = _peek(chunks)
     _refuse_archive(compression, refused)

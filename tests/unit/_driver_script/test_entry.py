@@ -377,6 +377,108 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
         assert "127.0.0.1" in message and "hunter2" not in message
 
 
+# URLs of other schemes
+
+BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
+
+
+@pytest.fixture
+def downloader(scripts: Any) -> Callable[[str], Path]:
+    """Give the front-end a downloader that notes its arguments, one a line, and then does what the script says; return where the notes are."""
+
+    def make(script: str) -> Path:
+        notes = scripts.files.parent / "notes"
+        path = scripts.remotes / "datastore" / "downloader.sh"
+        path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{notes}'\n{script}\n")
+        path.chmod(0o755)
+        return notes
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        BACKUP,
+        *("restic://100/23/0:25f4b298,1:6968545c//var/lib/one/datastores/0/0/backup/disk.0", "s3://bucket/backup/disk.0", "s3://key@bucket/a%20b?region=x&v=2"),
+        *("rbd://user@host/one/one-5?DS=5&CEPH_USER=libvirt", "docker://alpine?size=512&filesystem=ext4&format=raw", "RSYNC://102//x"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "gz", "zst"])
+def test_a_restored_backup_is_read_by_the_front_ends_downloader(scripts: Any, downloader: Any, url: str, suffix: str) -> None:
+    (scripts.files / "x").write_bytes(content := COMPRESSIONS[suffix](RAW) if suffix else RAW)
+    notes = downloader(f"cat '{scripts.files}/x'")
+    stored, image_format = copied(scripts, I_PATH=url, IT_SHA256=hashlib.sha256(content).hexdigest())
+    assert (image_format, stored.read_bytes()) == ("raw", RAW)
+    assert notes.read_text() == f"{url}\n-\n"
+    stored.unlink()
+    assert scripts("stat", I_PATH=url).stdout == "4\n"
+    assert notes.read_text() == f"{url}\n-\n" * 2
+
+
+def test_what_the_downloader_reads_is_a_strangers(scripts: Any, downloader: Any, qcow2: Path) -> None:
+    shell("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2)
+    (scripts.files / "damaged").write_bytes(gzip.compress(RAW)[:-9])
+    for name, flaw in ((qcow2.name, "has a backing file"), ("damaged", "a whole gzip stream is expected")):
+        downloader(f"cat '{scripts.files}/{name}'")
+        message = refused(scripts, I_PATH=f"{BACKUP}?key=hunter2")
+        assert f"path: '{BACKUP}?...' is not accepted: " in message and flaw in message
+    downloader(f"cat '{qcow2}'")
+    assert "the md5 of what is at" in refused(scripts, I_PATH=BACKUP, IT_MD5="0" * 32)
+
+
+@pytest.mark.parametrize("what", ["/dev/zero", "/dev/urandom"])
+def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, what: str) -> None:
+    """On a file system of 16 MiB."""
+    downloader(f"exec cat {what}")
+    done = scripts("cp", within=[*SMALL, scripts.store], I_PATH=BACKUP)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "more than that" in done.stderr or "No space left" in done.stderr
+
+
+def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
+    program = scripts.remotes / "datastore" / "downloader.sh"
+    downloader("head -c 100000 /dev/urandom; echo INFO: noise >&2; echo \"Cannot read from $1.\" >&2; exit 255")
+    for action in ("cp", "stat"):
+        message = refused(scripts, action, I_PATH=f"{BACKUP}?key=hunter2")
+        assert message == f"Could not read {BACKUP}?...: {program} failed: Cannot read from {BACKUP}?...."  # the last one ends the sentence
+    program.write_text("no program")
+    assert "could not be started" in refused(scripts, I_PATH=BACKUP)
+    program.chmod(0o644)
+    assert refused(scripts, I_PATH=BACKUP).endswith("is not accepted: an absolute path or a URL with http, https or ssh is expected.")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("x/$(touch x)", "x/`id`", "x/a;b", "x/a b", "x/'", 'x/"', "x/a|b", "x/a>b", "x/a<b", "x/\\", "x/a#b", "x/*", "x/[a]", "x/{a}", "x/!", "x/a&b", "x/é"),
+        *("x/../y", "x/..", "me:hunter2@host/x", "[::1/x", "x/a\tb"),
+    ],
+)
+def test_what_a_downloader_must_not_get(scripts: Any, downloader: Any, rest: str) -> None:
+    """It passes its argument on to shells, and a list of processes shows it."""
+    notes = downloader("echo x")
+    for action in ("cp", "stat"):
+        message = refused(scripts, action, I_PATH=f"rsync://{rest}")
+        assert " is not accepted: " in message and "hunter2" not in message
+    assert not notes.exists()
+
+
+def test_a_file_of_the_front_end_is_no_url(scripts: Any, downloader: Any) -> None:
+    notes = downloader("echo x")
+    for url in ("file:///etc/passwd", "FILE:///etc/passwd"):
+        assert "an absolute path or a URL with http, https or ssh is expected" in refused(scripts, I_PATH=url)
+    assert not notes.exists()
+
+
+def test_what_the_downloader_learns_from_its_environment(scripts: Any, downloader: Any) -> None:
+    """It looks there whether to unpack, and in the document for the keys of a storage."""
+    notes = downloader('printf "%s\\n" "$NO_DECOMPRESS" "$DRV_ACTION" >>"${0%/*}/../../../../notes"; echo image')
+    assert scripts("cp", I_PATH=BACKUP).returncode == 0
+    assert notes.read_text().splitlines() == [BACKUP, "-", "yes", scripts.document(I_PATH=BACKUP).decode()]
+    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # more than a variable can hold
+
+
 def test_a_terminated_action_leaves_nothing(scripts: Any) -> None:
     """It is ended while it waits for the rest of a download."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""URLs of other schemes, such as those of backups, which the front-end's own downloader reads (spec: storage-driver, "Backup Datastore Operations").
+
+The downloader is a program of the front-end that is run as ``<program> <URL> -`` and writes the bytes to standard output. What it writes is as little to be
+trusted as what comes from any server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .._core.command import stream
+from .._core.errors import TransferFailed
+
+#: Seconds in which the downloader must write a byte: it may have to open a large repository first.
+TIMEOUT = 300.0
+
+#: Characters of a URL. Downloaders pass it on to shells, to which all the others mean something; an ampersand is quoted there, as marketplaces use it.
+CHARACTERS = r"[A-Za-z0-9._~:/@,+%=-]*(\?[A-Za-z0-9._~:/@,+%=&?-]*)?"
+
+
+def read_with_downloader(program: str, url: str, shown: str) -> Iterator[bytes]:
+    """Yield the bytes behind a URL.
+
+    :arg program: path of the downloader.
+    :arg url: one that :func:`flaw_of` finds nothing wrong with.
+    :arg shown: the URL as it may be printed.
+    :raises TransferFailed: the downloader failed.
+    :raises CommandFailed: the downloader can't be started, or wrote nothing for too long.
+    """
+
+    def failed(reason: str) -> TransferFailed:
+        return TransferFailed(f"Could not read {shown}: {program} failed: {reason.rstrip('.').replace(url, shown)}.")
+
+    return stream([program, url, "-"], failed=failed, timeout=TIMEOUT)
+
+
+def flaw_of(url: str) -> str | None:
+    """Return what is expected instead of a URL that the downloader must not get, ``None`` for one that it may."""
+    rest = url.partition("://")[2]
+    if re.fullmatch(CHARACTERS, rest) is None:
+        return "in a URL for the front-end's downloader, only letters, digits and ._~:/@,+%=- are expected, and & behind a ?"
+    authority, _slash, path = rest.partition("/")
+    if ":" in authority.rpartition("@")[0]:
+        return "a URL without a password is expected, because the list of processes would show it"
+    if ".." in re.split("[/?]", path):
+        return "a URL without '..' in its path is expected"
+    return None
+
+
+__all__ = ["flaw_of", "read_with_downloader"]
