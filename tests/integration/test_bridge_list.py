@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -561,6 +562,54 @@ def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
             process.kill()
             process.wait()
     assert not any(b"hunter2" in word for word in words)
+
+
+# URLs of other schemes, which the front-end's own downloader reads
+
+BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
+
+
+@pytest.fixture
+def restoring(driver: Any, tmp_path: Path) -> Callable[..., DatastoreDriver]:
+    """The driver of a front-end whose downloader does what the script says; the bridges have no such program."""
+
+    def make(script: str, *hosts: str) -> DatastoreDriver:
+        (path := tmp_path / "downloader.sh").write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return driver(*hosts, settings=Settings(downloader=str(path)))
+
+    return make
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_backup_is_restored_to_a_bridge(bridges: Any, restoring: Any, tmp_path: Path, packed: bool, once: None) -> None:
+    (tmp_path / "x").write_bytes(content := gzip.compress(RAW) if packed else RAW)
+    checksums = {"sha256": hashlib.sha256(content).hexdigest()}
+    copied = restoring(f"cat '{tmp_path}/x'").cp(BACKUP, CopyOptions("os", checksums=checksums))
+    assert (copied.format, copied.size_mb) == ("raw", 4)
+    assert bridges.path(copied.source).read_bytes() == RAW
+
+
+@pytest.mark.parametrize("kind", ["raw", "gzip", "qcow2"])
+def test_the_size_of_a_backup_for_a_bridge(bridges: Any, restoring: Any, tmp_path: Path, kind: str, once: None) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(RAW) if kind == "gzip" else RAW)
+    if kind == "qcow2":
+        shell("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "x", "4M")
+    assert restoring(f"cat '{tmp_path}/x'").stat(BACKUP) == 4
+    assert bridges.stored() == []
+
+
+def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, restoring: Any, tmp_path: Path) -> None:
+    shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "x", "4M")
+    for script, error, why in (
+        (f"cat '{tmp_path}/x'", errors.InvalidInput, f"path: '{BACKUP}?...' is not accepted: .*has a backing file"),
+        ("head -c 3000000 /dev/zero; echo 'The repository is locked' >&2; exit 1", errors.TransferFailed, "downloader.sh failed: The repository is locked"),
+    ):
+        with pytest.raises(error, match=re.escape(why).replace(r"\.\*", ".*")):
+            restoring(script).cp(f"{BACKUP}?key=hunter2", OS)
+        wait_until(lambda: bridges.stored() == [], "something is left on the bridge")
+    with pytest.raises(errors.InvalidInput, match="a URL with http, https or ssh is expected"):
+        restoring("echo x").cp("file:///etc/passwd", OS)
 
 
 # Directories as images

@@ -29,10 +29,10 @@ from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFail
 from .._core.names import check_host
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .._image import inventory
-from .._image.image_file import HEAD_SIZE, sniff
+from .._image.image_file import HEAD_SIZE, sniff, virtual_size
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url, with_warnings
+from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url, measure, shown, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -90,6 +90,9 @@ FRAME = struct.Struct(">cQ")
 DATA, HOLE, END = b"D", b"H", b"E"
 DIGEST = "sha256"
 
+#: In the place of the size of a file: nobody knows it before all of it was read.
+UNKNOWN = -1
+
 
 def _bridged(action: str) -> Callable[..., Any]:
     def ask(self: BridgedFsDriver, *arguments: object, **named: object) -> Any:
@@ -101,7 +104,7 @@ def _bridged(action: str) -> Callable[..., Any]:
 class BridgedFsDriver(DatastoreDriver):
     """What :class:`FsDriver` is for a datastore with a BRIDGE_LIST.
 
-    A local path is one of the front-end, and so is checked and opened there. A URL is fetched by the bridge.
+    A local path is one of the front-end, and so is checked and opened there. A URL is fetched by the bridge, but for one that needs the front-end's downloader.
 
     :raises CommandFailed: none of the hosts answers; the message has each with its reason.
     :raises TransferFailed: the connection broke. The bridge removes what isn't finished, and no other host is asked.
@@ -129,6 +132,9 @@ class BridgedFsDriver(DatastoreDriver):
         return frozenset(self.ask("stored", (), {}))
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
+        if self._needs_downloader(path):
+            with self._downloaded(path, options.bandwidth) as sent:
+                return self.ask("cp", (path, options), {}, sent=sent, size=UNKNOWN)
         if is_url(path):
             return self.ask("cp", (path, options), {})
         from .._image.still import StillFiles
@@ -143,6 +149,9 @@ class BridgedFsDriver(DatastoreDriver):
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
         named = {"no_decompress": no_decompress}
+        if self._needs_downloader(path):
+            with self._downloaded(path) as sent:
+                return self.ask("stat", (path,), named, sent=sent, size=UNKNOWN)
         if is_url(path):
             return self.ask("stat", (path,), named)
         if os.path.isdir(path):
@@ -152,19 +161,42 @@ class BridgedFsDriver(DatastoreDriver):
         with opened(path, self.check) as descriptor:
             return self.ask("stat", (path,), named, descriptor, frames(descriptor))
 
+    def _needs_downloader(self, path: str) -> bool:
+        if not is_url(path):
+            return False
+        from .._image.source import Source
+
+        return Source(path, self.settings.downloader).is_for_downloader
+
+    @contextlib.contextmanager
+    def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
+        """What the front-end's downloader reads, in frames."""
+        from .._image.source import open_source
+
+        with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
+            yield sealed(FRAME.pack(DATA, len(chunk)) + chunk for chunk in chunks)
+
     def ask(
-        self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, sent: Iterable[bytes] = ()
+        self,
+        action: str,
+        arguments: tuple[object, ...],
+        named: Mapping[str, object],
+        file: int | None = None,
+        sent: Iterable[bytes] = (),
+        size: int | None = None,
     ) -> Any:
         """What a bridge's driver answers to ``action``.
 
         :arg file: a descriptor of what is sent along, and ``sent`` its :func:`frames`.
+        :arg size: bytes of what is sent along without a descriptor.
         """
+        size = size if file is None else os.fstat(file).st_size
         refusals = []
         for host in self._hosts():
             with Conversation(ssh_command(host, COMMAND)) as ssh:
                 refusal = greeted(ssh)
                 if refusal is None:
-                    return self._answered(host, action, ssh, self._sent(action, arguments, named, file, sent))
+                    return self._answered(host, action, ssh, self._sent(action, arguments, named, size, sent))
             refusals.append(f"{host}: {refusal}")
             self.log(f"the bridge {refusals[-1]}")
         raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
@@ -175,7 +207,7 @@ class BridgedFsDriver(DatastoreDriver):
         first = int.from_bytes(os.urandom(4), "big") % len(hosts)
         return hosts[first:] + hosts[:first]
 
-    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None, sent: Iterable[bytes]) -> Iterator[bytes]:
+    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], size: int | None, sent: Iterable[bytes]) -> Iterator[bytes]:
         code = engine()
         yield b"%d\n%b" % (len(code), code)
         request = {
@@ -183,9 +215,9 @@ class BridgedFsDriver(DatastoreDriver):
             "arguments": arguments,
             "named": named,
             "datastore": dataclasses.replace(self.datastore, bridge_list=()),
-            "settings": self.settings,
+            "settings": dataclasses.replace(self.settings, downloader=None),
             "timeout": self.timeout,
-            "size": None if file is None else os.fstat(file).st_size,
+            "size": size,
         }
         yield encode(request)
         yield from sent
@@ -296,13 +328,10 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
     :arg bandwidth: bytes a second at most.
     :arg check: is called before the end is sent, and raises when the file isn't to be used.
     """
-    import hashlib
-
     from .._image.copy import extents
     from .._image.pace import paced
 
     size = os.fstat(descriptor).st_size
-    digest = hashlib.new(DIGEST, usedforsecurity=False)
 
     def pieces() -> Iterator[bytes]:
         position = 0
@@ -317,7 +346,15 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
                 yield FRAME.pack(DATA, len(data)) + data
                 position += len(data)
 
-    for piece in paced(pieces(), bandwidth):
+    return sealed(paced(pieces(), bandwidth), check)
+
+
+def sealed(pieces: Iterable[bytes], check: Callable[[], object] = bool) -> Iterator[bytes]:
+    """Frames, and the last one behind them: the digest of them all."""
+    import hashlib
+
+    digest = hashlib.new(DIGEST, usedforsecurity=False)
+    for piece in pieces:
         digest.update(piece)
         yield piece
     check()
@@ -415,7 +452,7 @@ def rebuilt(host: str, answer: Mapping[str, Any]) -> VmstoreError:
 
 
 class Received:
-    """A file of the front-end, of ``size`` bytes, while it arrives.
+    """A file of the front-end, of ``size`` bytes or :data:`UNKNOWN`, while it arrives.
 
     :arg ended: is called when there is nothing more to come.
     """
@@ -468,7 +505,7 @@ class Received:
 
 
 class ReceivingFsDriver(FsDriver):
-    """Takes what has ``received`` for the local path that it is asked to make an image of."""
+    """Takes what has ``received`` for the path or the URL that it is asked to make an image of."""
 
     received: Received | None = None
 
@@ -476,7 +513,15 @@ class ReceivingFsDriver(FsDriver):
         if self.received is None:
             return super().stat(path, no_decompress=no_decompress)
         head, chunks = self.received.begun()
+        if self.received.size == UNKNOWN:
+            return in_mebibytes(virtual_size(*measure(self._unpacked(chunks, path) if self._unpacks(no_decompress) else chunks), path=shown(path)))
         return in_mebibytes(self._size(head, self.received.size, chunks, path, no_decompress))
+
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> None:
+        if self.received is None:
+            super()._fetch(path, target, options, digests)
+        else:
+            self._copy(path, target, options, digests)
 
     def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> Sequence[str]:
         if self.received is None:
