@@ -24,9 +24,6 @@ from .pace import paced
 #: Seconds between two lines of progress.
 PROGRESS_EVERY = 10.0
 
-#: What is read without the front-end's downloader.
-SCHEMES = ("http", "https", "ssh")
-
 
 @dataclass(frozen=True)
 class Source:
@@ -87,6 +84,10 @@ class Source:
             if parts.password or parts.query or parts.fragment or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username or "root") is None:
                 return "ssh://[user@]host[:port]/path is expected: no password, and a '?' or '#' in the path percent-encoded"
         return None
+
+
+#: What is read without the front-end's downloader.
+SCHEMES = ("http", "https", "ssh")
 
 
 def redacted(path: str) -> str:
