@@ -69,3 +69,20 @@ def swapping() -> Callable[[Path, Path], contextlib.AbstractContextManager[None]
                 process.kill()
 
     return swap
+
+
+@pytest.fixture
+def opened_by_qemu() -> Iterator[Callable[..., None]]:
+    """Let qemu-io open a file until the end of the test, with QEMU's locks, as a virtual machine does."""
+    running = []
+
+    def opened(path: Path, *options: str) -> None:
+        process = subprocess.Popen(["qemu-io", *options, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        running.append(process)
+        process.stdin.write(b"read 0 512\n")
+        process.stdin.flush()
+        assert b"read 512/512" in process.stdout.readline()
+
+    yield opened
+    for process in running:
+        process.communicate(b"quit\n", 10)

@@ -17,7 +17,13 @@ description:
     over one ssh connection.
   - Symbolic links in a path are resolved, and the result has to be allowed by the safe and restricted directories of the datastore.
   - What is copied may be compressed with gzip, bzip2, xz or zstd, and is decompressed on the way, unless the datastore's attribute C(no_decompress) is set.
-    Archives are refused, as are images that need other files, such as a qcow2 image with a backing file.
+    Images that need other files are refused, such as a qcow2 image with a backing file.
+  - For images of type V(os), V(cdrom) and V(datablock), whatever no guest could use as a disk is refused by its name. That are archives (such as tar, cpio, zip
+    and 7z), other compressions (such as lz4 and lzma), containers of other programs (such as QED, Parallels, DMG and EWF) and documents (such as the HTML page
+    of a proxy), also inside a compressed file. With C(no_decompress), compressed files and archives are stored as they are.
+  - What nothing recognises is stored as a raw disk with a warning. It has no boot sector, partition table, file system, LVM or LUKS, and doesn't begin with
+    zeros.
+  - An empty file is refused, but for the type V(context).
   - Runs on the front-end.
   - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
 author:
@@ -91,6 +97,7 @@ options:
           - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
           - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks like, and so is stored as it is.
             Without it, the content tells. It isn't kept, and so not compared.
+          - V(raw) stores what would be refused as an archive, a container or a document, and silences the warning about what nothing recognises.
         type: str
         choices: [raw, qcow2]
       fs:
@@ -157,14 +164,18 @@ options:
           - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or size. What
             the image held is lost.
           - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
+          - Use is also what the catalog doesn't know, namely programs with the image's file open (on the host that has it), QEMU's locks on it, and the domains
+            of this host's libvirt. Data that a running program has open is not replaced even so.
+          - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with it.
           - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
         type: bool
         default: false
       state:
         description:
-          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again.
+          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again,
+            unless the image is persistent.
           - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
-          - An image that a domain uses can neither be changed nor removed.
+          - An image that a domain uses can neither be changed nor removed, whether the catalog knows of the use or not.
         type: str
         choices: [present, absent]
         default: present

@@ -51,7 +51,8 @@ options:
     required: true
   force:
     description:
-      - Acts also while a domain uses the image, and flattens also where that loses other snapshots. Without it, both fail.
+      - Acts also while a domain or another program uses the image, whether the catalog knows of that or not, and flattens also where that loses other
+        snapshots. Without it, both fail.
       - A domain that runs goes on writing to the files that it has open, so stop it first.
     type: bool
     default: false

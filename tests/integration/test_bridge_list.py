@@ -181,6 +181,37 @@ def test_stat(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
     assert bridges.stored() == []
 
 
+def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
+    """What cp would refuse and warn of."""
+    (page := tmp_path / "page").write_bytes(b"<!DOCTYPE html>")
+    (packed := tmp_path / "x.gz").write_bytes(gzip.compress(RAW))
+    for path in (image, packed):
+        found, copied = driver().preview(str(path), OS), driver().cp(str(path), OS)
+        assert (found.size_mb, found.warnings) == (4, copied.warnings)
+        assert copied.warnings[0].startswith(f"{path} is stored as a raw disk, though nothing in it is recognised")
+        driver().rm(copied.source)
+        assert driver().cp(str(path), CopyOptions("os", image_format="raw")).warnings == ()
+    before = bridges.stored()
+    for act in (driver().preview, driver().cp):
+        with pytest.raises(errors.InvalidInput, match=f"^path: '{page}' is not accepted: an image is expected, and this is an HTML page: "):
+            act(str(page), OS)
+    assert bridges.stored() == before
+
+
+def test_warnings_of_a_bridge_can_not_act_on_a_terminal(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_answer = bridge.read_answer
+
+    def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
+        answer = read_answer(host, action, line)
+        if "result" in answer:
+            answer["result"] = dataclasses.replace(answer["result"], warnings=("a\x1b[31m\nb",))
+        return answer
+
+    monkeypatch.setattr(bridge, "read_answer", lying)
+    for act in (driver().preview, driver().cp):
+        assert act(str(image), OS).warnings == ("a?[31m?b",)
+
+
 def test_a_url_is_fetched_by_the_bridge(bridges: Any, driver: Any, image: Path) -> None:
     asked = []
 
@@ -194,14 +225,14 @@ def test_a_url_is_fetched_by_the_bridge(bridges: Any, driver: Any, image: Path) 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         (thread := threading.Thread(target=server.serve_forever)).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/raw.img"
-        assert driver().stat(url) == 4
+        assert driver().stat(url) == driver().preview(url, OS).size_mb == 4
         copied = driver().cp(url, CopyOptions("os", checksums={"sha1": hashlib.sha1(RAW).hexdigest()}))
         assert bridges.path(copied.source).read_bytes() == RAW
         with pytest.raises(errors.TransferFailed, match=r"^On the bridge h1: .*404"):
             driver().cp(f"{url}.none?token=hunter2", OS)
         server.shutdown()
         thread.join()
-    assert bridges.connections() == 3
+    assert bridges.connections() == 4
     assert len(asked) >= 3
 
 
@@ -698,7 +729,8 @@ def test_driver_scripts(bridges: Any, library: Path, image: Path, tmp_path: Path
     assert bridges.data.is_dir()
     done = call(bridges, scripts / "cp", "h1 h2", f"<PATH>{escape(str(image))}</PATH>")
     source, image_format = done.stdout.split()
-    assert (done.stderr, image_format) == ("", "raw")
+    assert re.fullmatch("INFO: .* is stored as a raw disk, though nothing in it is recognised .*\n", done.stderr), "the bridge's warning, in one line"
+    assert image_format == "raw"
     assert bridges.path(source).read_bytes() == RAW
     assert call(bridges, scripts / "rm", "h2\n h1", f"<SOURCE>{source}</SOURCE>").returncode == 0
     assert bridges.stored() == []

@@ -319,15 +319,32 @@ def test_ids_that_the_host_does_not_grant(export: Callable[..., dict], domain: M
 
 def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(export: Callable[..., dict], domain: Make, directory: Make, execute: Execute) -> None:
     domain("hv1", "closed")
-    directory("hv1", "/srv/closed/in")
-    execute("hv1", "chmod", "700", "/srv/closed")
+    directory("hv1", "/srv/closed")
+    execute("hv1", "sh", "-c", "chown 0:0 /srv/closed && chmod 755 /srv/closed")
+    result = export(domain="closed", source="/srv/closed", mount_tag="t", check=True)
+    assert result["changed"]
+    warning = "100000:100000 on this host and can't write to '/srv/closed', because /srv/closed belongs to 0:0 with mode 0755."
+    assert warning in " ".join(result["warnings"].split())
+
+
+@pytest.mark.parametrize(("owner", "mode"), [("0:0", "700"), ("oneadmin:oneadmin", "700"), ("0:100000", "710"), ("0:oneadmin", "710")])
+def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
+    export: Callable[..., dict], domain: Make, directory: Make, execute: Execute, owner: str, mode: str
+) -> None:
+    domain("hv1", "shut", shared=True)
+    directory("hv1", "/srv/shut/in")
+    execute("hv1", "sh", "-c", f"chown {owner} /srv/shut && chmod {mode} /srv/shut")
     try:
-        result = export(domain="closed", source="/srv/closed/in", mount_tag="t", check=True)
-        assert result["changed"]
-        warning = "100000:100000 on this host and can't write to '/srv/closed/in', because /srv/closed belongs to 0:0 with mode 0700."
-        assert warning in " ".join(result["warnings"].split())
+        wish = {"domain": "shut", "source": "/srv/shut/in", "mount_tag": "t"}
+        for check in (True, False):
+            refused = export(**wish, check=check)
+            assert refused["msg"].startswith("source: with '/srv/shut/in' the domain wouldn't start, because /srv/shut belongs to "), refused
+        # The remedies in the message are some.
+        execute("hv1", "sh", "-c", "chmod o+x /srv/shut" if owner.startswith("oneadmin") else "setfacl -m u:oneadmin:x,u:100000:x /srv/shut")
+        assert export(**wish)["changed"]
+        execute("hv1", "virsh", "start", "shut")
     finally:
-        execute("hv1", "rm", "-rf", "/srv/closed")
+        execute("hv1", "sh", "-c", "virsh destroy shut; rm -rf /srv/shut")
 
 
 def test_an_old_hypervisor_refuses_what_it_cant_do(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:

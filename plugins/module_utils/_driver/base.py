@@ -194,6 +194,10 @@ class DatastoreDriver:
         """The size in MiB, rounded up, that an image made of ``path`` would have."""
         self._unsupported("stat")
 
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        """Return what :meth:`cp` would make of ``path`` without making it: the size in MiB, 0 where it isn't known, and the warnings. Raise as it would."""
+        self._unsupported("preview")
+
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """Make another image with the data of the image ``source``."""
         self._unsupported("clone")
@@ -212,6 +216,10 @@ class DatastoreDriver:
         :arg checksums: names of algorithms by the source of an image whose checksum is wanted, too; that reads all its data.
         """
         self._unsupported("inventory")
+
+    def users(self, source: str) -> Sequence[str]:
+        """Who has an image's data open now, where it is: programs and loop devices, in words."""
+        return ()
 
     def sweep(self) -> None:
         """Remove what killed runs left: the leftovers of the :meth:`inventory`."""

@@ -29,10 +29,11 @@ from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFail
 from .._core.names import check_host
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .._image import inventory
-from .._image.image_file import HEAD_SIZE, sniff, virtual_size
+from .._image.image_file import HEAD_SIZE
+from .._image.magic import COMPRESSIONS, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import ARCHIVES, COMPRESSIONS, FsDriver, in_mebibytes, is_url, measure, shown, with_warnings
+from .fs import FsDriver, in_mebibytes, is_url, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -73,7 +74,7 @@ COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
 NO_COMMAND = (126, 127)
 
 #: They read no data, and so are answered within the driver's deadline.
-QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored")
+QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored", "users")
 
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")
@@ -82,7 +83,8 @@ CONFIRMED = b"\n"
 #: What actions answer, as an annotation says it; the others answer nothing.
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
-    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "stat": "int", "stored": "tuple[str, ...]"},
+    **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
+    "users": "tuple[str, ...]",
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -127,6 +129,7 @@ class BridgedFsDriver(DatastoreDriver):
     export = _bridged("export")
     inventory = _bridged("inventory")
     sweep = _bridged("sweep")
+    users = _bridged("users")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
@@ -136,13 +139,13 @@ class BridgedFsDriver(DatastoreDriver):
             with self._downloaded(path, options.bandwidth) as sent:
                 return self.ask("cp", (path, options), {}, sent=sent, size=UNKNOWN)
         if is_url(path):
-            return self.ask("cp", (path, options), {})
+            return self._shown(self.ask("cp", (path, options), {}))
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             copied = self.ask("cp", (path, options), {}, descriptor, frames(descriptor, bandwidth=options.bandwidth, check=still.check))
-            return with_warnings(copied, still.warnings)
+            return with_warnings(self._shown(copied), still.warnings)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
         raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
@@ -160,6 +163,16 @@ class BridgedFsDriver(DatastoreDriver):
             return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         with opened(path, self.check) as descriptor:
             return self.ask("stat", (path,), named, descriptor, frames(descriptor))
+
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        if is_url(path):
+            return self._shown(self.ask("preview", (path, options), {}))
+        from .._image.still import StillFiles
+
+        with opened(path, self.check) as descriptor:
+            still = StillFiles({descriptor: path}, verify=options.verify)
+            found = self.ask("preview", (path, options), {}, descriptor, frames(descriptor))
+            return with_warnings(self._shown(found), still.warnings)
 
     def _needs_downloader(self, path: str) -> bool:
         if not is_url(path):
@@ -200,6 +213,11 @@ class BridgedFsDriver(DatastoreDriver):
             refusals.append(f"{host}: {refusal}")
             self.log(f"the bridge {refusals[-1]}")
         raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
+
+    @staticmethod
+    def _shown(copied: CopiedImage) -> CopiedImage:
+        """The same image with warnings that can be printed, because another host wrote them."""
+        return dataclasses.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 
     def _hosts(self) -> list[str]:
         """All, beginning with any, so that each gets its share."""
@@ -513,9 +531,17 @@ class ReceivingFsDriver(FsDriver):
         if self.received is None:
             return super().stat(path, no_decompress=no_decompress)
         head, chunks = self.received.begun()
+        options = CopyOptions("", no_decompress=no_decompress)
+        self._require_image(sniff(head), path, options)
         if self.received.size == UNKNOWN:
-            return in_mebibytes(virtual_size(*measure(self._unpacked(chunks, path) if self._unpacks(no_decompress) else chunks), path=shown(path)))
-        return in_mebibytes(self._size(head, self.received.size, chunks, path, no_decompress))
+            return in_mebibytes(self._measured(self._unpacked(chunks, path) if self._unpacks(options) else chunks, path, options))
+        return in_mebibytes(self._size(head, self.received.size, chunks, path, options))
+
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        if self.received is None:
+            return super().preview(path, options)
+        head, chunks = self.received.begun()
+        return self._previewed(head, b"", self.received.size, chunks, path, options)
 
     def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> None:
         if self.received is None:
@@ -527,7 +553,9 @@ class ReceivingFsDriver(FsDriver):
         if self.received is None:
             raise TransferFailed(f"The file {path} did not come with the request.")
         head, chunks = self.received.begun()
-        if self._unpacks(options.no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
+        kind = sniff(head)
+        self._require_image(kind, path, options)
+        if self._unpacks(options) and kind in COMPRESSIONS:
             self._store(chunks, path, target, options, digests)
         else:
             from .._image.copy import write_stream

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +16,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._core.directory import opened_directory
-from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, os_errors
+from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
-from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, sniff, virtual_size
+from .._image.disk_signs import disk_sign
+from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, virtual_size
+from .._image.magic import COMPRESSIONS, ENOUGH, QEMU_FORMATS, TAIL, is_packed, refusal, sniff
 from .._image.new_image import NewImage, new_image, sweep
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
 COPY_TIMEOUT = 86400
 
 FORMATS = ("raw", "qcow2")
-COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
-ARCHIVES = ("tar", "zip")
+#: Seconds without a byte of a URL that is only looked at.
+PREVIEW_TIMEOUT = 10
 
 #: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
 NAME_ONLY = "save_as"
@@ -67,10 +70,10 @@ class FsDriver(DirectoryDriver):
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
 
-        The files of a file datastore are stored as they are.
+        The files of a file datastore are stored as they are. What nothing tells to be a disk is stored with a warning.
 
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path.
-        :raises InvalidInput: not an image, one that needs other files, an archive, or a checksum that doesn't match.
+        :raises InvalidInput: empty, not an image, one that needs other files, an archive, or a checksum that doesn't match.
         :raises Conflict, StaleState: a program has a local file open for writing, or wrote to it meanwhile.
         :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
@@ -83,7 +86,10 @@ class FsDriver(DirectoryDriver):
             else:
                 warnings = self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests)
-            return with_warnings(self._finished(part, path, None, options), warnings)
+            with os_errors(f"read what was copied from {shown(path)}"):
+                head, tail, _length = ends(part.fd, HEAD_SIZE)
+            warnings = (*warnings, *self._judged(head, tail, path, options))
+            return with_warnings(self._finished(part, path, options.image_format, options), warnings)
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """
@@ -150,16 +156,56 @@ class FsDriver(DirectoryDriver):
 
         :raises VmstoreError: as :meth:`cp`.
         """
+        options = CopyOptions("", no_decompress=no_decompress)
         if is_url(path):
-            size = self._size_at_url(path, no_decompress)
+            size = self._size_at_url(path, options)
         elif os.path.isdir(path):
             from .._host.directory import Measuring, look
 
             return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         else:
             with opened(path, self.check) as descriptor:
-                size = self._size(os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size, chunks_of(descriptor), path, no_decompress)
+                head, tail, length = ends(descriptor, HEAD_SIZE)
+                self._require_image(sniff(head, tail), path, options)
+                size = self._size(head, length, chunks_of(descriptor), path, options)
         return in_mebibytes(size)
+
+    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
+        """
+        :raises VmstoreError: as :meth:`cp`.
+        """
+        if is_url(path):
+            from .._image.source import read_head
+
+            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT)
+            return self._previewed(head, b"", length, None, path, options)
+        from .._image.still import StillFiles
+
+        with opened(path, self.check) as descriptor:
+            still = StillFiles({descriptor: path}, verify=options.verify)
+            head, tail, length = ends(descriptor, HEAD_SIZE)
+            return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
+
+    def _previewed(self, head: bytes, tail: bytes, length: int | None, chunks: Iterable[bytes] | None, path: str, options: CopyOptions) -> CopiedImage:
+        """Return the preview of a file by its beginning, its end and its length.
+
+        :arg chunks: all of the file, ``None`` where no more than its ``head`` is read.
+        """
+        self.require_type(options.image_type)
+        kind = sniff(head, tail)
+        self._require_image(kind, path, options)
+        if self._unpacks(options) and kind in COMPRESSIONS:
+            if chunks is None:
+                from .._image.decompress import beginning
+
+                head, tail, length = beginning(head, HEAD_SIZE, path=path), b"", None
+                if not head:  # what there is of it is too little
+                    return CopiedImage("", "", 0)
+            else:
+                head, tail, length = measure(self._unpacked(chunks, path))
+        warnings = self._judged(head, tail, path, options)
+        known = length is not None or (chunks is not None and sniff(head) in QEMU_FORMATS)
+        return CopiedImage("", "", in_mebibytes(self._header_size(head, length, path, options)) if known else 0, warnings)
 
     def stored(self) -> frozenset[str]:
         """
@@ -185,6 +231,29 @@ class FsDriver(DirectoryDriver):
         for answer in each_within(self.timeout, f"Reading the directory {directory}", lambda: take_inventory(directory, checksums)):
             found = answer or found  # those without are signs of life
         return found
+
+    def users(self, source: str) -> Sequence[str]:
+        """What has data open is looked up once.
+
+        :raises VmstoreError: it isn't an image of this datastore.
+        """
+        from .._image.snapshots import data_file
+        from .._image.still import is_used
+
+        path = self._image(source)
+        own = os.path.join(os.path.realpath(self.datastore.base_path), os.path.basename(path))
+        found = [user for file, users in self._open_files.items() if file == own or file.startswith(f"{own}.snap/") for user in users]
+        with contextlib.suppress(VmstoreError):  # there is no data
+            if not found:
+                with opened_file(data_file(path)) as descriptor:
+                    found += ["a program such as QEMU, perhaps on another host that shares it"] * is_used(descriptor)
+        return tuple(found)
+
+    @functools.cached_property
+    def _open_files(self) -> Mapping[str, Sequence[str]]:
+        from .._host.open_files import open_files
+
+        return open_files(os.path.realpath(self.datastore.base_path))
 
     def sweep(self) -> None:
         sweep(self.datastore.base_path)
@@ -288,8 +357,10 @@ class FsDriver(DirectoryDriver):
 
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
-            kind = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-            if self._unpacks(options.no_decompress) and kind in COMPRESSIONS + ARCHIVES:
+            head, tail, _length = ends(descriptor, ENOUGH)
+            kind = sniff(head, tail)
+            self._require_image(kind, path, options)
+            if self._unpacks(options) and kind in COMPRESSIONS:
                 self._store(chunks_of(descriptor), path, target, options, digests)
             else:
                 from .._image.copy import copy_local
@@ -308,10 +379,46 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import write_stream
 
         chunks = hashed(chunks, digests)
-        write_stream(self._unpacked(chunks, path) if self._unpacks(options.no_decompress) else chunks, target, sparse=options.sparse)
+        write_stream(self._unpacked(chunks, path) if self._unpacks(options) else chunks, target, sparse=options.sparse)
 
-    def _unpacks(self, no_decompress: bool) -> bool:
-        return not no_decompress and self.datastore.type != "file"
+    def _keeps(self, options: CopyOptions) -> bool:
+        """Return whether an image is stored as it is, whatever it looks like."""
+        return self.datastore.type == "file" or options.image_format == "raw"
+
+    def _unpacks(self, options: CopyOptions) -> bool:
+        return not (options.no_decompress or self._keeps(options))
+
+    def _require_image(self, kind: str, path: str, options: CopyOptions) -> None:
+        """Refuse what is no image.
+
+        :arg kind: as :func:`sniff` names it.
+        :raises InvalidInput: it is no image, and neither the datastore nor the user wants it as it is.
+        """
+        if self._keeps(options) or (options.no_decompress and is_packed(kind)):
+            return
+        why = refusal(kind, is_remote=is_url(path))
+        if options.image_type == "cdrom" and kind in QEMU_FORMATS:
+            why = f"images of type cdrom are stored as they are, and this is a {kind} image: convert it with qemu-img convert -O raw"
+        if why:
+            raise InvalidInput("path", shown(path), why)
+
+    def _judged(self, head: bytes, tail: bytes, path: str, options: CopyOptions) -> tuple[str, ...]:
+        """Return warnings about what is to be stored, by its beginning and its end.
+
+        :raises InvalidInput: it is empty, no image, or not of the format that it is said to have.
+        """
+        if not head and options.image_type != "context":
+            raise InvalidInput("path", shown(path), "an image is expected, and this is empty")
+        kind = sniff(head, tail)
+        self._require_image(kind, path, options)
+        if self._keeps(options):
+            return ()
+        if options.image_format not in (None, kind):
+            raise InvalidInput("format", options.image_format, f"{shown(path)} is {kind}")
+        if kind != "raw" or disk_sign(head) or head == bytes(len(head)):
+            return ()
+        nothing = "no boot sector, partition table, file system or volume, and it does not begin with zeros"
+        return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); format: raw says that it is one.",)
 
     def _unpacked(self, chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
         """What expands beyond the whole file system is no image for it."""
@@ -332,7 +439,7 @@ class FsDriver(DirectoryDriver):
         if image_format != "raw":
             found = self._inspected(part, path)
             if image_format not in (None, found.format):
-                raise InvalidInput("format", image_format, f"{path} is {found.format}")
+                raise InvalidInput("format", image_format, f"{shown(path)} is {found.format}")
             image_format, size = found.format, found.virtual_size
         wanted = options.driver_format
         if wanted is None or not options.convert or wanted == image_format:
@@ -352,23 +459,37 @@ class FsDriver(DirectoryDriver):
         # The user knows the image by the path it came from.
         return inspect(part.fd, path=shown(path))
 
-    def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, no_decompress: bool) -> int:
+    def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
         """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
-        if self._unpacks(no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
-            return virtual_size(*measure(self._unpacked(chunks, path)), path=path)
-        return virtual_size(head, length, path=path)
+        if self._unpacks(options) and sniff(head) in COMPRESSIONS:
+            return self._measured(self._unpacked(chunks, path), path, options)
+        return self._header_size(head, length, path, options)
 
-    def _size_at_url(self, path: str, no_decompress: bool) -> int:
+    def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
+        if self._keeps(options):
+            return self._header_size(b"", sum(map(len, chunks)), path, options)
+        head, tail, length = measure(chunks)
+        self._require_image(sniff(head, tail), path, options)
+        return self._header_size(head, length, path, options)
+
+    def _header_size(self, head: bytes, length: int | None, path: str, options: CopyOptions) -> int:
+        """In bytes, of what isn't compressed any more."""
+        return virtual_size(b"" if self._keeps(options) else head, length, path=shown(path))
+
+    def _size_at_url(self, path: str, options: CopyOptions) -> int:
         from .._image.source import Source, open_source, read_head
 
-        unpack = self._unpacks(no_decompress)
+        unpack = self._unpacks(options)
         downloader = self.settings.downloader
-        # A downloader is started only once: the beginning could cost as much as the whole.
-        head, length = (b"", None) if Source(path, downloader).is_for_downloader else read_head(path, HEAD_SIZE)
-        if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
+        if Source(path, downloader).is_for_downloader:
+            head, length = b"", None  # a downloader is started only once, because the beginning could cost as much as the whole
+        else:
+            head, length = read_head(path, HEAD_SIZE)
+            self._require_image(sniff(head), path, options)
+        if length is None or (unpack and sniff(head) in COMPRESSIONS):
             with open_source(path, downloader=downloader, log=self.log) as chunks:
-                head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
-        return virtual_size(head, length, path=shown(path))
+                return self._measured(self._unpacked(chunks, path) if unpack else chunks, path, options)
+        return self._header_size(head, length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:
         """The path of an image of this datastore or, ``beside`` it, of another one in the same location.
@@ -398,21 +519,31 @@ def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
+def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
+    """The first ``size`` bytes of a file, its last :data:`TAIL`, and its length in bytes.
+
+    :raises OSError: it can't be read.
+    """
+    length = os.fstat(descriptor).st_size
+    return os.pread(descriptor, size, 0), os.pread(descriptor, TAIL, max(length - TAIL, 0)), length
+
+
 def in_mebibytes(size: int) -> int:
     """``size`` bytes, rounded up."""
     return -(-size // MEBIBYTE)
 
 
-def measure(chunks: Iterable[bytes]) -> tuple[bytes, int | None]:
-    """The beginning of a stream, and its length where the beginning doesn't tell what a virtual size needs."""
-    head, length = b"", 0
+def measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
+    """The beginning of a stream, and its end and its length where the beginning doesn't tell what a virtual size needs."""
+    head, tail, length = b"", b"", 0
     for chunk in chunks:
         length += len(chunk)
         if len(head) < HEAD_SIZE:
             head += chunk
-        elif sniff(head) not in ("raw", "iso"):
-            return head, None
-    return head, length
+        elif sniff(head) in QEMU_FORMATS:
+            return head, b"", None
+        tail = (tail + chunk[-TAIL:])[-TAIL:]
+    return head, tail, length
 
 
 def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:

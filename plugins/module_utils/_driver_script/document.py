@@ -30,7 +30,7 @@ ELEMENTS = frozenset(
     [
         *(f"DATASTORE/{name}" for name in ("ID", "NAME", "TYPE", "TM_MAD", "BASE_PATH")),
         *(f"DATASTORE/TEMPLATE/{name}" for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")),
-        *(f"DATASTORE/TEMPLATE/{name}" for name in ("CONVERT", "DRIVER", "LIMIT_TRANSFER_BW", "NO_DECOMPRESS", "SPARSE")),
+        *(f"DATASTORE/TEMPLATE/{name}" for name in ("CONVERT", "DRIVER", "LIMIT_TRANSFER_BW", "NO_DECOMPRESS", "SPARSE", "VERIFY")),
         *(f"IMAGE/{name}" for name in ("TYPE", "PATH", "SOURCE", "FORMAT", "FS", "SIZE", "TARGET_SNAPSHOT")),
         *(f"IMAGE/TEMPLATE/{name}" for name in ("MD5", "SHA1", "SHA256", "SHA512")),
     ]

@@ -20,7 +20,7 @@ from typing import IO
 from .._catalog.datastore import Datastore
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error
 from .._core.paths import absolute
-from .._driver.base import COPY_ATTRIBUTES, CopyOptions, DatastoreDriver, Settings
+from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from .document import NFS_AUTO, Document, read_document
 
 #: Seconds for a file system to say how full it is.
@@ -92,10 +92,12 @@ class Action:
         document = self.document
         self._copied(lambda driver: driver.clone(document.required("IMAGE/PATH"), document.optional("IMAGE/FORMAT") or None, self.copy_options()))
 
-    def _copied(self, copy: Callable[[DatastoreDriver], object]) -> None:
+    def _copied(self, copy: Callable[[DatastoreDriver], CopiedImage]) -> None:
         driver = self.reading()
         copied = copy(driver)
         self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
+        for warning in copied.warnings:
+            log(warning)
 
     def mkfs(self) -> None:
         driver = self.reading()

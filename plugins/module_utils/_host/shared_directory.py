@@ -57,22 +57,52 @@ class HeldDirectory:
 
         The guest's root is root over files whose owner and group are both mapped, and anybody else elsewhere.
         """
-        uid, gid = host_id(uid_map, 0), host_id(gid_map, 0)
-        parts = self.path.split("/")
-        for depth in range(1, len(parts) + 1):
-            component = "/".join(parts[:depth]) or "/"
-            shared = depth == len(parts)
+        root = host_id(uid_map, 0), host_id(gid_map, 0)
+        for component in self._components():
+            shared = component == self.path
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
-            try:
-                found = os.stat(component)
-            except OSError as error:
-                raise from_os_error(error, f"look at the directory {component}") from error
-            if _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid):
-                continue
-            granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
-            if needed & ~granted and not _has_acl(component):
-                return f"{component} belongs to {found.st_uid}:{found.st_gid} with mode {stat.S_IMODE(found.st_mode):04o}"
+            found = _look(component)
+            is_over_it = _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid)
+            if not is_over_it and _lacks(found, *root, needed) and not _has_acl(component):
+                return _described(component, found)
         return None
+
+    def closed_way(self, uid: int, gid: int, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]) -> tuple[str, str] | None:
+        """The directory above it that virtiofsd can't pass, and its owner and mode, as part of a sentence; ``None`` when it gets there.
+
+        virtiofsd looks for the directory as the user that runs it, and once more as the guest's root.
+
+        :arg uid: of that user, and its ``gid``; it has no other groups.
+        """
+        root = host_id(uid_map, 0), host_id(gid_map, 0)
+        for component in self._components()[:-1]:
+            found = _look(component)
+            is_over_it = _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid)
+            closed_to_root = not is_over_it and _lacks(found, *root, stat.S_IXOTH)
+            if (closed_to_root or _lacks(found, uid, gid, stat.S_IXOTH)) and not _has_acl(component):
+                return component, _described(component, found)
+        return None
+
+    def _components(self) -> list[str]:
+        parts = self.path.split("/")
+        return ["/".join(parts[:depth]) or "/" for depth in range(1, len(parts) + 1)]
+
+
+def _look(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise from_os_error(error, f"look at the directory {path}") from error
+
+
+def _lacks(found: os.stat_result, uid: int | None, gid: int | None, needed: int) -> bool:
+    """Whether owner and mode keep a user from what ``needed`` says in the bits of the others."""
+    granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
+    return bool(needed & ~granted)
+
+
+def _described(path: str, found: os.stat_result) -> str:
+    return f"{path} belongs to {found.st_uid}:{found.st_gid} with mode {stat.S_IMODE(found.st_mode):04o}"
 
 
 def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:

@@ -10,6 +10,7 @@ A compressed stream is hostile input: it can expand a thousandfold and more, ask
 from __future__ import annotations
 
 import bz2
+import contextlib
 import itertools
 import lzma
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 
 from .._core.command import CHUNK, stream
 from .._core.errors import CommandFailed, InvalidInput
-from .image_file import sniff
+from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 
 #: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
 MEMORY = 256 << 20
@@ -27,14 +28,11 @@ MEMORY = 256 << 20
 #: Bytes in which compressions and archives have their magic number.
 _HEAD = 512
 
-_ARCHIVES = ("tar", "zip")
-
 _DECODERS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     "bzip2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY),
 }
-_COMPRESSIONS = (*_DECODERS, "zstd")
 
 
 def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60) -> Iterator[bytes]:
@@ -43,25 +41,17 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
     :arg limit: bytes that may come out, of what isn't compressed too.
     :arg path: the local path or URL that the bytes come from, for errors.
     :arg timeout: seconds in which zstd(1) must do something.
-    :raises InvalidInput: an archive, also a compressed one; compressed twice; more than ``limit`` bytes; a stream that is damaged, ends early
-        or goes on behind its end.
+    :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a stream that is damaged,
+        ends early or goes on behind its end.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
-
-    def refused(why: str) -> InvalidInput:
-        from .source import redacted  # a local file needs no URLs, which take longer to load than all this
-
-        return InvalidInput("path", redacted(path), why)
-
+    refused = _refusing(path)
     compression, chunks = _peek(chunks)
-    _refuse_archive(compression, refused)
-    if compression in _COMPRESSIONS:
-        chunks = _zstd(chunks, refused, timeout) if compression == "zstd" else _members(compression, chunks, refused)
-        inside, chunks = _peek(chunks)
-        _refuse_archive(inside, refused)
-        if inside in _COMPRESSIONS:
-            raise refused(f"an image that is compressed once is expected, and inside {compression} there is {inside} again")
-    verb = "expands to" if compression in _COMPRESSIONS else "has"
+    _require_image(compression, path, refused)
+    if compression in COMPRESSIONS:
+        inside, chunks = _peek(_unpack(compression, chunks, refused, timeout))
+        _require_image(inside, path, refused, within=compression)
+    verb = "expands to" if compression in COMPRESSIONS else "has"
     total = 0
     for chunk in chunks:
         total += len(chunk)
@@ -70,20 +60,69 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
         yield chunk
 
 
+def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
+    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it breaks off before.
+
+    Arguments and errors are those of :func:`decompressed`, but for a stream that is damaged or ends early.
+    """
+
+    def broken(_why: str) -> InvalidInput:
+        return InvalidInput("path", path, "more of it is expected")
+
+    compression = sniff(head)
+    out = bytearray()
+    with contextlib.suppress(InvalidInput):
+        for chunk in _unpack(compression, [head], broken, timeout):
+            out += chunk
+            if len(out) >= size:
+                break
+    _require_image(sniff(bytes(out)), path, _refusing(path), within=compression)
+    return bytes(out)
+
+
+def _refusing(path: str) -> Callable[[str], InvalidInput]:
+    """Return a function that makes an error about ``path`` of a reason."""
+
+    def refused(why: str) -> InvalidInput:
+        from .source import redacted  # a local file needs no URLs, which take longer to load than all this
+
+        return InvalidInput("path", redacted(path), why)
+
+    return refused
+
+
 def _peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-    """What begins here, and all of it again."""
+    """Return what begins here, and all of it again. Only what is about to be refused is read on, as far as the signs of a disk go."""
     chunks = iter(chunks)
-    head = b""
+    head = _read(chunks, _HEAD)
+    kind = sniff(head)
+    if refusal(kind):
+        head += _read(chunks, ENOUGH)
+        kind = sniff(head)
+    return kind, itertools.chain((head,), chunks) if head else chunks
+
+
+def _read(chunks: Iterator[bytes], size: int) -> bytes:
+    """Read ``size`` bytes or a little more, fewer only at the end."""
+    data = bytearray()
     for chunk in chunks:
-        head += chunk
-        if len(head) >= _HEAD:
+        data += chunk
+        if len(data) >= size:
             break
-    return sniff(head), itertools.chain((head,), chunks) if head else chunks
+    return bytes(data)
 
 
-def _refuse_archive(kind: str, refused: Callable[[str], InvalidInput]) -> None:
-    if kind in _ARCHIVES:
-        raise refused(f"an image is expected, and this is a {kind} archive: unpack it and give the path of the image")
+def _require_image(kind: str, path: str, refused: Callable[[str], InvalidInput], *, within: str | None = None) -> None:
+    """Refuse what is no image, or is compressed again ``within`` a compression."""
+    why = refusal(kind, is_remote=not path.startswith("/"))
+    if within and kind in COMPRESSIONS:
+        why = f"an image that is compressed once is expected, and inside {within} there is {kind} again"
+    if why:
+        raise refused(why)
+
+
+def _unpack(compression: str, chunks: Iterable[bytes], refused: Callable[[str], InvalidInput], timeout: float) -> Iterator[bytes]:
+    return _zstd(chunks, refused, timeout) if compression == "zstd" else _members(compression, chunks, refused)
 
 
 def _members(compression: str, chunks: Iterable[bytes], refused: Callable[[str], InvalidInput]) -> Iterator[bytes]:
@@ -126,4 +165,4 @@ def _zstd(chunks: Iterable[bytes], refused: Callable[[str], InvalidInput], timeo
     return stream([command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"], chunks, failed=damaged, timeout=timeout)
 
 
-__all__ = ["decompressed"]
+__all__ = ["beginning", "decompressed"]

@@ -23,13 +23,14 @@ from typing import Any
 from .._core.command import reason
 from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
+from .magic import QEMU_FORMATS, sniff
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
 HEAD_SIZE = 4 << 20
 #: Bytes: no virtual disk is larger. It is the most that VHDX allows.
 LARGEST = 64 << 40
 
-#: Bytes that ``inspect`` reads: the magic of ISO 9660 is the last one, and every header with references fits.
+#: Bytes that ``inspect`` reads: every header with references fits.
 _SNIFFED = 64 << 10
 #: What qemu-img gets. A sound image takes milliseconds of CPU time; the block table of a 64 TiB VDI takes 256 MiB.
 _CPU_SECONDS = 10
@@ -37,30 +38,9 @@ _MEMORY = 512 << 20
 #: Bytes: qemu-img starts up to 64 threads where the host is busy, and their stacks count as memory.
 _STACK = 1 << 20
 
-#: Format, offset, magic number. Those of qemu are told from one another by its manual and source (block/*.c), the others by RFC 1952, RFC 8878,
-#: the documents of bzip2 and xz, ECMA-119 8.4, POSIX pax (ustar) and APPNOTE (zip, also an empty one).
-_MAGICS = (
-    ("qcow2", 0, b"QFI\xfb"),
-    ("vmdk", 0, b"KDMV"),
-    ("vmdk", 0, b"COWD"),
-    ("vmdk", 0, b"# Disk DescriptorFile"),
-    ("vhdx", 0, b"vhdxfile"),
-    ("vpc", 0, b"conectix"),
-    ("vdi", 64, b"\x7f\x10\xda\xbe"),
-    ("gzip", 0, b"\x1f\x8b\x08"),
-    ("bzip2", 0, b"BZh"),
-    ("xz", 0, b"\xfd7zXZ\0"),
-    ("zstd", 0, b"\x28\xb5\x2f\xfd"),
-    ("zip", 0, b"PK\x03\x04"),
-    ("zip", 0, b"PK\x05\x06"),
-    ("tar", 257, b"ustar"),
-    ("iso", 32769, b"CD001"),
-)
 #: GUIDs of [MS-VHDX], as they lie in the file.
 _VHDX_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 _VHDX_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
-#: Those that have a header, which tells their size.
-QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
 
 
 @dataclass(frozen=True)
@@ -70,14 +50,6 @@ class ImageFile:
     format: str
     virtual_size: int
     allocated: int
-
-
-def sniff(head: bytes) -> str:
-    """What begins with ``head``, of which 32774 bytes are enough: a format of qemu, ``iso``, a compression, an archive, else ``raw``.
-
-    A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
-    """
-    return next((name for name, offset, magic in _MAGICS if head.startswith(magic, offset)), "raw")
 
 
 def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
@@ -204,4 +176,4 @@ def _header_size(image_format: str, head: bytes) -> int:
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "QEMU_FORMATS", "ImageFile", "inspect", "opened_file", "sniff", "virtual_size"]
+__all__ = ["HEAD_SIZE", "ImageFile", "inspect", "opened_file", "virtual_size"]

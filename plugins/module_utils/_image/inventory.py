@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 
 from .._core.directory import is_link_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
-from .image_file import HEAD_SIZE, QEMU_FORMATS, sniff, virtual_size
+from .image_file import HEAD_SIZE, virtual_size
+from .magic import QEMU_FORMATS, sniff
 from .new_image import PART, is_held
 
 _IMAGE = re.compile("[0-9a-f]{32}")

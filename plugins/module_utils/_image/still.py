@@ -2,19 +2,21 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was."""
+"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was. And who has QEMU's locks on one."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
 
 #: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it (BLK_PERM_WRITE, BLK_PERM_RESIZE).
-_WRITERS = (101, 103)
+_WRITERS = ((101, 1), (103, 1))
+#: All that it locks: RAW_LOCK_PERM_BASE and RAW_LOCK_SHARED_BASE.
+_USERS = ((100, 10), (200, 10))
 
 
 class StillFiles:
@@ -51,9 +53,18 @@ class StillFiles:
 
 def is_written_to(descriptor: int) -> bool:
     """Return whether another program has QEMU's lock to write to an open file (QEMU, "Image locking"). No: the file system knows no locks."""
-    for byte in _WRITERS:
+    return _is_locked(descriptor, _WRITERS)
+
+
+def is_used(descriptor: int) -> bool:
+    """Return whether another program has any of QEMU's locks on an open file. No: the file system knows no locks."""
+    return _is_locked(descriptor, _USERS)
+
+
+def _is_locked(descriptor: int, places: Sequence[tuple[int, int]]) -> bool:
+    for start, length in places:
         # struct flock of fcntl(2): type, whence, start, length, pid. Asking needs no right to write.
-        asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         try:
             (kind,) = struct.unpack_from("h", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
         except OSError:
@@ -69,4 +80,4 @@ def _state(descriptor: int, path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-__all__ = ["StillFiles", "is_written_to"]
+__all__ = ["StillFiles", "is_used", "is_written_to"]

@@ -187,6 +187,9 @@ class DatastoreCheckService(CatalogService):
                 found = [finding for finding in one.orphans if data_of(finding["path"]) == data]
                 for finding in found:
                     finding["repaired"] = True
+                users = one.driver.users(data)
+                if users:
+                    raise Conflict(f"remove: {reference!r} can't be removed while it is used by {', '.join(users)}.")
                 if found or data in one.strays:
                     removed[data] = (one, found[0] if found else {"path": data, "allocated_bytes": None})
         for image in forgotten.values():

@@ -246,7 +246,11 @@ class ImageService(CatalogService):
                 raise Conflict(difference)
             if lost and not wish.force:
                 self._known.check_mounted(driver.datastore)
+                if found.persistent:
+                    gone = f"The data of the persistent image {found.name!r} is not at {found.path}, and with it all that domains wrote there"
+                    raise Conflict(f"{gone}: restore it from a backup, or give force: true to make the image anew without that.")
             self._check_unused(found, "replaced", wish.force)
+            self._check_data_unused(found, "replaced", wish.force)
             wanted = self._data.plan(number, completed(wish.data, found), wanted, driver)
             if not lost:
                 self._outdated.append((driver, found))
@@ -271,6 +275,16 @@ class ImageService(CatalogService):
         if disks and not force:
             raise Conflict(f"The image {image.name!r} can't be {verb} while it is used by {', '.join(map(str, disks))}.")
 
+    def _check_data_unused(self, image: Image, verb: str, force: bool) -> None:
+        """Refuse to lose data that is used, whatever the catalog knows of that.
+
+        Who gives force to replace data has not said that a running program may lose it.
+        """
+        users = "" if force and verb == "removed" else self._known.data_users(image, running=force)
+        if users:
+            remedy = "shut it down first" if force else "shut it down and take the image from it first, or give force: true"
+            raise Conflict(f"The image {image.name!r} can't be {verb} while its data is used by {users}: {remedy}.")
+
     def _insert(self, image: Image) -> None:
         self.catalog.take_id("image")
         insert_image(self.catalog, image)
@@ -280,6 +294,7 @@ class ImageService(CatalogService):
 
     def _plan_removal(self, found: Image, force: bool) -> None:
         self._check_unused(found, "removed", force)
+        self._check_data_unused(found, "removed", force)
         for disk in self._known.disks(found):
             subject = f"image {found.name!r} in domain {disk.domain!r} on host {disk.host!r}"
             self._plan.actions.append(Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk)))
@@ -329,6 +344,8 @@ def check_options(wish: ImageWish, kind: str) -> None:
         raise InvalidInput("persistent", True, f"images of type {kind} are never changed by a domain")
     if kind not in EMPTY_TYPES and wish.data.driver is not None:
         raise InvalidInput("driver", wish.data.driver, f"images of type {kind} are stored as they are")
+    if kind not in EMPTY_TYPES and wish.data.format == "qcow2":
+        raise InvalidInput("format", "qcow2", f"images of type {kind} are stored as they are, and so are raw")
 
 
 def completed(wish: DataWish, found: Image) -> DataWish:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 
 from .._catalog.images import Image
@@ -30,7 +29,7 @@ class ImageData:
     """What is made for a list of wishes, each known by its place in the list. It is made between two plans, and outlives the first."""
 
     def __init__(self) -> None:
-        #: Whether a file that an image is to be made of is looked at while planning: in check mode nothing else does.
+        #: Whether what an image is to be made of is looked at while planning: in check mode nothing else does.
         self.look = True
         self.made: dict[int, CopiedImage] = {}
         self.failed: dict[int, VmstoreError] = {}
@@ -81,9 +80,7 @@ class ImageData:
             planned = self._plan_clone(number, wish.clone_from, driver, options)
         elif wish.origin is not None:
             self._to_make[number] = driver, functools.partial(driver.cp, wish.origin, options)
-            # Of a URL, a look could take as long as the whole copy.
-            size = self._size_of_file(wish.origin, driver, options) if self.look and wish.origin.startswith("/") else 0
-            planned = CopiedImage("", "", size)
+            planned = self._preview(wish.origin, driver, options) if self.look else CopiedImage("", "", 0)
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
@@ -131,15 +128,13 @@ class ImageData:
         return f"image:{source.name if source else wish.clone_from}"
 
     @staticmethod
-    def _size_of_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> int:
-        """Of one that an image can be made of; that is only looked at here, and what counts is the look at the copy."""
-        size = driver.stat(path, no_decompress=options.no_decompress)
-        if os.path.isdir(path):  # which has a size, too
-            raise InvalidInput("path", path, "a regular file is expected")
-        if options.image_type in EMPTY_TYPES and not driver.datastore.bridge_list:
+    def _preview(path: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
+        """Look at what an image is to be made of. What counts is the look at the copy."""
+        found = driver.preview(path, options)
+        if path.startswith("/") and options.image_type in EMPTY_TYPES and options.image_format != "raw" and not driver.datastore.bridge_list:
             with opened(path, driver.check) as descriptor:
                 inspect(descriptor, path=path)
-        return size
+        return found
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")

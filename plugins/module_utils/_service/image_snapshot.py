@@ -19,6 +19,7 @@ from .._core.errors import Conflict, InvalidInput, StaleState
 from .._core.plan import Action, Plan
 from .._driver.base import DatastoreDriver
 from .catalog import CATALOG_OPTIONS
+from .data_users import DataUsers
 from .image_work import ImageWorkService, check_snapshot, users_of
 
 IMAGE_SNAPSHOT_SPEC = ArgumentSpec(
@@ -69,6 +70,7 @@ class ImageSnapshotService(ImageWorkService):
             plan.actions.append(Action("update image", image.name, image.as_dict(), outcome.image.as_dict(), apply, undo))
         if outcome.work is not None:
             self._check_unused(image)
+            self._check_data_unused(image, driver)
             apply = functools.partial(self._work, image, functools.partial(outcome.work, image.path, image.format, self.snapshot))
             plan.actions.append(Action(outcome.name, image.name, outcome.before, outcome.after, apply))
         return plan
@@ -107,6 +109,12 @@ class ImageSnapshotService(ImageWorkService):
         if users:
             verb = {"absent": "lose a snapshot", "flattened": "be flattened", "reverted": "be reverted"}[self.options["state"]]
             raise Conflict(f"The image {image.name!r} can't {verb} without force while it is used by {users}.")
+
+    def _check_data_unused(self, image: Image, driver: DatastoreDriver) -> None:
+        """Refuse to change data that is used, whatever the catalog knows of that."""
+        users = "" if self.options["force"] else ", ".join(DataUsers().all(driver, image.path))
+        if users:
+            raise Conflict(f"The image {image.name!r} can't be changed without force while its data is used by {users}.")
 
     def _work(self, image: Image, work: Callable[[], None]) -> None:
         # Comparing can take long, and a domain may use the image since then.

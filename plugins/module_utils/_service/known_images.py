@@ -16,6 +16,7 @@ from .._catalog.images import Image, find_images
 from .._catalog.vm_disks import VmDisk, find_vm_disks
 from .._core.errors import Conflict, NotFound
 from .._driver.base import DatastoreDriver
+from .data_users import DataUsers
 from .datastore import driver_of
 
 
@@ -39,6 +40,7 @@ class KnownImages:
             self._disks[disk.image_id].append(disk)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
+        self._users = DataUsers()
         # As they were before anything was planned.
         self._recorded: dict[int, set[str]] = defaultdict(set)
         for image in self._by_id.values():
@@ -123,6 +125,17 @@ class KnownImages:
         if image is not None:
             del self._by_name[image.name]
             self._by_tag.pop(image.mount_tag, None)
+
+    def data_users(self, image: Image, *, running: bool) -> str:
+        """Who uses its data in fact, in words; empty when nobody does.
+
+        :arg running: whether only programs count that have it open now.
+        :raises VmstoreError: its datastore doesn't answer.
+        """
+        datastore = self.datastore(image.datastore_id)
+        if datastore is None or not self.driver(datastore).info.stores_data:
+            return ""
+        return ", ".join((self._users.running if running else self._users.all)(self.driver(datastore), image.path))
 
     def disks(self, image: Image) -> list[VmDisk]:
         """Where it is used."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pwd
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
@@ -276,6 +277,8 @@ class VirtiofsExportService(Service):
         if not uid_map:
             plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
         else:
+            if binary == WRAPPER:
+                self._check_way(export, user, uid_map, gid_map)
             self._warn_of_obstacle(plan, export, uid_map, gid_map)
             self._warn_of_other_ids(plan, export, uid_map, foreign)
         return VirtioFs(
@@ -288,6 +291,21 @@ class VirtiofsExportService(Service):
             cache=None if self.options["cache"] == "auto" else self.options["cache"],
             **{name: self.options[name] for name in ("queue", "xattr", "sandbox", "thread_pool")},
         )
+
+    def _check_way(self, export: Export, user: str, uid_map: IdMaps, gid_map: IdMaps) -> None:
+        """
+        :raises Conflict: virtiofsd wouldn't find the directory, so that the domain wouldn't start.
+        """
+        account = pwd.getpwnam(user)
+        closed = self._directory and self._directory.closed_way(account.pw_uid, account.pw_gid, uid_map, gid_map)
+        if closed:
+            directory, owner = closed
+            root = host_id(uid_map, 0)
+            raise Conflict(
+                f"{export.option}: with {export.source!r} the domain wouldn't start, because {owner}, and virtiofsd has to pass it as {user!r} and as the "
+                f"guest's root, which is {root} on this host: 'chmod o+x {directory}' lets everybody pass; where root owns it, "
+                f"'setfacl -m u:{user}:x,u:{root}:x {directory}' just these two."
+            )
 
     def _warn_of_obstacle(self, plan: ExportPlan, export: Export, uid_map: IdMaps, gid_map: IdMaps) -> None:
         """Owners and modes can change at any time, so what the guest's root can't use now is no error."""

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,36 +36,26 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def qemu() -> Iterator[Callable[..., None]]:
-    """Let qemu-io open a file until the end of the test."""
-    running = []
-
-    def opened(path: Path, *options: str) -> None:
-        process = subprocess.Popen(["qemu-io", *options, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        running.append(process)
-        process.stdin.write(b"read 0 512\n")
-        process.stdin.flush()
-        assert b"read 512/512" in process.stdout.readline()
-
-    yield opened
-    for process in running:
-        process.communicate(b"quit\n", 10)
-
-
 def stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
-def test_what_a_program_has_open_for_writing_is_refused(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
-    qemu(file, "-f", "raw")
+def test_what_a_program_has_open_for_writing_is_refused(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+    opened_by_qemu(file, "-f", "raw")
     with pytest.raises(Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"):
         driver.cp(str(file), CopyOptions("os"))
     assert stored(driver) == []
 
 
-def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
-    qemu(file, "-f", "raw")
+def test_check_mode_says_so(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+    opened_by_qemu(file, "-f", "raw")
+    with pytest.raises(Conflict, match=f"{file} is open for writing"):
+        driver.preview(str(file), CopyOptions("os"))
+    assert len(driver.preview(str(file), CopyOptions("os", verify=False)).warnings) == 1
+
+
+def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+    opened_by_qemu(file, "-f", "raw")
     copied = driver.cp(str(file), CopyOptions("os", verify=False))
     assert copied.warnings == (
         f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states.",
@@ -74,8 +63,8 @@ def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, 
     assert Path(copied.source).read_bytes() == file.read_bytes()
 
 
-def test_what_is_open_for_reading_is_copied(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
-    qemu(file, "-r", "-f", "raw")
+def test_what_is_open_for_reading_is_copied(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+    opened_by_qemu(file, "-r", "-f", "raw")
     with file.open("rb") as opened:
         assert not is_written_to(opened.fileno())
     assert driver.cp(str(file), CopyOptions("os")).warnings == ()
@@ -106,17 +95,17 @@ def test_what_changes_meanwhile_is_refused(driver: FsDriver, file: Path, monkeyp
         assert copied.warnings == (f"{file} was written to while it was copied, so the copy may hold parts of different states.",)
 
 
-def test_an_image_that_is_written_to_is_not_cloned(driver: FsDriver, file: Path, qemu: Callable[..., None]) -> None:
+def test_an_image_that_is_written_to_is_not_cloned(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
     image = driver.cp(str(file), CopyOptions("os")).source
-    qemu(Path(image), "-f", "raw")
+    opened_by_qemu(Path(image), "-f", "raw")
     with pytest.raises(Conflict, match=f"{image} is open for writing"):
         driver.clone(image, "raw", CopyOptions("os"))
     assert stored(driver) == [os.path.basename(image)]
     assert len(driver.clone(image, "raw", CopyOptions("os", verify=False)).warnings) == 1
 
 
-def test_an_export_warns(driver: FsDriver, file: Path, qemu: Callable[..., None], tmp_path: Path) -> None:
-    qemu(file, "-f", "raw")
+def test_an_export_warns(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None], tmp_path: Path) -> None:
+    opened_by_qemu(file, "-f", "raw")
     with new_image(str(tmp_path)) as part:
         assert copy_content(Content((str(file),), "raw"), part, "raw") == [
             f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states."

@@ -168,6 +168,24 @@ def test_an_archive_is_refused(scripts: Any, image: Path) -> None:
             assert f"this is a {kind} archive" in refused(scripts, action, I_PATH=scripts.files / name)
 
 
+def test_what_is_no_image_is_refused(scripts: Any) -> None:
+    (path := scripts.files / "x").write_bytes(b"<!DOCTYPE html><html><body>Please log in</body></html>")
+    for action in ("cp", "stat"):
+        assert "this is an HTML page" in refused(scripts, action, I_PATH=path)
+    path.write_bytes(b"")
+    assert "this is empty" in refused(scripts, I_PATH=path)
+
+
+def test_a_warning_is_a_line_of_the_log(scripts: Any) -> None:
+    (path := scripts.files / "x\u2028y").write_bytes(RAW)
+    done = subprocess.run([scripts.path("cp"), "7"], input=scripts.document(I_PATH=path), capture_output=True, check=True)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"INFO: {scripts.files}/x y is stored as a raw disk, though nothing in it is recognised (")
+    path.write_bytes(RAW[:510] + b"\x55\xaa" + RAW)
+    done = subprocess.run([scripts.path("cp"), "7"], input=scripts.document(I_PATH=path), capture_output=True, check=True)
+    assert done.stderr == b""
+
+
 def test_an_image_that_needs_other_files_is_refused(scripts: Any, qcow2: Path) -> None:
     secret = scripts.files / "secret"
     secret.write_bytes(b"secret" * 100000)
@@ -370,6 +388,9 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
     for secret in ("http://user:hunter2@127.0.0.1:1/x?token=hunter2", "ssh://user:hunter2@127.0.0.1/x"):
         for action in ("cp", "stat"):
             assert "hunter2" not in refused(scripts, action, I_PATH=secret)
+    (scripts.files / "page").write_bytes(b"<html>")
+    for action in ("cp", "stat"):
+        assert "this is an HTML page: it is probably the login or error page" in refused(scripts, action, I_PATH=f"{url}/page")
     # What came, and isn't accepted, is named without the secrets of its URL, too.
     (scripts.files / "bad").write_bytes(b"QFI\xfb" + bytes(4))
     for action in ("cp", "stat"):

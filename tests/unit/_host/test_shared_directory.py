@@ -13,6 +13,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
 
+#: The user that runs virtiofsd.
+TENANT = 61001
+
 MAPS = (IdMap(0, 100000, 65536),)
 
 
@@ -77,3 +80,31 @@ def test_the_component_that_keeps_the_mapped_root_out(directory: Path, owner: in
         script = 'test -r "$0" && test -x "$0"' + (' && test -w "$0"' if write else "")
         entered = ["setpriv", "--reuid", "100000", "--regid", "100000", "--clear-groups", "sh", "-c", script, str(directory)]
         assert (subprocess.run(entered, check=False).returncode == 0) is (named is None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "closed"),
+    [
+        ((0, 0), 0o755, False),
+        ((0, 0), 0o701, False),
+        ((0, 0), 0o700, True),
+        ((TENANT, TENANT), 0o700, True),  # closed to the guest's root
+        ((100000, 100000), 0o700, True),  # closed to the user
+        ((0, TENANT), 0o710, True),
+        ((0, 100000), 0o710, True),
+        ((TENANT, 100000), 0o710, False),
+    ],
+)
+def test_the_way_to_the_directory_is_open_to_the_user_and_the_mapped_root(directory: Path, owner: tuple[int, int], mode: int, closed: bool) -> None:
+    os.chown(directory.parent, *owner)
+    directory.parent.chmod(mode)
+    found = HeldDirectory("image", str(directory)).closed_way(TENANT, TENANT, MAPS, MAPS)
+    assert (found is not None) == closed
+    if found:
+        assert found == (str(directory.parent), f"{directory.parent} belongs to {owner[0]}:{owner[1]} with mode {mode:04o}")
+
+
+def test_an_access_control_list_may_open_the_way(directory: Path) -> None:
+    directory.parent.chmod(0o700)
+    subprocess.run(["setfacl", "-m", f"u:{TENANT}:x,u:100000:x", directory.parent], check=True)
+    assert HeldDirectory("image", str(directory)).closed_way(TENANT, TENANT, MAPS, MAPS) is None

@@ -167,6 +167,15 @@ def test_so_are_compressed_ones(tar: bytes, tool: str) -> None:
             unpacked(packed(tool, data))
 
 
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_a_disk_is_no_archive_though_it_begins_like_one(size: int) -> None:
+    """What tells that it is a disk, the magic number of btrfs, lies far behind."""
+    disk = b"\x1f\x9d\x90" + b"\7" * 65597 + b"_BHRfS_M" + DATA
+    assert unpacked(disk, size=size) == disk
+    with pytest.raises(InvalidInput, match="this is compressed with compress: decompress it first"):
+        unpacked(disk.replace(b"_BHRfS_M", b"12345678"), size=size)
+
+
 def test_compressed_twice_is_refused() -> None:
     with pytest.raises(InvalidInput, match="compressed once is expected, and inside xz there is gzip again"):
         unpacked(packed("xz", packed("gzip", DATA)))

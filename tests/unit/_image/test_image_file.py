@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._image import image_file
-from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import HEAD_SIZE, LARGEST, ImageFile, opened_file, sniff, virtual_size
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import HEAD_SIZE, LARGEST, ImageFile, opened_file, virtual_size
+from ansible_collections.granary.vmstore.plugins.module_utils._image.magic import sniff
 
 MIB = 1 << 20
 TIB = 1 << 40

@@ -323,6 +323,56 @@ def test_a_url(run: Run, source: Path, url: str, path: str) -> None:
         run(**{**given, "url": f"{url}/other"})
 
 
+def test_check_mode_says_what_is_wrong_with_a_url(run: Run, source: Path, url: str, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+    (tmp_path / "page").write_text("<!DOCTYPE html>")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "64M"], check=True)
+    given = {"name": "x", "datastore": "default", "type": "os"}
+    for check in (True, False):
+        with pytest.raises(VmstoreError, match=f"Could not read {url}/none: the server answered 404"):
+            run(check=check, url=f"{url}/none", **given)
+        with pytest.raises(InvalidInput, match=f"^path: '{url}/page' is not accepted: an image is expected, and this is an HTML page: it is probably the"):
+            run(check=check, url=f"{url}/page", **given)
+    assert stored() == []
+    assert run(check=True, url=f"{url}/disk", **given).result["image"]["size_mb"] == 64
+    # What is there already isn't asked for again.
+    run(url=f"{url}/disk", **given)
+    (tmp_path / "disk").unlink()
+    assert run(check=True, url=f"{url}/disk", **given).actions == []
+
+
+def test_what_nothing_recognises_is_stored_with_a_warning(new: Run, source: Path) -> None:
+    for check in (True, False):
+        plan = new(check=check)
+        assert [text.startswith(f"{source} is stored as a raw disk, though nothing in it is recognised (") for text in plan.warnings] == [True]
+    assert new().warnings == []
+    for check in (True, False):
+        assert new("y", check=check, format="raw").warnings == []
+
+
+def test_what_a_format_says_of_a_path(new: Run, source: Path, tmp_path: Path) -> None:
+    for check in (True, False):
+        with pytest.raises(InvalidInput, match=f"^format: 'qcow2' is not accepted: {source} is raw"):
+            new(check=check, format="qcow2")
+        for given in ({"type": "cdrom"}, {"type": "kernel", "datastore": "files"}):
+            with pytest.raises(InvalidInput, match="^format: 'qcow2' is not accepted: images of type .* are stored as they are, and so are raw"):
+                new(check=check, format="qcow2", **given)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", overlay := tmp_path / "overlay"], check=True)
+    for check in (True, False):  # what a guest wrote to its raw disk can look like that
+        image = new(check=check, path=str(overlay), format="raw").result["image"]
+        assert image["size_mb"] == 1
+    assert Path(image["path"]).read_bytes() == overlay.read_bytes()
+
+
+def test_an_empty_file_is_no_image(new: Run, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+    (tmp_path / "empty").touch()
+    for given in ({"type": "os"}, {"type": "cdrom"}, {"type": "kernel", "datastore": "files"}):
+        for check in (True, False):
+            with pytest.raises(InvalidInput, match="an image is expected, and this is empty"):
+                new(check=check, path=str(tmp_path / "empty"), **given)
+    assert stored() == []
+    assert new(path=str(tmp_path / "empty"), type="context", datastore="files").changed
+
+
 def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
     first = new().result["image"]
     other = tmp_path / "other.img"
@@ -338,6 +388,18 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     assert (image["id"], Path(image["path"]).read_bytes()) == (first["id"], other.read_bytes())
     assert stored() == [image["path"]]
     assert new(path=str(other), force=True).actions == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run, source: Path, check: bool) -> None:
+    """A nightly run would hide that what a domain wrote is gone."""
+    new("other")
+    lost = Path(new(persistent=True).result["image"]["path"])
+    lost.unlink()
+    with pytest.raises(Conflict, match=f"^The data of the persistent image 'x' is not at {lost}, and with it all that domains wrote there: restore it"):
+        new(check=check, persistent=True)
+    assert names(new(persistent=True, force=True)) == ["make lost data of image"]
+    assert not new(persistent=True).changed
 
 
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:

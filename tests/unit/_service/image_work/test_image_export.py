@@ -181,10 +181,10 @@ def test_a_directory_that_is_exchanged_for_a_link(store, dest, monkeypatch) -> N
     elsewhere.mkdir()
     copy = image_export.copy_content
 
-    def exchange(*arguments: object) -> None:
+    def exchange(*arguments: object) -> list[str]:
         dest.parent.rename(store.root / "moved")
         dest.parent.symlink_to(elsewhere)
-        copy(*arguments)
+        return copy(*arguments)
 
     monkeypatch.setattr(image_export, "copy_content", exchange)
     store.service(EXPORT, dest=str(dest), format="qcow2").converge()
@@ -196,9 +196,9 @@ def test_a_file_that_another_program_makes_meanwhile(store, dest, monkeypatch) -
     store.copies()
     copy = image_export.copy_content
 
-    def meanwhile(*arguments: object) -> None:
-        copy(*arguments)
+    def meanwhile(*arguments: object) -> list[str]:
         dest.write_bytes(b"theirs")
+        return copy(*arguments)
 
     monkeypatch.setattr(image_export, "copy_content", meanwhile)
     with pytest.raises(StaleState, match="was changed by another program while the image was written"):

@@ -1,0 +1,51 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which files of a directory programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
+
+Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+
+def open_files(directory: str) -> Mapping[str, Sequence[str]]:
+    """Who has a file below ``directory`` open, by the file's path; this process doesn't count. Another user's programs are seen by root only.
+
+    :arg directory: absolute, without symbolic links.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    prefix = directory.rstrip("/") + "/"
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        if int(process) == os.getpid():
+            continue
+        for path in sorted({path for path in _descriptors(process) if path.startswith(prefix)}):
+            found[path].append(f"the program {_name(process)} (process {process})")
+    for device in sorted(os.listdir("/sys/block")):
+        with contextlib.suppress(OSError), open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
+            path = file.read().rstrip("\n")
+            if path.startswith(prefix):
+                found[path].append(f"the loop device /dev/{device}")
+    return found
+
+
+def _descriptors(process: str) -> Iterator[str]:
+    with contextlib.suppress(OSError):  # it has ended, or is another user's
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/{process}/fd/{descriptor}")
+
+
+def _name(process: str) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read().strip()
+    return "that has ended"
+
+
+__all__ = ["open_files"]

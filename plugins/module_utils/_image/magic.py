@@ -1,0 +1,317 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one table of magic numbers: files are recognised by their first and last bytes.
+
+A stranger's file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an archive or a web page.
+The last kind is refused by its name. As a raw disk it would be garbage, which nobody notices until a guest boots from it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+from .disk_signs import disk_sign
+
+#: Bytes of a file's beginning that are enough for :func:`sniff`.
+ENOUGH = 68 << 10
+#: Bytes of a file's end that are.
+TAIL = 512
+
+#: Formats that have a header which tells their size, by qemu's names, and compressions that are decoded.
+QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
+COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
+
+_ARCHIVE, _COMPRESSED, _DISK, _BACKUP, _DOCUMENT = "archive", "compressed", "disk", "backup", "document"
+
+#: Kind, name, offset (from the end where it is negative), magic number: enough bytes that chance doesn't write them.
+_MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
+    # Apple's and Nero's disk images have a trailer, and begin with whatever their first block is (block/dmg.c of qemu; libmirage's image-nrg).
+    (_DISK, "DMG", -512, b"koly\0\0\0\4\0\0\2\0"),
+    (_BACKUP, "NRG", -12, b"NER5\0\0\0\0"),
+    # qemu's formats, by its manual and source (docs/interop, block/*.c), VMware's Virtual Disk Format 5.0, [MS-VHDX] and Microsoft's VHD specification.
+    (_DISK, "qcow", 0, b"QFI\xfb\0\0\0\1"),
+    ("", "qcow2", 0, b"QFI\xfb"),
+    ("", "vmdk", 0, b"KDMV"),
+    ("", "vmdk", 0, b"COWD"),
+    ("", "vmdk", 0, b"# Disk DescriptorFile"),
+    ("", "vhdx", 0, b"vhdxfile"),
+    ("", "vpc", 0, b"conectix"),
+    ("", "vdi", 64, b"\x7f\x10\xda\xbe"),
+    (_DISK, "QED", 0, b"QED\0"),
+    (_DISK, "Parallels", 0, b"WithoutFreeSpace"),
+    (_DISK, "Parallels", 0, b"WithouFreSpacExt"),
+    (_DISK, "Bochs", 0, b"Bochs Virtual HD Image"),
+    (_DISK, "cloop", 0, b"#!/bin/sh\n#V2.0 Format\n"),
+    # RFC 1952, RFC 8878 and the xz file format 2.1.1.1; bzip2 is below.
+    ("", "gzip", 0, b"\x1f\x8b\x08"),
+    ("", "xz", 0, b"\xfd7zXZ\0"),
+    ("", "zstd", 0, b"\x28\xb5\x2f\xfd"),
+    # Each format's own document: LZ4 frame format, zstd/lib/legacy, lzip's manual, lzop and lrzip's sources, Snappy's framing format, LZFSE's source.
+    (_COMPRESSED, "lz4", 0, b"\x04\x22\x4d\x18"),
+    (_COMPRESSED, "lz4", 0, b"\x02\x21\x4c\x18"),
+    *((_COMPRESSED, "an old version of zstd", 0, bytes([version]) + b"\xb5\x2f\xfd") for version in (0x1E, *range(0x22, 0x28))),
+    (_COMPRESSED, "lzip", 0, b"LZIP\0"),
+    (_COMPRESSED, "lzip", 0, b"LZIP\1"),
+    (_COMPRESSED, "lzop", 0, b"\x89LZO\0\r\n\x1a\n"),
+    (_COMPRESSED, "lrzip", 0, b"LRZI\0"),
+    (_COMPRESSED, "rzip", 0, b"RZIP\2"),
+    (_COMPRESSED, "snappy", 0, b"\xff\x06\0\0sNaPpY"),
+    *((_COMPRESSED, "lzfse", 0, magic) for magic in (b"bvx-", b"bvx1", b"bvx2", b"bvxn")),
+    # APPNOTE 4.3 (also an empty one, and one in parts), 7zFormat.txt, RAR technote, cpio(5) and POSIX pax (also "odc"), ar(5), RPM file format,
+    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo archives", technotes of ACE and StuffIt, xfsdump's source.
+    (_ARCHIVE, "zip", 0, b"PK\x03\x04"),
+    (_ARCHIVE, "zip", 0, b"PK\x05\x06"),
+    (_ARCHIVE, "zip", 0, b"PK\x07\x08PK"),
+    (_ARCHIVE, "7z", 0, b"7z\xbc\xaf\x27\x1c"),
+    (_ARCHIVE, "rar", 0, b"Rar!\x1a\x07"),
+    (_ARCHIVE, "rar", 0, b"RE~^"),
+    (_ARCHIVE, "cpio", 0, b"070701"),
+    (_ARCHIVE, "cpio", 0, b"070702"),
+    (_ARCHIVE, "cpio", 0, b"070707"),
+    (_ARCHIVE, "ar", 0, b"!<arch>\n"),
+    (_ARCHIVE, "ar", 0, b"!<thin>\n"),
+    (_ARCHIVE, "RPM", 0, b"\xed\xab\xee\xdb"),
+    (_ARCHIVE, "cab", 0, b"MSCF\0\0\0\0"),
+    (_ARCHIVE, "xar", 0, b"xar!\0"),
+    (_ARCHIVE, "WIM", 0, b"MSWIM\0\0\0"),
+    (_ARCHIVE, "WIM", 0, b"WLPWM\0\0\0"),
+    (_ARCHIVE, "zoo", 20, b"\xdc\xa7\xc4\xfd"),
+    (_ARCHIVE, "xfsdump", 0, b"xFSdump0"),
+    (_ARCHIVE, "zpaq", 0, b"7kSt\xa0\x31\x83\xd3"),
+    (_ARCHIVE, "ACE", 7, b"**ACE**"),
+    (_ARCHIVE, "StuffIt", 0, b"StuffIt (c)1997-"),
+    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, Proxmox's vma_spec.txt, sparse_format.h of Android, sources of partclone,
+    # ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
+    # COW of User Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
+    (_BACKUP, "EWF", 0, b"EVF\x09\r\n\xff\0"),
+    (_BACKUP, "EWF", 0, b"EVF2\r\n\x81\0"),
+    (_BACKUP, "EWF", 0, b"LVF\x09\r\n\xff\0"),
+    (_BACKUP, "EWF", 0, b"LEF2\r\n\x81\0"),
+    (_BACKUP, "AFF", 0, b"AFF10\r\n\0"),
+    (_BACKUP, "VMA", 0, b"VMA\0\0\0\0\1"),
+    (_BACKUP, "Android sparse", 0, b"\x3a\xff\x26\xed\1\0"),
+    (_BACKUP, "partclone", 0, b"partclone-image"),
+    (_BACKUP, "ntfsclone", 0, b"\0ntfsclone-image"),
+    (_BACKUP, "partimage", 0, b"PaRtImAgE-VoLuMe"),
+    (_BACKUP, "fsarchiver", 0, b"FsA0"),
+    (_BACKUP, "Ceph export", 0, b"rbd image "),
+    (_BACKUP, "Ceph export", 0, b"rbd diff v"),
+    (_BACKUP, "btrfs send stream", 0, b"btrfs-stream\0"),
+    (_BACKUP, "ZFS send stream", 8, b"\xac\xcb\xba\xf5\2\0\0\0"),
+    (_BACKUP, "ZFS send stream", 8, b"\0\0\0\2\xf5\xba\xcb\xac"),
+    (_BACKUP, "SE sparse VMDK", 0, b"\xbe\xba\xfe\xca\0\0\0\0"),
+    (_BACKUP, "UML COW", 0, b"OOOM\0\0\0"),
+    (_BACKUP, "CHD", 0, b"MComprHD"),
+    (_BACKUP, "CD in raw sectors (bin)", 0, b"\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0"),
+    (_BACKUP, "Apple sparse", 0, b"sprs\0\0\0\3"),
+    (_BACKUP, "encrypted DMG", 0, b"encrcdsa"),
+    # ISO 32000, RTF 1.9.1, the PostScript language reference, RFC 2083, GIF89a, TIFF 6.0, RIFF, [MS-CFB], RFC 7468, RFC 3533, SQLite's fileformat2,
+    # ISO/IEC 14496-12, openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of libvirt.
+    (_DOCUMENT, "PDF file", 0, b"%PDF-"),
+    (_DOCUMENT, "RTF file", 0, b"{\\rtf"),
+    (_DOCUMENT, "PostScript file", 0, b"%!PS"),
+    (_DOCUMENT, "PNG file", 0, b"\x89PNG\r\n\x1a\n"),
+    (_DOCUMENT, "GIF file", 0, b"GIF87a"),
+    (_DOCUMENT, "GIF file", 0, b"GIF89a"),
+    (_DOCUMENT, "TIFF file", 0, b"II*\0\x08\0\0\0"),
+    (_DOCUMENT, "TIFF file", 0, b"MM\0*\0\0\0\x08"),
+    (_DOCUMENT, "WebP file", 8, b"WEBPVP8"),
+    (_DOCUMENT, "Microsoft Office file", 0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    (_DOCUMENT, "key, certificate or signature", 0, b"-----BEGIN "),
+    (_DOCUMENT, "Ogg file", 0, b"OggS\0"),
+    (_DOCUMENT, "MP4 file", 4, b"ftypisom"),
+    (_DOCUMENT, "MP4 file", 4, b"ftypmp42"),
+    (_DOCUMENT, "SQLite database", 0, b"SQLite format 3\0"),
+    (_DOCUMENT, "file that openssl encrypted", 0, b"Salted__"),
+    (_DOCUMENT, "pointer of Git LFS, without the file", 0, b"version https://git-lfs.github.com/spec/"),
+    (_DOCUMENT, "torrent", 0, b"d8:announce"),
+    (_DOCUMENT, "template of jigdo, without the data", 0, b"JigsawDownload template"),
+    (_DOCUMENT, "file that age encrypted", 0, b"age-encryption.org/v"),
+    (_DOCUMENT, "saved state of a virtual machine", 0, b"QEVM\0\0\0\3"),
+    (_DOCUMENT, "saved state of a virtual machine", 0, b"LibvirtQemud"),
+)
+
+_BLANKS = b"\t\n\f\r "
+#: WHATWG MIME Sniffing, 7.1. Of the shortest tags, chance writes one now and then, but no text behind it.
+_HTML = re.compile(
+    rb"<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div)[\s>]|"
+    rb"(a|b|br|h1|p)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))",
+    re.IGNORECASE,
+)
+
+
+def _markup(head: bytes) -> str | None:
+    """Return the name of HTML or XML, also in UTF-16. A byte order mark, blanks and comments may come first."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        head = head[2:ENOUGH].replace(b"\0", b"")
+    text = head[3 if head.startswith(b"\xef\xbb\xbf") else 0 : ENOUGH].lstrip(_BLANKS)
+    has_comment = text.startswith(b"<!--")
+    while text.startswith(b"<!--"):
+        text = text.partition(b"-->")[2].lstrip(_BLANKS)
+    if _HTML.match(text):
+        return "HTML page"
+    return "XML document" if has_comment or re.match(rb"<\?xml\s", text) else None
+
+
+def _is_bzip2(head: bytes) -> bool:
+    """bzip2, by the magic number of its first block, or of the end (its source, compress.c)."""
+    return head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
+
+
+def _is_tar(head: bytes) -> bool:
+    """A tar header, by its checksum (POSIX pax, ustar interchange format): the oldest tar has no other magic, and old ones add signed bytes."""
+    field = re.fullmatch(rb"[ 0]*([0-7]+)[\0 ]*", head[148:156])
+    if field is None or len(head) < 512 or head[0] == 0:
+        return False
+    block = head[:148] + b" " * 8 + head[156:512]
+    return int(field[1], 8) in (sum(block), sum(struct.unpack("512b", block)))
+
+
+def _is_old_cpio(head: bytes) -> bool:
+    """A header of the first cpio, in either byte order (cpio(5), "Old Binary Format"): type and length of a name, and its one zero byte at the end."""
+    for order in "<>":
+        if len(head) >= 28:
+            magic, _dev, _inode, mode, _uid, _gid, links, _rdev, _mtime, _mtime, length = struct.unpack_from(f"{order}11H", head)
+            name = head[26 : 26 + length]
+            if magic == 0o70707 and mode >> 12 in (1, 2, 4, 6, 8, 10, 12) and links and length > 1 and name.find(b"\0") == length - 1:
+                return True
+    return False
+
+
+def _is_arj(head: bytes) -> bool:
+    """ARJ's main header, by its CRC (technote.txt of ARJ)."""
+    if not head.startswith(b"\x60\xea") or len(head) < 8:
+        return False
+    size = struct.unpack_from("<H", head, 2)[0]
+    if not 30 <= size <= 2600 or len(head) < size + 8:
+        return False
+    import zlib
+
+    return zlib.crc32(head[4 : 4 + size]) == struct.unpack_from("<I", head, 4 + size)[0]
+
+
+#: What has a short magic number or none, but fields that fit together.
+_STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
+    (_ARCHIVE, "tar", _is_tar),
+    (_ARCHIVE, "cpio", _is_old_cpio),
+    (_ARCHIVE, "ARJ", _is_arj),
+    ("", "bzip2", _is_bzip2),
+    (_DOCUMENT, "HTML page", lambda head: _markup(head) == "HTML page"),
+    (_DOCUMENT, "XML document", lambda head: _markup(head) == "XML document"),
+)
+
+
+def _is_lzma(head: bytes) -> bool:
+    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, which any bytes could be.
+
+    Five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none, and a first byte that is always zero.
+    """
+    if len(head) < 18:
+        return False
+    properties, dictionary, size, first = struct.unpack_from("<BIQB", head)
+    rest, literal = divmod(properties, 9)
+    powers = {1 << bits for bits in range(12, 32)} | {3 << bits for bits in range(11, 31)} | {0xFFFFFFFF}
+    return properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+
+
+def _is_zlib(head: bytes) -> bool:
+    """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be decompressed."""
+    if len(head) < 6 or head[0] != 0x78 or (head[0] << 8 | head[1]) % 31:
+        return False
+    import zlib
+
+    try:
+        zlib.decompressobj().decompress(head[:ENOUGH], ENOUGH)
+    except zlib.error:
+        return False
+    return True
+
+
+#: What is told by a few bytes, which the code of a boot sector could be as well: any sign of a disk counts more.
+_WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
+    (_ARCHIVE, "tar", lambda head: head.startswith(b"ustar", 257)),  # with a wrong checksum
+    # protocols/dumprestore.h: a magic number of 32 bits in either byte order.
+    (_ARCHIVE, "dump", lambda head: head[24:28] in (b"\x6c\xea\0\0", b"\0\0\xea\x6c")),
+    # header.doc of LHA: method, and the level of the header; compress(1): bits of a code; pack(1): length, and levels of the tree; JPEG, BMP.
+    (_ARCHIVE, "LHA", re.compile(rb"..-(lh[0-9dsx]|lz[45s]|pm[012])-.{13}[\0-\3]", re.DOTALL).match),
+    (_COMPRESSED, "compress", re.compile(rb"\x1f\x9d[\x09-\x10\x89-\x90]").match),
+    (_COMPRESSED, "pack", re.compile(rb"\x1f\x1e.{4}[\1-\x18]", re.DOTALL).match),
+    (_COMPRESSED, "lzma", _is_lzma),
+    (_COMPRESSED, "zlib", _is_zlib),
+    (_DOCUMENT, "JPEG file", re.compile(rb"\xff\xd8\xff[\xc0-\xfe]").match),
+    (_DOCUMENT, "BMP file", re.compile(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL).match),
+)
+
+#: The group of each name.
+_GROUPS = {row[1]: row[0] for table in (_MAGICS, _STRUCTURES, _WEAK) for row in table}
+
+#: How a refusal names what is in a group, and what is to be done.
+_REFUSALS = {
+    _ARCHIVE: ("this is {name} archive", "unpack it and give the path of the image"),
+    _COMPRESSED: ("this is compressed with {name}", "decompress it first"),
+    _DISK: ("this is {name} image", "convert it with qemu-img convert"),
+    _BACKUP: ("this is {name} image", "restore it to a raw disk with the program that it belongs to"),
+    _DOCUMENT: ("this is {name}", "give the path of the image itself"),
+}
+
+
+def sniff(head: bytes, tail: bytes = b"") -> str:
+    """Return what begins with ``head``: a format of qemu, ``iso``, a compression, the name of something that is refused, else ``raw``.
+
+    A magic number that is long enough counts first, then any sign of a disk, and last what the code of a boot sector could be as well.
+    A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
+
+    :arg head: :data:`ENOUGH` bytes, or all where there are fewer.
+    :arg tail: the last :data:`TAIL` bytes, where they are there.
+    """
+    if re.match(rb"[\x50-\x5f]\x2a\x4d\x18", head):
+        return _behind_skippable_frames(head)
+    for _group, name, offset, magic in _MAGICS:
+        if head.startswith(magic, offset) if offset >= 0 else tail[offset:].startswith(magic):
+            return name
+    for _group, name, fits in _STRUCTURES:
+        if fits(head):
+            return name
+    sign = disk_sign(head)
+    if sign:
+        return "iso" if sign == "ISO 9660" else "raw"
+    return next((name for _group, name, fits in _WEAK if fits(head)), "raw")
+
+
+def _behind_skippable_frames(head: bytes) -> str:
+    """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2). What lies too far away is left to zstd(1)."""
+    head, position = head[:ENOUGH], 0
+    while re.match(rb"[\x50-\x5f]\x2a\x4d\x18.{4}", head[position : position + 8], re.DOTALL):
+        position += 8 + struct.unpack_from("<I", head, position + 4)[0]
+    return "lz4" if head.startswith(b"\x04\x22\x4d\x18", position) else "zstd"
+
+
+def is_packed(kind: str) -> bool:
+    """Return whether a name of :func:`sniff` is that of a compressed file or an archive. A datastore that decompresses nothing stores these as they are."""
+    return kind in COMPRESSIONS or _GROUPS.get(kind) in (_ARCHIVE, _COMPRESSED)
+
+
+def refusal(kind: str, *, is_remote: bool = False) -> str | None:
+    """Return why what :func:`sniff` names is no image, and what to do, as the rest of a sentence; ``None`` for what is accepted.
+
+    :arg is_remote: the file comes from a server.
+    """
+    group = _GROUPS.get(kind)
+    if not group:
+        return None
+    what, remedy = _REFUSALS[group]
+    named = kind if group == _COMPRESSED else f"{_article(kind)} {kind}"
+    if is_remote and kind in ("HTML page", "XML document"):
+        remedy = "it is probably the login or error page of the server or of a proxy"
+    return f"an image is expected, and {what.format(name=named)}: {remedy}; format: raw stores it as it is"
+
+
+def _article(name: str) -> str:
+    return "an" if re.match("[AEIOaeio]|[FHLMNRSX][A-Z]", name) else "a"
+
+
+__all__ = ["COMPRESSIONS", "ENOUGH", "QEMU_FORMATS", "TAIL", "is_packed", "refusal", "sniff"]

@@ -1,0 +1,27 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from ansible_collections.granary.vmstore.plugins.module_utils._host.open_files import open_files
+
+
+def test_programs_and_loop_devices_are_seen(tmp_path: Path) -> None:
+    for name in ("read", "attached", "closed"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    loop = subprocess.run(["losetup", "--find", "--show", tmp_path / "attached"], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        with (tmp_path / "read").open("rb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[file.fileno()]) as process:
+            found = open_files(str(tmp_path))
+            process.stdin.close()
+        assert found == {f"{tmp_path}/read": [f"the program cat (process {process.pid})"], f"{tmp_path}/attached": [f"the loop device {loop}"]}
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+def test_what_this_process_has_open_does_not_count(tmp_path: Path) -> None:
+    with (tmp_path / "own").open("wb"):
+        assert open_files(str(tmp_path)) == {}
