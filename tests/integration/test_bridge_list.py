@@ -626,8 +626,10 @@ def test_the_size_of_a_backup_for_a_bridge(bridges: Any, restoring: Any, tmp_pat
     (tmp_path / "x").write_bytes(gzip.compress(RAW) if kind == "gzip" else RAW)
     if kind == "qcow2":
         shell("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "x", "4M")
-    assert restoring(f"cat '{tmp_path}/x'").stat(BACKUP) == 4
+    (temporary := tmp_path / "temporary").touch()
+    assert restoring(f"cat '{tmp_path}/x' && rm '{temporary}'").stat(BACKUP) == 4
     assert bridges.stored() == []
+    assert not temporary.exists()
 
 
 def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, restoring: Any, tmp_path: Path) -> None:

@@ -153,8 +153,12 @@ class BridgedFsDriver(DatastoreDriver):
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
         named = {"no_decompress": no_decompress}
         if self._needs_downloader(path):
+            from .._image.downloader import read_to_end
+
             with self._downloaded(path) as sent:
-                return self.ask("stat", (path,), named, sent=sent, size=UNKNOWN)
+                size = self.ask("stat", (path,), named, sent=sent, size=UNKNOWN)
+                read_to_end(sent, size << 20)
+                return size
         if is_url(path):
             return self.ask("stat", (path,), named)
         if os.path.isdir(path):

@@ -482,12 +482,17 @@ class FsDriver(DirectoryDriver):
         unpack = self._unpacks(options)
         downloader = self.settings.downloader
         if Source(path, downloader).is_for_downloader:
-            head, length = b"", None  # a downloader is started only once, because the beginning could cost as much as the whole
-        else:
-            head, length = read_head(path, HEAD_SIZE)
-            self._require_image(sniff(head), path, options)
-        if length is None or (unpack and sniff(head) in COMPRESSIONS):
+            from .._image.downloader import read_to_end
+
+            # It is started only once: the beginning could cost as much as the whole.
             with open_source(path, downloader=downloader, log=self.log) as chunks:
+                size = self._measured(self._unpacked(chunks, path) if unpack else chunks, path, options)
+                read_to_end(chunks, size)
+                return size
+        head, length = read_head(path, HEAD_SIZE)
+        self._require_image(sniff(head), path, options)
+        if length is None or (unpack and sniff(head) in COMPRESSIONS):
+            with open_source(path, log=self.log) as chunks:
                 return self._measured(self._unpacked(chunks, path) if unpack else chunks, path, options)
         return self._header_size(head, length, path, options)
 

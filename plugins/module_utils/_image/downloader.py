@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from .._core.command import stream
 from .._core.errors import TransferFailed
 
-#: Seconds in which the downloader must write a byte: it may have to open a large repository first.
-TIMEOUT = 300.0
+#: Seconds in which the downloader must write a byte. Before the first one it may merge the increments of a backup on another host.
+TIMEOUT = 3600.0
+
+#: Upper bound of what is read behind what is needed, in bytes: so many, and as many as the image has.
+LONGEST_REST = 1 << 30
 
 #: Characters of a URL. Downloaders pass it on to shells, to which all the others mean something; an ampersand is quoted there, as marketplaces use it.
 CHARACTERS = r"[A-Za-z0-9._~:/@,+%=-]*(\?[A-Za-z0-9._~:/@,+%=&?-]*)?"
@@ -39,6 +42,19 @@ def read_with_downloader(program: str, url: str, shown: str) -> Iterator[bytes]:
     return stream([program, url, "-"], failed=failed, timeout=TIMEOUT)
 
 
+def read_to_end(chunks: Iterator[bytes], size: int) -> None:
+    """Read what the downloader has left, because only at its end it removes its temporary files, which can be as large as the image and on another host.
+
+    :arg size: bytes of the image. What has no end is given up some time behind it.
+    :raises TransferFailed, CommandFailed: as :func:`read_with_downloader`.
+    """
+    allowed = size + LONGEST_REST
+    for chunk in chunks:
+        allowed -= len(chunk)
+        if allowed < 0:
+            return
+
+
 def flaw_of(url: str) -> str | None:
     """Return what is expected instead of a URL that the downloader must not get, ``None`` for one that it may."""
     rest = url.partition("://")[2]
@@ -52,4 +68,4 @@ def flaw_of(url: str) -> str | None:
     return None
 
 
-__all__ = ["flaw_of", "read_with_downloader"]
+__all__ = ["flaw_of", "read_to_end", "read_with_downloader"]

@@ -457,6 +457,21 @@ def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, 
     assert BACKUP in done.stderr or "No space left" in done.stderr
 
 
+def test_a_downloader_gets_to_its_end(scripts: Any, downloader: Any, qcow2: Path) -> None:
+    """There it removes the image that it merged of increments, perhaps on another host."""
+    with qcow2.open("ab") as file:
+        file.truncate(8 * MIB)
+    for name, size in ((qcow2, 64), (qcow2.with_suffix(".gz"), 64)):
+        if name != qcow2:
+            name.write_bytes(gzip.compress(qcow2.read_bytes() + random.Random(4).randbytes(4 * MIB)))
+        (temporary := scripts.files.parent / "temporary").touch()
+        downloader(f"cat '{name}' && rm '{temporary}'")
+        assert scripts("stat", I_PATH=BACKUP).stdout == f"{size}\n"
+        assert not temporary.exists()
+    downloader(f"cat '{qcow2}'; exec yes")
+    assert scripts("stat", I_PATH=BACKUP).stdout == "64\n"
+
+
 def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
     program = scripts.remotes / "datastore" / "downloader.sh"
     downloader("head -c 100000 /dev/urandom; echo INFO: noise >&2; echo \"Cannot read from $1.\" >&2; exit 255")
