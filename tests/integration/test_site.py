@@ -140,6 +140,17 @@ def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], execu
     assert changed(converge([gone])) == 0
 
 
+def test_a_mount_moves(site: Lab, converge: Callable[..., str]) -> None:
+    export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/old"}
+    converge([export])
+    moved = {**export, "mount_point": "/srv/new"}
+    foretold = converge([moved], "--check")
+    assert changed(converge([moved])) == changed(foretold)
+    assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == ["/srv/new"]
+    assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
+    assert changed(converge([moved])) == 0
+
+
 def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
     # Its memory isn't shared, so that it gets no export while it runs.
     domain("hv1", "unshared", start=True)
