@@ -11,7 +11,9 @@ short_description: Install the storage engine as datastore drivers of an OpenNeb
 description:
   - Installs the storage engine of this collection, and the scripts by which a front-end calls it, C(datastore/<driver>/<action>) in its
     directory of remotes.
-  - A script of the same name is replaced. The replaced script is kept beside the new one under a name with the date.
+  - A script of the same name is replaced. The replaced script is kept outside the remotes, because a front-end copies what is there to all hosts. It is not
+    executable, and its name has the date. The README of the role has the way back.
+  - Scripts that an older version of this module kept in the remotes are moved there.
   - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory of remotes leads root to a
     directory that isn't that of the link's owner.
   - The programs that the drivers run are installed by the role P(granary.vmstore.opennebula_drivers#role).
@@ -30,13 +32,19 @@ attributes:
     support: full
 options:
   remotes:
-    description: The front-end's directory of remotes. It has to exist.
+    description: The front-end's directory of remotes. It has to exist, with the directories C(datastore) and C(tm) in it.
     type: path
     default: /var/lib/one/remotes
   library:
     description: Where the engine is installed, once for all drivers. Nobody but root may be able to change it, or a directory around it.
     type: path
     default: /usr/local/lib/granary-vmstore
+  kept:
+    description:
+      - Where scripts of the front-end are kept that the drivers replace, below the path that each had.
+      - Nobody but root may be able to change it, or a directory around it.
+    type: path
+    default: /var/lib/granary-vmstore/kept
   python:
     description: The Python, 3.9 or newer, that the drivers run with, whatever the front-end's environment says.
     type: path

@@ -109,9 +109,11 @@ class FrontEnd:
     """The drivers, installed below ``root`` by their role, and one datastore."""
 
     def __init__(self, root: Path) -> None:
-        self.remotes = root / "remotes"
-        self.remotes.mkdir()
-        variables = {"opennebula_drivers_remotes": str(self.remotes), "opennebula_drivers_library": str(root / "library")}
+        self.remotes = root / "front-end" / "remotes"
+        for name in ("datastore", "tm"):
+            (self.remotes / name).mkdir(parents=True)
+        places = {"remotes": self.remotes, "library": root / "library", "kept": root / "kept"}
+        variables = {f"opennebula_drivers_{name}": str(path) for name, path in places.items()}
         play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
         (playbook := root / "play.yml").write_text(json.dumps([play]))
         run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])

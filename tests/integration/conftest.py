@@ -130,7 +130,9 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
     """Run the role opennebula_drivers on this machine, for a directory of remotes, and return what Ansible printed."""
 
     def run(remotes: Path, *arguments: str, library: Path | None = None, fails: bool = False) -> str:
-        variables = {"opennebula_drivers_remotes": str(remotes), "opennebula_drivers_library": str(library or remotes.parent / "library")}
+        library = library or remotes.parent / "library"
+        places = {"remotes": remotes, "library": library, "kept": library.parent / "kept"}
+        variables = {f"opennebula_drivers_{name}": str(path) for name, path in places.items()}
         play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
         (playbook := tmp_path_factory.mktemp("play") / "play.yml").write_text(json.dumps([play]))
         command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", "localhost,", *arguments, str(playbook)]
@@ -145,6 +147,7 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
 def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of remotes with the datastore drivers in it, and one that the front-end came with."""
     remotes = tmp_path_factory.mktemp("front-end") / "remotes"
+    (remotes / "tm").mkdir(parents=True)
     (remotes / "datastore" / "virtiofs").mkdir(parents=True)
     (remotes / "datastore" / "virtiofs" / "stat").write_text("#!/bin/sh\necho the front-end's own\n")
     drivers_play(remotes)

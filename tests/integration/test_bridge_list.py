@@ -29,8 +29,10 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopyOptions, DatastoreDriver, Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
 from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import launcher
 
 ROOT = Path(__file__).parents[2]
@@ -629,11 +631,119 @@ def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
     assert not any(b"hunter2" in word for word in words)
 
 
+# URLs of other schemes, which the front-end's own downloader reads
+
+BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
+
+
+@pytest.fixture
+def restoring(driver: Any, tmp_path: Path) -> Callable[..., DatastoreDriver]:
+    """The driver of a front-end whose downloader does what the script says; the bridges have no such program."""
+
+    def make(script: str, *hosts: str) -> DatastoreDriver:
+        (path := tmp_path / "downloader.sh").write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return driver(*hosts, settings=Settings(downloader=str(path)))
+
+    return make
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_backup_is_restored_to_a_bridge(bridges: Any, restoring: Any, tmp_path: Path, packed: bool, once: None) -> None:
+    (tmp_path / "x").write_bytes(content := gzip.compress(RAW) if packed else RAW)
+    checksums = {"sha256": hashlib.sha256(content).hexdigest()}
+    copied = restoring(f"cat '{tmp_path}/x'").cp(BACKUP, CopyOptions("os", checksums=checksums))
+    assert (copied.format, copied.size_mb) == ("raw", 4)
+    assert bridges.path(copied.source).read_bytes() == RAW
+
+
+@pytest.mark.parametrize("kind", ["raw", "gzip", "qcow2"])
+def test_the_size_of_a_backup_for_a_bridge(bridges: Any, restoring: Any, tmp_path: Path, kind: str, once: None) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(RAW) if kind == "gzip" else RAW)
+    if kind == "qcow2":
+        shell("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "x", "4M")
+    (temporary := tmp_path / "temporary").touch()
+    assert restoring(f"cat '{tmp_path}/x' && rm '{temporary}'").stat(BACKUP) == 4
+    assert bridges.stored() == []
+    assert not temporary.exists()
+
+
+def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, restoring: Any, tmp_path: Path) -> None:
+    shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "x", "4M")
+    for script, error, why in (
+        (f"cat '{tmp_path}/x'", errors.InvalidInput, f"path: '{BACKUP}?...' is not accepted: .*has a backing file"),
+        ("head -c 3000000 /dev/zero; echo 'The repository is locked' >&2; exit 1", errors.TransferFailed, "downloader.sh failed: The repository is locked"),
+    ):
+        with pytest.raises(error, match=re.escape(why).replace(r"\.\*", ".*")):
+            restoring(script).cp(f"{BACKUP}?key=hunter2", OS)
+        wait_until(lambda: bridges.stored() == [], "something is left on the bridge")
+    with pytest.raises(errors.InvalidInput, match="a URL with http, https or ssh is expected"):
+        restoring("echo x").cp("file:///etc/passwd", OS)
+
+
+# Directories as images
+
+@pytest.fixture
+def shares(bridges: Any) -> Callable[..., DatastoreDriver]:
+    """The driver virtiofs of a datastore with these hosts in its BRIDGE_LIST. What it registers is in the bridges' directory of datastores."""
+
+    def make(*hosts: str, **options: Any) -> DatastoreDriver:
+        return VirtiofsDriver(Datastore(7, "x", "image", "virtiofs", "virtiofs", "/srv/datastores/7", bridge_list=hosts or ("h1",)), **options)
+
+    return make
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_directory_of_a_bridge_is_found_and_measured_over_one_connection(bridges: Any, shares: Any, once: None, name: str) -> None:
+    (bridges.data / name).mkdir()
+    (bridges.data / name / "x").write_bytes(RAW[:MIB])
+    assert shares().cp(f"{bridges.store}/{name}", CopyOptions("filesystem")) == CopiedImage(f"{bridges.store}/{name}", "dir", 2)
+    assert bridges.stored() == [name, f"{name}/x"]
+
+
+def test_a_directory_of_a_bridge_is_not_measured_unless_that_is_wanted(bridges: Any, shares: Any, once: None) -> None:
+    (bridges.data / "share").mkdir()
+    assert shares("h2").cp(f"{bridges.store}/share", CopyOptions("filesystem", measure=False)) == CopiedImage(f"{bridges.store}/share", "dir", 0)
+
+
+def test_a_link_of_a_bridge_is_what_it_leads_to(bridges: Any, shares: Any) -> None:
+    (bridges.data / "share").mkdir()
+    (bridges.data / "link").symlink_to("share")
+    (bridges.data / "etc").symlink_to("/etc")
+    assert shares().cp(f"{bridges.store}/link", CopyOptions("filesystem")).source == f"{bridges.store}/share"
+    for use in (lambda path: shares().cp(path, CopyOptions("filesystem")), lambda path: shares().stat(path)):
+        with pytest.raises(errors.PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"):
+            use(f"{bridges.store}/etc")
+
+
+def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="h1: no such directory; dead: ssh: connect to host .*: Connection refused"):
+        shares("h1", "dead").stat(f"{bridges.store}/none")
+    for host in ("noisy", "closed"):
+        with pytest.raises(errors.CommandFailed, match=f"^The host {host} did not answer with a path"):
+            shares(host).stat(f"{bridges.store}/none")
+
+
+def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: Path) -> None:
+    """The bridge's user is one without rights on other users' files."""
+    (bridges.root / "bin" / "ssh").write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec setpriv --bounding-set -all --inh-caps -all sh -c "$3"\n')
+    for name in ("private", "share", "share/private"):
+        (tenant / name).mkdir(mode=0o700 if "private" in name else 0o755)
+        os.chown(tenant / name, tenant.stat().st_uid, -1)
+    said: list[str] = []
+    for name in ("share", "private"):
+        found = directory._look_there("h1", f"{tenant}/{name}", str, directory.Measuring(60, said.append))
+        assert found == directory.Directory(f"{tenant}/{name}", 1 if name == "share" else 0, "h1")
+    assert len(said) == 2 and all("is without 1 of its files and directories" in line for line in said)
+
+
+# Driver scripts
+
 def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
     """Its remotes, with the drivers as the module opennebula_drivers makes them."""
     (library / "current").symlink_to(".")
     text = launcher(sys.executable, str(library))
-    (directory := tmp_path / "remotes" / "datastore" / "fs").mkdir(parents=True)
+    (directory := tmp_path / "one" / "remotes" / "datastore" / "fs").mkdir(parents=True)
     for action in ("cp", "rm", "monitor"):
         (directory / action).write_text(text)
         (directory / action).chmod(0o755)

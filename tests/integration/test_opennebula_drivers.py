@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+ROLE = Path(__file__).parents[2] / "roles" / "opennebula_drivers"
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
 
 
@@ -28,7 +29,7 @@ def files(root: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def test_the_drivers_are_there(driver_scripts: Path) -> None:
     for name in ("fs", "virtiofs"):
-        found = sorted(path for path in (driver_scripts / "datastore" / name).iterdir() if "." not in path.name)
+        found = sorted((driver_scripts / "datastore" / name).iterdir())
         assert [path.name for path in found] == ACTIONS
         assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in found} == {"0o755"}
 
@@ -39,22 +40,114 @@ def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callab
     assert files(driver_scripts.parent) == before
 
 
+def make_remotes(path: Path) -> Path:
+    """A directory of remotes without drivers."""
+    for name in ("datastore", "tm"):
+        (path / name).mkdir(parents=True)
+    return path
+
+
 def test_check_mode_says_what_would_be_changed(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
-    (remotes := tmp_path / "remotes").mkdir()
+    remotes = make_remotes(tmp_path / "remotes")
+    before = list(tmp_path.rglob("*"))
     assert changed(drivers_play(remotes, "--check")) == 1
-    assert list(tmp_path.rglob("*")) == [remotes]
+    assert list(tmp_path.rglob("*")) == before
     assert changed(drivers_play(driver_scripts, "--check")) == 0
 
 
-def test_a_driver_that_was_changed_is_replaced_and_kept_beside(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
+@pytest.mark.parametrize("missing", ["", "datastore", "tm"])
+def test_what_is_not_a_front_ends_directory_of_remotes(drivers_play: Callable[..., str], tmp_path: Path, missing: str) -> None:
+    """A misspelled path makes nothing."""
+    if missing:
+        (make_remotes(tmp_path / "remotes") / missing).rmdir()
+    before = list(tmp_path.rglob("*"))
+    for arguments in (["--check"], []):
+        said = drivers_play(tmp_path / "remotes", *arguments, fails=True)
+        assert f"remotes: '{tmp_path}/remotes' is not the directory of remotes of a front-end on this host: " in said
+    assert list(tmp_path.rglob("*")) == before
+
+
+def kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
+    """What is kept of a driver, by name without the date."""
+    place = Path(f"{remotes.parent}/kept{remotes}/datastore/{driver}")
+    names = sorted(place.iterdir()) if place.exists() else []
+    assert {oct(path.stat().st_mode) for path in names} <= {"0o100600"}
+    return {re.fullmatch(r"([a-z_]+)\.[0-9]{4}-[0-9]{2}-[0-9]{2}@[0-9]{2}:[0-9]{2}:[0-9]{2}~", path.name)[1]: path.read_text() for path in names}
+
+
+def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
     (script := driver_scripts / "datastore" / "fs" / "rm").write_text("another\n")
     drivers_play(driver_scripts, "--check")
     assert script.read_text() == "another\n"
     assert changed(drivers_play(driver_scripts)) == 1
     assert script.read_text() == (driver_scripts / "datastore" / "fs" / "cp").read_text()
-    (kept,) = script.parent.glob("rm.*")
-    assert kept.read_text() == "another\n"
-    assert [path.name for path in script.parent.glob("*.*")] == [kept.name]
+    assert kept_scripts(driver_scripts, "fs") == {"rm": "another\n"}
+    assert sorted(os.listdir(script.parent)) == ACTIONS
+
+
+def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
+    """A restored one would start an engine that is gone."""
+    script = driver_scripts / "datastore" / "virtiofs" / "rm"
+    script.write_text(script.read_text().replace("#!/", "#!/usr/../"))
+    assert changed(drivers_play(driver_scripts)) == 1
+    assert kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
+
+
+def test_what_an_older_version_kept_in_the_remotes_is_moved(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
+    """It stayed executable there, and the front-end copied it to every host."""
+    library = programs.parent / "library"
+    drivers_play(remotes, library=library)
+    directory = remotes / "datastore" / "fs"
+    older = {"cp.2025-01-02@03:04:05~": "the front-end's own\n", "rm.1234.2025-01-02@03:04:05~": "from a play\n"}
+    ours = {"stat.2025-01-02@03:04:05~": (directory / "stat").read_text()}
+    others = {"cp.orig": "an admin's\n", "other.2025-01-02@03:04:05~": "an admin's\n"}
+    for name, text in {**older, **ours, **others}.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    assert "move kept scripts" in drivers_play(remotes, "--check", "--diff", library=library)
+    assert (directory / "cp.2025-01-02@03:04:05~").exists()
+    assert changed(drivers_play(remotes, library=library)) == 1
+    assert changed(drivers_play(remotes, library=library)) == 0
+    assert sorted(os.listdir(directory)) == sorted([*ACTIONS, *others])
+    place = Path(f"{programs.parent}/kept{directory}")
+    assert {path.name: path.read_text() for path in place.iterdir()} == {
+        "cp.2025-01-02@03:04:05~": "the front-end's own\n",
+        "rm.2025-01-02@03:04:05~": "from a play\n",
+    }
+    assert {(path.stat().st_uid, oct(path.stat().st_mode)) for path in place.iterdir()} == {(0, "0o100600")}
+    assert oct(place.stat().st_mode) == "0o40700"
+
+
+def test_a_directory_that_others_can_change_keeps_nothing(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+    """A script that is restored from there would be somebody else's."""
+    (directory := remotes / "datastore" / "fs").mkdir()
+    (directory / "cp").write_text("the front-end's own\n")
+    (programs.parent / "kept").mkdir()
+    (programs.parent / "kept").chmod(0o777)
+    said = drivers_play(remotes, library=programs.parent / "library", fails=True)
+    assert "only root can change, because the front-end's own scripts are restored from there" in said
+    assert (directory / "cp").read_text() == "the front-end's own\n"
+
+
+def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
+    """It brings back the newest script of each action that the front-end came with."""
+    own = {"fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"}, "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"}}
+    owner = remotes.stat().st_uid
+    for name, scripts in own.items():
+        (remotes / "datastore" / name).mkdir()
+        os.chown(remotes / "datastore" / name, owner, owner)
+        for action, text in scripts.items():
+            (remotes / "datastore" / name / action).write_text(text)
+    (remotes / "datastore" / "fs" / "cp.2025-01-02@03:04:05~").write_text("older\n")
+    drivers_play(remotes, library=programs.parent / "library")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", (ROLE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for default, here in (("/var/lib/granary-vmstore", programs.parent), ("/var/lib/one/remotes", remotes), ("oneadmin", owner)):
+        block = block.replace(default, str(here))
+    subprocess.run(["sh", "-ec", block], check=True)
+    for name, scripts in own.items():
+        for action, text in scripts.items():
+            path = remotes / "datastore" / name / action
+            assert (path.read_text(), path.stat().st_uid, oct(path.stat().st_mode)) == (text, owner, "0o100755")
 
 
 def test_another_engine_leaves_nothing_of_the_one_before(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
@@ -65,7 +158,7 @@ def test_another_engine_leaves_nothing_of_the_one_before(driver_scripts: Path, d
         (library / name / "granary_vmstore" / "stale.py").touch()
     (library / "granary_vmstore").mkdir()
     (library / "current").symlink_to("before")
-    (remotes := tmp_path / "remotes").mkdir()
+    remotes = make_remotes(tmp_path / "remotes")
     assert changed(drivers_play(remotes)) == 1
     current = os.readlink(library / "current")
     assert sorted(os.listdir(library)) == sorted(["before", "current", current])
@@ -95,17 +188,17 @@ def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -
     assert done.stderr == "standard input: '' is not accepted: base64 of an XML document is expected.\n"
 
 
-def test_what_the_front_end_came_with_is_kept_beside(driver_scripts: Path) -> None:
-    (kept,) = (driver_scripts / "datastore" / "virtiofs").glob("stat.*")
-    assert kept.read_text().endswith("the front-end's own\n")
+def test_what_the_front_end_came_with_is_kept(driver_scripts: Path) -> None:
+    assert kept_scripts(driver_scripts, "virtiofs")["stat"].endswith("the front-end's own\n")
 
 
 @pytest.fixture
 def remotes(tenant: Path) -> Path:
     """A directory of remotes that belongs to the front-end's user, in a home directory of that user."""
-    (path := tenant / "remotes").mkdir()
+    path = make_remotes(tenant / "remotes")
     owner = tenant.stat().st_uid
-    os.chown(path, owner, owner)
+    for name in ("", "datastore", "tm"):
+        os.chown(path / name, owner, owner)
     return path
 
 
@@ -128,12 +221,9 @@ def put_link(path: Path, target: Path) -> None:
 
 @pytest.mark.parametrize("name", ["datastore", "datastore/fs"])
 def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(remotes: Path, programs: Path, drivers_play: Callable[..., str], name: str) -> None:
-    owner = remotes.stat().st_uid
     if name == "datastore":
         (programs / "fs").symlink_to(".")
-    else:
-        (remotes / "datastore").mkdir()
-        os.chown(remotes / "datastore", owner, owner)
+        (remotes / "datastore").rmdir()
     put_link(remotes / name, programs)
     said = drivers_play(remotes, library=programs.parent / "library", fails=True)
     assert "leads through a symbolic link that another user can change" in said
@@ -142,17 +232,35 @@ def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(remotes: Path,
 
 def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
     owner = remotes.stat().st_uid
-    (directory := remotes / "datastore" / "fs").mkdir(parents=True)
-    for path in (directory.parent, directory):
-        os.chown(path, owner, owner)
+    (directory := remotes / "datastore" / "fs").mkdir()
+    os.chown(directory, owner, owner)
     put_link(directory / "cp", programs / "cp")
     os.mkfifo(directory / "rm")
     library = programs.parent / "library"
     assert changed(drivers_play(remotes, library=library)) == 1
     assert changed(drivers_play(remotes, "--check", library=library)) == 0
-    found = {path for path in (remotes / "datastore").rglob("*") if not path.name.endswith("~")}
+    found = set((remotes / "datastore").rglob("*"))
     assert {(path.lstat().st_uid, oct(path.lstat().st_mode & 0o7777)) for path in found} == {(owner, "0o755")}
-    assert sorted(path.name.partition(".")[0] for path in directory.glob("*~")) == ["cp", "rm"]
+    assert sorted(os.listdir(directory)) == ACTIONS
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_restored(
+    remotes: Path, programs: Path, drivers_play: Callable[..., str], mode: int
+) -> None:
+    """It lies in a directory of that user or, where all may write, of root."""
+    owner = remotes.stat().st_uid
+    (secret := remotes.parent / "secret").write_text("secret\n")
+    secret.chmod(0o600)
+    (directory := remotes / "datastore" / "fs").mkdir()
+    put_link(directory / "cp", secret)
+    os.chown(directory / "cp", owner, owner, follow_symlinks=False)
+    directory.chmod(mode)
+    if mode == 0o755:
+        os.chown(directory, owner, owner)
+    drivers_play(remotes, library=programs.parent / "library")
+    assert not list((programs.parent / "kept").rglob("cp*"))
+    assert sorted(os.listdir(directory)) == ACTIONS
 
 
 def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
@@ -162,7 +270,8 @@ def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Pa
     for library in (remotes / "library", shared, shared / "library"):
         for arguments in (["--check"], []):
             assert "only root can change" in drivers_play(remotes, *arguments, library=library, fails=True)
-    assert os.listdir(remotes) == os.listdir(shared) == []
+    assert sorted(os.listdir(remotes)) == ["datastore", "tm"]
+    assert os.listdir(remotes / "datastore") == os.listdir(shared) == []
 
 
 INSTALL = """
@@ -172,7 +281,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebul
 done = 0
 for number in range(60):
     try:
-        OpennebulaDriversService({"remotes": sys.argv[1], "library": sys.argv[2], "python": sys.executable, "names": ["fs"]}).converge()
+        OpennebulaDriversService({"remotes": sys.argv[1], "library": sys.argv[2], "kept": sys.argv[3], "python": sys.executable, "names": ["fs"]}).converge()
         done += 1
     except VmstoreError:
         pass
@@ -184,11 +293,10 @@ def test_who_changes_names_all_the_time_leads_no_script_elsewhere(
     remotes: Path, programs: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 ) -> None:
     owner = remotes.stat().st_uid
-    (directory := remotes / "datastore" / "fs").mkdir(parents=True)
-    for path in (directory.parent, directory):
-        os.chown(path, owner, owner)
+    (directory := remotes / "datastore" / "fs").mkdir()
+    os.chown(directory, owner, owner)
     put_link(other := directory.parent / "other", programs)
     with swapping(directory, other):
-        command = [sys.executable, "-c", INSTALL, remotes, programs.parent / "library"]
+        command = [sys.executable, "-c", INSTALL, remotes, programs.parent / "library", programs.parent / "kept"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 0

@@ -59,11 +59,13 @@ class Settings:
 
     :arg fs_options: arguments of ``mkfs.<fs>``, by file system (FS_OPTS_<FS>).
     :arg qcow2_options: of every qcow2 image that is made, as ``qemu-img -o`` takes them.
+    :arg downloader: path of the front-end's program that reads URLs of other schemes than http, https and ssh.
     """
 
     supported_fs: Sequence[str] = ("ext2", "ext3", "ext4", "xfs")
     fs_options: Mapping[str, str] = field(default_factory=dict)
     qcow2_options: str = ""
+    downloader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class CopyOptions:
     :arg image_format: what the source is (raw or qcow2), whatever it looks like; ``None`` lets its content tell.
     :arg verify: whether a source is refused that by its own tables isn't whole, or that somebody writes to.
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
+    :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.
     :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
     """
 
@@ -93,13 +96,14 @@ class CopyOptions:
     no_decompress: bool = False
     image_format: str | None = None
     verify: bool = True
+    measure: bool = True
     bandwidth: int | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up.
+    """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up; 0 for a directory that wasn't measured.
 
     :arg warnings: sentences for the user about what was found in the source.
     """

@@ -33,7 +33,7 @@ from .._image.image_file import HEAD_SIZE
 from .._image.magic import COMPRESSIONS, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import FsDriver, in_mebibytes, is_url, with_warnings
+from .fs import FsDriver, in_mebibytes, is_url, shown, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -105,6 +105,9 @@ FRAME = struct.Struct(">cQ")
 DATA, HOLE, END = b"D", b"H", b"E"
 DIGEST = "sha256"
 
+#: In the place of the size of a file: nobody knows it before all of it was read.
+UNKNOWN = -1
+
 
 def _bridged(action: str) -> Callable[..., Any]:
     def ask(self: BridgedFsDriver, *arguments: object, **named: object) -> Any:
@@ -116,7 +119,7 @@ def _bridged(action: str) -> Callable[..., Any]:
 class BridgedFsDriver(DatastoreDriver):
     """What :class:`FsDriver` is for a datastore with a BRIDGE_LIST.
 
-    A local path is one of the front-end, and so is checked and opened there. A URL is fetched by the bridge.
+    A local path is one of the front-end, and so is checked and opened there. A URL is fetched by the bridge, but for one that needs the front-end's downloader.
 
     :raises CommandFailed: none of the hosts answers; the message has each with its reason.
     :raises TransferFailed: the connection broke. The bridge removes what isn't finished, and no other host is asked.
@@ -145,6 +148,9 @@ class BridgedFsDriver(DatastoreDriver):
         return frozenset(self.ask("stored", (), {}))
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
+        if self._needs_downloader(path):
+            with self._downloaded(path, options.bandwidth) as sent:
+                return self.ask("cp", (path, options), {}, sent=sent, size=UNKNOWN)
         if is_url(path):
             return self._shown(self.ask("cp", (path, options), {}))
         from .._image.still import StillFiles
@@ -159,12 +165,19 @@ class BridgedFsDriver(DatastoreDriver):
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
         named = {"no_decompress": no_decompress}
+        if self._needs_downloader(path):
+            from .._image.downloader import read_to_end
+
+            with self._downloaded(path) as sent:
+                size = self.ask("stat", (path,), named, sent=sent, size=UNKNOWN)
+                read_to_end(sent, size << 20)
+                return size
         if is_url(path):
             return self.ask("stat", (path,), named)
         if os.path.isdir(path):
-            from .._host.directory import look
+            from .._host.directory import Measuring, look
 
-            return look(path, check=self.check, timeout=self.timeout).size_mb
+            return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         with opened(path, self.check) as descriptor:
             return self.ask("stat", (path,), named, descriptor, frames(descriptor))
 
@@ -178,19 +191,42 @@ class BridgedFsDriver(DatastoreDriver):
             found = self.ask("preview", (path, options), {}, descriptor, frames(descriptor))
             return with_warnings(self._shown(found), still.warnings)
 
+    def _needs_downloader(self, path: str) -> bool:
+        if not is_url(path):
+            return False
+        from .._image.source import Source
+
+        return Source(path, self.settings.downloader).is_for_downloader
+
+    @contextlib.contextmanager
+    def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
+        """What the front-end's downloader reads, in frames."""
+        from .._image.source import open_source
+
+        with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
+            yield sealed(FRAME.pack(DATA, len(chunk)) + chunk for chunk in chunks)
+
     def ask(
-        self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None = None, sent: Iterable[bytes] = ()
+        self,
+        action: str,
+        arguments: tuple[object, ...],
+        named: Mapping[str, object],
+        file: int | None = None,
+        sent: Iterable[bytes] = (),
+        size: int | None = None,
     ) -> Any:
         """What a bridge's driver answers to ``action``.
 
         :arg file: a descriptor of what is sent along, and ``sent`` its :func:`frames`.
+        :arg size: bytes of what is sent along without a descriptor.
         """
+        size = size if file is None else os.fstat(file).st_size
         refusals = []
         for host in self._hosts():
             with Conversation(ssh_command(host, COMMAND)) as ssh:
                 refusal = greeted(ssh)
                 if refusal is None:
-                    return self._answered(host, action, ssh, self._sent(action, arguments, named, file, sent))
+                    return self._answered(host, action, ssh, self._sent(action, arguments, named, size, sent))
             refusals.append(f"{host}: {refusal}")
             self.log(f"the bridge {refusals[-1]}")
         raise CommandFailed(f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}.")
@@ -206,7 +242,7 @@ class BridgedFsDriver(DatastoreDriver):
         first = int.from_bytes(os.urandom(4), "big") % len(hosts)
         return hosts[first:] + hosts[:first]
 
-    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], file: int | None, sent: Iterable[bytes]) -> Iterator[bytes]:
+    def _sent(self, action: str, arguments: tuple[object, ...], named: Mapping[str, object], size: int | None, sent: Iterable[bytes]) -> Iterator[bytes]:
         code = engine()
         yield b"%d\n%b" % (len(code), code)
         request = {
@@ -214,9 +250,9 @@ class BridgedFsDriver(DatastoreDriver):
             "arguments": arguments,
             "named": named,
             "datastore": dataclasses.replace(self.datastore, bridge_list=()),
-            "settings": self.settings,
+            "settings": dataclasses.replace(self.settings, downloader=None),
             "timeout": self.timeout,
-            "size": None if file is None else os.fstat(file).st_size,
+            "size": size,
         }
         yield encode(request)
         yield from sent
@@ -352,13 +388,10 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
     :arg bandwidth: bytes a second at most.
     :arg check: is called before the end is sent, and raises when the file isn't to be used.
     """
-    import hashlib
-
     from .._image.copy import extents
     from .._image.pace import paced
 
     size = os.fstat(descriptor).st_size
-    digest = hashlib.new(DIGEST, usedforsecurity=False)
 
     def pieces() -> Iterator[bytes]:
         position = 0
@@ -373,7 +406,15 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
                 yield FRAME.pack(DATA, len(data)) + data
                 position += len(data)
 
-    for piece in paced(pieces(), bandwidth):
+    return sealed(paced(pieces(), bandwidth), check)
+
+
+def sealed(pieces: Iterable[bytes], check: Callable[[], object] = bool) -> Iterator[bytes]:
+    """Frames, and the last one behind them: the digest of them all."""
+    import hashlib
+
+    digest = hashlib.new(DIGEST, usedforsecurity=False)
+    for piece in pieces:
         digest.update(piece)
         yield piece
     check()
@@ -471,7 +512,7 @@ def rebuilt(host: str, answer: Mapping[str, Any]) -> VmstoreError:
 
 
 class Received:
-    """A file of the front-end, of ``size`` bytes, while it arrives.
+    """A file of the front-end, of ``size`` bytes or :data:`UNKNOWN`, while it arrives.
 
     :arg ended: is called when there is nothing more to come.
     """
@@ -524,7 +565,7 @@ class Received:
 
 
 class ReceivingFsDriver(FsDriver):
-    """Takes what has ``received`` for the local path that it is asked to make an image of."""
+    """Takes what has ``received`` for the path or the URL that it is asked to make an image of."""
 
     received: Received | None = None
 
@@ -534,6 +575,8 @@ class ReceivingFsDriver(FsDriver):
         head, chunks = self.received.begun()
         options = CopyOptions("", no_decompress=no_decompress)
         self._require_image(sniff(head), path, options)
+        if self.received.size == UNKNOWN:
+            return in_mebibytes(self._measured(self._unpacked(chunks, path) if self._unpacks(options) else chunks, path, options))
         return in_mebibytes(self._size(head, self.received.size, chunks, path, options))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -541,6 +584,12 @@ class ReceivingFsDriver(FsDriver):
             return super().preview(path, options)
         head, chunks = self.received.begun()
         return self._previewed(head, b"", self.received.size, chunks, path, options)
+
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any], warn: Callable[[str], object]) -> None:
+        if self.received is None:
+            super()._fetch(path, target, options, digests, warn)
+        else:
+            self._copy(path, target, options, digests)
 
     def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> Sequence[str]:
         if self.received is None:
@@ -552,8 +601,9 @@ class ReceivingFsDriver(FsDriver):
             self._store(chunks, path, target, options, digests)
         else:
             from .._image.copy import write_stream
+            from .._image.room import room
 
-            write_stream(chunks, target, digests=list(digests.values()), sparse=options.sparse)
+            write_stream(chunks, target, digests=list(digests.values()), sparse=options.sparse, limit=room(target), path=shown(path))
         for _rest in chunks:
             pass  # up to the digest at the end
         return ()

@@ -160,9 +160,9 @@ class FsDriver(DirectoryDriver):
         if is_url(path):
             size = self._size_at_url(path, options)
         elif os.path.isdir(path):
-            from .._host.directory import look
+            from .._host.directory import Measuring, look
 
-            return look(path, check=self.check, timeout=self.timeout).size_mb
+            return look(path, check=self.check, measuring=Measuring(self.timeout, self.log)).size_mb or 0
         else:
             with opened(path, self.check) as descriptor:
                 head, tail, length = ends(descriptor, HEAD_SIZE)
@@ -375,7 +375,8 @@ class FsDriver(DirectoryDriver):
 
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = (capacity if options.sparse else room)(target)
-        with open_source(path, bandwidth=options.bandwidth, limit=limit, verify=options.verify, log=self.log, warn=warn) as chunks:
+        limits: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify}
+        with open_source(path, **limits, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
@@ -489,15 +490,22 @@ class FsDriver(DirectoryDriver):
         return virtual_size(b"" if self._keeps(options) else head, length, path=shown(path))
 
     def _size_at_url(self, path: str, options: CopyOptions) -> int:
-        from .._image.source import open_source, read_head
+        from .._image.decompress import limited
+        from .._image.source import Source, open_source, read_head
 
-        unpack = self._unpacks(options)
+        unpack, limit = self._unpacks(options), self._capacity()
+        downloader = self.settings.downloader
+        if Source(path, downloader).is_for_downloader:
+            from .._image.downloader import read_to_end
+
+            # It is started only once: the beginning could cost as much as the whole.
+            with open_source(path, downloader=downloader, log=self.log) as chunks:
+                size = self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
+                read_to_end(chunks, size)
+                return size
         head, length = read_head(path, HEAD_SIZE)
         self._require_image(sniff(head), path, options)
         if length is None or (unpack and sniff(head) in COMPRESSIONS):
-            from .._image.decompress import limited
-
-            limit = self._capacity()
             with open_source(path, limit=limit, log=self.log) as chunks:
                 return self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
         return self._header_size(head, length, path, options)
@@ -596,9 +604,9 @@ def shown(path: str) -> str:
     """``path`` without what a URL may hold in secret."""
     if not is_url(path):
         return path
-    from .._image.source import Source
+    from .._image.source import redacted
 
-    return Source(path).shown
+    return redacted(path)
 
 
 __all__ = ["FsDriver"]

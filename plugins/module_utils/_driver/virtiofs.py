@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .._host.directory import look
+from .._host.directory import Directory, Measuring, look
 from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo
 
 
@@ -26,11 +26,18 @@ class VirtiofsDriver(DatastoreDriver):
         :raises VmstoreError: as :func:`look`.
         """
         self.require_type(options.image_type)
-        found = look(path, bridges=self.datastore.bridge_list, check=self.check, timeout=self.timeout)
-        return CopiedImage(found.path, "dir", found.size_mb)
+        found = self._look(path, measuring=options.measure)
+        return CopiedImage(found.path, "dir", found.size_mb or 0)
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
-        return look(path, bridges=self.datastore.bridge_list, timeout=self.timeout).size_mb
+        """
+        :raises VmstoreError: as :meth:`cp`.
+        """
+        return self._look(path, measuring=True).size_mb or 0
+
+    def _look(self, path: str, *, measuring: bool) -> Directory:
+        how = Measuring(self.timeout, self.log) if measuring else None
+        return look(path, bridges=self.datastore.bridge_list, check=self.check, measuring=how)
 
     def rm(self, source: str) -> None:
         """The directory is the user's."""

@@ -9,6 +9,7 @@ The files assign shell variables. They are read, not run: of each line ``NAME=va
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 
@@ -20,16 +21,21 @@ from .._driver.base import Settings
 #: Below the remotes directory; what a later file says counts.
 FILES = ("etc/datastore/datastore.conf", "etc/datastore/fs/fs.conf")
 
+#: The front-end's program that reads URLs, below the remotes directory.
+DOWNLOADER = "datastore/downloader.sh"
+
 
 def read_settings(remotes: str) -> Settings:
     """
     :raises InvalidInput: a quotation in one of the files has no end.
     """
+    downloader = os.path.join(remotes, DOWNLOADER)
     values: dict[str, str] = {}
     for name in FILES:
         path = os.path.join(remotes, name)
         values.update(assignments(path, read_text(path)))
-    return settings_of({name.lower(): value for name, value in values.items()})
+    settings = settings_of({name.lower(): value for name, value in values.items()})
+    return dataclasses.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
 
 
 def assignments(path: str, text: str) -> dict[str, str]:

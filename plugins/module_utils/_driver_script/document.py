@@ -20,6 +20,9 @@ from .._core.errors import InvalidInput
 #: Bytes of XML.
 LONGEST = 64 << 20
 
+#: Upper bound of a document that is kept as it came, in bytes of base64: what a variable of the environment can hold (execve(2)), and some room.
+LONGEST_KEPT = 120 << 10
+
 ROOT = "DS_DRIVER_ACTION_DATA"
 
 #: Every element that an action reads, below the root.
@@ -33,11 +36,18 @@ ELEMENTS = frozenset(
     ]
 )
 
+#: Beginning of the names of the attributes by which newer front-ends let drivers mount a datastore. None of them may be overlooked.
+NFS_AUTO = "DATASTORE/TEMPLATE/NFS_AUTO_"
+
 
 class Document:
-    """The texts of the elements an action reads, by their path below the root."""
+    """The texts of the elements an action reads, by their path below the root.
+
+    ``encoded`` is the base64 of the document, ``""`` where that is long.
+    """
 
     def __init__(self, xml: bytes) -> None:
+        self.encoded = ""
         self._texts: dict[str, list[str]] = {}
         self._path: list[str] = []
         self._depth = 0
@@ -72,6 +82,10 @@ class Document:
         if len(texts) > 1:
             raise InvalidInput(path, texts[1], "the document must have this element only once")
         return texts[0] if texts else ""
+
+    def beginning_with(self, prefix: str) -> list[str]:
+        """The paths of the elements that have a text and a path that begins with ``prefix``, in the order of the document."""
+        return [path for path, texts in self._texts.items() if path.startswith(prefix) and any(text.strip() for text in texts)]
 
     def number(self, path: str) -> int:
         """The whole number from 0 on in an element.
@@ -110,7 +124,7 @@ class Document:
         self._path.append(name)
         path = "/".join(self._path)
         # Two are enough to know that there is more than one.
-        if path in ELEMENTS and len(self._texts.setdefault(path, [])) < 2:
+        if (path in ELEMENTS or path.startswith(NFS_AUTO)) and len(self._texts.setdefault(path, [])) < 2:
             self._text = []
 
     def _end(self, name: str) -> None:
@@ -142,7 +156,10 @@ def read_document(stdin: IO[bytes]) -> Document:
     xml = binascii.a2b_base64(encoded)
     if len(xml) > LONGEST:
         raise InvalidInput("standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected")
-    return Document(xml)
+    document = Document(xml)
+    if len(encoded) <= LONGEST_KEPT:
+        document.encoded = encoded.decode()
+    return document
 
 
 def _beginning(data: bytes) -> str:
@@ -150,4 +167,4 @@ def _beginning(data: bytes) -> str:
     return data[:16].decode(errors="replace")
 
 
-__all__ = ["Document", "read_document"]
+__all__ = ["NFS_AUTO", "Document", "read_document"]

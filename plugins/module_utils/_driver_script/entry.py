@@ -10,6 +10,7 @@ log; one other line is the message for the user. A process runs one action, so t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from .._core.descriptors import open_standard_descriptors
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
 from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
-from .document import Document, read_document
+from .document import NFS_AUTO, Document, read_document
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -46,14 +47,20 @@ class Action:
     def driver(self, **options: object) -> DatastoreDriver:
         return self._class(self.datastore, log=log, **options)
 
-    def storing(self) -> DatastoreDriver:
-        """The driver, for an action that makes images."""
-        return self.driver(settings=self._settings())
+    def reading(self) -> DatastoreDriver:
+        """The driver, for an action that makes images or looks at what a user names."""
+        from .secrets import secret_paths
+
+        return self.driver(settings=self._settings(), protected=secret_paths(self.remotes, os.environ))
 
     def _settings(self) -> Settings:
         from .configuration import read_settings
 
-        return read_settings(self.remotes)
+        settings = read_settings(self.remotes)
+        if settings.downloader is not None:
+            # What the downloader takes from its caller's environment: not to unpack what has a checksum, and where the keys of a storage are.
+            os.environ.update(NO_DECOMPRESS="yes", DRV_ACTION=self.document.encoded)
+        return settings
 
     def copy_options(self) -> CopyOptions:
         """What the document says of the image to make.
@@ -62,12 +69,13 @@ class Action:
         """
         from .._driver.attributes import copy_options
 
-        return copy_options(
+        options = copy_options(
             self.attributes(),
             self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
             checksums={name.lower(): digest for name in CHECKSUMS for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()] if digest},
             called=element_of,
         )
+        return dataclasses.replace(options, measure=False)  # the answer has no size
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""
@@ -86,14 +94,14 @@ class Action:
         self._copied(lambda driver: driver.clone(document.required("IMAGE/PATH"), document.optional("IMAGE/FORMAT") or None, self.copy_options()))
 
     def _copied(self, copy: Callable[[DatastoreDriver], CopiedImage]) -> None:
-        driver = self.storing()
+        driver = self.reading()
         copied = copy(driver)
         self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
         for warning in copied.warnings:
             log(warning)
 
     def mkfs(self) -> None:
-        driver = self.storing()
+        driver = self.reading()
         document = self.document
         image_format = document.required("IMAGE/FORMAT")
         source = driver.mkfs(document.number("IMAGE/SIZE"), image_format, document.optional("IMAGE/FS") or None, sparse=self.flag("sparse"))
@@ -112,7 +120,7 @@ class Action:
         self.driver().rm(self.document.required("IMAGE/SOURCE"))
 
     def stat(self) -> None:
-        answer(f"{self.driver().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
+        answer(f"{self.reading().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
 
     def monitor(self) -> None:
         driver = self.driver(timeout=MONITOR_TIMEOUT)
@@ -149,6 +157,9 @@ class Action:
 
 #: The actions of the contract, each a method of :class:`Action`.
 ACTIONS = ("clone", "cp", "export", "increment_flatten", "mkfs", "monitor", "rm", "snap_delete", "snap_flatten", "snap_revert", "stat")
+
+#: What is stored can always be removed.
+REMOVING = ("rm", "snap_delete")
 
 
 def driver_called(name: str) -> type[DatastoreDriver]:
@@ -187,6 +198,19 @@ def datastore_of(driver: str, document: Document) -> Datastore:
         restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
         bridge_list=lists["BRIDGE_LIST"],
     )
+
+
+def refuse_automatic_mounts(document: Document) -> None:
+    """Refuse a datastore that the drivers are to mount, because the image would end up on a local disk.
+
+    :raises InvalidInput: naming the attribute.
+    """
+    enable = f"{NFS_AUTO}ENABLE"
+    if document.optional(enable).strip().lower() == "no":
+        return
+    for path in document.beginning_with(NFS_AUTO):
+        accepted = "these drivers mount nothing; mount the datastore's directory on the front-end, and remove the attribute or set NFS_AUTO_ENABLE to NO"
+        raise InvalidInput(path, document.optional(path), accepted)
 
 
 def word(element: str, text: str) -> str:
@@ -243,6 +267,8 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     driver = driver_called(mad)
     with os_errors("read the document on standard input"):
         document = read_document(stdin)
+    if action not in REMOVING:
+        refuse_automatic_mounts(document)
     getattr(Action(os.path.dirname(datastore_directory), driver, document), action)()
 
 

@@ -2,21 +2,21 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A directory that a user names: its real path and what it holds, on this host or on one of several others."""
+"""A directory that a user names: its real path and how much it holds, on this host or on one of several others."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .._core.command import Completed, reason, run
-from .._core.directory import open_directory
-from .._core.errors import CommandFailed, InvalidInput, StaleState, from_os_error
+from .._core.command import Conversation, reason, run
+from .._core.directory import descriptor_path, open_directory
+from .._core.errors import CommandFailed, InvalidInput, StaleState, os_errors, printable
 from .._core.paths import absolute
-from .ssh import SSH_FAILED, TIMED_OUT, run_script
+from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
 MEBIBYTE = 2**20
 
@@ -26,25 +26,48 @@ PROBE_TIMEOUT = 30
 #: What :data:`LOOK` answers when there is no such directory.
 NOT_A_DIRECTORY = 3
 
-#: Prints the real path, then the size in bytes.
-LOOK = "cd -P -- {path} 2>/dev/null || exit 3; pwd -P && exec du -s -B1 ."
+#: Prints the real path, waits for a line, and prints what du(1) says of the size in bytes. du measures what the shell has entered before, whatever the path
+#: leads to by then. A directory that can't be entered is one all the same.
+LOOK = """\
+cd -P -- {path} 2>/dev/null && pwd -P || { [ -d {path} ] && readlink -e -- {path} && closed=1 || exit 3; }
+read -r _ || exit 0
+[ -z "$closed" ] || { echo "du: cannot read directory '.': Permission denied"; printf '0\\t.\\n'; exit 1; }
+exec du -s -B1 . 2>&1
+"""
+GO_ON = b"\n"
+
+#: Upper bound of one line of a bridge in bytes: a path, quoted, and a reason.
+LONGEST_LINE = 1 << 16
+
+#: Upper bound of the names in the log line about what du(1) couldn't read.
+MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
 class Directory:
-    """``path`` is resolved; ``size_mb`` is what it holds on disk in MiB, rounded up; ``host`` is ``None`` for this one."""
+    """``path`` is resolved; ``size_mb`` is what it holds on disk in MiB, rounded up, ``None`` if it wasn't measured; ``host`` is ``None`` for this one."""
 
     path: str
-    size_mb: int
+    size_mb: int | None = None
     host: str | None = None
 
 
-def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], object] = str, timeout: float = 300) -> Directory:
-    """Find the directory ``path`` on this host or else on the first of ``bridges`` that has it, and measure it.
+@dataclass(frozen=True)
+class Measuring:
+    """How directories are measured: by du(1), which counts allocated blocks, a hard-linked file once, and follows no links. What it can't read doesn't count.
 
-    :arg check: gets the resolved path and raises when it isn't acceptable. Here it comes before the measuring, and what is
-        measured is what was checked; a bridge resolves and measures within one connection.
-    :arg timeout: seconds for du(1): it counts allocated blocks, a hard-linked file once, and follows no links.
+    :arg timeout: seconds.
+    :arg log: gets a line about what couldn't be read.
+    """
+
+    timeout: float = 300
+    log: Callable[[str], object] = str
+
+
+def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], object] = str, measuring: Measuring | None = None) -> Directory:
+    """Find the directory ``path`` on this host or else on the first of ``bridges`` that has it, and measure it where that is wanted.
+
+    :arg check: gets the resolved path and raises when it isn't acceptable. It comes before the measuring, and what is measured is what was checked.
     :raises InvalidInput: no host has such a directory; :raises PathNotAllowed: another user's link leads to what isn't that user's.
     :raises StaleState: the path has come to lead elsewhere meanwhile.
     :raises CommandFailed: du failed or needed longer.
@@ -52,34 +75,33 @@ def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], objec
     path = absolute("path", path)
     probe = run(["stat", "--dereference", "--format=%F", "--", path], timeout=PROBE_TIMEOUT, accept=None)
     if probe.stdout == "directory\n":
-        return _look_here(path, check, timeout)
+        return _look_here(path, check, measuring)
     refusals = [f"the front-end: {reason(probe).rpartition(': ')[2]}"]
     if bridges:
-        check(path)  # a bridge measures before its answer can be checked: ask it nothing that is refused anyway
+        check(path)  # bridges aren't asked about what is refused anyway
     for bridge in bridges:
-        completed = run_script(bridge, LOOK.format(path=shlex.quote(path)), timeout=timeout)
-        if completed.returncode == NOT_A_DIRECTORY:
-            refusals.append(f"{bridge}: no such directory")
-        elif completed.returncode == SSH_FAILED:
-            refusals.append(f"{bridge}: {reason(completed)}")
-        else:
-            found = read_answer(bridge, completed, timeout)
-            check(found.path)
+        found = _look_there(bridge, path, check, measuring)
+        if isinstance(found, Directory):
             return found
+        refusals.append(f"{bridge}: {found}")
     raise InvalidInput("path", path, f"a directory on the front-end or on a host of the datastore's bridge_list is expected ({'; '.join(refusals)})")
 
 
-def _look_here(path: str, check: Callable[[str], object], timeout: float) -> Directory:
-    try:
+def _look_here(path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory:
+    with os_errors(f"open the directory {path}"):
         descriptor = open_directory(path)
-    except OSError as error:
-        raise from_os_error(error, f"open the directory {path}") from error
     try:
-        real = absolute("path", os.readlink(f"/proc/self/fd/{descriptor}"))
+        real = absolute("path", os.readlink(descriptor_path(descriptor)))
         check(real)
-        # The descriptor is what was checked, whatever its path leads to by now.
-        completed = run(["du", "-s", "-B1", "--", f"/proc/self/fd/{descriptor}/."], files={descriptor: path}, timeout=timeout, accept=None)
-        size = read_size("du", completed)
+        size = None
+        if measuring is not None:
+            # The descriptor is what was checked, whatever its path leads to by now. With a slash at the end, the directory itself needn't be searchable.
+            command = ["du", "-s", "-B1", "--", f"{descriptor_path(descriptor)}/"]
+            completed = run(command, files={descriptor: path}, timeout=measuring.timeout, accept=None)
+            output = DuOutput()
+            for line in (*completed.stderr.splitlines(), *completed.stdout.splitlines()):
+                output.take(line)
+            size = output.size_mb("du", real, completed.returncode, measuring.log)
         if not _is_same(real, descriptor):
             raise StaleState(f"The path {real} came to lead to another directory while it was looked at; nothing was changed.")
         return Directory(real, size)
@@ -94,31 +116,89 @@ def _is_same(path: str, descriptor: int) -> bool:
         return False
 
 
-def read_answer(host: str, completed: Completed, timeout: float) -> Directory:
-    """The directory in what :data:`LOOK` printed: two lines, the path and du's.
+def _look_there(host: str, path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory | str:
+    """Return the directory that a bridge has, or why there is none."""
+    seconds = PROBE_TIMEOUT if measuring is None else measuring.timeout
+    wait = CONNECT_TIMEOUT + seconds + 5
+    with Conversation(script_command(host, LOOK.replace("{path}", shlex.quote(path)), timeout=seconds)) as ssh:
+        lines = _lines(ssh, wait)
+        answer = next(lines, None)
+        if answer is None:
+            ended = ssh.finish(wait)
+            if ended.returncode == NOT_A_DIRECTORY:
+                return "no such directory"
+            if ended.returncode == SSH_FAILED:
+                return reason(ended)
+            raise CommandFailed(f"The host {host} did not answer with a path: {reason(ended)}")
+        if not answer.startswith("/"):
+            raise CommandFailed(f"The host {host} did not answer with a path: {printable(answer)}")
+        real = absolute("path", answer)
+        check(real)
+        if measuring is None:
+            return Directory(real, None, host)
+        ssh.write(GO_ON)
+        output = DuOutput()
+        for line in lines:
+            output.take(line)
+        ended = ssh.finish(wait)
+        if ended.returncode == TIMED_OUT:
+            raise CommandFailed(f"The command 'du' on {host} did not end within {seconds:g} seconds and was stopped.")
+        return Directory(real, output.size_mb(f"du on {host}", real, ended.returncode, measuring.log), host)
 
-    :raises CommandFailed: anything else.
+
+def _lines(ssh: Conversation, timeout: float) -> Iterator[str]:
+    """:raises CommandFailed: nothing came in time, or a line without end."""
+    rest = b""
+    while True:
+        can_read, _can_write = ssh.wait(timeout, write=False)
+        data = ssh.read() if can_read else b""
+        if can_read and not data:
+            return
+        *whole, rest = (rest + data).split(b"\n")
+        yield from map(os.fsdecode, whole)
+        if len(rest) > LONGEST_LINE:
+            raise CommandFailed("The host did not answer with lines of text.")
+
+
+class DuOutput:
+    """The output of ``du -s -B1``, line by line: there can be a line for each of millions of files.
+
+    A file that vanished while du ran is no error, and neither is what the user may not read or a file server doesn't give. Directories in use change, and
+    belong to several users.
     """
-    if completed.returncode == TIMED_OUT:
-        raise CommandFailed(f"The command 'du' on {host} did not end within {timeout:g} seconds and was stopped.")
-    path, newline, rest = completed.stdout.partition("\n")
-    if not newline or not path.startswith("/"):
-        raise CommandFailed(f"The host {host} did not answer with a path: {reason(completed)}")
-    return Directory(absolute("path", path), read_size(f"du on {host}", Completed(completed.returncode, rest, completed.stderr)), host)
+
+    def __init__(self) -> None:
+        self._size: int | None = None
+        self._unread = 0
+        self._names: list[str] = []
+        self._unexpected = ""
+
+    def take(self, line: str) -> None:
+        unread = re.fullmatch(r"du: cannot (?:access|read directory) (.*): ([^:]+)", line)
+        size = re.fullmatch(r"([0-9]+)\t.*", line)
+        if unread:
+            if unread[2] != "No such file or directory":
+                self._unread += 1
+                if len(self._names) < MOST_NAMES:
+                    self._names.append(f"{unread[1]} ({unread[2]})")
+        elif size and self._size is None:
+            self._size = int(size[1])
+        else:
+            self._unexpected = line
+
+    def size_mb(self, command: str, path: str, returncode: int, log: Callable[[str], object]) -> int:
+        """The size in MiB, rounded up.
+
+        :arg log: gets the number and the first names of what couldn't be read.
+        :raises CommandFailed: du could read nothing at all, or printed something else.
+        """
+        if self._size is None or self._unexpected or returncode not in (0, 1):
+            why = printable(self._unexpected) or ", ".join(self._names) or "it printed no size"
+            raise CommandFailed(f"The size of the directory {path} could not be read: the command {command!r} ended with exit code {returncode}: {why}")
+        if self._unread:
+            names = ", ".join([*self._names, *["..."] * (self._unread > MOST_NAMES)])
+            log(f"the size of {path} is without {self._unread} of its files and directories that could not be read: {names}")
+        return -(-self._size // MEBIBYTE)
 
 
-def read_size(command: str, completed: Completed) -> int:
-    """The size in MiB, rounded up, in the output of ``du -s -B1``.
-
-    A file that vanished while du ran is no error: directories in use change.
-
-    :raises CommandFailed: du could not read everything, or printed something else.
-    """
-    vanished = all(re.fullmatch(r"du: cannot access .*: No such file or directory", line) for line in completed.stderr.splitlines())
-    match = re.fullmatch(r"([0-9]+)\t[^\n]*\n", completed.stdout)
-    if match is None or not (completed.returncode == 0 or (completed.returncode == 1 and vanished)):
-        raise CommandFailed(f"The command {command!r} failed with exit code {completed.returncode}: {reason(completed)}")
-    return -(-int(match[1]) // MEBIBYTE)
-
-
-__all__ = ["Directory", "look", "read_answer", "read_size"]
+__all__ = ["Directory", "DuOutput", "Measuring", "look"]

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import stat
 
-from .._core.directory import is_writable_for_others, open_directory, opened_parent
+from .._core.directory import is_writable_for_others, open_directory, opened_directory, opened_parent
+from .._core.errors import PathNotAllowed
 from .._core.identity import acting_as, owner_of
 
 #: Mode of missing directories above the one that is asked for.
@@ -70,4 +71,21 @@ def other_users(descriptor: int) -> set[int]:
         os.close(here)
 
 
-__all__ = ["ANYBODY", "open_or_make", "other_users"]
+def require_only_root(option: str, path: str, why: str) -> None:
+    """Refuse a directory that other users than root and this process's can change or replace. Where it is missing, this goes for the one around it.
+
+    :arg why: what makes that dangerous, as the rest of a sentence.
+    :raises PathNotAllowed: naming the option; :raises OSError: the operating system refuses.
+    """
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    with opened_directory(existing, option=option) as descriptor:
+        found = os.fstat(descriptor)
+        shared = is_writable_for_others(found) and (existing == path or not found.st_mode & stat.S_ISVTX)
+        if found.st_uid not in (0, os.geteuid()) or shared or other_users(descriptor):
+            accepted = f"a directory is expected that, like all directories around it, only root can change, because {why}"
+            raise PathNotAllowed(option, path, accepted)
+
+
+__all__ = ["ANYBODY", "open_or_make", "other_users", "require_only_root"]

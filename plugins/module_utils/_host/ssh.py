@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import shlex
 
-from .._core.command import Completed, run
 from .._core.names import check_host
 
 #: Seconds to reach a host.
@@ -33,16 +32,15 @@ def ssh_command(destination: str, command: str, *, port: int | None = None) -> l
     return ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", destination, command]
 
 
-def run_script(host: str, script: str, *, timeout: float) -> Completed:
-    """Run a POSIX sh script on ``host``, as the user and with the configuration that this user's ssh has for it.
+def script_command(host: str, script: str, *, timeout: float) -> list[str]:
+    """The arguments that run a POSIX sh script on ``host``, as the user and with the configuration that this user's ssh has for it.
 
     :arg script: fixed text; anything else in it must be quoted with ``shlex.quote``.
     :arg timeout: seconds for the script; the host ends it by itself then, with the exit code ``TIMED_OUT``.
-    :raises CommandFailed: ssh isn't installed, or there is no answer at all.
     """
     # The user's login shell may be any: it only starts sh.
     command = f"exec timeout {math.ceil(timeout)} sh -c {shlex.quote(f'export LC_ALL=C; {script}')}"
-    return run(ssh_command(check_host("bridge_list", host), command), timeout=CONNECT_TIMEOUT + timeout + 5, accept=None)
+    return ssh_command(check_host("bridge_list", host), command)
 
 
-__all__ = ["SSH_FAILED", "TIMED_OUT", "run_script", "ssh_command"]
+__all__ = ["CONNECT_TIMEOUT", "SSH_FAILED", "TIMED_OUT", "script_command", "ssh_command"]

@@ -162,9 +162,9 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
     """Return a function that makes an error about ``path`` of a reason."""
 
     def refused(why: str) -> InvalidInput:
-        from .source import Source  # a local file needs no URLs, which take longer to load than all this
+        from .source import redacted  # a local file needs no URLs, which take longer to load than all this
 
-        return InvalidInput("path", Source(path).shown, why)
+        return InvalidInput("path", redacted(path), why)
 
     return refused
 

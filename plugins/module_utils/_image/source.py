@@ -45,10 +45,12 @@ COPY = "; ".join(
 class Source:
     """A local path or a URL, as given. A URL can hold a password or a signature; ``shown`` is what may be printed.
 
-    :raises InvalidInput: a path that isn't absolute, another scheme than http, https and ssh, or a URL that isn't one (RFC 3986).
+    :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, where there is one.
+    :raises InvalidInput: a path that isn't absolute, a scheme that nothing reads, or a URL that isn't one (RFC 3986).
     """
 
     path: str = field(repr=False)
+    downloader: str | None = None
 
     def __post_init__(self) -> None:
         if not self.scheme:
@@ -71,15 +73,22 @@ class Source:
     @property
     def shown(self) -> str:
         """The path, or the URL without user, password, query and fragment."""
-        if not self.scheme:
-            return self.path
-        parts = urlsplit(self.path)
-        return f"{self.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
+        return redacted(self.path)
+
+    @property
+    def is_for_downloader(self) -> bool:
+        """Whether the URL has a scheme that only the downloader knows."""
+        return self.scheme not in ("", *SCHEMES)
 
     def _flaw(self) -> str | None:
         """:raises ValueError: a port or an address in brackets that isn't one."""
-        if self.scheme not in ("http", "https", "ssh"):
-            return "an absolute path or a URL with http, https or ssh is expected"
+        if self.is_for_downloader:
+            # A file of this host has a path, which SAFE_DIRS and RESTRICTED_DIRS are compared with.
+            if self.downloader is None or self.scheme == "file":
+                return "an absolute path or a URL with http, https or ssh is expected"
+            from .downloader import flaw_of
+
+            return flaw_of(self.path)
         if re.fullmatch("[!-~]+", self.path) is None:
             return "in a URL, blanks and all that isn't ASCII are percent-encoded, such as %20"
         parts = urlsplit(self.path)
@@ -91,6 +100,19 @@ class Source:
             if parts.password or parts.query or parts.fragment or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username or "root") is None:
                 return "ssh://[user@]host[:port]/path is expected: no password, and a '?' or '#' in the path percent-encoded"
         return None
+
+
+#: What is read without the front-end's downloader.
+SCHEMES = ("http", "https", "ssh")
+
+
+def redacted(path: str) -> str:
+    """Return a path as it is, or a URL of any scheme without user, password, query and fragment."""
+    scheme, separator, _rest = path.partition("://")
+    if not separator or path.startswith("/"):
+        return path
+    parts = urlsplit(path)
+    return f"{scheme.lower()}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
 
 
 def _remote_path(path: str) -> str:
@@ -105,6 +127,7 @@ def open_source(
     timeout: float = 30,
     limit: int | None = None,
     verify: bool = True,
+    downloader: str | None = None,
     log: Callable[[str], object],
     warn: Callable[[str], object] = str,
 ) -> Iterator[Iterator[bytes]]:
@@ -114,14 +137,19 @@ def open_source(
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
     :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a sentence.
+    :arg downloader: as :class:`Source` takes it.
     :arg log: gets lines of progress, without credentials.
     :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
     :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before they should.
     :raises StaleState: the file changed while it was copied.
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
-    source = _remote(path)
-    if source.scheme == "ssh":
+    source = _remote(path, downloader)
+    if source.is_for_downloader:
+        from .downloader import read_with_downloader
+
+        chunks = read_with_downloader(str(downloader), path, source.shown)
+    elif source.scheme == "ssh":
         chunks = _copied(source, timeout, verify, warn)
     else:
         from .download import download  # HTTP and TLS take longer to load than all the rest
@@ -155,8 +183,8 @@ def read_head(path: str, size: int, *, timeout: float = 30) -> tuple[bytes, int 
     return head, int(length)
 
 
-def _remote(path: str) -> Source:
-    source = Source(path)
+def _remote(path: str, downloader: str | None = None) -> Source:
+    source = Source(path, downloader)
     if not source.scheme:
         raise InvalidInput("path", path, "a URL with http, https or ssh is expected")
     return source
@@ -214,4 +242,4 @@ def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], obje
         yield chunk
 
 
-__all__ = ["Source", "open_source", "read_head"]
+__all__ = ["Source", "open_source", "read_head", "redacted"]

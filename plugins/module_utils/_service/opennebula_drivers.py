@@ -21,25 +21,26 @@ import pkgutil
 import re
 import shutil
 import stat
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
-from .._core.directory import descriptor_path, is_writable_for_others, open_file_at, opened_directory, sync_opened
-from .._core.errors import InvalidInput, NotFound, PathNotAllowed, os_errors
+from .._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
+from .._core.errors import InvalidInput, NotFound, os_errors
 from .._core.files import replace_file, write_atomic
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver_script import entry
-from .._host.made_directory import open_or_make, other_users
+from .._host.made_directory import open_or_make, require_only_root
+from .kept_scripts import MARK, KeptScripts, kept_beside
 from .module import Service
 
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
     {
         "remotes": {"type": "path", "default": "/var/lib/one/remotes"},
         "library": {"type": "path", "default": "/usr/local/lib/granary-vmstore"},
+        "kept": {"type": "path", "default": "/var/lib/granary-vmstore/kept"},
         "python": {"type": "path", "default": "/usr/bin/python3"},
         "names": {"type": "list", "elements": "str", "choices": ["fs", "virtiofs"], "default": ["fs", "virtiofs"]},
     }
@@ -56,11 +57,14 @@ CURRENT = "current"
 
 SCRIPT_MODE = 0o755
 
+#: Directories by which the remotes of a front-end are recognized.
+REMOTES = ("datastore", "tm")
+
 LAUNCHER = """\
 #!{python} -ISXutf8
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-# Installed by granary.vmstore.opennebula_drivers. The name of this file is the action, that of its directory the driver.
+{mark} The name of this file is the action, that of its directory the driver.
 import os
 import sys
 
@@ -81,6 +85,7 @@ class OpennebulaDriversService(Service):
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.remotes = absolute("remotes", options["remotes"])
         self.library = absolute("library", options["library"])
+        self.kept = absolute("kept", options["kept"])
         self.names: list[str] = options["names"]
         python = absolute("python", options["python"])
         if re.search(r"\s", python):
@@ -100,6 +105,7 @@ class OpennebulaDriversService(Service):
 
     def plan(self) -> Plan:
         plan = Plan({"engine": self._in_library(self.version)})
+        self._check_remotes()
         self._plan_engine(plan)
         for name in self.names:
             self._plan_driver(plan, name)
@@ -114,7 +120,7 @@ class OpennebulaDriversService(Service):
         current: str | None = None
         names: list[str] = []
         with os_errors(f"look at the directory {self.library}"), contextlib.suppress(FileNotFoundError):
-            self._check_library()
+            require_only_root("library", self.library, "the drivers run what is in there")
             names = os.listdir(self.library)
             current = os.readlink(self._in_library(CURRENT))
         if current == self.version:
@@ -128,24 +134,10 @@ class OpennebulaDriversService(Service):
             if name not in kept and not name.startswith(".") and not os.path.islink(path) and os.path.isdir(path):
                 plan.actions.append(Action("remove older engine", path, name, None, functools.partial(self._remove, path)))
 
-    def _check_library(self) -> None:
-        """
-        :raises PathNotAllowed: other users decide what is in the library, or will.
-        """
-        path = self.library
-        while not os.path.lexists(path):
-            path = os.path.dirname(path)
-        with opened_directory(path, option="library") as descriptor:
-            found = os.fstat(descriptor)
-            shared = is_writable_for_others(found) and (path == self.library or not found.st_mode & stat.S_ISVTX)
-            if found.st_uid not in (0, os.geteuid()) or shared or other_users(descriptor):
-                accepted = "a directory is expected that, like all directories around it, only root can change, because the drivers run what is in there"
-                raise PathNotAllowed("library", self.library, accepted)
-
     def _install(self) -> None:
         with os_errors(f"install the engine in {self.library}"):
             os.close(open_or_make(self.library, 0o755))
-            self._check_library()
+            require_only_root("library", self.library, "the drivers run what is in there")
             for name, source in self.sources.items():
                 path = self._in_library(f"{self.version}/{ENGINE}/{name}")
                 os.close(open_or_make(os.path.dirname(path), 0o755))
@@ -172,23 +164,44 @@ class OpennebulaDriversService(Service):
 
     # The drivers
 
+    def _check_remotes(self) -> None:
+        """
+        :raises NotFound: there is no such directory, or it isn't that of a front-end; :raises PathNotAllowed: links of others lead to it.
+        """
+        for path in (self.remotes, *(os.path.join(self.remotes, name) for name in REMOTES)):
+            with os_errors(f"look at the directory {path}"):
+                try:
+                    with opened_directory(path, option="remotes"):
+                        pass
+                except (FileNotFoundError, NotADirectoryError) as error:
+                    missing = f"{path} is not a directory" if path != self.remotes else "there is no such directory"
+                    raise NotFound(f"remotes: {self.remotes!r} is not the directory of remotes of a front-end on this host: {missing}.") from error
+
     def _plan_driver(self, plan: Plan, name: str) -> None:
         path = os.path.join(self.remotes, "datastore", name)
         found: dict[str, bool] = {}
-        with os_errors(f"look at the directory {path}"):
-            try:
-                with opened_directory(self.remotes, option="remotes"):
-                    pass
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise NotFound(f"remotes: the front-end's directory of remotes {self.remotes!r} is not on this host.") from error
-            with contextlib.suppress(FileNotFoundError), opened_directory(path, option="remotes") as descriptor:
-                there = os.listdir(descriptor_path(descriptor))
-                found = {action: self._is_right(descriptor, action) for action in ACTIONS if action in there}
+        older: list[str] = []
+        with os_errors(f"look at the directory {path}"), contextlib.suppress(FileNotFoundError), opened_directory(path, option="remotes") as descriptor:
+            there = os.listdir(descriptor_path(descriptor))
+            found = {action: self._is_right(descriptor, action) for action in ACTIONS if action in there}
+            older = kept_beside(there, ACTIONS)
         wrong = [action for action in ACTIONS if not found.get(action)]
+        kept = KeptScripts(self.kept, path)
+        if older or any(action in found for action in wrong):
+            with os_errors(f"look at the directory {self.kept}"):
+                require_only_root("kept", self.kept, "the front-end's own scripts are restored from there")
+        if older:
+            apply = functools.partial(self._move_kept, path, kept, older)
+            plan.actions.append(Action("move kept scripts", path, {"kept": older}, {"directory": kept.directory}, apply))
         if wrong:
             before = [action for action in wrong if action in found]
-            apply = functools.partial(self._install_driver, path)
+            apply = functools.partial(self._install_driver, path, kept)
             plan.actions.append(Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, apply))
+
+    @staticmethod
+    def _move_kept(path: str, kept: KeptScripts, names: list[str]) -> None:
+        with os_errors(f"move scripts out of {path}"), opened_directory(path, option="remotes") as descriptor:
+            kept.move(descriptor, names)
 
     def _is_right(self, directory: int, action: str) -> bool:
         try:
@@ -197,26 +210,34 @@ class OpennebulaDriversService(Service):
         except OSError:  # a link, a FIFO, nothing
             return False
 
-    def _install_driver(self, path: str) -> None:
-        """Install the scripts of one driver. They belong to the owner of their directory; a script that differs is kept under a name with the date."""
-        kept = time.strftime(".%Y-%m-%d@%H:%M:%S~")
+    def _install_driver(self, path: str, kept: KeptScripts) -> None:
+        """Install the scripts of one driver. They belong to the owner of their directory; a script that differs is kept elsewhere."""
         with os_errors(f"install the drivers in {path}"):
             descriptor = open_or_make(path, 0o755)
             try:
-                around = os.fstat(descriptor)
                 for action in ACTIONS:
-                    if self._is_right(descriptor, action):
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(action, action + kept, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-                    replace_file(descriptor, action, self.script, SCRIPT_MODE, (around.st_uid, around.st_gid))
+                    if not self._is_right(descriptor, action):
+                        kept.keep(descriptor, action)
+                        self._put_script(descriptor, action)
             finally:
                 os.close(descriptor)
+
+    def _put_script(self, directory: int, action: str) -> None:
+        """Replace whatever an action's name stands for at once, because the front-end can call it at any moment."""
+        around = os.fstat(directory)
+        temporary = f".{action}.{os.urandom(4).hex()}"
+        replace_file(directory, temporary, self.script, SCRIPT_MODE, (around.st_uid, around.st_gid))
+        try:
+            os.rename(temporary, action, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            os.unlink(temporary, dir_fd=directory)
+            raise
+        sync_opened(directory)
 
 
 def launcher(python: str, library: str) -> str:
     """Return the text of a script."""
-    return LAUNCHER.format(python=python, current=json.dumps(os.path.join(library, CURRENT)))
+    return LAUNCHER.format(python=python, mark=MARK, current=json.dumps(os.path.join(library, CURRENT)))
 
 
 def engine_sources() -> dict[str, str]:

@@ -38,7 +38,7 @@ class Scripts:
     """A front-end: its remotes, and one datastore, 100, where everything in ``files`` may be registered."""
 
     def __init__(self, root: Path) -> None:
-        self.remotes = root / "remotes"
+        self.remotes = root / "one" / "var" / "remotes"
         self.files = root / "files"
         self.store = root / "datastores" / "100"
         self.files.mkdir()
@@ -62,7 +62,7 @@ class Scripts:
     def __call__(
         self, action: str, *, name: str = "fs", within: Sequence[object] = (), environment: Mapping[str, str] | None = None, **elements: object
     ) -> subprocess.CompletedProcess[str]:
-        """Run an action; its result has one line for the user in ``stderr`` if it failed."""
+        """Run an action; its result has one line for the user in ``stderr`` if it failed, and all lines in ``log``."""
         command = [*map(str, within), str(self.path(action, name)), "7"]
         done = subprocess.run(
             command, input=self.document(name, **elements).decode(), capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}
@@ -70,7 +70,7 @@ class Scripts:
         lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
         assert len(lines) == (0 if done.returncode == 0 else 1), done.stderr
         assert "Traceback" not in done.stderr
-        done.stderr = lines[0] if lines else ""
+        done.log, done.stderr = done.stderr, lines[0] if lines else ""  # type: ignore[attr-defined]
         return done
 
     def stored(self) -> list[str]:

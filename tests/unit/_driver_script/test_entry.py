@@ -232,6 +232,45 @@ def test_restricted_directories(scripts: Any, image: Path) -> None:
     copied(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=f"/srv {scripts.files}")
 
 
+SECRETS = [
+    *("one/var/x", "one/var", "one", "one/etc/oned.conf", "one/var/.one/one_auth", "one/var/.ssh/id_rsa", "one/var/one.db", "one/var/remotes/etc/x"),
+    *("home/x", "home/.one/one_auth", "located/etc/oned.conf", "located/var/x", "located", "auth"),
+]
+
+
+@pytest.mark.parametrize("path", SECRETS)
+def test_the_front_ends_own_secrets_are_no_images_wherever_it_is_installed(scripts: Any, path: str) -> None:
+    root = scripts.files.parent
+    (secret := root / path).parent.mkdir(parents=True, exist_ok=True)
+    if not secret.is_dir():
+        secret.write_bytes(RAW)
+    environment = {"HOME": f"{root}/home", "ONE_LOCATION": f"{root}/located", "ONE_AUTH": f"{root}/auth"}
+    (scripts.files / "link").symlink_to(secret)
+    for named in (secret, scripts.files / "link"):
+        for name, action, kind in (("fs", "cp", 0), ("fs", "stat", 0), ("virtiofs", "cp", 7), ("virtiofs", "stat", 7)):
+            if secret.is_dir() or name == "fs":
+                done = scripts(action, name=name, environment=environment, I_PATH=named, I_TYPE=kind)
+                assert (done.returncode, done.stdout, scripts.stored()) == (1, "", [])
+                assert f"path: '{secret}' is not accepted: it " in done.stderr and "the restricted directory" in done.stderr
+
+
+def test_a_safe_directory_opens_the_front_ends_directory_but_not_its_secrets(scripts: Any) -> None:
+    above = scripts.remotes.parent
+    (above / "isos").mkdir()
+    for name in ("isos/x", ".one/one_auth", ".ssh/id_rsa", "one.db", "remotes/x"):
+        (above / name).parent.mkdir(exist_ok=True)
+        (above / name).write_bytes(RAW)
+    for safe in (above, above / "isos"):
+        assert scripts("stat", I_PATH=above / "isos" / "x", DT_SAFE_DIRS=safe).stdout == "4\n"
+        for name in (".one/one_auth", ".ssh/id_rsa", "one.db", "remotes/x"):
+            assert "restricted directory" in refused(scripts, I_PATH=above / name, DT_SAFE_DIRS=safe)
+
+
+@pytest.mark.parametrize("home", ["/", "", "relative", "/nonexistent"])
+def test_a_home_that_is_none_restricts_nothing(scripts: Any, image: Path, home: str) -> None:
+    assert scripts("stat", environment={"HOME": home, "ONE_LOCATION": home}, I_PATH=image).stdout == "4\n"
+
+
 def test_a_safe_directory_is_no_prefix(scripts: Any) -> None:
     (evil := scripts.files.parent / "files-evil").mkdir()
     (evil / "x").write_bytes(RAW)
@@ -276,6 +315,35 @@ def test_a_missing_element_is_named(scripts: Any, image: Path, missing: str) -> 
 def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element: str, value: str) -> None:
     message = refused(scripts, I_PATH=image, **{f"DT_{element}": value})
     assert message.startswith(f"DATASTORE/TEMPLATE/{element}: '{value}' is not accepted: ")
+
+
+@pytest.mark.parametrize("action", ["clone", "cp", "export", "mkfs", "monitor", "snap_flatten", "snap_revert", "stat"])
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"ENABLE": "YES", "HOST": "nfs.example", "PATH": "/srv/one"}, "ENABLE: 'YES'"),
+        ({"HOST": "nfs.example"}, "HOST: 'nfs.example'"),
+        ({"OPTS": "soft"}, "OPTS: 'soft'"),
+        ({"ENABLE": "", "NEW": "x"}, "NEW: 'x'"),
+    ],
+)
+def test_a_datastore_that_the_drivers_are_to_mount(scripts: Any, image: Path, action: str, attributes: dict[str, str], named: str) -> None:
+    """The first monitoring would make its directory on the local disk."""
+    scripts.store.rmdir()
+    given = {f"DT_NFS_AUTO_{name}": value for name, value in attributes.items()}
+    done = scripts(action, I_PATH=image, I_SOURCE=scripts.store / NAME, I_SIZE=1, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, **given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"DATASTORE/TEMPLATE/NFS_AUTO_{named} is not accepted: these drivers mount nothing; mount the datastore's directory")
+    assert not scripts.store.exists()
+
+
+def test_a_datastore_that_is_mounted_otherwise(scripts: Any, image: Path) -> None:
+    (scripts.store / NAME).write_bytes(RAW)
+    assert scripts("rm", I_SOURCE=scripts.store / NAME, DT_NFS_AUTO_ENABLE="YES").returncode == 0
+    assert scripts.stored() == []
+    for unused in ({"ENABLE": "no", "HOST": "nfs.example"}, {"HOST": ""}):
+        stored, _format = copied(scripts, I_PATH=image, **{f"DT_NFS_AUTO_{name}": value for name, value in unused.items()})
+        stored.unlink()
 
 
 def test_images_of_other_drivers(scripts: Any, image: Path) -> None:
@@ -328,6 +396,123 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
     for action in ("cp", "stat"):
         message = refused(scripts, action, I_PATH=f"{url.replace('//', '//user:hunter2@')}/bad?token=hunter2")
         assert "127.0.0.1" in message and "hunter2" not in message
+
+
+# URLs of other schemes
+
+BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
+
+
+@pytest.fixture
+def downloader(scripts: Any) -> Callable[[str], Path]:
+    """Give the front-end a downloader that notes its arguments, one a line, and then does what the script says; return where the notes are."""
+
+    def make(script: str) -> Path:
+        notes = scripts.files.parent / "notes"
+        path = scripts.remotes / "datastore" / "downloader.sh"
+        path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >>'{notes}'\n{script}\n")
+        path.chmod(0o755)
+        return notes
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        BACKUP,
+        *("restic://100/23/0:25f4b298,1:6968545c//var/lib/one/datastores/0/0/backup/disk.0", "s3://bucket/backup/disk.0", "s3://key@bucket/a%20b?region=x&v=2"),
+        *("rbd://user@host/one/one-5?DS=5&CEPH_USER=libvirt", "docker://alpine?size=512&filesystem=ext4&format=raw", "RSYNC://102//x"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "gz", "zst"])
+def test_a_restored_backup_is_read_by_the_front_ends_downloader(scripts: Any, downloader: Any, url: str, suffix: str) -> None:
+    (scripts.files / "x").write_bytes(content := COMPRESSIONS[suffix](RAW) if suffix else RAW)
+    notes = downloader(f"cat '{scripts.files}/x'")
+    stored, image_format = copied(scripts, I_PATH=url, IT_SHA256=hashlib.sha256(content).hexdigest())
+    assert (image_format, stored.read_bytes()) == ("raw", RAW)
+    assert notes.read_text() == f"{url}\n-\n"
+    stored.unlink()
+    assert scripts("stat", I_PATH=url).stdout == "4\n"
+    assert notes.read_text() == f"{url}\n-\n" * 2
+
+
+def test_what_the_downloader_reads_is_a_strangers(scripts: Any, downloader: Any, qcow2: Path) -> None:
+    shell("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2)
+    (scripts.files / "damaged").write_bytes(gzip.compress(RAW)[:-9])
+    for name, flaw in ((qcow2.name, "has a backing file"), ("damaged", "a whole gzip stream is expected")):
+        downloader(f"cat '{scripts.files}/{name}'")
+        message = refused(scripts, I_PATH=f"{BACKUP}?key=hunter2")
+        assert f"path: '{BACKUP}?...' is not accepted: " in message and flaw in message
+    downloader(f"cat '{qcow2}'")
+    assert "the md5 of what is at" in refused(scripts, I_PATH=BACKUP, IT_MD5="0" * 32)
+
+
+@pytest.mark.parametrize("what", ["/dev/zero", "/dev/urandom"])
+def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, what: str) -> None:
+    """On a file system of 16 MiB."""
+    downloader(f"exec cat {what}")
+    done = scripts("cp", within=[*SMALL, scripts.store], I_PATH=BACKUP)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert BACKUP in done.stderr or "No space left" in done.stderr
+
+
+def test_a_downloader_gets_to_its_end(scripts: Any, downloader: Any, qcow2: Path) -> None:
+    """There it removes the image that it merged of increments, perhaps on another host."""
+    with qcow2.open("ab") as file:
+        file.truncate(8 * MIB)
+    for name, size in ((qcow2, 64), (qcow2.with_suffix(".gz"), 64)):
+        if name != qcow2:
+            name.write_bytes(gzip.compress(qcow2.read_bytes() + random.Random(4).randbytes(4 * MIB)))
+        (temporary := scripts.files.parent / "temporary").touch()
+        downloader(f"cat '{name}' && rm '{temporary}'")
+        assert scripts("stat", I_PATH=BACKUP).stdout == f"{size}\n"
+        assert not temporary.exists()
+    downloader(f"cat '{qcow2}'; exec yes")
+    assert scripts("stat", I_PATH=BACKUP).stdout == "64\n"
+
+
+def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
+    program = scripts.remotes / "datastore" / "downloader.sh"
+    downloader("head -c 100000 /dev/urandom; echo INFO: noise >&2; echo \"Cannot read from $1.\" >&2; exit 255")
+    for action in ("cp", "stat"):
+        message = refused(scripts, action, I_PATH=f"{BACKUP}?key=hunter2")
+        assert message == f"Could not read {BACKUP}?...: {program} failed: Cannot read from {BACKUP}?...."  # the last one ends the sentence
+    program.write_text("no program")
+    assert "could not be started" in refused(scripts, I_PATH=BACKUP)
+    program.chmod(0o644)
+    assert refused(scripts, I_PATH=BACKUP).endswith("is not accepted: an absolute path or a URL with http, https or ssh is expected.")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("x/$(touch x)", "x/`id`", "x/a;b", "x/a b", "x/'", 'x/"', "x/a|b", "x/a>b", "x/a<b", "x/\\", "x/a#b", "x/*", "x/[a]", "x/{a}", "x/!", "x/a&b", "x/é"),
+        *("x/../y", "x/..", "me:hunter2@host/x", "[::1/x", "x/a\tb"),
+    ],
+)
+def test_what_a_downloader_must_not_get(scripts: Any, downloader: Any, rest: str) -> None:
+    """It passes its argument on to shells, and a list of processes shows it."""
+    notes = downloader("echo x")
+    for action in ("cp", "stat"):
+        message = refused(scripts, action, I_PATH=f"rsync://{rest}")
+        assert " is not accepted: " in message and "hunter2" not in message
+    assert not notes.exists()
+
+
+def test_a_file_of_the_front_end_is_no_url(scripts: Any, downloader: Any) -> None:
+    notes = downloader("echo x")
+    for url in ("file:///etc/passwd", "FILE:///etc/passwd"):
+        assert "an absolute path or a URL with http, https or ssh is expected" in refused(scripts, I_PATH=url)
+    assert not notes.exists()
+
+
+def test_what_the_downloader_learns_from_its_environment(scripts: Any, downloader: Any) -> None:
+    """It looks there whether to unpack, and in the document for the keys of a storage."""
+    notes = downloader('printf "%s\\n" "$NO_DECOMPRESS" "$DRV_ACTION" >>"${0%/*}/../../../../notes"; echo image')
+    assert scripts("cp", I_PATH=BACKUP).returncode == 0
+    assert notes.read_text().splitlines() == [BACKUP, "-", "yes", scripts.document(I_PATH=BACKUP).decode()]
+    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # more than a variable can hold
 
 
 def test_a_terminated_action_leaves_nothing(scripts: Any) -> None:
@@ -520,6 +705,41 @@ def test_a_directory_becomes_an_image(scripts: Any) -> None:
     for action in ("mkfs", "clone", "snap_delete", "snap_flatten", "snap_revert", "increment_flatten", "export"):
         elements = {"I_PATH": "/x", "I_SOURCE": "/x", "I_FORMAT": "raw", "I_SIZE": 1, "I_TARGET_SNAPSHOT": 0}
         assert scripts(action, name="virtiofs", **elements).stderr == f"{action} is not supported by the virtiofs driver."
+
+
+def test_a_directory_has_a_size_only_where_it_is_asked_for(scripts: Any) -> None:
+    """A share of millions of files is registered at once."""
+    for number in range(3):
+        (scripts.files / str(number)).mkdir()
+    log = scripts.files.parent / "strace"
+    tracing = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", log]
+    assert scripts("cp", name="virtiofs", within=tracing, I_PATH=scripts.files, I_TYPE=7).returncode == 0
+    assert '"du"' not in log.read_text()
+    size = int(shell("du", "-s", "-B1", scripts.files).split()[0])
+    assert scripts("stat", name="virtiofs", within=tracing, I_PATH=scripts.files).stdout == f"{-(-size // MIB)}\n"
+    assert '"du"' in log.read_text()
+
+
+def test_a_directory_that_is_refused_is_not_measured(scripts: Any) -> None:
+    (scripts.files / "link").symlink_to("/etc")
+    log = scripts.files.parent / "strace"
+    for name in ("fs", "virtiofs"):
+        for path in ("/etc", "/", scripts.files / "link", scripts.store):
+            done = scripts("stat", name=name, within=["strace", "-f", "-qq", "-e", "trace=execve", "-o", log], I_PATH=path)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "the restricted directory" in done.stderr
+            assert '"du"' not in log.read_text()
+
+
+def test_what_the_front_ends_user_can_not_read_does_not_count(scripts: Any) -> None:
+    (scripts.files / "home").mkdir(mode=0o700)
+    (scripts.files / "home" / "x").write_bytes(random.Random(3).randbytes(3 * MIB))
+    os.chown(scripts.files / "home", 61001, 61001)
+    as_other_user = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]  # root without its rights on others' files
+    done = scripts("stat", name="virtiofs", within=as_other_user, I_PATH=scripts.files)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert f"INFO: the size of {scripts.files} is without 1 of its files and directories that could not be read: '{scripts.files}/home'" in done.log
+    assert scripts("cp", name="virtiofs", within=as_other_user, I_PATH=scripts.files, I_TYPE=7).stdout == f"{scripts.files} dir\n"
 
 
 def test_a_directory_with_a_blank_would_share_another(scripts: Any) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, PathNotAllowed, StaleState
-from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import Directory, look, read_answer, read_size
+from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import Directory, DuOutput, Measuring, look
 
 MIB = 2**20
 
@@ -20,11 +21,16 @@ def fill(path: Path, mib: int) -> Path:
     return path
 
 
+def size(path: Path) -> int | None:
+    return look(str(path), measuring=Measuring()).size_mb
+
+
 def test_the_size_is_what_du_says_rounded_up(tmp_path: Path) -> None:
     fill(tmp_path / "data", 3)
     used = int(subprocess.run(["du", "-s", "--block-size=1", tmp_path], capture_output=True, text=True, check=True).stdout.split()[0])
     assert used > 3 * MIB
-    assert look(str(tmp_path)) == Directory(str(tmp_path), 4)
+    assert look(str(tmp_path)) == Directory(str(tmp_path))
+    assert size(tmp_path) == 4
 
 
 def test_another_users_link_to_what_is_not_that_users(tmp_path: Path, tenant: Path) -> None:
@@ -47,19 +53,20 @@ def test_links_are_not_followed_and_hard_links_count_once(tmp_path: Path) -> Non
     os.symlink(outside, shared / "link")
     os.symlink(outside / "big", shared / "file-link")
     os.link(fill(shared / "one", 2), shared / "two")
-    assert look(str(shared)).size_mb == 3
+    assert size(shared) == 3
 
 
 def test_holes_take_no_space(tmp_path: Path) -> None:
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(1 << 40)
-    assert look(str(tmp_path)).size_mb == 1
+    assert size(tmp_path) == 1
 
 
 @pytest.mark.parametrize("name", ["a b", "$(touch injected)", "`id`", "it's", '"', "-s", "ü", "*", "$HOME", "a;b", "\\"])
 def test_any_name_is_only_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    assert look(str(tmp_path / name)) == Directory(str(tmp_path / name), 1)
+    assert look(str(tmp_path / name)) == Directory(str(tmp_path / name))
+    assert size(tmp_path / name) == 1
     assert os.listdir(tmp_path) == [name]
 
 
@@ -81,6 +88,37 @@ def test_a_directory_that_becomes_a_link_after_the_check_is_refused(tmp_path: Pa
 
     with pytest.raises(StaleState, match=f"^The path {tmp_path}/data came to lead to another directory"):
         look(str(tmp_path / "data"), check=swap)
+
+
+@pytest.fixture
+def ordinary_user(tenant: Path) -> Iterator[Path]:
+    """A directory of an ordinary user, who this process is during the test."""
+    (shared := tenant / "shared").mkdir()
+    for name in ("a", "b", "c", "d"):
+        (shared / name).mkdir(mode=0o700)
+        fill(shared / name / "private", 2)
+    fill(shared / "public", 3)
+    owner = tenant.stat().st_uid
+    os.seteuid(owner)
+    try:
+        yield shared
+    finally:
+        os.seteuid(0)
+
+
+def test_what_can_not_be_read_does_not_count_and_is_logged(ordinary_user: Path) -> None:
+    said: list[str] = []
+    assert look(str(ordinary_user), measuring=Measuring(log=said.append)).size_mb == 4
+    (line,) = said
+    assert line.startswith(f"the size of {ordinary_user} is without 4 of its files and directories that could not be read: ")
+    assert f"'{ordinary_user}/a' (Permission denied)" in line and line.endswith(", ...")
+    assert "/proc/" not in line
+
+
+def test_a_directory_that_can_not_be_read_at_all_can_be_found(ordinary_user: Path) -> None:
+    said: list[str] = []
+    assert look(str(ordinary_user / "a"), measuring=Measuring(log=said.append)).size_mb == 1
+    assert len(said) == 1 and "/proc/" not in said[0]
 
 
 @pytest.mark.parametrize(
@@ -105,49 +143,51 @@ def test_measuring_has_a_deadline(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / str(number)).touch()
     with pytest.raises(CommandFailed, match="did not end within 0.0001 seconds"):
-        look(str(tmp_path), timeout=0.0001)
+        look(str(tmp_path), measuring=Measuring(0.0001))
+
+
+def size_of(returncode: int, *lines: str, log: Callable[[str], object] = str) -> int:
+    output = DuOutput()
+    for line in lines:
+        output.take(line)
+    return output.size_mb("du on h1", "/data", returncode, log)
 
 
 @pytest.mark.parametrize(
-    ("completed", "size"),
+    ("returncode", "lines", "size", "unread"),
     [
-        (Completed(0, "0\t.\n", ""), 0),
-        (Completed(0, "1\t.\n", ""), 1),
-        (Completed(0, f"{MIB}\t/x y\n", ""), 1),
-        (Completed(0, f"{MIB + 1}\t.\n", ""), 2),
-        (Completed(1, "4096\t.\n", "du: cannot access './x': No such file or directory\n"), 1),
+        (0, ["0\t."], 0, ""),
+        (0, ["1\t."], 1, ""),
+        (0, [f"{MIB}\t/x y"], 1, ""),
+        (0, [f"{MIB + 1}\t."], 2, ""),
+        (1, ["du: cannot access './x': No such file or directory", "4096\t."], 1, ""),
+        (1, ["du: cannot read directory './x': Permission denied", "4096\t."], 1, r"1 of its .*: './x' \(Permission denied\)$"),
+        (1, [*["du: cannot access './a: b': Stale file handle"] * 5, "4096\t."], 1, r"5 of its .*: './a: b' \(Stale file handle\), .*, \.\.\.$"),
+        (1, ["du: cannot access 'x': Input/output error", "du: cannot access 'y': No such file or directory", "1\t."], 1, r"1 of its .*'x' \("),
     ],
 )
-def test_answers_of_du(completed: Completed, size: int) -> None:
-    assert read_size("du", completed) == size
+def test_answers_of_du(returncode: int, lines: list[str], size: int, unread: str) -> None:
+    said: list[str] = []
+    assert size_of(returncode, *lines, log=said.append) == size
+    assert re.search(unread, said[0]) if unread else said == []
 
 
 @pytest.mark.parametrize(
-    "completed",
+    ("returncode", "lines"),
     [
-        Completed(1, "4096\t.\n", "du: cannot read directory './x': Permission denied\n"),
-        Completed(1, "", "du: cannot access './x': No such file or directory\n"),
-        Completed(0, "", ""),
-        Completed(0, "-5\t.\n", ""),
-        Completed(0, "5\t.\nmore\n", ""),
-        Completed(127, "", "sh: 1: du: not found\n"),
+        (1, ["du: cannot access './x': No such file or directory"]),
+        (1, ["du: cannot read directory './x': Permission denied", "du: memory exhausted", "4096\t."]),
+        (0, []),
+        (0, ["-5\t."]),
+        (0, ["5\t.", "more"]),
+        (0, ["5\t.", "6\t."]),
+        (127, ["sh: 1: du: not found"]),
+        (-9, ["5\t."]),
     ],
 )
-def test_what_du_could_not_measure_is_an_error(completed: Completed) -> None:
-    with pytest.raises(CommandFailed, match="The command 'du on h1' failed with exit code"):
-        read_size("du on h1", completed)
+def test_what_du_could_not_measure_is_an_error(returncode: int, lines: list[str]) -> None:
+    with pytest.raises(CommandFailed, match="^The size of the directory /data could not be read: the command 'du on h1' ended with exit code"):
+        size_of(returncode, *lines)
 
 
-def test_an_answer_of_another_host() -> None:
-    assert read_answer("h1", Completed(0, "/mnt/data\n4096\t.\n", ""), 9) == Directory("/mnt/data", 1, "h1")
-
-
-@pytest.mark.parametrize("stdout", ["", "/mnt/data", "Welcome!\n/mnt/data\n4096\t.\n", "/mnt/da\nta\n4096\t.\n"])
-def test_another_host_that_says_more_or_less_is_not_believed(stdout: str) -> None:
-    with pytest.raises(CommandFailed):
-        read_answer("h1", Completed(0, stdout, ""), 9)
-
-
-def test_another_host_that_was_too_slow() -> None:
-    with pytest.raises(CommandFailed, match="^The command 'du' on h1 did not end within 9 seconds"):
-        read_answer("h1", Completed(124, "/mnt/data\n", ""), 9)
+# Bridges: tests/integration/test_bridge_list.py has connections to a real one.

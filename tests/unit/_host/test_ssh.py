@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.ssh import TIMED_OUT, run_script
+from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ssh import TIMED_OUT, script_command
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +24,9 @@ def other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "it's", '"$(touch pwned)`id`" ; exit 9', "-n", "\\", "a  b\t* ~", "é\u2028"])
 def test_quoted_words_arrive_as_they_are(name: str) -> None:
-    completed = run_script("host", f"printf '%s' {shlex.quote(name)}", timeout=20)
+    completed = run(script_command("host", f"printf '%s' {shlex.quote(name)}", timeout=20))
     assert (completed.returncode, completed.stdout) == (0, name)
 
 
 def test_the_other_host_ends_what_takes_too_long() -> None:
-    assert run_script("host", "exec sleep 60", timeout=0.1).returncode == TIMED_OUT
+    assert run(script_command("host", "exec sleep 60", timeout=0.1), accept=None).returncode == TIMED_OUT
