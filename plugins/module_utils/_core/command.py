@@ -11,6 +11,7 @@ import os
 import re
 import select
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Seconds for a killed command to end.
 KILL_GRACE = 1
+
+#: Seconds between two calls of ``watch``.
+WATCH_INTERVAL = 0.25
 
 #: Bytes that :func:`stream` reads at once.
 CHUNK = 1 << 18
@@ -49,6 +53,7 @@ def run(
     files: Mapping[int, str] = MappingProxyType({}),
     limits: Sequence[str] = (),
     confinement: Confinement | None = None,
+    watch: Callable[[], object] | None = None,
 ) -> Completed:
     """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
 
@@ -56,6 +61,7 @@ def run(
     :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``, and messages have the path instead.
     :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
     :arg confinement: the only files that the command can open, where this process is root's.
+    :arg watch: is called several times a second while the command runs. An error that it raises stops the command, and passes.
     :raises CommandFailed: the command is missing, ran too long, or its exit code isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
@@ -67,7 +73,7 @@ def run(
 
         process = run_confined(lambda: _start(command, tuple(files)), confinement)
     try:
-        stdout, stderr = process.communicate(os.fsencode(stdin), timeout)
+        stdout, stderr = _communicate(process, os.fsencode(stdin), timeout, watch)
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
     finally:
@@ -76,6 +82,22 @@ def run(
     if accept is not None and completed.returncode not in accept:
         raise CommandFailed(f"The command {argv[0]!r} failed with exit code {completed.returncode}: {reason(completed)}")
     return completed
+
+
+def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float, watch: Callable[[], object] | None) -> tuple[bytes, bytes]:
+    """:raises subprocess.TimeoutExpired: the command goes on."""
+    if watch is None:
+        return process.communicate(stdin, timeout)
+    end = time.monotonic() + timeout
+    rest: bytes | None = stdin
+    while True:
+        try:
+            return process.communicate(rest, min(WATCH_INTERVAL, max(end - time.monotonic(), 0)))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                raise
+            watch()
+            rest = None  # communicate() goes on with what it got
 
 
 def stream(argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callable[[str], VmstoreError], timeout: float = 60) -> Iterator[bytes]:

@@ -17,8 +17,9 @@ from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
-from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, sniff, virtual_size
+from .._image.image_file import HEAD_SIZE, QEMU_FORMATS, inspect, opened_file, qemu_name, sniff, virtual_size
 from .._image.new_image import NewImage, new_image, sweep
+from .._image.vhd_tables import FOOTER, fixed_vhd_size
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
@@ -80,7 +81,7 @@ class FsDriver(DirectoryDriver):
             else:
                 self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests)
-            return self._finished(part, path, None, options)
+            return self._finished(part, path, options.image_format, options, verify=options.verify)
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """
@@ -151,7 +152,9 @@ class FsDriver(DirectoryDriver):
             return look(path, check=self.check, timeout=self.timeout).size_mb
         else:
             with opened(path, self.check) as descriptor:
-                size = self._size(os.pread(descriptor, HEAD_SIZE, 0), os.fstat(descriptor).st_size, chunks_of(descriptor), path, no_decompress)
+                length = os.fstat(descriptor).st_size
+                head, tail = os.pread(descriptor, HEAD_SIZE, 0), os.pread(descriptor, FOOTER, max(length - FOOTER, 0))
+                size = self._size(head, tail, length, chunks_of(descriptor), path, no_decompress)
         return in_mebibytes(size)
 
     def stored(self) -> frozenset[str]:
@@ -310,50 +313,70 @@ class FsDriver(DirectoryDriver):
             whole = os.statvfs(directory)
         return decompressed(chunks, limit=whole.f_blocks * whole.f_frsize, path=path)
 
-    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
-        """The image in ``part``, checked, converted where that is wanted, under its final name."""
-        size = os.fstat(part.fd).st_size
-        if self.datastore.type == "file" or options.image_type == "cdrom":
-            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(size))
-        # What is looked at is our copy: nobody can make it refer to other files afterwards.
-        if image_format != "raw":
-            found = self._inspected(part, path)
-            if image_format not in (None, found.format):
-                raise InvalidInput("format", image_format, f"{path} is {found.format}")
-            image_format, size = found.format, found.virtual_size
-        wanted = options.driver_format
-        if wanted is None or not options.convert or wanted == image_format:
-            return CopiedImage(self._source(part.commit()), image_format, in_mebibytes(size))
+    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions, *, verify: bool | None = None) -> CopiedImage:
+        """The image in ``part``, checked, converted where that is wanted, under its final name.
+
+        :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
+        :arg verify: as :func:`checked_image` takes it. An image of a datastore was checked when it was made.
+        """
+        if self.datastore.type == "file":
+            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(os.fstat(part.fd).st_size))
+        from .._image.checked_image import checked_image
+
+        # What is looked at is our copy: nobody can make it refer to other files afterwards. The user knows the image by the path it came from.
+        name = shown(path)
+        image, warnings = checked_image(part.fd, path=name, image_format="raw" if options.image_type == "cdrom" else image_format, verify=verify)
+        if image.format == "raw":
+            with os_errors(f"write an image in {part.place}"):
+                os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
+        size = in_mebibytes(image.virtual_size)
+        wanted = options.driver_format if options.convert and options.driver_format and options.image_type != "cdrom" else image.format
+        if image.snapshots and not image.is_encrypted:
+            warnings += (f"{name} has {image.snapshots} internal snapshots, which are left out.",)
+        elif wanted == image.format:
+            return CopiedImage(self._source(part.commit()), image.format, size, warnings)
         from .._image.copy import convert
 
         with self._new_image() as converted:
-            reads, creation = {part.fd: shown(path)}, self._creation_options(wanted)
-            convert(part.file, image_format, converted.fd, wanted, reads=reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
-            return CopiedImage(self._source(converted.commit()), wanted, in_mebibytes(size))
+            convert(
+                qemu_name(part.fd, image.format, name),
+                image.format,
+                converted.fd,
+                wanted,
+                data=image.data,
+                reads={part.fd: name},
+                options=self._creation_options(wanted),
+                sparse=options.sparse,
+                timeout=COPY_TIMEOUT,
+            )
+            return CopiedImage(self._source(converted.commit()), wanted, size, warnings)
 
     def _creation_options(self, image_format: str) -> str | None:
         return self.settings.qcow2_options or None if image_format == "qcow2" else None
 
-    @staticmethod
-    def _inspected(part: NewImage, path: str) -> ImageFile:
-        # The user knows the image by the path it came from.
-        return inspect(part.fd, path=shown(path))
-
-    def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, no_decompress: bool) -> int:
-        """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
+    def _size(self, head: bytes, tail: bytes, length: int, chunks: Iterable[bytes], path: str, no_decompress: bool) -> int:
+        """In bytes, of a file by its beginning, its end, its length and, where these don't tell, all of it."""
         if self._unpacks(no_decompress) and sniff(head) in COMPRESSIONS + ARCHIVES:
-            return virtual_size(*measure(self._unpacked(chunks, path)), path=path)
-        return virtual_size(head, length, path=path)
+            return self._disk_size(*measure(self._unpacked(chunks, path)), path)
+        return self._disk_size(head, tail, length, path)
 
     def _size_at_url(self, path: str, no_decompress: bool) -> int:
         from .._image.source import open_source, read_head
 
         unpack = self._unpacks(no_decompress)
         head, length = read_head(path, HEAD_SIZE)
-        if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES):
+        tail = b""
+        # A footer counts only where it makes a difference in mebibytes.
+        if length is None or (unpack and sniff(head) in COMPRESSIONS + ARCHIVES) or (sniff(head) == "raw" and length % MEBIBYTE == FOOTER):
             with open_source(path, log=self.log) as chunks:
-                head, length = measure(self._unpacked(chunks, path) if unpack else chunks)
-        return virtual_size(head, length, path=shown(path))
+                head, tail, length = measure(self._unpacked(chunks, path) if unpack else chunks)
+        return self._disk_size(head, tail, length, shown(path))
+
+    def _disk_size(self, head: bytes, tail: bytes, length: int | None, path: str) -> int:
+        size = virtual_size(head, length, path=path)
+        if self.datastore.type == "file" or length is None or sniff(head) in QEMU_FORMATS:
+            return size
+        return fixed_vhd_size(tail, length) or size
 
     def _image(self, source: str, *, beside: bool = False) -> str:
         """The path of an image of this datastore or, ``beside`` it, of another one in the same location.
@@ -384,16 +407,17 @@ def in_mebibytes(size: int) -> int:
     return -(-size // MEBIBYTE)
 
 
-def measure(chunks: Iterable[bytes]) -> tuple[bytes, int | None]:
-    """The beginning of a stream, and its length where the beginning doesn't tell what a virtual size needs."""
-    head, length = b"", 0
+def measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
+    """The beginning and the end of a stream, and its length where the beginning doesn't tell what a virtual size needs."""
+    head, tail, length = b"", b"", 0
     for chunk in chunks:
         length += len(chunk)
+        tail = (tail + chunk)[-FOOTER:]
         if len(head) < HEAD_SIZE:
             head += chunk
         elif sniff(head) not in ("raw", "iso"):
-            return head, None
-    return head, length
+            return head, b"", None
+    return head, tail, length
 
 
 def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:

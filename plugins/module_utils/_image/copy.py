@@ -10,11 +10,12 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._core.directory import descriptor_path
-from .._core.errors import InvalidInput, StaleState, os_errors
+from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
+from .image_file import SECTOR, disk_size
 from .pace import paced
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ CHUNK = 2**20
 STRIDE = 32 * CHUNK
 #: Bytes: a hole begins and ends at a multiple of it, as the blocks of most file systems do.
 BLOCK = 4096
+
+#: Part of a file system that a conversion leaves free.
+RESERVED_PART = 100
 
 _ZEROS = bytes(CHUNK)
 _ZERO_BLOCK = bytes(BLOCK)
@@ -88,6 +92,7 @@ def convert(
     target: int,
     target_format: str,
     *,
+    data: int | None = None,
     reads: Mapping[int, str],
     path: str = "the new image",
     options: str | None = None,
@@ -96,18 +101,44 @@ def convert(
 ) -> None:
     """Write the image ``source`` into an existing file in another format, standing alone; formats by qemu's names.
 
-    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages.
+    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages. The first file's header tells the
+        size of the disk.
     :arg target: descriptor of the file, and its ``path``, for messages.
+    :arg data: upper bound in bytes of the data that the source has; the whole disk where that isn't known.
     :arg options: as :func:`creation_options` takes them.
     :arg sparse: ``False`` stores zeros too.
-    :arg timeout: seconds.
-    :raises CommandFailed: qemu-img is missing, failed or ran too long.
+    :arg timeout: seconds at most.
+    :raises CommandFailed: qemu-img is missing, failed, exceeded a limit, or wrote a disk of another size.
+    :raises InvalidInput: the header of the source tells no size.
+    :raises NoSpace: the file system of the target is about to be full; :raises FileAccessFailed: the target can't be read.
     :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
     from .qemu_img import run_qemu_img
 
+    size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
+    if data is None or not sparse or "preallocation" in (options or ""):
+        data = size
     arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
-    run_qemu_img(*arguments, "--", source, descriptor_path(target), reads=reads, writes={target: path}, timeout=timeout)
+    names = ", ".join(reads.values())
+    guard = _space_guard(target, f"convert {names}")
+    run_qemu_img(*arguments, "--", source, descriptor_path(target), reads=reads, writes={target: path}, data=data, timeout=timeout, watch=guard)
+    with os_errors(f"read {path}"), open(descriptor_path(target), "rb", buffering=0) as written:  # the descriptor may be for writing only
+        stored = disk_size(written.fileno(), target_format, path)
+    if stored != -(-size // SECTOR) * SECTOR:
+        raise CommandFailed(f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored.")
+
+
+def _space_guard(target: int, doing: str) -> Callable[[], None]:
+    """Return a function that raises NoSpace as soon as the file system of ``target`` has no more free space than what is left to its other users."""
+    found = os.fstatvfs(target)
+    reserve = min(found.f_blocks // RESERVED_PART, found.f_bavail // 2)
+
+    def check() -> None:
+        if os.fstatvfs(target).f_bavail < reserve:
+            left = reserve * found.f_frsize >> 20
+            raise NoSpace(f"Could not {doing}: what comes out of it takes all free space but {left} MiB, which are left to other users. Nothing was changed.")
+
+    return check
 
 
 def creation_options(options: str | None) -> list[str]:

@@ -16,9 +16,11 @@ from .._catalog.images import Image
 from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
+from .._driver.fs import ARCHIVES, COMPRESSIONS, in_mebibytes
 from .._driver.source_file import opened
+from .._image.checked_image import checked_image
 from .._image.datablock import check_datablock
-from .._image.image_file import inspect
+from .._image.image_file import SECTOR, sniff
 from .image_wish import DataWish
 from .known_images import KnownImages
 
@@ -82,8 +84,9 @@ class ImageData:
         elif wish.origin is not None:
             self._to_make[number] = driver, functools.partial(driver.cp, wish.origin, options)
             # Of a URL, a look could take as long as the whole copy.
-            size = self._size_of_file(wish.origin, driver, options) if self.look and wish.origin.startswith("/") else 0
-            planned = CopiedImage("", "", size)
+            planned = CopiedImage("", "", 0)
+            if self.look and wish.origin.startswith("/"):
+                planned = self._look_at_file(wish.origin, driver, options)
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
@@ -131,15 +134,19 @@ class ImageData:
         return f"image:{source.name if source else wish.clone_from}"
 
     @staticmethod
-    def _size_of_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> int:
-        """Of one that an image can be made of; that is only looked at here, and what counts is the look at the copy."""
+    def _look_at_file(path: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
+        """Return what is known of an image that is made of a file. What counts is the look at the copy; a bridge has none before."""
         size = driver.stat(path, no_decompress=options.no_decompress)
         if os.path.isdir(path):  # which has a size, too
             raise InvalidInput("path", path, "a regular file is expected")
-        if options.image_type in EMPTY_TYPES and not driver.datastore.bridge_list:
-            with opened(path, driver.check) as descriptor:
-                inspect(descriptor, path=path)
-        return size
+        if driver.datastore.type == "file" or driver.datastore.bridge_list:
+            return CopiedImage("", "", size)
+        with opened(path, driver.check) as descriptor:
+            if not options.no_decompress and sniff(os.pread(descriptor, SECTOR, 0)) in COMPRESSIONS + ARCHIVES:
+                return CopiedImage("", "", size)
+            image_format = "raw" if options.image_type == "cdrom" else options.image_format
+            image, warnings = checked_image(descriptor, path=path, image_format=image_format, verify=options.verify)
+            return CopiedImage("", "", in_mebibytes(image.virtual_size), warnings)
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")

@@ -1,0 +1,125 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt). Internal snapshots have tables of their own, which aren't counted."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+
+from .table_file import Allocation, TableFile
+
+#: Incompatible features.
+_DIRTY, _CORRUPT, _EXTENDED_L2 = 1, 2, 16
+#: Bits of an entry.
+_OFFSET = (1 << 56) - 512
+_COMPRESSED = 1 << 62
+_ZERO = 1
+_SECTOR = 512
+#: Parts of a cluster that an extended entry allocates one by one.
+_SUBCLUSTERS = 32
+
+
+@dataclass(frozen=True)
+class Qcow2Header:
+    """The fields that tell where the tables are; sizes in bytes.
+
+    :arg snapshots: how many internal snapshots there are.
+    """
+
+    cluster_bits: int
+    virtual_size: int
+    is_encrypted: bool
+    l1_entries: int
+    l1_offset: int
+    snapshots: int
+    features: int
+    refcount_bits: int
+
+    @classmethod
+    def read(cls, file: TableFile) -> Qcow2Header:
+        """Read the header of a file that qemu-img can open, and whose values so are sane.
+
+        :raises OSError: the file can't be read.
+        """
+        head = file.read(0, 104)
+        version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(">4xI12xIQIIQ12xI", head)
+        features, refcount_order = struct.unpack_from(">Q16xI", head, 72) if version >= 3 else (0, 4)
+        return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Return whether the reference counts are behind, which is no damage (lazy refcounts)."""
+        return bool(self.features & _DIRTY)
+
+    @property
+    def is_corrupt(self) -> bool:
+        """Return whether qemu found the image damaged, and marked it."""
+        return bool(self.features & _CORRUPT)
+
+    @property
+    def has_subclusters(self) -> bool:
+        return bool(self.features & _EXTENDED_L2)
+
+
+def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
+    """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have storage.
+
+    :raises OSError: the file can't be read.
+    """
+    cluster = 1 << header.cluster_bits
+    found = Allocation(file.length, cluster)
+    width = 16 if header.has_subclusters else 8
+    per_table = cluster // width
+    tables = -(-header.virtual_size // (cluster * per_table))
+    found.add_tables([header.l1_offset], 8 * header.l1_entries)
+    l1 = ((first + number, entry & _OFFSET) for first, piece in file.entries(header.l1_offset, tables, "Q", "big") for number, entry in enumerate(piece))
+    for table, offset in l1:
+        if found.is_shared():  # what follows can't change that
+            break
+        if not offset:
+            continue
+        found.add_tables([offset], cluster)
+        for first, piece in file.entries(offset, cluster // 8, "Q", "big"):
+            number = table * per_table + first * 8 // width
+            _count(found, header, number, *((piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)))
+    return found
+
+
+def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
+    """Count the clusters of entries, of which ``first`` is the number in the whole image."""
+    cluster = found.block
+    compressed = [entry for entry in entries if entry & _COMPRESSED]
+    # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit 0 isn't used.
+    plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
+    found.add_blocks(plain, 0)
+    if plain and max(plain) + cluster <= found.length:
+        found.end = max(found.end, max(plain) + cluster)
+    elif plain:
+        for number, entry in enumerate(entries):
+            if not entry & (_COMPRESSED | _ZERO) and (entry & _OFFSET) + cluster > found.length:
+                found.end = max(found.end, (entry & _OFFSET) + _needed(header, first + number, bitmaps[number] if bitmaps else None))
+    if compressed:
+        width = 70 - header.cluster_bits  # bits of an offset; those above count sectors behind the first one
+        offsets = [entry & ((1 << width) - 1) for entry in compressed]
+        sizes = [((entry & (_COMPRESSED - 1)) >> width) * _SECTOR for entry in compressed]
+        # The data ends somewhere in its last sector, and a file may end there, too.
+        ends = [offset // _SECTOR * _SECTOR + size + 1 for offset, size in zip(offsets, sizes)]
+        found.end = max(found.end, *ends)
+        found.inside += sum(max(end - offset, 1) for end, offset in zip(ends, offsets) if offset < found.length)
+        found.data += cluster * len(compressed)
+
+
+def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
+    """Bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of the last one that is allocated."""
+    cluster = 1 << header.cluster_bits
+    within = max(min(cluster, header.virtual_size - number * cluster), 0)
+    if bitmap is None:
+        return within
+    return min(within, (bitmap & ((1 << _SUBCLUSTERS) - 1)).bit_length() * cluster // _SUBCLUSTERS)
+
+
+__all__ = ["Qcow2Header", "qcow2_allocation"]
