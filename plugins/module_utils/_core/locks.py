@@ -30,7 +30,9 @@ def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> N
 
 
 @contextlib.contextmanager
-def locked(path: str, *, deadline: float = 30, style: Callable[[int, int], object] = fcntl.flock, identity: Identity | None = None) -> Iterator[None]:
+def locked(
+    path: str, *, deadline: float = 30, style: Callable[[int, int], object] = fcntl.flock, identity: Identity | None = None
+) -> Iterator[None]:
     """Hold an exclusive lock on the lock file ``path`` (created 0600 when missing) for the length of a block.
 
     :arg deadline: seconds.

@@ -26,7 +26,9 @@ DRIVERS = ("raw", "qcow2")
 OPTION = "attributes.{}".format
 
 
-def copy_options(attributes: Mapping[str, str], image_type: str, *, checksums: Mapping[str, str], called: Callable[[str], str] = OPTION) -> CopyOptions:
+def copy_options(
+    attributes: Mapping[str, str], image_type: str, *, checksums: Mapping[str, str], called: Callable[[str], str] = OPTION
+) -> CopyOptions:
     """
     :arg called: what errors call an attribute.
     :raises InvalidInput: a value that isn't accepted.

@@ -10,6 +10,7 @@ import struct
 from array import array
 from dataclasses import dataclass
 
+from .compressed_cluster import is_whole_deflate, is_whole_zstd
 from .table_file import Allocation, TableFile
 
 #: Incompatible features.
@@ -38,6 +39,7 @@ class Qcow2Header:
     snapshots: int
     features: int
     refcount_bits: int
+    is_zstd: bool
 
     @classmethod
     def read(cls, file: TableFile) -> Qcow2Header:
@@ -45,10 +47,10 @@ class Qcow2Header:
 
         :raises OSError: the file can't be read.
         """
-        head = file.read(0, 104)
+        head = file.read(0, 112)
         version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(">4xI12xIQIIQ12xI", head)
-        features, refcount_order = struct.unpack_from(">Q16xI", head, 72) if version >= 3 else (0, 4)
-        return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order)
+        features, refcount_order, length = struct.unpack_from(">Q16xII", head, 72) if version >= 3 else (0, 4, 72)
+        return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order, length > 104 and head[104] == 1)
 
     @property
     def is_dirty(self) -> bool:
@@ -85,11 +87,11 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
         found.add_tables([offset], cluster)
         for first, piece in file.entries(offset, cluster // 8, "Q", "big"):
             number = table * per_table + first * 8 // width
-            _count(found, header, number, *((piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)))
+            _count(found, file, header, number, *((piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)))
     return found
 
 
-def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
+def _count(found: Allocation, file: TableFile, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
     """Count the clusters of entries, of which ``first`` is the number in the whole image."""
     cluster = found.block
     compressed = [entry for entry in entries if entry & _COMPRESSED]
@@ -103,14 +105,24 @@ def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[in
             if not entry & (_COMPRESSED | _ZERO) and (entry & _OFFSET) + cluster > found.length:
                 found.end = max(found.end, (entry & _OFFSET) + _needed(header, first + number, bitmaps[number] if bitmaps else None))
     if compressed:
-        width = 70 - header.cluster_bits  # bits of an offset; those above count sectors behind the first one
-        offsets = [entry & ((1 << width) - 1) for entry in compressed]
-        sizes = [((entry & (_COMPRESSED - 1)) >> width) * _SECTOR for entry in compressed]
-        # The data ends somewhere in its last sector, and a file may end there, too.
-        ends = [offset // _SECTOR * _SECTOR + size + 1 for offset, size in zip(offsets, sizes)]
-        found.end = max(found.end, *ends)
-        found.inside += sum(max(end - offset, 1) for end, offset in zip(ends, offsets) if offset < found.length)
-        found.data += cluster * len(compressed)
+        _count_compressed(found, file, header, compressed)
+
+
+def _count_compressed(found: Allocation, file: TableFile, header: Qcow2Header, entries: list[int]) -> None:
+    """Count compressed clusters. An entry has an offset, and the number of sectors that follow the first one; data ends somewhere in the last sector."""
+    width = 70 - header.cluster_bits
+    places = [(entry & ((1 << width) - 1), (entry & (_COMPRESSED - 1)) >> width) for entry in entries]
+    ends = [(offset // _SECTOR + sectors + 1) * _SECTOR for offset, sectors in places]
+    found.data += found.block * len(entries)
+    # Clusters can share a sector, so that each counts for as little as its data can be.
+    found.inside += sum(max(end - _SECTOR + 1 - offset, 1) for end, (offset, _sectors) in zip(ends, places) if offset < file.length)
+    for end, (offset, _sectors) in zip(ends, places):
+        if end > max(found.end, file.length):
+            # A file may end with the data.
+            data = file.read(offset, max(file.length - offset, 0)) if end - file.length < _SECTOR and offset < file.length else b""
+            is_whole = is_whole_zstd(data) if header.is_zstd else is_whole_deflate(data, found.block)
+            found.end = max(found.end, file.length if is_whole else end)
+    found.end = max(found.end, min(max(ends), file.length))
 
 
 def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:

@@ -62,16 +62,13 @@ def vhd_allocation(file: TableFile) -> Allocation:
     :raises OSError: the file can't be read.
     """
     header = struct.unpack(">Q", file.read(16, 8))[0]
-    size = vhd_size(file.read(0, FOOTER))
     table, entries, block = struct.unpack(">Q4xII", file.read(header + 16, 20))
     bitmap = -(-block // _SECTOR // 8 // _SECTOR) * _SECTOR
     found = Allocation(file.length, bitmap + block)
     found.add_tables([table], 4 * entries)
     read = 0
-    for first, piece in file.entries(table, entries, "I", "big"):
-        whole = max(size // block - first, 0)
-        found.add_blocks([entry * _SECTOR for entry in piece[:whole] if entry != _FREE])
-        found.add_blocks([entry * _SECTOR for entry in piece[whole : whole + 1] if entry != _FREE], bitmap + size % block)
+    for _first, piece in file.entries(table, entries, "I", "big"):
+        found.add_blocks([entry * _SECTOR for entry in piece if entry != _FREE])
         read += len(piece)
         if found.is_shared():
             break
