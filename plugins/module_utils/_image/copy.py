@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._core.directory import descriptor_path
@@ -30,8 +30,9 @@ STRIDE = 32 * CHUNK
 #: Bytes: a hole begins and ends at a multiple of it, as the blocks of most file systems do.
 BLOCK = 4096
 
-#: Part of a file system that a conversion leaves free.
+#: Part of a file system that a conversion leaves free, and its least in bytes.
 RESERVED_PART = 100
+LEAST_RESERVE = 16 << 20
 
 _ZEROS = bytes(CHUNK)
 _ZERO_BLOCK = bytes(BLOCK)
@@ -118,27 +119,34 @@ def convert(
     size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
     if data is None or not sparse or "preallocation" in (options or ""):
         data = size
-    arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
     names = ", ".join(reads.values())
-    guard = _space_guard(target, f"convert {names}")
-    run_qemu_img(*arguments, "--", source, descriptor_path(target), reads=reads, writes={target: path}, data=data, timeout=timeout, watch=guard)
+    arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
+    space = _FreeSpace(target)
+    if data > space.free - space.reserve:
+        arguments += ["-r", str(2 * space.reserve)]  # so that the reserve outlasts the time between two looks
+    arguments += ["--", source, descriptor_path(target)]
+    run_qemu_img(*arguments, reads=reads, writes={target: path}, data=data, timeout=timeout, watch=lambda: space.check(f"convert {names}"))
     with os_errors(f"read {path}"), open(descriptor_path(target), "rb", buffering=0) as written:  # the descriptor may be for writing only
         stored = disk_size(written.fileno(), target_format, path)
     if stored != -(-size // SECTOR) * SECTOR:
         raise CommandFailed(f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored.")
 
 
-def _space_guard(target: int, doing: str) -> Callable[[], None]:
-    """Return a function that raises NoSpace as soon as the file system of ``target`` has no more free space than what is left to its other users."""
-    found = os.fstatvfs(target)
-    reserve = min(found.f_blocks // RESERVED_PART, found.f_bavail // 2)
+class _FreeSpace:
+    """The space that the file system of ``target``, a descriptor, has now, and the part that a conversion leaves to other users, in bytes."""
 
-    def check() -> None:
-        if os.fstatvfs(target).f_bavail < reserve:
-            left = reserve * found.f_frsize >> 20
-            raise NoSpace(f"Could not {doing}: what comes out of it takes all free space but {left} MiB, which are left to other users. Nothing was changed.")
+    def __init__(self, target: int) -> None:
+        found = os.fstatvfs(target)
+        self.target = target
+        self.free = found.f_bavail * found.f_frsize
+        self.reserve = min(max(found.f_blocks * found.f_frsize // RESERVED_PART, LEAST_RESERVE), self.free // 2)
 
-    return check
+    def check(self, doing: str) -> None:
+        """:raises NoSpace: no more than the reserve is left."""
+        found = os.fstatvfs(self.target)
+        if found.f_bavail * found.f_frsize < self.reserve:
+            left = f"all free space but {self.reserve >> 20} MiB, which are left to other users"
+            raise NoSpace(f"Could not {doing}: its content takes {left}. Nothing was changed.")
 
 
 def creation_options(options: str | None) -> list[str]:

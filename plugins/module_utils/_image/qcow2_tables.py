@@ -97,13 +97,14 @@ def _count(found: Allocation, file: TableFile, header: Qcow2Header, first: int, 
     compressed = [entry for entry in entries if entry & _COMPRESSED]
     # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit 0 isn't used.
     plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
-    found.add_blocks(plain, 0)
-    if plain and max(plain) + cluster <= found.length:
-        found.end = max(found.end, max(plain) + cluster)
-    elif plain:
-        for number, entry in enumerate(entries):
-            if not entry & (_COMPRESSED | _ZERO) and (entry & _OFFSET) + cluster > found.length:
-                found.end = max(found.end, (entry & _OFFSET) + _needed(header, first + number, bitmaps[number] if bitmaps else None))
+    end = None
+    if plain and max(plain) + cluster > found.length:
+        end = max(
+            (entry & _OFFSET) + _needed(header, number, bitmaps[number - first] if bitmaps else None)
+            for number, entry in enumerate(entries, first)
+            if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)
+        )
+    found.add_blocks(plain, end)
     if compressed:
         _count_compressed(found, file, header, compressed)
 

@@ -39,12 +39,12 @@ class Allocation:
             self.end = max(self.end, offset + size)
             self.inside += size if offset < self.length else 0
 
-    def add_blocks(self, offsets: list[int], needed: int | None = None) -> None:
-        """Count blocks, of which the first ``needed`` bytes are a part of the disk: all, unless the disk ends within a block."""
+    def add_blocks(self, offsets: list[int], end: int | None = None) -> None:
+        """Count blocks, the last of which ends at ``end``, where it isn't needed as a whole."""
         if not offsets:
             return
         highest = max(offsets)
-        self.end = max(self.end, highest + (self.block if needed is None else needed))
+        self.end = max(self.end, highest + self.block if end is None else end)
         self.data += self.block * len(offsets)
         self.inside += self.block * (len(offsets) if highest < self.length else sum(offset < self.length for offset in offsets))
 

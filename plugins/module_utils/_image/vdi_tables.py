@@ -20,14 +20,12 @@ def vdi_allocation(file: TableFile) -> Allocation:
     :raises OSError: the file can't be read.
     """
     table, data = struct.unpack("<II", file.read(340, 8))
-    size, block, extra, blocks = struct.unpack("<QIII", file.read(368, 20))
+    block, extra, blocks = struct.unpack("<III", file.read(376, 12))
     found = Allocation(file.length, block)
     found.add_tables([table], 4 * blocks)
     read = 0
-    for first, entries in file.entries(table, blocks, "I", "little"):
-        whole = max(size // block - first, 0)
-        found.add_blocks([data + entry * (block + extra) for entry in entries[:whole] if entry < _ZERO])
-        found.add_blocks([data + entry * (block + extra) for entry in entries[whole : whole + 1] if entry < _ZERO], size % block)
+    for _first, entries in file.entries(table, blocks, "I", "little"):
+        found.add_blocks([data + entry * (block + extra) for entry in entries if entry < _ZERO])
         read += len(entries)
         if found.is_shared():
             return found

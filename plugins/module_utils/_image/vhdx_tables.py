@@ -52,10 +52,7 @@ def vhdx_allocation(file: TableFile) -> Allocation:
     for first, entries in file.entries(table, count, "Q", "little"):
         if found.is_shared():
             break
-        offsets = [entry & _OFFSET if entry & _STATE == _PRESENT and (first + number) % (ratio + 1) != ratio else None for number, entry in enumerate(entries)]
-        whole = max(count - (size % block > 0) - first, 0)
-        found.add_blocks([offset for offset in offsets[:whole] if offset is not None])
-        found.add_blocks([offset for offset in offsets[whole:] if offset is not None], size % block)
+        found.add_blocks([entry & _OFFSET for number, entry in enumerate(entries, first) if entry & _STATE == _PRESENT and number % (ratio + 1) != ratio])
     return found
 
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import struct
-from array import array
 
 from .table_file import Allocation, TableFile
 
@@ -45,30 +44,21 @@ def vmdk_allocation(file: TableFile) -> Allocation:
     found = Allocation(file.length, grain)
     tables = -(-capacity // (grain_sectors * per_table))
     found.add_tables([directory * _SECTOR], 4 * tables)
-    for first, offsets in file.entries(directory * _SECTOR, tables, "I", "little"):
-        for table, offset in enumerate(offsets, first):
+    for _first, offsets in file.entries(directory * _SECTOR, tables, "I", "little"):
+        for offset in filter(None, offsets):
             if found.is_shared():  # what follows can't change that
                 return found
-            if not offset:
-                continue
             found.add_tables([offset * _SECTOR], 4 * per_table)
-            for number, entries in file.entries(offset * _SECTOR, per_table, "I", "little"):
+            for _number, entries in file.entries(offset * _SECTOR, per_table, "I", "little"):
+                grains = [entry * _SECTOR for entry in entries if entry > _ZERO_GRAIN]
                 if flags & _COMPRESSED:
-                    _count_compressed(found, file, entries)
+                    _count_compressed(found, file, grains)
                 else:
-                    _count(found, entries, capacity * _SECTOR - (table * per_table + number) * grain)
+                    found.add_blocks(grains)
     return found
 
 
-def _count(found: Allocation, entries: array[int], left: int) -> None:
-    """Count grains; the disk has ``left`` bytes from the first one on."""
-    whole = left // found.block
-    found.add_blocks([entry * _SECTOR for entry in entries[:whole] if entry > _ZERO_GRAIN])
-    found.add_blocks([entry * _SECTOR for entry in entries[whole : whole + 1] if entry > _ZERO_GRAIN], left % found.block)
-
-
-def _count_compressed(found: Allocation, file: TableFile, entries: array[int]) -> None:
-    offsets = [entry * _SECTOR for entry in entries if entry > _ZERO_GRAIN]
+def _count_compressed(found: Allocation, file: TableFile, offsets: list[int]) -> None:
     if offsets:
         highest = max(offsets)
         found.end = max(found.end, highest + 12 + struct.unpack("<8xI", file.read(highest, 12))[0])
