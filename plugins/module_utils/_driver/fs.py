@@ -331,9 +331,7 @@ class FsDriver(DirectoryDriver):
                 os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
         size = in_mebibytes(image.virtual_size)
         wanted = options.driver_format if options.convert and options.driver_format and options.image_type != "cdrom" else image.format
-        if image.snapshots and not image.is_encrypted:
-            warnings += (f"{name} has {image.snapshots} internal snapshots, which are left out.",)
-        elif wanted == image.format:
+        if wanted == image.format and not image.has_snapshots_to_leave_out:
             return CopiedImage(self._source(part.commit()), image.format, size, warnings)
         from .._image.copy import convert
 

@@ -42,6 +42,11 @@ class CheckedImage:
     #: Sentences without their ends: why it is no whole, sound image.
     flaws: list[str] = field(default_factory=list)
 
+    @property
+    def has_snapshots_to_leave_out(self) -> bool:
+        """Return whether a conversion can leave snapshots out, for which qemu-img has to read the content."""
+        return self.snapshots > 0 and not self.is_encrypted
+
 
 def checked_image(
     descriptor: int, *, path: str, image_format: str | None = None, verify: bool | None = True, option: str = "path", timeout: float = 60
@@ -78,6 +83,8 @@ def checked_image(
     if image.flaws and verify:
         raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
     warnings = [f"{path} is stored though {flaw}, because verify is false." for flaw in image.flaws] if verify is not None else []
+    if image.has_snapshots_to_leave_out:
+        warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
 
 
