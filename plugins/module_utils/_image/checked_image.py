@@ -21,6 +21,8 @@ from .table_file import Allocation, TableFile
 
 #: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
 _CHECK_MEMORY = 128 << 20
+#: Seconds for qemu-img check at most, however large the image is.
+_CHECK_TIMEOUT = 86400
 #: Exit codes of qemu-img check: sound, damaged, with clusters that nothing uses.
 _CHECKED = (0, 2, 3)
 
@@ -55,8 +57,8 @@ def checked_image(
 
     :arg path: names the file in errors, and ``option`` the option that it comes from.
     :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
-    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns, and ``None`` doesn't look.
-    :arg timeout: seconds for each run of qemu-img.
+    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and keeps all: an image of a datastore.
+    :arg timeout: seconds for qemu-img to read the header.
     :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one that isn't whole.
     :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
     """
@@ -74,12 +76,12 @@ def checked_image(
         if image.format != "raw":
             _check_tables(image, file, path, option)
         else:
-            if image_format is None:
+            if image_format is None and verify is not None:
                 image.virtual_size = _without_footer(file)
             if verify is not None:
                 _check_raw(image, file)
     if verify is not None and image.format == "qcow2" and not image.flaws:
-        _check_qcow2(image, file, path, timeout)
+        _check_qcow2(image, file, path)
     if image.flaws and verify:
         raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
     warnings = [f"{path} is stored though {flaw}, because verify is false." for flaw in image.flaws] if verify is not None else []
@@ -135,7 +137,7 @@ def _check_raw(image: CheckedImage, file: TableFile) -> None:
             image.flaws.append(f"by its {own.table} the disk has {own.size} bytes, of which {image.virtual_size} are there")
 
 
-def _check_qcow2(image: CheckedImage, file: TableFile, path: str, timeout: float) -> None:
+def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
     """Run ``qemu-img check``, which compares the reference counts with the tables.
 
     It takes counts that are written later (lazy refcounts) for damage, and can't open what is encrypted.
@@ -151,7 +153,7 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str, timeout: float
         return
     command = ["check", "-U", "--output=json", "-f", "qcow2", descriptor_path(file.descriptor)]
     try:
-        done = run_qemu_img(*command, reads={file.descriptor: path}, data=file.length, timeout=timeout, accept=_CHECKED)
+        done = run_qemu_img(*command, reads={file.descriptor: path}, data=file.length, timeout=_CHECK_TIMEOUT, accept=_CHECKED)
         told = json.loads(done.stdout)
     except (CommandFailed, ValueError) as error:
         image.flaws.append(f"it can't be checked ({str(error).rstrip('.')})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .compressed_cluster import is_whole_deflate, is_whole_zstd
 from .table_file import Allocation, TableFile
@@ -22,6 +23,17 @@ _ZERO = 1
 _SECTOR = 512
 #: Parts of a cluster that an extended entry allocates one by one.
 _SUBCLUSTERS = 32
+
+
+#: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take long.
+_MOST_LAST = 64
+
+
+class _Compressed(NamedTuple):
+    """Where a compressed cluster begins, and where its last sector ends, in bytes."""
+
+    offset: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
     tables = -(-header.virtual_size // (cluster * per_table))
     found.add_tables([header.l1_offset], 8 * header.l1_entries)
     l1 = ((first + number, entry & _OFFSET) for first, piece in file.entries(header.l1_offset, tables, "Q", "big") for number, entry in enumerate(piece))
+    last: set[_Compressed] = set()
     for table, offset in l1:
         if found.is_shared():  # what follows can't change that
             break
@@ -87,43 +100,48 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
         found.add_tables([offset], cluster)
         for first, piece in file.entries(offset, cluster // 8, "Q", "big"):
             number = table * per_table + first * 8 // width
-            _count(found, file, header, number, *((piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)))
+            entries, bitmaps = (piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)
+            _count(found, header, number, entries, bitmaps)
+            last |= _count_compressed(found, header, entries)
+            if len(last) > _MOST_LAST:
+                last = {max(last, key=lambda one: one.end)}
+    for one in last:
+        data = file.read(one.offset, max(file.length - one.offset, 0)) if one.end - file.length < _SECTOR else b""
+        is_whole = is_whole_zstd(data) if header.is_zstd else is_whole_deflate(data, cluster)
+        found.end = max(found.end, file.length if is_whole else one.end)
     return found
 
 
-def _count(found: Allocation, file: TableFile, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
-    """Count the clusters of entries, of which ``first`` is the number in the whole image."""
-    cluster = found.block
-    compressed = [entry for entry in entries if entry & _COMPRESSED]
+def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
+    """Count the clusters that aren't compressed, of entries of which ``first`` is the number in the whole image."""
     # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit 0 isn't used.
     plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
     end = None
-    if plain and max(plain) + cluster > found.length:
+    if plain and max(plain) + found.block > found.length:
         end = max(
             (entry & _OFFSET) + _needed(header, number, bitmaps[number - first] if bitmaps else None)
             for number, entry in enumerate(entries, first)
             if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)
         )
     found.add_blocks(plain, end)
-    if compressed:
-        _count_compressed(found, file, header, compressed)
 
 
-def _count_compressed(found: Allocation, file: TableFile, header: Qcow2Header, entries: list[int]) -> None:
-    """Count compressed clusters. An entry has an offset, and the number of sectors that follow the first one; data ends somewhere in the last sector."""
+def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int]) -> set[_Compressed]:
+    """Count compressed clusters, and return those that can end behind the file.
+
+    An entry has an offset, and the number of sectors that follow the first one. The data ends somewhere in the last sector, where a file may end, too.
+    """
     width = 70 - header.cluster_bits
-    places = [(entry & ((1 << width) - 1), (entry & (_COMPRESSED - 1)) >> width) for entry in entries]
-    ends = [(offset // _SECTOR + sectors + 1) * _SECTOR for offset, sectors in places]
-    found.data += found.block * len(entries)
+    clusters = [
+        _Compressed(entry & ((1 << width) - 1), (entry & ((1 << width) - 1) | _SECTOR - 1) + 1 + ((entry & (_COMPRESSED - 1)) >> width) * _SECTOR)
+        for entry in entries
+        if entry & _COMPRESSED
+    ]
+    found.data += found.block * len(clusters)
     # Clusters can share a sector, so that each counts for as little as its data can be.
-    found.inside += sum(max(end - _SECTOR + 1 - offset, 1) for end, (offset, _sectors) in zip(ends, places) if offset < file.length)
-    for end, (offset, _sectors) in zip(ends, places):
-        if end > max(found.end, file.length):
-            # A file may end with the data.
-            data = file.read(offset, max(file.length - offset, 0)) if end - file.length < _SECTOR and offset < file.length else b""
-            is_whole = is_whole_zstd(data) if header.is_zstd else is_whole_deflate(data, found.block)
-            found.end = max(found.end, file.length if is_whole else end)
-    found.end = max(found.end, min(max(ends), file.length))
+    found.inside += sum(max(one.end - _SECTOR + 1 - one.offset, 1) for one in clusters if one.offset < found.length)
+    found.end = max([found.end, *(min(one.end, found.length) for one in clusters)])
+    return {one for one in clusters if one.end > found.length}
 
 
 def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._image import checked_image as checks
+from ansible_collections.granary.vmstore.plugins.module_utils._image import qcow2_tables
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
 from ansible_collections.granary.vmstore.plugins.module_utils._image.checked_image import CheckedImage
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import opened_file
@@ -359,6 +360,23 @@ def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
     with pytest.raises(InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"):
         checked(path)
+
+
+def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be decompressed to see whether it is whole."""
+    path = image_of(tmp_path / "image", b"x" * CLUSTER, "qcow2", " -c")
+    whole = path.read_bytes()
+    table = struct.unpack(">Q", whole[40:48])[0]
+    entries = struct.unpack(">Q", whole[table : table + 8])[0] & ((1 << 56) - 1)
+    last = struct.unpack(">Q", whole[entries : entries + 8])[0]
+    os.truncate(path, len(whole) - 300)
+    patch(patch(path, 24, struct.pack(">Q", 8192 * CLUSTER)), entries, b"".join(struct.pack(">Q", last + number % 200) for number in range(8192)))
+    seen = []
+    is_whole = qcow2_tables.is_whole_deflate
+    monkeypatch.setattr(qcow2_tables, "is_whole_deflate", lambda data, cluster: seen.append(data) or is_whole(data, cluster))
+    with pytest.raises(InvalidInput):
+        checked(path)
+    assert len(seen) <= 64
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
