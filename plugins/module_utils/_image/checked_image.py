@@ -84,7 +84,7 @@ def checked_image(
         _check_qcow2(image, file, path)
     if image.flaws and verify:
         raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
-    warnings = [f"{path} is stored though {flaw}, because verify is false." for flaw in image.flaws] if verify is not None else []
+    warnings = [f"{path} is stored because verify is false, but {flaw}." for flaw in image.flaws] if verify is not None else []
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)

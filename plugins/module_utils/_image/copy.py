@@ -145,8 +145,8 @@ class _FreeSpace:
         """:raises NoSpace: no more than the reserve is left."""
         found = os.fstatvfs(self.target)
         if found.f_bavail * found.f_frsize < self.reserve:
-            left = f"all free space but {self.reserve >> 20} MiB, which are left to other users"
-            raise NoSpace(f"Could not {doing}: its content takes {left}. Nothing was changed.")
+            left = f"but {self.reserve >> 20} MiB, which a conversion leaves to other users"
+            raise NoSpace(f"Could not {doing}: {os.strerror(errno.ENOSPC)} {left}. Nothing was changed.")
 
 
 def creation_options(options: str | None) -> list[str]:

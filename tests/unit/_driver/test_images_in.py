@@ -175,7 +175,7 @@ def test_a_cut_image_leaves_nothing_behind(tmp_path: Path, driver: FsDriver) -> 
             driver.cp(str(path), CopyOptions("os", driver_format="raw"))
         assert not os.listdir(tmp_path / "100")
     copied = driver.cp(str(tmp_path / "vdi"), CopyOptions("os", driver_format="raw", verify=False))
-    assert "is stored though by the tables of this vdi image" in copied.warnings[0]
+    assert "is stored because verify is false, but by the tables of this vdi image" in copied.warnings[0]
 
 
 def test_a_cdrom_is_looked_at_and_a_file_is_not(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_conversion_leaves_free_space_to_others(tmp_path: Path, small: Path) -
     (tmp_path / "raw").write_bytes(b"x" * (100 * MIB))
     qemu("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "disk")
     assert (tmp_path / "disk").stat().st_size < 2 * MIB
-    with pytest.raises(NoSpace, match=r"Could not convert .*/disk: its content takes all free space but 16 MiB, which are left to other users"):
+    with pytest.raises(NoSpace, match=r"Could not convert .*/disk: No space left on device but 16 MiB, which a conversion leaves to other users"):
         driver_at(tmp_path, small / "100").cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="raw"))
     assert not os.listdir(small / "100")
 

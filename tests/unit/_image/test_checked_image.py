@@ -208,7 +208,7 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         checked(path)
     assert str(caught.value) == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it nevertheless."
-    assert checked(path, verify=False)[1] == (f"{path} is stored though {sentence}, because verify is false.",)
+    assert checked(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
     assert checked(path, verify=None)[1] == ()
     os.truncate(path, CLUSTER)  # all tables are missing
     assert len(checked(path, verify=False)[1]) == 1

@@ -245,7 +245,7 @@ def test_check_mode_says_the_same_of_an_image_that_is_not_whole(new: Run, source
         with pytest.raises(InvalidInput, match=f"{told}; verify: false stores it nevertheless"):
             new(check=check, path=f"{tmp_path}/cut")
         assert not stored()
-        assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [f"{tmp_path}/cut is stored though {told}, because verify is false."]
+        assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [f"{tmp_path}/cut is stored because verify is false, but {told}."]
 
 
 def test_check_mode_counts_a_fixed_vhd_without_its_footer(new: Run, source: Path, tmp_path: Path) -> None:
