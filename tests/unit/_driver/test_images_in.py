@@ -8,7 +8,10 @@ import os
 import random
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,21 @@ def test_a_fixed_vhd_is_stored_without_its_footer(tmp_path: Path, driver: FsDriv
     assert Path(driver.cp(f"{path}.gz", CopyOptions("os")).source).read_bytes() == data
     kept = driver.cp(path, CopyOptions("os", image_format="raw"))
     assert Path(kept.source).read_bytes() == Path(path).read_bytes()
+
+
+def test_the_size_of_a_fixed_vhd_at_a_url(tmp_path: Path, driver: FsDriver) -> None:
+    (tmp_path / "raw").write_bytes(noise(3 * MIB))
+    qemu("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", tmp_path / "raw", tmp_path / "disk.vhd")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/disk.vhd"
+        try:
+            assert driver.stat(url) == 3
+            copied = driver.cp(url, CopyOptions("os"))
+        finally:
+            server.shutdown()
+    assert copied.size_mb == 3
+    assert Path(copied.source).read_bytes() == noise(3 * MIB)
 
 
 def test_a_disk_of_another_size_than_its_header_says_is_not_stored(tmp_path: Path, driver: FsDriver) -> None:
