@@ -119,6 +119,8 @@ options:
         description:
           - Whether a O(path), O(url) or O(clone_from) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to
             meanwhile. What is there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
+          - The tables are those of qcow2, VMDK, VDI, VHDX and VHD images, partition tables, file systems, and the volume descriptor of an ISO image. A raw disk
+            with other content is whole.
           - It is about new data and isn't kept.
         type: bool
       persistent:

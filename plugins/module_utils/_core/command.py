@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds for a killed command to end.
 KILL_GRACE = 1
 
+#: Seconds between two calls of ``watch``.
+WATCH_INTERVAL = 0.25
+
 #: Bytes that :func:`stream` reads at once.
 CHUNK = 1 << 18
 
@@ -57,6 +60,7 @@ def run(
     files: Mapping[int, str] = MappingProxyType({}),
     limits: Sequence[str] = (),
     confinement: Confinement | None = None,
+    watch: Callable[[], object] | None = None,
 ) -> Completed:
     """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
 
@@ -64,6 +68,7 @@ def run(
     :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``, and messages have the path instead.
     :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
     :arg confinement: the only files that the command can open, where this process is root's.
+    :arg watch: is called several times a second while the command runs. An error that it raises stops the command, and passes.
     :raises CommandFailed: the command is missing, ran too long, wrote more than :data:`MOST_OUTPUT`, or its exit code isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
@@ -75,7 +80,7 @@ def run(
 
         process = run_confined(lambda: _start(command, tuple(files)), confinement)
     try:
-        stdout, stderr = _communicate(process, os.fsencode(stdin), timeout)
+        stdout, stderr = _communicate(process, os.fsencode(stdin), timeout, watch)
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
     except _TooMuch as error:
@@ -92,7 +97,7 @@ class _TooMuch(Exception):
     """The output of a command exceeds :data:`MOST_OUTPUT`."""
 
 
-def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float) -> tuple[bytes, bytes]:
+def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float, watch: Callable[[], object] | None) -> tuple[bytes, bytes]:
     """Return stdout and stderr of a command that gets ``stdin``, once it has ended.
 
     Unlike ``Popen.communicate``, this doesn't keep everything that a command writes.
@@ -108,10 +113,15 @@ def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float)
         os.set_blocking(descriptor, False)
         poller.register(descriptor, event)
     waiting = {into, out, err}
+    watched = time.monotonic()
     while waiting:
-        ready = [descriptor for descriptor, _events in poller.poll(max(0.0, end - time.monotonic()) * 1000)]
-        if not ready:
+        left = max(0.0, end - time.monotonic())
+        ready = [descriptor for descriptor, _events in poller.poll((left if watch is None else min(left, WATCH_INTERVAL)) * 1000)]
+        if not ready and time.monotonic() >= end:
             raise subprocess.TimeoutExpired(process.args, timeout)
+        if watch is not None and time.monotonic() - watched >= WATCH_INTERVAL:
+            watch()
+            watched = time.monotonic()
         for descriptor in ready:
             if descriptor == into:
                 with contextlib.suppress(BrokenPipeError):

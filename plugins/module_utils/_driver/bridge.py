@@ -577,7 +577,7 @@ class ReceivingFsDriver(FsDriver):
         self._require_image(sniff(head), path, options)
         if self.received.size == UNKNOWN:
             return in_mebibytes(self._measured(self._unpacked(chunks, path) if self._unpacks(options) else chunks, path, options))
-        return in_mebibytes(self._size(head, self.received.size, chunks, path, options))
+        return in_mebibytes(self._size(head, b"", self.received.size, chunks, path, options))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
         if self.received is None:

@@ -20,9 +20,10 @@ from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, V
 from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.disk_signs import disk_sign
-from .._image.image_file import HEAD_SIZE, ImageFile, inspect, opened_file, virtual_size
+from .._image.image_file import HEAD_SIZE, inspect, opened_file, qemu_name, virtual_size
 from .._image.magic import COMPRESSIONS, ENOUGH, QEMU_FORMATS, TAIL, is_packed, refusal, sniff
 from .._image.new_image import NewImage, new_image, sweep
+from .._image.vhd_tables import FOOTER, fixed_vhd_size
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import hashlib
 
     from .._catalog.datastore import Datastore
+    from .._image.checked_image import CheckedImage
     from .._image.content import Content
     from .._image.inventory import Inventory
 
@@ -89,7 +91,7 @@ class FsDriver(DirectoryDriver):
             with os_errors(f"read what was copied from {shown(path)}"):
                 head, tail, _length = ends(part.fd, HEAD_SIZE)
             warnings += self._judged(head, tail, path, options)
-            return with_warnings(self._finished(part, path, options.image_format, options), warnings)
+            return with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
         """
@@ -167,7 +169,7 @@ class FsDriver(DirectoryDriver):
             with opened(path, self.check) as descriptor:
                 head, tail, length = ends(descriptor, HEAD_SIZE)
                 self._require_image(sniff(head, tail), path, options)
-                size = self._size(head, length, chunks_of(descriptor), path, options)
+                size = self._size(head, tail, length, chunks_of(descriptor), path, options)
         return in_mebibytes(size)
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -184,7 +186,11 @@ class FsDriver(DirectoryDriver):
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             head, tail, length = ends(descriptor, HEAD_SIZE)
-            return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
+            found = with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
+            if self.datastore.type == "file" or (self._unpacks(options) and sniff(head, tail) in COMPRESSIONS):
+                return found
+            image, warnings = self._checked(descriptor, path, options.image_format, options, options.verify)
+            return dataclasses.replace(found, size_mb=in_mebibytes(image.virtual_size), warnings=(*found.warnings, *warnings))
 
     def _previewed(self, head: bytes, tail: bytes, length: int | None, chunks: Iterable[bytes] | None, path: str, options: CopyOptions) -> CopiedImage:
         """Return the preview of a file by its beginning, its end and its length.
@@ -205,7 +211,7 @@ class FsDriver(DirectoryDriver):
                 head, tail, length = measure(self._unpacked(chunks, path))
         warnings = self._judged(head, tail, path, options)
         known = length is not None or (chunks is not None and sniff(head) in QEMU_FORMATS)
-        return CopiedImage("", "", in_mebibytes(self._header_size(head, length, path, options)) if known else 0, warnings)
+        return CopiedImage("", "", in_mebibytes(self._disk_size(head, tail, length, path, options)) if known else 0, warnings)
 
     def stored(self) -> frozenset[str]:
         """
@@ -443,51 +449,69 @@ class FsDriver(DirectoryDriver):
         with os_errors(f"look at {directory}"):
             return capacity(directory)
 
-    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
-        """The image in ``part``, checked, converted where that is wanted, under its final name."""
-        size = os.fstat(part.fd).st_size
-        if self.datastore.type == "file" or options.image_type == "cdrom":
-            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(size))
-        # What is looked at is our copy: nobody can make it refer to other files afterwards.
-        if image_format != "raw":
-            found = self._inspected(part, path)
-            if image_format not in (None, found.format):
-                raise InvalidInput("format", image_format, f"{shown(path)} is {found.format}")
-            image_format, size = found.format, found.virtual_size
-        wanted = options.driver_format
-        if wanted is None or not options.convert or wanted == image_format:
-            return CopiedImage(self._source(part.commit()), image_format, in_mebibytes(size))
+    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions, *, verify: bool | None = None) -> CopiedImage:
+        """The image in ``part``, checked, converted where that is wanted, under its final name.
+
+        :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
+        :arg verify: as :func:`checked_image` takes it. An image of a datastore was checked when it was made.
+        """
+        if self.datastore.type == "file":
+            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(os.fstat(part.fd).st_size))
+        # What is looked at is our copy: nobody can make it refer to other files afterwards. The user knows the image by the path it came from.
+        name = shown(path)
+        image, warnings = self._checked(part.fd, name, image_format, options, verify)
+        if image.format == "raw":
+            with os_errors(f"write an image in {part.place}"):
+                os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
+        size = in_mebibytes(image.virtual_size)
+        wanted = options.driver_format if options.convert and options.driver_format and options.image_type != "cdrom" else image.format
+        if wanted == image.format and not image.has_snapshots_to_leave_out:
+            return CopiedImage(self._source(part.commit()), image.format, size, warnings)
         from .._image.copy import convert
 
         with self._new_image() as converted:
-            reads, creation = {part.fd: shown(path)}, self._creation_options(wanted)
-            convert(part.file, image_format, converted.fd, wanted, reads=reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
-            return CopiedImage(self._source(converted.commit()), wanted, in_mebibytes(size))
+            convert(
+                qemu_name(part.fd, image.format, name),
+                image.format,
+                converted.fd,
+                wanted,
+                data=image.data,
+                reads={part.fd: name},
+                options=self._creation_options(wanted),
+                sparse=options.sparse,
+                timeout=COPY_TIMEOUT,
+            )
+            return CopiedImage(self._source(converted.commit()), wanted, size, warnings)
+
+    @staticmethod
+    def _checked(
+        descriptor: int, path: str, image_format: str | None, options: CopyOptions, verify: bool | None
+    ) -> tuple[CheckedImage, tuple[str, ...]]:
+        from .._image.checked_image import checked_image
+
+        return checked_image(descriptor, path=path, image_format="raw" if options.image_type == "cdrom" else image_format, verify=verify)
 
     def _creation_options(self, image_format: str) -> str | None:
         return self.settings.qcow2_options or None if image_format == "qcow2" else None
 
-    @staticmethod
-    def _inspected(part: NewImage, path: str) -> ImageFile:
-        # The user knows the image by the path it came from.
-        return inspect(part.fd, path=shown(path))
-
-    def _size(self, head: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
-        """In bytes, of a file by its beginning, its length and, where these don't tell, all of it."""
+    def _size(self, head: bytes, tail: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
+        """In bytes, of a file by its beginning, its end, its length and, where these don't tell, all of it."""
         if self._unpacks(options) and sniff(head) in COMPRESSIONS:
             return self._measured(self._unpacked(chunks, path), path, options)
-        return self._header_size(head, length, path, options)
+        return self._disk_size(head, tail, length, path, options)
 
     def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
         if self._keeps(options):
-            return self._header_size(b"", sum(map(len, chunks)), path, options)
+            return self._disk_size(b"", b"", sum(map(len, chunks)), path, options)
         head, tail, length = measure(chunks)
         self._require_image(sniff(head, tail), path, options)
-        return self._header_size(head, length, path, options)
+        return self._disk_size(head, tail, length, path, options)
 
-    def _header_size(self, head: bytes, length: int | None, path: str, options: CopyOptions) -> int:
+    def _disk_size(self, head: bytes, tail: bytes, length: int | None, path: str, options: CopyOptions) -> int:
         """In bytes, of what isn't compressed any more."""
-        return virtual_size(b"" if self._keeps(options) else head, length, path=shown(path))
+        keeps = self._keeps(options)
+        size = virtual_size(b"" if keeps else head, length, path=shown(path))
+        return size if keeps or length is None or sniff(head) in QEMU_FORMATS else fixed_vhd_size(tail, length) or size
 
     def _size_at_url(self, path: str, options: CopyOptions) -> int:
         from .._image.decompress import limited
@@ -505,10 +529,12 @@ class FsDriver(DirectoryDriver):
                 return size
         head, length = read_head(path, HEAD_SIZE)
         self._require_image(sniff(head), path, options)
-        if length is None or (unpack and sniff(head) in COMPRESSIONS):
+        # A footer counts only where it makes a difference in mebibytes.
+        may_have_footer = length is not None and length % MEBIBYTE == FOOTER and sniff(head) == "raw" and not self._keeps(options)
+        if length is None or (unpack and sniff(head) in COMPRESSIONS) or may_have_footer:
             with open_source(path, limit=limit, log=self.log) as chunks:
                 return self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
-        return self._header_size(head, length, path, options)
+        return self._disk_size(head, b"", length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:
         """The path of an image of this datastore or, ``beside`` it, of another one in the same location.

@@ -11,17 +11,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path
-from .._core.errors import os_errors
 from .copy import convert, copy_local
-from .image_file import HEAD_SIZE, opened_file, virtual_size
+from .image_file import SECTOR, disk_size, opened_file, qemu_name
 from .new_image import NewImage
 from .qemu_img import as_one_image, run_qemu_img
 from .snapshots import TIMEOUT
 from .still import StillFiles
-
-#: Bytes: what qemu rounds the size of a raw image up to.
-SECTOR = 512
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,7 @@ class OpenContent:
         :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
         """
         descriptor, path = next(iter(self.reads.items()))
-        with os_errors(f"read {path}"):
-            size = os.fstat(descriptor).st_size
-            return size if self.format == "raw" else virtual_size(os.pread(descriptor, HEAD_SIZE, 0), size, path=path)
+        return disk_size(descriptor, self.format, path)
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Content:
         """
         with contextlib.ExitStack() as stack:
             reads = {stack.enter_context(opened_file(path)): path for path in self.files}
-            image = as_one_image(tuple(reads)) if self.format == "qcow2" else descriptor_path([*reads][0])
+            image = as_one_image(tuple(reads)) if self.format == "qcow2" else qemu_name([*reads][0], self.format, self.files[0])
             yield OpenContent(image, self.format, reads)
 
 
@@ -84,7 +77,8 @@ def same_content(one: OpenContent, other: OpenContent) -> bool:
     if _sectors(one) != _sectors(other):
         return False
     command = ["compare", "-q", "-f", one.format, "-F", other.format, "--", one.image, other.image]
-    return run_qemu_img(*command, reads={**one.reads, **other.reads}, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
+    data = 2 * one.virtual_size()
+    return run_qemu_img(*command, reads={**one.reads, **other.reads}, data=data, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
 
 
 def copy_content(content: Content, part: NewImage, format: str) -> list[str]:

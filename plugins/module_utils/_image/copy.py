@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .._core.directory import descriptor_path
-from .._core.errors import InvalidInput, NoSpace, StaleState, os_errors
+from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
+from .image_file import SECTOR, disk_size
 from .pace import paced
+from .room import space
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -100,6 +103,7 @@ def convert(
     target: int,
     target_format: str,
     *,
+    data: int | None = None,
     reads: Mapping[int, str],
     path: str = "the new image",
     options: str | None = None,
@@ -108,18 +112,42 @@ def convert(
 ) -> None:
     """Write the image ``source`` into an existing file in another format, standing alone; formats by qemu's names.
 
-    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages.
+    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages. The first file's header tells the
+        size of the disk.
     :arg target: descriptor of the file, and its ``path``, for messages.
+    :arg data: upper bound in bytes of the data that the source has; the whole disk where that isn't known.
     :arg options: as :func:`creation_options` takes them.
     :arg sparse: ``False`` stores zeros too.
-    :arg timeout: seconds.
-    :raises CommandFailed: qemu-img is missing, failed or ran too long.
+    :arg timeout: seconds at most.
+    :raises CommandFailed: qemu-img is missing, failed, exceeded a limit, or wrote a disk of another size.
+    :raises InvalidInput: the header of the source tells no size.
+    :raises NoSpace: the file system of the target is about to be full; :raises FileAccessFailed: the target can't be read.
     :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
     from .qemu_img import run_qemu_img
 
+    size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
+    if data is None or not sparse or "preallocation" in (options or ""):
+        data = size
+    names = ", ".join(reads.values())
     arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
-    run_qemu_img(*arguments, "--", source, descriptor_path(target), reads=reads, writes={target: path}, timeout=timeout)
+    before = space(target)
+    if before.reserve and data > before.free - before.reserve:
+        arguments += ["-r", str(2 * before.reserve)]  # so that the reserve outlasts the time between two looks
+    arguments += ["--", source, descriptor_path(target)]
+    watch = functools.partial(_check_space, target, before.reserve, f"convert {names}")
+    run_qemu_img(*arguments, reads=reads, writes={target: path}, data=data, timeout=timeout, watch=watch)
+    with os_errors(f"read {path}"), open(descriptor_path(target), "rb", buffering=0) as written:  # the descriptor may be for writing only
+        stored = disk_size(written.fileno(), target_format, path)
+    if stored != -(-size // SECTOR) * SECTOR:
+        raise CommandFailed(f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored.")
+
+
+def _check_space(target: int, reserve: int, doing: str) -> None:
+    """:raises NoSpace: the file system of ``target``, a descriptor, has no more than the reserve left."""
+    if space(target).free < reserve:
+        left = f"but {reserve >> 20} MiB, which a conversion leaves to other users"
+        raise NoSpace(f"Could not {doing}: {os.strerror(errno.ENOSPC)} {left}. Nothing was changed.")
 
 
 def creation_options(options: str | None) -> list[str]:

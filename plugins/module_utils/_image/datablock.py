@@ -77,7 +77,7 @@ def make_datablock(
             convert(scratch.file, "raw", part.fd, "qcow2", reads=reads, options=qcow2_options, timeout=timeout)
     else:
         arguments = ["create", "-q", "-f", "qcow2", *creation_options(qcow2_options), "--", part.file, str(size)]
-        run_qemu_img(*arguments, reads={}, writes={part.fd: "the new image"}, timeout=timeout)
+        run_qemu_img(*arguments, reads={}, writes={part.fd: "the new image"}, data=size, timeout=timeout)
 
 
 def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = "") -> list[str]:

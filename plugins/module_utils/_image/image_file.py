@@ -14,33 +14,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._core.command import reason
 from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
 from .magic import QEMU_FORMATS, sniff
+
+if TYPE_CHECKING:
+    from .table_file import Read
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
 HEAD_SIZE = 4 << 20
 #: Bytes: no virtual disk is larger. It is the most that VHDX allows.
 LARGEST = 64 << 40
 
+#: Bytes that the size of a disk is a multiple of, for qemu.
+SECTOR = 512
 #: Bytes that ``inspect`` reads: every header with references fits.
 _SNIFFED = 64 << 10
-#: What qemu-img gets. A sound image takes milliseconds of CPU time; the block table of a 64 TiB VDI takes 256 MiB.
-_CPU_SECONDS = 10
-_MEMORY = 512 << 20
-#: Bytes: qemu-img starts up to 64 threads where the host is busy, and their stacks count as memory.
-_STACK = 1 << 20
 
-#: GUIDs of [MS-VHDX], as they lie in the file.
-_VHDX_METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
-_VHDX_SIZE = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
 
 
 @dataclass(frozen=True)
@@ -60,12 +55,23 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
     """
     image_format = sniff(head)
     try:
-        size = _header_size(image_format, head) if image_format in QEMU_FORMATS else length
+        size = _header_size(image_format, lambda offset, count: head[offset : offset + count]) if image_format in QEMU_FORMATS else length
     except (struct.error, ValueError) as error:
         raise InvalidInput(option, path, f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size") from error
     if size is None:
         raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
     return _sane(size, option, path)
+
+
+def disk_size(descriptor: int, image_format: str, path: str) -> int:
+    """Return the bytes that a guest sees of an open image whose format is known.
+
+    :arg path: names the file in errors.
+    :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
+    """
+    with os_errors(f"read {path}"):
+        length = os.fstat(descriptor).st_size
+        return length if image_format == "raw" else virtual_size(os.pread(descriptor, HEAD_SIZE, 0), length, option="image", path=path)
 
 
 @contextlib.contextmanager
@@ -87,13 +93,14 @@ def opened_file(path: str) -> Iterator[int]:
         yield descriptor
 
 
-def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60) -> ImageFile:
+def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60, is_cut: bool = False) -> ImageFile:
     """Return format and size of an open regular file. A compressed file or an archive is ``raw``: its bytes are the disk's.
 
     The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
 
     :arg path: names the file in errors, and ``option`` the option that it comes from.
     :arg timeout: seconds for qemu-img.
+    :arg is_cut: whether tables may lie behind the end.
     :raises InvalidInput: not an image that qemu-img can read within its limits, or one that needs other files.
     :raises FileAccessFailed: the file can't be read.
     :raises CommandFailed: qemu-img is missing, or ran longer than ``timeout``.
@@ -103,14 +110,31 @@ def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float 
         head = os.pread(descriptor, _SNIFFED, 0)
     image_format, size = sniff(head), status.st_size
     if image_format in QEMU_FORMATS:
-        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size)
+        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(descriptor, image_format, path)
         info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
         if flaw or "backing-filename" in info:
             raise InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw or 'has a backing file'}")
         size = info["virtual-size"]
+        told = _told_size(descriptor, image_format, option, path)
+        if size != -(-told // SECTOR) * SECTOR:
+            raise InvalidInput(option, path, f"its header says that the disk has {told} bytes, and qemu-img reads {size}")
     else:
         image_format = "raw"
     return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
+
+
+def qemu_name(descriptor: int, image_format: str, path: str) -> str:
+    """Return the name by which qemu-img reads an open file that stands alone, by the size that :func:`virtual_size` returns.
+
+    :raises FileAccessFailed: the file can't be read.
+    """
+    if image_format != "vpc":
+        return descriptor_path(descriptor)
+    from .qemu_img import as_vhd
+    from .vhd_tables import FOOTER, is_by_geometry
+
+    with os_errors(f"read {path}"):
+        return as_vhd(descriptor, by_geometry=is_by_geometry(os.pread(descriptor, FOOTER, 0).ljust(FOOTER, b"\0")))
 
 
 def _sane(size: int, option: str, path: str) -> int:
@@ -119,7 +143,7 @@ def _sane(size: int, option: str, path: str) -> int:
     return size
 
 
-def _flaw(image_format: str, head: bytes, length: int) -> str | None:
+def _flaw(image_format: str, head: bytes, length: int, is_cut: bool) -> str | None:
     """What keeps a file from standing alone, as far as qemu-img would not refuse it, or would open the other file."""
     if image_format == "qcow2":  # docs/interop/qcow2 of qemu
         version, backing_file = struct.unpack_from(">IQ", head, 4)
@@ -129,7 +153,7 @@ def _flaw(image_format: str, head: bytes, length: int) -> str | None:
         if version >= 3 and head[79] & 4:
             return "has an external data file"
         # qemu reads zeros behind the end of a file; the smallest entry of the table of snapshots has 40 bytes.
-        if max(l1_offset + 8 * l1_entries, refcount_offset, snapshots_offset + 40 * snapshots) > length:
+        if not is_cut and max(l1_offset + 8 * l1_entries, refcount_offset, snapshots_offset + 40 * snapshots) > length:
             return "is not whole: its tables lie behind its end"
     # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's Virtual Disk Format 5.0).
     if image_format == "vmdk" and (not head.startswith(b"KDMV") or not any(head[12:20])):
@@ -139,41 +163,63 @@ def _flaw(image_format: str, head: bytes, length: int) -> str | None:
     return None
 
 
+def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
+    """Return what keeps a file without its end from being read at all."""
+    if image_format != "vmdk":
+        return None
+    from .table_file import TableFile
+    from .vmdk_tables import has_footer
+
+    with os_errors(f"read {path}"):
+        return None if has_footer(TableFile(descriptor)) else "is not whole: the header at its end is missing"
+
+
 def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
     """What ``qemu-img info`` says. It doesn't open backing files."""
     import json
 
-    from .qemu_img import run_qemu_img
+    from .qemu_img import failure, limits_for, run_qemu_img
 
-    limits = (f"--cpu={_CPU_SECONDS}", f"--data={_MEMORY}", f"--stack={_STACK}", "--core=0")
     # -U: an image that a guest uses may be looked at.
-    command = ["info", "-U", "--output=json", "-f", image_format, descriptor_path(descriptor)]
-    done = run_qemu_img(*command, reads={descriptor: path}, timeout=timeout, accept=None, limits=limits)
+    command = ["info", "-U", "--output=json", "-f", image_format, qemu_name(descriptor, image_format, path)]
+    done = run_qemu_img(*command, reads={descriptor: path}, data=0, timeout=timeout, accept=None)
     if done.returncode:
-        why = f"stopped by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reason(done)
-        limit = f"{_CPU_SECONDS} s of CPU time and {_MEMORY >> 20} MiB"
-        raise InvalidInput(option, path, f"a {image_format} image that qemu-img reads in {limit} is expected ({why})")
+        raise InvalidInput(option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})")
     return json.loads(done.stdout)
 
 
-def _header_size(image_format: str, head: bytes) -> int:
-    """:raises struct.error, ValueError: ``head`` is too short or its offsets lead nowhere."""
+def _told_size(descriptor: int, image_format: str, option: str, path: str) -> int:
+    """Return the virtual size in bytes that the header of an open file says."""
+
+    def read(offset: int, size: int) -> bytes:
+        return os.pread(descriptor, size, offset)
+
+    with os_errors(f"read {path}"):
+        try:
+            return _header_size(image_format, read)
+        except (OverflowError, struct.error, ValueError) as error:
+            raise InvalidInput(option, path, f"a {image_format} image with a size in its header is expected") from error
+
+
+def _header_size(image_format: str, read: Read) -> int:
+    """:raises struct.error, ValueError: the header is too short, or its offsets lead nowhere."""
+    head = read(0, SECTOR)
     if image_format == "qcow2":
         return struct.unpack_from(">Q", head, 24)[0]
     if image_format == "vdi":
         return struct.unpack_from("<Q", head, 368)[0]
-    if image_format == "vhdx":  # [MS-VHDX] 2.2.3 and 2.6.1: the region table leads to the metadata table, and that to the size
-        region = struct.unpack_from("<Q", head, head.index(_VHDX_METADATA, 192 << 10, 256 << 10) + 16)[0]
-        item = struct.unpack_from("<I", head, head.index(_VHDX_SIZE, region, region + (64 << 10)) + 16)[0]
-        return struct.unpack_from("<Q", head, region + item)[0]
+    if image_format == "vhdx":
+        from .vhdx_tables import vhdx_size
+
+        return vhdx_size(read)
     if image_format == "vpc":
-        # As qemu does: the oldest programs go by the geometry, unless that is at its end. Others write a geometry that is a little less than the size.
-        creator, size, cylinders, heads, sectors = struct.unpack_from(">28x4s16xQHBB", head)
-        return 512 * cylinders * heads * sectors if creator in (b"vpc ", b"qemu") and (cylinders, heads, sectors) != (65535, 16, 255) else size
+        from .vhd_tables import vhd_size
+
+        return vhd_size(head)
     capacity = struct.unpack_from("<Q", head, 12)[0] if head.startswith(b"KDMV") else 0
     if not capacity:
         raise ValueError("a descriptor of other files")
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "ImageFile", "inspect", "opened_file", "virtual_size"]
+__all__ = ["HEAD_SIZE", "SECTOR", "ImageFile", "disk_size", "inspect", "opened_file", "qemu_name", "virtual_size"]

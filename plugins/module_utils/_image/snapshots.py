@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .copy import convert, copy_local
+from .image_file import disk_size
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
 from .qemu_img import as_one_image, run_qemu_img
 
@@ -324,7 +325,8 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
         copy_local(source, part.fd)
         # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They count only where they lead to the chain.
         named = descriptor_path(files.directory, part.name)
-        opened = {"reads": reads, "writes": {part.fd: files.path(child)}, "directories": {files.directory: os.path.dirname(files.image)}}
+        data = disk_size(source, "qcow2", files.path(child))
+        opened = {"reads": reads, "writes": {part.fd: files.path(child)}, "directories": {files.directory: os.path.dirname(files.image)}, "data": data}
         # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
         run_qemu_img("rebase", "-t", "writethrough", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", named, **opened, timeout=timeout)
         run_qemu_img("check", "-q", "-f", "qcow2", "--", named, **opened, timeout=timeout)

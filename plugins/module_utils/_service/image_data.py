@@ -15,9 +15,7 @@ from .._catalog.images import Image
 from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
-from .._driver.source_file import opened
 from .._image.datablock import check_datablock
-from .._image.image_file import inspect
 from .image_wish import DataWish
 from .known_images import KnownImages
 
@@ -80,7 +78,7 @@ class ImageData:
             planned = self._plan_clone(number, wish.clone_from, driver, options)
         elif wish.origin is not None:
             self._to_make[number] = driver, functools.partial(driver.cp, wish.origin, options)
-            planned = self._preview(wish.origin, driver, options) if self.look else CopiedImage("", "", 0)
+            planned = driver.preview(wish.origin, options) if self.look else CopiedImage("", "", 0)
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
@@ -126,15 +124,6 @@ class ImageData:
             return wish.shown
         source = self._known.find(wish.clone_from)
         return f"image:{source.name if source else wish.clone_from}"
-
-    @staticmethod
-    def _preview(path: str, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
-        """Look at what an image is to be made of. What counts is the look at the copy."""
-        found = driver.preview(path, options)
-        if path.startswith("/") and options.image_type in EMPTY_TYPES and options.image_format != "raw" and not driver.datastore.bridge_list:
-            with opened(path, driver.check) as descriptor:
-                inspect(descriptor, path=path)
-        return found
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")

@@ -434,9 +434,12 @@ SIGNS: dict[str, Callable[[Path], bytes]] = {
 def test_a_disk_is_stored_without_a_warning(driver: FsDriver, files: Path, tmp_path: Path, sign: str) -> None:
     data = SIGNS[sign](tmp_path)
     path = written(files / "x", data)
+    os.truncate(path, 512 * MIB)  # as long as the largest file system
     for image_type in ("os", "cdrom"):
         copied = driver.cp(path, CopyOptions(image_type))
-        assert (copied.format, copied.warnings, stored(driver)) == ("raw", (), [data])
+        assert (copied.format, copied.warnings, copied.size_mb) == ("raw", (), 512)
+        with open(copied.source, "rb") as file:
+            assert file.read(len(data)) == data
         driver.rm(copied.source)
     assert driver.preview(path, CopyOptions("os")).warnings == ()
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._image import image_file
+from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import HEAD_SIZE, LARGEST, ImageFile, opened_file, virtual_size
 from ansible_collections.granary.vmstore.plugins.module_utils._image.magic import sniff
 
@@ -356,17 +357,17 @@ def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypat
     with pytest.raises(InvalidInput, match="a qcow2 image that qemu-img reads in 10 s of CPU time and 512 MiB is expected"):
         inspect(str(path))
     assert not children()
-    monkeypatch.setattr(image_file, "_MEMORY", TIB)  # nothing but the limit kept it from being read
+    monkeypatch.setattr(qemu_img_command, "MEMORY", TIB)  # nothing but the limit kept it from being read
     assert inspect(str(path)).virtual_size == 2 * TIB
 
 
 def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 65535, MIB, 16)  # more than 30 s of CPU time, for comparing names
-    monkeypatch.setattr(image_file, "_MEMORY", 2 << 30)  # what it takes until then differs from run to run
+    monkeypatch.setattr(qemu_img_command, "MEMORY", 2 << 30)  # what it takes until then differs from run to run
     with pytest.raises(CommandFailed, match=r"The command 'qemu-img' did not end within 0\.2 seconds and was stopped"):
         inspect(str(path), timeout=0.2)
     assert not children()
-    monkeypatch.setattr(image_file, "_CPU_SECONDS", 1)
+    monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
     with pytest.raises(InvalidInput, match="in 1 s of CPU time .*SIGKILL"):
         inspect(str(path), timeout=600)
     assert not children()

@@ -236,6 +236,33 @@ def test_a_directory_is_no_image(new: Run, tmp_path: Path) -> None:
             new(check=check, path=str(tmp_path / "directory"))
 
 
+def test_check_mode_says_the_same_of_an_image_that_is_not_whole(new: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vdi", source, tmp_path / "cut"], check=True)
+    length = (tmp_path / "cut").stat().st_size
+    os.truncate(tmp_path / "cut", length - 4096)
+    told = f"by the tables of this vdi image the file has {length} bytes at least, of which {length - 4096} are there"
+    for check in (True, False):
+        with pytest.raises(InvalidInput, match=f"{told}; verify: false stores it nevertheless"):
+            new(check=check, path=f"{tmp_path}/cut")
+        assert not stored()
+        assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [f"{tmp_path}/cut is stored because verify is false, but {told}."]
+
+
+def test_check_mode_counts_a_fixed_vhd_without_its_footer(new: Run, source: Path, tmp_path: Path) -> None:
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", source, tmp_path / "vhd"]
+    subprocess.run(command, check=True)
+    for given, size in (({"format": "raw"}, 3), ({}, 2)):
+        for check in (True, False):
+            assert new(name=f"of-{size}", check=check, path=f"{tmp_path}/vhd", **given).result["image"]["size_mb"] == size
+
+
+def test_compressed_images_are_what_is_in_them(new: Run, source: Path, tmp_path: Path) -> None:
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source, tmp_path / "disk"], check=True)
+    subprocess.run(["gzip", tmp_path / "disk"], check=True)
+    for check in (True, False):
+        assert new(check=check, path=f"{tmp_path}/disk.gz", format="qcow2").result["image"]["size_mb"] == 2
+
+
 def test_check_mode_refuses_an_image_that_needs_another_file(new: Run, source: Path, tmp_path: Path) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", tmp_path / "overlay"], check=True)
     (tmp_path / "link").symlink_to(tmp_path / "overlay")

@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image that is to be stored: what it is, whether it is whole by its own tables, and how much data it has.
+
+qemu-img reads zeros behind the end of a file, and so takes half a file for a whole image. A few tables can refer to the same block a million times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass, field
+
+from .._core.directory import descriptor_path
+from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .image_file import inspect
+from .table_file import Allocation, TableFile
+
+#: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
+_CHECK_MEMORY = 128 << 20
+#: Seconds for qemu-img check at most, however large the image is.
+_CHECK_TIMEOUT = 86400
+#: Exit codes of qemu-img check: sound, damaged, with clusters that nothing uses.
+_CHECKED = (0, 2, 3)
+
+
+@dataclass
+class CheckedImage:
+    """
+    :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk without its footer.
+    :arg data: upper bound of its data in bytes, which a conversion reads.
+    """
+
+    format: str
+    virtual_size: int
+    data: int
+    #: Number of internal snapshots.
+    snapshots: int = 0
+    #: Whether qemu-img needs a key to read it.
+    is_encrypted: bool = False
+    #: Sentences without their ends: why it is no whole, sound image.
+    flaws: list[str] = field(default_factory=list)
+
+    @property
+    def has_snapshots_to_leave_out(self) -> bool:
+        """Return whether a conversion can leave snapshots out, for which qemu-img has to read the content."""
+        return self.snapshots > 0 and not self.is_encrypted
+
+
+def checked_image(
+    descriptor: int, *, path: str, image_format: str | None = None, verify: bool | None = True, option: str = "path", timeout: float = 60
+) -> tuple[CheckedImage, tuple[str, ...]]:
+    """Return what an open regular file is, and warnings. The answer holds for as long as nobody writes to the file.
+
+    :arg path: names the file in errors, and ``option`` the option that it comes from.
+    :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
+    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and keeps all: an image of a datastore.
+    :arg timeout: seconds for qemu-img to read the header.
+    :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one that isn't whole.
+    :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
+    """
+    if image_format == "raw":
+        with os_errors(f"read {path}"):
+            length = os.fstat(descriptor).st_size
+            image = CheckedImage("raw", length, length)
+    else:
+        found = inspect(descriptor, path=path, option=option, timeout=timeout, is_cut=not verify)
+        if image_format not in (None, found.format):
+            raise InvalidInput("format", image_format, f"{path} is {found.format}")
+        image = CheckedImage(found.format, found.virtual_size, found.virtual_size)
+    with os_errors(f"read {path}"):
+        file = TableFile(descriptor)
+        if image.format != "raw":
+            _check_tables(image, file, path, option)
+        else:
+            if image_format is None and verify is not None:
+                image.virtual_size = _without_footer(file)
+            if verify is not None:
+                _check_raw(image, file)
+    if verify is not None and image.format == "qcow2" and not image.flaws:
+        _check_qcow2(image, file, path)
+    if image.flaws and verify:
+        raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
+    warnings = [f"{path} is stored because verify is false, but {flaw}." for flaw in image.flaws] if verify is not None else []
+    if image.has_snapshots_to_leave_out:
+        warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
+    return image, tuple(warnings)
+
+
+def _check_tables(image: CheckedImage, file: TableFile, path: str, option: str) -> None:
+    try:
+        found = _allocation(image, file)
+    except (ArithmeticError, MemoryError, ValueError, struct.error) as error:
+        raise InvalidInput(option, path, f"the tables of this {image.format} image lead nowhere") from error
+    if found.is_shared():
+        raise InvalidInput(option, path, f"the tables of this {image.format} image refer to the same blocks several times")
+    image.data = min(found.data, image.virtual_size)
+    if found.end > file.length:
+        image.flaws.append(f"by the tables of this {image.format} image the file has {found.end} bytes at least, of which {file.length} are there")
+
+
+def _allocation(image: CheckedImage, file: TableFile) -> Allocation:
+    if image.format == "qcow2":
+        from .qcow2_tables import Qcow2Header, qcow2_allocation
+
+        header = Qcow2Header.read(file)
+        image.snapshots, image.is_encrypted = header.snapshots, header.is_encrypted
+        return qcow2_allocation(file, header)
+    if image.format == "vmdk":
+        from .vmdk_tables import vmdk_allocation as allocation
+    elif image.format == "vdi":
+        from .vdi_tables import vdi_allocation as allocation
+    elif image.format == "vhdx":
+        from .vhdx_tables import vhdx_allocation as allocation
+    else:
+        from .vhd_tables import vhd_allocation as allocation
+    return allocation(file)
+
+
+def _without_footer(file: TableFile) -> int:
+    """Return the bytes of a raw disk: all of a file but for the footer of a fixed VHD."""
+    from .vhd_tables import FOOTER, fixed_vhd_size
+
+    if file.length < FOOTER:
+        return file.length
+    return fixed_vhd_size(file.read(file.length - FOOTER, FOOTER), file.length) or file.length
+
+
+def _check_raw(image: CheckedImage, file: TableFile) -> None:
+    from .raw_tables import own_sizes
+
+    for own in own_sizes(file.read):
+        if own.size > image.virtual_size:
+            image.flaws.append(f"by its {own.table} the disk has {own.size} bytes, of which {image.virtual_size} are there")
+
+
+def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
+    """Run ``qemu-img check``, which compares the reference counts with the tables.
+
+    It takes counts that are written later (lazy refcounts) for damage, and can't open what is encrypted.
+    """
+    from .qcow2_tables import Qcow2Header
+    from .qemu_img import run_qemu_img
+
+    header = Qcow2Header.read(file)
+    if header.is_corrupt:
+        image.flaws.append("it is marked as corrupt (qemu-img check -r all repairs that)")
+        return
+    if header.is_dirty or header.is_encrypted or (file.length >> header.cluster_bits) * header.refcount_bits // 8 > _CHECK_MEMORY:
+        return
+    command = ["check", "-U", "--output=json", "-f", "qcow2", descriptor_path(file.descriptor)]
+    try:
+        done = run_qemu_img(*command, reads={file.descriptor: path}, data=file.length, timeout=_CHECK_TIMEOUT, accept=_CHECKED)
+        told = json.loads(done.stdout)
+    except (CommandFailed, ValueError) as error:
+        image.flaws.append(f"it can't be checked ({str(error).rstrip('.')})")
+        return
+    errors = told.get("corruptions", 0) + told.get("check-errors", 0)
+    if errors:
+        image.flaws.append(f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)")
+
+
+__all__ = ["CheckedImage", "checked_image"]

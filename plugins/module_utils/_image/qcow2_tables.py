@@ -1,0 +1,156 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt). Internal snapshots have tables of their own, which aren't counted."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .compressed_cluster import is_whole_deflate, is_whole_zstd
+from .table_file import Allocation, TableFile
+
+#: Incompatible features.
+_DIRTY, _CORRUPT, _EXTENDED_L2 = 1, 2, 16
+#: Bits of an entry.
+_OFFSET = (1 << 56) - 512
+_COMPRESSED = 1 << 62
+_ZERO = 1
+_SECTOR = 512
+#: Parts of a cluster that an extended entry allocates one by one.
+_SUBCLUSTERS = 32
+
+
+#: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take long.
+_MOST_LAST = 64
+
+
+class _Compressed(NamedTuple):
+    """Where a compressed cluster begins, and where its last sector ends, in bytes."""
+
+    offset: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Qcow2Header:
+    """The fields that tell where the tables are; sizes in bytes.
+
+    :arg snapshots: how many internal snapshots there are.
+    """
+
+    cluster_bits: int
+    virtual_size: int
+    is_encrypted: bool
+    l1_entries: int
+    l1_offset: int
+    snapshots: int
+    features: int
+    refcount_bits: int
+    is_zstd: bool
+
+    @classmethod
+    def read(cls, file: TableFile) -> Qcow2Header:
+        """Read the header of a file that qemu-img can open, and whose values so are sane.
+
+        :raises OSError: the file can't be read.
+        """
+        head = file.read(0, 112)
+        version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(">4xI12xIQIIQ12xI", head)
+        features, refcount_order, length = struct.unpack_from(">Q16xII", head, 72) if version >= 3 else (0, 4, 72)
+        return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order, length > 104 and head[104] == 1)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Return whether the reference counts are behind, which is no damage (lazy refcounts)."""
+        return bool(self.features & _DIRTY)
+
+    @property
+    def is_corrupt(self) -> bool:
+        """Return whether qemu found the image damaged, and marked it."""
+        return bool(self.features & _CORRUPT)
+
+    @property
+    def has_subclusters(self) -> bool:
+        return bool(self.features & _EXTENDED_L2)
+
+
+def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
+    """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have storage.
+
+    :raises OSError: the file can't be read.
+    """
+    cluster = 1 << header.cluster_bits
+    found = Allocation(file.length, cluster)
+    width = 16 if header.has_subclusters else 8
+    per_table = cluster // width
+    tables = -(-header.virtual_size // (cluster * per_table))
+    found.add_tables([header.l1_offset], 8 * header.l1_entries)
+    l1 = ((first + number, entry & _OFFSET) for first, piece in file.entries(header.l1_offset, tables, "Q", "big") for number, entry in enumerate(piece))
+    last: set[_Compressed] = set()
+    for table, offset in l1:
+        if found.is_shared():  # what follows can't change that
+            break
+        if not offset:
+            continue
+        found.add_tables([offset], cluster)
+        for first, piece in file.entries(offset, cluster // 8, "Q", "big"):
+            number = table * per_table + first * 8 // width
+            entries, bitmaps = (piece[::2], piece[1::2]) if header.has_subclusters else (piece, None)
+            _count(found, header, number, entries, bitmaps)
+            last |= _count_compressed(found, header, entries)
+            if len(last) > _MOST_LAST:
+                last = {max(last, key=lambda one: one.end)}
+    for one in last:
+        data = file.read(one.offset, max(file.length - one.offset, 0)) if one.end - file.length < _SECTOR else b""
+        is_whole = is_whole_zstd(data) if header.is_zstd else is_whole_deflate(data, cluster)
+        found.end = max(found.end, file.length if is_whole else one.end)
+    return found
+
+
+def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
+    """Count the clusters that aren't compressed, of entries of which ``first`` is the number in the whole image."""
+    # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit 0 isn't used.
+    plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
+    end = None
+    if plain and max(plain) + found.block > found.length:
+        end = max(
+            (entry & _OFFSET) + _needed(header, number, bitmaps[number - first] if bitmaps else None)
+            for number, entry in enumerate(entries, first)
+            if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)
+        )
+    found.add_blocks(plain, end)
+
+
+def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int]) -> set[_Compressed]:
+    """Count compressed clusters, and return those that can end behind the file.
+
+    An entry has an offset, and the number of sectors that follow the first one. The data ends somewhere in the last sector, where a file may end, too.
+    """
+    width = 70 - header.cluster_bits
+    clusters = [
+        _Compressed(entry & ((1 << width) - 1), (entry & ((1 << width) - 1) | _SECTOR - 1) + 1 + ((entry & (_COMPRESSED - 1)) >> width) * _SECTOR)
+        for entry in entries
+        if entry & _COMPRESSED
+    ]
+    found.data += found.block * len(clusters)
+    # Clusters can share a sector, so that each counts for as little as its data can be.
+    found.inside += sum(max(one.end - _SECTOR + 1 - one.offset, 1) for one in clusters if one.offset < found.length)
+    found.end = max([found.end, *(min(one.end, found.length) for one in clusters)])
+    return {one for one in clusters if one.end > found.length}
+
+
+def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
+    """Bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of the last one that is allocated."""
+    cluster = 1 << header.cluster_bits
+    within = max(min(cluster, header.virtual_size - number * cluster), 0)
+    if bitmap is None:
+        return within
+    return min(within, (bitmap & ((1 << _SUBCLUSTERS) - 1)).bit_length() * cluster // _SUBCLUSTERS)
+
+
+__all__ = ["Qcow2Header", "qcow2_allocation"]

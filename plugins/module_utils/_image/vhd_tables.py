@@ -1,0 +1,81 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""VHD (Microsoft, Virtual Hard Disk Image Format Specification 1.0): the size that its footer tells, and what the table of a dynamic one refers to."""
+
+from __future__ import annotations
+
+import struct
+
+from .table_file import Allocation, TableFile
+
+#: Bytes of the footer at the end of a file.
+FOOTER = 512
+_SECTOR = 512
+_COOKIE = b"conectix"
+_FIXED = 2
+_FREE = 0xFFFFFFFF
+#: Programs that go by the geometry, which is a little less than the size that others take: Virtual PC and QEMU (QEMU, block/vpc.c).
+_BY_GEOMETRY = (b"vpc ", b"qemu")
+#: The largest geometry, which tells nothing.
+_LARGEST_GEOMETRY = (65535, 16, 255)
+#: Bytes that the oldest programs wrote of a footer.
+_SHORTEST_FOOTER = 511
+
+
+def is_by_geometry(footer: bytes) -> bool:
+    """Return whether the size of a disk is that of its geometry, and not the current size.
+
+    :raises struct.error: it is no whole footer.
+    """
+    creator, *geometry = struct.unpack_from(">28x4s24xHBB", footer)
+    return creator in _BY_GEOMETRY and tuple(geometry) != _LARGEST_GEOMETRY
+
+
+def vhd_size(footer: bytes) -> int:
+    """Return the virtual size in bytes.
+
+    :raises struct.error: it is no whole footer.
+    """
+    size, cylinders, heads, sectors = struct.unpack_from(">48xQHBB", footer)
+    return _SECTOR * cylinders * heads * sectors if is_by_geometry(footer) else size
+
+
+def fixed_vhd_size(tail: bytes, length: int) -> int | None:
+    """Return the bytes of a fixed VHD before its footer, and ``None`` for any other file.
+
+    :arg tail: the last bytes of the file, and ``length`` how many bytes it has.
+    """
+    footer = tail[-FOOTER:]
+    if len(footer) < FOOTER or not footer.startswith(_COOKIE):
+        return None
+    size, kind, checksum = struct.unpack_from(">48xQ4xII", footer)
+    if kind != _FIXED or size != length - FOOTER or checksum != ~(sum(footer) - sum(footer[64:68])) & 0xFFFFFFFF:
+        return None
+    return size
+
+
+def vhd_allocation(file: TableFile) -> Allocation:
+    """Return what the table of a dynamic VHD refers to, and the footer behind that; of a file that qemu-img can open.
+
+    :raises OSError: the file can't be read.
+    """
+    header = struct.unpack(">Q", file.read(16, 8))[0]
+    table, entries, block = struct.unpack(">Q4xII", file.read(header + 16, 20))
+    bitmap = -(-block // _SECTOR // 8 // _SECTOR) * _SECTOR
+    found = Allocation(file.length, bitmap + block)
+    found.add_tables([table], 4 * entries)
+    read = 0
+    for _first, piece in file.entries(table, entries, "I", "big"):
+        found.add_blocks([entry * _SECTOR for entry in piece if entry != _FREE])
+        read += len(piece)
+        if found.is_shared():
+            break
+    # In a hole, all entries lead to the beginning of the file.
+    found.inside += (bitmap + block) * max(min(entries, max(file.length - table, 0) // 4) - read, 0)
+    found.end += _SHORTEST_FOOTER
+    return found
+
+
+__all__ = ["FOOTER", "fixed_vhd_size", "is_by_geometry", "vhd_allocation", "vhd_size"]
