@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, exists_at, open_file_at, opened_directory, sync_opened
-from .._core.errors import FileAccessFailed, StaleState, os_errors
+from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
 
 #: Of every image file.
 MODE = 0o640
@@ -139,15 +139,22 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
 def remove_files(directory: str, names: Sequence[str]) -> bool:
     """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
 
-    What fails is undone, but for the removal of data whose name is gone already.
+    What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename can need a block, they are
+    removed under their own names: a crash then leaves the last ones.
 
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(directory, "read") as (opened, place):
         _sweep(opened, place)
-        with os_errors(f"remove {os.path.join(place, names[0])}"), contextlib.ExitStack() as undo:
-            aside = _set_aside(opened, names, undo)
-            undo.pop_all()
+        with os_errors(f"remove {os.path.join(place, names[0])}"):
+            try:
+                with contextlib.ExitStack() as undo:
+                    aside = _set_aside(opened, names, undo)
+                    undo.pop_all()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                aside = [name for name in names if exists_at(opened, name)]
         if aside:
             _finish(opened, place, aside)
         return bool(aside)

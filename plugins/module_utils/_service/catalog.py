@@ -41,8 +41,11 @@ class CatalogService(Service):
             return plan
         with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
             self._open = catalog
-            plan = self.plan()
-            plan.commit()
+            try:
+                plan = self.plan()
+                plan.commit()
+            finally:
+                self._open = None
         return plan
 
     def rehearse(self) -> Plan:

@@ -21,9 +21,9 @@ from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NoSpace, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
 from .._core.names import LONGEST_NAME
-from .._core.plan import Action, Plan
+from .._core.plan import Action, Plan, nothing
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService
@@ -32,6 +32,7 @@ from .image_data import EMPTY_TYPES, ImageData
 from .image_wish import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
 from .image_work import image_lock
 from .known_images import KnownImages
+from .prepared_action import prepared
 
 IMAGE_SPEC = ArgumentSpec(
     {
@@ -69,12 +70,15 @@ class ImageService(CatalogService):
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
         self._data = ImageData()
+        #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
+        self._data_first = False
+        self._emptied: list[str] = []
 
     def converge(self) -> Plan:
         self._data.look = False
         recorded = False
         try:
-            plan = super().converge()
+            plan = self._recorded()
             recorded = True
         finally:
             self._data.discard(keep=recorded)
@@ -88,6 +92,22 @@ class ImageService(CatalogService):
         if errors:
             raise PartlyDone(" ".join(map(str, errors)), plan) if plan.changed or len(errors) > 1 else errors[0]
         return plan
+
+    def _recorded(self) -> Plan:
+        """Plan and commit. Where the catalog can't be written for lack of space, images make space for their own removal by that of their data."""
+        try:
+            return super().converge()
+        except NoSpace:
+            if not all(wish.absent for wish in self.wishes):
+                raise
+        self._data_first = True
+        try:
+            return super().converge()
+        except VmstoreError as error:
+            if not self._emptied:
+                raise
+            state = f"The data of {', '.join(map(repr, self._emptied))} is removed, but the catalog {self.path} still has the images"
+            raise FileAccessFailed(f"{state}: remove them again when its file system has space. {error}") from error
 
     def rehearse(self) -> Plan:
         with _ended_by_exception():
@@ -113,6 +133,8 @@ class ImageService(CatalogService):
                 self._plan.warn_once(self._located(number, warning))
         if self.missing and self._plan.changed:
             raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
+        if self._data_first and self._plan.changed:
+            self._plan.actions[0] = prepared(self._plan.actions[0], self._remove_all_data_first, nothing)
         present = [image for image in images if image is not None]
         if self.many:
             self._plan.result["images"] = present
@@ -288,6 +310,14 @@ class ImageService(CatalogService):
         if datastore is not None and self._known.driver(datastore).info.stores_data:
             self._outdated.append((self._known.driver(datastore), found))
         self._known.remove(found.id)
+
+    def _remove_all_data_first(self) -> None:
+        for driver, image in self._outdated:
+            if not self._known.is_at(image.path):
+                with image_lock(self.path, image.id):
+                    driver.rm(image.path)
+                self._emptied.append(image.name)
+        self._outdated = []
 
     def _remove_data(self, driver: DatastoreDriver, image: Image) -> None:
         try:

@@ -11,7 +11,7 @@ import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .._catalog.catalog import Catalog, locate_catalog
+from .._catalog.catalog import LOCK_SUFFIX, Catalog, locate_catalog
 from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import find_vm_disks
@@ -80,7 +80,7 @@ def image_lock(catalog: str, image_id: int) -> Iterator[None]:
     """
     place = locate_catalog(catalog)
     # A new file belongs to the owner of the catalog's directory, like the catalog itself.
-    with locked(f"{place.path}.images.lock", style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id), identity=place.owner):
+    with locked(place.path + LOCK_SUFFIX, style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id), identity=place.owner):
         yield
 
 

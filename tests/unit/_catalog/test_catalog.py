@@ -25,6 +25,10 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "catalog.sqlite")
 
 
+#: The files of a catalog that is not in use, in alphabetical order.
+FILES = ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
+
+
 def make(path: str) -> None:
     open_catalog(path, create=True).close()
 
@@ -53,21 +57,22 @@ def new_datastore(number: int, name: str = "x") -> Datastore:
 
 def test_a_new_catalog_has_the_default_datastores(path: str) -> None:
     open_catalog(path, create=True, datastore_location="/srv/ds").close()
-    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
     assert query(path, "SELECT id, name, type, base_path FROM datastore ORDER BY id") == [
         (0, "system", "system", "/srv/ds/0"),
         (1, "default", "image", "/srv/ds/1"),
         (2, "files", "file", "/srv/ds/2"),
     ]
-    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+    assert query(path, "PRAGMA journal_mode") == [("delete",)]  # which is every mode but that with a log
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
 def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tenant: Path) -> None:
     os.chown(tenant, 1234, 1235)
     make(str(tenant / "catalog.sqlite"))
-    found = (tenant / "catalog.sqlite").stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
+    for name in FILES:
+        found = (tenant / name).stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
 
 
 def test_a_catalog_that_exists_is_kept(path: str) -> None:
@@ -147,7 +152,7 @@ def test_reading_changes_nothing_on_disk(path: str) -> None:
         insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
         assert len(all_datastores(catalog)) == 4
     assert Path(path).read_bytes() == before
-    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
 
 
 def test_reading_does_not_wait_for_a_writer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +262,7 @@ def test_a_user_who_may_not_read_it(tmp_path: Path) -> None:
 
 FULL = """
 set -e
-mount -t tmpfs -o size=256k tmpfs "$1"
+mount -t tmpfs -o size=512k tmpfs "$1"
 "$2" -c "$3" "$1/catalog.sqlite" make
 head -c 1M /dev/zero > "$1/filler" 2> /dev/null || true
 "$2" -c "$3" "$1/catalog.sqlite" write
@@ -288,7 +293,7 @@ def test_a_full_disk_is_an_error_and_the_catalog_stays_as_it_was(tmp_path: Path)
     assert write == f"NoSpace The catalog {tmp_path}/catalog.sqlite can't be written: the file system is full. Nothing was changed."
     assert make_second.startswith("NoSpace ")
     assert read == "[('system', {}), ('default', {}), ('files', {})]"
-    assert names == ["catalog.sqlite"]
+    assert names == FILES
 
 
 NEXT_STEP = ("ALTER TABLE datastore ADD COLUMN note TEXT", "UPDATE datastore SET note = 'new'")
