@@ -174,6 +174,9 @@ class DatastoreDriver:
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        """Prepare :meth:`cp` of many paths, where looking at all of them at once is faster."""
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
         self._unsupported("cp")

@@ -87,14 +87,16 @@ class NewImage:
 
 
 @contextlib.contextmanager
-def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE) -> Iterator[NewImage]:
+def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE, sweeping: bool = True) -> Iterator[NewImage]:
     """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
+    :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't be made.
     """
     with _opened(directory, "make an image in") as (opened, place):
-        _sweep(opened, place)
+        if sweeping:
+            _sweep(opened, place)
         with os_errors(f"make an image in {place}"):
             image = _open_part(opened, place)
         try:
@@ -136,28 +138,34 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
     _finish(part.directory, part.place, aside)
 
 
-def remove_files(directory: str, names: Sequence[str]) -> bool:
+def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True) -> bool:
     """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
 
     What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename can need a block, they are
     removed under their own names: a crash then leaves the last ones.
 
+    :arg sweeping: as of :func:`new_image`.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(directory, "read") as (opened, place):
-        _sweep(opened, place)
+        if sweeping:
+            _sweep(opened, place)
         with os_errors(f"remove {os.path.join(place, names[0])}"):
+            found = [name for name in names if exists_at(opened, name)]
+            if len(found) == 1 and not _is_directory(opened, found[0]):
+                os.unlink(found[0], dir_fd=opened)  # which needs no other step that could fail
+                sync_opened(opened)
+                return True
             try:
                 with contextlib.ExitStack() as undo:
-                    aside = _set_aside(opened, names, undo)
+                    found = _set_aside(opened, names, undo)
                     undo.pop_all()
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                aside = [name for name in names if exists_at(opened, name)]
-        if aside:
-            _finish(opened, place, aside)
-        return bool(aside)
+        if found:
+            _finish(opened, place, found)
+        return bool(found)
 
 
 def sweep(directory: str | int) -> None:
@@ -271,10 +279,14 @@ def _lock(descriptor: int, how: int) -> bytes:
 
 def _remove(directory: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # another run has swept it
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        if _is_directory(directory, name):
             _remove_directory(directory, name)
         else:
             os.unlink(name, dir_fd=directory)
+
+
+def _is_directory(directory: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
 def _remove_directory(directory: int, name: str) -> None:

@@ -120,6 +120,7 @@ class ImageService(CatalogService):
         self._data.start(self._known)
         self._plan = Plan()
         self._claims: dict[int, int] = {}
+        self._ahead: set[int] = set()
         self._outdated: list[tuple[DatastoreDriver, Image]] = []
         images = []
         for number, wish in enumerate(self.wishes):
@@ -242,8 +243,17 @@ class ImageService(CatalogService):
     def _look(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
         rules = (driver.datastore, driver.protected)
         if number not in self._looked or self._looked[number][0] != rules:
+            self._look_ahead(number, driver)
             self._looked[number] = (rules, driver.cp(path, CopyOptions(kind)))
         return self._looked[number][1]
+
+    def _look_ahead(self, number: int, driver: DatastoreDriver) -> None:
+        """Let the driver look at the directories of all images from ``number`` on that are declared in the same datastore."""
+        if driver.datastore.id not in self._ahead:
+            self._ahead.add(driver.datastore.id)
+            alike = [wish.data.origin for wish in self.wishes[number:] if wish.datastore == self.wishes[number].datastore and not wish.absent]
+            if len(alike) > 1:
+                driver.look_ahead([path for path in alike if path is not None and path.startswith("/")])
 
     # Images that are data in the datastore
 

@@ -313,3 +313,36 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..
     monkeypatch.setattr(virtiofs, "look", look)
     new()
     assert seen == [True]
+
+
+COUNTED = """
+import collections, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+counts = collections.Counter()
+directory = sys.argv[3]
+def count(event, arguments):
+    counts[event] += event in ("os.fork", "subprocess.Popen") or (event in ("os.listdir", "os.scandir") and isinstance(arguments[0], int))
+options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+one = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec["images"]["options"].items()}
+given = {"fs": {"path": directory}, "default": {"type": "datablock", "size": 1}}[sys.argv[4]]
+wishes = [{**one, "name": f"x{number}", "datastore": sys.argv[4], **given} for number in range(int(sys.argv[2]))]
+sys.addaudithook(count)
+for state in ("present", "present", "absent"):
+    ImageService({**options, "catalog": sys.argv[1], "images": [{**wish, "state": state} for wish in wishes]}).converge()
+    print({event: number for event, number in sorted(counts.items()) if number})
+    counts.clear()
+"""
+
+
+@pytest.mark.parametrize("datastore", ["fs", "default"])
+def test_more_images_take_no_more_processes_and_readings_of_the_datastore(tmp_path: Path, data: Path, datastore: str) -> None:
+    answers = []
+    for images in (5, 50):
+        (around := tmp_path / str(images)).mkdir()
+        catalog = str(around / "catalog.sqlite")
+        with open_catalog(catalog, create=True, datastore_location=str(around)) as opened, opened.transaction():
+            insert_datastore(opened, Datastore(opened.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", "/srv/ds/100"))
+        command = [sys.executable, "-c", COUNTED, catalog, str(images), str(data), datastore]
+        answers.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(answers[0].splitlines()) == 3
+    assert answers[0] == answers[1]
