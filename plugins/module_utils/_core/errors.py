@@ -33,7 +33,9 @@ class InvalidInput(VmstoreError):
     """
 
     def __init__(self, option: str, value: object, accepted: str) -> None:
-        shown = repr(value)
+        from .secrets import withheld  # a mistyped URL, or one that was given to another option, still has its password
+
+        shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
         super().__init__(f"{option}: {shown} is not accepted: {accepted}.")
