@@ -19,12 +19,16 @@ _SUSPICIOUS = re.compile(r":/.*[@?#]|:\S*@", re.DOTALL)
 #: URLs of ssh and of libvirt, which name a user and files but take no password.
 _WITHOUT_PASSWORD = re.compile(r"(ssh://([^:@/?#\s]+@)?[^@?#\s]*|(qemu|test)(\+[a-z0-9]+)?://([^:@/?#\s]+@)?[^@#\s]*)", re.IGNORECASE)
 
+#: What a URL that is shown has instead of its query.
+WITHHELD_QUERY = "?..."
+
 #: What separates a URL from the text around it.
 _AROUND = re.compile(r"""[\s,'"]+""")
 
 
 def may_hold_secret(text: str) -> bool:
     """Return whether a password may be in ``text``."""
+    text = text.removesuffix(WITHHELD_QUERY)
     return _SUSPICIOUS.search(text) is not None and _WITHOUT_PASSWORD.fullmatch(text) is None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from .._catalog.images import find_images
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound
 from .._core.names import check_host, check_name
-from .._core.paths import absolute, is_within
+from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
 from .._driver.attributes import check_values, settings_of
 from .._driver.base import TIMEOUT, DatastoreDriver, DriverInfo
@@ -215,7 +214,7 @@ def driver_of(
     :arg log: is told what the driver does, one line a call.
     """
     protected = {directory for other in (all_datastores(catalog) if datastores is None else datastores) for directory in other.directories()}
-    protected.add(os.path.realpath(catalog.path))
+    protected.add(real_path(catalog.path))
     driver = datastore_driver(datastore.ds_driver)
     return driver(datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log)
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
-from .._core.errors import PartlyDone, VmstoreError
+from .._core.errors import PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
 from .._core.secrets import secrets_of
 
@@ -120,6 +120,8 @@ def _failing(module: AnsibleModule):
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            module.fail_json(msg=str(from_os_error(error, f"use {error.filename}")), exception=traceback.format_exc())
         module.fail_json(msg=f"A defect in granary.vmstore: {type(error).__name__}: {error}.", exception=traceback.format_exc())
 
 

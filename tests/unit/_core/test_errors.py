@@ -22,6 +22,7 @@ def test_a_long_value_is_cut_short() -> None:
         ("http:/h/x?token=pa55", "'http:/...'"),
         (["http:/user:pa55@h/x"], "..."),
         ("/srv/data@2024", "'/srv/data@2024'"),
+        ("https://h/x?...", "'https://h/x?...'"),
         ("ssh://root@h/x", "'ssh://root@h/x'"),
         ("qemu+ssh://root@h/system?keyfile=/k", "'qemu+ssh://root@h/system?keyfile=/k'"),
         ([{"start": "a@b"}], "[{'start': 'a@b'}]"),

@@ -315,6 +315,41 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..
     assert seen == [True]
 
 
+UNREADABLE = """
+import os, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import read_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export_record import resolve_source
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+path, safe = "/proc/1/root/tmp/x", {"safe_dirs": ("/proc/1/root/tmp",)}
+for attempt in (
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).cp(path, CopyOptions("os")),
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).stat(path),
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", path)).prepare(),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1")).cp(path, CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1", **safe)).cp("/usr", CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1"), protected=[path]).cp("/usr", CopyOptions("filesystem")),
+    lambda: read_catalog(path, missing_ok=True),
+    lambda: resolve_source(path),
+):
+    try:
+        attempt()
+    except VmstoreError as error:
+        print(error)
+"""
+
+
+def test_a_path_through_a_link_that_this_user_may_not_read_is_refused() -> None:
+    """Such as the root directory of another user's process, which os.path.realpath raises an error of."""
+    done = subprocess.run([sys.executable, "-c", UNREADABLE], capture_output=True, text=True, check=True)
+    # From Python 3.13 on, realpath takes such a link for a directory; what comes after it fails then, if anything is opened.
+    assert len(done.stdout.splitlines()) >= (7 if sys.version_info >= (3, 13) else 8)
+
+
 COUNTED = """
 import collections, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
