@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
 from .._core.errors import FULL, CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
+from .._core.temporary import create_temporary, sweep_temporaries
 from . import schema
 from .datastores import default_datastores, insert_datastore
 from .file_system import check_local
@@ -234,6 +235,8 @@ def _reserve(path: str) -> None:
     with contextlib.suppress(OSError):
         with acting_as(place.owner):
             catalog = os.lstat(place.path)
+            with opened_directory(os.path.dirname(place.path), option="catalog") as directory:
+                sweep_temporaries(directory, os.path.basename(place.path))
         wanted = max(2 * catalog.st_size, SMALLEST_RESERVE)
         for suffix, size in ((LOCK_SUFFIX, 0), ("-journal", wanted)):
             with _opened_beside(place, suffix, catalog) as descriptor, acting_as(place.owner):
@@ -374,29 +377,31 @@ def _make(path: str, datastore_location: str) -> None:
     """
     place = locate_catalog(path)
     directory, name = os.path.split(place.path)
-    temporary = ""
     try:
-        with acting_as(place.owner):
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-        with os.fdopen(descriptor, "wb"):
+        with contextlib.ExitStack() as stack:
+            with acting_as(place.owner):
+                opened = stack.enter_context(opened_directory(directory, option="catalog"))
+                descriptor, temporary = create_temporary(opened, name)
+            stack.callback(os.close, descriptor)  # last, because that ends SQLite's locks, too (fcntl(2))
+            stack.callback(_remove, place, os.path.join(directory, temporary))
             _overwrite_in_place(descriptor)
             os.fchown(descriptor, -1, place.directory.st_gid)
             os.fchmod(descriptor, 0o640)
-        with acting_as(place.owner):
-            with _translated(path), Catalog(sqlite3.connect(temporary, isolation_level=None), path) as catalog:
-                catalog.execute("PRAGMA synchronous = FULL")
-                _fill(catalog, datastore_location)
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, place.path)
-            with opened_directory(directory, option="catalog") as opened:
+            with acting_as(place.owner):
+                with _translated(path), Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog:
+                    catalog.execute("PRAGMA synchronous = FULL")
+                    catalog.execute("PRAGMA journal_mode = MEMORY")  # nobody repairs a file that has no name yet
+                    _fill(catalog, datastore_location)
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, name, src_dir_fd=opened, dst_dir_fd=opened)
                 sync_opened(opened)
     except OSError as error:
         raise from_os_error(error, f"make the catalog {path}") from error
-    finally:
-        with acting_as(place.owner):
-            for leftover in (temporary + suffix for suffix in FILE_SUFFIXES if temporary):
-                with contextlib.suppress(OSError):
-                    os.unlink(leftover)
+
+
+def _remove(place: CatalogPlace, path: str) -> None:
+    with acting_as(place.owner), contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 @contextlib.contextmanager

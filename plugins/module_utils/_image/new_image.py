@@ -18,12 +18,12 @@ import fcntl
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path, exists_at, open_file_at, opened_directory, sync_opened
+from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
+from .._core.temporary import is_held, lock, remove_unheld
 
 #: Of every image file.
 MODE = 0o640
@@ -177,22 +177,6 @@ def sweep(directory: str | int) -> None:
         _sweep(opened, place)
 
 
-def is_held(directory: int, name: str) -> bool:
-    """Return whether a running program holds the part ``name`` of an open directory. :func:`sweep` leaves such a part.
-
-    Where locks don't work, or the part can't be opened, the part counts as held.
-    """
-    try:
-        descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            (kind,) = struct.unpack_from("h", _lock(descriptor, fcntl.F_OFD_GETLK))
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return True
-    return kind != fcntl.F_UNLCK
-
-
 @contextlib.contextmanager
 def _opened(directory: str | int, doing: str) -> Iterator[tuple[int, str]]:
     """A descriptor of a directory, and its path for messages."""
@@ -238,13 +222,7 @@ def _sweep(directory: int, place: str) -> None:
     for name in parts:
         with contextlib.suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                # Not waiting for its owner to give up a lease (F_SETLEASE), which takes him 45 s for each.
-                descriptor = open_file_at(directory, name, os.O_RDWR | os.O_NONBLOCK)
-                try:
-                    _lock(descriptor, fcntl.F_OFD_SETLK)
-                    os.unlink(name, dir_fd=directory)
-                finally:
-                    os.close(descriptor)
+                remove_unheld(directory, name)
             else:
                 _remove(directory, name)
 
@@ -254,7 +232,7 @@ def _open_part(directory: int, place: str) -> NewImage:
         name = _part_name()
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
-            _lock(descriptor, fcntl.F_OFD_SETLKW)
+            lock(descriptor, fcntl.F_OFD_SETLKW)
             swept = os.fstat(descriptor).st_nlink == 0  # by another run, before it was locked
         except BaseException:
             os.unlink(name, dir_fd=directory)
@@ -267,14 +245,6 @@ def _open_part(directory: int, place: str) -> NewImage:
 
 def _part_name() -> str:
     return f".{os.urandom(16).hex()}.part"
-
-
-def _lock(descriptor: int, how: int) -> bytes:
-    """Lock the first byte for this open file, or ask about that lock.
-
-    Not flock(2), which over NFS locks all bytes, also those by which qemu-img locks (flock(2), "NFS details").
-    """
-    return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
 def _remove(directory: int, name: str) -> None:

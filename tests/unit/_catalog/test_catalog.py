@@ -125,6 +125,25 @@ def test_a_killed_writer_leaves_the_catalog_as_it_was(path: str) -> None:
         assert len(all_datastores(catalog)) == 3
 
 
+KILLED_MAKER = """
+import os, signal, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+if sys.argv[2] == "before":
+    os.link = lambda *_arguments, **_options: os.kill(os.getpid(), signal.SIGKILL)
+else:
+    os.unlink = lambda *_arguments, **_options: os.kill(os.getpid(), signal.SIGKILL)
+open_catalog(sys.argv[1], create=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_killed_program_left_of_a_new_catalog_is_removed(path: str, when: str) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED_MAKER, path, when], check=False).returncode == -9
+    assert len([name for name in os.listdir(os.path.dirname(path)) if name.endswith(".part")]) == 1
+    make(path)
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
+
+
 CREATE = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
