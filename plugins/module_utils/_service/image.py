@@ -44,6 +44,9 @@ IMAGE_SPEC = ArgumentSpec(
     mutually_exclusive=[["images", name] for name in IMAGE_OPTIONS if "default" not in IMAGE_OPTIONS[name]],
 ).merge(CATALOG_OPTIONS)
 
+#: Upper bound of the plans that are made because another program changed the catalog meanwhile.
+MOST_ATTEMPTS = 10
+
 #: What each type of datastore holds.
 IMAGE_TYPES = {"image": ("os", "cdrom", "datablock", "filesystem"), "file": ("kernel", "ramdisk", "context")}
 
@@ -116,6 +119,15 @@ class ImageService(CatalogService):
         return plan
 
     def plan(self) -> Plan:
+        for _attempt in range(MOST_ATTEMPTS - 1):
+            try:
+                return self._plan_once()
+            except VmstoreError:
+                if not self.renewed():
+                    raise
+        return self._plan_once()
+
+    def _plan_once(self) -> Plan:
         self._known = KnownImages(self.catalog, timeout=self.timeout, log=self.log)
         self._data.start(self._known)
         self._plan = Plan()
