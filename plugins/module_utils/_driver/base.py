@@ -177,6 +177,12 @@ class DatastoreDriver:
     def look_ahead(self, paths: Sequence[str]) -> None:
         """Prepare :meth:`cp` of many paths, where looking at all of them at once is faster."""
 
+    def try_attributes(self) -> None:
+        """Refuse attributes of the datastore whose values the commands of the host that makes its images don't accept, as far as that is known here.
+
+        :raises InvalidInput: naming the attribute.
+        """
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
         self._unsupported("cp")

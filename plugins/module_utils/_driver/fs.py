@@ -66,6 +66,11 @@ class FsDriver(DirectoryDriver):
             return BridgedFsDriver(datastore, **options)
         return super().__new__(cls)
 
+    def try_attributes(self) -> None:
+        from .attributes import try_values
+
+        try_values(self.datastore.attributes)
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
 

@@ -62,6 +62,7 @@ class DatastoreService(CatalogService):
         self.id: int | None = options["id"]
         self.name: str | None = options["name"]
         self.wish = read_wish(options)
+        self._tried: dict[str, str] = {}
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -78,6 +79,7 @@ class DatastoreService(CatalogService):
         if found is None:
             self._check_apart(wanted)
         check_datastore(wanted)
+        self._try_attributes(wanted, found)
         if wanted != found:
             apply = functools.partial(self._insert, wanted) if found is None else functools.partial(update_datastore, self.catalog, wanted)
             verb = "create" if found is None else "update"
@@ -102,6 +104,13 @@ class DatastoreService(CatalogService):
             if self.wish.get(option, old) != old:
                 raise Conflict(f"{option}: the datastore {found.name!r} was created with {old!r}, which can't change to {self.wish[option]!r}.")
         return dataclasses.replace(found, name=self.name or found.name, **self.wish)
+
+    def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
+        """Try new values once, and not in the transaction: commands are run for that."""
+        known = [self._tried, None if found is None else found.attributes]
+        if wanted.attributes not in known:
+            datastore_driver(wanted.ds_driver)(wanted).try_attributes()
+            self._tried = wanted.attributes
 
     def _check_unique(self, wanted: Datastore) -> None:
         for other in all_datastores(self.catalog):
