@@ -24,6 +24,7 @@ from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NoSpace, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
 from .._core.names import LONGEST_NAME
 from .._core.plan import Action, Plan, nothing
+from .._core.secrets import withheld
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService
@@ -63,7 +64,7 @@ class ImageService(CatalogService):
         self._references: list[str] = []
         self.wishes: list[ImageWish] = []
         for number, one in enumerate(options["images"] if self.many else [options]):
-            self._references.append(printable(str(one["name"] if one["id"] is None else one["id"])[:LONGEST_NAME]))
+            self._references.append(printable(withheld(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME]))
             try:
                 self.wishes.append(read_wish(one))
             except InvalidInput as error:

@@ -67,9 +67,14 @@ def test_a_new_catalog_has_the_default_datastores(path: str) -> None:
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
-def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tenant: Path) -> None:
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tenant: Path, mask: int) -> None:
     os.chown(tenant, 1234, 1235)
-    make(str(tenant / "catalog.sqlite"))
+    before = os.umask(mask)
+    try:
+        make(str(tenant / "catalog.sqlite"))
+    finally:
+        os.umask(before)
     for name in FILES:
         found = (tenant / name).stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)

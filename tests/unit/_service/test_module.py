@@ -117,6 +117,7 @@ SECRET = "http:/user:pa55'word@127.0.0.1/x"
         {"images": json.dumps([{"name": "x", "url": SECRET}])},
         {"images": [{"name": "x", "url": SECRET}, {"name": "y", "size": SECRET}]},
         {"images": [{"name": "x", "ur": SECRET}]},
+        {"images": [{"name": SECRET + "x" * 300, "size": 1}]},
         {"uid_map": SECRET},
         {"uid_map": [{"start": SECRET}]},
     ],
