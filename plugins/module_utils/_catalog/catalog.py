@@ -7,19 +7,17 @@
 SQLite opens the catalog and its journal by name, in a directory that usually belongs to the service user. So root has that user's rights
 while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what the user can write anyway.
 
-A full file system must not keep images from being removed. So the journal stays between transactions, with blocks enough to change every page of the
-catalog. Without a write-ahead log, reading creates no file, so that it works on full and on read-only file systems, too (:mod:`.reading`).
+A full file system must not keep images from being removed. So the journal stays between transactions, with enough blocks (:mod:`.reserve`). Without a
+write-ahead log, reading creates no file, so that it works on full and on read-only file systems, too (:mod:`.reading`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import sqlite3
 import stat
-import struct
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +26,12 @@ from dataclasses import dataclass
 from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
 from .._core.errors import FULL, CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
-from .._core.temporary import create_temporary, sweep_temporaries
+from .._core.temporary import create_temporary
 from . import schema
 from .datastores import default_datastores, insert_datastore
 from .file_system import check_local
 from .reading import opened_for_reading
+from .reserve import overwrite_in_place, reserve
 
 DEFAULT_PATH = "/var/lib/one/vmstore/catalog.sqlite"
 DEFAULT_LOCATION = "/var/lib/one/datastores"
@@ -51,15 +50,6 @@ MEANINGS = {
 
 #: Ends of the names of the files of a database (https://www.sqlite.org/tempfiles.html).
 FILE_SUFFIXES = ("", "-journal", "-wal", "-shm")
-
-#: End of the name of the file that work on the data of images is locked by.
-LOCK_SUFFIX = ".images.lock"
-
-#: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_NOCOW_FL (linux/fs.h).
-_GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
-
-#: Lower bound of the bytes that the journal holds on to.
-SMALLEST_RESERVE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -156,7 +146,7 @@ def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_L
     with contextlib.ExitStack() as opened:
         catalog = opened.enter_context(_connect(path))
         _prepare_writing(catalog)
-        _reserve(path)
+        reserve(locate_catalog(path))
         _migrate(catalog)
         opened.pop_all()
     return catalog
@@ -223,56 +213,6 @@ def _prepare_writing(catalog: Catalog) -> None:
     # Without these, SQLite writes temporary files, and a large transaction locks readers out before its end.
     catalog.execute("PRAGMA temp_store = MEMORY")
     catalog.execute("PRAGMA cache_spill = OFF")
-
-
-def _reserve(path: str) -> None:
-    """Create the files that a transaction needs, with blocks enough to change every page of the catalog, so that it succeeds on a full file system.
-
-    The journal is larger than the pages in it (https://www.sqlite.org/fileformat.html#the_rollback_journal). What can't be had now isn't missed before the
-    file system is full.
-    """
-    place = locate_catalog(path)
-    with contextlib.suppress(OSError):
-        with acting_as(place.owner):
-            catalog = os.lstat(place.path)
-            with opened_directory(os.path.dirname(place.path), option="catalog") as directory:
-                sweep_temporaries(directory, os.path.basename(place.path))
-        wanted = max(2 * catalog.st_size, SMALLEST_RESERVE)
-        for suffix, size in ((LOCK_SUFFIX, 0), ("-journal", wanted)):
-            with _opened_beside(place, suffix, catalog) as descriptor, acting_as(place.owner):
-                if os.fstat(descriptor).st_blocks * 512 < size:
-                    os.posix_fallocate(descriptor, 0, size)
-
-
-@contextlib.contextmanager
-def _opened_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) -> Iterator[int]:
-    """A descriptor of a file of the catalog. A new one has the catalog's group and mode, as SQLite gives them.
-
-    :raises OSError: it can't be opened.
-    """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    created = False
-    with acting_as(place.owner):
-        try:
-            descriptor = os.open(place.path + suffix, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            created = True
-        except FileExistsError:
-            descriptor = os.open(place.path + suffix, flags)
-    try:
-        if created:
-            _overwrite_in_place(descriptor)
-            os.fchown(descriptor, -1, catalog.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(catalog.st_mode))
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _overwrite_in_place(descriptor: int) -> None:
-    """Let btrfs write to the blocks that an empty file is about to get, and not to free ones, of which a full file system has none (ioctl_iflags(2))."""
-    with contextlib.suppress(OSError):
-        (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(struct.calcsize("l"))))
-        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", flags | _NO_COPY_ON_WRITE))
 
 
 def locate_catalog(path: str) -> CatalogPlace:
@@ -384,7 +324,7 @@ def _make(path: str, datastore_location: str) -> None:
                 descriptor, temporary = create_temporary(opened, name)
             stack.callback(os.close, descriptor)  # last, because that ends SQLite's locks, too (fcntl(2))
             stack.callback(_remove, place, os.path.join(directory, temporary))
-            _overwrite_in_place(descriptor)
+            overwrite_in_place(descriptor)
             os.fchown(descriptor, -1, place.directory.st_gid)
             os.fchmod(descriptor, 0o640)
             with acting_as(place.owner):
@@ -430,4 +370,4 @@ def _is_full(path: str) -> bool:
     return False
 
 
-__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "LOCK_SUFFIX", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]
+__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from .._core.directory import descriptor_path, opened_parent
 from .._core.errors import InvalidInput, os_errors
-from .._core.paths import absolute, real_path
+from .._core.paths import absolute
 
 #: Bytes read at once.
 CHUNK = 1 << 20
@@ -32,7 +32,7 @@ def opened(path: str, check: Callable[[str], object]) -> Iterator[int]:
     path = absolute("path", path)
     with contextlib.ExitStack() as stack:
         with os_errors(f"open {path}"):
-            check(real_path(path))
+            check(os.path.realpath(path))
             directory, name = stack.enter_context(opened_parent(path))
             # O_PATH opens nothing yet: no device is touched, no pipe waited for.
             found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

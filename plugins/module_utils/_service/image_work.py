@@ -11,9 +11,10 @@ import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .._catalog.catalog import LOCK_SUFFIX, Catalog, locate_catalog
+from .._catalog.catalog import Catalog, locate_catalog
 from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
+from .._catalog.reserve import LOCK_SUFFIX
 from .._catalog.vm_disks import find_vm_disks
 from .._core.errors import CatalogFailed, NotFound
 from .._core.locks import locked
