@@ -94,6 +94,7 @@ options:
       - V(fs) knows C(driver), V(raw) or V(qcow2), the format that disks are converted to, unless C(convert) is V(no); C(sparse), C(no_decompress) and
         C(verify), V(yes) or V(no); C(limit_transfer_bw), bytes a second, perhaps with K, M or G; C(qcow2_options), such as V(cluster_size=2M);
         C(supported_fs), file systems that empty images can have, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
+      - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) names hosts that make the images.
       - V(virtiofs) has none.
     type: dict
   state:

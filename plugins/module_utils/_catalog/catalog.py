@@ -4,14 +4,18 @@
 
 """The catalog: an SQLite database on the front-end that knows every datastore, image and attachment.
 
-SQLite opens the catalog, its log and its journals by name, in a directory that usually belongs to the service user. So root has that user's rights
+SQLite opens the catalog and its journal by name, in a directory that usually belongs to the service user. So root has that user's rights
 while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what the user can write anyway.
+
+A full file system must not keep images from being removed. So the journal stays between transactions, with enough blocks (:mod:`.reserve`). Without a
+write-ahead log, reading creates no file, so that it works on full and on read-only file systems, too (:mod:`.reading`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import stat
 import tempfile
@@ -20,11 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
-from .._core.errors import CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
+from .._core.errors import FULL, CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
+from .._core.temporary import create_temporary
 from . import schema
 from .datastores import default_datastores, insert_datastore
 from .file_system import check_local
+from .reading import opened_for_reading
+from .reserve import overwrite_in_place, reserve
 
 DEFAULT_PATH = "/var/lib/one/vmstore/catalog.sqlite"
 DEFAULT_LOCATION = "/var/lib/one/datastores"
@@ -37,7 +44,7 @@ MEANINGS = {
     "database is locked": f"another program has been writing to it for more than {LOCK_DEADLINE} seconds",
     "not a database": "the file is damaged or was not made by granary.vmstore",
     "malformed": "the file is damaged, so restore it from a backup",
-    "readonly": "this user may not write to the file or its directory",
+    "readonly": "this user may not write to the file or its directory, or the file system is read-only",
     "unable to open": "this user may not read and write the file and its directory",
 }
 
@@ -138,8 +145,8 @@ def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_L
         _make(path, datastore_location)
     with contextlib.ExitStack() as opened:
         catalog = opened.enter_context(_connect(path))
-        catalog.execute("PRAGMA foreign_keys = ON")
-        catalog.execute("PRAGMA synchronous = FULL")
+        _prepare_writing(catalog)
+        reserve(locate_catalog(path))
         _migrate(catalog)
         opened.pop_all()
     return catalog
@@ -156,22 +163,38 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
         if missing_ok and not catalog_exists(path):
             _fill(catalog, datastore_location)
         else:
-            with _connect(path) as original:
-                original.copy_to(catalog)
+            _read_into(catalog)
+            _check_version(catalog)
             _migrate(catalog)
         opened.pop_all()
     return catalog
 
 
+def _read_into(catalog: Catalog) -> None:
+    """Make ``catalog``, which is in memory, hold what the file at its path holds."""
+    place = locate_catalog(catalog.path)
+    with os_errors(f"read the catalog {catalog.path}"), acting_as(place.owner):
+        _check_file(catalog.path, place)
+        with _translated(catalog.path), opened_for_reading(place.path, timeout=LOCK_DEADLINE) as connection:
+            Catalog(connection, catalog.path).copy_to(catalog)
+
+
+def _check_file(path: str, place: CatalogPlace) -> None:
+    """
+    :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
+    """
+    if not os.path.lexists(place.path):
+        raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
+    if not stat.S_ISREG(os.lstat(place.path).st_mode):
+        raise CatalogFailed(f"The catalog {path} is not a regular file.")
+    _check_owner(place)
+
+
 def _connect(path: str) -> Catalog:
-    """Open an existing catalog, whichever version of its tables this collection knows."""
+    """Open an existing catalog for writing, whichever version of its tables this collection knows."""
     place = locate_catalog(path)
     with os_errors(f"open the catalog {path}"), acting_as(place.owner):
-        if not os.path.lexists(place.path):
-            raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
-        if not stat.S_ISREG(os.lstat(place.path).st_mode):
-            raise CatalogFailed(f"The catalog {path} is not a regular file.")
-        _check_owner(place)
+        _check_file(path, place)
         with _translated(path):
             address = f"file:{urllib.parse.quote(place.path)}?mode=rw"
             connection = sqlite3.connect(address, uri=True, timeout=LOCK_DEADLINE, isolation_level=None)
@@ -180,6 +203,16 @@ def _connect(path: str) -> Catalog:
         _check_version(catalog)
         opened.pop_all()
     return catalog
+
+
+def _prepare_writing(catalog: Catalog) -> None:
+    catalog.execute("PRAGMA foreign_keys = ON")
+    catalog.execute("PRAGMA synchronous = FULL")
+    # A catalog of an earlier version has a write-ahead log, until no program has it open.
+    catalog.execute("PRAGMA journal_mode = PERSIST")
+    # Without these, SQLite writes temporary files, and a large transaction locks readers out before its end.
+    catalog.execute("PRAGMA temp_store = MEMORY")
+    catalog.execute("PRAGMA cache_spill = OFF")
 
 
 def locate_catalog(path: str) -> CatalogPlace:
@@ -284,29 +317,31 @@ def _make(path: str, datastore_location: str) -> None:
     """
     place = locate_catalog(path)
     directory, name = os.path.split(place.path)
-    temporary = ""
     try:
-        with acting_as(place.owner):
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-        with os.fdopen(descriptor, "wb"):
+        with contextlib.ExitStack() as stack:
+            with acting_as(place.owner):
+                opened = stack.enter_context(opened_directory(directory, option="catalog"))
+                descriptor, temporary = create_temporary(opened, name)
+            stack.callback(os.close, descriptor)  # last, because that ends SQLite's locks, too (fcntl(2))
+            stack.callback(_remove, place, os.path.join(directory, temporary))
+            overwrite_in_place(descriptor)
             os.fchown(descriptor, -1, place.directory.st_gid)
             os.fchmod(descriptor, 0o640)
-        with acting_as(place.owner):
-            with _translated(path), Catalog(sqlite3.connect(temporary, isolation_level=None), path) as catalog:
-                catalog.execute("PRAGMA synchronous = FULL")
-                _fill(catalog, datastore_location)
-                catalog.execute("PRAGMA journal_mode = WAL")
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, place.path)
-            with opened_directory(directory, option="catalog") as opened:
+            with acting_as(place.owner):
+                with _translated(path), Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog:
+                    catalog.execute("PRAGMA synchronous = FULL")
+                    catalog.execute("PRAGMA journal_mode = MEMORY")  # nobody repairs a file that has no name yet
+                    _fill(catalog, datastore_location)
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, name, src_dir_fd=opened, dst_dir_fd=opened)
                 sync_opened(opened)
     except OSError as error:
         raise from_os_error(error, f"make the catalog {path}") from error
-    finally:
-        with acting_as(place.owner):
-            for leftover in (temporary + suffix for suffix in FILE_SUFFIXES if temporary):
-                with contextlib.suppress(OSError):
-                    os.unlink(leftover)
+
+
+def _remove(place: CatalogPlace, path: str) -> None:
+    with acting_as(place.owner), contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -318,18 +353,21 @@ def _translated(path: str) -> Iterator[None]:
         raise CatalogFailed(f"The catalog {path} holds text in UTF-8, which {error.object!r} is not.") from error
     except sqlite3.Error as error:
         message = str(error)
-        # A full file system shows as an I/O error where SQLite can't enlarge the index of its log.
-        if "is full" in message or ("I/O error" in message and _is_full(path)):
+        # A quota that is used up shows as an I/O error, and a file system without inodes as a file that can't be opened.
+        if "is full" in message or (re.search("I/O error|unable to open", message) and _is_full(path)):
             raise NoSpace(f"The catalog {path} can't be written: the file system is full. Nothing was changed.") from error
         meaning = next((MEANINGS[part] for part in MEANINGS if part in message), message)
         raise CatalogFailed(f"The catalog {path} can't be used: {meaning}.") from error
 
 
 def _is_full(path: str) -> bool:
+    """Return whether this user can't create a file beside the catalog for lack of space; SQLite's reason doesn't reach Python."""
     try:
-        return os.statvfs(os.path.dirname(os.path.realpath(path))).f_bavail == 0
-    except OSError:
-        return False
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))) as file:
+            os.posix_fallocate(file.fileno(), 0, 4096)
+    except OSError as error:
+        return error.errno in FULL
+    return False
 
 
 __all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]

@@ -12,8 +12,8 @@ import re
 from .._core.errors import CatalogFailed
 from .._core.files import read_text
 
-#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not dependable, and
-#: SQLite's write-ahead log needs memory that all writers share (https://www.sqlite.org/wal.html).
+#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not dependable
+#: (https://www.sqlite.org/howtocorrupt.html, "File locking problems").
 SHARED_TYPES = frozenset(
     """9p acfs afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2
     smb2 smb3 smbfs vboxsf virtiofs vmhgfs""".split()

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 #: Characters of an offending value that a message repeats.
 LONGEST_SHOWN = 200
 
+#: Numbers of the errors of a file system that is full, and of a quota that is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class VmstoreError(Exception):
     """Anything this collection refuses or fails to do. ``str(error)`` is the sentence for the user."""
@@ -30,7 +33,9 @@ class InvalidInput(VmstoreError):
     """
 
     def __init__(self, option: str, value: object, accepted: str) -> None:
-        shown = repr(value)
+        from .secrets import withheld  # a mistyped URL, or one that was given to another option, still has its password
+
+        shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
         super().__init__(f"{option}: {shown} is not accepted: {accepted}.")
@@ -105,7 +110,7 @@ def printable(text: str) -> str:
 
 def from_os_error(error: OSError, doing: str) -> VmstoreError:
     """The error for an ``OSError``; ``doing`` says what was attempted, such as ``write /etc/subuid``."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return NoSpace(f"Could not {doing}: {error.strerror}. Nothing was changed.")
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
 
@@ -120,6 +125,7 @@ def os_errors(doing: str) -> Iterator[None]:
 
 
 __all__ = [
+    "FULL",
     "CatalogFailed",
     "CommandFailed",
     "Conflict",

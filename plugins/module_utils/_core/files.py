@@ -12,6 +12,7 @@ import stat
 
 from .directory import open_file_at, opened_directory, opened_parent, sync_opened
 from .errors import from_os_error, os_errors
+from .temporary import create_temporary
 
 
 def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
@@ -19,7 +20,7 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
 
     Owner, group, mode and extended attributes of an existing file are kept; a new file gets ``mode``. A symbolic link is
     followed, so that the link stays, unless another user could have put it there to lead elsewhere (:mod:`.directory`). On failure the
-    old file is as it was and nothing is left behind.
+    old file is as it was and nothing is left behind; what a killed program leaves, the next one removes that writes the same file (:mod:`.temporary`).
 
     :raises PathNotAllowed: such a link; :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
     """
@@ -33,8 +34,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
     :arg owner: user and group of a new file; without them they are this process's.
     :raises OSError: the operating system refuses, or ``name`` is no regular file.
     """
-    temporary = f".{name}.{os.urandom(4).hex()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    descriptor, temporary = create_temporary(directory, name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -44,7 +44,8 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
                     os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            # While it is open: closing it ends the lock that keeps it from being swept.
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=directory)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from .errors import InvalidInput, PathNotAllowed
+from .errors import InvalidInput, PathNotAllowed, os_errors
 
 #: Bytes (PATH_MAX in linux/limits.h, less the NUL at the end).
 LONGEST_PATH = 4095
@@ -36,6 +36,15 @@ def absolute(option: str, path: str) -> str:
     return "/" + "/".join(parts)
 
 
+def real_path(path: str) -> str:
+    """Return ``path`` without symbolic links, as os.path.realpath does. What doesn't exist stays as it is.
+
+    :raises FileAccessFailed: a link can't be read, such as ``/proc/1/root`` without the right to trace that process (proc_pid_root(5)).
+    """
+    with os_errors(f"resolve the path {path}"):
+        return os.path.realpath(path)
+
+
 def is_within(path: str, directory: str) -> bool:
     """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within ``/x/safe``."""
     return os.path.commonpath([path, directory]) == directory
@@ -48,16 +57,16 @@ def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Se
     safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is allowed.
     Both lists hold absolute paths, which are resolved here as well.
 
-    :raises PathNotAllowed: naming the restricted directory.
+    :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be resolved.
     """
-    safe_roots = [os.path.realpath(directory) for directory in safe]
+    safe_roots = [real_path(directory) for directory in safe]
     covering = [len(root) for root in safe_roots if is_within(path, root)]
     # On another host, a link of this one may be a directory: both names are restricted.
-    for root in sorted({*map(os.path.normpath, restricted), *map(os.path.realpath, restricted)}):
+    for root in sorted({*map(os.path.normpath, restricted), *map(real_path, restricted)}):
         if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
         if is_within(path, root) and len(root) > max(covering, default=0):
             raise PathNotAllowed(option, path, f"it lies in the restricted directory {root} and SAFE_DIRS names no directory in there that holds it")
 
 
-__all__ = ["absolute", "check_allowed", "is_within"]
+__all__ = ["absolute", "check_allowed", "is_within", "real_path"]

@@ -81,6 +81,45 @@ def check_values(attributes: Mapping[str, str]) -> None:
     for name in FLAGS:
         if attributes.get(name, "no").lower() not in ("yes", "no"):
             raise InvalidInput(OPTION(name), attributes[name], "yes or no is expected")
+    _check_settings(settings_of(attributes))
 
 
-__all__ = ["check_values", "copy_options", "flag", "settings_of"]
+def _check_settings(settings: Settings) -> None:
+    import shlex
+
+    from .._image.copy import creation_options
+
+    for fs in filter(None, settings.supported_fs):
+        if re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]*", fs) is None:
+            raise InvalidInput(OPTION("supported_fs"), fs, "names of file systems are expected, such as ext4 or xfs")
+    for fs, options in settings.fs_options.items():
+        try:
+            shlex.split(options)
+        except ValueError as error:
+            raise InvalidInput(OPTION(f"fs_opts_{fs}"), options, f"arguments of mkfs.{fs} are expected, quoted as in a shell") from error
+    try:
+        creation_options(settings.qcow2_options)
+    except InvalidInput as error:
+        raise InvalidInput(OPTION("qcow2_options"), settings.qcow2_options, error.accepted) from error
+
+
+def try_values(attributes: Mapping[str, str]) -> None:
+    """Refuse values that :func:`check_values` accepts and the commands of this host don't.
+
+    :raises InvalidInput: naming the attribute.
+    """
+    from .._image.datablock import is_known
+    from .._image.trial import try_fs_options, try_qcow2_options
+
+    settings = settings_of(attributes)
+    if "supported_fs" in attributes:
+        for fs in filter(None, settings.supported_fs):
+            if not is_known(fs):
+                accepted = f"names of file systems are expected, such as ext4 or xfs, and this host has no command mkfs.{fs}"
+                raise InvalidInput(OPTION("supported_fs"), fs, accepted)
+    try_qcow2_options(OPTION("qcow2_options"), settings.qcow2_options)
+    for fs, options in settings.fs_options.items():
+        try_fs_options(OPTION(f"fs_opts_{fs}"), fs, options)
+
+
+__all__ = ["check_values", "copy_options", "flag", "settings_of", "try_values"]

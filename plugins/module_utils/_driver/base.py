@@ -178,6 +178,15 @@ class DatastoreDriver:
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        """Prepare :meth:`cp` of many paths, where looking at all of them at once is faster."""
+
+    def try_attributes(self) -> None:
+        """Refuse attributes of the datastore whose values the commands of the host that makes its images don't accept, as far as that is known here.
+
+        :raises InvalidInput: naming the attribute.
+        """
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
         self._unsupported("cp")

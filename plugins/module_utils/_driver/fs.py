@@ -61,6 +61,8 @@ class FsDriver(DirectoryDriver):
         attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS]),
     )
 
+    _is_swept = False
+
     def __new__(cls, datastore: Datastore, **options: Any) -> DatastoreDriver:  # type: ignore[misc]
         """The driver that acts on one of the hosts of a BRIDGE_LIST, where the datastore has one."""
         if datastore.bridge_list:
@@ -68,6 +70,11 @@ class FsDriver(DirectoryDriver):
 
             return BridgedFsDriver(datastore, **options)
         return super().__new__(cls)
+
+    def try_attributes(self) -> None:
+        from .attributes import try_values
+
+        try_values(self.datastore.attributes)
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
@@ -151,7 +158,7 @@ class FsDriver(DirectoryDriver):
         """
         from .._image.snapshots import remove_image
 
-        remove_image(self._image(source))
+        remove_image(self._image(source), sweeping=self._is_first())
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:
         """By the beginning of the file alone where that tells the size: compressed raw data has to be counted.
@@ -352,7 +359,13 @@ class FsDriver(DirectoryDriver):
                 directory = stack.enter_context(opened_directory(place, option="base_path"))
                 status = os.fstat(directory)
             # root makes images for the service user, whose the directory is.
-            yield stack.enter_context(new_image(directory, owner=(status.st_uid, status.st_gid) if os.geteuid() == 0 else None))
+            owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+            yield stack.enter_context(new_image(directory, owner=owner, sweeping=self._is_first()))
+
+    def _is_first(self) -> bool:
+        """Return whether this driver changes the directory for the first time. A sweep reads all of it, so many images have one together."""
+        first, self._is_swept = not self._is_swept, True
+        return first
 
     def _source(self, image: str) -> str:
         return f"{self.datastore.base_path}/{os.path.basename(image)}"

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
-from .._host.directory import Directory, Measuring, look
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from .._host.directory import Directory, Measuring, look, look_at_many
 from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo
 
 
@@ -19,6 +22,12 @@ class VirtiofsDriver(DatastoreDriver):
         stores_data=False,
     )
 
+    #: What :meth:`look_ahead` found.
+    _seen: Mapping[str, Directory] = MappingProxyType({})
+
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        self._seen = look_at_many(paths, check=self.check)
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """
         :raises UnsupportedAction: images of another type.
@@ -26,7 +35,7 @@ class VirtiofsDriver(DatastoreDriver):
         :raises VmstoreError: as :func:`look`.
         """
         self.require_type(options.image_type)
-        found = self._look(path, measuring=options.measure)
+        found = self._seen.get(path) or self._look(path, measuring=options.measure)
         return CopiedImage(found.path, "dir", found.size_mb or 0)
 
     def stat(self, path: str, *, no_decompress: bool = False) -> int:

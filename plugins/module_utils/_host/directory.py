@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .._core.command import Conversation, reason, run
-from .._core.directory import descriptor_path, open_directory
-from .._core.errors import CommandFailed, InvalidInput, StaleState, os_errors, printable
+from .._core.directory import descriptor_path, open_directory, opened_directory
+from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
 from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
@@ -22,6 +25,9 @@ MEBIBYTE = 2**20
 
 #: Seconds for a file system to say whether a path is a directory.
 PROBE_TIMEOUT = 30
+
+#: Upper bound of the entries of a directory that :func:`look_at_many` counts itself. du(1) is faster at more.
+MOST_COUNTED = 500
 
 #: What :data:`LOOK` answers when there is no such directory.
 NOT_A_DIRECTORY = 3
@@ -107,6 +113,62 @@ def _look_here(path: str, check: Callable[[str], object], measuring: Measuring |
         return Directory(real, size)
     finally:
         os.close(descriptor)
+
+
+def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) -> dict[str, Directory]:
+    """Do what :func:`look` does for those of ``paths`` that are small directories of this host and that ``check`` accepts, in one other process.
+
+    The result lacks all the others, and what follows a path that doesn't respond in time: :func:`look` says the reason.
+    """
+    from .._core.deadline import each_within  # few actions need it
+
+    found: dict[str, Directory] = {}
+    with contextlib.suppress(CommandFailed):
+        with contextlib.closing(each_within(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))) as answers:
+            for path, answer in zip(paths, answers):
+                if answer is not None:
+                    found[path] = answer
+    return found
+
+
+def _glance(path: str, check: Callable[[str], object]) -> Directory | None:
+    try:
+        with opened_directory(path) as descriptor:
+            real = absolute("path", os.readlink(descriptor_path(descriptor)))
+            check(real)
+            size = _count(descriptor, set(), [MOST_COUNTED])
+            return Directory(real, -(-size // MEBIBYTE)) if _is_same(real, descriptor) else None
+    except (OSError, VmstoreError):
+        return None
+
+
+def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
+    """Return the bytes on disk as du(1) counts them.
+
+    :arg seen: files that are counted already.
+    :arg left: how many more entries may be counted.
+    :raises OSError: there are more, or one can't be read.
+    """
+    opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        total = os.fstat(opened).st_blocks * 512
+        for name in os.listdir(opened):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            status = os.stat(name, dir_fd=opened, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
+                try:
+                    total += _count(below, seen, left)
+                finally:
+                    os.close(below)
+            elif status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                total += status.st_blocks * 512
+        return total
+    finally:
+        os.close(opened)
 
 
 def _is_same(path: str, descriptor: int) -> bool:
@@ -201,4 +263,4 @@ class DuOutput:
         return -(-self._size // MEBIBYTE)
 
 
-__all__ = ["Directory", "DuOutput", "Measuring", "look"]
+__all__ = ["Directory", "DuOutput", "Measuring", "look", "look_at_many"]

@@ -193,9 +193,12 @@ def _link_target(here: _Way, link: int, name: str) -> str:
     path = os.path.join(here.path, name)
     if here.weakness is not None:
         raise UntrustedLink(f"{path!r} is a symbolic link, and {here.weakness[0]!r} {here.weakness[1]}")
-    target = os.readlink("", dir_fd=link)
-    os.close(link)
-    return target
+    try:
+        return os.readlink("", dir_fd=link)
+    except OSError as error:  # such as of another process's root directory
+        raise Refused(f"the symbolic link {path!r} can't be read: {error.strerror}") from error
+    finally:
+        os.close(link)
 
 
 def _weakness(descriptor: int, child: os.stat_result) -> str | None:

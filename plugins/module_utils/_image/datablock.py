@@ -107,8 +107,21 @@ def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
     """The command that makes ``fs``, but for the path."""
     if fs != "swap" and fs not in supported:
         raise InvalidInput("fs", fs, f"one of {', '.join(sorted({*supported, 'swap'}))} is expected")
+    return find_mkfs(fs, options)
+
+
+def is_known(fs: str) -> bool:
+    """Return whether ``fs`` is a file system that images can have: one of Debian's, or one that this host has a ``mkfs`` for."""
+    return fs in _PACKAGES or _find_program(f"mkfs.{fs}") is not None
+
+
+def find_mkfs(fs: str, options: str) -> list[str]:
+    """The command that makes ``fs``, but for the path.
+
+    :raises CommandFailed: it isn't installed; :raises InvalidInput: the quotation in ``options`` has no end.
+    """
     name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
-    program = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
+    program = _find_program(name)
     if program is None:
         raise CommandFailed(f"The command {name!r} is not installed on this host: install the package {_PACKAGES.get(fs, 'that has it')}.")
     try:
@@ -117,4 +130,8 @@ def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
         raise InvalidInput(f"fs_opts_{fs}", options, f"arguments of {name} are expected") from error
 
 
-__all__ = ["check_datablock", "make_datablock"]
+def _find_program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
+
+
+__all__ = ["check_datablock", "find_mkfs", "is_known", "make_datablock"]

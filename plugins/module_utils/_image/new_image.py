@@ -18,12 +18,12 @@ import fcntl
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .._core.directory import descriptor_path, exists_at, open_file_at, opened_directory, sync_opened
-from .._core.errors import FileAccessFailed, StaleState, os_errors
+from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
+from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
+from .._core.temporary import is_held, lock, remove_unheld
 
 #: Of every image file.
 MODE = 0o640
@@ -87,14 +87,16 @@ class NewImage:
 
 
 @contextlib.contextmanager
-def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE) -> Iterator[NewImage]:
+def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE, sweeping: bool = True) -> Iterator[NewImage]:
     """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
+    :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't be made.
     """
     with _opened(directory, "make an image in") as (opened, place):
-        _sweep(opened, place)
+        if sweeping:
+            _sweep(opened, place)
         with os_errors(f"make an image in {place}"):
             image = _open_part(opened, place)
         try:
@@ -136,21 +138,34 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
     _finish(part.directory, part.place, aside)
 
 
-def remove_files(directory: str, names: Sequence[str]) -> bool:
+def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True) -> bool:
     """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
 
-    What fails is undone, but for the removal of data whose name is gone already.
+    What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename can need a block, they are
+    removed under their own names: a crash then leaves the last ones.
 
+    :arg sweeping: as of :func:`new_image`.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(directory, "read") as (opened, place):
-        _sweep(opened, place)
-        with os_errors(f"remove {os.path.join(place, names[0])}"), contextlib.ExitStack() as undo:
-            aside = _set_aside(opened, names, undo)
-            undo.pop_all()
-        if aside:
-            _finish(opened, place, aside)
-        return bool(aside)
+        if sweeping:
+            _sweep(opened, place)
+        with os_errors(f"remove {os.path.join(place, names[0])}"):
+            found = [name for name in names if exists_at(opened, name)]
+            if len(found) == 1 and not _is_directory(opened, found[0]):
+                os.unlink(found[0], dir_fd=opened)  # which needs no other step that could fail
+                sync_opened(opened)
+                return True
+            try:
+                with contextlib.ExitStack() as undo:
+                    found = _set_aside(opened, names, undo)
+                    undo.pop_all()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+        if found:
+            _finish(opened, place, found)
+        return bool(found)
 
 
 def sweep(directory: str | int) -> None:
@@ -160,22 +175,6 @@ def sweep(directory: str | int) -> None:
     """
     with _opened(directory, "read") as (opened, place):
         _sweep(opened, place)
-
-
-def is_held(directory: int, name: str) -> bool:
-    """Return whether a running program holds the part ``name`` of an open directory. :func:`sweep` leaves such a part.
-
-    Where locks don't work, or the part can't be opened, the part counts as held.
-    """
-    try:
-        descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            (kind,) = struct.unpack_from("h", _lock(descriptor, fcntl.F_OFD_GETLK))
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return True
-    return kind != fcntl.F_UNLCK
 
 
 @contextlib.contextmanager
@@ -223,13 +222,7 @@ def _sweep(directory: int, place: str) -> None:
     for name in parts:
         with contextlib.suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                # Not waiting for its owner to give up a lease (F_SETLEASE), which takes him 45 s for each.
-                descriptor = open_file_at(directory, name, os.O_RDWR | os.O_NONBLOCK)
-                try:
-                    _lock(descriptor, fcntl.F_OFD_SETLK)
-                    os.unlink(name, dir_fd=directory)
-                finally:
-                    os.close(descriptor)
+                remove_unheld(directory, name)
             else:
                 _remove(directory, name)
 
@@ -239,7 +232,7 @@ def _open_part(directory: int, place: str) -> NewImage:
         name = _part_name()
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
-            _lock(descriptor, fcntl.F_OFD_SETLKW)
+            lock(descriptor, fcntl.F_OFD_SETLKW)
             swept = os.fstat(descriptor).st_nlink == 0  # by another run, before it was locked
         except BaseException:
             os.unlink(name, dir_fd=directory)
@@ -254,20 +247,16 @@ def _part_name() -> str:
     return f".{os.urandom(16).hex()}.part"
 
 
-def _lock(descriptor: int, how: int) -> bytes:
-    """Lock the first byte for this open file, or ask about that lock.
-
-    Not flock(2), which over NFS locks all bytes, also those by which qemu-img locks (flock(2), "NFS details").
-    """
-    return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-
-
 def _remove(directory: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # another run has swept it
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        if _is_directory(directory, name):
             _remove_directory(directory, name)
         else:
             os.unlink(name, dir_fd=directory)
+
+
+def _is_directory(directory: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
 def _remove_directory(directory: int, name: str) -> None:

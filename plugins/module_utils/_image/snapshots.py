@@ -130,15 +130,16 @@ def data_file(image: str) -> str:
         return files.path(files.target())
 
 
-def remove_image(image: str) -> bool:
+def remove_image(image: str, *, sweeping: bool = True) -> bool:
     """Remove an image with its snapshots and its checksum; ``False`` when there is none.
 
+    :arg sweeping: as of :func:`remove_files`.
     :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
     """
     directory, name = os.path.split(image)
     if re.fullmatch("[0-9a-f]{32}", name) is None:
         raise InvalidInput("source", image, "the path of an image is expected, which ends in 32 hexadecimal digits")
-    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"])
+    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"], sweeping=sweeping)
 
 
 @dataclass(frozen=True)

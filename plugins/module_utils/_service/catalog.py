@@ -26,6 +26,7 @@ class CatalogService(Service):
         self.datastore_location = datastore_location
         self.missing = not catalog_exists(self.path)
         self._open: Catalog | None = None
+        self._is_writing = False
 
     @property
     def catalog(self) -> Catalog:
@@ -40,14 +41,33 @@ class CatalogService(Service):
         if not plan.changed:
             return plan
         with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
-            self._open = catalog
-            plan = self.plan()
-            plan.commit()
+            self._open, self._is_writing = catalog, True
+            try:
+                plan = self.plan()
+                plan.commit()
+            finally:
+                self._open, self._is_writing = None, False
         return plan
 
     def rehearse(self) -> Plan:
         """The plan on a copy, before the plan that counts is made. Subclasses do here what takes long and changes no state that others see."""
         return self.plan()
+
+    def renewed(self) -> bool:
+        """Read the catalog again if another program changed it since the copy was read, and return whether one did.
+
+        A plan that compares an old copy with what is on the disk now finds what never was: images without data, for one.
+        """
+        if self._is_writing or self._open is None or not catalog_exists(self.path):
+            return False
+        now = read_catalog(self.path, missing_ok=False)
+        if all(now.execute(rows) == self._open.execute(rows) for rows in ("SELECT * FROM image ORDER BY id", "SELECT * FROM datastore ORDER BY id")):
+            now.close()
+            return False
+        self._close()
+        self._open = now
+        self.missing = False
+        return True
 
     def _close(self) -> None:
         if self._open is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from .._catalog.images import find_images
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound
 from .._core.names import check_host, check_name
-from .._core.paths import absolute, is_within
+from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
 from .._driver.attributes import check_values, settings_of
 from .._driver.base import TIMEOUT, DatastoreDriver, DriverInfo
@@ -63,6 +62,7 @@ class DatastoreService(CatalogService):
         self.id: int | None = options["id"]
         self.name: str | None = options["name"]
         self.wish = read_wish(options)
+        self._tried: dict[str, str] = {}
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -79,6 +79,7 @@ class DatastoreService(CatalogService):
         if found is None:
             self._check_apart(wanted)
         check_datastore(wanted)
+        self._try_attributes(wanted, found)
         if wanted != found:
             apply = functools.partial(self._insert, wanted) if found is None else functools.partial(update_datastore, self.catalog, wanted)
             verb = "create" if found is None else "update"
@@ -103,6 +104,13 @@ class DatastoreService(CatalogService):
             if self.wish.get(option, old) != old:
                 raise Conflict(f"{option}: the datastore {found.name!r} was created with {old!r}, which can't change to {self.wish[option]!r}.")
         return dataclasses.replace(found, name=self.name or found.name, **self.wish)
+
+    def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
+        """Try new values once, and not in the transaction: commands are run for that."""
+        known = [self._tried, None if found is None else found.attributes]
+        if wanted.attributes not in known:
+            datastore_driver(wanted.ds_driver)(wanted).try_attributes()
+            self._tried = wanted.attributes
 
     def _check_unique(self, wanted: Datastore) -> None:
         for other in all_datastores(self.catalog):
@@ -215,7 +223,7 @@ def driver_of(
     :arg log: is told what the driver does, one line a call.
     """
     protected = {directory for other in (all_datastores(catalog) if datastores is None else datastores) for directory in other.directories()}
-    protected.add(os.path.realpath(catalog.path))
+    protected.add(real_path(catalog.path))
     driver = datastore_driver(datastore.ds_driver)
     return driver(datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log)
 

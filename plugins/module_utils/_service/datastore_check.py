@@ -105,6 +105,8 @@ class DatastoreCheckService(CatalogService):
             # One that is asked for by name says itself that it has nothing to check.
             if holds_images(driver.info) or self.options["name"] is not None
         ]
+        if any(one.missing for one in checked) and self.renewed():
+            return self.plan()  # they were removed since the catalog was read
         for one in checked:
             self._compare(one)
         self._plan_removals(checked)

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 
 from .._core.errors import Conflict, FileAccessFailed, PathNotAllowed, StaleState, os_errors
+from .._core.paths import real_path
 from .._core.plan import Action
 from .._host import virtiofsd_wrapper
 from .._host.root_state import write_state
@@ -30,7 +30,7 @@ def resolve_source(path: str) -> str:
         raise PathNotAllowed("source", path, f"{error}; the path of the directory itself is expected") from error
     except Refused:
         pass  # there is none, which is said where it is opened
-    return os.path.realpath(path)
+    return real_path(path)
 
 
 class ExportRecord:

@@ -21,9 +21,10 @@ from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
+from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NoSpace, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
 from .._core.names import LONGEST_NAME
-from .._core.plan import Action, Plan
+from .._core.plan import Action, Plan, nothing
+from .._core.secrets import withheld
 from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService
@@ -32,6 +33,7 @@ from .image_data import EMPTY_TYPES, ImageData
 from .image_wish import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
 from .image_work import image_lock
 from .known_images import KnownImages
+from .prepared_action import prepared
 
 IMAGE_SPEC = ArgumentSpec(
     {
@@ -42,6 +44,9 @@ IMAGE_SPEC = ArgumentSpec(
     required_one_of=[["id", "name", "images"]],
     mutually_exclusive=[["images", name] for name in IMAGE_OPTIONS if "default" not in IMAGE_OPTIONS[name]],
 ).merge(CATALOG_OPTIONS)
+
+#: Upper bound of the plans that are made because another program changed the catalog meanwhile.
+MOST_ATTEMPTS = 10
 
 #: What each type of datastore holds.
 IMAGE_TYPES = {"image": ("os", "cdrom", "datablock", "filesystem"), "file": ("kernel", "ramdisk", "context")}
@@ -59,7 +64,7 @@ class ImageService(CatalogService):
         self._references: list[str] = []
         self.wishes: list[ImageWish] = []
         for number, one in enumerate(options["images"] if self.many else [options]):
-            self._references.append(printable(str(one["name"] if one["id"] is None else one["id"])[:LONGEST_NAME]))
+            self._references.append(printable(withheld(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME]))
             try:
                 self.wishes.append(read_wish(one))
             except InvalidInput as error:
@@ -69,12 +74,15 @@ class ImageService(CatalogService):
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
         self._data = ImageData()
+        #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
+        self._data_first = False
+        self._emptied: list[str] = []
 
     def converge(self) -> Plan:
         self._data.look = False
         recorded = False
         try:
-            plan = super().converge()
+            plan = self._recorded()
             recorded = True
         finally:
             self._data.discard(keep=recorded)
@@ -89,6 +97,22 @@ class ImageService(CatalogService):
             raise PartlyDone(" ".join(map(str, errors)), plan) if plan.changed or len(errors) > 1 else errors[0]
         return plan
 
+    def _recorded(self) -> Plan:
+        """Plan and commit. Where the catalog can't be written for lack of space, images make space for their own removal by that of their data."""
+        try:
+            return super().converge()
+        except NoSpace:
+            if not all(wish.absent for wish in self.wishes):
+                raise
+        self._data_first = True
+        try:
+            return super().converge()
+        except VmstoreError as error:
+            if not self._emptied:
+                raise
+            state = f"The data of {', '.join(map(repr, self._emptied))} is removed, but the catalog {self.path} still has the images"
+            raise FileAccessFailed(f"{state}: remove them again when its file system has space. {error}") from error
+
     def rehearse(self) -> Plan:
         with _ended_by_exception():
             plan = self.plan()
@@ -96,10 +120,20 @@ class ImageService(CatalogService):
         return plan
 
     def plan(self) -> Plan:
+        for _attempt in range(MOST_ATTEMPTS - 1):
+            try:
+                return self._plan_once()
+            except VmstoreError:
+                if not self.renewed():
+                    raise
+        return self._plan_once()
+
+    def _plan_once(self) -> Plan:
         self._known = KnownImages(self.catalog, timeout=self.timeout, log=self.log)
         self._data.start(self._known)
         self._plan = Plan()
         self._claims: dict[int, int] = {}
+        self._ahead: set[int] = set()
         self._outdated: list[tuple[DatastoreDriver, Image]] = []
         images = []
         for number, wish in enumerate(self.wishes):
@@ -113,6 +147,8 @@ class ImageService(CatalogService):
                 self._plan.warn_once(self._located(number, warning))
         if self.missing and self._plan.changed:
             raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
+        if self._data_first and self._plan.changed:
+            self._plan.actions[0] = prepared(self._plan.actions[0], self._remove_all_data_first, nothing)
         present = [image for image in images if image is not None]
         if self.many:
             self._plan.result["images"] = present
@@ -220,8 +256,17 @@ class ImageService(CatalogService):
     def _look(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
         rules = (driver.datastore, driver.protected)
         if number not in self._looked or self._looked[number][0] != rules:
+            self._look_ahead(number, driver)
             self._looked[number] = (rules, driver.cp(path, CopyOptions(kind)))
         return self._looked[number][1]
+
+    def _look_ahead(self, number: int, driver: DatastoreDriver) -> None:
+        """Let the driver look at the directories of all images from ``number`` on that are declared in the same datastore."""
+        if driver.datastore.id not in self._ahead:
+            self._ahead.add(driver.datastore.id)
+            alike = [wish.data.origin for wish in self.wishes[number:] if wish.datastore == self.wishes[number].datastore and not wish.absent]
+            if len(alike) > 1:
+                driver.look_ahead([path for path in alike if path is not None and path.startswith("/")])
 
     # Images that are data in the datastore
 
@@ -303,6 +348,14 @@ class ImageService(CatalogService):
         if datastore is not None and self._known.driver(datastore).info.stores_data:
             self._outdated.append((self._known.driver(datastore), found))
         self._known.remove(found.id)
+
+    def _remove_all_data_first(self) -> None:
+        for driver, image in self._outdated:
+            if not self._known.is_at(image.path):
+                with image_lock(self.path, image.id):
+                    driver.rm(image.path)
+                self._emptied.append(image.name)
+        self._outdated = []
 
     def _remove_data(self, driver: DatastoreDriver, image: Image) -> None:
         try:

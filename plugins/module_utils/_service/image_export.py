@@ -20,7 +20,7 @@ from .._catalog.datastores import all_datastores
 from .._core.arguments import ArgumentSpec
 from .._core.directory import descriptor_path, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
-from .._core.paths import absolute, is_within
+from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
 from .._driver.source_file import chunks_of
 from .._image.content import Content, OpenContent, copy_content, same_content
@@ -109,9 +109,9 @@ class ImageExportService(ImageWorkService):
         """
         for datastore in all_datastores(self.catalog):
             for directory in datastore.directories():
-                if is_within(path, os.path.realpath(directory)):
+                if is_within(path, real_path(directory)):
                     raise PathNotAllowed("dest", self.dest, f"a file outside of the directories of all datastores is expected, and {directory} is one")
-        catalog = os.path.realpath(self.path)
+        catalog = real_path(self.path)
         if path == catalog or path.startswith((f"{catalog}-", f"{catalog}.")):
             raise PathNotAllowed("dest", self.dest, "it is a file of the catalog")
 

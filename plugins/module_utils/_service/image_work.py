@@ -14,6 +14,7 @@ from typing import Any
 from .._catalog.catalog import Catalog, locate_catalog
 from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
+from .._catalog.reserve import LOCK_SUFFIX
 from .._catalog.vm_disks import find_vm_disks
 from .._core.errors import CatalogFailed, NotFound
 from .._core.locks import locked
@@ -80,7 +81,7 @@ def image_lock(catalog: str, image_id: int) -> Iterator[None]:
     """
     place = locate_catalog(catalog)
     # A new file belongs to the owner of the catalog's directory, like the catalog itself.
-    with locked(f"{place.path}.images.lock", style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id), identity=place.owner):
+    with locked(place.path + LOCK_SUFFIX, style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id), identity=place.owner):
         yield
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from .._catalog.catalog import Catalog
@@ -34,6 +34,7 @@ class KnownImages:
         self._datastores = all_datastores(catalog)
         self._by_id = {image.id: image for image in find_images(catalog)}
         self._by_name = {image.name: image for image in self._by_id.values()}
+        self._at = Counter(image.path for image in self._by_id.values())
         self._by_tag = {image.mount_tag: image for image in self._by_id.values() if image.mount_tag is not None}
         self._disks: dict[int, list[VmDisk]] = defaultdict(list)
         for disk in find_vm_disks(catalog):
@@ -65,7 +66,7 @@ class KnownImages:
 
     def is_at(self, path: str) -> bool:
         """Whether the data of an image is there, as far as the catalog knows. Only one that was made by hand has two images with the same data."""
-        return any(image.path == path for image in self._by_id.values())
+        return self._at[path] > 0
 
     def datastore(self, reference: str | int) -> Datastore | None:
         column = "id" if str(reference).isdigit() else "name"
@@ -116,6 +117,7 @@ class KnownImages:
             raise Conflict(f"mount_tag: {image.mount_tag!r} belongs to the image {other.name!r}, and two images can't have one mount tag.")
         self.remove(image.id)
         self._by_id[image.id] = self._by_name[image.name] = image
+        self._at[image.path] += 1
         if image.mount_tag is not None:
             self._by_tag[image.mount_tag] = image
         self.next_id = max(self.next_id, image.id + 1)
@@ -124,6 +126,7 @@ class KnownImages:
         image = self._by_id.pop(image_id, None)
         if image is not None:
             del self._by_name[image.name]
+            self._at[image.path] -= 1
             self._by_tag.pop(image.mount_tag, None)
 
     def data_users(self, image: Image, *, running: bool) -> str:

@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
-from .._core.errors import PartlyDone, VmstoreError
+from .._core.errors import PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
+from .._core.secrets import secrets_of
 
 
 class Service:
@@ -50,29 +49,30 @@ class _Module(AnsibleModule):
         open_standard_descriptors()
         super().__init__(**options)
 
+    def _load_params(self) -> None:
+        # Before the options are checked, because errors of that show values.
+        super()._load_params()
+        self.no_log_values.update(_secrets(self.params))
+
     def _log_invocation(self) -> None:
-        # The first that is told of the options, and called whether it is logged or not.
+        # The first that is told of the options as they are once converted, and called whether it is logged or not.
         self.no_log_values.update(_secrets(self.params))
         super()._log_invocation()
 
 
 def _secrets(value: Any) -> Iterator[str]:
-    """User, password and query of each URL with http or https in options; a URL that can't be read is all secret."""
-    if isinstance(value, (dict, list)):
-        for one in value.values() if isinstance(value, dict) else value:
+    """Yield what may be a secret in options, also as Python prints it."""
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _secrets(name)
             yield from _secrets(one)
-    elif isinstance(value, str) and re.match("https?://", value, re.IGNORECASE):
-        try:
-            parts = urlsplit(value)
-            if parts.port == 0:
-                raise ValueError
-        except ValueError:
-            yield value
-            return
-        user, separator, _host = parts.netloc.rpartition("@")
-        # With what they stand beside, so that a short one is found nowhere else.
-        yield from [user + separator] if user else []
-        yield from [f"?{parts.query}"] if parts.query else []
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _secrets(one)
+    elif isinstance(value, str):
+        for secret in secrets_of(value):
+            yield secret
+            yield from {repr(secret)[1:-1]} - {secret}
 
 
 def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
@@ -125,6 +125,8 @@ def _failing(module: AnsibleModule):
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            module.fail_json(msg=str(from_os_error(error, f"use {error.filename}")), exception=traceback.format_exc())
         module.fail_json(msg=f"A defect in granary.vmstore: {type(error).__name__}: {error}.", exception=traceback.format_exc())
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
 from .._core.errors import CommandFailed, Conflict, InvalidInput
+from .._core.paths import real_path
 from .._core.plan import Action, Plan
 from .module import Service
 
@@ -119,7 +119,7 @@ class SimulatedDatastoreService(Service):
             if status is not None:
                 plan.actions.append(Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount")))
             return plan
-        if status is not None and os.path.realpath(str(status["backing"])) != os.path.realpath(str(self.wish.backing)):
+        if status is not None and real_path(str(status["backing"])) != real_path(str(self.wish.backing)):
             raise Conflict(
                 f"The simulated datastore {self.wish.name!r} is mounted from {status['backing']!r}, not from {self.wish.backing!r}: unmount it first."
             )
@@ -130,7 +130,7 @@ class SimulatedDatastoreService(Service):
 
     def _plan_mounts(self, plan: Plan, clients: Mapping[str, Mapping[str, object]]) -> None:
         for mount in self.wish.mounts or []:
-            client, path = str(mount["client"]), os.path.realpath(str(mount["path"]))
+            client, path = str(mount["client"]), real_path(str(mount["path"]))
             now = clients.get(client)
             if now is not None:
                 self._check_mount(client, now, mount, path)

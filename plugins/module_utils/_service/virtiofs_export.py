@@ -25,7 +25,7 @@ from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.locks import locked
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host
-from .._core.paths import absolute, check_allowed
+from .._core.paths import absolute, check_allowed, real_path
 from .._core.plan import Action
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
@@ -530,7 +530,7 @@ class VirtiofsExportService(Service):
         sources = {os.path.normpath(self.attachment.source)} if self.attachment else set()
         if self.options["source"] is not None:
             path = absolute("source", self.options["source"])
-            sources |= {path, os.path.realpath(path)}
+            sources |= {path, real_path(path)}
         claims: list[Attachment] = []
         others: set[str] = set()
         if os.path.lexists(self.catalog_path):

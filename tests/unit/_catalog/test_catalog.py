@@ -18,11 +18,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_images, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, find_vm_disks, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, FileAccessFailed, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "catalog.sqlite")
+
+
+#: The files of a catalog that is not in use, in alphabetical order.
+FILES = ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
 
 
 def make(path: str) -> None:
@@ -53,21 +58,27 @@ def new_datastore(number: int, name: str = "x") -> Datastore:
 
 def test_a_new_catalog_has_the_default_datastores(path: str) -> None:
     open_catalog(path, create=True, datastore_location="/srv/ds").close()
-    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
     assert query(path, "SELECT id, name, type, base_path FROM datastore ORDER BY id") == [
         (0, "system", "system", "/srv/ds/0"),
         (1, "default", "image", "/srv/ds/1"),
         (2, "files", "file", "/srv/ds/2"),
     ]
-    assert query(path, "PRAGMA journal_mode") == [("wal",)]
+    assert query(path, "PRAGMA journal_mode") == [("delete",)]  # which is every mode but that with a log
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
-def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tenant: Path) -> None:
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tenant: Path, mask: int) -> None:
     os.chown(tenant, 1234, 1235)
-    make(str(tenant / "catalog.sqlite"))
-    found = (tenant / "catalog.sqlite").stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
+    before = os.umask(mask)
+    try:
+        make(str(tenant / "catalog.sqlite"))
+    finally:
+        os.umask(before)
+    for name in FILES:
+        found = (tenant / name).stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1235, 0o640)
 
 
 def test_a_catalog_that_exists_is_kept(path: str) -> None:
@@ -120,6 +131,25 @@ def test_a_killed_writer_leaves_the_catalog_as_it_was(path: str) -> None:
         assert len(all_datastores(catalog)) == 3
 
 
+KILLED_MAKER = """
+import os, signal, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+if sys.argv[2] == "before":
+    os.link = lambda *_arguments, **_options: os.kill(os.getpid(), signal.SIGKILL)
+else:
+    os.unlink = lambda *_arguments, **_options: os.kill(os.getpid(), signal.SIGKILL)
+open_catalog(sys.argv[1], create=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_a_killed_program_left_of_a_new_catalog_is_removed(path: str, when: str) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED_MAKER, path, when], check=False).returncode == -9
+    assert len([name for name in os.listdir(os.path.dirname(path)) if name.endswith(".part")]) == 1
+    make(path)
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
+
+
 CREATE = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
@@ -147,7 +177,7 @@ def test_reading_changes_nothing_on_disk(path: str) -> None:
         insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
         assert len(all_datastores(catalog)) == 4
     assert Path(path).read_bytes() == before
-    assert os.listdir(os.path.dirname(path)) == ["catalog.sqlite"]
+    assert sorted(os.listdir(os.path.dirname(path))) == FILES
 
 
 def test_reading_does_not_wait_for_a_writer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +287,7 @@ def test_a_user_who_may_not_read_it(tmp_path: Path) -> None:
 
 FULL = """
 set -e
-mount -t tmpfs -o size=256k tmpfs "$1"
+mount -t tmpfs -o size=512k tmpfs "$1"
 "$2" -c "$3" "$1/catalog.sqlite" make
 head -c 1M /dev/zero > "$1/filler" 2> /dev/null || true
 "$2" -c "$3" "$1/catalog.sqlite" write
@@ -288,7 +318,7 @@ def test_a_full_disk_is_an_error_and_the_catalog_stays_as_it_was(tmp_path: Path)
     assert write == f"NoSpace The catalog {tmp_path}/catalog.sqlite can't be written: the file system is full. Nothing was changed."
     assert make_second.startswith("NoSpace ")
     assert read == "[('system', {}), ('default', {}), ('files', {})]"
-    assert names == ["catalog.sqlite"]
+    assert names == FILES
 
 
 NEXT_STEP = ("ALTER TABLE datastore ADD COLUMN note TEXT", "UPDATE datastore SET note = 'new'")
@@ -383,3 +413,16 @@ def test_text_that_is_not_utf8(path: str) -> None:
     make(path)
     with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="UTF-8"):
         catalog.execute("SELECT ?", ["\udcff"])
+
+
+def test_opening_the_catalog_keeps_this_process_locks_on_images(tmp_path: Path) -> None:
+    """Closing any descriptor of a file ends the locks that the process has on it (fcntl(2))."""
+    path = str(tmp_path / "catalog.sqlite")
+    with open_catalog(path, create=True):
+        pass
+    script = f"import fcntl; fcntl.lockf(open({path + '.images.lock'!r}, 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 7)"
+    with image_lock(path, 7):
+        with open_catalog(path, create=False):
+            pass
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 1
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0

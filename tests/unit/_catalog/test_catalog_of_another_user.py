@@ -107,7 +107,7 @@ def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(path: str, te
                 with contextlib.suppress(VmstoreError):
                     write(attacked)
         assert roots.read_bytes() == before
-        assert os.listdir(tmp_path) == ["catalog.sqlite"]
+        assert sorted(os.listdir(tmp_path)) == ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
 
 
 def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) -> None:

@@ -145,3 +145,42 @@ def test_who_changes_names_all_the_time_leads_no_write_elsewhere(tmp_path: Path,
                         files.remove_durably(str(path))
     assert (os.listdir(tmp_path), victim.read_text()) == (["victim"], "root's own")
     assert victim.stat().st_uid == 0
+
+
+KILLED = """
+import os, signal, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core import files
+os.fsync = lambda descriptor: (print(flush=True), os.kill(os.getpid(), int(sys.argv[2])), signal.pause())
+files.write_atomic(sys.argv[1], b"new")
+"""
+
+
+def parts(directory: Path) -> list[str]:
+    return [name for name in os.listdir(directory) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("name", ["fstab", "x" * 255])
+def test_what_a_killed_program_left_is_removed_by_the_next_and_what_a_running_one_writes_stays(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert subprocess.run([sys.executable, "-c", KILLED, path, "9"], check=False, stdout=subprocess.DEVNULL).returncode == -9
+    (left,) = parts(tmp_path)
+    for other in (f".{name}.0123456"[:255], f"{name[:200]}.part", f".other.{'a' * 32}.part"):
+        (tmp_path / other).touch()
+    with subprocess.Popen([sys.executable, "-c", KILLED, path, "0"], stdout=subprocess.PIPE) as running:
+        assert running.stdout and running.stdout.readline() == b"\n"
+        (held,) = set(parts(tmp_path)) - {f"{name[:200]}.part", f".other.{'a' * 32}.part"}
+        assert held != left
+        files.write_atomic(str(path), b"mine")
+        assert held in parts(tmp_path)
+        running.kill()
+    files.write_atomic(str(path), b"mine")
+    assert sorted(parts(tmp_path)) == sorted([f"{name[:200]}.part", f".other.{'a' * 32}.part"])
+    assert path.read_bytes() == b"mine"
+
+
+def test_many_writers_at_once_never_remove_what_another_writes(tmp_path: Path) -> None:
+    script = "import sys\nfrom ansible_collections.granary.vmstore.plugins.module_utils._core.files import write_atomic\n"
+    script += "for number in range(100): write_atomic(sys.argv[1], b'x' * 100)\n"
+    running = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "file"]) for _process in range(4)]
+    assert [process.wait() for process in running] == [0] * 4
+    assert os.listdir(tmp_path) == ["file"]

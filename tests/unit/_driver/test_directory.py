@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path) -> None:
     hung = Path(__file__).parents[2] / "hung_mount.py"
     done = subprocess.run([sys.executable, hung, tmp_path, "fuse", sys.executable, "-c", MONITOR, tmp_path], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["CommandFailed", "The command 'stat' did not end within 0.5 seconds and was stopped."]
+
+
+def test_a_new_datastore_is_open_to_others_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        FsDriver(Datastore(1, "default", "image", "fs", "local", str(tmp_path / "1"))).mkfs(1, "raw", None)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "1").stat().st_mode) == 0o755
 
 
 def test_what_root_makes_is_the_service_users(tmp_path: Path) -> None:

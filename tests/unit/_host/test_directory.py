@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, PathNotAllowed, StaleState
-from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import Directory, DuOutput, Measuring, look
+from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import (
+    MOST_COUNTED,
+    Directory,
+    DuOutput,
+    Measuring,
+    look,
+    look_at_many,
+)
 
 MIB = 2**20
 
@@ -131,6 +138,33 @@ def test_what_is_no_directory_is_refused(tmp_path: Path, name: str, why: str) ->
         look(str(tmp_path / name))
     expected = "a directory on the front-end or on a host of the datastore's bridge_list is expected"
     assert str(caught.value) == f"path: '{tmp_path / name}' is not accepted: {expected} (the front-end: {why})."
+
+
+def test_many_at_once_are_measured_as_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "real" / "below" / "further").mkdir(parents=True)
+    fill(tmp_path / "real" / "below" / "data", 3)
+    os.link(fill(tmp_path / "real" / "one", 2), tmp_path / "real" / "below" / "further" / "two")
+    os.symlink("real", tmp_path / "link")
+    with open(tmp_path / "real" / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "empty").mkdir()
+    paths = [str(tmp_path / name) for name in ("real", "link", "empty")]
+    assert look_at_many(paths) == {path: look(path, measuring=Measuring()) for path in paths}
+
+
+def test_many_at_once_lack_what_one_has_to_be_looked_at_for(tmp_path: Path) -> None:
+    for name in ("large", "refused", "well"):
+        (tmp_path / name).mkdir()
+    for number in range(MOST_COUNTED + 1):
+        (tmp_path / "large" / str(number)).touch()
+    (tmp_path / "file").touch()
+
+    def check(path: str) -> None:
+        if path.endswith("refused"):
+            raise PathNotAllowed("path", path, "no")
+
+    paths = [*(str(tmp_path / name) for name in ("none", "file", "large", "refused", "well")), "relative", "/a/../etc", "/a\nb"]
+    assert list(look_at_many(paths, check=check)) == [str(tmp_path / "well")]
 
 
 @pytest.mark.parametrize("path", ["relative", "/a/../etc", "/a\nb", ""])

@@ -176,6 +176,57 @@ def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"qcow2_options": "backing_file=/etc/shadow"}, "attributes.qcow2_options: 'backing_file=/etc/shadow' is not accepted: name=value"),
+        ({"qcow2_options": "cluster_size=3"}, "attributes.qcow2_options: 'cluster_size=3' is not accepted: options of qemu-img are expected, which prints: "),
+        ({"qcow2_options": "compat=0.10,lazy_refcounts=on"}, "options of qemu-img are expected, which prints: "),
+        ({"supported_fs": "ext4, exit4"}, "attributes.supported_fs: 'exit4' is not accepted: .* this host has no command mkfs.exit4."),
+        ({"supported_fs": "ext4;xfs"}, "attributes.supported_fs: 'ext4;xfs' is not accepted: names of file systems are expected"),
+        ({"supported_fs": "../../tmp/x"}, "attributes.supported_fs: '../../tmp/x' is not accepted: names of file systems are expected"),
+        ({"fs_opts_ext4": "-L 'x"}, "attributes.fs_opts_ext4: \"-L 'x\" is not accepted: arguments of mkfs.ext4 are expected, quoted as in a shell."),
+        ({"fs_opts_ext4": "-Z"}, "attributes.fs_opts_ext4: '-Z' is not accepted: arguments of mkfs.ext4 are expected, which prints: .*invalid option"),
+        ({"fs_opts_ext3": "-O no_such"}, "attributes.fs_opts_ext3: '-O no_such' is not accepted: .*Invalid filesystem option"),
+        ({"fs_opts_xfs": "-L 1234567890123456"}, "attributes.fs_opts_xfs: .*mkfs.xfs are expected, which prints: "),
+        ({"fs_opts_btrfs": "--no-such"}, "attributes.fs_opts_btrfs: .*mkfs.btrfs are expected, which prints: "),
+        ({"fs_opts_swap": "--no-such"}, "attributes.fs_opts_swap: .*mkswap are expected, which prints: "),
+    ],
+)
+def test_attributes_that_the_commands_here_refuse(run: Callable[..., Plan], attributes: dict, message: str) -> None:
+    for check in (True, False):
+        with pytest.raises(InvalidInput, match=message):
+            run(check=check, name="x", ds_driver="fs", tm_driver="ssh", attributes=attributes)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"qcow2_options": "cluster_size=2M,preallocation=metadata"},
+        {"qcow2_options": "", "supported_fs": ""},
+        {"supported_fs": "ext4, xfs btrfs,vfat"},
+        {"fs_opts_ext4": "-E lazy_itable_init=0 -J size=2000"},  # for large ones only
+        {"fs_opts_ext2": "-L 'a b' -N 16"},
+        {"fs_opts_xfs": "-d agcount=400"},  # for large ones only
+        {"fs_opts_btrfs": "-L x -d single -m single"},
+        {"fs_opts_vfat": "-F 12"},  # for small ones only
+        {"fs_opts_swap": "-L x"},
+    ],
+)
+def test_attributes_that_are_of_use_for_some_size(run: Callable[..., Plan], attributes: dict) -> None:
+    wish = {"name": "x", "ds_driver": "fs", "tm_driver": "ssh", "attributes": attributes}
+    assert "create datastore" in names(run(**wish))
+    assert names(run(**wish)) == []
+    assert names(run(name="x", attributes={**attributes, "sparse": True})) == ["update datastore"]
+
+
+def test_what_a_bridge_accepts_is_not_tried_here(run: Callable[..., Plan]) -> None:
+    wish = {"ds_driver": "fs", "tm_driver": "ssh", "bridge_list": ["h1"]}
+    assert "create datastore" in names(run(name="x", **wish, attributes={"supported_fs": "exit4", "fs_opts_ext4": "-Z"}))
+    with pytest.raises(InvalidInput, match="quoted as in a shell"):
+        run(name="y", **wish, attributes={"fs_opts_ext4": "-L 'x"})
+
+
 def test_attributes_are_text(run: Callable[..., Plan]) -> None:
     wish = {"name": "x", "ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompress": True, "limit_transfer_bw": 50}}
     assert run(**wish).result["datastore"]["attributes"] == {"no_decompress": "yes", "limit_transfer_bw": "50"}

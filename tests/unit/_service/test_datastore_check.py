@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_image, insert_image, update_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, delete_image, find_image, insert_image, update_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
@@ -63,6 +63,17 @@ def run(catalog: str) -> Callable[..., Plan]:
         return checked.plan() if check else checked.converge()
 
     return run_service
+
+
+def test_an_image_that_was_removed_meanwhile_is_not_missing(catalog: str, add: Callable[..., Path]) -> None:
+    kept, removed = add(0, bytes(MIB)), add(1, bytes(MIB))
+    checked = service(catalog)
+    assert find_image(checked.catalog, 1) is not None
+    with open_catalog(catalog, create=False) as other:
+        delete_image(other, 1)
+    removed.unlink()
+    (found,) = [one for one in checked.plan().result["datastores"] if one["name"] == "default"]  # type: ignore[attr-defined]
+    assert (found["consistent"], found["missing"], kept.exists()) == (True, [], True)
 
 
 @pytest.fixture

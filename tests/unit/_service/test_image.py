@@ -313,3 +313,71 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..
     monkeypatch.setattr(virtiofs, "look", look)
     new()
     assert seen == [True]
+
+
+UNREADABLE = """
+import os, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import read_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export_record import resolve_source
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+path, safe = "/proc/1/root/tmp/x", {"safe_dirs": ("/proc/1/root/tmp",)}
+for attempt in (
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).cp(path, CopyOptions("os")),
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).stat(path),
+    lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", path)).prepare(),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1")).cp(path, CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1", **safe)).cp("/usr", CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1"), protected=[path]).cp("/usr", CopyOptions("filesystem")),
+    lambda: read_catalog(path, missing_ok=True),
+    lambda: resolve_source(path),
+):
+    try:
+        attempt()
+    except VmstoreError as error:
+        print(error)
+"""
+
+
+def test_a_path_through_a_link_that_this_user_may_not_read_is_refused() -> None:
+    """Such as the root directory of another user's process, which os.path.realpath raises an error of."""
+    done = subprocess.run([sys.executable, "-c", UNREADABLE], capture_output=True, text=True, check=True)
+    # From Python 3.13 on, realpath takes such a link for a directory; what comes after it fails then, if anything is opened.
+    assert len(done.stdout.splitlines()) >= (7 if sys.version_info >= (3, 13) else 8)
+
+
+COUNTED = """
+import collections, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+counts = collections.Counter()
+directory = sys.argv[3]
+def count(event, arguments):
+    counts[event] += event in ("os.fork", "subprocess.Popen") or (event in ("os.listdir", "os.scandir") and isinstance(arguments[0], int))
+options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+one = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec["images"]["options"].items()}
+given = {"fs": {"path": directory}, "default": {"type": "datablock", "size": 1}}[sys.argv[4]]
+wishes = [{**one, "name": f"x{number}", "datastore": sys.argv[4], **given} for number in range(int(sys.argv[2]))]
+sys.addaudithook(count)
+for state in ("present", "present", "absent"):
+    ImageService({**options, "catalog": sys.argv[1], "images": [{**wish, "state": state} for wish in wishes]}).converge()
+    print({event: number for event, number in sorted(counts.items()) if number})
+    counts.clear()
+"""
+
+
+@pytest.mark.parametrize("datastore", ["fs", "default"])
+def test_more_images_take_no_more_processes_and_readings_of_the_datastore(tmp_path: Path, data: Path, datastore: str) -> None:
+    answers = []
+    for images in (5, 50):
+        (around := tmp_path / str(images)).mkdir()
+        catalog = str(around / "catalog.sqlite")
+        with open_catalog(catalog, create=True, datastore_location=str(around)) as opened, opened.transaction():
+            insert_datastore(opened, Datastore(opened.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", "/srv/ds/100"))
+        command = [sys.executable, "-c", COUNTED, catalog, str(images), str(data), datastore]
+        answers.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(answers[0].splitlines()) == 3
+    assert answers[0] == answers[1]

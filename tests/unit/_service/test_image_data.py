@@ -440,6 +440,40 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     assert new().actions == []
 
 
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("removed", ["x", "y"])
+def test_data_that_another_run_removed_is_not_missing(path: str, new: Run, run: Run, source: Path, check: bool, removed: str) -> None:
+    """The catalog was read before the other run removed the only image, and the directory afterwards."""
+    new(removed)
+    service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
+    assert len(find_images(service.catalog)) == 1
+    run(name=removed, state="absent")
+    assert names(service.plan() if check else service.converge()) == ["create image"]
+
+
+BOTH = """
+import sys
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+given = {"state": "absent"} if sys.argv[2] == "absent" else {"datastore": "default", "type": "os", "size": 1}
+for _time in range(40):
+    try:
+        ImageService({**options, "catalog": sys.argv[1], "name": "x", **given}).converge()
+    except VmstoreError as error:
+        print(error)
+"""
+
+
+def test_runs_at_once_that_make_and_remove_the_only_image_say_what_is_so(path: str, stored: Callable[[], list[str]], run: Run) -> None:
+    running = [subprocess.Popen([sys.executable, "-c", BOTH, path, state], stdout=subprocess.PIPE, text=True) for state in ("present", "absent")]
+    said = "".join(process.communicate()[0] for process in running)
+    assert [process.returncode for process in running] == [0, 0]
+    assert [line for line in said.splitlines() if "run it again" not in line] == []
+    run(name="x", state="absent")
+    assert stored() == []
+
+
 def test_nothing_is_made_in_an_empty_mount_point(new: Run, run: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
     new()
     new("y")

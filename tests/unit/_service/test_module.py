@@ -64,6 +64,20 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
         "http://user:pa55/w@127.0.0.1/x",
         "https://user:pa55@[::1/x",
         "http://pa55@[::1]:1/",
+        "http://127.0.0.1:1/x#pa55",
+        "ftp://user:pa55@127.0.0.1/x",
+        "ftp://pa55@127.0.0.1/x",
+        "ssh://user:pa55@127.0.0.1/x",
+        " http://user:pa55@127.0.0.1/x",
+        "\thttp://127.0.0.1/x?pa55",
+        "http:/user:pa55@127.0.0.1/x",
+        "http:/127.0.0.1/x?token=pa55",
+        "http//user:pa55@127.0.0.1/x",
+        "//user:pa55@127.0.0.1/x",
+        "user:pa55@127.0.0.1:/x",
+        "http://user:pa 55/pa55@127.0.0.1/x",
+        "s3://user:it's\\pa55@bucket/x",
+        "http:/user:pa55@127.0.0.1/" + "x" * 300,
     ],
 )
 @pytest.mark.parametrize("check", [False, True])
@@ -82,3 +96,51 @@ def test_secrets_of_urls_are_told_nobody(
     assert "pa55" not in out + "".join(logged)
     invocation = json.loads(out).get("invocation")  # from ansible-core 2.21 on only where the controller asks for it
     assert many or invocation is None or "name" in invocation["module_args"]
+
+
+SECRET = "http:/user:pa55'word@127.0.0.1/x"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"path": SECRET},
+        {"name": SECRET},
+        {"size": SECRET},
+        {"clone_from": [SECRET]},
+        {"checksum": SECRET},
+        {"type": SECRET},
+        {"url": {"x": SECRET}},
+        {"unknown": SECRET},
+        {"images": SECRET},
+        {"images": f"name=x url={SECRET}"},
+        {"images": json.dumps([{"name": "x", "url": SECRET}])},
+        {"images": [{"name": "x", "url": SECRET}, {"name": "y", "size": SECRET}]},
+        {"images": [{"name": "x", "ur": SECRET}]},
+        {"images": [{"name": SECRET + "x" * 300, "size": 1}]},
+        {"uid_map": SECRET},
+        {"uid_map": [{"start": SECRET}]},
+    ],
+)
+def test_a_secret_in_the_wrong_option_is_told_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text))
+    with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True):
+        image = {} if "images" in given else {"name": "x", "datastore": "default", "type": "os"}
+    with patch_module_args({"catalog": catalog, "_ansible_diff": True, **image, **given}), pytest.raises(SystemExit):
+        run_module(IMAGE_SPEC, ImageService)
+    out = capsys.readouterr().out
+    assert json.loads(out)["failed"]
+    assert "pa55" not in out + "".join(logged)
+
+
+def test_what_is_no_secret_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True):
+        pass
+    for url in ("ssh://backup@127.0.0.1/none@2024", "/srv/data@2024/x?#", "qemu+ssh://root@h1/system?keyfile=/x"):
+        with patch_module_args({"catalog": catalog, "name": "x", "datastore": url, "type": "os", "size": 1}), pytest.raises(SystemExit):
+            run_module(IMAGE_SPEC, ImageService)
+        answer = json.loads(capsys.readouterr().out)
+        assert url in answer["msg"] or "none@2024" in url, answer

@@ -1,0 +1,101 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Files with temporary names beside the final one. A running program has its own locked; one that nobody holds is what a killed program left.
+
+Their names hold 128 random bits and end in ``.part``, so that no other program has such files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import struct
+
+from .directory import open_file_at
+
+#: Upper bound of the bytes of the final name that are in the temporary one. NAME_MAX is 255.
+_LONGEST_STEM = 200
+
+
+def create_temporary(directory: int, name: str) -> tuple[int, str]:
+    """Create an empty file with mode 0600 in an open directory, for what is to be called ``name``, and lock it.
+
+    What killed programs left of the same name is removed before.
+
+    :return: descriptor to write by, and the temporary name.
+    :raises OSError: it can't be created. Where the file system has no locks, it isn't locked, and never removed by others.
+    """
+    sweep_temporaries(directory, name)
+    while True:
+        temporary = f".{_stem(name)}.{os.urandom(16).hex()}.part"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        with contextlib.suppress(OSError):
+            lock(descriptor, fcntl.F_OFD_SETLKW)
+        if os.fstat(descriptor).st_nlink != 0:  # else another program swept it before it was locked
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def sweep_temporaries(directory: int, name: str) -> None:
+    """Remove the temporary files for ``name`` that nobody holds. One that can't be removed is left for the next program."""
+    pattern = re.compile(rf"\.{re.escape(_stem(name))}\.[0-9a-f]{{32}}\.part")
+    with contextlib.suppress(OSError):
+        listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            found = [one for one in os.listdir(listing) if pattern.fullmatch(one)]
+        finally:
+            os.close(listing)
+        for one in found:
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(os.stat(one, dir_fd=directory, follow_symlinks=False).st_mode):
+                    remove_unheld(directory, one)
+
+
+def remove_unheld(directory: int, name: str) -> None:
+    """Remove a regular file that nobody holds.
+
+    :raises OSError: it can't be removed, or somebody holds it.
+    """
+    # Not waiting for its owner to give up a lease (F_SETLEASE), which takes him 45 s for each.
+    descriptor = open_file_at(directory, name, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        lock(descriptor, fcntl.F_OFD_SETLK)
+        os.unlink(name, dir_fd=directory)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(directory: int, name: str) -> bool:
+    """Return whether a running program holds the file ``name`` of an open directory.
+
+    Where locks don't work, or the file can't be opened, it counts as held.
+    """
+    try:
+        descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            (kind,) = struct.unpack_from("h", lock(descriptor, fcntl.F_OFD_GETLK))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return kind != fcntl.F_UNLCK
+
+
+def lock(descriptor: int, how: int) -> bytes:
+    """Lock the first byte for this open file, or ask about that lock (fcntl(2)).
+
+    Not flock(2), which over NFS locks all bytes, also those by which qemu-img locks (flock(2), "NFS details").
+    """
+    return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+
+
+def _stem(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
+
+
+__all__ = ["create_temporary", "is_held", "lock", "remove_unheld", "sweep_temporaries"]

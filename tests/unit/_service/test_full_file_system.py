@@ -1,0 +1,253 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A catalog and a datastore on a file system that is full, or read-only: what is there can be looked at, and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
+
+TENANT = 61001
+
+#: Size, command and package of each kind of file system. They are about as small as they can be.
+KINDS = {
+    "ext4": ("12M", "mkfs.ext4", "e2fsprogs"),
+    "xfs": ("400M", "mkfs.xfs", "xfsprogs"),
+    "btrfs": ("120M", "mkfs.btrfs", "btrfs-progs"),
+}
+
+
+@contextlib.contextmanager
+def mounted(kind: str, around: Path) -> Iterator[Path]:
+    disk, point = around / "disk", around / "mounted"
+    point.mkdir()
+    if kind == "tmpfs":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=1000", "tests", point], check=True)
+    else:
+        size, command, package = KINDS[kind]
+        subprocess.run(["truncate", "-s", size, disk], check=True)
+        try:
+            subprocess.run([command, "-q", disk], check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.fail(f"{command} is missing; it is in the package {package}.")
+        subprocess.run(["mount", "-o", "loop", disk, point], check=True)
+    try:
+        point.chmod(0o755)
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@pytest.fixture(params=["ext4", "tmpfs", "xfs", "btrfs"])
+def disk(request: pytest.FixtureRequest, tenant: Path) -> Iterator[Path]:
+    with mounted(request.param, tenant) as point:
+        yield point
+
+
+@pytest.fixture
+def ext4(tenant: Path) -> Iterator[Path]:
+    with mounted("ext4", tenant) as point:
+        yield point
+
+
+def run_images(catalog: str, *images: dict[str, object]) -> list[str]:
+    """Declare images, and return the names of the actions."""
+    options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+    defaults = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec["images"]["options"].items()}  # type: ignore[attr-defined]
+    plan = ImageService({**options, "catalog": catalog, "images": [{**defaults, **one} for one in images]}).converge()
+    return [action.name for action in plan.actions]
+
+
+def absent(*names: str) -> list[dict[str, object]]:
+    return [{"name": name, "state": "absent"} for name in names]
+
+
+def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
+    """A catalog and a datastore with images of 20 KiB."""
+    source = disk.parent / "source"
+    source.write_bytes(os.urandom(20480))
+    for name in ("catalog", "datastores"):
+        (disk / name).mkdir()
+        os.chown(disk / name, owner, owner)
+    open_catalog(catalog := str(disk / "catalog" / "catalog.sqlite"), create=True, datastore_location=str(disk / "datastores")).close()
+    run_images(catalog, *({"name": f"i{number}", "datastore": "default", "type": "datablock", "path": str(source)} for number in range(images)))
+    return catalog
+
+
+def fill(directory: Path) -> None:
+    """Take all blocks, also those that are reserved for root."""
+    with open(directory / "filler", "ab", buffering=0) as file:
+        size = 2**20
+        while size:
+            try:
+                file.write(b"x" * size)
+                os.fsync(file.fileno())
+            except OSError:
+                size //= 2
+
+
+def names(catalog: str) -> list[str]:
+    """The names of the images, by way of every module that only looks."""
+    options = {name: option.get("default") for name, option in DATASTORE_CHECK_SPEC.argument_spec.items()}
+    assert DatastoreCheckService({**options, "catalog": catalog}).plan().result["consistent"]
+    assert len(datastore_info({"catalog": catalog, "name": None, "timeout": 30})["datastores"]) == 3  # type: ignore[arg-type]
+    found = image_info({"catalog": catalog, "name": None, "datastore": None})["images"]
+    return [image["name"] for image in found]  # type: ignore[attr-defined]
+
+
+def stored(disk: Path) -> list[str]:
+    return os.listdir(disk / "datastores" / "1")
+
+
+@pytest.mark.parametrize("owner", [0, TENANT])
+def test_images_of_a_full_file_system_are_seen_and_removed(disk: Path, owner: int) -> None:
+    catalog = make_catalog(disk, owner)
+    fill(disk)
+    assert len(names(catalog)) == 30
+    assert run_images(catalog, *absent("i0")) == ["remove image"]
+    fill(disk)
+    assert run_images(catalog, *absent(*(f"i{number}" for number in range(1, 30)))) == ["remove image"] * 29
+    assert (names(catalog), stored(disk)) == ([], [])
+
+
+AS_TENANT = """
+import os, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import test_full_file_system as tests
+from ansible_collections.granary.vmstore.plugins.module_utils._driver import fs
+from ansible_collections.granary.vmstore.plugins.module_utils._image import inventory, snapshots
+from ansible_collections.granary.vmstore.plugins.module_utils._core import deadline
+os.setgroups([]); os.setgid(61001); os.setuid(61001)
+assert len(tests.names(sys.argv[2])) == 30
+assert tests.run_images(sys.argv[2], *tests.absent("i7", "i8")) == ["remove image"] * 2
+assert len(tests.names(sys.argv[2])) == 28
+"""
+
+
+def test_the_service_user_sees_and_removes_them_too(ext4: Path) -> None:
+    catalog = make_catalog(ext4, TENANT)
+    fill(ext4)
+    subprocess.run([sys.executable, "-c", AS_TENANT, __file__, catalog], check=True)
+
+
+def test_removing_needs_no_inode(tenant: Path) -> None:
+    with mounted("tmpfs", tenant) as disk:
+        catalog = make_catalog(disk, TENANT)
+        with pytest.raises(OSError, match="No space left"):
+            for number in range(1000):
+                (disk / f"file{number}").touch()
+        assert run_images(catalog, *absent("i0")) == ["remove image"]
+        assert len(names(catalog)) == 29
+
+
+def test_a_catalog_without_its_reserve_has_the_space_of_the_data(ext4: Path) -> None:
+    """As SQLite's own tools leave it, or a backup."""
+    catalog = make_catalog(ext4)
+    os.unlink(f"{catalog}-journal")
+    fill(ext4)
+    assert run_images(catalog, *absent(*(f"i{number}" for number in range(10)))) == ["remove image"] * 10
+    assert (len(names(catalog)), len(stored(ext4))) == (20, 20)
+
+
+def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> None:
+    catalog = make_catalog(ext4)
+    os.unlink(f"{catalog}-journal")
+    for name in stored(ext4):
+        os.truncate(ext4 / "datastores" / "1" / name, 0)
+    fill(ext4)
+    with pytest.raises(FileAccessFailed, match="^The data of 'i0', 'i1' is removed, but the catalog .* still has the images: remove them again when"):
+        run_images(catalog, *absent("i0", "i1"))
+    assert len(stored(ext4)) == 28
+    os.unlink(ext4 / "filler")
+    assert run_images(catalog, *absent("i0", "i1")) == ["remove image"] * 2
+    assert len(image_info({"catalog": catalog, "name": None, "datastore": None})["images"]) == 28  # type: ignore[arg-type]
+
+
+def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Path) -> None:
+    catalog = make_catalog(ext4)
+    fill(ext4)
+    with pytest.raises(VmstoreError, match="No space left"):
+        run_images(catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")})
+    assert (len(names(catalog)), len(stored(ext4))) == (30, 30)
+
+
+def killed(*statements: str) -> str:
+    """A program that writes to a catalog by SQLite alone and ends without closing it."""
+    return f"""
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in {statements!r}:
+    connection.execute(statement)
+os._exit(0)
+"""
+
+
+#: How the last writer left the catalog: in order, with a journal to roll back, or with the write-ahead log that catalogs had before, also an empty one.
+LEFT = {
+    "in order": "",
+    "a hot journal": killed("PRAGMA cache_size = 1", "BEGIN", "UPDATE image SET origin = printf('%.9999c', 'x')", "UPDATE image SET name = name || 'x'"),
+    "a log": killed("PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "UPDATE image SET name = name || '.new'"),
+    "a closed log": "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = WAL').connection.close()",
+}
+
+
+def contents(directory: str) -> dict[str, tuple[int, bytes]]:
+    """All files but an index of SQLite's, which is no content."""
+    return {entry.name: (entry.stat().st_mtime_ns, Path(entry).read_bytes()) for entry in os.scandir(directory) if not entry.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("state", ["writable", "read-only", "full"])
+def test_looking_never_writes(ext4: Path, state: str, left: str) -> None:
+    catalog = make_catalog(ext4)
+    if LEFT[left]:
+        subprocess.run([sys.executable, "-c", LEFT[left], catalog], check=True)
+    if state == "full":
+        fill(ext4)
+    if state == "read-only":
+        subprocess.run(["mount", "-o", "remount,ro", ext4], check=True)
+    directory = os.path.dirname(catalog)
+    before = contents(directory), sorted(os.listdir(directory))
+    assert names(catalog) == [f"i{number}" + (".new" if left == "a log" else "") for number in range(30)]
+    assert (contents(directory), sorted(os.listdir(directory))) == before
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_the_next_writer_cleans_up(ext4: Path, left: str) -> None:
+    catalog = make_catalog(ext4)
+    if LEFT[left]:
+        subprocess.run([sys.executable, "-c", LEFT[left], catalog], check=True)
+    run_images(catalog, {"id": 0, "name": "renamed"})
+    assert names(catalog)[0] == "renamed"
+    with contextlib.closing(sqlite3.connect(catalog)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert sorted(os.listdir(os.path.dirname(catalog))) == ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
+
+
+def test_a_group_that_can_only_read_sees_the_catalog(ext4: Path) -> None:
+    catalog = make_catalog(ext4, TENANT)
+    script = "import os, sys\n" + AS_TENANT[AS_TENANT.index("sys.path") : AS_TENANT.index("os.setgroups")]
+    script += "os.setgroups([]); os.setgid(61001); os.setuid(61002)\nassert len(tests.names(sys.argv[2])) == 30\n"
+    subprocess.run([sys.executable, "-c", script, __file__, catalog], check=True)
+
+
+def test_removing_from_a_read_only_file_system_says_so(ext4: Path) -> None:
+    catalog = make_catalog(ext4)
+    subprocess.run(["mount", "-o", "remount,ro", ext4], check=True)
+    with pytest.raises(VmstoreError, match="read-only"):
+        run_images(catalog, *absent("i0"))
+    assert len(names(catalog)) == 30
