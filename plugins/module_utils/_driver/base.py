@@ -182,6 +182,10 @@ class DatastoreDriver:
         """Make an empty image of ``size_mb`` MiB, perhaps with a file system, and return its source."""
         self._unsupported("mkfs")
 
+    def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """Grow an image's data to ``size_mb`` MiB. What it holds stays. Doing it twice is the same as once."""
+        self._unsupported("resize")
+
     def rm(self, source: str) -> None:
         """Remove an image's data. Doing it twice is the same as once."""
         self._unsupported("rm")

@@ -55,7 +55,7 @@ class FsDriver(DirectoryDriver):
         datastore_types=frozenset(["image", "file"]),
         image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
-        actions=frozenset(["clone", "export", "mkfs", "snapshot"]),
+        actions=frozenset(["clone", "export", "mkfs", "resize", "snapshot"]),
         attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS]),
     )
 
@@ -142,6 +142,17 @@ class FsDriver(DirectoryDriver):
                 timeout=COPY_TIMEOUT,
             )
             return self._source(part.commit())
+
+    def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """
+        :arg image_format: raw or qcow2.
+        :raises Conflict: it has snapshots, or a program uses it.
+        :raises VmstoreError: it isn't an image of this datastore, or can't be written.
+        """
+        from .._image.resize import grow_image
+
+        path, image_format = self._image_with_snapshots(source, image_format)
+        grow_image(path, image_format, size_mb * MEBIBYTE, sparse=sparse, timeout=COPY_TIMEOUT)
 
     def rm(self, source: str) -> None:
         """
