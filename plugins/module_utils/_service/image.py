@@ -277,7 +277,27 @@ class ImageService(CatalogService):
         :arg hidden: what isn't known before the data is made, and so is not part of the plan.
         """
         described = {field: value for field, value in after.as_dict(self._known.name_of).items() if field not in hidden}
-        self._plan.actions.append(Action(name, after.name, before and before.as_dict(self._known.name_of), described, functools.partial(apply, after)))
+        shown = self._shown(before, after)
+        old = before and before.as_dict(self._known.name_of)
+        self._plan.actions.append(Action(name, after.name, old, described, functools.partial(apply, after), shown=shown))
+
+    def _shown(self, before: Image | None, after: Image | None) -> tuple[dict[str, object] | None, dict[str, object] | None]:
+        """An image before and after a step, as the diff has it. What isn't known in check mode, such as the format of a download, is left out of both."""
+        old, new = (one and self._state(one) for one in (before, after))
+        if before and after and old and new:
+            old["name"], new["name"] = before.name, after.name
+        if new and not new["path"]:
+            new["path"] = "(a new file)" if old else None
+            for name in ("format", "size_mb"):
+                if not new[name]:
+                    new[name] = old and old[name]
+        return old, new
+
+    def _state(self, image: Image) -> dict[str, object]:
+        """Without the name, because that is the subject of the step."""
+        row = image.as_dict(self._known.name_of)
+        datastore = self._known.datastore(image.datastore_id)
+        return {"datastore": datastore and datastore.name, **{name: value for name, value in row.items() if name != "name"}}
 
     def _check_unused(self, image: Image, verb: str, force: bool = False) -> None:
         disks = self._known.disks(image)
@@ -308,9 +328,8 @@ class ImageService(CatalogService):
         for disk in self._known.disks(found):
             subject = f"image {found.name!r} in domain {disk.domain!r} on host {disk.host!r}"
             self._plan.actions.append(Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk)))
-        self._plan.actions.append(
-            Action("remove image", found.name, found.as_dict(self._known.name_of), None, functools.partial(delete_image, self.catalog, found.id))
-        )
+        before, remove = found.as_dict(self._known.name_of), functools.partial(delete_image, self.catalog, found.id)
+        self._plan.actions.append(Action("remove image", found.name, before, None, remove, shown=self._shown(found, None)))
         datastore = self._known.datastore(found.datastore_id)
         if datastore is not None and self._known.driver(datastore).info.stores_data:
             self._outdated.append((self._known.driver(datastore), found))

@@ -245,3 +245,49 @@ def test_images_of_a_list_grow_in_their_turn(run: Run) -> None:
         run(images=[{"name": "a", "size": 8}, {"name": "b", "size": 8}, {"name": "c", "clone_from": "a"}])
     assert [run(name=name).result["image"]["size_mb"] for name in "abc"] == [8, 4, 8]
     assert [os.stat(path).st_size // MIB for path in paths] == [8, 4]
+
+
+# Diffs
+
+
+def diff(plan: Plan) -> list[tuple[object, object]]:
+    return [(one["before"], one["after"]) for one in plan.diff()]
+
+
+def test_the_diff_of_new_images_has_what_they_are(run: Run, source: Path) -> None:
+    images = [
+        {"name": "x", "type": "os", "path": str(source)},
+        {"name": "y", "clone_from": "x", "persistent": True},
+        {"name": "z", "type": "datablock", "size": 8, "fs": "ext4"},
+    ]
+    planned, plan = run(True, images=images), run(images=images)
+    paths = [one["path"] for one in plan.result["images"]]
+    common = {"datastore": "default", "format": "raw"}
+    expected = [
+        {**common, "path": paths[0], "type": "os", "size_mb": 2, "origin": str(source)},
+        {**common, "path": paths[1], "type": "os", "size_mb": 2, "origin": "image:x", "persistent": True},
+        {**common, "path": paths[2], "type": "datablock", "size_mb": 8, "fs": "ext4"},
+    ]
+    assert diff(plan) == [("", one) for one in expected]
+    # Neither a file that isn't made yet nor the format of what isn't copied yet is known.
+    foretold = [{name: value for name, value in one.items() if name != "path" and (name, one.get("origin")) != ("format", str(source))} for one in expected]
+    del foretold[1]["format"]
+    assert diff(planned) == [("", one) for one in foretold]
+
+
+def test_the_diff_of_a_replaced_image_has_its_new_file(run: Run, source: Path, tmp_path: Path) -> None:
+    old = run(name="x", type="os", path=str(source)).result["image"]["path"]
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(3 * MIB))
+    given = {"name": "x", "path": str(other), "force": True}
+    before = {"path": old, "size_mb": 2, "origin": str(source)}
+    planned, plan = run(True, **given), run(**given)
+    assert diff(planned) == [(before, {"path": "(a new file)", "size_mb": 3, "origin": str(other)})]
+    new = plan.result["image"]["path"]
+    assert diff(plan) == [(before, {"path": new, "size_mb": 3, "origin": str(other)})]
+    assert diff(run(id=0, name="y")) == [({"name": "x"}, {"name": "y"})]
+    assert diff(run(True, name="y", state="absent")) == [
+        ({"datastore": "default", "format": "raw", "path": new, "size_mb": 3, "type": "os", "origin": str(other)}, "")
+    ]
+    run(name="b", type="datablock", size=1)
+    assert diff(run(name="b", size=2)) == [({"size_mb": 1}, {"size_mb": 2})]
