@@ -91,9 +91,10 @@ class FsDriver(DirectoryDriver):
             warnings = (*warnings, *self._judged(head, tail, path, options))
             return with_warnings(self._finished(part, path, options.image_format, options), warnings)
 
-    def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
+    def clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
         """
         :arg source: an image of this datastore or, in the same location, of another.
+        :arg origin: the datastore on this host that has the source, wherever it is.
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
@@ -101,7 +102,7 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import convert, copy_local
         from .._image.still import StillFiles
 
-        path = self._image(source, beside=True)
+        path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
             still = StillFiles(content.reads, verify=options.verify)

@@ -43,7 +43,7 @@ class Action:
         self._class = driver
 
     def driver(self, **options: object) -> DatastoreDriver:
-        return self._class(self.datastore, log=log, **options)
+        return self._class(self.datastore, safe_option="SAFE_DIRS", log=log, **options)
 
     def storing(self) -> DatastoreDriver:
         """The driver, for an action that makes images."""

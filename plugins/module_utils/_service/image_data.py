@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+from .._catalog.datastores import Datastore
 from .._catalog.images import Image, clone_origin, clone_source
 from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
@@ -218,17 +219,39 @@ class ImageData:
             if source.format not in ("raw", ""):
                 accepted = f"an image of type {options.image_type} is a clone of a raw one, and {source.name!r} is {source.format}"
                 raise InvalidInput("clone_from", reference, accepted)
+        origin = self._elsewhere(source, driver.datastore)
+        named = {} if origin is None else {"origin": origin}
         maker = self._wish_of.get(source.id)
 
         def make() -> CopiedImage:
-            if maker is None:
-                return driver.clone(source.path, source.format, options)
-            if maker not in self.made:
+            if maker is not None and maker not in self.made:
                 raise NotFound(f"clone_from: the image {source.name!r} could not be made.")
-            return driver.clone(self.made[maker].source, self.made[maker].format, options)
+            path, image_format = (source.path, source.format) if maker is None else (self.made[maker].source, self.made[maker].format)
+            try:
+                return driver.clone(path, image_format, options, **named)
+            except InvalidInput as error:  # which names an option of the driver
+                raise InvalidInput("clone_from", reference, f"its data at {path} can't be used: {error.accepted}") from error
 
         self._to_make[number] = driver, make
         return CopiedImage("", wanted or source.format, source.size_mb)
+
+    def _elsewhere(self, source: Image, datastore: Datastore) -> Datastore | None:
+        """Return the datastore on this host that has what is cloned into another; ``None`` where the driver finds the source by itself.
+
+        :raises UnsupportedAction: no host is known to have both.
+        """
+        other = self._known.datastore(source.datastore_id)
+        if other is None or other.id == datastore.id:
+            return None
+        if not other.bridge_list and not datastore.bridge_list:
+            return other
+        if set(other.bridge_list) == set(datastore.bridge_list) and other.directories()[1:] == datastore.directories()[1:] != []:
+            return None
+        places = [f"{one.name!r} is on {'the hosts of its bridge_list' if one.bridge_list else 'this host'}" for one in (other, datastore)]
+        raise UnsupportedAction(
+            f"clone_from: the image {source.name!r} can't be cloned into another datastore here, because {' and '.join(places)}; both have to be on this host, "
+            "or on the same hosts in directories beside each other that are named by their ids. Otherwise make the image from the path or url of the first one."
+        )
 
     @staticmethod
     def _copy_options(driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:

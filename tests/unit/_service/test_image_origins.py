@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, PathNotAllowed, UnsupportedAction, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
@@ -291,3 +292,61 @@ def test_the_diff_of_a_replaced_image_has_its_new_file(run: Run, source: Path, t
     ]
     run(name="b", type="datablock", size=1)
     assert diff(run(name="b", size=2)) == [({"size_mb": 1}, {"size_mb": 2})]
+
+
+# Clones in another datastore
+
+
+@pytest.fixture
+def elsewhere(catalog: str, tmp_path: Path) -> Path:
+    """The directory of the datastore ``elsewhere``, which isn't beside the others; ``bridged`` is one on other hosts."""
+    path = tmp_path / "far" / "away"
+    path.parent.mkdir()
+    with open_catalog(catalog, create=False) as opened, opened.transaction():
+        insert_datastore(opened, Datastore(100, "elsewhere", "image", "fs", "ssh", str(path)))
+        insert_datastore(opened, Datastore(101, "bridged", "image", "fs", "ssh", f"{tmp_path}/datastores/101", bridge_list=("h1",)))
+    return path
+
+
+@pytest.mark.parametrize("driver", ["raw", "qcow2"])
+def test_a_clone_in_a_datastore_anywhere_on_the_host(run: Run, clone: Path, elsewhere: Path, driver: str) -> None:
+    given = {"name": "there", "datastore": "elsewhere", "clone_from": "web", "driver": driver}
+    planned, plan = run(True, **given), run(**given)
+    assert planned.described() == plan.described()
+    path = plan.result["image"]["path"]
+    assert os.path.dirname(path) == str(elsewhere)
+    qemu("qemu-img", "compare", "-f", driver, "-F", "raw", path, clone)
+    assert run(**given).actions == []
+    back = run(name="back", clone_from="there", driver="raw").result["image"]["path"]
+    assert Path(back).read_bytes() == clone.read_bytes()
+
+
+def test_a_clone_of_a_chain_in_another_datastore(run: Run, clone: Path, elsewhere: Path) -> None:
+    path = Path(run(name="q", type="datablock", size=4, format="qcow2").result["image"]["path"])
+    (snapshots := Path(f"{path}.snap")).mkdir()
+    qemu("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", path)
+    path.rename(snapshots / "0")
+    qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", snapshots / "0", "-F", "qcow2", snapshots / "1")
+    path.symlink_to(f"{path.name}.snap/1")
+    there = run(name="there", datastore="elsewhere", clone_from="q", driver="raw").result["image"]["path"]
+    assert Path(there).read_bytes() == (b"\7" * MIB).ljust(4 * MIB, b"\0")
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_clone_between_hosts_is_refused_in_the_words_of_the_module(run: Run, clone: Path, elsewhere: Path, check: bool) -> None:
+    with pytest.raises(UnsupportedAction) as caught:
+        run(check, name="there", datastore="bridged", clone_from="web")
+    why = "'default' is on this host and 'bridged' is on the hosts of its bridge_list"
+    assert str(caught.value).startswith(f"clone_from: the image 'web' can't be cloned into another datastore here, because {why}; both have to be")
+
+
+def test_data_that_is_outside_of_its_datastore_is_refused_in_the_words_of_the_module(run: Run, clone: Path, catalog: str) -> None:
+    with open_catalog(catalog, create=False) as opened, opened.transaction():
+        opened.execute("UPDATE image SET path = '/etc/passwd' WHERE name = 'web'")
+    with pytest.raises(InvalidInput, match="^clone_from: 'web' is not accepted: its data at /etc/passwd can't be used: an image of the datastore"):
+        run(name="y", clone_from="web")
+
+
+def test_a_path_is_refused_in_the_words_of_the_module(run: Run) -> None:
+    with pytest.raises(PathNotAllowed, match=r"lies in the restricted directory /etc and safe_dirs names no directory in there that holds it\.$"):
+        run(name="x", type="os", path="/etc/passwd")
