@@ -41,6 +41,7 @@ IMAGE_SPEC = ArgumentSpec(
     },
     required_one_of=[["id", "name", "images"]],
     mutually_exclusive=[["images", name] for name in IMAGE_OPTIONS if "default" not in IMAGE_OPTIONS[name]],
+    repeated=["images"],
 ).merge(CATALOG_OPTIONS)
 
 #: What each type of datastore holds.
