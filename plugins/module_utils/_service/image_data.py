@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .._catalog.datastores import Datastore
 from .._catalog.images import Image, clone_origin, clone_source
-from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
+from .._core.errors import Conflict, InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.source_file import opened
@@ -157,6 +157,8 @@ class ImageData:
         size = wish.size or 0
         driver.require("resize")
         check_datablock(format=found.format, size_mb=size, fs=None)
+        if not self._all_made and driver.snapshots(found.path):
+            raise Conflict(f"size: the image {found.name!r} can't grow while it has snapshots: remove them with the module image_snapshot first.")
         if self._all_made and self._grown.get(number) != (found.path, size):
             raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
         if found.fs is not None:

@@ -155,6 +155,20 @@ def test_a_checksum_alone_names_no_new_origin(run: Run, source: Path) -> None:
     assert run(name="x", checksum=checksum(source)).actions == []
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+def test_the_checksum_of_the_data_counts_where_no_domain_writes_to_it(run: Run, source: Path, catalog: str, persistent: bool) -> None:
+    run(name="x", type="os", path=str(source), persistent=persistent)
+    with open_catalog(catalog, create=False) as opened, opened.transaction():
+        opened.execute("UPDATE image SET checksum = ?", [checksum(source)])  # as datastore_check records it
+    given = {"name": "x", "path": str(source), "checksum": checksum(source)}
+    if persistent:
+        with pytest.raises(Conflict, match="^checksum: the image 'x' was made without one; leave checksum out to keep its data"):
+            run(**given)
+    else:
+        assert run(**given).result["image"]["origin_checksum"] == checksum(source)
+        assert run(**given).actions == []
+
+
 # Sizes
 
 
@@ -237,15 +251,33 @@ def test_what_was_copied_is_no_empty_image_that_could_grow(run: Run, source: Pat
         run(name="x", size=8)
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_an_image_with_snapshots_does_not_grow(run: Run, check: bool) -> None:
+    path = run(name="b", type="datablock", size=4).result["image"]["path"]
+    os.mkdir(f"{path}.snap")
+    shutil.copy(path, f"{path}.snap/0")
+    with pytest.raises(Conflict, match="^size: the image 'b' can't grow while it has snapshots: remove them with the module image_snapshot first"):
+        run(check, name="b", size=8)
+    assert os.stat(path).st_size == 4 * MIB
+
+
 def test_images_of_a_list_grow_in_their_turn(run: Run) -> None:
     """A clone after it in the list has the new size, and what can't grow keeps nothing else from being made."""
-    paths = [one["path"] for one in run(images=[{"name": name, "type": "datablock", "size": 4} for name in "ab"]).result["images"]]
-    os.mkdir(f"{paths[1]}.snap")
-    shutil.copy(paths[1], f"{paths[1]}.snap/0")
-    with pytest.raises(VmstoreError, match=rf"^images\[1\] \(b\): {paths[1]} can't grow while it has snapshots: delete them, or flatten one\.$"):
+    paths = [one["path"] for one in run(images=[{"name": name, "type": "datablock", "size": 4, "format": "qcow2"} for name in "ab"]).result["images"]]
+    Path(paths[1]).write_bytes(b"no image" * 1000)
+    with pytest.raises(VmstoreError, match=rf"^images\[1\] \(b\): {paths[1]} is not used: it isn't a qcow2 image"):
         run(images=[{"name": "a", "size": 8}, {"name": "b", "size": 8}, {"name": "c", "clone_from": "a"}])
     assert [run(name=name).result["image"]["size_mb"] for name in "abc"] == [8, 4, 8]
-    assert [os.stat(path).st_size // MIB for path in paths] == [8, 4]
+    assert Path(paths[1]).read_bytes() == b"no image" * 1000
+    qemu("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", paths[0], run(name="c").result["image"]["path"])
+
+
+def test_a_grown_image_whose_row_was_not_written_is_grown_again(run: Run, catalog: str) -> None:
+    """A run was killed between the two, or another program changed the catalog meanwhile."""
+    path = run(name="b", type="datablock", size=4).result["image"]["path"]
+    os.truncate(path, 8 * MIB)
+    assert run(name="b", size=8).result["image"]["size_mb"] == 8
+    assert os.stat(path).st_size == 8 * MIB
 
 
 # Diffs
