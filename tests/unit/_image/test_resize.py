@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,12 +47,24 @@ def test_what_it_holds_stays(tmp_path: Path, image_format: str, sparse: bool) ->
     assert f'"virtual-size": {9 * MIB}' in qemu("qemu-img", "info", "-f", image_format, "--output=json", image)
 
 
-def test_a_full_file_system_leaves_the_old_size(tmpfs: Path) -> None:
-    image = image_in(tmpfs, "raw")
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[Path]:
+    """A directory of a file system with 64 MiB, where an allocation that fails leaves what it got."""
+    disk, point = tmp_path / "ext4.disk", tmp_path / "ext4"
+    point.mkdir()
+    subprocess.run(["truncate", "-s", "64M", str(disk)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(point)], check=True)
+    yield point
+    subprocess.run(["umount", str(point)], check=True)
+
+
+def test_a_full_file_system_leaves_the_old_size(ext4: Path) -> None:
+    image = image_in(ext4, "raw")
     with pytest.raises(NoSpace):
         grow(image, "raw", 999 * MIB, sparse=False)
     assert image.stat().st_size == 4 * MIB
-    assert image.stat().st_blocks * 512 == 4 * MIB
+    assert image.stat().st_blocks * 512 <= 5 * MIB
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
