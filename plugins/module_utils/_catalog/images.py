@@ -46,7 +46,7 @@ def clone_origin(source: Image) -> str:
 
 def clone_source(origin: str | None) -> CloneSource | None:
     """Read what :func:`clone_origin` returned. An image that isn't a clone has none."""
-    found = re.fullmatch("image:([0-9]*):(.*)", origin or "")
+    found = re.fullmatch("image:([0-9]{0,19}):(.*)", origin or "")
     return found and CloneSource(int(found[1]) if found[1] else None, found[2])
 
 

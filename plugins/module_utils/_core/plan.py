@@ -88,21 +88,26 @@ def _difference(before: object, after: object) -> tuple[object, object]:
     """Reduce two states to the values that differ. Of something new or removed, that is what is set."""
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return _set_values(before), _set_values(after)
-    changes = {name: _difference(before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name) and not _is_id(name)}
-    return tuple({name: pair[side] for name, pair in changes.items() if pair[side] is not None} for side in (0, 1))
+    old, new = _without_ids(before), _without_ids(after)
+    changes = {name: _difference(old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+    return _not_null({name: change[0] for name, change in changes.items()}), _not_null({name: change[1] for name, change in changes.items()})
 
 
 def _set_values(state: object) -> object:
     """``state``; if it is a mapping, without what is off or empty."""
     if not isinstance(state, Mapping):
         return state
-    values = {name: _set_values(value) for name, value in state.items() if not _is_id(name)}
-    return {name: value for name, value in values.items() if not (value is None or value is False or value in ("", [], {}))}
+    values = {name: _set_values(value) for name, value in _without_ids(state).items()}
+    return {name: value for name, value in _not_null(values).items() if value is not False and value not in ("", [], {})}
 
 
-def _is_id(name: str) -> bool:
-    """Return whether a field has an id of the catalog, which tells a user nothing."""
-    return name == "id" or name.endswith("_id")
+def _not_null(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
+    """Leave out the ids of the catalog, which tell a user nothing. A mapping by name may have any name."""
+    return {name: value for name, value in state.items() if isinstance(value, Mapping) or not (name == "id" or name.endswith("_id"))}
 
 
 def _undo(action: Action) -> str:

@@ -327,6 +327,7 @@ def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pyte
         before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
         make(path)
     origins = {5: None, 6: "image:i5", 7: "image:gone", 8: "image:6:x", 9: "/mnt/image:i5", 10: "https://h/image:i5"}
+    assert clone_source(f"image:{'9' * 5000}:x") is None  # no id, and Python reads no such number
     for number, origin in origins.items():
         text = "NULL" if origin is None else f"'{origin}'"
         change(path, f"INSERT INTO image VALUES ({number}, 'i{number}', 1, 'os', '/d/x', 'raw', 3, 1, 0, NULL, {text}{', NULL' * 6})")

@@ -77,6 +77,7 @@ def test_a_diff_of_something_new_has_what_is_set() -> None:
     state = {"id": 1, "datastore_id": 1, "name": "x", "size": 0, "note": None, "flag": False, "on": True, "tags": [], "text": "", "parts": {"a": None, "b": 1}}
     assert difference(None, state) == ("", {"name": "x", "size": 0, "on": True, "parts": {"b": 1}})
     assert difference(state, None) == ({"name": "x", "size": 0, "on": True, "parts": {"b": 1}}, "")
+    assert difference(None, {"vm_id": {"host": "h"}}) == ("", {"vm_id": {"host": "h"}})  # a domain of this name
     assert difference("old text\n", "text\n") == ("old text\n", "text\n")
     assert difference(None, ["a", "b"]) == ("", ["a", "b"])
 
