@@ -41,146 +41,152 @@ attributes:
 options:
   images:
     description:
-      - Many images at the price of one, each with the options of a single one. The catalog and the directory of each datastore are read once.
+      - Many images at the price of one. Each element has the options of a single image, from O(id) to O(state), with the same defaults.
+      - The catalog and the directory of each datastore are read once.
       - What is refused is refused before anything is made. Where the data of some images can't be made, such as by a failing download, the others are made
         all the same, and then the module fails and names those. It returns what was done as if it had not failed.
       - An image can be the clone of one before it in the list.
       - Not together with the options of a single image.
     type: list
     elements: dict
-    suboptions: &image
-      id:
-        description:
-          - Id of the image. Needed only to rename it, the name is its new name then.
-          - A new image gets its id by itself, from 0 on. No id is given twice.
+  id:
+    description:
+      - Id of the image. Needed only to rename it, the name is its new name then.
+      - A new image gets its id by itself, from 0 on. No id is given twice.
+    type: int
+  name:
+    description: Name of the image. At least one of id and name is needed.
+    type: str
+  datastore:
+    description: Name or id of its datastore. It can't change. A new image needs one.
+    type: str
+  type:
+    description:
+      - Type of the image. It can't change. A new image needs one, unless it is a clone, or its datastore takes images of one type only.
+      - Datastores of type C(image) take V(os), V(cdrom) and V(datablock) with the driver C(fs), and V(filesystem) with the driver C(virtiofs);
+        those of type C(file) take V(kernel), V(ramdisk) and V(context).
+    type: str
+    choices: [os, cdrom, datablock, kernel, ramdisk, context, filesystem]
+  path:
+    description:
+      - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is followed.
+      - Two images can have the same directory, for example one persistent and one read-only.
+      - A file that changes after it was copied is no change.
+    type: str
+  url:
+    description:
+      - What the image is made of, with V(http), V(https) or V(ssh), such as C(ssh://user@host/path).
+      - Certificates are verified, and proxies of the environment used. A broken download over HTTP goes on where it broke, if the server can.
+      - User, password and query of a URL are not stored, and so not compared.
+      - Another O(path) or O(url) with the O(checksum) that the image was made with is the same data. Only where it came from is recorded anew then.
+    type: str
+  checksum:
+    description:
+      - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1) and C(sha512) are other algorithms.
+      - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
+    type: str
+  clone_from:
+    description:
+      - Name or id of the image that a new image is a copy of. Both datastores are on the front-end or, with a bridge list, both have the same one and are in
+        one directory.
+      - That the other image is renamed, removed, or made anew under its name, is no change of the clone.
+    type: str
+  size:
+    description:
+      - Size in MiB of a new empty image of type V(os) or V(datablock).
+      - An image that began empty grows to a larger one and keeps what it holds, while no domain is attached to it, no program has it open, and it has no
+        snapshots. A file system in it is not grown.
+      - It never shrinks. With O(force) a smaller one is a new empty image, and what the old one held is lost.
+    type: int
+  format:
+    description:
+      - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
+      - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks like, and so is stored as it is.
+        Without it, the content tells. It isn't kept, and so not compared.
+      - V(raw) stores what would be refused as an archive, a container or a document, and silences the warning about what nothing recognises.
+    type: str
+    choices: [raw, qcow2]
+  fs:
+    description:
+      - File system that is made in a new empty image. It is V(swap) or one that the datastore's attribute C(supported_fs) lists, which by default has
+        C(ext2), C(ext3), C(ext4) and C(xfs).
+      - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
+    type: str
+  driver:
+    description:
+      - Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it stays what it is.
+      - Images of type V(cdrom), V(kernel), V(ramdisk) and V(context) are stored as they are, and have no such choice.
+    type: str
+    choices: [raw, qcow2]
+  sparse:
+    description: Whether blocks of zeros take no space in a new image. The default is the datastore's attribute C(sparse), else V(true).
+    type: bool
+  verify:
+    description:
+      - Whether a O(path), O(url) or O(clone_from) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to
+        meanwhile. What is there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
+      - The tables are those of qcow2, VMDK, VDI, VHDX and VHD images, partition tables, file systems, and the volume descriptor of an ISO image. A raw disk
+        with other content is whole.
+      - It is about new data and isn't kept.
+    type: bool
+  persistent:
+    description:
+      - Whether one domain has the image for itself and keeps what it writes. The default of a new image is V(false).
+      - An image of type V(filesystem) that is not persistent can be used by several domains if it is read-only.
+    type: bool
+  read_only:
+    description: Whether every domain can only read the image. The default of a new image is V(true) for a V(cdrom), else V(false).
+    type: bool
+  mount_point:
+    description: Where guests mount an image of type V(filesystem). The default of a new image is C(/mnt/one-fs-) and its id.
+    type: str
+  mount_tag:
+    description:
+      - The tag under which guests see an image of type V(filesystem), at most 36 letters, digits and C(_.+@-), not starting with a sign.
+      - No two images have one tag. The default of a new image is C(one-) and its id.
+    type: str
+  uid_map:
+    description: Which user ids of guests become which of the host, for type V(filesystem). Without it, the default of the host is used.
+    type: list
+    elements: dict
+    suboptions: &id_map
+      start:
+        description: First id in the guest.
         type: int
-      name:
-        description: Name of the image. At least one of id and name is needed.
-        type: str
-      datastore:
-        description: Name or id of its datastore. It can't change. A new image needs one.
-        type: str
-      type:
-        description:
-          - Type of the image. It can't change. A new image needs one, unless it is a clone, or its datastore takes images of one type only.
-          - Datastores of type C(image) take V(os), V(cdrom) and V(datablock) with the driver C(fs), and V(filesystem) with the driver C(virtiofs);
-            those of type C(file) take V(kernel), V(ramdisk) and V(context).
-        type: str
-        choices: [os, cdrom, datablock, kernel, ramdisk, context, filesystem]
-      path:
-        description:
-          - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is followed.
-          - Two images can have the same directory, for example one persistent and one read-only.
-          - A file that changes after it was copied is no change.
-        type: str
-      url:
-        description:
-          - What the image is made of, with V(http), V(https) or V(ssh), such as C(ssh://user@host/path).
-          - Certificates are verified, and proxies of the environment used. A broken download over HTTP goes on where it broke, if the server can.
-          - User, password and query of a URL are not stored, and so not compared.
-        type: str
-      checksum:
-        description:
-          - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1) and C(sha512) are other algorithms.
-          - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
-        type: str
-      clone_from:
-        description:
-          - Name or id of the image that a new image is a copy of. Both are in datastores of one directory.
-          - That the other image is removed, or made anew under its name, is no change of the clone.
-        type: str
-      size:
-        description: Size in MiB of a new empty image of type V(os) or V(datablock). It can't change.
+        default: 0
+      target:
+        description: The id on the host that the first one becomes.
         type: int
-      format:
-        description:
-          - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
-          - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks like, and so is stored as it is.
-            Without it, the content tells. It isn't kept, and so not compared.
-          - V(raw) stores what would be refused as an archive, a container or a document, and silences the warning about what nothing recognises.
-        type: str
-        choices: [raw, qcow2]
-      fs:
-        description:
-          - File system that is made in a new empty image. It is V(swap) or one that the datastore's attribute C(supported_fs) lists, which by default has
-            C(ext2), C(ext3), C(ext4) and C(xfs).
-          - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
-        type: str
-      driver:
-        description:
-          - Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it stays what it is.
-          - Images of type V(cdrom), V(kernel), V(ramdisk) and V(context) are stored as they are, and have no such choice.
-        type: str
-        choices: [raw, qcow2]
-      sparse:
-        description: Whether blocks of zeros take no space in a new image. The default is the datastore's attribute C(sparse), else V(true).
-        type: bool
-      verify:
-        description:
-          - Whether a O(path), O(url) or O(clone_from) is refused that by its own tables isn't whole, that is marked as damaged, or that a program writes to
-            meanwhile. What is there is stored with a warning otherwise. The default is the datastore's attribute C(verify), else V(true).
-          - The tables are those of qcow2, VMDK, VDI, VHDX and VHD images, partition tables, file systems, and the volume descriptor of an ISO image. A raw disk
-            with other content is whole.
-          - It is about new data and isn't kept.
-        type: bool
-      persistent:
-        description:
-          - Whether one domain has the image for itself and keeps what it writes. The default of a new image is V(false).
-          - An image of type V(filesystem) that is not persistent can be used by several domains if it is read-only.
-        type: bool
-      read_only:
-        description: Whether every domain can only read the image. The default of a new image is V(true) for a V(cdrom), else V(false).
-        type: bool
-      mount_point:
-        description: Where guests mount an image of type V(filesystem). The default of a new image is C(/mnt/one-fs-) and its id.
-        type: str
-      mount_tag:
-        description:
-          - The tag under which guests see an image of type V(filesystem), at most 36 letters, digits and C(_.+@-), not starting with a sign.
-          - No two images have one tag. The default of a new image is C(one-) and its id.
-        type: str
-      uid_map:
-        description: Which user ids of guests become which of the host, for type V(filesystem). Without it, the default of the host is used.
-        type: list
-        elements: dict
-        suboptions: &id_map
-          start:
-            description: First id in the guest.
-            type: int
-            default: 0
-          target:
-            description: The id on the host that the first one becomes.
-            type: int
-            required: true
-          count:
-            description: How many ids are mapped.
-            type: int
-            default: 65536
-      gid_map:
-        description: Which group ids of guests become which of the host, like user ids.
-        type: list
-        elements: dict
-        suboptions: *id_map
-      force:
-        description:
-          - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or size. What
-            the image held is lost.
-          - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
-          - Use is also what the catalog doesn't know, namely programs with the image's file open (on the host that has it), QEMU's locks on it, and the domains
-            of this host's libvirt. Data that a running program has open is not replaced even so.
-          - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with it.
-          - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
-        type: bool
-        default: false
-      state:
-        description:
-          - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again,
-            unless the image is persistent.
-          - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
-          - An image that a domain uses can neither be changed nor removed, whether the catalog knows of the use or not.
-        type: str
-        choices: [present, absent]
-        default: present
+        required: true
+      count:
+        description: How many ids are mapped.
+        type: int
+        default: 65536
+  gid_map:
+    description: Which group ids of guests become which of the host, like user ids.
+    type: list
+    elements: dict
+    suboptions: *id_map
+  force:
+    description:
+      - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or a smaller size.
+        What the image held is lost.
+      - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
+      - Use is also what the catalog doesn't know, namely programs with the image's file open (on the host that has it), QEMU's locks on it, and the domains
+        of this host's libvirt. Data that a running program has open is not replaced even so.
+      - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with it.
+      - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
+    type: bool
+    default: false
+  state:
+    description:
+      - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that was lost is made again,
+        unless the image is persistent.
+      - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
+      - An image that a domain uses can neither be changed nor removed, whether the catalog knows of the use or not.
+    type: str
+    choices: [present, absent]
+    default: present
   timeout:
     description: Seconds that a file system may take to say what a directory holds, from 1 to 86400. Copying takes as long as it takes.
     type: int
@@ -192,7 +198,6 @@ options:
       - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
-  <<: *image
 notes:
   - In check mode a file is looked at as in a run, but not all of it is read, so a checksum isn't verified. Nothing is fetched from a URL, and no file system
     is made, for which an image may turn out to be too small.
@@ -318,7 +323,9 @@ image:
       description: File system that was made in it, or null.
       type: str
     origin:
-      description: The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of, or null.
+      description:
+        - The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of, or null.
+        - That is the name of today or, where the image was removed, that of the time when the clone was made.
       type: str
     origin_checksum:
       description: Checksum that was asked for when it was copied, or null.

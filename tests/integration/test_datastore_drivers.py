@@ -238,6 +238,17 @@ def test_cp_registers_the_types_of_the_record(place: Place) -> None:
     assert place.stored() == before
 
 
+@having("mkfs")
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_an_image_grows(place: Place, image_format: str) -> None:
+    image = place.driver.mkfs(4, image_format, None)
+    for _time in range(2):
+        place.driver.resize(image, image_format, 9)
+        assert f'"virtual-size": {9 * MIB}' in shell("qemu-img", "info", "-f", image_format, "--output=json", str(place.at(image)))
+    with pytest.raises(PathNotAllowed):
+        place.driver.resize(f"{place.base.parent}/7/{NAME}", image_format, 9)
+
+
 @having("cp")
 def test_restricted_paths_are_refused(place: Place) -> None:
     (place.files / "link").symlink_to("/etc")

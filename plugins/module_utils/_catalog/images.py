@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,36 @@ if TYPE_CHECKING:
     from .catalog import Catalog
 
 
+def _no_name(_id: int) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class CloneSource:
+    """The image that a clone was made of. It may have another name since, or be removed.
+
+    :arg id: ``None`` in a catalog of an earlier version, where only the name was kept, and the image was renamed or removed since.
+    :arg name: the name of the time when the clone was made.
+    """
+
+    id: int | None
+    name: str
+
+
+def clone_origin(source: Image) -> str:
+    """Return the origin of a clone of ``source``.
+
+    The id finds the source under a new name. The name finds what was made anew under it.
+    """
+    return f"image:{source.id}:{source.name}"
+
+
+def clone_source(origin: str | None) -> CloneSource | None:
+    """Read what :func:`clone_origin` returned. An image that isn't a clone has none."""
+    found = re.fullmatch("image:([0-9]{0,19}):(.*)", origin or "")
+    return found and CloneSource(int(found[1]) if found[1] else None, found[2])
+
+
 @dataclass(frozen=True)
 class Image:
     """A row.
@@ -28,7 +59,7 @@ class Image:
 
     :arg format: of the data: ``raw``, ``qcow2`` or another of qemu's names; ``dir`` for a directory.
     :arg fs: the file system that was made in an empty image.
-    :arg origin: what the data was made of: a path, a URL without its secrets, or ``image:`` and the name of the image that it is a clone of.
+    :arg origin: what the data was made of: a path, a URL without its secrets, or what :func:`clone_origin` returns.
     :arg origin_checksum: ``<algorithm>:<hexadecimal digits>`` of what was at the origin, as it was asked for.
     :arg checksum: the same of the data as it is stored, where it was recorded.
     """
@@ -51,9 +82,15 @@ class Image:
     origin_checksum: str | None = None
     checksum: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The row as plain data: maps are lists of dicts."""
+    def as_dict(self, name_of: Callable[[int], str | None] = _no_name) -> dict[str, Any]:
+        """The row as plain data: maps are lists of dicts, and the origin of a clone is ``image:`` and a name.
+
+        :arg name_of: the name that an image has today, by its id. Without one, it is the name of the time when the clone was made.
+        """
         row = dict(vars(self))
+        source = clone_source(self.origin)
+        if source is not None:
+            row["origin"] = f"image:{(None if source.id is None else name_of(source.id)) or source.name}"
         for column in ("uid_map", "gid_map"):
             row[column] = None if row[column] is None else [one.as_dict() for one in row[column]]
         return row
@@ -82,6 +119,12 @@ def find_image(catalog: Catalog, reference: str | int) -> Image | None:
     return _from_row(catalog, rows[0]) if rows else None
 
 
+def image_name(catalog: Catalog, image_id: int) -> str | None:
+    """The name of the image with this id."""
+    rows = catalog.execute("SELECT name FROM image WHERE id = ?", [image_id])
+    return str(rows[0]["name"]) if rows else None
+
+
 def _from_row(catalog: Catalog, row: Mapping[str, Any]) -> Image:
     return read_row(catalog.path, Image, row, READERS)
 
@@ -104,4 +147,4 @@ def delete_image(catalog: Catalog, image_id: int) -> None:
     catalog.execute("DELETE FROM image WHERE id = ?", [image_id])
 
 
-__all__ = ["Image", "delete_image", "find_image", "find_images", "insert_image", "update_image"]
+__all__ = ["CloneSource", "Image", "clone_origin", "clone_source", "delete_image", "find_image", "find_images", "image_name", "insert_image", "update_image"]

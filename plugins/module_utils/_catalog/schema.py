@@ -106,6 +106,13 @@ IMAGES_WITH_DATA = (
     "DROP TABLE old_vm_disk",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA)
+#: The origin of a clone was the name of its source only. A source that was renamed or removed since has no id there.
+ORIGINS_BY_ID = (
+    """UPDATE image SET origin = 'image:'
+        || coalesce((SELECT source.id FROM image AS source WHERE source.name = substr(image.origin, 7)), '') || ':' || substr(image.origin, 7)
+        WHERE origin LIKE 'image:%'""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA, ORIGINS_BY_ID)
 
 __all__ = ["APPLICATION_ID", "MIGRATIONS"]

@@ -15,12 +15,17 @@ from .errors import InvalidInput
 
 @dataclass(frozen=True)
 class ArgumentSpec:
-    """Keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``."""
+    """Keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
+
+    :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that its documentation has each once;
+        :func:`run_module` checks these lists by the same declarations.
+    """
 
     argument_spec: Mapping[str, Mapping[str, object]]
     mutually_exclusive: Sequence[Sequence[str]] = field(default_factory=list)
     required_one_of: Sequence[Sequence[str]] = field(default_factory=list)
     required_if: Sequence[Sequence[object]] = field(default_factory=list)
+    repeated: Sequence[str] = field(default_factory=list)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
         """Both specs in one; an option that both declare takes the definition in ``other``."""
@@ -29,12 +34,16 @@ class ArgumentSpec:
             [*self.mutually_exclusive, *other.mutually_exclusive],
             [*self.required_one_of, *other.required_one_of],
             [*self.required_if, *other.required_if],
+            [*self.repeated, *other.repeated],
         )
 
     def keywords(self) -> dict[str, object]:
         """The arguments to call ``AnsibleModule`` with."""
         return {
-            "argument_spec": {name: dict(option) for name, option in self.argument_spec.items()},
+            "argument_spec": {
+                name: {key: value for key, value in option.items() if not (name in self.repeated and key == "options")}
+                for name, option in self.argument_spec.items()
+            },
             "mutually_exclusive": [list(names) for names in self.mutually_exclusive],
             "required_one_of": [list(names) for names in self.required_one_of],
             "required_if": [list(rule) for rule in self.required_if],

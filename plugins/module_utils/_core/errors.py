@@ -28,7 +28,7 @@ class InvalidInput(VmstoreError):
     """A value the user gave can't be used.
 
     :arg option: the option's name as the user wrote it.
-    :arg value: the offending value.
+    :arg value: the offending value; ``None`` is an option that is missing.
     :arg accepted: what would be accepted, as the rest of a sentence.
     """
 
@@ -38,7 +38,7 @@ class InvalidInput(VmstoreError):
         shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
-        super().__init__(f"{option}: {shown} is not accepted: {accepted}.")
+        super().__init__(f"{option} is missing: {accepted}." if value is None else f"{option}: {shown} is not accepted: {accepted}.")
         self.option = option
         self.value = value
         self.accepted = accepted

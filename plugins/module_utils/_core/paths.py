@@ -50,13 +50,14 @@ def is_within(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
-def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str]) -> None:
+def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None) -> None:
     """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
 
     A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only when a
     safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is allowed.
     Both lists hold absolute paths, which are resolved here as well.
 
+    :arg safe_option: what the user calls the safe directories, where they can be chosen.
     :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be resolved.
     """
     safe_roots = [real_path(directory) for directory in safe]
@@ -66,7 +67,8 @@ def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Se
         if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
         if is_within(path, root) and len(root) > max(covering, default=0):
-            raise PathNotAllowed(option, path, f"it lies in the restricted directory {root} and SAFE_DIRS names no directory in there that holds it")
+            remedy = f" and {safe_option} names no directory in there that holds it" if safe_option else ""
+            raise PathNotAllowed(option, path, f"it lies in the restricted directory {root}{remedy}")
 
 
 __all__ = ["absolute", "check_allowed", "is_within", "real_path"]

@@ -9,7 +9,7 @@ Check mode returns the plan, a normal run commits the same plan, the diff is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import VmstoreError
@@ -29,6 +29,7 @@ class Action:
     :arg after: the same once the action is done; ``None`` when it will not exist.
     :arg apply: does it; raises :class:`VmstoreError` and then has changed nothing.
     :arg undo: takes it back when a later action of the same plan fails.
+    :arg shown: ``before`` and ``after`` for the diff, where a user reads something else there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Action:
     after: object
     apply: Callable[[], None]
     undo: Callable[[], None] = nothing
+    shown: tuple[object, object] | None = None
 
 
 @dataclass
@@ -73,16 +75,39 @@ class Plan:
         return [{"name": action.name, "subject": action.subject, "before": action.before, "after": action.after} for action in self.actions]
 
     def diff(self) -> list[dict[str, object]]:
-        """The actions in the form ``--diff`` prints."""
-        return [
-            {
-                "before_header": f"{action.subject} (before: {action.name})",
-                "after_header": f"{action.subject} (after: {action.name})",
-                "before": "" if action.before is None else action.before,
-                "after": "" if action.after is None else action.after,
-            }
-            for action in self.actions
-        ]
+        """The actions in the form ``--diff`` prints: what changes, and nothing else."""
+        entries = []
+        for action in self.actions:
+            before, after = _difference(*(action.shown or (action.before, action.after)))
+            headers = {"before_header": action.subject, "after_header": f"{action.subject} ({action.name})"}
+            entries.append({**headers, "before": "" if before is None else before, "after": "" if after is None else after})
+        return entries
+
+
+def _difference(before: object, after: object) -> tuple[object, object]:
+    """Reduce two states to the values that differ. Of something new or removed, that is what is set."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return _set_values(before), _set_values(after)
+    old, new = _without_ids(before), _without_ids(after)
+    changes = {name: _difference(old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+    return _not_null({name: change[0] for name, change in changes.items()}), _not_null({name: change[1] for name, change in changes.items()})
+
+
+def _set_values(state: object) -> object:
+    """``state``; if it is a mapping, without what is off or empty."""
+    if not isinstance(state, Mapping):
+        return state
+    values = {name: _set_values(value) for name, value in _without_ids(state).items()}
+    return {name: value for name, value in _not_null(values).items() if value is not False and value not in ("", [], {})}
+
+
+def _not_null(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
+    """Leave out the ids of the catalog, which tell a user nothing. A mapping by name may have any name."""
+    return {name: value for name, value in state.items() if isinstance(value, Mapping) or not (name == "id" or name.endswith("_id"))}
 
 
 def _undo(action: Action) -> str:

@@ -128,6 +128,7 @@ class DatastoreDriver:
 
     :arg protected: directories that images must never be made of, besides those that the driver and the datastore restrict.
     :arg timeout: seconds instead of :data:`TIMEOUT`.
+    :arg safe_option: what errors call the safe directories of the datastore.
     :arg log: is told what goes on, one line a call.
     """
 
@@ -140,12 +141,14 @@ class DatastoreDriver:
         protected: Sequence[str] = (),
         settings: Settings = Settings(),
         timeout: float = TIMEOUT,
+        safe_option: str = "safe_dirs",
         log: Callable[[str], object] = str,
     ) -> None:
         self.datastore = datastore
         self.settings = settings
         self.protected = protected
         self.timeout = timeout
+        self.safe_option = safe_option
         self.log = log
 
     def require(self, action: str) -> None:
@@ -173,7 +176,7 @@ class DatastoreDriver:
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow it; it names the restricted directory.
         """
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
-        check_allowed("path", path, safe=self.datastore.safe_dirs or SAFE_DIRS, restricted=sorted(restricted))
+        check_allowed("path", path, safe=self.datastore.safe_dirs or SAFE_DIRS, restricted=sorted(restricted), safe_option=self.safe_option)
 
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""
@@ -195,6 +198,10 @@ class DatastoreDriver:
         """Make an empty image of ``size_mb`` MiB, perhaps with a file system, and return its source."""
         self._unsupported("mkfs")
 
+    def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """Grow an image's data to ``size_mb`` MiB. What it holds stays. Doing it twice is the same as once."""
+        self._unsupported("resize")
+
     def rm(self, source: str) -> None:
         """Remove an image's data. Doing it twice is the same as once."""
         self._unsupported("rm")
@@ -207,8 +214,8 @@ class DatastoreDriver:
         """Return what :meth:`cp` would make of ``path`` without making it: the size in MiB, 0 where it isn't known, and the warnings. Raise as it would."""
         self._unsupported("preview")
 
-    def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
-        """Make another image with the data of the image ``source``."""
+    def clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
+        """Make another image with the data of the image ``source``, which is in the datastore ``origin`` or, without one, in this datastore."""
         self._unsupported("clone")
 
     def monitor(self) -> Capacity:

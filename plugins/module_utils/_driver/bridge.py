@@ -130,6 +130,7 @@ class BridgedFsDriver(DatastoreDriver):
 
     prepare = _bridged("prepare")
     mkfs = _bridged("mkfs")
+    resize = _bridged("resize")
     rm = _bridged("rm")
     clone = _bridged("clone")
     monitor = _bridged("monitor")

@@ -57,7 +57,7 @@ class FsDriver(DirectoryDriver):
         datastore_types=frozenset(["image", "file"]),
         image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
-        actions=frozenset(["clone", "export", "mkfs", "snapshot"]),
+        actions=frozenset(["clone", "export", "mkfs", "resize", "snapshot"]),
         attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS]),
     )
 
@@ -100,9 +100,10 @@ class FsDriver(DirectoryDriver):
             warnings += self._judged(head, tail, path, options)
             return with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
 
-    def clone(self, source: str, image_format: str | None, options: CopyOptions) -> CopiedImage:
+    def clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
         """
         :arg source: an image of this datastore or, in the same location, of another.
+        :arg origin: the datastore on this host that has the source, wherever it is.
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
@@ -110,7 +111,7 @@ class FsDriver(DirectoryDriver):
         from .._image.copy import convert, copy_local
         from .._image.still import StillFiles
 
-        path = self._image(source, beside=True)
+        path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
             still = StillFiles(content.reads, verify=options.verify)
@@ -151,6 +152,17 @@ class FsDriver(DirectoryDriver):
                 timeout=COPY_TIMEOUT,
             )
             return self._source(part.commit())
+
+    def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """
+        :arg image_format: raw or qcow2.
+        :raises Conflict: it has snapshots, or a program uses it.
+        :raises VmstoreError: it isn't an image of this datastore, or can't be written.
+        """
+        from .._image.resize import grow_image
+
+        path, image_format = self._image_with_snapshots(source, image_format)
+        grow_image(path, image_format, size_mb * MEBIBYTE, sparse=sparse, timeout=COPY_TIMEOUT)
 
     def rm(self, source: str) -> None:
         """

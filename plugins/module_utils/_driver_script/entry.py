@@ -45,7 +45,7 @@ class Action:
         self._class = driver
 
     def driver(self, **options: object) -> DatastoreDriver:
-        return self._class(self.datastore, log=log, **options)
+        return self._class(self.datastore, safe_option="SAFE_DIRS", log=log, **options)
 
     def reading(self) -> DatastoreDriver:
         """The driver, for an action that makes images or looks at what a user names."""

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .._catalog.images import Image, delete_image, find_image, find_images, update_image
+from .._catalog.images import Image, delete_image, find_image, find_images, image_name, update_image
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from .._core.paths import absolute
@@ -222,7 +222,8 @@ class DatastoreCheckService(CatalogService):
         users = users_of(self.catalog, image)
         if users:
             raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {users}.")
-        self._plan.actions.append(Action("forget image", image.name, image.as_dict(), None, functools.partial(delete_image, self.catalog, image.id)))
+        before = image.as_dict(functools.partial(image_name, self.catalog))
+        self._plan.actions.append(Action("forget image", image.name, before, None, functools.partial(delete_image, self.catalog, image.id)))
 
     def _sweep(self, checked: Checked) -> None:
         if checked.leftovers:

@@ -29,7 +29,7 @@ from .._driver.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from .._driver.registry import DATASTORE_DRIVERS
 from .catalog import CATALOG_OPTIONS, CatalogService
 from .datastore import check_timeout
-from .image_data import EMPTY_TYPES, ImageData
+from .image_data import EMPTY_TYPES, ImageData, grows
 from .image_wish import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
 from .image_work import image_lock
 from .known_images import KnownImages
@@ -43,6 +43,7 @@ IMAGE_SPEC = ArgumentSpec(
     },
     required_one_of=[["id", "name", "images"]],
     mutually_exclusive=[["images", name] for name in IMAGE_OPTIONS if "default" not in IMAGE_OPTIONS[name]],
+    repeated=["images"],
 ).merge(CATALOG_OPTIONS)
 
 #: Upper bound of the plans that are made because another program changed the catalog meanwhile.
@@ -73,7 +74,7 @@ class ImageService(CatalogService):
         check_timeout(self.timeout)
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
-        self._data = ImageData()
+        self._data = ImageData(functools.partial(image_lock, self.path))
         #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
         self._data_first = False
         self._emptied: list[str] = []
@@ -179,7 +180,8 @@ class ImageService(CatalogService):
         image, size_mb = plan(number, wish, found, driver, kind)
         self._claim(number, image)
         self._known.put(image)
-        return {**image.as_dict(), "datastore": datastore.name, "path": image.path or None, "format": image.format or None, "size_mb": size_mb}
+        row = image.as_dict(self._known.name_of)
+        return {**row, "datastore": datastore.name, "path": image.path or None, "format": image.format or None, "size_mb": size_mb}
 
     def _claim(self, number: int, image: Image) -> None:
         if self._claims.setdefault(image.id, number) != number:
@@ -303,7 +305,15 @@ class ImageService(CatalogService):
             return wanted, wanted.size_mb or None
         if wanted != found:
             self._check_unused(found, "changed")
-            self._add("update image", found, wanted, self._update)
+        larger = grows(wish.data, found)
+        if larger:
+            self._check_unused(found, "grown")
+            self._check_data_unused(found, "grown", True)
+            wanted = self._data.grow(number, wish.data, wanted, driver)
+        # A domain doesn't notice where the data once came from.
+        wanted = dataclasses.replace(wanted, **self._data.moved(wish.data, found))
+        if wanted != found:
+            self._add("grow image" if larger else "update image", found, wanted, self._update)
         return wanted, wanted.size_mb
 
     # Actions
@@ -312,8 +322,28 @@ class ImageService(CatalogService):
         """
         :arg hidden: what isn't known before the data is made, and so is not part of the plan.
         """
-        described = {field: value for field, value in after.as_dict().items() if field not in hidden}
-        self._plan.actions.append(Action(name, after.name, before and before.as_dict(), described, functools.partial(apply, after)))
+        described = {field: value for field, value in after.as_dict(self._known.name_of).items() if field not in hidden}
+        shown = self._shown(before, after)
+        old = before and before.as_dict(self._known.name_of)
+        self._plan.actions.append(Action(name, after.name, old, described, functools.partial(apply, after), shown=shown))
+
+    def _shown(self, before: Image | None, after: Image | None) -> tuple[dict[str, object] | None, dict[str, object] | None]:
+        """An image before and after a step, as the diff has it. What isn't known in check mode, such as the format of a download, is left out of both."""
+        old, new = (one and self._state(one) for one in (before, after))
+        if before and after and old and new:
+            old["name"], new["name"] = before.name, after.name
+        if new and not new["path"]:
+            new["path"] = "(a new file)" if old else None
+            for name in ("format", "size_mb"):
+                if not new[name]:
+                    new[name] = old and old[name]
+        return old, new
+
+    def _state(self, image: Image) -> dict[str, object]:
+        """Without the name, because that is the subject of the step."""
+        row = image.as_dict(self._known.name_of)
+        datastore = self._known.datastore(image.datastore_id)
+        return {"datastore": datastore and datastore.name, **{name: value for name, value in row.items() if name != "name"}}
 
     def _check_unused(self, image: Image, verb: str, force: bool = False) -> None:
         disks = self._known.disks(image)
@@ -327,7 +357,8 @@ class ImageService(CatalogService):
         """
         users = "" if force and verb == "removed" else self._known.data_users(image, running=force)
         if users:
-            remedy = "shut it down first" if force else "shut it down and take the image from it first, or give force: true"
+            lost = "to take its data from it" if verb == "removed" else "to lose what the image holds"
+            remedy = "shut it down first" if force else f"shut it down and take the image from it first, or give force: true {lost}"
             raise Conflict(f"The image {image.name!r} can't be {verb} while its data is used by {users}: {remedy}.")
 
     def _insert(self, image: Image) -> None:
@@ -343,7 +374,8 @@ class ImageService(CatalogService):
         for disk in self._known.disks(found):
             subject = f"image {found.name!r} in domain {disk.domain!r} on host {disk.host!r}"
             self._plan.actions.append(Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk)))
-        self._plan.actions.append(Action("remove image", found.name, found.as_dict(), None, functools.partial(delete_image, self.catalog, found.id)))
+        before, remove = found.as_dict(self._known.name_of), functools.partial(delete_image, self.catalog, found.id)
+        self._plan.actions.append(Action("remove image", found.name, before, None, remove, shown=self._shown(found, None)))
         datastore = self._known.datastore(found.datastore_id)
         if datastore is not None and self._known.driver(datastore).info.stores_data:
             self._outdated.append((self._known.driver(datastore), found))

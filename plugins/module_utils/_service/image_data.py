@@ -11,8 +11,9 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from .._catalog.images import Image
-from .._core.errors import InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
+from .._catalog.datastores import Datastore
+from .._catalog.images import Image, clone_origin, clone_source
+from .._core.errors import Conflict, InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
 from .._image.datablock import check_datablock
@@ -24,9 +25,13 @@ EMPTY_TYPES = ("os", "datablock")
 
 
 class ImageData:
-    """What is made for a list of wishes, each known by its place in the list. It is made between two plans, and outlives the first."""
+    """What is made for a list of wishes, each known by its place in the list. It is made between two plans, and outlives the first.
 
-    def __init__(self) -> None:
+    :arg lock: keeps other programs away from the data of the image with an id.
+    """
+
+    def __init__(self, lock: Callable[[int], contextlib.AbstractContextManager[None]]) -> None:
+        self._lock = lock
         #: Whether what an image is to be made of is looked at while planning: in check mode nothing else does.
         self.look = True
         self.made: dict[int, CopiedImage] = {}
@@ -36,6 +41,9 @@ class ImageData:
         self._all_made = False
         #: How to make what the latest plan needs. In the order of the wishes, as one image can be a clone of another.
         self._to_make: dict[int, tuple[DatastoreDriver, Callable[[], CopiedImage]]] = {}
+        #: How to grow images that exist, and which were grown to how many MiB. More room than the catalog knows of does no harm, so it isn't taken back.
+        self._to_grow: dict[int, Callable[[], None]] = {}
+        self._grown: dict[int, tuple[str, int]] = {}
         self._drivers: dict[int, DatastoreDriver] = {}
         self._wish_of: dict[int, int] = {}
 
@@ -43,14 +51,18 @@ class ImageData:
         """A new plan is made."""
         self._known = known
         self._to_make = {}
+        self._to_grow = {}
         self._wish_of = {}
 
     def make(self) -> None:
         """Make what the plan needs. What can't be made is kept in :attr:`failed`."""
-        for number, (driver, make) in self._to_make.items():
-            self._drivers[number] = driver
+        for number in sorted({*self._to_make, *self._to_grow}):
             try:
-                self.made[number] = make()
+                if number in self._to_grow:
+                    self._to_grow[number]()
+                else:
+                    self._drivers[number], make = self._to_make[number]
+                    self.made[number] = make()
             except VmstoreError as error:
                 self.failed[number] = error
         self._all_made = True
@@ -101,12 +113,18 @@ class ImageData:
         )
 
     def difference(self, wish: DataWish, found: Image) -> str:
-        """Why the data of an image isn't what is wanted; empty if it is, as far as the wish says anything."""
+        """Why the data of an image isn't what is wanted, and what can be done; empty if it is, as far as the wish says anything.
+
+        An image that only has to grow, or whose origin is elsewhere now, has no difference.
+        """
+        is_same = has_checksum(found, wish.checksum)
+        origin = found.as_dict(self._known.name_of)["origin"]
+        clone = wish.clone_from and not self._is_source(wish.clone_from, found) and f"image:{self._known.source(wish.clone_from).name}"
         pairs = {
-            "clone_from": (self._origin(wish) if wish.clone_from else None, found.origin),
-            "url" if "://" in (wish.shown or "") else "path": (wish.shown, found.origin),
-            "checksum": (wish.checksum, found.origin_checksum),
-            "size": (wish.size, found.size_mb),
+            "clone_from": (clone or None, origin),
+            "url" if "://" in (wish.shown or "") else "path": (None if is_same else wish.shown, origin),
+            "checksum": (None if is_same else wish.checksum, found.origin_checksum),
+            "size": (None if grows(wish, found) else wish.size, found.size_mb),
             # Of what an image was copied from, the format isn't kept.
             "format": (None if wish.origin else wish.format, found.format),
             "fs": (wish.fs, found.fs),
@@ -115,15 +133,57 @@ class ImageData:
         for option, (wanted, current) in pairs.items():
             if wanted not in (None, current):
                 made = "without one" if current is None else f"with {current!r}"
-                return f"{option}: the image {found.name!r} was made {made}; only force: true replaces its data by new data with {wanted!r}."
+                keep = f"leave {option} out"
+                if option in ("path", "url") and found.origin_checksum is not None and wish.checksum is None:
+                    keep = f"leave {option} out, or give checksum: {found.origin_checksum} if the same is there,"
+                replaced = f"give force: true to lose all that it holds and get new data with {wanted!r}"
+                return f"{option}: the image {found.name!r} was made {made}; {keep} to keep its data, or {replaced}."
         return ""
 
+    def moved(self, wish: DataWish, found: Image) -> dict[str, str | None]:
+        """Return what changes in the row of an image whose origin is elsewhere now: the same checksum is the same data, wherever it comes from."""
+        if wish.shown is None or not has_checksum(found, wish.checksum):
+            return {}
+        return {"origin": wish.shown, "origin_checksum": wish.checksum}
+
+    def grow(self, number: int, wish: DataWish, found: Image, driver: DatastoreDriver) -> Image:
+        """``found`` as large as a wish says. As all data, that is made between two plans.
+
+        :raises StaleState: it wasn't grown, as there was no need for it when the first plan was made.
+        :raises VmstoreError: it can't grow.
+        """
+        size = wish.size or 0
+        driver.require("resize")
+        check_datablock(format=found.format, size_mb=size, fs=None)
+        if not self._all_made and driver.snapshots(found.path):
+            raise Conflict(f"size: the image {found.name!r} can't grow while it has snapshots: remove them with the module image_snapshot first.")
+        if self._all_made and self._grown.get(number) != (found.path, size):
+            raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
+        if found.fs is not None:
+            kept = f"The {found.fs} in the image {found.name!r} keeps its {found.size_mb} MiB"
+            self.warnings[number] = (f"{kept} until it is grown in a guest, such as with resize2fs, xfs_growfs or mkswap.",)
+        options = self._copy_options(driver, wish, found.type)
+
+        def grow() -> None:
+            with self._lock(found.id):
+                driver.resize(found.path, found.format, size, sparse=options.sparse)
+            self._grown[number] = (found.path, size)
+
+        self._to_grow[number] = grow
+        return dataclasses.replace(found, size_mb=size, checksum=None)
+
     def _origin(self, wish: DataWish) -> str | None:
-        """A clone's is the name of its source, which may be gone, or made anew, since."""
-        if wish.clone_from is None:
-            return wish.shown
-        source = self._known.find(wish.clone_from)
-        return f"image:{source.name if source else wish.clone_from}"
+        return wish.shown if wish.clone_from is None else clone_origin(self._known.source(wish.clone_from))
+
+    def _is_source(self, reference: str, found: Image) -> bool:
+        """Return whether an image is a clone of another, which may have a new name, be removed, or be made anew under its name since."""
+        recorded = clone_source(found.origin)
+        if recorded is None:
+            return False
+        source = self._known.find(reference)
+        if source is None:
+            return reference in (recorded.name, str(recorded.id))
+        return recorded.id == source.id or recorded.name == source.name
 
     def _plan_empty(self, number: int, size: int, wish: DataWish, driver: DatastoreDriver, options: CopyOptions) -> CopiedImage:
         driver.require("mkfs")
@@ -150,17 +210,39 @@ class ImageData:
             if source.format not in ("raw", ""):
                 accepted = f"an image of type {options.image_type} is a clone of a raw one, and {source.name!r} is {source.format}"
                 raise InvalidInput("clone_from", reference, accepted)
+        origin = self._elsewhere(source, driver.datastore)
+        named = {} if origin is None else {"origin": origin}
         maker = self._wish_of.get(source.id)
 
         def make() -> CopiedImage:
-            if maker is None:
-                return driver.clone(source.path, source.format, options)
-            if maker not in self.made:
+            if maker is not None and maker not in self.made:
                 raise NotFound(f"clone_from: the image {source.name!r} could not be made.")
-            return driver.clone(self.made[maker].source, self.made[maker].format, options)
+            path, image_format = (source.path, source.format) if maker is None else (self.made[maker].source, self.made[maker].format)
+            try:
+                return driver.clone(path, image_format, options, **named)
+            except InvalidInput as error:  # which names an option of the driver
+                raise InvalidInput("clone_from", reference, f"its data at {path} can't be used: {error.accepted}") from error
 
         self._to_make[number] = driver, make
         return CopiedImage("", wanted or source.format, source.size_mb)
+
+    def _elsewhere(self, source: Image, datastore: Datastore) -> Datastore | None:
+        """Return the datastore on this host that has what is cloned into another; ``None`` where the driver finds the source by itself.
+
+        :raises UnsupportedAction: no host is known to have both.
+        """
+        other = self._known.datastore(source.datastore_id)
+        if other is None or other.id == datastore.id:
+            return None
+        if not other.bridge_list and not datastore.bridge_list:
+            return other
+        if set(other.bridge_list) == set(datastore.bridge_list) and other.directories()[1:] == datastore.directories()[1:] != []:
+            return None
+        places = [f"{one.name!r} is on {'the hosts of its bridge_list' if one.bridge_list else 'this host'}" for one in (other, datastore)]
+        raise UnsupportedAction(
+            f"clone_from: the image {source.name!r} can't be cloned into another datastore here, because {' and '.join(places)}; both have to be on this host, "
+            "or on the same hosts in directories beside each other that are named by their ids. Otherwise make the image from the path or url of the first one."
+        )
 
     @staticmethod
     def _copy_options(driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:
@@ -172,4 +254,14 @@ class ImageData:
         return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
-__all__ = ["EMPTY_TYPES", "ImageData"]
+def has_checksum(found: Image, checksum: str | None) -> bool:
+    """Return whether an image is known to be made of something with this checksum. Domains write to a persistent one, so its own doesn't tell."""
+    return checksum is not None and checksum in (found.origin_checksum, None if found.persistent else found.checksum)
+
+
+def grows(wish: DataWish, found: Image) -> bool:
+    """Return whether a wish is about an image that began empty and needs no more than to grow."""
+    return wish.size is not None and wish.size > found.size_mb and found.origin is None and found.type in EMPTY_TYPES
+
+
+__all__ = ["EMPTY_TYPES", "ImageData", "grows"]

@@ -27,6 +27,7 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
     with reading(options["catalog"]) as catalog:
         names = {one.id: one.name for one in all_datastores(catalog)}
         found = find_images(catalog)
+        name_of = {one.id: one.name for one in found}.get
         if options["datastore"] is not None:
             datastore = find_datastore(catalog, options["datastore"])
             if datastore is None:
@@ -39,7 +40,11 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
             found = [one]
         return {
             "images": [
-                {**one.as_dict(), "datastore": names.get(one.datastore_id), "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)]}
+                {
+                    **one.as_dict(name_of),
+                    "datastore": names.get(one.datastore_id),
+                    "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)],
+                }
                 for one in found
             ]
         }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._catalog.catalog import Catalog, open_catalog, read_catalog
-from .._catalog.images import Image, find_image, update_image
+from .._catalog.images import Image, find_image, image_name, update_image
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, StaleState
 from .._core.plan import Action, Plan
@@ -61,13 +61,14 @@ class ImageSnapshotService(ImageWorkService):
         driver = self.driver(image)
         driver.require("snapshot")
         snapshots = driver.snapshots(image.path)
+        name_of = functools.partial(image_name, self.catalog)
         wish = {"absent": self._absent, "flattened": self._flattened, "reverted": self._reverted}[self.options["state"]]
         outcome = wish(image, driver, snapshots)
-        plan = Plan({"image": {**outcome.image.as_dict(), "datastore": driver.datastore.name}, "snapshots": outcome.snapshots})
+        plan = Plan({"image": {**outcome.image.as_dict(name_of), "datastore": driver.datastore.name}, "snapshots": outcome.snapshots})
         # The row comes first: whatever happens then, it has no checksum of other data, and a repeat puts the rest right.
         if outcome.image != image:
             apply, undo = (functools.partial(self._record, *pair) for pair in ((image, outcome.image), (outcome.image, image)))
-            plan.actions.append(Action("update image", image.name, image.as_dict(), outcome.image.as_dict(), apply, undo))
+            plan.actions.append(Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), apply, undo))
         if outcome.work is not None:
             self._check_unused(image)
             self._check_data_unused(image, driver)

@@ -55,6 +55,11 @@ class KnownImages:
         # The largest of SQLite's ids has 19 digits, and Python reads no number of thousands.
         return self._by_id.get(int(text)) if len(text) < 20 else None
 
+    def name_of(self, image_id: int) -> str | None:
+        """Return the name that an image has now, or will have; ``None`` where there is none with this id."""
+        image = self._by_id.get(image_id)
+        return image and image.name
+
     def source(self, reference: str) -> Image:
         """
         :raises NotFound: there is no such image to clone.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
@@ -79,6 +80,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under its lock."""
     module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
+        _check_repeated(spec, module.params)
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
         service.log = module.log
@@ -86,6 +88,18 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
     result = _result(module, plan)
     # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer than all the rest.
     module.exit_json(invocation={"module_args": _given(module.params)}, **result)
+
+
+def _check_repeated(spec: ArgumentSpec, params: dict[str, Any]) -> None:
+    """Check, convert and complete lists of the module's own options as Ansible does with options.
+
+    :raises VmstoreError: an element isn't what is declared.
+    """
+    lists = {name: dict(spec.argument_spec[name]) for name in spec.repeated}
+    found = ArgumentSpecValidator(lists).validate({name: params[name] for name in lists})
+    if found.error_messages:
+        raise VmstoreError("Unsupported parameters: " * bool(found.unsupported_parameters) + found.error_messages[0])
+    params.update({name: found.validated_parameters[name] for name in lists})
 
 
 def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:

@@ -74,7 +74,7 @@ def test_a_catalog_from_a_newer_version(virtiofs) -> None:
         connection.execute("PRAGMA user_version = 99")
     wish = {"name": "x", **VIRTIOFS}
     messages = virtiofs.errors(("datastore", wish), ("datastore", {**wish, "check": True}), ("datastore_info", {}), ("image_info", {}))
-    assert messages == [f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one knows schema 2."] * 4
+    assert messages == [f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one knows schema 3."] * 4
 
 
 FULL = """

@@ -15,7 +15,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog import ca
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_images, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import CloneSource, Image, clone_source, find_images, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, find_vm_disks, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, FileAccessFailed, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
@@ -350,6 +350,25 @@ def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.
     assert query(path, "PRAGMA foreign_key_check") == []
     with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="FOREIGN KEY"):
         catalog.execute("DELETE FROM image")
+
+
+def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        make(path)
+    origins = {5: None, 6: "image:i5", 7: "image:gone", 8: "image:6:x", 9: "/mnt/image:i5", 10: "https://h/image:i5"}
+    assert clone_source(f"image:{'9' * 5000}:x") is None  # no id, and Python reads no such number
+    for number, origin in origins.items():
+        text = "NULL" if origin is None else f"'{origin}'"
+        change(path, f"INSERT INTO image VALUES ({number}, 'i{number}', 1, 'os', '/d/x', 'raw', 3, 1, 0, NULL, {text}{', NULL' * 6})")
+    for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
+        with opened as catalog:
+            images = find_images(catalog)
+            assert [clone_source(image.origin) for image in images] == [
+                *(None, CloneSource(5, "i5"), CloneSource(None, "gone"), CloneSource(None, "6:x"), None, None)
+            ]
+            shown = [None, "image:i5", "image:gone", "image:6:x", "/mnt/image:i5", "https://h/image:i5"]
+            assert [image.as_dict()["origin"] for image in images] == shown
 
 
 def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,3 +54,33 @@ def test_the_diff_is_the_plan() -> None:
     plan = Plan(actions=[action([], "a")])
     assert [(entry["before"], entry["after"]) for entry in plan.diff()] == [("", "a")]
     assert not Plan().changed
+
+
+def difference(before: object, after: object, **more: object) -> tuple[object, object]:
+    (entry,) = Plan(actions=[Action("change", "subject", before, after, lambda: None, **more)]).diff()
+    assert (entry["before_header"], entry["after_header"]) == ("subject", "subject (change)")
+    return entry["before"], entry["after"]
+
+
+def test_a_diff_has_what_changes_and_nothing_else() -> None:
+    before = {"id": 1, "size": 4, "tags": [], "note": None, "gone": 1, "same": "x", "parts": {"a": 1, "b": 2, "image_id": 3}, "flag": True, "that_id": 1}
+    after = {"id": 2, "size": 0, "tags": ["x"], "note": "new", "gone": None, "same": "x", "parts": {"a": 1, "b": 5, "image_id": 4}, "flag": False, "that_id": 2}
+    assert difference(before, after) == (
+        {"size": 4, "tags": [], "gone": 1, "parts": {"b": 2}, "flag": True},
+        {"size": 0, "tags": ["x"], "note": "new", "parts": {"b": 5}, "flag": False},
+    )
+    plan = Plan(actions=[Action("change", "subject", before, after, lambda: None)])
+    assert plan.described() == [{"name": "change", "subject": "subject", "before": before, "after": after}]
+
+
+def test_a_diff_of_something_new_has_what_is_set() -> None:
+    state = {"id": 1, "datastore_id": 1, "name": "x", "size": 0, "note": None, "flag": False, "on": True, "tags": [], "text": "", "parts": {"a": None, "b": 1}}
+    assert difference(None, state) == ("", {"name": "x", "size": 0, "on": True, "parts": {"b": 1}})
+    assert difference(state, None) == ({"name": "x", "size": 0, "on": True, "parts": {"b": 1}}, "")
+    assert difference(None, {"vm_id": {"host": "h"}}) == ("", {"vm_id": {"host": "h"}})  # a domain of this name
+    assert difference("old text\n", "text\n") == ("old text\n", "text\n")
+    assert difference(None, ["a", "b"]) == ("", ["a", "b"])
+
+
+def test_a_diff_has_what_a_user_reads() -> None:
+    assert difference({"datastore_id": 1}, {"datastore_id": 2}, shown=({"datastore": "a"}, {"datastore": "b"})) == ({"datastore": "a"}, {"datastore": "b"})

@@ -65,7 +65,7 @@ def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("check", [True, False])
 def test_what_a_program_has_open_is_not_removed(run: Run, image: Path, opened_by_qemu: Callable[..., None], check: bool) -> None:
     opened_by_qemu(image, "-f", "raw")
-    users = r"by the program qemu-io \(process [0-9]+\): shut it down and take the image from it first, or give force: true\.$"
+    users = r"by the program qemu-io \(process [0-9]+\): shut it down and take the image from it first, or give force: true to take its data from it\.$"
     with pytest.raises(Conflict, match=f"^The image 'x' can't be removed while its data is used {users}"):
         run("image", check, name="x", state="absent")
     assert image.exists()
@@ -80,7 +80,7 @@ def test_with_force_it_is_removed(run: Run, image: Path, opened_by_qemu: Callabl
 def test_force_for_other_data_does_not_take_it_from_a_running_program(run: Run, image: Path, opened_by_qemu: Callable[..., None], domain: None) -> None:
     opened_by_qemu(image, "-f", "raw")
     with pytest.raises(Conflict, match=r"^The image 'x' can't be replaced while its data is used by the program qemu-io .*: shut it down first\.$"):
-        run("image", name="x", size=8, force=True)
+        run("image", name="x", size=2, force=True)
     assert image.exists()
 
 
@@ -95,7 +95,12 @@ def test_a_domain_that_is_off_counts(run: Run, image: Path, domain: None) -> Non
     with pytest.raises(Conflict, match="can't be removed while its data is used by the domain 'web' of this host's libvirt"):
         run("image", name="x", state="absent")
     # It would start with other data, as who gives force for that says.
-    assert run("image", name="x", size=8, force=True).changed
+    assert run("image", name="x", size=2, force=True).changed
+
+
+def test_the_disk_of_a_domain_that_is_off_grows(run: Run, image: Path, domain: None) -> None:
+    assert run("image", name="x", size=8).changed
+    assert image.stat().st_size == 8 << 20
 
 
 @pytest.mark.parametrize("state", ["absent", "reverted", "flattened"])

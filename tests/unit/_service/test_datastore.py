@@ -127,8 +127,8 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "ds_driver: None is not accepted: a new datastore of type 'image' needs one."),
-        ({"ds_driver": "virtiofs"}, "tm_driver: None is not accepted: a new datastore of type 'image' needs one."),
+        ({}, "ds_driver is missing: a new datastore of type 'image' needs one."),
+        ({"ds_driver": "virtiofs"}, "tm_driver is missing: a new datastore of type 'image' needs one."),
         ({"ds_driver": "vfs", "tm_driver": "ssh"}, "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected."),
         ({**VIRTIOFS, "tm_driver": "ssh"}, "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver."),
         ({**VIRTIOFS, "type": "file"}, "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'."),

@@ -243,8 +243,8 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs one"),
-        ({"datastore": None}, InvalidInput, "datastore: None is not accepted: a new image needs one"),
+        ({"path": None}, InvalidInput, "path is missing: a new image needs one"),
+        ({"datastore": None}, InvalidInput, "datastore is missing: a new image needs one"),
         ({"datastore": "none"}, NotFound, "datastore: there is no datastore 'none' in the catalog"),
         ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
         ({"mount_tag": "x" * 37}, InvalidInput, f"mount_tag: '{'x' * 37}' is not accepted: 1 to 36 letters"),

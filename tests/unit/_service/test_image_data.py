@@ -126,7 +126,7 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"path": "/etc/passwd"}, PathNotAllowed, "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc"),
         ({"path": "/tmp/no/such/file"}, VmstoreError, "Could not open /tmp/no/such/file"),
         ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
-        ({"path": None}, InvalidInput, "path: None is not accepted: a new image needs a path, a url, a clone_from or a size"),
+        ({"path": None}, InvalidInput, "path is missing: a new image needs a path, a url, a clone_from or a size"),
         ({"path": None, "url": "/x"}, InvalidInput, "url: '/x' is not accepted: a URL with http, https or ssh is expected"),
         ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, "url: 'ftp://...' is not accepted"),
         ({"path": "https://user:secret@h/x"}, InvalidInput, "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url."),
@@ -135,7 +135,7 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
         ({"checksum": "sha256:12"}, InvalidInput, "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected"),
         ({"checksum": "crc:12"}, InvalidInput, "checksum: 'crc:12' is not accepted"),
-        ({"type": None}, InvalidInput, "type: None is not accepted: a new image in the datastore 'default' needs one: cdrom, datablock, os."),
+        ({"type": None}, InvalidInput, "type is missing: a new image in the datastore 'default' needs one: cdrom, datablock, os."),
         ({"type": "kernel"}, UnsupportedAction, "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type"),
         ({"type": "os", "datastore": "files"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the fs driver of 'files'"),
         ({"type": "os", "datastore": "system"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the system driver of 'system'"),
@@ -169,7 +169,7 @@ def test_a_checksum_is_verified_and_kept(new: Run, source: Path, stored: Callabl
     assert stored() == []
     assert new(checksum=right).result["image"]["origin_checksum"] == right.lower()
     assert new(checksum=right).actions == []
-    with pytest.raises(Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; only force: true replaces its data"):
+    with pytest.raises(Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; leave checksum out to keep its data, or"):
         new(checksum=wrong)
 
 
@@ -207,7 +207,7 @@ def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
     found = info(image["path"])
     assert (found["format"], found["virtual-size"], image["size_mb"], image["fs"]) == ("qcow2", 16 * 2**20, 16, "ext4")
     assert run(**given).actions == []
-    for option, other in (("size", 32), ("format", "raw"), ("fs", "xfs")):
+    for option, other in (("size", 8), ("format", "raw"), ("fs", "xfs")):
         with pytest.raises(Conflict, match=f"^{option}: the image 'b' was made with "):
             run(**{**given, option: other})
     assert stored() == [image["path"]]
@@ -300,7 +300,7 @@ def test_the_source_of_a_clone_can_be_made_anew(new: Run, run: Run) -> None:
     new()
     assert run(**given).actions == []
     new("z")
-    with pytest.raises(Conflict, match="^clone_from: the image 'y' was made with 'image:x'; only force: true replaces its data by new data with 'image:z'"):
+    with pytest.raises(Conflict, match="^clone_from: the image 'y' was made with 'image:x'; leave clone_from out .* and get new data with 'image:z'"):
         run(**{**given, "clone_from": "z"})
 
 
@@ -404,7 +404,7 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     first = new().result["image"]
     other = tmp_path / "other.img"
     other.write_bytes(b"other" * 1000)
-    with pytest.raises(Conflict, match=f"^path: the image 'x' was made with '{source}'; only force: true replaces its data by new data with '{other}'"):
+    with pytest.raises(Conflict, match=f"^path: the image 'x' was made with '{source}'; leave path out .* and get new data with '{other}'"):
         new(path=str(other))
     assert new(force=True).actions == []
     planned = new(path=str(other), force=True, check=True)

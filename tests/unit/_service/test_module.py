@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,48 @@ def test_what_is_no_secret_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
             run_module(IMAGE_SPEC, ImageService)
         answer = json.loads(capsys.readouterr().out)
         assert url in answer["msg"] or "none@2024" in url, answer
+
+
+@pytest.fixture
+def images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """The answer to a list of images."""
+    catalog = str(tmp_path / "catalog.sqlite")
+    (tmp_path / "datastores").mkdir()
+    open_catalog(catalog, create=True, datastore_location=str(tmp_path / "datastores")).close()
+
+    def run(*elements: object) -> dict[str, Any]:
+        with patch_module_args({"catalog": catalog, "images": list(elements)}), pytest.raises(SystemExit):
+            run_module(IMAGE_SPEC, ImageService)
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        ({"nam": "x"}, "Unsupported parameters: images.nam. Supported parameters include: checksum, clone_from, "),
+        ({"name": "x", "size": "y"}, "argument 'size' is of type str found in 'images'"),
+        ({"name": "x", "state": "gone"}, "value of state must be one of: present, absent, got: gone found in images"),
+        ({"name": "x", "uid_map": [{}]}, "missing required arguments: target found in images -> uid_map"),
+        ({"name": "x", "size": True}, "images.size: True is not accepted: a whole number is expected."),
+        (["x"], "Elements value for option 'images' is of type"),
+    ],
+)
+def test_elements_of_a_list_are_checked_as_options_are(images: Answer, element: object, message: str) -> None:
+    answer = images({"name": "ok", "state": "absent"}, element)
+    assert answer["failed"]
+    assert message in answer["msg"]
+
+
+def test_elements_of_a_list_are_converted_and_completed_as_options_are(images: Answer) -> None:
+    answer = images({"name": 5.5, "datastore": "default", "type": "datablock", "size": "2", "persistent": "yes"}, {"name": "gone", "state": "absent"})
+    assert [(one["name"], one["size_mb"], one["persistent"]) for one in answer["images"]] == [("5.5", 2, True)]
+
+
+def test_each_option_is_documented_once() -> None:
+    """The elements of ``images`` have the options of the module, which ``ansible-doc`` printed twice."""
+    shown = subprocess.run(["ansible-doc", "--json", "granary.vmstore.image"], check=True, stdout=subprocess.PIPE).stdout
+    options = json.loads(shown)["granary.vmstore.image"]["doc"]["options"]
+    assert "suboptions" not in options["images"]
+    assert options.keys() == IMAGE_SPEC.argument_spec.keys()

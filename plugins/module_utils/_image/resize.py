@@ -1,0 +1,75 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Grow an image file where it is. What it holds stays, and what is new reads as zeros.
+
+The file is changed in place, because a copy of a large disk takes hours. A crash leaves the old size or the new one: the size of a raw file is one number of
+its file system, and qemu-img writes that of a qcow2 image last (QEMU, docs/interop/qcow2.txt, "Header").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.errors import Conflict, os_errors
+from .image_file import inspect
+from .new_image import remove_files
+from .qemu_img import run_qemu_img
+from .snapshots import content_files, list_snapshots
+from .still import is_used
+
+
+def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeout: float) -> None:
+    """Make a raw or qcow2 image ``size`` bytes large. One that is as large, or larger, stays as it is.
+
+    :arg image: the image's path, of which the driver knows that it is in its datastore.
+    :arg sparse: ``False`` gives what is new storage.
+    :arg timeout: seconds for qemu-img.
+    :raises Conflict: it has snapshots, or a program uses it.
+    :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
+    """
+    if content_files(image, format) != [image] or list_snapshots(image):
+        raise Conflict(f"{image} can't grow while it has snapshots: delete them, or flatten one.")
+    directory, name = os.path.split(image)
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"open {image}"):
+            opened = stack.enter_context(opened_directory(directory))
+            descriptor = open_file_at(opened, name, os.O_RDWR)
+            stack.callback(os.close, descriptor)
+        if is_used(descriptor):
+            raise Conflict(f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first.")
+        if _size_of(descriptor, format, image) >= size:
+            return
+        remove_files(directory, [f"{name}.md5sum"])  # it is about the old data
+        if format == "raw":
+            _grow_raw(descriptor, size, sparse, image)
+        else:
+            preallocation = [] if sparse else ["--preallocation=falloc"]
+            file = descriptor_path(descriptor)
+            run_qemu_img("resize", "-q", "-f", "qcow2", *preallocation, "--", file, str(size), reads={}, writes={descriptor: image}, data=size, timeout=timeout)
+        with os_errors(f"write {image}"):
+            os.fsync(descriptor)
+
+
+def _size_of(descriptor: int, format: str, image: str) -> int:
+    """In bytes, that a guest sees."""
+    return os.fstat(descriptor).st_size if format == "raw" else inspect(descriptor, path=image, option="image").virtual_size
+
+
+def _grow_raw(descriptor: int, size: int, sparse: bool, image: str) -> None:
+    before = os.fstat(descriptor).st_size
+    with os_errors(f"grow {image}"):
+        try:
+            if sparse:
+                os.truncate(descriptor, size)
+            else:
+                os.posix_fallocate(descriptor, before, size - before)
+        except OSError:
+            os.truncate(descriptor, before)  # a full file system leaves a part
+            raise
+
+
+__all__ = ["grow_image"]
