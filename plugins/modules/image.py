@@ -167,6 +167,13 @@ options:
     type: list
     elements: dict
     suboptions: *id_map
+  remake:
+    description:
+      - Whether data that is proven to be wrong is made again from O(path), O(url), O(clone_from) or O(size). That is data without its end, and data with
+        another checksum than it had when it was made.
+      - All data of the image is read for that. Of a persistent image, only whether it is whole is looked at, and O(force) is needed, too.
+    type: bool
+    default: false
   force:
     description:
       - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or a smaller size.

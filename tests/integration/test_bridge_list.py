@@ -316,6 +316,17 @@ def test_inventory_and_sweep(bridges: Any, driver: Any, image: Path) -> None:
     assert not part.exists()
 
 
+def test_who_uses_an_image_and_what_is_wrong_with_it(bridges: Any, driver: Any, image: Path, opened_by_qemu: Callable[..., None]) -> None:
+    source = driver().cp(str(image), CopyOptions("os", driver_format="qcow2")).source
+    assert (list(driver().users(source)), driver().damage(source, "qcow2")) == ([], None)
+    opened_by_qemu(bridges.path(source), "-f", "qcow2")
+    # The bridge has the file under another path, so that it sees only the locks.
+    assert list(driver().users(source)) == ["a program such as QEMU, perhaps on another host that shares it"]
+    os.truncate(bridges.path(source), 1000)
+    assert driver().damage(source, "qcow2").startswith("by the tables of this qcow2 image the file has ")
+    assert driver().damage(source, "raw", "sha256:" + "0" * 64).startswith("its checksum is sha256:")
+
+
 def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
     names = [f"{number:032x}" for number in range(3000)]
     for name in names:
@@ -325,7 +336,7 @@ def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
 
 def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
     """None is done on the front-end by mistake, also one that is added later."""
-    own = {"check", "require"}
+    own = {"check", "require", "try_attributes"}  # which asks the commands of the front-end
     actions = {name for name in dir(FsDriver) if not name.startswith("_") and callable(getattr(FsDriver, name))} - own
     done = {name for name in actions if getattr(FsDriver, name) is not getattr(DatastoreDriver, name)}
     assert done >= {"cp", "mkfs", "rm", "stat", "clone", "monitor", "snap_delete", "snap_flatten", "snap_revert", "export", "prepare"}

@@ -106,12 +106,14 @@ class CopiedImage:
     """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up; 0 for a directory that wasn't measured.
 
     :arg warnings: sentences for the user about what was found in the source.
+    :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the data as it is stored, where a checksum of the source was asked for and nothing was converted.
     """
 
     source: str
     format: str
     size_mb: int
     warnings: tuple[str, ...] = ()
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,16 +228,24 @@ class DatastoreDriver:
         """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""
         self._unsupported("stored")
 
-    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({})) -> Inventory:
+    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
         """Everything that is in the datastore now.
 
         :arg checksums: names of algorithms by the source of an image whose checksum is wanted, too; that reads all its data.
+        :arg whole: whether each image is compared with its own tables, as far as its format has some.
         """
         self._unsupported("inventory")
 
     def users(self, source: str) -> Sequence[str]:
         """Who has an image's data open now, where it is: programs and loop devices, in words."""
         return ()
+
+    def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
+        """Why an image's data is proven to be wrong, as a part of a sentence; ``None`` where it isn't.
+
+        :arg checksum: ``<algorithm>:<hexadecimal digits>`` that the data should have; that reads all of it.
+        """
+        self._unsupported("damage")
 
     def sweep(self) -> None:
         """Remove what killed runs left: the leftovers of the :meth:`inventory`."""

@@ -33,7 +33,7 @@ from .._image.image_file import HEAD_SIZE
 from .._image.magic import COMPRESSIONS, sniff
 from . import base
 from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import FsDriver, in_mebibytes, is_url, shown, with_warnings
+from .fs import Digests, FsDriver, in_mebibytes, is_url, shown, with_warnings
 from .source_file import CHUNK, opened
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
@@ -97,7 +97,7 @@ CONFIRMED = b"\n"
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
     **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
-    "users": "tuple[str, ...]",
+    **{"damage": "str | None", "users": "tuple[str, ...]"},
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -144,6 +144,7 @@ class BridgedFsDriver(DatastoreDriver):
     inventory = _bridged("inventory")
     sweep = _bridged("sweep")
     users = _bridged("users")
+    damage = _bridged("damage")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
@@ -292,8 +293,10 @@ class BridgedFsDriver(DatastoreDriver):
         fields = {"source": found} if isinstance(found, str) else {**vars(found)}
         source = fields.pop("source")
         fields.pop("warnings", None)  # sentences; the rest are words
+        checksum = fields.pop("checksum", None)
         own = re.fullmatch(f"{re.escape(self.datastore.base_path)}/[0-9a-f]{{32}}", source)
-        if not (own and all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())):
+        words = all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())
+        if not (own and words and (checksum is None or re.fullmatch("[a-z0-9]+:[0-9a-f]+", checksum))):
             raise _unexpected(host, action, "no image of the datastore")
 
 
@@ -586,13 +589,13 @@ class ReceivingFsDriver(FsDriver):
         head, chunks = self.received.begun()
         return self._previewed(head, b"", self.received.size, chunks, path, options)
 
-    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any], warn: Callable[[str], object]) -> None:
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Digests, warn: Callable[[str], object]) -> None:
         if self.received is None:
             super()._fetch(path, target, options, digests, warn)
         else:
             self._copy(path, target, options, digests)
 
-    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, Any]) -> Sequence[str]:
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Digests) -> Sequence[str]:
         if self.received is None:
             raise TransferFailed(f"The file {path} did not come with the request.")
         head, chunks = self.received.begun()
@@ -604,7 +607,7 @@ class ReceivingFsDriver(FsDriver):
             from .._image.copy import write_stream
             from .._image.room import room
 
-            write_stream(chunks, target, digests=list(digests.values()), sparse=options.sparse, limit=room(target), path=shown(path))
+            write_stream(chunks, target, digests=list(digests.came.values()), sparse=options.sparse, limit=room(target), path=shown(path))
         for _rest in chunks:
             pass  # up to the digest at the end
         return ()

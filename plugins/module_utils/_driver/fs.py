@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .._catalog.datastore import Datastore
     from .._image.checked_image import CheckedImage
-    from .._image.content import Content
+    from .._image.content import Content, OpenContent
     from .._image.inventory import Inventory
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
@@ -87,18 +87,30 @@ class FsDriver(DirectoryDriver):
         :raises VmstoreError: it can't be read, fetched or stored. Nothing is left behind.
         """
         self.require_type(options.image_type)
-        digests = new_digests(options.checksums)
+        digests = Digests(options.checksums)
         warnings: list[str] = []
         with self._new_image() as part:
             if is_url(path):
                 self._fetch(path, part.fd, options, digests, warnings.append)
             else:
                 warnings += self._copy(path, part.fd, options, digests)
-            verify(path, options.checksums, digests)
+            verify(path, options.checksums, digests.came)
             with os_errors(f"read what was copied from {shown(path)}"):
-                head, tail, _length = ends(part.fd, HEAD_SIZE)
+                head, tail, length = ends(part.fd, HEAD_SIZE)
             warnings += self._judged(head, tail, path, options)
-            return with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
+            copied = with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
+            is_as_hashed = part.done and os.fstat(part.fd).st_size == length  # neither converted nor cut
+            return dataclasses.replace(copied, checksum=digests.of_stored() if is_as_hashed else self._checksum(copied.source, options.checksums))
+
+    @staticmethod
+    def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
+        """Return the checksum of an image by the first algorithm of ``checksums``, ``None`` where there is none."""
+        digests = Digests(checksums)
+        if checksums:
+            with opened_file(image) as descriptor, os_errors(f"read {image}"):
+                for _chunk in hashed(chunks_of(descriptor), digests.came):
+                    pass
+        return digests.of_stored()
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
         """
@@ -115,10 +127,14 @@ class FsDriver(DirectoryDriver):
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
             still = StillFiles(content.reads, verify=options.verify)
+            damage = missing_ends(content, "qcow2" if len(files) > 1 else image_format)
+            if damage and options.verify:
+                raise Conflict(f"The image {source} is damaged: {damage}.")
+            warnings = [f"The image {source} is damaged, but cloned because verify is false: {damage}."] if damage else []
             if len(files) == 1:
                 copy_local(content.first, part.fd, sparse=options.sparse)
                 still.check()
-                return with_warnings(self._finished(part, source, image_format, options), still.warnings)
+                return with_warnings(self._finished(part, source, image_format, options), [*warnings, *still.warnings])
             # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never was.
             if self._files(path, image_format) != files:
                 raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
@@ -126,7 +142,7 @@ class FsDriver(DirectoryDriver):
             creation = self._creation_options(wanted)
             convert(content.image, "qcow2", part.fd, wanted, reads=content.reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
             still.check()
-            return with_warnings(self._finished(part, source, wanted, options), still.warnings)
+            return with_warnings(self._finished(part, source, wanted, options), [*warnings, *still.warnings])
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
         """
@@ -243,7 +259,7 @@ class FsDriver(DirectoryDriver):
         directory = self.datastore.base_path
         return frozenset(map(self._source, within(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory))))
 
-    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({})) -> Inventory:
+    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
         """
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it, or data whose checksum is wanted, can't be read, or gives nothing for too long.
@@ -253,7 +269,7 @@ class FsDriver(DirectoryDriver):
 
         directory = self.datastore.base_path
         found = Inventory()
-        for answer in each_within(self.timeout, f"Reading the directory {directory}", lambda: take_inventory(directory, checksums)):
+        for answer in each_within(self.timeout, f"Reading the directory {directory}", lambda: take_inventory(directory, checksums, whole=whole)):
             found = answer or found  # those without are signs of life
         return found
 
@@ -279,6 +295,20 @@ class FsDriver(DirectoryDriver):
         from .._host.open_files import open_files
 
         return open_files(os.path.realpath(self.datastore.base_path))
+
+    def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
+        """
+        :raises NotFound: it has no data; :raises VmstoreError: it can't be read.
+        """
+        try:
+            with self.content(source, image_format).opened() as content:
+                damage = missing_ends(content, image_format)
+        except InvalidInput as error:
+            return error.accepted
+        if damage or checksum is None:
+            return damage
+        found = self._checksum(next(iter(content.reads.values())), dict([checksum.split(":")]))
+        return None if found == checksum else f"its checksum is {found}, and not {checksum}"
 
     def sweep(self) -> None:
         sweep(self.datastore.base_path)
@@ -382,7 +412,7 @@ class FsDriver(DirectoryDriver):
     def _source(self, image: str) -> str:
         return f"{self.datastore.base_path}/{os.path.basename(image)}"
 
-    def _copy(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> Sequence[str]:
+    def _copy(self, path: str, target: int, options: CopyOptions, digests: Digests) -> Sequence[str]:
         """Copy or decompress a local file, and return the warnings about it."""
         from .._image.still import StillFiles
 
@@ -396,11 +426,11 @@ class FsDriver(DirectoryDriver):
             else:
                 from .._image.copy import copy_local
 
-                copy_local(descriptor, target, digests=list(digests.values()), sparse=options.sparse, bandwidth=options.bandwidth)
+                copy_local(descriptor, target, digests=list(digests.came.values()), sparse=options.sparse, bandwidth=options.bandwidth)
             still.check()
             return still.warnings
 
-    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash], warn: Callable[[str], object]) -> None:
+    def _fetch(self, path: str, target: int, options: CopyOptions, digests: Digests, warn: Callable[[str], object]) -> None:
         from .._image.room import capacity, room
         from .._image.source import open_source
 
@@ -410,16 +440,23 @@ class FsDriver(DirectoryDriver):
         with open_source(path, **limits, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
-    def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Mapping[str, hashlib._Hash]) -> None:
+    def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Digests) -> None:
         from .._image.copy import write_stream
         from .._image.room import room
 
-        chunks = hashed(chunks, digests)
+        stored: Sequence[hashlib._Hash] = ()
         if self._unpacks(options):
-            chunks = self._unpacked(chunks, path)
+            from .._image.decompress import peek
+
+            kind, chunks = peek(chunks)
+            if kind in COMPRESSIONS:
+                stored = digests.unpacking()
+            chunks = self._unpacked(hashed(chunks, digests.came), path)
+        else:
+            chunks = hashed(chunks, digests.came)
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = room(target)
-        write_stream(chunks, target, sparse=options.sparse, limit=limit, path=shown(path))
+        write_stream(chunks, target, digests=stored, sparse=options.sparse, limit=limit, path=shown(path))
 
     def _keeps(self, options: CopyOptions) -> bool:
         """Return whether an image is stored as it is, whatever it looks like."""
@@ -585,6 +622,20 @@ def with_warnings(copied: CopiedImage, warnings: Sequence[str]) -> CopiedImage:
     return dataclasses.replace(copied, warnings=(*warnings, *copied.warnings))
 
 
+def missing_ends(content: OpenContent, image_format: str | None) -> str | None:
+    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are.
+
+    :arg image_format: of the files; ``None`` lets the first one's header tell.
+    """
+    from .._image.checked_image import missing_end
+
+    for descriptor, path in content.reads.items():
+        damage = missing_end(descriptor, image_format or sniff(os.pread(descriptor, ENOUGH, 0)), path)
+        if damage:
+            return damage
+    return None
+
+
 def is_url(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
@@ -614,6 +665,27 @@ def measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
             return head, b"", None
         tail = (tail + chunk[-TAIL:])[-TAIL:]
     return head, tail, length
+
+
+class Digests:
+    """Digests by algorithm of what comes from a source and of what is stored of it, which is the same unless it is decompressed.
+
+    :arg checksums: as :class:`CopyOptions` has them.
+    :raises InvalidInput: as :func:`new_digests`.
+    """
+
+    def __init__(self, checksums: Mapping[str, str]) -> None:
+        self._checksums = checksums
+        self.came = self._stored = new_digests(checksums)
+
+    def unpacking(self) -> Sequence[hashlib._Hash]:
+        """Return digests of their own for what is stored."""
+        self._stored = new_digests(self._checksums)
+        return list(self._stored.values())
+
+    def of_stored(self) -> str | None:
+        """Return the checksum of what was stored, ``None`` where none was asked for."""
+        return next((f"{name}:{digest.hexdigest()}" for name, digest in self._stored.items()), None)
 
 
 def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:

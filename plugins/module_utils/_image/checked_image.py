@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
 from .image_file import inspect
+from .magic import QEMU_FORMATS
 from .table_file import Allocation, TableFile
 
 #: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
@@ -88,6 +89,24 @@ def checked_image(
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
+
+
+def missing_end(descriptor: int, image_format: str, path: str) -> str | None:
+    """Return why an image of a datastore isn't whole by its own tables, as a part of a sentence; ``None`` when it is.
+
+    What it is based on isn't looked at, and nothing of a raw disk, which is its guest's.
+
+    :raises FileAccessFailed: it can't be read.
+    """
+    if image_format not in QEMU_FORMATS:
+        return None
+    image = CheckedImage(image_format, 0, 0)
+    try:
+        with os_errors(f"read {path}"):
+            _check_tables(image, TableFile(descriptor), path, "image")
+    except InvalidInput as error:
+        return error.accepted
+    return image.flaws[0] if image.flaws else None
 
 
 def _check_tables(image: CheckedImage, file: TableFile, path: str, option: str) -> None:
@@ -163,4 +182,4 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
         image.flaws.append(f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)")
 
 
-__all__ = ["CheckedImage", "checked_image"]
+__all__ = ["CheckedImage", "checked_image", "missing_end"]

@@ -71,13 +71,13 @@ def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: flo
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
     refused = _refusing(path)
-    compression, chunks = _peek(chunks)
+    compression, chunks = peek(chunks)
     _require_image(compression, path, refused)
     if compression not in COMPRESSIONS:
         yield from limited(chunks, limit=limit, path=path)
         return
     effort = _Effort(compression, refused)
-    inside, chunks = _peek(effort.given(_unpack(compression, chunks, limit, effort, timeout)))
+    inside, chunks = peek(effort.given(_unpack(compression, chunks, limit, effort, timeout)))
     _require_image(inside, path, refused, within=compression)
     yield from limited(chunks, limit=limit, path=path, verb="expands to")
 
@@ -169,7 +169,7 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
     return refused
 
 
-def _peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
+def peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
     """Return what begins here, and all of it again. Only what is about to be refused is read on, as far as the signs of a disk go."""
     chunks = iter(chunks)
     head = _read(chunks, _HEAD)
@@ -333,4 +333,4 @@ def _zstd_window(descriptor: int) -> int:
     return base + base // 8 * (descriptor & 7)
 
 
-__all__ = ["beginning", "decompressed", "limited"]
+__all__ = ["beginning", "decompressed", "limited", "peek"]

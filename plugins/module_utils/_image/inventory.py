@@ -50,6 +50,7 @@ class StoredImage:
     :arg allocated: without the snapshots.
     :arg modified: nanoseconds since 1970.
     :arg checksum: hexadecimal digest of the file, where it was asked for.
+    :arg flaw: why it isn't whole if it is of this ``format``, where that was asked for.
     """
 
     path: str
@@ -61,6 +62,7 @@ class StoredImage:
     snapshots: tuple[StoredSnapshot, ...] = ()
     error: str | None = None
     checksum: str | None = None
+    flaw: str | None = None
 
     def virtual_size(self, format: str) -> int | None:
         """Bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header can't be read."""
@@ -93,10 +95,11 @@ class Inventory:
     unknown: tuple[str, ...] = ()
 
 
-def take_inventory(directory: str, checksums: Mapping[str, str]) -> Iterator[Inventory | None]:
+def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool = False) -> Iterator[Inventory | None]:
     """What is in ``directory``: the last item. The ones before, ``None``, tell whoever waits that data is being read.
 
     :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is left out.
+    :arg whole: whether each image is compared with its own tables.
     :raises NotFound: there is no such directory; :raises PathNotAllowed: a link of another user leads to it.
     :raises FileAccessFailed: it, or data in it, can't be read.
     """
@@ -112,8 +115,21 @@ def take_inventory(directory: str, checksums: Mapping[str, str]) -> Iterator[Inv
                         digest.update(chunk)
                         yield None
                     image = replace(image, checksum=digest.hexdigest())
+            if whole:
+                yield None
+                image = replace(image, flaw=_flaw(opened, directory, image))
             images.append(image)
     yield replace(found, images=tuple(images))
+
+
+def _flaw(opened: int, directory: str, image: StoredImage) -> str | None:
+    from .checked_image import missing_end  # few actions need it
+
+    name = os.path.basename(image.path)
+    file = _data_file(opened, name) or name
+    with contextlib.suppress(FileNotFoundError), _file(opened, file) as descriptor:
+        return missing_end(descriptor, image.format or "raw", os.path.join(directory, file))
+    return None
 
 
 def _scan(opened: int, directory: str) -> Inventory:

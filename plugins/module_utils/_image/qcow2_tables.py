@@ -55,13 +55,15 @@ class Qcow2Header:
 
     @classmethod
     def read(cls, file: TableFile) -> Qcow2Header:
-        """Read the header of a file that qemu-img can open, and whose values so are sane.
+        """Read the header.
 
-        :raises OSError: the file can't be read.
+        :raises OSError: the file can't be read; :raises ValueError: clusters of a size that qemu-img doesn't open.
         """
         head = file.read(0, 112)
         version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(">4xI12xIQIIQ12xI", head)
         features, refcount_order, length = struct.unpack_from(">Q16xII", head, 72) if version >= 3 else (0, 4, 72)
+        if not 9 <= cluster_bits <= 21:
+            raise ValueError(cluster_bits)
         return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order, length > 104 and head[104] == 1)
 
     @property

@@ -43,6 +43,9 @@ DATASTORE_CHECK_SPEC = ArgumentSpec(
 #: Of the checksums that are recorded.
 ALGORITHM = "sha256"
 
+#: What a finding names as its attribute where the data by itself is not whole.
+DATA = "data"
+
 #: Paths of images, and of what lies beside them.
 _DATA = re.compile(r"(.*/[0-9a-f]{32})(?:\.snap|\.md5sum)?")
 
@@ -67,6 +70,9 @@ class Checked:
         self.missing = [{"id": image.id, "name": image.name, "path": image.path, "repaired": False} for image in lost]
         self.leftovers = [{"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.leftovers]
         self.drift: list[Finding] = []
+
+    def has_drift(self, image: Image) -> bool:
+        return any(finding["id"] == image.id and not finding["repaired"] for finding in self.drift)
 
     def described(self) -> dict[str, object]:
         datastore = self.driver.datastore
@@ -123,7 +129,7 @@ class DatastoreCheckService(CatalogService):
         wanted = {image.path: algorithm_of(image) for image in images if not image.persistent} if read_data else {}
         try:
             if datastore.id not in self._failed:
-                inventory = driver.inventory(wanted)
+                inventory = driver.inventory(wanted, whole=True)
                 self._checksums.update({_identity(one): one.checksum for one in inventory.images if one.checksum is not None})
                 return Checked(driver, images, inventory)
         except VmstoreError as error:
@@ -147,10 +153,11 @@ class DatastoreCheckService(CatalogService):
                 repaired = self.repair and attribute == "size_mb" and found is not None
                 if repaired:
                     changes[attribute] = found
-                row = {"id": image.id, "name": image.name, "path": image.path, "attribute": attribute, "recorded": getattr(image, attribute), "found": found}
-                checked.drift.append({**row, "error": stored.error if found is None else None, "repaired": repaired})
+                row = {"id": image.id, "name": image.name, "path": image.path, "attribute": attribute, "recorded": vars(image).get(attribute), "found": found}
+                error = stored.flaw if attribute == DATA else stored.error if found is None else None
+                checked.drift.append({**row, "error": error, "repaired": repaired})
             checksum = self._checksum(image, stored)
-            if self.repair and checksum is not None and image.checksum is None:
+            if self.repair and checksum is not None and image.checksum is None and _fits_origin(image, checksum) and not checked.has_drift(image):
                 changes["checksum"] = checksum
             if changes:
                 before = {name: getattr(image, name) for name in changes}
@@ -164,6 +171,8 @@ class DatastoreCheckService(CatalogService):
             yield "format", stored.format
         elif size is None or -(-size // 2**20) != image.size_mb:
             yield "size_mb", None if size is None else -(-size // 2**20)
+        if stored.flaw is not None and size is not None and image.format == stored.format:
+            yield DATA, None
         checksum = self._checksum(image, stored)
         if checksum is not None and image.checksum not in (None, checksum):
             yield "checksum", checksum
@@ -233,9 +242,14 @@ class DatastoreCheckService(CatalogService):
             self._plan.actions.append(Action("remove leftovers", checked.driver.datastore.base_path, before, None, checked.driver.sweep))
 
 
+def _fits_origin(image: Image, checksum: str) -> bool:
+    """Whether a checksum can be recorded as that of the data: what is stored as it came has the checksum of its origin, and what doesn't may be damaged."""
+    return image.origin_checksum in (None, checksum)
+
+
 def algorithm_of(image: Image) -> str:
     """The algorithm of the image's recorded checksum, or of the one to record."""
-    algorithm = (image.checksum or "").partition(":")[0]
+    algorithm = (image.checksum or image.origin_checksum or "").partition(":")[0]
     return algorithm if algorithm in DIGEST_LENGTHS else ALGORITHM
 
 

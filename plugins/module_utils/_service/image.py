@@ -74,6 +74,7 @@ class ImageService(CatalogService):
         check_timeout(self.timeout)
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
+        self._damage: dict[int, str | None] = {}
         self._data = ImageData(functools.partial(image_lock, self.path))
         #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
         self._data_first = False
@@ -288,20 +289,23 @@ class ImageService(CatalogService):
         if lost and wish.data == DataWish():
             remedy = "say with path, url, clone_from or size how to make it again, or remove the image"
             raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
-        if lost or difference:
-            if not lost and not wish.force:
+        damage = self._damage_of(number, found, driver) if wish.remake and not lost else None
+        if lost or difference or damage:
+            if not lost and not damage and not wish.force:
                 raise Conflict(difference)
             if lost and not wish.force:
                 self._known.check_mounted(driver.datastore)
-                if found.persistent:
-                    gone = f"The data of the persistent image {found.name!r} is not at {found.path}, and with it all that domains wrote there"
-                    raise Conflict(f"{gone}: restore it from a backup, or give force: true to make the image anew without that.")
+            if found.persistent and (lost or damage) and not wish.force:
+                where = f"is damaged ({damage})" if damage else f"is not at {found.path}"
+                gone = f"The data of the persistent image {found.name!r} {where}, and with it all that domains wrote there"
+                raise Conflict(f"{gone}: restore it from a backup, or give force: true to make the image anew without that.")
             self._check_unused(found, "replaced", wish.force)
             self._check_data_unused(found, "replaced", wish.force)
             wanted = self._data.plan(number, completed(wish.data, found), wanted, driver)
             if not lost:
                 self._outdated.append((driver, found))
-            self._add("make lost data of image" if lost else "replace data of image", found, wanted, self._update, hidden=hidden(wish.data))
+            action = "make lost data of image" if lost else "remake data of image" if damage else "replace data of image"
+            self._add(action, found, wanted, self._update, hidden=hidden(wish.data))
             return wanted, wanted.size_mb or None
         if wanted != found:
             self._check_unused(found, "changed")
@@ -315,6 +319,12 @@ class ImageService(CatalogService):
         if wanted != found:
             self._add("grow image" if larger else "update image", found, wanted, self._update)
         return wanted, wanted.size_mb
+
+    def _damage_of(self, number: int, image: Image, driver: DatastoreDriver) -> str | None:
+        """Why the data of an image is wrong. That reads all of it, so it is asked once."""
+        if number not in self._damage:
+            self._damage[number] = driver.damage(image.path, image.format, None if image.persistent else image.checksum)
+        return self._damage[number]
 
     # Actions
 
@@ -443,7 +453,7 @@ def completed(wish: DataWish, found: Image) -> DataWish:
 
 def hidden(wish: DataWish) -> tuple[str, ...]:
     """What isn't known of data before it is made."""
-    return ("path",) if wish.size is not None else ("path", "format", "size_mb")
+    return ("path",) if wish.size is not None else ("path", "format", "size_mb", "checksum")
 
 
 def _described(disk: VmDisk) -> dict[str, object]:

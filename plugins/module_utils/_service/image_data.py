@@ -109,7 +109,8 @@ class ImageData:
             fs=wish.fs,
             origin=self._origin(wish),
             origin_checksum=wish.checksum,
-            checksum=None,
+            # Domains write to a persistent one.
+            checksum=None if image.persistent else data.checksum,
         )
 
     def difference(self, wish: DataWish, found: Image) -> str:

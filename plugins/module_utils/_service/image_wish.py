@@ -40,6 +40,7 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "mount_tag": {"type": "str"},
     "uid_map": ID_MAP_OPTION,
     "gid_map": ID_MAP_OPTION,
+    "remake": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
@@ -90,6 +91,7 @@ class ImageWish:
     datastore: str | None
     type: str | None
     data: DataWish
+    remake: bool
     force: bool
     absent: bool
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +115,7 @@ def read_wish(options: Mapping[str, Any]) -> ImageWish:
         datastore=options["datastore"],
         type=options["type"],
         data=_read_data(options),
+        remake=options["remake"],
         force=options["force"],
         absent=options["state"] == "absent",
         changes=_read_changes(options),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NoSpace
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopiedImage, CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
@@ -206,12 +206,15 @@ def test_a_cdrom_is_looked_at_and_a_file_is_not(tmp_path: Path) -> None:
 
 
 def test_a_clone_of_an_image_that_is_not_whole(tmp_path: Path, driver: FsDriver) -> None:
-    """It is in the datastore already, and a running domain can be at work on it."""
     source = tmp_path / "100" / ("a" * 32)
     (tmp_path / "raw").write_bytes(noise(MIB))
     qemu("qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", source)
     os.truncate(source, source.stat().st_size - 1)
-    assert driver.clone(str(source), "qcow2", CopyOptions("os")).warnings == ()
+    with pytest.raises(Conflict, match=f"^The image {source} is damaged: by the tables of this qcow2 image the file has "):
+        driver.clone(str(source), "qcow2", CopyOptions("os"))
+    assert os.listdir(tmp_path / "100") == [source.name]
+    (warning,) = driver.clone(str(source), "qcow2", CopyOptions("os", verify=False)).warnings
+    assert warning.startswith(f"The image {source} is damaged, but cloned because verify is false: by the tables")
 
 
 # Limits

@@ -364,7 +364,7 @@ def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Cal
     add(1, b"data", persistent=True)
     asked = []
 
-    def inventory(self: FsDriver, checksums: dict[str, str]) -> object:
+    def inventory(self: FsDriver, checksums: dict[str, str], **options: object) -> object:
         with open_catalog(catalog, create=False) as other:
             other.execute("PRAGMA busy_timeout = 0")
             free = True
@@ -373,7 +373,7 @@ def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Cal
             except Exception:
                 free = False
         asked.append((dict(checksums), free))
-        return original(self, checksums)
+        return original(self, checksums, **options)
 
     original = FsDriver.inventory
     monkeypatch.setattr(FsDriver, "inventory", inventory)
@@ -387,11 +387,11 @@ def test_a_datastore_that_does_not_answer_is_asked_once(catalog: str, add: Calla
     add(1, b"x" * 2 * MIB, datastore=2)
     asked = []
 
-    def inventory(self: FsDriver, checksums: dict[str, str]) -> object:
+    def inventory(self: FsDriver, checksums: dict[str, str], **options: object) -> object:
         asked.append(self.datastore.id)
         if self.datastore.id == 1:
             raise CommandFailed("no answer")
-        return original(self, checksums)
+        return original(self, checksums, **options)
 
     original = FsDriver.inventory
     monkeypatch.setattr(FsDriver, "inventory", inventory)
@@ -467,3 +467,28 @@ def test_an_image_that_is_being_made_is_left_alone(repair: Callable[..., Plan], 
         assert (plan.actions, plan.result["consistent"]) == ([], True)
         assert os.path.exists(path)
         other.stdin.close()
+
+
+def test_a_cut_image_is_found_and_nothing_is_recorded_of_it(run: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+    image = add(0, format="qcow2", size_mb=4)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "4M"], check=True)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q 0 4M", image], check=True, stdout=subprocess.DEVNULL)
+    assert run().result["consistent"]
+    for length in (image.stat().st_size - 1, 1000, 100):
+        os.truncate(image, length)
+        plan = run(repair=True, checksums=True)
+        (finding,) = found(plan, "drift")
+        assert (finding["attribute"], finding["recorded"], finding["found"], finding["repaired"]) == ("data", None, None, False)
+        assert finding["error"].startswith("by the tables of this qcow2 image the file has ")
+        assert (plan.actions, plan.result["consistent"]) == ([], False)
+
+
+def test_a_recorded_checksum_never_contradicts_the_origin(repair: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+    image = add(0, b"x" * MIB, size_mb=1)
+    good = hashlib.sha1(image.read_bytes(), usedforsecurity=False).hexdigest()
+    add(1, b"y" * MIB, size_mb=1, origin_checksum="sha512:" + "0" * 128)
+    with open_catalog(catalog, create=False) as opened, opened.transaction():
+        update_image(opened, dataclasses.replace(row(catalog, "x0"), origin_checksum=f"sha1:{good}"))
+    repair(name="1", checksums=True)
+    assert row(catalog, "x0").checksum == f"sha1:{good}"
+    assert row(catalog, "x1").checksum is None

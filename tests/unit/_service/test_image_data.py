@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -427,6 +428,46 @@ def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run
         new(check=check, persistent=True)
     assert names(new(persistent=True, force=True)) == ["make lost data of image"]
     assert not new(persistent=True).changed
+
+
+def checksum_of(path: str | Path) -> str:
+    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize("given", [{}, {"driver": "qcow2"}, {"path": "packed"}, {"persistent": True}])
+def test_the_checksum_of_what_is_stored_is_kept_from_the_beginning(new: Run, source: Path, given: dict) -> None:
+    if "path" in given:
+        given = {"path": str(source.with_suffix(".gz"))}
+        source.with_suffix(".gz").write_bytes(gzip.compress(source.read_bytes()))
+    image = new(checksum=checksum_of(given.get("path", source)), **given).result["image"]
+    assert image["checksum"] == (None if "persistent" in given else checksum_of(image["path"]))
+    assert not new(checksum=checksum_of(given.get("path", source)), **given).changed
+
+
+def test_damaged_data_is_made_again_where_that_is_asked_for(new: Run, run: Run, source: Path) -> None:
+    wish = {"checksum": checksum_of(source)}
+    stored = Path(new(**wish).result["image"]["path"])
+    assert new(**wish, remake=True).actions == []
+    with stored.open("r+b") as file:
+        file.write(b"other")
+    assert new(**wish).actions == []
+    for check in (True, False):
+        plan = new(**wish, remake=True, check=check)
+        assert names(plan) == ["remake data of image"]
+    image = Path(plan.result["image"]["path"])
+    assert image.read_bytes() == source.read_bytes()
+    assert not stored.exists()
+    assert new(**wish, remake=True).actions == []
+
+
+def test_damaged_data_of_a_persistent_image_needs_consent(new: Run, source: Path) -> None:
+    stored = Path(new(persistent=True, driver="qcow2").result["image"]["path"])
+    assert new(persistent=True, driver="qcow2", remake=True).actions == []
+    os.truncate(stored, stored.stat().st_size - 512)
+    message = "^The data of the persistent image 'x' is damaged \\(by the tables of this qcow2 image .*\\), and with it all that domains wrote there: restore"
+    with pytest.raises(Conflict, match=message):
+        new(persistent=True, driver="qcow2", remake=True)
+    assert names(new(persistent=True, driver="qcow2", remake=True, force=True)) == ["remake data of image"]
 
 
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
