@@ -42,6 +42,9 @@ from .source import Source
 PAUSES = (1, 1, 3, 10)
 GAIN = 64 << 10
 
+#: Upper bound of the time for which a busy server may ask to be left alone, in seconds.
+LEFT_ALONE = 300.0
+
 #: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the end of the headers.
 BEGINNING = 120.0
 
@@ -64,6 +67,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
     """
     position, total, validator = 0, None, None
     pauses, counted = iter(PAUSES), 0
+    left_alone = 0.0
     while True:
         try:
             with _get(source, timeout, {"Range": f"bytes={position}-", "If-Range": validator} if validator else {}) as response:
@@ -90,6 +94,12 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
             raise _failed(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
             why = _why(error, timeout)
+            seconds = _retry_after(error)
+            if seconds is not None and left_alone + seconds <= LEFT_ALONE:
+                left_alone += seconds
+                log(f"For {source.shown}, {why} and is asked again in {seconds:.0f} seconds")
+                time.sleep(seconds)
+                continue
             if isinstance(error, HTTPError):
                 lasting = validator is None or error.code < 500
             else:
@@ -252,7 +262,7 @@ class _Https(HTTPSHandler):
 
 
 class _Redirects(HTTPRedirectHandler):
-    """To http and https only. The password isn't sent along: it is the first server's."""
+    """To http and https only. The password is sent along to the same server only, whose it is."""
 
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> HTTPResponse | None:
         fp.close()  # else all of the body is read, however long
@@ -265,8 +275,22 @@ class _Redirects(HTTPRedirectHandler):
             allowed = Source(newurl).scheme in ("http", "https") and "@" not in urlsplit(newurl).netloc
         except InvalidInput:
             allowed = False
+        if not allowed:
+            return None
+        if _server(req.full_url)[0] == "https" != _server(newurl)[0]:
+            shown = Source(newurl).shown
+            raise _Refused(f"the server redirects from https to {shown}, where anybody on the way can change it: give that URL to accept this")
         # Python knows 308 since 3.11; 307 is the same to it.
-        return super().redirect_request(req, fp, 307, msg, headers, newurl) if allowed else None
+        request = super().redirect_request(req, fp, 307, msg, headers, newurl)
+        if request is not None and _server(req.full_url) == _server(newurl) and "Authorization" in req.unredirected_hdrs:
+            request.add_unredirected_header("Authorization", req.unredirected_hdrs["Authorization"])
+        return request
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    """Return the scheme, the host and the port of a URL."""
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
 
 
 def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
@@ -313,10 +337,12 @@ def _check_coding(response: HTTPResponse) -> None:
 
 def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
     """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the whole, where known (RFC 9110 14.4)."""
-    if response.status == 200:
+    if response.status in (200, 203):  # 203: what a proxy passed on, which it may have changed
         return 0, response.length, response.length
+    if response.status != 206:
+        raise _Refused(f"the server answered {response.status} {responses.get(response.status, '')}".rstrip() + ", which comes without a file")
     content_range = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
-    if response.status != 206 or content_range is None:
+    if content_range is None:
         raise ValueError("neither the whole nor a part")
     start, end = int(content_range[1]), int(content_range[2])
     length = None if content_range[3] == "*" else int(content_range[3])
@@ -364,6 +390,19 @@ def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
             if missing < 0:
                 raise _Refused(f"the server sends more than the {expected} bytes that its Content-Range has")
         yield chunk
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Return the seconds after which a busy server wants to be asked again (RFC 9110 10.2.3), at least one; ``None`` for any other error."""
+    if not isinstance(error, HTTPError) or error.code not in (429, 503):
+        return None
+    given = (error.headers.get("Retry-After") or "").strip()
+    if re.fullmatch(r"\d{1,9}", given):
+        return max(1.0, float(given))
+    try:
+        return max(1.0, parsedate_to_datetime(given).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):  # missing, or no date
+        return None
 
 
 def _failed(source: Source, why: str) -> TransferFailed:

@@ -437,7 +437,7 @@ def raw(answer: bytes) -> Answer:
     [
         (lambda handler: handler.send_error(404, "\x1b[31mred"), "the server answered 404 Not Found"),
         (lambda handler: handler.head(599, Content_Length=0), "the server answered 599"),
-        (lambda handler: handler.head(204), "the server's answer is not valid HTTP (ValueError)"),
+        (lambda handler: handler.head(204), "the server answered 204 No Content, which comes without a file"),
         (lambda handler: handler.head(206, Content_Range="bytes 0-x/y"), "the server's answer is not valid HTTP (ValueError)"),
         (lambda handler: handler.reset(), "Connection reset by peer"),
         (raw(b""), "Remote end closed connection without response"),
@@ -709,6 +709,70 @@ def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key"))
     return context
+
+
+def test_the_password_goes_along_to_the_same_server_only(serve: Serve) -> None:
+    other = serve(whole)
+    site = serve(redirect("/moved"), redirect(f"{other.url}/elsewhere"))
+    assert fetch(site.url.replace("//", "//me:word@")) == DATA
+    assert [asked.get("Authorization") for asked in site.asked] == ["Basic bWU6d29yZA=="] * 2
+    assert "Authorization" not in other.asked[0]
+
+
+def test_a_redirect_from_https_to_http_is_refused(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    plain = serve(whole)
+    with pytest.raises(TransferFailed, match=f"the server redirects from https to {plain.url}/x\\?\\.\\.\\., where anybody .*: give that URL to accept this"):
+        fetch(serve(redirect(f"{plain.url}/x?secret=1"), tls=tls).url)
+    assert plain.asked == []
+    assert fetch(serve(redirect(serve(whole, tls=tls).url)).url) == DATA
+
+
+def test_what_a_proxy_passed_on_is_the_file(serve: Serve) -> None:
+    def passed_on(handler: Handler) -> None:
+        handler.head(203, Content_Length=len(DATA))
+        handler.wfile.write(DATA)
+
+    assert fetch(serve(passed_on).url) == DATA
+
+
+@pytest.mark.parametrize("status", [201, 202, 204, 205])
+def test_a_success_without_a_file_is_none(serve: Serve, status: int) -> None:
+    site = serve(lambda handler: handler.head(status))
+    with pytest.raises(TransferFailed, match=f"the server answered {status} .*, which comes without a file"):
+        fetch(site.url)
+    assert len(site.asked) == 1
+
+
+def busy(status: int, after: str) -> Answer:
+    return lambda handler: handler.head(status, Retry_After=after, Content_Length=0)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("after", ["0", "1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_busy_server_is_asked_again(serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int, after: str) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    told: list[str] = []
+    assert fetch(serve(busy(status, after), busy(status, after), whole).url, told.append) == DATA
+    assert pauses == [1.0, 1.0]
+    assert f"the server answered {status} " in told[0] and told[0].endswith(" and is asked again in 1 seconds")
+
+
+@pytest.mark.parametrize("after", ["301", "", "soon", "99999999999"])
+def test_a_server_that_is_busy_for_too_long_is_given_up(serve: Serve, after: str) -> None:
+    site = serve(busy(503, after))
+    with pytest.raises(TransferFailed, match="the server answered 503 Service Unavailable"):
+        fetch(site.url)
+    assert len(site.asked) == 1
+
+
+def test_a_server_is_not_busy_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download.time, "sleep", lambda _seconds: None)
+    site = serve(busy(503, "100"))
+    with pytest.raises(TransferFailed, match="the server answered 503 Service Unavailable"):
+        fetch(site.url)
+    assert len(site.asked) == 4
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(serve: Serve, tls: ssl.SSLContext) -> None:
