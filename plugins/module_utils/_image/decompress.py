@@ -278,7 +278,7 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
     :raises InvalidInput: something else, or a frame that needs more memory than :data:`MEMORY`.
     """
     steps = _zstd_steps(effort, damaged)
-    skipped, wanted = next(steps)
+    skipped, wanted = steps.send(None)
     header = b""
     for chunk in chunks:
         position = 0

@@ -37,7 +37,6 @@ SECTOR = 512
 _SNIFFED = 64 << 10
 
 
-
 @dataclass(frozen=True)
 class ImageFile:
     """``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes, both in bytes."""

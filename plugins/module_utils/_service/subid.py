@@ -63,7 +63,6 @@ class SubidWish:
         return ["uid", "gid"] if self.type == "both" else [self.type]
 
 
-
 def check_user(user: str) -> None:
     """Refuse a name that subuid(5) can't carry.
 

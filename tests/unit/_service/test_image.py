@@ -316,6 +316,11 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..
 
 
 UNREADABLE = """
+import importlib, pkgutil
+for package in ("_core", "_catalog", "_host", "_image", "_driver", "_libvirt", "_service"):
+    found = importlib.import_module(f"ansible_collections.granary.vmstore.plugins.module_utils.{package}")
+    for module in pkgutil.iter_modules(found.__path__):
+        importlib.import_module(f"{found.__name__}.{module.name}")  # another user may not read the checkout
 import os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
