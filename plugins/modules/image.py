@@ -82,7 +82,7 @@ options:
     type: str
   checksum:
     description:
-      - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1) and C(sha512) are other algorithms.
+      - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1), C(sha384) and C(sha512) are other algorithms.
       - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
     type: str
   clone_from:
@@ -93,11 +93,11 @@ options:
     type: str
   size:
     description:
-      - Size in MiB of a new empty image of type V(os) or V(datablock).
+      - Size in MiB of a new empty image of type V(os) or V(datablock). With V(G) or V(T) it is in GiB or TiB, such as V(10G).
       - An image that began empty grows to a larger one and keeps what it holds, while no domain is attached to it, no program has it open, and it has no
         snapshots. A file system in it is not grown.
       - It never shrinks. With O(force) a smaller one is a new empty image, and what the old one held is lost.
-    type: int
+    type: str
   format:
     description:
       - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).

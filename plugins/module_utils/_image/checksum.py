@@ -11,7 +11,7 @@ import re
 from .._core.errors import InvalidInput
 
 #: Hexadecimal digits of a checksum, by algorithm.
-DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha384": 96, "sha512": 128}
 
 
 def read_checksum(option: str, text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,7 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "url": {"type": "str"},
     "checksum": {"type": "str"},
     "clone_from": {"type": "str"},
-    "size": {"type": "int"},
+    "size": {"type": "str"},
     "format": {"type": "str", "choices": ["raw", "qcow2"]},
     "fs": {"type": "str"},
     "driver": {"type": "str", "choices": ["raw", "qcow2"]},
@@ -141,7 +142,19 @@ def _read_data(options: Mapping[str, Any]) -> DataWish:
             raise InvalidInput(name, options[name], f"it goes with {' or '.join(owners)}, not with {sources[0]}")
     origin, shown = _read_origin(options)
     checksum = options["checksum"] and ":".join(read_checksum("checksum", options["checksum"]))
-    return DataWish(origin, shown, checksum, *(options[name] for name in ("clone_from", "size", "format", "fs", "driver", "sparse", "verify")))
+    size = None if options["size"] is None else read_size("size", options["size"])
+    return DataWish(origin, shown, checksum, options["clone_from"], size, *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")))
+
+
+def read_size(option: str, text: object) -> int:
+    """A size in MiB, of a number of MiB, GiB (``G``) or TiB (``T``).
+
+    :raises InvalidInput: something else.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})(?:([MGT])(?:i?B)?)?", str(text).strip())
+    if match is None:
+        raise InvalidInput(option, text, "a number of MiB is expected, or one with G or T, such as 10G")
+    return int(match[1]) << {"M": 0, "G": 10, "T": 20}[match[2] or "M"]
 
 
 def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:

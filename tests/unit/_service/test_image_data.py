@@ -430,6 +430,25 @@ def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run
     assert not new(persistent=True).changed
 
 
+@pytest.mark.parametrize(("size", "mib"), [(5, 5), ("5", 5), (" 5M", 5), ("5MiB", 5), ("1G", 1024), ("2GiB", 2048), ("2GB", 2048), ("1T", 1 << 20)])
+def test_sizes_have_units(new: Run, size: object, mib: int) -> None:
+    assert new(path=None, size=size, check=True).result["image"]["size_mb"] == mib
+
+
+@pytest.mark.parametrize("size", ["", "G", "1.5G", "-1", "1K", "1 G", "0x5", "\u0665", True])
+def test_what_is_no_size(new: Run, size: object) -> None:
+    with pytest.raises(InvalidInput, match="^size: .* is not accepted: a number of MiB is expected, or one with G or T, such as 10G.$"):
+        new(path=None, size=size, check=True)
+
+
+def test_each_algorithm_of_a_checksum(new: Run, source: Path) -> None:
+    for algorithm in ("md5", "sha1", "sha256", "sha384", "sha512"):
+        digest = hashlib.new(algorithm, source.read_bytes()).hexdigest()
+        assert new(algorithm, checksum=f"{algorithm}:{digest}").changed
+        with pytest.raises(InvalidInput):
+            new(f"{algorithm}-2", checksum=f"{algorithm}:{digest[::-1]}")
+
+
 def checksum_of(path: str | Path) -> str:
     return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
 

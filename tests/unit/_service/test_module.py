@@ -166,10 +166,10 @@ def images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
     ("element", "message"),
     [
         ({"nam": "x"}, "Unsupported parameters: images.nam. Supported parameters include: checksum, clone_from, "),
-        ({"name": "x", "size": "y"}, "argument 'size' is of type str found in 'images'"),
+        ({"name": "x", "id": "y"}, "argument 'id' is of type str found in 'images'"),
         ({"name": "x", "state": "gone"}, "value of state must be one of: present, absent, got: gone found in images"),
         ({"name": "x", "uid_map": [{}]}, "missing required arguments: target found in images -> uid_map"),
-        ({"name": "x", "size": True}, "images.size: True is not accepted: a whole number is expected."),
+        ({"name": "x", "id": True}, "images.id: True is not accepted: a whole number is expected."),
         (["x"], "Elements value for option 'images' is of type"),
     ],
 )
