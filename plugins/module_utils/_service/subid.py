@@ -102,6 +102,7 @@ class SubidService(Service):
         existing = subid.ranges_of(self.wish.user, kind, self.etc)
         wanted = self._wanted(existing)
         if wanted == existing:
+            self._warn_of_other_range(plan, kind, existing)
             return existing
         source = subid.nss_source(self.etc)
         if source != "files":
@@ -126,6 +127,16 @@ class SubidService(Service):
         if existing and (not self.wish.replace or as_asked):
             return existing  # the spec: an existing entry is respected and not modified
         return [subid.SubidRange(self.wish.user, self._free_start() if self.wish.start is None else self.wish.start, self.wish.count)]
+
+    def _warn_of_other_range(self, plan: Plan, kind: str, existing: list[subid.SubidRange]) -> None:
+        """What the user has is kept, but isn't what was asked for."""
+        start, count = self.wish.start, self.wish.count
+        if existing and start is not None and not any(one.holds(start, count) for one in existing):
+            kept = ", ".join(f"{one.start}:{one.count}" for one in existing)
+            plan.warn_once(
+                f"{self.wish.user!r} has the {kind} range {kept}, which is kept, and not {start}:{count}: replace: true gives it that one only, and a line "
+                f"{self.wish.user}:{start}:{count} in {self._path(kind)} gives it both."
+            )
 
     def _free_start(self) -> int:
         """Of a range that is free in all files, so that both get the same where one will do.

@@ -100,6 +100,10 @@ def test_an_existing_entry_is_respected_and_reported(etc: Path) -> None:
     plan = planned(etc, user="bob", start=500000, type="uid")
     assert not plan.changed
     assert plan.result == {"subuid": [{"user": "bob", "start": 300000, "count": 65536}]}
+    warning = f"bob:500000:65536 in {etc}/subuid gives it both."
+    assert [one for one in plan.warnings if "has the uid range 300000:65536, which is kept, and not 500000:65536" in one and one.endswith(warning)]
+    for wish in ({}, {"start": 300000}, {"start": 300100, "count": 100}):
+        assert not [one for one in planned(etc, user="bob", type="uid", **wish).warnings if "kept" in one]
 
 
 def test_replace_puts_the_new_range_in_the_old_ones_place(etc: Path) -> None:
