@@ -93,7 +93,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_ARCHIVE, "PAR2", 0, b"PAR2\0PKT"),
     (_ARCHIVE, "qpress", 0, b"qpress10"),
     # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, pyad1, libmirage's image-mds, Proxmox's vma_spec.txt,
-    # sparse_format.h of Android, sources of partclone, ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
+    # sparse_format.h of Android, sources of partclone, ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst,
+    # btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
     # COW of User Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
     (_BACKUP, "EWF", 0, b"EVF\x09\r\n\xff\0"),
     (_BACKUP, "EWF", 0, b"EVF2\r\n\x81\0"),
