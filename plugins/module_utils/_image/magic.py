@@ -226,16 +226,30 @@ _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
 
 
 def _is_lzma(head: bytes) -> bool:
-    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, which any bytes could be.
+    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, before something that can be decompressed.
 
-    Five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none, and a first byte that is always zero.
+    The header could be any few numbers: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none,
+    and a first byte that is always zero.
     """
     if len(head) < 18:
         return False
     properties, dictionary, size, first = struct.unpack_from("<BIQB", head)
     rest, literal = divmod(properties, 9)
     powers = {1 << bits for bits in range(12, 32)} | {3 << bits for bits in range(11, 31)} | {0xFFFFFFFF}
-    return properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    is_header = properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    return is_header and _is_lzma_data(head)
+
+
+def _is_lzma_data(head: bytes) -> bool:
+    """Return whether the beginning can be decompressed, of which so much is looked at that a small dictionary does, whatever the header asks for."""
+    import lzma
+
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
+    try:
+        decoder.decompress(head[:1] + struct.pack("<I", 1 << 17) + head[5:ENOUGH], ENOUGH)
+    except lzma.LZMAError:
+        return False
+    return not decoder.unused_data.strip(b"\0")
 
 
 def _is_zlib(head: bytes) -> bool:

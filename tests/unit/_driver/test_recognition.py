@@ -120,6 +120,9 @@ def dmg(beginning: bytes) -> Callable[[Path], bytes]:
 LHA = b"\x21\x8a-lh5-" + struct.pack("<IIIBB", 1000, 3000, 0x5B3D2A10, 0x20, 2)
 EWF_SEGMENT = b"\1\1\0\0\0"
 
+#: What follows the header.
+LZMA = lzma.compress(NOISE, lzma.FORMAT_ALONE)[13:]
+
 #: What each is called, and what makes a file of it.
 REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     # archives
@@ -166,7 +169,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "legacy lz4": ("compressed with lz4", lambda _directory: tool("lz4", "-l", "-c", stdin=NOISE)),
     "lz4 behind a skippable frame": ("compressed with lz4", lambda _directory: b"\x5a\x2a\x4d\x18\3\0\0\0abc" + tool("lz4", "-c", stdin=NOISE)),
     "lzma": ("compressed with lzma", lambda _directory: tool("lzma", "-c", stdin=NOISE)),
-    "lzma with its size": ("compressed with lzma", begins(b"\x5d" + struct.pack("<IQ", 3 << 20, 5 << 30) + b"\0\x21")),
+    "lzma with its size": ("compressed with lzma", lambda _directory: struct.pack("<BIQ", 0x5D, 3 << 20, len(NOISE)) + LZMA),
     "lzip": ("compressed with lzip", begins(b"LZIP\1\x17")),
     "lzip 0": ("compressed with lzip", begins(b"LZIP\0\x17")),
     "lzop": ("compressed with lzop", begins(b"\x89LZO\0\r\n\x1a\n\x10\x40")),
@@ -540,8 +543,13 @@ def test_chance_is_no_reason_to_refuse() -> None:
     ],
 )
 def test_what_is_almost_lzma(header: bytes) -> None:
-    assert magic.sniff(header + NOISE) == "raw"
-    assert magic.sniff(struct.pack("<BIQB", 0x5D, 1 << 23, 5, 0) + NOISE) == "lzma"
+    assert magic.sniff(header + LZMA[1:]) == "raw"
+    assert magic.sniff(struct.pack("<BIQ", 0x5D, 1 << 31, len(NOISE)) + LZMA) == "lzma"
+
+
+@pytest.mark.parametrize("size", [1, 4096, len(NOISE)])
+def test_numbers_that_could_be_a_header_of_lzma(size: int) -> None:
+    assert magic.sniff(struct.pack("<BIQB", 0, 1 << 16, size, 0) + NOISE) == "raw"
 
 
 def test_what_is_almost_zlib() -> None:
