@@ -20,7 +20,7 @@ from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, V
 from .._core.paths import absolute
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.disk_signs import disk_sign
-from .._image.image_file import HEAD_SIZE, inspect, opened_file, qemu_name, virtual_size
+from .._image.image_file import HEAD_SIZE, disk_size, inspect, opened_file, qemu_name, virtual_size
 from .._image.magic import COMPRESSIONS, ENOUGH, QEMU_FORMATS, TAIL, is_packed, refusal, sniff
 from .._image.new_image import NewImage, new_image, sweep
 from .._image.vhd_tables import FOOTER, fixed_vhd_size
@@ -203,8 +203,12 @@ class FsDriver(DirectoryDriver):
         else:
             with opened(path, self.check) as descriptor:
                 head, tail, length = ends(descriptor, HEAD_SIZE)
-                self._require_image(sniff(head, tail), path, options)
-                size = self._size(head, tail, length, chunks_of(descriptor), path, options)
+                kind = sniff(head, tail)
+                self._require_image(kind, path, options)
+                if kind in QEMU_FORMATS and not self._keeps(options):
+                    size = disk_size(descriptor, kind, path)
+                else:
+                    size = self._size(head, tail, length, chunks_of(descriptor), path, options)
         return in_mebibytes(size)
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -221,11 +225,12 @@ class FsDriver(DirectoryDriver):
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             head, tail, length = ends(descriptor, HEAD_SIZE)
-            found = with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
             if self.datastore.type == "file" or (self._unpacks(options) and sniff(head, tail) in COMPRESSIONS):
-                return found
+                return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
+            self.require_type(options.image_type)
+            judged = self._judged(head, tail, path, options)
             image, warnings = self._checked(descriptor, path, options.image_format, options, options.verify)
-            return dataclasses.replace(found, size_mb=in_mebibytes(image.virtual_size), warnings=(*found.warnings, *warnings))
+            return CopiedImage("", "", in_mebibytes(image.virtual_size), (*still.warnings, *judged, *warnings))
 
     def _previewed(self, head: bytes, tail: bytes, length: int | None, chunks: Iterable[bytes] | None, path: str, options: CopyOptions) -> CopiedImage:
         """Return the preview of a file by its beginning, its end and its length.

@@ -18,7 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, responses
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, responses
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -52,9 +52,10 @@ BEGINNING = 120.0
 OVERHEAD = 1 << 20
 OVERHEAD_RATIO = 16
 
-#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change nothing.
+#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change nothing. "none" is no coding of the
+#: standard, but servers send it.
 CODINGS = frozenset(["gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"])
-NO_CODING = frozenset(["", "identity"])
+NO_CODING = frozenset(["", "identity", "none"])
 
 
 def download(source: Source, timeout: float, log: Callable[[str], object], limit: int | None = None) -> Iterator[bytes]:
@@ -412,7 +413,7 @@ def _failed(source: Source, why: str) -> TransferFailed:
 def _why(error: Exception, timeout: float) -> str:
     if isinstance(error, HTTPError):
         error.close()
-        if error.code < 400:
+        if error.code in (301, 302, 303, 307, 308):
             return "the server redirects in a circle, too often, or to something else than http or https"
         return f"the server answered {error.code} {responses.get(error.code, '')}".rstrip()
     if isinstance(error, URLError):
@@ -421,6 +422,8 @@ def _why(error: Exception, timeout: float) -> str:
         return f"the server's certificate is not trusted ({printable(error.verify_message)})"
     if isinstance(error, socket.timeout):
         return f"the server sent nothing for {timeout:g} seconds"
+    if isinstance(error, IncompleteRead):
+        return "the connection was closed too early"
     if isinstance(error, OSError):
         return printable(error.strerror or str(error))
     return f"the server's answer is not valid HTTP ({type(error).__name__})"

@@ -68,9 +68,10 @@ def disk_size(descriptor: int, image_format: str, path: str) -> int:
     :arg path: names the file in errors.
     :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
     """
+    if image_format != "raw":
+        return _sane(_told_size(descriptor, image_format, "image", path), "image", path)
     with os_errors(f"read {path}"):
-        length = os.fstat(descriptor).st_size
-        return length if image_format == "raw" else virtual_size(os.pread(descriptor, HEAD_SIZE, 0), length, option="image", path=path)
+        return os.fstat(descriptor).st_size
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     ("", "gzip", 0, b"\x1f\x8b\x08"),
     ("", "xz", 0, b"\xfd7zXZ\0"),
     ("", "zstd", 0, b"\x28\xb5\x2f\xfd"),
-    # Each format's own document: LZ4 frame format, zstd/lib/legacy, lzip's manual, lzop and lrzip's sources, Snappy's framing format, LZFSE's source.
+    # Each format's own document: LZ4 frame format, zstd/lib/legacy, lzip's manual, lzop and lrzip's sources, libmspack's notes
+    # on SZDD and KWAJ, Snappy's framing format, LZFSE's source.
     (_COMPRESSED, "lz4", 0, b"\x04\x22\x4d\x18"),
     (_COMPRESSED, "lz4", 0, b"\x02\x21\x4c\x18"),
     *((_COMPRESSED, "an old version of zstd", 0, bytes([version]) + b"\xb5\x2f\xfd") for version in (0x1E, *range(0x22, 0x28))),
@@ -59,13 +60,17 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_COMPRESSED, "lzop", 0, b"\x89LZO\0\r\n\x1a\n"),
     (_COMPRESSED, "lrzip", 0, b"LRZI\0"),
     (_COMPRESSED, "rzip", 0, b"RZIP\2"),
+    (_COMPRESSED, "Microsoft's compress", 0, b"SZDD\x88\xf0\x27\x33"),
+    (_COMPRESSED, "Microsoft's compress", 0, b"KWAJ\x88\xf0\x27\xd1"),
     (_COMPRESSED, "snappy", 0, b"\xff\x06\0\0sNaPpY"),
     *((_COMPRESSED, "lzfse", 0, magic) for magic in (b"bvx-", b"bvx1", b"bvx2", b"bvxn")),
     # APPNOTE 4.3 (also an empty one, and one in parts), 7zFormat.txt, RAR technote, cpio(5) and POSIX pax (also "odc"), ar(5), RPM file format,
-    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo archives", technotes of ACE and StuffIt, xfsdump's source.
+    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo archives", technotes of ACE and StuffIt, xfsdump's source,
+    # Parity Volume Set Specification 2.0, qpress' source.
     (_ARCHIVE, "zip", 0, b"PK\x03\x04"),
     (_ARCHIVE, "zip", 0, b"PK\x05\x06"),
     (_ARCHIVE, "zip", 0, b"PK\x07\x08PK"),
+    (_ARCHIVE, "zip", 0, b"PK00PK\x03\x04"),
     (_ARCHIVE, "7z", 0, b"7z\xbc\xaf\x27\x1c"),
     (_ARCHIVE, "rar", 0, b"Rar!\x1a\x07"),
     (_ARCHIVE, "rar", 0, b"RE~^"),
@@ -84,14 +89,20 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_ARCHIVE, "zpaq", 0, b"7kSt\xa0\x31\x83\xd3"),
     (_ARCHIVE, "ACE", 7, b"**ACE**"),
     (_ARCHIVE, "StuffIt", 0, b"StuffIt (c)1997-"),
-    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, Proxmox's vma_spec.txt, sparse_format.h of Android, sources of partclone,
-    # ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
+    (_ARCHIVE, "StuffIt", 10, b"rLau"),
+    (_ARCHIVE, "PAR2", 0, b"PAR2\0PKT"),
+    (_ARCHIVE, "qpress", 0, b"qpress10"),
+    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, pyad1, libmirage's image-mds, Proxmox's vma_spec.txt,
+    # sparse_format.h of Android, sources of partclone, ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst,
+    # btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
     # COW of User Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
     (_BACKUP, "EWF", 0, b"EVF\x09\r\n\xff\0"),
     (_BACKUP, "EWF", 0, b"EVF2\r\n\x81\0"),
     (_BACKUP, "EWF", 0, b"LVF\x09\r\n\xff\0"),
     (_BACKUP, "EWF", 0, b"LEF2\r\n\x81\0"),
     (_BACKUP, "AFF", 0, b"AFF10\r\n\0"),
+    (_BACKUP, "AD1", 0, b"ADSEGMENTEDFILE\0"),
+    (_BACKUP, "Media Descriptor (mds)", 0, b"MEDIA DESCRIPTOR\1"),
     (_BACKUP, "VMA", 0, b"VMA\0\0\0\0\1"),
     (_BACKUP, "Android sparse", 0, b"\x3a\xff\x26\xed\1\0"),
     (_BACKUP, "partclone", 0, b"partclone-image"),
@@ -110,7 +121,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_BACKUP, "Apple sparse", 0, b"sprs\0\0\0\3"),
     (_BACKUP, "encrypted DMG", 0, b"encrcdsa"),
     # ISO 32000, RTF 1.9.1, the PostScript language reference, RFC 2083, GIF89a, TIFF 6.0, RIFF, [MS-CFB], RFC 7468, RFC 3533, SQLite's fileformat2,
-    # ISO/IEC 14496-12, openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of libvirt.
+    # RFC 9639, RFC 8794, ISO/IEC 14496-12, Ansible's guide to Vault, VirtualBox' SSM.cpp,
+    # openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of libvirt.
     (_DOCUMENT, "PDF file", 0, b"%PDF-"),
     (_DOCUMENT, "RTF file", 0, b"{\\rtf"),
     (_DOCUMENT, "PostScript file", 0, b"%!PS"),
@@ -123,23 +135,31 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_DOCUMENT, "Microsoft Office file", 0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     (_DOCUMENT, "key, certificate or signature", 0, b"-----BEGIN "),
     (_DOCUMENT, "Ogg file", 0, b"OggS\0"),
-    (_DOCUMENT, "MP4 file", 4, b"ftypisom"),
-    (_DOCUMENT, "MP4 file", 4, b"ftypmp42"),
+    (_DOCUMENT, "WAVE file", 8, b"WAVEfmt "),
+    (_DOCUMENT, "AVI file", 8, b"AVI LIST"),
+    (_DOCUMENT, "sound file (FLAC)", 0, b"fLaC\0\0\0\x22"),
+    (_DOCUMENT, "Matroska file", 0, b"\x1a\x45\xdf\xa3"),
+    *(
+        (_DOCUMENT, "MP4 file", 4, b"ftyp" + brand)
+        for brand in (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"dash", b"M4V ", b"qt  ")
+    ),
     (_DOCUMENT, "SQLite database", 0, b"SQLite format 3\0"),
     (_DOCUMENT, "file that openssl encrypted", 0, b"Salted__"),
+    (_DOCUMENT, "file that ansible-vault encrypted", 0, b"$ANSIBLE_VAULT;"),
     (_DOCUMENT, "pointer of Git LFS, without the file", 0, b"version https://git-lfs.github.com/spec/"),
     (_DOCUMENT, "torrent", 0, b"d8:announce"),
     (_DOCUMENT, "template of jigdo, without the data", 0, b"JigsawDownload template"),
     (_DOCUMENT, "file that age encrypted", 0, b"age-encryption.org/v"),
+    (_DOCUMENT, "saved state of a virtual machine", 0, b"\x7fVirtualBox SavedState V"),
     (_DOCUMENT, "saved state of a virtual machine", 0, b"QEVM\0\0\0\3"),
     (_DOCUMENT, "saved state of a virtual machine", 0, b"LibvirtQemud"),
 )
 
 _BLANKS = b"\t\n\f\r "
-#: WHATWG MIME Sniffing, 7.1. Of the shortest tags, chance writes one now and then, but no text behind it.
+#: WHATWG MIME Sniffing, 7.1, and more of what pages of proxies begin with. Of the shortest tags, chance writes one now and then, but no text behind it.
 _HTML = re.compile(
-    rb"<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div)[\s>]|"
-    rb"(a|b|br|h1|p)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))",
+    rb"<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div|center|form|frameset|noscript|link)[\s>]|"
+    rb"(a|b|br|h[1-6]|p|pre|ul)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))",
     re.IGNORECASE,
 )
 
@@ -154,7 +174,7 @@ def _markup(head: bytes) -> str | None:
         text = text.partition(b"-->")[2].lstrip(_BLANKS)
     if _HTML.match(text):
         return "HTML page"
-    return "XML document" if has_comment or re.match(rb"<\?xml\s", text) else None
+    return "XML document" if has_comment or re.match(rb"<\?xml\s|<[A-Za-z_][\w.:-]*\s+xmlns[:=]", text) else None
 
 
 def _is_bzip2(head: bytes) -> bool:
@@ -206,16 +226,30 @@ _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
 
 
 def _is_lzma(head: bytes) -> bool:
-    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, which any bytes could be.
+    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, before something that can be decompressed.
 
-    Five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none, and a first byte that is always zero.
+    The header could be any few numbers: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none,
+    and a first byte that is always zero.
     """
     if len(head) < 18:
         return False
     properties, dictionary, size, first = struct.unpack_from("<BIQB", head)
     rest, literal = divmod(properties, 9)
     powers = {1 << bits for bits in range(12, 32)} | {3 << bits for bits in range(11, 31)} | {0xFFFFFFFF}
-    return properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    is_header = properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    return is_header and _is_lzma_data(head)
+
+
+def _is_lzma_data(head: bytes) -> bool:
+    """Return whether the beginning can be decompressed, of which so much is looked at that a small dictionary does, whatever the header asks for."""
+    import lzma
+
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
+    try:
+        decoder.decompress(head[:1] + struct.pack("<I", 1 << 17) + head[5:ENOUGH], ENOUGH)
+    except lzma.LZMAError:
+        return False
+    return not decoder.unused_data.strip(b"\0")
 
 
 def _is_zlib(head: bytes) -> bool:

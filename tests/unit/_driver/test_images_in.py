@@ -238,3 +238,20 @@ def test_a_conversion_is_stopped_when_it_takes_too_long(tmp_path: Path, driver: 
     with pytest.raises((CommandFailed, InvalidInput), match="s of CPU time and 512 MiB"):
         driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="raw"))
     assert not os.listdir(tmp_path / "100")
+
+
+def test_a_disk_without_data_takes_time_too(tmp_path: Path, driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """qemu-img reads all the zeros of a VHDX: an empty one takes far longer than its data would."""
+    qemu("qemu-img", "create", "-q", "-f", "vhdx", tmp_path / "disk", 256 * GIB)
+    monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
+    assert driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="qcow2")).size_mb == 256 * 1024
+
+
+@pytest.mark.parametrize(("options", "size"), [("log_size=2M", 10 * MIB), ("block_size=1M", 3 << 40)])
+def test_a_vhdx_with_its_size_behind_a_long_log_or_table(tmp_path: Path, driver: FsDriver, options: str, size: int) -> None:
+    qemu("qemu-img", "create", "-q", "-f", "vhdx", "-o", options, tmp_path / "disk", size)
+    assert driver.stat(str(tmp_path / "disk")) == size // MIB
+    assert driver.preview(str(tmp_path / "disk"), CopyOptions("os")).size_mb == size // MIB
+    assert driver.cp(str(tmp_path / "disk"), CopyOptions("os")).size_mb == size // MIB
+    if size < GIB:  # else all the zeros would be read
+        assert driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="qcow2")).format == "qcow2"

@@ -120,6 +120,9 @@ def dmg(beginning: bytes) -> Callable[[Path], bytes]:
 LHA = b"\x21\x8a-lh5-" + struct.pack("<IIIBB", 1000, 3000, 0x5B3D2A10, 0x20, 2)
 EWF_SEGMENT = b"\1\1\0\0\0"
 
+#: What follows the header.
+LZMA = lzma.compress(NOISE, lzma.FORMAT_ALONE)[13:]
+
 #: What each is called, and what makes a file of it.
 REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     # archives
@@ -137,6 +140,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "zip": ("a zip archive", zipped),
     "empty zip": ("a zip archive", lambda _directory: b"PK\5\6" + bytes(18)),
     "zip in parts": ("a zip archive", begins(b"PK\7\x08PK\3\4\x14\0")),
+    "zip that was to have parts": ("a zip archive", begins(b"PK00PK\3\4\x14\0")),
     "7z": ("a 7z archive", begins(b"7z\xbc\xaf\x27\x1c\0\4")),
     "rar 5": ("a rar archive", begins(b"Rar!\x1a\7\1\0")),
     "rar 1.5": ("a rar archive", begins(b"Rar!\x1a\7\0")),
@@ -154,6 +158,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "zpaq": ("a zpaq archive", begins(b"7kSt\xa0\x31\x83\xd3\x8c\xb2\x28\xb0\xd3zPQ\2\1")),
     "ACE": ("an ACE archive", begins(b"\x12\x34\x31\0\0\0\x90**ACE**\x14\x14")),
     "StuffIt": ("a StuffIt archive", begins(b"StuffIt (c)1997-2002 Aladdin Systems, Inc.")),
+    "old StuffIt": ("a StuffIt archive", begins(b"SIT!\0\1\0\0\1\0rLau")),
+    "PAR2": ("a PAR2 archive", begins(b"PAR2\0PKT\x44\0\0\0")),
+    "qpress": ("a qpress archive", begins(b"qpress10\0\0\1\0")),
     "dump": ("a dump archive", begins(b"\1\0\0\0" + bytes(20) + struct.pack("<I", 60012))),
     "dump of the other byte order": ("a dump archive", begins(b"\0\0\0\1" + bytes(20) + struct.pack(">I", 60012))),
     "xfsdump": ("a xfsdump archive", begins(b"xFSdump0\0\0\0\3")),
@@ -162,12 +169,14 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "legacy lz4": ("compressed with lz4", lambda _directory: tool("lz4", "-l", "-c", stdin=NOISE)),
     "lz4 behind a skippable frame": ("compressed with lz4", lambda _directory: b"\x5a\x2a\x4d\x18\3\0\0\0abc" + tool("lz4", "-c", stdin=NOISE)),
     "lzma": ("compressed with lzma", lambda _directory: tool("lzma", "-c", stdin=NOISE)),
-    "lzma with its size": ("compressed with lzma", begins(b"\x5d" + struct.pack("<IQ", 3 << 20, 5 << 30) + b"\0\x21")),
+    "lzma with its size": ("compressed with lzma", lambda _directory: struct.pack("<BIQ", 0x5D, 3 << 20, len(NOISE)) + LZMA),
     "lzip": ("compressed with lzip", begins(b"LZIP\1\x17")),
     "lzip 0": ("compressed with lzip", begins(b"LZIP\0\x17")),
     "lzop": ("compressed with lzop", begins(b"\x89LZO\0\r\n\x1a\n\x10\x40")),
     "lrzip": ("compressed with lrzip", begins(b"LRZI\0\6")),
     "rzip": ("compressed with rzip", begins(b"RZIP\2\1")),
+    "SZDD": ("compressed with Microsoft's compress", begins(b"SZDD\x88\xf0\x27\x33A")),
+    "KWAJ": ("compressed with Microsoft's compress", begins(b"KWAJ\x88\xf0\x27\xd1\3\0")),
     "snappy": ("compressed with snappy", begins(b"\xff\6\0\0sNaPpY")),
     "compress": ("compressed with compress", begins(b"\x1f\x9d\x90")),
     "zlib": ("compressed with zlib", lambda _directory: zlib.compress(NOISE)),
@@ -192,6 +201,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "EWF L01": ("an EWF image", begins(b"LVF\x09\r\n\xff\0" + EWF_SEGMENT)),
     "EWF Lx01": ("an EWF image", begins(b"LEF2\r\n\x81\0" + EWF_SEGMENT)),
     "AFF": ("an AFF image", begins(b"AFF10\r\n\0AFF\0")),
+    "AD1": ("an AD1 image", begins(b"ADSEGMENTEDFILE\0\1\0")),
+    "MDS": ("a Media Descriptor (mds) image", begins(b"MEDIA DESCRIPTOR\1\3")),
     "VMA": ("a VMA image", begins(b"VMA\0\0\0\0\1")),
     "Android sparse": ("an Android sparse image", begins(b"\x3a\xff\x26\xed\1\0\0\0\x1c\0\x0c\0")),
     "partclone": ("a partclone image", begins(b"partclone-image\0")),
@@ -218,6 +229,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "HTML with a short tag": ("an HTML page", begins(b"<p>This site needs a login: <a href='https://login.example/'>go there</a> first.</p>\n")),
     "HTML that is short": ("an HTML page", lambda _directory: b"<h1>Forbidden</h1>"),
     "HTML in UTF-16": ("an HTML page", begins("\ufeff<!DOCTYPE html>".encode("utf-16-le"))),
+    "HTML with a form": ("an HTML page", begins(b"<form action='/login' method='post'>")),
+    "HTML with a heading": ("an HTML page", lambda _directory: b"<h2>503 Service Unavailable</h2>"),
+    "XML without a declaration": ("an XML document", begins(b"<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1'>")),
     "XML": ("an XML document", begins(b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code></Error>")),
     "XML behind a comment": ("an XML document", begins(b"<!-- a domain -->\n<!-- of libvirt --><domain type='kvm'>")),
     "XML that is a comment": ("an XML document", begins(b"<!-- " + b"x" * 600)),
@@ -237,13 +251,23 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "Office": ("a Microsoft Office file", begins(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")),
     "signature": ("a key, certificate or signature", begins(b"-----BEGIN PGP SIGNATURE-----\n")),
     "Ogg": ("an Ogg file", begins(b"OggS\0\2")),
+    "WAVE": ("a WAVE file", begins(b"RIFF\0\0\1\0WAVEfmt \x10\0")),
+    "AVI": ("an AVI file", begins(b"RIFF\0\0\1\0AVI LIST")),
+    "FLAC": ("a sound file (FLAC)", begins(b"fLaC\0\0\0\x22\x10\0")),
+    "Matroska": ("a Matroska file", begins(b"\x1a\x45\xdf\xa3\x01\0\0\0")),
+    **{
+        f"MP4 {brand}": ("an MP4 file", begins(b"\0\0\0\x1cftyp" + brand.encode()))
+        for brand in ("iso2", "iso4", "iso5", "iso6", "mp41", "avc1", "dash", "M4V ", "qt  ")
+    },
     "MP4": ("an MP4 file", begins(b"\0\0\0\x20ftypisom")),
     "MP4 2": ("an MP4 file", begins(b"\0\0\0\x18ftypmp42")),
     "SQLite": ("an SQLite database", begins(b"SQLite format 3\0\x10\0\1\1")),
     "openssl": ("a file that openssl encrypted", begins(b"Salted__12345678")),
+    "ansible-vault": ("a file that ansible-vault encrypted", begins(b"$ANSIBLE_VAULT;1.1;AES256\n6132")),
     "Git LFS": ("a pointer of Git LFS, without the file", begins(b"version https://git-lfs.github.com/spec/v1\noid sha256:")),
     "jigdo": ("a template of jigdo, without the data", begins(b"JigsawDownload template 1.2 jigit/1.22 \r\n")),
     "age": ("a file that age encrypted", begins(b"age-encryption.org/v1\n-> X25519 ")),
+    "VirtualBox": ("a saved state of a virtual machine", begins(b"\x7fVirtualBox SavedState V2.0\n")),
     "migration": ("a saved state of a virtual machine", begins(b"QEVM\0\0\0\3")),
     "libvirt, partial": ("a saved state of a virtual machine", begins(b"LibvirtQemudPart\2\0\0\0")),
     "libvirt": ("a saved state of a virtual machine", begins(b"LibvirtQemudSave\2\0\0\0")),
@@ -519,8 +543,13 @@ def test_chance_is_no_reason_to_refuse() -> None:
     ],
 )
 def test_what_is_almost_lzma(header: bytes) -> None:
-    assert magic.sniff(header + NOISE) == "raw"
-    assert magic.sniff(struct.pack("<BIQB", 0x5D, 1 << 23, 5, 0) + NOISE) == "lzma"
+    assert magic.sniff(header + LZMA[1:]) == "raw"
+    assert magic.sniff(struct.pack("<BIQ", 0x5D, 1 << 31, len(NOISE)) + LZMA) == "lzma"
+
+
+@pytest.mark.parametrize("size", [1, 4096, len(NOISE)])
+def test_numbers_that_could_be_a_header_of_lzma(size: int) -> None:
+    assert magic.sniff(struct.pack("<BIQB", 0, 1 << 16, size, 0) + NOISE) == "raw"
 
 
 def test_what_is_almost_zlib() -> None:

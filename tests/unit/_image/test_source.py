@@ -439,6 +439,8 @@ def raw(answer: bytes) -> Answer:
         (lambda handler: handler.head(599, Content_Length=0), "the server answered 599"),
         (lambda handler: handler.head(204), "the server answered 204 No Content, which comes without a file"),
         (lambda handler: handler.head(206, Content_Range="bytes 0-x/y"), "the server's answer is not valid HTTP (ValueError)"),
+        (lambda handler: handler.head(304), "the server answered 304 Not Modified"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), "the connection was closed too early"),
         (lambda handler: handler.reset(), "Connection reset by peer"),
         (raw(b""), "Remote end closed connection without response"),
         (raw(b"SSH-2.0-\x1b[31mred\r\n\r\n"), "the server's answer is not valid HTTP (BadStatusLine)"),
@@ -478,7 +480,7 @@ def coded(**headers: str) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "bzip2", "xz", "zstd", "identity", ""])
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "bzip2", "xz", "zstd", "identity", "none", ""])
 def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
     assert fetch(serve(coded(Content_Encoding=coding)).url) == DATA
 
