@@ -23,7 +23,7 @@ from .._image.disk_signs import disk_sign
 from .._image.image_file import HEAD_SIZE, disk_size, inspect, opened_file, qemu_name, virtual_size
 from .._image.magic import COMPRESSIONS, ENOUGH, QEMU_FORMATS, TAIL, is_packed, refusal, sniff
 from .._image.new_image import NewImage, new_image, sweep
-from .._image.vhd_tables import FOOTER, fixed_vhd_size
+from .._image.vhd_tables import FOOTER, fixed_vhd_size, has_two_sizes
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver
 from .source_file import chunks_of, opened
@@ -532,6 +532,8 @@ class FsDriver(DirectoryDriver):
                 os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
         size = in_mebibytes(image.virtual_size)
         wanted = options.driver_format if options.convert and options.driver_format and options.image_type != "cdrom" else image.format
+        if wanted == "vpc" and has_two_sizes(os.pread(part.fd, FOOTER, 0)):
+            wanted = "raw"  # as a VHD it would lose its end in guests of some hosts
         if wanted == image.format and not image.has_snapshots_to_leave_out:
             return CopiedImage(self._source(part.commit()), image.format, size, warnings)
         from .._image.copy import convert

@@ -18,6 +18,8 @@ _FIXED = 2
 _FREE = 0xFFFFFFFF
 #: Programs that go by the geometry, which is a little less than the size that others take: Virtual PC and QEMU (QEMU, block/vpc.c).
 _BY_GEOMETRY = (b"vpc ", b"qemu")
+#: Programs by whose current size every QEMU goes (QEMU, block/vpc.c).
+_BY_CURRENT_SIZE = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CXSF")
 #: The largest geometry, which tells nothing.
 _LARGEST_GEOMETRY = (65535, 16, 255)
 #: Bytes that the oldest programs wrote of a footer.
@@ -31,6 +33,18 @@ def is_by_geometry(footer: bytes) -> bool:
     """
     creator, *geometry = struct.unpack_from(">28x4s24xHBB", footer)
     return creator in _BY_GEOMETRY and tuple(geometry) != _LARGEST_GEOMETRY
+
+
+def has_two_sizes(footer: bytes) -> bool:
+    """Return whether versions of QEMU disagree about the size: 7.2 takes the geometry of what VirtualBox, Azure and others made, newer ones the current size.
+
+    :raises struct.error: it is no whole footer.
+    """
+    creator, size, *geometry = struct.unpack_from(">28x4s16xQHBB", footer)
+    cylinders, heads, sectors = geometry
+    if creator in (*_BY_GEOMETRY, *_BY_CURRENT_SIZE) or tuple(geometry) == _LARGEST_GEOMETRY:
+        return False
+    return size != _SECTOR * cylinders * heads * sectors
 
 
 def vhd_size(footer: bytes) -> int:
@@ -78,4 +92,4 @@ def vhd_allocation(file: TableFile) -> Allocation:
     return found
 
 
-__all__ = ["FOOTER", "fixed_vhd_size", "is_by_geometry", "vhd_allocation", "vhd_size"]
+__all__ = ["FOOTER", "fixed_vhd_size", "has_two_sizes", "is_by_geometry", "vhd_allocation", "vhd_size"]
