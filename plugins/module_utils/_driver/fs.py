@@ -100,7 +100,12 @@ class FsDriver(DirectoryDriver):
             warnings += self._judged(head, tail, path, options)
             copied = with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
             is_as_hashed = part.done and os.fstat(part.fd).st_size == length  # neither converted nor cut
-            return dataclasses.replace(copied, checksum=digests.of_stored() if is_as_hashed else self._checksum(copied.source, options.checksums))
+            try:
+                checksum = digests.of_stored() if is_as_hashed else self._checksum(copied.source, options.checksums)
+            except BaseException:
+                self.rm(copied.source)
+                raise
+            return dataclasses.replace(copied, checksum=checksum)
 
     @staticmethod
     def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
