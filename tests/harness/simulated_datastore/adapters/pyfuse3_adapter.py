@@ -52,7 +52,6 @@ class Pyfuse3Adapter:
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
-        self._trim_again = 0.0
         self._session_lock = threading.Lock()
         self._closed = False
         all_squash = mount.export.squash == "all"
@@ -158,7 +157,7 @@ class Pyfuse3Adapter:
 
     def trim_nodes(self) -> None:
         """Have the kernel forget names while it knows too many: what is in use stays."""
-        if len(self.mount.lookups) <= self.trim or self._trimming or time.monotonic() < self._trim_again:
+        if len(self.mount.lookups) <= self.trim or self._trimming:
             return
         self._trimming = True
         threading.Thread(target=self._trim, name=f"trim-{self.mount.client}", daemon=True).start()
@@ -166,7 +165,7 @@ class Pyfuse3Adapter:
     def _trim(self) -> None:
         lookups = self.mount.lookups
         try:
-            while len(lookups) > self.trim:
+            while len(lookups) > self.trim and not self._closed:
                 oldest = list(lookups)[:len(lookups) - self.trim * 3 // 4]
                 for ino in oldest:
                     node = self.mount.nodes.known(ino)
@@ -176,9 +175,8 @@ class Pyfuse3Adapter:
                 # It tells a little later what it has forgotten.
                 time.sleep(0.1)
                 if all(ino in lookups for ino in oldest):
-                    # All are in use: to try again has its price.
-                    self._trim_again = time.monotonic() + 1
-                    break
+                    # All are in use, or the kernel is late. To try again has its price, but nobody else may come by: what it knows it doesn't ask for.
+                    time.sleep(1)
         except Exception:
             _log.exception("a bug in the forgetting of %s", self.mount.client)
         self._trimming = False
