@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the catalog needs to be written to on a full file system, taken while there is space."""
+"""Take what the catalog needs to be written to on a full file system, while there is space."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class CopyOptions:
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """What ``cp`` answers: where the image's data is, its format, and its size in MiB, rounded up; 0 for a directory that wasn't measured.
+    """Answer of ``cp``: where the image's data is, its format, and its size in MiB, rounded up; 0 for a directory that wasn't measured.
 
     :arg warnings: sentences for the user about what was found in the source.
     :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the data as it is stored, where a checksum of the source was asked for and nothing was converted.
@@ -237,11 +237,11 @@ class DatastoreDriver:
         self._unsupported("inventory")
 
     def users(self, source: str) -> Sequence[str]:
-        """Who has an image's data open now, where it is: programs and loop devices, in words."""
+        """Return who has an image's data open now, where it is: programs and loop devices, in words."""
         return ()
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
-        """Why an image's data is proven to be wrong, as a part of a sentence; ``None`` where it isn't.
+        """Return why an image's data is proven to be wrong, as a part of a sentence; ``None`` where it isn't.
 
         :arg checksum: ``<algorithm>:<hexadecimal digits>`` that the data should have; that reads all of it.
         """

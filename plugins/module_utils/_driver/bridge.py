@@ -202,7 +202,7 @@ class BridgedFsDriver(DatastoreDriver):
 
     @contextlib.contextmanager
     def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
-        """What the front-end's downloader reads, in frames."""
+        """Yield what the front-end's downloader reads, in frames."""
         from .._image.source import open_source
 
         with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:

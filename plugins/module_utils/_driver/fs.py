@@ -284,7 +284,7 @@ class FsDriver(DirectoryDriver):
         return found
 
     def users(self, source: str) -> Sequence[str]:
-        """What has data open is looked up once.
+        """Look up once what has data open.
 
         :raises VmstoreError: it isn't an image of this datastore.
         """

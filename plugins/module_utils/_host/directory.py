@@ -60,7 +60,7 @@ class Directory:
 
 @dataclass(frozen=True)
 class Measuring:
-    """How directories are measured: by du(1), which counts allocated blocks, a hard-linked file once, and follows no links. What it can't read doesn't count.
+    """Ways to measure directories: by du(1), which counts allocated blocks, a hard-linked file once, and follows no links. What it can't read doesn't count.
 
     :arg timeout: seconds.
     :arg log: gets a line about what couldn't be read.

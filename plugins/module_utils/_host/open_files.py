@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which files of a directory programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
+"""Find out which files of a directory programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
 
 Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
 """

@@ -96,7 +96,7 @@ def _look(path: str) -> os.stat_result:
 
 
 def _lacks(found: os.stat_result, uid: int | None, gid: int | None, needed: int) -> bool:
-    """Whether owner and mode keep a user from what ``needed`` says in the bits of the others."""
+    """Return whether owner and mode keep a user from what ``needed`` says in the bits of the others."""
     granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
     return bool(needed & ~granted)
 

@@ -233,7 +233,7 @@ def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iter
 
 
 def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Iterator[bytes]:
-    """What comes of ``data``, up to the end of the member."""
+    """Yield what comes of ``data``, up to the end of the member."""
     while True:
         began = time.thread_time()
         try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How long a file system is by its superblock, where a raw disk has no partitions.
+"""Tell how long a file system is by its superblock, where a raw disk has no partitions.
 
 Sizes are compared with the file, so that a superblock counts only if its other fields are those of a sound one.
 """

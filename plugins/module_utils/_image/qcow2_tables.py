@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt). Internal snapshots have tables of their own, which aren't counted."""
+"""Find what the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt). Internal snapshots have tables of their own, which aren't counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_LAST = 64
 
 
 class _Compressed(NamedTuple):
-    """Where a compressed cluster begins, and where its last sector ends, in bytes."""
+    """Return where a compressed cluster begins, and where its last sector ends, in bytes."""
 
     offset: int
     end: int

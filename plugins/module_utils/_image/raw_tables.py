@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How long a raw disk is by its own partition tables, file system or volume descriptor.
+"""Tell how long a raw disk is by its own partition tables, file system or volume descriptor.
 
 A raw disk can hold anything. So what looks like a table counts only if all its fields are those of a sound table.
 """
@@ -30,7 +30,7 @@ _DESCRIPTOR = 32768
 
 @dataclass(frozen=True)
 class OwnSize:
-    """How many bytes a disk has at least, and the name of the table that it is told by."""
+    """Size that a disk has at least, in bytes, and the name of the table that it is told by."""
 
     size: int
     table: str

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How much a stranger may store in a datastore: what is left to others is not for one image, because virtual machines stop when they find no space."""
+"""Limit how much a stranger may store in a datastore: what is left to others is not for one image, because virtual machines stop when they find no space."""
 
 from __future__ import annotations
 

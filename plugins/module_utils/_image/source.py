@@ -77,7 +77,7 @@ class Source:
 
     @property
     def is_for_downloader(self) -> bool:
-        """Whether the URL has a scheme that only the downloader knows."""
+        """Return whether the URL has a scheme that only the downloader knows."""
         return self.scheme not in ("", *SCHEMES)
 
     def _flaw(self) -> str | None:

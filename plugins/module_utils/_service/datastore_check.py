@@ -243,7 +243,7 @@ class DatastoreCheckService(CatalogService):
 
 
 def _fits_origin(image: Image, checksum: str) -> bool:
-    """Whether a checksum can be recorded as that of the data: what is stored as it came has the checksum of its origin, and what doesn't may be damaged."""
+    """Return whether a checksum can be recorded: what is stored as it came has the checksum of its origin, and what doesn't may be damaged."""
     return image.origin_checksum in (None, checksum)
 
 

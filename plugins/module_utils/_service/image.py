@@ -321,7 +321,7 @@ class ImageService(CatalogService):
         return wanted, wanted.size_mb
 
     def _damage_of(self, number: int, image: Image, driver: DatastoreDriver) -> str | None:
-        """Why the data of an image is wrong. That reads all of it, so it is asked once."""
+        """Return why the data of an image is wrong. That reads all of it, so it is asked once."""
         if number not in self._damage:
             self._damage[number] = driver.damage(image.path, image.format, None if image.persistent else image.checksum)
         return self._damage[number]

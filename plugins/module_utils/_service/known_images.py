@@ -135,7 +135,7 @@ class KnownImages:
             self._by_tag.pop(image.mount_tag, None)
 
     def data_users(self, image: Image, *, running: bool) -> str:
-        """Who uses its data in fact, in words; empty when nobody does.
+        """Return who uses its data in fact, in words; empty when nobody does.
 
         :arg running: whether only programs count that have it open now.
         :raises VmstoreError: its datastore doesn't answer.
