@@ -10,8 +10,8 @@ module: datastore_check
 short_description: Compare the catalog with what is on disk
 description:
   - Compares the images of the catalog with the data in datastores that store data, and returns where they disagree.
-  - An image that by its own tables isn't whole is found, too. Its checksum is compared where one is recorded, which is the case from the beginning for an image
-    that was made with a checksum. The module M(granary.vmstore.image) makes such an image again with its option C(remake).
+  - An image that by its own tables isn't whole is found, too. With O(checksums), its checksum is compared where one is recorded, which is the case from the
+    beginning for an image that was made with a checksum. The module M(granary.vmstore.image) makes such an image again with its option C(remake).
   - Without O(repair) nothing is changed.
   - With O(repair) the catalog gets the sizes that images really have, and what killed runs left is removed. No image and no data of an image is lost by that.
   - Data without an image is removed, and an image without data is removed from the catalog, only where O(remove) names it.

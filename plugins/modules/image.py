@@ -170,7 +170,7 @@ options:
   remake:
     description:
       - Whether data that is proven to be wrong is made again from O(path), O(url), O(clone_from) or O(size). That is data without its end, and data with
-        another checksum than it had when it was made.
+        another checksum than the recorded one.
       - All data of the image is read for that. Of a persistent image, only whether it is whole is looked at, and O(force) is needed, too.
     type: bool
     default: false

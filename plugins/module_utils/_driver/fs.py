@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .._catalog.datastore import Datastore
     from .._image.checked_image import CheckedImage
-    from .._image.content import Content, OpenContent
+    from .._image.content import Content
     from .._image.inventory import Inventory
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
@@ -124,6 +124,7 @@ class FsDriver(DirectoryDriver):
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
+        from .._image.checked_image import missing_ends
         from .._image.content import Content
         from .._image.copy import convert, copy_local
         from .._image.still import StillFiles
@@ -132,7 +133,7 @@ class FsDriver(DirectoryDriver):
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
             still = StillFiles(content.reads, verify=options.verify)
-            damage = missing_ends(content, "qcow2" if len(files) > 1 else image_format)
+            damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
             if damage and options.verify:
                 raise Conflict(f"The image {source} is damaged: {damage}.")
             warnings = [f"The image {source} is damaged, but cloned because verify is false: {damage}."] if damage else []
@@ -310,9 +311,11 @@ class FsDriver(DirectoryDriver):
         """
         :raises NotFound: it has no data; :raises VmstoreError: it can't be read.
         """
+        from .._image.checked_image import missing_ends
+
         try:
             with self.content(source, image_format).opened() as content:
-                damage = missing_ends(content, image_format)
+                damage = missing_ends(content.reads, image_format)
         except InvalidInput as error:
             return error.accepted
         if damage or checksum is None:
@@ -632,20 +635,6 @@ class FsDriver(DirectoryDriver):
 
 def with_warnings(copied: CopiedImage, warnings: Sequence[str]) -> CopiedImage:
     return dataclasses.replace(copied, warnings=(*warnings, *copied.warnings))
-
-
-def missing_ends(content: OpenContent, image_format: str | None) -> str | None:
-    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are.
-
-    :arg image_format: of the files; ``None`` lets the first one's header tell.
-    """
-    from .._image.checked_image import missing_end
-
-    for descriptor, path in content.reads.items():
-        damage = missing_end(descriptor, image_format or sniff(os.pread(descriptor, ENOUGH, 0)), path)
-        if damage:
-            return damage
-    return None
 
 
 def is_url(path: str) -> bool:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
 from .image_file import inspect
-from .magic import QEMU_FORMATS
+from .magic import ENOUGH, QEMU_FORMATS, sniff
 from .table_file import Allocation, TableFile
 
 #: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
@@ -89,6 +90,21 @@ def checked_image(
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
+
+
+def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | None:
+    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are. Otherwise as :func:`missing_end`.
+
+    :arg files: their paths by descriptor.
+    :arg image_format: of the files; ``None`` lets each one's header tell.
+    """
+    for descriptor, path in files.items():
+        with os_errors(f"read {path}"):
+            head = os.pread(descriptor, ENOUGH, 0)
+        damage = missing_end(descriptor, image_format or sniff(head), path)
+        if damage:
+            return damage
+    return None
 
 
 def missing_end(descriptor: int, image_format: str, path: str) -> str | None:
@@ -182,4 +198,4 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
         image.flaws.append(f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)")
 
 
-__all__ = ["CheckedImage", "checked_image", "missing_end"]
+__all__ = ["CheckedImage", "checked_image", "missing_end", "missing_ends"]

@@ -22,8 +22,8 @@ from .._core.directory import descriptor_path, opened_directory, opened_file_at,
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
-from .._driver.fs import missing_ends
 from .._driver.source_file import chunks_of
+from .._image.checked_image import missing_ends
 from .._image.content import Content, OpenContent, copy_content, same_content
 from .._image.image_file import inspect
 from .._image.new_image import new_image
@@ -63,7 +63,7 @@ class ImageExportService(ImageWorkService):
         wanted = self.options["format"] or content.format
         plan = Plan({"dest": self.dest, "format": wanted, "size": None, "checksum": None})
         with self._directory() as target, content.opened() as opened:
-            damage = missing_ends(opened, content.format)
+            damage = missing_ends(opened.reads, content.format)
             if damage:
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):

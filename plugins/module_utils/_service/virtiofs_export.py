@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import pwd
+import shlex
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
@@ -299,7 +300,7 @@ class VirtiofsExportService(Service):
         account = pwd.getpwnam(user)
         closed = self._directory and self._directory.closed_way(account.pw_uid, account.pw_gid, uid_map, gid_map)
         if closed:
-            directory, owner = closed
+            directory, owner = shlex.quote(closed[0]), closed[1]
             root = host_id(uid_map, 0)
             raise Conflict(
                 f"{export.option}: with {export.source!r} the domain wouldn't start, because {owner}, and virtiofsd has to pass it as {user!r} and as the "
