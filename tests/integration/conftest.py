@@ -125,6 +125,15 @@ def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
         execute(machine, "rm", "-rf", "--", path)
 
 
+@pytest.fixture
+def catalog_directory(execute: Callable[..., str]) -> Iterator[None]:
+    """The catalog's directory on the hypervisor hv1, as the role frontend makes it; it is gone after the test, with the images."""
+    execute("hv1", "install", "--directory", "--owner=oneadmin", "--group=oneadmin", "--mode=0750", "/var/lib/one/vmstore")
+    execute("hv1", "mkdir", "--parents", "/var/lib/one/datastores")
+    yield
+    execute("hv1", "rm", "-rf", "/var/lib/one/vmstore", "/var/lib/one/datastores")
+
+
 @pytest.fixture(scope="session")
 def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run the role opennebula_drivers on this machine, for a directory of remotes, and return what Ansible printed."""

@@ -158,10 +158,11 @@ def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], dir
         execute("hv1", "sh", "-c", f"umount {shared}/late {private}/late {private}; rmdir {shared}/late")
 
 
+@pytest.mark.usefixtures("catalog_directory")
 def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directory: Make, execute: Execute) -> None:
     """Datastore, image and export with the catalog on the hypervisor; the guest mounts what the result says."""
     directory("hv1", "/srv/image")
-    execute("hv1", "sh", "-c", "mkdir -p /var/lib/one/vmstore; echo hello > /srv/image/file; chmod a+r /srv/image/file")
+    execute("hv1", "sh", "-c", "echo hello > /srv/image/file; chmod a+r /srv/image/file")
     for name, options in (
         ("datastore", {"name": "fs", "type": "image", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}),
         ("image", {"name": "data", "datastore": "fs", "type": "filesystem", "path": "/srv/image", "read_only": True}),
