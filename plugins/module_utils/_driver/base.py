@@ -87,6 +87,8 @@ class CopyOptions:
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
     :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.
     :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
+    :arg headers: what the HTTP server of a URL is sent, and no other that it redirects to.
+    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that the host trusts.
     """
 
     image_type: str
@@ -99,6 +101,8 @@ class CopyOptions:
     measure: bool = True
     bandwidth: int | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class FsDriver(DirectoryDriver):
         if is_url(path):
             from .._image.source import read_head
 
-            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT)
+            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT, headers=options.headers, ca=options.ca)
             return self._previewed(head, b"", length, None, path, options)
         from .._image.still import StillFiles
 
@@ -449,8 +449,8 @@ class FsDriver(DirectoryDriver):
 
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = (capacity if options.sparse else room)(target)
-        limits: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify}
-        with open_source(path, **limits, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
+        how: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify, "headers": options.headers, "ca": options.ca}
+        with open_source(path, **how, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Digests) -> None:
