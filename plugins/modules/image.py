@@ -72,6 +72,11 @@ options:
       - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is followed.
       - Two images can have the same directory, for example one persistent and one read-only.
       - A file that changes after it was copied is no change.
+      - The file can be a block device in C(/dev), such as a logical volume, which is read from its beginning to its end. As all of C(/dev) it is refused
+        unless O(granary.vmstore.datastore#module:safe_dirs) names it, or a directory that holds it. A name counts that root made for the device, such as
+        C(/dev/GROUP/VOLUME).
+      - A device that is mounted, a part of another device or of a volume group, or open for writing in a program of this host, is refused unless O(verify)
+        is V(false). A snapshot of it isn't.
     type: str
   url:
     description:

@@ -176,13 +176,15 @@ class DatastoreDriver:
     def _unsupported(self, action: str) -> NoReturn:
         raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *names: str) -> None:
         """Refuse what no image may be made of or, since the rules may have changed, be used from. ``path`` is resolved.
 
+        :arg names: other names that root gave it, by which it can be allowed or restricted, too.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow it; it names the restricted directory.
         """
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
-        check_allowed("path", path, safe=self.datastore.safe_dirs or SAFE_DIRS, restricted=sorted(restricted), safe_option=self.safe_option)
+        safe = self.datastore.safe_dirs or SAFE_DIRS
+        check_allowed("path", path, safe=safe, restricted=sorted(restricted), safe_option=self.safe_option, names=names)
 
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""

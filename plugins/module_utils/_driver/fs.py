@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._core.block_device import is_block_device, length_of
 from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
@@ -231,7 +232,10 @@ class FsDriver(DirectoryDriver):
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             head, tail, length = ends(descriptor, HEAD_SIZE)
-            if self.datastore.type == "file" or (self._unpacks(options) and sniff(head, tail) in COMPRESSIONS):
+            kind = sniff(head, tail)
+            # qemu-img opens only files here. Of an image on a device, the header tells enough.
+            by_header = is_block_device(descriptor) and kind in QEMU_FORMATS and not self._keeps(options)
+            if self.datastore.type == "file" or by_header or (self._unpacks(options) and kind in COMPRESSIONS):
                 return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
             self.require_type(options.image_type)
             judged = self._judged(head, tail, path, options)
@@ -642,11 +646,11 @@ def is_url(path: str) -> bool:
 
 
 def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
-    """The first ``size`` bytes of a file, its last :data:`TAIL`, and its length in bytes.
+    """The first ``size`` bytes of a file or a block device, its last :data:`TAIL`, and its length in bytes.
 
     :raises OSError: it can't be read.
     """
-    length = os.fstat(descriptor).st_size
+    length = length_of(descriptor)
     return os.pread(descriptor, size, 0), os.pread(descriptor, TAIL, max(length - TAIL, 0)), length
 
 
