@@ -75,10 +75,13 @@ class ImageService(CatalogService):
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
         self._damage: dict[int, str | None] = {}
-        self._data = ImageData(functools.partial(image_lock, self.path), lambda text: self.log(text))
+        self._data = ImageData(functools.partial(image_lock, self.path), self._tell)
         #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
         self._data_first = False
         self._emptied: list[str] = []
+
+    def _tell(self, text: str) -> None:
+        self.log(text)  # which is set once this service is made
 
     def converge(self) -> Plan:
         self._data.look = False

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.bridge import Received, frames
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.source_file import opened
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
@@ -256,6 +259,18 @@ def test_a_device_that_is_written_to_meanwhile(driver: Make, attach: Attach, mon
         assert stored(driver()) == []
     else:
         assert "was written to while it was copied" in driver(device).cp(device, CopyOptions("os", verify=False)).warnings[0]
+
+
+# A datastore on other hosts
+
+
+def test_a_device_is_sent_to_another_host_whole(driver: Make, attach: Attach) -> None:
+    device = attach(content := raw())
+    with opened(device, driver(device).check) as descriptor:
+        sent = b"".join(frames(descriptor))
+    received = Received(io.BytesIO(sent), len(content), lambda: None)
+    head, chunks = received.begun()
+    assert b"".join(chunks) == content and content.startswith(head)
 
 
 # The module
