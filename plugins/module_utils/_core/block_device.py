@@ -14,6 +14,10 @@ from .directory import descriptor_path
 
 
 def is_block_device(descriptor: int) -> bool:
+    """Return whether a descriptor is that of a block device.
+
+    :raises OSError: it isn't open.
+    """
     return stat.S_ISBLK(os.fstat(descriptor).st_mode)
 
 
@@ -43,7 +47,10 @@ def sectors_written(descriptor: int) -> int:
 
 
 def is_held(descriptor: int) -> bool:
-    """Return whether an open block device is mounted, or a part of another one, such as of a volume group (open(2), O_EXCL without O_CREAT)."""
+    """Return whether an open block device is mounted, or a part of another one, such as of a volume group (open(2), O_EXCL without O_CREAT).
+
+    :raises OSError: it can't be opened once more.
+    """
     try:
         os.close(os.open(descriptor_path(descriptor), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as error:

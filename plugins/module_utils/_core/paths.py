@@ -50,9 +50,7 @@ def is_within(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
-def check_allowed(
-    option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None, names: Sequence[str] = ()
-) -> None:
+def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None, names: Sequence[str] = ()) -> None:
     """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
 
     A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only when a

@@ -47,6 +47,7 @@ class HeldDirectory:
         return descriptor
 
     def status(self) -> os.stat_result:
+        """Return what the opened directory is now, wherever its path leads."""
         return os.fstat(self.descriptor)
 
     def check_same(self) -> None:

@@ -207,8 +207,10 @@ def _is_http(url: str) -> bool:
 
 def _check_servers(wish: DataWish, options: Mapping[str, Any]) -> None:
     """
-    :raises InvalidInput: headers or a CA for what no HTTP server sends.
+    :raises InvalidInput: headers or a CA for what no HTTP server sends, or a file with checksums and no image to look up there.
     """
+    if wish.checksum_list is not None and wish.origin is None:
+        raise InvalidInput("checksum", options["checksum"], "a file with checksums goes with a path or a url, whose name is looked up there")
     urls = [url for url in (wish.origin, wish.checksum_list and wish.checksum_list.url) if url and _is_http(url)]
     for name in ("headers", "ca_path"):
         if options[name] is not None and wish.origin is not None and not urls:

@@ -450,6 +450,7 @@ def test_a_checksum_of_another_server_is_fetched_without_them(run: Run, serve: S
         ({"ca_path": "/ca.pem", "url": "ssh://h/a.img"}, "ca_path: '/ca.pem' is not accepted: it goes with a url, or a checksum from a URL, with http"),
         ({"ca_path": "ca.pem", "url": "https://h/a.img"}, "ca_path: 'ca.pem' is not accepted: an absolute path"),
         ({"checksum": "sha256:ftp://h/SUMS", "url": "http://h/a"}, "checksum: 'sha256:ftp://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is"),
+        ({"checksum": "sha256:https://h/S"}, "checksum: 'sha256:https://h/S' is not accepted: a file with checksums goes with a path or a url"),
         ({"checksum": "sha3:https://h/SUMS", "url": "http://h/a"}, "checksum: 'sha3:https://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is"),
         ({"checksum": "sha256:https://me:pw@h:x/S", "url": "http://h/a"}, "checksum: '...' is not accepted: a URL with a valid host and port is expected."),
         ({"checksum": "sha256:https://h/S", "clone_from": "y"}, "checksum: 'sha256:https://h/S' is not accepted: it goes with path or url, not with"),
