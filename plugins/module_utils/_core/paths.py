@@ -66,7 +66,7 @@ def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Se
     covering = [len(root) for root in safe_roots if any(is_within(one, root) for one in paths)]
     # On another host, a link of this one may be a directory: both names are restricted.
     for root in sorted({*map(os.path.normpath, restricted), *map(real_path, restricted)}):
-        if any(is_within(root, one) for one in paths):
+        if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
         if any(is_within(one, root) for one in paths) and len(root) > max(covering, default=0):
             remedy = f" and {safe_option} names no directory in there that holds it" if safe_option else ""

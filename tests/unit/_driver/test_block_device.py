@@ -242,6 +242,12 @@ def test_one_that_only_reads_is_not(driver: Make, attach: Attach, opened_by_qemu
     assert driver(device).cp(device, CopyOptions("os")).warnings == ()
 
 
+def test_writers_of_other_devices_do_no_harm(driver: Make, attach: Attach, opened_by_qemu: Callable[..., None]) -> None:
+    device = attach(raw())
+    opened_by_qemu(Path(attach(raw())), "-f", "raw")
+    assert driver(device).cp(device, CopyOptions("os")).warnings == ()
+
+
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_device_that_is_written_to_meanwhile(driver: Make, attach: Attach, monkeypatch: pytest.MonkeyPatch, verify: bool) -> None:
     device = attach(raw())

@@ -496,6 +496,16 @@ def test_values_of_headers_are_told_nobody(
         assert found.stdout == ""
 
 
+def test_a_server_that_repeats_a_header_tells_it_nobody(serve: Serve, authority: Path, catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
+    site = serve(tls=True)
+    site.files["/a.img"] = "http://127.0.0.1:1/s3cr3t-t0ken"
+    image = {"name": "x", "type": "os", "datastore": "default", "url": f"{site.url}/a.img", "headers": {"Authorization": TOKEN}}
+    with patch_module_args({"catalog": catalog, "ca_path": str(authority / "ca.pem"), **image}), pytest.raises(SystemExit):
+        run_module(IMAGE_SPEC, ImageService)
+    out = capsys.readouterr().out
+    assert "the server redirects from https to http://127.0.0.1:1/*" in json.loads(out)["msg"] and "s3cr3t" not in out
+
+
 def test_a_short_value_hides_nothing_else(serve: Serve, catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
     site = serve()
     published(site, a=disk(1))
