@@ -69,6 +69,7 @@ options:
   safe_dirs:
     description:
       - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a restricted directory wins.
+      - A block device needs one of them, such as C(/dev/GROUP), or is named here itself.
       - A directory that holds a restricted one is never allowed. C(/var/tmp) is safe where this isn't given.
     type: list
     elements: str

@@ -72,6 +72,11 @@ options:
       - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is followed.
       - Two images can have the same directory, for example one persistent and one read-only.
       - A file that changes after it was copied is no change.
+      - The file can be a block device in C(/dev), such as a logical volume, which is read from its beginning to its end. As all of C(/dev) it is refused
+        unless O(granary.vmstore.datastore#module:safe_dirs) names it, or a directory that holds it. A name counts that root made for the device, such as
+        C(/dev/GROUP/VOLUME).
+      - A device that is mounted, a part of another device or of a volume group, or open for writing in a program of this host, is refused unless O(verify)
+        is V(false). A snapshot of it isn't.
     type: str
   url:
     description:
@@ -84,7 +89,26 @@ options:
     description:
       - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1), C(sha384) and C(sha512) are other algorithms.
       - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
+      - Instead of the digits, the C(http) or C(https) URL of a file that has them, such as C(sha256:https://host/path/SHA256SUMS). Its lines are those of
+        GNU coreutils or BSD, or it has nothing but the digits. The image is looked up by the last part of the path of the O(url) or O(path).
+      - The front-end fetches that file in each run, also in check mode. Another checksum than the image was made with is refused like one that is given
+        here, and O(force) replaces the data. Where the file can't be fetched or has no such checksum, an image that was made of the same O(url) or O(path)
+        stays as it is, with a warning.
+      - A signature of the file is not verified.
     type: str
+  headers:
+    description:
+      - What the server of a O(url) with C(http) or C(https) is sent, such as C(Authorization) with a token, by the names of HTTP headers.
+      - The file of a O(checksum) is fetched with them, too, if it is on the same server, or if the image is made of a O(path). They are sent along where a
+        server redirects to itself, with the same scheme, host and port, and never to another one.
+      - Their values are secrets. They are neither stored nor compared, nor printed or logged.
+    type: dict
+  ca_path:
+    description:
+      - A file of the front-end with the certificates of CAs in PEM. Only these are trusted to have signed those of the servers of O(url) and O(checksum), and
+        of those that they redirect to. By default, the CAs that the front-end trusts are.
+      - It isn't kept, and is read only when something is fetched.
+    type: path
   clone_from:
     description:
       - Name or id of the image that a new image is a copy of. Both datastores are on the front-end or, with a bridge list, both have the same one and are in
@@ -206,8 +230,8 @@ options:
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
 notes:
-  - In check mode a file is looked at as in a run, but not all of it is read, so a checksum isn't verified. Nothing is fetched from a URL, and no file system
-    is made, for which an image may turn out to be too small.
+  - In check mode a file is looked at as in a run, but not all of it is read, so a checksum isn't verified. Of a URL, only the
+    beginning is fetched, and no file system is made, for which an image may turn out to be too small.
   - In check mode a datastore that an earlier task of the play would make isn't there yet, and an image in it is an error.
   - The size of a directory is measured in each run that gives its path, and returned. That it differs from the last time is no change, because files come and
     go. The catalog keeps the size of the time when the image was registered or last changed.
@@ -242,6 +266,17 @@ EXAMPLES = r"""
     url: https://cloud.debian.org/images/cloud/bookworm/20260101-2350/debian-12-generic-amd64-20260101-2350.qcow2
     checksum: sha512:{{ debian_sha512 }}
     driver: qcow2
+
+- name: Fetch an image from a server of our own, with the checksum that is published beside it
+  granary.vmstore.image:
+    name: builder
+    datastore: default
+    type: os
+    url: https://artifacts.example.com/images/builder.qcow2
+    checksum: sha256:https://artifacts.example.com/images/SHA256SUMS
+    headers:
+      Authorization: Bearer {{ artifacts_token }}
+    ca_path: /etc/ssl/example-ca.pem
 
 - name: Make a clone and two empty disks in one run
   granary.vmstore.image:

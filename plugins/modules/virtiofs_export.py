@@ -180,6 +180,20 @@ options:
       - Root of the guest is then root in the directory.
     type: bool
     default: false
+  owner:
+    description:
+      - Who owns the directory itself. An id or the name of a user of this host, or V(guest:) and an id of the guest, such as V(guest:0) for its root.
+        With O(subid=per_domain) only the latter is known before the first export.
+      - What is in the directory keeps its owners. Without this option, the directory does, too. O(state=absent) leaves it as it is.
+      - A directory is not changed if another user than its owner could have put it there. A missing one is not created, because it may be a file system that
+        isn't mounted. Use M(granary.vmstore.directory) for that.
+    type: str
+  group:
+    description: The group of the directory itself, like O(owner).
+    type: str
+  mode:
+    description: Permissions of the directory itself, as a quoted octal number. Without it, they stay.
+    type: str
   seed:
     description:
       - Path of an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). It is made if it doesn't exist.
@@ -265,6 +279,20 @@ EXAMPLES = r"""
     source: /srv/web1
     mount_tag: web1
     subid: per_domain
+
+- name: Make a directory for one guest, and give it to the guest's root
+  granary.vmstore.directory:
+    path: /srv/web2
+    mode: "0750"
+
+- name: Share it
+  granary.vmstore.virtiofs_export:
+    domain: web2
+    source: /srv/web2
+    mount_tag: web2
+    subid: per_domain
+    owner: guest:0
+    group: guest:0
 
 - name: Claim an image in the catalog, which is on the front-end
   granary.vmstore.image_attachment:

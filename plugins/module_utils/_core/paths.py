@@ -50,7 +50,7 @@ def is_within(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
-def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None) -> None:
+def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None, names: Sequence[str] = ()) -> None:
     """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
 
     A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only when a
@@ -58,15 +58,17 @@ def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Se
     Both lists hold absolute paths, which are resolved here as well.
 
     :arg safe_option: what the user calls the safe directories, where they can be chosen.
+    :arg names: other names of the same file. One that a safe directory covers is enough, and each can be restricted.
     :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be resolved.
     """
     safe_roots = [real_path(directory) for directory in safe]
-    covering = [len(root) for root in safe_roots if is_within(path, root)]
+    paths = (path, *names)
+    covering = [len(root) for root in safe_roots if any(is_within(one, root) for one in paths)]
     # On another host, a link of this one may be a directory: both names are restricted.
     for root in sorted({*map(os.path.normpath, restricted), *map(real_path, restricted)}):
         if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")
-        if is_within(path, root) and len(root) > max(covering, default=0):
+        if any(is_within(one, root) for one in paths) and len(root) > max(covering, default=0):
             remedy = f" and {safe_option} names no directory in there that holds it" if safe_option else ""
             raise PathNotAllowed(option, path, f"it lies in the restricted directory {root}{remedy}")
 

@@ -87,6 +87,8 @@ class CopyOptions:
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
     :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.
     :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
+    :arg headers: what the HTTP server of a URL is sent, and no other that it redirects to.
+    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that the host trusts.
     """
 
     image_type: str
@@ -99,6 +101,8 @@ class CopyOptions:
     measure: bool = True
     bandwidth: int | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,13 +176,15 @@ class DatastoreDriver:
     def _unsupported(self, action: str) -> NoReturn:
         raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *names: str) -> None:
         """Refuse what no image may be made of or, since the rules may have changed, be used from. ``path`` is resolved.
 
+        :arg names: other names that root gave it, by which it can be allowed or restricted, too.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow it; it names the restricted directory.
         """
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
-        check_allowed("path", path, safe=self.datastore.safe_dirs or SAFE_DIRS, restricted=sorted(restricted), safe_option=self.safe_option)
+        safe = self.datastore.safe_dirs or SAFE_DIRS
+        check_allowed("path", path, safe=safe, restricted=sorted(restricted), safe_option=self.safe_option, names=names)
 
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 from .._core import errors
+from .._core.block_device import length_of
 from .._core.command import Conversation, reason
 from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
 from .._core.names import check_host
@@ -222,7 +223,7 @@ class BridgedFsDriver(DatastoreDriver):
         :arg file: a descriptor of what is sent along, and ``sent`` its :func:`frames`.
         :arg size: bytes of what is sent along without a descriptor.
         """
-        size = size if file is None else os.fstat(file).st_size
+        size = size if file is None else length_of(file)
         refusals = []
         for host in self._hosts():
             with Conversation(ssh_command(host, COMMAND)) as ssh:
@@ -395,7 +396,7 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
     from .._image.copy import extents
     from .._image.pace import paced
 
-    size = os.fstat(descriptor).st_size
+    size = length_of(descriptor)
 
     def pieces() -> Iterator[bytes]:
         position = 0

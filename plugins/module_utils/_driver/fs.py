@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._core.block_device import is_block_device, length_of
 from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
@@ -224,14 +225,17 @@ class FsDriver(DirectoryDriver):
         if is_url(path):
             from .._image.source import read_head
 
-            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT)
+            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT, headers=options.headers, ca=options.ca)
             return self._previewed(head, b"", length, None, path, options)
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify)
             head, tail, length = ends(descriptor, HEAD_SIZE)
-            if self.datastore.type == "file" or (self._unpacks(options) and sniff(head, tail) in COMPRESSIONS):
+            kind = sniff(head, tail)
+            # qemu-img opens only files here. Of an image on a device, the header tells enough.
+            by_header = is_block_device(descriptor) and kind in QEMU_FORMATS and not self._keeps(options)
+            if self.datastore.type == "file" or by_header or (self._unpacks(options) and kind in COMPRESSIONS):
                 return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
             self.require_type(options.image_type)
             judged = self._judged(head, tail, path, options)
@@ -449,8 +453,8 @@ class FsDriver(DirectoryDriver):
 
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = (capacity if options.sparse else room)(target)
-        limits: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify}
-        with open_source(path, **limits, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
+        how: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify, "headers": options.headers, "ca": options.ca}
+        with open_source(path, **how, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
     def _store(self, chunks: Iterable[bytes], path: str, target: int, options: CopyOptions, digests: Digests) -> None:
@@ -642,11 +646,11 @@ def is_url(path: str) -> bool:
 
 
 def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
-    """The first ``size`` bytes of a file, its last :data:`TAIL`, and its length in bytes.
+    """The first ``size`` bytes of a file or a block device, its last :data:`TAIL`, and its length in bytes.
 
     :raises OSError: it can't be read.
     """
-    length = os.fstat(descriptor).st_size
+    length = length_of(descriptor)
     return os.pread(descriptor, size, 0), os.pread(descriptor, TAIL, max(length - TAIL, 0)), length
 
 

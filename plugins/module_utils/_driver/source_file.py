@@ -11,38 +11,57 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from .._core.directory import descriptor_path, opened_parent
+from .._core.directory import descriptor_path, is_writable_for_others, opened_parent
 from .._core.errors import InvalidInput, os_errors
-from .._core.paths import absolute
+from .._core.paths import absolute, is_within
 
 #: Bytes read at once.
 CHUNK = 1 << 20
 
+#: Where the kernel and root's programs make devices.
+DEVICES = "/dev"
+
 
 @contextlib.contextmanager
-def opened(path: str, check: Callable[[str], object]) -> Iterator[int]:
-    """A descriptor to read the regular file ``path`` by.
+def opened(path: str, check: Callable[..., object]) -> Iterator[int]:
+    """A descriptor to read the regular file or the block device ``path`` by. Nobody but root makes devices in /dev, so elsewhere they don't count.
 
-    :arg check: gets the resolved path and raises when it isn't allowed: before anything is opened, so that a refusal tells nothing
-        about the file, and again with the path of what was opened.
-    :raises InvalidInput: it isn't a regular file.
+    :arg check: gets the resolved path, and the name of a device, and raises when it isn't allowed: before anything is opened, so that a refusal tells
+        nothing about the file, and again with the path of what was opened.
+    :raises InvalidInput: it is neither.
     :raises PathNotAllowed: a link of another user leads to it.
     :raises FileAccessFailed: it can't be read.
     """
     path = absolute("path", path)
     with contextlib.ExitStack() as stack:
         with os_errors(f"open {path}"):
-            check(os.path.realpath(path))
+            names = _names_of_device(path)
+            check(os.path.realpath(path), *names)
             directory, name = stack.enter_context(opened_parent(path))
             # O_PATH opens nothing yet: no device is touched, no pipe waited for.
             found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             stack.callback(os.close, found)
-            check(absolute("path", os.readlink(descriptor_path(found))))
-            if not stat.S_ISREG(os.fstat(found).st_mode):
-                raise InvalidInput("path", path, "a regular file is expected")
+            real, mode = absolute("path", os.readlink(descriptor_path(found))), os.fstat(found).st_mode
+            is_device = stat.S_ISBLK(mode) and is_within(real, DEVICES)
+            check(real, *(names if is_device else ()))
+            if not (stat.S_ISREG(mode) or is_device):
+                raise InvalidInput("path", path, f"a regular file is expected, or a block device in {DEVICES}")
             descriptor = os.open(descriptor_path(found), os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
         yield descriptor
+
+
+def _names_of_device(path: str) -> list[str]:
+    """Return the name of a link in /dev that root made, such as udev's ``/dev/GROUP/VOLUME``: the device's own name (dm-3) can be another after a boot.
+
+    :raises OSError: the directory of ``path`` can't be looked at.
+    """
+    real, directory = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
+    name = os.path.join(directory, os.path.basename(path))
+    if name == real or not (is_within(directory, DEVICES) and is_within(real, DEVICES)):
+        return []
+    status = os.stat(directory)
+    return [name] if status.st_uid == 0 and not is_writable_for_others(status) else []
 
 
 def chunks_of(descriptor: int) -> Iterator[bytes]:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 
-from .._core.directory import is_writable_for_others, open_directory, opened_directory, opened_parent
+from .._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
 from .._core.errors import PathNotAllowed
 from .._core.identity import acting_as, owner_of
 
@@ -22,6 +23,28 @@ AROUND_MODE = 0o755
 
 #: Stands for "any user" in what :func:`other_users` returns.
 ANYBODY = -1
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Ids of owner and group, and permissions, that a directory has or is to have."""
+
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Ownership:
+        """Return that of a directory by what stat(2) returned."""
+        return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+
+    def give_to(self, descriptor: int) -> None:
+        """Change an open directory (O_PATH), and nothing that somebody puts in its place.
+
+        :raises OSError: the operating system refuses.
+        """
+        os.chown(descriptor_path(descriptor), self.uid, self.gid)
+        os.chmod(descriptor_path(descriptor), self.mode)
 
 
 def open_or_make(path: str, mode: int) -> int:
@@ -88,4 +111,4 @@ def require_only_root(option: str, path: str, why: str) -> None:
             raise PathNotAllowed(option, path, accepted)
 
 
-__all__ = ["ANYBODY", "open_or_make", "other_users", "require_only_root"]
+__all__ = ["ANYBODY", "Ownership", "open_or_make", "other_users", "require_only_root"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find out which files of a directory programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
+"""Find out which files of a directory, or which block devices, programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
 
 Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -35,11 +36,39 @@ def open_files(directory: str) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def _descriptors(process: str) -> Iterator[str]:
+def writers_of_device(number: int) -> Sequence[str]:
+    """Return the programs that have a block device open for writing, under whatever name; this process doesn't count. Otherwise as :func:`open_files`.
+
+    :arg number: st_rdev of the device.
+    """
+    return [
+        f"the program {_name(process)} (process {process})"
+        for process in filter(str.isdigit, os.listdir("/proc"))
+        if int(process) != os.getpid() and any(_writes_to(process, descriptor, number) for descriptor in _listed(process))
+    ]
+
+
+def _writes_to(process: str, descriptor: str, number: int) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        link = f"/proc/{process}/fd/{descriptor}"
+        if os.readlink(link).startswith("/dev/"):  # which is never on a file server
+            status = os.stat(link)
+            with open(f"/proc/{process}/fdinfo/{descriptor}", encoding="ascii") as file:
+                flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+            return stat.S_ISBLK(status.st_mode) and status.st_rdev == number and flags & os.O_ACCMODE != os.O_RDONLY
+    return False
+
+
+def _listed(process: str) -> Sequence[str]:
     with contextlib.suppress(OSError):  # it has ended, or is another user's
-        for descriptor in os.listdir(f"/proc/{process}/fd"):
-            with contextlib.suppress(OSError):
-                yield os.readlink(f"/proc/{process}/fd/{descriptor}")
+        return os.listdir(f"/proc/{process}/fd")
+    return ()
+
+
+def _descriptors(process: str) -> Iterator[str]:
+    for descriptor in _listed(process):
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/{process}/fd/{descriptor}")
 
 
 def _name(process: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from .._core.errors import InvalidInput, NotFound, StaleState, from_os_error
 from .._core.idmap import IdMap
 from .idmap_check import host_id
+from .made_directory import Ownership
 
 
 class HeldDirectory:
@@ -25,7 +26,9 @@ class HeldDirectory:
     def __init__(self, option: str, path: str) -> None:
         self.option = option
         self.path = path
-        self._descriptor = self._open()
+        self.descriptor = self._open()
+        #: What the directory is looked at as if it had, because that is going to be changed.
+        self.planned: Ownership | None = None
 
     def _open(self) -> int:
         try:
@@ -43,11 +46,15 @@ class HeldDirectory:
             raise StaleState(f"{self.option}: the directory {self.path!r} now leads to {real!r} through a symbolic link; it is not exported.")
         return descriptor
 
+    def status(self) -> os.stat_result:
+        """Return what the opened directory is now, wherever its path leads."""
+        return os.fstat(self.descriptor)
+
     def check_same(self) -> None:
         """:raises StaleState: the path no longer names the directory that was opened."""
         again = self._open()
         try:
-            if not os.path.samestat(os.fstat(again), os.fstat(self._descriptor)):
+            if not os.path.samestat(os.fstat(again), self.status()):
                 raise StaleState(f"{self.option}: the directory {self.path!r} was replaced by another one while it was being exported.")
         finally:
             os.close(again)
@@ -61,8 +68,8 @@ class HeldDirectory:
         for component in self._components():
             shared = component == self.path
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
-            found = _look(component)
-            is_over_it = _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid)
+            found = self.planned if shared and self.planned else Ownership.of(_look(component))
+            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
             if not is_over_it and _lacks(found, *root, needed) and not _has_acl(component):
                 return _described(component, found)
         return None
@@ -76,8 +83,8 @@ class HeldDirectory:
         """
         root = host_id(uid_map, 0), host_id(gid_map, 0)
         for component in self._components()[:-1]:
-            found = _look(component)
-            is_over_it = _mapped(uid_map, found.st_uid) and _mapped(gid_map, found.st_gid)
+            found = Ownership.of(_look(component))
+            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
             closed_to_root = not is_over_it and _lacks(found, *root, stat.S_IXOTH)
             if (closed_to_root or _lacks(found, uid, gid, stat.S_IXOTH)) and not _has_acl(component):
                 return component, _described(component, found)
@@ -95,14 +102,14 @@ def _look(path: str) -> os.stat_result:
         raise from_os_error(error, f"look at the directory {path}") from error
 
 
-def _lacks(found: os.stat_result, uid: int | None, gid: int | None, needed: int) -> bool:
+def _lacks(found: Ownership, uid: int | None, gid: int | None, needed: int) -> bool:
     """Return whether owner and mode keep a user from what ``needed`` says in the bits of the others."""
-    granted = found.st_mode >> 6 if found.st_uid == uid else found.st_mode >> 3 if found.st_gid == gid else found.st_mode
+    granted = found.mode >> 6 if found.uid == uid else found.mode >> 3 if found.gid == gid else found.mode
     return bool(needed & ~granted)
 
 
-def _described(path: str, found: os.stat_result) -> str:
-    return f"{path} belongs to {found.st_uid}:{found.st_gid} with mode {stat.S_IMODE(found.st_mode):04o}"
+def _described(path: str, found: Ownership) -> str:
+    return f"{path} belongs to {found.uid}:{found.gid} with mode {found.mode:04o}"
 
 
 def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:

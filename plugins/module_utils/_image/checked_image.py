@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .._core.block_device import length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
 from .image_file import inspect
@@ -55,7 +56,7 @@ class CheckedImage:
 def checked_image(
     descriptor: int, *, path: str, image_format: str | None = None, verify: bool | None = True, option: str = "path", timeout: float = 60
 ) -> tuple[CheckedImage, tuple[str, ...]]:
-    """Return what an open regular file is, and warnings. The answer holds for as long as nobody writes to the file.
+    """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as nobody writes to the file.
 
     :arg path: names the file in errors, and ``option`` the option that it comes from.
     :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
@@ -66,7 +67,7 @@ def checked_image(
     """
     if image_format == "raw":
         with os_errors(f"read {path}"):
-            length = os.fstat(descriptor).st_size
+            length = length_of(descriptor)
             image = CheckedImage("raw", length, length)
     else:
         found = inspect(descriptor, path=path, option=option, timeout=timeout, is_cut=not verify)

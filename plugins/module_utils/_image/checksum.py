@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Checksums as users write them: ``<algorithm>:<hexadecimal digits>``."""
+"""Checksums as users write them: ``<algorithm>:<hexadecimal digits>``, or the URL of a file that has the digits."""
 
 from __future__ import annotations
 
@@ -21,8 +21,15 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
     """
     algorithm, _colon, digest = text.lower().partition(":")
     if algorithm not in DIGEST_LENGTHS or re.fullmatch(f"[0-9a-f]{{{DIGEST_LENGTHS[algorithm]}}}", digest) is None:
-        raise InvalidInput(option, text, f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits")
+        accepted = f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits"
+        raise InvalidInput(option, text, f"{accepted}, or <algorithm>: and the http or https URL of a file that has them")
     return algorithm, digest
 
 
-__all__ = ["DIGEST_LENGTHS", "read_checksum"]
+def split_list(text: str) -> tuple[str, str] | None:
+    """Return algorithm and URL of ``<algorithm>:<URL of a file such as SHA256SUMS>``; ``None`` for anything else."""
+    found = re.fullmatch(f"({'|'.join(DIGEST_LENGTHS)}):(https?://.*)", text, re.IGNORECASE | re.DOTALL)
+    return found and (found[1].lower(), found[2])
+
+
+__all__ = ["DIGEST_LENGTHS", "read_checksum", "split_list"]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .._core.block_device import is_block_device, length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
 from .image_file import SECTOR, disk_size
@@ -50,7 +51,7 @@ def copy_local(
     sparse: bool = True,
     bandwidth: int | None = None,
 ) -> None:
-    """Fill the empty file ``target_fd`` with the file ``source_fd``: sharing its data if the file system can, else reading it once.
+    """Fill the empty file ``target_fd`` with the file or block device ``source_fd``: sharing its data if the file system can, else reading it once.
 
     :arg sparse: ``False`` gives the holes storage too.
     :arg bandwidth: bytes a second, where data is really copied.
@@ -60,7 +61,7 @@ def copy_local(
         if _clone(source_fd, target_fd):
             if digests:
                 _feed(digests, _read(target_fd))
-        elif digests or bandwidth or not _copy_extents(source_fd, target_fd):
+        elif digests or bandwidth or is_block_device(source_fd) or not _copy_extents(source_fd, target_fd):
             write_stream(paced(_read(source_fd), bandwidth), target_fd, digests=digests)
         size = os.fstat(target_fd).st_size
         if not sparse and size:
@@ -199,7 +200,10 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
 
 
 def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where there is data, as (start, end)."""
+    """Where there is data, as (start, end). A block device has no holes."""
+    if size and is_block_device(descriptor):
+        yield 0, size
+        return
     end = 0
     while end < size:
         try:
@@ -214,7 +218,7 @@ def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _read(descriptor: int) -> Iterator[bytes]:
     """The whole file; of holes nothing is read."""
-    size = os.fstat(descriptor).st_size
+    size = length_of(descriptor)
     position = 0
     for start, end in [*extents(descriptor, size), (size, size)]:
         while position < start:

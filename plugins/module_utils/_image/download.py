@@ -254,16 +254,17 @@ class _Http(HTTPHandler):
 
 
 class _Https(HTTPSHandler):
-    def __init__(self, patience: _Patience) -> None:
+    def __init__(self, patience: _Patience, ca: str | None) -> None:
         super().__init__()
         self._connection = patience.connection
+        self._ca = ca
 
     def https_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(functools.partial(self._connection, HTTPSConnection), req, context=ssl.create_default_context())
+        return self.do_open(functools.partial(self._connection, HTTPSConnection), req, context=ssl.create_default_context(cadata=self._ca))
 
 
 class _Redirects(HTTPRedirectHandler):
-    """To http and https only. The password is sent along to the same server only, whose it is."""
+    """To http and https only. The password and the user's headers are sent along to the same server only, whose they are."""
 
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> HTTPResponse | None:
         fp.close()  # else all of the body is read, however long
@@ -283,8 +284,9 @@ class _Redirects(HTTPRedirectHandler):
             raise _Refused(f"the server redirects from https to {shown}, where anybody on the way can change it: give that URL to accept this")
         # Python knows 308 since 3.11; 307 is the same to it.
         request = super().redirect_request(req, fp, 307, msg, headers, newurl)
-        if request is not None and _server(req.full_url) == _server(newurl) and "Authorization" in req.unredirected_hdrs:
-            request.add_unredirected_header("Authorization", req.unredirected_hdrs["Authorization"])
+        if request is not None and _server(req.full_url) == _server(newurl):
+            for name, value in req.unredirected_hdrs.items():
+                request.add_unredirected_header(name, value)
         return request
 
 
@@ -301,10 +303,12 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
     request = Request(urlunsplit((source.scheme, host, parts.path, parts.query, "")), headers=headers)
     if at:
         request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
+    for name, value in source.headers.items():
+        request.add_unredirected_header(name, value)
     opener = OpenerDirector()  # unlike urlopen's, this one has neither file: nor ftp: nor data:
     opener.addheaders = [("User-Agent", "granary.vmstore")]
     patience = _Patience(timeout)
-    for handler in (ProxyHandler(), _Http(patience), _Https(patience), _Redirects(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
+    for handler in (ProxyHandler(), _Http(patience), _Https(patience, source.ca), _Redirects(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
         opener.add_handler(handler)
     response = opener.open(request, timeout=timeout)
     try:

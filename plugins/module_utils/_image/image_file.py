@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._core.block_device import length_of
 from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
 from .magic import QEMU_FORMATS, sniff
@@ -94,7 +95,7 @@ def opened_file(path: str) -> Iterator[int]:
 
 
 def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60, is_cut: bool = False) -> ImageFile:
-    """Return format and size of an open regular file. A compressed file or an archive is ``raw``: its bytes are the disk's.
+    """Return format and size of an open regular file, or of a device with a raw disk. A compressed file or an archive is ``raw``: its bytes are the disk's.
 
     The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
 
@@ -108,7 +109,8 @@ def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float 
     with os_errors(f"read {path}"):
         status = os.fstat(descriptor)
         head = os.pread(descriptor, _SNIFFED, 0)
-    image_format, size = sniff(head), status.st_size
+        size = length_of(descriptor)
+    image_format = sniff(head)
     if image_format in QEMU_FORMATS:
         flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(descriptor, image_format, path)
         info = {} if flaw else _info(descriptor, image_format, option, path, timeout)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from .._core.command import stream
@@ -46,11 +47,15 @@ class Source:
     """A local path or a URL, as given. A URL can hold a password or a signature; ``shown`` is what may be printed.
 
     :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, where there is one.
+    :arg headers: what is sent to the HTTP server of the URL, and to no other that it redirects to.
+    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that this host trusts.
     :raises InvalidInput: a path that isn't absolute, a scheme that nothing reads, or a URL that isn't one (RFC 3986).
     """
 
     path: str = field(repr=False)
     downloader: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.scheme:
@@ -128,6 +133,8 @@ def open_source(
     limit: int | None = None,
     verify: bool = True,
     downloader: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ca: str | None = None,
     log: Callable[[str], object],
     warn: Callable[[str], object] = str,
 ) -> Iterator[Iterator[bytes]]:
@@ -137,14 +144,14 @@ def open_source(
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
     :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a sentence.
-    :arg downloader: as :class:`Source` takes it.
+    :arg downloader: as :class:`Source` takes it, ``headers`` and ``ca``, too.
     :arg log: gets lines of progress, without credentials.
     :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
     :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before they should.
     :raises StaleState: the file changed while it was copied.
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
-    source = _remote(path, downloader)
+    source = _remote(path, downloader, headers, ca)
     if source.is_for_downloader:
         from .downloader import read_with_downloader
 
@@ -162,12 +169,15 @@ def open_source(
         chunks.close()
 
 
-def read_head(path: str, size: int, *, timeout: float = 30) -> tuple[bytes, int | None]:
+def read_head(
+    path: str, size: int, *, timeout: float = 30, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
+) -> tuple[bytes, int | None]:
     """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where known.
 
+    :arg headers: as :class:`Source` takes them, and ``ca``.
     :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
     """
-    source = _remote(path)
+    source = _remote(path, None, headers, ca)
     if source.scheme != "ssh":
         from .download import download_head
 
@@ -183,8 +193,8 @@ def read_head(path: str, size: int, *, timeout: float = 30) -> tuple[bytes, int 
     return head, int(length)
 
 
-def _remote(path: str, downloader: str | None = None) -> Source:
-    source = Source(path, downloader)
+def _remote(path: str, downloader: str | None, headers: Mapping[str, str], ca: str | None) -> Source:
+    source = Source(path, downloader, headers, ca)
     if not source.scheme:
         raise InvalidInput("path", path, "a URL with http, https or ssh is expected")
     return source

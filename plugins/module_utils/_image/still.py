@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
+from .._core.block_device import is_block_device, is_held, length_of, sectors_written
 from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
 
 #: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it (BLK_PERM_WRITE, BLK_PERM_RESIZE).
@@ -20,11 +21,11 @@ _USERS = ((100, 10), (200, 10))
 
 
 class StillFiles:
-    """Files that are open, as they are when a copy begins.
+    """Files and block devices that are open, as they are when a copy begins.
 
     :arg paths: their paths by descriptor, for messages.
     :arg verify: ``False`` adds to :attr:`warnings` what would be refused.
-    :raises Conflict: a program such as QEMU has one open for writing.
+    :raises Conflict: a program such as QEMU has one open for writing, or a device is mounted or a part of another one.
     """
 
     def __init__(self, paths: Mapping[int, str], *, verify: bool = True) -> None:
@@ -33,7 +34,9 @@ class StillFiles:
         self._verify = verify
         self._before = {descriptor: _state(descriptor, path) for descriptor, path in paths.items()}
         for descriptor, path in paths.items():
-            if is_written_to(descriptor):
+            if is_block_device(descriptor):
+                self._check_device(descriptor, path)
+            elif is_written_to(descriptor):
                 self._refuse(Conflict, f"{path} is open for writing in another program, such as a running virtual machine", "shut that down first")
 
     def check(self) -> None:
@@ -44,6 +47,17 @@ class StillFiles:
         for descriptor, path in self._paths.items():
             if _state(descriptor, path) != self._before[descriptor]:
                 self._refuse(StaleState, f"{path} was written to while it was copied", "copy it when nothing writes to it")
+
+    def _check_device(self, descriptor: int, path: str) -> None:
+        from .._host.open_files import writers_of_device
+
+        with os_errors(f"look at {path}"):
+            writers = ", ".join(writers_of_device(os.fstat(descriptor).st_rdev))
+            is_mounted = is_held(descriptor)
+        if is_mounted:
+            self._refuse(Conflict, f"{path} is mounted, or a part of another device or of a volume group", "unmount it, or copy a snapshot of it")
+        elif writers or is_written_to(descriptor):
+            self._refuse(Conflict, f"{path} is open for writing in {writers or 'another program'}", "end that first, or copy a snapshot of it")
 
     def _refuse(self, error: Callable[[str], VmstoreError], what: str, remedy: str) -> None:
         if self._verify:
@@ -76,6 +90,8 @@ def _is_locked(descriptor: int, places: Sequence[tuple[int, int]]) -> bool:
 
 def _state(descriptor: int, path: str) -> tuple[int, int]:
     with os_errors(f"look at {path}"):
+        if is_block_device(descriptor):
+            return length_of(descriptor), sectors_written(descriptor)
         status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns
 

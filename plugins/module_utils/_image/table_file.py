@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from .._core.block_device import length_of
+
 #: Bytes of a table that are read at once.
 _PIECE = 64 << 10
 
@@ -61,7 +63,7 @@ class TableFile:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.length = os.fstat(descriptor).st_size
+        self.length = length_of(descriptor)
         #: A hole that was found: start and end.
         self._hole = (0, 0)
 

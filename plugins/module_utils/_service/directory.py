@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._core.arguments import ArgumentSpec
-from .._core.directory import descriptor_path, opened_directory
+from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, NotFound, from_os_error, os_errors
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
-from .._host.made_directory import ANYBODY, open_or_make, other_users
+from .._host.made_directory import ANYBODY, Ownership, open_or_make, other_users
 from .module import Service
 
 DIRECTORY_SPEC = ArgumentSpec(
@@ -37,9 +37,7 @@ class DirectoryService(Service):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.path = absolute("path", options["path"])
-        if re.fullmatch(r"0[0-7]{3,4}", options["mode"]) is None:
-            raise InvalidInput("mode", options["mode"], "a quoted octal number such as '0755' is expected")
-        self.mode = int(options["mode"], 8)
+        self.mode = read_mode("mode", options["mode"])
         self.wanted = {name: options[name] for name in ("owner", "group") if options[name] is not None}
 
     def plan(self) -> Plan:
@@ -57,7 +55,7 @@ class DirectoryService(Service):
             with opened_directory(self.path) as descriptor:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    self._check_changeable(descriptor, found)
+                    check_changeable(self.path, descriptor, self._shown())
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -66,32 +64,19 @@ class DirectoryService(Service):
             raise from_os_error(error, f"open the directory {self.path}") from error
         owner, group = self._ids()
         return {
-            "owner": self.wanted["owner"] if found.st_uid == owner else _user_name(found.st_uid),
-            "group": self.wanted["group"] if found.st_gid == group else _group_name(found.st_gid),
+            "owner": self.wanted["owner"] if found.st_uid == owner else user_name(found.st_uid),
+            "group": self.wanted["group"] if found.st_gid == group else group_name(found.st_gid),
             "mode": f"{stat.S_IMODE(found.st_mode):04o}",
         }
 
     def _ids(self) -> tuple[int | None, int | None]:
         """Return user id and group id; ``None`` for one that isn't asked for, or has no account yet."""
-        owner = _id_of(self.wanted.get("owner"), lambda name: pwd.getpwnam(name).pw_uid)
-        return owner, _id_of(self.wanted.get("group"), lambda name: grp.getgrnam(name).gr_gid)
+        return user_id(self.wanted.get("owner")), group_id(self.wanted.get("group"))
 
     def _is_right(self, found: os.stat_result) -> bool:
         owner, group = self._ids()
         wanted = (owner if "owner" in self.wanted else found.st_uid, group if "group" in self.wanted else found.st_gid, self.mode)
         return wanted == (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
-
-    def _check_changeable(self, descriptor: int, found: os.stat_result) -> None:
-        """
-        :raises Conflict: another user than its owner could have put the directory there, to get rights in it.
-        """
-        others = other_users(descriptor) - {found.st_uid}
-        if others:
-            whose = "any user" if ANYBODY in others else f"the user {_user_name(min(others))}"
-            raise Conflict(
-                f"The directory {self.path} belongs to {_user_name(found.st_uid)}:{_group_name(found.st_gid)} with mode {stat.S_IMODE(found.st_mode):04o}, and "
-                f"{whose} could have put it there, so it is not changed to {self._shown()}: look at it, and do that by hand or remove it."
-            )
 
     def _shown(self) -> str:
         return f"{self.wanted.get('owner', '')}:{self.wanted.get('group', '')} with mode {self.mode:04o}"
@@ -106,11 +91,48 @@ class DirectoryService(Service):
             try:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    self._check_changeable(descriptor, found)
-                    os.chown(descriptor_path(descriptor), -1 if owner is None else owner, -1 if group is None else group)
-                    os.chmod(descriptor_path(descriptor), self.mode)
+                    check_changeable(self.path, descriptor, self._shown())
+                    Ownership(found.st_uid if owner is None else owner, found.st_gid if group is None else group, self.mode).give_to(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def read_mode(option: str, text: str) -> int:
+    """
+    :raises InvalidInput: no octal number, or one that isn't quoted.
+    """
+    if re.fullmatch(r"0[0-7]{3,4}", text) is None:
+        raise InvalidInput(option, text, "a quoted octal number such as '0755' is expected")
+    return int(text, 8)
+
+
+def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> None:
+    """
+    :arg wanted: what the open directory is to be changed to, for the message.
+    :raises Conflict: another user than its owner could have put the directory there, to get rights in it.
+    """
+    found = Ownership.of(os.fstat(descriptor))
+    others = other_users(descriptor) - {found.uid}
+    if others:
+        whose = "any user" if ANYBODY in others else f"the user {user_name(min(others))}"
+        raise Conflict(
+            f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not changed to "
+            f"{wanted if isinstance(wanted, str) else _shown(wanted)}: look at it, and do that by hand or remove it."
+        )
+
+
+def _shown(state: Ownership) -> str:
+    return f"{user_name(state.uid)}:{group_name(state.gid)} with mode {state.mode:04o}"
+
+
+def user_id(name: str | None) -> int | None:
+    """Return the id of a user by name or number; ``None`` without one, or where there is no such account."""
+    return _id_of(name, lambda known: pwd.getpwnam(known).pw_uid)
+
+
+def group_id(name: str | None) -> int | None:
+    """As :func:`user_id`, of a group."""
+    return _id_of(name, lambda known: grp.getgrnam(known).gr_gid)
 
 
 def _id_of(name: str | None, look_up: Callable[[str], int]) -> int | None:
@@ -122,18 +144,20 @@ def _id_of(name: str | None, look_up: Callable[[str], int]) -> int | None:
         return None
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, or its number where there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def _group_name(gid: int) -> str:
+def group_name(gid: int) -> str:
+    """As :func:`user_name`, of a group."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
 
 
-__all__ = ["DIRECTORY_SPEC", "DirectoryService"]
+__all__ = ["DIRECTORY_SPEC", "DirectoryService", "check_changeable", "group_id", "group_name", "read_mode", "user_id", "user_name"]

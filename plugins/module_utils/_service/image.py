@@ -75,10 +75,13 @@ class ImageService(CatalogService):
         # What is looked up and made for wishes, by their place in the list, outlives the plan it was made for.
         self._looked: dict[int, tuple[object, CopiedImage]] = {}
         self._damage: dict[int, str | None] = {}
-        self._data = ImageData(functools.partial(image_lock, self.path))
+        self._data = ImageData(functools.partial(image_lock, self.path), self._tell)
         #: Whether data is removed before the catalog forgets its image, and the names of images without data for that reason.
         self._data_first = False
         self._emptied: list[str] = []
+
+    def _tell(self, text: str) -> None:
+        self.log(text)  # which is set once this service is made
 
     def converge(self) -> Plan:
         self._data.look = False
@@ -233,9 +236,12 @@ class ImageService(CatalogService):
             driver.require("clone")
         if wish.data.size is not None:
             driver.require("mkfs" if found is None else "resize")
-        for name in ("checksum", "driver", "format", "fs", "sparse", "verify"):
+        for name in ("checksum", "ca_path", "driver", "format", "fs", "sparse", "verify"):
             if getattr(wish.data, name) is not None:
                 raise InvalidInput(name, getattr(wish.data, name), f"an image of type {kind} is a directory, which stays as it is")
+        if wish.data.headers or wish.data.checksum_list is not None:
+            option = "headers" if wish.data.headers else "checksum"
+            raise InvalidInput(option, "...", f"an image of type {kind} is a directory, which stays as it is")
         if wish.data.origin != wish.data.shown or "://" in (wish.data.origin or ""):
             raise InvalidInput("url", wish.data.shown, f"an image of type {kind} is a directory, which is given as path")
         looked = None if wish.data.origin is None else self._look(number, wish.data.origin, driver, kind)
@@ -284,6 +290,7 @@ class ImageService(CatalogService):
             self._add("create image", None, wanted, self._insert, hidden=hidden(wish.data))
             return wanted, wanted.size_mb or None
         wanted = dataclasses.replace(found, name=wish.name or found.name, **wish.changes)
+        wish = dataclasses.replace(wish, data=self._data.compared(number, wish.data, found))
         difference = self._data.difference(wish.data, found)
         lost = not self._known.has_data(found, driver.datastore)
         if lost and wish.data == DataWish():

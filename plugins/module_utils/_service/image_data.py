@@ -19,6 +19,7 @@ from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
 from .._image.datablock import check_datablock
 from .image_wish import DataWish
 from .known_images import KnownImages
+from .url_access import read_ca
 
 #: Types of images that may begin empty.
 EMPTY_TYPES = ("os", "datablock")
@@ -28,10 +29,12 @@ class ImageData:
     """What is made for a list of wishes, each known by its place in the list. It is made between two plans, and outlives the first.
 
     :arg lock: keeps other programs away from the data of the image with an id.
+    :arg log: is told what goes on, one line a call.
     """
 
-    def __init__(self, lock: Callable[[int], contextlib.AbstractContextManager[None]]) -> None:
+    def __init__(self, lock: Callable[[int], contextlib.AbstractContextManager[None]], log: Callable[[str], object]) -> None:
         self._lock = lock
+        self._log = log
         #: Whether what an image is to be made of is looked at while planning: in check mode nothing else does.
         self.look = True
         self.made: dict[int, CopiedImage] = {}
@@ -46,6 +49,9 @@ class ImageData:
         self._grown: dict[int, tuple[str, int]] = {}
         self._drivers: dict[int, DatastoreDriver] = {}
         self._wish_of: dict[int, int] = {}
+        # What a server or a file has, by what was asked for, outlives a plan.
+        self._lists: dict[tuple[object, ...], bytes | VmstoreError] = {}
+        self._authorities: dict[str, str] = {}
 
     def start(self, known: KnownImages) -> None:
         """A new plan is made."""
@@ -83,6 +89,7 @@ class ImageData:
         :raises StaleState: nothing was made for it, as there was no need for it when the first plan was made.
         :raises VmstoreError: the wish can't be granted.
         """
+        wish = self.with_checksum(wish)
         options = self._copy_options(driver, wish, image.type)
         if wish.size is not None:
             planned = self._plan_empty(number, wish.size, wish, driver, options)
@@ -113,6 +120,46 @@ class ImageData:
             checksum=None if image.persistent else data.checksum,
         )
 
+    def with_checksum(self, wish: DataWish) -> DataWish:
+        """Return a wish with the checksum itself, of the file that has it. Each file is fetched once.
+
+        :raises VmstoreError: the file can't be fetched, or has no such checksum.
+        """
+        if wish.checksum_list is None or wish.checksum is not None or wish.origin is None:
+            return wish
+        from .._image.checksum_list import fetch_list, find_checksum
+
+        algorithm, url = wish.checksum_list.algorithm, wish.checksum_list.url
+        headers = wish.headers_for(url)
+        key = (url, *sorted(headers.items()), wish.ca_path)
+        if key not in self._lists:
+            try:
+                self._lists[key] = fetch_list(url, headers=headers, ca=self._authority(wish.ca_path), log=self._log)
+            except VmstoreError as error:
+                self._lists[key] = error
+        content = self._lists[key]
+        if isinstance(content, VmstoreError):
+            raise content
+        return dataclasses.replace(wish, checksum=f"{algorithm}:{find_checksum(content, algorithm, wish.origin, wish.checksum_list.shown)}")
+
+    def compared(self, number: int, wish: DataWish, found: Image) -> DataWish:
+        """As :meth:`with_checksum`, of an image that exists. Where it was made of the same path or URL, it doesn't need the file, and a warning is enough.
+
+        :raises VmstoreError: as :meth:`with_checksum`, where the image was made of something else.
+        """
+        try:
+            return self.with_checksum(wish)
+        except VmstoreError as error:
+            if found.origin is None or found.origin != wish.shown:
+                raise
+            self.warnings[number] = (f"The image {found.name!r} stays as it is, and wasn't compared with its checksum: {error}",)
+            return wish
+
+    def _authority(self, path: str | None) -> str | None:
+        if path is not None and path not in self._authorities:
+            self._authorities[path] = read_ca("ca_path", path)
+        return None if path is None else self._authorities[path]
+
     def difference(self, wish: DataWish, found: Image) -> str:
         """Why the data of an image isn't what is wanted, and what can be done; empty if it is, as far as the wish says anything.
 
@@ -137,7 +184,8 @@ class ImageData:
                 keep = f"leave {option} out"
                 if option in ("path", "url") and found.origin_checksum is not None and wish.checksum is None:
                     keep = f"leave {option} out, or give checksum: {found.origin_checksum} if the same is there,"
-                replaced = f"give force: true to lose all that it holds and get new data with {wanted!r}"
+                where = f" of {wish.checksum_list.shown}" if option == "checksum" and wish.checksum_list else ""
+                replaced = f"give force: true to lose all that it holds and get new data with {wanted!r}{where}"
                 return f"{option}: the image {found.name!r} was made {made}; {keep} to keep its data, or {replaced}."
         return ""
 
@@ -245,13 +293,12 @@ class ImageData:
             "or on the same hosts in directories beside each other that are named by their ids. Otherwise make the image from the path or url of the first one."
         )
 
-    @staticmethod
-    def _copy_options(driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:
+    def _copy_options(self, driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:
         checksums = dict([wish.checksum.split(":")]) if wish.checksum else {}
         options = copy_options(driver.datastore.attributes, kind, checksums=checksums)
         given = {"driver_format": wish.driver, "sparse": wish.sparse, "convert": True if wish.driver else None, "verify": wish.verify}
         if wish.origin:
-            given["image_format"] = wish.format
+            given.update(image_format=wish.format, headers=wish.headers, ca=self._authority(wish.ca_path))
         return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -10,14 +10,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from .._core.errors import InvalidInput
 from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_name
 from .._core.paths import absolute
-from .._image.checksum import read_checksum
+from .._image.checksum import read_checksum, split_list
 from .._image.source import Source
+from .url_access import read_headers, server_of
 
 #: Options of one image.
 IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -28,6 +30,8 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "path": {"type": "str"},
     "url": {"type": "str"},
     "checksum": {"type": "str"},
+    "headers": {"type": "dict"},
+    "ca_path": {"type": "path"},
     "clone_from": {"type": "str"},
     "size": {"type": "str"},
     "format": {"type": "str", "choices": ["raw", "qcow2"]},
@@ -54,12 +58,26 @@ MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
 
 #: Which of :data:`SOURCES` an option is about.
 BELONGS_TO = {
+    "ca_path": ("path", "url"),
     "checksum": ("path", "url"),
     "driver": ("path", "url", "clone_from"),
     "format": ("size", "path", "url"),
     "fs": ("size",),
+    "headers": ("path", "url"),
     "verify": ("path", "url", "clone_from"),
 }
+
+
+@dataclass(frozen=True)
+class ChecksumList:
+    """A file such as SHA256SUMS, which has the checksum.
+
+    :arg url: as given, with http or https, and ``shown`` as :class:`DataWish` has it.
+    """
+
+    algorithm: str
+    url: str = field(repr=False)
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,9 @@ class DataWish:
 
     :arg origin: the path or URL to copy from, as given.
     :arg shown: the same without what a URL may hold in secret.
+    :arg checksum_list: where the checksum is, if it isn't given itself.
     :arg format: of a new empty image, or what is at the path or URL, whatever it looks like.
+    :arg headers: what the HTTP server is sent, and ``ca_path`` the file with the CAs that vouch for it.
     """
 
     origin: str | None = None
@@ -81,6 +101,14 @@ class DataWish:
     driver: str | None = None
     sparse: bool | None = None
     verify: bool | None = None
+    checksum_list: ChecksumList | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_path: str | None = None
+
+    def headers_for(self, url: str) -> Mapping[str, str]:
+        """Return what the server of ``url`` gets: nothing, unless the image comes from there, or only its checksum comes from any server."""
+        origin = self.origin or ""
+        return self.headers if not _is_http(origin) or server_of(origin) == server_of(url) else {}
 
 
 @dataclass(frozen=True)
@@ -139,11 +167,56 @@ def _read_data(options: Mapping[str, Any]) -> DataWish:
         raise InvalidInput(one, options[one], f"it doesn't go together with {other}")
     for name, owners in BELONGS_TO.items():
         if options[name] is not None and sources and sources[0] not in owners:
-            raise InvalidInput(name, options[name], f"it goes with {' or '.join(owners)}, not with {sources[0]}")
+            raise InvalidInput(name, _shown_value(name, options[name]), f"it goes with {' or '.join(owners)}, not with {sources[0]}")
     origin, shown = _read_origin(options)
-    checksum = options["checksum"] and ":".join(read_checksum("checksum", options["checksum"]))
-    size = None if options["size"] is None else read_size("size", options["size"])
-    return DataWish(origin, shown, checksum, options["clone_from"], size, *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")))
+    checksum, checksum_list = _read_checksum(options["checksum"])
+    wish = DataWish(
+        origin,
+        shown,
+        checksum,
+        options["clone_from"],
+        None if options["size"] is None else read_size("size", options["size"]),
+        *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")),
+        checksum_list=checksum_list,
+        headers=read_headers("headers", options["headers"]),
+        ca_path=None if options["ca_path"] is None else absolute("ca_path", options["ca_path"]),
+    )
+    _check_servers(wish, options)
+    return wish
+
+
+def _shown_value(name: str, value: Any) -> object:
+    return ", ".join(map(str, value)) if name == "headers" else value
+
+
+def _read_checksum(text: str | None) -> tuple[str | None, ChecksumList | None]:
+    if not text:
+        return None, None
+    found = split_list(text)
+    if found is None:
+        return ":".join(read_checksum("checksum", text)), None
+    try:
+        return None, ChecksumList(found[0], found[1], Source(found[1]).shown)
+    except InvalidInput as error:
+        raise InvalidInput("checksum", text, error.accepted) from error
+
+
+def _is_http(url: str) -> bool:
+    return re.match("https?://", url, re.IGNORECASE) is not None
+
+
+def _check_servers(wish: DataWish, options: Mapping[str, Any]) -> None:
+    """
+    :raises InvalidInput: headers or a CA for what no HTTP server sends, or a file with checksums and no image to look up there.
+    """
+    if wish.checksum_list is not None and wish.origin is None:
+        raise InvalidInput("checksum", options["checksum"], "a file with checksums goes with a path or a url, whose name is looked up there")
+    urls = [url for url in (wish.origin, wish.checksum_list and wish.checksum_list.url) if url and _is_http(url)]
+    for name in ("headers", "ca_path"):
+        if options[name] is not None and wish.origin is not None and not urls:
+            raise InvalidInput(name, _shown_value(name, options[name]), "it goes with a url, or a checksum from a URL, with http or https")
+    if "authorization" in map(str.lower, wish.headers) and any("@" in urlsplit(url).netloc for url in urls):
+        raise InvalidInput("headers", "Authorization", "it doesn't go together with a user in a URL, which is sent as that header")
 
 
 def read_size(option: str, text: object) -> int:

@@ -20,6 +20,13 @@ from .._core.errors import PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
 from .._core.secrets import secrets_of
 
+#: The option whose values are secrets, whatever its names are. Ansible isn't told: it would hide short ones in all that a module returns.
+HEADERS = "headers"
+WITHHELD = "..."
+
+#: Lower bound of the characters of a secret that is searched for in what a module returns.
+SHORTEST_SECRET = 8
+
 
 class Service:
     """Desired state of one resource. Subclasses look at the world and plan; they change nothing outside the plan's actions."""
@@ -58,7 +65,16 @@ class _Module(AnsibleModule):
     def _log_invocation(self) -> None:
         # The first that is told of the options as they are once converted, and called whether it is logged or not.
         self.no_log_values.update(_secrets(self.params))
-        super()._log_invocation()
+        given = self.params
+        self.params = _given(given)
+        try:
+            super()._log_invocation()
+        finally:
+            self.params = given
+
+    def _return_formatted(self, kwargs: dict[str, Any]) -> None:
+        kwargs.setdefault("invocation", {"module_args": _given(self.params)})
+        super()._return_formatted(kwargs)
 
 
 def _secrets(value: Any) -> Iterator[str]:
@@ -66,7 +82,7 @@ def _secrets(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, one in value.items():
             yield from _secrets(name)
-            yield from _secrets(one)
+            yield from _header_secrets(one) if name == HEADERS else _secrets(one)
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _secrets(one)
@@ -74,6 +90,15 @@ def _secrets(value: Any) -> Iterator[str]:
         for secret in secrets_of(value):
             yield secret
             yield from {repr(secret)[1:-1]} - {secret}
+
+
+def _header_secrets(value: Any) -> Iterator[str]:
+    """Yield what may be a secret in HTTP headers, which can be text until Ansible has converted them."""
+    for one in [*value.values()] if isinstance(value, Mapping) else [value]:
+        # Ansible hides a secret wherever it finds it, such as a 1 in all numbers.
+        if len(str(one)) >= SHORTEST_SECRET:
+            yield str(one)
+            yield from (word for word in str(one).split() if len(word) >= SHORTEST_SECRET)
 
 
 def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
@@ -112,10 +137,14 @@ def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
 
 
 def _given(value: Any) -> Any:
-    """The options that aren't null, also those of items in lists."""
+    """The options that aren't null, also those of items in lists, and without the values of HTTP headers."""
     if isinstance(value, Mapping):
-        return {name: _given(one) for name, one in value.items() if one is not None}
+        return {name: _withheld(one) if name == HEADERS else _given(one) for name, one in value.items() if one is not None}
     return [_given(one) for one in value] if isinstance(value, list) else value
+
+
+def _withheld(headers: Any) -> Any:
+    return dict.fromkeys(headers, WITHHELD) if isinstance(headers, Mapping) else WITHHELD
 
 
 def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:

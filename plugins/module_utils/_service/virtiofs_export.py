@@ -44,6 +44,7 @@ from .domain_restart import RESTART_OPTIONS, RestartPlan, allowed_restart, check
 from .export_claim import claim_action, release_action
 from .export_daemon import has_died, report_daemon
 from .export_identity import IdMaps, check_domain_range, check_read_only, daemon_user, decide_maps, map_obstacle, warning_of_owners
+from .export_owner import OWNER_OPTIONS, DirectoryOwner
 from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
 from .module import Service
@@ -82,6 +83,7 @@ VIRTIOFS_EXPORT_SPEC = ArgumentSpec(
         "service_user": {"type": "str"},
         "subid": {"type": "str", "choices": ["shared", "per_domain"], "default": "shared"},
         "allow_unmapped": {"type": "bool", "default": False},
+        **OWNER_OPTIONS,
         "seed": {"type": "str"},
         "uri": {"type": "str", "default": DEFAULT_URI},
         "host": {"type": "str"},
@@ -141,6 +143,7 @@ class VirtiofsExportService(Service):
         if options["thread_pool"] is not None and options["thread_pool"] < 0:
             raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
         check_timeout(options)
+        self.owner = DirectoryOwner(options)
         self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
         if self.present:
             self._check_present()
@@ -275,6 +278,8 @@ class VirtiofsExportService(Service):
         else:
             uid_map, gid_map = decide_maps(export.uid_map, export.gid_map, user=user, obstacle=obstacle, allow_unmapped=self.options["allow_unmapped"])
             check_foreign_ranges(domain.uuid, [*uid_map, *gid_map])
+        owning = self._directory and self.owner.action(self._directory, uid_map, gid_map)
+        plan.actions += [owning] if owning else []
         if not uid_map:
             plan.warnings.append(f"{export.source} is exported without an id map, so the guest's root is root in it: {obstacle}.")
         else:

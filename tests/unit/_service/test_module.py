@@ -165,7 +165,7 @@ def images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
 @pytest.mark.parametrize(
     ("element", "message"),
     [
-        ({"nam": "x"}, "Unsupported parameters: images.nam. Supported parameters include: checksum, clone_from, "),
+        ({"nam": "x"}, "Unsupported parameters: images.nam. Supported parameters include: ca_path, checksum, clone_from, "),
         ({"name": "x", "id": "y"}, "argument 'id' is of type str found in 'images'"),
         ({"name": "x", "state": "gone"}, "value of state must be one of: present, absent, got: gone found in images"),
         ({"name": "x", "uid_map": [{}]}, "missing required arguments: target found in images -> uid_map"),

@@ -138,6 +138,33 @@ def test_check_run_again_check_again(define: Callable, service: Callable, shared
     after = re.sub(r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL)
     assert after == before
     assert "passwd='secret'" in after
+
+
+def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(define: Callable, service: Callable, shared: Path) -> None:
+    define()
+    wish = {"owner": "guest:5", "group": "6", "mode": "0770"}
+    assert names(service(**wish).plan()) == ["change directory", "add virtiofs device"]
+    assert os.stat(shared).st_uid == 0
+    assert names(run(service(**wish))) == ["change directory", "add virtiofs device"]
+    found = os.stat(shared)
+    assert (found.st_uid, found.st_gid, oct(found.st_mode)) == (5, 6, "0o40770")
+    assert not run(service(**wish)).changed and not service(**wish).plan().changed and not service().plan().changed
+    shared.chmod(0o755)
+    assert names(run(service(**wish))) == ["change directory"]
+    assert names(run(service(state="absent", mount_tag="t", **wish))) == ["remove virtiofs device"]
+    assert os.stat(shared).st_uid == 5
+
+
+def test_it_gets_the_old_one_back_where_the_export_fails(define: Callable, service: Callable, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    define()
+
+    def fail(*_arguments: object) -> None:
+        raise LibvirtFailed("libvirt is gone.")
+
+    monkeypatch.setattr(virtiofs_export.Domain, "define", fail)
+    with pytest.raises(LibvirtFailed):
+        run(service(owner="5"))
+    assert os.stat(shared).st_uid == 0
     assert not run(service(state="absent", mount_tag="t")).changed
 
 

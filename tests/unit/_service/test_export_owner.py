@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The owner of a directory that is exported, as the options of the module give it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, StaleState, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export_owner import DirectoryOwner
+
+MAPS = (IdMap(0, 200000, 1000), IdMap(1000, 0, 1))
+OTHER = 61002
+
+
+def facts(path: Path) -> str:
+    return subprocess.run(["stat", "--format=%u:%g %a", path], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "shared"
+    path.mkdir(mode=0o755)
+    (path / "file").write_text("kept")
+    return path
+
+
+def action(path: Path, **options: str) -> Action | None:
+    return DirectoryOwner({"owner": None, "group": None, "mode": None, **options}).action(HeldDirectory("source", str(path)), MAPS, MAPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"owner": "guest:0", "group": "guest:0"}, "200000:200000 755"),
+        ({"owner": "guest:999"}, "200999:0 755"),
+        ({"owner": "100000", "group": "100001", "mode": "0700"}, "100000:100001 700"),
+        ({"owner": "daemon", "group": "daemon"}, "1:1 755"),
+        ({"mode": "02770"}, "0:0 2770"),
+    ],
+)
+def test_check_run_and_run_again(directory: Path, options: dict[str, str], expected: str) -> None:
+    planned = action(directory, **options)
+    assert planned is not None and planned.name == "change directory" and facts(directory) == "0:0 755"
+    Plan(actions=[planned]).commit()
+    assert facts(directory) == expected
+    assert facts(directory / "file").startswith("0:0 ")
+    assert action(directory, **options) is None
+    planned.undo()
+    assert facts(directory) == "0:0 755"
+
+
+def test_without_options_nothing_changes(directory: Path) -> None:
+    os.chown(directory, OTHER, OTHER)
+    assert action(directory) is None
+    assert action(directory, owner="guest:1000") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"owner": "guest:1001"}, InvalidInput, "owner: 'guest:1001' is not accepted: an id is expected that the guest can use: 0:200000:1000 1000:0:1."),
+        ({"owner": "4294967295"}, InvalidInput, "owner: '4294967295' is not accepted: a name, an id, or guest: and an id of the guest is expected."),
+        ({"group": ""}, InvalidInput, "group: '' is not accepted: a name, an id, or guest: and an id of the guest is expected."),
+        ({"mode": "493"}, InvalidInput, "mode: '493' is not accepted: a quoted octal number such as '0755' is expected."),
+        ({"owner": "nobody-here"}, NotFound, "owner: this host has no user 'nobody-here'."),
+        ({"group": "nobody-here"}, NotFound, "group: this host has no group 'nobody-here'."),
+    ],
+)
+def test_what_is_refused(directory: Path, options: dict[str, str], error: type[VmstoreError], message: str) -> None:
+    with pytest.raises(error) as caught:
+        action(directory, **options)
+    assert str(caught.value) == message
+    assert facts(directory) == "0:0 755"
+
+
+def test_a_directory_that_another_user_can_have_put_there_is_left(tenant: Path) -> None:
+    path = tenant / "shared"
+    path.mkdir()
+    with pytest.raises(Conflict, match=f"^The directory {path} belongs to root:root with mode 0755, and the user 61001 could have put it there"):
+        action(path, owner="guest:0")
+    os.chown(path, 61001, 61001)
+    planned = action(path, owner="guest:0", group="guest:0")  # nobody gets anything by that but its owner, who has it already
+    assert planned is not None
+    planned.apply()
+    assert facts(path) == "200000:200000 755"
+
+
+def test_a_directory_that_is_replaced_is_left(tenant: Path, directory: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]) -> None:
+    """What is changed is what was looked at, whatever has its name by then."""
+    path, link = tenant / "shared", tenant / "link"
+    path.mkdir()
+    os.chown(path, 61001, 61001)
+    link.symlink_to(directory)
+    with swapping(path, link):
+        for _attempt in range(300):
+            with contextlib.suppress(VmstoreError):
+                planned = action(path, owner="guest:0")
+                if planned is not None:
+                    planned.apply()
+    assert facts(directory) == "0:0 755"
+
+
+def test_a_directory_that_another_one_replaced_meanwhile(directory: Path) -> None:
+    planned = action(directory, owner="guest:0")
+    directory.rename(directory.with_name("away"))
+    directory.mkdir()
+    with pytest.raises(StaleState, match="was replaced by another one"):
+        Plan(actions=[planned] if planned else []).commit()
+    assert facts(directory) == facts(directory.with_name("away")) == "0:0 755"
+
+
+def test_what_the_guest_can_do_is_foretold(tenant: Path) -> None:
+    path = tenant / "shared"
+    path.mkdir(mode=0o700)
+    os.chown(path, 61001, 61001)
+    held = HeldDirectory("source", str(path))
+    assert held.obstacle(MAPS[:1], MAPS[:1], write=True) == f"{path} belongs to 61001:61001 with mode 0700"
+    assert DirectoryOwner({"owner": "guest:0", "group": "guest:0", "mode": None}).action(held, MAPS, MAPS) is not None
+    assert held.obstacle(MAPS[:1], MAPS[:1], write=True) is None
