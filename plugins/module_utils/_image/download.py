@@ -18,7 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, responses
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, parse_headers, responses
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -47,6 +47,9 @@ LEFT_ALONE = 300.0
 
 #: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the end of the headers.
 BEGINNING = 120.0
+
+#: Upper bound of the answers that only say that the answer is yet to come (RFC 9110 15.2).
+INFORMATIONAL = 100
 
 #: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a chunk of one byte takes six.
 OVERHEAD = 1 << 20
@@ -227,6 +230,18 @@ class _Response(HTTPResponse):
         super().__init__(connection, *arguments, **options)
         self.patience = patience
         self.fp = io.BufferedReader(_Metered(patience, connection, self.fp.detach()))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Return the status of the final answer. Python skips answers with 100 only; 101 is final, because no other protocol was asked for.
+
+        :raises _Refused: no final answer comes.
+        """
+        for _answer in range(INFORMATIONAL + 1):
+            version, status, why = super()._read_status()  # type: ignore[misc]
+            if status == 101 or not 100 <= status <= 199:
+                return version, status, why
+            parse_headers(self.fp)
+        raise _Refused(f"the server sent {INFORMATIONAL} answers in advance, and no final one")
 
 
 class _Metered(io.RawIOBase):
