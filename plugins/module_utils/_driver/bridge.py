@@ -159,15 +159,15 @@ class BridgedFsDriver(DatastoreDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             copied = self.ask("cp", (path, options), {}, descriptor, frames(descriptor, bandwidth=options.bandwidth, check=still.check))
             return with_warnings(self._shown(copied), still.warnings)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
         raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
-        named = {"no_decompress": no_decompress}
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
+        named = {"no_decompress": no_decompress, "any_content": any_content}
         if self._needs_downloader(path):
             from .._image.downloader import read_to_end
 
@@ -190,7 +190,7 @@ class BridgedFsDriver(DatastoreDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             found = self.ask("preview", (path, options), {}, descriptor, frames(descriptor))
             return with_warnings(self._shown(found), still.warnings)
 
@@ -255,6 +255,7 @@ class BridgedFsDriver(DatastoreDriver):
             "datastore": dataclasses.replace(self.datastore, bridge_list=()),
             "settings": dataclasses.replace(self.settings, downloader=None),
             "timeout": self.timeout,
+            "words": self.words,
             "size": size,
         }
         yield encode(request)
@@ -574,14 +575,14 @@ class ReceivingFsDriver(FsDriver):
 
     received: Received | None = None
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         if self.received is None:
-            return super().stat(path, no_decompress=no_decompress)
+            return super().stat(path, no_decompress=no_decompress, any_content=any_content)
         head, chunks = self.received.begun()
-        options = CopyOptions("", no_decompress=no_decompress)
+        options = CopyOptions("", no_decompress=no_decompress, any_content=any_content)
         self._require_image(sniff(head), path, options)
         if self.received.size == UNKNOWN:
-            return in_mebibytes(self._measured(self._unpacked(chunks, path) if self._unpacks(options) else chunks, path, options))
+            return in_mebibytes(self._measured(self._unpacked(chunks, path, options) if self._unpacks(options) else chunks, path, options))
         return in_mebibytes(self._size(head, b"", self.received.size, chunks, path, options))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -642,7 +643,7 @@ def serve(stdin: IO[bytes]) -> None:
 
     signal.signal(signal.SIGTERM, _terminate)
     request = decode(stdin.readline())
-    driver = ReceivingFsDriver(request["datastore"], settings=request["settings"], timeout=request["timeout"], log=lambda text: tell({"log": text}))
+    driver = ReceivingFsDriver(request["datastore"], **{name: request[name] for name in ("settings", "timeout", "words")}, log=lambda text: tell({"log": text}))
     if request["size"] is None:
         watch()
     else:

@@ -133,11 +133,11 @@ class FsDriver(DirectoryDriver):
         path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
         files = self._files(path, image_format)
         with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
-            still = StillFiles(content.reads, verify=options.verify)
+            still = StillFiles(content.reads, verify=options.verify, words=self.words)
             damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
             if damage and options.verify:
-                raise Conflict(f"The image {source} is damaged: {damage}.")
-            warnings = [f"The image {source} is damaged, but cloned because verify is false: {damage}."] if damage else []
+                raise Conflict(f"The image {source} is damaged: {damage}; {self.words.unverified} clones it nevertheless.")
+            warnings = [f"The image {source} is damaged, but cloned because {self.words.is_unverified}: {damage}."] if damage else []
             if len(files) == 1:
                 copy_local(content.first, part.fd, sparse=options.sparse)
                 still.check()
@@ -195,12 +195,12 @@ class FsDriver(DirectoryDriver):
 
         remove_image(self._image(source), sweeping=self._is_first())
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         """By the beginning of the file alone where that tells the size: compressed raw data has to be counted.
 
         :raises VmstoreError: as :meth:`cp`.
         """
-        options = CopyOptions("", no_decompress=no_decompress)
+        options = CopyOptions("", no_decompress=no_decompress, any_content=any_content)
         if is_url(path):
             size = self._size_at_url(path, options)
         elif os.path.isdir(path):
@@ -230,7 +230,7 @@ class FsDriver(DirectoryDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             head, tail, length = ends(descriptor, HEAD_SIZE)
             kind = sniff(head, tail)
             # qemu-img opens only files here. Of an image on a device, the header tells enough.
@@ -258,7 +258,7 @@ class FsDriver(DirectoryDriver):
                 if not head:  # what there is of it is too little
                     return CopiedImage("", "", 0)
             else:
-                head, tail, length = measure(self._unpacked(chunks, path))
+                head, tail, length = measure(self._unpacked(chunks, path, options))
         warnings = self._judged(head, tail, path, options)
         known = length is not None or (chunks is not None and sniff(head) in QEMU_FORMATS)
         return CopiedImage("", "", in_mebibytes(self._disk_size(head, tail, length, path, options)) if known else 0, warnings)
@@ -434,7 +434,7 @@ class FsDriver(DirectoryDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             head, tail, _length = ends(descriptor, ENOUGH)
             kind = sniff(head, tail)
             self._require_image(kind, path, options)
@@ -454,6 +454,7 @@ class FsDriver(DirectoryDriver):
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = (capacity if options.sparse else room)(target)
         how: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify, "headers": options.headers, "ca": options.ca}
+        how["words"] = self.words
         with open_source(path, **how, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
@@ -468,7 +469,7 @@ class FsDriver(DirectoryDriver):
             kind, chunks = peek(chunks)
             if kind in COMPRESSIONS:
                 stored = digests.unpacking()
-            chunks = self._unpacked(hashed(chunks, digests.came), path)
+            chunks = self._unpacked(hashed(chunks, digests.came), path, options)
         else:
             chunks = hashed(chunks, digests.came)
         with os_errors(f"look at {self.datastore.base_path}"):
@@ -490,7 +491,10 @@ class FsDriver(DirectoryDriver):
         """
         if self._keeps(options) or (options.no_decompress and is_packed(kind)):
             return
-        why = refusal(kind, is_remote=is_url(path))
+        why = refusal(kind, is_remote=is_url(path), words=self.words)
+        if why and options.any_content:
+            self.log(f"{shown(path)}: {why}")
+            why = None
         if options.image_type == "cdrom" and kind in QEMU_FORMATS:
             why = f"images of type cdrom are stored as they are, and this is a {kind} image: convert it with qemu-img convert -O raw"
         if why:
@@ -509,16 +513,16 @@ class FsDriver(DirectoryDriver):
             return ()
         if options.image_format not in (None, kind):
             raise InvalidInput("format", options.image_format, f"{shown(path)} is {kind}")
-        if kind != "raw" or disk_sign(head) or head == bytes(len(head)):
+        if options.any_content or kind != "raw" or disk_sign(head) or head == bytes(len(head)):
             return ()
         nothing = "no boot sector, partition table, file system or volume, and it does not begin with zeros"
-        return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); format: raw says that it is one.",)
+        return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); {self.words.raw} says that it is one.",)
 
-    def _unpacked(self, chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    def _unpacked(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> Iterator[bytes]:
         """What expands beyond the whole file system is no image for it."""
         from .._image.decompress import decompressed
 
-        return decompressed(chunks, limit=self._capacity(), path=path)
+        return decompressed(chunks, limit=self._capacity(), path=path, require_image=lambda kind: self._require_image(kind, path, options))
 
     def _capacity(self) -> int:
         from .._image.room import capacity
@@ -564,13 +568,13 @@ class FsDriver(DirectoryDriver):
             )
             return CopiedImage(self._source(converted.commit()), wanted, size, warnings)
 
-    @staticmethod
     def _checked(
-        descriptor: int, path: str, image_format: str | None, options: CopyOptions, verify: bool | None
+        self, descriptor: int, path: str, image_format: str | None, options: CopyOptions, verify: bool | None
     ) -> tuple[CheckedImage, tuple[str, ...]]:
         from .._image.checked_image import checked_image
 
-        return checked_image(descriptor, path=path, image_format="raw" if options.image_type == "cdrom" else image_format, verify=verify)
+        known = "raw" if options.image_type == "cdrom" else image_format
+        return checked_image(descriptor, path=path, image_format=known, verify=verify, words=self.words)
 
     def _creation_options(self, image_format: str) -> str | None:
         return self.settings.qcow2_options or None if image_format == "qcow2" else None
@@ -578,7 +582,7 @@ class FsDriver(DirectoryDriver):
     def _size(self, head: bytes, tail: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
         """In bytes, of a file by its beginning, its end, its length and, where these don't tell, all of it."""
         if self._unpacks(options) and sniff(head) in COMPRESSIONS:
-            return self._measured(self._unpacked(chunks, path), path, options)
+            return self._measured(self._unpacked(chunks, path, options), path, options)
         return self._disk_size(head, tail, length, path, options)
 
     def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
@@ -605,7 +609,7 @@ class FsDriver(DirectoryDriver):
 
             # It is started only once: the beginning could cost as much as the whole.
             with open_source(path, downloader=downloader, log=self.log) as chunks:
-                size = self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
+                size = self._measured(self._unpacked(chunks, path, options) if unpack else limited(chunks, limit=limit, path=path), path, options)
                 read_to_end(chunks, size)
                 return size
         head, length = read_head(path, HEAD_SIZE)
@@ -614,7 +618,7 @@ class FsDriver(DirectoryDriver):
         may_have_footer = length is not None and length % MEBIBYTE == FOOTER and sniff(head) == "raw" and not self._keeps(options)
         if length is None or (unpack and sniff(head) in COMPRESSIONS) or may_have_footer:
             with open_source(path, limit=limit, log=self.log) as chunks:
-                return self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
+                return self._measured(self._unpacked(chunks, path, options) if unpack else limited(chunks, limit=limit, path=path), path, options)
         return self._disk_size(head, b"", length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .._core.words import MODULE, Words
 from .image_file import inspect
 from .magic import ENOUGH, QEMU_FORMATS, sniff
 from .table_file import Allocation, TableFile
@@ -54,7 +55,14 @@ class CheckedImage:
 
 
 def checked_image(
-    descriptor: int, *, path: str, image_format: str | None = None, verify: bool | None = True, option: str = "path", timeout: float = 60
+    descriptor: int,
+    *,
+    path: str,
+    image_format: str | None = None,
+    verify: bool | None = True,
+    option: str = "path",
+    timeout: float = 60,
+    words: Words = MODULE,
 ) -> tuple[CheckedImage, tuple[str, ...]]:
     """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as nobody writes to the file.
 
@@ -62,6 +70,7 @@ def checked_image(
     :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
     :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and keeps all: an image of a datastore.
     :arg timeout: seconds for qemu-img to read the header.
+    :arg words: what errors call the choices of the user.
     :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one that isn't whole.
     :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
     """
@@ -86,8 +95,8 @@ def checked_image(
     if verify is not None and image.format == "qcow2" and not image.flaws:
         _check_qcow2(image, file, path)
     if image.flaws and verify:
-        raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
-    warnings = [f"{path} is stored because verify is false, but {flaw}." for flaw in image.flaws] if verify is not None else []
+        raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; {words.unverified} stores it nevertheless")
+    warnings = [f"{path} is stored because {words.is_unverified}, but {flaw}." for flaw in image.flaws] if verify is not None else []
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
