@@ -84,7 +84,7 @@ class CopyOptions:
 
     :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2); ``None`` leaves each as it is.
     :arg image_format: what the source is (raw or qcow2), whatever it looks like; ``None`` lets its content tell.
-    :arg any_content: whether what is no image, such as an archive, is stored as it is. Unlike ``image_format``, this is no reason to keep what is an image as it is.
+    :arg any_content: whether what is no image, such as an archive, is stored as it is. What is an image is recognised nevertheless.
     :arg verify: whether a source is refused that by its own tables isn't whole, or that somebody writes to.
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
     :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.

@@ -26,7 +26,7 @@ from .._driver.source_file import chunks_of
 from .._image.checked_image import missing_ends
 from .._image.content import Content, OpenContent, copy_content, same_content
 from .._image.image_file import inspect
-from .._image.new_image import new_image
+from .._image.new_image import new_image, sweep
 from .._image.qemu_img import as_one_image
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of
@@ -68,6 +68,7 @@ class ImageExportService(ImageWorkService):
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):
                 plan.result.update(target.measured())
+                self.sweep = functools.partial(sweep, os.path.dirname(self.dest))
                 return plan
             if target.found is not None and not self.options["force"]:
                 raise Conflict(f"dest: {self.dest!r} exists and is not {image.name!r} in the format {wanted}; force replaces it.")

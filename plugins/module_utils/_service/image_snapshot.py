@@ -69,7 +69,9 @@ class ImageSnapshotService(ImageWorkService):
         if outcome.image != image:
             apply, undo = (functools.partial(self._record, *pair) for pair in ((image, outcome.image), (outcome.image, image)))
             plan.actions.append(Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), apply, undo))
-        if outcome.work is not None:
+        if outcome.work is None:
+            self.sweep = driver.sweep
+        else:
             self._check_unused(image)
             self._check_data_unused(image, driver)
             apply = functools.partial(self._work, image, functools.partial(outcome.work, image.path, image.format, self.snapshot))
