@@ -236,6 +236,22 @@ class DatastoreDriver:
         """How much the datastore holds and can hold."""
         self._unsupported("monitor")
 
+    def preview_clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
+        """Return what :meth:`clone` would make, as :meth:`preview` does."""
+        self._unsupported("clone")
+
+    def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
+        """Raise as :meth:`mkfs` would, as far as that is known before."""
+        self._unsupported("mkfs")
+
+    def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """Raise as :meth:`resize` would, as far as that is known before."""
+        self._unsupported("resize")
+
+    def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
+        """Raise as an action about a snapshot would, such as ``snap_flatten``, for lack of space."""
+        self._unsupported(action)
+
     def stored(self) -> frozenset[str]:
         """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""
         self._unsupported("stored")

@@ -98,7 +98,7 @@ CONFIRMED = b"\n"
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
     **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
-    **{"damage": "str | None", "users": "tuple[str, ...]"},
+    **{"damage": "str | None", "preview_clone": "CopiedImage", "users": "tuple[str, ...]"},
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -146,6 +146,10 @@ class BridgedFsDriver(DatastoreDriver):
     sweep = _bridged("sweep")
     users = _bridged("users")
     damage = _bridged("damage")
+    preview_clone = _bridged("preview_clone")
+    preview_mkfs = _bridged("preview_mkfs")
+    preview_resize = _bridged("preview_resize")
+    preview_snapshot = _bridged("preview_snapshot")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
@@ -589,7 +593,9 @@ class ReceivingFsDriver(FsDriver):
         if self.received is None:
             return super().preview(path, options)
         head, chunks = self.received.begun()
-        return self._previewed(head, b"", self.received.size, chunks, path, options)
+        self.require_type(options.image_type)
+        self._require_image(sniff(head), path, options)
+        return self._previewed(chunks, path, options)
 
     def _fetch(self, path: str, target: int, options: CopyOptions, digests: Digests, warn: Callable[[str], object]) -> None:
         if self.received is None:

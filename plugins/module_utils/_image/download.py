@@ -80,8 +80,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
                     if response.status == 206:
                         raise _UnaskedPart("the server sent a part of the file where all of it was asked for")
                     total, validator = length, _validator(response)
-                    if limit is not None and total is not None and total > limit:
-                        raise _Refused(f"the file has {total} bytes, and there is room for {limit} bytes at most")
+                    _require_room(total, limit)
                     log(f"Downloading {source.shown}{_described(response, total)}")
                 elif start != position or None not in (total, length) and total != length or _validator(response) not in (None, validator):
                     raise _Refused(f"the connection broke after {position} bytes, and the server can't go on there or has another file now")
@@ -115,7 +114,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
         time.sleep(pause)
 
 
-def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int | None]:
+def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
     """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the server says it.
 
     :raises TransferFailed: as for :func:`download`.
@@ -124,6 +123,7 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
     try:
         with _get(source, timeout, {"Range": f"bytes=0-{size - 1}"}) as response:
             start, expected, length = _range(response)
+            _require_room(length, limit)
             if start:
                 raise ValueError("bytes from somewhere else")
             for chunk in _body(response, expected):
@@ -140,6 +140,11 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
             return b"", 0
         raise _failed(source, why) from error
     return head[:size], length
+
+
+def _require_room(length: int | None, limit: int | None) -> None:
+    if limit is not None and length is not None and length > limit:
+        raise _Refused(f"the file has {length} bytes, and there is room for {limit} bytes at most")
 
 
 class _Refused(Exception):

@@ -173,10 +173,11 @@ def open_source(
 
 
 def read_head(
-    path: str, size: int, *, timeout: float = 30, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
+    path: str, size: int, *, timeout: float = 30, limit: int | None = None, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
 ) -> tuple[bytes, int | None]:
     """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where known.
 
+    :arg limit: as :func:`open_source` takes it.
     :arg headers: as :class:`Source` takes them, and ``ca``.
     :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
     """
@@ -184,7 +185,7 @@ def read_head(
     if source.scheme != "ssh":
         from .download import download_head
 
-        return download_head(source, size, timeout)
+        return download_head(source, size, timeout, limit)
     answer = b""
     for chunk in _over_ssh(source, f'stat -L -c %s -- "$1" && exec head -c {size} -- "$1"', timeout):
         answer += chunk
