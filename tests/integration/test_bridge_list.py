@@ -28,6 +28,7 @@ from xml.sax.saxutils import escape
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors
+from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
@@ -196,6 +197,35 @@ def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None
         with pytest.raises(errors.InvalidInput, match=f"^path: '{page}' is not accepted: an image is expected, and this is an HTML page: "):
             act(str(page), OS)
     assert bridges.stored() == before
+
+
+def refused(*acts: Callable[[], object]) -> str:
+    """The message of all of them."""
+    messages = set()
+    for act in acts:
+        with pytest.raises(errors.VmstoreError) as caught:
+            act()
+        messages.add(str(caught.value))
+    (message,) = messages
+    return message
+
+
+def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, image: Path) -> None:
+    wrong = CopyOptions("os", checksums={"md5": "0" * 32})
+    assert "the md5 of what is at" in refused(lambda: driver().preview(str(image), wrong), lambda: driver().cp(str(image), wrong))
+    message = refused(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
+    assert message == "On the bridge h1: mkfs.xfs makes no file system of 100 MiB: Filesystem must be larger than 300MB."
+    driver().preview_mkfs(400, "raw", "xfs")
+    assert bridges.stored() == []
+    shell("qemu-img", "create", "-q", "-f", "qcow2", image.with_suffix(".qcow2"), "1M")
+    shell("qemu-io", "-f", "qcow2", "-c", "write -q 0 1M", image.with_suffix(".qcow2"))
+    source = driver().cp(str(image.with_suffix(".qcow2")), OS).source
+    assert driver().preview_clone(source, "qcow2", OS).format == "qcow2"
+    os.truncate(bridges.path(source), 300_000)
+    options = {"words": FRONT_END}
+    message = refused(lambda: driver(**options).preview_clone(source, "qcow2", OS), lambda: driver(**options).clone(source, "qcow2", OS))
+    assert message.endswith("; VERIFY=NO in the datastore's template clones it nevertheless.")
+    assert len(bridges.stored()) == 1
 
 
 def test_warnings_of_a_bridge_can_not_act_on_a_terminal(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,17 @@ def exists_at(directory: int, name: str) -> bool:
     return True
 
 
+def require_writable(directory: int) -> None:
+    """Refuse an open directory in which this process can't make a file, without making one.
+
+    :raises OSError: as making a file there would.
+    """
+    if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if not os.access(descriptor_path(directory), os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def is_link_at(directory: int, name: str) -> bool:
     """Return whether ``name`` is a symbolic link in an open directory."""
     try:
@@ -217,5 +228,6 @@ __all__ = [
     "opened_directory",
     "opened_file_at",
     "opened_parent",
+    "require_writable",
     "sync_opened",
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
+from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
     from .._image.content import Content
@@ -83,6 +84,7 @@ class CopyOptions:
 
     :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2); ``None`` leaves each as it is.
     :arg image_format: what the source is (raw or qcow2), whatever it looks like; ``None`` lets its content tell.
+    :arg any_content: whether what is no image, such as an archive, is stored as it is. What is an image is recognised nevertheless.
     :arg verify: whether a source is refused that by its own tables isn't whole, or that somebody writes to.
     :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
     :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.
@@ -97,6 +99,7 @@ class CopyOptions:
     sparse: bool = True
     no_decompress: bool = False
     image_format: str | None = None
+    any_content: bool = False
     verify: bool = True
     measure: bool = True
     bandwidth: int | None = None
@@ -134,7 +137,7 @@ class DatastoreDriver:
 
     :arg protected: directories that images must never be made of, besides those that the driver and the datastore restrict.
     :arg timeout: seconds instead of :data:`TIMEOUT`.
-    :arg safe_option: what errors call the safe directories of the datastore.
+    :arg words: what errors call the choices of the user.
     :arg log: is told what goes on, one line a call.
     """
 
@@ -147,14 +150,14 @@ class DatastoreDriver:
         protected: Sequence[str] = (),
         settings: Settings = Settings(),
         timeout: float = TIMEOUT,
-        safe_option: str = "safe_dirs",
+        words: Words = MODULE,
         log: Callable[[str], object] = str,
     ) -> None:
         self.datastore = datastore
         self.settings = settings
         self.protected = protected
         self.timeout = timeout
-        self.safe_option = safe_option
+        self.words = words
         self.log = log
 
     def require(self, action: str) -> None:
@@ -184,7 +187,7 @@ class DatastoreDriver:
         """
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
         safe = self.datastore.safe_dirs or SAFE_DIRS
-        check_allowed("path", path, safe=safe, restricted=sorted(restricted), safe_option=self.safe_option, names=names)
+        check_allowed("path", path, safe=safe, restricted=sorted(restricted), safe_option=self.words.safe_dirs, names=names)
 
     def prepare(self) -> None:
         """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first action."""
@@ -214,8 +217,11 @@ class DatastoreDriver:
         """Remove an image's data. Doing it twice is the same as once."""
         self._unsupported("rm")
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
-        """The size in MiB, rounded up, that an image made of ``path`` would have."""
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
+        """The size in MiB, rounded up, that an image made of ``path`` would have.
+
+        :arg no_decompress: as :class:`CopyOptions` has it, and ``any_content``.
+        """
         self._unsupported("stat")
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -229,6 +235,22 @@ class DatastoreDriver:
     def monitor(self) -> Capacity:
         """How much the datastore holds and can hold."""
         self._unsupported("monitor")
+
+    def preview_clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
+        """Return what :meth:`clone` would make, as :meth:`preview` does."""
+        self._unsupported("clone")
+
+    def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
+        """Raise as :meth:`mkfs` would, as far as that is known before."""
+        self._unsupported("mkfs")
+
+    def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """Raise as :meth:`resize` would, as far as that is known before."""
+        self._unsupported("resize")
+
+    def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
+        """Raise as an action about a snapshot would, such as ``snap_flatten``, for lack of space."""
+        self._unsupported(action)
 
     def stored(self) -> frozenset[str]:
         """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""

@@ -98,7 +98,7 @@ CONFIRMED = b"\n"
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
     **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
-    **{"damage": "str | None", "users": "tuple[str, ...]"},
+    **{"damage": "str | None", "preview_clone": "CopiedImage", "users": "tuple[str, ...]"},
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -146,6 +146,10 @@ class BridgedFsDriver(DatastoreDriver):
     sweep = _bridged("sweep")
     users = _bridged("users")
     damage = _bridged("damage")
+    preview_clone = _bridged("preview_clone")
+    preview_mkfs = _bridged("preview_mkfs")
+    preview_resize = _bridged("preview_resize")
+    preview_snapshot = _bridged("preview_snapshot")
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
@@ -159,15 +163,15 @@ class BridgedFsDriver(DatastoreDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             copied = self.ask("cp", (path, options), {}, descriptor, frames(descriptor, bandwidth=options.bandwidth, check=still.check))
             return with_warnings(self._shown(copied), still.warnings)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> NoReturn:
         raise UnsupportedAction(f"The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST.")
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
-        named = {"no_decompress": no_decompress}
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
+        named = {"no_decompress": no_decompress, "any_content": any_content}
         if self._needs_downloader(path):
             from .._image.downloader import read_to_end
 
@@ -190,7 +194,7 @@ class BridgedFsDriver(DatastoreDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             found = self.ask("preview", (path, options), {}, descriptor, frames(descriptor))
             return with_warnings(self._shown(found), still.warnings)
 
@@ -255,6 +259,7 @@ class BridgedFsDriver(DatastoreDriver):
             "datastore": dataclasses.replace(self.datastore, bridge_list=()),
             "settings": dataclasses.replace(self.settings, downloader=None),
             "timeout": self.timeout,
+            "words": self.words,
             "size": size,
         }
         yield encode(request)
@@ -574,21 +579,23 @@ class ReceivingFsDriver(FsDriver):
 
     received: Received | None = None
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         if self.received is None:
-            return super().stat(path, no_decompress=no_decompress)
+            return super().stat(path, no_decompress=no_decompress, any_content=any_content)
         head, chunks = self.received.begun()
-        options = CopyOptions("", no_decompress=no_decompress)
+        options = CopyOptions("", no_decompress=no_decompress, any_content=any_content)
         self._require_image(sniff(head), path, options)
         if self.received.size == UNKNOWN:
-            return in_mebibytes(self._measured(self._unpacked(chunks, path) if self._unpacks(options) else chunks, path, options))
+            return in_mebibytes(self._measured(self._unpacked(chunks, path, options) if self._unpacks(options) else chunks, path, options))
         return in_mebibytes(self._size(head, b"", self.received.size, chunks, path, options))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
         if self.received is None:
             return super().preview(path, options)
         head, chunks = self.received.begun()
-        return self._previewed(head, b"", self.received.size, chunks, path, options)
+        self.require_type(options.image_type)
+        self._require_image(sniff(head), path, options)
+        return self._previewed(chunks, path, options)
 
     def _fetch(self, path: str, target: int, options: CopyOptions, digests: Digests, warn: Callable[[str], object]) -> None:
         if self.received is None:
@@ -642,7 +649,7 @@ def serve(stdin: IO[bytes]) -> None:
 
     signal.signal(signal.SIGTERM, _terminate)
     request = decode(stdin.readline())
-    driver = ReceivingFsDriver(request["datastore"], settings=request["settings"], timeout=request["timeout"], log=lambda text: tell({"log": text}))
+    driver = ReceivingFsDriver(request["datastore"], **{name: request[name] for name in ("settings", "timeout", "words")}, log=lambda text: tell({"log": text}))
     if request["size"] is None:
         watch()
     else:

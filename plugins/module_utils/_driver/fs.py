@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from .._catalog.datastore import Datastore
     from .._image.checked_image import CheckedImage
-    from .._image.content import Content
+    from .._image.content import Content, OpenContent
     from .._image.inventory import Inventory
+    from .._image.still import StillFiles
 
 #: Seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
 COPY_TIMEOUT = 86400
@@ -111,12 +112,20 @@ class FsDriver(DirectoryDriver):
     @staticmethod
     def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
         """Return the checksum of an image by the first algorithm of ``checksums``, ``None`` where there is none."""
+        if not checksums:
+            return None
+        with opened_file(image) as descriptor:
+            return FsDriver._digests_of(descriptor, image, checksums).of_stored()
+
+    @staticmethod
+    def _digests_of(descriptor: int, path: str, checksums: Mapping[str, str]) -> Digests:
+        """Return the digests of an open file, which isn't read where no checksum is asked for."""
         digests = Digests(checksums)
         if checksums:
-            with opened_file(image) as descriptor, os_errors(f"read {image}"):
+            with os_errors(f"read {path}"):
                 for _chunk in hashed(chunks_of(descriptor), digests.came):
                     pass
-        return digests.of_stored()
+        return digests
 
     def clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
         """
@@ -125,31 +134,44 @@ class FsDriver(DirectoryDriver):
         :arg image_format: what the image is; its own header isn't asked then, which whoever writes to a raw disk could have made.
         :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
         """
-        from .._image.checked_image import missing_ends
-        from .._image.content import Content
         from .._image.copy import convert, copy_local
-        from .._image.still import StillFiles
 
-        path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
-        files = self._files(path, image_format)
-        with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content, self._new_image() as part:
-            still = StillFiles(content.reads, verify=options.verify)
-            damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
-            if damage and options.verify:
-                raise Conflict(f"The image {source} is damaged: {damage}.")
-            warnings = [f"The image {source} is damaged, but cloned because verify is false: {damage}."] if damage else []
-            if len(files) == 1:
+        with self._cloned(source, image_format, options, origin) as (content, still, warnings), self._new_image() as part:
+            if len(content.reads) == 1:
                 copy_local(content.first, part.fd, sparse=options.sparse)
                 still.check()
                 return with_warnings(self._finished(part, source, image_format, options), [*warnings, *still.warnings])
-            # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never was.
-            if self._files(path, image_format) != files:
-                raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
-            wanted = options.driver_format if options.convert and options.driver_format else "qcow2"
+            wanted = self._format_of_clone(options)
             creation = self._creation_options(wanted)
             convert(content.image, "qcow2", part.fd, wanted, reads=content.reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
             still.check()
             return with_warnings(self._finished(part, source, wanted, options), [*warnings, *still.warnings])
+
+    @contextlib.contextmanager
+    def _cloned(
+        self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
+    ) -> Iterator[tuple[OpenContent, StillFiles, list[str]]]:
+        """Yield the open files of an image to clone, how they were at the beginning, and warnings about them."""
+        from .._image.checked_image import missing_ends
+        from .._image.content import Content
+        from .._image.still import StillFiles
+
+        path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
+        files = self._files(path, image_format)
+        with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
+            still = StillFiles(content.reads, verify=options.verify, words=self.words)
+            damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
+            if damage and options.verify:
+                raise Conflict(f"The image {source} is damaged: {damage}; {self.words.unverified} clones it nevertheless.")
+            # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never was.
+            if len(files) > 1 and self._files(path, image_format) != files:
+                raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
+            yield content, still, [f"The image {source} is damaged, but cloned because {self.words.is_unverified}: {damage}."] if damage else []
+
+    @staticmethod
+    def _format_of_clone(options: CopyOptions) -> str:
+        """Return the format that a chain of qcow2 files is merged into."""
+        return options.driver_format if options.convert and options.driver_format else "qcow2"
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
         """
@@ -163,18 +185,20 @@ class FsDriver(DirectoryDriver):
             self.prepare()
             return self._source(os.urandom(16).hex())
         with self._new_image() as part:
-            make_datablock(
-                part,
-                format=image_format,
-                size_mb=size_mb,
-                fs=fs,
-                supported=self.settings.supported_fs,
-                fs_options=self.settings.fs_options.get(fs or "", ""),
-                qcow2_options=self.settings.qcow2_options,
-                sparse=sparse,
-                timeout=COPY_TIMEOUT,
-            )
+            make_datablock(part, **self._datablock(size_mb, image_format, fs, sparse), timeout=COPY_TIMEOUT)
             return self._source(part.commit())
+
+    def _datablock(self, size_mb: int, image_format: str, fs: str | None, sparse: bool) -> dict[str, Any]:
+        """Return the arguments of :func:`make_datablock`."""
+        return {
+            "format": image_format,
+            "size_mb": size_mb,
+            "fs": fs,
+            "supported": self.settings.supported_fs,
+            "fs_options": self.settings.fs_options.get(fs or "", ""),
+            "qcow2_options": self.settings.qcow2_options,
+            "sparse": sparse,
+        }
 
     def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
         """
@@ -195,12 +219,12 @@ class FsDriver(DirectoryDriver):
 
         remove_image(self._image(source), sweeping=self._is_first())
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         """By the beginning of the file alone where that tells the size: compressed raw data has to be counted.
 
         :raises VmstoreError: as :meth:`cp`.
         """
-        options = CopyOptions("", no_decompress=no_decompress)
+        options = CopyOptions("", no_decompress=no_decompress, any_content=any_content)
         if is_url(path):
             size = self._size_at_url(path, options)
         elif os.path.isdir(path):
@@ -222,46 +246,131 @@ class FsDriver(DirectoryDriver):
         """
         :raises VmstoreError: as :meth:`cp`.
         """
+        self.require_type(options.image_type)
         if is_url(path):
-            from .._image.source import read_head
-
-            head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT, headers=options.headers, ca=options.ca)
-            return self._previewed(head, b"", length, None, path, options)
+            return self._previewed_at_url(path, options)
+        from .._image.copy import foresee_copy
         from .._image.still import StillFiles
 
-        with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+        with opened(path, self.check) as descriptor, self._target() as target:
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             head, tail, length = ends(descriptor, HEAD_SIZE)
             kind = sniff(head, tail)
-            # qemu-img opens only files here. Of an image on a device, the header tells enough.
-            by_header = is_block_device(descriptor) and kind in QEMU_FORMATS and not self._keeps(options)
-            if self.datastore.type == "file" or by_header or (self._unpacks(options) and kind in COMPRESSIONS):
-                return with_warnings(self._previewed(head, tail, length, chunks_of(descriptor), path, options), still.warnings)
-            self.require_type(options.image_type)
+            self._require_image(kind, path, options)
+            if self._unpacks(options) and kind in COMPRESSIONS:
+                return with_warnings(self._previewed(chunks_of(descriptor), path, options), still.warnings)
+            taken = foresee_copy(descriptor, target, sparse=options.sparse)
+            verify(path, options.checksums, self._digests_of(descriptor, path, options.checksums).came)
             judged = self._judged(head, tail, path, options)
+            if self.datastore.type == "file":
+                return CopiedImage("", "", in_mebibytes(length), (*still.warnings, *judged))
+            if is_block_device(descriptor) and kind in QEMU_FORMATS and not self._keeps(options):
+                # qemu-img opens only files here. Of an image on a device, the header tells enough.
+                return with_warnings(self._previewed_beginning(head, tail, length, path, options), still.warnings)
             image, warnings = self._checked(descriptor, path, options.image_format, options, options.verify)
+            self._foresee_conversion(descriptor, image, path, options, target, taken)
             return CopiedImage("", "", in_mebibytes(image.virtual_size), (*still.warnings, *judged, *warnings))
 
-    def _previewed(self, head: bytes, tail: bytes, length: int | None, chunks: Iterable[bytes] | None, path: str, options: CopyOptions) -> CopiedImage:
-        """Return the preview of a file by its beginning, its end and its length.
+    def _previewed(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> CopiedImage:
+        """Return the preview of a file that is read once, from its beginning to its end."""
+        from .._image.copy import StoredSize, require_room_to_convert
+        from .._image.room import room
 
-        :arg chunks: all of the file, ``None`` where no more than its ``head`` is read.
-        """
-        self.require_type(options.image_type)
-        kind = sniff(head, tail)
+        digests = Digests(options.checksums)
+        chunks = hashed(chunks, digests.came)
+        if self._unpacks(options):
+            chunks = self._unpacked(chunks, path, options)
+        with self._target() as target:
+            with os_errors(f"look at {self.datastore.base_path}"):
+                size = StoredSize(limit=room(target), sparse=options.sparse, path=shown(path))
+            head, tail, length = read_through(size.counted(chunks))
+            verify(path, options.checksums, digests.came)
+            found = self._previewed_beginning(head, tail, length, path, options)
+            is_raw = self._keeps(options) or sniff(head) not in QEMU_FORMATS
+            if is_raw and self.datastore.type != "file" and self._wanted_format("raw", options, path, is_encrypted=False) != "raw":
+                require_room_to_convert(target, size.stored, taken=size.stored, names=shown(path), sparse=options.sparse)
+            return found
+
+    def _previewed_at_url(self, path: str, options: CopyOptions) -> CopiedImage:
+        """Return the preview of what is at a URL, of which no more than the beginning is read."""
+        from .._image.room import capacity, room
+        from .._image.source import read_head
+
+        with self._target() as target, os_errors(f"look at {self.datastore.base_path}"):
+            limit = (capacity if options.sparse else room)(target)
+        head, length = read_head(path, HEAD_SIZE, timeout=PREVIEW_TIMEOUT, limit=limit, headers=options.headers, ca=options.ca)
+        kind = sniff(head)
         self._require_image(kind, path, options)
+        if length == len(head):
+            digests = Digests(options.checksums)
+            for _chunk in hashed([head], digests.came):
+                pass
+            verify(path, options.checksums, digests.came)
         if self._unpacks(options) and kind in COMPRESSIONS:
-            if chunks is None:
-                from .._image.decompress import beginning
+            from .._image.decompress import beginning
 
-                head, tail, length = beginning(head, HEAD_SIZE, path=path), b"", None
-                if not head:  # what there is of it is too little
-                    return CopiedImage("", "", 0)
-            else:
-                head, tail, length = measure(self._unpacked(chunks, path))
+            head, length = beginning(head, HEAD_SIZE, path=path), None
+            if not head:  # what there is of it is too little
+                return CopiedImage("", "", 0)
+        return self._previewed_beginning(head, b"", length, path, options)
+
+    def _previewed_beginning(self, head: bytes, tail: bytes, length: int | None, path: str, options: CopyOptions) -> CopiedImage:
+        """Return the preview of what isn't compressed any more, by its beginning, its end and its length, as far as these are known."""
+        from .._image.image_file import is_encrypted, require_alone
+
         warnings = self._judged(head, tail, path, options)
-        known = length is not None or (chunks is not None and sniff(head) in QEMU_FORMATS)
-        return CopiedImage("", "", in_mebibytes(self._disk_size(head, tail, length, path, options)) if known else 0, warnings)
+        if not self._keeps(options) and options.image_type != "cdrom":
+            require_alone(head, length if options.verify else None, path=shown(path))
+            self._wanted_format(sniff(head), options, shown(path), is_encrypted=is_encrypted(head))
+        if not self._keeps(options) and length is not None and sniff(head) not in QEMU_FORMATS:
+            from .._image.checked_image import check_beginning
+
+            warnings += tuple(check_beginning(head, length, path=shown(path), verify=options.verify, words=self.words))
+        return CopiedImage("", "", in_mebibytes(self._disk_size(head, tail, length, path, options)) if length is not None else 0, warnings)
+
+    def preview_clone(self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None) -> CopiedImage:
+        """
+        :raises VmstoreError: as :meth:`clone`.
+        """
+        from .._image.copy import foresee_conversion, foresee_copy
+
+        with self._cloned(source, image_format, options, origin) as (content, still, warnings), self._target() as target:
+            found = [*warnings, *still.warnings]
+            if len(content.reads) > 1:
+                wanted = self._format_of_clone(options)
+                creation = self._creation_options(wanted)
+                foresee_conversion(content.image, "qcow2", target, wanted, reads=content.reads, options=creation, sparse=options.sparse, timeout=COPY_TIMEOUT)
+                return CopiedImage("", wanted, in_mebibytes(content.virtual_size()), tuple(found))
+            taken = foresee_copy(content.first, target, sparse=options.sparse)
+            image, more = self._checked(content.first, source, image_format, options, None)
+            self._foresee_conversion(content.first, image, source, options, target, taken)
+            return CopiedImage("", image.format, in_mebibytes(image.virtual_size), (*found, *more))
+
+    def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
+        """
+        :raises VmstoreError: as :meth:`mkfs`.
+        """
+        from .._image.trial import try_datablock
+
+        with self._target() as target:
+            try_datablock(target, **self._datablock(size_mb, image_format, fs, sparse))
+
+    def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
+        """
+        :raises VmstoreError: as :meth:`resize`.
+        """
+        from .._image.resize import foresee_growth
+
+        path, image_format = self._image_with_snapshots(source, image_format)
+        foresee_growth(path, image_format, size_mb * MEBIBYTE, sparse=sparse)
+
+    def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
+        """
+        :raises VmstoreError: as the action.
+        """
+        from .._image.snapshots import foresee_change
+
+        foresee_change(action, *self._image_with_snapshots(source, image_format), snapshot)
 
     def stored(self) -> frozenset[str]:
         """
@@ -421,6 +530,27 @@ class FsDriver(DirectoryDriver):
             owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
             yield stack.enter_context(new_image(directory, owner=owner, sweeping=self._is_first()))
 
+    @contextlib.contextmanager
+    def _target(self) -> Iterator[int]:
+        """Yield a descriptor of the directory that an image would be made in or, where :meth:`prepare` would make that, of the one around it.
+
+        :raises VmstoreError: as making the image would, where nothing can be made there.
+        """
+        from .._core.directory import descriptor_path, opened_parent, require_writable
+
+        place = self.datastore.base_path
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"make the directory {place}"):
+                try:
+                    directory = stack.enter_context(opened_directory(place, option="base_path"))
+                    doing = f"make an image in {os.readlink(descriptor_path(directory))}"
+                except FileNotFoundError:
+                    directory, _name = stack.enter_context(opened_parent(place, option="base_path"))
+                    doing = f"make the directory {place}"
+            with os_errors(doing):
+                require_writable(directory)
+            yield directory
+
     def _is_first(self) -> bool:
         """Return whether this driver changes the directory for the first time. A sweep reads all of it, so many images have one together."""
         first, self._is_swept = not self._is_swept, True
@@ -434,7 +564,7 @@ class FsDriver(DirectoryDriver):
         from .._image.still import StillFiles
 
         with opened(path, self.check) as descriptor:
-            still = StillFiles({descriptor: path}, verify=options.verify)
+            still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             head, tail, _length = ends(descriptor, ENOUGH)
             kind = sniff(head, tail)
             self._require_image(kind, path, options)
@@ -454,6 +584,7 @@ class FsDriver(DirectoryDriver):
         with os_errors(f"look at {self.datastore.base_path}"):
             limit = (capacity if options.sparse else room)(target)
         how: dict[str, Any] = {"bandwidth": options.bandwidth, "limit": limit, "verify": options.verify, "headers": options.headers, "ca": options.ca}
+        how["words"] = self.words
         with open_source(path, **how, downloader=self.settings.downloader, log=self.log, warn=warn) as chunks:
             self._store(chunks, path, target, options, digests)
 
@@ -468,7 +599,7 @@ class FsDriver(DirectoryDriver):
             kind, chunks = peek(chunks)
             if kind in COMPRESSIONS:
                 stored = digests.unpacking()
-            chunks = self._unpacked(hashed(chunks, digests.came), path)
+            chunks = self._unpacked(hashed(chunks, digests.came), path, options)
         else:
             chunks = hashed(chunks, digests.came)
         with os_errors(f"look at {self.datastore.base_path}"):
@@ -490,7 +621,10 @@ class FsDriver(DirectoryDriver):
         """
         if self._keeps(options) or (options.no_decompress and is_packed(kind)):
             return
-        why = refusal(kind, is_remote=is_url(path))
+        why = refusal(kind, is_remote=is_url(path), words=self.words)
+        if why and options.any_content:
+            self.log(f"{shown(path)}: {why}")
+            why = None
         if options.image_type == "cdrom" and kind in QEMU_FORMATS:
             why = f"images of type cdrom are stored as they are, and this is a {kind} image: convert it with qemu-img convert -O raw"
         if why:
@@ -509,16 +643,16 @@ class FsDriver(DirectoryDriver):
             return ()
         if options.image_format not in (None, kind):
             raise InvalidInput("format", options.image_format, f"{shown(path)} is {kind}")
-        if kind != "raw" or disk_sign(head) or head == bytes(len(head)):
+        if options.any_content or kind != "raw" or disk_sign(head) or head == bytes(len(head)):
             return ()
         nothing = "no boot sector, partition table, file system or volume, and it does not begin with zeros"
-        return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); format: raw says that it is one.",)
+        return (f"{shown(path)} is stored as a raw disk, though nothing in it is recognised ({nothing}); {self.words.raw} says that it is one.",)
 
-    def _unpacked(self, chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    def _unpacked(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> Iterator[bytes]:
         """What expands beyond the whole file system is no image for it."""
         from .._image.decompress import decompressed
 
-        return decompressed(chunks, limit=self._capacity(), path=path)
+        return decompressed(chunks, limit=self._capacity(), path=path, require_image=lambda kind: self._require_image(kind, path, options))
 
     def _capacity(self) -> int:
         from .._image.room import capacity
@@ -543,10 +677,8 @@ class FsDriver(DirectoryDriver):
             with os_errors(f"write an image in {part.place}"):
                 os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
         size = in_mebibytes(image.virtual_size)
-        wanted = options.driver_format if options.convert and options.driver_format and options.image_type != "cdrom" else image.format
-        if wanted == "vpc" and has_two_sizes(os.pread(part.fd, FOOTER, 0)):
-            wanted = "raw"  # as a VHD it would lose its end in guests of some hosts
-        if wanted == image.format and not image.has_snapshots_to_leave_out:
+        wanted = self._conversion(part.fd, image, name, options)
+        if wanted is None:
             return CopiedImage(self._source(part.commit()), image.format, size, warnings)
         from .._image.copy import convert
 
@@ -564,13 +696,49 @@ class FsDriver(DirectoryDriver):
             )
             return CopiedImage(self._source(converted.commit()), wanted, size, warnings)
 
+    def _conversion(self, descriptor: int, image: CheckedImage, path: str, options: CopyOptions) -> str | None:
+        """Return the format that an open image is to be converted to, ``None`` where it is stored as it is.
+
+        :raises InvalidInput: as :meth:`_wanted_format`.
+        """
+        wanted = self._wanted_format(image.format, options, path, is_encrypted=image.is_encrypted)
+        if wanted == "vpc" and has_two_sizes(os.pread(descriptor, FOOTER, 0)):
+            wanted = "raw"  # as a VHD it would lose its end in guests of some hosts
+        return None if wanted == image.format and not image.has_snapshots_to_leave_out else wanted
+
     @staticmethod
-    def _checked(
-        descriptor: int, path: str, image_format: str | None, options: CopyOptions, verify: bool | None
-    ) -> tuple[CheckedImage, tuple[str, ...]]:
+    def _wanted_format(image_format: str, options: CopyOptions, path: str, *, is_encrypted: bool) -> str:
+        """Return the format that an image is to have.
+
+        :raises InvalidInput: it would have to be converted, and is encrypted.
+        """
+        wanted = image_format if options.driver_format is None or not options.convert or options.image_type == "cdrom" else options.driver_format
+        if is_encrypted and wanted != image_format:
+            accepted = f"to be converted to {wanted}, an image without encryption is expected, because qemu-img has no key; {image_format} keeps it as it is"
+            raise InvalidInput("path", path, accepted)
+        return wanted
+
+    def _foresee_conversion(self, descriptor: int, image: CheckedImage, path: str, options: CopyOptions, target: int, taken: int) -> None:
+        """Refuse a copy that can't be converted.
+
+        :arg target: descriptor of the directory of the image.
+        :arg taken: bytes of the copy.
+        """
+        from .._image.copy import foresee_conversion, require_room_to_convert
+
+        wanted = self._conversion(descriptor, image, path, options)
+        if wanted is not None and is_block_device(descriptor):  # which qemu-img doesn't open here
+            require_room_to_convert(target, taken, taken=taken, names=path, sparse=options.sparse)
+        elif wanted is not None:
+            name, creation = qemu_name(descriptor, image.format, path), self._creation_options(wanted)
+            how: dict[str, Any] = {"reads": {descriptor: path}, "options": creation, "sparse": options.sparse, "taken": taken, "timeout": COPY_TIMEOUT}
+            foresee_conversion(name, image.format, target, wanted, **how)
+
+    def _checked(self, descriptor: int, path: str, image_format: str | None, options: CopyOptions, verify: bool | None) -> tuple[CheckedImage, tuple[str, ...]]:
         from .._image.checked_image import checked_image
 
-        return checked_image(descriptor, path=path, image_format="raw" if options.image_type == "cdrom" else image_format, verify=verify)
+        known = "raw" if options.image_type == "cdrom" else image_format
+        return checked_image(descriptor, path=path, image_format=known, verify=verify, words=self.words)
 
     def _creation_options(self, image_format: str) -> str | None:
         return self.settings.qcow2_options or None if image_format == "qcow2" else None
@@ -578,7 +746,7 @@ class FsDriver(DirectoryDriver):
     def _size(self, head: bytes, tail: bytes, length: int, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
         """In bytes, of a file by its beginning, its end, its length and, where these don't tell, all of it."""
         if self._unpacks(options) and sniff(head) in COMPRESSIONS:
-            return self._measured(self._unpacked(chunks, path), path, options)
+            return self._measured(self._unpacked(chunks, path, options), path, options)
         return self._disk_size(head, tail, length, path, options)
 
     def _measured(self, chunks: Iterable[bytes], path: str, options: CopyOptions) -> int:
@@ -605,7 +773,7 @@ class FsDriver(DirectoryDriver):
 
             # It is started only once: the beginning could cost as much as the whole.
             with open_source(path, downloader=downloader, log=self.log) as chunks:
-                size = self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
+                size = self._measured(self._unpacked(chunks, path, options) if unpack else limited(chunks, limit=limit, path=path), path, options)
                 read_to_end(chunks, size)
                 return size
         head, length = read_head(path, HEAD_SIZE)
@@ -614,7 +782,7 @@ class FsDriver(DirectoryDriver):
         may_have_footer = length is not None and length % MEBIBYTE == FOOTER and sniff(head) == "raw" and not self._keeps(options)
         if length is None or (unpack and sniff(head) in COMPRESSIONS) or may_have_footer:
             with open_source(path, limit=limit, log=self.log) as chunks:
-                return self._measured(self._unpacked(chunks, path) if unpack else limited(chunks, limit=limit, path=path), path, options)
+                return self._measured(self._unpacked(chunks, path, options) if unpack else limited(chunks, limit=limit, path=path), path, options)
         return self._disk_size(head, b"", length, path, options)
 
     def _image(self, source: str, *, beside: bool = False) -> str:
@@ -668,6 +836,17 @@ def measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
             head += chunk
         elif sniff(head) in QEMU_FORMATS:
             return head, b"", None
+        tail = (tail + chunk[-TAIL:])[-TAIL:]
+    return head, tail, length
+
+
+def read_through(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int]:
+    """The beginning of a stream, its end and its length."""
+    head, tail, length = b"", b"", 0
+    for chunk in chunks:
+        length += len(chunk)
+        if len(head) < HEAD_SIZE:
+            head += chunk
         tail = (tail + chunk[-TAIL:])[-TAIL:]
     return head, tail, length
 

@@ -38,7 +38,7 @@ class VirtiofsDriver(DatastoreDriver):
         found = self._seen.get(path) or self._look(path, measuring=options.measure)
         return CopiedImage(found.path, "dir", found.size_mb or 0)
 
-    def stat(self, path: str, *, no_decompress: bool = False) -> int:
+    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         """
         :raises VmstoreError: as :meth:`cp`.
         """

@@ -21,6 +21,7 @@ from .._catalog.datastore import Datastore
 from .._core.descriptors import open_standard_descriptors
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
+from .._core.words import FRONT_END
 from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from .document import NFS_AUTO, Document, read_document
 
@@ -45,7 +46,7 @@ class Action:
         self._class = driver
 
     def driver(self, **options: object) -> DatastoreDriver:
-        return self._class(self.datastore, safe_option="SAFE_DIRS", log=log, **options)
+        return self._class(self.datastore, words=FRONT_END, log=log, **options)
 
     def reading(self) -> DatastoreDriver:
         """The driver, for an action that makes images or looks at what a user names."""
@@ -75,7 +76,9 @@ class Action:
             checksums={name.lower(): digest for name in CHECKSUMS for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()] if digest},
             called=element_of,
         )
-        return dataclasses.replace(options, measure=False)  # the answer has no size
+        # A front-end also passes the FORMAT of a marketplace's appliance, which may be compressed. So raw changes nothing about what is an image.
+        any_content = self.document.optional("IMAGE/FORMAT").strip().lower() == "raw"
+        return dataclasses.replace(options, any_content=any_content, measure=False)  # the answer has no size
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""
@@ -120,7 +123,9 @@ class Action:
         self.driver().rm(self.document.required("IMAGE/SOURCE"))
 
     def stat(self) -> None:
-        answer(f"{self.reading().stat(self.document.required('IMAGE/PATH'), no_decompress=self.flag('no_decompress'))}\n")
+        # A front-end doesn't pass an image's FORMAT here, so cp refuses what is no image.
+        size = self.reading().stat(self.document.required("IMAGE/PATH"), no_decompress=self.flag("no_decompress"), any_content=True)
+        answer(f"{size}\n")
 
     def monitor(self) -> None:
         driver = self.driver(timeout=MONITOR_TIMEOUT)

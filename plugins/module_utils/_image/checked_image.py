@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .._core.words import MODULE, Words
 from .image_file import inspect
 from .magic import ENOUGH, QEMU_FORMATS, sniff
-from .table_file import Allocation, TableFile
+from .table_file import Allocation, Read, TableFile
 
 #: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
 _CHECK_MEMORY = 128 << 20
@@ -54,7 +55,14 @@ class CheckedImage:
 
 
 def checked_image(
-    descriptor: int, *, path: str, image_format: str | None = None, verify: bool | None = True, option: str = "path", timeout: float = 60
+    descriptor: int,
+    *,
+    path: str,
+    image_format: str | None = None,
+    verify: bool | None = True,
+    option: str = "path",
+    timeout: float = 60,
+    words: Words = MODULE,
 ) -> tuple[CheckedImage, tuple[str, ...]]:
     """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as nobody writes to the file.
 
@@ -62,6 +70,7 @@ def checked_image(
     :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
     :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and keeps all: an image of a datastore.
     :arg timeout: seconds for qemu-img to read the header.
+    :arg words: what errors call the choices of the user.
     :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one that isn't whole.
     :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
     """
@@ -82,15 +91,22 @@ def checked_image(
             if image_format is None and verify is not None:
                 image.virtual_size = _without_footer(file)
             if verify is not None:
-                _check_raw(image, file)
+                image.flaws += _raw_flaws(file.read, image.virtual_size)
     if verify is not None and image.format == "qcow2" and not image.flaws:
         _check_qcow2(image, file, path)
-    if image.flaws and verify:
-        raise InvalidInput(option, path, f"a whole, sound image is expected, and {image.flaws[0]}; verify: false stores it nevertheless")
-    warnings = [f"{path} is stored because verify is false, but {flaw}." for flaw in image.flaws] if verify is not None else []
+    warnings = [] if verify is None else _judged(image.flaws, path, option, verify=verify, words=words)
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
+
+
+def check_beginning(head: bytes, length: int, *, path: str, verify: bool, words: Words = MODULE, option: str = "path") -> list[str]:
+    """Return warnings about a raw disk of which only the beginning is known. Otherwise as :func:`checked_image`.
+
+    :arg head: its first bytes, and ``length`` those of the whole.
+    """
+    flaws = _raw_flaws(lambda offset, size: head[offset : offset + size].ljust(size, b"\0"), length)
+    return _judged(flaws, path, option, verify=verify, words=words)
 
 
 def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | None:
@@ -165,12 +181,20 @@ def _without_footer(file: TableFile) -> int:
     return fixed_vhd_size(file.read(file.length - FOOTER, FOOTER), file.length) or file.length
 
 
-def _check_raw(image: CheckedImage, file: TableFile) -> None:
+def _judged(flaws: Sequence[str], path: str, option: str, *, verify: bool, words: Words) -> list[str]:
+    """Return the warnings about flaws that are accepted.
+
+    :raises InvalidInput: there are some that aren't.
+    """
+    if flaws and verify:
+        raise InvalidInput(option, path, f"a whole, sound image is expected, and {flaws[0]}; {words.unverified} stores it nevertheless")
+    return [f"{path} is stored because {words.is_unverified}, but {flaw}." for flaw in flaws]
+
+
+def _raw_flaws(read: Read, size: int) -> list[str]:
     from .raw_tables import own_sizes
 
-    for own in own_sizes(file.read):
-        if own.size > image.virtual_size:
-            image.flaws.append(f"by its {own.table} the disk has {own.size} bytes, of which {image.virtual_size} are there")
+    return [f"by its {own.table} the disk has {own.size} bytes, of which {size} are there" for own in own_sizes(read) if own.size > size]
 
 
 def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
@@ -199,4 +223,4 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
         image.flaws.append(f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)")
 
 
-__all__ = ["CheckedImage", "checked_image", "missing_end", "missing_ends"]
+__all__ = ["CheckedImage", "check_beginning", "checked_image", "missing_end", "missing_ends"]

@@ -19,13 +19,15 @@ from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
 from .image_file import SECTOR, disk_size
 from .pace import paced
-from .room import space
+from .room import may_compress, require_room, reserve_of, space, stores_all
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 #: ioctl_ficlone(2).
 FICLONE = 0x40049409
+#: What errors call the work, however the data gets into the image.
+WRITING = "write an image"
 #: Bytes that are read and written at once.
 CHUNK = 2**20
 #: Bytes after which what was written is sent to the disk.
@@ -57,7 +59,7 @@ def copy_local(
     :arg bandwidth: bytes a second, where data is really copied.
     :raises NoSpace, FileAccessFailed: a file operation failed; :raises StaleState: the source became shorter meanwhile.
     """
-    with os_errors("copy an image"):
+    with os_errors(WRITING):
         if _clone(source_fd, target_fd):
             if digests:
                 _feed(digests, _read(target_fd))
@@ -66,6 +68,50 @@ def copy_local(
         size = os.fstat(target_fd).st_size
         if not sparse and size:
             os.posix_fallocate(target_fd, 0, size)
+
+
+def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
+    """Refuse a copy as :func:`copy_local` makes it that there is no room for, and return the bytes that the copy takes, 0 where that isn't known.
+
+    :arg directory: descriptor of the directory that the copy is to be in.
+    :raises NoSpace, FileAccessFailed: as :func:`copy_local`.
+    """
+    with os_errors(WRITING):
+        size = length_of(source_fd)
+        if sparse and not stores_all(source_fd, directory):
+            return 0
+        needed = _stored_size(source_fd, space(directory).free) if sparse else size
+    require_room(directory, needed, WRITING)
+    return needed
+
+
+def _stored_size(descriptor: int, free: int) -> int:
+    """Return the bytes of a file that a copy stores. Zeros between other data count as long as that makes no difference to what is free."""
+    size = length_of(descriptor)
+    stored = sum(end - start for start, end in extents(descriptor, size))
+    if stored <= free:
+        return stored
+    return sum(end - start for piece in _in_pieces(_read(descriptor)) for start, end in _data(piece))
+
+
+class StoredSize:
+    """Counts what :func:`write_stream`, which takes the same arguments, would store."""
+
+    def __init__(self, *, limit: int, sparse: bool, path: str) -> None:
+        self._limit, self._sparse, self._path = limit, sparse, path
+        #: Bytes so far.
+        self.stored = 0
+
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the same bytes.
+
+        :raises NoSpace: as :func:`write_stream`. What ``chunks`` raises passes.
+        """
+        for piece in _in_pieces(chunks):
+            self.stored += sum(end - start for start, end in _data(piece)) if self._sparse else len(piece)
+            if self.stored > self._limit:
+                raise _no_room(self._limit, self._path)
+            yield piece
 
 
 def write_stream(
@@ -86,18 +132,22 @@ def write_stream(
     position = stored = 0
     for piece in _in_pieces(chunks):
         _feed(digests, [piece])
-        with os_errors("write an image"):
+        with os_errors(WRITING):
             for start, end in _data(piece) if sparse else [(0, len(piece))]:
                 stored += end - start
                 if limit is not None and stored > limit:
-                    raise NoSpace(f"Could not store {path}: it has more data than the {limit} bytes that there is room for. Nothing was changed.")
+                    raise _no_room(limit, path)
                 _write(target_fd, memoryview(piece)[start:end], position + start)
             position += len(piece)
             if position % STRIDE == 0:
                 _send(target_fd, position - STRIDE, STRIDE)
-    with os_errors("write an image"):
+    with os_errors(WRITING):
         os.ftruncate(target_fd, position)
     return position
+
+
+def _no_room(limit: int, path: str) -> NoSpace:
+    return NoSpace(f"Could not store {path}: it has more data than the {limit} bytes that there is room for. Nothing was changed.")
 
 
 def convert(
@@ -146,11 +196,65 @@ def convert(
         raise CommandFailed(f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored.")
 
 
+def foresee_conversion(
+    source: str,
+    source_format: str,
+    directory: int,
+    target_format: str,
+    *,
+    reads: Mapping[int, str],
+    options: str | None = None,
+    sparse: bool = True,
+    taken: int = 0,
+    timeout: float,
+) -> None:
+    """Refuse a conversion as :func:`convert` makes it, whose arguments these are, that fails or that there is no room for.
+
+    :arg directory: descriptor of the directory that the new file is to be in.
+    :arg taken: bytes that are stored in the same file system before.
+    :raises NoSpace, CommandFailed, UnsupportedAction: as :func:`convert`; :raises FileAccessFailed: the file system doesn't answer.
+    """
+    import json
+
+    from .qemu_img import run_qemu_img
+
+    # Of a raw image, qemu-img knows no holes. It also counts zeros that are stored as data, and blocks of which only a part is data.
+    arguments = ["measure", "--output=json", "-f", source_format, "-O", "qcow2"]
+    arguments += creation_options(options if target_format == "qcow2" else None)
+    size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
+    measured = json.loads(run_qemu_img(*arguments, source, reads=reads, data=size // _EMPTY_RATIO, timeout=timeout).stdout)
+    needed = measured["required" if sparse else "fully-allocated"]
+    if sparse and source_format == "raw":
+        with os_errors("read an image"):
+            needed = min(needed, _stored_size(next(iter(reads)), space(directory).free - taken))
+    require_room_to_convert(directory, needed, taken=taken, names=", ".join(reads.values()), sparse=sparse)
+
+
+def require_room_to_convert(directory: int, needed: int, *, taken: int, names: str, sparse: bool = True) -> None:
+    """Refuse a conversion that would end for lack of space.
+
+    :arg directory: descriptor of the directory that the new file is to be in.
+    :arg needed: bytes of the new file, and ``taken`` what is stored in the same file system before.
+    :arg names: paths of what is converted, for messages.
+    :raises NoSpace: as :func:`convert`; :raises FileAccessFailed: the file system doesn't answer.
+    """
+    with os_errors("look at the file system to convert an image"):
+        found = os.fstatvfs(directory)
+        free = max(space(directory).free - taken, 0)
+        is_known = found.f_blocks and not (sparse and may_compress(directory))
+    if is_known and needed > free - reserve_of(found, free):
+        raise _no_space_left(reserve_of(found, free), f"convert {names}")
+
+
 def _check_space(target: int, reserve: int, doing: str) -> None:
     """:raises NoSpace: the file system of ``target``, a descriptor, has no more than the reserve left."""
     if space(target).free < reserve:
-        left = f"but {reserve >> 20} MiB, which a conversion leaves to other users"
-        raise NoSpace(f"Could not {doing}: {os.strerror(errno.ENOSPC)} {left}. Nothing was changed.")
+        raise _no_space_left(reserve, doing)
+
+
+def _no_space_left(reserve: int, doing: str) -> NoSpace:
+    left = f"but {reserve >> 20} MiB, which a conversion leaves to other users"
+    return NoSpace(f"Could not {doing}: {os.strerror(errno.ENOSPC)} {left}. Nothing was changed.")
 
 
 def creation_options(options: str | None) -> list[str]:
@@ -283,4 +387,14 @@ def _feed(digests: Sequence[_Hash], chunks: Iterable[bytes]) -> None:
             digest.update(chunk)
 
 
-__all__ = ["convert", "copy_local", "creation_options", "extents", "write_stream"]
+__all__ = [
+    "StoredSize",
+    "convert",
+    "copy_local",
+    "creation_options",
+    "extents",
+    "foresee_conversion",
+    "foresee_copy",
+    "require_room_to_convert",
+    "write_stream",
+]

@@ -6,18 +6,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from .._core.command import run
-from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .._core.command import Completed, reason, run
+from .._core.directory import descriptor_path
+from .._core.errors import CommandFailed, InvalidInput, from_os_error, os_errors, printable
 from .copy import convert, creation_options
 from .new_image import NewImage, new_image
 from .qemu_img import run_qemu_img
+from .room import require_room, space
 
 MEBIBYTE = 2**20
+
+#: What errors call the work.
+WRITING = "write a datablock"
+
+#: The option of a qcow2 image by which it takes space from the beginning.
+PREALLOCATION = "preallocation="
 
 #: 64 TiB, as the largest image that is accepted.
 LARGEST_MB = 2**26
@@ -65,11 +75,13 @@ def make_datablock(
     """
     mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
+    if not sparse:
+        require_room(part.fd, size, WRITING)
     if format == "raw":
         _make_raw(part, size, mkfs, sparse, timeout)
         return
-    if not sparse and "preallocation=" not in qcow2_options:
-        qcow2_options = ",".join(filter(None, [qcow2_options, "preallocation=falloc"]))
+    if not sparse and PREALLOCATION not in qcow2_options:
+        qcow2_options = ",".join(filter(None, [qcow2_options, f"{PREALLOCATION}falloc"]))
     if mkfs:
         with new_image(part.directory) as scratch:
             _make_raw(scratch, size, mkfs, True, timeout)
@@ -93,14 +105,40 @@ def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Seq
 
 
 def _make_raw(part: NewImage, size: int, mkfs: list[str], sparse: bool, timeout: float) -> None:
-    with os_errors("write a datablock"):
+    with os_errors(WRITING):
         os.truncate(part.fd, size)
     if mkfs:
-        run([*mkfs, part.file], timeout=timeout, files={part.fd: "the new image"})
+        run_mkfs(mkfs, part.fd, timeout=timeout)
     if not sparse:
         # After mkfs, which gives back what it doesn't use.
-        with os_errors("write a datablock"):
+        with os_errors(WRITING):
             os.posix_fallocate(part.fd, 0, size)
+
+
+def run_mkfs(command: Sequence[str], descriptor: int, *, timeout: float, watch: Callable[[], object] | None = None) -> None:
+    """Make a file system in an open file.
+
+    :arg command: as :func:`check_datablock` returns it.
+    :arg timeout: seconds.
+    :arg watch: as :func:`run` takes it.
+    :raises CommandFailed: the command failed; :raises NoSpace: for lack of space; :raises FileAccessFailed: the file can't be read.
+    """
+    done = run([*command, descriptor_path(descriptor)], timeout=timeout, files={descriptor: "the new image"}, accept=None, watch=watch)
+    if done.returncode == 0:
+        return
+    with os_errors("read a datablock"):
+        size = os.fstat(descriptor).st_size
+        is_full = space(descriptor).free < MEBIBYTE
+    if is_full or os.strerror(errno.ENOSPC) in done.stderr:
+        raise from_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), WRITING)
+    why = _reason(done).rstrip(".!")
+    raise CommandFailed(f"{os.path.basename(command[0])} makes no file system of {size // MEBIBYTE} MiB: {why}.")
+
+
+def _reason(done: Completed) -> str:
+    """Return the first two of several errors that a command wrote, because these have led to the others."""
+    errors = re.findall(r"^\s*error: *(\S.*)", f"{done.stderr}\n{done.stdout}", re.IGNORECASE | re.MULTILINE)
+    return printable("; ".join(error.strip(" .!") for error in errors[:2])) or reason(done)
 
 
 def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
@@ -134,4 +172,4 @@ def _find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
 
 
-__all__ = ["check_datablock", "find_mkfs", "is_known", "make_datablock"]
+__all__ = ["check_datablock", "find_mkfs", "is_known", "make_datablock", "run_mkfs"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import itertools
 import lzma
 import resource
@@ -60,25 +61,30 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def decompressed(chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60) -> Iterator[bytes]:
+def decompressed(
+    chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60, require_image: Callable[[str], object] | None = None
+) -> Iterator[bytes]:
     """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one member or many. Reads no more than it must.
 
     :arg limit: bytes that may come out, of what isn't compressed too.
     :arg path: the local path or URL that the bytes come from, for errors.
     :arg timeout: seconds in which zstd(1) must do something.
+    :arg require_image: refuses what isn't to be stored, by the name that :func:`sniff` has for it; without one, :func:`refusal` does.
     :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a stream that is damaged,
         ends early or goes on behind its end; one that takes more memory, time or bytes than what comes out is worth.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
     refused = _refusing(path)
+    require_image = require_image or functools.partial(_require_image, path)
     compression, chunks = peek(chunks)
-    _require_image(compression, path, refused)
+    require_image(compression)
     if compression not in COMPRESSIONS:
         yield from limited(chunks, limit=limit, path=path)
         return
     effort = _Effort(compression, refused)
     inside, chunks = peek(effort.given(_unpack(compression, chunks, limit, effort, timeout)))
-    _require_image(inside, path, refused, within=compression)
+    _require_once(compression, inside, refused)
+    require_image(inside)
     yield from limited(chunks, limit=limit, path=path, verb="expands to")
 
 
@@ -139,7 +145,7 @@ class _Effort:
 
 
 def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
-    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it breaks off before.
+    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it breaks off before. It may be no image.
 
     Arguments and errors are those of :func:`decompressed`, but for a stream that is damaged or ends early.
     """
@@ -154,7 +160,7 @@ def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> byte
             out += chunk
             if len(out) >= size:
                 break
-    _require_image(sniff(bytes(out)), path, _refusing(path), within=compression)
+    _require_once(compression, sniff(bytes(out)), _refusing(path))
     return bytes(out)
 
 
@@ -190,13 +196,15 @@ def _read(chunks: Iterator[bytes], size: int) -> bytes:
     return bytes(data)
 
 
-def _require_image(kind: str, path: str, refused: Callable[[str], InvalidInput], *, within: str | None = None) -> None:
-    """Refuse what is no image, or is compressed again ``within`` a compression."""
+def _require_once(compression: str, inside: str, refused: Callable[[str], InvalidInput]) -> None:
+    if inside in COMPRESSIONS:
+        raise refused(f"an image that is compressed once is expected, and inside {compression} there is {inside} again")
+
+
+def _require_image(path: str, kind: str) -> None:
     why = refusal(kind, is_remote=not path.startswith("/"))
-    if within and kind in COMPRESSIONS:
-        why = f"an image that is compressed once is expected, and inside {within} there is {kind} again"
     if why:
-        raise refused(why)
+        raise _refusing(path)(why)
 
 
 def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, responses
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, parse_headers, responses
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -47,6 +47,9 @@ LEFT_ALONE = 300.0
 
 #: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the end of the headers.
 BEGINNING = 120.0
+
+#: Upper bound of the answers that only say that the answer is yet to come (RFC 9110 15.2).
+INFORMATIONAL = 100
 
 #: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a chunk of one byte takes six.
 OVERHEAD = 1 << 20
@@ -77,8 +80,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
                     if response.status == 206:
                         raise _UnaskedPart("the server sent a part of the file where all of it was asked for")
                     total, validator = length, _validator(response)
-                    if limit is not None and total is not None and total > limit:
-                        raise _Refused(f"the file has {total} bytes, and there is room for {limit} bytes at most")
+                    _require_room(total, limit)
                     log(f"Downloading {source.shown}{_described(response, total)}")
                 elif start != position or None not in (total, length) and total != length or _validator(response) not in (None, validator):
                     raise _Refused(f"the connection broke after {position} bytes, and the server can't go on there or has another file now")
@@ -112,7 +114,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
         time.sleep(pause)
 
 
-def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int | None]:
+def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
     """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the server says it.
 
     :raises TransferFailed: as for :func:`download`.
@@ -121,6 +123,7 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
     try:
         with _get(source, timeout, {"Range": f"bytes=0-{size - 1}"}) as response:
             start, expected, length = _range(response)
+            _require_room(length, limit)
             if start:
                 raise ValueError("bytes from somewhere else")
             for chunk in _body(response, expected):
@@ -137,6 +140,11 @@ def download_head(source: Source, size: int, timeout: float) -> tuple[bytes, int
             return b"", 0
         raise _failed(source, why) from error
     return head[:size], length
+
+
+def _require_room(length: int | None, limit: int | None) -> None:
+    if limit is not None and length is not None and length > limit:
+        raise _Refused(f"the file has {length} bytes, and there is room for {limit} bytes at most")
 
 
 class _Refused(Exception):
@@ -227,6 +235,18 @@ class _Response(HTTPResponse):
         super().__init__(connection, *arguments, **options)
         self.patience = patience
         self.fp = io.BufferedReader(_Metered(patience, connection, self.fp.detach()))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Return the status of the final answer. Python skips answers with 100 only; 101 is final, because no other protocol was asked for.
+
+        :raises _Refused: no final answer comes.
+        """
+        for _answer in range(INFORMATIONAL + 1):
+            version, status, why = super()._read_status()  # type: ignore[misc]
+            if status == 101 or not 100 <= status <= 199:
+                return version, status, why
+            parse_headers(self.fp)
+        raise _Refused(f"the server sent {INFORMATIONAL} answers in advance, and no final one")
 
 
 class _Metered(io.RawIOBase):

@@ -63,6 +63,23 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
     return _sane(size, option, path)
 
 
+def require_alone(head: bytes, length: int | None, *, path: str, option: str = "path") -> None:
+    """Refuse an image of which only the beginning is known, where that tells that it needs other files, or isn't whole.
+
+    :arg head: its first bytes, and ``length`` those of the whole, ``None`` where that isn't known or doesn't matter.
+    :raises InvalidInput: as :func:`inspect`.
+    """
+    image_format = sniff(head)
+    flaw = _flaw(image_format, head[:_SNIFFED].ljust(_SNIFFED, b"\0"), length or 0, length is None)
+    if flaw:
+        raise _not_alone(option, path, image_format, flaw)
+
+
+def is_encrypted(head: bytes) -> bool:
+    """Return whether qemu-img needs a key to read the image that begins so (QEMU, docs/interop/qcow2.txt, "Header")."""
+    return sniff(head) == "qcow2" and any(head[32:36])
+
+
 def disk_size(descriptor: int, image_format: str, path: str) -> int:
     """Return the bytes that a guest sees of an open image whose format is known.
 
@@ -115,7 +132,7 @@ def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float 
         flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(descriptor, image_format, path)
         info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
         if flaw or "backing-filename" in info:
-            raise InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw or 'has a backing file'}")
+            raise _not_alone(option, path, image_format, flaw or "has a backing file")
         size = info["virtual-size"]
         told = _told_size(descriptor, image_format, option, path)
         if size != -(-told // SECTOR) * SECTOR:
@@ -137,6 +154,10 @@ def qemu_name(descriptor: int, image_format: str, path: str) -> str:
 
     with os_errors(f"read {path}"):
         return as_vhd(descriptor, by_geometry=is_by_geometry(os.pread(descriptor, FOOTER, 0).ljust(FOOTER, b"\0")))
+
+
+def _not_alone(option: str, path: str, image_format: str, flaw: str) -> InvalidInput:
+    return InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw}")
 
 
 def _sane(size: int, option: str, path: str) -> int:
@@ -224,4 +245,4 @@ def _header_size(image_format: str, read: Read) -> int:
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "SECTOR", "ImageFile", "disk_size", "inspect", "opened_file", "qemu_name", "virtual_size"]
+__all__ = ["HEAD_SIZE", "SECTOR", "ImageFile", "disk_size", "inspect", "is_encrypted", "opened_file", "qemu_name", "require_alone", "virtual_size"]

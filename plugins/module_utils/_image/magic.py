@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable
 
+from .._core.words import MODULE, Words
 from .disk_signs import disk_sign
 
 #: Bytes of a file's beginning that are enough for :func:`sniff`.
@@ -329,10 +330,11 @@ def is_packed(kind: str) -> bool:
     return kind in COMPRESSIONS or _GROUPS.get(kind) in (_ARCHIVE, _COMPRESSED)
 
 
-def refusal(kind: str, *, is_remote: bool = False) -> str | None:
+def refusal(kind: str, *, is_remote: bool = False, words: Words = MODULE) -> str | None:
     """Return why what :func:`sniff` names is no image, and what to do, as the rest of a sentence; ``None`` for what is accepted.
 
     :arg is_remote: the file comes from a server.
+    :arg words: what errors call the choices of the user.
     """
     group = _GROUPS.get(kind)
     if not group:
@@ -341,7 +343,7 @@ def refusal(kind: str, *, is_remote: bool = False) -> str | None:
     named = kind if group == _COMPRESSED else f"{_article(kind)} {kind}"
     if is_remote and kind in ("HTML page", "XML document"):
         remedy = "it is probably the login or error page of the server or of a proxy"
-    return f"an image is expected, and {what.format(name=named)}: {remedy}; format: raw stores it as it is"
+    return f"an image is expected, and {what.format(name=named)}: {remedy}; {words.raw} stores it as it is"
 
 
 def _article(name: str) -> str:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 
-from .._core.directory import descriptor_path, open_file_at, opened_directory
+from .._core.directory import descriptor_path, open_file_at, opened_directory, opened_file_at
 from .._core.errors import Conflict, os_errors
 from .image_file import inspect
 from .new_image import remove_files
 from .qemu_img import run_qemu_img
+from .room import require_length, require_room
 from .snapshots import content_files, list_snapshots
 from .still import is_used
 
@@ -41,8 +42,11 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             stack.callback(os.close, descriptor)
         if is_used(descriptor):
             raise Conflict(f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first.")
-        if _size_of(descriptor, format, image) >= size:
+        growth = size - _size_of(descriptor, format, image)
+        if growth <= 0:
             return
+        if not sparse:
+            require_room(descriptor, growth, f"grow {image}")
         remove_files(directory, [f"{name}.md5sum"])  # it is about the old data
         if format == "raw":
             _grow_raw(descriptor, size, sparse, image)
@@ -52,6 +56,23 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             run_qemu_img("resize", "-q", "-f", "qcow2", *preallocation, "--", file, str(size), reads={}, writes={descriptor: image}, data=size, timeout=timeout)
         with os_errors(f"write {image}"):
             os.fsync(descriptor)
+
+
+def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -> None:
+    """Refuse what :func:`grow_image`, whose arguments these are, has no room for.
+
+    :raises NoSpace, FileAccessFailed: as :func:`grow_image`.
+    """
+    place, name = os.path.split(image)
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"open {image}"):
+            directory = stack.enter_context(opened_directory(place))
+            descriptor = stack.enter_context(opened_file_at(directory, name))
+            before = os.fstat(descriptor)
+        if not sparse:
+            require_room(directory, size - _size_of(descriptor, format, image), f"grow {image}")
+        if format == "raw" and size > before.st_size:
+            require_length(directory, size, f"grow {image}")
 
 
 def _size_of(descriptor: int, format: str, image: str) -> int:
@@ -72,4 +93,4 @@ def _grow_raw(descriptor: int, size: int, sparse: bool, image: str) -> None:
             raise
 
 
-__all__ = ["grow_image"]
+__all__ = ["foresee_growth", "grow_image"]

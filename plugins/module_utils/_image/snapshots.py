@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
-from .copy import convert, copy_local
+from .copy import convert, copy_local, foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
 from .qemu_img import as_one_image, run_qemu_img
@@ -94,6 +94,27 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
             else:
                 copy_local(next(iter(reads)), part.fd)
             replace_image(part, files.place(None), path=image, outdated=[f"{files.name}.md5sum"], remove=f"{files.name}.snap")
+
+
+def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
+    """Refuse a change of snapshots that there is no room for.
+
+    :arg action: the driver's name of one of the functions above: ``snap_delete``, ``snap_flatten`` or ``snap_revert``.
+    :raises NoSpace: as the function would; :raises NotFound, Conflict, FileAccessFailed, CommandFailed.
+    """
+    with _opened(image) as files:
+        if action == "snap_delete":
+            # One after the other is copied, and takes the place of what it is a copy of.
+            copied = files.children(snapshot) if format == "qcow2" and files.has(snapshot) else []
+        elif action == "snap_flatten" and format == "qcow2":
+            with files.opened_all(files.chain(snapshot)) as reads:
+                foresee_conversion(as_one_image(tuple(reads)), "qcow2", files.directory, "qcow2", reads=reads, timeout=TIMEOUT)
+            return
+        else:
+            copied = [files.chain(snapshot)[0] if format == "qcow2" else files.data_of(snapshot)]
+        for number in copied:
+            with files.opened(number) as descriptor:
+                foresee_copy(descriptor, files.directory)
 
 
 def list_snapshots(image: str) -> list[int]:
@@ -334,4 +355,4 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
         replace_image(part, files.place(child), path=files.path(child))
 
 
-__all__ = ["content_files", "data_file", "delete_snapshot", "flatten_snapshot", "list_snapshots", "remove_image", "revert_snapshot"]
+__all__ = ["content_files", "data_file", "delete_snapshot", "flatten_snapshot", "foresee_change", "list_snapshots", "remove_image", "revert_snapshot"]

@@ -19,6 +19,7 @@ from .._core.command import stream
 from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
 from .._core.names import check_host
 from .._core.paths import absolute
+from .._core.words import MODULE, Words
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .pace import paced, sustained
 
@@ -31,7 +32,7 @@ LONGEST_GREETING = 64 << 10
 
 #: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no modification of its own.
 CHANGED = "it changed while it was copied"
-CONSENT = "copy it when nothing writes to it, or set 'verify' to false"
+CONSENT = "copy it when nothing writes to it, or give {} to store what comes out"
 COPY = "; ".join(
     (
         '[ -f "$1" ] || exec cat -- "$1"',
@@ -137,6 +138,7 @@ def open_source(
     ca: str | None = None,
     log: Callable[[str], object],
     warn: Callable[[str], object] = str,
+    words: Words = MODULE,
 ) -> Iterator[Iterator[bytes]]:
     """The bytes behind a URL, as they are there. Nothing is opened before the first byte is asked for.
 
@@ -146,6 +148,7 @@ def open_source(
     :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a sentence.
     :arg downloader: as :class:`Source` takes it, ``headers`` and ``ca``, too.
     :arg log: gets lines of progress, without credentials.
+    :arg words: what errors call the choices of the user.
     :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
     :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before they should.
     :raises StaleState: the file changed while it was copied.
@@ -157,7 +160,7 @@ def open_source(
 
         chunks = read_with_downloader(str(downloader), path, source.shown)
     elif source.scheme == "ssh":
-        chunks = _copied(source, timeout, verify, warn)
+        chunks = _copied(source, timeout, verify, warn, words)
     else:
         from .download import download  # HTTP and TLS take longer to load than all the rest
 
@@ -170,10 +173,11 @@ def open_source(
 
 
 def read_head(
-    path: str, size: int, *, timeout: float = 30, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
+    path: str, size: int, *, timeout: float = 30, limit: int | None = None, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
 ) -> tuple[bytes, int | None]:
     """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where known.
 
+    :arg limit: as :func:`open_source` takes it.
     :arg headers: as :class:`Source` takes them, and ``ca``.
     :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
     """
@@ -181,7 +185,7 @@ def read_head(
     if source.scheme != "ssh":
         from .download import download_head
 
-        return download_head(source, size, timeout)
+        return download_head(source, size, timeout, limit)
     answer = b""
     for chunk in _over_ssh(source, f'stat -L -c %s -- "$1" && exec head -c {size} -- "$1"', timeout):
         answer += chunk
@@ -200,16 +204,16 @@ def _remote(path: str, downloader: str | None, headers: Mapping[str, str], ca: s
     return source
 
 
-def _copied(source: Source, timeout: float, verify: bool, warn: Callable[[str], object]) -> Iterator[bytes]:
+def _copied(source: Source, timeout: float, verify: bool, warn: Callable[[str], object], words: Words) -> Iterator[bytes]:
     try:
-        yield from _over_ssh(source, COPY, timeout)
+        yield from _over_ssh(source, COPY, timeout, words)
     except StaleState:
         if verify:
             raise
         warn(f"{source.shown} changed while it was copied, and the copy can be a mixture of both states.")
 
 
-def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
+def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE) -> Iterator[bytes]:
     """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
@@ -218,7 +222,7 @@ def _over_ssh(source: Source, script: str, timeout: float) -> Iterator[bytes]:
 
     def failed(reason: str) -> VmstoreError:
         if reason == CHANGED:
-            return StaleState(f"Could not read {source.shown}: {reason}; {CONSENT}.")
+            return StaleState(f"Could not read {source.shown}: {reason}; {CONSENT.format(words.unverified)}.")
         return TransferFailed(f"Could not read {source.shown}: {reason}.")
 
     with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .._core.block_device import is_block_device, is_held, length_of, sectors_written
 from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
+from .._core.words import MODULE, Words
 
 #: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it (BLK_PERM_WRITE, BLK_PERM_RESIZE).
 _WRITERS = ((101, 1), (103, 1))
@@ -25,13 +26,15 @@ class StillFiles:
 
     :arg paths: their paths by descriptor, for messages.
     :arg verify: ``False`` adds to :attr:`warnings` what would be refused.
+    :arg words: what errors call the choices of the user.
     :raises Conflict: a program such as QEMU has one open for writing, or a device is mounted or a part of another one.
     """
 
-    def __init__(self, paths: Mapping[int, str], *, verify: bool = True) -> None:
+    def __init__(self, paths: Mapping[int, str], *, verify: bool = True, words: Words = MODULE) -> None:
         self.warnings: list[str] = []
         self._paths = paths
         self._verify = verify
+        self._words = words
         self._before = {descriptor: _state(descriptor, path) for descriptor, path in paths.items()}
         for descriptor, path in paths.items():
             if is_block_device(descriptor):
@@ -61,7 +64,7 @@ class StillFiles:
 
     def _refuse(self, error: Callable[[str], VmstoreError], what: str, remedy: str) -> None:
         if self._verify:
-            raise error(f"{what}; {remedy}, or give verify: false to store what comes out.")
+            raise error(f"{what}; {remedy}, or give {self._words.unverified} to store what comes out.")
         self.warnings.append(f"{what}, so the copy may hold parts of different states.")
 
 

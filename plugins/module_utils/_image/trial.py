@@ -2,27 +2,41 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Try options of mkfs and qemu-img on files that are thrown away, so that they are refused where they are declared and not with the first image."""
+"""Try mkfs and qemu-img on files that are thrown away.
+
+So options are refused where they are declared and not with the first image, and check mode knows which image can't be made.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 
 from .._core.command import reason, run
-from .._core.errors import CommandFailed, InvalidInput, VmstoreError
-from .copy import creation_options
-from .datablock import find_mkfs
+from .._core.directory import descriptor_path
+from .._core.errors import CommandFailed, InvalidInput, NoSpace, VmstoreError, os_errors
+from .._core.temporary import lock
+from .copy import creation_options, foresee_conversion
+from .datablock import MEBIBYTE, PREALLOCATION, WRITING, check_datablock, find_mkfs, run_mkfs
 from .qemu_img import run_qemu_img
+from .room import may_compress, require_length, require_room, space
 
 #: How each command is kept from writing, so that it can be tried on large files, too.
-_DRY_RUN = {"ext2": "-n", "ext3": "-n", "ext4": "-n", "xfs": "-N"}
+_DRY_RUN = {"ext2": "-n", "ext3": "-n", "ext4": "-n", "ntfs": "-n", "xfs": "-N"}
+
+#: Upper bound of what a command that can't be kept from writing may write for a trial, in bytes.
+_MOST_WRITTEN = 256 << 20
 
 #: Bytes of the files that options are tried on, one after the other: some fit only small or only large file systems.
 _SIZES, _DRY_SIZES = (2**30, 2**23), (2**30, 2**23, 2**40)
 
-#: Seconds for one command.
+#: Seconds for one command of a trial, and for one that is watched.
 _TIMEOUT = 60
+_WATCHED_TIMEOUT = 2 * _TIMEOUT
 
 
 def try_fs_options(option: str, fs: str, options: str) -> None:
@@ -53,6 +67,113 @@ def try_fs_options(option: str, fs: str, options: str) -> None:
     raise InvalidInput(option, options, f"arguments of {os.path.basename(command[0])} are expected, which prints: {reasons[0]}")
 
 
+def try_datablock(
+    directory: int,
+    *,
+    format: str,
+    size_mb: int,
+    fs: str | None = None,
+    supported: Sequence[str] = (),
+    fs_options: str = "",
+    qcow2_options: str = "",
+    sparse: bool = True,
+) -> None:
+    """Refuse what :func:`make_datablock`, whose arguments and errors these are, would refuse, as far as that is known before.
+
+    :arg directory: descriptor of the directory that the image is to be in.
+    """
+    mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
+    size = size_mb * MEBIBYTE
+    if not sparse:
+        require_room(directory, size, WRITING)
+    if format == "raw" or mkfs:
+        require_length(directory, size, WRITING)
+    if mkfs:
+        _try_mkfs(mkfs, str(fs), size, directory, qcow2_options if format == "qcow2" else None)
+    elif format == "qcow2":
+        options = ",".join(one for one in qcow2_options.split(",") if not one.startswith(PREALLOCATION))
+        with contextlib.suppress(_NothingKnown), _trial_file(0) as descriptor:
+            arguments = ["create", "-q", "-f", "qcow2", *creation_options(options), "--", descriptor_path(descriptor), str(size)]
+            run_qemu_img(*arguments, reads={}, writes={descriptor: "the new image"}, data=size, timeout=_TIMEOUT)
+
+
+def _try_mkfs(command: list[str], fs: str, size: int, directory: int, qcow2_options: str | None) -> None:
+    """
+    :arg size: bytes.
+    :arg qcow2_options: of the qcow2 image that the file system is converted to, ``None`` where that stays raw.
+    """
+    with os_errors("look at the file system to make a datablock"):
+        free = space(directory).free
+        is_known = not may_compress(directory)
+    try:
+        with _trial_file(size) as descriptor:
+            dry = _DRY_RUN.get(fs)
+            if dry:
+                run_mkfs([*command, dry], descriptor, timeout=_WATCHED_TIMEOUT, watch=_Watch(descriptor, 0))
+            # What fits whatever it takes needs no more than the dry run.
+            if not dry or (is_known and size * (1 if qcow2_options is None else 2) > free):
+                limit = min(free, _MOST_WRITTEN)
+                with contextlib.suppress(_TooMuch) if limit == free else contextlib.nullcontext():
+                    run_mkfs(command, descriptor, timeout=_WATCHED_TIMEOUT, watch=_Watch(descriptor, limit))
+                if is_known:
+                    _require_room(descriptor, directory, qcow2_options)
+    except _NothingKnown:
+        return
+
+
+def _require_room(made: int, directory: int, qcow2_options: str | None) -> None:
+    """Refuse a file system that doesn't fit, where it is known how much the one of the trial takes."""
+    taken = os.fstat(made).st_blocks * 512
+    require_room(directory, taken, WRITING)
+    if qcow2_options is not None:
+        reads = {made: "the new file system"}
+        image = descriptor_path(made)
+        foresee_conversion(image, "raw", directory, "qcow2", reads=reads, options=qcow2_options, taken=taken, timeout=_TIMEOUT)
+
+
+class _NothingKnown(Exception):
+    """A trial tells nothing about the real work."""
+
+
+class _TooMuch(_NothingKnown):
+    """A trial takes more space than it is allowed to, or too long."""
+
+
+class _Watch:
+    """Ends a trial that takes more than ``limit`` bytes, or :data:`_TIMEOUT`."""
+
+    def __init__(self, descriptor: int, limit: int) -> None:
+        self._descriptor, self._limit = descriptor, limit
+        self._end = time.monotonic() + _TIMEOUT
+
+    def __call__(self) -> None:
+        if time.monotonic() > self._end:
+            raise _NothingKnown
+        if os.fstat(self._descriptor).st_blocks * 512 > self._limit:
+            raise _TooMuch
+
+
+@contextlib.contextmanager
+def _trial_file(size: int) -> Iterator[int]:
+    """Yield a descriptor of a file of ``size`` bytes without a name, locked as a new image is.
+
+    :raises _NothingKnown: there can't be such a file here, or it needs more space than there is.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(tempfile.TemporaryFile()).fileno()
+            os.truncate(descriptor, size)
+            lock(descriptor, fcntl.F_OFD_SETLK)
+        except OSError as error:
+            raise _NothingKnown from error
+        try:
+            yield descriptor
+        except NoSpace as error:
+            if space(descriptor).free < MEBIBYTE:
+                raise _NothingKnown from error
+            raise
+
+
 def try_qcow2_options(option: str, options: str) -> None:
     """Refuse options that qemu-img of this host, where it is installed, doesn't accept for a new qcow2 image.
 
@@ -71,4 +192,4 @@ def try_qcow2_options(option: str, options: str) -> None:
         raise InvalidInput(option, options, f"options of qemu-img are expected, which prints: {reason(completed)}")
 
 
-__all__ = ["try_fs_options", "try_qcow2_options"]
+__all__ = ["try_datablock", "try_fs_options", "try_qcow2_options"]

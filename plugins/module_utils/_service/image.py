@@ -136,6 +136,7 @@ class ImageService(CatalogService):
     def _plan_once(self) -> Plan:
         self._known = KnownImages(self.catalog, timeout=self.timeout, log=self.log)
         self._data.start(self._known)
+        self._data.look = self._data.look and not self.missing  # nothing is made without a catalog
         self._plan = Plan()
         self._claims: dict[int, int] = {}
         self._ahead: set[int] = set()

@@ -212,6 +212,8 @@ class ImageData:
             kept = f"The {found.fs} in the image {found.name!r} keeps its {found.size_mb} MiB"
             self.warnings[number] = (f"{kept} until it is grown in a guest, such as with resize2fs, xfs_growfs or mkswap.",)
         options = self._copy_options(driver, wish, found.type)
+        if self.look:
+            driver.preview_resize(found.path, found.format, size, sparse=options.sparse)
 
         def grow() -> None:
             with self._lock(found.id):
@@ -244,6 +246,8 @@ class ImageData:
             settings = driver.settings
             fs_options = settings.fs_options.get(wish.fs or "", "")
             check_datablock(format=image_format, size_mb=size, fs=wish.fs, supported=settings.supported_fs, fs_options=fs_options)
+        if self.look:
+            driver.preview_mkfs(size, image_format, wish.fs, sparse=options.sparse)
         self._to_make[number] = driver, lambda: CopiedImage(driver.mkfs(size, image_format, wish.fs, sparse=options.sparse), image_format, size)
         return CopiedImage("", image_format, size)
 
@@ -263,17 +267,18 @@ class ImageData:
         named = {} if origin is None else {"origin": origin}
         maker = self._wish_of.get(source.id)
 
-        def make() -> CopiedImage:
+        def clone(clone: Callable[..., CopiedImage]) -> CopiedImage:
             if maker is not None and maker not in self.made:
                 raise NotFound(f"clone_from: the image {source.name!r} could not be made.")
             path, image_format = (source.path, source.format) if maker is None else (self.made[maker].source, self.made[maker].format)
             try:
-                return driver.clone(path, image_format, options, **named)
+                return clone(path, image_format, options, **named)
             except InvalidInput as error:  # which names an option of the driver
                 raise InvalidInput("clone_from", reference, f"its data at {path} can't be used: {error.accepted}") from error
 
-        self._to_make[number] = driver, make
-        return CopiedImage("", wanted or source.format, source.size_mb)
+        self._to_make[number] = driver, functools.partial(clone, driver.clone)
+        warnings = clone(driver.preview_clone).warnings if self.look and maker is None else ()
+        return CopiedImage("", wanted or source.format, source.size_mb, warnings)
 
     def _elsewhere(self, source: Image, datastore: Datastore) -> Datastore | None:
         """Return the datastore on this host that has what is cloned into another; ``None`` where the driver finds the source by itself.

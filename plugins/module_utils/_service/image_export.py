@@ -18,16 +18,18 @@ from typing import Any
 
 from .._catalog.datastores import all_datastores
 from .._core.arguments import ArgumentSpec
-from .._core.directory import descriptor_path, opened_directory, opened_file_at, sync_opened
+from .._core.directory import descriptor_path, opened_directory, opened_file_at, require_writable, sync_opened
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
 from .._driver.source_file import chunks_of
 from .._image.checked_image import missing_ends
 from .._image.content import Content, OpenContent, copy_content, same_content
+from .._image.copy import foresee_conversion, foresee_copy
 from .._image.image_file import inspect
-from .._image.new_image import new_image
+from .._image.new_image import new_image, sweep
 from .._image.qemu_img import as_one_image
+from .._image.snapshots import TIMEOUT
 from .catalog import CATALOG_OPTIONS
 from .image_work import ImageWorkService, check_snapshot, users_of
 
@@ -68,10 +70,12 @@ class ImageExportService(ImageWorkService):
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):
                 plan.result.update(target.measured())
+                self.sweep = functools.partial(sweep, os.path.dirname(self.dest))
                 return plan
             if target.found is not None and not self.options["force"]:
                 raise Conflict(f"dest: {self.dest!r} exists and is not {image.name!r} in the format {wanted}; force replaces it.")
             found = target.found
+            self._foresee(content, opened, wanted, target.directory)
         before = None if found is None else {"dest": self.dest, "size": found.size}
         after = {"dest": self.dest, "format": wanted, "image": image.name, "snapshot": snapshot}
         plan.actions.append(Action("export image", image.name, before, after, functools.partial(self._write, plan, content, wanted, found)))
@@ -94,6 +98,19 @@ class ImageExportService(ImageWorkService):
                 # Not NoSpace, which says that nothing was changed.
                 raise FileAccessFailed(f"{self.dest} is written, but a crash could still undo that: {error.strerror}.") from error
             plan.result.update(measured(part.fd, self.dest))
+
+    @staticmethod
+    def _foresee(content: Content, opened: OpenContent, image_format: str, directory: int) -> None:
+        """Refuse what can't be written.
+
+        :raises VmstoreError: as writing would.
+        """
+        with os_errors(f"make an image in {os.readlink(descriptor_path(directory))}"):
+            require_writable(directory)
+        if content.format == image_format and len(content.files) == 1:
+            foresee_copy(opened.first, directory)
+        else:
+            foresee_conversion(opened.image, content.format, directory, image_format, reads=opened.reads, timeout=TIMEOUT)
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[Target]:

@@ -37,14 +37,14 @@ LARGEST_ID = 10**9 - 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """The image and its snapshots when all is done, and the driver's part in that, if any."""
+    """The image and its snapshots when all is done, and the name of the driver's part in that, if any."""
 
     image: Image
     snapshots: list[int]
     name: str = ""
     before: object = None
     after: object = None
-    work: Callable[[str, str, int], None] | None = None
+    work: str | None = None
 
 
 class ImageSnapshotService(ImageWorkService):
@@ -69,10 +69,13 @@ class ImageSnapshotService(ImageWorkService):
         if outcome.image != image:
             apply, undo = (functools.partial(self._record, *pair) for pair in ((image, outcome.image), (outcome.image, image)))
             plan.actions.append(Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), apply, undo))
-        if outcome.work is not None:
+        if outcome.work is None:
+            self.sweep = driver.sweep
+        else:
             self._check_unused(image)
             self._check_data_unused(image, driver)
-            apply = functools.partial(self._work, image, functools.partial(outcome.work, image.path, image.format, self.snapshot))
+            driver.preview_snapshot(outcome.work, image.path, image.format, self.snapshot)
+            apply = functools.partial(self._work, image, functools.partial(getattr(driver, outcome.work), image.path, image.format, self.snapshot))
             plan.actions.append(Action(outcome.name, image.name, outcome.before, outcome.after, apply))
         return plan
 
@@ -82,7 +85,7 @@ class ImageSnapshotService(ImageWorkService):
             return Outcome(image, snapshots)
         # What was based on the snapshot is based on another file then: the same data in other bytes.
         wanted = dataclasses.replace(image, checksum=None) if image.format == "qcow2" else image
-        return Outcome(wanted, left, "delete snapshot", {"snapshots": snapshots}, {"snapshots": left}, driver.snap_delete)
+        return Outcome(wanted, left, "delete snapshot", {"snapshots": snapshots}, {"snapshots": left}, "snap_delete")
 
     def _flattened(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         if not snapshots:
@@ -93,13 +96,13 @@ class ImageSnapshotService(ImageWorkService):
             why = f"because the other snapshots ({', '.join(others)}) would be lost as well"
             raise Conflict(f"The image {image.name!r} can't be flattened to its snapshot {self.snapshot} without force, {why}.")
         before, after = {"content": "as it is now", "snapshots": snapshots}, {"content": f"snapshot {self.snapshot}", "snapshots": []}
-        return Outcome(wanted, [], "flatten image", before, after, driver.snap_flatten)
+        return Outcome(wanted, [], "flatten image", before, after, "snap_flatten")
 
     def _reverted(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         wanted = self._as_it_was(image, driver, snapshots)
         if driver.snap_same(image.path, image.format, self.snapshot):
             return Outcome(dataclasses.replace(wanted, checksum=image.checksum), snapshots)
-        return Outcome(wanted, snapshots, "revert image", {"content": "as it is now"}, {"content": f"snapshot {self.snapshot}"}, driver.snap_revert)
+        return Outcome(wanted, snapshots, "revert image", {"content": "as it is now"}, {"content": f"snapshot {self.snapshot}"}, "snap_revert")
 
     def _as_it_was(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Image:
         check_snapshot(image, self.snapshot, snapshots)

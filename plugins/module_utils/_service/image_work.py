@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._catalog.catalog import Catalog, locate_catalog
@@ -18,7 +18,7 @@ from .._catalog.reserve import LOCK_SUFFIX
 from .._catalog.vm_disks import find_vm_disks
 from .._core.errors import CatalogFailed, NotFound
 from .._core.locks import locked
-from .._core.plan import Plan
+from .._core.plan import Plan, nothing
 from .._driver.base import DatastoreDriver
 from .catalog import CatalogService
 from .datastore import driver_of
@@ -31,6 +31,8 @@ class ImageWorkService(CatalogService):
         super().__init__(options["catalog"])
         self.options = options
         self.reference: str | int = options["image"]
+        #: Removes what killed runs left. The plan sets it where nothing of the plan does that.
+        self.sweep: Callable[[], object] = nothing
 
     def converge(self) -> Plan:
         self.reference = self.image().id
@@ -38,6 +40,7 @@ class ImageWorkService(CatalogService):
             self._close()  # what other runs changed is read again
             plan = self.plan()
             plan.commit()
+            self.sweep()
         return plan
 
     def image(self) -> Image:

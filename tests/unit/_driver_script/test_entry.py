@@ -164,16 +164,52 @@ def test_an_archive_is_refused(scripts: Any, image: Path) -> None:
     with zipfile.ZipFile(scripts.files / "x.zip", "w") as archive:
         archive.write(image)
     for name, kind in (("x.tar", "tar"), ("x.tar.xz", "tar"), ("x.zip", "zip")):
-        for action in ("cp", "stat"):
-            assert f"this is a {kind} archive" in refused(scripts, action, I_PATH=scripts.files / name)
+        message = refused(scripts, I_PATH=scripts.files / name)
+        assert f"this is a {kind} archive" in message
+        assert message.endswith("; FORMAT=raw in the image's template stores it as it is.")
 
 
 def test_what_is_no_image_is_refused(scripts: Any) -> None:
     (path := scripts.files / "x").write_bytes(b"<!DOCTYPE html><html><body>Please log in</body></html>")
-    for action in ("cp", "stat"):
-        assert "this is an HTML page" in refused(scripts, action, I_PATH=path)
+    assert "this is an HTML page" in refused(scripts, I_PATH=path)
     path.write_bytes(b"")
     assert "this is empty" in refused(scripts, I_PATH=path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_what_is_no_image_is_stored_where_the_template_says_so(scripts: Any, suffix: str) -> None:
+    """A front-end asks for the size first, and without the FORMAT: a refusal there would leave no way to consent."""
+    page = b"<!DOCTYPE html><html><body>" + b"x" * MIB + b"</body></html>"
+    (path := scripts.files / f"x{suffix}").write_bytes(gzip.compress(page) if suffix else page)
+    done = scripts("stat", I_PATH=path)
+    assert done.stdout == "2\n"
+    assert f"INFO: {path}: an image is expected, and this is an HTML page" in done.log
+    assert "FORMAT=raw in the image's template stores it as it is" in refused(scripts, I_PATH=path, I_FORMAT="")
+    assert "FORMAT=raw" in refused(scripts, I_PATH=path, I_FORMAT="qcow2")
+    stored, image_format = copied(scripts, I_PATH=path, I_FORMAT="raw")
+    assert (image_format, stored.read_bytes()) == ("raw", page)
+
+
+def test_what_is_an_image_stays_one_whatever_the_template_says(scripts: Any, qcow2: Path) -> None:
+    """A front-end passes the FORMAT of appliances of a marketplace, which are compressed or in another format."""
+    (path := scripts.files / "x.gz").write_bytes(gzip.compress(RAW))
+    stored, image_format = copied(scripts, I_PATH=path, I_FORMAT="raw")
+    assert (image_format, stored.read_bytes()) == ("raw", RAW)
+    stored.unlink()
+    assert copied(scripts, I_PATH=qcow2, I_FORMAT="raw")[1] == "qcow2"
+
+
+def test_messages_name_what_the_user_of_a_front_end_can_do(scripts: Any, qcow2: Path, opened_by_qemu: Callable[..., None]) -> None:
+    shell("qemu-io", "-f", "qcow2", "-c", "write 0 64k", qcow2)
+    (cut := scripts.files / "cut").write_bytes(qcow2.read_bytes()[:-1])
+    assert refused(scripts, I_PATH=cut).endswith("; VERIFY=NO in the datastore's template stores it nevertheless.")
+    done = scripts("cp", I_PATH=cut, DT_VERIFY="NO")
+    assert f"INFO: {cut} is stored because VERIFY is NO, but by the tables" in done.log
+    source = done.stdout.split()[0]
+    assert scripts("clone", I_PATH=source, I_FORMAT="qcow2", DT_VERIFY="NO").returncode == 0
+    assert "; VERIFY=NO in the datastore's template clones it nevertheless." in scripts("clone", I_PATH=source, I_FORMAT="qcow2").stderr
+    opened_by_qemu(qcow2)
+    assert "or give VERIFY=NO in the datastore's template to store what comes out." in scripts("cp", I_PATH=qcow2).stderr
 
 
 def test_a_warning_is_a_line_of_the_log(scripts: Any) -> None:
@@ -389,8 +425,8 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
         for action in ("cp", "stat"):
             assert "hunter2" not in refused(scripts, action, I_PATH=secret)
     (scripts.files / "page").write_bytes(b"<html>")
-    for action in ("cp", "stat"):
-        assert "this is an HTML page: it is probably the login or error page" in refused(scripts, action, I_PATH=f"{url}/page")
+    assert "this is an HTML page: it is probably the login or error page" in refused(scripts, I_PATH=f"{url}/page")
+    assert scripts("stat", I_PATH=f"{url}/page").stdout == "1\n"
     # What came, and isn't accepted, is named without the secrets of its URL, too.
     (scripts.files / "bad").write_bytes(b"QFI\xfb" + bytes(4))
     for action in ("cp", "stat"):

@@ -255,6 +255,39 @@ def test_chunked_and_unknown_lengths(serve: Serve) -> None:
     assert told == [f"Downloading {old_site.url} (the server gives no length, so that a connection that ends too early can't be noticed)"]
 
 
+def in_advance(*statuses: int, then: Answer = ranges) -> Answer:
+    """Answers that aren't the final one come before it (RFC 9110 15.2)."""
+
+    def answer(handler: Handler) -> None:
+        for status in statuses:
+            handler.wfile.write(f"HTTP/1.1 {status} Early\r\nLink: </style.css>; rel=preload\r\n\r\n".encode())
+        then(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize("statuses", [(100,), (102,), (103,), (100, 102, 103, 103), (199,), (100,) * 50 + (103,) * 50])
+def test_answers_in_advance_are_skipped(serve: Serve, statuses: tuple[int, ...]) -> None:
+    site = serve(in_advance(*statuses))
+    assert fetch(site.url) == DATA
+    assert read_head(site.url, 1000, timeout=5) == (DATA[:1000], len(DATA))
+    assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize("status", [100, 103])
+def test_answers_in_advance_are_limited(serve: Serve, status: int) -> None:
+    site = serve(in_advance(*[status] * 101))
+    for use in (fetch, lambda url: read_head(url, 1000, timeout=5)):
+        with pytest.raises(TransferFailed, match="the server sent 100 answers in advance, and no final one"):
+            use(site.url)
+    assert len(site.asked) == 2
+
+
+def test_another_protocol_is_no_file(serve: Serve) -> None:
+    with pytest.raises(TransferFailed, match="the server answered 101 Switching Protocols"):
+        fetch(serve(in_advance(101)).url)
+
+
 def test_an_empty_file(serve: Serve) -> None:
     site = serve(lambda handler: handler.head(200, Content_Length=0))
     assert fetch(site.url) == b""
@@ -604,8 +637,8 @@ def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("begin", "flood"),
-    [(b"", CONTINUE), (CHUNKED + b"0\r\n", b"X: y\r\n"), (CHUNKED, b"1;" + b"x" * 10_000 + b"\r\nx\r\n")],
-    ids=["continue", "trailer", "extension"],
+    [(CHUNKED + b"0\r\n", b"X: y\r\n"), (CHUNKED, b"1;" + b"x" * 10_000 + b"\r\nx\r\n")],
+    ids=["trailer", "extension"],
 )
 def test_what_is_not_the_file_is_limited(serve: Serve, begin: bytes, flood: bytes) -> None:
     site = serve(flooding(begin, flood))
@@ -974,7 +1007,7 @@ def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(image: tuple
         change(path)
         for _ignored in chunks:
             pass
-    assert str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; {source.CONSENT}."
+    assert str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; {source.CONSENT.format('verify: false')}."
 
 
 def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:
