@@ -31,6 +31,7 @@ class Methods:
         ledger, rules, durability = datastore.ledger, datastore.rules, datastore.durability
         return {
             "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
+            "export": self.daemon.exports.set, "unexport": self.daemon.delete_export, "mount_export": self.daemon.mount_export,
             "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
             "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
             "crash.track": durability.track, "crash.states": self.states, "crash": self.crash, "restart": datastore.restart,
@@ -64,7 +65,7 @@ class Methods:
         status = self.datastore.status()
         for client, adapter in self.daemon.adapters.items():
             status["clients"][client]["mount_point"] = str(adapter.mount_point)
-        return status | {"bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
+        return status | {"exports": self.daemon.exports.status(), "bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
 
     def advance(self, seconds: float) -> float:
         clock = self.datastore.clock

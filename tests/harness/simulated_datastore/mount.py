@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from .nodes import Node
 from .profiles import Profile
 from .request import Caller, Request
@@ -35,6 +37,8 @@ class Export:
     read_only: bool = False
     #: Without the page cache: the ledger is exact, mmap doesn't work.
     strict: bool = False
+    #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5)); None: never.
+    soft: float | None = None
 
 
 class Handle:
@@ -118,12 +122,33 @@ class Mount:
         self.datastore.parked.append(request)
         self._ledger.changed()
         try:
-            await wait
+            await self._wait(wait)
         finally:
             self.datastore.parked.remove(request)
         if self.datastore.crashes != crashes and request.op not in ("release", "releasedir"):
             raise OSError(errno.EIO, "the server has crashed since")
         self.datastore.state.gate(request)
+
+    async def _wait(self, wait: Awaitable[Any]) -> None:
+        """Raises EIO when the client has no patience any more."""
+        if self.export.soft is None:
+            await wait
+            return
+        clock = self.datastore.clock
+        over = False
+
+        async def give_up(deadline: float) -> None:
+            nonlocal over
+            await clock.sleep_until(deadline)
+            over = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up, clock.now() + self.export.soft)
+            await wait
+            nursery.cancel_scope.cancel()
+        if over:
+            raise OSError(errno.EIO, "the client has waited long enough")
 
     # Names
 

@@ -121,7 +121,7 @@ def test_a_dead_daemon(shell: Shell) -> None:
     shell("mount", "backing", "one", "--log", shell.root / "log")
     pid = shell.json("status")["backing"]["pid"]
     (shell.root / "run/other").mkdir()
-    assert "No daemon answers" in shell("set", "-d", "other", "size=1M", code=1)
+    assert "no datastore 'other'" in shell("set", "-d", "other", "size=1M", code=1)
     (shell.root / "run/other").rmdir()
     os.kill(pid, 9)
     # However far the watchdog is by now: what is left is swept.

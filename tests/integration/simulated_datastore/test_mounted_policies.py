@@ -299,7 +299,7 @@ def test_a_client_cut_off(mounted: Callable[..., Any]) -> None:
 
 
 def own_mounts(root: Path) -> list[str]:
-    return [path for _unused, path, source in mounts() if source == "simulated-datastore" and path.startswith(str(root))]
+    return [mount.path for mount in mounts() if mount.is_simulated and mount.path.startswith(str(root))]
 
 
 def wait_until_unmounted(root: Path) -> None:

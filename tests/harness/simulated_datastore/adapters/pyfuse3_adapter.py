@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -33,9 +34,20 @@ from ..system import mounts
 from .pyfuse3_module import fresh_module
 
 CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
+#: Options of mount(8) that are there for each file system, and that libfuse knows as well.
+FLAGS = ("noatime", "nodev", "nodiratime", "noexec", "nosuid")
 #: The number by which FUSE calls the root.
 _ROOT = 1
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """What the kernel's table of mounts shows: the source, the type after ``fuse.``, and options that are there for each file system."""
+
+    source: str
+    type: str
+    flags: tuple[str, ...] = ()
 
 
 class Pyfuse3Adapter:
@@ -44,7 +56,7 @@ class Pyfuse3Adapter:
     *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
     """
 
-    def __init__(self, mount: Mount, mount_point: Path, trim: int) -> None:
+    def __init__(self, mount: Mount, mount_point: Path, trim: int, table: KernelTable) -> None:
         self.mount = mount
         self.mount_point = mount_point
         self.trim = trim
@@ -54,8 +66,12 @@ class Pyfuse3Adapter:
         self._trimming = False
         self._session_lock = threading.Lock()
         self._closed = False
+        self._ended = False
+        #: Set when the mount has gone.
+        self.closed = trio.Event()
         all_squash = mount.export.squash == "all"
-        options = {"fsname=simulated-datastore", f"subtype={mount.client}", "allow_other", "dev", "suid"}
+        source = table.source.replace("\\", "\\\\").replace(",", "\\,")
+        options = {f"fsname={source}", f"subtype={table.type}", "allow_other", *({"dev", "suid"} - {flag.removeprefix("no") for flag in table.flags}), *table.flags}
         if not all_squash:
             # Else the kernel would check permissions of users whom the server takes for another.
             options.add("default_permissions")
@@ -67,7 +83,7 @@ class Pyfuse3Adapter:
         except RuntimeError as error:
             raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: fusermount3 and the kernel's FUSE are needed ({error}).") from error
         # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
-        self.device = next((device for device, path, _unused in reversed(mounts()) if path == os.fspath(mount_point)), "")
+        self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         _sessions.register(self._session_fd(), select.POLLIN)
         # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop the daemon.
@@ -90,8 +106,9 @@ class Pyfuse3Adapter:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._trio.starting = True
-                nursery.start_soon(self._reader)
+                if not self._ended:
+                    self._trio.starting = True
+                    nursery.start_soon(self._reader)
         finally:
             self._nursery = None
             self._jobs.put(None)
@@ -110,7 +127,8 @@ class Pyfuse3Adapter:
             self._nursery.start_soon(self._reader)
 
     def terminate(self) -> None:
-        """End the session: :meth:`run` returns."""
+        """End the session: :meth:`run` returns, at once if it comes later."""
+        self._ended = True
         if self._nursery is not None:
             self._pyfuse3.terminate()
             self._nursery.cancel_scope.cancel()
