@@ -19,7 +19,7 @@ from . import checks, errnos, helpers, scenario, settings
 from .client import Control, Running, running, start
 from .errors import DaemonGone, SimulatedDatastoreError
 from .profiles import choose
-from .system import resolve
+from .system import mounts, resolve
 from .values import assignments
 
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--mock-clock", action="store_true", help="time stands still until it is advanced")
         sub.add_argument("--ledger", type=Path, metavar="FILE", help="append the ledger to a file")
         sub.add_argument("--log", type=Path, metavar="FILE")
+        sub.add_argument("--make-directories", action="store_true", help="make the directories that are missing")
 
     mount = command("mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False)
     mount.add_argument("backing", metavar="BACKING", type=Path)
@@ -157,14 +158,29 @@ def _cell(column: str, value: Any) -> str:
 
 def _mount(options: argparse.Namespace) -> None:
     mount = {"mount_point": resolve(options.mount_point), **_client(options), "read_only": options.read_only, "strict": options.strict}
+    _make_directories(options, mount["mount_point"])
     name = _add(options, "mount", {**mount, "replace": options.replace}, mounts=[mount])
     _print(options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}")
 
 
 def _export(options: argparse.Namespace) -> None:
     export = {"source": options.source, **_client(options)}
+    _make_directories(options)
     name = _add(options, "export", export, exports=[export])
     _print(options, {"datastore": name, **export}, lambda: f"{name}: exported as {options.source}")
+
+
+def _make_directories(options: argparse.Namespace, *others: str) -> None:
+    if not options.make_directories:
+        return
+    # What is mounted may hang.
+    taken = {mount.path for mount in mounts()}
+    for path in (resolve(options.backing), *others):
+        try:
+            if path not in taken:
+                os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The directory {path!r} can't be made: {error.strerror}.") from error
 
 
 def _unexport(options: argparse.Namespace) -> None:

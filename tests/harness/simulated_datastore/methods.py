@@ -13,6 +13,7 @@ from .errors import SimulatedDatastoreError
 from .ledger import CRITERIA
 from .profiles import choose
 from .request import Request
+from .system import SOURCE
 
 if TYPE_CHECKING:
     from .control import Method
@@ -64,7 +65,7 @@ class Methods:
     def status(self) -> dict[str, Any]:
         status = self.datastore.status()
         for client, adapter in self.daemon.adapters.items():
-            status["clients"][client]["mount_point"] = str(adapter.mount_point)
+            status["clients"][client] |= {"mount_point": str(adapter.mount_point), "source": adapter.table.source, "by_helper": adapter.table.source != SOURCE}
         return status | {"exports": self.daemon.exports.status(), "bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
 
     def advance(self, seconds: float) -> float:

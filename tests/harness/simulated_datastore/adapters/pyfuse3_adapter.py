@@ -60,6 +60,7 @@ class Pyfuse3Adapter:
         self.mount = mount
         self.mount_point = mount_point
         self.trim = trim
+        self.table = table
         self._pyfuse3, self._trio = fresh_module()
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
