@@ -226,7 +226,8 @@ def _describe(name: str, status: dict[str, Any]) -> str:
         lines.append("in force: " + " ".join(f"{key}={json.dumps(value)}" for key, value in policies.items()))
     clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
                for client, mount in status["clients"].items()]
-    lines.append(_table(clients, ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]) if clients else "no client has it mounted")
+    columns = ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]
+    lines.append(_table(clients, columns) if clients else "no client has it mounted")
     lines += [f"exported as {export['source']}" for export in status["exports"]]
     if status["rules"]:
         lines.append(_rules(status["rules"]))

@@ -3,8 +3,8 @@
 """What mount(8) calls for the file system types ``sim`` and, where the shim is installed, ``nfs`` and ``nfs4``:
 ``mount.TYPE SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]`` (mount(8), "EXTERNAL HELPERS").
 
-It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images /mnt/images`` runs as it is. Messages and exit codes
-are those of mount.nfs(8).
+It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images /mnt/images`` runs as it is. Messages and exit
+codes are those of mount.nfs(8).
 """
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ _RETRY = {"fg": 2, "bg": 10_000}
 #: Options of mount(8), by the flag of mount(2) that a remount sets; None for those that have no effect here.
 _FLAGS: dict[str, int | None] = {
     "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048,
-    **dict.fromkeys(("async", "atime", "auto", "defaults", "dev", "diratime", "dirsync", "exec", "group", "iversion", "lazytime", "loud", "mand", "noauto", "nofail",
-                     "nogroup", "noiversion", "nolazytime", "nomand", "noowner", "norelatime", "nostrictatime", "nouser", "nousers", "owner", "relatime", "remount",
-                     "rw", "silent", "strictatime", "suid", "sync", "user", "users", "_netdev"))}
+    **dict.fromkeys((
+        "async", "atime", "auto", "defaults", "dev", "diratime", "dirsync", "exec", "group", "iversion", "lazytime", "loud", "mand", "noauto", "nofail",
+        "nogroup", "noiversion", "nolazytime", "nomand", "noowner", "norelatime", "nostrictatime", "nouser", "nousers", "owner", "relatime", "remount", "rw",
+        "silent", "strictatime", "suid", "sync", "user", "users", "_netdev"))}
+#: What the kernel shows of a FUSE mount, and mount(8) gives back for a remount.
+_FUSE = frozenset({"allow_other", "blksize", "default_permissions", "group_id", "max_read", "user_id"})
 #: Options of nfs(5).
 _NFS = frozenset({
-    "ac", "acdirmax", "acdirmin", "acl", "acregmax", "acregmin", "actimeo", "addr", "bg", "clientaddr", "cto", "fg", "fsc", "hard", "intr", "local_lock", "lock",
-    "lookupcache", "max_connect", "migration", "minorversion", "mountaddr", "mounthost", "mountport", "mountproto", "mountvers", "namlen", "nconnect", "nfsvers", "noac",
-    "noacl", "nocto", "nofsc", "nointr", "nolock", "nomigration", "nordirplus", "noresvport", "nosharecache", "nosoftreval", "notrunkdiscovery", "port", "posix",
-    "proto", "rdirplus", "rdma", "resvport", "retrans", "retry", "rsize", "sec", "sharecache", "soft", "softerr", "softreval", "tcp", "timeo", "trunkdiscovery", "udp",
-    "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "vers", "write", "wsize", "xprtsec"})
+    "ac", "acdirmax", "acdirmin", "acl", "acregmax", "acregmin", "actimeo", "addr", "bg", "clientaddr", "cto", "fg", "fsc", "hard", "intr", "local_lock",
+    "lock", "lookupcache", "max_connect", "migration", "minorversion", "mountaddr", "mounthost", "mountport", "mountproto", "mountvers", "namlen",
+    "nconnect", "nfsvers", "noac", "noacl", "nocto", "nofsc", "nointr", "nolock", "nomigration", "nordirplus", "noresvport", "nosharecache",
+    "nosoftreval", "notrunkdiscovery", "port", "posix", "proto", "rdirplus", "rdma", "resvport", "retrans", "retry", "rsize", "sec", "sharecache", "soft",
+    "softerr", "softreval", "tcp", "timeo", "trunkdiscovery", "udp", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "vers", "write", "wsize", "xprtsec"})
 _VERSIONS = ("3", "4", "4.0", "4.1", "4.2")
 
 
@@ -85,7 +88,7 @@ class Call:
         self.spec, self.directory = names
         if not self.sloppy:
             for name in self.options:
-                if name not in _FLAGS and name not in _NFS and not name.lower().startswith("x-") and name != "comment":
+                if name not in _FLAGS and name not in _NFS | _FUSE and not name.lower().startswith("x-") and name != "comment":
                     raise _Failure(f"an incorrect mount option was specified: {name}")
 
     @property
@@ -142,9 +145,14 @@ def _mount(call: Call) -> None:
     while problem := _unreachable(server):
         if background:
             # As mount.nfs: the parent is done, the child goes on trying.
+            print(f'mount.{call.kind}: backgrounding "{call.spec}"', file=sys.stderr, flush=True)
             if os.fork():
                 return
             os.setsid()
+            os.chdir("/")
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(null, number)
             background = False
         if time.monotonic() >= until:
             raise _Failure(f"{problem} for {call.spec} on {call.directory}")

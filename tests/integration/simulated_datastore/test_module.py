@@ -169,8 +169,8 @@ def test_other_datastores_are_none_of_its_business(host: Host) -> None:
 
 @pytest.mark.parametrize("settings", [
     {"size": "64K"}, {"max_file": "1 MiB", "read": "10M", "write": "4096"}, {"size": "1M", "quotas": [{"uid": 1000, "size": "64K"}]}, {"quotas": []},
-    {"quotas": None}, {"latency": 0.25}, {"latency": {}}, {"latency": {"read": 0.5, "write": None}}, {"state": "hung", "client": "two"}, {"state": "slow", "delay": 2},
-    {"read": None, "requests": 0}, {"size": None, "error_at": None}])
+    {"quotas": None}, {"latency": 0.25}, {"latency": {}}, {"latency": {"read": 0.5, "write": None}}, {"state": "hung", "client": "two"},
+    {"state": "slow", "delay": 2}, {"read": None, "requests": 0}, {"size": None, "error_at": None}])
 def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
     host.plan().commit()
     host.partial(settings=settings).commit()

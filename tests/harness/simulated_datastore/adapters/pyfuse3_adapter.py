@@ -72,7 +72,9 @@ class Pyfuse3Adapter:
         self.closed = trio.Event()
         all_squash = mount.export.squash == "all"
         source = table.source.replace("\\", "\\\\").replace(",", "\\,")
-        options = {f"fsname={source}", f"subtype={table.type}", "allow_other", *({"dev", "suid"} - {flag.removeprefix("no") for flag in table.flags}), *table.flags}
+        options = {f"fsname={source}", f"subtype={table.type}", "allow_other", *table.flags}
+        # Root's mounts have neither "nodev" nor "nosuid" unless asked for.
+        options |= {"dev", "suid"} - {flag.removeprefix("no") for flag in table.flags}
         if not all_squash:
             # Else the kernel would check permissions of users whom the server takes for another.
             options.add("default_permissions")
