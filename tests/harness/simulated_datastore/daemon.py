@@ -124,7 +124,7 @@ class Daemon:
         export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,
                         checks.flag("read_only", read_only), checks.flag("strict", strict), None if soft is None else checks.seconds("soft", soft))
         table = KernelTable(checks.text("source", source), checks.name("type", client if type is None else type),
-                            tuple(choose("flags", flag, FLAGS) for flag in flags or ()))
+                            tuple(choose("flags", flag, FLAGS) for flag in checks.texts("flags", flags or [])))
         old = self.adapters.get(client) if checks.flag("replace", replace) else None
         path = self._check_mount_point(mount_point, old)
         self._replacing += 1

@@ -25,6 +25,7 @@ from .policies.identity import Identity
 from .policies.rules import Rules
 from .policies.schedule import Schedule
 from .policies.state import ServerState
+from .policies.writeback import Writeback
 from .profiles import choose
 from .request import ATTRIBUTES, NAMES, OPERATIONS, Request
 
@@ -68,7 +69,8 @@ class Datastore:
         self.schedule = Schedule(self)
         self.durability = Durability(self, min(2000, most // 8))
         self._before: list[Policy] = [self.state, self.rules, Identity(self), self.schedule]
-        self._enter: list[Policy] = [self.capacity, self.durability]
+        self.writeback = Writeback(self)
+        self._enter: list[Policy] = [self.writeback, self.capacity, self.durability]
         self._after: list[Policy] = [self.capacity, self.durability, self.rules]
         self._settle: list[Policy] = [self.capacity]
 

@@ -21,6 +21,7 @@ from .request import Caller, Request
 
 if TYPE_CHECKING:
     from .datastore import Datastore
+    from .policies.writeback import Mapping
 
 #: What setattr is called, by the first thing it changes.
 _SETATTR = (("size", "truncate"), ("uid", "chown"), ("gid", "chown"), ("mode", "chmod"), ("atime_ns", "utimens"), ("mtime_ns", "utimens"))
@@ -44,7 +45,7 @@ class Export:
 class Handle:
     """An open file or directory of a client."""
 
-    __slots__ = ("entries", "flags", "held", "late_error", "lost", "mount", "node", "number")
+    __slots__ = ("entries", "flags", "heard", "held", "lost", "mount", "node", "number")
 
     def __init__(self, mount: Mount, number: int, node: Node, flags: int) -> None:
         self.mount = mount
@@ -56,8 +57,9 @@ class Handle:
         self.node = node
         self.flags = flags
         self.entries: list[bytes] | None = None
-        #: An errno that is to be reported by close or fsync.
-        self.late_error = 0
+        mapping = mount.mappings.get(node)
+        #: The number of the last error of writing back that it has heard of, or that was told before it was opened.
+        self.heard = 0 if mapping is None else mapping.sample()
 
     @property
     def fd(self) -> int:
@@ -79,6 +81,8 @@ class Mount:
         self.lookups: dict[int, int] = {}
         #: The version of the content whose attributes this client was given last, for close-to-open.
         self.seen: dict[int, int] = {}
+        #: The files that this client has met errors with while it wrote them back.
+        self.mappings: dict[Node, Mapping] = {}
         #: Called before a request waits for something: the adapter lets another task read on.
         self.relieve: Callable[[], None] = lambda: None
         self._next = 1
@@ -199,6 +203,9 @@ class Mount:
         else:
             self.lookups.pop(ino, None)
             self.seen.pop(ino, None)
+            if node is not None:
+                # Its inode goes from the client's memory, and with it what nobody has heard of.
+                self.mappings.pop(node, None)
         if node is not None:
             node.lookups -= number
             if node.lookups <= 0 and not node.handles:

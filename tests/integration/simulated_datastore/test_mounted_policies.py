@@ -221,6 +221,15 @@ def test_late_enospc_at_close(mounted: Callable[..., Any]) -> None:
         os.close(fd)
 
 
+def test_whoever_syncs_a_file_hears_that_it_was_too_much(ds: Any) -> None:
+    """dd and sync are two programs: the error belongs to the file."""
+    ds.call("resize", size=1 << 20, error_at="fsync")
+    subprocess.run(["dd", "if=/dev/zero", f"of={ds.path}/file", "bs=64k", "count=32"], check=True, capture_output=True)
+    done = subprocess.run(["sync", str(ds.path / "file")], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    assert (done.returncode, "No space left" in done.stderr) == (1, True)
+    subprocess.run(["sync", str(ds.path / "file")], check=True)
+
+
 def test_a_crash_on_a_real_mount(ds: Any) -> None:
     ds.call("crash.track")
     safe, lost = ds.path / "safe", ds.path / "lost"

@@ -250,6 +250,8 @@ class Rules(Policy):
         if rule.action == "error":
             if request.op == "fsync" and rule.dirty == "forget":
                 self._datastore.durability.forget(request.node)
+                if request.handle is not None:
+                    self._datastore.writeback.told(request.handle, errnos.number("error", rule.error))
             raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
         if rule.action == "short":
             request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
