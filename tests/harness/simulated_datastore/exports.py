@@ -36,6 +36,8 @@ class Source:
 
     def mount(self, version: str | None, clients: list[str]) -> dict[str, Any]:
         """The parameters of a mount by a program that asked for this *version* of NFS (None: it didn't), beside those *clients* that have a mount."""
+        if version is not None:
+            checks.text("version", version)
         profile = self.profile or ("nfs3" if version is not None and version.startswith("3") else "nfs4.2")
         names = (self.client, *(f"{self.client}-{number}" for number in range(2, len(clients) + 2)))
         return {"client": next(name for name in names if name not in clients), "profile": profile, "squash": self.squash,
