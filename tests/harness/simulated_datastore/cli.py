@@ -22,6 +22,9 @@ from .profiles import choose
 from .system import mounts, resolve
 from .values import assignments
 
+#: Upper bound of what a cell of a table lists: all of it is in the JSON.
+_MOST = 8
+
 
 def main() -> NoReturn:
     parser = _parser()
@@ -151,7 +154,7 @@ def _cell(column: str, value: Any) -> str:
     if column == "error" and isinstance(value, int):
         return errnos.name(value) if value else ""
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value[:_MOST])) + (f" and {len(value) - _MOST} more" if len(value) > _MOST else "")
     # A name may hold what moves the cursor.
     return str(value) if str(value).isprintable() else repr(value)
 

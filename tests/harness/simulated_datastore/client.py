@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import checks
 from .errors import DaemonGone, SimulatedDatastoreError
@@ -30,7 +31,7 @@ class Control:
     """A connection to the control socket at *path*. Raises :class:`SimulatedDatastoreError` when nobody answers there."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._next = 1
         self._asked = ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -57,7 +58,7 @@ class Control:
         with self._errors(deadline):
             line = self._lines.readline()
         if not line:
-            raise DaemonGone(f"The daemon at {str(self._path)!r} has gone in the middle of {self._asked!r}.")
+            raise DaemonGone(f"The daemon at {str(self.path)!r} has gone in the middle of {self._asked!r}.")
         answer = json.loads(line)
         if "error" in answer:
             raise SimulatedDatastoreError(answer["error"])
@@ -69,9 +70,9 @@ class Control:
         try:
             yield
         except TimeoutError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
+            raise SimulatedDatastoreError(f"The daemon at {str(self.path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
         except OSError as error:
-            raise DaemonGone(f"The daemon at {str(self._path)!r} has gone: {error.strerror or error}.") from error
+            raise DaemonGone(f"The daemon at {str(self.path)!r} has gone: {error.strerror or error}.") from error
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -234,7 +235,7 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, exports: Se
     tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
     python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
-    with _locked(), open(config["log"], "ab") as errors:
+    with _locked(), _log_file(config["log"]) as errors:
         _sweep_all()
         if running.alive():
             raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
@@ -259,6 +260,13 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, exports: Se
     # Our child, whom nobody waits for, would stay a zombie.
     _children.append(process)
     return running
+
+
+def _log_file(path: str) -> IO[bytes]:
+    try:
+        return open(path, "ab")
+    except OSError as error:
+        raise SimulatedDatastoreError(f"The log {path!r} can't be written: {error.strerror}, --log names another file.") from error
 
 
 #: Daemons of this process, collected by each later start and end.
@@ -305,8 +313,14 @@ def _sweep_all() -> None:
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Nobody else makes or removes the directory of a datastore meanwhile, watchdogs included."""
-    RUNTIME.mkdir(parents=True, exist_ok=True)
-    fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        RUNTIME.mkdir(parents=True, exist_ok=True)
+        fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
+        if not os.access(RUNTIME, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise SimulatedDatastoreError(f"The directory {str(RUNTIME)!r} can't be used: {error.strerror}. Name another one by the environment variable "
+                                      "SIMULATED_DATASTORE_RUNTIME.") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace as replace_field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,7 +123,7 @@ class Daemon:
         found = PROFILES[choose("profile", profile, list(PROFILES))]
         anonymous = (checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID), checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID))
         export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,
-                        checks.flag("read_only", read_only), checks.flag("strict", strict), None if soft is None else checks.seconds("soft", soft))
+                        checks.flag("read_only", read_only), checks.flag("strict", strict), soft=None if soft is None else checks.seconds("soft", soft))
         table = KernelTable(checks.text("source", source), checks.name("type", client if type is None else type),
                             tuple(choose("flags", flag, FLAGS) for flag in checks.texts("flags", flags or [])))
         old = self.adapters.get(client) if checks.flag("replace", replace) else None
@@ -131,7 +132,7 @@ class Daemon:
         try:
             if old is not None:
                 await self.unmount(client)
-            self._add_adapter(export, path, table)
+            self._add_adapter(replace_field(export, mount_point=os.fspath(path)), path, table)
         finally:
             self._replacing -= 1
             self._stop_if_unused()

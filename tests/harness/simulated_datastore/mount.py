@@ -38,6 +38,8 @@ class Export:
     read_only: bool = False
     #: Without the page cache: the ledger is exact, mmap doesn't work.
     strict: bool = False
+    #: Where it is mounted: a path that begins so isn't one of the datastore.
+    mount_point: str = ""
     #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5)); None: never.
     soft: float | None = None
 
@@ -129,16 +131,19 @@ class Mount:
             self.datastore.changed(request)
         return request
 
-    async def park(self, request: Request, wait: Awaitable[Any]) -> None:
-        """Let *request* wait, and the others go on."""
+    async def park(self, request: Request, wait: Awaitable[Any], *, hangs: bool = False) -> None:
+        """Let *request* wait, and the others go on. It *hangs* when it isn't time that it waits for."""
         self.relieve()
         crashes = self.datastore.crashes
-        self.datastore.parked.append(request)
+        lists = [self.datastore.parked, self.datastore.hanging] if hangs else [self.datastore.parked]
+        for waiting in lists:
+            waiting.append(request)
         self._ledger.changed()
         try:
             await self._wait(wait)
         finally:
-            self.datastore.parked.remove(request)
+            for waiting in lists:
+                waiting.remove(request)
         if self.datastore.crashes != crashes and request.op not in ("release", "releasedir"):
             raise OSError(errno.EIO, "the server has crashed since")
         self.datastore.state.gate(request)

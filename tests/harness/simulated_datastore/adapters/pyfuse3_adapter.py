@@ -36,6 +36,8 @@ from .pyfuse3_module import fresh_module
 CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
 #: Options of mount(8) that are there for each file system, and that libfuse knows as well.
 FLAGS = ("noatime", "nodev", "nodiratime", "noexec", "nosuid")
+#: The bit of CAP_SYS_ADMIN (linux/capability.h).
+_SYS_ADMIN = 21
 #: The number by which FUSE calls the root.
 _ROOT = 1
 _log = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class Pyfuse3Adapter:
         try:
             self._pyfuse3.init(operations, os.fspath(mount_point), options)
         except RuntimeError as error:
-            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: fusermount3 and the kernel's FUSE are needed ({error}).") from error
+            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: {_why_not() or error}.") from error
         # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
         self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
@@ -228,6 +230,20 @@ def _read_ahead(device: str, size: int = 1024) -> None:
     """Let the kernel read ahead *size* KiB: sequential reads are a fifth faster. Not everywhere is /sys writable."""
     with contextlib.suppress(OSError):
         Path("/sys/class/bdi", device, "read_ahead_kb").write_text(str(size), encoding="ascii")
+
+
+def _why_not() -> str:
+    """Why this process can't mount; empty when no reason is known."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    if not effective >> _SYS_ADMIN & 1:
+        return ("this process lacks the capability CAP_SYS_ADMIN. A container gets it by --device /dev/fuse --cap-add SYS_ADMIN, and a user without root by "
+                "unshare --user --map-root-user --mount")
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse can't be opened: {error.strerror}. A container needs --device /dev/fuse"
+    return ""
 
 
 def _target(name: str) -> str:

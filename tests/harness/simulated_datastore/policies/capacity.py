@@ -111,7 +111,10 @@ class Capacity(Policy):
         if not isinstance(given.get("quotas", []), (list, type(None))):
             raise SimulatedDatastoreError(f"quotas: {given['quotas']!r} isn't a list of mappings such as {{\"uid\": 1000, \"size\": 4096}}.")
         if "quotas" in given:
-            accounts += [_quota(quota) for quota in given["quotas"] or ()]
+            for quota in given["quotas"] or ():
+                accounts.append(_quota(quota))
+                if "path" in quota:
+                    self._datastore.check_path("quotas path", quota["path"])
         else:
             accounts += [Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]]
         self._count(accounts)
