@@ -212,8 +212,18 @@ def _add(options: argparse.Namespace, method: str, given: dict[str, Any], **firs
 
 
 def _status(options: argparse.Namespace) -> None:
-    found = [Running(options.datastore)] if options.datastore else running()
-    statuses = {each.name: status for each in found if (status := each.ask("status")) is not None}
+    statuses = {}
+    for each in [Running(options.datastore)] if options.datastore else running():
+        try:
+            status = each.ask("status")
+        except SimulatedDatastoreError as error:
+            if options.datastore:
+                raise
+            # The others have an answer.
+            print(f"simulated-datastore: {error}", file=sys.stderr)
+            continue
+        if status is not None:
+            statuses[each.name] = status
     _print(options, statuses, lambda: "\n\n".join(_describe(name, status) for name, status in statuses.items()) or "There is no datastore.")
 
 

@@ -129,6 +129,35 @@ def test_a_dead_daemon(shell: Shell) -> None:
     shell("mount", "backing", "one", "--log", shell.root / "log")
 
 
+def test_while_other_datastores_come_and_go(shell: Shell) -> None:
+    """They are starting or ending then, and what is no datastore at all is none."""
+    shell("mount", "backing", "one", "--log", "log")
+    (shell.root / "other").mkdir()
+    (shell.root / "run/a-directory/in-there").mkdir(parents=True)
+    (shell.root / "run/a-file").write_text("[]")
+    program = shlex.join([sys.executable, "-m", "simulated_datastore"])
+    loop = f"for i in 1 2 3 4; do {program} mount other two --log log && {program} umount -d other || exit 1; done"
+    others = subprocess.Popen(["sh", "-c", loop], env=shell.environment, cwd=shell.root, stdout=subprocess.DEVNULL)
+    asked = 0
+    while others.poll() is None:
+        assert "backing" in shell.json("status")
+        shell("-d", "backing", "set", "size=1M")
+        asked += 1
+    assert others.returncode == 0
+    assert asked
+    assert list(shell.json("status")) == ["backing"]
+    shell("set", "size=2M")
+    # The commands that wait go on when it has ended.
+    shell("mount", "other", "two", "--log", "log")
+    ending = subprocess.Popen([sys.executable, "-m", "simulated_datastore", "umount", "-d", "other"], env=shell.environment, cwd=shell.root,
+                              stdout=subprocess.DEVNULL)
+    again = subprocess.run([sys.executable, "-m", "simulated_datastore", "mount", "other", "two", "--log", "log", "--client", "host2"], env=shell.environment,
+                           cwd=shell.root, capture_output=True, text=True, check=False)
+    assert ending.wait(60) == 0
+    # Whoever came first: nothing but a sentence about a mount that is still there.
+    assert again.returncode == 0 or "in use" in again.stderr, again.stderr
+
+
 SCENARIO = """
 clients:
   - {client: host1, profile: nfs3, squash: none}

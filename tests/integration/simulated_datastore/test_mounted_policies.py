@@ -351,6 +351,26 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
     wait_until_unmounted(root)
 
 
+def test_the_mount_of_another_datastore_stays(mounted: Callable[..., Any]) -> None:
+    """A daemon that is killed leaves its own mounts behind, and none that another one has made at a place it had once."""
+    old = mounted([{"client": "host1"}, {"client": "host2"}])
+    one, two = (Path(client["mount_point"]) for client in old.call("status")["clients"].values())
+    old.call("umount", client="host1")
+    new = mounted([{"client": "host1", "mount_point": str(one)}])
+    (one / "file").write_text("content")
+    record = old.running.record()
+    ends = [os.pidfd_open(record["watchdog"]), os.pidfd_open(record["pid"])]
+    os.kill(record["watchdog"], signal.SIGKILL)
+    os.kill(record["pid"], signal.SIGKILL)
+    for end in ends:
+        wait_for_exit(end)
+    assert own_mounts(two)
+    old.running.sweep(record)
+    assert not own_mounts(two)
+    assert own_mounts(one)
+    assert (new.backing / "file").read_text() == "content"
+
+
 def test_a_name_can_be_taken_again_at_once(tmpfs: Path) -> None:
     root = tmpfs / "again\nand\ragain\x85"
     for name in ("backing", "mount"):
