@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     umount.add_argument("--client", help="only this client's mount")
     install = command("helpers", _helpers, "install the helpers that mount(8) calls in /sbin, or remove them", chosen=False)
     install.add_argument("action", choices=("install", "remove", "list"))
-    install.add_argument("kinds", nargs="*", metavar="|".join(helpers.KINDS), help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4")
+    install.add_argument("words", nargs="*", metavar="|".join(helpers.KINDS), help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4")
     install.add_argument("--replace", action="store_true", help="also where the system has its own, which comes back with 'remove'")
     run = command("run", _run, "run a scenario", chosen=False)
     run.add_argument("scenario", metavar="SCENARIO.yml", type=Path)
@@ -200,13 +200,11 @@ def _client(options: argparse.Namespace) -> dict[str, Any]:
 def _add(options: argparse.Namespace, method: str, given: dict[str, Any], **first: Any) -> str:
     """Call *method* of the datastore that is there, or start one, that begins with what is *first*; returns its name."""
     name = checks.name("name", options.name or options.backing.absolute().name)
-    control = Running(name).connect()
-    if control is not None:
-        backing = control.call("status")["backing"]
-        if resolve(options.backing) != backing:
-            raise SimulatedDatastoreError(f"name: the datastore {name!r} is there already, on {backing!r}; give another --name or that directory.")
-        control.call(method, **given)
-    else:
+    existing = Running(name)
+    status = existing.ask("status")
+    if status is not None and resolve(options.backing) != status["backing"]:
+        raise SimulatedDatastoreError(f"name: the datastore {name!r} is there already, on {status['backing']!r}; give another --name or that directory.")
+    if status is None or existing.ask(method, **given) is None:
         start(name, options.backing, **{"mounts": [], **first}, clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
     return name
 
@@ -337,12 +335,12 @@ def _umount(options: argparse.Namespace) -> None:
 
 
 def _helpers(options: argparse.Namespace) -> None:
-    for kind in options.kinds:
+    for kind in options.words:
         choose("helpers", kind, list(helpers.KINDS))
     if options.action == "install":
-        changed = helpers.install(options.kinds or ["sim"], replace=options.replace)
+        changed = helpers.install(options.words or ["sim"], replace=options.replace)
     else:
-        changed = helpers.remove(options.kinds or list(helpers.KINDS)) if options.action == "remove" else []
+        changed = helpers.remove(options.words or list(helpers.KINDS)) if options.action == "remove" else []
     there = helpers.installed()
     _print(options, {"changed": changed, "installed": there}, lambda: f"installed in {helpers.DIRECTORY}: {', '.join(there) or 'none'}")
 

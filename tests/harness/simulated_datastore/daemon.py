@@ -113,8 +113,8 @@ class Daemon:
 
     async def add_mount(self, mount_point: str, client: str = "host1", profile: str = "local", squash: str | None = None, anonymous_uid: int = 65534,
                         anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False, replace: bool = False, source: str = SOURCE,
-                        type: str | None = None, flags: list[str] | None = None, soft: float | None = None) -> None:
-        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Raises :class:`SimulatedDatastoreError`.
+                        type: str | None = None, flags: list[str] | None = None, soft: float | None = None) -> dict[str, str]:
+        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Returns where; raises :class:`SimulatedDatastoreError`.
 
         *source* and *type* are what the kernel's table of mounts shows, the latter as ``fuse.TYPE`` (default: the client); *flags* are options of mount(8)
         that are there for each file system. With *soft*, what hangs fails after so many seconds.
@@ -136,6 +136,7 @@ class Daemon:
         finally:
             self._replacing -= 1
             self._stop_if_unused()
+        return {"client": client, "mount_point": os.fspath(path)}
 
     def _add_adapter(self, export: Export, path: Path, table: KernelTable) -> None:
         mount = self.datastore.add_mount(export)

@@ -77,7 +77,7 @@ def test_a_role_mounts_as_it_is(host: Host) -> None:
     before = host("ls", "/sbin/")
     host.export()
     host.program("helpers", "install", "sim", "nfs")
-    assert json.loads(host.program("helpers", "install", "nfs", "--json"))["changed"] == []
+    assert json.loads(host.program("helpers", "install", "--json", "nfs"))["changed"] == []
     host.program("set", "size=1M")
     host("mount", "-t", "nfs", "-o", "vers=4.2,hard,timeo=600,retrans=2,_netdev,noatime,x-systemd.automount", "nfs1:/images", host.mnt)
     assert host.findmnt("SOURCE,FSTYPE") == "nfs1:/images fuse.nfs4"
