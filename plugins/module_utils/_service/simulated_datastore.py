@@ -185,9 +185,7 @@ class SimulatedDatastoreService(Service):
             elif not _is_mounted_as(now, mount):
                 # One step, so that the datastore keeps its settings. Who has files open there loses them.
                 old = {"client": client, "path": now["mount_point"], **{name: now[name] for name in ("profile", "squash", "read_only", "strict")}}
-                apply, undo = (
-                    self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"])) for each in (mount, old)
-                )
+                apply, undo = (self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"])) for each in (mount, old))
                 plan.actions.append(Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo))
         wanted = {str(mount["client"]) for mount in self.wish.mounts}
         for client, now in sorted(clients.items()):
@@ -267,8 +265,10 @@ def normalized(settings: Mapping[str, object]) -> dict[str, object]:
     """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
     found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
-        found["quotas"] = [{name: _bytes(value) if name == "size" else value for name, value in quota.items()} if isinstance(quota, Mapping) else quota
-                           for quota in found["quotas"]]
+        found["quotas"] = [
+            {name: _bytes(value) if name == "size" else value for name, value in quota.items()} if isinstance(quota, Mapping) else quota
+            for quota in found["quotas"]
+        ]
     return found
 
 
@@ -299,8 +299,10 @@ def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool
 
 def _quiet(work):
     """An action that returns nothing."""
+
     def apply() -> None:
         work()
+
     return apply
 
 

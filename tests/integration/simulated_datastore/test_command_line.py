@@ -228,7 +228,7 @@ def test_a_path_that_a_client_has(shell: Shell) -> None:
     """With the mount point in it, it would match nothing."""
     shell("mount", "backing", "one", "--log", "log")
     path = f"{shell.root}/one/dir/*.raw"
-    for words in (["rule", "add", "ops=write", f"path={path}"], ["ledger", "--path", path], ["set", 'quotas=[{"path": "%s", "size": 4096}]' % path]):
+    for words in (["rule", "add", "ops=write", f"path={path}"], ["ledger", "--path", path], ["set", "quotas=" + json.dumps([{"path": path, "size": 4096}])]):
         assert f"begins with '{shell.root}/one'" in (refusal := shell(*words, code=1))
         assert "give '/dir/*.raw'" in refusal
     assert "give '/'" in shell("rule", "add", "ops=write", f"path={shell.root}/backing", code=1)
