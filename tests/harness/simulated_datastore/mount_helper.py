@@ -216,10 +216,11 @@ def _host(spec: str) -> str:
 
 
 def _unreachable(server: Running) -> str:
-    """Why a client can't reach *server* now; empty when it can."""
+    """Why a client can't reach *server* now; empty when it can. Raises :class:`_Failure` when the datastore has ended: then it never can."""
     status = server.ask("status")
-    state = status["state"]["state"] if status else "down"
-    return {"hung": "Connection timed out", "down": "Connection refused"}.get(state, "")
+    if status is None:
+        raise _Failure(f"Connection refused: the simulated datastore {server.name} has ended")
+    return {"hung": "Connection timed out", "down": "Connection refused"}.get(status["state"]["state"], "")
 
 
 def _real(kind: str) -> None:

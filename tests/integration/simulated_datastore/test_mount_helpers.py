@@ -159,6 +159,18 @@ def test_a_dead_server(host: Host) -> None:
     assert hanging.wait(60) == 1
 
 
+def test_a_mount_doesnt_wait_for_a_datastore_that_has_ended(host: Host) -> None:
+    host.export()
+    host.program("helpers", "install", "nfs")
+    host.program("set", "state=hung")
+    waiting = subprocess.Popen([*host.enter, "/sbin/mount.nfs", "nfs1:/images", str(host.mnt), "-o", "retry=1000"], stderr=subprocess.PIPE, text=True,
+                               env=host.environment)
+    host.program("umount", "-d", "images")
+    # It may have come when there was nothing to wait for any more.
+    assert waiting.communicate(timeout=60)[1].startswith(("mount.nfs: Connection refused", "mount.nfs: Failed to resolve"))
+    assert waiting.returncode == 32
+
+
 def test_the_systems_own_helper_is_kept(host: Host) -> None:
     host("sh", "-c", "printf '#!/bin/sh\\necho the real one: ${0##*/} \"$@\"\\n' > /sbin/mount.nfs")
     host("sh", "-c", "chmod 755 /sbin/mount.nfs; ln -s mount.nfs /sbin/umount.nfs")
