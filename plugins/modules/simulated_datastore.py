@@ -26,7 +26,7 @@ attributes:
     support: full
 options:
   executable:
-    description: The program.
+    description: The program. The role P(granary.vmstore.simulated_datastore#role) puts its name into C(/usr/local/bin).
     type: path
     default: simulated-datastore
   name:
@@ -34,12 +34,16 @@ options:
     type: str
     required: true
   backing:
-    description: The directory that holds its files. It must exist.
+    description:
+      - The directory that holds its files. A missing one is created.
+      - Needed while the datastore isn't mounted.
     type: path
   mounts:
     description:
-      - One mount for each client of the datastore. Directories must exist.
-      - Mounts of other clients are unmounted.
+      - One mount for each client of the datastore. Missing directories are created.
+      - Mounts of other clients are unmounted. Those that a mount helper made, for O(exports), stay.
+      - A mount with another path, profile or squash, or with other flags, is replaced. Files that are open there are lost to who has them open.
+      - Without this option mounts stay as they are.
     type: list
     elements: dict
     suboptions:
@@ -68,9 +72,31 @@ options:
         description: Whether reads and writes bypass the page cache, so that the ledger is exact.
         type: bool
         default: false
+  exports:
+    description:
+      - Sources by which mount(8) finds this datastore, with the file system type C(sim), or C(nfs) and C(nfs4) where the helper for those is installed.
+      - So a role that mounts storage is tested as it is.
+      - Other sources are exported no more. What is mounted already stays. Without this option exports stay as they are.
+      - A datastore that is exported stays when nothing is mounted.
+    type: list
+    elements: dict
+    suboptions:
+      source:
+        description: What is mounted, for example V(nfs1:/images).
+        type: str
+        required: true
+      profile:
+        description: How the datastore reaches the client. The default is that of the version of NFS that is asked for.
+        type: str
+        choices: [local, nfs3, nfs4.2]
+      squash:
+        description: Whose requests are those of the anonymous user. The default is that of the profile.
+        type: str
+        choices: [none, root, all]
   settings:
     description:
-      - What C(simulated-datastore set) takes, for example C(size), C(inodes), C(latency), C(write) and C(state). Sizes are bytes.
+      - What C(simulated-datastore set) takes, for example C(size), C(inodes), C(latency), C(write) and C(state).
+      - Sizes are bytes, or a text like V(64K).
       - What isn't given stays as it is.
     type: dict
   rules:
@@ -104,12 +130,20 @@ EXAMPLES = r"""
 - name: Let the third write of an image fail
   granary.vmstore.simulated_datastore:
     name: images
-    backing: /srv/backing
-    mounts:
-      - {client: host1, path: /mnt/host1, profile: nfs4.2}
-      - {client: host2, path: /mnt/host2, profile: nfs4.2}
     rules:
       - {id: third, ops: [write], path: "*.qcow2", nth: 3, error: EIO}
+
+- name: Let the server hang
+  granary.vmstore.simulated_datastore:
+    name: images
+    settings: {state: hung}
+
+- name: Offer a datastore to a role that mounts nfs1:/images itself
+  granary.vmstore.simulated_datastore:
+    name: images
+    backing: /srv/backing
+    exports:
+      - source: nfs1:/images
 """
 
 RETURN = r"""

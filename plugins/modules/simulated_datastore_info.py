@@ -18,7 +18,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes.actiongroup_vmstore
 options:
   executable:
-    description: The program.
+    description: The program. The role P(granary.vmstore.simulated_datastore#role) puts its name into C(/usr/local/bin).
     type: path
     default: simulated-datastore
   name:

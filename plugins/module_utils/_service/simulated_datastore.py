@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
 from .._core.errors import CommandFailed, Conflict, InvalidInput
+from .._core.files import read_text
 from .._core.paths import real_path
-from .._core.plan import Action, Plan
+from .._core.plan import Action, Plan, nothing
+from .._host import mountinfo
 from .module import Service
+
+#: Whose requests are the anonymous user's, by profile.
+_SQUASH = {"local": "none", "nfs3": "root", "nfs4.2": "root"}
+#: Settings that are sizes.
+_SIZES = ("size", "max_file", "read", "write")
+#: Settings that belong to a state.
+_STATE = ("state", "client", "delay", "error")
+#: The defaults of a rule.
+_RULE = {"action": "error", "when": "before", "seed": 0, "error": "EIO", "delay": 1.0, "dirty": "keep"}
 
 _COMMAND = {"executable": {"type": "path", "default": "simulated-datastore"}, "name": {"type": "str", "required": True}}
 
@@ -36,11 +49,19 @@ SIMULATED_DATASTORE_SPEC = ArgumentSpec(
                 "strict": {"type": "bool", "default": False},
             },
         },
+        "exports": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "source": {"type": "str", "required": True},
+                "profile": {"type": "str", "choices": ["local", "nfs3", "nfs4.2"]},
+                "squash": {"type": "str", "choices": ["none", "root", "all"]},
+            },
+        },
         "settings": {"type": "dict"},
         "rules": {"type": "list", "elements": "dict"},
         "state": {"type": "str", "choices": ["mounted", "unmounted"], "default": "mounted"},
     },
-    required_if=[["state", "mounted", ["backing", "mounts"]]],
 )
 
 SIMULATED_DATASTORE_INFO_SPEC = ArgumentSpec(
@@ -64,6 +85,7 @@ class SimulatedDatastoreWish:
     name: str
     backing: str | None = None
     mounts: Sequence[Mapping[str, object]] | None = None
+    exports: Sequence[Mapping[str, object]] | None = None
     settings: Mapping[str, object] | None = None
     rules: Sequence[Mapping[str, object]] | None = None
     state: str = "mounted"
@@ -71,11 +93,10 @@ class SimulatedDatastoreWish:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tool", Tool(self.executable, self.name))
-        clients = [mount["client"] for mount in self.mounts or []]
-        if len(set(clients)) < len(clients):
-            raise InvalidInput("mounts", clients, "every client has one mount")
-        if self.state == "mounted" and not clients:
-            raise InvalidInput("mounts", clients, "at least one client is expected")
+        for option, key in (("mounts", "client"), ("exports", "source")):
+            names = [each[key] for each in getattr(self, option) or []]
+            if len(set(names)) < len(names):
+                raise InvalidInput(option, names, f"every {key} is listed once")
         for rule in self.rules or []:
             if not isinstance(rule.get("id"), str):
                 raise InvalidInput("rules", dict(rule), "every rule needs an id, a text, by which it is found again")
@@ -96,8 +117,8 @@ class Tool:
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
     def status(self) -> dict[str, object] | None:
-        """What is mounted; None when nothing is."""
-        found = self("status")
+        """What is mounted; None when nothing is. Other datastores aren't asked: they may be starting or ending."""
+        found = self.on("status")
         if not isinstance(found, dict):
             raise CommandFailed(f"The command {self.executable!r} answered without a status.")
         return found.get(self.name)
@@ -107,7 +128,7 @@ class Tool:
 
 
 class SimulatedDatastoreService(Service):
-    """Plans mounts, settings and rules of one simulated datastore."""
+    """Plans mounts, exports, settings and rules of one simulated datastore. Nothing here looks at what is mounted: it may hang."""
 
     def __init__(self, wish: SimulatedDatastoreWish) -> None:
         self.wish = wish
@@ -119,41 +140,76 @@ class SimulatedDatastoreService(Service):
             if status is not None:
                 plan.actions.append(Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount")))
             return plan
-        if status is not None and real_path(str(status["backing"])) != real_path(str(self.wish.backing)):
-            raise Conflict(
-                f"The simulated datastore {self.wish.name!r} is mounted from {status['backing']!r}, not from {self.wish.backing!r}: unmount it first."
-            )
-        self._plan_mounts(plan, {} if status is None else status["clients"])
-        self._plan_settings(plan, {} if status is None else status["settings"])
+        self._check_place(status)
+        backing = str(self.wish.backing if status is None else status["backing"])
+        self._plan_exports(plan, backing, [] if status is None else status["exports"])
+        self._plan_mounts(plan, backing, {} if status is None else status["clients"])
+        self._plan_settings(plan, status)
         self._plan_rules(plan, [] if status is None else status["rules"])
         return plan
 
-    def _plan_mounts(self, plan: Plan, clients: Mapping[str, Mapping[str, object]]) -> None:
-        for mount in self.wish.mounts or []:
-            client, path = str(mount["client"]), real_path(str(mount["path"]))
-            now = clients.get(client)
-            if now is not None:
-                self._check_mount(client, now, mount, path)
+    def _check_place(self, status: Mapping[str, object] | None) -> None:
+        wish = self.wish
+        if status is None:
+            if wish.backing is None:
+                raise InvalidInput("backing", None, f"the simulated datastore {wish.name!r} isn't there yet, so the directory that holds its files is needed")
+            if not wish.mounts and not wish.exports:
+                raise InvalidInput("mounts", wish.mounts, f"the simulated datastore {wish.name!r} isn't there yet, so a mount or an export is needed")
+        elif wish.backing is not None and wish.backing != status["backing"] and real_path(wish.backing) != status["backing"]:
+            raise Conflict(f"The simulated datastore {wish.name!r} is mounted from {status['backing']!r}, not from {wish.backing!r}: unmount it first.")
+
+    def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, object]]) -> None:
+        if self.wish.exports is None:
+            return
+        there = {str(export["source"]): export for export in now}
+        for export in self.wish.exports:
+            source = str(export["source"])
+            old = there.pop(source, None)
+            if old is not None and all(old[key] == export[key] for key in ("profile", "squash")):
                 continue
-            words = ["--name", self.wish.name, "--client", client, "--profile", str(mount["profile"])]
-            words += ["--squash", str(mount["squash"])] if mount["squash"] else []
-            words += [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
-            mount_it = functools.partial(self.wish.tool, "mount", *words, "--", str(self.wish.backing), path)
-            plan.actions.append(Action(f"mount for {client}", path, None, dict(mount), _quiet(mount_it), self._do("umount", "--client", client)))
-        for client in sorted(clients.keys() - {str(mount["client"]) for mount in self.wish.mounts or []}):
-            plan.actions.append(Action(f"unmount for {client}", str(clients[client]["mount_point"]), dict(clients[client]), None,
-                                       self._do("umount", "--client", client)))
+            words = ["--name", self.wish.name, "--make-directories", *_options(export, "profile", "squash")]
+            undo = self._do("unexport", "--", source) if old is None else nothing
+            plan.actions.append(Action("export", source, old and dict(old), dict(export), self._run("export", *words, "--", backing, source), undo))
+        for source, old in there.items():
+            plan.actions.append(Action("end export", source, dict(old), None, self._do("unexport", "--", source)))
 
-    def _check_mount(self, client: str, now: Mapping[str, object], mount: Mapping[str, object], path: str) -> None:
-        wanted = {"mount_point": path, **{name: mount[name] for name in ("profile", "read_only", "strict")}}
-        if mount["squash"]:
-            wanted["squash"] = mount["squash"]
-        for name, value in wanted.items():
-            if now[name] != value:
-                raise Conflict(f"The mount of {client!r} has {name} {now[name]!r}, not {value!r}: unmount the datastore first.")
+    def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, object]]) -> None:
+        if self.wish.mounts is None:
+            return
+        for mount in self.wish.mounts:
+            client = str(mount["client"])
+            now = clients.get(client)
+            if now is None:
+                apply = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
+                plan.actions.append(Action(f"mount for {client}", str(mount["path"]), None, dict(mount), apply, self._do("umount", "--client", client)))
+            elif not _is_mounted_as(now, mount):
+                # One step, so that the datastore keeps its settings. Who has files open there loses them.
+                old = {"client": client, "path": now["mount_point"], **{name: now[name] for name in ("profile", "squash", "read_only", "strict")}}
+                apply, undo = (self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"])) for each in (mount, old))
+                plan.actions.append(Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo))
+        wanted = {str(mount["client"]) for mount in self.wish.mounts}
+        for client, now in sorted(clients.items()):
+            # What a mount helper mounted is the business of whoever called mount(8).
+            if client not in wanted and not now["by_helper"]:
+                plan.actions.append(Action(f"unmount for {client}", str(now["mount_point"]), dict(now), None, self._do("umount", "--client", client)))
 
-    def _plan_settings(self, plan: Plan, now: Mapping[str, object]) -> None:
-        wanted = {key: value for key, value in (self.wish.settings or {}).items() if not _holds(now.get(key), value)}
+    def _mount_words(self, mount: Mapping[str, object]) -> list[str]:
+        flags = [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
+        return ["--name", self.wish.name, "--make-directories", *_options(mount, "client", "profile", "squash"), *flags]
+
+    def _plan_settings(self, plan: Plan, status: Mapping[str, object] | None) -> None:
+        given = normalized(self.wish.settings or {})
+        now = dict(status["settings"]) if status is not None else {}
+        if given.get("client") is not None and status is not None:
+            # The state of one client, until the state of all is set.
+            now.update({**status["state"], **status["state"]["clients"].get(given["client"], {}), "client": given["client"]})
+        elif "state" in given and status is not None and status["state"]["clients"]:
+            # That of all replaces those of some.
+            now["state"] = None
+        wanted = {key: value for key, value in given.items() if not _holds(now.get(key), value)}
+        if wanted.keys() & set(_STATE):
+            # A state is set as a whole.
+            wanted.update({key: given[key] for key in _STATE if key in given})
         if wanted:
             words = [f"{key}={json.dumps(value)}" for key, value in wanted.items()]
             plan.actions.append(Action("set", self.wish.name, {key: now.get(key) for key in wanted}, dict(wanted), self._do("set", "--", *words)))
@@ -165,7 +221,7 @@ class SimulatedDatastoreService(Service):
         for rule in self.wish.rules:
             name = str(rule["id"])
             old = there.pop(name, None)
-            if old is not None and all(old.get(key) == value for key, value in rule.items()):
+            if old is not None and _is_same_rule(old, rule):
                 continue
             if old is not None:
                 plan.actions.append(Action("delete rule", name, dict(old), None, self._do("rule", "del", "--", name)))
@@ -177,18 +233,76 @@ class SimulatedDatastoreService(Service):
     def _do(self, command: str, *words: str):
         return _quiet(functools.partial(self.wish.tool.on, command, *words))
 
+    def _run(self, command: str, *words: str):
+        return _quiet(functools.partial(self.wish.tool, command, *words))
+
+
+def _options(given: Mapping[str, object], *names: str) -> list[str]:
+    return [word for name in names if given.get(name) is not None for word in (f"--{name}", str(given[name]))]
+
+
+def _is_mounted_as(now: Mapping[str, object], mount: Mapping[str, object]) -> bool:
+    squash = mount["squash"] or _SQUASH[str(mount["profile"])]
+    same = all(now[name] == mount[name] for name in ("profile", "read_only", "strict")) and now["squash"] == squash
+    return same and _leads_to(str(mount["path"]), str(now["mount_point"]))
+
+
+def _leads_to(path: str, mount_point: str) -> bool:
+    """Return whether ``path`` is the mount point, which is never looked at: what is mounted there may hang."""
+    for _link in range(40):  # as many as a path may have (path_resolution(7))
+        directory, name = os.path.split(os.path.normpath(path))
+        path = os.path.join(real_path(directory), name)
+        # A mount point is no symbolic link.
+        if path == mount_point or any(mount.mount_point == path for mount in mountinfo.parse(read_text("/proc/self/mountinfo"))):
+            return path == mount_point
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return False
+
+
+def normalized(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
+    found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
+    if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
+        found["quotas"] = [
+            {name: _bytes(value) if name == "size" else value for name, value in quota.items()} if isinstance(quota, Mapping) else quota
+            for quota in found["quotas"]
+        ]
+    return found
+
+
+def _bytes(value: object) -> object:
+    """Return the bytes of a text like ``64K``; anything else as it is."""
+    match = re.fullmatch(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ") if match else value
+
 
 def _holds(now: object, wanted: object) -> bool:
     """Whether a setting is as ``wanted``; of latencies by operation, those that aren't given may be any."""
     if isinstance(wanted, Mapping) and isinstance(now, Mapping):
         return all(now.get(key) == value for key, value in wanted.items())
-    return now == wanted or (isinstance(now, Mapping) and now == {"all": wanted})
+    if isinstance(wanted, list) and isinstance(now, list):
+        return now == [{key: value for key, value in each.items() if value is not None} if isinstance(each, Mapping) else each for each in wanted]
+    # Nothing, no quota and no latency are the same.
+    return now == wanted or (not now and not wanted) or (isinstance(now, Mapping) and now == {"all": wanted})
+
+
+def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool:
+    """Whether the rule ``now`` is ``rule``, which may leave out what is a default."""
+    wanted = {**_RULE, **rule}
+    if isinstance(wanted.get("ops"), str):
+        wanted["ops"] = wanted["ops"].split(",")
+    # The status leaves out what belongs to other actions.
+    return all(now.get(key, _RULE.get(key)) == wanted.get(key) for key in {*now, *wanted} - {"matches", "hits"})
 
 
 def _quiet(work):
     """An action that returns nothing."""
+
     def apply() -> None:
         work()
+
     return apply
 
 

@@ -55,6 +55,12 @@ def text(option: str, value: Any, *, path: bool = False) -> str:
     return value
 
 
+def texts(option: str, value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a list of texts.")
+    return [text(option, each) for each in value]
+
+
 def name(option: str, value: Any) -> str:
     """Of a datastore or a client: it becomes a directory, or an option of the mount, so nothing in it may mean something there."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
@@ -71,4 +77,4 @@ def crash(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-__all__ = ["MOST", "MOST_ID", "NAME", "STATES", "crash", "flag", "name", "number", "seconds", "text", "whole"]
+__all__ = ["MOST", "MOST_ID", "NAME", "STATES", "crash", "flag", "name", "number", "seconds", "text", "texts", "whole"]

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The command line: ``simulated-datastore mount|status|set|rule|crash|ledger|umount|run``.
+"""The command line: ``simulated-datastore mount|export|status|set|rule|crash|ledger|umount|run|helpers``.
 
 Exit code 0: done; 1: refused or failed, one sentence says why; 2: wrong usage; 3: a step of a scenario didn't do what it had to.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -14,10 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import checks, errnos, scenario, settings
+from . import checks, errnos, helpers, scenario, settings
 from .client import Control, Running, running, start
-from .errors import SimulatedDatastoreError
+from .errors import DaemonGone, SimulatedDatastoreError
+from .profiles import choose
+from .system import mounts, resolve
 from .values import assignments
+
+#: Upper bound of what a cell of a table lists: all of it is in the JSON.
+_MOST = 8
 
 
 def main() -> NoReturn:
@@ -28,6 +34,8 @@ def main() -> NoReturn:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.words += rest
+    if options.datastore is not None and not options.is_about_one:
+        parser.error("-d: this command takes no datastore's name so; for a new one there is --name")
     try:
         code = options.work(options)
     except SimulatedDatastoreError as error:
@@ -43,30 +51,44 @@ def main() -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="simulated-datastore", description="Storage that behaves, and misbehaves on command.")
+    parser.add_argument("-d", "--datastore", metavar="NAME", help="the datastore that a command is about (default: the only one)")
+    parser.add_argument("--json", action="store_true", help="for programs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, work: Callable[[argparse.Namespace], int | None], text: str, *, chosen: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(work=work)
-        sub.add_argument("--json", action="store_true", help="for programs")
+        sub.set_defaults(work=work, is_about_one=chosen)
+        # Before the command or after it: what isn't given here must not hide what was given there.
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for programs")
         if chosen:
-            sub.add_argument("-d", "--datastore", metavar="NAME", help="which one (default: the only one)")
+            sub.add_argument("-d", "--datastore", metavar="NAME", default=argparse.SUPPRESS, help="which one (default: the only one)")
         return sub
+
+    def served(sub: argparse.ArgumentParser, profile: str | None) -> None:
+        sub.add_argument("--name", help="of the datastore (default: that of the backing directory)")
+        sub.add_argument("--client", default="host1")
+        sub.add_argument("--profile", default=profile, metavar="local|nfs3|nfs4.2")
+        sub.add_argument("--squash", metavar="none|root|all")
+        sub.add_argument("--anonymous-uid", type=int, default=65534)
+        sub.add_argument("--anonymous-gid", type=int, default=65534)
+        sub.add_argument("--mock-clock", action="store_true", help="time stands still until it is advanced")
+        sub.add_argument("--ledger", type=Path, metavar="FILE", help="append the ledger to a file")
+        sub.add_argument("--log", type=Path, metavar="FILE")
+        sub.add_argument("--make-directories", action="store_true", help="make the directories that are missing")
 
     mount = command("mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False)
     mount.add_argument("backing", metavar="BACKING", type=Path)
     mount.add_argument("mount_point", metavar="MOUNT_POINT")
-    mount.add_argument("--name", help="of the datastore (default: that of the backing directory)")
-    mount.add_argument("--client", default="host1")
-    mount.add_argument("--profile", default="local", metavar="local|nfs3|nfs4.2")
-    mount.add_argument("--squash", metavar="none|root|all")
-    mount.add_argument("--anonymous-uid", type=int, default=65534)
-    mount.add_argument("--anonymous-gid", type=int, default=65534)
+    served(mount, "local")
     mount.add_argument("--read-only", action="store_true")
     mount.add_argument("--strict", action="store_true", help="without page cache: the ledger is exact, mmap fails")
-    mount.add_argument("--mock-clock", action="store_true", help="time stands still until it is advanced")
-    mount.add_argument("--ledger", type=Path, metavar="FILE", help="append the ledger to a file")
-    mount.add_argument("--log", type=Path, metavar="FILE")
+    mount.add_argument("--replace", action="store_true", help="instead of the mount that the client has")
+    export = command("export", _export, "let 'mount -t sim SOURCE DIRECTORY', or -t nfs with the helper for it, find a datastore", chosen=False)
+    export.add_argument("backing", metavar="BACKING", type=Path)
+    export.add_argument("source", metavar="SOURCE", help="such as nfs1:/images")
+    served(export, None)
+    unexport = command("unexport", _unexport, "let no new mount find it")
+    unexport.add_argument("source", metavar="SOURCE")
 
     command("status", _status, "show what is mounted and which policies are in force")
     set_ = command("set", _set, f"change settings: {', '.join(settings.KEYS)}")
@@ -85,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--mark", metavar="NAME", help="remember this moment, for --since")
     umount = command("umount", _umount, "unmount, whatever hangs")
     umount.add_argument("--client", help="only this client's mount")
+    install = command("helpers", _helpers, "install the helpers that mount(8) calls in /sbin, or remove them", chosen=False)
+    install.add_argument("action", choices=("install", "remove", "list"))
+    install.add_argument("words", nargs="*", metavar="|".join(helpers.KINDS), help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4")
+    install.add_argument("--replace", action="store_true", help="also where the system has its own, which comes back with 'remove'")
     run = command("run", _run, "run a scenario", chosen=False)
     run.add_argument("scenario", metavar="SCENARIO.yml", type=Path)
     return parser
@@ -93,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 def _chosen(options: argparse.Namespace) -> Running:
     if options.datastore:
         return Running(options.datastore)
-    found = running()
+    found = [each for each in running() if each.is_ready()]
     if len(found) != 1:
         names = ", ".join(each.name for each in found)
         raise SimulatedDatastoreError(f"--datastore: there are {len(found)} ({names}), name one." if found else
@@ -102,7 +128,11 @@ def _chosen(options: argparse.Namespace) -> Running:
 
 
 def _control(options: argparse.Namespace) -> Control:
-    return _chosen(options).control()
+    chosen = _chosen(options)
+    control = chosen.connect()
+    if control is None:
+        raise SimulatedDatastoreError(f"There is no datastore {chosen.name!r}: 'simulated-datastore status' names those that there are.")
+    return control
 
 
 def _print(options: argparse.Namespace, data: Any, table: Callable[[], str]) -> None:
@@ -124,28 +154,74 @@ def _cell(column: str, value: Any) -> str:
     if column == "error" and isinstance(value, int):
         return errnos.name(value) if value else ""
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value[:_MOST])) + (f" and {len(value) - _MOST} more" if len(value) > _MOST else "")
     # A name may hold what moves the cursor.
     return str(value) if str(value).isprintable() else repr(value)
 
 
 def _mount(options: argparse.Namespace) -> None:
-    name = checks.name("name", options.name or options.backing.absolute().name)
-    mount = {"mount_point": os.path.realpath(options.mount_point), "client": options.client, "profile": options.profile, "squash": options.squash,
-             "anonymous_uid": options.anonymous_uid, "anonymous_gid": options.anonymous_gid, "read_only": options.read_only, "strict": options.strict}
-    existing = Running(name)
-    existing.wait_ready()
-    if existing.alive():
-        existing.control().call("mount", **mount)
-        existing.note(mounts=[*existing.record()["mounts"], mount])
-    else:
-        start(name, options.backing, [mount], clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
+    mount = {"mount_point": resolve(options.mount_point), **_client(options), "read_only": options.read_only, "strict": options.strict}
+    _make_directories(options, mount["mount_point"])
+    name = _add(options, "mount", {**mount, "replace": options.replace}, mounts=[mount])
     _print(options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    export = {"source": options.source, **_client(options)}
+    _make_directories(options)
+    name = _add(options, "export", export, exports=[export])
+    _print(options, {"datastore": name, **export}, lambda: f"{name}: exported as {options.source}")
+
+
+def _make_directories(options: argparse.Namespace, *others: str) -> None:
+    if not options.make_directories:
+        return
+    # What is mounted may hang.
+    taken = {mount.path for mount in mounts()}
+    for path in (resolve(options.backing), *others):
+        try:
+            if path not in taken:
+                os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise SimulatedDatastoreError(f"The directory {path!r} can't be made: {error.strerror}.") from error
+
+
+def _unexport(options: argparse.Namespace) -> None:
+    with contextlib.suppress(DaemonGone):
+        # It goes with the last thing it was there for.
+        _control(options).call("unexport", source=options.source)
+    _print(options, {"source": options.source}, lambda: f"{options.source}: no new mount finds it")
+
+
+def _client(options: argparse.Namespace) -> dict[str, Any]:
+    return {key: getattr(options, key) for key in ("client", "profile", "squash", "anonymous_uid", "anonymous_gid")}
+
+
+def _add(options: argparse.Namespace, method: str, given: dict[str, Any], **first: Any) -> str:
+    """Call *method* of the datastore that is there, or start one, that begins with what is *first*; returns its name."""
+    name = checks.name("name", options.name or options.backing.absolute().name)
+    existing = Running(name)
+    status = existing.ask("status")
+    if status is not None and resolve(options.backing) != status["backing"]:
+        raise SimulatedDatastoreError(f"name: the datastore {name!r} is there already, on {status['backing']!r}; give another --name or that directory.")
+    if status is None or existing.ask(method, **given) is None:
+        start(name, options.backing, **{"mounts": [], **first}, clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
+    return name
+
+
 def _status(options: argparse.Namespace) -> None:
-    found = [_chosen(options)] if options.datastore else running()
-    statuses = {each.name: each.control().call("status") for each in found}
+    statuses = {}
+    for each in [Running(options.datastore)] if options.datastore else running():
+        try:
+            status = each.ask("status")
+        except SimulatedDatastoreError as error:
+            if options.datastore:
+                raise
+            # The others have an answer.
+            print(f"simulated-datastore: {error}", file=sys.stderr)
+            continue
+        if status is not None:
+            statuses[each.name] = status
     _print(options, statuses, lambda: "\n\n".join(_describe(name, status) for name, status in statuses.items()) or "There is no datastore.")
 
 
@@ -161,7 +237,9 @@ def _describe(name: str, status: dict[str, Any]) -> str:
         lines.append("in force: " + " ".join(f"{key}={json.dumps(value)}" for key, value in policies.items()))
     clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
                for client, mount in status["clients"].items()]
-    lines.append(_table(clients, ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]))
+    columns = ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]
+    lines.append(_table(clients, columns) if clients else "no client has it mounted")
+    lines += [f"exported as {export['source']}" for export in status["exports"]]
     if status["rules"]:
         lines.append(_rules(status["rules"]))
     return "\n".join(lines)
@@ -246,12 +324,25 @@ def _ledger(options: argparse.Namespace) -> None:
 def _umount(options: argparse.Namespace) -> None:
     found = _chosen(options)
     if options.client:
-        found.control().call("umount", client=options.client)
+        with contextlib.suppress(DaemonGone):
+            # It goes with its last mount.
+            _control(options).call("umount", client=options.client)
     elif not found.runtime.exists():
         raise SimulatedDatastoreError(f"There is no datastore {found.name!r}.")
     else:
         found.end()
     _print(options, {"datastore": found.name, "client": options.client}, lambda: f"{found.name}: unmounted")
+
+
+def _helpers(options: argparse.Namespace) -> None:
+    for kind in options.words:
+        choose("helpers", kind, list(helpers.KINDS))
+    if options.action == "install":
+        changed = helpers.install(options.words or ["sim"], replace=options.replace)
+    else:
+        changed = helpers.remove(options.words or list(helpers.KINDS)) if options.action == "remove" else []
+    there = helpers.installed()
+    _print(options, {"changed": changed, "installed": there}, lambda: f"installed in {helpers.DIRECTORY}: {', '.join(there) or 'none'}")
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,13 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import checks
-from .errors import SimulatedDatastoreError
-from .system import MNT_DETACH, mounts, unmount
+from .errors import DaemonGone, SimulatedDatastoreError
+from .system import MNT_DETACH, mounts, resolve, unmount
 
 #: One directory a datastore: its socket and which process serves it.
 RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-datastore"))
@@ -30,7 +31,7 @@ class Control:
     """A connection to the control socket at *path*. Raises :class:`SimulatedDatastoreError` when nobody answers there."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._next = 1
         self._asked = ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,7 +39,7 @@ class Control:
             self._socket.connect(os.fspath(path))
         except OSError as error:
             self._socket.close()
-            raise SimulatedDatastoreError(f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' starts one.") from error
+            raise DaemonGone(f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' starts one.") from error
         self._lines = self._socket.makefile("rb")
 
     def call(self, method: str, /, deadline: float = 60, **params: Any) -> Any:
@@ -57,7 +58,7 @@ class Control:
         with self._errors(deadline):
             line = self._lines.readline()
         if not line:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone in the middle of {self._asked!r}.")
+            raise DaemonGone(f"The daemon at {str(self.path)!r} has gone in the middle of {self._asked!r}.")
         answer = json.loads(line)
         if "error" in answer:
             raise SimulatedDatastoreError(answer["error"])
@@ -69,9 +70,9 @@ class Control:
         try:
             yield
         except TimeoutError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
+            raise SimulatedDatastoreError(f"The daemon at {str(self.path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
         except OSError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self._path)!r} has gone: {error.strerror or error}.") from error
+            raise DaemonGone(f"The daemon at {str(self.path)!r} has gone: {error.strerror or error}.") from error
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -103,9 +104,18 @@ class Running:
     def record(self) -> dict[str, Any]:
         """What was noted when it was started; empty when there is nothing."""
         try:
-            return json.loads((self.runtime / "daemon.json").read_text(encoding="utf-8"))
+            record = json.loads((self.runtime / "daemon.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return record if isinstance(record, dict) and {"pid", "started"} <= record.keys() else {}
+
+    def _noted_mounts(self) -> list[Any]:
+        """Device and mount point of each mount that the daemon noted."""
+        try:
+            found = json.loads((self.runtime / "mounts.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return found if isinstance(found, list) else []
 
     def note(self, **changes: Any) -> None:
         """Change the record of a daemon that is still there."""
@@ -118,11 +128,40 @@ class Running:
         temporary.write_text(json.dumps(record), encoding="utf-8")
         temporary.rename(self.runtime / "daemon.json")
 
-    def wait_ready(self, deadline: float = 30) -> None:
-        """Wait until a daemon that is just being started answers, or has ended."""
+    def connect(self, deadline: float = 30) -> Control | None:
+        """Return a connection to the daemon; None when there is none. One that is just starting or ending is waited for, until it answers or has gone.
+
+        Raises :class:`SimulatedDatastoreError` when it does neither for *deadline* seconds.
+        """
         until = time.monotonic() + deadline
-        while self.alive() and "watchdog" not in self.record() and time.monotonic() < until:
+        while self.alive():
+            with contextlib.suppress(DaemonGone):
+                return self.control()
+            if time.monotonic() > until:
+                raise SimulatedDatastoreError(f"The datastore {self.name!r} is neither ready nor gone after {deadline:g} seconds, its log may tell why.")
             time.sleep(0.02)
+        return None
+
+    def is_ready(self) -> bool:
+        """Whether it answers; one that is just starting or ending is waited for."""
+        control = self.connect()
+        if control is not None:
+            control.close()
+        return control is not None
+
+    def ask(self, method: str, /, **params: Any) -> Any:
+        """What *method* returns; None when there is no daemon, or when it goes before it answers. Raises :class:`SimulatedDatastoreError` as :meth:`connect`
+        and :meth:`Control.call` do."""
+        until = time.monotonic() + 30
+        while (control := self.connect()) is not None:
+            try:
+                return control.call(method, **params)
+            except DaemonGone:
+                if time.monotonic() > until:
+                    raise
+            finally:
+                control.close()
+        return None
 
     def alive(self) -> bool:
         """Whether its process is there: the same one, not a later one of the same number."""
@@ -161,20 +200,21 @@ class Running:
         now = self.record()
         if now and (now["pid"], now["started"]) != (record.get("pid"), record.get("started")):
             return
-        paths = {mount["mount_point"] for mount in now.get("mounts", ())}
-        for device, path, source in reversed(mounts()):
-            if source == "simulated-datastore" and path in paths:
+        noted = self._noted_mounts()
+        for mount in reversed(mounts()):
+            if [mount.device, mount.path] in noted:
                 # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon has to do.
                 with contextlib.suppress(OSError):
-                    Path("/sys/fs/fuse/connections", device.rpartition(":")[2], "abort").write_text("1", encoding="ascii")
+                    Path("/sys/fs/fuse/connections", mount.device.rpartition(":")[2], "abort").write_text("1", encoding="ascii")
                 with contextlib.suppress(OSError):
-                    unmount(path, MNT_DETACH)
+                    unmount(mount.path, MNT_DETACH)
         shutil.rmtree(self.runtime, ignore_errors=True)
 
 
-def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int | None = None, clock: str = "real", ledger: Path | None = None,
-          log: Path | None = None, known: int = 200_000, deadline: float = 30) -> Running:
-    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method ``mount``).
+def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, exports: Sequence[dict[str, Any]] = (), parent: int | None = None, clock: str = "real",
+          ledger: Path | None = None, log: Path | None = None, known: int = 200_000, deadline: float = 30) -> Running:
+    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method ``mount``). With *exports* (those of the method
+    ``export``) it stays when nothing is mounted.
 
     With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to forget the others. Raises
     :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
@@ -184,9 +224,9 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
         raise SimulatedDatastoreError("A simulated datastore needs root: it makes files in the name of every user.")
     for mount in mounts:
         # As the kernel's table has it.
-        mount["mount_point"] = os.path.realpath(mount["mount_point"])
-    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "clock": clock, "known": known,
-                              "log": str(log.absolute() if log else running.log)}
+        mount["mount_point"] = resolve(mount["mount_point"])
+    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "exports": list(exports), "clock": clock,
+                              "known": known, "log": str(log.absolute() if log else running.log)}
     if parent is not None:
         config["parent"] = parent
     if ledger is not None:
@@ -195,7 +235,7 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
     tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
     python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
-    with _locked(), open(config["log"], "ab") as errors:
+    with _locked(), _log_file(config["log"]) as errors:
         _sweep_all()
         if running.alive():
             raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
@@ -203,7 +243,7 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
         # -P: what is in the current directory is no part of the program.
         process = subprocess.Popen([sys.executable, "-P", "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                                    env=environment, start_new_session=True)
-        record = {"pid": process.pid, "started": _started(process.pid), "mounts": mounts}
+        record = {"pid": process.pid, "started": _started(process.pid)}
         running._note(record)
     try:
         answer = _first_line(process, json.dumps(config).encode(), deadline)
@@ -220,6 +260,13 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, parent: int
     # Our child, whom nobody waits for, would stay a zombie.
     _children.append(process)
     return running
+
+
+def _log_file(path: str) -> IO[bytes]:
+    try:
+        return open(path, "ab")
+    except OSError as error:
+        raise SimulatedDatastoreError(f"The log {path!r} can't be written: {error.strerror}, --log names another file.") from error
 
 
 #: Daemons of this process, collected by each later start and end.
@@ -247,13 +294,18 @@ def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float
 
 
 def running() -> list[Running]:
+    """The datastores that are there: none that has only left something."""
+    return [found for found in _known() if found.alive()]
+
+
+def _known() -> list[Running]:
     """The datastores that are there, or have left something."""
-    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name)] if RUNTIME.is_dir() else []
+    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name) and path.is_dir()] if RUNTIME.is_dir() else []
 
 
 def _sweep_all() -> None:
     """Remove the leftovers of daemons that are no more."""
-    for found in running():
+    for found in _known():
         if not found.alive():
             found._sweep(found.record())
 
@@ -261,8 +313,14 @@ def _sweep_all() -> None:
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Nobody else makes or removes the directory of a datastore meanwhile, watchdogs included."""
-    RUNTIME.mkdir(parents=True, exist_ok=True)
-    fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        RUNTIME.mkdir(parents=True, exist_ok=True)
+        fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
+        if not os.access(RUNTIME, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise SimulatedDatastoreError(f"The directory {str(RUNTIME)!r} can't be used: {error.strerror}. Name another one by the environment variable "
+                                      "SIMULATED_DATASTORE_RUNTIME.") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -5,6 +5,7 @@ standard input as JSON; one line of JSON on standard output says that it is read
 """
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import json
@@ -14,22 +15,24 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace as replace_field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
 
 from . import checks, watchdog
-from .adapters.pyfuse3_adapter import CAPABILITIES, Pyfuse3Adapter
+from .adapters.pyfuse3_adapter import CAPABILITIES, FLAGS, KernelTable, Pyfuse3Adapter
 from .clock import MockClock, RealClock
 from .control import ControlServer, Method
 from .datastore import Datastore
 from .errors import SimulatedDatastoreError
+from .exports import Exports
 from .methods import Methods
 from .mount import Export, Mount
 from .nodes import Node
 from .profiles import PROFILES, SQUASHES, choose
-from .system import mounts
+from .system import SOURCE, mounts, resolve
 
 _log = logging.getLogger("simulated_datastore")
 
@@ -46,12 +49,12 @@ class _BugCounter(logging.Handler):
 
 
 class Daemon:
-    """Runs until it is told to stop, its last mount has gone, or its parent has ended."""
+    """Runs until it is told to stop, its last mount has gone and nothing is exported, or its parent has ended."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.runtime = Path(config["runtime"])
-        self.backing = Path(os.path.realpath(config["backing"]))
+        self.backing = Path(resolve(config["backing"]))
         self.bugs = _BugCounter()
         _log.addHandler(self.bugs)
         clock = MockClock() if config.get("clock") == "mock" else RealClock()
@@ -59,6 +62,9 @@ class Daemon:
         self.datastore.invalidate = self._invalidate
         self.datastore.disconnect = self.disconnect
         self.adapters: dict[str, Pyfuse3Adapter] = {}
+        self.exports = Exports()
+        #: How many mounts are being replaced: with the last mount gone, there will be another one.
+        self._replacing = 0
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__, str(os.getpid()), str(self.runtime)], start_new_session=True, bufsize=0,
@@ -81,11 +87,14 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await nursery.start(self._signals)
-                await nursery.start(server.serve)
+                for export in self.config.get("exports", ()):
+                    self.exports.set(**export)
                 for mount in self.config["mounts"]:
                     for key in mount:
                         choose("mount", key, list(inspect.signature(self.add_mount).parameters))
                     await self.add_mount(**mount)
+                # Last: whoever gets a connection finds it ready.
+                await nursery.start(server.serve)
                 nursery.start_soon(self._write_ledger)
                 if "parent" in self.config:
                     nursery.start_soon(self._watch_parent, self.config["parent"])
@@ -103,33 +112,83 @@ class Daemon:
             self._watchdog.wait()
 
     async def add_mount(self, mount_point: str, client: str = "host1", profile: str = "local", squash: str | None = None, anonymous_uid: int = 65534,
-                        anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False) -> None:
-        """Mount the datastore for one more client; raises :class:`SimulatedDatastoreError`."""
+                        anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False, replace: bool = False, source: str = SOURCE,
+                        type: str | None = None, flags: list[str] | None = None, soft: float | None = None) -> dict[str, str]:
+        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Returns where; raises :class:`SimulatedDatastoreError`.
+
+        *source* and *type* are what the kernel's table of mounts shows, the latter as ``fuse.TYPE`` (default: the client); *flags* are options of mount(8)
+        that are there for each file system. With *soft*, what hangs fails after so many seconds.
+        """
         checks.name("client", client)
         found = PROFILES[choose("profile", profile, list(PROFILES))]
         anonymous = (checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID), checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID))
         export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,
-                        checks.flag("read_only", read_only), checks.flag("strict", strict))
-        path = self._check_mount_point(mount_point)
+                        checks.flag("read_only", read_only), checks.flag("strict", strict), soft=None if soft is None else checks.seconds("soft", soft))
+        table = KernelTable(checks.text("source", source), checks.name("type", client if type is None else type),
+                            tuple(choose("flags", flag, FLAGS) for flag in checks.texts("flags", flags or [])))
+        old = self.adapters.get(client) if checks.flag("replace", replace) else None
+        path = self._check_mount_point(mount_point, old)
+        self._replacing += 1
+        try:
+            if old is not None:
+                await self.unmount(client)
+            self._add_adapter(replace_field(export, mount_point=os.fspath(path)), path, table)
+        finally:
+            self._replacing -= 1
+            self._stop_if_unused()
+        return {"client": client, "mount_point": os.fspath(path)}
+
+    def _add_adapter(self, export: Export, path: Path, table: KernelTable) -> None:
         mount = self.datastore.add_mount(export)
         try:
-            adapter = Pyfuse3Adapter(mount, path, self.config["known"])
+            adapter = Pyfuse3Adapter(mount, path, self.config["known"], table)
         except BaseException:
             self.datastore.remove_mount(mount)
             raise
         self._tell_watchdog("mount", path)
-        self.adapters[client] = adapter
+        self.adapters[export.client] = adapter
+        self._note_mounts()
         self._nursery.start_soon(self._serve, adapter)  # type: ignore[union-attr]
 
-    def _check_mount_point(self, mount_point: str) -> Path:
-        """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted."""
+    async def mount_export(self, source: str, mount_point: str, version: str | None = None, read_only: bool = False, type: str = "sim",
+                           flags: list[str] | None = None, soft: float | None = None) -> dict[str, Any]:
+        """Mount what is exported as *source*, as a mount helper was asked to; returns the parameters. Raises :class:`SimulatedDatastoreError`."""
+        mount = {**self.exports.get(source).mount(version, list(self.datastore.mounts)), "mount_point": mount_point, "read_only": read_only, "type": type,
+                 "flags": flags, "soft": soft}
+        await self.add_mount(**mount)
+        return mount
+
+    def delete_export(self, source: str) -> None:
+        """Offer a source no more. Raises :class:`SimulatedDatastoreError`."""
+        self.exports.delete(source)
+        self._stop_if_unused()
+
+    def _stop_if_unused(self) -> None:
+        if not self.adapters and not self.exports and not self._replacing:
+            self.stop.set()
+
+    def _note_mounts(self) -> None:
+        """Note what has to go, should this daemon and its watchdog be killed."""
+        noted = [[adapter.device, os.fspath(adapter.mount_point)] for adapter in self.adapters.values()]
+        temporary = self.runtime / ".mounts.json"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(noted), encoding="utf-8")
+            temporary.rename(self.runtime / "mounts.json")
+
+    def _check_mount_point(self, mount_point: str, old: Pyfuse3Adapter | None) -> Path:
+        """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted, unless the *old* mount is there."""
         if not os.path.exists("/dev/fuse"):
             raise SimulatedDatastoreError("There is no /dev/fuse: load the kernel module fuse, or give the container the device.")
         path = Path(checks.text("mount_point", mount_point, path=True)).absolute()
-        # A dead mount can't be looked at, only a table of the kernel tells of it.
-        taken = {found for _unused, found, _unused in mounts()}
-        if os.fspath(path) in taken or (resolved := Path(os.path.realpath(path))).as_posix() in taken:
+        resolved = Path(resolve(path))
+        if old is not None and resolved == old.mount_point:
+            return resolved
+        # A mount can't be looked at, as it may hang; a table of the kernel tells of it.
+        if os.fspath(resolved) in {found.path for found in mounts()}:
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted.")
+        if any(adapter.mount_point in resolved.parents for adapter in self.adapters.values()):
+            # Its answer would be ours, while we wait for it.
+            raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in a mount of this datastore, give a directory outside.")
         # Unlike that of Path, this one takes a path that is too long as well.
         if not os.path.isdir(resolved):
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} isn't a directory.")
@@ -144,8 +203,7 @@ class Daemon:
             _log.exception("the mount of %s has ended", adapter.mount.client)
         finally:
             self._close(adapter)
-        if not self.adapters:
-            self.stop.set()
+        self._stop_if_unused()
 
     def _close(self, adapter: Pyfuse3Adapter) -> None:
         if self.adapters.pop(adapter.mount.client, None) is None:
@@ -153,10 +211,14 @@ class Daemon:
         adapter.close()
         self.datastore.remove_mount(adapter.mount)
         self._tell_watchdog("gone", adapter.mount_point)
+        self._note_mounts()
+        adapter.closed.set()
 
-    def unmount(self, client: str) -> None:
-        """Raises :class:`SimulatedDatastoreError` for a client that has no mount."""
-        self.adapters[choose("client", client, list(self.adapters))].terminate()
+    async def unmount(self, client: str) -> None:
+        """Return when the mount has gone. Raises :class:`SimulatedDatastoreError` for a client that has no mount."""
+        adapter = self.adapters[choose("client", client, list(self.adapters))]
+        adapter.terminate()
+        await adapter.closed.wait()
 
     def disconnect(self, mount: Mount) -> None:
         self.adapters[mount.client].terminate()

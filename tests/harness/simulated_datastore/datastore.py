@@ -25,6 +25,7 @@ from .policies.identity import Identity
 from .policies.rules import Rules
 from .policies.schedule import Schedule
 from .policies.state import ServerState
+from .policies.writeback import Writeback
 from .profiles import choose
 from .request import ATTRIBUTES, NAMES, OPERATIONS, Request
 
@@ -41,12 +42,14 @@ class Datastore:
             self.nodes = NodeTable(backing, min(512, most // 8))
         except OSError as error:
             raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} can't be opened: {error.strerror}.") from error
+        self._check_numbers(backing)
         self.open_files = OpenFiles(self.nodes, most // 2)
         self.backing = backing
         self.capabilities = capabilities
         self.clock = clock or RealClock()
         self.file_system = FileSystem(self.nodes)
         self.ledger = Ledger()
+        self.ledger.check_path = self.check_path
         self.mounts: dict[str, Mount] = {}
         #: By operation; None where no policy concerns it.
         self.plans: dict[str, Plan | None] = dict.fromkeys(OPERATIONS)
@@ -54,6 +57,8 @@ class Datastore:
         self.invalidate: Callable[[Mount, Node | None, Node | None, bytes], None] = lambda mount, node, parent, name: None
         #: The requests that wait for something.
         self.parked: list[Request] = []
+        #: Those of them that wait until somebody changes something.
+        self.hanging: list[Request] = []
         #: Whether several clients have it mounted.
         self.shared = False
         #: Called with a mount whose client is to be cut off.
@@ -68,9 +73,30 @@ class Datastore:
         self.schedule = Schedule(self)
         self.durability = Durability(self, min(2000, most // 8))
         self._before: list[Policy] = [self.state, self.rules, Identity(self), self.schedule]
-        self._enter: list[Policy] = [self.capacity, self.durability]
+        self.writeback = Writeback(self)
+        self._enter: list[Policy] = [self.writeback, self.capacity, self.durability]
         self._after: list[Policy] = [self.capacity, self.durability, self.rules]
         self._settle: list[Policy] = [self.capacity]
+
+    def _check_numbers(self, backing: Path) -> None:
+        """Raise :class:`SimulatedDatastoreError` where a new file isn't of the file system of its directory: inode numbers would be ambiguous."""
+        try:
+            fd = os.open(backing, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:
+            # Not every file system has such files, nor can every one be written to.
+            return
+        device = os.fstat(fd).st_dev
+        os.close(fd)
+        if device != self.nodes.device:
+            self.nodes.close()
+            raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} is on an overlay of several file systems: give one on a volume or a tmpfs.")
+
+    def check_path(self, option: str, path: str) -> None:
+        """Raise :class:`SimulatedDatastoreError` for the path of a file as a client has it, mount point and all: it would match nothing."""
+        for place in (*(mount.export.mount_point for mount in self.mounts.values()), os.fspath(self.backing)):
+            inside = path.removeprefix(place)
+            if place and inside != path and inside[:1] in ("", "/") and not os.path.lexists(os.fspath(self.backing) + place):
+                raise SimulatedDatastoreError(f"{option}: {path!r} begins with {place!r}, but paths begin at the datastore's root: give {inside or '/'!r}.")
 
     def recompile(self) -> None:
         """A policy was changed: from now on requests go through those that concern them."""
@@ -165,8 +191,8 @@ class Datastore:
                 "profile": mount.export.profile.name, "squash": mount.export.squash, "read_only": mount.export.read_only, "strict": mount.export.strict,
                 "open": len(mount.handles), "nodes": len(mount.lookups)} for mount in self.mounts.values()},
             "state": self.state.status(), "capacity": self.capacity.status(), "schedule": self.schedule.status(), "rules": self.rules.status(),
-            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked), "ledger": self.ledger.status(),
-            "capabilities": self.capabilities.as_dict()}
+            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked),
+            "hanging": len(self.hanging), "ledger": self.ledger.status(), "capabilities": self.capabilities.as_dict()}
 
     def settings(self) -> dict[str, Any]:
         """Everything that can be set, by the keys it is set with."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The one error for anything a user can meet."""
+"""Anything a user can meet is one error."""
 from __future__ import annotations
 
 
@@ -8,4 +8,8 @@ class SimulatedDatastoreError(Exception):
     """One sentence that names what was refused, the value, and what would be accepted."""
 
 
-__all__ = ["SimulatedDatastoreError"]
+class DaemonGone(SimulatedDatastoreError):
+    """No daemon answers, or not any more."""
+
+
+__all__ = ["DaemonGone", "SimulatedDatastoreError"]

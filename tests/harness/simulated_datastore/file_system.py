@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .nodes import Node, NodeTable
 from .open_files import flags_below
-from .request import Request
+from .request import Caller, Request
 from .system import RENAME_EXCHANGE, lines, renameat2
 
 if TYPE_CHECKING:
@@ -353,6 +353,16 @@ def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
     return nodes.directory_fd(first), second_fd
 
 
+def without_privileges(mode: int, group: int, caller: Caller) -> int:
+    """Return the *mode* that a file of *group* has after *caller* changed its content: without the set-user-ID bit, and without the set-group-ID bit when the
+    group may execute it or isn't one of the caller's (setattr_should_drop_suidgid in the kernel). Root, by CAP_FSETID, keeps both: it isn't a *caller* here."""
+    if not stat.S_ISREG(mode):
+        return mode
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _groups(caller.pid, caller.gid)):
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID
+
+
 def _groups(pid: int, group: int) -> set[int]:
     """The groups of a process, its *group* and the supplementary ones."""
     try:
@@ -364,4 +374,4 @@ def _groups(pid: int, group: int) -> set[int]:
     return {group}
 
 
-__all__ = ["CAPABILITY", "FileSystem", "place"]
+__all__ = ["CAPABILITY", "FileSystem", "place", "without_privileges"]

@@ -36,6 +36,8 @@ class Ledger:
         self._rows: deque[Row] = deque(maxlen=limit)
         self._next = 1
         self._marks: dict[str, int] = {}
+        #: Called with an option and its path, to refuse one that can't match.
+        self.check_path: Callable[[str, str], None] = lambda option, path: None
         #: Called after each entry, and when a request begins to wait.
         self.watchers: list[Callable[[], None]] = []
         self._file: int | None = None
@@ -96,6 +98,8 @@ class Ledger:
             except KeyError as unknown:
                 raise SimulatedDatastoreError(f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
                                               f"({', '.join(CLASSES)}).") from unknown
+        if path is not None:
+            self.check_path("path", path)
         first = self._first(since)
         pattern = None if path is None else path_glob(path)
         for row in self._rows:

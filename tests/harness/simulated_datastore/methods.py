@@ -13,6 +13,7 @@ from .errors import SimulatedDatastoreError
 from .ledger import CRITERIA
 from .profiles import choose
 from .request import Request
+from .system import SOURCE
 
 if TYPE_CHECKING:
     from .control import Method
@@ -31,6 +32,7 @@ class Methods:
         ledger, rules, durability = datastore.ledger, datastore.rules, datastore.durability
         return {
             "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
+            "export": self.daemon.exports.set, "unexport": self.daemon.delete_export, "mount_export": self.daemon.mount_export,
             "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
             "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
             "crash.track": durability.track, "crash.states": self.states, "crash": self.crash, "restart": datastore.restart,
@@ -63,8 +65,8 @@ class Methods:
     def status(self) -> dict[str, Any]:
         status = self.datastore.status()
         for client, adapter in self.daemon.adapters.items():
-            status["clients"][client]["mount_point"] = str(adapter.mount_point)
-        return status | {"bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
+            status["clients"][client] |= {"mount_point": str(adapter.mount_point), "source": adapter.table.source, "by_helper": adapter.table.source != SOURCE}
+        return status | {"exports": self.daemon.exports.status(), "bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
 
     def advance(self, seconds: float) -> float:
         clock = self.datastore.clock
@@ -76,24 +78,25 @@ class Methods:
     async def wait_for(self, predicate: dict[str, Any], timeout: float = 10) -> dict[str, Any]:
         """Wait until *predicate* holds, at most *timeout* seconds.
 
-        It has either ``parked``, a number of requests that must be waiting for something, or criteria of the ledger with ``count``, how many entries
-        must match (default 1).
+        It has either ``parked``, a number of requests that must be waiting for something, or ``hanging``, a number of those that hang, or criteria of the
+        ledger with ``count``, how many entries must match (default 1).
         """
         checks.seconds("timeout", timeout)
         if not isinstance(predicate, dict):
             raise SimulatedDatastoreError(f"predicate: {predicate!r} isn't a mapping such as {{\"op\": \"write\", \"count\": 1}}.")
         wanted = dict(predicate)
         for key in wanted:
-            choose("predicate", key, [*CRITERIA, "count", "parked"])
-        parked = checks.whole("parked", wanted.pop("parked")) if "parked" in wanted else None
-        if parked is not None and wanted:
-            raise SimulatedDatastoreError(f"predicate: parked goes with nothing else, take {', '.join(wanted)} away.")
+            choose("predicate", key, [*CRITERIA, "count", "hanging", "parked"])
+        waiting = next((key for key in ("parked", "hanging") if key in wanted), None)
+        number = None if waiting is None else checks.whole(waiting, wanted.pop(waiting))
+        if waiting is not None and wanted:
+            raise SimulatedDatastoreError(f"predicate: {waiting} goes with nothing else, take {', '.join(wanted)} away.")
         count = checks.whole("count", wanted.pop("count", 1))
 
         def found() -> int:
-            return len(self.datastore.parked) if parked is not None else sum(1 for _unused in self.datastore.ledger.rows(**wanted))
+            return len(getattr(self.datastore, waiting)) if waiting is not None else sum(1 for _unused in self.datastore.ledger.rows(**wanted))
 
-        goal = parked if parked is not None else count
+        goal = number if number is not None else count
         with trio.move_on_after(timeout):
             while (now := found()) < goal:
                 event = trio.Event()

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import trio
+
+from .file_system import without_privileges
 from .nodes import Node
 from .profiles import Profile
 from .request import Caller, Request
 
 if TYPE_CHECKING:
     from .datastore import Datastore
+    from .policies.writeback import Mapping
 
 #: What setattr is called, by the first thing it changes.
 _SETATTR = (("size", "truncate"), ("uid", "chown"), ("gid", "chown"), ("mode", "chmod"), ("atime_ns", "utimens"), ("mtime_ns", "utimens"))
@@ -35,12 +38,24 @@ class Export:
     read_only: bool = False
     #: Without the page cache: the ledger is exact, mmap doesn't work.
     strict: bool = False
+    #: Where it is mounted: a path that begins so isn't one of the datastore.
+    mount_point: str = ""
+    #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5)); None: never.
+    soft: float | None = None
+
+
+class Opener(NamedTuple):
+    """A user that isn't root, who has opened a file; *pid* is 0 for one without other groups."""
+
+    uid: int
+    gid: int
+    pid: int
 
 
 class Handle:
     """An open file or directory of a client."""
 
-    __slots__ = ("entries", "flags", "held", "late_error", "lost", "mount", "node", "number")
+    __slots__ = ("entries", "flags", "heard", "held", "lost", "mount", "node", "number", "opener")
 
     def __init__(self, mount: Mount, number: int, node: Node, flags: int) -> None:
         self.mount = mount
@@ -52,8 +67,11 @@ class Handle:
         self.node = node
         self.flags = flags
         self.entries: list[bytes] | None = None
-        #: An errno that is to be reported by close or fsync.
-        self.late_error = 0
+        #: Who has opened it, where that has to be known: the requests to write don't tell.
+        self.opener: Opener | None = None
+        mapping = mount.mappings.get(node)
+        #: The number of the last error of writing back that it has heard of, or that was told before it was opened.
+        self.heard = 0 if mapping is None else mapping.sample()
 
     @property
     def fd(self) -> int:
@@ -75,6 +93,8 @@ class Mount:
         self.lookups: dict[int, int] = {}
         #: The version of the content whose attributes this client was given last, for close-to-open.
         self.seen: dict[int, int] = {}
+        #: The files that this client has met errors with while it wrote them back.
+        self.mappings: dict[Node, Mapping] = {}
         #: Called before a request waits for something: the adapter lets another task read on.
         self.relieve: Callable[[], None] = lambda: None
         self._next = 1
@@ -111,19 +131,43 @@ class Mount:
             self.datastore.changed(request)
         return request
 
-    async def park(self, request: Request, wait: Awaitable[Any]) -> None:
-        """Let *request* wait, and the others go on."""
+    async def park(self, request: Request, wait: Awaitable[Any], *, hangs: bool = False) -> None:
+        """Let *request* wait, and the others go on. It *hangs* when it isn't time that it waits for."""
         self.relieve()
         crashes = self.datastore.crashes
-        self.datastore.parked.append(request)
+        lists = [self.datastore.parked, self.datastore.hanging] if hangs else [self.datastore.parked]
+        for waiting in lists:
+            waiting.append(request)
         self._ledger.changed()
         try:
-            await wait
+            await self._wait(wait)
         finally:
-            self.datastore.parked.remove(request)
+            for waiting in lists:
+                waiting.remove(request)
         if self.datastore.crashes != crashes and request.op not in ("release", "releasedir"):
             raise OSError(errno.EIO, "the server has crashed since")
         self.datastore.state.gate(request)
+
+    async def _wait(self, wait: Awaitable[Any]) -> None:
+        """Raises EIO when the client has no patience any more."""
+        if self.export.soft is None:
+            await wait
+            return
+        clock = self.datastore.clock
+        over = False
+
+        async def give_up(deadline: float) -> None:
+            nonlocal over
+            await clock.sleep_until(deadline)
+            over = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up, clock.now() + self.export.soft)
+            await wait
+            nursery.cancel_scope.cancel()
+        if over:
+            raise OSError(errno.EIO, "the client has waited long enough")
 
     # Names
 
@@ -144,7 +188,22 @@ class Mount:
         return self._count(await self.run(request))
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Request:
-        return self._count(await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller)))
+        request = self._count(await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller)))
+        self._opened(request.result, caller)
+        return request
+
+    def _opened(self, handle: Handle, caller: Caller) -> Handle:
+        """Remember who has opened a file: the requests to write don't tell. The kernel leaves it to us to take away what a write takes away on a strict mount,
+        for a root that is another user to the server, and for who isn't in the group of a file that its group can't execute."""
+        handle.opener = self._acting(caller)
+        return handle
+
+    def _acting(self, caller: Caller) -> Opener | None:
+        """Who *caller* is to the server; None for root."""
+        export = self.export
+        if export.squash == "all" or (export.squash == "root" and caller.uid == 0):
+            return Opener(*export.anonymous, pid=0)
+        return Opener(caller.uid, caller.gid, caller.pid) if caller.uid else None
 
     async def unlink(self, parent: int, name: bytes, caller: Caller) -> Request:
         return await self.run(Request("unlink", self, self.nodes.get(parent), name, caller=caller))
@@ -174,6 +233,9 @@ class Mount:
         else:
             self.lookups.pop(ino, None)
             self.seen.pop(ino, None)
+            if node is not None:
+                # Its inode goes from the client's memory, and with it what nobody has heard of.
+                self.mappings.pop(node, None)
         if node is not None:
             node.lookups -= number
             if node.lookups <= 0 and not node.handles:
@@ -188,6 +250,12 @@ class Mount:
         """*change* has any of size, uid, gid, mode, atime_ns, mtime_ns."""
         node = self.nodes.get(ino)
         op = next((op for key, op in _SETATTR if key in change), "getattr")
+        acting = self._acting(caller) if op == "truncate" else None
+        if acting is not None:
+            now = self.nodes.stat(node)
+            mode = without_privileges(now.st_mode, now.st_gid, acting)
+            if mode != now.st_mode:
+                change["mode"] = mode
         return await self.run(Request(op, self, node, arguments=change, size=change.get("size", 0), caller=caller,
                                       handle=None if handle is None else self.handles.get(handle)))
 
@@ -213,14 +281,15 @@ class Mount:
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Handle:
         node = self.nodes.get(ino)
-        handle = (await self.run(Request("open", self, node, flags=flags, caller=caller))).result
+        handle = self._opened((await self.run(Request("open", self, node, flags=flags, caller=caller))).result, caller)
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             try:
                 change = {"size": 0}
-                mode = os.fstat(handle.fd).st_mode
-                if caller.uid and (mode & stat.S_ISUID or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP):
+                now = os.fstat(handle.fd)
+                mode = now.st_mode if handle.opener is None else without_privileges(now.st_mode, now.st_gid, handle.opener)
+                if mode != now.st_mode:
                     # The kernel leaves it to us to take them when it leaves us to truncate (file_remove_privs).
-                    change["mode"] = mode & ~stat.S_ISUID & ~(stat.S_ISGID if mode & stat.S_IXGRP else 0)
+                    change["mode"] = mode
                 await self.run(Request("truncate", self, node, arguments=change, handle=handle, caller=caller))
             except OSError:
                 self.remove_handle(handle)
@@ -247,11 +316,21 @@ class Mount:
 
     async def write(self, number: int, offset: int, data: bytes) -> int:
         handle = self.handles[number]
+        if handle.opener is not None and data and not handle.lost:
+            await self._take_privileges(handle)
         request = await self.run(Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data)))
         if request.offset != offset:
             # The kernel has put it elsewhere in its cache.
             self.datastore.invalidate(self, handle.node, None, b"")
         return request.result
+
+    async def _take_privileges(self, handle: Handle) -> None:
+        """Take set-user-ID and set-group-ID from a file that is going to be written to, as a request of its own, as the kernel does where it caches writes."""
+        now = os.fstat(handle.fd)
+        mode = without_privileges(now.st_mode, now.st_gid, handle.opener)
+        if mode != now.st_mode:
+            await self.run(Request("chmod", self, handle.node, arguments={"mode": mode}, handle=handle))
+            self.datastore.invalidate(self, handle.node, None, b"")
 
     async def readdir(self, number: int, offset: int) -> list[bytes]:
         handle = self.handles[number]

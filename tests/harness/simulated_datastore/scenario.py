@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class Outcome:
     problem: str = ""
 
 
+class _Problem(Exception):
+    """What keeps a step from being done."""
+
+
 def load(path: Path) -> dict[str, Any]:
     """The scenario in *path*; raises :class:`SimulatedDatastoreError` for a file that can't be read or isn't one."""
     try:
@@ -44,6 +49,8 @@ def load(path: Path) -> dict[str, Any]:
         for name in re.findall(r"\{([A-Za-z0-9_.-]+)\}", " ".join(step.get("run", ()))):
             if name not in clients:
                 raise SimulatedDatastoreError(f"run: {'{' + name + '}'!r} isn't the mount point of a client, the clients are {', '.join(clients)}.")
+        if step.get("expect") == "hang" and ("run" not in step or {"exit", "stderr"} & step.keys()):
+            raise SimulatedDatastoreError("expect: a step that must hang needs a command to run, which has neither exit code nor stderr.")
     return data
 
 
@@ -82,16 +89,19 @@ def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[st
 def run(path: Path) -> Iterator[Outcome]:
     """Run the scenario in *path* and tell the outcome of each step; raises :class:`SimulatedDatastoreError` for what can't be set."""
     data = load(path)
+    killed: list[subprocess.Popen[str]] = []
     with mounted(data, path) as (control, mount_points):
         if "steps" not in data:
             yield Outcome("mounted at " + ", ".join(mount_points.values()))
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
             return
         for number, step in enumerate(data["steps"], 1):
-            yield Outcome(step.get("name", f"step {number}"), _step(control, step, mount_points))
+            yield Outcome(step.get("name", f"step {number}"), _step(control, step, mount_points, killed))
+    for process in killed:
+        process.wait()
 
 
-def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -> str:
+def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]) -> str:
     if "set" in step:
         settings.apply(control, step["set"])
     if step.get("clear_rules"):
@@ -100,14 +110,15 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str]) 
         control.call("rule.add", **step["rule"])
     if "mark" in step:
         control.call("ledger.mark", name=step["mark"])
-    problem = _run(control, step, mount_points) if "run" in step else ""
+    hang = step.get("expect") == "hang"
+    problem = "" if "run" not in step else _hang(control, step, mount_points, killed) if hang else _run(control, step, mount_points)
     if "crash" in step:
         control.call("crash", **step["crash"])
     if step.get("restart"):
         control.call("restart")
     if "advance" in step:
         control.call("clock.advance", seconds=step["advance"])
-    if not problem and "expect" in step:
+    if not problem and "expect" in step and not hang:
         criteria = dict(step["expect"])
         wanted = criteria.pop("count", None)
         found = len(control.call("ledger.query", **criteria))
@@ -116,27 +127,65 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str]) 
     return problem
 
 
-def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -> str:
+def _start(step: dict[str, Any], mount_points: dict[str, str], stderr: int) -> subprocess.Popen[str]:
+    """The command of a step; raises :class:`_Problem` when it can't be run."""
     words = []
     for word in step["run"]:
         for client, point in mount_points.items():
             word = word.replace("{" + client + "}", point)
         words.append(word)
-    deadline = step.get("deadline", 60)
     try:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-                                   env={**os.environ, "LC_ALL": "C"})
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, text=True, errors="replace",
+                                env={**os.environ, "LC_ALL": "C"}, start_new_session=True)
     except (OSError, ValueError) as error:
-        return f"{words[0]!r} can't be run: {getattr(error, 'strerror', None) or error}"
+        raise _Problem(f"{words[0]!r} can't be run: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _hang(control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]) -> str:
+    """Run a command that must hang, and kill it: it ends when what it waits for answers. Else it goes on waiting, as it would for a real server."""
+    deadline, before = step.get("deadline", 60), control.call("status")["hanging"]
+    try:
+        process = _start(step, mount_points, subprocess.DEVNULL)
+    except _Problem as problem:
+        return str(problem)
+    killed.append(process)
+    waiter = Control(control.path)
+    try:
+        ended = os.pidfd_open(process.pid)
+        waiter.ask("wait_for", predicate={"hanging": before + 1}, timeout=deadline)
+        ready = select.select([waiter, ended], [], [], deadline + 30)[0]
+        os.close(ended)
+        if waiter in ready:
+            waiter.answer()
+            return ""
+        return f"{step['run'][0]!r} ended with {process.wait()}, and had to hang"
+    except SimulatedDatastoreError:
+        return f"{step['run'][0]!r} didn't hang within {deadline:g} seconds: no request of it waits for the server"
+    finally:
+        waiter.close()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -> str:
+    words, deadline = step["run"], step.get("deadline", 60)
+    try:
+        process = _start(step, mount_points, subprocess.PIPE)
+    except _Problem as problem:
+        return str(problem)
     try:
         _unused, stderr = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         # A request that hangs must be answered before its process can end.
         control.call("rule.clear")
         control.call("state.set", state="up")
         process.communicate()
         return f"{words[0]!r} didn't end within {deadline:g} seconds; all rules are cleared and the server is up for the next step"
+    except BaseException:
+        # It doesn't get the signals of the terminal.
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     if process.returncode != step.get("exit", 0):
         return f"{words[0]!r} ended with {process.returncode}, expected {step.get('exit', 0)}: {' '.join(stderr.split())[-300:]}"
     if step.get("stderr", "") not in stderr:

@@ -24,6 +24,9 @@ def check(data: Any, schema: dict[str, Any] | None = None, where: str = "scenari
 def _check(data: Any, schema: dict[str, Any], root: dict[str, Any], where: str) -> None:
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        # The first one of its type; else the last one says what is wrong.
+        schema = next((each for each in schema["anyOf"] if isinstance(data, _TYPES[each["type"]])), schema["anyOf"][-1])
     if "enum" in schema and data not in schema["enum"]:
         raise SimulatedDatastoreError(f"{where}: {data!r} isn't one of {', '.join(map(str, schema['enum']))}{_near(data, schema['enum'])}.")
     types = schema.get("type")

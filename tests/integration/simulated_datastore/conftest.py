@@ -24,11 +24,11 @@ from simulated_datastore.system import mounts  # noqa: E402
 def tmpfs() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.fail("The integration tests of the simulated datastore mount file systems: run them as root.")
-    for _unused, mount_point, source in mounts():
+    for mount in mounts():
         # Of a session that was killed.
-        if source.startswith("tests-of-") and not Path("/proc", source.removeprefix("tests-of-")).exists():
-            subprocess.run(["umount", "--lazy", mount_point], check=True)
-            os.rmdir(mount_point)
+        if mount.source.startswith("tests-of-") and not Path("/proc", mount.source.removeprefix("tests-of-")).exists():
+            subprocess.run(["umount", "--lazy", mount.path], check=True)
+            os.rmdir(mount.path)
     # pytest closes its own directory to other users, and tests act as such.
     path = Path(tempfile.mkdtemp(prefix="simulated-datastore-tests-"))
     path.chmod(0o755)

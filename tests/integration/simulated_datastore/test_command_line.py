@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,11 +122,40 @@ def test_a_dead_daemon(shell: Shell) -> None:
     shell("mount", "backing", "one", "--log", shell.root / "log")
     pid = shell.json("status")["backing"]["pid"]
     (shell.root / "run/other").mkdir()
-    assert "No daemon answers" in shell("set", "-d", "other", "size=1M", code=1)
+    assert "no datastore 'other'" in shell("set", "-d", "other", "size=1M", code=1)
     (shell.root / "run/other").rmdir()
     os.kill(pid, 9)
     # However far the watchdog is by now: what is left is swept.
     shell("mount", "backing", "one", "--log", shell.root / "log")
+
+
+def test_while_other_datastores_come_and_go(shell: Shell) -> None:
+    """They are starting or ending then, and what is no datastore at all is none."""
+    shell("mount", "backing", "one", "--log", "log")
+    (shell.root / "other").mkdir()
+    (shell.root / "run/a-directory/in-there").mkdir(parents=True)
+    (shell.root / "run/a-file").write_text("[]")
+    program = shlex.join([sys.executable, "-m", "simulated_datastore"])
+    loop = f"for i in 1 2 3 4; do {program} mount other two --log log && {program} umount -d other || exit 1; done"
+    others = subprocess.Popen(["sh", "-c", loop], env=shell.environment, cwd=shell.root, stdout=subprocess.DEVNULL)
+    asked = 0
+    while others.poll() is None:
+        assert "backing" in shell.json("status")
+        shell("-d", "backing", "set", "size=1M")
+        asked += 1
+    assert others.returncode == 0
+    assert asked
+    assert list(shell.json("status")) == ["backing"]
+    shell("set", "size=2M")
+    # The commands that wait go on when it has ended.
+    shell("mount", "other", "two", "--log", "log")
+    ending = subprocess.Popen([sys.executable, "-m", "simulated_datastore", "umount", "-d", "other"], env=shell.environment, cwd=shell.root,
+                              stdout=subprocess.DEVNULL)
+    again = subprocess.run([sys.executable, "-m", "simulated_datastore", "mount", "other", "two", "--log", "log", "--client", "host2"], env=shell.environment,
+                           cwd=shell.root, capture_output=True, text=True, check=False)
+    assert ending.wait(60) == 0
+    # Whoever came first: nothing but a sentence about a mount that is still there.
+    assert again.returncode == 0 or "in use" in again.stderr, again.stderr
 
 
 SCENARIO = """
@@ -172,6 +202,98 @@ def test_a_scenario_whose_command_hangs(shell: Shell) -> None:
     assert "ok      step 2" in out
     path.write_text("clients: [{client: host1}]\nsteps: [{run: [touch, '{host9}/y']}]\n")
     assert "the clients are host1" in shell("run", path, code=1)
+
+
+def test_a_scenario_in_which_a_command_must_hang(shell: Shell) -> None:
+    path = shell.root / "hangs.yml"
+    path.write_text("""
+clients: [{client: host1, profile: nfs3, squash: none}]
+steps:
+  - {name: it hangs, set: {state: hung}, run: [sh, -c, "echo x > {host1}/x"], expect: hang}
+  - {name: so does another, run: [ls, "{host1}"], expect: hang}
+  - {name: nothing hangs, set: {state: up}, run: [ls, "{host1}"]}
+""")
+    assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [(name, "") for name in ("it hangs", "so does another", "nothing hangs")]
+    path.write_text("clients: [{client: host1}]\nsteps:\n  - {run: [ls, '{host1}'], expect: hang}\n"
+                    "  - {set: {state: slow, delay: 30}, run: [ls, '{host1}'], expect: hang, deadline: 1}\n  - {run: ['/nothing'], expect: hang}\n")
+    problems = [step["problem"] for step in json.loads(shell("run", path, "--json", code=3))]
+    assert [("had to hang" in problems[0]), ("didn't hang within 1 seconds" in problems[1]), ("can't be run" in problems[2])] == [True] * 3, problems
+    path.write_text("clients: [{client: host1}]\nsteps: [{expect: hang}]\n")
+    assert "needs a command" in shell("run", path, code=1)
+    path.write_text("clients: [{client: host1}]\nsteps: [{run: [ls], expect: hangs}]\n")
+    assert "did you mean 'hang'" in shell("run", path, code=1)
+
+
+def test_a_path_that_a_client_has(shell: Shell) -> None:
+    """With the mount point in it, it would match nothing."""
+    shell("mount", "backing", "one", "--log", "log")
+    path = f"{shell.root}/one/dir/*.raw"
+    for words in (["rule", "add", "ops=write", f"path={path}"], ["ledger", "--path", path], ["set", "quotas=" + json.dumps([{"path": path, "size": 4096}])]):
+        assert f"begins with '{shell.root}/one'" in (refusal := shell(*words, code=1))
+        assert "give '/dir/*.raw'" in refusal
+    assert "give '/'" in shell("rule", "add", "ops=write", f"path={shell.root}/backing", code=1)
+    # A name that only begins alike is another one, and so is one that is really there.
+    shell("rule", "add", "ops=write", f"path={shell.root}/oneself")
+    (shell.root / f"backing{shell.root}/one").mkdir(parents=True)
+    shell("rule", "add", "ops=write", f"path={path}")
+
+
+def test_the_name_comes_before_the_command_or_after_it(shell: Shell) -> None:
+    shell("mount", "backing", "one", "--log", "log")
+    (shell.root / "other").mkdir()
+    shell("mount", "other", "two", "--log", "log")
+    assert "there are 2 (backing, other)" in shell("set", "size=1M", code=1)
+    shell("-d", "backing", "set", "size=1M")
+    shell("set", "-d", "other", "size=2M")
+    assert {name: status["capacity"]["size"] for name, status in json.loads(shell("--json", "status")).items()} == {"backing": 1 << 20, "other": 2 << 20}
+    assert list(json.loads(shell("--json", "-d", "other", "status"))) == ["other"]
+    assert shell("-d", "third", "status") == "There is no datastore.\n"
+    assert "--name" in shell("-d", "third", "mount", "backing", "one", code=2)
+    assert "is there already" in shell("mount", "two", "one", "--name", "backing", "--client", "host2", code=1)
+
+
+def test_a_table_is_for_people(shell: Shell) -> None:
+    """All of a long list is in the JSON."""
+    shell("mount", "backing", "one", "--log", "log")
+    shell("set", "crash_tracking=true")
+    fd = os.open(shell.root / "one/file", os.O_CREAT | os.O_WRONLY)
+    for number in range(100):
+        os.pwrite(fd, b"x", number * 8192)
+    os.close(fd)
+    assert "more" in (table := shell("crash", "unsynced"))
+    assert len(table) < 1000
+    assert len(shell("crash", "states")) < 100_000
+    assert len(shell.json("crash", "unsynced")["files"][0]["ranges"]) == 100
+
+
+def test_without_the_capability(shell: Shell) -> None:
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-m", "simulated_datastore", "mount", "backing", "one", "--log", "log"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=shell.environment, cwd=shell.root)
+    assert done.returncode == 1
+    assert "lacks the capability CAP_SYS_ADMIN" in done.stderr
+    assert "--cap-add SYS_ADMIN" in done.stderr
+    assert "fusermount" not in done.stderr
+
+
+def test_without_root(shell: Shell) -> None:
+    """In a user name space of one's own, which has no rights outside."""
+    program = shlex.join([sys.executable, "-m", "simulated_datastore"])
+    work = f"""set -e
+        {program} mount backing one --log log
+        {program} set size=1M
+        echo content > one/file
+        cat backing/file
+        {program} umount"""
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", work], capture_output=True, text=True, check=False, timeout=120,
+                          env=shell.environment, cwd=shell.root)
+    assert done.returncode == 0, done.stderr
+    assert "content" in done.stdout
+    # What is the real root's can't be written there.
+    unwritable = {"SIMULATED_DATASTORE_RUNTIME": "/proc/simulated-datastore"}
+    done = subprocess.run([sys.executable, "-m", "simulated_datastore", "mount", "backing", "one"], capture_output=True, text=True, check=False,
+                          env={**shell.environment, **unwritable}, cwd=shell.root)
+    assert (done.returncode, "SIMULATED_DATASTORE_RUNTIME" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert "--log names another" in shell("mount", "backing", "one", "--log", "/proc/nothing/log", code=1)
 
 
 def test_two_clients_of_a_new_datastore_at_once(shell: Shell) -> None:

@@ -149,3 +149,56 @@ def test_operation(pair: Pair, name: str, user: str) -> None:
 @pytest.mark.parametrize("target", RENAME_TO)
 def test_rename(pair: Pair, target: str, user: str) -> None:
     assert not pair.compare(USERS[user], {source: partial(os.rename, source, target) for source in TARGETS[:32]})
+
+
+MODES = (0o6777, 0o4767, 0o2767, 0o2777, 0o2707, 0o6666, 0o0777)
+#: What changes the content of the file "special".
+CHANGES: dict[str, Callable[[], Any]] = {
+    "write": lambda: _write("special"), "append": lambda: _append("special"), "truncate": lambda: os.truncate("special", 1),
+    "truncate-nothing": lambda: os.truncate("special", 3), "open-trunc": lambda: _open(os.O_WRONLY | os.O_TRUNC, "special"),
+    "chown-group": lambda: os.chown("special", -1, 1001),
+    "posix-fallocate": lambda: _allocate("special")}
+
+
+def _append(path: str) -> int:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        return os.write(fd, b"more")
+    finally:
+        os.close(fd)
+
+
+def _allocate(path: str) -> None:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(fd, 0, 8192)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(scope="module", params=["local", "strict"])
+def kind(request: pytest.FixtureRequest, tmpfs: Path) -> Iterator[Mounted]:
+    root = tmpfs / f"privileges-{request.param}"
+    root.mkdir()
+    mount = root / "mount"
+    mounted = Mounted(f"privileges-{os.getpid()}", root, [{"mount_point": str(mount), "client": "mount", "strict": request.param == "strict"}])
+    yield mounted
+    mounted.end()
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_content_takes_privileges(kind: Mounted, change: str, user: str) -> None:
+    """Set-user-ID and set-group-ID go as they do beneath, whoever caches (or doesn't cache) the write."""
+    for mode in MODES:
+        modes = []
+        for tree in (kind.beside, kind.path):
+            directory = tree / f"{change}-{user}-{mode:o}"
+            directory.mkdir()
+            file = directory / "special"
+            file.write_bytes(b"old")
+            os.chown(file, 1001, 1001)
+            file.chmod(mode)
+            outcome = as_user(USERS[user], directory, [CHANGES[change]])
+            modes.append((outcome, oct(file.stat().st_mode)))
+        assert modes[0] == modes[1], oct(mode)

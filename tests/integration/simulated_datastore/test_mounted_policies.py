@@ -221,6 +221,15 @@ def test_late_enospc_at_close(mounted: Callable[..., Any]) -> None:
         os.close(fd)
 
 
+def test_whoever_syncs_a_file_hears_that_it_was_too_much(ds: Any) -> None:
+    """dd and sync are two programs: the error belongs to the file."""
+    ds.call("resize", size=1 << 20, error_at="fsync")
+    subprocess.run(["dd", "if=/dev/zero", f"of={ds.path}/file", "bs=64k", "count=32"], check=True, capture_output=True)
+    done = subprocess.run(["sync", str(ds.path / "file")], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    assert (done.returncode, "No space left" in done.stderr) == (1, True)
+    subprocess.run(["sync", str(ds.path / "file")], check=True)
+
+
 def test_a_crash_on_a_real_mount(ds: Any) -> None:
     ds.call("crash.track")
     safe, lost = ds.path / "safe", ds.path / "lost"
@@ -299,7 +308,7 @@ def test_a_client_cut_off(mounted: Callable[..., Any]) -> None:
 
 
 def own_mounts(root: Path) -> list[str]:
-    return [path for _unused, path, source in mounts() if source == "simulated-datastore" and path.startswith(str(root))]
+    return [mount.path for mount in mounts() if mount.is_simulated and mount.path.startswith(str(root))]
 
 
 def wait_until_unmounted(root: Path) -> None:
@@ -340,6 +349,26 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
     assert (root / "backing/file").read_text() == "x"
     wait_until_unmounted(root)
+
+
+def test_the_mount_of_another_datastore_stays(mounted: Callable[..., Any]) -> None:
+    """A daemon that is killed leaves its own mounts behind, and none that another one has made at a place it had once."""
+    old = mounted([{"client": "host1"}, {"client": "host2"}])
+    one, two = (Path(client["mount_point"]) for client in old.call("status")["clients"].values())
+    old.call("umount", client="host1")
+    new = mounted([{"client": "host1", "mount_point": str(one)}])
+    (one / "file").write_text("content")
+    record = old.running.record()
+    ends = [os.pidfd_open(record["watchdog"]), os.pidfd_open(record["pid"])]
+    os.kill(record["watchdog"], signal.SIGKILL)
+    os.kill(record["pid"], signal.SIGKILL)
+    for end in ends:
+        wait_for_exit(end)
+    assert own_mounts(two)
+    old.running.sweep(record)
+    assert not own_mounts(two)
+    assert own_mounts(one)
+    assert (new.backing / "file").read_text() == "content"
 
 
 def test_a_name_can_be_taken_again_at_once(tmpfs: Path) -> None:

@@ -116,14 +116,78 @@ def test_late_errors(make: Callable[..., Model], at: str, profile: str) -> None:
     capacity = model.datastore.capacity
     capacity.set(size=capacity.set(size=1 << 30)["used"] + BLOCK, error_at=None if profile == "nfs3" else at)
     assert model.write(handle, 0, b"x" * 3 * BLOCK) == 3 * BLOCK
-    if at == "fsync":
+
+    def close() -> None:
         model.run(lambda: model.mount.close(handle.number))
-        assert error_of(lambda: model.fsync(handle)) == "ENOSPC"
+
+    if at == "fsync":
+        close()
     else:
-        assert error_of(lambda: model.run(lambda: model.mount.close(handle.number))) == "ENOSPC"
+        # Each close tells, until an fsync has.
+        assert error_of(close) == "ENOSPC"
+        assert error_of(close) == "ENOSPC"
+    assert error_of(lambda: model.fsync(handle)) == "ENOSPC"
     # It is told once.
     model.fsync(handle)
+    close()
     assert model.tree()["file"] == b"x" * BLOCK
+
+
+def test_a_late_error_belongs_to_the_file(model: Model) -> None:
+    """As on Linux from 4.13 on: each descriptor that was open hears of it once, and one that is opened later if nobody has."""
+    capacity = model.datastore.capacity
+    capacity.set(size=capacity.set(size=1 << 30)["used"] + BLOCK, error_at="fsync")
+    writer = model.create("file")
+    reader = model.open("file", os.O_RDONLY)
+    other = model.create("other")
+    model.write(writer, 0, b"x" * 3 * BLOCK)
+    model.close(writer)
+    late = model.open("file", os.O_RDONLY)
+    model.fsync(other)
+    assert error_of(lambda: model.fsync(late)) == "ENOSPC"
+    model.fsync(late)
+    model.fsync(model.open("file"))
+    assert error_of(lambda: model.fsync(reader)) == "ENOSPC"
+    model.fsync(reader)
+    # Another error is another one.
+    again = model.open("file")
+    model.write(again, 8 * BLOCK, b"x")
+    for handle in (reader, late, again):
+        assert error_of(lambda handle=handle: model.fsync(handle)) == "ENOSPC"
+        model.fsync(handle)
+    # What nobody has heard of yet, the next one hears of.
+    model.write(again, 8 * BLOCK, b"x")
+    model.write(again, 9 * BLOCK, b"x")
+    assert [error_of(lambda: model.fsync(model.open("file")))] == ["ENOSPC"]
+    model.fsync(model.open("file"))
+
+
+def test_a_late_error_belongs_to_a_client(model: Model) -> None:
+    capacity = model.datastore.capacity
+    capacity.set(size=capacity.set(size=1 << 30)["used"] + BLOCK, error_at="fsync")
+    handle = model.create("file")
+    model.write(handle, 0, b"x" * 3 * BLOCK)
+    host2 = model.add("host2")
+    other = model.run(lambda: host2.open(handle.node.ino, os.O_RDWR, model.caller))
+    model.run(lambda: host2.fsync(other.number, False))
+    assert error_of(lambda: model.fsync(handle)) == "ENOSPC"
+    # A file that is forgotten takes along what nobody has heard of.
+    model.write(handle, 0, b"x" * 3 * BLOCK)
+    model.close(handle)
+    model.mount.forget(handle.node.ino, model.mount.lookups[handle.node.ino])
+    model.fsync(model.open("file"))
+    assert not model.mount.mappings
+
+
+def test_an_fsync_that_forgets_tells_every_descriptor_once(model: Model) -> None:
+    one = model.create("file", b"content")
+    two = model.open("file")
+    model.datastore.rules.add(ops=["fsync"], dirty="forget", times=1)
+    assert error_of(lambda: model.fsync(one)) == "EIO"
+    model.fsync(model.open("file"))
+    model.fsync(one)
+    assert error_of(lambda: model.fsync(two)) == "EIO"
+    model.fsync(two)
 
 
 def test_who_still_knows_a_file_that_is_gone_looks_it_up_again(model: Model) -> None:

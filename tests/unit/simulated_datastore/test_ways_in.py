@@ -22,6 +22,7 @@ from simulated_datastore import schema, settings
 from simulated_datastore.control import ControlServer, Method
 from simulated_datastore.daemon import Daemon
 from simulated_datastore.errors import SimulatedDatastoreError
+from simulated_datastore.exports import Source
 from simulated_datastore.methods import Methods
 from simulated_datastore.policies.rules import Rule
 from simulated_datastore.settings import KEYS
@@ -29,7 +30,7 @@ from simulated_datastore.values import assignments, size
 
 
 def test_sizes() -> None:
-    assert [size(text) for text in ("10M", "1 GiB", "2kb", "7", "x", 5, None)] == [10 << 20, 1 << 30, 2048, "7", "x", 5, None]
+    assert [size(text) for text in ("10M", "1 GiB", "2kb", "7", "x", 5, None)] == [10 << 20, 1 << 30, 2048, 7, "x", 5, None]
 
 
 def test_assignments() -> None:
@@ -201,10 +202,12 @@ def test_no_value_of_any_parameter_is_a_bug(daemon: Daemon) -> None:
     table: dict[str, Method] = Methods(daemon.datastore, daemon).table()
     more = {"rule.add": list(Rule.__dataclass_fields__), "crash": ["keep", "names", "seed", "count", "state", "restart"],
             "resize": ["size", "inodes", "max_file", "error_at", "quotas"], "ledger.query": ["op", "path", "client", "rule", "error", "since", "limit"],
-            "ledger.summary": ["op", "path", "client", "rule", "error", "since"]}
+            "export": list(Source.__dataclass_fields__), "ledger.summary": ["op", "path", "client", "rule", "error", "since"]}
     # A mount point must not be there: nothing is to be mounted.
     needed: dict[str, dict[str, Any]] = {"rule.add": {**WRITE, "action": "error"}, "state.set": {"state": "slow"}, "mount": MOUNT,
+                                         "export": {"source": "nfs1:/x"}, "mount_export": {**MOUNT, "source": "nfs1:/x"},
                                          "wait_for": {"predicate": {}, "timeout": 0}}
+    ask(daemon, "export", {"source": "nfs1:/x"})
     asked = 0
     for method in table.keys() - {"shutdown"}:
         for option in more.get(method) or inspect.signature(table[method]).parameters:

@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -33,9 +34,22 @@ from ..system import mounts
 from .pyfuse3_module import fresh_module
 
 CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
+#: Options of mount(8) that are there for each file system, and that libfuse knows as well.
+FLAGS = ("noatime", "nodev", "nodiratime", "noexec", "nosuid")
+#: The bit of CAP_SYS_ADMIN (linux/capability.h).
+_SYS_ADMIN = 21
 #: The number by which FUSE calls the root.
 _ROOT = 1
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KernelTable:
+    """What the kernel's table of mounts shows: the source, the type after ``fuse.``, and options that are there for each file system."""
+
+    source: str
+    type: str
+    flags: tuple[str, ...] = ()
 
 
 class Pyfuse3Adapter:
@@ -44,18 +58,25 @@ class Pyfuse3Adapter:
     *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
     """
 
-    def __init__(self, mount: Mount, mount_point: Path, trim: int) -> None:
+    def __init__(self, mount: Mount, mount_point: Path, trim: int, table: KernelTable) -> None:
         self.mount = mount
         self.mount_point = mount_point
         self.trim = trim
+        self.table = table
         self._pyfuse3, self._trio = fresh_module()
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
         self._session_lock = threading.Lock()
         self._closed = False
+        self._ended = False
+        #: Set when the mount has gone.
+        self.closed = trio.Event()
         all_squash = mount.export.squash == "all"
-        options = {"fsname=simulated-datastore", f"subtype={mount.client}", "allow_other", "dev", "suid"}
+        source = table.source.replace("\\", "\\\\").replace(",", "\\,")
+        options = {f"fsname={source}", f"subtype={table.type}", "allow_other", *table.flags}
+        # Root's mounts have neither "nodev" nor "nosuid" unless asked for.
+        options |= {"dev", "suid"} - {flag.removeprefix("no") for flag in table.flags}
         if not all_squash:
             # Else the kernel would check permissions of users whom the server takes for another.
             options.add("default_permissions")
@@ -65,9 +86,9 @@ class Pyfuse3Adapter:
         try:
             self._pyfuse3.init(operations, os.fspath(mount_point), options)
         except RuntimeError as error:
-            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: fusermount3 and the kernel's FUSE are needed ({error}).") from error
+            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: {_why_not() or error}.") from error
         # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
-        self.device = next((device for device, path, _unused in reversed(mounts()) if path == os.fspath(mount_point)), "")
+        self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         _sessions.register(self._session_fd(), select.POLLIN)
         # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop the daemon.
@@ -90,8 +111,9 @@ class Pyfuse3Adapter:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._trio.starting = True
-                nursery.start_soon(self._reader)
+                if not self._ended:
+                    self._trio.starting = True
+                    nursery.start_soon(self._reader)
         finally:
             self._nursery = None
             self._jobs.put(None)
@@ -110,7 +132,8 @@ class Pyfuse3Adapter:
             self._nursery.start_soon(self._reader)
 
     def terminate(self) -> None:
-        """End the session: :meth:`run` returns."""
+        """End the session: :meth:`run` returns, at once if it comes later."""
+        self._ended = True
         if self._nursery is not None:
             self._pyfuse3.terminate()
             self._nursery.cancel_scope.cancel()
@@ -207,6 +230,20 @@ def _read_ahead(device: str, size: int = 1024) -> None:
     """Let the kernel read ahead *size* KiB: sequential reads are a fifth faster. Not everywhere is /sys writable."""
     with contextlib.suppress(OSError):
         Path("/sys/class/bdi", device, "read_ahead_kb").write_text(str(size), encoding="ascii")
+
+
+def _why_not() -> str:
+    """Why this process can't mount; empty when no reason is known."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    if not effective >> _SYS_ADMIN & 1:
+        return ("this process lacks the capability CAP_SYS_ADMIN. A container gets it by --device /dev/fuse --cap-add SYS_ADMIN, and a user without root by "
+                "unshare --user --map-root-user --mount")
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse can't be opened: {error.strerror}. A container needs --device /dev/fuse"
+    return ""
 
 
 def _target(name: str) -> str:

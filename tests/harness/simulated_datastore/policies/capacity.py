@@ -25,6 +25,7 @@ from . import Policy
 
 if TYPE_CHECKING:
     from ..datastore import Datastore
+    from ..mount import Mount
 
 BLOCK = 4096
 _NEW = frozenset({"create", "mkdir", "mknod", "symlink"})
@@ -110,7 +111,10 @@ class Capacity(Policy):
         if not isinstance(given.get("quotas", []), (list, type(None))):
             raise SimulatedDatastoreError(f"quotas: {given['quotas']!r} isn't a list of mappings such as {{\"uid\": 1000, \"size\": 4096}}.")
         if "quotas" in given:
-            accounts += [_quota(quota) for quota in given["quotas"] or ()]
+            for quota in given["quotas"] or ():
+                accounts.append(_quota(quota))
+                if "path" in quota:
+                    self._datastore.check_path("quotas path", quota["path"])
         else:
             accounts += [Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]]
         self._count(accounts)
@@ -200,14 +204,16 @@ class Capacity(Policy):
             if self._of_path(request.path) != self._of_path(request.new_path) or self._above_quota(request.path) or self._above_quota(request.new_path):
                 # As between projects of XFS: a file would take its use along, and a directory that of the quotas below it.
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        elif op in ("close", "fsync"):
-            self._report_late(request)
         for node in (request.node, request.new_parent):
             if node is not None and node.counted is None:
                 with contextlib.suppress(OSError):
                     status = self._nodes.stat(node)
                     if status.st_nlink or node.in_use:
                         node.counted = (status.st_uid, blocks(status))
+
+    def reports_at(self, mount: Mount) -> str:
+        """Where *mount* reports a lack of space: write, close or fsync."""
+        return self._error_at or mount.export.profile.error_at
 
     def _of_path(self, path: bytes) -> list[bytes]:
         return [account.path for account in self._accounts if account.path is not None and account.covers(account.uid or 0, path)]
@@ -235,12 +241,11 @@ class Capacity(Policy):
             if fitting < fits:
                 fits, number = fitting, tightest.error
         if fits < wanted:
-            error_at = self._error_at or request.mount.export.profile.error_at
-            if error_at == "write" or number == errno.EFBIG:
+            if self.reports_at(request.mount) == "write" or number == errno.EFBIG:
                 if fits == 0:
                     raise OSError(number, os.strerror(number))
             else:
-                handle.late_error = number
+                self._datastore.writeback.lose(handle, number)
                 request.notes["late"] = wanted
             request.data, request.size = request.data[:fits], fits
 
@@ -256,13 +261,6 @@ class Capacity(Policy):
         for account in accounts:
             if account.free_inodes() < 1 or (need and account.free() < need):
                 raise OSError(account.error, os.strerror(account.error))
-
-    def _report_late(self, request: Request) -> None:
-        handle = request.handle
-        error_at = self._error_at or request.mount.export.profile.error_at
-        if handle is not None and handle.late_error and (request.op == "fsync" or error_at == "close"):
-            number, handle.late_error = handle.late_error, 0
-            raise OSError(number, os.strerror(number))
 
     def after(self, request: Request) -> None:
         if not self._accounts:

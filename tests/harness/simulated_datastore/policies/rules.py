@@ -179,6 +179,8 @@ class Rules(Policy):
         if rule.action in _ONLY and not ops <= _ONLY[rule.action]:
             if not (ops := ops & _ONLY[rule.action]):
                 raise SimulatedDatastoreError(f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only.")
+        if rule.path is not None:
+            self._datastore.check_path("path", rule.path)
         if rule.client is not None:
             choose("client", rule.client, list(self._datastore.mounts))
         for option, needed in (("uid", rule.uid is not None), ("action kill", rule.action == "kill")):
@@ -233,7 +235,7 @@ class Rules(Policy):
                 clock = self._datastore.clock
                 await request.mount.park(request, clock.sleep_until(clock.now() + rule.delay))
             elif rule.action == "hang":
-                await request.mount.park(request, active.released.wait())
+                await request.mount.park(request, active.released.wait(), hangs=True)
             else:
                 self._strike(active, request)
         if later:
@@ -250,6 +252,8 @@ class Rules(Policy):
         if rule.action == "error":
             if request.op == "fsync" and rule.dirty == "forget":
                 self._datastore.durability.forget(request.node)
+                if request.handle is not None:
+                    self._datastore.writeback.told(request.handle, errnos.number("error", rule.error))
             raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
         if rule.action == "short":
             request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)

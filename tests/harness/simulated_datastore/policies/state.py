@@ -76,7 +76,7 @@ class ServerState(Policy):
         if request.op in _LOCAL:
             return
         while (state := self._clients.get(request.mount.client, self._all)).state == "hung":
-            await request.mount.park(request, self._changed.wait())
+            await request.mount.park(request, self._changed.wait(), hangs=True)
         if state.state == "slow":
             clock = self._datastore.clock
             await request.mount.park(request, clock.sleep_until(clock.now() + state.delay))

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""What mount(8) calls for the file system types ``sim`` and, where the shim is installed, ``nfs`` and ``nfs4``:
+``mount.TYPE SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]`` (mount(8), "EXTERNAL HELPERS").
+
+It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images /mnt/images`` runs as it is. Messages and exit
+codes are those of mount.nfs(8).
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .client import Running, running
+from .errors import DaemonGone, SimulatedDatastoreError
+from .helpers import DIRECTORY, REAL
+from .system import mounts, remount, resolve
+
+#: Exit codes (mount(8)).
+_USAGE, _FAILED = 1, 32
+#: Minutes for which a mount is tried in the foreground and in the background (nfs(5), "retry").
+_RETRY = {"fg": 2, "bg": 10_000}
+#: Options of mount(8), by the flag of mount(2) that a remount sets; None for those that have no effect here.
+_FLAGS: dict[str, int | None] = {
+    "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048,
+    **dict.fromkeys((
+        "async", "atime", "auto", "defaults", "dev", "diratime", "dirsync", "exec", "group", "iversion", "lazytime", "loud", "mand", "noauto", "nofail",
+        "nogroup", "noiversion", "nolazytime", "nomand", "noowner", "norelatime", "nostrictatime", "nouser", "nousers", "owner", "relatime", "remount", "rw",
+        "silent", "strictatime", "suid", "sync", "user", "users", "_netdev"))}
+#: What the kernel shows of a FUSE mount, and mount(8) gives back for a remount.
+_FUSE = frozenset({"allow_other", "blksize", "default_permissions", "group_id", "max_read", "user_id"})
+#: Options of nfs(5).
+_NFS = frozenset({
+    "ac", "acdirmax", "acdirmin", "acl", "acregmax", "acregmin", "actimeo", "addr", "bg", "clientaddr", "cto", "fg", "fsc", "hard", "intr", "local_lock",
+    "lock", "lookupcache", "max_connect", "migration", "minorversion", "mountaddr", "mounthost", "mountport", "mountproto", "mountvers", "namlen",
+    "nconnect", "nfsvers", "noac", "noacl", "nocto", "nofsc", "nointr", "nolock", "nomigration", "nordirplus", "noresvport", "nosharecache",
+    "nosoftreval", "notrunkdiscovery", "port", "posix", "proto", "rdirplus", "rdma", "resvport", "retrans", "retry", "rsize", "sec", "sharecache", "soft",
+    "softerr", "softreval", "tcp", "timeo", "trunkdiscovery", "udp", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "vers", "write", "wsize", "xprtsec"})
+_VERSIONS = ("3", "4", "4.0", "4.1", "4.2")
+
+
+class _Failure(Exception):
+    """A message, and the exit code."""
+
+    def __init__(self, text: str, code: int = _FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Call:
+    """What mount(8) asks for. Raises :class:`_Failure` for a call that isn't of its form, or an option that doesn't exist."""
+
+    def __init__(self, kind: str, words: list[str]) -> None:
+        self.kind = kind
+        self.fake = self.sloppy = self.verbose = False
+        self.options: dict[str, str] = {}
+        names = []
+        left = list(words)
+        while left:
+            word = left.pop(0)
+            if not word.startswith("-") or word == "-":
+                names.append(word)
+                continue
+            for position, letter in enumerate(word[1:], 2):
+                if letter in "oNt":
+                    value = word[position:] or (left.pop(0) if left else None)
+                    if value is None:
+                        raise _Failure(f"-{letter} needs a value", _USAGE)
+                    if letter == "N":
+                        raise _Failure(f"-N {value}: to mount in another namespace, run mount in there: nsenter --mount={value} mount ...", _USAGE)
+                    if letter == "o":
+                        self.options.update((name, value) for name, _equals, value in (option.partition("=") for option in value.split(",") if option))
+                    break
+                if letter not in "sfnvrw":
+                    raise _Failure(f"unknown option -{letter}", _USAGE)
+                self.fake |= letter == "f"
+                self.sloppy |= letter == "s"
+                self.verbose |= letter == "v"
+                if letter in "rw":
+                    self.options["ro" if letter == "r" else "rw"] = ""
+        if len(names) != 2:
+            raise _Failure(f"usage: mount.{kind} SPEC DIRECTORY [-sfnv] [-o OPTIONS]", _USAGE)
+        self.spec, self.directory = names
+        if not self.sloppy:
+            for name in self.options:
+                if name not in _FLAGS and name not in _NFS | _FUSE and not name.lower().startswith("x-") and name != "comment":
+                    raise _Failure(f"an incorrect mount option was specified: {name}")
+
+    @property
+    def read_only(self) -> bool:
+        """The last one of "ro" and "rw" counts."""
+        return "ro" in [name for name in self.options if name in ("ro", "rw")][-1:]
+
+    @property
+    def version(self) -> str | None:
+        """The version of NFS that is asked for."""
+        found = self.options.get("vers", self.options.get("nfsvers"))
+        for version in _VERSIONS:
+            if f"v{version}" in self.options:
+                found = version
+        if found is None:
+            return "4" if self.kind == "nfs4" else None
+        if found == "4" and "minorversion" in self.options:
+            found = f"4.{self.options['minorversion']}"
+        if found not in _VERSIONS:
+            raise _Failure(f"requested NFS version or transport protocol is not supported: {found}")
+        return found
+
+    @property
+    def type(self) -> str:
+        """The type in the kernel's table of mounts, after ``fuse.``."""
+        return self.kind if self.kind == "sim" or (self.version or "4").startswith("3") else "nfs4"
+
+    @property
+    def soft(self) -> float | None:
+        """Seconds after which a soft mount gives up: the first timeout, and one for each retransmission (nfs(5), "timeo", "retrans")."""
+        if "soft" not in self.options and "softerr" not in self.options:
+            return None
+        return self.number("timeo", 600) / 10 * (1 + self.number("retrans", 2))
+
+    def number(self, option: str, default: int) -> int:
+        value = self.options.get(option, str(default))
+        if not value.isdecimal() or len(value) > 9:
+            raise _Failure(f"an incorrect mount option was specified: {option}={value}")
+        return int(value)
+
+    def flags(self) -> list[str]:
+        """The flags that are to be set, but for "ro"."""
+        return [name for name in self.options if _FLAGS.get(name) and name != "ro"]
+
+
+def _mount(call: Call) -> None:
+    point = _mount_point(call)
+    if "remount" in call.options:
+        _remount(call, point)
+        return
+    server = _server(call)
+    background = "bg" in call.options and "fg" not in call.options
+    until = time.monotonic() + 60 * call.number("retry", _RETRY["bg" if background else "fg"])
+    while problem := _unreachable(server):
+        if background:
+            # As mount.nfs: the parent is done, the child goes on trying.
+            print(f'mount.{call.kind}: backgrounding "{call.spec}"', file=sys.stderr, flush=True)
+            if os.fork():
+                return
+            os.setsid()
+            os.chdir("/")
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(null, number)
+            background = False
+        if time.monotonic() >= until:
+            raise _Failure(f"{problem} for {call.spec} on {call.directory}")
+        time.sleep(0.2)
+    mount = {"source": call.spec, "mount_point": point, "version": call.version, "read_only": call.read_only, "type": call.type, "flags": call.flags(),
+             "soft": call.soft}
+    done = server.ask("mount_export", **mount)
+    if done is None:
+        raise _Failure(f"Connection refused for {call.spec} on {call.directory}")
+    if call.verbose:
+        print(f"mount.{call.kind}: {call.spec} on {point} is the simulated datastore {server.name}, client {done['client']}")
+
+
+def _mount_point(call: Call) -> str:
+    point = resolve(call.directory)
+    entries = [entry for entry in mounts() if entry.path == point]
+    if entries and entries[-1].is_simulated:
+        if "remount" not in call.options:
+            raise _Failure(f"{call.directory} is busy or already mounted")
+    elif "remount" in call.options:
+        raise _Failure(f"{call.directory} is not mounted")
+    elif not os.path.isdir(point):
+        raise _Failure(f"mount point {call.directory} {'is not a directory' if os.path.lexists(point) else 'does not exist'}")
+    return point
+
+
+def _remount(call: Call, point: str) -> None:
+    """Change the flags. The datastore isn't asked, nor does it have to answer."""
+    flags = sum(_FLAGS[name] or 0 for name in call.flags()) | (1 if call.read_only else 0)
+    try:
+        remount(point, flags)
+    except OSError as error:
+        raise _Failure(f"{call.directory}: {error.strerror}") from error
+
+
+def _exports() -> Iterator[tuple[Running, dict[str, Any]]]:
+    for each in running():
+        for export in (each.ask("status") or {}).get("exports", ()):
+            yield each, export
+
+
+def _server(call: Call) -> Running:
+    """The datastore that is exported as what the call names."""
+    spec = call.spec.rstrip("/") if not call.spec.endswith(":/") else call.spec
+    hosts = set()
+    for each, export in _exports():
+        if export["source"] in (call.spec, spec):
+            call.spec = export["source"]
+            return each
+        hosts.add(_host(export["source"]))
+    _real(call.kind)
+    if _host(spec) not in hosts:
+        raise _Failure(f"Failed to resolve server {_host(spec)}: Name or service not known ('simulated-datastore export' makes one)")
+    if (call.version or "4").startswith("3"):
+        raise _Failure(f"access denied by server while mounting {call.spec}")
+    raise _Failure(f"mounting {call.spec} failed, reason given by server: No such file or directory")
+
+
+def _host(spec: str) -> str:
+    return spec.rpartition(":/")[0] or spec
+
+
+def _unreachable(server: Running) -> str:
+    """Why a client can't reach *server* now; empty when it can. Raises :class:`_Failure` when the datastore has ended: then it never can."""
+    status = server.ask("status")
+    if status is None:
+        raise _Failure(f"Connection refused: the simulated datastore {server.name} has ended")
+    return {"hung": "Connection timed out", "down": "Connection refused"}.get(status["state"]["state"], "")
+
+
+def _real(kind: str) -> None:
+    """Go on as the system's own helper, where the shim has taken its place."""
+    path = DIRECTORY / ("mount.nfs" + REAL)
+    if kind != "sim" and path.exists():
+        os.execv(path, [f"mount.{kind}", *sys.argv[2:]])
+
+
+def main() -> NoReturn:
+    name = Path(sys.argv[1]).name
+    kind = name.rpartition(".")[2]
+    if name.startswith("umount."):
+        # A link of the system that leads to its mount.nfs, whose place the shim has taken.
+        with contextlib.suppress(OSError):
+            os.execv(DIRECTORY / ("mount.nfs" + REAL), [name, *sys.argv[2:]])
+        os.execvp("umount", ["umount", "-i", *sys.argv[2:]])
+    try:
+        call = Call(kind, sys.argv[2:])
+        if not call.fake:
+            _mount(call)
+    except _Failure as failure:
+        print(f"mount.{kind}: {failure}", file=sys.stderr)
+        sys.exit(failure.code)
+    except DaemonGone as error:
+        print(f"mount.{kind}: Connection refused: {error}", file=sys.stderr)
+        sys.exit(_FAILED)
+    except SimulatedDatastoreError as error:
+        print(f"mount.{kind}: {error}", file=sys.stderr)
+        sys.exit(_FAILED)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
