@@ -14,11 +14,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .errors import CommandFailed, VmstoreError, printable
+from .records import dataclass
 
 if TYPE_CHECKING:
     from .confinement import Confinement

@@ -17,10 +17,10 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from .errors import UnsupportedAction, from_os_error
+from .records import dataclass
 
 Result = TypeVar("Result")
 

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
 from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
+from .._core.records import dataclass, field
 from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Settings:
     fs_options: Mapping[str, str] = field(default_factory=dict)
     qcow2_options: str = ""
     downloader: str | None = None
+
+
+#: Those of a front-end that configures nothing.
+DEFAULT_SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class DatastoreDriver:
         datastore: Datastore,
         *,
         protected: Sequence[str] = (),
-        settings: Settings = Settings(),
+        settings: Settings = DEFAULT_SETTINGS,
         timeout: float = TIMEOUT,
         words: Words = MODULE,
         log: Callable[[str], object] = str,

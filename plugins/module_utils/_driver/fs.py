@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._core import records
 from .._core.block_device import is_block_device, length_of
 from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
@@ -107,7 +107,7 @@ class FsDriver(DirectoryDriver):
             except BaseException:
                 self.rm(copied.source)
                 raise
-            return dataclasses.replace(copied, checksum=checksum)
+            return records.replace(copied, checksum=checksum)
 
     @staticmethod
     def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
@@ -806,7 +806,7 @@ class FsDriver(DirectoryDriver):
 
 
 def with_warnings(copied: CopiedImage, warnings: Sequence[str]) -> CopiedImage:
-    return dataclasses.replace(copied, warnings=(*warnings, *copied.warnings))
+    return records.replace(copied, warnings=(*warnings, *copied.warnings))
 
 
 def is_url(path: str) -> bool:

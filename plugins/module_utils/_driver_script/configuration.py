@@ -9,10 +9,10 @@ The files assign shell variables. They are read, not run: of each line ``NAME=va
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 
+from .._core import records
 from .._core.errors import InvalidInput
 from .._core.files import read_text
 from .._driver.attributes import settings_of
@@ -35,7 +35,7 @@ def read_settings(remotes: str) -> Settings:
         path = os.path.join(remotes, name)
         values.update(assignments(path, read_text(path)))
     settings = settings_of({name.lower(): value for name, value in values.items()})
-    return dataclasses.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
+    return records.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
 
 
 def assignments(path: str, text: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ log; one other line is the message for the user. A process runs one action, so t
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from .._catalog.datastore import Datastore
+from .._core import records
 from .._core.descriptors import open_standard_descriptors
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
@@ -78,7 +78,7 @@ class Action:
         )
         # A front-end also passes the FORMAT of a marketplace's appliance, which may be compressed. So raw changes nothing about what is an image.
         any_content = self.document.optional("IMAGE/FORMAT").strip().lower() == "raw"
-        return dataclasses.replace(options, any_content=any_content, measure=False)  # the answer has no size
+        return records.replace(options, any_content=any_content, measure=False)  # the answer has no size
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""

@@ -13,12 +13,12 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from .._core.command import Conversation, reason, run
 from .._core.directory import descriptor_path, open_directory, opened_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
+from .._core.records import dataclass
 from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
 MEBIBYTE = 2**20

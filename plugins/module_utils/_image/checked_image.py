@@ -13,11 +13,11 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .._core.records import dataclass, field
 from .._core.words import MODULE, Words
 from .image_file import inspect
 from .magic import ENOUGH, QEMU_FORMATS, sniff

@@ -16,12 +16,12 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
+from .._core.records import dataclass
 from .magic import QEMU_FORMATS, sniff
 
 if TYPE_CHECKING:

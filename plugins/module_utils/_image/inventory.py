@@ -13,10 +13,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from .._core.directory import is_link_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
+from .._core.records import dataclass, replace
 from .image_file import HEAD_SIZE, virtual_size
 from .magic import QEMU_FORMATS, sniff
 from .new_image import PART, is_held

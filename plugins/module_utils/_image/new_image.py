@@ -19,10 +19,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
+from .._core.records import dataclass
 from .._core.temporary import is_held, lock, remove_unheld
 
 #: Of every image file.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path
 from .._core.errors import from_os_error, os_errors
+from .._core.records import dataclass
 from .image_file import LARGEST
 
 #: What is left: one hundredth of the file system, but so many bytes at least, and never more than half of what is free.

@@ -21,10 +21,10 @@ import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
+from .._core.records import dataclass
 from .copy import convert, copy_local, foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
