@@ -127,7 +127,7 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
         for path in _CONFIGURATION:
             _allow_path(libc, ruleset, path, _READ_FILE)
         _allow_path(libc, ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)
-        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # subprocess looks there for descriptors to close
+        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # Process looks there for descriptors to close
         for descriptor in files.reads:
             _allow(libc, ruleset, descriptor, _READ_FILE)
         for descriptor in files.writes:

@@ -7,13 +7,16 @@
 The standard module loads ``inspect`` and compiles the methods of each class from text, which takes more time than a driver's action needs for its work.
 Here the methods are closures. Annotations are texts, and each of them is a field: ``ClassVar`` and ``InitVar`` have no meaning. No other plugin imports
 ``dataclasses``.
+
+A driver's action is a process of its own, so what it loads is most of what it costs. What every action loads, loads no module of the standard library that is
+slow to load and has a plain substitute (``tests/unit/_driver_script/test_loading.py`` lists them); what only some actions need is imported in functions.
 """
 
 from __future__ import annotations
 
 import sys
 
-#: As that of ``typing``, which takes long to load. Type checkers go by the name.
+#: As in ``typing``, which is slow to load. Type checkers go by the name.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -231,4 +234,4 @@ else:
         return __setattr__, __delattr__
 
 
-__all__ = ["FrozenInstanceError", "asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]
+__all__ = ["TYPE_CHECKING", "FrozenInstanceError", "asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]

@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
 
 from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
-from .._core.records import dataclass, field
+from .._core.records import TYPE_CHECKING, dataclass, field
 from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
+
     from .._image.content import Content
     from .._image.inventory import Inventory
 

@@ -10,7 +10,6 @@ The files assign shell variables. They are read, not run: of each line ``NAME=va
 from __future__ import annotations
 
 import os
-import re
 
 from .._core import records
 from .._core.errors import InvalidInput
@@ -33,13 +32,17 @@ def read_settings(remotes: str) -> Settings:
     values: dict[str, str] = {}
     for name in FILES:
         path = os.path.join(remotes, name)
-        values.update(assignments(path, read_text(path)))
+        text = read_text(path)
+        if text:
+            values.update(assignments(path, text))
     settings = settings_of({name.lower(): value for name, value in values.items()})
     return records.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
 
 
 def assignments(path: str, text: str) -> dict[str, str]:
     """The variables in ``text``, which is that of the file ``path``."""
+    import re  # few front-ends configure anything
+
     found = {}
     for line in text.splitlines():
         match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line)
@@ -49,7 +52,7 @@ def assignments(path: str, text: str) -> dict[str, str]:
 
 
 def _unquoted(path: str, value: str) -> str:
-    import shlex  # few front-ends configure anything
+    import shlex
 
     words = shlex.shlex(value, posix=True, punctuation_chars=False)
     words.whitespace_split = True

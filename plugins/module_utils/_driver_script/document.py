@@ -11,17 +11,23 @@ kept; and what an action needs is there, once, or the action fails.
 from __future__ import annotations
 
 import binascii
-import re
-from typing import IO
 from xml.parsers import expat
 
+from .._core.digits import is_decimal
 from .._core.errors import InvalidInput
+from .._core.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import IO
 
 #: Bytes of XML.
 LONGEST = 64 << 20
 
 #: Upper bound of a document that is kept as it came, in bytes of base64: what a variable of the environment can hold (execve(2)), and some room.
 LONGEST_KEPT = 120 << 10
+
+#: The digits of base64 (RFC 4648, 4).
+ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 ROOT = "DS_DRIVER_ACTION_DATA"
 
@@ -93,7 +99,7 @@ class Document:
         :raises InvalidInput: it is something else.
         """
         text = self.required(path).strip()
-        if re.fullmatch("[0-9]{1,18}", text) is None:
+        if not is_decimal(text, 18):
             raise InvalidInput(path, text, "a whole number is expected")
         return int(text)
 
@@ -151,7 +157,8 @@ def read_document(stdin: IO[bytes]) -> Document:
     if len(encoded) > longest:
         raise InvalidInput("standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected")
     encoded = encoded.translate(None, b" \t\r\n")
-    if re.fullmatch(b"[A-Za-z0-9+/]+={0,2}", encoded) is None or len(encoded) % 4:
+    digits = encoded.rstrip(b"=")
+    if not digits or len(encoded) - len(digits) > 2 or digits.translate(None, ALPHABET) or len(encoded) % 4:
         raise InvalidInput("standard input", _beginning(encoded), "base64 of an XML document is expected")
     xml = binascii.a2b_base64(encoded)
     if len(xml) > LONGEST:

@@ -11,19 +11,22 @@ log; one other line is the message for the user. A process runs one action, so t
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import IO
 
 from .._catalog.datastore import Datastore
 from .._core import records
 from .._core.descriptors import open_standard_descriptors
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
+from .._core.records import TYPE_CHECKING
+from .._core.signals import SIGTERM, signal
 from .._core.words import FRONT_END
 from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from .document import NFS_AUTO, Document, read_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import IO
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -284,7 +287,7 @@ def _terminate(number: int, _frame: object) -> None:
 
 def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
     """Run the action that ``argv[0]`` is the script of, and return the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal(SIGTERM, _terminate)
     try:
         run(argv, stdin)
         return 0
@@ -300,7 +303,8 @@ def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
 
 def launch() -> None:
     open_standard_descriptors()
-    raise SystemExit(main(sys.argv, open(0, "rb", closefd=False)))
+    # Everything is written and closed. The kernel frees the rest faster than the interpreter does, object by object.
+    os._exit(main(sys.argv, open(0, "rb", closefd=False)))
 
 
 __all__ = ["ACTIONS", "Action", "datastore_of", "launch", "main", "run"]

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import re
-
+from .._core.digits import is_hexadecimal
 from .._core.errors import InvalidInput
 
 #: Hexadecimal digits of a checksum, by algorithm.
@@ -20,7 +19,7 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
     :raises InvalidInput: another algorithm, or another length than its digests have.
     """
     algorithm, _colon, digest = text.lower().partition(":")
-    if algorithm not in DIGEST_LENGTHS or re.fullmatch(f"[0-9a-f]{{{DIGEST_LENGTHS[algorithm]}}}", digest) is None:
+    if algorithm not in DIGEST_LENGTHS or not is_hexadecimal(digest, DIGEST_LENGTHS[algorithm]):
         accepted = f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits"
         raise InvalidInput(option, text, f"{accepted}, or <algorithm>: and the http or https URL of a file that has them")
     return algorithm, digest
