@@ -47,7 +47,7 @@ class Process:
             self.stderr, stderr = _pipe(ours, theirs)
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))]
             actions += _passing(passed)
-            self._pid = os.posix_spawnp(argv[0], argv, environment, file_actions=actions, setsigdef=_IGNORED)
+            self._pid = os.posix_spawnp(argv[0], list(argv), environment, file_actions=actions, setsigdef=_IGNORED)
             ours.pop_all()
         self._open = {self.stdin, self.stdout, self.stderr}
 
