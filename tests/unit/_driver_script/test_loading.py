@@ -76,12 +76,14 @@ def elements_of(action: str, name: str, scripts: Any) -> dict[str, object]:
     if name == "virtiofs":
         source = {"cp": {"I_PATH": scripts.files}, "stat": {"I_PATH": scripts.files}, "rm": {"I_SOURCE": scripts.files}, "monitor": {}}
         return {"I_TYPE": 7, "D_TM_MAD": "virtiofs", "DT_SAFE_DIRS": scripts.files, **source[action]}
-    source = {"cp": {"I_PATH": scripts.files / "raw"}, "stat": {"I_PATH": scripts.files / "raw"}, "rm": {"I_SOURCE": scripts.store / NAME}, "monitor": {}}
-    return {"DT_SAFE_DIRS": scripts.files, **source[action]}
+    stored = {"I_SOURCE": scripts.store / NAME, "I_PATH": scripts.store / NAME, "I_FORMAT": "raw", "I_SIZE": 1}
+    return {"DT_SAFE_DIRS": scripts.files, **({"I_PATH": scripts.files / "raw"} if action in ("cp", "stat") else stored)}
 
 
-@pytest.mark.parametrize("name", ["fs", "virtiofs"])
-@pytest.mark.parametrize("action", ["cp", "monitor", "rm", "stat"])
+@pytest.mark.parametrize(
+    ("action", "name"),
+    [*((action, "fs") for action in ("clone", "cp", "mkfs", "monitor", "rm", "stat")), *((action, "virtiofs") for action in ("cp", "monitor", "rm", "stat"))],
+)
 def test_a_common_action_loads_nothing_slow(loaded: Callable[..., set[str]], scripts: Any, action: str, name: str) -> None:
     found = loaded(action, name, **elements_of(action, name, scripts))
     assert {one for one in found if any(one == slow or one.startswith(f"{slow}.") for slow in SLOW)} == set()
