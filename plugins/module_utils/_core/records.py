@@ -219,7 +219,7 @@ else:
 
     def _refusals(cls, found):
         def is_frozen(one, name):
-            return type(one) is cls or name in found
+            return one.__class__ is cls or name in found
 
         def __setattr__(self, name, value):
             if is_frozen(self, name):
