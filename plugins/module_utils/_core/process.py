@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 
@@ -45,6 +44,7 @@ class Process:
             stdin, self.stdin = _pipe(theirs, ours)
             self.stdout, stdout = _pipe(ours, theirs)
             self.stderr, stderr = _pipe(ours, theirs)
+            # Where this process has closed its own standard descriptors, the pipes have such numbers. None of theirs is replaced before it has been copied.
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))]
             actions += _passing(passed)
             self._pid = os.posix_spawnp(argv[0], list(argv), environment, file_actions=actions, setsigdef=_IGNORED)
@@ -95,14 +95,10 @@ class Process:
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
     """Open a pipe whose ends are closed with the stacks, and return the end to read from, and the end to write to."""
-    ends = []
-    for descriptor, stack in zip(os.pipe(), (reading, writing)):
-        if descriptor <= 2:  # it would be replaced in the command before it gets its place
-            low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
+    ends = os.pipe()
+    for descriptor, stack in zip(ends, (reading, writing)):
         stack.callback(os.close, descriptor)
-        ends.append(descriptor)
-    return ends[0], ends[1]
+    return ends
 
 
 def _passing(passed: Sequence[int]) -> Iterator[tuple[int, ...]]:
