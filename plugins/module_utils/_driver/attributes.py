@@ -64,9 +64,7 @@ def settings_of(attributes: Mapping[str, str]) -> Settings:
     """What is configured for all datastores of a front-end can be an attribute of one, too."""
     given = {}
     if "supported_fs" in attributes:
-        import re
-
-        given["supported_fs"] = tuple(re.split(r"[\s,]+", attributes["supported_fs"].strip()))
+        given["supported_fs"] = tuple(attributes["supported_fs"].replace(",", " ").split())
     if "qcow2_options" in attributes:
         given["qcow2_options"] = attributes["qcow2_options"]
     options = {name[len("fs_opts_") :]: value for name, value in attributes.items() if name.startswith("fs_opts_")}

@@ -73,6 +73,9 @@ def loaded(engine: Path, scripts: Any) -> Callable[..., set[str]]:
 def elements_of(action: str, name: str, scripts: Any) -> dict[str, object]:
     (scripts.files / "raw").write_bytes(b"\xeb\x63\x90" + bytes(range(256)) * 4096)
     (scripts.store / NAME).write_bytes(b"image")
+    configuration = scripts.remotes / "etc" / "datastore" / "datastore.conf"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text('# Comments\n\nSUPPORTED_FS="ext4, xfs"\nexport FS_OPTS_EXT4=-F\nQCOW2_OPTIONS=lazy_refcounts=on\n')
     if name == "virtiofs":
         source = {"cp": {"I_PATH": scripts.files}, "stat": {"I_PATH": scripts.files}, "rm": {"I_SOURCE": scripts.files}, "monitor": {}}
         return {"I_TYPE": 7, "D_TM_MAD": "virtiofs", "DT_SAFE_DIRS": scripts.files, **source[action]}
