@@ -33,21 +33,21 @@ else:
     class Field:
         """A field, as :func:`fields` returns it: ``name``, and ``type`` as the annotation has it."""
 
-        def __init__(self, default_factory, init, repr):
+        def __init__(self, default, default_factory, init, repr):
             self.name = self.type = None
-            self.default = _MISSING
+            self.default = default
             self.default_factory = default_factory
             self.init = init
             self.repr = repr
 
-    def field(*, default_factory=_MISSING, init=True, repr=True):
+    def field(*, default=_MISSING, default_factory=_MISSING, init=True, repr=True):
         """Return what a class gives a field as its default.
 
-        :arg default_factory: makes the default of each instance.
+        :arg default: is that of every instance, and ``default_factory`` makes one for each.
         :arg init: whether the class is called with the field.
         :arg repr: whether the representation has the field.
         """
-        return Field(default_factory, init, repr)
+        return Field(default, default_factory, init, repr)
 
     def dataclass(cls=None, *, frozen=False):
         """Add to a class what follows from its annotations: construction, comparison, representation and, where it is frozen, a hash.
@@ -117,10 +117,12 @@ else:
             default = getattr(cls, name, _MISSING)
             if isinstance(default, Field):
                 one = default
-                delattr(cls, name)  # else an instance without the field would have this
+                if one.default is _MISSING:
+                    delattr(cls, name)  # else an instance without the field would have this
+                else:
+                    setattr(cls, name, one.default)
             else:
-                one = field()
-                one.default = default
+                one = field(default=default)
             if one.default is not _MISSING and one.default.__class__.__hash__ is None:
                 raise ValueError(f"mutable default {type(one.default)} for field {name} is not allowed: use default_factory")
             one.name, one.type = name, annotation

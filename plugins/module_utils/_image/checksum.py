@@ -27,6 +27,8 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
 
 def split_list(text: str) -> tuple[str, str] | None:
     """Return algorithm and URL of ``<algorithm>:<URL of a file such as SHA256SUMS>``; ``None`` for anything else."""
+    import re
+
     found = re.fullmatch(f"({'|'.join(DIGEST_LENGTHS)}):(https?://.*)", text, re.IGNORECASE | re.DOTALL)
     return found and (found[1].lower(), found[2])
 

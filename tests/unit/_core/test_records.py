@@ -35,6 +35,7 @@ def classes(module: Any) -> SimpleNamespace:
         name: str
         secret: str = module.field(repr=False)
         found: list[object] = module.field(default_factory=list)
+        place: str | None = module.field(default=None, repr=False)
 
     @module.dataclass(frozen=True)
     class Below(Frozen):
@@ -89,7 +90,7 @@ def both() -> Both:
         lambda c, _m: c.Frozen("a", 4, ("x",), {"k": 1}),
         lambda c, _m: c.Frozen(more={"k": [1]}, name="a"),
         lambda c, _m: c.Mutable("a", "hidden", ["x"]),
-        lambda c, _m: c.Mutable(secret="hidden", name="a"),
+        lambda c, _m: c.Mutable(secret="hidden", name="a", place="b"),
         lambda c, _m: c.Below("a"),
         lambda c, _m: c.Below("a", 1, (), {}, "y"),
         lambda c, _m: c.Checked(1, high=9),
@@ -149,6 +150,10 @@ def test_a_class_that_is_not_decorated_may_have_more(both: Both) -> None:
         return one.other, one == c.Plain("a")
 
     assert both.same(work) == (5, True)
+
+
+def test_defaults_are_attributes_of_the_class(both: Both) -> None:
+    assert both.same(lambda c, _m: [getattr(c.Mutable, name, "none") for name in ("name", "secret", "found", "place")]) == ["none", "none", "none", None]
 
 
 def test_defaults_are_not_shared(both: Both) -> None:
