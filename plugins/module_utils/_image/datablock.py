@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Sequence
 
 from .._core.command import Completed, reason, run
@@ -135,6 +134,8 @@ def run_mkfs(command: Sequence[str], descriptor: int, *, timeout: float, watch: 
 
 def _reason(done: Completed) -> str:
     """Return the first two of several errors that a command wrote, because these have led to the others."""
+    import re
+
     errors = re.findall(r"^\s*error: *(\S.*)", f"{done.stderr}\n{done.stdout}", re.IGNORECASE | re.MULTILINE)
     return printable("; ".join(error.strip(" .!") for error in errors[:2])) or reason(done)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 from .._core.directory import descriptor_path
 from .._core.errors import from_os_error, os_errors
@@ -109,6 +108,8 @@ def may_compress(where: int) -> bool:
 
 def _file_system_type(descriptor: int) -> str | None:
     """Return what mountinfo (proc_pid_mountinfo(5)) calls the type of a file system, ``None`` where that isn't known."""
+    import re
+
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
         number = re.search(r"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:

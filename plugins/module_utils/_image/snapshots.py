@@ -108,6 +108,8 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
             # One after the other is copied, and takes the place of what it is a copy of.
             copied = files.children(snapshot) if format == "qcow2" and files.has(snapshot) else []
         elif action == "snap_flatten" and format == "qcow2":
+            from .qemu_img import as_one_image
+
             with files.opened_all(files.chain(snapshot)) as reads:
                 foresee_conversion(as_one_image(tuple(reads)), "qcow2", files.directory, "qcow2", reads=reads, timeout=TIMEOUT)
             return
