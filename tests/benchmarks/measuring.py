@@ -29,7 +29,7 @@ PYTHON = ["/usr/bin/python3", "-ISXutf8"]
 
 @dataclass(frozen=True)
 class Row:
-    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was."""
+    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was, and ``limit`` the largest value."""
 
     what: str
     value: float
@@ -37,6 +37,7 @@ class Row:
     floor: float
     unit: str = "s"
     target: float | None = None
+    limit: float | None = None
     more: Mapping[str, object] | None = None
 
 
@@ -46,7 +47,9 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"| what | figure | floor | its figure | ratio | target |{''.join(f' {name} |' for name in further)}", "|---" * (6 + len(further)) + "|"]
     for row in rows:
         ratio = row.value / row.floor
-        target = "-" if row.target is None else f"{row.target:g}x: {'met' if ratio <= row.target else 'missed'}"
+        targets = [(f"{row.target:g}x", ratio, row.target)] if row.target is not None else []
+        targets += [(f"{row.limit:g} {row.unit}", row.value, row.limit)] if row.limit is not None else []
+        target = ", ".join(f"{name}: {'met' if found <= most else 'missed'}" for name, found, most in targets) or "-"
         more = "".join(f" {(row.more or {}).get(name, '-')} |" for name in further)
         lines.append(f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | {ratio:.2f}x | {target} |{more}")
     return "\n".join(lines)

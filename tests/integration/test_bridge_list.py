@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -27,7 +26,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors
+from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors, records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, Settings
@@ -234,7 +233,7 @@ def test_warnings_of_a_bridge_can_not_act_on_a_terminal(bridges: Any, driver: An
     def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
         answer = read_answer(host, action, line)
         if "result" in answer:
-            answer["result"] = dataclasses.replace(answer["result"], warnings=("a\x1b[31m\nb",))
+            answer["result"] = records.replace(answer["result"], warnings=("a\x1b[31m\nb",))
         return answer
 
     monkeypatch.setattr(bridge, "read_answer", lying)
@@ -637,7 +636,7 @@ def test_a_bridge_can_not_name_another_file(bridges: Any, driver: Any, monkeypat
     def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
         answer = read_answer(host, action, line)
         if "result" in answer:
-            answer["result"] = source if action == "mkfs" else dataclasses.replace(answer["result"], source=source, format=image_format)
+            answer["result"] = source if action == "mkfs" else records.replace(answer["result"], source=source, format=image_format)
         return answer
 
     monkeypatch.setattr(bridge, "read_answer", lying)

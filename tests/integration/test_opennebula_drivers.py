@@ -177,9 +177,25 @@ def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
     subprocess.run(["/usr/bin/python3", "-ISXutf8", "-c", program], check=True)
 
 
+def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
+    """Also where a backup or a copy gave the sources another time."""
+    library = (driver_scripts.parent / "library" / "current").resolve()
+    source = library / "granary_vmstore" / "_driver_script" / "entry.py"
+    before = source.stat()
+    os.utime(source, (1, 1))
+    try:
+        command = ["/usr/bin/python3", "-ISXutf8", "-v", driver_scripts / "datastore" / "fs" / "rm", "1"]
+        done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    finally:
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # The name of a source that is compiled isn't quoted.
+    assert f"# code object from '{source.parent}/__pycache__/entry." in done.stderr
+    assert f"# code object from {library}" not in done.stderr
+
+
 def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -> None:
     (tmp_path / "base64.py").write_text("raise SystemExit('taken from PYTHONPATH')")
-    (tmp_path / "dataclasses.py").write_text("raise SystemExit('taken from PYTHONPATH')")
+    (tmp_path / "contextlib.py").write_text("raise SystemExit('taken from PYTHONPATH')")
     hostile = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "base64.py")}
     done = subprocess.run(
         [driver_scripts / "datastore" / "fs" / "cp", "1"], input="", capture_output=True, text=True, check=False, env=hostile, cwd=tmp_path

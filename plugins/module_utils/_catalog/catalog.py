@@ -21,11 +21,11 @@ import stat
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
 from .._core.errors import FULL, CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
+from .._core.records import dataclass
 from .._core.temporary import create_temporary
 from . import schema
 from .datastores import default_datastores, insert_datastore

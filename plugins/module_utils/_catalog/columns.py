@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from .._core.arguments import is_integer
@@ -17,6 +16,7 @@ from .._core.errors import CatalogFailed, InvalidInput
 from .._core.idmap import IdMap, id_maps_from_data
 from .._core.mount_names import check_mount_tag
 from .._core.paths import absolute
+from .._core.records import fields
 
 Row = TypeVar("Row")
 

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+
+from .._core.records import asdict, dataclass, field
 
 
 @dataclass(frozen=True)

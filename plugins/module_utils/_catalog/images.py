@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._core.idmap import IdMap
 from .._core.paths import absolute
+from .._core.records import asdict, dataclass
 from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from .._core.idmap import IdMap
+from .._core.records import asdict, dataclass
 from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InvalidInput
+from .records import dataclass, field
 
 
 @dataclass(frozen=True)

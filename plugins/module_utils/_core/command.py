@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from .errors import CommandFailed, VmstoreError, printable
+from .process import Process
+from .records import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from .confinement import Confinement
@@ -81,7 +78,7 @@ def run(
         process = run_confined(lambda: _start(command, tuple(files)), confinement)
     try:
         stdout, stderr = _communicate(process, os.fsencode(stdin), timeout, watch)
-    except subprocess.TimeoutExpired as error:
+    except _TooLong as error:
         raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
     except _TooMuch as error:
         raise CommandFailed(f"The command {argv[0]!r} wrote more than {MOST_OUTPUT} bytes and was stopped.") from error
@@ -93,20 +90,22 @@ def run(
     return completed
 
 
+class _TooLong(Exception):
+    """A command goes on after its deadline."""
+
+
 class _TooMuch(Exception):
     """The output of a command exceeds :data:`MOST_OUTPUT`."""
 
 
-def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float, watch: Callable[[], object] | None) -> tuple[bytes, bytes]:
+def _communicate(process: Process, stdin: bytes, timeout: float, watch: Callable[[], object] | None) -> tuple[bytes, bytes]:
     """Return stdout and stderr of a command that gets ``stdin``, once it has ended.
 
-    Unlike ``Popen.communicate``, this doesn't keep everything that a command writes.
-
-    :raises subprocess.TimeoutExpired: the command goes on for more than ``timeout`` seconds.
+    :raises _TooLong: the command goes on for more than ``timeout`` seconds.
     :raises _TooMuch: the command writes more than :data:`MOST_OUTPUT` bytes.
     """
     end = time.monotonic() + timeout
-    into, out, err = (pipe.fileno() for pipe in (process.stdin, process.stdout, process.stderr))
+    into, out, err = process.stdin, process.stdout, process.stderr
     outputs = {out: bytearray(), err: bytearray()}
     poller = select.poll()
     for descriptor, event in ((into, select.POLLOUT), (out, select.POLLIN), (err, select.POLLIN)):
@@ -118,7 +117,7 @@ def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float,
         left = max(0.0, end - time.monotonic())
         ready = [descriptor for descriptor, _events in poller.poll((left if watch is None else min(left, WATCH_INTERVAL)) * 1000)]
         if not ready and time.monotonic() >= end:
-            raise subprocess.TimeoutExpired(process.args, timeout)
+            raise _TooLong
         if watch is not None and time.monotonic() - watched >= WATCH_INTERVAL:
             watch()
             watched = time.monotonic()
@@ -128,7 +127,7 @@ def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float,
                     stdin = stdin[os.write(into, stdin) :] if stdin else b""
                     if stdin:
                         continue
-                process.stdin.close()
+                process.close_input()
             else:
                 data = os.read(descriptor, CHUNK)
                 outputs[descriptor] += data
@@ -138,7 +137,8 @@ def _communicate(process: subprocess.Popen[bytes], stdin: bytes, timeout: float,
                     continue
             poller.unregister(descriptor)
             waiting.remove(descriptor)
-    process.wait(max(0.0, end - time.monotonic()))
+    if not process.wait(max(0.0, end - time.monotonic())):
+        raise _TooLong
     return bytes(outputs[out]), bytes(outputs[err])
 
 
@@ -170,6 +170,8 @@ def stream(
                     command.close_input()
         completed = command.finish(timeout)
     if completed.returncode != 0:
+        import signal
+
         raise failed(f"stopped by {signal.Signals(-completed.returncode).name}" if completed.returncode < 0 else reason(completed))
 
 
@@ -183,7 +185,7 @@ class Conversation:
     def __init__(self, argv: Sequence[str], limits: Sequence[str] = ()) -> None:
         self._name = argv[0]
         self._process = _start(_limited(argv, limits))
-        self._in, self._out, self._err = (pipe.fileno() for pipe in (self._process.stdin, self._process.stdout, self._process.stderr))
+        self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
         self._stderr, self._stderr_length = b"", 0
         self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
         for descriptor in (self._in, *self._open):
@@ -226,7 +228,7 @@ class Conversation:
             return None
 
     def close_input(self) -> None:
-        self._process.stdin.close()
+        self._process.close_input()
 
     def finish(self, timeout: float) -> Completed:
         """How the command ended, once it has closed its output; of what it wrote to stderr only the end is there.
@@ -235,10 +237,8 @@ class Conversation:
         """
         # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the command left behind.
         self.close_input()
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired as error:
-            raise self._too_slow(timeout) from error
+        if not self._process.wait(timeout):
+            raise self._too_slow(timeout)
         with contextlib.suppress(BlockingIOError):
             self._read_stderr()
         return Completed(self._process.returncode, "", os.fsdecode(self._stderr))
@@ -260,36 +260,29 @@ def _limited(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
     return ["prlimit", *limits, *argv] if limits else argv
 
 
-def _start(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def _start(argv: Sequence[str], passed: Sequence[int] = ()) -> Process:
     try:
         # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
-        return subprocess.Popen(  # pylint: disable=ansible-bad-function
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=pass_fds,
-            env={**os.environ, "LC_ALL": "C", "LANGUAGE": "C"},
-        )
+        return Process(argv, {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}, passed)
     except FileNotFoundError as error:
         raise CommandFailed(f"The command {argv[0]!r} is not installed on this host.") from error
     except OSError as error:
         raise CommandFailed(f"The command {argv[0]!r} could not be started: {error.strerror}.") from error
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Process) -> None:
     process.kill()
     # A process that waits for a dead file server dies when the server comes back; it isn't waited for.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(KILL_GRACE)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # input that the command never read
-                pipe.close()
+    process.wait(KILL_GRACE)
+    process.close()
 
 
 def _with_paths(text: str, files: Mapping[int, str]) -> str:
-    return re.sub(r"/proc/self/fd/([0-9]+)", lambda found: files.get(int(found[1]), found[0]), text) if files else text
+    if "/proc/self/fd/" not in text:
+        return text
+    import re
+
+    return re.sub(r"/proc/self/fd/([0-9]+)", lambda found: files.get(int(found[1]), found[0]), text)
 
 
 def reason(completed: Completed) -> str:

@@ -10,19 +10,20 @@ or too late. So the kernel checks each open: by inode, whatever name the command
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 import struct
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 from .errors import UnsupportedAction, from_os_error
+from .records import TYPE_CHECKING, dataclass
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 #: Numbers of the system calls, the same on all architectures (landlock_create_ruleset(2) and its companions).
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -53,12 +54,6 @@ _CONFIGURATION = (
 )
 
 
-class _Program(ctypes.Structure):
-    """``struct sock_fprog``."""
-
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-
 @dataclass(frozen=True)
 class Confinement:
     """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
@@ -84,6 +79,9 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
     """
     if os.geteuid() != 0:
         return function()
+    import ctypes
+    import threading
+
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
@@ -127,7 +125,7 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
         for path in _CONFIGURATION:
             _allow_path(libc, ruleset, path, _READ_FILE)
         _allow_path(libc, ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)
-        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # subprocess looks there for descriptors to close
+        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # Process looks there for descriptors to close
         for descriptor in files.reads:
             _allow(libc, ruleset, descriptor, _READ_FILE)
         for descriptor in files.writes:
@@ -141,6 +139,13 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
 
 def _refuse_sockets(libc: ctypes.CDLL) -> None:
     """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket, where its owner lets the command wait. Landlock doesn't see these."""
+    import ctypes
+
+    class Program(ctypes.Structure):
+        """``struct sock_fprog``."""
+
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
     architecture, number = _SOCKET.get(os.uname().machine, (0, 0))
     if not number:
         return
@@ -152,7 +157,7 @@ def _refuse_sockets(libc: ctypes.CDLL) -> None:
         (_RETURN, 0, 0, _RETURN_ERROR | errno.EPERM),
         (_RETURN, 0, 0, _RETURN_ALLOW),
     ))  # fmt: skip
-    program = _Program(len(code) // 8, code)
+    program = Program(len(code) // 8, code)
     if libc.prctl(_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0):
         number = ctypes.get_errno()
         raise from_os_error(OSError(number, os.strerror(number)), "confine a command by seccomp")
@@ -178,6 +183,8 @@ def _allow(libc: ctypes.CDLL, ruleset: int, descriptor: int, rights: int) -> Non
 def _call(libc: ctypes.CDLL, number: int, *arguments: object) -> int:
     result = libc.syscall(number, *arguments)
     if result < 0:
+        import ctypes
+
         code = ctypes.get_errno()
         raise from_os_error(OSError(code, os.strerror(code)), "confine a command by Landlock")
     return result

@@ -9,9 +9,12 @@ A message is one sentence: what was refused, the offending value, what would be 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
+
+from .records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 #: Characters of an offending value that a message repeats.
 LONGEST_SHOWN = 200
@@ -115,13 +118,18 @@ def from_os_error(error: OSError, doing: str) -> VmstoreError:
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
 
 
-@contextlib.contextmanager
-def os_errors(doing: str) -> Iterator[None]:
+class os_errors:
     """A block in which an ``OSError`` becomes what :func:`from_os_error` makes of it."""
-    try:
-        yield
-    except OSError as error:
-        raise from_os_error(error, doing) from error
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        if isinstance(error, OSError):
+            raise from_os_error(error, self._doing) from error
 
 
 __all__ = [

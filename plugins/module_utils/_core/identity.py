@@ -14,9 +14,9 @@ import contextlib
 import os
 import pwd
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from .errors import os_errors
+from .records import dataclass
 
 #: Group of a user without an account (nogroup of Debian).
 NO_GROUP = 65534

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 from .arguments import is_integer
 from .errors import InvalidInput
+from .records import asdict, dataclass
 
 #: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
 HIGHEST_ID = 2**32 - 2

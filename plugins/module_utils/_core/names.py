@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import re
-
 from .errors import InvalidInput
 
 #: Characters in a name (the column width of the front-ends that this collection works with).
@@ -41,6 +39,8 @@ def check_host(option: str, name: str) -> str:
 
     :raises InvalidInput: other characters than those of host names and IP addresses.
     """
+    import re
+
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,252}", name) is None:
         raise InvalidInput(option, name, "a host name or an IP address is expected")
     return name

@@ -7,16 +7,15 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
 
 from .errors import InvalidInput, PathNotAllowed, os_errors
+from .records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Bytes (PATH_MAX in linux/limits.h, less the NUL at the end).
 LONGEST_PATH = 4095
-
-#: What neither the catalog nor XML can hold: control characters, bytes that aren't UTF-8 (as os.fsdecode gives them), two that aren't characters.
-_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def absolute(option: str, path: str) -> str:
@@ -26,7 +25,7 @@ def absolute(option: str, path: str) -> str:
     """
     if not path.startswith("/"):
         raise InvalidInput(option, path, "an absolute path such as '/mnt/data' is expected")
-    if _UNUSABLE.search(path):
+    if not path.isprintable() and any(map(_is_unusable, path)):
         raise InvalidInput(option, path, "a path in UTF-8 without control characters is expected")
     if len(path.encode()) > LONGEST_PATH:
         raise InvalidInput(option, path, f"a path of at most {LONGEST_PATH} bytes is expected")
@@ -34,6 +33,11 @@ def absolute(option: str, path: str) -> str:
     if ".." in parts:
         raise InvalidInput(option, path, "a path without '..' is expected")
     return "/" + "/".join(parts)
+
+
+def _is_unusable(character: str) -> bool:
+    """Return whether neither the catalog nor XML can hold it: control characters, bytes that aren't UTF-8 (as os.fsdecode gives them), two that are none."""
+    return character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" or character in "\ufffe\uffff"
 
 
 def real_path(path: str) -> str:

@@ -10,9 +10,9 @@ Check mode returns the plan, a normal run commits the same plan, the diff is the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from .errors import VmstoreError
+from .records import dataclass, field
 
 
 def nothing() -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
 import struct
 
+from .digits import is_hexadecimal
 from .directory import open_file_at
 
 #: Upper bound of the bytes of the final name that are in the temporary one. NAME_MAX is 255.
@@ -43,11 +43,11 @@ def create_temporary(directory: int, name: str) -> tuple[int, str]:
 
 def sweep_temporaries(directory: int, name: str) -> None:
     """Remove the temporary files for ``name`` that nobody holds. One that can't be removed is left for the next program."""
-    pattern = re.compile(rf"\.{re.escape(_stem(name))}\.[0-9a-f]{{32}}\.part")
+    beginning = f".{_stem(name)}."
     with contextlib.suppress(OSError):
         listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            found = [one for one in os.listdir(listing) if pattern.fullmatch(one)]
+            found = [one for one in os.listdir(listing) if one.startswith(beginning) and is_part_name(one[len(beginning) - 1 :])]
         finally:
             os.close(listing)
         for one in found:
@@ -94,8 +94,13 @@ def lock(descriptor: int, how: int) -> bytes:
     return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
+def is_part_name(name: str) -> bool:
+    """Return whether a name is a dot, 32 hexadecimal digits, and ``.part``."""
+    return name.startswith(".") and name.endswith(".part") and is_hexadecimal(name[1:-5], 32)
+
+
 def _stem(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
 
 
-__all__ = ["create_temporary", "is_held", "lock", "remove_unheld", "sweep_temporaries"]
+__all__ = ["create_temporary", "is_held", "is_part_name", "lock", "remove_unheld", "sweep_temporaries"]

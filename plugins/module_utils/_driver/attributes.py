@@ -9,7 +9,6 @@ Names are in lower case, values are text, as a front-end or the catalog keeps th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 from .._core.errors import InvalidInput
@@ -65,7 +64,7 @@ def settings_of(attributes: Mapping[str, str]) -> Settings:
     """What is configured for all datastores of a front-end can be an attribute of one, too."""
     given = {}
     if "supported_fs" in attributes:
-        given["supported_fs"] = tuple(re.split(r"[\s,]+", attributes["supported_fs"].strip()))
+        given["supported_fs"] = tuple(attributes["supported_fs"].replace(",", " ").split())
     if "qcow2_options" in attributes:
         given["qcow2_options"] = attributes["qcow2_options"]
     options = {name[len("fs_opts_") :]: value for name, value in attributes.items() if name.startswith("fs_opts_")}
@@ -85,6 +84,7 @@ def check_values(attributes: Mapping[str, str]) -> None:
 
 
 def _check_settings(settings: Settings) -> None:
+    import re
     import shlex
 
     from .._image.copy import creation_options

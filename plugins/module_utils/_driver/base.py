@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
 
 from .._catalog.datastore import Datastore
 from .._core.errors import UnsupportedAction
 from .._core.paths import check_allowed
+from .._core.records import TYPE_CHECKING, dataclass, field
 from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
+
     from .._image.content import Content
     from .._image.inventory import Inventory
 
@@ -67,6 +68,10 @@ class Settings:
     fs_options: Mapping[str, str] = field(default_factory=dict)
     qcow2_options: str = ""
     downloader: str | None = None
+
+
+#: Those of a front-end that configures nothing.
+DEFAULT_SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class DatastoreDriver:
         datastore: Datastore,
         *,
         protected: Sequence[str] = (),
-        settings: Settings = Settings(),
+        settings: Settings = DEFAULT_SETTINGS,
         timeout: float = TIMEOUT,
         words: Words = MODULE,
         log: Callable[[str], object] = str,

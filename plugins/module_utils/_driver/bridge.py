@@ -12,7 +12,6 @@ answer. The front-end confirms the answer that an image was made, as one it didn
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -23,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn
 
-from .._core import errors
+from .._core import errors, records
 from .._core.block_device import length_of
 from .._core.command import Conversation, reason
 from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
@@ -241,7 +240,7 @@ class BridgedFsDriver(DatastoreDriver):
     @staticmethod
     def _shown(copied: CopiedImage) -> CopiedImage:
         """The same image with warnings that can be printed, because another host wrote them."""
-        return dataclasses.replace(copied, warnings=tuple(map(printable, copied.warnings)))
+        return records.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 
     def _hosts(self) -> list[str]:
         """All, beginning with any, so that each gets its share."""
@@ -256,8 +255,8 @@ class BridgedFsDriver(DatastoreDriver):
             "action": action,
             "arguments": arguments,
             "named": named,
-            "datastore": dataclasses.replace(self.datastore, bridge_list=()),
-            "settings": dataclasses.replace(self.settings, downloader=None),
+            "datastore": records.replace(self.datastore, bridge_list=()),
+            "settings": records.replace(self.settings, downloader=None),
             "timeout": self.timeout,
             "words": self.words,
             "size": size,
@@ -327,7 +326,7 @@ def _why_not(ssh: Conversation, said: bytes) -> str:
         ended = ssh.finish(1)
     except CommandFailed:
         return "it answered something else than python3 does"
-    why = reason(dataclasses.replace(ended, stdout=said.decode(errors="replace")))
+    why = reason(records.replace(ended, stdout=said.decode(errors="replace")))
     return f"python3, 3.9 or newer, is not installed there ({why})" if ended.returncode in NO_COMMAND else why.rstrip(".")
 
 
@@ -435,8 +434,8 @@ def encode(message: Mapping[str, object]) -> bytes:
     """A line of JSON; the dataclasses that drivers deal in are objects with their name under ``is``."""
 
     def plain(value: Any) -> object:
-        if dataclasses.is_dataclass(value):
-            return {"is": type(value).__name__, **{field.name: getattr(value, field.name) for field in dataclasses.fields(value)}}
+        if records.is_dataclass(value):
+            return {"is": type(value).__name__, **{field.name: getattr(value, field.name) for field in records.fields(value)}}
         if isinstance(value, Mapping):
             return dict(value)
         return list(value) if isinstance(value, frozenset) else str(value)
@@ -454,7 +453,7 @@ def decode(line: bytes) -> Any:
         if name is None:
             return found
         kind = vars(inventory if name in inventory.__all__ else base)[name]
-        if not dataclasses.is_dataclass(kind):
+        if not records.is_dataclass(kind):
             raise ValueError(name)
         return kind(**{field: tuple(value) if isinstance(value, list) else value for field, value in found.items()})
 
@@ -490,7 +489,7 @@ def fits(value: object, annotation: str) -> bool:
         return any(fits(value, one) for one in annotation.split(" | "))
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return False
-    if dataclasses.is_dataclass(value) and not all(fits(getattr(value, one.name), str(one.type)) for one in dataclasses.fields(value)):
+    if records.is_dataclass(value) and not all(fits(getattr(value, one.name), str(one.type)) for one in records.fields(value)):
         return False
     return annotation == ("None" if value is None else type(value).__name__)
 

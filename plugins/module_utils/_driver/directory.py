@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
-from .._core.command import Completed, reason, run
+from .._core.digits import is_decimal
 from .._core.directory import opened_directory, opened_parent, sync_opened
 from .._core.errors import CommandFailed, NotFound, StaleState, os_errors
+from .._core.records import TYPE_CHECKING
 from .base import Capacity, DatastoreDriver, DriverInfo
+
+if TYPE_CHECKING:
+    from .._core.command import Completed
 
 MEBIBYTE = 2**20
 
@@ -59,6 +62,8 @@ class DirectoryDriver(DatastoreDriver):
         :raises NotFound: there is no such directory.
         :raises CommandFailed: no answer in time.
         """
+        from .._core.command import run
+
         path = self.datastore.base_path
         completed = run(["stat", "--file-system", "--format=%S %b %f %a", "--", path], timeout=self.timeout, accept=None)
         return read_capacity(path, completed)
@@ -72,12 +77,14 @@ class SystemDriver(DirectoryDriver):
 
 def read_capacity(path: str, completed: Completed) -> Capacity:
     """The capacity in the output of stat(1): block size, blocks, free blocks, blocks free to users; as df(1) counts."""
-    match = re.fullmatch(r"([0-9]+) ([0-9]+) ([0-9]+) ([0-9]+)\n", completed.stdout)
-    if completed.returncode != 0 or match is None:
+    numbers = completed.stdout.split()
+    if completed.returncode != 0 or len(numbers) != 4 or not all(map(is_decimal, numbers)):
+        from .._core.command import reason
+
         why = reason(completed)
         missing = completed.returncode == 1 and why.endswith(": No such file or directory")
         raise (NotFound if missing else CommandFailed)(f"The capacity of {path} could not be read: {why}")
-    block, blocks, free, available = map(int, match.groups())
+    block, blocks, free, available = map(int, numbers)
     return Capacity(block * (blocks - free) // MEBIBYTE, block * available // MEBIBYTE, block * blocks // MEBIBYTE)
 
 

@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
+from .._core import records
 from .._core.block_device import is_block_device, length_of
+from .._core.digits import is_decimal, is_hexadecimal
 from .._core.directory import opened_directory
 from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
+from .._core.records import TYPE_CHECKING
 from .._image.checksum import DIGEST_LENGTHS
 from .._image.disk_signs import disk_sign
 from .._image.image_file import HEAD_SIZE, disk_size, inspect, opened_file, qemu_name, virtual_size
@@ -31,6 +31,7 @@ from .source_file import chunks_of, opened
 
 if TYPE_CHECKING:
     import hashlib
+    from typing import Any
 
     from .._catalog.datastore import Datastore
     from .._image.checked_image import CheckedImage
@@ -107,7 +108,7 @@ class FsDriver(DirectoryDriver):
             except BaseException:
                 self.rm(copied.source)
                 raise
-            return dataclasses.replace(copied, checksum=checksum)
+            return records.replace(copied, checksum=checksum)
 
     @staticmethod
     def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
@@ -793,8 +794,8 @@ class FsDriver(DirectoryDriver):
         path = absolute("source", source)
         directory, name = os.path.split(path)
         own, *location = (absolute("base_path", one) for one in self.datastore.directories())
-        elsewhere = beside and os.path.dirname(directory) in location and re.fullmatch("[0-9]+", os.path.basename(directory))
-        if not (directory == own or elsewhere) or re.fullmatch("[0-9a-f]{32}", name) is None:
+        elsewhere = beside and os.path.dirname(directory) in location and is_decimal(os.path.basename(directory))
+        if not (directory == own or elsewhere) or not is_hexadecimal(name, 32):
             where = " or of one beside it" if beside else ""
             raise PathNotAllowed("source", source, f"an image of the datastore{where} is expected: {own}/<32 hexadecimal digits>")
         return path
@@ -806,11 +807,16 @@ class FsDriver(DirectoryDriver):
 
 
 def with_warnings(copied: CopiedImage, warnings: Sequence[str]) -> CopiedImage:
-    return dataclasses.replace(copied, warnings=(*warnings, *copied.warnings))
+    return records.replace(copied, warnings=(*warnings, *copied.warnings))
+
+
+#: What may be in the scheme of a URL beside letters and digits (RFC 3986, 3.1), to be left out.
+_PUNCTUATION = dict.fromkeys(map(ord, "+.-"))
 
 
 def is_url(path: str) -> bool:
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+    scheme, separator, _rest = path.partition("://")
+    return bool(separator) and scheme[:1].isalpha() and scheme.isascii() and scheme.translate(_PUNCTUATION).isalnum()
 
 
 def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
@@ -879,7 +885,7 @@ def new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:
     for name, expected in checksums.items():
         if name not in DIGEST_LENGTHS:
             raise InvalidInput("checksum", name, f"one of {', '.join(DIGEST_LENGTHS)} is expected")
-        if len(expected) != DIGEST_LENGTHS[name] or re.fullmatch("[0-9A-Fa-f]+", expected) is None:
+        if not is_hexadecimal(expected.lower(), DIGEST_LENGTHS[name]):
             raise InvalidInput(name, expected, f"{DIGEST_LENGTHS[name]} hexadecimal digits are expected")
     if not checksums:
         return {}

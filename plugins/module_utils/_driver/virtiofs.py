@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from .._host.directory import Directory, Measuring, look, look_at_many
+from .._core.records import TYPE_CHECKING
 from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .._host.directory import Directory
 
 
 class VirtiofsDriver(DatastoreDriver):
@@ -26,6 +30,8 @@ class VirtiofsDriver(DatastoreDriver):
     _seen: Mapping[str, Directory] = MappingProxyType({})
 
     def look_ahead(self, paths: Sequence[str]) -> None:
+        from .._host.directory import look_at_many
+
         self._seen = look_at_many(paths, check=self.check)
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
@@ -45,6 +51,8 @@ class VirtiofsDriver(DatastoreDriver):
         return self._look(path, measuring=True).size_mb or 0
 
     def _look(self, path: str, *, measuring: bool) -> Directory:
+        from .._host.directory import Measuring, look
+
         how = Measuring(self.timeout, self.log) if measuring else None
         return look(path, bridges=self.datastore.bridge_list, check=self.check, measuring=how)
 

@@ -9,10 +9,9 @@ The files assign shell variables. They are read, not run: of each line ``NAME=va
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import re
 
+from .._core import records
 from .._core.errors import InvalidInput
 from .._core.files import read_text
 from .._driver.attributes import settings_of
@@ -20,6 +19,9 @@ from .._driver.base import Settings
 
 #: Below the remotes directory; what a later file says counts.
 FILES = ("etc/datastore/datastore.conf", "etc/datastore/fs/fs.conf")
+
+#: Characters that mean nothing to a shell.
+PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%+,-./:=@_")
 
 #: The front-end's program that reads URLs, below the remotes directory.
 DOWNLOADER = "datastore/downloader.sh"
@@ -35,21 +37,26 @@ def read_settings(remotes: str) -> Settings:
         path = os.path.join(remotes, name)
         values.update(assignments(path, read_text(path)))
     settings = settings_of({name.lower(): value for name, value in values.items()})
-    return dataclasses.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
+    return records.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
 
 
 def assignments(path: str, text: str) -> dict[str, str]:
     """The variables in ``text``, which is that of the file ``path``."""
     found = {}
     for line in text.splitlines():
-        match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", line)
-        if match:
-            found[match[1]] = _unquoted(path, match[2])
+        before, equals, value = line.partition("=")
+        *words, name = before.split() or [""]
+        if equals and before.endswith(name) and name.isascii() and name.isidentifier() and words in ([], ["export"]):
+            found[name] = _unquoted(path, value)
     return found
 
 
 def _unquoted(path: str, value: str) -> str:
-    import shlex  # few front-ends configure anything
+    is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    inner = value[1:-1] if is_quoted else value
+    if PLAIN.issuperset(inner.replace(" ", "") if is_quoted else inner):
+        return inner
+    import shlex  # most values are that plain
 
     words = shlex.shlex(value, posix=True, punctuation_chars=False)
     words.whitespace_split = True

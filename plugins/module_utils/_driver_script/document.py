@@ -11,17 +11,26 @@ kept; and what an action needs is there, once, or the action fails.
 from __future__ import annotations
 
 import binascii
-import re
-from typing import IO
 from xml.parsers import expat
 
+from .._core.digits import is_decimal
 from .._core.errors import InvalidInput
+from .._core.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import IO
 
 #: Bytes of XML.
 LONGEST = 64 << 20
 
 #: Upper bound of a document that is kept as it came, in bytes of base64: what a variable of the environment can hold (execve(2)), and some room.
 LONGEST_KEPT = 120 << 10
+
+#: The digits of base64 (RFC 4648, 4).
+ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+#: Bytes.
+PIECE = 1 << 20
 
 ROOT = "DS_DRIVER_ACTION_DATA"
 
@@ -93,7 +102,7 @@ class Document:
         :raises InvalidInput: it is something else.
         """
         text = self.required(path).strip()
-        if re.fullmatch("[0-9]{1,18}", text) is None:
+        if not is_decimal(text, 18):
             raise InvalidInput(path, text, "a whole number is expected")
         return int(text)
 
@@ -151,7 +160,7 @@ def read_document(stdin: IO[bytes]) -> Document:
     if len(encoded) > longest:
         raise InvalidInput("standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected")
     encoded = encoded.translate(None, b" \t\r\n")
-    if re.fullmatch(b"[A-Za-z0-9+/]+={0,2}", encoded) is None or len(encoded) % 4:
+    if not _is_base64(encoded):
         raise InvalidInput("standard input", _beginning(encoded), "base64 of an XML document is expected")
     xml = binascii.a2b_base64(encoded)
     if len(xml) > LONGEST:
@@ -160,6 +169,15 @@ def read_document(stdin: IO[bytes]) -> Document:
     if len(encoded) <= LONGEST_KEPT:
         document.encoded = encoded.decode()
     return document
+
+
+def _is_base64(encoded: bytes) -> bool:
+    """Return whether it is base64 without line breaks (RFC 4648, 4). It can be long, and so is looked at in pieces."""
+    last = encoded[-3:]
+    end = len(encoded) - len(last) + len(last.rstrip(b"="))
+    if end == 0 or len(encoded) - end > 2 or len(encoded) % 4:
+        return False
+    return not any(encoded[start : min(start + PIECE, end)].translate(None, ALPHABET) for start in range(0, end, PIECE))
 
 
 def _beginning(data: bytes) -> str:

@@ -10,20 +10,23 @@ log; one other line is the message for the user. A process runs one action, so t
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import IO
 
 from .._catalog.datastore import Datastore
+from .._core import records
 from .._core.descriptors import open_standard_descriptors
 from .._core.errors import InvalidInput, NotFound, UnsupportedAction, VmstoreError, from_os_error, os_errors
 from .._core.paths import absolute
+from .._core.records import TYPE_CHECKING
+from .._core.signals import SIGTERM, signal
 from .._core.words import FRONT_END
 from .._driver.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from .document import NFS_AUTO, Document, read_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import IO
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -78,7 +81,7 @@ class Action:
         )
         # A front-end also passes the FORMAT of a marketplace's appliance, which may be compressed. So raw changes nothing about what is an image.
         any_content = self.document.optional("IMAGE/FORMAT").strip().lower() == "raw"
-        return dataclasses.replace(options, any_content=any_content, measure=False)  # the answer has no size
+        return records.replace(options, any_content=any_content, measure=False)  # the answer has no size
 
     def attributes(self) -> dict[str, str]:
         """Those of the datastore that say how its driver makes images."""
@@ -153,11 +156,9 @@ class Action:
         self.driver().increment_flatten()
 
     def export(self) -> None:
-        from xml.sax.saxutils import escape
-
         found = self.driver().export(self.document.required("IMAGE/SOURCE"), self.document.optional("IMAGE/FORMAT") or None)
         elements = {"IMPORT_SOURCE": found.source, "MD5": found.md5, "SIZE": self.document.number("IMAGE/SIZE"), "FORMAT": found.format, "DISPOSE": "NO"}
-        answer(f"<IMPORT_INFO>{''.join(f'<{name}>{escape(str(value))}</{name}>' for name, value in elements.items())}</IMPORT_INFO>\n")
+        answer(f"<IMPORT_INFO>{''.join(f'<{name}>{escaped(str(value))}</{name}>' for name, value in elements.items())}</IMPORT_INFO>\n")
 
 
 #: The actions of the contract, each a method of :class:`Action`.
@@ -232,6 +233,11 @@ def element_of(attribute: str) -> str:
     return f"DATASTORE/TEMPLATE/{attribute.upper()}"
 
 
+def escaped(text: str) -> str:
+    """Return ``text`` as the content of an XML element (XML 1.0, 2.4). ``xml.sax.saxutils`` does the same, and loads HTTP and TLS."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def answer(text: str) -> None:
     """Write a result, all of it.
 
@@ -284,7 +290,7 @@ def _terminate(number: int, _frame: object) -> None:
 
 def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
     """Run the action that ``argv[0]`` is the script of, and return the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal(SIGTERM, _terminate)
     try:
         run(argv, stdin)
         return 0
@@ -300,7 +306,8 @@ def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
 
 def launch() -> None:
     open_standard_descriptors()
-    raise SystemExit(main(sys.argv, open(0, "rb", closefd=False)))
+    # Everything is written and closed. The kernel frees the rest faster than the interpreter does, object by object.
+    os._exit(main(sys.argv, open(0, "rb", closefd=False)))
 
 
 __all__ = ["ACTIONS", "Action", "datastore_of", "launch", "main", "run"]

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from .._core.command import Conversation, reason, run
+from .._core.digits import is_decimal
 from .._core.directory import descriptor_path, open_directory, opened_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
+from .._core.records import dataclass
 from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
 MEBIBYTE = 2**20
@@ -180,6 +179,8 @@ def _is_same(path: str, descriptor: int) -> bool:
 
 def _look_there(host: str, path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory | str:
     """Return the directory that a bridge has, or why there is none."""
+    import shlex
+
     seconds = PROBE_TIMEOUT if measuring is None else measuring.timeout
     wait = CONNECT_TIMEOUT + seconds + 5
     with Conversation(script_command(host, LOOK.replace("{path}", shlex.quote(path)), timeout=seconds)) as ssh:
@@ -236,15 +237,19 @@ class DuOutput:
         self._unexpected = ""
 
     def take(self, line: str) -> None:
-        unread = re.fullmatch(r"du: cannot (?:access|read directory) (.*): ([^:]+)", line)
-        size = re.fullmatch(r"([0-9]+)\t.*", line)
+        unread = None
+        if line.startswith("du: cannot "):
+            import re  # most directories can be read
+
+            unread = re.fullmatch(r"du: cannot (?:access|read directory) (.*): ([^:]+)", line)
+        size, tab, _path = line.partition("\t")
         if unread:
             if unread[2] != "No such file or directory":
                 self._unread += 1
                 if len(self._names) < MOST_NAMES:
                     self._names.append(f"{unread[1]} ({unread[2]})")
-        elif size and self._size is None:
-            self._size = int(size[1])
+        elif tab and is_decimal(size) and self._size is None:
+            self._size = int(size)
         else:
             self._unexpected = line
 

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 
 from .._core.errors import FileAccessFailed
 from .._core.files import read_text
+from .._core.records import asdict, dataclass
 from .root_state import DIRECTORY, write_state
 from .subid import SubidRange
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .._core.mount_options import split_options
+from .._core.records import dataclass
 from .mountinfo import unescape
 
 

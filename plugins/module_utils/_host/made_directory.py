@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
 from .._core.errors import PathNotAllowed
 from .._core.identity import acting_as, owner_of
+from .._core.records import dataclass
 
 #: Mode of missing directories above the one that is asked for.
 AROUND_MODE = 0o755

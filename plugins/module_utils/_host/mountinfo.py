@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .._core.mount_options import split_options
 from .._core.paths import is_within
+from .._core.records import dataclass
 
 
 @dataclass(frozen=True)

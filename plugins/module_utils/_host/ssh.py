@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import math
-import shlex
-
 from .._core.names import check_host
 
 #: Seconds to reach a host.
@@ -38,6 +35,9 @@ def script_command(host: str, script: str, *, timeout: float) -> list[str]:
     :arg script: fixed text; anything else in it must be quoted with ``shlex.quote``.
     :arg timeout: seconds for the script; the host ends it by itself then, with the exit code ``TIMED_OUT``.
     """
+    import math
+    import shlex
+
     # The user's login shell may be any: it only starts sh.
     command = f"exec timeout {math.ceil(timeout)} sh -c {shlex.quote(f'export LC_ALL=C; {script}')}"
     return ssh_command(check_host("bridge_list", host), command)

@@ -10,11 +10,11 @@ import os
 import pwd
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .._core.command import run
 from .._core.files import read_text
 from .._core.idmap import HIGHEST_ID
+from .._core.records import dataclass
 
 FILES = {"uid": "subuid", "gid": "subgid"}
 

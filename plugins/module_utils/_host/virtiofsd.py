@@ -10,12 +10,12 @@ import glob
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .._core.command import run
 from .._core.errors import InvalidInput, UnsupportedAction
 from .._core.files import read_text
 from .._core.paths import absolute
+from .._core.records import dataclass
 
 #: Drops to the service user and runs virtiofsd; the role granary.vmstore.hypervisor installs it.
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"

@@ -10,12 +10,12 @@ import fcntl
 import os
 import re
 import struct
-from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from .._core.command import reason, run
 from .._core.errors import CommandFailed
 from .._core.files import read_text
+from .._core.records import dataclass
 
 RUNNING, DEAD, STOPPED, OTHER_DIRECTORY = "running", "dead", "stopped", "other_directory"
 

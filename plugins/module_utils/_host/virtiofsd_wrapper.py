@@ -22,7 +22,8 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+
+from .._core.records import asdict, dataclass
 
 DAEMON = "/usr/libexec/virtiofsd"
 

@@ -9,15 +9,14 @@ qemu-img reads zeros behind the end of a file, and so takes half a file for a wh
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, os_errors
+from .._core.records import dataclass, field
 from .._core.words import MODULE, Words
 from .image_file import inspect
 from .magic import ENOUGH, QEMU_FORMATS, sniff
@@ -202,6 +201,8 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
 
     It takes counts that are written later (lazy refcounts) for damage, and can't open what is encrypted.
     """
+    import json
+
     from .qcow2_tables import Qcow2Header
     from .qemu_img import run_qemu_img
 

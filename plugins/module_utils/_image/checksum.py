@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-import re
-
+from .._core.digits import is_hexadecimal
 from .._core.errors import InvalidInput
 
 #: Hexadecimal digits of a checksum, by algorithm.
@@ -20,7 +19,7 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
     :raises InvalidInput: another algorithm, or another length than its digests have.
     """
     algorithm, _colon, digest = text.lower().partition(":")
-    if algorithm not in DIGEST_LENGTHS or re.fullmatch(f"[0-9a-f]{{{DIGEST_LENGTHS[algorithm]}}}", digest) is None:
+    if algorithm not in DIGEST_LENGTHS or not is_hexadecimal(digest, DIGEST_LENGTHS[algorithm]):
         accepted = f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits"
         raise InvalidInput(option, text, f"{accepted}, or <algorithm>: and the http or https URL of a file that has them")
     return algorithm, digest
@@ -28,6 +27,8 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
 
 def split_list(text: str) -> tuple[str, str] | None:
     """Return algorithm and URL of ``<algorithm>:<URL of a file such as SHA256SUMS>``; ``None`` for anything else."""
+    import re
+
     found = re.fullmatch(f"({'|'.join(DIGEST_LENGTHS)}):(https?://.*)", text, re.IGNORECASE | re.DOTALL)
     return found and (found[1].lower(), found[2])
 

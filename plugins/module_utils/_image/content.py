@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from .._core.records import dataclass
 from .copy import convert, copy_local
 from .image_file import SECTOR, disk_size, opened_file, qemu_name
 from .new_image import NewImage

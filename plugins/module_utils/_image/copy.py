@@ -10,13 +10,12 @@ import errno
 import fcntl
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from .._core.block_device import is_block_device, length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
+from .._core.records import TYPE_CHECKING
 from .image_file import SECTOR, disk_size
 from .pace import paced
 from .room import may_compress, require_room, reserve_of, space, stores_all
@@ -264,6 +263,8 @@ def creation_options(options: str | None) -> list[str]:
     """
     if not options:
         return []
+    import re
+
     if re.fullmatch(rf"({_QCOW2_OPTIONS})=[A-Za-z0-9.]+(,({_QCOW2_OPTIONS})=[A-Za-z0-9.]+)*", options) is None:
         raise InvalidInput("qcow2_options", options, f"name=value[,name=value...] is expected, with names of {_QCOW2_OPTIONS.replace('|', ', ')}")
     return ["-o", options]

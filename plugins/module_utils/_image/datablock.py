@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import shlex
-import shutil
 from collections.abc import Callable, Sequence
 
 from .._core.command import Completed, reason, run
@@ -137,6 +134,8 @@ def run_mkfs(command: Sequence[str], descriptor: int, *, timeout: float, watch: 
 
 def _reason(done: Completed) -> str:
     """Return the first two of several errors that a command wrote, because these have led to the others."""
+    import re
+
     errors = re.findall(r"^\s*error: *(\S.*)", f"{done.stderr}\n{done.stdout}", re.IGNORECASE | re.MULTILINE)
     return printable("; ".join(error.strip(" .!") for error in errors[:2])) or reason(done)
 
@@ -163,12 +162,16 @@ def find_mkfs(fs: str, options: str) -> list[str]:
     if program is None:
         raise CommandFailed(f"The command {name!r} is not installed on this host: install the package {_PACKAGES.get(fs, 'that has it')}.")
     try:
+        import shlex
+
         return [program, *shlex.split(options)]
     except ValueError as error:
         raise InvalidInput(f"fs_opts_{fs}", options, f"arguments of {name} are expected") from error
 
 
 def _find_program(name: str) -> str | None:
+    import shutil
+
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
 
 

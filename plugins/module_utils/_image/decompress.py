@@ -15,15 +15,17 @@ import functools
 import itertools
 import lzma
 import resource
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
 
 from .._core.command import CHUNK, stream
 from .._core.errors import CommandFailed, InvalidInput
+from .._core.records import TYPE_CHECKING
 from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
+
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
 MEMORY = 256 << 20
@@ -259,6 +261,8 @@ def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> It
 
 def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
     """By zstd(1): Python has no zstd before 3.14."""
+    import shutil
+
     command = shutil.which("zstd")
     if command is None:
         raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")

@@ -16,15 +16,16 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from .._core.block_device import length_of
 from .._core.directory import descriptor_path, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, os_errors
+from .._core.records import TYPE_CHECKING, dataclass
 from .magic import QEMU_FORMATS, sniff
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .table_file import Read
 
 #: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.

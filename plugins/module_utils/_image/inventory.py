@@ -13,13 +13,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from .._core.directory import is_link_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
+from .._core.records import dataclass, replace
+from .._core.temporary import is_held, is_part_name
 from .image_file import HEAD_SIZE, virtual_size
 from .magic import QEMU_FORMATS, sniff
-from .new_image import PART, is_held
 
 _IMAGE = re.compile("[0-9a-f]{32}")
 _BESIDE = re.compile(r"([0-9a-f]{32})\.(snap|md5sum)")
@@ -138,7 +138,7 @@ def _scan(opened: int, directory: str) -> Inventory:
         listed = {entry.name: entry for entry in _entries(opened)}
         for name, entry in sorted(listed.items()):
             of = _BESIDE.fullmatch(name)
-            if PART.fullmatch(name):
+            if is_part_name(name):
                 if entry.is_file(follow_symlinks=False) and is_held(opened, name):
                     held.append(os.path.join(directory, name))
                 else:

@@ -10,7 +10,6 @@ The last kind is refused by its name. As a raw disk it would be garbage, which n
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 
@@ -158,10 +157,9 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
 
 _BLANKS = b"\t\n\f\r "
 #: WHATWG MIME Sniffing, 7.1, and more of what pages of proxies begin with. Of the shortest tags, chance writes one now and then, but no text behind it.
-_HTML = re.compile(
-    rb"<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div|center|form|frameset|noscript|link)[\s>]|"
-    rb"(a|b|br|h[1-6]|p|pre|ul)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))",
-    re.IGNORECASE,
+_HTML = (
+    rb"(?i)<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div|center|form|frameset|noscript|link)[\s>]|"
+    rb"(a|b|br|h[1-6]|p|pre|ul)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))"
 )
 
 
@@ -173,7 +171,11 @@ def _markup(head: bytes) -> str | None:
     has_comment = text.startswith(b"<!--")
     while text.startswith(b"<!--"):
         text = text.partition(b"-->")[2].lstrip(_BLANKS)
-    if _HTML.match(text):
+    if not text.startswith(b"<"):
+        return "XML document" if has_comment else None
+    import re  # few images begin like that
+
+    if re.match(_HTML, text):
         return "HTML page"
     return "XML document" if has_comment or re.match(rb"<\?xml\s|<[A-Za-z_][\w.:-]*\s+xmlns[:=]", text) else None
 
@@ -185,11 +187,12 @@ def _is_bzip2(head: bytes) -> bool:
 
 def _is_tar(head: bytes) -> bool:
     """A tar header, by its checksum (POSIX pax, ustar interchange format): the oldest tar has no other magic, and old ones add signed bytes."""
-    field = re.fullmatch(rb"[ 0]*([0-7]+)[\0 ]*", head[148:156])
-    if field is None or len(head) < 512 or head[0] == 0:
+    field = head[148:156].rstrip(b"\0 ")
+    digits = field.lstrip(b" 0") or b"0"
+    if not field or digits.translate(None, b"01234567") or len(head) < 512 or head[0] == 0:
         return False
     block = head[:148] + b" " * 8 + head[156:512]
-    return int(field[1], 8) in (sum(block), sum(struct.unpack("512b", block)))
+    return int(digits, 8) in (sum(block), sum(struct.unpack("512b", block)))
 
 
 def _is_old_cpio(head: bytes) -> bool:
@@ -266,19 +269,23 @@ def _is_zlib(head: bytes) -> bool:
     return True
 
 
+#: Methods of LHA, and sizes of the second header of BMP.
+_LHA = frozenset(b"-" + method + b"-" for method in b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lh8 lh9 lhd lhs lhx lz4 lz5 lzs pm0 pm1 pm2".split())
+_BMP = frozenset(bytes([size]) for size in (12, 40, 52, 56, 64, 108, 124))
+
 #: What is told by a few bytes, which the code of a boot sector could be as well: any sign of a disk counts more.
 _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
     (_ARCHIVE, "tar", lambda head: head.startswith(b"ustar", 257)),  # with a wrong checksum
     # protocols/dumprestore.h: a magic number of 32 bits in either byte order.
     (_ARCHIVE, "dump", lambda head: head[24:28] in (b"\x6c\xea\0\0", b"\0\0\xea\x6c")),
     # header.doc of LHA: method, and the level of the header; compress(1): bits of a code; pack(1): length, and levels of the tree; JPEG, BMP.
-    (_ARCHIVE, "LHA", re.compile(rb"..-(lh[0-9dsx]|lz[45s]|pm[012])-.{13}[\0-\3]", re.DOTALL).match),
-    (_COMPRESSED, "compress", re.compile(rb"\x1f\x9d[\x09-\x10\x89-\x90]").match),
-    (_COMPRESSED, "pack", re.compile(rb"\x1f\x1e.{4}[\1-\x18]", re.DOTALL).match),
+    (_ARCHIVE, "LHA", lambda head: head[2:7] in _LHA and len(head) > 20 and head[20] <= 3),
+    (_COMPRESSED, "compress", lambda head: head.startswith(b"\x1f\x9d") and len(head) > 2 and 9 <= head[2] & 0x7F <= 16),
+    (_COMPRESSED, "pack", lambda head: head.startswith(b"\x1f\x1e") and len(head) > 6 and 1 <= head[6] <= 24),
     (_COMPRESSED, "lzma", _is_lzma),
     (_COMPRESSED, "zlib", _is_zlib),
-    (_DOCUMENT, "JPEG file", re.compile(rb"\xff\xd8\xff[\xc0-\xfe]").match),
-    (_DOCUMENT, "BMP file", re.compile(rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL).match),
+    (_DOCUMENT, "JPEG file", lambda head: head.startswith(b"\xff\xd8\xff") and len(head) > 3 and 0xC0 <= head[3] <= 0xFE),
+    (_DOCUMENT, "BMP file", lambda head: head.startswith(b"BM") and head[6:10] == bytes(4) and head[14:15] in _BMP and head[15:18] == bytes(3)),
 )
 
 #: The group of each name.
@@ -303,7 +310,7 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
     :arg head: :data:`ENOUGH` bytes, or all where there are fewer.
     :arg tail: the last :data:`TAIL` bytes, where they are there.
     """
-    if re.match(rb"[\x50-\x5f]\x2a\x4d\x18", head):
+    if _is_skippable_frame(head):
         return _behind_skippable_frames(head)
     for _group, name, offset, magic in _MAGICS:
         if head.startswith(magic, offset) if offset >= 0 else tail[offset:].startswith(magic):
@@ -317,10 +324,14 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
     return next((name for _group, name, fits in _WEAK if fits(head)), "raw")
 
 
+def _is_skippable_frame(data: bytes) -> bool:
+    return data[1:4] == b"\x2a\x4d\x18" and data[0] >> 4 == 5
+
+
 def _behind_skippable_frames(head: bytes) -> str:
     """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2). What lies too far away is left to zstd(1)."""
     head, position = head[:ENOUGH], 0
-    while re.match(rb"[\x50-\x5f]\x2a\x4d\x18.{4}", head[position : position + 8], re.DOTALL):
+    while _is_skippable_frame(frame := head[position : position + 8]) and len(frame) == 8:
         position += 8 + struct.unpack_from("<I", head, position + 4)[0]
     return "lz4" if head.startswith(b"\x04\x22\x4d\x18", position) else "zstd"
 
@@ -347,6 +358,8 @@ def refusal(kind: str, *, is_remote: bool = False, words: Words = MODULE) -> str
 
 
 def _article(name: str) -> str:
+    import re
+
     return "an" if re.match("[AEIOaeio]|[FHLMNRSX][A-Z]", name) else "a"
 
 

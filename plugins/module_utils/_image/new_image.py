@@ -16,20 +16,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
-from .._core.temporary import is_held, lock, remove_unheld
+from .._core.records import dataclass
+from .._core.temporary import is_part_name, lock, remove_unheld
 
 #: Of every image file.
 MODE = 0o640
-
-#: Names of parts.
-PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 @dataclass
@@ -216,7 +212,7 @@ def _sweep(directory: int, place: str) -> None:
     with os_errors(f"read {place}"):
         listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            parts = [name for name in os.listdir(listing) if PART.fullmatch(name)]
+            parts = [name for name in os.listdir(listing) if is_part_name(name)]
         finally:
             os.close(listing)
     for name in parts:
@@ -270,4 +266,4 @@ def _remove_directory(directory: int, name: str) -> None:
     os.rmdir(name, dir_fd=directory)
 
 
-__all__ = ["PART", "NewImage", "is_held", "new_image", "remove_files", "replace_image", "sweep"]
+__all__ = ["NewImage", "new_image", "remove_files", "replace_image", "sweep"]

@@ -17,7 +17,6 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from .._core.command import run
@@ -25,6 +24,7 @@ from .._core.directory import open_file_at, opened_parent
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import check_options
+from .._core.records import asdict, dataclass
 
 #: By this volume id cloud-init finds a NoCloud seed.
 VOLUME_ID = "cidata"

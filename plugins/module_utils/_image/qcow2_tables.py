@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from .._core.records import dataclass
 from .compressed_cluster import is_whole_deflate, is_whole_zstd
 from .table_file import Allocation, TableFile
 

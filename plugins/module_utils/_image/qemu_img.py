@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from .._core.command import Completed, reason, run
-from .._core.confinement import Confinement
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed
+from .._core.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Limits. A sound header takes milliseconds of CPU time, and the slowest decompression far less than this for each piece of data.
 CPU_SECONDS = 10
@@ -51,6 +51,8 @@ def run_qemu_img(
     :raises CommandFailed: qemu-img is missing, failed or exceeded a limit; the message names files by their paths.
     :raises UnsupportedAction: the kernel can't confine it to the files.
     """
+    from .._core.confinement import Confinement
+
     if not any(os.access(os.path.join(directory, "qemu-img"), os.X_OK) for directory in os.get_exec_path()):
         raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
     files = {**reads, **writes, **directories}
@@ -73,7 +75,11 @@ def limits_for(data: int) -> str:
 
 def failure(done: Completed) -> str:
     """Return why a command failed, for messages."""
-    return f"stopped by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else reason(done)
+    if done.returncode >= 0:
+        return reason(done)
+    import signal
+
+    return f"stopped by {signal.Signals(-done.returncode).name}"
 
 
 def _cpu_seconds(data: int) -> int:
@@ -85,6 +91,8 @@ def as_one_image(files: Sequence[int]) -> str:
 
     :arg files: descriptors, each before the one that it is based on.
     """
+    import json
+
     node: dict[str, Any] | None = None
     for descriptor in reversed(files):
         node = {"driver": "qcow2", "file": {"driver": "file", "filename": descriptor_path(descriptor)}, "backing": node}
@@ -96,6 +104,8 @@ def as_one_image(files: Sequence[int]) -> str:
 
 def as_vhd(descriptor: int, *, by_geometry: bool) -> str:
     """A VHD as one name for qemu-img, whose own choice between the two sizes in the footer differs from version to version (QEMU, block/vpc.c)."""
+    import json
+
     node = {"force_size_calc": "chs" if by_geometry else "current_size", "file": {"driver": "file", "filename": descriptor_path(descriptor)}}
     return "json:" + json.dumps(node)
 

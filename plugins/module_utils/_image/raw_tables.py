@@ -10,9 +10,9 @@ A raw disk can hold anything. So what looks like a table counts only if all its 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from zlib import crc32
 
+from .._core.records import dataclass
 from .file_systems import file_system_size, is_boot_sector
 from .table_file import Read
 

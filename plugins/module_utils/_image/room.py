@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from dataclasses import dataclass
 
 from .._core.directory import descriptor_path
 from .._core.errors import from_os_error, os_errors
+from .._core.records import dataclass
 from .image_file import LARGEST
 
 #: What is left: one hundredth of the file system, but so many bytes at least, and never more than half of what is free.
@@ -109,6 +108,8 @@ def may_compress(where: int) -> bool:
 
 def _file_system_type(descriptor: int) -> str | None:
     """Return what mountinfo (proc_pid_mountinfo(5)) calls the type of a file system, ``None`` where that isn't known."""
+    import re
+
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
         number = re.search(r"^mnt_id:\s*(\d+)$", file.read(), re.MULTILINE)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:

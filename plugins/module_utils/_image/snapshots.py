@@ -17,18 +17,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from .._core.digits import is_decimal, is_hexadecimal
 from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
+from .._core.records import dataclass
 from .copy import convert, copy_local, foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
-from .qemu_img import as_one_image, run_qemu_img
 
 #: Seconds for a command that copies data.
 TIMEOUT = 86400
@@ -90,6 +89,8 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
         chain = files.chain(snapshot) if format == "qcow2" else [files.data_of(snapshot)]
         with files.opened_all(chain) as reads, files.new_image(next(iter(reads))) as part:
             if format == "qcow2":
+                from .qemu_img import as_one_image
+
                 convert(as_one_image(tuple(reads)), "qcow2", part.fd, "qcow2", reads=reads, timeout=timeout)
             else:
                 copy_local(next(iter(reads)), part.fd)
@@ -107,6 +108,8 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
             # One after the other is copied, and takes the place of what it is a copy of.
             copied = files.children(snapshot) if format == "qcow2" and files.has(snapshot) else []
         elif action == "snap_flatten" and format == "qcow2":
+            from .qemu_img import as_one_image
+
             with files.opened_all(files.chain(snapshot)) as reads:
                 foresee_conversion(as_one_image(tuple(reads)), "qcow2", files.directory, "qcow2", reads=reads, timeout=TIMEOUT)
             return
@@ -158,7 +161,7 @@ def remove_image(image: str, *, sweeping: bool = True) -> bool:
     :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
     """
     directory, name = os.path.split(image)
-    if re.fullmatch("[0-9a-f]{32}", name) is None:
+    if not is_hexadecimal(name, 32):
         raise InvalidInput("source", image, "the path of an image is expected, which ends in 32 hexadecimal digits")
     return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"], sweeping=sweeping)
 
@@ -246,7 +249,7 @@ class ImageFiles:
         with os_errors(f"read {self.image}.snap"):
             listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.snapshots)
             try:
-                return sorted(int(name) for name in os.listdir(listing) if re.fullmatch("[0-9]{1,9}", name))
+                return sorted(int(name) for name in os.listdir(listing) if is_decimal(name, 9))
             finally:
                 os.close(listing)
 
@@ -310,7 +313,7 @@ class ImageFiles:
         """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's directory."""
         directory, number = os.path.split(name)
         with contextlib.suppress(OSError):
-            if re.fullmatch("[0-9]{1,9}", number) and self.snapshots is not None:
+            if is_decimal(number, 9) and self.snapshots is not None:
                 if os.path.samestat(os.stat(directory or ".", dir_fd=self.directory), os.fstat(self.snapshots)):
                     return int(number)
         raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {self.image}.snap.")
@@ -339,6 +342,8 @@ def _opened(image: str) -> Iterator[ImageFiles]:
 
 def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float) -> None:
     """Base ``child`` on what ``snapshot`` is based on, its content unchanged."""
+    from .qemu_img import run_qemu_img
+
     chain = files.chain(snapshot)
     parent = files.parent(files.data_of(snapshot))
     # Spelled as before.

@@ -11,7 +11,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +18,7 @@ from .._core.command import stream
 from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
 from .._core.names import check_host
 from .._core.paths import absolute
+from .._core.records import dataclass, field
 from .._core.words import MODULE, Words
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .pace import paced, sustained

@@ -11,9 +11,9 @@ import os
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from .._core.block_device import length_of
+from .._core.records import dataclass
 
 #: Bytes of a table that are read at once.
 _PIECE = 64 << 10

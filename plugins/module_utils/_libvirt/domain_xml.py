@@ -13,11 +13,11 @@ from __future__ import annotations
 import copy
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from xml.parsers import expat
 
 from .._core.errors import Conflict, LibvirtFailed
 from .._core.idmap import IdMap
+from .._core.records import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class VirtioFs:
 
     def differences(self, other: VirtioFs) -> list[str]:
         """The fields that aren't the same, by name. A binary that this one leaves to libvirt is the same as any."""
-        names = [name for name in self.__dataclass_fields__ if getattr(self, name) != getattr(other, name)]
+        names = [name for name in (field.name for field in fields(self)) if getattr(self, name) != getattr(other, name)]
         return [name for name in names if name != "binary" or self.binary is not None]
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from .._catalog.catalog import DEFAULT_LOCATION, Catalog
 from .._catalog.datastores import FIRST_ID, Datastore, all_datastores, delete_datastore, find_datastore, insert_datastore, update_datastore
 from .._catalog.images import find_images
+from .._core import records
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound
 from .._core.names import check_host, check_name
@@ -103,7 +103,7 @@ class DatastoreService(CatalogService):
             old = getattr(found, option)
             if self.wish.get(option, old) != old:
                 raise Conflict(f"{option}: the datastore {found.name!r} was created with {old!r}, which can't change to {self.wish[option]!r}.")
-        return dataclasses.replace(found, name=self.name or found.name, **self.wish)
+        return records.replace(found, name=self.name or found.name, **self.wish)
 
     def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
         """Try new values once, and not in the transaction: commands are run for that."""

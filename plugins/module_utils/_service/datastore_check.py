@@ -10,7 +10,6 @@ file server is away seems to have none, so data is removed, and an image forgott
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .._catalog.images import Image, delete_image, find_image, find_images, image_name, update_image
+from .._core import records
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
 from .._core.paths import absolute
@@ -52,13 +52,13 @@ _DATA = re.compile(r"(.*/[0-9a-f]{32})(?:\.snap|\.md5sum)?")
 Finding = dict[str, Any]
 
 
-@dataclasses.dataclass
+@records.dataclass
 class Checked:
     """A datastore, with what the catalog and the disk say of it."""
 
     driver: DatastoreDriver
     images: Sequence[Image]
-    inventory: Inventory = dataclasses.field(default_factory=Inventory)
+    inventory: Inventory = records.field(default_factory=Inventory)
     #: Why there is no inventory.
     error: str | None = None
 
@@ -161,7 +161,7 @@ class DatastoreCheckService(CatalogService):
                 changes["checksum"] = checksum
             if changes:
                 before = {name: getattr(image, name) for name in changes}
-                apply = functools.partial(update_image, self.catalog, dataclasses.replace(image, **changes))
+                apply = functools.partial(update_image, self.catalog, records.replace(image, **changes))
                 self._plan.actions.append(Action("correct image", image.name, before, changes, apply))
 
     def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:

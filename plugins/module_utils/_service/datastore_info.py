@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._catalog.catalog import Catalog
 from .._catalog.datastores import Datastore, all_datastores, find_datastore
 from .._catalog.images import Image, find_images
+from .._core import records
 from .._core.arguments import ArgumentSpec
 from .._core.errors import NotFound, VmstoreError
 from .._driver.base import OPTIONAL_ACTIONS, DriverInfo
@@ -69,7 +69,7 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
     inventory = None
     try:
         start = time.monotonic()
-        answer.update(dataclasses.asdict(driver.monitor()))
+        answer.update(records.asdict(driver.monitor()))
         if holds_images(driver.info):
             # The time is for all that is asked, so that a file system which hangs between two questions isn't waited for twice.
             driver.timeout = max(1, round(start + timeout - time.monotonic()))

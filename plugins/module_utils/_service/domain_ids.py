@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from .._core.errors import Conflict, UnsupportedAction
 from .._core.files import read_text, write_atomic
 from .._core.idmap import IdMap
 from .._core.plan import Action
+from .._core.records import replace
 from .._host import subid
 from .._host.domain_ids import COUNT, FIRST, LAST, DomainRange, as_range, choose_start, read_allocations, write_allocations
 from .._host.idmap_check import covered

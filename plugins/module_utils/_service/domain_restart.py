@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .._core.errors import InvalidInput, LibvirtFailed, PartlyDone
 from .._core.plan import Action, Plan
+from .._core.records import dataclass
 from .._host.virtiofsd import last_words
 from .._libvirt.connection import Domain
 from .module import Service

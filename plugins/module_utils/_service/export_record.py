@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict
 
 from .._core.errors import Conflict, FileAccessFailed, PathNotAllowed, StaleState, os_errors
 from .._core.paths import real_path
 from .._core.plan import Action
+from .._core.records import asdict
 from .._host import virtiofsd_wrapper
 from .._host.root_state import write_state
 from .._host.virtiofsd_wrapper import Found, Identity, Refused, UntrustedLink

@@ -11,7 +11,6 @@ recorded is data without an image; the module datastore_check finds it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from .._catalog.datastores import Datastore
 from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
+from .._core import records
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NoSpace, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
 from .._core.names import LONGEST_NAME
@@ -256,10 +256,10 @@ class ImageService(CatalogService):
         else:
             if looked is not None and looked.source != found.path:
                 raise Conflict(f"path: the image {found.name!r} was registered with {found.path!r}, which can't change to {looked.source!r}.")
-            wanted = dataclasses.replace(found, name=wish.name or found.name, **wish.changes)
+            wanted = records.replace(found, name=wish.name or found.name, **wish.changes)
             if wanted != found:
                 self._check_unused(found, "changed")
-                wanted = wanted if looked is None else dataclasses.replace(wanted, size_mb=looked.size_mb)
+                wanted = wanted if looked is None else records.replace(wanted, size_mb=looked.size_mb)
                 self._add("update image", found, wanted, self._update)
         return wanted, wanted.size_mb if looked is None else looked.size_mb
 
@@ -290,8 +290,8 @@ class ImageService(CatalogService):
             wanted = self._data.plan(number, wish.data, empty, driver)
             self._add("create image", None, wanted, self._insert, hidden=hidden(wish.data))
             return wanted, wanted.size_mb or None
-        wanted = dataclasses.replace(found, name=wish.name or found.name, **wish.changes)
-        wish = dataclasses.replace(wish, data=self._data.compared(number, wish.data, found))
+        wanted = records.replace(found, name=wish.name or found.name, **wish.changes)
+        wish = records.replace(wish, data=self._data.compared(number, wish.data, found))
         difference = self._data.difference(wish.data, found)
         lost = not self._known.has_data(found, driver.datastore)
         if lost and wish.data == DataWish():
@@ -323,7 +323,7 @@ class ImageService(CatalogService):
             self._check_data_unused(found, "grown", True)
             wanted = self._data.grow(number, wish.data, wanted, driver)
         # A domain doesn't notice where the data once came from.
-        wanted = dataclasses.replace(wanted, **self._data.moved(wish.data, found))
+        wanted = records.replace(wanted, **self._data.moved(wish.data, found))
         if wanted != found:
             self._add("grow image" if larger else "update image", found, wanted, self._update)
         return wanted, wanted.size_mb
@@ -456,7 +456,7 @@ def completed(wish: DataWish, found: Image) -> DataWish:
     given = (wish.size, wish.format, wish.fs)
     if found.origin is not None or given == (None, None, None):
         return wish
-    return dataclasses.replace(wish, size=wish.size or found.size_mb, format=wish.format or found.format, fs=wish.fs or found.fs)
+    return records.replace(wish, size=wish.size or found.size_mb, format=wish.format or found.format, fs=wish.fs or found.fs)
 
 
 def hidden(wish: DataWish) -> tuple[str, ...]:
@@ -465,7 +465,7 @@ def hidden(wish: DataWish) -> tuple[str, ...]:
 
 
 def _described(disk: VmDisk) -> dict[str, object]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(disk).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in records.asdict(disk).items()}
 
 
 __all__ = ["IMAGE_SPEC", "ImageService"]

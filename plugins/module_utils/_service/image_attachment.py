@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .._catalog.catalog import Catalog
@@ -25,6 +24,7 @@ from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host, check_name
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
+from .._core.records import asdict, dataclass, fields
 from .catalog import CATALOG_OPTIONS, CatalogService
 from .datastore import driver_of
 

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable
 
 from .._catalog.datastores import Datastore
 from .._catalog.images import Image, clone_origin, clone_source
+from .._core import records
 from .._core.errors import Conflict, InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from .._driver.attributes import copy_options
 from .._driver.base import CopiedImage, CopyOptions, DatastoreDriver
@@ -108,7 +108,7 @@ class ImageData:
         self._wish_of[image.id] = number
         data = made or planned
         self.warnings[number] = data.warnings
-        return dataclasses.replace(
+        return records.replace(
             image,
             path=data.source,
             format=data.format,
@@ -140,7 +140,7 @@ class ImageData:
         content = self._lists[key]
         if isinstance(content, VmstoreError):
             raise content
-        return dataclasses.replace(wish, checksum=f"{algorithm}:{find_checksum(content, algorithm, wish.origin, wish.checksum_list.shown)}")
+        return records.replace(wish, checksum=f"{algorithm}:{find_checksum(content, algorithm, wish.origin, wish.checksum_list.shown)}")
 
     def compared(self, number: int, wish: DataWish, found: Image) -> DataWish:
         """As :meth:`with_checksum`, of an image that exists. Where it was made of the same path or URL, it doesn't need the file, and a warning is enough.
@@ -221,7 +221,7 @@ class ImageData:
             self._grown[number] = (found.path, size)
 
         self._to_grow[number] = grow
-        return dataclasses.replace(found, size_mb=size, checksum=None)
+        return records.replace(found, size_mb=size, checksum=None)
 
     def _origin(self, wish: DataWish) -> str | None:
         return wish.shown if wish.clone_from is None else clone_origin(self._known.source(wish.clone_from))
@@ -304,7 +304,7 @@ class ImageData:
         given = {"driver_format": wish.driver, "sparse": wish.sparse, "convert": True if wish.driver else None, "verify": wish.verify}
         if wish.origin:
             given.update(image_format=wish.format, headers=wish.headers, ca=self._authority(wish.ca_path))
-        return dataclasses.replace(options, **{name: value for name, value in given.items() if value is not None})
+        return records.replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
 def has_checksum(found: Image, checksum: str | None) -> bool:

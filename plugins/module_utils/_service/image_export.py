@@ -13,7 +13,6 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .._catalog.datastores import all_datastores
@@ -22,6 +21,7 @@ from .._core.directory import descriptor_path, opened_directory, opened_file_at,
 from .._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
+from .._core.records import dataclass
 from .._driver.source_file import chunks_of
 from .._image.checked_image import missing_ends
 from .._image.content import Content, OpenContent, copy_content, same_content

@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .._catalog.catalog import Catalog, open_catalog, read_catalog
 from .._catalog.images import Image, find_image, image_name, update_image
+from .._core import records
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, StaleState
 from .._core.plan import Action, Plan
+from .._core.records import dataclass
 from .._driver.base import DatastoreDriver
 from .catalog import CATALOG_OPTIONS
 from .data_users import DataUsers
@@ -84,7 +84,7 @@ class ImageSnapshotService(ImageWorkService):
         if left == snapshots:
             return Outcome(image, snapshots)
         # What was based on the snapshot is based on another file then: the same data in other bytes.
-        wanted = dataclasses.replace(image, checksum=None) if image.format == "qcow2" else image
+        wanted = records.replace(image, checksum=None) if image.format == "qcow2" else image
         return Outcome(wanted, left, "delete snapshot", {"snapshots": snapshots}, {"snapshots": left}, "snap_delete")
 
     def _flattened(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
@@ -101,12 +101,12 @@ class ImageSnapshotService(ImageWorkService):
     def _reverted(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         wanted = self._as_it_was(image, driver, snapshots)
         if driver.snap_same(image.path, image.format, self.snapshot):
-            return Outcome(dataclasses.replace(wanted, checksum=image.checksum), snapshots)
+            return Outcome(records.replace(wanted, checksum=image.checksum), snapshots)
         return Outcome(wanted, snapshots, "revert image", {"content": "as it is now"}, {"content": f"snapshot {self.snapshot}"}, "snap_revert")
 
     def _as_it_was(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Image:
         check_snapshot(image, self.snapshot, snapshots)
-        return dataclasses.replace(image, size_mb=driver.snap_size(image.path, image.format, self.snapshot), checksum=None)
+        return records.replace(image, size_mb=driver.snap_size(image.path, image.format, self.snapshot), checksum=None)
 
     def _check_unused(self, image: Image, catalog: Catalog | None = None) -> None:
         users = "" if self.options["force"] else users_of(catalog or self.catalog, image)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_name
 from .._core.paths import absolute
+from .._core.records import dataclass, field
 from .._image.checksum import read_checksum, split_list
 from .._image.source import Source
 from .url_access import read_headers, server_of

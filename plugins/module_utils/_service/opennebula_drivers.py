@@ -142,8 +142,10 @@ class OpennebulaDriversService(Service):
                 path = self._in_library(f"{self.version}/{ENGINE}/{name}")
                 os.close(open_or_make(os.path.dirname(path), 0o755))
                 write_atomic(path, source.encode())
-        # Who runs the drivers may not write there, and would compile the engine again at each start.
-        run([self.python, "-I", "-m", "compileall", "-q", self._in_library(self.version)], timeout=300)
+        # Who runs the drivers may not write there, and would compile the engine again at each start. The directory is named after its content, so that
+        # nothing has to be compared with the source, whose time a backup may not restore.
+        compiling = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+        run([self.python, "-I", *compiling, self._in_library(self.version)], timeout=300)
 
     def _use(self) -> None:
         temporary = self._in_library(f".{CURRENT}.{os.urandom(4).hex()}")

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from .._core.plan import Action
+from .._core.records import replace
 
 
 def prepared(action: Action, prepare: Callable[[], None], take_back: Callable[[], None]) -> Action:

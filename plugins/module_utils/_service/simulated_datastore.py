@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
@@ -19,6 +18,7 @@ from .._core.errors import CommandFailed, Conflict, InvalidInput
 from .._core.files import read_text
 from .._core.paths import real_path
 from .._core.plan import Action, Plan, nothing
+from .._core.records import dataclass, field
 from .._host import mountinfo
 from .module import Service
 

@@ -11,13 +11,13 @@ import functools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from .._core.arguments import ArgumentSpec
 from .._core.errors import Conflict, InvalidInput, UnsupportedAction
 from .._core.files import read_text, remove_durably, write_atomic
 from .._core.idmap import HIGHEST_ID
 from .._core.plan import Action, Plan
+from .._core.records import dataclass
 from .._host import subid
 from .._host.id_owners import accounts, accounts_within
 from .._host.shadow_lock import shadow_lock

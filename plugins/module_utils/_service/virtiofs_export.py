@@ -14,7 +14,6 @@ import shlex
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .._catalog.catalog import Catalog, read_catalog
@@ -28,6 +27,7 @@ from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host
 from .._core.paths import absolute, check_allowed, real_path
 from .._core.plan import Action
+from .._core.records import asdict, dataclass, field, replace
 from .._driver.base import SAFE_DIRS, SYSTEM_DIRS
 from .._host.idmap_check import host_id
 from .._host.share_risks import share_risks

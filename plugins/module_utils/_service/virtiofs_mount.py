@@ -11,7 +11,6 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .._core.arguments import ArgumentSpec
@@ -23,6 +22,7 @@ from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.mount_options import REMOUNTABLE, check_options, described, differing, kernel_words, live_settings, wanted_settings
 from .._core.paths import absolute, is_within
 from .._core.plan import Action, Plan
+from .._core.records import dataclass
 from .._host import fstab, mount_commands, mount_point, mountinfo
 from .._host.virtiofs_kernel import available_tags, check_virtiofs, has_virtiofs
 from .module import Service

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, NotFound, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import DatastoreDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import SystemDriver
@@ -184,7 +184,7 @@ def test_what_is_no_image_is_told_apart(tmp_path: Path) -> None:
         (f"{tmp_path}/{name('c')}.md5sum", du(tmp_path / f"{name('c')}.md5sum")),
     ]
     assert sorted(inventory.unknown) == sorted(["a\nb", f"{name('d')}.snap", name("e"), name("f"), f"{name('f')}.md5sum", "\\xffé"])
-    json.dumps(dataclasses.asdict(inventory), ensure_ascii=False).encode()
+    json.dumps(records.asdict(inventory), ensure_ascii=False).encode()
 
 
 HOLD = """

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import subprocess
@@ -16,6 +15,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, delete_image, find_image, insert_image, update_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
@@ -413,7 +413,7 @@ def test_what_changes_meanwhile_gets_no_checksum(catalog: str, add: Callable[...
             os.utime(image, ns=(1, 1))
         else:
             with open_catalog(catalog, create=False) as other, other.transaction():
-                update_image(other, dataclasses.replace(find_image(other, "x0"), persistent=True))
+                update_image(other, records.replace(find_image(other, "x0"), persistent=True))
         return plan
 
     monkeypatch.setattr(DatastoreCheckService, "rehearse", rehearse)
@@ -488,7 +488,7 @@ def test_a_recorded_checksum_never_contradicts_the_origin(repair: Callable[..., 
     good = hashlib.sha1(image.read_bytes(), usedforsecurity=False).hexdigest()
     add(1, b"y" * MIB, size_mb=1, origin_checksum="sha512:" + "0" * 128)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        update_image(opened, dataclasses.replace(row(catalog, "x0"), origin_checksum=f"sha1:{good}"))
+        update_image(opened, records.replace(row(catalog, "x0"), origin_checksum=f"sha1:{good}"))
     repair(name="1", checksums=True)
     assert row(catalog, "x0").checksum == f"sha1:{good}"
     assert row(catalog, "x1").checksum is None

@@ -300,7 +300,7 @@ def test_info(new: Callable[..., Plan], path: str) -> None:
 
 
 def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..., Plan], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.granary.vmstore.plugins.module_utils._driver import virtiofs
+    from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
 
     seen: list[bool] = []
 
@@ -309,8 +309,8 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..
             seen.append(True)  # another program can write meanwhile
         return original(*arguments, **options)
 
-    original = virtiofs.look
-    monkeypatch.setattr(virtiofs, "look", look)
+    original = directory.look
+    monkeypatch.setattr(directory, "look", look)
     new()
     assert seen == [True]
 
