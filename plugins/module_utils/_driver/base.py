@@ -9,13 +9,14 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from .._catalog.datastore import Datastore
-from .._core.errors import UnsupportedAction
+from .._core.errors import UnsupportedAction, VmstoreError
 from .._core.paths import check_allowed
 from .._core.records import TYPE_CHECKING, dataclass, field
 from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import NoReturn
 
     from .._image.content import Content
@@ -205,6 +206,22 @@ class DatastoreDriver:
 
         :raises InvalidInput: naming the attribute.
         """
+
+    def batch(self) -> AbstractContextManager[None]:
+        """A block in which many images are made or removed, where doing that together is faster: images have their names only after :meth:`publish`.
+
+        What isn't published at the end of the block is removed.
+        """
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def publish(self) -> Mapping[str, VmstoreError]:
+        """Make durable what was made and removed in a :meth:`batch`. Return the errors by the source of the image; an image with one is removed.
+
+        :raises FileAccessFailed: removals aren't durable yet.
+        """
+        return {}
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
