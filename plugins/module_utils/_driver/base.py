@@ -130,6 +130,14 @@ class CopiedImage:
 
 
 @dataclass(frozen=True)
+class ImageUse:
+    """Who uses the data of the image ``source``, in words."""
+
+    source: str
+    user: str
+
+
+@dataclass(frozen=True)
 class ExportedImage:
     """What ``export`` answers: where the image's data is, its format and its MD5."""
 
@@ -286,8 +294,13 @@ class DatastoreDriver:
         """
         self._unsupported("inventory")
 
-    def users(self, source: str) -> Sequence[str]:
-        """Return who has an image's data open now, where it is: programs and loop devices, in words."""
+    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
+        """Return who uses an image's data on the hosts that have it, in words: programs and loop devices that have it open, and domains of their libvirt.
+
+        What isn't shown to the user who runs this, such as programs of others, isn't found. Each host is asked once.
+
+        :arg running: whether only those count that have it open now, and no domain that would open it when it starts.
+        """
         return ()
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
@@ -350,5 +363,6 @@ __all__ = [
     "DatastoreDriver",
     "DriverInfo",
     "ExportedImage",
+    "ImageUse",
     "Settings",
 ]

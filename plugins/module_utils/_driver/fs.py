@@ -16,7 +16,7 @@ from .._core import records
 from .._core.block_device import is_block_device, length_of
 from .._core.digits import is_decimal, is_hexadecimal
 from .._core.directory import opened_directory
-from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
+from .._core.errors import Conflict, InvalidInput, LibvirtFailed, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
 from .._core.records import TYPE_CHECKING
 from .._image.checksum import DIGEST_LENGTHS
@@ -46,6 +46,9 @@ COPY_TIMEOUT = 86400
 FORMATS = ("raw", "qcow2")
 #: Seconds without a byte of a URL that is only looked at.
 PREVIEW_TIMEOUT = 10
+
+#: Who has QEMU's locks on an image, where nobody is known to have it open.
+LOCKED = "a program such as QEMU, perhaps on another host that shares it"
 
 #: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
 NAME_ONLY = "save_as"
@@ -408,28 +411,50 @@ class FsDriver(DirectoryDriver):
             found = answer or found  # those without are signs of life
         return found
 
-    def users(self, source: str) -> Sequence[str]:
-        """Look up once what has data open.
-
+    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
+        """
         :raises VmstoreError: it isn't an image of this datastore.
         """
         from .._image.snapshots import data_file
         from .._image.still import is_used
 
         path = self._image(source)
-        own = os.path.join(os.path.realpath(self.datastore.base_path), os.path.basename(path))
-        found = [user for file, users in self._open_files.items() if file == own or file.startswith(f"{own}.snap/") for user in users]
+        name = os.path.basename(path)
+        programs = list(self._programs.get(name, ()))
         with contextlib.suppress(VmstoreError):  # there is no data
-            if not found:
+            if not programs:
                 with opened_file(data_file(path)) as descriptor:
-                    found += ["a program such as QEMU, perhaps on another host that shares it"] * is_used(descriptor)
-        return tuple(found)
+                    programs += [LOCKED] * is_used(descriptor)
+        return (*(() if running else self._domains.get(name, ())), *programs)
 
     @functools.cached_property
-    def _open_files(self) -> Mapping[str, Sequence[str]]:
+    def _programs(self) -> Mapping[str, Sequence[str]]:
+        """By the name of an image, the programs that have a file of it open."""
         from .._host.open_files import open_files
 
-        return open_files(os.path.realpath(self.datastore.base_path))
+        return self._by_image(open_files(os.path.realpath(self.datastore.base_path)))
+
+    @functools.cached_property
+    def _domains(self) -> Mapping[str, Sequence[str]]:
+        """By the name of an image, the domains of this host's libvirt that have a file of it."""
+        from .._libvirt.domain_disks import files_of_local_domains
+
+        try:
+            found = files_of_local_domains()
+        except LibvirtFailed as error:  # a host of images needs no libvirt, and this user may not be allowed to ask
+            self.log(f"domains are not looked at: {error}")
+            return {}
+        return self._by_image({file: [f"libvirt's domain {domain!r}" for domain in domains] for file, domains in found.items()})
+
+    def _by_image(self, files: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """Return the users of files by the name of the image that a file belongs to."""
+        prefix = f"{os.path.realpath(self.datastore.base_path)}/"
+        found: dict[str, list[str]] = {}
+        for file, users in files.items():
+            if file.startswith(prefix):
+                known = found.setdefault(file[len(prefix) :].partition("/")[0].partition(".snap")[0], [])
+                known += [user for user in users if user not in known]
+        return found
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
         """
