@@ -124,7 +124,8 @@ class ImageData:
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
-        if self._all_made and made is None:
+        # A datastore that was removed and made anew has another id, and other directories.
+        if self._all_made and (made is None or self._drivers[number].datastore.id != driver.datastore.id):
             raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
         if made is not None and not self._known.has_data_at(made.source, driver.datastore):
             raise StaleState(f"The data of the image {image.name!r} was removed by another program while it was made; run it again.")
