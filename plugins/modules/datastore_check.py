@@ -47,7 +47,8 @@ options:
   remove:
     description:
       - What to remove, with O(repair=true).
-      - The path of data without an image, as in RV(datastores[].orphans[].path).
+      - The path of data without an image, as in RV(datastores[].orphans[].path). It is refused while a program has it open, or a domain has it as a disk, on
+        the hosts that the option O(granary.vmstore.image#module:force) names.
       - The name, id or path of an image without data. It is removed from the catalog, unless a domain uses it.
       - What is removed already is fine. An image whose data is there is refused.
     type: list

@@ -203,8 +203,10 @@ options:
       - Whether data may be replaced where the options describe other data than the image was made with, such as another path, checksum or a smaller size.
         What the image held is lost.
       - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of an image that is removed.
-      - Use is also what the catalog doesn't know, namely programs with the image's file open (on the host that has it), QEMU's locks on it, and the domains
-        of this host's libvirt. Data that a running program has open is not replaced even so.
+      - Use is also what the catalog doesn't know, namely programs with the image's file open, QEMU's locks on it, and domains of libvirt, running or defined.
+        This host is asked or, where the datastore has a bridge_list, each host in there that can be reached. Other hosts show only by QEMU's locks, and by
+        attachments that the module granary.vmstore.image_attachment recorded. A user other than root sees no open files of other users.
+      - Data that a running program has open is not replaced even so.
       - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with it.
       - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made there without it.
     type: bool

@@ -52,7 +52,7 @@ options:
   force:
     description:
       - Acts also while a domain or another program uses the image, whether the catalog knows of that or not, and flattens also where that loses other
-        snapshots. Without it, both fail.
+        snapshots. Without it, both fail. The hosts that are asked are those of the option O(granary.vmstore.image#module:force).
       - A domain that runs goes on writing to the files that it has open, so stop it first.
     type: bool
     default: false

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -30,7 +31,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core import comma
 from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
 from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import LOCKED, FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
 from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import launcher
@@ -350,10 +351,47 @@ def test_who_uses_an_image_and_what_is_wrong_with_it(bridges: Any, driver: Any, 
     assert (list(driver().users(source)), driver().damage(source, "qcow2")) == ([], None)
     opened_by_qemu(bridges.path(source), "-f", "qcow2")
     # The bridge has the file under another path, so that it sees only the locks.
-    assert list(driver().users(source)) == ["a program such as QEMU, perhaps on another host that shares it"]
+    assert list(driver("h1", "h2").users(source)) == [LOCKED]
     os.truncate(bridges.path(source), 1000)
     assert driver().damage(source, "qcow2").startswith("by the tables of this qcow2 image the file has ")
     assert driver().damage(source, "raw", "sha256:" + "0" * 64).startswith("its checksum is sha256:")
+
+
+@pytest.fixture
+def opened_on_bridge(bridges: Any) -> Iterator[Callable[[str, str], None]]:
+    """Let qemu-io open an image on a bridge until the end of the test."""
+    with contextlib.ExitStack() as running:
+
+        def opened(host: str, source: str) -> None:
+            command = ["ssh", host, "exec", "qemu-io", "-f", "raw", source]
+            process = running.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            running.callback(process.stdin.close)
+            process.stdin.write(b"read 0 512\n")
+            process.stdin.flush()
+            assert b"read 512/512" in process.stdout.readline()
+
+        yield opened
+
+
+def test_every_bridge_is_asked_once_who_uses_images(bridges: Any, driver: Any, image: Path, opened_on_bridge: Callable[[str, str], None]) -> None:
+    used, other = (driver().cp(str(image), CopyOptions("os", image_format="raw")).source for _number in range(2))
+    opened_on_bridge("h1", used)
+    before = bridges.connections()
+    told: list[str] = []
+    asked = driver("h1", "dead", "h2", log=told.append)
+    # Both names are those of the same machine here.
+    programs = [re.sub(r"process \d+", "process N", user) for user in asked.users(used)]
+    assert programs == [f"the program qemu-io (process N) on the host {host!r}" for host in ("h1", "h2")]
+    assert list(asked.users(other)) == []
+    assert bridges.connections() == before + 2
+    assert any(line.startswith("who uses images on the bridge dead is not known: ") for line in told)
+    with pytest.raises(errors.CommandFailed, match="dead: ssh: connect to host .*: Connection refused"):
+        driver("dead", "dead2").users(used)
+
+
+def test_nobody_uses_what_was_never_stored(bridges: Any, driver: Any) -> None:
+    bridges.data.rmdir()
+    assert list(driver().users(f"{bridges.store}/{'0' * 32}")) == []
 
 
 def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
@@ -366,6 +404,7 @@ def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
 def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
     """None is done on the front-end by mistake, also one that is added later."""
     own = {"check", "require", "try_attributes"}  # which asks the commands of the front-end
+    own |= {"batch", "publish"}  # a bridge makes and removes each image by itself
     actions = {name for name in dir(FsDriver) if not name.startswith("_") and callable(getattr(FsDriver, name))} - own
     done = {name for name in actions if getattr(FsDriver, name) is not getattr(DatastoreDriver, name)}
     assert done >= {"cp", "mkfs", "rm", "stat", "clone", "monitor", "snap_delete", "snap_flatten", "snap_revert", "export", "prepare"}
@@ -826,7 +865,7 @@ def test_an_engine_in_a_zip_file(bridges: Any, image: Path, tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "engine.zip", "w") as archive:
         for path in (ROOT / "plugins" / "module_utils").rglob("*.py"):
             archive.write(path, f"granary_vmstore/{path.relative_to(ROOT / 'plugins' / 'module_utils')}")
-        for package in ("", "_catalog/", "_core/", "_driver/", "_host/", "_image/"):
+        for package in ("", "_catalog/", "_core/", "_driver/", "_host/", "_image/", "_libvirt/"):
             archive.writestr(f"granary_vmstore/{package}__init__.py", "")
     program = SLOW.format(library=str(tmp_path / "engine.zip"), store=str(bridges.store), path=str(image))
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
@@ -857,7 +896,7 @@ def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
 
 def test_actions_without_bridges_do_not_load_it(library: Path) -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.fs import FsDriver\n"
+        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.fs import LOCKED, FsDriver\n"
         "from granary_vmstore._catalog.datastore import Datastore\n"
         f"FsDriver(Datastore(1, 'x', 'image', 'fs', 'shared', '/nowhere')).stat({str(library)!r})\nprint([name for name in sys.modules if 'bridge' in name])"
     )

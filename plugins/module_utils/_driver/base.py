@@ -9,13 +9,14 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from .._catalog.datastore import Datastore
-from .._core.errors import UnsupportedAction
+from .._core.errors import UnsupportedAction, VmstoreError
 from .._core.paths import check_allowed
 from .._core.records import TYPE_CHECKING, dataclass, field
 from .._core.words import MODULE, Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import NoReturn
 
     from .._image.content import Content
@@ -129,6 +130,14 @@ class CopiedImage:
 
 
 @dataclass(frozen=True)
+class ImageUse:
+    """Who uses the data of the image ``source``, in words."""
+
+    source: str
+    user: str
+
+
+@dataclass(frozen=True)
 class ExportedImage:
     """What ``export`` answers: where the image's data is, its format and its MD5."""
 
@@ -206,6 +215,22 @@ class DatastoreDriver:
         :raises InvalidInput: naming the attribute.
         """
 
+    def batch(self) -> AbstractContextManager[None]:
+        """A block in which many images are made or removed, where doing that together is faster: images have their names only after :meth:`publish`.
+
+        What isn't published at the end of the block is removed.
+        """
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def publish(self) -> Mapping[str, VmstoreError]:
+        """Make durable what was made and removed in a :meth:`batch`. Return the errors by the source of the image; an image with one is removed.
+
+        :raises FileAccessFailed: removals aren't durable yet.
+        """
+        return {}
+
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Register what is at ``path`` as an image."""
         self._unsupported("cp")
@@ -269,8 +294,13 @@ class DatastoreDriver:
         """
         self._unsupported("inventory")
 
-    def users(self, source: str) -> Sequence[str]:
-        """Return who has an image's data open now, where it is: programs and loop devices, in words."""
+    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
+        """Return who uses an image's data on the hosts that have it, in words: programs and loop devices that have it open, and domains of their libvirt.
+
+        What isn't shown to the user who runs this, such as programs of others, isn't found. Each host is asked once.
+
+        :arg running: whether only those count that have it open now, and no domain that would open it when it starts.
+        """
         return ()
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
@@ -333,5 +363,6 @@ __all__ = [
     "DatastoreDriver",
     "DriverInfo",
     "ExportedImage",
+    "ImageUse",
     "Settings",
 ]

@@ -20,21 +20,25 @@ import shlex
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from .._core import errors, records
 from .._core.block_device import length_of
 from .._core.command import Conversation, reason
-from .._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
+from .._core.digits import is_hexadecimal
+from .._core.errors import CommandFailed, InvalidInput, NotFound, StaleState, TransferFailed, UnsupportedAction, VmstoreError, printable
 from .._core.names import check_host
 from .._host.ssh import CONNECT_TIMEOUT, ssh_command
 from .._image import inventory
 from .._image.image_file import HEAD_SIZE
 from .._image.magic import COMPRESSIONS, sniff
 from . import base
-from .base import CopiedImage, CopyOptions, DatastoreDriver
-from .fs import Digests, FsDriver, in_mebibytes, is_url, shown, with_warnings
+from .base import CopiedImage, CopyOptions, DatastoreDriver, ImageUse
+from .fs import LOCKED, Digests, FsDriver, in_mebibytes, is_url, shown, with_warnings
 from .source_file import CHUNK, opened
+
+if TYPE_CHECKING:
+    from .._catalog.datastore import Datastore
 
 #: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
 GRACE = CONNECT_TIMEOUT + 5
@@ -63,7 +67,7 @@ READY = "granary.vmstore is here"
 
 #: The engine on the other side, and those of its packages that the driver needs.
 ENGINE = "granary_vmstore"
-PACKAGES = ("_catalog", "_core", "_driver", "_host", "_image")
+PACKAGES = ("_catalog", "_core", "_driver", "_host", "_image", "_libvirt")
 
 #: The login shell may be any, so this is one line without an exclamation mark. zipimport wants a path, and a file in memory has one.
 #: Where standard error is closed, that file would get its number, and with it the messages.
@@ -87,7 +91,7 @@ COMMAND = f"exec python3 -ISXutf8 -c {shlex.quote(BOOTSTRAP)}"
 NO_COMMAND = (126, 127)
 
 #: They read no data, and so are answered within the driver's deadline.
-QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored", "users")
+QUICK = ("monitor", "prepare", "snap_size", "snapshots", "stored", "uses")
 
 #: Their answer is confirmed.
 MAKING = ("clone", "cp", "mkfs")
@@ -97,7 +101,7 @@ CONFIRMED = b"\n"
 ANSWERS = {
     **{"clone": "CopiedImage", "cp": "CopiedImage", "export": "ExportedImage", "inventory": "Inventory", "mkfs": "str", "monitor": "Capacity"},
     **{"snap_same": "bool", "snap_size": "int", "snapshots": "tuple[int, ...]", "preview": "CopiedImage", "stat": "int", "stored": "tuple[str, ...]"},
-    **{"damage": "str | None", "preview_clone": "CopiedImage", "users": "tuple[str, ...]"},
+    **{"damage": "str | None", "preview_clone": "CopiedImage", "uses": "tuple[ImageUse, ...]"},
 }
 
 #: A file is sent in frames: what it is and how many bytes, then the bytes, unless it is a hole. The last is the digest of all before it.
@@ -128,6 +132,10 @@ class BridgedFsDriver(DatastoreDriver):
 
     info = FsDriver.info
 
+    def __init__(self, datastore: Datastore, **options: Any) -> None:
+        super().__init__(datastore, **options)
+        self._users: dict[bool, Mapping[str, Sequence[str]]] = {}
+
     prepare = _bridged("prepare")
     mkfs = _bridged("mkfs")
     resize = _bridged("resize")
@@ -143,7 +151,6 @@ class BridgedFsDriver(DatastoreDriver):
     export = _bridged("export")
     inventory = _bridged("inventory")
     sweep = _bridged("sweep")
-    users = _bridged("users")
     damage = _bridged("damage")
     preview_clone = _bridged("preview_clone")
     preview_mkfs = _bridged("preview_mkfs")
@@ -152,6 +159,36 @@ class BridgedFsDriver(DatastoreDriver):
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))
+
+    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
+        """Return the users on all hosts, because each host has programs and domains of its own. A host that can't be asked is only logged.
+
+        :raises VmstoreError: no host can be asked.
+        """
+        if running not in self._users:
+            self._users[running] = self._all_users(running)
+        return self._users[running].get(source, ())
+
+    def _all_users(self, running: bool) -> Mapping[str, Sequence[str]]:
+        """Return the users of all images by source. Every host is asked once, however many images there are."""
+        named: dict[str, list[str]] = {}
+        locked: dict[str, list[str]] = {}
+        failed: list[VmstoreError] = []
+        for host in self.datastore.bridge_list:
+            try:
+                uses = self.ask("uses", (running,), {}, hosts=[check_host("bridge_list", host)])
+            except VmstoreError as error:
+                failed.append(error)
+                self.log(f"who uses images on the bridge {host} is not known: {error}")
+                continue
+            for use in uses:
+                if use.user == LOCKED:
+                    locked[use.source] = [LOCKED]
+                else:
+                    named.setdefault(use.source, []).append(f"{printable(use.user)} on the host {host!r}")
+        if len(failed) == len(self.datastore.bridge_list):
+            raise failed[0]
+        return {**locked, **named}  # other hosts see no more than the locks of a program
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if self._needs_downloader(path):
@@ -220,15 +257,17 @@ class BridgedFsDriver(DatastoreDriver):
         file: int | None = None,
         sent: Iterable[bytes] = (),
         size: int | None = None,
+        hosts: Sequence[str] | None = None,
     ) -> Any:
         """What a bridge's driver answers to ``action``.
 
         :arg file: a descriptor of what is sent along, and ``sent`` its :func:`frames`.
         :arg size: bytes of what is sent along without a descriptor.
+        :arg hosts: the bridges that may answer; without them, any.
         """
         size = size if file is None else length_of(file)
         refusals = []
-        for host in self._hosts():
+        for host in self._hosts() if hosts is None else hosts:
             with Conversation(ssh_command(host, COMMAND)) as ssh:
                 refusal = greeted(ssh)
                 if refusal is None:
@@ -577,6 +616,17 @@ class ReceivingFsDriver(FsDriver):
     """Takes what has ``received`` for the path or the URL that it is asked to make an image of."""
 
     received: Received | None = None
+
+    def uses(self, running: bool) -> Sequence[ImageUse]:
+        """Return all users of all images, as :meth:`users` does those of one.
+
+        :raises VmstoreError: the directory can't be read.
+        """
+        named = {*self._programs, *({} if running else self._domains)}
+        sources = {self._source(name) for name in named if is_hexadecimal(name, 32)}
+        with contextlib.suppress(NotFound):  # nothing was ever stored
+            sources |= self.stored()
+        return tuple(ImageUse(source, user) for source in sorted(sources) for user in self.users(source, running=running))
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         if self.received is None:

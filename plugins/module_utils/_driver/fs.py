@@ -16,7 +16,7 @@ from .._core import records
 from .._core.block_device import is_block_device, length_of
 from .._core.digits import is_decimal, is_hexadecimal
 from .._core.directory import opened_directory
-from .._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState, VmstoreError, os_errors
+from .._core.errors import Conflict, InvalidInput, LibvirtFailed, PathNotAllowed, StaleState, VmstoreError, os_errors
 from .._core.paths import absolute
 from .._core.records import TYPE_CHECKING
 from .._image.checksum import DIGEST_LENGTHS
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._catalog.datastore import Datastore
+    from .._image.batch import Batch
     from .._image.checked_image import CheckedImage
     from .._image.content import Content, OpenContent
     from .._image.inventory import Inventory
@@ -45,6 +46,9 @@ COPY_TIMEOUT = 86400
 FORMATS = ("raw", "qcow2")
 #: Seconds without a byte of a URL that is only looked at.
 PREVIEW_TIMEOUT = 10
+
+#: Who has QEMU's locks on an image, where nobody is known to have it open.
+LOCKED = "a program such as QEMU, perhaps on another host that shares it"
 
 #: What a front-end asks for when the data is put at the source by another action (save-as of a disk): only a name.
 NAME_ONLY = "save_as"
@@ -65,6 +69,7 @@ class FsDriver(DirectoryDriver):
     )
 
     _is_swept = False
+    _batch: Batch | None = None
 
     def __new__(cls, datastore: Datastore, **options: Any) -> DatastoreDriver:  # type: ignore[misc]
         """The driver that acts on one of the hosts of a BRIDGE_LIST, where the datastore has one."""
@@ -78,6 +83,21 @@ class FsDriver(DirectoryDriver):
         from .attributes import try_values
 
         try_values(self.datastore.attributes)
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        from .._image.batch import Batch
+
+        self._batch = Batch()
+        try:
+            yield
+        finally:
+            self._batch.discard()
+            self._batch = None
+
+    def publish(self) -> Mapping[str, VmstoreError]:
+        errors = {} if self._batch is None else self._batch.publish()
+        return {self._source(path): error for path, error in errors.items()}
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         """Copy, fetch or decompress what is at ``path``, check it, and convert it where the datastore has a format.
@@ -99,16 +119,9 @@ class FsDriver(DirectoryDriver):
                 warnings += self._copy(path, part.fd, options, digests)
             verify(path, options.checksums, digests.came)
             with os_errors(f"read what was copied from {shown(path)}"):
-                head, tail, length = ends(part.fd, HEAD_SIZE)
+                head, tail, _length = ends(part.fd, HEAD_SIZE)
             warnings += self._judged(head, tail, path, options)
-            copied = with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify), warnings)
-            is_as_hashed = part.done and os.fstat(part.fd).st_size == length  # neither converted nor cut
-            try:
-                checksum = digests.of_stored() if is_as_hashed else self._checksum(copied.source, options.checksums)
-            except BaseException:
-                self.rm(copied.source)
-                raise
-            return records.replace(copied, checksum=checksum)
+            return with_warnings(self._finished(part, path, options.image_format, options, verify=options.verify, digests=digests), warnings)
 
     @staticmethod
     def _checksum(image: str, checksums: Mapping[str, str]) -> str | None:
@@ -218,7 +231,7 @@ class FsDriver(DirectoryDriver):
         """
         from .._image.snapshots import remove_image
 
-        remove_image(self._image(source), sweeping=self._is_first())
+        remove_image(self._image(source), sweeping=self._is_first(), batch=self._batch)
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         """By the beginning of the file alone where that tells the size: compressed raw data has to be counted.
@@ -398,28 +411,50 @@ class FsDriver(DirectoryDriver):
             found = answer or found  # those without are signs of life
         return found
 
-    def users(self, source: str) -> Sequence[str]:
-        """Look up once what has data open.
-
+    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
+        """
         :raises VmstoreError: it isn't an image of this datastore.
         """
         from .._image.snapshots import data_file
         from .._image.still import is_used
 
         path = self._image(source)
-        own = os.path.join(os.path.realpath(self.datastore.base_path), os.path.basename(path))
-        found = [user for file, users in self._open_files.items() if file == own or file.startswith(f"{own}.snap/") for user in users]
+        name = os.path.basename(path)
+        programs = list(self._programs.get(name, ()))
         with contextlib.suppress(VmstoreError):  # there is no data
-            if not found:
+            if not programs:
                 with opened_file(data_file(path)) as descriptor:
-                    found += ["a program such as QEMU, perhaps on another host that shares it"] * is_used(descriptor)
-        return tuple(found)
+                    programs += [LOCKED] * is_used(descriptor)
+        return (*(() if running else self._domains.get(name, ())), *programs)
 
     @functools.cached_property
-    def _open_files(self) -> Mapping[str, Sequence[str]]:
+    def _programs(self) -> Mapping[str, Sequence[str]]:
+        """By the name of an image, the programs that have a file of it open."""
         from .._host.open_files import open_files
 
-        return open_files(os.path.realpath(self.datastore.base_path))
+        return self._by_image(open_files(os.path.realpath(self.datastore.base_path)))
+
+    @functools.cached_property
+    def _domains(self) -> Mapping[str, Sequence[str]]:
+        """By the name of an image, the domains of this host's libvirt that have a file of it."""
+        from .._libvirt.domain_disks import files_of_local_domains
+
+        try:
+            found = files_of_local_domains()
+        except LibvirtFailed as error:  # a host of images needs no libvirt, and this user may not be allowed to ask
+            self.log(f"domains are not looked at: {error}")
+            return {}
+        return self._by_image({file: [f"libvirt's domain {domain!r}" for domain in domains] for file, domains in found.items()})
+
+    def _by_image(self, files: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """Return the users of files by the name of the image that a file belongs to."""
+        prefix = f"{os.path.realpath(self.datastore.base_path)}/"
+        found: dict[str, list[str]] = {}
+        for file, users in files.items():
+            if file.startswith(prefix):
+                known = found.setdefault(file[len(prefix) :].partition("/")[0].partition(".snap")[0], [])
+                known += [user for user in users if user not in known]
+        return found
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
         """
@@ -529,7 +564,7 @@ class FsDriver(DirectoryDriver):
                 status = os.fstat(directory)
             # root makes images for the service user, whose the directory is.
             owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
-            yield stack.enter_context(new_image(directory, owner=owner, sweeping=self._is_first()))
+            yield stack.enter_context(new_image(directory, owner=owner, sweeping=self._is_first(), batch=self._batch))
 
     @contextlib.contextmanager
     def _target(self) -> Iterator[int]:
@@ -663,14 +698,26 @@ class FsDriver(DirectoryDriver):
         with os_errors(f"look at {directory}"):
             return capacity(directory)
 
-    def _finished(self, part: NewImage, path: str, image_format: str | None, options: CopyOptions, *, verify: bool | None = None) -> CopiedImage:
+    def _finished(
+        self,
+        part: NewImage,
+        path: str,
+        image_format: str | None,
+        options: CopyOptions,
+        *,
+        verify: bool | None = None,
+        digests: Digests | None = None,
+    ) -> CopiedImage:
         """The image in ``part``, checked, converted where that is wanted, under its final name.
 
         :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
         :arg verify: as :func:`checked_image` takes it. An image of a datastore was checked when it was made.
+        :arg digests: those of what was written to ``part``.
         """
+        length = os.fstat(part.fd).st_size
+        digests = digests or Digests({})
         if self.datastore.type == "file":
-            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(os.fstat(part.fd).st_size))
+            return CopiedImage(self._source(part.commit()), "raw", in_mebibytes(length), checksum=digests.of_stored())
         # What is looked at is our copy: nobody can make it refer to other files afterwards. The user knows the image by the path it came from.
         name = shown(path)
         image, warnings = self._checked(part.fd, name, image_format, options, verify)
@@ -680,7 +727,9 @@ class FsDriver(DirectoryDriver):
         size = in_mebibytes(image.virtual_size)
         wanted = self._conversion(part.fd, image, name, options)
         if wanted is None:
-            return CopiedImage(self._source(part.commit()), image.format, size, warnings)
+            is_whole = os.fstat(part.fd).st_size == length
+            checksum = (digests if is_whole else self._digests_of(part.fd, name, digests.checksums)).of_stored()
+            return CopiedImage(self._source(part.commit()), image.format, size, warnings, checksum)
         from .._image.copy import convert
 
         with self._new_image() as converted:
@@ -695,7 +744,8 @@ class FsDriver(DirectoryDriver):
                 sparse=options.sparse,
                 timeout=COPY_TIMEOUT,
             )
-            return CopiedImage(self._source(converted.commit()), wanted, size, warnings)
+            checksum = self._digests_of(converted.fd, name, digests.checksums).of_stored()
+            return CopiedImage(self._source(converted.commit()), wanted, size, warnings, checksum)
 
     def _conversion(self, descriptor: int, image: CheckedImage, path: str, options: CopyOptions) -> str | None:
         """Return the format that an open image is to be converted to, ``None`` where it is stored as it is.
@@ -865,12 +915,12 @@ class Digests:
     """
 
     def __init__(self, checksums: Mapping[str, str]) -> None:
-        self._checksums = checksums
+        self.checksums = checksums
         self.came = self._stored = new_digests(checksums)
 
     def unpacking(self) -> Sequence[hashlib._Hash]:
         """Return digests of their own for what is stored."""
-        self._stored = new_digests(self._checksums)
+        self._stored = new_digests(self.checksums)
         return list(self._stored.values())
 
     def of_stored(self) -> str | None:

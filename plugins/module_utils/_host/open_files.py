@@ -19,14 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 def open_files(directory: str) -> Mapping[str, Sequence[str]]:
     """Who has a file below ``directory`` open, by the file's path; this process doesn't count. Another user's programs are seen by root only.
 
+    A program that only looks at a file, such as another run of ours at its locks, has closed it at the second look and doesn't count.
+
     :arg directory: absolute, without symbolic links.
     """
     found: dict[str, list[str]] = defaultdict(list)
     prefix = directory.rstrip("/") + "/"
+    seen: dict[str, set[str]] = {}
     for process in filter(str.isdigit, os.listdir("/proc")):
-        if int(process) == os.getpid():
-            continue
-        for path in sorted({path for path in _descriptors(process) if path.startswith(prefix)}):
+        paths = {path for path in _descriptors(process) if path.startswith(prefix)}
+        if paths and int(process) != os.getpid():
+            seen[process] = paths
+    for process, paths in seen.items():
+        for path in sorted(paths.intersection(_descriptors(process))):
             found[path].append(f"the program {_name(process)} (process {process})")
     for device in sorted(os.listdir("/sys/block")):
         with contextlib.suppress(OSError), open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:

@@ -21,8 +21,11 @@ from collections.abc import Iterator, Sequence
 
 from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
-from .._core.records import dataclass
+from .._core.records import TYPE_CHECKING, dataclass
 from .._core.temporary import is_part_name, lock, remove_unheld
+
+if TYPE_CHECKING:
+    from .batch import Batch
 
 #: Of every image file.
 MODE = 0o640
@@ -45,7 +48,9 @@ class NewImage:
     fd: int
     owner: tuple[int, int] | None = None
     mode: int = MODE
-    #: Its place is final: it stays.
+    #: Gives it its name together with others.
+    batch: Batch | None = None
+    #: Its place is final, or its batch decides about it: it stays.
     done: bool = False
 
     @property
@@ -53,28 +58,54 @@ class NewImage:
         """The path by which a command that inherits ``fd`` opens this very file."""
         return descriptor_path(self.fd)
 
+    @property
+    def final(self) -> str:
+        """The name that it gets. Nobody else draws the same 128 random bits, so it replaces nothing."""
+        return self.name[1:33]
+
+    @property
+    def path(self) -> str:
+        """The path with that name."""
+        return os.path.join(self.place, self.final)
+
     def commit(self) -> str:
-        """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``.
+        """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``. In a batch, the batch gives it the name.
 
         :raises NoSpace, FileAccessFailed: it can't be written; it will be removed.
         :raises StaleState: somebody put another file in its place.
         """
-        # Nobody else draws the same 128 random bits, so this replaces nothing.
-        final = self.name[1:33]
+        path = self.path
         with os_errors(f"write an image in {self.place}"):
-            self.publish(self.directory, final)
-            sync_opened(self.directory)
-        return os.path.join(self.place, final)
+            if self.batch is None:
+                self.publish(self.directory, self.final)
+                sync_opened(self.directory)
+            else:
+                self.batch.add(self)
+        return path
 
     def publish(self, directory: int, name: str) -> None:
         """Make it durable, hand it to its owner, and rename it, in place of whatever is there.
 
         :raises OSError: it can't be done; :raises StaleState: somebody put another file in its place.
         """
+        self.make_durable()
+        self.rename(directory, name)
+
+    def make_durable(self) -> None:
+        """Hand it to its owner, and write all of it to the disk.
+
+        :raises OSError: it can't be done.
+        """
         os.fchmod(self.fd, self.mode)
         if self.owner is not None:
             os.fchown(self.fd, *self.owner)
         os.fsync(self.fd)
+
+    def rename(self, directory: int, name: str) -> None:
+        """Rename what is durable, in place of whatever is there.
+
+        :raises OSError, StaleState: as :meth:`publish`.
+        """
         os.rename(self.name, name, src_dir_fd=self.directory, dst_dir_fd=directory)
         self.name = name
         self.done = True
@@ -83,11 +114,14 @@ class NewImage:
 
 
 @contextlib.contextmanager
-def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE, sweeping: bool = True) -> Iterator[NewImage]:
+def new_image(
+    directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE, sweeping: bool = True, batch: Batch | None = None
+) -> Iterator[NewImage]:
     """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
     :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
+    :arg batch: gives the image its name together with others.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't be made.
     """
     with _opened(directory, "make an image in") as (opened, place):
@@ -96,7 +130,7 @@ def new_image(directory: str | int, *, owner: tuple[int, int] | None = None, mod
         with os_errors(f"make an image in {place}"):
             image = _open_part(opened, place)
         try:
-            image.owner, image.mode = owner, mode
+            image.owner, image.mode, image.batch = owner, mode, batch
             yield image
         finally:
             with contextlib.suppress(OSError):
@@ -134,13 +168,14 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
     _finish(part.directory, part.place, aside)
 
 
-def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True) -> bool:
+def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None) -> bool:
     """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
 
     What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename can need a block, they are
     removed under their own names: a crash then leaves the last ones.
 
     :arg sweeping: as of :func:`new_image`.
+    :arg batch: makes the removal durable together with others, where only one file is removed.
     :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(directory, "read") as (opened, place):
@@ -150,7 +185,10 @@ def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True)
             found = [name for name in names if exists_at(opened, name)]
             if len(found) == 1 and not _is_directory(opened, found[0]):
                 os.unlink(found[0], dir_fd=opened)  # which needs no other step that could fail
-                sync_opened(opened)
+                if batch is None:
+                    sync_opened(opened)
+                else:
+                    batch.removed(opened, place)
                 return True
             try:
                 with contextlib.ExitStack() as undo:

@@ -24,10 +24,13 @@ from collections.abc import Iterator, Mapping
 from .._core.digits import is_decimal, is_hexadecimal
 from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
-from .._core.records import dataclass
+from .._core.records import TYPE_CHECKING, dataclass
 from .copy import convert, copy_local, foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
+
+if TYPE_CHECKING:
+    from .batch import Batch
 
 #: Seconds for a command that copies data.
 TIMEOUT = 86400
@@ -154,16 +157,16 @@ def data_file(image: str) -> str:
         return files.path(files.target())
 
 
-def remove_image(image: str, *, sweeping: bool = True) -> bool:
+def remove_image(image: str, *, sweeping: bool = True, batch: Batch | None = None) -> bool:
     """Remove an image with its snapshots and its checksum; ``False`` when there is none.
 
-    :arg sweeping: as of :func:`remove_files`.
+    :arg sweeping: as of :func:`remove_files`, and so is ``batch``.
     :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
     """
     directory, name = os.path.split(image)
     if not is_hexadecimal(name, 32):
         raise InvalidInput("source", image, "the path of an image is expected, which ends in 32 hexadecimal digits")
-    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"], sweeping=sweeping)
+    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"], sweeping=sweeping, batch=batch)
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,15 @@ def check_local(uri: str) -> str:
 class Hypervisor:
     """An open connection to the libvirt at ``uri``. It is closed with the process.
 
+    :arg read_only: changes nothing and is shown no secrets. Most hosts allow that to every user.
     :raises LibvirtFailed: libvirt doesn't answer.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, read_only: bool = False) -> None:
         self.libvirt = load_libvirt()
         self.libvirt.registerErrorHandler(lambda *unused: None, None)  # else every error is printed to stderr as well
         try:
-            self._connection = self.libvirt.open(uri)
+            self._connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
         except self.libvirt.libvirtError as error:
             raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
 
@@ -144,10 +145,10 @@ class Domain:
             state, _reason = self._handle.state()
         return state in (self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED, self._libvirt.VIR_DOMAIN_CRASHED)
 
-    def persistent_xml(self) -> str:
+    def persistent_xml(self, *, secrets: bool = True) -> str:
         """The definition, with its secrets: a definition that is read without them and written back would lose them."""
         with self._calls("read"):
-            return self._handle.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE | self._libvirt.VIR_DOMAIN_XML_SECURE)
+            return self._handle.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0))
 
     def running_xml(self) -> str | None:
         """What runs now; ``None`` when it is shut off."""

@@ -6,32 +6,71 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from .._core.errors import NotFound
-from .connection import Hypervisor
+from .._core.command import run
+from .._core.errors import CommandFailed, LibvirtFailed, NotFound
+from .connection import DEFAULT_URI, Domain, Hypervisor
 from .domain_xml import parse
+
+#: Sockets of libvirtd and of virtqemud. Where there is neither, this host runs no domains.
+SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
 #: Where a domain's XML names files (https://libvirt.org/formatdomain.html): also those that a disk is based on, or is copied to.
 _FILES = (".//disk//source", ".//os/kernel", ".//os/initrd")
+
+#: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains which have one.
+_VIRSH_XML = ((["dumpxml", "--inactive"], ["--all"]), (["dumpxml"], []), (["managedsave-dumpxml"], ["--all", "--with-managed-save"]))
+
+
+def files_of_local_domains() -> Mapping[str, Sequence[str]]:
+    """As :func:`files_of_domains` of this host's libvirt, if there is one."""
+    return files_of_domains(DEFAULT_URI) if any(map(os.path.exists, SOCKETS)) else {}
 
 
 def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
     """The names of the domains, running or defined, by the paths of their files. Links are resolved.
 
+    Without the Python library of libvirt virsh is asked, because a host that only runs domains has no other use for the library.
+
     :raises LibvirtFailed: libvirt isn't here, or doesn't answer.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    for domain in Hypervisor(uri).domains():
-        try:
-            texts = (domain.persistent_xml() if domain.is_persistent else None, domain.running_xml(), domain.saved_xml())
-        except NotFound:  # it has just been removed
-            continue
-        for path in sorted({os.path.realpath(path) for text in texts if text for path in disk_files(text)}):
-            found[path].append(domain.name)
+    asked = _by_library if importlib.util.find_spec("libvirt") else _by_virsh
+    for name, texts in asked(uri):
+        for path in sorted({os.path.realpath(path) for text in texts for path in disk_files(text)}):
+            found[path].append(name)
     return found
+
+
+def _by_library(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the name of each domain and its XML in every state that it has."""
+    for domain in Hypervisor(uri, read_only=True).domains():
+        texts = []
+        for read in (lambda domain: domain.persistent_xml(secrets=False) if domain.is_persistent else None, Domain.running_xml, Domain.saved_xml):
+            with contextlib.suppress(LibvirtFailed, NotFound):  # it has just been removed, or its saved state is damaged
+                texts.append(read(domain))
+        yield domain.name, [text for text in texts if text]
+
+
+def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what :func:`_by_library` yields."""
+    virsh = ["virsh", "--quiet", "--readonly", "--connect", uri]
+    found: dict[str, list[str]] = defaultdict(list)
+    try:
+        for command, selection in _VIRSH_XML:
+            for uuid in run([*virsh, "list", "--uuid", *selection]).stdout.split():
+                done = run([*virsh, *command, uuid], accept=None)
+                if done.returncode == 0:  # else it has just been removed or shut off
+                    found[uuid].append(done.stdout)
+    except CommandFailed as error:
+        raise LibvirtFailed(f"libvirt can't be asked for its domains: {error}") from error
+    for uuid, texts in found.items():
+        yield parse(texts[0]).findtext("name") or uuid, texts
 
 
 def disk_files(text: str) -> list[str]:
@@ -41,4 +80,4 @@ def disk_files(text: str) -> list[str]:
     return [path for element in elements for path in (element.get("file"), element.get("dev"), element.text) if path and path.startswith("/")]
 
 
-__all__ = ["disk_files", "files_of_domains"]
+__all__ = ["disk_files", "files_of_domains", "files_of_local_domains"]

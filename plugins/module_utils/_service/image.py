@@ -92,15 +92,30 @@ class ImageService(CatalogService):
         finally:
             self._data.discard(keep=recorded)
         errors = [self._located_error(number, error) for number, error in self._data.failed.items()]
-        for driver, image in self._outdated:
-            if not self._known.is_at(image.path):
-                try:
-                    self._remove_data(driver, image)
-                except FileAccessFailed as error:
-                    errors.append(error)  # that of the others is removed all the same
+        errors += self._remove_outdated()
         if errors:
             raise PartlyDone(" ".join(map(str, errors)), plan) if plan.changed or len(errors) > 1 else errors[0]
         return plan
+
+    def _remove_outdated(self) -> list[VmstoreError]:
+        """Remove data that no image has any more. Where that of one can't be removed, that of the others is."""
+        errors: list[VmstoreError] = []
+        with contextlib.ExitStack() as batches:
+            drivers = {id(driver): driver for driver, _image in self._outdated}.values()
+            for driver in drivers:
+                batches.enter_context(driver.batch())
+            for driver, image in self._outdated:
+                if not self._known.is_at(image.path):
+                    try:
+                        self._remove_data(driver, image)
+                    except FileAccessFailed as error:
+                        errors.append(error)
+            for driver in drivers:
+                try:
+                    driver.publish()
+                except FileAccessFailed as error:
+                    errors.append(error)
+        return errors
 
     def _recorded(self) -> Plan:
         """Plan and commit. Where the catalog can't be written for lack of space, images make space for their own removal by that of their data."""

@@ -21,6 +21,9 @@ from .image_wish import DataWish
 from .known_images import KnownImages
 from .url_access import read_ca
 
+#: Images that are made durable together. Each needs a descriptor until then.
+BATCH = 100
+
 #: Types of images that may begin empty.
 EMPTY_TYPES = ("os", "datablock")
 
@@ -48,6 +51,8 @@ class ImageData:
         self._to_grow: dict[int, Callable[[], None]] = {}
         self._grown: dict[int, tuple[str, int]] = {}
         self._drivers: dict[int, DatastoreDriver] = {}
+        #: What was made in a batch of its driver and isn't published yet.
+        self._waiting: list[int] = []
         self._wish_of: dict[int, int] = {}
         # What a server or a file has, by what was asked for, outlives a plan.
         self._lists: dict[tuple[object, ...], bytes | VmstoreError] = {}
@@ -62,16 +67,34 @@ class ImageData:
 
     def make(self) -> None:
         """Make what the plan needs. What can't be made is kept in :attr:`failed`."""
-        for number in sorted({*self._to_make, *self._to_grow}):
-            try:
-                if number in self._to_grow:
-                    self._to_grow[number]()
-                else:
-                    self._drivers[number], make = self._to_make[number]
-                    self.made[number] = make()
-            except VmstoreError as error:
-                self.failed[number] = error
+        drivers = {id(driver): driver for driver, _make in self._to_make.values()}
+        with contextlib.ExitStack() as batches:
+            if len(self._to_make) > 1:
+                for driver in drivers.values():
+                    batches.enter_context(driver.batch())
+            for number in sorted({*self._to_make, *self._to_grow}):
+                try:
+                    if number in self._to_grow:
+                        self._to_grow[number]()
+                    else:
+                        self._drivers[number], make = self._to_make[number]
+                        self.made[number] = make()
+                        self._waiting.append(number)
+                except VmstoreError as error:
+                    self.failed[number] = error
+                if len(self._waiting) >= BATCH:
+                    self._publish()
+            self._publish()
         self._all_made = True
+
+    def _publish(self) -> None:
+        """Let the drivers publish what was made since the last time."""
+        waiting, self._waiting = self._waiting, []
+        for driver in {id(self._drivers[number]): self._drivers[number] for number in waiting}.values():
+            errors = driver.publish()
+            for number in waiting:
+                if self._drivers[number] is driver and self.made[number].source in errors:
+                    self.failed[number] = errors[self.made.pop(number).source]
 
     def discard(self, *, keep: bool) -> None:
         """Remove what was made.
@@ -101,7 +124,8 @@ class ImageData:
         else:
             raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
         made = self.made.get(number)
-        if self._all_made and made is None:
+        # A datastore that was removed and made anew has another id, and other directories.
+        if self._all_made and (made is None or self._drivers[number].datastore.id != driver.datastore.id):
             raise StaleState("Another program changed the catalog meanwhile; nothing was changed, run it again.")
         if made is not None and not self._known.has_data_at(made.source, driver.datastore):
             raise StaleState(f"The data of the image {image.name!r} was removed by another program while it was made; run it again.")
@@ -268,6 +292,8 @@ class ImageData:
         maker = self._wish_of.get(source.id)
 
         def clone(clone: Callable[..., CopiedImage]) -> CopiedImage:
+            if maker in self._waiting:
+                self._publish()
             if maker is not None and maker not in self.made:
                 raise NotFound(f"clone_from: the image {source.name!r} could not be made.")
             path, image_format = (source.path, source.format) if maker is None else (self.made[maker].source, self.made[maker].format)

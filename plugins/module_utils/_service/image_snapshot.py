@@ -19,7 +19,6 @@ from .._core.plan import Action, Plan
 from .._core.records import dataclass
 from .._driver.base import DatastoreDriver
 from .catalog import CATALOG_OPTIONS
-from .data_users import DataUsers
 from .image_work import ImageWorkService, check_snapshot, users_of
 
 IMAGE_SNAPSHOT_SPEC = ArgumentSpec(
@@ -116,7 +115,7 @@ class ImageSnapshotService(ImageWorkService):
 
     def _check_data_unused(self, image: Image, driver: DatastoreDriver) -> None:
         """Refuse to change data that is used, whatever the catalog knows of that."""
-        users = "" if self.options["force"] else ", ".join(DataUsers().all(driver, image.path))
+        users = "" if self.options["force"] else ", ".join(driver.users(image.path))
         if users:
             raise Conflict(f"The image {image.name!r} can't be changed without force while its data is used by {users}.")
 

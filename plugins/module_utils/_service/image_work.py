@@ -49,7 +49,7 @@ class ImageWorkService(CatalogService):
         """
         found = find_image(self.catalog, self.reference)
         if found is None:
-            raise NotFound(f"image: there is no image {self.reference!r} in the catalog {self.path}.")
+            raise NotFound(f"image: there is no image {self.options['image']!r} in the catalog {self.path}.")
         return found
 
     def driver(self, image: Image) -> DatastoreDriver:

@@ -16,7 +16,6 @@ from .._catalog.images import Image, find_images
 from .._catalog.vm_disks import VmDisk, find_vm_disks
 from .._core.errors import Conflict, NotFound
 from .._driver.base import DatastoreDriver
-from .data_users import DataUsers
 from .datastore import driver_of
 
 
@@ -41,7 +40,6 @@ class KnownImages:
             self._disks[disk.image_id].append(disk)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
-        self._users = DataUsers()
         # As they were before anything was planned.
         self._recorded: dict[int, set[str]] = defaultdict(set)
         for image in self._by_id.values():
@@ -137,13 +135,11 @@ class KnownImages:
     def data_users(self, image: Image, *, running: bool) -> str:
         """Return who uses its data in fact, in words; empty when nobody does.
 
-        :arg running: whether only programs count that have it open now.
+        :arg running: as of :meth:`DatastoreDriver.users`.
         :raises VmstoreError: its datastore doesn't answer.
         """
         datastore = self.datastore(image.datastore_id)
-        if datastore is None or not self.driver(datastore).info.stores_data:
-            return ""
-        return ", ".join((self._users.running if running else self._users.all)(self.driver(datastore), image.path))
+        return "" if datastore is None else ", ".join(self.driver(datastore).users(image.path, running=running))
 
     def disks(self, image: Image) -> list[VmDisk]:
         """Where it is used."""

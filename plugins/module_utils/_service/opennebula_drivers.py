@@ -50,7 +50,7 @@ ACTIONS = ("clone", "cp", "export", "increment_flatten", "mkfs", "monitor", "rm"
 
 #: The package that the engine is installed as, and the packages in it.
 ENGINE = "granary_vmstore"
-PACKAGES = ("_catalog", "_core", "_driver", "_driver_script", "_host", "_image")
+PACKAGES = ("_catalog", "_core", "_driver", "_driver_script", "_host", "_image", "_libvirt")
 
 #: The link to the engine in use.
 CURRENT = "current"

@@ -25,7 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker
+from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 
 NAME = "05d147c524ae30d046db542ec2859136"
 PART = re.compile(r"\.[0-9a-f]{32}\.part")
@@ -78,7 +78,10 @@ def of_images(found: Files) -> Files:
 
 def state(found: Files) -> State:
     """New images have names that nobody knows before: here they are called "new"."""
-    named = {name if name.startswith(NAME) else f"new{name[32:]}": data for name, data in of_images(found).items()}
+    named: Files = {}
+    for name, data in of_images(found).items():
+        alias = name if name.startswith(NAME) else f"new{name[32:]}"
+        assert named.setdefault(alias, data) == data, "new images that are not the same"
     for name, data in named.items():
         if name.endswith(".md5sum"):
             assert data.decode() == hashlib.md5(named[name.removesuffix(".md5sum")]).hexdigest(), "the checksum of another content"
@@ -123,6 +126,11 @@ def raw(datastore: Path) -> None:
         (datastore / name).write_bytes(data)
 
 
+def single(datastore: Path) -> None:
+    datastore.mkdir()
+    (datastore / NAME).write_bytes(OLD)
+
+
 def qcow2(datastore: Path) -> None:
     """Snapshots 0 and 1, and on them what the image holds now."""
     shutil.copytree(_chain().name, datastore, symlinks=True)
@@ -147,6 +155,26 @@ def cp(driver: FsDriver, source: str, driver_format: str | None = None) -> None:
     driver.cp(source, CopyOptions("os", driver_format, checksums={"sha256": sha256}))
 
 
+def clone_twice(driver: FsDriver, image: str) -> None:
+    """In a batch. Where one can't be made, the other one is."""
+    errors: list[VmstoreError] = []
+    with driver.batch():
+        for _number in range(2):
+            try:
+                driver.clone(image, "raw", CopyOptions("os"))
+            except VmstoreError as error:
+                errors.append(error)
+        errors += driver.publish().values()
+    if errors:
+        raise errors[0]
+
+
+def rm_in_batch(driver: FsDriver, image: str) -> None:
+    with driver.batch():
+        driver.rm(image)
+        driver.publish()
+
+
 #: qemu-img rounds up to sectors.
 SECTORS = STREAM + bytes(-len(STREAM) % 512)
 BYTES = [bytes([number]) * 65536 for number in range(4)]
@@ -163,6 +191,7 @@ ACTIONS = {
     "mkfs, raw": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "raw", None), {}, {"new": bytes(MIB)}),
     "mkfs, qcow2": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=1),
     "clone, raw": Action(raw, lambda driver, image, _source: driver.clone(image, "raw", CopyOptions("os")), RAW, {**RAW, "new": OLD}),
+    "clones in a batch": Action(raw, lambda driver, image, _source: clone_twice(driver, image), RAW, {**RAW, "new": OLD}),
     "snap_revert, raw": Action(raw, lambda driver, image, _source: driver.snap_revert(image, "raw", 0), RAW, REVERTED),
     "snap_revert, qcow2": Action(
         qcow2,
@@ -190,6 +219,9 @@ ACTIONS = {
     ),
     "rm": Action(raw, lambda driver, image, _source: driver.rm(image), RAW, {}),
 }
+
+#: With too few steps to walk along.
+RM_IN_BATCH = Action(single, lambda driver, image, _source: rm_in_batch(driver, image), {"image": OLD}, {})
 
 
 @pytest.fixture(params=ACTIONS.items(), ids=ACTIONS)
@@ -299,3 +331,29 @@ def test_a_crash_at_each_step(walk: Walk, walk_crashes: CrashWalker, report: Cal
     crashes = walk_crashes(walk.work, check, prepare=walk.prepare, names="strict", limit=walk.action.disks)
     assert crashes > 5
     report(f"{crashes} crashes")
+
+
+@pytest.mark.parametrize(("action", "images"), [(ACTIONS["clones in a batch"], 3), (RM_IN_BATCH, 0)], ids=["clones", "rm"])
+def test_what_a_batch_has_published_is_durable(walk: Walk, datastore_factory: Callable[..., SimulatedDatastore], images: int) -> None:
+    datastore = datastore_factory()
+    try:
+        path = datastore.renew(walk.prepare)
+        datastore.set(crash_tracking=True)
+        walk.work(path)
+        datastore.crash(state=0, names="strict")  # nothing that was not synced
+        assert walk.check(path) == "new"
+        assert len([name for name in os.listdir(path / "1") if re.fullmatch("[0-9a-f]{32}", name)]) == images
+    finally:
+        datastore.end()
+
+
+def test_a_removal_that_is_not_durable_is_an_error(datastore_factory: Callable[..., SimulatedDatastore], tmp_path: Path) -> None:
+    datastore = datastore_factory()
+    try:
+        walk = Walk(RM_IN_BATCH, tmp_path / "source")
+        path = datastore.renew(walk.prepare)
+        with datastore.fault("fsyncdir", errno.EIO), pytest.raises(VmstoreError, match="A change in .* is made, but not yet durable: Input/output error"):
+            walk.work(path)
+        walk.again(path)
+    finally:
+        datastore.end()

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._host import open_files as module
 from ansible_collections.granary.vmstore.plugins.module_utils._host.open_files import open_files
 
 
@@ -25,3 +28,26 @@ def test_programs_and_loop_devices_are_seen(tmp_path: Path) -> None:
 def test_what_this_process_has_open_does_not_count(tmp_path: Path) -> None:
     with (tmp_path / "own").open("wb"):
         assert open_files(str(tmp_path)) == {}
+
+
+def test_who_only_looks_at_a_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    script = 'exec 3< "$0"; echo open; read line; exec 3<&-; echo closed; read line'
+    with subprocess.Popen(["sh", "-c", script, tmp_path / "file"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"open\n"
+        look = module._descriptors
+        looked: list[str] = []
+
+        def close_after_look(number: str) -> Iterator[str]:
+            yield from look(number)
+            if number == str(process.pid):
+                looked.append(number)
+                if len(looked) == 1:
+                    process.stdin.write(b"\n")
+                    process.stdin.flush()
+                    assert process.stdout.readline() == b"closed\n"
+
+        monkeypatch.setattr(module, "_descriptors", close_after_look)
+        assert open_files(str(tmp_path)) == {}
+        assert len(looked) == 2
+        process.stdin.close()

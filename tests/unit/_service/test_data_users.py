@@ -13,8 +13,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import connection
-from ansible_collections.granary.vmstore.plugins.module_utils._service import data_users
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_disks
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
@@ -58,8 +57,8 @@ def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "node.xml").write_text(
         f"<node><domain type='test'><name>other</name><memory>65536</memory><os><type>hvm</type></os></domain>{xml}</node>"
     )
-    monkeypatch.setattr(connection, "DEFAULT_URI", f"test://{tmp_path}/node.xml")
-    monkeypatch.setattr(data_users, "SOCKETS", ("/",))
+    monkeypatch.setattr(domain_disks, "DEFAULT_URI", f"test://{tmp_path}/node.xml")
+    monkeypatch.setattr(domain_disks, "SOCKETS", ("/",))
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -92,7 +91,7 @@ def test_locks_count_where_the_program_is_not_seen(run: Run, image: Path, opened
 
 
 def test_a_domain_that_is_off_counts(run: Run, image: Path, domain: None) -> None:
-    with pytest.raises(Conflict, match="can't be removed while its data is used by the domain 'web' of this host's libvirt"):
+    with pytest.raises(Conflict, match="can't be removed while its data is used by libvirt's domain 'web'"):
         run("image", name="x", state="absent")
     # It would start with other data, as who gives force for that says.
     assert run("image", name="x", size=2, force=True).changed
