@@ -4,7 +4,8 @@
 
 POSIX promises nothing but what was synced (fsync(2)), so content is on the disk in any order, and in part. A write gets there page by page; one within a page
 may be cut in its middle. A write beyond the end also changes the size, which grows at the end of any of its pieces, whether their data is there or not: what
-isn't is zeros. Truncates, names and attributes are there or not, the latter two as far as *names* lets them (see :meth:`Journal.pending`); a rename is one step.
+isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what *names* says (:meth:`Journal.pending`). A
+rename is one step.
 """
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from typing import Any
 from . import settings
 from .client import Control, Running, start
 from .profiles import choose
+from .values import amount
 
 #: What a fault walker injects unless told otherwise: what disks, servers and quotas answer.
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
@@ -262,16 +263,14 @@ class FaultWalker(_Walker):
 
 
 class Crashes(int):
-    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not *exact*, about so many."""
+    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not *exact*, at
+    most so many."""
 
     states: int
     exact: bool
 
     def __str__(self) -> str:
-        possible = f"{self.states:,}" if self.exact else f"about {self.states:,}"
-        if self.states >= 10**12:
-            possible = f"about 10^{len(str(self.states)) - 1}"
-        return f"{int(self):,} crashes, into {int(self):,} of {possible} states of the disk"
+        return f"{int(self):,} crashes, into {int(self):,} of {amount(self.states, self.exact)} states of the disk"
 
 
 class CrashWalker(_Walker):
