@@ -236,7 +236,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def machine() -> str:
     """What it was measured on, and what else that had to do."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines() if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
     return f"{os.cpu_count()} x {model or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, load average {load}"
 

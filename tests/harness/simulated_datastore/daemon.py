@@ -261,7 +261,8 @@ def _ready(message: dict[str, Any]) -> None:
 
 
 def _go_first(nice: int = -10) -> None:
-    """Be served before others, as a disk doesn't wait for a processor: on a busy machine each request would else wait until somebody's time is up, milliseconds.
+    """Be served before others, as a disk doesn't wait for a processor: on a busy machine each request would else wait some milliseconds, until somebody's
+    time is up.
 
     The scheduler weighs each session as a whole (sched(7), "The autogroup feature"), and where it doesn't, each process. Only root may ask for more.
     """

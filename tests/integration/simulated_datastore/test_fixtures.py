@@ -96,6 +96,14 @@ def test_a_crash(datastore_factory: Callable[..., SimulatedDatastore]) -> None:
     assert os.listdir(datastore.path()) == []
 
 
+def test_the_daemon_is_scheduled_before_others(datastore: SimulatedDatastore) -> None:
+    pid = datastore.status()["pid"]
+    assert os.getpriority(os.PRIO_PROCESS, pid) == -10
+    group = Path(f"/proc/{pid}/autogroup")
+    # The kernel may have been built without.
+    assert not group.exists() or group.read_text().endswith(" nice -10\n")
+
+
 def test_the_fault_walker_passes_careful_code(walk_faults: FaultWalker) -> None:
     # create, write, fsync, close, rename, fsyncdir, close
     assert walk_faults(careful, clean, prepare=prepare, errnos=(errno.EIO, errno.ENOSPC)) >= 12
