@@ -3,9 +3,9 @@
 """The states a disk may be in after a crash: which pieces of the pending changes are on it. Pure, as the journal is.
 
 POSIX promises nothing but what was synced (fsync(2)), so content is on the disk in any order, and in part. A write gets there page by page; one within a page
-may be cut in its middle. A write beyond the end also changes the size, which grows at the end of any of its pieces, whether their data is there or not: what
-isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what *names* says (:meth:`Journal.pending`). A
-rename is one step.
+may be cut at a sector, which disks write as a whole. A write beyond the end also changes the size, which grows at the end of any of its pieces, whether their
+data is there or not: what isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what *names* says
+(:meth:`Journal.pending`). A rename is one step.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Literal
 
 from .journal import PAGE, Attribute, Attributes, Change, Content, Journal, Key, Names
 
+SECTOR = 512
 #: Which pieces are there: bit *n* for the piece *n* of all that is pending.
 State = int
 #: Counts above count as this one.
@@ -408,8 +409,8 @@ def _pieces(change: Content, size: int) -> list[Piece]:
     """Of a write to a file that was *size* bytes long."""
     start, end = change.offset, change.offset + len(change.new)
     cuts = [start, *range(start - start % PAGE + PAGE, end, PAGE), end]
-    if len(cuts) == 2 and end - start > 1:
-        cuts.insert(1, start + (end - start) // 2)
+    if len(cuts) == 2 and (sectors := range(start - start % SECTOR + SECTOR, end, SECTOR)):
+        cuts.insert(1, sectors[len(sectors) // 2])
     ranges = list(itertools.pairwise(cuts))
     return [*(Piece(change, "data", first, last) for first, last in ranges),
             *(Piece(change, "size", size, last) for _unused, last in ranges if last > size)]
