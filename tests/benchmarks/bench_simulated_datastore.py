@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import shutil
 import statistics
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from simulated_datastore.testing import mount
 
@@ -200,11 +202,11 @@ def main() -> None:
     finally:
         subprocess.run(["umount", "--lazy", root], check=False)
         root.rmdir()
-    print(json.dumps(rows, indent=2) if options.json else table(rows))
+    print(json.dumps(rows, indent=2) if options.json else f"{options.runs} runs on {machine()}\n\n{table(rows)}")
 
 
-def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list[dict[str, float | str]]:
-    rows: list[dict[str, float | str]] = []
+def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for name, load in Loads(options.scale).all().items():
         if options.only and options.only not in name:
             continue
@@ -212,19 +214,32 @@ def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list
         for _unused in range(options.runs):
             for place in times:
                 times[place].append(load(places[place]))  # type: ignore[arg-type]
-        rows.append({"load": name, **{place: statistics.median(found) for place, found in times.items()}})
+        rows.append({"load": name, **{place: statistics.median(found) for place, found in times.items()},
+                     "spread": {place: (min(found), max(found)) for place, found in times.items()}})
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return rows
 
 
-def table(rows: list[dict[str, float | str]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians, each with the shortest and the longest run, and the ratio of medians."""
+    def cell(row: dict[str, Any], place: str) -> str:
+        return "{:.3f} ({:.3f} to {:.3f})".format(row[place], *row["spread"][place]) if place in row else "-"
+
     lines = ["| load | beneath, s | example, s | simulated, s | to beneath | to the example |", "|---|---|---|---|---|---|"]
     for row in rows:
-        ours, beneath, theirs = float(row["simulated"]), float(row["beneath"]), row.get("example")
-        ratio = f"{float(theirs) / ours:.2f}x" if theirs else "-"
-        lines.append(f"| {row['load']} | {beneath:.4f} | {f'{float(theirs):.4f}' if theirs else '-'} | {ours:.4f} | {beneath / ours:.3f}x | {ratio} |")
+        ratio = f"{row['example'] / row['simulated']:.2f}x" if "example" in row else "-"
+        cells = " | ".join(cell(row, place) for place in ("beneath", "example", "simulated"))
+        lines.append(f"| {row['load']} | {cells} | {row['beneath'] / row['simulated']:.3f}x | {ratio} |")
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """What it was measured on, and what else that had to do."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    return f"{os.cpu_count()} x {model or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, load average {load}"
 
 
 if __name__ == "__main__":

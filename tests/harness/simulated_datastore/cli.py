@@ -20,7 +20,7 @@ from .client import Control, Running, running, start
 from .errors import DaemonGone, SimulatedDatastoreError
 from .profiles import choose
 from .system import mounts, resolve
-from .values import assignments
+from .values import amount, assignments
 
 #: Upper bound of what a cell of a table lists: all of it is in the JSON.
 _MOST = 8
@@ -284,7 +284,9 @@ def _crash(options: argparse.Namespace) -> None:
     control, given = _control(options), assignments(options.words)
     if options.action == "states":
         states = control.call("crash.states", **given)
-        _print(options, states, lambda: _table(states, ["state", "survivors", "lost", "torn"]))
+        counted = control.call("crash.count", **given)
+        number = amount(counted["states"], counted["exact"])
+        _print(options, states, lambda: f"{_table(states, ['state', 'survivors', 'lost', 'torn'])}\n{len(states)} of {number} states")
     elif options.action == "unsynced":
         found = control.call("unsynced")
         _print(options, found, lambda: "\n".join([_table(found["files"], ["path", "bytes", "ranges"]) if found["files"] else "No file has unsynced content.",

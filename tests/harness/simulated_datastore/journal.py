@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What a crash would lose: the changes since the last sync point, and the states a disk may be in. Pure: numbers and bytes, no file system.
+"""What a crash would lose: the changes since the last sync point. Pure: numbers and bytes, no file system.
 
 A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of names is a set of directory entries
 that change together; it can only have reached the disk if what it builds on has, or by a sync of all its directories. A change of attributes has each one's
@@ -8,11 +8,7 @@ old and new value.
 """
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-
-from .policies.schedule import fraction
 
 PAGE = 4096
 #: A directory entry: the directory's fid and the name.
@@ -74,15 +70,6 @@ class Attributes:
 
 
 Change = Content | Names | Attributes
-
-
-@dataclass(frozen=True)
-class State:
-    """A state the disk may be in: which of the pending changes are there, and of one of them (*torn*) only the first *keep* bytes."""
-
-    survivors: frozenset[int]
-    torn: int | None = None
-    keep: int = 0
 
 
 class Journal:
@@ -198,118 +185,11 @@ class Journal:
             self.written_back += _settle(change)
         self._prune()
 
-    # States
-
     def pending(self, names: str) -> list[Change]:
         """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept in order (ordered), or only safe by an
         fsync of their directory or file (strict)."""
         return [change for change in self.changes if not change.durable and (
             not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
-
-    def state(self, keep: str, names: str, seed: int = 0, count: int | None = None) -> State:
-        """One state: none of the pending changes survives, the first *count* of them (prefix; default by *seed*), some of them (subset), or the first *count*
-        and of the next write some pages (torn)."""
-        pending = self.pending(names)
-        if keep == "none":
-            return State(frozenset())
-        if keep == "subset":
-            cut = int(fraction(seed, "names") * (len(pending) + 1))
-            return State(frozenset(change.seq for number, change in enumerate(pending) if (
-                number < cut if not isinstance(change, Content) and names == "ordered" else fraction(seed, change.seq) < 0.5)))
-        number = int(fraction(seed, "prefix") * (len(pending) + 1)) if count is None else min(count, len(pending))
-        first = frozenset(change.seq for change in pending[:number])
-        if keep == "torn":
-            for change in pending[number:]:
-                if isinstance(change, Content) and len(change.new) > 1:
-                    return State(first, change.seq, _pages(change, seed))
-        return State(first)
-
-    def states(self, names: str, limit: int) -> list[State]:
-        """At most *limit* different states: nothing, everything, each prefix, everything but one, each write torn; then subsets by chance."""
-        return list(itertools.islice(self._distinct(self._candidates(names)), limit))
-
-    def _candidates(self, names: str) -> Iterator[State]:
-        pending = self.pending(names)
-        everything = frozenset(change.seq for change in pending)
-        yield State(frozenset())
-        yield State(everything)
-        for number in range(1, len(pending)):
-            yield State(frozenset(change.seq for change in pending[:number]))
-        for change in pending:
-            if isinstance(change, Content) or names == "strict":
-                yield State(everything - {change.seq})
-        for number, change in enumerate(pending):
-            if isinstance(change, Content) and len(change.new) > 1:
-                yield State(frozenset(other.seq for other in pending[:number]), change.seq, _pages(change, number))
-                yield State(everything - {change.seq}, change.seq, _pages(change, number))
-        for seed in range(min(4 ** len(pending), 10_000)):
-            yield self.state("subset", names, seed)
-
-    @staticmethod
-    def _distinct(states: Iterable[State]) -> Iterator[State]:
-        seen = set()
-        for state in states:
-            if state not in seen:
-                seen.add(state)
-                yield state
-
-    # What a state means
-
-    def survives(self, state: State, names: str) -> Callable[[Change], bool]:
-        pending = {change.seq for change in self.pending(names)}
-        return lambda change: (change.seq not in pending or change.seq in state.survivors) and not (isinstance(change, Content) and change.lost)
-
-    def entries(self, state: State, names: str) -> dict[Key, tuple[int | None, int | None]]:
-        """The directory entries that differ: by key, the fid that is there now and the one there will be."""
-        survives = self.survives(state, names)
-        base: dict[Key, int | None] = {}
-        now: dict[Key, int | None] = {}
-        for change in self.changes:
-            if isinstance(change, Names):
-                for key, old, new in change.changes:
-                    base.setdefault(key, old)
-                    now[key] = new
-        target = dict(base)
-        for change in self.changes:
-            if isinstance(change, Names) and survives(change) and (change.durable or all(target[key] == old for key, old, _unused in change.changes)):
-                target.update((key, new) for key, _unused, new in change.changes)
-        return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
-
-    def attribute_values(self, state: State, names: str) -> dict[int, dict[Attribute, object]]:
-        """By fid, the attributes that will have another value than now, and that value."""
-        survives = self.survives(state, names)
-        now: dict[tuple[int, Attribute], object] = {}
-        target: dict[tuple[int, Attribute], object] = {}
-        for change in self.changes:
-            if isinstance(change, Attributes):
-                survived = survives(change)
-                for name, old, new in change.changes:
-                    key = (change.fid, name)
-                    now[key] = new
-                    target.setdefault(key, old)
-                    if survived:
-                        target[key] = new
-        values: dict[int, dict[Attribute, object]] = {}
-        for (fid, name), value in target.items():
-            if value != now[fid, name]:
-                values.setdefault(fid, {})[name] = value
-        return values
-
-    def contents(self, state: State, names: str) -> dict[int, list[tuple[str, Content, int]]]:
-        """By fid, the steps from the content that is there now to the one there will be: ("undo" or "redo", change, how many bytes of it)."""
-        survives = self.survives(state, names)
-        files: dict[int, list[Content]] = {}
-        for change in self.changes:
-            if isinstance(change, Content):
-                files.setdefault(change.fid, []).append(change)
-        steps = {}
-        for fid, changes in files.items():
-            if all(survives(change) for change in changes):
-                continue
-            steps[fid] = [("undo", change, len(change.old)) for change in reversed(changes)]
-            steps[fid] += [("redo", change, len(change.new)) for change in changes if survives(change)]
-            steps[fid] += [("redo", change, state.keep) for change in changes if change.seq == state.torn]
-        return steps
 
 
 def _settle(change: Change) -> bool:
@@ -323,11 +203,4 @@ def _settle(change: Change) -> bool:
     return True
 
 
-def _pages(change: Content, seed: int) -> int:
-    """How much of a torn write reached the disk: whole pages where it has several, as a disk writes sectors and caches write pages."""
-    first = PAGE - change.offset % PAGE
-    cuts = [first + number * PAGE for number in range((len(change.new) - first + PAGE - 1) // PAGE)] if len(change.new) > first else []
-    return cuts[int(fraction(seed, "torn", change.seq) * len(cuts))] if cuts else len(change.new) // 2
-
-
-__all__ = ["Attribute", "Attributes", "Change", "Content", "Journal", "Key", "Names", "State"]
+__all__ = ["Attribute", "Attributes", "Change", "Content", "Journal", "Key", "Names"]

@@ -35,7 +35,7 @@ class Methods:
             "export": self.daemon.exports.set, "unexport": self.daemon.delete_export, "mount_export": self.daemon.mount_export,
             "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
             "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
-            "crash.track": durability.track, "crash.states": self.states, "crash": self.crash, "restart": datastore.restart,
+            "crash.track": durability.track, "crash.states": self.states, "crash.count": self.count, "crash": self.crash, "restart": datastore.restart,
             "unsynced": durability.unsynced, "sync": durability.sync,
             "clock.advance": self.advance, "ledger.query": ledger.query, "ledger.summary": ledger.summary, "ledger.mark": ledger.mark,
             "wait_for": self.wait_for}
@@ -49,8 +49,11 @@ class Methods:
     def crash(self, **parameters: Any) -> dict[str, Any]:
         return self.datastore.crash(**checks.crash(parameters))
 
-    def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
-        return self.datastore.durability.states(checks.whole("limit", limit, 1, checks.STATES), names)
+    def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
+        return self.datastore.durability.states(checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed))
+
+    def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
+        return self.datastore.durability.count(checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed))
 
     async def statfs(self) -> dict[str, int]:
         """What a client's statfs(3) answers, without its caches."""

@@ -19,6 +19,8 @@ import pytest
 from .errors import SimulatedDatastoreError
 from .testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore, mount
 
+#: The property of a test that tells of a walk.
+_WALK = "walk_crashes"
 _numbers = itertools.count(1)
 
 
@@ -63,9 +65,21 @@ def walk_faults(datastore_factory: Callable[..., SimulatedDatastore]) -> FaultWa
 
 
 @pytest.fixture
-def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore]) -> CrashWalker:
-    """Crashes at each change of a piece of code, into each state the disk may be in."""
-    return CrashWalker(datastore_factory)
+def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore], request: pytest.FixtureRequest) -> Iterator[CrashWalker]:
+    """Crashes at each change of a piece of code, into states the disk may be in. How many of how many is in the summary of the run, and a property of the
+    test in its JUnit file."""
+    walker = CrashWalker(datastore_factory)
+    yield walker
+    request.node.user_properties += [(_WALK, report) for report in walker.reports]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell of each walk how many states it has looked at, and how many there are."""
+    lines = [f"{report.nodeid}: {value}" for reports in terminalreporter.stats.values() for report in reports
+             if isinstance(report, pytest.TestReport) and report.when == "teardown" for key, value in report.user_properties if key == _WALK]
+    if lines:
+        terminalreporter.section("walks of crashes")
+        terminalreporter.write("".join(f"{line}\n" for line in lines))
 
 
 @pytest.fixture
@@ -74,4 +88,4 @@ def walk_kills(datastore_factory: Callable[..., SimulatedDatastore]) -> KillWalk
     return KillWalker(datastore_factory)
 
 
-__all__ = ["datastore", "datastore_factory", "walk_crashes", "walk_faults", "walk_kills"]
+__all__ = ["datastore", "datastore_factory", "pytest_terminal_summary", "walk_crashes", "walk_faults", "walk_kills"]

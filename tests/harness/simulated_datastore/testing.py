@@ -20,6 +20,7 @@ from typing import Any
 from . import settings
 from .client import Control, Running, start
 from .profiles import choose
+from .values import amount
 
 #: What a fault walker injects unless told otherwise: what disks, servers and quotas answer.
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
@@ -261,32 +262,55 @@ class FaultWalker(_Walker):
         return rule.matches, rule.hits
 
 
+class Crashes(int):
+    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not *exact*, at
+    most so many."""
+
+    states: int
+    exact: bool
+
+    def __str__(self) -> str:
+        return f"{int(self):,} crashes, into {int(self):,} of {amount(self.states, self.exact)} states of the disk"
+
+
 class CrashWalker(_Walker):
-    """Crashes before each change that a piece of code makes and after the last, into each state that the disk may be in then."""
+    """Crashes before each change that a piece of code makes and after the last, into states that the disk may be in then. Each walk adds a line to
+    *reports*."""
 
-    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], None], *, prepare: Callable[[Path], Any] | None = None, names: str = "ordered",
-                 limit: int = 20) -> int:
-        """Run *work* anew for every crash: before its first change, its second one, ..., and after the last; each time into at most *limit* states.
+    def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
+        super().__init__(factory)
+        self.reports: list[str] = []
 
-        *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how many crashes there were.
+    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], Any], *, prepare: Callable[[Path], Any] | None = None, names: str = "ordered",
+                 limit: int = 20, seed: int = 0) -> Crashes:
+        """Run *work* anew for every crash: before its first change, its second one, ..., and after the last; each time into at most *limit* states. Where
+        there are more, those come first in which something is there without what was before it; *seed* chooses a part of the others.
+
+        *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how many crashes there were, and of how many.
         """
-        crashes = 0
+        crashes, possible, exact = 0, 0, True
         with self._datastore() as datastore:
             reached = True
             for point in itertools.count(1):
                 state = 0
                 while True:
-                    states, reached = self._once(datastore, work, check, prepare, names, point, state, limit)
+                    # Another seed at each point: what is unsynced at one is, but for a change, what was at the point before.
+                    counted, reached = self._once(datastore, work, check, prepare, names, point, state, limit, seed + point)
                     state += 1
-                    if state >= states:
+                    if state >= counted["listed"]:
                         break
                 crashes += state
+                possible += counted["states"]
+                exact = exact and counted["exact"]
                 if not reached:
                     break
-        return crashes
+        found = Crashes(crashes)
+        found.states, found.exact = possible, exact
+        self.reports.append(f"{found} (limit={limit}, seed={seed})")
+        return found
 
-    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], None], prepare: Callable[[Path], Any] | None,
-              names: str, point: int, state: int, limit: int) -> tuple[int, bool]:
+    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], Any], prepare: Callable[[Path], Any] | None,
+              names: str, point: int, state: int, limit: int, seed: int) -> tuple[dict[str, Any], bool]:
         """How many states there are, and whether *work* got to this *point*."""
         path = datastore.renew(prepare)
         datastore.set(crash_tracking=True)
@@ -299,16 +323,19 @@ class CrashWalker(_Walker):
                 failed = error
         if failed is not None and not gone.hits:
             raise failed
-        states = datastore.control.call("crash.states", names=names, limit=limit)
-        if state >= len(states):
-            raise AssertionError(f"before change {point} there were more than {state} states of the disk in the run before, and now there are {len(states)}")
-        datastore.crash(state=state, names=names)
+        counted = datastore.control.call("crash.count", names=names, limit=limit, seed=seed)
+        if state >= counted["listed"]:
+            raise AssertionError(f"before change {point} there were more than {state} states of the disk in the run before, and now there are "
+                                 f"{counted['listed']}")
+        told = datastore.crash(state=state, names=names, seed=seed)
         try:
             check(path)
-        except AssertionError as error:
-            lost = ", ".join(states[state]["lost"]) or "nothing"
-            raise AssertionError(f"after a crash before change {point}, with {lost} lost and {states[state]['torn'] or 'nothing'} torn: {error}") from error
-        return len(states), gone.hits > 0
+        except Exception as error:
+            lost, torn = (", ".join(told[key]) or "nothing" for key in ("lost", "torn"))
+            what = f"{error}" if isinstance(error, AssertionError) else repr(error)
+            raise AssertionError(f"after a crash before change {point}, with {lost} lost and {torn} torn (state={state}, names={names}, seed={seed}): "
+                                 f"{what}") from error
+        return counted, gone.hits > 0
 
 
 class KillWalker(_Walker):
@@ -424,4 +451,4 @@ def _work(work: Callable[[], Any]) -> int:
     return 0
 
 
-__all__ = ["ERRNOS", "WRITE_SIDE", "CrashWalker", "FaultRule", "FaultWalker", "KillWalker", "LedgerView", "Reads", "SimulatedDatastore", "mount"]
+__all__ = ["ERRNOS", "WRITE_SIDE", "CrashWalker", "Crashes", "FaultRule", "FaultWalker", "KillWalker", "LedgerView", "Reads", "SimulatedDatastore", "mount"]

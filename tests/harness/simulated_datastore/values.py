@@ -40,4 +40,11 @@ def assignments(words: list[str]) -> dict[str, Any]:
     return found
 
 
-__all__ = ["assignments", "size"]
+def amount(number: int, exact: bool) -> str:
+    """A number that may be very large, or too large by what isn't *exact*."""
+    if number >= 10**12:
+        return f"about 10^{len(str(number)) - 1}"
+    return f"{number:,}" if exact else f"at most {number:,}"
+
+
+__all__ = ["amount", "assignments", "size"]

@@ -51,9 +51,9 @@ class Action:
     new: State
     #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is whole.
     between: tuple[State, ...] = ()
-    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with a part of it. At one where qemu-img is run, as it
+    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with parts of it. At two where qemu-img is run, as it
     #: takes its time.
-    disks: int = 8
+    disks: int = 12
     #: Whether files change before the state does, their content the same.
     rebases: bool = False
 
@@ -187,9 +187,9 @@ QCOW2 = {"image": TOP, "image.snap/0": BYTES[1] * 3, "image.snap/1": BYTES[2] * 
 
 ACTIONS = {
     "cp, raw": Action(nothing, lambda driver, _image, source: cp(driver, source), {}, {"new": STREAM}),
-    "cp, raw to qcow2": Action(nothing, lambda driver, _image, source: cp(driver, source, "qcow2"), {}, {"new": SECTORS}, disks=1),
+    "cp, raw to qcow2": Action(nothing, lambda driver, _image, source: cp(driver, source, "qcow2"), {}, {"new": SECTORS}, disks=2),
     "mkfs, raw": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "raw", None), {}, {"new": bytes(MIB)}),
-    "mkfs, qcow2": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=1),
+    "mkfs, qcow2": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=2),
     "clone, raw": Action(raw, lambda driver, image, _source: driver.clone(image, "raw", CopyOptions("os")), RAW, {**RAW, "new": OLD}),
     "clones in a batch": Action(raw, lambda driver, image, _source: clone_twice(driver, image), RAW, {**RAW, "new": OLD}),
     "snap_revert, raw": Action(raw, lambda driver, image, _source: driver.snap_revert(image, "raw", 0), RAW, REVERTED),
@@ -198,7 +198,7 @@ ACTIONS = {
         lambda driver, image, _source: driver.snap_revert(image, "qcow2", 0),
         QCOW2,
         {**QCOW2, "image": BYTES[1] * 3, "image.snap/2": BYTES[1] * 3},
-        disks=1,
+        disks=2,
     ),
     "snap_flatten, raw": Action(raw, lambda driver, image, _source: driver.snap_flatten(image, "raw", 0), RAW, {"image": SNAPSHOT}, (REVERTED,)),
     "snap_flatten, qcow2": Action(
@@ -207,14 +207,14 @@ ACTIONS = {
         QCOW2,
         {"image": QCOW2["image.snap/1"]},
         ({**QCOW2, "image": QCOW2["image.snap/1"]},),
-        disks=1,
+        disks=2,
     ),
     "snap_delete, qcow2": Action(
         qcow2,
         lambda driver, image, _source: driver.snap_delete(image, "qcow2", 1),
         QCOW2,
         {name: data for name, data in QCOW2.items() if name != "image.snap/1"},
-        disks=1,
+        disks=2,
         rebases=True,
     ),
     "rm": Action(raw, lambda driver, image, _source: driver.rm(image), RAW, {}),

@@ -8,10 +8,12 @@ import errno
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from simulated_datastore import testing
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 
 
@@ -94,6 +96,14 @@ def test_a_crash(datastore_factory: Callable[..., SimulatedDatastore]) -> None:
     assert os.listdir(datastore.path()) == []
 
 
+def test_the_daemon_is_scheduled_before_others(datastore: SimulatedDatastore) -> None:
+    pid = datastore.status()["pid"]
+    assert os.getpriority(os.PRIO_PROCESS, pid) == -10
+    group = Path(f"/proc/{pid}/autogroup")
+    # The kernel may have been built without.
+    assert not group.exists() or group.read_text().endswith(" nice -10\n")
+
+
 def test_the_fault_walker_passes_careful_code(walk_faults: FaultWalker) -> None:
     # create, write, fsync, close, rename, fsyncdir, close
     assert walk_faults(careful, clean, prepare=prepare, errnos=(errno.EIO, errno.ENOSPC)) >= 12
@@ -168,3 +178,59 @@ def balanced(directory: Path) -> None:
 
 def test_sqlite_survives_every_crash(walk_crashes: CrashWalker) -> None:
     assert walk_crashes(transfer, balanced, prepare=accounts, names="strict", limit=2) > 15
+
+
+def pages(directory: Path) -> None:
+    """More changes than a walk has states."""
+    fd = os.open(directory / "pages", os.O_WRONLY)
+    for number in range(24):
+        os.pwrite(fd, b"n" * 4096, number * 4096)
+    os.close(fd)
+
+
+def test_the_crash_walker_finds_one_write_of_many(walk_crashes: CrashWalker) -> None:
+    def check(directory: Path) -> None:
+        content = (directory / "pages").read_bytes()
+        assert content[23 * 4096:].count(b"n") < 4096 or content[5 * 4096:6 * 4096] == b"n" * 4096, "the last page without that of the number 5"
+
+    with pytest.raises(AssertionError, match="before change 2[45], .*: the last page without that of the number 5"):
+        walk_crashes(pages, check, prepare=lambda directory: (directory / "pages").write_bytes(b"o" * 24 * 4096))
+
+
+def test_the_crash_walker_finds_a_write_ahead_log_that_is_not_synced(walk_crashes: CrashWalker) -> None:
+    def prepare(directory: Path) -> None:
+        accounts(directory)
+        with contextlib.closing(sqlite3.connect(directory / "db")) as database:
+            assert database.execute("pragma journal_mode=wal").fetchone() == ("wal",)
+
+    def work(directory: Path, synchronous: str) -> None:
+        with contextlib.closing(sqlite3.connect(directory / "db")) as database:
+            database.execute(f"pragma synchronous={synchronous}")
+            for _unused in range(2):
+                database.execute("update account set balance = balance - 10 where id = 1")
+                database.execute("create table if not exists more as select * from account")
+                database.execute("update account set balance = balance + 10 where id = 2")
+                database.commit()
+                database.execute("pragma wal_checkpoint(truncate)")
+
+    with pytest.raises(AssertionError, match="after a crash before change"):
+        walk_crashes(lambda directory: work(directory, "off"), balanced, prepare=prepare)
+    assert walk_crashes.reports == []
+    crashes = walk_crashes(lambda directory: work(directory, "full"), balanced, prepare=prepare, limit=2)
+    # Not all of them were looked at, and that is told.
+    assert crashes < crashes.states
+    assert walk_crashes.reports == [f"{crashes} (limit=2, seed=0)"]
+
+
+def test_a_walk_that_was_cut_is_told_of_in_the_summary(tmp_path: Path) -> None:
+    tmp_path.joinpath("test_it.py").write_text("""
+def test_walk(walk_crashes):
+    walk_crashes(lambda directory: (directory / "file").write_bytes(b"x" * 8192), lambda directory: None, limit=3)
+""")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "test_it.py", "--junit-xml",
+                           tmp_path / "junit.xml"], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(Path(testing.__file__).parents[1])})
+    assert done.returncode == 0, done.stdout + done.stderr
+    # 1, 2 with the name or without it, and twice 2 times 7 contents: before it is closed, and after.
+    assert "test_it.py::test_walk: 9 crashes, into 9 of 31 states of the disk (limit=3, seed=0)" in done.stdout
+    assert 'name="walk_crashes"' in (tmp_path / "junit.xml").read_text()

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The journal, which is pure: what is pending after which sync, and what each crash state means."""
+"""The journal, which is pure: what is pending after which sync, and what becomes of it in a crash."""
 from __future__ import annotations
 
 import random
 from itertools import count
 
 import pytest
-from simulated_datastore.journal import PAGE, Content, Journal, Names, State
+from simulated_datastore.crash_states import CrashStates, State
+from simulated_datastore.journal import Content, Journal, Names
 
 ROOT = 0
 
@@ -65,9 +66,10 @@ def test_an_attribute_has_the_value_of_the_last_change_that_survives(journal: Jo
     journal.attributes(1, "setxattr", (b"user.a", None, b"x"))
     journal.attributes(1, "chmod", ("mode", 1, 2))
     journal.attributes(1, "chmod", ("mode", 2, 3))
-    assert journal.attribute_values(State(frozenset()), "strict") == {1: {"mode": 0, b"user.a": None}}
-    assert journal.attribute_values(State(frozenset({1, 3})), "strict") == {1: {"mode": 2, b"user.a": None}}
-    assert journal.attribute_values(State(frozenset({1, 2, 3, 4})), "strict") == {}
+    states = CrashStates(journal, "strict")
+    assert states.attribute_values(0) == {1: {"mode": 0, b"user.a": None}}
+    assert states.attribute_values(states.of(1, 3)) == {1: {"mode": 2, b"user.a": None}}
+    assert states.attribute_values(states.of(1, 2, 3, 4)) == {}
 
 
 def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
@@ -77,8 +79,9 @@ def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     journal.sync(1)
     # The durable change stays in the log, as undoing the lost one would hide it.
     assert [(change.lost, change.durable) for change in journal.changes if isinstance(change, Content)] == [(True, False), (False, True)]
-    steps = journal.contents(journal.state("none", "ordered"), "ordered")[1]
-    assert [(step, change.seq) for step, change, _unused in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
+    recipe = CrashStates(journal, "ordered").contents(0)[1]
+    assert [change.seq for change in recipe.undo] == [2, 1]
+    assert (recipe.redo, recipe.size) == ([(1, b"BBB")], 4)
 
 
 def test_a_sync_of_all_leaves_what_is_lost_and_what_it_would_hide(journal: Journal) -> None:
@@ -90,52 +93,18 @@ def test_a_sync_of_all_leaves_what_is_lost_and_what_it_would_hide(journal: Journ
     assert journal.sync_all() == 3
     assert [change.seq for change in journal.changes] == [1, 2]
     assert [survivors(journal, names) for names in ("none", "ordered", "strict")] == [[], [], []]
-    steps = journal.contents(journal.state("none", "ordered"), "ordered")[1]
-    assert [(step, change.seq) for step, change, _unused in steps] == [("undo", 2), ("undo", 1), ("redo", 2)]
+    recipe = CrashStates(journal, "ordered").contents(0)[1]
+    assert [change.seq for change in recipe.undo] == [2, 1]
+    assert (recipe.redo, recipe.size) == ([(1, b"BBB")], 4)
 
 
 def test_a_state_is_only_possible_if_what_it_builds_on_is_there(journal: Journal) -> None:
     journal.names("create", ((ROOT, b"a"), None, 1))
     journal.names("rename", ((ROOT, b"a"), 1, None), ((ROOT, b"b"), None, 1))
-    assert journal.entries(State(frozenset({2})), "strict") == {(ROOT, b"b"): (1, None)}
-    assert journal.entries(State(frozenset({1})), "strict") == {(ROOT, b"a"): (None, 1), (ROOT, b"b"): (1, None)}
-    assert journal.entries(State(frozenset({1, 2})), "strict") == {}
-
-
-def test_torn_writes_end_at_a_page(journal: Journal) -> None:
-    journal.content(1, 100, b"x" * 5 * PAGE, b"", 0)
-    for seed in range(20):
-        state = journal.state("torn", "ordered", seed, count=0)
-        assert state.torn == 1
-        assert (100 + state.keep) % PAGE == 0
-        assert 0 < state.keep < 5 * PAGE
-
-
-def test_states_are_different_and_begin_with_all_lost_and_nothing_lost(journal: Journal) -> None:
-    for number in range(6):
-        journal.content(number, 0, b"12", b"", 0)
-    states = journal.states("ordered", 1000)
-    assert len(set(states)) == len(states)
-    assert states[:2] == [State(frozenset()), State(frozenset(range(1, 7)))]
-    assert {State(frozenset(range(1, number))) for number in range(1, 8)} <= set(states)
-    # Every subset, as there are few.
-    assert len({state.survivors for state in states if state.torn is None}) == 64
-    assert journal.states("ordered", 5) == states[:5]
-
-
-def test_the_same_seed_gives_the_same_state(journal: Journal) -> None:
-    for number in range(30):
-        write(journal, number)
-    assert journal.state("subset", "ordered", 7) == journal.state("subset", "ordered", 7)
-    assert journal.state("subset", "ordered", 7) != journal.state("subset", "ordered", 8)
-
-
-def test_ordered_names_survive_as_a_prefix(journal: Journal) -> None:
-    for number in range(8):
-        journal.names("create", ((ROOT, b"%d" % number), None, number))
-    for seed in range(30):
-        kept = sorted(journal.state("subset", "ordered", seed).survivors)
-        assert kept == list(range(1, len(kept) + 1))
+    states = CrashStates(journal, "strict")
+    assert states.entries(states.of(2)) == {(ROOT, b"b"): (1, None)}
+    assert states.entries(states.of(1)) == {(ROOT, b"a"): (None, 1), (ROOT, b"b"): (1, None)}
+    assert states.entries(states.of(1, 2)) == {}
 
 
 def test_the_oldest_count_as_written_back_when_the_log_is_full() -> None:
@@ -162,11 +131,11 @@ def test_a_durable_name_stays_while_an_older_change_of_it_is_pending(journal: Jo
     journal.sync_directory(5)
     assert (survivors(journal, "none"), survivors(journal, "ordered"), survivors(journal, "strict")) == ([], [], [1])
     # The rename may be lost, and yet the new file has the name.
-    assert journal.entries(State(frozenset()), "strict") == {(4, b"x"): (None, 1)}
+    assert CrashStates(journal, "strict").entries(0) == {(4, b"x"): (None, 1)}
     journal.names("rename", ((5, b"x"), 2, None), ((5, b"y"), None, 2))
     journal.sync(2)
     for names, expected in (("none", {}), ("ordered", {}), ("strict", {(4, b"x"): (None, 1), (5, b"x"): (None, 2), (5, b"y"): (2, None)})):
-        assert journal.entries(journal.state("none", names), names) == expected
+        assert CrashStates(journal, names).entries(0) == expected
     journal.sync_directory(4)
     assert survivors(journal, "strict") == [4]
 
@@ -238,9 +207,9 @@ class Reference:
         durable = max(number for number, (_unused, unsynced) in enumerate(values) if not unsynced)
         return {value for value, _unused in values[durable:]}
 
-    def check(self, state: State, names: str) -> None:
-        after = dict(self.now)
-        for key, (now, target) in self.journal.entries(state, names).items():
+    def check(self, states: CrashStates, state: State) -> None:
+        after, names = dict(self.now), states.names
+        for key, (now, target) in states.entries(state).items():
             assert self.now.get(key) == now
             after.pop(key, None)
             if target is not None:
@@ -254,9 +223,12 @@ class Reference:
         places = [fid for fid in after.values() if fid not in self.linked]
         assert len(places) == len(set(places))
         contents = {fid: bytearray(content) for fid, content in self.content.items()}
-        for fid, steps in self.journal.contents(state, names).items():
-            for step, change, size in steps:
-                contents[fid][change.offset:change.offset + size] = change.old if step == "undo" else change.new[:size]
+        for fid, recipe in states.contents(state).items():
+            for change in recipe.undo:
+                contents[fid][change.offset:change.offset + len(change.old)] = change.old
+            for offset, data in recipe.redo:
+                contents[fid][offset:offset + len(data or b"")] = data or b""
+            assert recipe.size == len(contents[fid])
         for fid, content in contents.items():
             assert all(byte in possible for byte, possible in zip(content, self.bytes[fid], strict=True))
 
@@ -299,7 +271,7 @@ def test_nothing_that_was_synced_is_lost_in_any_state(journal: Journal, seed: in
             elif op == "exchange" and reference.now.get(key, fid) != fid:
                 reference.names(op, (one, reference.now[key]), (key, fid))
         for names in ("none", "ordered", "strict"):
-            everything = State(frozenset(change.seq for change in journal.pending(names)))
-            assert (journal.entries(everything, names), journal.contents(everything, names)) == ({}, {})
-            for state in journal.states(names, 15):
-                reference.check(state, names)
+            states = CrashStates(journal, names)
+            assert (states.entries(states.everything), states.contents(states.everything)) == ({}, {})
+            for state in states.take(15):
+                reference.check(states, state)

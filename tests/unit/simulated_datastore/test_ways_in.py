@@ -176,6 +176,7 @@ MOUNT = {"mount_point": "/nonexistent"}
         5, True, "x", [5], [{}], [{"uid": None}], [{"uid": "x"}], [{"uid": 1 << 32}], [{"path": 5}], [{"path": "\ud800"}], [{"path": "a\0"}],
         [{"path": "a/../b"}], [{"path": "a//b"}], [{"uid": 1, "size": 1 << 90}], [{"uid": 1, "inodes": "x"}])),
     *(("crash.states", {"limit": value}, "limit") for value in (10 ** 30, 10_001, 0, "x", None)), ("crash.states", {"names": []}, "names"),
+    *((method, {"seed": value}, "seed") for method in ("crash.count", "crash.states") for value in (-1, "x", None)), ("crash.count", {"limit": 0}, "limit"),
     *(("crash", {"state": value}, "state") for value in (10 ** 30, 10_000, -1, "x")), ("crash", {"restart": "yes"}, "restart"),
     ("crash", {"count": "x"}, "count"), ("crash.track", {"enabled": 1}, "crash_tracking"), ("crash.track", {"limit": "x"}, "limit"),
     *(("rule.add", {**WRITE, "id": value}, "id") for value in ([], None, 5, "", "\udc80", {})), ("rule.add", {"ops": [[]]}, "ops"),

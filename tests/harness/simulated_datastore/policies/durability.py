@@ -11,8 +11,9 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from ..crash_states import CrashStates, Recipe, State
 from ..errors import SimulatedDatastoreError
-from ..journal import Attribute, Attributes, Change, Content, Journal, Names, State
+from ..journal import Attribute, Attributes, Change, Content, Journal, Key, Names
 from ..nodes import Node
 from ..profiles import choose
 from ..request import ATTRIBUTES, NAMES, Request
@@ -103,16 +104,35 @@ class Durability(Policy):
         return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names, "attributes": attributes,
                 "written_back": self.journal.written_back}
 
-    def states(self, limit: int = 100, names: str = "ordered") -> list[dict[str, Any]]:
-        """The states the disk may be in after a crash now; the number of one is *state* of crash."""
-        self.check(names=names)
+    def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
+        """At most *limit* of the states the disk may be in after a crash now; the number of one is *state* of crash, with the same *seed*."""
+        self.check(names=names, seed=seed)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
-        pending = self.journal.pending(names)
-        return [{"state": number, "survivors": [self._text(change) for change in pending if change.seq in state.survivors],
-                 "lost": [self._text(change) for change in pending if change.seq not in state.survivors and change.seq != state.torn],
-                 "torn": next((f"{state.keep} bytes of {self._text(change)}" for change in pending if change.seq == state.torn), None)}
-                for number, state in enumerate(self.journal.states(names, limit))]
+        states = CrashStates(self.journal, names)
+        return [{"state": number, **self._tell(states, state)} for number, state in enumerate(states.take(limit, seed))]
+
+    def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
+        """How many states there are (``states``, at most 10**100), whether that is ``exact`` or could be less, and how many :meth:`states` lists."""
+        self.check(names=names, seed=seed)
+        states = CrashStates(self.journal, names)
+        number, exact = states.count()
+        return {"states": number, "exact": exact, "listed": len(states.take(limit, seed))}
+
+    def _tell(self, states: CrashStates, state: State) -> dict[str, list[str]]:
+        """The changes that are on the disk, those that are lost, and those of which there is a part."""
+        told: dict[str, list[str]] = {"survivors": [], "lost": [], "torn": []}
+        for change in states.pending:
+            if states.whole(state, change):
+                told["survivors"].append(self._text(change))
+            elif parts := states.parts(state, change):
+                ranges = _merge([(part.start, part.end) for part in parts if part.kind == "data"])
+                there = [f"bytes {start} to {end}" for start, end in ranges]
+                there += [f"the size {size}" for size in [max((part.end for part in parts if part.kind == "size"), default=0)] if size]
+                told["torn"].append(f"{', '.join(there)} of {self._text(change)}")
+            else:
+                told["lost"].append(self._text(change))
+        return told
 
     def forget(self, node: Node) -> None:
         """An fsync of *node* has failed and dropped its dirty pages."""
@@ -315,29 +335,26 @@ class Durability(Policy):
               restart: bool = False) -> dict[str, Any]:
         """Bring the backing directory into a state that the disk may be in; returns what was lost."""
         self.check(keep, names, seed, count, state, restart)
+        states = CrashStates(self.journal, names)
         if state is None:
-            chosen = self.journal.state(keep, names, seed, count)
+            chosen = states.one(keep, seed, count)
         else:
-            states = self.journal.states(names, state + 1)
-            if state >= len(states):
-                raise SimulatedDatastoreError(f"state: there are {len(states)} crash states, {state} isn't the number of one.")
-            chosen = states[state]
-        pending = self.journal.pending(names)
-        lost = [self._text(change) for change in pending if change.seq not in chosen.survivors and change.seq != chosen.torn]
-        survivors = [self._text(change) for change in pending if change.seq in chosen.survivors]
-        for fid, steps in self.journal.contents(chosen, names).items():
-            for step, change, size in steps:
-                _replay(self._files[fid].fd, step, change, size)
-        for fid, values in self.journal.attribute_values(chosen, names).items():
+            listed = states.take(state + 1, seed)
+            if state >= len(listed):
+                raise SimulatedDatastoreError(f"state: there are {len(listed)} crash states, {state} isn't the number of one.")
+            chosen = listed[state]
+        told = self._tell(states, chosen)
+        for fid, recipe in states.contents(chosen).items():
+            _replay(self._files[fid].fd, recipe)
+        for fid, values in states.attribute_values(chosen).items():
             _set_attributes(f"/proc/self/fd/{self._files[fid].fd}", values)
-        self._apply_names(chosen, names)
+        self._apply_names(states.entries(chosen))
         self.journal.changes.clear()
         self.journal.weight = 0
         self._release_unused()
-        return {"lost": lost, "survivors": survivors}
+        return told
 
-    def _apply_names(self, state: State, names: str) -> None:
-        differing = self.journal.entries(state, names)
+    def _apply_names(self, differing: dict[Key, tuple[int | None, int | None]]) -> None:
         if not differing:
             return
         root = self._nodes.root_fd
@@ -415,8 +432,8 @@ class Durability(Policy):
         file.fd = fd
 
 
-def _replay(fd: int, step: str, change: Content, size: int) -> None:
-    if step == "undo":
+def _replay(fd: int, recipe: Recipe) -> None:
+    for change in recipe.undo:
         if change.cut is not None:
             os.ftruncate(fd, change.size)
         if change.old:
@@ -426,10 +443,12 @@ def _replay(fd: int, step: str, change: Content, size: int) -> None:
             else:
                 _write(fd, change.old, change.offset)
         os.ftruncate(fd, change.size)
-    elif change.cut is not None:
-        os.ftruncate(fd, change.cut)
-    else:
-        _write(fd, change.new[:size], change.offset)
+    for offset, data in recipe.redo:
+        if data is None:
+            os.ftruncate(fd, offset)
+        else:
+            _write(fd, data, offset)
+    os.ftruncate(fd, recipe.size)
 
 
 def _set_attributes(path: str, values: dict[Attribute, Any]) -> None:
