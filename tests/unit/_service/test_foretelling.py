@@ -379,11 +379,11 @@ def test_a_clone_of_what_somebody_writes_to(store: Store, opened_by_qemu: Callab
     assert "is open for writing in another program" in store.refused(name="y", clone_from="x")
 
 
-@pytest.mark.parametrize("state", ["absent", "flattened", "reverted"])
-@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+# That a snapshot of a raw image becomes absent deletes a file, for which there is always room.
+@pytest.mark.parametrize(
+    ("image_format", "state"), [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened"), ("qcow2", "reverted")]
+)
 def test_a_change_of_snapshots_that_does_not_fit(store: Store, image_format: str, state: str) -> None:
-    if image_format == "raw" and state == "absent":
-        pytest.skip("deletes a file, for which there is always room")
     path = store.noise(25)
     image = Path(store.accepted(path=str(path if image_format == "raw" else store.converted(path, "qcow2"))))
     snapshots = Path(f"{image}.snap")
