@@ -174,7 +174,7 @@ class ImageService(CatalogService):
                 try:
                     images.append(self._plan_image(number, wish))
                 except DependencyMissing as error:
-                    self.lack(self._plan, DependencyMissing(self._located(number, str(error))))
+                    self.lack(self._plan, error if not self.many else DependencyMissing(self._located(number, str(error))))
                 except VmstoreError as error:
                     raise self._located_error(number, error) from error
         for number, warnings in self._data.warnings.items():

@@ -257,7 +257,10 @@ class VirtiofsMountService(Service):
 
     def _check_mountable(self, plan: Plan, path: str, wanted: Mapping[str, str]) -> None:
         check_virtiofs(self.proc)
-        self._check_tag(plan)
+        try:
+            self._check_tag()
+        except DependencyNotFound as error:
+            self.lack(plan, error, is_planned=True)
         for mount in self._mounts():
             if mount.fstype == FSTYPE and mount.source == self.wish.tag and mount.mount_point != path:
                 changes = differing(live_settings(mount.options, mount.super_options), wanted) - REMOUNTABLE
@@ -280,12 +283,11 @@ class VirtiofsMountService(Service):
             shown = ", ".join(map(repr, names[:MOST_NAMES])) + (" and others" if len(names) > MOST_NAMES else "")
             plan.warnings.append(f"The directory {path} is not empty; while the tag is mounted there, its content can't be seen: {shown}.")
 
-    def _check_tag(self, plan: Plan) -> None:
+    def _check_tag(self) -> None:
         tags = available_tags(self.sys)
         if tags is not None and self.wish.tag not in tags:
             known = f"the tags are {', '.join(map(repr, tags))}" if tags else "it has no virtio-fs device"
-            error = DependencyNotFound(f"tag: This machine has no virtio-fs device with the tag {self.wish.tag!r}: {known}.")
-            self.lack(plan, error, is_planned=True)
+            raise DependencyNotFound(f"tag: This machine has no virtio-fs device with the tag {self.wish.tag!r}: {known}.")
 
     def _add_mount(self, plan: Plan, path: str, wanted: Mapping[str, str]) -> None:
         plan.actions.append(

@@ -22,7 +22,7 @@ from .spec import load_spec
 def main() -> NoReturn:
     # SIGTERM ends like Ctrl-C: what was made is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    options = _parser().parse_args()
+    options = make_parser().parse_args()
     try:
         check_root()
         options.work(options)
@@ -33,7 +33,8 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. ``work`` in what it returns is the command's function."""
     parser = argparse.ArgumentParser(prog="lab", description="Hosts and guests for tests.")
     parser.add_argument("--lab", metavar="NAME", help="which lab (default: the only one), before or after COMMAND")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -127,4 +128,4 @@ def _down(options: argparse.Namespace) -> None:
     _lab(options).down()
 
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
