@@ -258,11 +258,17 @@ def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> N
 def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execute) -> None:
     frontend = block("roles/frontend/README.md", "granary.vmstore.frontend").text.replace("vmstore_frontend", "documented")
     hypervisor = block("roles/hypervisor/README.md", "granary.vmstore.hypervisor").text.replace("vmstore_hypervisors", "documented")
+    execute("documented", "sh", "-euc", "mkdir -p /srv/web1 /srv/models; chown 100000:100000 /srv/web1")
+    execute("documented", "sh", "-euc", 'printf %s "$0" | virsh define /dev/stdin', DOMAIN.format("web1"))
     assert changed(run(frontend)) > 0
     assert changed(run(hypervisor)) > 0
     assert changed(run(frontend + hypervisor)) == 0
     assert execute("documented", "stat", "--format=%U", "/var/lib/one/vmstore").strip() == "oneadmin"
     assert json.loads(execute("documented", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
+    described = execute("documented", "virsh", "dumpxml", "web1")
+    assert re.findall(r"<(?:source|target) dir='(.*)'/>|(<readonly/>)", described) == [
+        ("/srv/web1", ""), ("web1", ""), ("/srv/models", ""), ("models", ""), ("", "<readonly/>")
+    ]
 
 
 def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execute: Execute) -> None:
