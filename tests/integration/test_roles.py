@@ -267,7 +267,11 @@ def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execut
     assert json.loads(execute("documented", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
     described = execute("documented", "virsh", "dumpxml", "web1")
     assert re.findall(r"<(?:source|target) dir='(.*)'/>|(<readonly/>)", described) == [
-        ("/srv/web1", ""), ("web1", ""), ("/srv/models", ""), ("models", ""), ("", "<readonly/>")
+        ("/srv/web1", ""),
+        ("web1", ""),
+        ("/srv/models", ""),
+        ("models", ""),
+        ("", "<readonly/>"),
     ]
 
 
