@@ -96,6 +96,21 @@ def test_the_role_virtiofs_guest(site: Lab, play: Playbook, module: Callable[...
             module("hv1", "virtiofs_export", domain="hot", source=source, mount_tag=tag, state="absent")
 
 
+def test_a_directory_of_the_guests_root(site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
+    text = block("docs/virtiofs.md", "Identity mapping").text.replace("hosts: hypervisors", "hosts: hv1").replace("domain: web1", "domain: hot")
+    try:
+        # Check mode finds neither the directory nor the ids of the domain alone.
+        assert play(text, "--check") == play(text) == {"hv1": "2"}
+        assert play(text) == {"hv1": "0"}
+        described = execute("hv1", "virsh", "dumpxml", "--inactive", "hot")
+        target = re.search(r"<uid start='0' target='(\d+)'", described)
+        assert target
+        assert execute("hv1", "stat", "--format=%u:%g %a", "/srv/web1") == f"{target[1]}:{target[1]} 750\n"
+    finally:
+        module("hv1", "virtiofs_export", domain="hot", source="/srv/web1", state="absent")
+        execute("hv1", "rm", "-rf", "/srv/web1")
+
+
 def test_the_collection_is_built_and_installed(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
