@@ -196,7 +196,7 @@ def test_an_export_restarts_its_domain_where_that_is_asked_for(converge: Callabl
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(
-    site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute, ordinary: str
+    site: Lab, ordinary: str, converge: Callable[..., str], foretold: Callable[..., str]
 ) -> None:
     converge([])
     boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
