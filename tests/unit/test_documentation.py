@@ -30,7 +30,7 @@ FRAGMENTS: dict[Key, str] = {
     ("tests/harness/README.md", "In pytest", 0): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
     ("roles/simulated_datastore/README.md", "Test a role as it is", 0): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
     ("tests/harness/README.md", "Containers, and without root", 0): "begins a shell; the tests of the simulated datastore give it a directory of their own",
-    ("tests/harness/README.md", "Test a role as it is", 0): "installs helpers for mount(8) on this machine; test_mount_helpers.py does so in a place of its own",
+    ("tests/harness/README.md", "Test a role as it is", 0): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
     ("tests/harness/README.md", "The simulated datastore", 0): "installs on this machine; script/lib.sh does the same with pinned versions",
     ("tests/harness/README.md", "The simulated datastore", 1): "test_command_line.py runs these commands, with directories of its own",
     ("tests/harness/README.md", "The datastore in pytest", 0): "parts are left out of it; test_fixtures.py runs each of these fixtures",
