@@ -7,10 +7,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.records import replace
 from ansible_collections.granary.vmstore.plugins.module_utils._host import virtiofsd_wrapper
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd_wrapper import Found, Refused, check_maps, difference, find_directory, identify
 
