@@ -35,7 +35,7 @@ def link_collection() -> None:
 # Tests look at what files take on a disk, and /tmp may be memory, as on a new Debian 13.
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
-sys.path.insert(0, str(COLLECTIONS))
+sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
 # Tests also start Python and Ansible as processes of their own.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)

@@ -14,7 +14,9 @@ class ModuleDocFragment:
 options: {}
 attributes:
   check_mode:
-    description: Says what would be done and changes nothing.
+    description:
+      - Says what would be done and changes nothing.
+      - Where something is missing that an earlier task may bring, such as a package, a datastore or a device, it warns of that and reports a change.
   diff_mode:
     description: Shows each change with the values before and after it.
   idempotent:
@@ -32,6 +34,7 @@ attributes:
     support: full
     details:
       - This module never changes anything.
+      - In check mode, it is skipped where what it reads is missing, because an earlier task may make it.
   diff_mode:
     support: N/A
     details:

@@ -44,6 +44,8 @@ attributes:
     support: full
     details:
       - Whether the guest will release a device that is to be unplugged can't be known before it was asked to.
+      - Where libvirt, the wrapper, the domain or the image is missing, RV(device) has only what can be told. The tag and mount point of an image that isn't in
+        the catalog yet are those that the next new image gets.
   diff_mode:
     support: full
   idempotent:

@@ -110,6 +110,21 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
+def ordinary(site: Lab, execute: Callable[..., str]) -> Iterator[str]:
+    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export while it runs."""
+    guest = site.guest("cold")
+    definition = execute("hv1", "virsh", "dumpxml", "--inactive", "--security-info", guest.name)
+    assert "<memoryBacking>" not in definition
+    guest.start()
+    try:
+        guest.wait_ready()
+        yield guest.name
+    finally:
+        execute("hv1", "virsh", "destroy", guest.name, check=False)
+        execute("hv1", "virsh", "define", "/dev/stdin", stdin=definition)
+
+
+@pytest.fixture
 def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
     """Make a directory on a host that the mapped root of guests owns; it is gone after the test."""
     made: list[tuple[str, str]] = []

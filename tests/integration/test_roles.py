@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from documentation import ROOT, block
 from lab import Lab
 
 Playbook = Callable[..., str]
@@ -23,8 +26,17 @@ ROLES = ("granary.vmstore.hypervisor", "granary.vmstore.frontend")
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 CONFIGURATION = "/etc/granary-vmstore/virtiofsd.json"
 
+#: A domain that is never started. {}: its name.
+DOMAIN = """
+<domain type='qemu'>
+  <name>{}</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+</domain>
+"""
+
 #: One host for each state that a test finds a host in.
-HOSTS = {"fresh": "debian13", "aged": "debian12", "blank": "debian13", "taken": "debian13", "strange": "debian13"}
+HOSTS = dict.fromkeys(("fresh", "blank", "bare", "documented", "taken", "strange"), "debian13") | {"aged": "debian12"}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +65,13 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
     return run
 
 
+def changes(output: str) -> dict[str, int]:
+    """What changed on each host."""
+    return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
+
+
 def changed(output: str) -> int:
-    return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
+    return sum(changes(output).values())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +83,9 @@ def ready(roles: Playbook, execute: Execute) -> str:
     foretold = roles(hosts, "--check", "--diff")
     assert "+oneadmin:100000:65536" in foretold
     assert [execute(host, "sh", "-c", look) for host in ("fresh", "aged")] == before
-    assert changed(roles(hosts)) > 0
+    done = changes(roles(hosts))
+    assert done == changes(foretold)
+    assert min(done.values()) > 0
     return hosts
 
 
@@ -155,6 +174,120 @@ def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Ex
 def test_packages_are_not_looked_for_when_all_are_there(roles: Playbook) -> None:
     # The lab's hosts reach no package archive, and have no package lists.
     assert "skipping: [fresh]" in roles("fresh").split("Install the missing packages]")[1].split("TASK")[0]
+
+
+#: What a new hypervisor lacks, and what the play on it needs.
+PACKAGES = ("libvirt-clients", "libvirt-daemon-system", "python3-libvirt", "uidmap", "virtiofsd", "xorriso")
+
+
+@pytest.fixture(scope="module")
+def bare(execute: Execute) -> str:
+    """A host without libvirt and what belongs to it."""
+    execute("bare", "dpkg", "--purge", "--force-depends", *PACKAGES)
+    execute("bare", "rm", "-rf", "/etc/apparmor.d/usr.sbin.libvirtd")
+    return "bare"
+
+
+@pytest.fixture
+def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
+    """Run a playbook, a text or one of the collection, and return what Ansible printed."""
+
+    def run_playbook(text: str, *arguments: str | Path) -> str:
+        playbook = text
+        if "\n" in text:
+            (tmp_path / "play.yml").write_text(text, encoding="utf-8")
+            playbook = str(tmp_path / "play.yml")
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments, playbook]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run_playbook
+
+
+@pytest.mark.parametrize("host", ["blank", "bare"])
+def test_a_play_can_be_checked_before_the_roles_have_run(run: Callable[..., str], execute: Execute, bare: str, host: str) -> None:
+    """The play for the host; that for the guest is test_readme.py's."""
+    execute(host, "mkdir", "-p", "/srv/site")
+    play = yaml.safe_load(block("README.md", "A playbook that works").text.replace("kvm1", host))[:1]
+    play[0]["tasks"].append({"ansible.builtin.debug": {"msg": "at {{ export.device.mount_tag }} and {{ export.device.mount_point }}"}})
+    done = run(f"{json.dumps(play)}\n", "--check", "--diff")
+    assert "at one-0 and /mnt/one-fs-0" in done
+    said = " ".join(done.split())
+    assert "/var/lib/one/vmstore is not a directory; the role granary.vmstore.frontend makes the default one. If no task before this one" in said
+    assert ("The Python library of libvirt is not installed" in said) == (host == bare)
+    # Three tasks for the user, one each for the missing packages of two roles, directories, ids; three for the wrapper, one for AppArmor; three modules.
+    assert changes(done) == {host: 13 + (host == bare)}
+    assert execute(host, "ls", "/var/lib/one", WRAPPER, check=False) == ""
+
+
+def test_the_example_site_can_be_checked_before_anything_of_it_is_there(run: Callable[..., str], bare: str, tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory"
+    shutil.copytree(ROOT / "examples" / "inventory", inventory)
+    for path in inventory.rglob("*.yml"):
+        text = path.read_text()
+        for name, host in (("front", bare), ("kvm1", "blank"), ("kvm2", bare)):
+            text = text.replace(f"{name}.example.com", host)
+        path.write_text(text)
+    done = run("granary.vmstore.site", "-i", inventory, "--check")
+    assert {host: number > 0 for host, number in changes(done).items() if host in (bare, "blank")} == {bare: True, "blank": True}
+
+
+def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> None:
+    """Two domains, which never run, get a directory each."""
+    for name in ("first", "second"):
+        execute("fresh", "sh", "-euc", 'mkdir -p "/srv/$0"; chown 100000:100000 "/srv/$0"; printf %s "$1" | virsh define /dev/stdin', name, DOMAIN.format(name))
+    exports = [{"domain": name, "source": f"/srv/{name}", "mount_tag": name, "cache": "auto"} for name in ("first", "second")]
+    role = ["granary.vmstore.hypervisor"]
+    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
+    assert "virtiofs" not in execute("fresh", "virsh", "dumpxml", "first")
+    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 1
+    for name in ("first", "second"):
+        assert f"<source dir='/srv/{name}'/>" in execute("fresh", "virsh", "dumpxml", name)
+    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 0
+    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 0
+    gone = [{**exports[0], "state": "absent"}, exports[1]]
+    assert changed(roles("fresh", roles=role, hypervisor_exports=gone)) == 1
+    assert ["virtiofs" in execute("fresh", "virsh", "dumpxml", name) for name in ("first", "second")] == [False, True]
+    said = roles("fresh", roles=role, fails=True, hypervisor_exports=[{"domain": "first", "directory": "/srv"}])
+    assert "hypervisor_exports.directory. Supported parameters include" in said
+    for name in ("first", "second"):
+        execute("fresh", "virsh", "undefine", name)
+
+
+def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execute) -> None:
+    frontend = block("roles/frontend/README.md", "granary.vmstore.frontend").text.replace("vmstore_frontend", "documented")
+    hypervisor = block("roles/hypervisor/README.md", "granary.vmstore.hypervisor").text.replace("vmstore_hypervisors", "documented")
+    execute("documented", "sh", "-euc", "mkdir -p /srv/web1 /srv/models; chown 100000:100000 /srv/web1")
+    execute("documented", "sh", "-euc", 'printf %s "$0" | virsh define /dev/stdin', DOMAIN.format("web1"))
+    assert changed(run(frontend)) > 0
+    assert changed(run(hypervisor)) > 0
+    assert changed(run(frontend + hypervisor)) == 0
+    assert execute("documented", "stat", "--format=%U", "/var/lib/one/vmstore").strip() == "oneadmin"
+    assert json.loads(execute("documented", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
+    described = execute("documented", "virsh", "dumpxml", "web1")
+    assert re.findall(r"<(?:source|target) dir='(.*)'/>|(<readonly/>)", described) == [
+        ("/srv/web1", ""),
+        ("web1", ""),
+        ("/srv/models", ""),
+        ("models", ""),
+        ("", "<readonly/>"),
+    ]
+
+
+def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execute: Execute) -> None:
+    """Also the way back to the front-end's own script."""
+    script = "/var/lib/one/remotes/datastore/fs/cp"
+    execute("documented", "sh", "-euc", "getent passwd oneadmin || useradd --system oneadmin")
+    execute("documented", "sh", "-euc", 'mkdir -p /var/lib/one/remotes/tm "${0%/*}"; echo "echo own" >"$0"; chown -R oneadmin: /var/lib/one', script)
+    playbook = block("roles/opennebula_drivers/README.md", "granary.vmstore.opennebula_drivers").text.replace("opennebula_frontend", "documented")
+    foretold = changes(run(playbook, "--check"))
+    assert changes(run(playbook)) == foretold
+    assert "granary" in execute("documented", "cat", script)
+    assert changed(run(playbook)) == 0
+    execute("documented", "sh", "-euc", block("roles/opennebula_drivers/README.md", "The way back").text)
+    assert execute("documented", "cat", script) == "echo own\n"
+    assert execute("documented", "stat", "--format=%U %a", script) == "oneadmin 755\n"
 
 
 @pytest.mark.usefixtures("ready")

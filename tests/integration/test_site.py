@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from documentation import block
 from lab import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +33,13 @@ def ansible(*arguments: str | Path, fails: bool = False) -> str:
     return done.stdout + done.stderr
 
 
+def changes(output: str) -> dict[str, int]:
+    """What changed on each host."""
+    return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
+
+
 def changed(output: str) -> int:
-    return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
+    return sum(changes(output).values())
 
 
 # What needs no host
@@ -104,15 +110,19 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
     }
-    groups = {"vmstore_frontend": "hv1", "vmstore_hypervisors": "hv1", "vmstore_guests": "hot"}
+    groups = {"vmstore_frontend": ["hv1"], "vmstore_hypervisors": ["hv1"], "vmstore_guests": ["hot"]}
     seen: dict[str, dict[str, Any]] = {}
 
-    def run(exports: list[dict[str, Any]], *arguments: str, **variables: Any) -> str:
+    def run(exports: list[dict[str, Any]], *arguments: str, guest: str | None = None, **variables: Any) -> str:
+        if guest is not None and guest not in groups["vmstore_guests"]:
+            groups["vmstore_guests"].append(guest)
         seen.update({f"{one['domain']} {one['image']}": one for one in exports})
         inventory = tmp_path / "site.yml"
-        children = {name: {"hosts": {host: None}} for name, host in groups.items()}
+        children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
         inventory.write_text(yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}}))
-        return ansible("-i", site.inventory, "-i", inventory, "granary.vmstore.site", *arguments)
+        command = block("README.md", "A playbook that works", 1).text.split()
+        assert command[:3] == ["ansible-playbook", "-i", "inventory"]
+        return ansible("-i", site.inventory, "-i", inventory, *command[3:], *arguments)
 
     execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
     yield run
@@ -122,17 +132,28 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
     execute("hv1", "rm", "-rf", "/mnt/site")
 
 
-def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], execute: Execute) -> None:
+@pytest.fixture
+def foretold(converge: Callable[..., str]) -> Callable[..., str]:
+    """Run the playbook in check mode and then really; the changes on each host are those that were foretold."""
+
+    def run(*arguments: Any, **variables: Any) -> str:
+        told = converge(*arguments, "--check", **variables)
+        done = converge(*arguments, **variables)
+        assert changes(told) == changes(done), told + done
+        return done
+
+    return run
+
+
+def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute) -> None:
+    converge([])
     export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/site", "mount_options": ["noatime"]}
-    converge([export])
+    foretold([export])
     assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
     assert changed(converge([export])) == 0
 
     gone = {**export, "state": "absent"}
-    foretold = converge([gone], "--check")
-    assert changed(foretold) > 0
-    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "hot")
-    converge([gone])
+    assert changed(foretold([gone])) == 2
     assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/site", check=False) == ""
     assert "/srv/site" not in site.ssh("hot", "cat", "/etc/fstab")
     for arguments in (["hot"], ["--inactive", "hot"]):
@@ -140,12 +161,11 @@ def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], execu
     assert changed(converge([gone])) == 0
 
 
-def test_a_mount_moves(site: Lab, converge: Callable[..., str]) -> None:
+def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callable[..., str]) -> None:
     export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/old"}
     converge([export])
     moved = {**export, "mount_point": "/srv/new"}
-    foretold = converge([moved], "--check")
-    assert changed(converge([moved])) == changed(foretold)
+    foretold([moved])
     assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == ["/srv/new"]
     assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
     assert changed(converge([moved])) == 0
@@ -175,7 +195,19 @@ def test_an_export_restarts_its_domain_where_that_is_asked_for(converge: Callabl
     assert changed(converge([export])) == 0
 
 
-def test_images_with_data_are_kept(converge: Callable[..., str], execute: Execute) -> None:
+def test_a_guest_has_the_mount_once_its_domain_was_restarted(
+    site: Lab, ordinary: str, converge: Callable[..., str], foretold: Callable[..., str]
+) -> None:
+    converge([])
+    boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
+    export = {"host": "hv1", "domain": ordinary, "image": "site_rw", "restart": "when_needed", "mount_point": "/srv/site"}
+    foretold([export], guest=ordinary)
+    assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == ["/srv/site"]
+    assert changed(converge([export])) == 0
+
+
+def test_images_with_data_are_kept(converge: Callable[..., str], foretold: Callable[..., str], execute: Execute) -> None:
     datastores = [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}, {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"}]
     images = [
         {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True},
@@ -183,7 +215,7 @@ def test_images_with_data_are_kept(converge: Callable[..., str], execute: Execut
         {"name": "copy", "datastore": "disks", "clone_from": "empty", "driver": "raw"},
     ]
     try:
-        converge([], vmstore_datastores=datastores, vmstore_images=images)
+        foretold([], vmstore_datastores=datastores, vmstore_images=images)
         listed = execute("hv1", "sh", "-c", "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done")
         assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
         assert changed(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0

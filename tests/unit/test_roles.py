@@ -23,8 +23,9 @@ LISTS = [
         *("site", "vmstore_exports", "virtiofs_export"),
         {"attachment", "catalog", "source"},
         {"guest", "mount_options"},
-        ["playbooks/site.yml", "playbooks/tasks/catalog.yml"],
+        [],
     ),
+    ("hypervisor", "hypervisor_exports", "virtiofs_export", set(), set(), ["roles/hypervisor/tasks/exports.yml"]),
     ("virtiofs_guest", "virtiofs_guest_mounts", "virtiofs_mount", set(), set(), ["roles/virtiofs_guest/tasks/main.yml"]),
 ]
 CASES = pytest.mark.parametrize(("role", "variable", "module", "not_given", "own", "files"), LISTS, ids=[case[1] for case in LISTS])
@@ -60,3 +61,10 @@ def test_they_are_of_the_same_types(role: str, variable: str, module: str, not_g
 def test_they_reach_the_module(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
     passed = {name for file in files for name in re.findall(r"\bitem(?:\.item)?\.([a-z_]+)", (ROOT / file).read_text())}
     assert not files or options_of_role(role, variable).keys() - passed == set()
+
+
+def test_the_site_gives_the_role_each_export_as_it_is_but_for_what_the_claim_has_decided() -> None:
+    site, catalog = ((ROOT / "playbooks" / name).read_text() for name in ("site.yml", "tasks/catalog.yml"))
+    claim = yaml.safe_load(re.search(r"    - name: Claim images for domains\n(.*?)\n      loop:", catalog, re.DOTALL)[1])
+    decided = yaml.safe_load(re.search(r"vmstore_decided: (.*)", site)[1])
+    assert set(decided) == claim["granary.vmstore.image_attachment"].keys() - {"host", "domain"} | {"guest", "mount_options", "state"}

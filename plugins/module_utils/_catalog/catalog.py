@@ -23,7 +23,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
 from .._core.directory import descriptor_path, is_writable_for_others, opened_directory, opened_parent, sync_opened
-from .._core.errors import FULL, CatalogFailed, NoSpace, NotFound, from_os_error, os_errors
+from .._core.errors import FULL, CatalogFailed, DependencyNotFound, NoSpace, from_os_error, os_errors
 from .._core.identity import Identity, acting_as, owner_of
 from .._core.records import dataclass
 from .._core.temporary import create_temporary
@@ -128,8 +128,14 @@ class Catalog:
 
 
 def catalog_exists(path: str) -> bool:
-    """:raises CatalogFailed: as :func:`open_catalog`, where a catalog can't be at ``path``."""
-    place = locate_catalog(path)
+    """Return whether there is a catalog. Where its directory is missing, there is none.
+
+    :raises CatalogFailed: as :func:`open_catalog`, where a catalog can't be at ``path``.
+    """
+    try:
+        place = locate_catalog(path)
+    except DependencyNotFound:
+        return False
     with acting_as(place.owner):
         return os.path.lexists(place.path)
 
@@ -184,7 +190,7 @@ def _check_file(path: str, place: CatalogPlace) -> None:
     :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
     """
     if not os.path.lexists(place.path):
-        raise NotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
+        raise DependencyNotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
     if not stat.S_ISREG(os.lstat(place.path).st_mode):
         raise CatalogFailed(f"The catalog {path} is not a regular file.")
     _check_owner(place)
@@ -218,6 +224,7 @@ def _prepare_writing(catalog: Catalog) -> None:
 def locate_catalog(path: str) -> CatalogPlace:
     """Find out where the catalog is, or will be. A network file system is refused before it is asked anything: its server may be dead.
 
+    :raises DependencyNotFound: its directory is missing.
     :raises CatalogFailed: a catalog can't be there, or others than the owner of its directory could replace it.
     :raises PathNotAllowed: another user's symbolic link leads there.
     """
@@ -230,7 +237,7 @@ def locate_catalog(path: str) -> CatalogPlace:
         check_local(os.path.dirname(place.path))
     except (FileNotFoundError, NotADirectoryError) as error:
         message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
-        raise CatalogFailed(message) from error
+        raise DependencyNotFound(message) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
     _check_reachable(place)

@@ -74,6 +74,14 @@ class NotFound(VmstoreError):
     """Something referred to by name or id doesn't exist."""
 
 
+class DependencyMissing(VmstoreError):
+    """Something is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain. In check mode it brings nothing."""
+
+
+class DependencyNotFound(DependencyMissing, NotFound):
+    """Something that an earlier task may make, and that is referred to by name or id."""
+
+
 class NoSpace(VmstoreError):
     """A file system is full (ENOSPC) or a quota is used up (EDQUOT)."""
 
@@ -96,6 +104,10 @@ class LockTimeout(VmstoreError):
 
 class LibvirtFailed(VmstoreError):
     """libvirt can't be reached or refused a call."""
+
+
+class LibvirtMissing(DependencyMissing, LibvirtFailed):
+    """libvirt, or its Python library, isn't there."""
 
 
 class CatalogFailed(VmstoreError):
@@ -137,9 +149,12 @@ __all__ = [
     "CatalogFailed",
     "CommandFailed",
     "Conflict",
+    "DependencyMissing",
+    "DependencyNotFound",
     "FileAccessFailed",
     "InvalidInput",
     "LibvirtFailed",
+    "LibvirtMissing",
     "LockTimeout",
     "NoSpace",
     "NotFound",

@@ -10,7 +10,7 @@ import pwd
 import shutil
 from collections.abc import Sequence
 
-from .._core.errors import Conflict, NotFound, UnsupportedAction
+from .._core.errors import DependencyNotFound
 from .._core.idmap import IdMap
 from . import subid
 from .domain_ids import read_allocations
@@ -20,41 +20,41 @@ SPEC_RANGE = (100000, 65536)
 
 
 def check_account(user: str) -> None:
-    """:raises NotFound: this host has no such account."""
+    """:raises DependencyNotFound: this host has no such account."""
     try:
         pwd.getpwnam(user)
     except (KeyError, ValueError) as error:  # ValueError: no name of an account can be like this
-        raise NotFound(f"service_user: this host has no account {user!r}; the role granary.vmstore.hypervisor makes it.") from error
+        raise DependencyNotFound(f"service_user: this host has no account {user!r}; the role granary.vmstore.hypervisor makes it.") from error
 
 
 def check_tools() -> None:
-    """:raises UnsupportedAction: newuidmap or newgidmap isn't installed."""
+    """:raises DependencyNotFound: newuidmap or newgidmap isn't installed."""
     for tool in ("newuidmap", "newgidmap"):
         if shutil.which(tool) is None:
-            raise UnsupportedAction(f"The program {tool} is not installed on this host and no id can be mapped without it: install the package uidmap.")
+            raise DependencyNotFound(f"The program {tool} is not installed on this host and no id can be mapped without it: install the package uidmap.")
 
 
 def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
     """Guest id 0 on the first id of the user's first range that no domain has for itself, for the whole of that range.
 
     :arg kind: ``uid`` or ``gid``.
-    :raises Conflict: the user has no range; the message says which line to add.
+    :raises DependencyNotFound: the user has no range; the message says which line to add.
     """
     own = {(one.start, one.count) for one in read_allocations().values()}
     ranges = [one for one in subid.ranges_of(user, kind, etc) if (one.start, one.count) not in own]
     if not ranges:
-        raise Conflict(f"The user {user!r} has no subordinate {kind}s: {_remedy(user, kind, *SPEC_RANGE, etc)}.")
+        raise DependencyNotFound(f"The user {user!r} has no subordinate {kind}s: {_remedy(user, kind, *SPEC_RANGE, etc)}.")
     return IdMap(0, ranges[0].start, ranges[0].count)
 
 
 def check_maps(user: str, kind: str, maps: Sequence[IdMap], etc: str = "/etc") -> None:
-    """:raises Conflict: a map leads out of the user's subordinate ids; the message says which line to add."""
+    """:raises DependencyNotFound: a map leads out of the user's subordinate ids; the message says which line to add."""
     ranges = subid.ranges_of(user, kind, etc)
     for one in maps:
         if not covered(ranges, one.target, one.count):
             owned = ", ".join(f"{found.start}:{found.count}" for found in ranges) or "none"
             remedy = _remedy(user, kind, one.target, one.count, etc)
-            raise Conflict(f"{kind}_map: {str(one)!r} leads out of the subordinate {kind}s of {user!r} ({owned}): {remedy}.")
+            raise DependencyNotFound(f"{kind}_map: {str(one)!r} leads out of the subordinate {kind}s of {user!r} ({owned}): {remedy}.")
 
 
 def _remedy(user: str, kind: str, start: int, count: int, etc: str) -> str:

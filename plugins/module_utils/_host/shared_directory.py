@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from .._core.errors import InvalidInput, NotFound, StaleState, from_os_error
+from .._core.errors import DependencyNotFound, InvalidInput, StaleState, from_os_error
 from .._core.idmap import IdMap
 from .idmap_check import host_id
 from .made_directory import Ownership
@@ -20,7 +20,7 @@ class HeldDirectory:
     """An open directory (O_PATH, so that nothing in it is read) whose path holds no symbolic link.
 
     :arg option: the option that named it, for messages.
-    :raises NotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput: it is no directory.
+    :raises DependencyNotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput: it is no directory.
     """
 
     def __init__(self, option: str, path: str) -> None:
@@ -35,7 +35,7 @@ class HeldDirectory:
             descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             where = "it has to be there at the same path as on the front-end"
-            raise NotFound(f"{self.option}: the directory {self.path!r} is not on this host; {where}.") from error
+            raise DependencyNotFound(f"{self.option}: the directory {self.path!r} is not on this host; {where}.") from error
         except NotADirectoryError as error:
             raise InvalidInput(self.option, self.path, "a directory is expected") from error
         except OSError as error:

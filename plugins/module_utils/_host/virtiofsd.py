@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 from .._core.command import run
-from .._core.errors import InvalidInput, UnsupportedAction
+from .._core.errors import DependencyNotFound, InvalidInput
 from .._core.files import read_text
 from .._core.paths import absolute
 from .._core.records import dataclass
@@ -42,7 +42,7 @@ def find_daemon(binary: str | None) -> Daemon:
     What it can do is read from its ``--help``: the C implementation and old releases lack options.
 
     :raises InvalidInput: ``binary`` isn't the absolute path of a program.
-    :raises UnsupportedAction: there is none on this host.
+    :raises DependencyNotFound: there is none on this host.
     :raises CommandFailed: it doesn't run.
     """
     if binary is not None:
@@ -52,7 +52,7 @@ def find_daemon(binary: str | None) -> Daemon:
     else:
         path = described_daemon()
         if path is None:
-            raise UnsupportedAction("There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of qemu-system-common).")
+            raise DependencyNotFound("There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of qemu-system-common).")
     completed = run([path, "--help"], timeout=20)
     words = (completed.stdout + completed.stderr).split()
     return Daemon(path, _is_script(path), "--uid-map" in words, "--readonly" in words)

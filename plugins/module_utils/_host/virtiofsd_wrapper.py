@@ -22,8 +22,7 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
-
-from .._core.records import asdict, dataclass
+from dataclasses import asdict, dataclass
 
 DAEMON = "/usr/libexec/virtiofsd"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from .._core.errors import InvalidInput, LibvirtFailed, LockTimeout, NotFound
+from .._core.errors import DependencyNotFound, InvalidInput, LibvirtFailed, LibvirtMissing, LockTimeout, NotFound
 from .._core.locks import retry_until
 
 DEFAULT_URI = "qemu:///system"
@@ -27,12 +27,12 @@ REQUEST_INTERVAL = 15
 def load_libvirt() -> ModuleType:
     """The Python library of libvirt.
 
-    :raises LibvirtFailed: it isn't installed for this interpreter.
+    :raises LibvirtMissing: it isn't installed for this interpreter.
     """
     try:
         return importlib.import_module("libvirt")
     except ImportError as error:
-        raise LibvirtFailed(
+        raise LibvirtMissing(
             f"The Python library of libvirt is not installed for {sys.executable}: install the package python3-libvirt on this host "
             "and let ansible_python_interpreter name the interpreter that the package belongs to (/usr/bin/python3)."
         ) from error
@@ -53,7 +53,7 @@ class Hypervisor:
     """An open connection to the libvirt at ``uri``. It is closed with the process.
 
     :arg read_only: changes nothing and is shown no secrets. Most hosts allow that to every user.
-    :raises LibvirtFailed: libvirt doesn't answer.
+    :raises LibvirtMissing: libvirt doesn't answer.
     """
 
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
@@ -62,7 +62,7 @@ class Hypervisor:
         try:
             self._connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
         except self.libvirt.libvirtError as error:
-            raise LibvirtFailed(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
+            raise LibvirtMissing(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:
@@ -100,11 +100,11 @@ class Hypervisor:
     def domain(self, reference: str) -> Domain:
         """As :meth:`find_domain`.
 
-        :raises NotFound: there is no such domain.
+        :raises DependencyNotFound: there is no such domain.
         """
         found = self.find_domain(reference)
         if found is None:
-            raise NotFound(f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host.")
+            raise DependencyNotFound(f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host.")
         return found
 
     def domains(self) -> list[Domain]:

@@ -11,12 +11,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .._catalog.catalog import DEFAULT_LOCATION, Catalog
+from .._catalog.catalog import DEFAULT_LOCATION, Catalog, locate_catalog
 from .._catalog.datastores import FIRST_ID, Datastore, all_datastores, delete_datastore, find_datastore, insert_datastore, update_datastore
 from .._catalog.images import find_images
 from .._core import records
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound
+from .._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
 from .._core.names import check_host, check_name
 from .._core.paths import absolute, is_within, real_path
 from .._core.plan import Action, Plan
@@ -67,6 +67,7 @@ class DatastoreService(CatalogService):
     def plan(self) -> Plan:
         plan = Plan()
         if self.create and self.missing:
+            self._check_place(plan)
             # The catalog is made before the plan is committed; a plan that is refused is refused before that.
             plan.actions.append(Action("create catalog", self.path, None, {"datastores": [one.name for one in all_datastores(self.catalog)]}, lambda: None))
         found = find_datastore(self.catalog, self.name if self.id is None else self.id)
@@ -86,6 +87,15 @@ class DatastoreService(CatalogService):
             plan.actions.append(Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), apply))
         plan.result["datastore"] = wanted.as_dict()
         return plan
+
+    def _check_place(self, plan: Plan) -> None:
+        """
+        :raises DependencyNotFound: the catalog's directory is missing.
+        """
+        try:
+            locate_catalog(self.path)
+        except DependencyNotFound as error:
+            self.lack(plan, error, is_planned=True)
 
     def _new(self) -> Datastore:
         if self.id is not None:

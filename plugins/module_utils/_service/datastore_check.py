@@ -19,7 +19,7 @@ from typing import Any
 from .._catalog.images import Image, delete_image, find_image, find_images, image_name, update_image
 from .._core import records
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
+from .._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._driver.base import DatastoreDriver
@@ -101,7 +101,7 @@ class DatastoreCheckService(CatalogService):
 
     def plan(self) -> Plan:
         if self.missing:
-            raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
+            raise DependencyNotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
         self._plan = Plan()
         read_data = self.options["checksums"] and self._checksums is None
         self._checksums = self._checksums or {}

@@ -15,7 +15,7 @@ from .._catalog.datastores import Datastore, all_datastores, find_datastore
 from .._catalog.images import Image, find_images
 from .._core import records
 from .._core.arguments import ArgumentSpec
-from .._core.errors import NotFound, VmstoreError
+from .._core.errors import DependencyNotFound, VmstoreError
 from .._driver.base import OPTIONAL_ACTIONS, DriverInfo
 from .._driver.registry import datastore_driver
 from .catalog import CATALOG_OPTIONS, reading
@@ -35,7 +35,7 @@ DATASTORE_INFO_SPEC = ArgumentSpec(
 def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     """Every datastore, or one by name or id, each with its capacity and its images, or why they couldn't be read, and its driver's abilities.
 
-    :raises NotFound: there is none of that name or id.
+    :raises DependencyNotFound: there is none of that name or id.
     """
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
@@ -46,13 +46,13 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
 def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
     """All, or the one of this name or id.
 
-    :raises NotFound: there is none.
+    :raises DependencyNotFound: there is none.
     """
     if name is None:
         return all_datastores(catalog)
     found = find_datastore(catalog, name)
     if found is None:
-        raise NotFound(f"name: there is no datastore {name!r} in the catalog {catalog.path}.")
+        raise DependencyNotFound(f"name: there is no datastore {name!r} in the catalog {catalog.path}.")
     return [found]
 
 

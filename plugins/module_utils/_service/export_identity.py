@@ -39,7 +39,7 @@ def decide_maps(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, ob
 
     :arg user: the service user, whose subordinate ids are the default.
     :arg obstacle: why this host can't map, from :func:`map_obstacle`.
-    :raises UnsupportedAction: the host can't map; :raises Conflict: the maps lead out of the user's subordinate ids.
+    :raises UnsupportedAction: the host can't map; :raises DependencyNotFound: the maps lead out of the user's subordinate ids.
     :raises InvalidInput: a map lacks the guest's id 0.
     """
     if obstacle is not None:
@@ -70,7 +70,7 @@ def check_domain_range(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: 
     """Refuse a range for the domain alone where it can't be had.
 
     :arg obstacle: why this host can't map, from :func:`map_obstacle`.
-    :raises UnsupportedAction: the host can't map; :raises InvalidInput: maps were given; :raises NotFound: there is no such user.
+    :raises UnsupportedAction: the host can't map; :raises InvalidInput: maps were given; :raises DependencyNotFound: there is no such user.
     """
     if obstacle is not None:
         raise UnsupportedAction(f"subid: ids of the domain alone can't be had on this host, because {obstacle}.")

@@ -21,7 +21,19 @@ from .._catalog.images import Image, delete_image, insert_image, update_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk
 from .._core import records
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, FileAccessFailed, InvalidInput, NoSpace, NotFound, PartlyDone, UnsupportedAction, VmstoreError, printable
+from .._core.errors import (
+    Conflict,
+    DependencyMissing,
+    DependencyNotFound,
+    FileAccessFailed,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    PartlyDone,
+    UnsupportedAction,
+    VmstoreError,
+    printable,
+)
 from .._core.names import LONGEST_NAME
 from .._core.plan import Action, Plan, nothing
 from .._core.secrets import withheld
@@ -161,13 +173,16 @@ class ImageService(CatalogService):
             if number not in self._data.failed:
                 try:
                     images.append(self._plan_image(number, wish))
+                except DependencyMissing as error:
+                    self.lack(self._plan, error if not self.many else DependencyMissing(self._located(number, str(error))))
                 except VmstoreError as error:
                     raise self._located_error(number, error) from error
         for number, warnings in self._data.warnings.items():
             for warning in warnings:
                 self._plan.warn_once(self._located(number, warning))
         if self.missing and self._plan.changed:
-            raise NotFound(f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end.")
+            message = f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
+            self.lack(self._plan, DependencyNotFound(message), is_planned=True)
         if self._data_first and self._plan.changed:
             self._plan.actions[0] = prepared(self._plan.actions[0], self._remove_all_data_first, nothing)
         present = [image for image in images if image is not None]
@@ -216,7 +231,7 @@ class ImageService(CatalogService):
         reference = found.datastore_id if wish.datastore is None and found is not None else str(wish.datastore)
         datastore = self._known.datastore(reference)
         if datastore is None:
-            raise NotFound(f"datastore: there is no datastore {reference!r} in the catalog {self.path}.")
+            raise DependencyNotFound(f"datastore: there is no datastore {reference!r} in the catalog {self.path}.")
         if found is not None and found.datastore_id != datastore.id:
             old = self._known.datastore(found.datastore_id)
             raise Conflict(f"datastore: the image {found.name!r} is in the datastore {old and old.name!r} and can't move to {datastore.name!r}.")

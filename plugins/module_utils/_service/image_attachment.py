@@ -18,7 +18,7 @@ from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
 from .._core.arguments import ArgumentSpec, is_integer
-from .._core.errors import CatalogFailed, Conflict, InvalidInput, NotFound, UnsupportedAction
+from .._core.errors import CatalogFailed, Conflict, DependencyNotFound, InvalidInput, UnsupportedAction
 from .._core.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
 from .._core.mount_names import check_mount_point, check_mount_tag
 from .._core.names import check_domain, check_host, check_name
@@ -112,7 +112,7 @@ def resolve_attachment(
 
     What isn't given is the image's. Call it in the transaction that records the answer.
 
-    :raises NotFound: no such image; :raises UnsupportedAction: one that isn't a directory.
+    :raises DependencyNotFound: no such image; :raises UnsupportedAction: one that isn't a directory.
     :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
     :raises InvalidInput: a value can't be used; ``read_only`` is false for an image that is read-only.
     :raises Conflict: another domain uses the image and it can't be shared, or another image has this tag or mount point in this domain.
@@ -121,7 +121,7 @@ def resolve_attachment(
     check_domain("domain", domain)
     found = find_image(catalog, image)
     if found is None:
-        raise NotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
+        raise DependencyNotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
     if found.mount_tag is None or found.mount_point is None:
         raise UnsupportedAction(f"image: {found.name!r} is of type {found.type!r}, and only images of type 'filesystem' are attached as directories.")
     datastore = find_datastore(catalog, found.datastore_id)

@@ -12,7 +12,7 @@ from typing import Any
 from .._catalog.datastores import all_datastores, find_datastore
 from .._catalog.images import find_image, find_images
 from .._core.arguments import ArgumentSpec
-from .._core.errors import NotFound
+from .._core.errors import DependencyNotFound
 from .catalog import CATALOG_OPTIONS, reading
 from .image_attachment import attachments
 
@@ -22,7 +22,7 @@ IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "
 def image_info(options: Mapping[str, Any]) -> dict[str, object]:
     """Every image, those of one datastore, or one by name or id, each with the domains that use it.
 
-    :raises NotFound: there is no such image or datastore.
+    :raises DependencyNotFound: there is no such image or datastore.
     """
     with reading(options["catalog"]) as catalog:
         names = {one.id: one.name for one in all_datastores(catalog)}
@@ -31,12 +31,12 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
         if options["datastore"] is not None:
             datastore = find_datastore(catalog, options["datastore"])
             if datastore is None:
-                raise NotFound(f"datastore: there is no datastore {options['datastore']!r} in the catalog {options['catalog']}.")
+                raise DependencyNotFound(f"datastore: there is no datastore {options['datastore']!r} in the catalog {options['catalog']}.")
             found = [one for one in found if one.datastore_id == datastore.id]
         if options["name"] is not None:
             one = find_image(catalog, options["name"])
             if one not in found:
-                raise NotFound(f"name: there is no image {options['name']!r} in the catalog {options['catalog']}.")
+                raise DependencyNotFound(f"name: there is no image {options['name']!r} in the catalog {options['catalog']}.")
             found = [one]
         return {
             "images": [

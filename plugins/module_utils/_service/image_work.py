@@ -16,7 +16,7 @@ from .._catalog.datastores import find_datastore
 from .._catalog.images import Image, find_image
 from .._catalog.reserve import LOCK_SUFFIX
 from .._catalog.vm_disks import find_vm_disks
-from .._core.errors import CatalogFailed, NotFound
+from .._core.errors import CatalogFailed, DependencyNotFound, NotFound
 from .._core.locks import locked
 from .._core.plan import Plan, nothing
 from .._driver.base import DatastoreDriver
@@ -45,11 +45,11 @@ class ImageWorkService(CatalogService):
 
     def image(self) -> Image:
         """
-        :raises NotFound: there is no such image.
+        :raises DependencyNotFound: there is no such image.
         """
         found = find_image(self.catalog, self.reference)
         if found is None:
-            raise NotFound(f"image: there is no image {self.options['image']!r} in the catalog {self.path}.")
+            raise DependencyNotFound(f"image: there is no image {self.options['image']!r} in the catalog {self.path}.")
         return found
 
     def driver(self, image: Image) -> DatastoreDriver:

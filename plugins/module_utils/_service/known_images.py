@@ -14,7 +14,7 @@ from .._catalog.catalog import Catalog
 from .._catalog.datastores import Datastore, all_datastores
 from .._catalog.images import Image, find_images
 from .._catalog.vm_disks import VmDisk, find_vm_disks
-from .._core.errors import Conflict, NotFound
+from .._core.errors import Conflict, DependencyNotFound
 from .._driver.base import DatastoreDriver
 from .datastore import driver_of
 
@@ -60,11 +60,11 @@ class KnownImages:
 
     def source(self, reference: str) -> Image:
         """
-        :raises NotFound: there is no such image to clone.
+        :raises DependencyNotFound: there is no such image to clone.
         """
         found = self.find(reference)
         if found is None:
-            raise NotFound(f"clone_from: there is no image {reference!r} in the catalog.")
+            raise DependencyNotFound(f"clone_from: there is no image {reference!r} in the catalog.")
         return found
 
     def is_at(self, path: str) -> bool:

@@ -16,8 +16,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
-from .._core.errors import PartlyDone, VmstoreError, from_os_error
-from .._core.plan import Plan
+from .._core.errors import DependencyMissing, PartlyDone, VmstoreError, from_os_error
+from .._core.plan import Action, Plan, nothing
 from .._core.secrets import secrets_of
 
 #: The option whose values are secrets, whatever its names are. Ansible isn't told: it would hide short ones in all that a module returns.
@@ -34,6 +34,9 @@ class Service:
     #: Is told what goes on, one line a call.
     log: Callable[[str], object] = staticmethod(str)
 
+    #: Whether nothing will be changed, and so nothing was by the tasks before.
+    foretelling = False
+
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
         """The lock under which a normal run plans and commits."""
         return contextlib.nullcontext()
@@ -41,6 +44,31 @@ class Service:
     def plan(self) -> Plan:
         """Compare the world with the desired state. Must not change anything."""
         raise NotImplementedError
+
+    def foretell(self) -> Plan:
+        """Plan in check mode, where what earlier tasks would bring is missing."""
+        self.foretelling = True
+        try:
+            return self.plan()
+        except DependencyMissing as error:
+            plan = self.unknown()
+            self.lack(plan, error)
+            return plan
+
+    def unknown(self) -> Plan:
+        """Return the plan without any action for :meth:`foretell`, with what can be told of the result."""
+        return Plan()
+
+    def lack(self, plan: Plan, error: DependencyMissing, *, is_planned: bool = False) -> None:
+        """Raise the error, or in check mode warn of it.
+
+        :arg is_planned: whether the plan has, or gets, the actions that need what is missing. Otherwise one stands for them.
+        """
+        if not self.foretelling:
+            raise error
+        plan.warn_once(f"{error} If no task before this one would bring that, the run fails here.")
+        if not is_planned:
+            plan.actions.append(Action("not known yet", str(error), None, None, nothing))
 
     def converge(self) -> Plan:
         """Make the desired state so, and answer what was done."""
@@ -109,7 +137,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
         service.log = module.log
-        plan = service.plan() if module.check_mode else service.converge()
+        plan = service.foretell() if module.check_mode else service.converge()
     result = _result(module, plan)
     # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer than all the rest.
     module.exit_json(invocation={"module_args": _given(module.params)}, **result)
@@ -152,7 +180,12 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
     module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
-        found = dict(read(module.params))
+        try:
+            found = dict(read(module.params))
+        except DependencyMissing as error:
+            if not module.check_mode:
+                raise
+            module.exit_json(changed=False, skipped=True, msg=f"{error} If no task before this one would bring that, the run fails here.")
     for warning in found.pop("warnings", []):
         module.warn(warning)
     module.exit_json(changed=False, **found)

@@ -19,7 +19,7 @@ from typing import Any
 from .._catalog.catalog import Catalog, read_catalog
 from .._catalog.images import find_image
 from .._core.arguments import ArgumentSpec
-from .._core.errors import Conflict, InvalidInput, LibvirtFailed, NotFound, StaleState, UnsupportedAction, from_os_error
+from .._core.errors import Conflict, DependencyMissing, InvalidInput, LibvirtFailed, LibvirtMissing, NotFound, StaleState, UnsupportedAction, from_os_error
 from .._core.files import remove_durably, write_atomic
 from .._core.idmap import ID_MAP_OPTION, read_id_maps
 from .._core.locks import locked
@@ -33,7 +33,7 @@ from .._host.idmap_check import host_id
 from .._host.share_risks import share_risks
 from .._host.shared_directory import HeldDirectory
 from .._host.submounts import submount_warnings
-from .._host.virtiofsd import WRAPPER, default_binary, find_daemon, last_words
+from .._host.virtiofsd import WRAPPER, Daemon, default_binary, find_daemon, last_words
 from .._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from .._libvirt import domain_xml
 from .._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
@@ -43,7 +43,7 @@ from .domain_ids import DomainIds, check_foreign_ranges, free_ranges
 from .domain_restart import RESTART_OPTIONS, RestartPlan, allowed_restart, check_timeout, finish
 from .export_claim import claim_action, release_action
 from .export_daemon import has_died, report_daemon
-from .export_identity import IdMaps, check_domain_range, check_read_only, daemon_user, decide_maps, map_obstacle, warning_of_owners
+from .export_identity import VERSION_OF_IDMAP, IdMaps, check_domain_range, check_read_only, daemon_user, decide_maps, map_obstacle, warning_of_owners
 from .export_owner import OWNER_OPTIONS, DirectoryOwner
 from .export_record import ExportRecord, forget_directories, resolve_source
 from .image_attachment import Attachment, attachments, remove_attachment, resolve_attachment
@@ -176,7 +176,14 @@ class VirtiofsExportService(Service):
 
     def plan(self) -> ExportPlan:
         plan = ExportPlan({"restart_required": False, "restart_reasons": []})
-        plan.restart = allowed_restart(self.hypervisor.find_domain(self.options["domain"]), self.options)
+        try:
+            plan.restart = allowed_restart(self.hypervisor.find_domain(self.options["domain"]), self.options)
+        except LibvirtMissing as error:
+            if self.present or not self.foretelling:
+                raise
+            self.lack(plan, error, is_planned=True)  # to remove nothing, because without libvirt there are no domains
+            plan.result.update(self.unknown().result)
+            return plan
         if self.present:
             self._plan_present(plan)
         else:
@@ -190,6 +197,33 @@ class VirtiofsExportService(Service):
             plan.commit()
         finish(self, plan)
         return plan
+
+    def unknown(self) -> ExportPlan:
+        plan = ExportPlan({"restart_required": False, "restart_reasons": [], "domain": self.options["domain"], "device": None})
+        if self.present:
+            plan.result["device"] = self._foretold_device()
+        return plan
+
+    def _foretold_device(self) -> dict[str, object]:
+        """Return what can be told of the device without libvirt, and where the image isn't in the catalog yet."""
+        export = None
+        new: dict[str, object] = {}
+        if self.options["source"] is not None:
+            new = {"image": None, "source": absolute("source", self.options["source"]), "mount_tag": self.tag, "mount_point": self.mount_point}
+        elif self.attachment is not None:
+            export = _export("attachment", self.attachment)
+        else:
+            with read_catalog(self.catalog_path, missing_ok=True) as view:
+                if find_image(view, self.options["image"]) is not None:
+                    export = _export("image", self._resolve_image(self.options["domain"], view))
+                else:
+                    number = view.next_id("image")
+                    new = {"image": self.options["image"], "source": None}
+                    new.update(mount_tag=self.tag or f"one-{number}", mount_point=self.mount_point or f"/mnt/one-fs-{number}")
+        if export is not None:
+            new = {name: getattr(export, name) for name in ("source", "mount_tag", "mount_point", "read_only")}
+            new["image"] = export.attachment and export.attachment.image
+        return {"read_only": bool(self.options["read_only"]), **new}
 
     # Present
 
@@ -269,6 +303,7 @@ class VirtiofsExportService(Service):
         if export.read_only:
             check_read_only(version, daemon)
         obstacle = map_obstacle(version, daemon, runs_as_root=os.geteuid() == 0 or not self.options["uri"].startswith("qemu:///session"))
+        self._check_wrapper(obstacle, version, daemon)
         user = daemon_user(self.options["service_user"])
         if self.options["subid"] == "per_domain":
             check_domain_range(export.uid_map, export.gid_map, user=user, obstacle=obstacle)
@@ -297,6 +332,13 @@ class VirtiofsExportService(Service):
             cache=None if self.options["cache"] == "auto" else self.options["cache"],
             **{name: self.options[name] for name in ("queue", "xattr", "sandbox", "thread_pool")},
         )
+
+    def _check_wrapper(self, obstacle: str | None, version: tuple[int, int, int], daemon: Daemon) -> None:
+        """
+        :raises DependencyMissing: in check mode, a wrapper is all that this host needs to map ids, and a task before this one may install it.
+        """
+        if self.foretelling and obstacle is not None and not self.options["allow_unmapped"] and version >= VERSION_OF_IDMAP and daemon.can_map:
+            raise DependencyMissing(f"The guest's ids can't be mapped on this host yet, because {obstacle}.")
 
     def _check_way(self, export: Export, user: str, uid_map: IdMaps, gid_map: IdMaps) -> None:
         """

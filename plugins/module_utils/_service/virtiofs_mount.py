@@ -15,7 +15,7 @@ from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
-from .._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, StaleState
+from .._core.errors import CommandFailed, Conflict, DependencyNotFound, InvalidInput, StaleState
 from .._core.files import read_text, remove_durably, write_atomic
 from .._core.locks import locked
 from .._core.mount_names import check_mount_point, check_mount_tag
@@ -235,7 +235,7 @@ class VirtiofsMountService(Service):
         changes = set() if before is None else differing(before, wanted)
         # A device that was taken away and is back, leaves its old mount dead.
         if live is None or live.source != self.wish.tag or not changes <= REMOUNTABLE or not mount_commands.is_connected(path):
-            self._check_mountable(path, wanted)
+            self._check_mountable(plan, path, wanted)
             if live is None:
                 self._check_hidden(plan, path)
             self._add_unmount(plan, path, live, before)
@@ -255,9 +255,12 @@ class VirtiofsMountService(Service):
             )
         return wanted
 
-    def _check_mountable(self, path: str, wanted: Mapping[str, str]) -> None:
+    def _check_mountable(self, plan: Plan, path: str, wanted: Mapping[str, str]) -> None:
         check_virtiofs(self.proc)
-        self._check_tag()
+        try:
+            self._check_tag()
+        except DependencyNotFound as error:
+            self.lack(plan, error, is_planned=True)
         for mount in self._mounts():
             if mount.fstype == FSTYPE and mount.source == self.wish.tag and mount.mount_point != path:
                 changes = differing(live_settings(mount.options, mount.super_options), wanted) - REMOUNTABLE
@@ -284,7 +287,7 @@ class VirtiofsMountService(Service):
         tags = available_tags(self.sys)
         if tags is not None and self.wish.tag not in tags:
             known = f"the tags are {', '.join(map(repr, tags))}" if tags else "it has no virtio-fs device"
-            raise NotFound(f"tag: This machine has no virtio-fs device with the tag {self.wish.tag!r}: {known}.")
+            raise DependencyNotFound(f"tag: This machine has no virtio-fs device with the tag {self.wish.tag!r}: {known}.")
 
     def _add_mount(self, plan: Plan, path: str, wanted: Mapping[str, str]) -> None:
         plan.actions.append(

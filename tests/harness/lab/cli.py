@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from .spec import load_spec
 def main() -> NoReturn:
     # SIGTERM ends like Ctrl-C: what was made is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    options = _parser().parse_args()
+    options = make_parser().parse_args()
     try:
         check_root()
         options.work(options)
@@ -32,8 +33,10 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. ``work`` in what it returns is the command's function."""
     parser = argparse.ArgumentParser(prog="lab", description="Hosts and guests for tests.")
+    parser.add_argument("--lab", metavar="NAME", help="which lab (default: the only one), before or after COMMAND")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="make the hosts and guests of a lab file")
@@ -61,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="remove a lab, whole or in parts")
     down.set_defaults(work=_down)
 
+    # A default here would replace what was said before COMMAND.
+    up.add_argument("--lab", metavar="NAME", default=argparse.SUPPRESS, help="what the lab is called (default: as the file says)")
     for command in (status, ssh, guest, down):
-        command.add_argument("--lab", metavar="NAME", help="which lab (default: the only one)")
+        command.add_argument("--lab", metavar="NAME", default=argparse.SUPPRESS, help="which lab (default: the only one)")
     return parser
 
 
@@ -75,6 +80,8 @@ def _lab(options: argparse.Namespace) -> Lab:
 
 def _up(options: argparse.Namespace) -> None:
     spec = load_spec(options.file)
+    if options.lab:
+        spec = replace(spec, name=options.lab)
     lab = Lab(spec.name)
     lab.up(spec, options.state)
     print(f"lab {lab.name} is up: {lab.state}")
@@ -109,6 +116,8 @@ def _guest(options: argparse.Namespace) -> None:
 
 
 def _probe(options: argparse.Namespace) -> None:
+    if options.lab:
+        raise LabError("--lab: 'lab probe' looks at this machine, and not at a lab.")
     found = [*probes.machine(), kvm.probe()]
     width = max(len(probe.found) for probe in found)
     for probe in found:
@@ -119,4 +128,4 @@ def _down(options: argparse.Namespace) -> None:
     _lab(options).down()
 
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]

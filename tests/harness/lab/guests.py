@@ -18,6 +18,8 @@ IMAGES = {False: "guest", True: "cloud"}
 #: Seconds until a guest must have booted, emulated on a loaded machine.
 BOOT_DEADLINE = {False: 120, True: 600}
 
+KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0"
+
 NETWORK = f"""<network>
   <name>lab</name>
   <forward mode='open'/>
@@ -82,6 +84,10 @@ class Guest:
         return f"192.168.150.{10 + self.number}"
 
     @property
+    def mac(self) -> str:
+        return f"52:54:00:6c:00:{10 + self.number:02x}"
+
+    @property
     def image(self) -> str:
         return IMAGES[self.spec.cloud_init]
 
@@ -104,7 +110,8 @@ class Guest:
         """Make the root disk and define the domain."""
         disk = f"/var/lib/libvirt/images/{self.name}.qcow2"
         self.host.execute("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{LAB_DIRECTORY}/{self.image}/root.img", disk)
-        self.host.execute("virsh", "define", "--validate", "/dev/stdin", stdin=self.xml(disk).encode())
+        xml = self.host.execute(*self.virt_install(disk)).stdout if self.spec.virt_install else self.xml(disk)
+        self.host.execute("virsh", "define", "--validate", "/dev/stdin", stdin=xml.encode())
 
     def start(self) -> None:
         """Start the domain, if it isn't running; ``wait_ready`` waits for it."""
@@ -133,6 +140,23 @@ class Guest:
     def console_tail(self) -> str:
         return last_words(self.host.execute("tail", "-n", "20", self.console, check=False).stdout, lines=8)
 
+    def _boot_files(self) -> tuple[str, str]:
+        """Return the paths of kernel and initramfs in the host."""
+        return f"{LAB_DIRECTORY}/{self.image}/vmlinuz", f"{LAB_DIRECTORY}/host/{self.name}.initrd"
+
+    def virt_install(self, disk: str) -> list[str]:
+        """Return the command that prints the domain as an operator gets it: all that isn't given here is virt-install's choice, the ports among it."""
+        kernel, initrd = self._boot_files()
+        return [
+            "virt-install", "--connect", "qemu:///system", "--import", "--print-xml", "--name", self.name, "--memory", str(self.spec.memory),
+            # The youngest system that the virt-install of both kinds of hosts knows.
+            "--osinfo", "debian12", "--disk", f"path={disk}", "--network", f"network=lab,mac={self.mac}",
+            "--boot", f"kernel={kernel},initrd={initrd},kernel_args={KERNEL_ARGUMENTS}",
+            "--serial", f"pty,log.file={self.console},log.append=on",
+            *(["--memorybacking", "source.type=memfd,access.mode=shared"] if self.spec.shared_memory else []),
+            *([] if self.kvm else ["--virt-type", "qemu", "--cpu", "qemu64,+rdrand"]),
+        ]
+
     def xml(self, disk: str) -> str:
         """The domain: q35 with nothing that an emulated boot would wait for, and *root_ports* free PCIe ports."""
         memory = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" if self.spec.shared_memory else ""
@@ -140,7 +164,7 @@ class Guest:
         cpu = ("<cpu mode='host-passthrough'/>" if self.kvm else
                "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model><feature policy='require' name='rdrand'/></cpu>")
         ports = "".join(f"<controller type='pci' index='{index}' model='pcie-root-port'/>" for index in range(1, self.spec.root_ports + 1))
-        directory = f"{LAB_DIRECTORY}/{self.image}"
+        kernel, initrd = self._boot_files()
         return f"""<domain type='{'kvm' if self.kvm else 'qemu'}'>
   <name>{escape(self.name)}</name>
   <memory unit='MiB'>{self.spec.memory}</memory>
@@ -148,9 +172,9 @@ class Guest:
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{escape(directory)}/vmlinuz</kernel>
-    <initrd>{escape(LAB_DIRECTORY)}/host/{escape(self.name)}.initrd</initrd>
-    <cmdline>console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0</cmdline>
+    <kernel>{escape(kernel)}</kernel>
+    <initrd>{escape(initrd)}</initrd>
+    <cmdline>{KERNEL_ARGUMENTS}</cmdline>
   </os>
   <features><acpi/></features>
   {cpu}
@@ -166,7 +190,7 @@ class Guest:
       <address type='pci' domain='0x0000' bus='0x00' slot='0x10' function='0x0'/>
     </disk>
     <interface type='network'>
-      <mac address='52:54:00:6c:00:{10 + self.number:02x}'/>
+      <mac address='{self.mac}'/>
       <source network='lab'/>
       <model type='virtio'/>
       <address type='pci' domain='0x0000' bus='0x00' slot='0x11' function='0x0'/>

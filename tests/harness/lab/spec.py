@@ -28,7 +28,7 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """*memory* is in MiB; *root_ports* counts the PCIe ports that stay free for hot-plug."""
+    """*memory* is in MiB; *root_ports* counts the PCIe ports that stay free for hot-plug; *virt_install*: the domain is what virt-install(1) makes."""
 
     host: str
     memory: int = 256
@@ -36,6 +36,7 @@ class GuestSpec:
     shared_memory: bool = False
     root_ports: int = 4
     cloud_init: bool = False
+    virt_install: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _guest(name: str, value: Any, hosts: Mapping[str, HostSpec]) -> GuestSpec:
     options = dict(_mapping(value, f"guests.{name}", _keys(GuestSpec)))
     if options.get("host") not in hosts:
         raise LabError(f"guests.{name}.host: {options.get('host')!r} is not a host of this lab, accepted are {', '.join(hosts) or 'none'}.")
-    for key in ("running", "shared_memory", "cloud_init"):
+    for key in ("running", "shared_memory", "cloud_init", "virt_install"):
         if not isinstance(options.get(key, False), bool):
             raise LabError(f"guests.{name}.{key}: {options[key]!r} is neither true nor false.")
     for key, least, most in (("memory", 128, 65536), ("root_ports", 0, 16)):

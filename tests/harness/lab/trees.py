@@ -33,7 +33,7 @@ _MASKED_IN_CLOUD = (
 
 _HOST_PACKAGES = (
     "acl", "attr", "dbus", "dnsmasq-base", "iproute2", "iptables", "kmod", "libvirt-clients", "libvirt-daemon-system", "openssh-server", "procps", "psmisc",
-    "python3", "python3-apt", "python3-libvirt", "qemu-system-x86", "qemu-utils", "systemd-sysv", "uidmap", "xorriso",
+    "python3", "python3-apt", "python3-libvirt", "qemu-system-x86", "qemu-utils", "systemd-sysv", "uidmap", "virtinst", "xorriso",
 )
 
 #: The kernel's package without what it depends on: nothing in a guest makes an initramfs.

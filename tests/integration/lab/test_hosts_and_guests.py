@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documentation import block
 from lab import Lab, LabError, guests
 
 SPEC: dict[str, Any] = {
     "name": "machines",
     "hosts": {"hv1": {"kind": "debian13"}, "old": {"kind": "debian12"}},
-    "guests": {"rw": {"host": "hv1", "shared_memory": True, "root_ports": 2}, "off": {"host": "hv1", "running": False, "memory": 200}}}
+    "guests": {"rw": {"host": "hv1", "shared_memory": True, "root_ports": 2}, "off": {"host": "hv1", "running": False, "memory": 200, "virt_install": True}}}
 
 FILESYSTEM = "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/{0}'/><target dir='{0}'/></filesystem>"
 
@@ -70,9 +72,10 @@ def test_the_guest_is_reached_through_its_host(lab: Lab) -> None:
     assert "virtiofs" in lab.ssh("rw", "cat", "/proc/filesystems")
 
 
-def test_arguments_arrive_as_they_were_given(lab: Lab) -> None:
+@pytest.mark.parametrize("words", [["--lab", "machines", "ssh"], ["ssh", "--lab", "machines"]])
+def test_arguments_arrive_as_they_were_given(lab: Lab, words: list[str]) -> None:
     odd = "a b'c$(d)*"
-    done = subprocess.run(["lab", "ssh", "--lab", "machines", "rw", "printf", "%s", odd], capture_output=True, text=True, check=True)
+    done = subprocess.run(["lab", *words, "rw", "printf", "%s", odd], capture_output=True, text=True, check=True)
     assert done.stdout == odd
 
 
@@ -112,6 +115,42 @@ def test_a_guest_that_does_not_come_up_shows_its_console(lab: Lab, monkeypatch: 
     with pytest.raises(LabError, match="'rw' wasn't up after 1 seconds, its console ends with: .*lab: rw has booted"):
         lab.guest("rw").wait_ready()
     virsh(lab, "resume", "rw")
+
+
+SITE = """
+- hosts: hv1
+  tasks:
+    - ansible.builtin.file: {path: /srv/shared, state: directory}
+    - granary.vmstore.virtiofs_export: {domain: rw, source: /srv/shared, mount_tag: shared, allow_unmapped: true}
+- hosts: rw
+  gather_facts: false
+  tasks:
+    - granary.vmstore.virtiofs_mount: {tag: shared, path: /mnt/shared}
+"""
+
+
+def test_what_the_page_says_works(tmp_path: Path) -> None:
+    (tmp_path / "lab.yml").write_text(block("tests/harness/README.md", "A lab file").text.replace("name: virtiofs", "name: documented"), encoding="utf-8")
+    (tmp_path / "site.yml").write_text(SITE, encoding="utf-8")
+    commands = block("tests/harness/README.md", "Your playbook against it").text.replace("/virtiofs/", "/documented/")
+    # Other labs may be up as well.
+    commands = commands.replace("lab ssh", "lab --lab documented ssh").replace("lab down", "lab --lab documented down")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"^/mnt/shared +shared +virtiofs ", done.stdout, re.MULTILINE)
+    finally:
+        subprocess.run(["lab", "down", "--lab", "documented"], check=True, timeout=120)
+
+
+def test_a_domain_is_what_virt_install_makes(lab: Lab) -> None:
+    described = virsh(lab, "dumpxml", "off")
+    printed = lab.ssh("hv1", "virt-install --import --print-xml --name plain --memory 200 --osinfo debian12 --disk none --network network=lab")
+    models = r"<(controller|interface|video|memballoon|channel|input|graphics|rng)\b"
+    assert set(re.findall(models, printed)) <= set(re.findall(models, described))
+    assert len(re.findall("pcie-root-port", described)) >= 14
+    assert "<memoryBacking>" not in described
 
 
 def test_status(lab: Lab) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lab import access, images
+from lab.cli import make_parser
 from lab.initramfs import Entry, archive
 
 
@@ -59,6 +60,15 @@ def test_the_inventory(machines: dict[str, access.Machine]) -> None:
     guest = tree["children"]["guests"]["hosts"]["rw"]
     assert (guest["lab_host"], guest["lab_domain"], guest["ansible_user"]) == ("hv1", "rw", "root")
     assert "lab_host" not in tree["children"]["hosts"]["hosts"]["hv1"]
+
+
+def test_the_name_of_a_lab_is_said_before_or_after_the_command() -> None:
+    for words in (["ssh", "rw"], ["status"], ["guest", "start", "rw"], ["down"], ["up", "lab.yml"]):
+        options = [make_parser().parse_args(arguments) for arguments in (["--lab", "one", *words], [words[0], "--lab", "one", *words[1:]])]
+        assert [one.lab for one in options] == ["one", "one"]
+        assert make_parser().parse_args(words).lab is None
+    # What is behind the machine is its command's.
+    assert make_parser().parse_args(["--lab", "one", "ssh", "rw", "ls", "--lab", "two"]).command == ["ls", "--lab", "two"]
 
 
 @pytest.mark.parametrize("command", [["up", "none.yml"], ["status"], ["down"], ["probe"], ["ssh", "x"], ["guest", "start", "x"]])

@@ -14,7 +14,8 @@ GOOD: dict[str, Any] = {"name": "a-1", "hosts": {"hv1": {"kind": "debian13"}}, "
 
 def test_defaults() -> None:
     spec = load_spec(GOOD)
-    assert vars(spec.guests["rw"]) == {"host": "hv1", "memory": 256, "running": True, "shared_memory": False, "root_ports": 4, "cloud_init": False}
+    assert vars(spec.guests["rw"]) == {
+        "host": "hv1", "memory": 256, "running": True, "shared_memory": False, "root_ports": 4, "cloud_init": False, "virt_install": False}
 
 
 def test_a_cloud_guest_gets_more_memory_unless_told() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from documentation import block
 
 HARNESS = Path(__file__).resolve().parents[2] / "harness"
 
@@ -195,6 +197,14 @@ def test_a_scenario(shell: Shell) -> None:
     assert "isn't YAML" in shell("run", path, code=1)
     assert "can't be read" in shell("run", "nothing.yml", code=1)
     assert shell("status") == "There is no datastore.\n"
+
+
+def test_the_scenario_of_the_page(shell: Shell) -> None:
+    path = shell.root / "page.yml"
+    path.write_text(block("tests/harness/README.md", "The simulated datastore", 2).text)
+    names = [step["name"] for step in yaml.safe_load(path.read_text())["steps"]]
+    assert len(names) > 2
+    assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [(name, "") for name in names]
 
 
 def test_a_scenario_whose_command_hangs(shell: Shell) -> None:

@@ -17,7 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import CloneSource, Image, clone_source, find_images, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, find_vm_disks, put_vm_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, FileAccessFailed, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, DependencyNotFound, FileAccessFailed, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
 
 
@@ -203,8 +203,8 @@ def test_opening_a_missing_catalog(path: str) -> None:
 
 
 def test_its_directory_must_exist(tmp_path: Path) -> None:
-    for openings in (lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=True)):
-        with pytest.raises(CatalogFailed, match=f"{tmp_path}/none is not a directory"):
+    for openings in (lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=False)):
+        with pytest.raises(DependencyNotFound, match=f"{tmp_path}/none is not a directory"):
             openings(f"{tmp_path}/none/catalog.sqlite")
 
 

@@ -260,7 +260,8 @@ def imports(module: ast.Module) -> list[str]:
 
 def test_no_plugin_imports_the_standard_module() -> None:
     found = [path for path in PLUGINS.rglob("*.py") if "dataclasses" in imports(ast.parse(path.read_text()))]
-    assert [path.name for path in found] == ["records.py"]  # for type checkers
+    # The one for type checkers, the other because it is installed on hosts as a program that stands alone.
+    assert sorted(path.name for path in found) == ["records.py", "virtiofsd_wrapper.py"]
 
 
 def test_type_checkers_see_the_standard_module() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, NotFound, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import DependencyNotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._host.idmap_check import check_account, check_maps, check_tools, covered, default_map, host_id
 from ansible_collections.granary.vmstore.plugins.module_utils._host.subid import SubidRange
@@ -24,9 +24,10 @@ def test_the_default_is_the_whole_first_range(etc: str) -> None:
 
 
 def test_the_message_has_the_line_to_add(etc: str) -> None:
-    with pytest.raises(Conflict, match=f"'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid"):
+    with pytest.raises(DependencyNotFound, match=f"'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid"):
         default_map("svc", "gid", etc)
-    with pytest.raises(Conflict, match=f"'0:101400:200' leads out .*100000:1000, 101000:500, 300000:10.*: add the line svc:101400:200 to {etc}/subuid"):
+    words = f"'0:101400:200' leads out .*100000:1000, 101000:500, 300000:10.*: add the line svc:101400:200 to {etc}/subuid"
+    with pytest.raises(DependencyNotFound, match=words):
         check_maps("svc", "uid", [IdMap(0, 101400, 200)], etc)
     Path(etc, "nsswitch.conf").write_text("subid: files\n")
     check_maps("svc", "uid", [IdMap(0, 100000, 1500), IdMap(5000, 300000, 10)], etc)
@@ -49,8 +50,8 @@ def test_ids_on_the_host() -> None:
 
 def test_accounts_and_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     check_account("root")
-    with pytest.raises(NotFound, match="'no-such-user'"):
+    with pytest.raises(DependencyNotFound, match="'no-such-user'"):
         check_account("no-such-user")
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(UnsupportedAction, match="newuidmap .* install the package uidmap"):
+    with pytest.raises(DependencyNotFound, match="newuidmap .* install the package uidmap"):
         check_tools()

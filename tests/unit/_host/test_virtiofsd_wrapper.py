@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.records import replace
 from ansible_collections.granary.vmstore.plugins.module_utils._host import virtiofsd_wrapper
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd_wrapper import Found, Refused, check_maps, difference, find_directory, identify
 
@@ -209,3 +210,9 @@ def test_whatever_goes_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
     assert virtiofsd_wrapper.main([], refuse) == 1
     assert capsys.readouterr().err == "granary-virtiofsd: '/srv/two?lines' is no directory.\n"
+
+
+def test_it_stands_alone() -> None:
+    """The role installs this file as a program, without the collection."""
+    done = subprocess.run([sys.executable, "-IS", virtiofsd_wrapper.__file__], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("granary-virtiofsd: ")

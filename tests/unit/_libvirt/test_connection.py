@@ -28,7 +28,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_libvirt_that_is_down_is_one_sentence_and_no_noise() -> None:
     done = run('Hypervisor("qemu+unix:///system?socket=/nonexistent/socket")')
     assert done.stderr == ""
-    assert done.stdout.startswith("LibvirtFailed libvirt can't be reached at qemu+unix:///system?socket=/nonexistent/socket: ")
+    assert done.stdout.startswith("LibvirtMissing libvirt can't be reached at qemu+unix:///system?socket=/nonexistent/socket: ")
     assert "/nonexistent/socket" in done.stdout.partition(": ")[2]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
@@ -281,3 +281,14 @@ def test_no_datastore_is_in_another(run: Callable[..., Plan]) -> None:
         with pytest.raises(Conflict, match=f"^base_path: '{inside}' is within the datastore 'x', which has '/srv/disks/x', or around it.$"):
             run(name="y", ds_driver="fs", tm_driver="ssh", base_path=inside)
     assert run(name="x", base_path="/srv/disks/x").actions == []
+
+
+def test_check_mode_goes_on_without_the_directory_of_the_catalog(tmp_path: Path) -> None:
+    options = options_of(
+        DATASTORE_SPEC.argument_spec, {"catalog": str(tmp_path / "none" / "catalog.sqlite"), "name": "x", "ds_driver": "fs", "tm_driver": "ssh"}
+    )
+    plan = DatastoreService(options).foretell()
+    assert names(plan) == ["create catalog", "create datastore"]
+    assert len(plan.warnings) == 1 and f"{tmp_path}/none is not a directory" in plan.warnings[0]
+    with pytest.raises(DependencyNotFound, match="is not a directory; the role granary.vmstore.frontend makes the default one"):
+        DatastoreService(options).converge()

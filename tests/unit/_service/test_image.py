@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    DependencyMissing,
+    InvalidInput,
+    NotFound,
+    PathNotAllowed,
+    UnsupportedAction,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
@@ -386,3 +393,25 @@ def test_more_images_take_no_more_processes_and_readings_of_the_datastore(tmp_pa
         answers.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert len(answers[0].splitlines()) == 3
     assert answers[0] == answers[1]
+
+
+def test_check_mode_goes_on_without_the_datastore(path: str, data: Path, new: Callable[..., Plan]) -> None:
+    new()
+    options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+    images = [{**options, "name": name, "datastore": datastore, "path": str(data)} for name, datastore in (("a", "none"), ("b", "fs"), ("c", "none"))]
+    plan = ImageService({**options, "catalog": path, "images": images}).foretell()
+    assert [(action.name, action.subject.partition(":")[0]) for action in plan.actions] == [
+        ("not known yet", "images[0] (a)"),
+        ("create image", "b"),
+        ("not known yet", "images[2] (c)"),
+    ]
+    assert len(plan.warnings) == 2
+    with pytest.raises(DependencyMissing, match=r"^images\[0\] \(a\): datastore: there is no datastore 'none'"):
+        ImageService({**options, "catalog": path, "images": images}).converge()
+
+
+def test_check_mode_goes_on_without_the_catalog(tmp_path: Path, data: Path) -> None:
+    options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+    for place in (tmp_path / "none.sqlite", tmp_path / "none" / "none.sqlite"):
+        plan = ImageService({**options, "catalog": str(place), "name": "x", "datastore": "fs", "path": str(data)}).foretell()
+        assert [action.name for action in plan.actions] == ["not known yet"]

@@ -52,8 +52,8 @@ IN_D: dict[str, object] = {**X, "datastore": "d"}
 
 #: What a run may say because of the others: that something isn't there, or is used.
 USED = r"Conflict The image 'x' can't be (removed|changed without force) while its data is used by .*"
-NO_IMAGE = r"NotFound image: there is no image 'x' in the catalog .*"
-NO_DATASTORE = r"NotFound datastore: there is no datastore 'd' in the catalog .*"
+NO_IMAGE = r"DependencyNotFound image: there is no image 'x' in the catalog .*"
+NO_DATASTORE = r"DependencyNotFound datastore: there is no datastore 'd' in the catalog .*"
 HAS_IMAGE = r"Conflict The datastore 'd' can't be removed: it has the images 'x'\."
 STALE = r"StaleState .* run it again\."
 

@@ -22,8 +22,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
+    DependencyMissing,
     InvalidInput,
     LibvirtFailed,
+    LibvirtMissing,
     NotFound,
     PathNotAllowed,
     StaleState,
@@ -75,7 +77,7 @@ def define(host: libvirt.virConnect) -> Callable[..., libvirt.virDomain]:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    directory = tmp_path / "it's \"$(touch pwned)\" & <mine>"
+    directory = tmp_path / 'it\'s "$(touch pwned)" & <mine>'
     directory.mkdir()
     return directory
 
@@ -680,3 +682,40 @@ def test_info_tells_definition_and_running_apart(define: Callable, host: libvirt
 def test_a_binary_left_to_libvirt_is_no_difference() -> None:
     assert VirtioFs("t", "/a").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == []
     assert VirtioFs("t", "/a", binary="/w").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == ["binary"]
+
+
+# What earlier tasks would bring
+
+
+def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExportService], shared: Path) -> None:
+    with pytest.raises(LibvirtMissing):
+        service(uri="test:///none").plan()
+    plan = service(uri="test:///none", mount_point="/srv").foretell()
+    assert names(plan) == ["not known yet"]
+    assert len(plan.warnings) == 1 and plan.warnings[0].endswith("If no task before this one would bring that, the run fails here.")
+    assert plan.result["device"] == {"image": None, "source": str(shared), "mount_tag": "t", "mount_point": "/srv", "read_only": False}
+    absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").foretell()
+    assert (names(absent), absent.result["device"], len(absent.warnings)) == ([], None, 1)
+
+
+def test_check_mode_goes_on_without_the_image(service: Callable[..., VirtiofsExportService], tmp_path: Path, define: Callable[..., libvirt.virDomain]) -> None:
+    define()
+    for number in (0, 1):
+        plan = service(image="new", source=None, mount_tag=None).foretell()
+        assert names(plan) == ["not known yet"]
+        assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == (f"one-{number}", f"/mnt/one-fs-{number}")
+        with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as catalog, catalog.transaction():
+            catalog.take_id("image")
+
+
+def test_check_mode_goes_on_without_the_wrapper(service: Callable[..., VirtiofsExportService], define: Callable[..., libvirt.virDomain]) -> None:
+    define()
+    made = service(allow_unmapped=False)
+    obstacle = map_obstacle((11, 0, 0), Daemon("/d", False, True, True), runs_as_root=True)
+    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
+    made.foretelling = True
+    with pytest.raises(DependencyMissing, match="the role granary.vmstore.hypervisor installs"):
+        made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
+    # No task makes an old libvirt or an old virtiofsd a new one.
+    made._check_wrapper(obstacle, (9, 0, 0), Daemon("/d", False, True, True))
+    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, False, True))

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, the granary.vmstore developers
+"""Every block of the pages is run by a test, word by word but for names, or is listed here with the reason why it isn't."""
+
+from __future__ import annotations
+
+import ast
+
+import yaml
+from documentation import ROOT, blocks_of, files_of, read_blocks
+
+Key = tuple[str, str, int]
+
+#: Blocks that no test runs, and why.
+FRAGMENTS: dict[Key, str] = {
+    ("CONTRIBUTING.md", "Pinned tools", 0): "renews the lock files, and so changes the checkout by what the package index has today",
+    ("README.md", "Two commands", 0): "what script/demo prints: test_the_demo_of_readme_is_what_it_prints compares it",
+    ("README.md", "Two commands", 1): "the table of script/test, with numbers of one run",
+    ("docs/images.md", "Where data comes from", 0): "needs the https server of a site; test_image_urls.py runs one with these options",
+    ("docs/images.md", "Where data comes from", 1): "needs a volume group of this name; test_block_device.py has loop devices",
+    ("docs/testing.md", "Install", 0): "clones the published repository and installs on this machine; its last line is that of README.md",
+    ("docs/virtiofs.md", "Space and inodes", 0): "needs a kernel with project quotas, which machines for tests often lack",
+    ("docs/virtiofs.md", "Space and inodes", 1): "needs a kernel with CONFIG_XFS_QUOTA, which machines for tests often lack",
+    (
+        "roles/simulated_datastore/README.md",
+        "granary.vmstore.simulated_datastore",
+        0,
+    ): "molecule/simulated_datastore runs the role, with directories of its own",
+    ("tests/harness/README.md", "Install", 0): "installs on this machine; script/lib.sh does the same with pinned versions",
+    ("tests/harness/README.md", "In pytest", 0): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
+    ("roles/simulated_datastore/README.md", "Test a role as it is", 0): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
+    ("tests/harness/README.md", "Containers, and without root", 0): "begins a shell; the tests of the simulated datastore give it a directory of their own",
+    ("tests/harness/README.md", "Test a role as it is", 0): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
+    ("tests/harness/README.md", "The simulated datastore", 0): "installs on this machine; script/lib.sh does the same with pinned versions",
+    ("tests/harness/README.md", "The simulated datastore", 1): "test_command_line.py runs these commands, with directories of its own",
+    ("tests/harness/README.md", "The datastore in pytest", 0): "parts are left out of it; test_fixtures.py runs each of these fixtures",
+}
+
+
+def claimed() -> set[Key]:
+    """Return the blocks that tests ask for, by the calls of block() and files_of() in them."""
+    found: set[Key] = set()
+    for path in (ROOT / "tests" / "integration").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("block", "files_of"):
+                arguments = [ast.literal_eval(one) for one in node.args]
+                if node.func.id == "block":
+                    found.add((*arguments, 0)[:3])
+                else:
+                    found |= {one.key for one in files_of(*arguments).values()}
+    return found
+
+
+def test_every_block_is_run_or_has_a_reason() -> None:
+    keys = {one.key for one in read_blocks()}
+    assert claimed() | FRAGMENTS.keys() == keys
+    assert claimed() & FRAGMENTS.keys() == set()
+
+
+def test_the_demo_of_readme_is_what_it_prints() -> None:
+    """molecule/virtiofs compares what is there with the same table."""
+    plays = yaml.safe_load((ROOT / "molecule" / "virtiofs" / "verify.yml").read_text())
+    table = {row["what"]: str(row["expected"]) for row in plays[1]["vars"]["verify_table"]}
+    shown = next(one.text for one in read_blocks() if one.key == ("README.md", "Two commands", 0))
+    rows = [line for line in shown.splitlines() if line.startswith("  ") and line.strip() != "..."]
+    assert len(rows) > 5
+    for row in rows:
+        what = next(name for name in table if row.strip().startswith(name))
+        assert row.strip().removeprefix(what).strip() == table[what]
+
+
+PAGE = """# Title
+Text:
+
+    indented
+
+    more
+- an item
+
+    of the list
+
+```yaml
+a: 1
+```
+## Next
+
+`a/b.yml`:
+
+```
+    x
+```
+"""
+
+
+def test_blocks_are_fenced_or_indented() -> None:
+    found = [(one.heading, one.number, one.language, one.text, one.before) for one in blocks_of("page", PAGE)]
+    assert found == [
+        ("Title", 0, "", "indented\n\nmore\n", "Text:"),
+        ("Title", 1, "yaml", "a: 1\n", "of the list"),
+        ("Next", 0, "", "    x\n", "`a/b.yml`:"),
+    ]
