@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """docs/simulated_datastore_tutorial.md, word by word, on a copy of this machine's file system: nothing of it is seen outside."""
+
 from __future__ import annotations
 
 import os
@@ -113,10 +114,15 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     home = pwd.getpwuid(0).pw_dir
     text = f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(commands)}\ncd /\n({LOOK}) | diff {tmp_path}/before -\n"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_", "PYTHON", "TMPDIR"))}
-    environment |= {"HOME": home, "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NO_COLOR": "1",
-                    "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([*NAMESPACE, text, home, ROOT], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, timeout=900)
+    environment |= {
+        "HOME": home,
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "NO_COLOR": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    done = subprocess.run(
+        [*NAMESPACE, text, home, ROOT], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900
+    )
     assert done.returncode == 0, done.stdout
     outputs = re.split(r"^=== \d+\n", done.stdout, flags=re.MULTILINE)[1:]
     for block, output in zip(commands, outputs, strict=True):
