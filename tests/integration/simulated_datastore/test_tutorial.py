@@ -22,8 +22,10 @@ PAGE = ROOT / "docs" / "simulated_datastore_tutorial.md"
 NAMESPACE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=slave", "bash", "-euc"]
 SETUP = """
 mount -t tmpfs none /mnt
-mkdir /mnt/checkout
-mount --bind "$1" /mnt/checkout
+for directory in "$@"; do
+    mkdir -p "/mnt/kept$directory"
+    mount --bind "$directory" "/mnt/kept$directory"
+done
 cp -a /etc /mnt/etc
 mount --bind /mnt/etc /etc
 for directory in /opt /usr /var "$0"; do
@@ -33,9 +35,11 @@ done
 # A datastore's directory can't be in an overlay.
 mount -t tmpfs none /srv
 mount -t tmpfs none /tmp
-# Wherever the checkout is, it can be seen.
-mkdir -p "$1"
-mount --bind /mnt/checkout "$1"
+# Wherever these directories are: an overlay doesn't show what is mounted below its lower directory.
+for directory in "$@"; do
+    mkdir -p "$directory"
+    mount --bind "/mnt/kept$directory" "$directory"
+done
 mount -t tmpfs none /mnt
 mkdir -p /run/simulated-datastore
 mount -t tmpfs none /run/simulated-datastore
@@ -121,7 +125,14 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
         "LC_ALL": "C.UTF-8",
     }
     done = subprocess.run(
-        [*NAMESPACE, text, home, ROOT], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900
+        [*NAMESPACE, text, home, ROOT, tmp_path],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout
     outputs = re.split(r"^=== \d+\n", done.stdout, flags=re.MULTILINE)[1:]
