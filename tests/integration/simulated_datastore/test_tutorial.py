@@ -10,13 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "simulated_datastore_tutorial.md"
+from documentation import ROOT, Block, block, files_of
 
 #: Mount and process ids are those of a namespace, and directories that the page changes are overlays. /etc is copied because it may have files mounted in it.
 NAMESPACE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=slave", "bash", "-euc"]
@@ -49,74 +47,51 @@ mount -t tmpfs none /run/lock
 LOOK = "cat /etc/fstab; ls -d /opt/* /usr/local/bin/* /sbin/mount* /srv/* /mnt/* /tmp/* /run/simulated-datastore/* 2>/dev/null || true"
 
 
-@dataclass
-class Block:
-    """A block of code: the paragraph above it, its language, its lines, and the lines of the block of text that shows what it prints."""
+@dataclass(frozen=True)
+class Step:
+    """A block of commands, the block of the lines that they print, and whether they have to fail."""
 
-    before: str
-    language: str
-    lines: list[str] = field(default_factory=list)
-    printed: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n"
-
-    @property
-    def file(self) -> str | None:
-        """The name of the file that it is."""
-        name = re.search(r"`(backup_storage/[\w./-]+)`", self.before)
-        return name and name[1]
+    commands: Block
+    printed: Block | None = None
+    fails: bool = False
 
 
-def read_page() -> list[Block]:
-    found: list[Block] = []
-    before, inside = "", None
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line == "```":
-            inside, before = None, ""
-        elif inside is not None:
-            inside.append(line)
-        elif line == "```text":
-            inside = found[-1].printed
-        elif line.startswith("```"):
-            found.append(Block(before, line[3:]))
-            inside = found[-1].lines
-        elif line:
-            before = line
-    return found
-
-
-def script(commands: list[Block]) -> str:
-    """All commands in one shell, as a user runs them. The paragraph above a block says that it fails."""
+def script(steps: list[Step]) -> str:
+    """All commands in one shell, as a user runs them."""
     parts = []
-    for number, block in enumerate(commands):
-        text = f"if\n{block.text}then echo 'It did not fail.'; exit 1; fi\n" if "fails" in block.before else block.text
-        parts.append(f"echo '=== {number}'\n{text}")
+    for number, step in enumerate(steps):
+        commands = f"if\n{step.commands.text}then echo 'It did not fail.'; exit 1; fi\n" if step.fails else step.commands.text
+        parts.append(f"echo '=== {number}'\n{commands}")
     return "".join(parts)
 
 
 def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.fail("unshare is missing: install util-linux.")
-    blocks = read_page()
-    for block in blocks:
-        if block.file is not None:
-            path = tmp_path / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
-    # The first commands install packages, which are there, and Molecule, which .venv has.
-    _packages, build, *commands = (block for block in blocks if block.file is None)
-    assert "molecule" in _packages.text
-    assert "collection install" in build.text
-    assert len(commands) == 6
+    for name, file in files_of("docs/simulated_datastore_tutorial.md").items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text, encoding="utf-8")
+    # The commands before install packages, which are there, and Molecule, which .venv has.
+    build = block("docs/simulated_datastore_tutorial.md", "Install", 1)
+    steps = [
+        Step(block("docs/simulated_datastore_tutorial.md", "Run it", 0), block("docs/simulated_datastore_tutorial.md", "Run it", 1)),
+        Step(
+            block("docs/simulated_datastore_tutorial.md", "Try a program without Ansible", 1),
+            block("docs/simulated_datastore_tutorial.md", "Try a program without Ansible", 2),
+        ),
+        Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 0)),
+        Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 1), block("docs/simulated_datastore_tutorial.md", "See it fail", 2), fails=True),
+        Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 3)),
+        Step(block("docs/simulated_datastore_tutorial.md", "Remove it", 0)),
+    ]
     names = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
     checkout = tmp_path / "vmstore"
     checkout.mkdir()
     copy = f"tar --create --null --ignore-failed-read --files-from - | tar --extract --directory {checkout}"
     subprocess.run(["sh", "-c", copy], cwd=ROOT, input=names, check=True)
     home = pwd.getpwuid(0).pw_dir
-    text = f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(commands)}\ncd /\n({LOOK}) | diff {tmp_path}/before -\n"
+    text = f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(steps)}\ncd /\n({LOOK}) | diff {tmp_path}/before -\n"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_", "PYTHON", "TMPDIR"))}
     environment |= {
         "HOME": home,
@@ -136,10 +111,10 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     outputs = re.split(r"^=== \d+\n", done.stdout, flags=re.MULTILINE)[1:]
-    for block, output in zip(commands, outputs, strict=True):
+    for step, output in zip(steps, outputs, strict=True):
         position = 0
-        for line in block.printed:
+        for line in step.printed.text.splitlines() if step.printed else []:
             # In this order.
             position = output.find(line, position)
-            assert position >= 0, f"{line!r} is missing after {block.text}:\n{output}"
+            assert position >= 0, f"{line!r} is missing after {step.commands.text}:\n{output}"
             position += len(line)
