@@ -18,6 +18,7 @@ FRAGMENTS: dict[Key, str] = {
     ("README.md", "Two commands", 1): "the table of script/test, with numbers of one run",
     ("docs/images.md", "Where data comes from", 0): "needs the https server of a site; test_image_urls.py runs one with these options",
     ("docs/images.md", "Where data comes from", 1): "needs a volume group of this name; test_block_device.py has loop devices",
+    ("docs/simulated_datastore_tutorial.md", "Install", 0): "clones the published repository, and installs what .venv has",
     ("docs/testing.md", "Install", 0): "clones the published repository and installs on this machine; its last line is that of README.md",
     ("docs/virtiofs.md", "Space and inodes", 0): "needs a kernel with project quotas, which machines for tests often lack",
     ("docs/virtiofs.md", "Space and inodes", 1): "needs a kernel with CONFIG_XFS_QUOTA, which machines for tests often lack",
