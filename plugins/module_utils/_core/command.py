@@ -262,7 +262,6 @@ def _limited(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
 
 def _start(argv: Sequence[str], passed: Sequence[int] = ()) -> Process:
     try:
-        # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
         return Process(argv, {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}, passed)
     except FileNotFoundError as error:
         raise CommandFailed(f"The command {argv[0]!r} is not installed on this host.") from error

@@ -47,7 +47,10 @@ class Process:
             # Where this process has closed its own standard descriptors, the pipes have such numbers. None of theirs is replaced before it has been copied.
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))]
             actions += _passing(passed)
-            self._pid = os.posix_spawnp(argv[0], list(argv), environment, file_actions=actions, setsigdef=_IGNORED)
+            # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
+            self._pid = os.posix_spawnp(  # pylint: disable=ansible-bad-function
+                argv[0], list(argv), environment, file_actions=actions, setsigdef=_IGNORED
+            )
             ours.pop_all()
         self._open = {self.stdin, self.stdout, self.stderr}
 

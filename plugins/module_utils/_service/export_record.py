@@ -12,7 +12,6 @@ from collections.abc import Callable
 from .._core.errors import Conflict, FileAccessFailed, PathNotAllowed, StaleState, os_errors
 from .._core.paths import real_path
 from .._core.plan import Action
-from .._core.records import asdict
 from .._host import virtiofsd_wrapper
 from .._host.root_state import write_state
 from .._host.virtiofsd_wrapper import Found, Identity, Refused, UntrustedLink
@@ -72,7 +71,7 @@ class ExportRecord:
         record, restore = functools.partial(_write, self.path, self._now), functools.partial(_write, self.path, old)
         if action is not None:
             return [prepared(action, record, restore)]
-        return [Action("record directory", self.path, old and asdict(old), asdict(self._now), record, restore)]
+        return [Action("record directory", self.path, old and dict(vars(old)), dict(vars(self._now)), record, restore)]
 
 
 def forget_directories(shared: Callable[[], set[str]]) -> None:

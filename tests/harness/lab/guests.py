@@ -61,7 +61,7 @@ sys.exit("the word is missing")
 _STOP = """
 virsh -q shutdown "$0" || exit
 tries=300
-while [ "$(virsh -q domstate "$0")" = running ]; do
+while [ "$(virsh -q domstate "$0")" != "shut off" ]; do
     tries=$((tries - 1))
     [ $tries -gt 0 ] || exec virsh -q destroy "$0"
     sleep 0.2
