@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from lab import Lab
+from lab.guests import Guest
 
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
@@ -110,18 +111,22 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def ordinary(site: Lab, execute: Callable[..., str]) -> Iterator[str]:
-    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export while it runs."""
+def cold(site: Lab, execute: Callable[..., str]) -> Iterator[Guest]:
+    """A guest on hv1 that is off and as virt-install makes it, which it is again after the test."""
     guest = site.guest("cold")
     definition = execute("hv1", "virsh", "dumpxml", "--inactive", "--security-info", guest.name)
     assert "<memoryBacking>" not in definition
-    guest.start()
-    try:
-        guest.wait_ready()
-        yield guest.name
-    finally:
-        execute("hv1", "virsh", "destroy", guest.name, check=False)
-        execute("hv1", "virsh", "define", "/dev/stdin", stdin=definition)
+    yield guest
+    execute("hv1", "virsh", "destroy", guest.name, check=False)
+    execute("hv1", "virsh", "define", "/dev/stdin", stdin=definition)
+
+
+@pytest.fixture
+def ordinary(cold: Guest) -> str:
+    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export while it runs."""
+    cold.start()
+    cold.wait_ready()
+    return cold.name
 
 
 @pytest.fixture

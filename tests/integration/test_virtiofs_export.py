@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from lab import Lab
+from lab.guests import Guest
 
 ODD = """/srv/it's "$(touch pwned)" & `x` <a> b"""
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
@@ -159,7 +160,7 @@ def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], dir
 
 
 @pytest.mark.usefixtures("catalog_directory")
-def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directory: Make, execute: Execute) -> None:
+def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directory: Make, execute: Execute, cold: Guest) -> None:
     """Datastore, image and export with the catalog on the hypervisor; the guest mounts what the result says."""
     directory("hv1", "/srv/image")
     execute("hv1", "sh", "-c", "echo hello > /srv/image/file; chmod a+r /srv/image/file")
@@ -174,19 +175,15 @@ def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directo
     device = result["device"]
     assert (device["image"], device["mount_point"], device["read_only"]) == ("data", "/data", True)
     assert not module("hv1", "virtiofs_export", domain="cold", image="data", mount_point="/data")["changed"]
-    cold = site.guest("cold")
     cold.start()
-    try:
-        cold.wait_ready()
-        assert guest(site, "cold", f"mkdir -p /data; mount -t virtiofs {shlex.quote(device['mount_tag'])} /data; cat /data/file").strip() == "hello"
-        assert "Read-only file system" in guest(site, "cold", "touch /data/new 2>&1 || true")
-        assert names(module("hv1", "virtiofs_export", domain="cold", image="data", state="absent")) == [
-            "remove virtiofs device",
-            "unplug virtiofs device",
-            "release image",
-        ]
-    finally:
-        execute("hv1", "virsh", "destroy", "cold")
+    cold.wait_ready()
+    assert guest(site, "cold", f"mkdir -p /data; mount -t virtiofs {shlex.quote(device['mount_tag'])} /data; cat /data/file").strip() == "hello"
+    assert "Read-only file system" in guest(site, "cold", "touch /data/new 2>&1 || true")
+    assert names(module("hv1", "virtiofs_export", domain="cold", image="data", state="absent")) == [
+        "remove virtiofs device",
+        "unplug virtiofs device",
+        "release image",
+    ]
     assert module("hv1", "image_info", name="data")["images"][0]["attachments"] == []
 
 
