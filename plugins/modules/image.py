@@ -235,7 +235,7 @@ notes:
   - In check mode a file is looked at as in a run, and read where it is compressed or has a checksum. Where C(mkfs) can't be kept from writing, it is tried on a
     sparse temporary file. Of a URL only the beginning is read, so the checksum of a larger file isn't verified, and whether its data fits isn't known. Each
     image is looked at by itself, so whether all new images of a list fit together isn't known, either.
-  - In check mode a datastore that an earlier task of the play would make isn't there yet, and an image in it is an error.
+  - In check mode, a datastore that is missing is a warning and a change, because an earlier task of the play may make it.
   - The size of a directory is measured in each run that gives its path, and returned. That it differs from the last time is no change, because files come and
     go. The catalog keeps the size of the time when the image was registered or last changed.
 seealso:

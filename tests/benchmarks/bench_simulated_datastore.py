@@ -235,7 +235,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def machine() -> str:
-    """What it was measured on, and what else that had to do."""
+    """Return what it was measured on, and what else that had to do."""
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())

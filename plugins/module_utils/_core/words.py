@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What messages call the choices of their reader: options for the user of a module, attributes of templates for the user of a front-end."""
+"""Words by which messages call the choices of their reader: options for the user of a module, attributes of templates for the user of a front-end."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
 
 
 def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where there is data, as (start, end). A block device has no holes."""
+    """Yield where there is data, as (start, end). A block device has no holes."""
     if size and is_block_device(descriptor):
         yield 0, size
         return

@@ -117,7 +117,7 @@ class Tool:
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
     def status(self) -> dict[str, object] | None:
-        """What is mounted; None when nothing is. Other datastores aren't asked: they may be starting or ending."""
+        """Return what is mounted; None when nothing is. Other datastores aren't asked: they may be starting or ending."""
         found = self.on("status")
         if not isinstance(found, dict):
             raise CommandFailed(f"The command {self.executable!r} answered without a status.")
@@ -289,7 +289,7 @@ def _holds(now: object, wanted: object) -> bool:
 
 
 def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool:
-    """Whether the rule ``now`` is ``rule``, which may leave out what is a default."""
+    """Return whether the rule ``now`` is ``rule``, which may leave out what is a default."""
     wanted = {**_RULE, **rule}
     if isinstance(wanted.get("ops"), str):
         wanted["ops"] = wanted["ops"].split(",")

@@ -143,7 +143,7 @@ class Running:
         return None
 
     def is_ready(self) -> bool:
-        """Whether it answers; one that is just starting or ending is waited for."""
+        """Return whether it answers; one that is just starting or ending is waited for."""
         control = self.connect()
         if control is not None:
             control.close()

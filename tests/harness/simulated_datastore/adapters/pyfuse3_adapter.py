@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KernelTable:
-    """What the kernel's table of mounts shows: the source, the type after ``fuse.``, and options that are there for each file system."""
+    """A row of the kernel's table of mounts: the source, the type after ``fuse.``, and options that are there for each file system."""
 
     source: str
     type: str
@@ -233,7 +233,7 @@ def _read_ahead(device: str, size: int = 1024) -> None:
 
 
 def _why_not() -> str:
-    """Why this process can't mount; empty when no reason is known."""
+    """Return why this process can't mount; empty when no reason is known."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     if not effective >> _SYS_ADMIN & 1:
