@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What script/demo shows: the site of molecule/virtiofs in a lab of its own, converged, looked at, converged again, and removed."""
+"""What script/demo shows: the site of molecule/virtiofs in a lab of its own, converged, looked at, converged again, and
+removed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from lab import Lab, LabError, load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENARIO = ROOT / "molecule" / "virtiofs"
-ANSIBLE = {"ANSIBLE_DISPLAY_OK_HOSTS": "false", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false", "ANSIBLE_PIPELINING": "true", "ANSIBLE_LOCALHOST_WARNING": "false"}
+ANSIBLE = {
+    "ANSIBLE_DISPLAY_OK_HOSTS": "false",
+    "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
+    "ANSIBLE_PIPELINING": "true",
+    "ANSIBLE_LOCALHOST_WARNING": "false",
+}
 
 
 class DemoError(Exception):
@@ -72,9 +79,19 @@ def show(lab: Lab) -> None:
 
 def playbook(lab: Lab, name: str, *arguments: str, quiet: bool = False) -> str:
     """Run a playbook of the scenario and return what it printed; raises :class:`DemoError`."""
-    command = ["ansible-playbook", "--inventory", str(lab.inventory), "--inventory", str(SCENARIO / "inventory" / "site.yml"), *arguments, str(SCENARIO / name)]
+    command = [
+        "ansible-playbook",
+        "--inventory",
+        str(lab.inventory),
+        "--inventory",
+        str(SCENARIO / "inventory" / "site.yml"),
+        *arguments,
+        str(SCENARIO / name),
+    ]
     lines = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **ANSIBLE}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **ANSIBLE}
+    ) as process:
         try:
             for line in process.stdout or ():
                 lines.append(line)

@@ -65,7 +65,11 @@ def executed(pid: int) -> dict[str, str]:
         by = os.readlink(f"/proc/{parent}/exe")
     except OSError:  # it has ended
         by = "?"
-    return {"path": os.path.join(os.readlink(f"/proc/{pid}/cwd"), path), "exe": os.readlink(f"/proc/{pid}/exe"), "by": by}
+    return {
+        "path": os.path.join(os.readlink(f"/proc/{pid}/cwd"), path),
+        "exe": os.readlink(f"/proc/{pid}/exe"),
+        "by": by,
+    }
 
 
 def follow(first: int, log: TextIO) -> None:

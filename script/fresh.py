@@ -31,9 +31,18 @@ SUITES = ("lint", "docs", "sanity", "unit", "integration", "molecule")
 
 #: How this machine reaches packages, where it needs something for that.
 SETTINGS = ("/etc/pip.conf", "/etc/xdg/pip", "/usr/local/share/ca-certificates")
-VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", *(name for name in os.environ if name.startswith("PIP_")))
+VARIABLES = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    *(name for name in os.environ if name.startswith("PIP_")),
+)
 
-#: Runs as PID 1, so it reaps. It ends when nobody holds the other end of its input any more, at the latest after the command.
+#: Runs as PID 1, so it reaps. It ends when nobody holds the other end of its input any more, at the latest after the
+#: command.
 INIT = """
 update-ca-certificates >/dev/null 2>&1
 cd /srv/vmstore
@@ -43,7 +52,10 @@ read -r _ || exit 1
 echo "fresh: ended with $?"
 read -r _
 """
-PROGRAMS = 'cd /srv/vmstore; . script/lib.sh; mapfile -t packages < <(apt_packages); exec /usr/bin/python3 script/programs.py /dev/stdin "${packages[@]}"'
+PROGRAMS = (
+    "cd /srv/vmstore; . script/lib.sh; mapfile -t packages < <(apt_packages); exec /usr/bin/python3 script/programs.py "
+    '/dev/stdin "${packages[@]}"'
+)
 
 BEGIN = time.monotonic()
 
@@ -56,7 +68,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="script/fresh", description="Run script/demo in a new and minimal root tree.")
     parser.add_argument("release", nargs="?", choices=RELEASES, help="default: both, one after the other")
     parser.add_argument("--test", action="store_true", help="run all suites of script/test instead")
-    parser.add_argument("--cached", action="store_true", help="use the root trees that the lab of this machine has built")
+    parser.add_argument(
+        "--cached", action="store_true", help="use the root trees that the lab of this machine has built"
+    )
     options = parser.parse_args()
     rows = []
     for release in [options.release] if options.release else RELEASES:
@@ -86,7 +100,10 @@ def attempt(release: str, test: bool, cached: bool) -> None:
     path = ROOT / ".cache" / "fresh" / f"{release}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f"vmstore-fresh-{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir="/var/tmp") as directory, path.open("w+", encoding="utf-8") as log:
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir="/var/tmp") as directory,
+        path.open("w+", encoding="utf-8") as log,
+    ):
         checkout, executed = Path(directory, "checkout"), path.with_suffix(".programs")
         executed.unlink(missing_ok=True)
         clone(checkout)
@@ -95,7 +112,10 @@ def attempt(release: str, test: bool, cached: bool) -> None:
             wait_for("fresh: ready", process, log)
             # Each test may run what it likes, so only the demo is looked at.
             tracer = None if test else trace(name, executed)
-            say(f"{release}: {command[0]} in a clone of this checkout{', with the root trees of this machine' if cached else ''} ({path.relative_to(ROOT)})")
+            say(
+                f"{release}: {command[0]} in a clone of this "
+                f"checkout{', with the root trees of this machine' if cached else ''} ({path.relative_to(ROOT)})"
+            )
             tell(process)
             status = wait_for("fresh: ended with ", process, log)
             if test:
@@ -109,7 +129,9 @@ def attempt(release: str, test: bool, cached: bool) -> None:
                 with executed.open() as file:
                     done = podman_command("exec", "--interactive", name, "bash", "-c", PROGRAMS, stdin=file)
                 if done.returncode:
-                    raise FreshError(f"not every program that ran is in a list of packages:\n{(done.stdout + done.stderr).rstrip()}")
+                    raise FreshError(
+                        f"not every program that ran is in a list of packages:\n{(done.stdout + done.stderr).rstrip()}"
+                    )
                 say(f"{release}: every program that ran is in a list of packages")
 
 
@@ -123,27 +145,61 @@ def clone(directory: Path) -> None:
 
 def git(directory: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     # root may work on a checkout that belongs to somebody else.
-    done = subprocess.run(["git", "-c", "safe.directory=*", "-C", directory, *arguments], input=stdin, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", directory, *arguments], input=stdin, capture_output=True, check=False
+    )
     if done.returncode:
-        raise FreshError(f"'git {arguments[0]}' ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
+        raise FreshError(
+            f"'git {arguments[0]}' ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()}"
+        )
     return done.stdout
 
 
 @contextmanager
-def container(name: str, tree: Path, checkout: Path, cached: bool, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def container(
+    name: str, tree: Path, checkout: Path, cached: bool, command: list[str]
+) -> Iterator[subprocess.Popen[str]]:
     """Start a container on *tree* that waits for :func:`tell` before it runs *command*; it is gone afterwards."""
     volumes = [f"{checkout}:/srv/vmstore", *(f"{path}:{path}:ro" for path in SETTINGS if os.path.exists(path))]
     if cached:
         volumes.append(f"{cache.root()}:/root/.cache/granary-vmstore")
     arguments = [
-        "podman", "run", "--rm", "--interactive", "--name", name, "--privileged", "--systemd=false",
-        # What podman and overlay file systems in there write must not be on an overlay. Tests look at what files take on a disk.
-        "--tmpfs=/run:exec", "--tmpfs=/tmp:exec", "--tmpfs=/var/lib/containers", "--tmpfs=/root/.cache:exec", "--volume=/var/tmp",
-        *(f"--volume={volume}" for volume in volumes), *(f"--env={variable}" for variable in VARIABLES if variable in os.environ),
-        "--rootfs", f"{tree}:O", "bash", "-c", INIT, "bash", *command]
+        "podman",
+        "run",
+        "--rm",
+        "--interactive",
+        "--name",
+        name,
+        "--privileged",
+        "--systemd=false",
+        # What podman and overlay file systems in there write must not be on an overlay. Tests look at what files take
+        # on a disk.
+        "--tmpfs=/run:exec",
+        "--tmpfs=/tmp:exec",
+        "--tmpfs=/var/lib/containers",
+        "--tmpfs=/root/.cache:exec",
+        "--volume=/var/tmp",
+        *(f"--volume={volume}" for volume in volumes),
+        *(f"--env={variable}" for variable in VARIABLES if variable in os.environ),
+        "--rootfs",
+        f"{tree}:O",
+        "bash",
+        "-c",
+        INIT,
+        "bash",
+        *command,
+    ]
     # A terminal's Ctrl-C is for this process only.
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          start_new_session=True, env={**os.environ, **podman.environment()}) as process:
+    with subprocess.Popen(
+        arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, **podman.environment()},
+    ) as process:
         try:
             yield process
         finally:
@@ -156,7 +212,14 @@ def container(name: str, tree: Path, checkout: Path, cached: bool, command: list
 
 
 def podman_command(*arguments: str, stdin: IO[str] | int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["podman", *arguments], stdin=stdin, capture_output=True, text=True, check=False, env={**os.environ, **podman.environment()})
+    return subprocess.run(
+        ["podman", *arguments],
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **podman.environment()},
+    )
 
 
 def tell(process: subprocess.Popen[str]) -> None:
@@ -166,12 +229,14 @@ def tell(process: subprocess.Popen[str]) -> None:
 
 
 def wait_for(word: str, process: subprocess.Popen[str], log: IO[str]) -> str:
-    """Copy the container's output to *log*, and its headings to the terminal, up to a line that begins with *word*; return the rest of that line."""
+    """Copy the container's output to *log*, and its headings to the terminal, up to a line that begins with *word*;
+    return the rest of that line.
+    """
     for line in process.stdout:
         log.write(line)
         log.flush()
         if line.startswith(word):
-            return line[len(word):].strip()
+            return line[len(word) :].strip()
         if line.startswith("==> "):
             say(f"  {re.sub(r'^==> ( *[0-9]+ s: )?', '', line)[:100].rstrip()}")
     raise FreshError(f"the container ended with {process.wait()}, and its output with:\n{end_of(log)}")
@@ -180,7 +245,9 @@ def wait_for(word: str, process: subprocess.Popen[str], log: IO[str]) -> str:
 def trace(name: str, executed: Path) -> subprocess.Popen[str]:
     """Write what the container runs to *executed*, from now on."""
     pid = podman_command("inspect", "--format", "{{.State.Pid}}", name).stdout.strip()
-    tracer = subprocess.Popen([sys.executable, ROOT / "script" / "execs.py", pid, executed], stdout=subprocess.PIPE, text=True)
+    tracer = subprocess.Popen(
+        [sys.executable, ROOT / "script" / "execs.py", pid, executed], stdout=subprocess.PIPE, text=True
+    )
     if tracer.stdout.readline() != "attached\n":
         raise FreshError(f"its programs can't be traced: execs.py ended with {tracer.wait()}.")
     return tracer

@@ -40,9 +40,17 @@ def installed() -> dict[str, Package]:
     for paragraph in (DPKG / "status").read_text(encoding="utf-8").split("\n\n"):
         fields = dict(re.findall(r"^([\w-]+): (.*)$", paragraph, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
-            basic = fields.get("Essential") == "yes" or fields.get("Priority") == "required" or fields["Package"] == "apt"
-            needs = [[_name(word) for word in words.split("|")] for name in ("Pre-Depends", "Depends") for words in _items(fields.get(name, ""))]
-            found[fields["Package"]] = Package(basic, needs, [_name(word) for word in _items(fields.get("Provides", ""))])
+            basic = (
+                fields.get("Essential") == "yes" or fields.get("Priority") == "required" or fields["Package"] == "apt"
+            )
+            needs = [
+                [_name(word) for word in words.split("|")]
+                for name in ("Pre-Depends", "Depends")
+                for words in _items(fields.get(name, ""))
+            ]
+            found[fields["Package"]] = Package(
+                basic, needs, [_name(word) for word in _items(fields.get("Provides", ""))]
+            )
     return found
 
 
@@ -56,17 +64,26 @@ def _name(relation: str) -> str:
 
 
 def closure(packages: dict[str, Package], listed: Iterable[str]) -> set[str]:
-    """Return the basic and the *listed* packages with all that they depend on; alternatives count as far as they are installed."""
+    """Return the basic and the *listed* packages with all that they depend on; alternatives count as far as they are
+    installed.
+    """
     providers: dict[str, list[str]] = {}
     for name, package in packages.items():
         for provided in (name, *package.provides):
             providers.setdefault(provided, []).append(name)
-    todo = [name for name, package in packages.items() if package.basic] + [name for word in listed for name in providers.get(word, ())]
+    todo = [name for name, package in packages.items() if package.basic] + [
+        name for word in listed for name in providers.get(word, ())
+    ]
     done: set[str] = set()
     while todo:
         if (name := todo.pop()) not in done:
             done.add(name)
-            todo += [provider for alternatives in packages[name].needs for word in alternatives for provider in providers.get(word, ())]
+            todo += [
+                provider
+                for alternatives in packages[name].needs
+                for word in alternatives
+                for provider in providers.get(word, ())
+            ]
     return done
 
 
@@ -92,7 +109,11 @@ def unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Itera
             seen.add(path)
             package = owner.get(path.removeprefix("/usr"))
             if package not in covered:
-                whose = f"belongs to the package {package}, which no listed package depends on" if package else "belongs to no package"
+                whose = (
+                    f"belongs to the package {package}, which no listed package depends on"
+                    if package
+                    else "belongs to no package"
+                )
                 yield f"{entry['path']}, started by {entry['by']}, {whose}."
 
 

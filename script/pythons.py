@@ -4,9 +4,9 @@
 
 Usage: pythons.py LINKS CORE_IN
 
-Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up), and prints, for each
-ansible-core pinned in CORE_IN (a requirements file with markers), the newest of those interpreters that gets this pin:
-`<minor version> <path> <ansible-core version>`.
+Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up), and
+prints, for each ansible-core pinned in CORE_IN (a requirements file with markers), the newest of those interpreters
+that gets this pin: `<minor version> <path> <ansible-core version>`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ def candidates() -> list[Path]:
     """Directories' `python3.N` executables, the system's own first."""
     directories = [Path("/usr/bin"), Path("/usr/local/bin")]
     directories += [path for root in PYENV_ROOTS if root for path in sorted(Path(root, "versions").glob("3.*/bin"))]
-    return [path for directory in directories for path in sorted(directory.glob("python3.*")) if re.fullmatch(r"python3\.\d+", path.name)]
+    return [
+        path
+        for directory in directories
+        for path in sorted(directory.glob("python3.*"))
+        if re.fullmatch(r"python3\.\d+", path.name)
+    ]
 
 
 def version_of(python: Path) -> tuple[int, ...] | None:

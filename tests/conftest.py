@@ -2,7 +2,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """Makes `ansible_collections.granary.vmstore` importable, wherever the checkout is.
 
-`ansible_collections` and `granary` are namespace packages, so one symbolic link in a directory on the import path is all that is needed.
+`ansible_collections` and `granary` are namespace packages, so one symbolic link in a directory on the import path is
+all that is needed.
 """
 
 from __future__ import annotations

@@ -11,12 +11,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Pages for users and for developers. What isn't here has no blocks, or is data of a test.
-PATTERNS = ("*.md", "docs/**/*.md", "docs/**/*.rst", "examples/**/*.md", "roles/*/README.md", "tests/harness/README.md", "tests/benchmarks/README.md")
+PATTERNS = (
+    "*.md",
+    "docs/**/*.md",
+    "docs/**/*.rst",
+    "examples/**/*.md",
+    "roles/*/README.md",
+    "tests/harness/README.md",
+    "tests/benchmarks/README.md",
+)
 
 
 @dataclass(frozen=True)
 class Block:
-    """``page`` is the path in the checkout, ``number`` counts the blocks below ``heading`` from 0 on, ``before`` is the paragraph above the block."""
+    """``page`` is the path in the checkout, ``number`` counts the blocks below ``heading`` from 0 on, ``before`` is the
+    paragraph above the block.
+    """
 
     page: str
     heading: str
@@ -33,11 +43,18 @@ class Block:
 def read_blocks() -> list[Block]:
     """Return all blocks, fenced and indented ones, page by page."""
     pages = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
-    return [block for page in pages for block in blocks_of(page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"))]
+    return [
+        block
+        for page in pages
+        for block in blocks_of(page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"))
+    ]
 
 
 def blocks_of(page: str, markdown: str) -> list[Block]:
-    """Return the blocks of one page. An indented line begins a block behind an empty line, unless that ends an item of a list."""
+    """Return the blocks of one page.
+
+    An indented line begins a block behind an empty line, unless that ends an item of a list.
+    """
     found: list[Block] = []
     heading, before, paragraph, in_list = "", "", "", False
     lines = markdown.splitlines()
@@ -58,7 +75,10 @@ def blocks_of(page: str, markdown: str) -> list[Block]:
             position = end
         elif line.startswith("    ") and not paragraph and not in_list:
             end = position
-            while end < len(lines) and (lines[end].startswith("    ") or (not lines[end] and lines[end + 1 : end + 2] and lines[end + 1].startswith("    "))):
+            while end < len(lines) and (
+                lines[end].startswith("    ")
+                or (not lines[end] and lines[end + 1 : end + 2] and lines[end + 1].startswith("    "))
+            ):
                 end += 1
             add("", [text[4:] for text in lines[position:end]])
             position = end - 1
@@ -74,7 +94,9 @@ def blocks_of(page: str, markdown: str) -> list[Block]:
 
 
 def files_of(page: str) -> dict[str, Block]:
-    """Return the blocks of a page that are files, by path: the paragraph above such a block begins with the path as code."""
+    """Return the blocks of a page that are files, by path: the paragraph above such a block begins with the path as
+    code.
+    """
     found = {}
     for one in read_blocks():
         path = re.match(r"`([\w.-]+(?:/[\w.-]+)+)`", one.before)
@@ -84,7 +106,8 @@ def files_of(page: str) -> dict[str, Block]:
 
 
 def block(page: str, heading: str, number: int = 0) -> Block:
-    """Return one block, for a test that runs it: test_documentation.py finds the calls, whose arguments must be literals.
+    """Return one block, for a test that runs it: test_documentation.py finds the calls, whose arguments must be
+    literals.
 
     :raises KeyError: there is no such block.
     """

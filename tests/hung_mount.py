@@ -24,7 +24,12 @@ MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), data and data.encode()) != 0:
+    if (
+        libc.mount(
+            source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), data and data.encode()
+        )
+        != 0
+    ):
         raise OSError(ctypes.get_errno(), f"mount {target}: {os.strerror(ctypes.get_errno())}")
 
 

@@ -1,6 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Exchanges two names for as long as it runs, as a user who attacks a program that works by name: swapping.py UID NAME OTHER.
+"""Exchanges two names for as long as it runs, as a user who attacks a program that works by name: swapping.py UID NAME
+OTHER.
 
 Prints a line when it has begun. renameat2(2) with RENAME_EXCHANGE has no moment at which a name is missing.
 """

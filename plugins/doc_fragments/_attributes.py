@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Private to this collection. Every module extends `granary.vmstore._attributes` and `granary.vmstore._attributes.actiongroup_vmstore`;
-# an _info module extends `granary.vmstore._attributes.info_module` too, and any other says by itself how far it supports each attribute.
+# Private to this collection. Every module extends `granary.vmstore._attributes` and
+# `granary.vmstore._attributes.actiongroup_vmstore`; an _info module extends `granary.vmstore._attributes.info_module`
+# too, and any other says by itself how far it supports each attribute.
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-
     DOCUMENTATION = r"""
 options: {}
 attributes:

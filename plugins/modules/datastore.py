@@ -9,11 +9,13 @@ DOCUMENTATION = r"""
 module: datastore
 short_description: Manage datastores
 description:
-  - Creates, changes and removes datastores in the catalog. The first one makes the catalog, with the datastores 0 (C(system)), 1 (C(default)) and
-    2 (C(files)) that every front-end has.
-  - A datastore with O(ds_driver=virtiofs) and O(tm_driver=virtiofs) holds images that are directories of hosts. It stores metadata only,
-    so its capacity is 0. Snapshots, backups, attaching as a disk, resizing, saving as and cloning are not supported there.
-  - A datastore with O(ds_driver=fs) holds images that are files. Its directory is made with the first image, for the owner of the directory around it.
+  - Creates, changes and removes datastores in the catalog. The first one makes the catalog, with the datastores 0
+    (C(system)), 1 (C(default)) and 2 (C(files)) that every front-end has.
+  - A datastore with O(ds_driver=virtiofs) and O(tm_driver=virtiofs) holds images that are directories of hosts. It
+    stores metadata only, so its capacity is 0. Snapshots, backups, attaching as a disk, resizing, saving as and cloning
+    are not supported there.
+  - A datastore with O(ds_driver=fs) holds images that are files. Its directory is made with the first image, for the
+    owner of the directory around it.
   - Runs on the front-end. No directory is made by this module, and none is removed.
   - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
 author:
@@ -45,7 +47,8 @@ options:
     choices: [image, system, backup, file]
   ds_driver:
     description:
-      - The datastore driver, V(virtiofs) or V(fs). It can't change. A new datastore needs one, but for O(type=system), which has none.
+      - The datastore driver, V(virtiofs) or V(fs). It can't change. A new datastore needs one, but for O(type=system),
+        which has none.
       - V(fs) keeps images as files in a directory, V(virtiofs) registers directories of hosts.
     type: str
   tm_driver:
@@ -55,7 +58,8 @@ options:
     type: str
   base_path:
     description:
-      - Directory of the datastore's data. It can't change. The default of a new datastore is the id below O(datastore_location).
+      - Directory of the datastore's data. It can't change. The default of a new datastore is the id below
+        O(datastore_location).
       - No datastore can be in the directory of another.
     type: str
   datastore_location:
@@ -68,34 +72,40 @@ options:
     elements: int
   safe_dirs:
     description:
-      - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a restricted directory wins.
+      - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a
+        restricted directory wins.
       - A block device needs one of them, such as C(/dev/GROUP), or is named here itself.
       - A directory that holds a restricted one is never allowed. C(/var/tmp) is safe where this isn't given.
     type: list
     elements: str
   restricted_dirs:
     description:
-      - Directories that images can't be made of, besides those that are always restricted. These are C(/bin), C(/boot), C(/dev), C(/etc),
-        C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys), C(/usr), C(/var) and the directories
-        of all datastores. No image is made of the directory that holds the catalog.
+      - Directories that images can't be made of, besides those that are always restricted. These are C(/bin), C(/boot),
+        C(/dev), C(/etc), C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys),
+        C(/usr), C(/var) and the directories of all datastores. No image is made of the directory that holds the
+        catalog.
       - Add V(/) to allow O(safe_dirs) only.
     type: list
     elements: str
   bridge_list:
     description:
-      - Names or addresses of hosts that hold what the front-end doesn't. With V(virtiofs) they are asked in turn for a directory that isn't on the
-        front-end. With V(fs) each action runs on one of them, any that can be reached, over one connection; it needs C(python3), 3.9 or newer,
-        and C(qemu-img) there. Local paths that images are made of are the front-end's.
-      - They are reached with C(ssh), without a password, as the user that runs the module and with that user's C(~/.ssh/config).
+      - Names or addresses of hosts that hold what the front-end doesn't. With V(virtiofs) they are asked in turn for a
+        directory that isn't on the front-end. With V(fs) each action runs on one of them, any that can be reached, over
+        one connection; it needs C(python3), 3.9 or newer, and C(qemu-img) there. Local paths that images are made of
+        are the front-end's.
+      - They are reached with C(ssh), without a password, as the user that runs the module and with that user's
+        C(~/.ssh/config).
     type: list
     elements: str
   attributes:
     description:
       - Further attributes, by their names in lower case. They replace the ones that the datastore has.
-      - V(fs) knows C(driver), V(raw) or V(qcow2), the format that disks are converted to, unless C(convert) is V(no); C(sparse), C(no_decompress) and
-        C(verify), V(yes) or V(no); C(limit_transfer_bw), bytes a second, perhaps with K, M or G; C(qcow2_options), such as V(cluster_size=2M);
-        C(supported_fs), file systems that empty images can have, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
-      - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) names hosts that make the images.
+      - V(fs) knows C(driver), V(raw) or V(qcow2), the format that disks are converted to, unless C(convert) is V(no);
+        C(sparse), C(no_decompress) and C(verify), V(yes) or V(no); C(limit_transfer_bw), bytes a second, perhaps with
+        K, M or G; C(qcow2_options), such as V(cluster_size=2M); C(supported_fs), file systems that empty images can
+        have, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
+      - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) names hosts that
+        make the images.
       - V(virtiofs) has none.
     type: dict
   state:
@@ -211,8 +221,11 @@ actions:
       after: {id: 100, name: fs_datastore}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
 
 
 def main() -> None:

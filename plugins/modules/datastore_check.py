@@ -10,12 +10,14 @@ module: datastore_check
 short_description: Compare the catalog with what is on disk
 description:
   - Compares the images of the catalog with the data in datastores that store data, and returns where they disagree.
-  - An image that by its own tables isn't whole is found, too. With O(checksums), its checksum is compared where one is recorded, which is the case from the
-    beginning for an image that was made with a checksum. The module M(granary.vmstore.image) makes such an image again with its option C(remake).
+  - An image that by its own tables isn't whole is found, too. With O(checksums), its checksum is compared where one is
+    recorded, which is the case from the beginning for an image that was made with a checksum. The module
+    M(granary.vmstore.image) makes such an image again with its option C(remake).
   - Without O(repair) nothing is changed.
-  - With O(repair) the catalog gets the sizes that images really have, and what killed runs left is removed. No image and no data of an image is lost by that.
-  - Data without an image is removed, and an image without data is removed from the catalog, only where O(remove) names it.
-    Data is on disk before its image is in the catalog, so data without an image may be one that is just being made.
+  - With O(repair) the catalog gets the sizes that images really have, and what killed runs left is removed. No image
+    and no data of an image is lost by that.
+  - Data without an image is removed, and an image without data is removed from the catalog, only where O(remove) names
+    it. Data is on disk before its image is in the catalog, so data without an image may be one that is just being made.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -36,7 +38,8 @@ options:
   checksums:
     description:
       - Also read the data of all images that are not persistent, and compare it with their recorded checksums.
-      - With O(repair), the SHA-256 of the data as it is stored is recorded for those without a checksum. A checksum that differs stays as it was recorded.
+      - With O(repair), the SHA-256 of the data as it is stored is recorded for those without a checksum. A checksum
+        that differs stays as it was recorded.
       - The data of persistent images may change, so it isn't read.
     type: bool
     default: false
@@ -47,15 +50,16 @@ options:
   remove:
     description:
       - What to remove, with O(repair=true).
-      - The path of data without an image, as in RV(datastores[].orphans[].path). It is refused while a program has it open, or a domain has it as a disk, on
-        the hosts that the option O(granary.vmstore.image#module:force) names.
+      - The path of data without an image, as in RV(datastores[].orphans[].path). It is refused while a program has it
+        open, or a domain has it as a disk, on the hosts that the option O(granary.vmstore.image#module:force) names.
       - The name, id or path of an image without data. It is removed from the catalog, unless a domain uses it.
       - What is removed already is fine. An image whose data is there is refused.
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds that the file system of one datastore has to answer, and to give each piece of data with O(checksums), from 1 to 86400.
+    description: Seconds that the file system of one datastore has to answer, and to give each piece of data with
+      O(checksums), from 1 to 86400.
     type: int
     default: 30
   catalog:
@@ -128,7 +132,8 @@ datastores:
         - The one that is asked for by O(name) is never returned with this, the module fails instead.
       type: str
     orphans:
-      description: Data without an image, as files of images with their snapshots, and as snapshots or checksum files of images whose own file isn't there.
+      description: Data without an image, as files of images with their snapshots, and as snapshots or checksum files of
+        images whose own file isn't there.
       type: list
       elements: dict
       contains:
@@ -173,7 +178,8 @@ datastores:
           description: Its data.
           type: str
         attribute:
-          description: What differs, V(size_mb), V(format) or V(checksum), or V(data) where the data by its own tables isn't whole.
+          description: What differs, V(size_mb), V(format) or V(checksum), or V(data) where the data by its own tables
+            isn't whole.
           type: str
         recorded:
           description: What the catalog says.
@@ -202,7 +208,8 @@ datastores:
           description: Whether this run removes it.
           type: bool
     unknown:
-      description: Names of what else is there, in which C(\x) and two digits stand for a byte that isn't UTF-8. It is left alone, and nothing is wrong with it.
+      description: Names of what else is there, in which C(\x) and two digits stand for a byte that isn't UTF-8. It is
+        left alone, and nothing is wrong with it.
       type: list
       elements: str
 actions:
@@ -217,8 +224,11 @@ actions:
       after: {size_mb: 4096}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
+    DATASTORE_CHECK_SPEC,
+    DatastoreCheckService,
+)
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ DOCUMENTATION = r"""
 module: datastore_info
 short_description: Read datastores, their capacity and what is in them
 description:
-  - Reads the datastores of the catalog, how full each is, what each of its images takes on disk, and what is there that belongs to no image.
-  - A file system that doesn't answer keeps no one waiting. Its datastore is returned with RV(datastores[].monitor_error).
+  - Reads the datastores of the catalog, how full each is, what each of its images takes on disk, and what is there that
+    belongs to no image.
+  - A file system that doesn't answer keeps no one waiting. Its datastore is returned with
+    RV(datastores[].monitor_error).
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -137,10 +139,12 @@ datastores:
         allocated_bytes:
           description:
             - Bytes that its data takes on disk, without its snapshots.
-            - Null where the data is missing, in datastores that store no data, and where RV(datastores[].monitor_error) says why it isn't known.
+            - Null where the data is missing, in datastores that store no data, and where RV(datastores[].monitor_error)
+              says why it isn't known.
           type: int
         virtual_bytes:
-          description: Bytes that a domain sees. Null like RV(datastores[].images[].allocated_bytes), and where the data isn't in this format.
+          description: Bytes that a domain sees. Null like RV(datastores[].images[].allocated_bytes), and where the data
+            isn't in this format.
           type: int
         snapshots:
           description: Its snapshots, by id.
@@ -167,7 +171,8 @@ datastores:
           description: Bytes that it takes on disk, with its snapshots.
           type: int
     used_mb:
-      description: MiB that are used, 0 for a datastore that stores no data, or null where RV(datastores[].monitor_error) says why it isn't known.
+      description: MiB that are used, 0 for a datastore that stores no data, or null where
+        RV(datastores[].monitor_error) says why it isn't known.
       type: int
     free_mb:
       description: MiB that are free, like RV(datastores[].used_mb).
@@ -211,8 +216,11 @@ datastores:
           type: bool
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import DATASTORE_INFO_SPEC, datastore_info
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import (
+    DATASTORE_INFO_SPEC,
+    datastore_info,
+)
 
 
 def main() -> None:

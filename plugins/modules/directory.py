@@ -9,10 +9,12 @@ DOCUMENTATION = r"""
 module: directory
 short_description: Create a directory where other users own the directories around it
 description:
-  - Creates a directory and sets its owner, group and mode, like M(ansible.builtin.file) with O(ansible.builtin.file#module:state=directory).
-  - Unlike that module, it can be run as root below a directory of another user, who may replace any name there at any moment.
-    A symbolic link that another user could have put there is only followed to directories of that user. A new directory is created with the
-    rights of the owner of the directory around it. An existing directory is only changed if no other user than its owner could have put it there.
+  - Creates a directory and sets its owner, group and mode, like M(ansible.builtin.file) with
+    O(ansible.builtin.file#module:state=directory).
+  - Unlike that module, it can be run as root below a directory of another user, who may replace any name there at any
+    moment. A symbolic link that another user could have put there is only followed to directories of that user. A new
+    directory is created with the rights of the owner of the directory around it. An existing directory is only changed
+    if no other user than its owner could have put it there.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -29,7 +31,8 @@ options:
   path:
     description:
       - Absolute path of the directory.
-      - Missing directories above it are created with mode C(0755). They belong to the owner of the directory around them.
+      - Missing directories above it are created with mode C(0755). They belong to the owner of the directory around
+        them.
     type: path
     required: true
   owner:
@@ -57,7 +60,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 directory:
-  description: The directory once the module is done. Owner and group are missing in check mode if the directory is missing and they weren't given.
+  description: The directory once the module is done. Owner and group are missing in check mode if the directory is
+    missing and they weren't given.
   returned: success
   type: dict
   sample: {"path": "/var/lib/one/datastores", "owner": "oneadmin", "group": "oneadmin", "mode": "0755"}
@@ -73,8 +77,8 @@ actions:
       after: {"owner": "oneadmin", "group": "oneadmin", "mode": "0755"}
 """
 
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.directory import DIRECTORY_SPEC, DirectoryService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
 
 
 def main() -> None:

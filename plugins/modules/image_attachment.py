@@ -9,10 +9,12 @@ DOCUMENTATION = r"""
 module: image_attachment
 short_description: Manage which domain uses which image
 description:
-  - Records in the catalog that a domain of a host uses an image, and checks the rules that hold over all hosts. Another domain can't use a persistent
-    image, nor one that isn't read-only. In one domain, no two images have the same tag or mount point.
-  - Runs on the front-end, where the catalog is. What it returns is given to M(granary.vmstore.virtiofs_export) on the hypervisor.
-    A hypervisor that is the front-end too doesn't need this module, because M(granary.vmstore.virtiofs_export) does the same for an image.
+  - Records in the catalog that a domain of a host uses an image, and checks the rules that hold over all hosts. Another
+    domain can't use a persistent image, nor one that isn't read-only. In one domain, no two images have the same tag or
+    mount point.
+  - Runs on the front-end, where the catalog is. What it returns is given to M(granary.vmstore.virtiofs_export) on the
+    hypervisor. A hypervisor that is the front-end too doesn't need this module, because
+    M(granary.vmstore.virtiofs_export) does the same for an image.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -45,7 +47,8 @@ options:
     description: The mount point in this domain. The default is that of the image.
     type: str
   read_only:
-    description: Whether this domain can only read. The default is that of the image, and an image that is read-only can't be written by any domain.
+    description: Whether this domain can only read. The default is that of the image, and an image that is read-only
+      can't be written by any domain.
     type: bool
   uid_map:
     description: Which user ids of the guest become which of the host. The default is that of the image.
@@ -180,8 +183,11 @@ actions:
       after: {image_id: 0, host: host01, domain: web}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import IMAGE_ATTACHMENT_SPEC, ImageAttachmentService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
+    IMAGE_ATTACHMENT_SPEC,
+    ImageAttachmentService,
+)
 
 
 def main() -> None:

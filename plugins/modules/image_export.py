@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: image_export
 short_description: Write an image into a file
 description:
-  - Writes what an image holds, or held at a snapshot, into one file on the front-end that needs no other file. Holes stay holes.
+  - Writes what an image holds, or held at a snapshot, into one file on the front-end that needs no other file. Holes
+    stay holes.
   - The file appears under its name when it is whole. A run that fails leaves what was there before.
   - Runs on the front-end, which has to hold the data. Images in a datastore with a bridge list are refused.
 author:
@@ -36,7 +37,8 @@ options:
   dest:
     description:
       - Path of the file, in a directory that exists. It can't be in a directory of a datastore.
-      - A symbolic link, and everything else that isn't a regular file, is refused. Links among the directories of the path are followed.
+      - A symbolic link, and everything else that isn't a regular file, is refused. Links among the directories of the
+        path are followed.
     type: path
     required: true
   format:
@@ -58,10 +60,11 @@ options:
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
 notes:
-  - A file that is written belongs to the user who runs the module, who alone may read and write it (mode 0600). Use M(ansible.builtin.file) to change that;
-    it isn't looked at again.
+  - A file that is written belongs to the user who runs the module, who alone may read and write it (mode 0600). Use
+    M(ansible.builtin.file) to change that; it isn't looked at again.
   - A file that is there already counts as the image if guests would read the same from it.
-  - Stop the domains that use the image, or export a snapshot. What is written to the image meanwhile may be in the file in part.
+  - Stop the domains that use the image, or export a snapshot. What is written to the image meanwhile may be in the file
+    in part.
 requirements:
   - qemu-img on the front-end
 seealso:
@@ -122,8 +125,11 @@ actions:
       after: {dest: /srv/exports/database.qcow2, format: qcow2, image: database, snapshot: null}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_export import IMAGE_EXPORT_SPEC, ImageExportService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import (
+    IMAGE_EXPORT_SPEC,
+    ImageExportService,
+)
 
 
 def main() -> None:

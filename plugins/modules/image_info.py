@@ -95,7 +95,8 @@ images:
       description: Format of its data, such as V(raw) or V(qcow2); V(dir) for type V(filesystem).
       type: str
     size_mb:
-      description: Its virtual size in MiB, rounded up. For type V(filesystem), what the directory held on disk when the image was registered or last changed.
+      description: Its virtual size in MiB, rounded up. For type V(filesystem), what the directory held on disk when the
+        image was registered or last changed.
       type: int
     persistent:
       description: Whether one domain has it for itself.
@@ -107,7 +108,8 @@ images:
       description: File system that was made in it, or null.
       type: str
     origin:
-      description: The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of, or null.
+      description: The path or URL that it is a copy of, or C(image:) and the name of the image that it is a clone of,
+        or null.
       type: str
     origin_checksum:
       description: Checksum that was asked for when it was copied, or null.
@@ -135,8 +137,8 @@ images:
       elements: dict
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import IMAGE_INFO_SPEC, image_info
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import IMAGE_INFO_SPEC, image_info
 
 
 def main() -> None:

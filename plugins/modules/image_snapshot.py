@@ -9,10 +9,12 @@ DOCUMENTATION = r"""
 module: image_snapshot
 short_description: Delete, flatten or revert to snapshots of images
 description:
-  - Acts on a snapshot of an image whose datastore driver supports snapshots. Snapshots are made by the transfer drivers, while a virtual machine has the image.
-  - Whatever fails, and whenever the host stops, the data that the task is to keep is there whole, and the task can be repeated.
-  - Where O(state=flattened) was stopped between its two last steps, repeat it before anything else is done with the image, as its other snapshots may be
-    unusable already.
+  - Acts on a snapshot of an image whose datastore driver supports snapshots. Snapshots are made by the transfer
+    drivers, while a virtual machine has the image.
+  - Whatever fails, and whenever the host stops, the data that the task is to keep is there whole, and the task can be
+    repeated.
+  - Where O(state=flattened) was stopped between its two last steps, repeat it before anything else is done with the
+    image, as its other snapshots may be unusable already.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -41,18 +43,20 @@ options:
     required: true
   state:
     description:
-      - V(absent) deletes the snapshot. What the image and its other snapshots hold stays. One that doesn't exist is deleted already.
-      - V(reverted) makes the image hold what the snapshot holds. What it held is lost, all snapshots stay. They are compared first, so nothing
-        changes where they are the same.
-      - V(flattened) makes the image one file that holds what the snapshot holds, without any snapshots. What it held, and the other snapshots, are lost.
-        Nothing changes where there are no snapshots.
+      - V(absent) deletes the snapshot. What the image and its other snapshots hold stays. One that doesn't exist is
+        deleted already.
+      - V(reverted) makes the image hold what the snapshot holds. What it held is lost, all snapshots stay. They are
+        compared first, so nothing changes where they are the same.
+      - V(flattened) makes the image one file that holds what the snapshot holds, without any snapshots. What it held,
+        and the other snapshots, are lost. Nothing changes where there are no snapshots.
     type: str
     choices: [absent, flattened, reverted]
     required: true
   force:
     description:
-      - Acts also while a domain or another program uses the image, whether the catalog knows of that or not, and flattens also where that loses other
-        snapshots. Without it, both fail. The hosts that are asked are those of the option O(granary.vmstore.image#module:force).
+      - Acts also while a domain or another program uses the image, whether the catalog knows of that or not, and
+        flattens also where that loses other snapshots. Without it, both fail. The hosts that are asked are those of the
+        option O(granary.vmstore.image#module:force).
       - A domain that runs goes on writing to the files that it has open, so stop it first.
     type: bool
     default: false
@@ -64,7 +68,8 @@ options:
     type: path
     default: /var/lib/one/vmstore/catalog.sqlite
 notes:
-  - An image that becomes another gets the size that the snapshot has, and loses the checksum that the catalog has of its data.
+  - An image that becomes another gets the size that the snapshot has, and loses the checksum that the catalog has of
+    its data.
   - One run at a time works on the data of an image. Another one waits for half a minute.
 requirements:
   - qemu-img on the front-end
@@ -102,7 +107,8 @@ snapshots:
   elements: int
   sample: [1, 2]
 image:
-  description: The image afterwards, or in check mode as it would be, as RV(granary.vmstore.image#module:image) describes it.
+  description: The image afterwards, or in check mode as it would be, as RV(granary.vmstore.image#module:image)
+    describes it.
   returned: success
   type: dict
   sample:
@@ -128,8 +134,11 @@ actions:
       after: {snapshots: [1, 2]}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
+    IMAGE_SNAPSHOT_SPEC,
+    ImageSnapshotService,
+)
 
 
 def main() -> None:

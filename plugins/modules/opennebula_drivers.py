@@ -9,13 +9,14 @@ DOCUMENTATION = r"""
 module: opennebula_drivers
 short_description: Install the storage engine as datastore drivers of an OpenNebula front-end
 description:
-  - Installs the storage engine of this collection, and the scripts by which a front-end calls it, C(datastore/<driver>/<action>) in its
-    directory of remotes.
-  - A script of the same name is replaced. The replaced script is kept outside the remotes, because a front-end copies what is there to all hosts. It is not
-    executable, and its name has the date. The README of the role has the way back.
+  - Installs the storage engine of this collection, and the scripts by which a front-end calls it,
+    C(datastore/<driver>/<action>) in its directory of remotes.
+  - A script of the same name is replaced. The replaced script is kept outside the remotes, because a front-end copies
+    what is there to all hosts. It is not executable, and its name has the date. The README of the role has the way
+    back.
   - Scripts that an older version of this module kept in the remotes are moved there.
-  - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory of remotes leads root to a
-    directory that isn't that of the link's owner.
+  - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory
+    of remotes leads root to a directory that isn't that of the link's owner.
   - The programs that the drivers run are installed by the role P(granary.vmstore.opennebula_drivers#role).
   - The engine before stays until the engine after the new one is installed, for the actions that are under way.
 author:
@@ -32,11 +33,13 @@ attributes:
     support: full
 options:
   remotes:
-    description: The front-end's directory of remotes. It has to exist, with the directories C(datastore) and C(tm) in it.
+    description: The front-end's directory of remotes. It has to exist, with the directories C(datastore) and C(tm) in
+      it.
     type: path
     default: /var/lib/one/remotes
   library:
-    description: Where the engine is installed, once for all drivers. Nobody but root may be able to change it, or a directory around it.
+    description: Where the engine is installed, once for all drivers. Nobody but root may be able to change it, or a
+      directory around it.
     type: path
     default: /usr/local/lib/granary-vmstore
   kept:
@@ -87,12 +90,18 @@ actions:
       after: {"installed": ["rm"]}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import OPENNEBULA_DRIVERS_SPEC, OpennebulaDriversService
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine import engine_sources
+from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import (
+    OPENNEBULA_DRIVERS_SPEC,
+    OpennebulaDriversService,
+)
 
 
 def main() -> None:
-    run_module(OPENNEBULA_DRIVERS_SPEC, OpennebulaDriversService)
+    engine = engine_sources(entry.__name__)
+    run_module(OPENNEBULA_DRIVERS_SPEC, lambda options: OpennebulaDriversService(options, engine))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: simulated_datastore
 short_description: Mount a simulated datastore on a test host and set its policies
 description:
-  - Mounts storage that behaves, and misbehaves on command, so that a test sees what a playbook does when storage is full, slow, broken or gone.
+  - Mounts storage that behaves, and misbehaves on command, so that a test sees what a playbook does when storage is
+    full, slow, broken or gone.
   - It needs the program C(simulated-datastore) of the test harness of this collection on the host, which the role
     P(granary.vmstore.simulated_datastore#role) installs, and root.
 author:
@@ -42,7 +43,8 @@ options:
     description:
       - One mount for each client of the datastore. Missing directories are created.
       - Mounts of other clients are unmounted. Those that a mount helper made, for O(exports), stay.
-      - A mount with another path, profile or squash, or with other flags, is replaced. Files that are open there are lost to who has them open.
+      - A mount with another path, profile or squash, or with other flags, is replaced. Files that are open there are
+        lost to who has them open.
       - Without this option mounts stay as they are.
     type: list
     elements: dict
@@ -74,7 +76,8 @@ options:
         default: false
   exports:
     description:
-      - Sources by which mount(8) finds this datastore, with the file system type C(sim), or C(nfs) and C(nfs4) where the helper for those is installed.
+      - Sources by which mount(8) finds this datastore, with the file system type C(sim), or C(nfs) and C(nfs4) where
+        the helper for those is installed.
       - So a role that mounts storage is tested as it is.
       - Other sources are exported no more. What is mounted already stays. Without this option exports stay as they are.
       - A datastore that is exported stays when nothing is mounted.
@@ -101,7 +104,8 @@ options:
     type: dict
   rules:
     description:
-      - The fault rules that are in force, with the keys that C(simulated-datastore rule add) takes. Each needs an C(id).
+      - The fault rules that are in force, with the keys that C(simulated-datastore rule add) takes. Each needs an
+        C(id).
       - Other rules are deleted. Without this option rules stay as they are.
     type: list
     elements: dict
@@ -159,7 +163,7 @@ actions:
       after: {"client": "host1", "path": "/mnt/host1", "profile": "local"}
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated_datastore import (
     SIMULATED_DATASTORE_SPEC,
     SimulatedDatastoreService,

@@ -30,7 +30,8 @@ options:
     type: list
     elements: str
   path:
-    description: Only paths below the mount point that match this glob. Without a slash it is one for the last component.
+    description: Only paths below the mount point that match this glob. Without a slash it is one for the last
+      component.
     type: str
   client:
     description: Only requests of this client.
@@ -90,7 +91,7 @@ summary:
   sample: [{"client": "host1", "op": "write", "requests": 3, "bytes": 8192, "errors": 1}]
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated_datastore import (
     SIMULATED_DATASTORE_INFO_SPEC,
     read_simulated_datastore,

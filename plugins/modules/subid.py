@@ -9,11 +9,14 @@ DOCUMENTATION = r"""
 module: subid
 short_description: Manage a user's subordinate user and group ids
 description:
-  - Writes the entry of a user into C(/etc/subuid) and C(/etc/subgid), so that programs run as that user can map a range of ids,
-    for example the ids of a virtual machine's users in a virtiofs share.
-  - An entry the user already has is respected. It is reported and not modified, whatever range was asked for, unless O(replace=true).
-  - The files are written under the locks of the shadow suite and replaced atomically. Other lines and comments stay as they are.
-  - Where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, ranges are read with C(getsubids) and can't be written.
+  - Writes the entry of a user into C(/etc/subuid) and C(/etc/subgid), so that programs run as that user can map a range
+    of ids, for example the ids of a virtual machine's users in a virtiofs share.
+  - An entry the user already has is respected. It is reported and not modified, whatever range was asked for, unless
+    O(replace=true).
+  - The files are written under the locks of the shadow suite and replaced atomically. Other lines and comments stay as
+    they are.
+  - Where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, ranges are read with C(getsubids)
+    and can't be written.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -34,8 +37,8 @@ options:
   start:
     description:
       - First subordinate id.
-      - The default is that of the first range from 100000 on that nobody has in these files and that no account or group is in, as C(useradd) finds it.
-        C(SUB_UID_MIN) and the like in C(/etc/login.defs) say where to look.
+      - The default is that of the first range from 100000 on that nobody has in these files and that no account or
+        group is in, as C(useradd) finds it. C(SUB_UID_MIN) and the like in C(/etc/login.defs) say where to look.
     type: int
   count:
     description: How many ids, from O(start) on.
@@ -112,8 +115,12 @@ actions:
       after: "oneadmin:100000:65536\n"
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SUBID_SPEC, SubidService, SubidWish
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
+    SUBID_SPEC,
+    SubidService,
+    SubidWish,
+)
 
 
 def main() -> None:

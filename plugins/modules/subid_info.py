@@ -10,7 +10,8 @@ module: subid_info
 short_description: Read subordinate user and group ids
 description:
   - Reads the entries of C(/etc/subuid) and C(/etc/subgid).
-  - For one user, and where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, C(getsubids) is asked.
+  - For one user, and where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, C(getsubids) is
+    asked.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -19,7 +20,8 @@ extends_documentation_fragment:
   - granary.vmstore._attributes.actiongroup_vmstore
 options:
   user:
-    description: Login name, or decimal uid, of the user whose ranges are wanted. Without it, all entries of the files are returned.
+    description: Login name, or decimal uid, of the user whose ranges are wanted. Without it, all entries of the files
+      are returned.
     type: str
 seealso:
   - module: granary.vmstore.subid
@@ -66,8 +68,8 @@ subgid:
   sample: [{"user": "oneadmin", "start": 100000, "count": 65536}]
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SUBID_INFO_SPEC, subid_info
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SUBID_INFO_SPEC, subid_info
 
 
 def main() -> None:

@@ -9,26 +9,34 @@ DOCUMENTATION = r"""
 module: virtiofs_export
 short_description: Share a directory of a hypervisor with a virtual machine
 description:
-  - Adds a virtiofs device to a libvirt domain, changes it, or removes it. What is shared is an image of the catalog or any directory.
+  - Adds a virtiofs device to a libvirt domain, changes it, or removes it. What is shared is an image of the catalog or
+    any directory.
   - Runs on the hypervisor, as root.
-  - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it where that is possible.
-    Where the running domain needs a restart to have the change, RV(restart_required) says so on this and every later run until it had one.
-    A restart is a stop and a start, which O(restart) does. A reboot from within the guest keeps the old devices.
-  - The virtiofsd of a running device is looked at too. When it has died, only a restart heals the guest. When it serves another directory than the one
-    that is at O(source) now, because a file system was mounted or unmounted there, what the guest writes is hidden from this host. Both are warned of,
-    and RV(restart_required) is true.
-  - A warning names accounts of this host, and users with subordinate ids of their own, that have ids which the guest's ids are mapped to.
-  - virtiofs needs shared memory. When a device is added, the memory of the domain is made shared. Huge pages are kept if the domain has them,
-    and so is memory that is backed by files, otherwise the source becomes memfd. It stays so when the device is removed.
-  - Nothing else in the definition is touched. It is read back and compared, and the old definition is put back if libvirt changed anything else
-    or dropped a part of the device.
-  - The ids of the guest are mapped to subordinate ids of O(service_user), so that root of the guest isn't root in the directory.
-    This needs libvirt 10.0.0, virtiofsd in Rust, and a virtiofsd that doesn't run as root. The role P(granary.vmstore.hypervisor#role) sees to that.
-  - The directory is recorded on this host. The wrapper that the role installs opens it anew whenever the domain starts, follows no symbolic link that others
-    than root can replace, and refuses to start virtiofsd when another directory or another mount is there. This module refuses as well.
-    Remove the export and add it again to share what is there now. An export of an earlier version, which has no record, is recorded by the next run.
-  - Warns when others than root can replace the directory, and when its file system isn't mounted with C(nosuid), see O(subid).
-  - virtiofs has neither snapshots nor backups, and a directory can't be attached as a disk, resized, cloned or saved as another image.
+  - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it
+    where that is possible. Where the running domain needs a restart to have the change, RV(restart_required) says so on
+    this and every later run until it had one. A restart is a stop and a start, which O(restart) does. A reboot from
+    within the guest keeps the old devices.
+  - The virtiofsd of a running device is looked at too. When it has died, only a restart heals the guest. When it serves
+    another directory than the one that is at O(source) now, because a file system was mounted or unmounted there, what
+    the guest writes is hidden from this host. Both are warned of, and RV(restart_required) is true.
+  - A warning names accounts of this host, and users with subordinate ids of their own, that have ids which the guest's
+    ids are mapped to.
+  - virtiofs needs shared memory. When a device is added, the memory of the domain is made shared. Huge pages are kept
+    if the domain has them, and so is memory that is backed by files, otherwise the source becomes memfd. It stays so
+    when the device is removed.
+  - Nothing else in the definition is touched. It is read back and compared, and the old definition is put back if
+    libvirt changed anything else or dropped a part of the device.
+  - The ids of the guest are mapped to subordinate ids of O(service_user), so that root of the guest isn't root in the
+    directory. This needs libvirt 10.0.0, virtiofsd in Rust, and a virtiofsd that doesn't run as root. The role
+    P(granary.vmstore.hypervisor#role) sees to that.
+  - The directory is recorded on this host. The wrapper that the role installs opens it anew whenever the domain starts,
+    follows no symbolic link that others than root can replace, and refuses to start virtiofsd when another directory or
+    another mount is there. This module refuses as well. Remove the export and add it again to share what is there now.
+    An export of an earlier version, which has no record, is recorded by the next run.
+  - Warns when others than root can replace the directory, and when its file system isn't mounted with C(nosuid), see
+    O(subid).
+  - virtiofs has neither snapshots nor backups, and a directory can't be attached as a disk, resized, cloned or saved as
+    another image.
 author:
   - The granary.vmstore developers (@granary)
 requirements:
@@ -44,8 +52,8 @@ attributes:
     support: full
     details:
       - Whether the guest will release a device that is to be unplugged can't be known before it was asked to.
-      - Where libvirt, the wrapper, the domain or the image is missing, RV(device) has only what can be told. The tag and mount point of an image that isn't in
-        the catalog yet are those that the next new image gets.
+      - Where libvirt, the wrapper, the domain or the image is missing, RV(device) has only what can be told. The tag
+        and mount point of an image that isn't in the catalog yet are those that the next new image gets.
   diff_mode:
     support: full
   idempotent:
@@ -64,14 +72,17 @@ options:
   attachment:
     description:
       - RV(granary.vmstore.image_attachment#module:attachment), where the catalog is on another host.
-      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here too, whatever a datastore allows.
-      - What it says about tag, mount point, read-only and id maps is final. Give these to M(granary.vmstore.image_attachment).
+      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here too, whatever a
+        datastore allows.
+      - What it says about tag, mount point, read-only and id maps is final. Give these to
+        M(granary.vmstore.image_attachment).
     type: dict
   source:
     description:
-      - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is exported.
-        A link that others than root can replace is refused.
-      - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused, except those in C(/var/tmp).
+      - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is
+        exported. A link that others than root can replace is refused.
+      - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused,
+        except those in C(/var/tmp).
       - Whether other domains use it too isn't looked at.
     type: str
   mount_tag:
@@ -94,7 +105,8 @@ options:
     type: bool
   uid_map:
     description:
-      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user), and id 0 of the guest must be among them.
+      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user), and
+        id 0 of the guest must be among them.
       - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
     type: list
     elements: dict
@@ -131,7 +143,8 @@ options:
   cache:
     description:
       - How long the guest may keep what it read.
-      - V(none) shows every change by this host or another guest at once. Programs in the guest that map files into shared memory for writing may not run.
+      - V(none) shows every change by this host or another guest at once. Programs in the guest that map files into
+        shared memory for writing may not run.
       - V(auto) leaves it to virtiofsd, which shows changes after about a second and when a file is opened.
       - V(always) is for a directory that only this guest writes to. It never looks again at what it has.
     type: str
@@ -143,7 +156,8 @@ options:
   xattr:
     description:
       - Whether the guest can use extended attributes. Stays as it is if not given.
-      - The wrapper of the role P(granary.vmstore.hypervisor#role) refuses those that security modules of the host act on, such as C(security.selinux).
+      - The wrapper of the role P(granary.vmstore.hypervisor#role) refuses those that security modules of the host act
+        on, such as C(security.selinux).
     type: bool
   sandbox:
     description: How virtiofsd shuts itself in. V(chroot) is possible without id maps only. Stays as it is if not given.
@@ -155,23 +169,28 @@ options:
   binary:
     description:
       - Path of the virtiofsd to use. A script is taken for a wrapper that runs it as O(service_user).
-      - The default is C(/usr/local/libexec/granary-virtiofsd) where the role P(granary.vmstore.hypervisor#role) installed it, else libvirt's own choice.
+      - The default is C(/usr/local/libexec/granary-virtiofsd) where the role P(granary.vmstore.hypervisor#role)
+        installed it, else libvirt's own choice.
     type: str
   service_user:
     description:
       - The user as which the wrapper runs virtiofsd.
-      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
+      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to
+        C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
     type: str
   subid:
     description:
       - Which subordinate ids the guest gets when O(uid_map) and O(gid_map), and those of the image, are not given.
-      - V(shared) is the first range of O(service_user), the same for all domains. Files and processes of one guest are then those of every other guest.
-        A user of this host who runs a setuid program that one guest made can write to the shares of all guests and stop their virtiofsd.
-      - V(per_domain) gives the domain a range of 65536 ids that no other domain has, and is recommended. The range is allocated with the first export,
-        added to C(/etc/subuid) and C(/etc/subgid), used by all exports of the domain that ask for it, and freed with the last of them.
-        The UUID of the domain decides which one, so that it is the same on every host, unless another domain has it there.
-        Where a directory service grants subordinate ids, the range is taken from those after the first range.
-      - With V(per_domain), files of one guest belong to nobody in another guest. Guests that change each other's files need the same map.
+      - V(shared) is the first range of O(service_user), the same for all domains. Files and processes of one guest are
+        then those of every other guest. A user of this host who runs a setuid program that one guest made can write to
+        the shares of all guests and stop their virtiofsd.
+      - V(per_domain) gives the domain a range of 65536 ids that no other domain has, and is recommended. The range is
+        allocated with the first export, added to C(/etc/subuid) and C(/etc/subgid), used by all exports of the domain
+        that ask for it, and freed with the last of them. The UUID of the domain decides which one, so that it is the
+        same on every host, unless another domain has it there. Where a directory service grants subordinate ids, the
+        range is taken from those after the first range.
+      - With V(per_domain), files of one guest belong to nobody in another guest. Guests that change each other's files
+        need the same map.
       - Files keep their owner when this option changes. Change the owners on the host, see RV(device.owners).
     type: str
     choices: [shared, per_domain]
@@ -184,11 +203,12 @@ options:
     default: false
   owner:
     description:
-      - Who owns the directory itself. An id or the name of a user of this host, or V(guest:) and an id of the guest, such as V(guest:0) for its root.
-        With O(subid=per_domain) only the latter is known before the first export.
-      - What is in the directory keeps its owners. Without this option, the directory does, too. O(state=absent) leaves it as it is.
-      - A directory is not changed if another user than its owner could have put it there. A missing one is not created, because it may be a file system that
-        isn't mounted. Use M(granary.vmstore.directory) for that.
+      - Who owns the directory itself. An id or the name of a user of this host, or V(guest:) and an id of the guest,
+        such as V(guest:0) for its root. With O(subid=per_domain) only the latter is known before the first export.
+      - What is in the directory keeps its owners. Without this option, the directory does, too. O(state=absent) leaves
+        it as it is.
+      - A directory is not changed if another user than its owner could have put it there. A missing one is not created,
+        because it may be a file system that isn't mounted. Use M(granary.vmstore.directory) for that.
     type: str
   group:
     description: The group of the directory itself, like O(owner).
@@ -198,7 +218,8 @@ options:
     type: str
   seed:
     description:
-      - Path of an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). It is made if it doesn't exist.
+      - Path of an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). It is made
+        if it doesn't exist.
       - The domain gets a read-only CD-ROM drive with it if it has none.
       - It holds the mounts of all exports of the domain that were given with it. A domain needs a seed of its own.
       - O(state=absent) takes the mount out of the seed and leaves the drive.
@@ -210,13 +231,14 @@ options:
   restart:
     description:
       - What to do when a running domain needs a restart (RV(restart_required)), for whatever reason.
-      - V(when_needed) asks the guest to shut down, waits for that, and starts the domain. The module fails when the guest doesn't shut down within
-        O(restart_timeout), or when the domain is paused. What was changed before stays. A guest that hangs on a dead virtiofsd often can't shut down.
-      - V(when_needed_force) does the same, and turns the power of the domain off when the guest doesn't shut down in time.
-        The guest can lose what it has not written yet.
+      - V(when_needed) asks the guest to shut down, waits for that, and starts the domain. The module fails when the
+        guest doesn't shut down within O(restart_timeout), or when the domain is paused. What was changed before stays.
+        A guest that hangs on a dead virtiofsd often can't shut down.
+      - V(when_needed_force) does the same, and turns the power of the domain off when the guest doesn't shut down in
+        time. The guest can lose what it has not written yet.
       - A domain that doesn't start again gets its old definition back and is started with that.
-      - A transient domain isn't restarted, because it would be gone. Nor is a domain whose device serves another directory than the one that is
-        at O(source) now, because only you know whether the right directory is there.
+      - A transient domain isn't restarted, because it would be gone. Nor is a domain whose device serves another
+        directory than the one that is at O(source) now, because only you know whether the right directory is there.
     type: str
     choices: [never, when_needed, when_needed_force]
     default: never
@@ -234,8 +256,9 @@ options:
   state:
     description:
       - V(present) makes sure that the domain has the export.
-      - V(absent) removes this device only, and the claim of it if the catalog is on this host. The directory stays. It is found by O(image), O(attachment),
-        O(source) or O(mount_tag), or by those given together. Unmount it in the guest first. A domain that doesn't exist has no export.
+      - V(absent) removes this device only, and the claim of it if the catalog is on this host. The directory stays. It
+        is found by O(image), O(attachment), O(source) or O(mount_tag), or by those given together. Unmount it in the
+        guest first. A domain that doesn't exist has no export.
     type: str
     choices: [present, absent]
     default: present
@@ -355,7 +378,8 @@ device:
       description: Whether the guest can't write.
       type: bool
     uid_map:
-      description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without a map.
+      description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without a
+        map.
       type: list
       elements: dict
       sample: [{"start": 0, "target": 100000, "count": 65536}]
@@ -365,7 +389,8 @@ device:
       elements: dict
       sample: [{"start": 0, "target": 100000, "count": 65536}]
     owners:
-      description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest can't use.
+      description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest
+        can't use.
       type: list
       elements: dict
       sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
@@ -395,7 +420,8 @@ mapped:
   type: bool
 restart_required:
   description:
-    - Whether the domain has to be stopped and started to be what was asked for. In check mode, before O(restart) would have done it.
+    - Whether the domain has to be stopped and started to be what was asked for. In check mode, before O(restart) would
+      have done it.
     - An image keeps its claim until then where its device is to be removed, since the guest can still write to it.
   returned: success
   type: bool
@@ -417,8 +443,11 @@ actions:
       after: "<filesystem type=\"mount\" accessmode=\"passthrough\">...</filesystem>\n"
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
+    VIRTIOFS_EXPORT_SPEC,
+    VirtiofsExportService,
+)
 
 
 def main() -> None:

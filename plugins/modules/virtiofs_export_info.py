@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: virtiofs_export_info
 short_description: Read which directories a hypervisor shares with its virtual machines
 description:
-  - Reads the virtiofs devices of libvirt domains, those in the definition and those of the running domain, and tells where these differ.
+  - Reads the virtiofs devices of libvirt domains, those in the definition and those of the running domain, and tells
+    where these differ.
 author:
   - The granary.vmstore developers (@granary)
 requirements:
@@ -25,7 +26,8 @@ options:
   service_user:
     description:
       - The user whose subordinate ids the exports map to.
-      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
+      - The default is the user that the role P(granary.vmstore.hypervisor#role) wrote to
+        C(/etc/granary-vmstore/virtiofsd.json), else V(oneadmin).
     type: str
   uri:
     description: URI of libvirt on this host.
@@ -68,7 +70,8 @@ domains:
       description: Whether it runs. A paused domain does.
       type: bool
     devices:
-      description: Its virtiofs devices. The values are those of the definition if the device is in there, else those of the running domain.
+      description: Its virtiofs devices. The values are those of the definition if the device is in there, else those of
+        the running domain.
       type: list
       elements: dict
       contains:
@@ -84,7 +87,8 @@ domains:
           description: Whether the guest can't write.
           type: bool
         uid_map:
-          description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without a map.
+          description: The map of user ids, a list of dictionaries with C(start), C(target) and C(count). Empty without
+            a map.
           type: list
           elements: dict
           sample: [{"start": 0, "target": 100000, "count": 65536}]
@@ -94,7 +98,8 @@ domains:
           elements: dict
           sample: [{"start": 0, "target": 100000, "count": 65536}]
         owners:
-          description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest can't use.
+          description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest
+            can't use.
           type: list
           elements: dict
           sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
@@ -126,11 +131,13 @@ domains:
           type: bool
         daemon:
           description:
-            - The state of the virtiofsd behind the device of the running domain. V(none) if the running domain lacks the device or nothing can be found out.
+            - The state of the virtiofsd behind the device of the running domain. V(none) if the running domain lacks
+              the device or nothing can be found out.
             - V(running) serves the directory that is at RV(domains[].devices[].source) now.
             - V(dead) has died, and the guest hangs. The domain has to be stopped and started.
             - V(stopped) was stopped by a signal, and the guest hangs until it gets SIGCONT.
-            - V(other_directory) serves what was at the source before a file system was mounted or unmounted there, or before the directory was replaced.
+            - V(other_directory) serves what was at the source before a file system was mounted or unmounted there, or
+              before the directory was replaced.
           type: str
           sample: running
         other_owners:
@@ -144,19 +151,22 @@ domains:
         differences:
           description:
             - What is different in the definition and in the running domain, names of these values.
-            - V(running) or V(persistent) if that side of a running domain lacks the device. Empty for a domain that is shut off.
+            - V(running) or V(persistent) if that side of a running domain lacks the device. Empty for a domain that is
+              shut off.
           type: list
           elements: str
           sample: [cache]
         risks:
           description:
-            - How users of this host and the guest could do harm through the directory, and what to do about it, one sentence each.
+            - How users of this host and the guest could do harm through the directory, and what to do about it, one
+              sentence each.
             - Also why the next start of the domain will be refused, where that is so. V(none) without root's rights.
           type: list
           elements: str
 domain_subids:
   description:
-    - The ranges of ids that domains have for themselves, also those of domains that are gone. See O(granary.vmstore.virtiofs_export#module:subid).
+    - The ranges of ids that domains have for themselves, also those of domains that are gone. See
+      O(granary.vmstore.virtiofs_export#module:subid).
     - V(none) without root's rights.
   returned: success
   type: list
@@ -177,8 +187,11 @@ domain_subids:
       type: int
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import VIRTIOFS_EXPORT_INFO_SPEC, virtiofs_export_info
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.info import (
+    VIRTIOFS_EXPORT_INFO_SPEC,
+    virtiofs_export_info,
+)
 
 
 def main() -> None:

@@ -46,7 +46,8 @@ mounts:
       description: The tag.
       type: str
     live:
-      description: Read-write or read-only, how access times are kept, and all options that aren't the default. V(null) when it isn't mounted.
+      description: Read-write or read-only, how access times are kept, and all options that aren't the default. V(null)
+        when it isn't mounted.
       type: list
       elements: str
     fstab:
@@ -54,10 +55,12 @@ mounts:
       type: list
       elements: str
     connected:
-      description: Whether it is mounted and the host answers. A mount whose device was taken away doesn't until it is mounted again.
+      description: Whether it is mounted and the host answers. A mount whose device was taken away doesn't until it is
+        mounted again.
       type: bool
 tags:
-  description: The tags of the guest's virtio-fs devices. V(null) when its kernel doesn't tell, which Linux does from 6.9 on with the driver loaded.
+  description: The tags of the guest's virtio-fs devices. V(null) when its kernel doesn't tell, which Linux does from
+    6.9 on with the driver loaded.
   returned: success
   type: list
   elements: str
@@ -69,8 +72,11 @@ supported:
   sample: true
 """
 
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_mount import VIRTIOFS_MOUNT_INFO_SPEC, virtiofs_mount_info
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
+    VIRTIOFS_MOUNT_INFO_SPEC,
+    virtiofs_mount_info,
+)
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The CPU time, children included, and the processes of each datastore action, against ``python3 -c pass`` with the flags of the drivers' scripts.
+"""The CPU time, children included, and the processes of each datastore action, against ``python3 -c pass`` with the
+flags of the drivers' scripts.
 
-The images are of 1 MiB, so that what is left is what an action costs before it has any data to move. ``export`` reads its image for a checksum. The image of
-8 MiB comes from a server in this process, whose time doesn't count.
+The images are of 1 MiB, so that what is left is what an action costs before it has any data to move. ``export`` reads
+its image for a checksum. The image of 8 MiB comes from a server in this process, whose time doesn't count.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -68,7 +70,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def served(directory: Path) -> Iterator[str]:
     """Serve the files in a directory by HTTP, below the URL."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(directory))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(directory))
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -127,9 +131,25 @@ def main() -> None:
             return cpu(argv, stdin)
 
         floor = [*PYTHON, "-c", "pass"]
-        found = interleaved(options.runs, {"floor": lambda: cpu(floor), **{name: lambda call=call: measured(*call) for name, call in commands.items()}})
+        found = interleaved(
+            options.runs,
+            {
+                "floor": lambda: cpu(floor),
+                **{name: lambda call=call: measured(*call) for name, call in commands.items()},
+            },
+        )
     rows = [
-        Row(name, found[name], "python3 -c pass", found["floor"], "ms", TARGETS.get(name), LIMITS.get(name), {"processes": counts[name]}) for name in commands
+        Row(
+            name,
+            found[name],
+            "python3 -c pass",
+            found["floor"],
+            "ms",
+            TARGETS.get(name),
+            LIMITS.get(name),
+            {"processes": counts[name]},
+        )
+        for name in commands
     ]
     print(table(rows))
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The action cp of the driver fs with a sparse image of 4 GiB that has 1 GiB of data, against cp(1) and qemu-img(1) on the same file system.
+"""The action cp of the driver fs with a sparse image of 4 GiB that has 1 GiB of data, against cp(1) and qemu-img(1) on
+the same file system.
 
-What cp answers with is on the disk. So is, in the rows that count, what the other tools wrote: they are followed by sync(1) of the file and of its
-directory. The rows without it say what durability costs. On a file system that can share data (xfs), the time must not depend on the amount of data.
+What cp answers with is on the disk. So is, in the rows that count, what the other tools wrote: they are followed by
+sync(1) of the file and of its directory. The rows without it say what durability costs. On a file system that can share
+data (xfs), the time must not depend on the amount of data.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -53,12 +56,16 @@ class Copies:
             run([*argv, self.image, self.target])
             if durable:
                 run(["sync", self.target, self.store])
+
         seconds = timed(work)
         self.target.unlink()
         return seconds
 
 
-PEERS = {"cp --sparse=always": ("cp", "--sparse=always"), "qemu-img convert": ("qemu-img", "convert", "-f", "raw", "-O", "raw")}
+PEERS = {
+    "cp --sparse=always": ("cp", "--sparse=always"),
+    "qemu-img convert": ("qemu-img", "convert", "-f", "raw", "-O", "raw"),
+}
 
 
 def copied(front_end: FrontEnd, directory: Path, runs: int) -> list[Row]:
@@ -72,7 +79,11 @@ def copied(front_end: FrontEnd, directory: Path, runs: int) -> list[Row]:
     image.unlink()
     fastest = min((f"{name}, sync" for name in PEERS), key=found.__getitem__)
     what = "cp, 1 GiB of data in 4 GiB"
-    return [Row(what, found["ours"], name, found[name], target=1 if name == fastest else None) for name in works if name != "ours"]
+    return [
+        Row(what, found["ours"], name, found[name], target=1 if name == fastest else None)
+        for name in works
+        if name != "ours"
+    ]
 
 
 @contextmanager

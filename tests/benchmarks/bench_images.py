@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A second run of a play that declares 1,000 images in one task, against a play with one ``ansible.builtin.ping``: Ansible's own time is in both.
+"""A second run of a play that declares 1,000 images in one task, against a play with one ``ansible.builtin.ping``:
+Ansible's own time is in both.
 
 The table has the first run too, which makes the images.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,9 +28,15 @@ class Plays:
 
     def __call__(self, module: str, options: Mapping[str, object]) -> float:
         task = {module: options}
-        (playbook := self.root / "play.json").write_text(json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]))
+        (playbook := self.root / "play.json").write_text(
+            json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}])
+        )
         output: list[str] = []
-        seconds = timed(lambda: output.append(run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])))
+        seconds = timed(
+            lambda: output.append(
+                run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])
+            )
+        )
         self.changed = int(re.findall(r"changed=([0-9]+)", output[0])[0])
         return seconds
 
@@ -44,9 +52,20 @@ def main() -> None:
         plays = Plays(directory)
         catalog = str(directory / "catalog.sqlite")
         (directory / "datastores").mkdir()
-        plays("granary.vmstore.datastore", {"catalog": catalog, "name": "bench", "ds_driver": "fs", "tm_driver": "shared",
-                                            "datastore_location": str(directory / "datastores")})
-        images = [{"name": f"image {number}", "datastore": "bench", "type": "datablock", "size": 1} for number in range(options.images)]
+        plays(
+            "granary.vmstore.datastore",
+            {
+                "catalog": catalog,
+                "name": "bench",
+                "ds_driver": "fs",
+                "tm_driver": "shared",
+                "datastore_location": str(directory / "datastores"),
+            },
+        )
+        images = [
+            {"name": f"image {number}", "datastore": "bench", "type": "datablock", "size": 1}
+            for number in range(options.images)
+        ]
         declared = {"catalog": catalog, "images": images}
         first = plays("granary.vmstore.image", declared)
         made = len([path for path in (directory / "datastores").rglob("*") if path.is_file()])
@@ -58,12 +77,17 @@ def main() -> None:
             if plays.changed:
                 raise RuntimeError("the second run changed something")
             return seconds
+
         found = interleaved(options.runs, {"second": second, "ping": lambda: plays("ansible.builtin.ping", {})})
     what = f"{options.images:,} images declared"
-    print(table([
-        Row(f"{what}, second run", found["second"], "ansible.builtin.ping", found["ping"], target=2),
-        Row(f"{what}, first run, measured once", first, "ansible.builtin.ping", found["ping"]),
-    ]))
+    print(
+        table(
+            [
+                Row(f"{what}, second run", found["second"], "ansible.builtin.ping", found["ping"], target=2),
+                Row(f"{what}, first run, measured once", first, "ansible.builtin.ping", found["ping"]),
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

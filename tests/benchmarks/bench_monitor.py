@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The action monitor of a datastore with 10,000 images, against the same with an empty one and against ``stat -f``: images aren't counted one by one."""
+"""The action monitor of a datastore with 10,000 images, against the same with an empty one and against ``stat -f``:
+images aren't counted one by one.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -27,10 +30,14 @@ def main() -> None:
         works["stat"] = lambda: timed(lambda: run(["stat", "--file-system", stores["full"]]))
         found = interleaved(options.runs, works)
     what = f"monitor, {options.images:,} images"
-    print(table([
-        Row(what, found["full"], "monitor, no image", found["empty"], target=1.2),
-        Row(what, found["full"], "stat --file-system", found["stat"]),
-    ]))
+    print(
+        table(
+            [
+                Row(what, found["full"], "monitor, no image", found["empty"], target=1.2),
+                Row(what, found["full"], "stat --file-system", found["stat"]),
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

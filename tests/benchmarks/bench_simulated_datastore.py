@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The simulated datastore against the file system beneath it, and against the passthrough example of the library that it is built on.
+"""The simulated datastore against the file system beneath it, and against the passthrough example of the library that
+it is built on.
 
-Medians of interleaved runs in one session, all on one processor: whether a client and a daemon share one would decide more than their code. Policies
-and ledger are on, and no rule matches. The example is fetched with the library's source distribution when this runs; where that can't be had, a line
-says so and its column stays empty.
+Medians of interleaved runs in one session, all on one processor: whether a client and a daemon share one would decide
+more than their code. Policies and ledger are on, and no rule matches. The example is fetched with the library's source
+distribution when this runs; where that can't be had, a line says so and its column stays empty.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -51,9 +53,15 @@ class Loads:
         self.reads = max(500, int(20_000 * scale))
 
     def all(self) -> dict[str, Callable[[Path], float]]:
-        return {f"sequential write, {self.size // MIB} MiB": self.write, f"sequential read, {self.size // MIB} MiB": self.read,
-                f"random read of 4 KiB, {self.reads}": self.random_read, f"create of {self.files} files": self.create, f"stat of {self.files} files": self.stat,
-                f"unlink of {self.files} files": self.unlink, f"conversion of a sparse image, {self.size // MIB} MiB": self.convert}
+        return {
+            f"sequential write, {self.size // MIB} MiB": self.write,
+            f"sequential read, {self.size // MIB} MiB": self.read,
+            f"random read of 4 KiB, {self.reads}": self.random_read,
+            f"create of {self.files} files": self.create,
+            f"stat of {self.files} files": self.stat,
+            f"unlink of {self.files} files": self.unlink,
+            f"conversion of a sparse image, {self.size // MIB} MiB": self.convert,
+        }
 
     def write(self, path: Path) -> float:
         file = path / "file"
@@ -76,6 +84,7 @@ class Loads:
             with open(file, "rb", buffering=0) as stream:
                 while stream.read(MIB):
                     pass
+
         seconds = timed(work)
         file.unlink()
         return seconds
@@ -92,6 +101,7 @@ class Loads:
         def work() -> None:
             for offset in offsets:
                 os.pread(fd, 4096, offset)
+
         seconds = timed(work)
         os.close(fd)
         file.unlink()
@@ -114,6 +124,7 @@ class Loads:
         def work() -> None:
             for name in names:
                 os.stat(name)
+
         work()
         seconds = timed(work)
         shutil.rmtree(path / "d")
@@ -125,6 +136,7 @@ class Loads:
         def work() -> None:
             for number in range(self.files):
                 os.unlink(path / "d" / str(number))
+
         seconds = timed(work)
         os.rmdir(path / "d")
         return seconds
@@ -137,7 +149,9 @@ class Loads:
                 stream.seek(offset)
                 stream.write(os.urandom(MIB))
         drop_caches()
-        seconds = timed(lambda: subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, path / "image"], check=True))
+        seconds = timed(
+            lambda: subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, path / "image"], check=True)
+        )
         source.unlink()
         (path / "image").unlink()
         return seconds
@@ -146,8 +160,24 @@ class Loads:
 def fetch_example(root: Path) -> Path | None:
     """The library's passthrough example, of the version that is installed."""
     number = version("pyfuse3")
-    done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pyfuse3", "--dest", root, f"pyfuse3=={number}"],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            "pyfuse3",
+            "--dest",
+            root,
+            f"pyfuse3=={number}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         return None
     script = root / "passthroughfs.py"
@@ -214,8 +244,13 @@ def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list
         for _unused in range(options.runs):
             for place in times:
                 times[place].append(load(places[place]))  # type: ignore[arg-type]
-        rows.append({"load": name, **{place: statistics.median(found) for place, found in times.items()},
-                     "spread": {place: (min(found), max(found)) for place, found in times.items()}})
+        rows.append(
+            {
+                "load": name,
+                **{place: statistics.median(found) for place, found in times.items()},
+                "spread": {place: (min(found), max(found)) for place, found in times.items()},
+            }
+        )
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return rows
@@ -223,10 +258,14 @@ def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Medians, each with the shortest and the longest run, and the ratio of medians."""
+
     def cell(row: dict[str, Any], place: str) -> str:
         return "{:.3f} ({:.3f} to {:.3f})".format(row[place], *row["spread"][place]) if place in row else "-"
 
-    lines = ["| load | beneath, s | example, s | simulated, s | to beneath | to the example |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| load | beneath, s | example, s | simulated, s | to beneath | to the example |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         ratio = f"{row['example'] / row['simulated']:.2f}x" if "example" in row else "-"
         cells = " | ".join(cell(row, place) for place in ("beneath", "example", "simulated"))
@@ -239,7 +278,10 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
-    return f"{os.cpu_count()} x {model or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, load average {load}"
+    return (
+        f"{os.cpu_count()} x {model or platform.machine()}, Linux {platform.release()}, Python "
+        f"{platform.python_version()}, load average {load}"
+    )
 
 
 if __name__ == "__main__":

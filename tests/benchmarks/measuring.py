@@ -2,8 +2,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """What the benchmarks share: medians of interleaved runs, the table, and the drivers as a front-end has them.
 
-A figure only means something beside another one of the same machine and minute: each row has a floor, which was measured in turn with it.
+A figure only means something beside another one of the same machine and minute: each row has a floor, which was
+measured in turn with it.
 """
+
 from __future__ import annotations
 
 import base64
@@ -29,7 +31,9 @@ PYTHON = ["/usr/bin/python3", "-ISXutf8"]
 
 @dataclass(frozen=True)
 class Row:
-    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was, and ``limit`` the largest value."""
+    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was,
+    and ``limit`` the largest value.
+    """
 
     what: str
     value: float
@@ -44,19 +48,28 @@ class Row:
 def table(rows: Sequence[Row]) -> str:
     """In Markdown. Whatever it says, it is no test: nothing fails."""
     further = list(next((row.more for row in rows if row.more), {}))
-    lines = [f"| what | figure | floor | its figure | ratio | target |{''.join(f' {name} |' for name in further)}", "|---" * (6 + len(further)) + "|"]
+    lines = [
+        f"| what | figure | floor | its figure | ratio | target |{''.join(f' {name} |' for name in further)}",
+        "|---" * (6 + len(further)) + "|",
+    ]
     for row in rows:
         ratio = row.value / row.floor
         targets = [(f"{row.target:g}x", ratio, row.target)] if row.target is not None else []
         targets += [(f"{row.limit:g} {row.unit}", row.value, row.limit)] if row.limit is not None else []
         target = ", ".join(f"{name}: {'met' if found <= most else 'missed'}" for name, found, most in targets) or "-"
         more = "".join(f" {(row.more or {}).get(name, '-')} |" for name in further)
-        lines.append(f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | {ratio:.2f}x | {target} |{more}")
+        lines.append(
+            f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | "
+            f"{ratio:.2f}x "
+            f"| {target} |{more}"
+        )
     return "\n".join(lines)
 
 
 def interleaved(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times, each time in another order, as one can slow down the next."""
+    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times, each time in another
+    order, as one can slow down the next.
+    """
     found: dict[str, list[float]] = {name: [] for name in works}
     order = random.Random(1)
     for _unused in range(runs):
@@ -81,8 +94,12 @@ def run(argv: Sequence[object], stdin: bytes = b"") -> str:
 
 
 def cpu(argv: Sequence[object], stdin: bytes = b"") -> float:
-    """Milliseconds of CPU time, user and system, of a command with all its children, as the kernel counts for wait4(2)."""
-    process = subprocess.Popen([str(word) for word in argv], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Milliseconds of CPU time, user and system, of a command with all its children, as the kernel counts for
+    wait4(2).
+    """
+    process = subprocess.Popen(
+        [str(word) for word in argv], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     assert process.stdin
     process.stdin.write(stdin)
     process.stdin.close()
@@ -97,7 +114,9 @@ def processes(argv: Sequence[object], stdin: bytes = b"") -> int:
         log = Path(directory) / "log"
         command = ["strace", "-f", "-qq", "-o", log, "-e", "trace=fork,vfork,clone,clone3", "-e", "signal=none", *argv]
         subprocess.run([str(word) for word in command], input=stdin, capture_output=True, check=False)
-        calls = re.findall(r"(?:fork|clone3?)\(.*= [0-9]+$|(?:fork|clone3?) resumed.*= [0-9]+$", log.read_text(), re.MULTILINE)
+        calls = re.findall(
+            r"(?:fork|clone3?)\(.*= [0-9]+$|(?:fork|clone3?) resumed.*= [0-9]+$", log.read_text(), re.MULTILINE
+        )
     return 1 + sum("CLONE_THREAD" not in call for call in calls)
 
 
@@ -117,7 +136,13 @@ class FrontEnd:
             (self.remotes / name).mkdir(parents=True)
         places = {"remotes": self.remotes, "library": root / "library", "kept": root / "kept"}
         variables = {f"opennebula_drivers_{name}": str(path) for name, path in places.items()}
-        play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_subset": ["min"],
+            "vars": variables,
+            "roles": ["granary.vmstore.opennebula_drivers"],
+        }
         (playbook := root / "play.yml").write_text(json.dumps([play]))
         run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])
 
@@ -128,5 +153,9 @@ class FrontEnd:
 def document(store: Path, image: Mapping[str, object]) -> bytes:
     """What a front-end sends: the datastore of type image in ``store``, and the elements of the image."""
     elements = "".join(f"<{name}>{text}</{name}>" for name, text in {"TYPE": 0, **image}.items())
-    datastore = f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH><TEMPLATE/>"
-    return base64.b64encode(f"<DS_DRIVER_ACTION_DATA><IMAGE>{elements}</IMAGE><DATASTORE>{datastore}</DATASTORE></DS_DRIVER_ACTION_DATA>".encode())
+    datastore = (
+        f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH><TEMPLATE/>"
+    )
+    return base64.b64encode(
+        f"<DS_DRIVER_ACTION_DATA><IMAGE>{elements}</IMAGE><DATASTORE>{datastore}</DATASTORE></DS_DRIVER_ACTION_DATA>".encode()
+    )

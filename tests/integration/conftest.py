@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab of the tests in this directory, and ways to act on it: real Ansible over ssh, and other tools to see what it did."""
+"""The lab of the tests in this directory, and ways to act on it: real Ansible over ssh, and other tools to see what it
+did.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from lab.guests import Guest
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
 
-#: A domain that runs without anything in it: QEMU is all that the tests with it look at. {0}: name, {1}: memory backing, {2}: devices.
+#: A domain that runs without anything in it: QEMU is all that the tests with it look at. {0}: name, {1}: memory
+#: backing, {2}: devices.
 DOMAIN = """
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{0}</name>
@@ -54,19 +57,36 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     playbook = lab.state / "hypervisors.yml"
     playbook.write_text(play)
     command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return lab
 
 
 @pytest.fixture(scope="session")
 def module(site: Lab) -> Callable[..., dict[str, Any]]:
-    """Run a module on a machine of the lab and return its result, with ``warnings``; a failed one has ``failed`` and ``msg``."""
+    """Run a module on a machine of the lab and return its result, with ``warnings``; a failed one has ``failed`` and
+    ``msg``.
+    """
 
     def run(machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
-        command = [str(ANSIBLE), machine, "-i", str(site.inventory), "-m", f"granary.vmstore.{module}", *(["-a", json.dumps(options)] if options else [])]
+        command = [
+            str(ANSIBLE),
+            machine,
+            "-i",
+            str(site.inventory),
+            "-m",
+            f"granary.vmstore.{module}",
+            *(["-a", json.dumps(options)] if options else []),
+        ]
         command += ["--check"] if check else []
-        environment = {**os.environ, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal", "ANSIBLE_NOCOLOR": "1"}
+        environment = {
+            **os.environ,
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+            "ANSIBLE_NOCOLOR": "1",
+        }
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
@@ -96,7 +116,9 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
     """Define a domain with nothing in it on a host, and perhaps start it; it is gone after the test."""
     made: list[tuple[str, str]] = []
 
-    def define(machine: str, name: str, *, ports: int = 4, shared: bool = False, hugepages: bool = False, start: bool = False) -> str:
+    def define(
+        machine: str, name: str, *, ports: int = 4, shared: bool = False, hugepages: bool = False, start: bool = False
+    ) -> str:
         made.append((machine, name))
         memory = SHARED if shared else HUGEPAGES if hugepages else ""
         controllers = "".join(PORT.format(number) for number in range(1, ports + 1))
@@ -107,7 +129,14 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
     yield define
     for machine, name in made:
-        execute(machine, "sh", "-c", 'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0"', name, check=False)
+        execute(
+            machine,
+            "sh",
+            "-c",
+            'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0"',
+            name,
+            check=False,
+        )
 
 
 @pytest.fixture
@@ -123,7 +152,9 @@ def cold(site: Lab, execute: Callable[..., str]) -> Iterator[Guest]:
 
 @pytest.fixture
 def ordinary(cold: Guest) -> str:
-    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export while it runs."""
+    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export
+    while it runs.
+    """
     cold.start()
     cold.wait_ready()
     return cold.name
@@ -147,8 +178,12 @@ def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def catalog_directory(execute: Callable[..., str]) -> Iterator[None]:
-    """The catalog's directory on the hypervisor hv1, as the role frontend makes it; it is gone after the test, with the images."""
-    execute("hv1", "install", "--directory", "--owner=oneadmin", "--group=oneadmin", "--mode=0750", "/var/lib/one/vmstore")
+    """The catalog's directory on the hypervisor hv1, as the role frontend makes it; it is gone after the test, with the
+    images.
+    """
+    execute(
+        "hv1", "install", "--directory", "--owner=oneadmin", "--group=oneadmin", "--mode=0750", "/var/lib/one/vmstore"
+    )
     execute("hv1", "mkdir", "--parents", "/var/lib/one/datastores")
     yield
     execute("hv1", "rm", "-rf", "/var/lib/one/vmstore", "/var/lib/one/datastores")
@@ -162,10 +197,22 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
         library = library or remotes.parent / "library"
         places = {"remotes": remotes, "library": library, "kept": library.parent / "kept"}
         variables = {f"opennebula_drivers_{name}": str(path) for name, path in places.items()}
-        play = {"hosts": "localhost", "connection": "local", "gather_subset": ["min"], "vars": variables, "roles": ["granary.vmstore.opennebula_drivers"]}
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_subset": ["min"],
+            "vars": variables,
+            "roles": ["granary.vmstore.opennebula_drivers"],
+        }
         (playbook := tmp_path_factory.mktemp("play") / "play.yml").write_text(json.dumps([play]))
         command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", "localhost,", *arguments, str(playbook)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout
 
@@ -216,7 +263,8 @@ LOGINS = {
 class Bridges:
     """Hosts with the names of ``LOGINS``, and ``dead`` ones that nobody can log in to; all are one sshd.
 
-    ``store`` is the directory of a datastore, as it is called everywhere; on the front-end it stays empty. ``data`` is where the bridges have it.
+    ``store`` is the directory of a datastore, as it is called everywhere; on the front-end it stays empty. ``data`` is
+    where the bridges have it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -255,16 +303,23 @@ class Bridges:
         (self.root / "sshd" / "known_hosts").write_text(f"bridge {(self.root / 'sshd' / 'host.pub').read_text()}")
         for name, command in LOGINS.items():
             empty = self.root / "empty"
-            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else PATH) + (f',command="{command}"' if command else "")
+            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else PATH) + (
+                f',command="{command}"' if command else ""
+            )
             authorized += f"{options} {(self.root / 'sshd' / f'{name}.pub').read_text()}"
             config += f"Host {name}\n  IdentityFile {self.root}/sshd/{name}\n  Port {self.port}\n"
-        config += "Host dead*\n  Port 1\nHost *\n  HostName 127.0.0.1\n  User root\n  IdentitiesOnly yes\n  HostKeyAlias bridge\n"
+        config += (
+            "Host dead*\n  Port 1\nHost *\n  HostName 127.0.0.1\n  User root\n  IdentitiesOnly yes\n  HostKeyAlias "
+            "bridge\n"
+        )
         config += f"  UserKnownHostsFile {self.root}/sshd/known_hosts\n"
         (self.root / "sshd" / "authorized_keys").write_text(authorized)
         (self.root / "sshd" / "client").write_text(config)
         (self.root / "sshd" / "server").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.root}/sshd/host\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
-            f"AuthorizedKeysFile {self.root}/sshd/authorized_keys\nPrintMotd no\nPermitUserEnvironment yes\nMaxStartups 100\n"
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.root}/sshd/host\nPidFile none\nUsePAM "
+            "no\nStrictModes no\nPermitRootLogin yes\n"
+            f"AuthorizedKeysFile {self.root}/sshd/authorized_keys\nPrintMotd no\nPermitUserEnvironment "
+            "yes\nMaxStartups 100\n"
         )
         # ssh(1) takes the home directory from /etc/passwd, and with it the configuration.
         (self.root / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F "{self.root}/sshd/client" "$@"\n')

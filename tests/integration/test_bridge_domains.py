@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import DatastoreDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import DatastoreDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from lab import Lab
 
 BASE = "/srv/bridged/100"
 
 
 @pytest.fixture
-def driver(site: Lab, execute: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], DatastoreDriver]]:
+def driver(
+    site: Lab, execute: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], DatastoreDriver]]:
     (tmp_path / "ssh").write_text(f'#!/bin/sh\nPATH={os.environ["PATH"]} exec ssh -F "{site.ssh_config}" "$@"\n')
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -27,7 +29,9 @@ def driver(site: Lab, execute: Callable[..., str], tmp_path: Path, monkeypatch: 
     execute("hv1", "rm", "-rf", os.path.dirname(BASE))
 
 
-def test_domains_of_a_bridge_use_images(driver: Callable[[], DatastoreDriver], execute: Callable[..., str], domain: Callable[..., str]) -> None:
+def test_domains_of_a_bridge_use_images(
+    driver: Callable[[], DatastoreDriver], execute: Callable[..., str], domain: Callable[..., str]
+) -> None:
     driver().prepare()
     used, other = (driver().mkfs(1, "raw", None) for _number in range(2))
     name = domain("hv1", "of the bridge")

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BRIDGE_LIST of the fs driver: real connections to a real sshd, whose hosts have the datastore where the front-end has an empty directory."""
+"""BRIDGE_LIST of the fs driver: real connections to a real sshd, whose hosts have the datastore where the front-end has
+an empty directory.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,18 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors, records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
-from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import LOCKED, FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import (
+    Capacity,
+    CopiedImage,
+    CopyOptions,
+    DatastoreDriver,
+    Settings,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import LOCKED, FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
-from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import launcher
+from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import launcher
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -43,7 +51,20 @@ OS = CopyOptions("os")
 #: 4 MiB, with data at the beginning only.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 
-HOSTILE = ["plain", "with blank", "quote'\"", "$(touch x)", "`touch x`", "-rf", "a;b|c&d", "*", "é", "%s %d", " x ", "!!"]
+HOSTILE = [
+    "plain",
+    "with blank",
+    "quote'\"",
+    "$(touch x)",
+    "`touch x`",
+    "-rf",
+    "a;b|c&d",
+    "*",
+    "é",
+    "%s %d",
+    " x ",
+    "!!",
+]
 
 
 def shell(*argv: object) -> str:
@@ -67,7 +88,9 @@ def driver(bridges: Any) -> Callable[..., DatastoreDriver]:
     """The driver of the datastore 100 with these hosts in its BRIDGE_LIST."""
 
     def make(*hosts: str, type: str = "image", restricted: tuple[str, ...] = (), **options: Any) -> DatastoreDriver:
-        datastore = Datastore(100, "x", type, "fs", "shared", str(bridges.store), restricted_dirs=restricted, bridge_list=hosts or ("h1",))
+        datastore = Datastore(
+            100, "x", type, "fs", "shared", str(bridges.store), restricted_dirs=restricted, bridge_list=hosts or ("h1",)
+        )
         return FsDriver(datastore, **options)
 
     return make
@@ -88,6 +111,7 @@ def once(bridges: Any) -> Iterator[None]:
 
 
 # Every action, over one connection
+
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_cp(bridges: Any, driver: Any, tmp_path: Path, once: None, name: str) -> None:
@@ -126,10 +150,14 @@ def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("digest", ["sha256", "md5"])
-def test_cp_unpacks_converts_and_checks(bridges: Any, driver: Any, image: Path, tmp_path: Path, digest: str, once: None) -> None:
+def test_cp_unpacks_converts_and_checks(
+    bridges: Any, driver: Any, image: Path, tmp_path: Path, digest: str, once: None
+) -> None:
     (path := tmp_path / "x.gz").write_bytes(packed := gzip.compress(RAW))
     checksums = {digest: hashlib.new(digest, packed).hexdigest()}
-    copied = driver(settings=Settings(qcow2_options="cluster_size=128k")).cp(str(path), CopyOptions("os", driver_format="qcow2", checksums=checksums))
+    copied = driver(settings=Settings(qcow2_options="cluster_size=128k")).cp(
+        str(path), CopyOptions("os", driver_format="qcow2", checksums=checksums)
+    )
     assert copied.format == "qcow2"
     stored = bridges.path(copied.source)
     assert json.loads(shell("qemu-img", "info", "--output=json", stored))["cluster-size"] == 128 << 10
@@ -141,7 +169,11 @@ def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Pat
     (qcow2 := tmp_path / "x.qcow2").touch()
     shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", qcow2)
     for path, options, message in (
-        (image, CopyOptions("os", checksums={"md5": "0" * 32}), f"the md5 of what is at {image} is {hashlib.md5(RAW).hexdigest()}"),
+        (
+            image,
+            CopyOptions("os", checksums={"md5": "0" * 32}),
+            f"the md5 of what is at {image} is {hashlib.md5(RAW).hexdigest()}",
+        ),
         (image, CopyOptions("os", checksums={"md5": "0"}), "32 hexadecimal digits"),
         (archive, OS, "this is a zip archive"),
         (qcow2, OS, "has a backing file"),
@@ -151,7 +183,9 @@ def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Pat
         assert caught.type is errors.InvalidInput
         assert caught.value.option and caught.value.accepted
         assert bridges.stored() == []
-    with pytest.raises(errors.UnsupportedAction, match="^Images of type 'filesystem' are not supported by the fs driver.$"):
+    with pytest.raises(
+        errors.UnsupportedAction, match="^Images of type 'filesystem' are not supported by the fs driver.$"
+    ):
         driver().cp(str(image), CopyOptions("filesystem"))
 
 
@@ -194,7 +228,10 @@ def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None
         assert driver().cp(str(path), CopyOptions("os", image_format="raw")).warnings == ()
     before = bridges.stored()
     for act in (driver().preview, driver().cp):
-        with pytest.raises(errors.InvalidInput, match=f"^path: '{page}' is not accepted: an image is expected, and this is an HTML page: "):
+        with pytest.raises(
+            errors.InvalidInput,
+            match=f"^path: '{page}' is not accepted: an image is expected, and this is an HTML page: ",
+        ):
             act(str(page), OS)
     assert bridges.stored() == before
 
@@ -212,9 +249,13 @@ def refused(*acts: Callable[[], object]) -> str:
 
 def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, image: Path) -> None:
     wrong = CopyOptions("os", checksums={"md5": "0" * 32})
-    assert "the md5 of what is at" in refused(lambda: driver().preview(str(image), wrong), lambda: driver().cp(str(image), wrong))
+    assert "the md5 of what is at" in refused(
+        lambda: driver().preview(str(image), wrong), lambda: driver().cp(str(image), wrong)
+    )
     message = refused(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
-    assert message == "On the bridge h1: mkfs.xfs makes no file system of 100 MiB: Filesystem must be larger than 300MB."
+    assert (
+        message == "On the bridge h1: mkfs.xfs makes no file system of 100 MiB: Filesystem must be larger than 300MB."
+    )
     driver().preview_mkfs(400, "raw", "xfs")
     assert bridges.stored() == []
     shell("qemu-img", "create", "-q", "-f", "qcow2", image.with_suffix(".qcow2"), "1M")
@@ -223,12 +264,17 @@ def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, ima
     assert driver().preview_clone(source, "qcow2", OS).format == "qcow2"
     os.truncate(bridges.path(source), 300_000)
     options = {"words": FRONT_END}
-    message = refused(lambda: driver(**options).preview_clone(source, "qcow2", OS), lambda: driver(**options).clone(source, "qcow2", OS))
+    message = refused(
+        lambda: driver(**options).preview_clone(source, "qcow2", OS),
+        lambda: driver(**options).clone(source, "qcow2", OS),
+    )
     assert message.endswith("; VERIFY=NO in the datastore's template clones it nevertheless.")
     assert len(bridges.stored()) == 1
 
 
-def test_warnings_of_a_bridge_can_not_act_on_a_terminal(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_a_bridge_can_not_act_on_a_terminal(
+    bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_answer = bridge.read_answer
 
     def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
@@ -282,10 +328,14 @@ def test_clone_export_rm(bridges: Any, driver: Any, image: Path) -> None:
         driver().rm(source)
         assert bridges.stored() == [os.path.basename(cloned.source)]
     assert bridges.connections() == 5
-    with pytest.raises(errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected") as caught:
+    with pytest.raises(
+        errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected"
+    ) as caught:
         driver().rm("/etc/passwd")
     assert (caught.value.option, caught.value.value) == ("source", "/etc/passwd")
-    with pytest.raises(errors.FileAccessFailed, match=r"^On the bridge h1: Could not read .*No such file or directory\.$"):
+    with pytest.raises(
+        errors.FileAccessFailed, match=r"^On the bridge h1: Could not read .*No such file or directory\.$"
+    ):
         driver().export(source, None)
 
 
@@ -318,7 +368,10 @@ def test_what_an_image_has_of_snapshots(bridges: Any, driver: Any, image: Path) 
     assert driver().snap_same(source, "raw", 2) is False
     driver().snap_revert(source, "raw", 2)
     assert driver().snap_same(source, "raw", 2) is True
-    with pytest.raises(errors.UnsupportedAction, match=f"^The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST"):
+    with pytest.raises(
+        errors.UnsupportedAction,
+        match=f"^The data of {source} can't be read here: it is on the hosts of the datastore's BRIDGE_LIST",
+    ):
         driver().content(source, "raw")
 
 
@@ -346,7 +399,9 @@ def test_inventory_and_sweep(bridges: Any, driver: Any, image: Path) -> None:
     assert not part.exists()
 
 
-def test_who_uses_an_image_and_what_is_wrong_with_it(bridges: Any, driver: Any, image: Path, opened_by_qemu: Callable[..., None]) -> None:
+def test_who_uses_an_image_and_what_is_wrong_with_it(
+    bridges: Any, driver: Any, image: Path, opened_by_qemu: Callable[..., None]
+) -> None:
     source = driver().cp(str(image), CopyOptions("os", driver_format="qcow2")).source
     assert (list(driver().users(source)), driver().damage(source, "qcow2")) == ([], None)
     opened_by_qemu(bridges.path(source), "-f", "qcow2")
@@ -373,7 +428,9 @@ def opened_on_bridge(bridges: Any) -> Iterator[Callable[[str, str], None]]:
         yield opened
 
 
-def test_every_bridge_is_asked_once_who_uses_images(bridges: Any, driver: Any, image: Path, opened_on_bridge: Callable[[str, str], None]) -> None:
+def test_every_bridge_is_asked_once_who_uses_images(
+    bridges: Any, driver: Any, image: Path, opened_on_bridge: Callable[[str, str], None]
+) -> None:
     used, other = (driver().cp(str(image), CopyOptions("os", image_format="raw")).source for _number in range(2))
     opened_on_bridge("h1", used)
     before = bridges.connections()
@@ -407,16 +464,33 @@ def test_all_actions_of_the_driver_are_the_bridges(driver: Any) -> None:
     own |= {"batch", "publish"}  # a bridge makes and removes each image by itself
     actions = {name for name in dir(FsDriver) if not name.startswith("_") and callable(getattr(FsDriver, name))} - own
     done = {name for name in actions if getattr(FsDriver, name) is not getattr(DatastoreDriver, name)}
-    assert done >= {"cp", "mkfs", "rm", "stat", "clone", "monitor", "snap_delete", "snap_flatten", "snap_revert", "export", "prepare"}
-    assert done == {name for name in actions if getattr(bridge.BridgedFsDriver, name) is not getattr(DatastoreDriver, name)}
+    assert done >= {
+        "cp",
+        "mkfs",
+        "rm",
+        "stat",
+        "clone",
+        "monitor",
+        "snap_delete",
+        "snap_flatten",
+        "snap_revert",
+        "export",
+        "prepare",
+    }
+    assert done == {
+        name for name in actions if getattr(bridge.BridgedFsDriver, name) is not getattr(DatastoreDriver, name)
+    }
     with pytest.raises(errors.UnsupportedAction, match="^increment_flatten is not supported by the fs driver.$"):
         driver().increment_flatten()
 
 
 # Hosts
 
+
 @pytest.mark.parametrize("unable", ["dead", "bare", "old", "closed"])
-def test_another_host_is_asked_when_one_can_not_be(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, unable: str) -> None:
+def test_another_host_is_asked_when_one_can_not_be(
+    bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, unable: str
+) -> None:
     monkeypatch.setattr(bridge.BridgedFsDriver, "_hosts", lambda self: list(self.datastore.bridge_list))
     told: list[str] = []
     source = driver(unable, "h1", log=told.append).cp(str(image), OS).source
@@ -437,7 +511,12 @@ def test_no_host_answers(bridges: Any, driver: Any, image: Path) -> None:
     assert message.startswith("cp needs a host of the datastore's BRIDGE_LIST, and none can be used: ")
     assert "\n" not in message
     refused = "ssh: connect to host 127.0.0.1 port 1: Connection refused"
-    for reason in (f"dead: {refused}", f"dead2: {refused}", "closed: This account is closed", "old: Python 3.9 or newer is expected, and python3 is 3.8"):
+    for reason in (
+        f"dead: {refused}",
+        f"dead2: {refused}",
+        "closed: This account is closed",
+        "old: Python 3.9 or newer is expected, and python3 is 3.8",
+    ):
         assert reason in message
     assert "bare: python3, 3.9 or newer, is not installed there (" in message
 
@@ -453,9 +532,15 @@ def test_what_a_login_shell_prints_is_skipped(driver: Any, image: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "grace", "why"), [("welcoming", 60, "it answered something else than python3 does"), ("slowly", 1.5, "python3 did not start within 1.5 seconds")]
+    ("host", "grace", "why"),
+    [
+        ("welcoming", 60, "it answered something else than python3 does"),
+        ("slowly", 1.5, "python3 did not start within 1.5 seconds"),
+    ],
 )
-def test_a_host_that_greets_for_ever(driver: Any, monkeypatch: pytest.MonkeyPatch, host: str, grace: float, why: str) -> None:
+def test_a_host_that_greets_for_ever(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, host: str, grace: float, why: str
+) -> None:
     monkeypatch.setattr(bridge, "GRACE", grace)
     with pytest.raises(errors.CommandFailed, match=rf"none can be used: {host}: {why}\.$"):
         driver(host).monitor()
@@ -464,15 +549,25 @@ def test_a_host_that_greets_for_ever(driver: Any, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("host", "why"),
     [
-        ("flooding", r"^The bridge flooding did not answer {} as it should: \d+ log lines, and at most 100 and 10 a second are accepted\.$"),
+        (
+            "flooding",
+            r"^The bridge flooding did not answer {} as it should: \d+ log lines, and at most 100 and 10 a second are "
+            r"accepted\.$",
+        ),
         ("shouting", r"^The bridge shouting did not answer {} as it should: a log line of more than 65536 bytes\.$"),
         ("logging", r"^The bridge logging did not answer {} within 0\.5 seconds and is given up\.$"),
-        ("complaining", r"^The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than 1048576 bytes of messages"),
+        (
+            "complaining",
+            r"^The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than "
+            r"1048576 bytes of messages",
+        ),
         ("endless", r"^The bridge endless did not answer {} as it should: a line of more than 1048576 bytes\.$"),
     ],
 )
 @pytest.mark.parametrize("action", ["monitor", "cp"])
-def test_a_bridge_that_never_answers(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, why: str, action: str) -> None:
+def test_a_bridge_that_never_answers(
+    driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, why: str, action: str
+) -> None:
     monkeypatch.setattr(command, "MOST_STDERR", MIB)
     # Where another limit than that of the time is to be met, a busy machine has all the time it needs.
     seconds = 0.5 if host == "logging" else 60
@@ -487,13 +582,17 @@ def test_a_bridge_that_never_answers(driver: Any, tmp_path: Path, monkeypatch: p
 def test_a_bridge_that_takes_nothing_is_given_up(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "STALL", 1.0)
     (tmp_path / "large").write_bytes(random.Random(2).randbytes(MIB) * 64)
-    with pytest.raises(errors.CommandFailed, match=r"^The bridge logging takes nothing more for cp within 1 seconds and is given up\.$"):
+    with pytest.raises(
+        errors.CommandFailed, match=r"^The bridge logging takes nothing more for cp within 1 seconds and is given up\.$"
+    ):
         driver("logging").cp(str(tmp_path / "large"), OS)
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "a;b"])
 def test_what_is_no_host(bridges: Any, driver: Any, host: str) -> None:
-    with pytest.raises(errors.InvalidInput, match="^bridge_list: .* is not accepted: a host name or an IP address is expected.$"):
+    with pytest.raises(
+        errors.InvalidInput, match="^bridge_list: .* is not accepted: a host name or an IP address is expected.$"
+    ):
         driver("h1", host).monitor()
     assert bridges.connections() == 0
 
@@ -503,10 +602,10 @@ def test_what_is_no_host(bridges: Any, driver: Any, host: str) -> None:
 SLOW = """
 import sys
 sys.path.insert(0, {library!r})
-from granary_vmstore._catalog.datastore import Datastore
+from granary_vmstore._model.datastore import Datastore
 from granary_vmstore._core.errors import VmstoreError
-from granary_vmstore._driver.base import CopyOptions
-from granary_vmstore._driver.fs import FsDriver
+from granary_vmstore._driver.datastore.base import CopyOptions
+from granary_vmstore._driver.datastore.fs import FsDriver
 driver = FsDriver(Datastore(100, "x", "image", "fs", "shared", {store!r}, bridge_list=("h1", "h2")))
 try:
     driver.cp({path!r}, CopyOptions("os", bandwidth=1 << 20))
@@ -551,7 +650,9 @@ def test_a_front_end_that_ends_leaves_nothing(bridges: Any, copying: subprocess.
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
-def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(bridges: Any, copying: subprocess.Popen[str], victim: str) -> None:
+def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(
+    bridges: Any, copying: subprocess.Popen[str], victim: str
+) -> None:
     if victim == "client":
         (number,) = process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")
     else:
@@ -572,7 +673,9 @@ def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(bridges: Any
 def test_a_front_end_that_ends_stops_what_the_bridge_waits_for(bridges: Any, driver: Any, library: Path) -> None:
     """A download, during which the bridge reads nothing of the front-end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        program = SLOW.format(library=str(library), store=str(bridges.store), path=f"http://127.0.0.1:{server.getsockname()[1]}/x")
+        program = SLOW.format(
+            library=str(library), store=str(bridges.store), path=f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        )
         process = subprocess.Popen([sys.executable, "-I", "-c", program])
         with server.accept()[0] as connection:
             connection.recv(65536)
@@ -582,19 +685,25 @@ def test_a_front_end_that_ends_stops_what_the_bridge_waits_for(bridges: Any, dri
             wait_until(lambda: bridges.stored() == [], "the part stays")
 
 
-def test_what_is_not_what_was_sent_is_no_image(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_what_was_sent_is_no_image(
+    bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def damaged(*arguments: Any, **options: Any) -> Iterator[bytes]:
         for piece in whole(*arguments, **options):
             yield piece.replace(RAW[100:110], RAW[100:110][::-1])
 
     whole = bridge.frames
     monkeypatch.setattr(bridge, "frames", damaged)
-    with pytest.raises(errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"):
+    with pytest.raises(
+        errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"
+    ):
         driver().cp(str(image), OS)
     assert bridges.stored() == []
 
 
-def test_a_file_that_changes_while_it_is_sent_is_no_image(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_sent_is_no_image(
+    bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = bridge.frames
 
     def meanwhile(descriptor: int, **options: Any) -> Iterator[bytes]:
@@ -609,7 +718,9 @@ def test_a_file_that_changes_while_it_is_sent_is_no_image(bridges: Any, driver: 
 
 
 @pytest.mark.parametrize("action", ["cp", "mkfs", "clone"])
-def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+def test_an_image_that_nobody_learns_of_is_removed(
+    bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
     """The front-end ends after the image is made and before it has the answer."""
     source = driver().cp(str(image), OS).source
     before = bridges.stored()
@@ -619,7 +730,11 @@ def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, im
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bridge, "read_answer", interrupted)
-    calls = {"cp": lambda: driver().cp(str(image), OS), "mkfs": lambda: driver().mkfs(1, "raw", None), "clone": lambda: driver().clone(source, "raw", OS)}
+    calls = {
+        "cp": lambda: driver().cp(str(image), OS),
+        "mkfs": lambda: driver().mkfs(1, "raw", None),
+        "clone": lambda: driver().clone(source, "raw", OS),
+    }
     with pytest.raises(KeyboardInterrupt):
         calls[action]()
     wait_until(lambda: bridges.stored() == before, "the image stays")
@@ -627,7 +742,17 @@ def test_an_image_that_nobody_learns_of_is_removed(bridges: Any, driver: Any, im
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"[]", b"5", b"no JSON", b"{}", b'{"error": "SystemExit", "message": ""}', b'{"error": "os"}', b'{"result": {"is": "Datastores"}}', b"[" * 99999],
+    [
+        b"",
+        b"[]",
+        b"5",
+        b"no JSON",
+        b"{}",
+        b'{"error": "SystemExit", "message": ""}',
+        b'{"error": "os"}',
+        b'{"result": {"is": "Datastores"}}',
+        b"[" * 99999,
+    ],
 )
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
     with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer cp as it should: [^\n]*\.$"):
@@ -656,7 +781,9 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
     ],
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:
-    with pytest.raises(errors.CommandFailed, match=rf"^The bridge h1 did not answer {action} as it should: an unknown answer\.$"):
+    with pytest.raises(
+        errors.CommandFailed, match=rf"^The bridge h1 did not answer {action} as it should: an unknown answer\.$"
+    ):
         bridge.read_answer("h1", action, json.dumps({"result": result}).encode())
 
 
@@ -671,20 +798,29 @@ def test_a_bridge_that_answers_another_type(action: str, result: object) -> None
         ("{store}/" + "0" * 32, ""),
     ],
 )
-def test_a_bridge_can_not_name_another_file(bridges: Any, driver: Any, monkeypatch: pytest.MonkeyPatch, image: Path, source: str, image_format: str) -> None:
+def test_a_bridge_can_not_name_another_file(
+    bridges: Any, driver: Any, monkeypatch: pytest.MonkeyPatch, image: Path, source: str, image_format: str
+) -> None:
     source = source.format(store=bridges.store)
     read_answer = bridge.read_answer
 
     def lying(host: str, action: str, line: bytes) -> dict[str, Any]:
         answer = read_answer(host, action, line)
         if "result" in answer:
-            answer["result"] = source if action == "mkfs" else records.replace(answer["result"], source=source, format=image_format)
+            answer["result"] = (
+                source if action == "mkfs" else records.replace(answer["result"], source=source, format=image_format)
+            )
         return answer
 
     monkeypatch.setattr(bridge, "read_answer", lying)
-    calls = [lambda: driver().cp(str(image), OS)] + ([lambda: driver().mkfs(1, "raw", None)] if image_format == "raw" else [])
+    calls = [lambda: driver().cp(str(image), OS)] + (
+        [lambda: driver().mkfs(1, "raw", None)] if image_format == "raw" else []
+    )
     for call in calls:
-        with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer (cp|mkfs) as it should: no image of the datastore\.$"):
+        with pytest.raises(
+            errors.CommandFailed,
+            match=r"^The bridge h1 did not answer (cp|mkfs) as it should: no image of the datastore\.$",
+        ):
             call()
     wait_until(lambda: bridges.stored() == [], "the image stays")
 
@@ -697,9 +833,14 @@ def test_a_bridge_can_not_act_on_a_terminal() -> None:
 
 # Where the engine comes from
 
+
 def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        program = SLOW.format(library=str(library), store=str(bridges.store), path=f"http://user:hunter2@127.0.0.1:{server.getsockname()[1]}/x?token=hunter2")
+        program = SLOW.format(
+            library=str(library),
+            store=str(bridges.store),
+            path=f"http://user:hunter2@127.0.0.1:{server.getsockname()[1]}/x?token=hunter2",
+        )
         process = subprocess.Popen([sys.executable, "-I"], stdin=subprocess.PIPE, text=True)
         assert process.stdin
         process.stdin.write(program)
@@ -731,7 +872,9 @@ def restoring(driver: Any, tmp_path: Path) -> Callable[..., DatastoreDriver]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_backup_is_restored_to_a_bridge(bridges: Any, restoring: Any, tmp_path: Path, packed: bool, once: None) -> None:
+def test_a_backup_is_restored_to_a_bridge(
+    bridges: Any, restoring: Any, tmp_path: Path, packed: bool, once: None
+) -> None:
     (tmp_path / "x").write_bytes(content := gzip.compress(RAW) if packed else RAW)
     checksums = {"sha256": hashlib.sha256(content).hexdigest()}
     copied = restoring(f"cat '{tmp_path}/x'").cp(BACKUP, CopyOptions("os", checksums=checksums))
@@ -754,7 +897,11 @@ def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, resto
     shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "x", "4M")
     for script, error, why in (
         (f"cat '{tmp_path}/x'", errors.InvalidInput, f"path: '{BACKUP}?...' is not accepted: .*has a backing file"),
-        ("head -c 3000000 /dev/zero; echo 'The repository is locked' >&2; exit 1", errors.TransferFailed, "downloader.sh failed: The repository is locked"),
+        (
+            "head -c 3000000 /dev/zero; echo 'The repository is locked' >&2; exit 1",
+            errors.TransferFailed,
+            "downloader.sh failed: The repository is locked",
+        ),
     ):
         with pytest.raises(error, match=re.escape(why).replace(r"\.\*", ".*")):
             restoring(script).cp(f"{BACKUP}?key=hunter2", OS)
@@ -765,27 +912,40 @@ def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, resto
 
 # Directories as images
 
+
 @pytest.fixture
 def shares(bridges: Any) -> Callable[..., DatastoreDriver]:
-    """The driver virtiofs of a datastore with these hosts in its BRIDGE_LIST. What it registers is in the bridges' directory of datastores."""
+    """The driver virtiofs of a datastore with these hosts in its BRIDGE_LIST.
+
+    What it registers is in the bridges' directory of datastores.
+    """
 
     def make(*hosts: str, **options: Any) -> DatastoreDriver:
-        return VirtiofsDriver(Datastore(7, "x", "image", "virtiofs", "virtiofs", "/srv/datastores/7", bridge_list=hosts or ("h1",)), **options)
+        return VirtiofsDriver(
+            Datastore(7, "x", "image", "virtiofs", "virtiofs", "/srv/datastores/7", bridge_list=hosts or ("h1",)),
+            **options,
+        )
 
     return make
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_directory_of_a_bridge_is_found_and_measured_over_one_connection(bridges: Any, shares: Any, once: None, name: str) -> None:
+def test_a_directory_of_a_bridge_is_found_and_measured_over_one_connection(
+    bridges: Any, shares: Any, once: None, name: str
+) -> None:
     (bridges.data / name).mkdir()
     (bridges.data / name / "x").write_bytes(RAW[:MIB])
-    assert shares().cp(f"{bridges.store}/{name}", CopyOptions("filesystem")) == CopiedImage(f"{bridges.store}/{name}", "dir", 2)
+    assert shares().cp(f"{bridges.store}/{name}", CopyOptions("filesystem")) == CopiedImage(
+        f"{bridges.store}/{name}", "dir", 2
+    )
     assert bridges.stored() == [name, f"{name}/x"]
 
 
 def test_a_directory_of_a_bridge_is_not_measured_unless_that_is_wanted(bridges: Any, shares: Any, once: None) -> None:
     (bridges.data / "share").mkdir()
-    assert shares("h2").cp(f"{bridges.store}/share", CopyOptions("filesystem", measure=False)) == CopiedImage(f"{bridges.store}/share", "dir", 0)
+    assert shares("h2").cp(f"{bridges.store}/share", CopyOptions("filesystem", measure=False)) == CopiedImage(
+        f"{bridges.store}/share", "dir", 0
+    )
 
 
 def test_a_link_of_a_bridge_is_what_it_leads_to(bridges: Any, shares: Any) -> None:
@@ -794,12 +954,17 @@ def test_a_link_of_a_bridge_is_what_it_leads_to(bridges: Any, shares: Any) -> No
     (bridges.data / "etc").symlink_to("/etc")
     assert shares().cp(f"{bridges.store}/link", CopyOptions("filesystem")).source == f"{bridges.store}/share"
     for use in (lambda path: shares().cp(path, CopyOptions("filesystem")), lambda path: shares().stat(path)):
-        with pytest.raises(errors.PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"):
+        with pytest.raises(
+            errors.PathNotAllowed,
+            match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc",
+        ):
             use(f"{bridges.store}/etc")
 
 
 def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
-    with pytest.raises(errors.InvalidInput, match="h1: no such directory; dead: ssh: connect to host .*: Connection refused"):
+    with pytest.raises(
+        errors.InvalidInput, match="h1: no such directory; dead: ssh: connect to host .*: Connection refused"
+    ):
         shares("h1", "dead").stat(f"{bridges.store}/none")
     for host in ("noisy", "closed"):
         with pytest.raises(errors.CommandFailed, match=f"^The host {host} did not answer with a path"):
@@ -808,7 +973,9 @@ def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
 
 def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: Path) -> None:
     """The bridge's user is one without rights on other users' files."""
-    (bridges.root / "bin" / "ssh").write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec setpriv --bounding-set -all --inh-caps -all sh -c "$3"\n')
+    (bridges.root / "bin" / "ssh").write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec setpriv --bounding-set -all --inh-caps -all sh -c "$3"\n'
+    )
     for name in ("private", "share", "share/private"):
         (tenant / name).mkdir(mode=0o700 if "private" in name else 0o755)
         os.chown(tenant / name, tenant.stat().st_uid, -1)
@@ -820,6 +987,7 @@ def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: P
 
 
 # Driver scripts
+
 
 def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
     """Its remotes, with the drivers as the module opennebula_drivers makes them."""
@@ -849,7 +1017,9 @@ def test_driver_scripts(bridges: Any, library: Path, image: Path, tmp_path: Path
     assert bridges.data.is_dir()
     done = call(bridges, scripts / "cp", "h1 h2", f"<PATH>{escape(str(image))}</PATH>")
     source, image_format = done.stdout.split()
-    assert re.fullmatch("INFO: .* is stored as a raw disk, though nothing in it is recognised .*\n", done.stderr), "the bridge's warning, in one line"
+    assert re.fullmatch("INFO: .* is stored as a raw disk, though nothing in it is recognised .*\n", done.stderr), (
+        "the bridge's warning, in one line"
+    )
     assert image_format == "raw"
     assert bridges.path(source).read_bytes() == RAW
     assert call(bridges, scripts / "rm", "h2\n h1", f"<SOURCE>{source}</SOURCE>").returncode == 0
@@ -865,8 +1035,12 @@ def test_an_engine_in_a_zip_file(bridges: Any, image: Path, tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "engine.zip", "w") as archive:
         for path in (ROOT / "plugins" / "module_utils").rglob("*.py"):
             archive.write(path, f"granary_vmstore/{path.relative_to(ROOT / 'plugins' / 'module_utils')}")
-        for package in ("", "_catalog/", "_core/", "_driver/", "_host/", "_image/", "_libvirt/"):
-            archive.writestr(f"granary_vmstore/{package}__init__.py", "")
+        for package in (ROOT / "plugins" / "module_utils").rglob("_*/"):
+            archive.writestr(
+                f"granary_vmstore/{package.relative_to(ROOT / 'plugins' / 'module_utils')}/__init__.py", ""
+            )
+        archive.writestr("granary_vmstore/_driver/datastore/__init__.py", "")
+        archive.writestr("granary_vmstore/__init__.py", "")
     program = SLOW.format(library=str(tmp_path / "engine.zip"), store=str(bridges.store), path=str(image))
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -877,16 +1051,34 @@ def test_an_engine_in_a_zip_file(bridges: Any, image: Path, tmp_path: Path) -> N
 def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
     (tmp_path / "catalog").mkdir()
     catalog = str(tmp_path / "catalog" / "catalog.sqlite")
-    wish = {"name": "fs", "ds_driver": "fs", "tm_driver": "shared", "base_path": str(bridges.store), "bridge_list": ["h1"], "catalog": catalog}
+    wish = {
+        "name": "fs",
+        "ds_driver": "fs",
+        "tm_driver": "shared",
+        "base_path": str(bridges.store),
+        "bridge_list": ["h1"],
+        "catalog": catalog,
+    }
     answer = tmp_path / "answer.json"
     tasks = [
         {"granary.vmstore.datastore": wish},
         {"granary.vmstore.datastore_info": {"name": "fs", "catalog": catalog}, "register": "found"},
         {"ansible.builtin.copy": {"content": "{{ found | to_json }}", "dest": str(answer), "mode": "0600"}},
     ]
-    (playbook := tmp_path / "play.json").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", str(playbook)]
-    done = subprocess.run([*command, "-e", f"ansible_python_interpreter={sys.executable}"], capture_output=True, text=True, check=False)
+    (playbook := tmp_path / "play.json").write_text(
+        json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}])
+    )
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        str(playbook),
+    ]
+    done = subprocess.run(
+        [*command, "-e", f"ansible_python_interpreter={sys.executable}"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     (found,) = json.loads(answer.read_text())["datastores"]
     assert found["monitor_error"] is None
@@ -896,8 +1088,10 @@ def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
 
 def test_actions_without_bridges_do_not_load_it(library: Path) -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.fs import LOCKED, FsDriver\n"
-        "from granary_vmstore._catalog.datastore import Datastore\n"
-        f"FsDriver(Datastore(1, 'x', 'image', 'fs', 'shared', '/nowhere')).stat({str(library)!r})\nprint([name for name in sys.modules if 'bridge' in name])"
+        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.datastore.fs import LOCKED, "
+        "FsDriver\n"
+        "from granary_vmstore._model.datastore import Datastore\n"
+        f"FsDriver(Datastore(1, 'x', 'image', 'fs', 'shared', '/nowhere')).stat({str(library)!r})\nprint([name for "
+        "name in sys.modules if 'bridge' in name])"
     )
     assert shell(sys.executable, "-I", "-c", program) == "[]\n"

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cloud image with real cloud-init, which nobody logs in to, mounts what its NoCloud seed says. Its report comes by the serial console."""
+"""A cloud image with real cloud-init, which nobody logs in to, mounts what its NoCloud seed says.
+
+Its report comes by the serial console.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ def boot(site: Lab, execute: Execute) -> list[str]:
     return re.split(r"\r*\n", text[text.index("lab: report begins") :])
 
 
-def test_a_cloud_image_mounts_by_its_seed(site: Lab, export: Callable[..., dict], directory: Callable[..., str], execute: Execute) -> None:
+def test_a_cloud_image_mounts_by_its_seed(
+    site: Lab, export: Callable[..., dict], directory: Callable[..., str], execute: Execute
+) -> None:
     host = site.guest("cloud").host.name
     data, more = (directory(host, f"/srv/cloud-{name}") for name in ("data", "more"))
     assert export("data", source=data, mount_point="/srv/data")["changed"]
@@ -60,4 +65,6 @@ def test_a_cloud_image_mounts_by_its_seed(site: Lab, export: Callable[..., dict]
     assert export("data", source=data, mount_point="/srv/moved")["changed"]
     report = boot(site, execute)
     assert {"status: done", "recoverable_errors: {}", "/srv/moved data virtiofs rw,relatime"} <= set(report)
-    assert [line for line in report if "comment=cloudconfig" in line] == ["data\t/srv/moved\tvirtiofs\tnofail,comment=cloudconfig\t0\t0"]
+    assert [line for line in report if "comment=cloudconfig" in line] == [
+        "data\t/srv/moved\tvirtiofs\tnofail,comment=cloudconfig\t0\t0"
+    ]

@@ -1,8 +1,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One suite over every datastore driver: each action of the contract keeps its promises, or says that the driver hasn't got it, as its record does.
+"""One suite over every datastore driver: each action of the contract keeps its promises, or says that the driver hasn't
+got it, as its record does.
 
-What a driver is asked follows from its record alone, so a new one in the registry is tested as it is. What it did is looked at by other tools.
+What a driver is asked follows from its record alone, so a new one in the registry is tested as it is. What it did is
+looked at by other tools.
 """
 
 from __future__ import annotations
@@ -17,18 +19,27 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PathNotAllowed, UnsupportedAction, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import OPTIONAL_ACTIONS, CopyOptions, DatastoreDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import SystemDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    PathNotAllowed,
+    UnsupportedAction,
+    VmstoreError,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import (
+    OPTIONAL_ACTIONS,
+    CopyOptions,
+    DatastoreDriver,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import DATASTORE_DRIVERS
-from ansible_collections.granary.vmstore.plugins.module_utils._driver_script.entry import ACTIONS
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import ACTIONS
 
 MIB = 2**20
 
 #: 4 MiB, of which 1 MiB is data.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 
-#: What the record calls the actions that a driver need not have. The others it has if it registers images, and monitoring always.
+#: What the record calls the actions that a driver need not have. The others it has if it registers images, and
+#: monitoring always.
 OPTIONAL = {
     "clone": "clone",
     "export": "export",
@@ -113,7 +124,20 @@ class Place:
             self.at(source).rename(directory / "0")
             for number in range(1, 4):
                 overlay = directory / str(number)
-                shell("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", f"{directory.name}/{number - 1}", "-F", "qcow2", overlay, "4M")
+                shell(
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-u",
+                    "-b",
+                    f"{directory.name}/{number - 1}",
+                    "-F",
+                    "qcow2",
+                    overlay,
+                    "4M",
+                )
                 shell("qemu-io", "-f", "qcow2", "-c", f"write -P {65 + number} {number}M 64k", overlay)
             self.at(source).symlink_to(f"{directory.name}/3")
         return directory
@@ -186,7 +210,9 @@ def test_what_the_record_leaves_out_is_refused_before_it_is_tried(place: Place) 
         if action in place.info.actions:
             place.driver.require(action)
         else:
-            with pytest.raises(UnsupportedAction, match=f"^{action} is not supported by the {place.info.name} driver.$"):
+            with pytest.raises(
+                UnsupportedAction, match=f"^{action} is not supported by the {place.info.name} driver.$"
+            ):
                 place.driver.require(action)
 
 
@@ -233,7 +259,10 @@ def test_cp_registers_the_types_of_the_record(place: Place) -> None:
     before = place.stored()
     for image_type in ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "backup", "filesystem"):
         if image_type not in place.info.image_types:
-            with pytest.raises(UnsupportedAction, match=f"^Images of type '{image_type}' are not supported by the {place.info.name} driver.$"):
+            with pytest.raises(
+                UnsupportedAction,
+                match=f"^Images of type '{image_type}' are not supported by the {place.info.name} driver.$",
+            ):
                 place.driver.cp(place.source(), CopyOptions(image_type))
     assert place.stored() == before
 
@@ -244,7 +273,9 @@ def test_an_image_grows(place: Place, image_format: str) -> None:
     image = place.driver.mkfs(4, image_format, None)
     for _time in range(2):
         place.driver.resize(image, image_format, 9)
-        assert f'"virtual-size": {9 * MIB}' in shell("qemu-img", "info", "-f", image_format, "--output=json", str(place.at(image)))
+        assert f'"virtual-size": {9 * MIB}' in shell(
+            "qemu-img", "info", "-f", image_format, "--output=json", str(place.at(image))
+        )
     with pytest.raises(PathNotAllowed):
         place.driver.resize(f"{place.base.parent}/7/{NAME}", image_format, 9)
 
@@ -255,7 +286,13 @@ def test_restricted_paths_are_refused(place: Place) -> None:
     (place.files / "file").symlink_to("/etc/passwd")
     paths = ["/", "/etc", str(place.files / "link"), str(place.base.parent)]
     if not place.of_directories:
-        paths += ["/etc/passwd", "/dev/null", str(place.files / "file"), f"{place.base}/{NAME}", f"{place.base.parent}/7/{NAME}"]
+        paths += [
+            "/etc/passwd",
+            "/dev/null",
+            str(place.files / "file"),
+            f"{place.base}/{NAME}",
+            f"{place.base.parent}/7/{NAME}",
+        ]
     for path in paths:
         with pytest.raises(PathNotAllowed):
             place.driver.cp(path, place.options())
@@ -334,7 +371,12 @@ def test_mkfs(place: Place) -> None:
             assert shell("blkid", "-p", "-o", "value", "-s", "TYPE", place.files / "raw").strip() == fs
     place.check_sound()
     before = place.stored()
-    for size, image_format, fs in ((16, "vmdk", None), (0, "raw", None), (16, "raw", "ext4;touch x"), (1, "raw", "xfs")):
+    for size, image_format, fs in (
+        (16, "vmdk", None),
+        (0, "raw", None),
+        (16, "raw", "ext4;touch x"),
+        (1, "raw", "xfs"),
+    ):
         with pytest.raises(VmstoreError):
             place.driver.mkfs(size, image_format, fs)
         assert place.stored() == before
@@ -397,7 +439,9 @@ def test_snapshots(place: Place, image_format: str) -> None:
         assert place.stored() == [os.path.basename(source)]
         assert shell("stat", "--format=%F %a", place.at(source)) == "regular file 640\n"
         assert place.digest(place.at(source), image_format) == data[2]
-        assert "backing-filename" not in json.loads(shell("qemu-img", "info", "--output=json", "-f", image_format, place.at(source)))
+        assert "backing-filename" not in json.loads(
+            shell("qemu-img", "info", "--output=json", "-f", image_format, place.at(source))
+        )
     place.check_sound()
     place.driver.rm(source)
     assert place.stored() == []

@@ -15,14 +15,35 @@ ANSIBLE = Path(sys.executable).with_name("ansible")
 
 
 def run(*, check: bool = False, **options: str) -> dict[str, Any]:
-    command = [ANSIBLE, "localhost", "-i", "localhost,", "-c", "local", "-m", "granary.vmstore.directory", "-a", json.dumps(options), "--diff"]
-    environment = {**os.environ, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal", "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run([*command, *(["--check"] if check else [])], capture_output=True, text=True, check=False, env=environment)
+    command = [
+        ANSIBLE,
+        "localhost",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-m",
+        "granary.vmstore.directory",
+        "-a",
+        json.dumps(options),
+        "--diff",
+    ]
+    environment = {
+        **os.environ,
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    done = subprocess.run(
+        [*command, *(["--check"] if check else [])], capture_output=True, text=True, check=False, env=environment
+    )
     return json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
 
 
 def facts(path: Path) -> str:
-    return subprocess.run(["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_check_run_run_and_check(tenant: Path) -> None:
@@ -33,7 +54,11 @@ def test_check_run_run_and_check(tenant: Path) -> None:
     assert os.listdir(tenant) == []
     made, again, still = run(**options), run(**options), run(check=True, **options)
     assert [result["changed"] for result in (foretold, made, again, still)] == [True, True, False, False]
-    assert foretold["actions"] == made["actions"] == [{"name": "create directory", "subject": options["path"], "before": None, "after": wanted}]
+    assert (
+        foretold["actions"]
+        == made["actions"]
+        == [{"name": "create directory", "subject": options["path"], "before": None, "after": wanted}]
+    )
     assert made["directory"] == again["directory"] == {"path": options["path"], **wanted}
     assert facts(tenant / "a" / "datastores") == f"directory {owner}:1 750"
     assert facts(tenant / "a") == f"directory {owner}:65534 755"

@@ -1,9 +1,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every recorded call of the datastore driver fs (driver_calls/), made to the installed one: exit code, answer and what changed on disk.
+"""Every recorded call of the datastore driver fs (driver_calls/), made to the installed one: exit code, answer and what
+changed on disk.
 
-The trees are made to match the recordings, below a directory of the test's own in /var/tmp. Where the recorded driver was wrong, the test says so
-and asserts what is right. Data is compared by qemu-img, and by what is on disk; never by the engine itself.
+The trees are made to match the recordings, below a directory of the test's own in /var/tmp. Where the recorded driver
+was wrong, the test says so and asserts what is right. Data is compared by qemu-img, and by what is on disk; never by
+the engine itself.
 """
 
 from __future__ import annotations
@@ -30,11 +32,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-CALLS = {path.stem.removeprefix("datastore-fs-"): json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "driver_calls").glob("*.json"))}
+CALLS = {
+    path.stem.removeprefix("datastore-fs-"): json.loads(path.read_text())
+    for path in sorted((Path(__file__).parent / "driver_calls").glob("*.json"))
+}
 MIB = 2**20
 OWNER = (999, 995)
 
-#: Done on h1 or h2, which are hosts of a BRIDGE_LIST. Those of the recording shared no data, and so one of them could be wrong; ours do.
+#: Done on h1 or h2, which are hosts of a BRIDGE_LIST. Those of the recording shared no data, and so one of them could
+#: be wrong; ours do.
 ON_BRIDGES = {"clone-1", "monitor-3", "rm-1", "rm-5"}
 
 #: The existing driver was wrong; how, and which exit code is right.
@@ -76,7 +82,11 @@ class Tree:
         os.chown(self.datastores, *OWNER)
 
     def document(self, call: dict[str, Any], port: int) -> ElementTree.Element:
-        xml = call["stdin_xml"].replace("/var/lib/one//datastores", f"{self.root}/one//datastores").replace("/var/tmp/files", str(self.files))
+        xml = (
+            call["stdin_xml"]
+            .replace("/var/lib/one//datastores", f"{self.root}/one//datastores")
+            .replace("/var/tmp/files", str(self.files))
+        )
         return ElementTree.fromstring(xml.replace("127.0.0.1:8931", f"127.0.0.1:{port}"))
 
     def directory(self, number: str) -> None:
@@ -149,7 +159,10 @@ def write_raw_snapshots(path: Path, call: dict[str, Any], document: ElementTree.
 
 
 def write_qcow2_snapshots(path: Path, call: dict[str, Any], document: ElementTree.Element) -> None:
-    """Overlays, the one with the highest number is written to. With ``shared`` the image is the first one's file, else a link to what is written to."""
+    """Overlays, the one with the highest number is written to.
+
+    With ``shared`` the image is the first one's file, else a link to what is written to.
+    """
     (directory := Path(f"{path}.snap")).mkdir()
     name = directory.name
     (directory / name).symlink_to(".")
@@ -194,7 +207,9 @@ def contents(path: Path, image_format: str) -> dict[str, str]:
 def serving(directory: Path) -> Iterator[int]:
     """The port of a web server of ``directory``."""
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_args: None})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(directory))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(directory))
+    ) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -235,7 +250,9 @@ def driver(driver_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Dr
     """Call an action as the front-end does."""
     without_xfs = tmp_path_factory.mktemp("no-xfs")
 
-    def call(action: str, argument: str, document: ElementTree.Element, *, hide: str = "") -> subprocess.CompletedProcess[str]:
+    def call(
+        action: str, argument: str, document: ElementTree.Element, *, hide: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         command = [str(driver_scripts / "datastore" / "fs" / action), argument]
         if hide:  # a machine where that program isn't installed
             program = shutil.which(hide, path="/usr/sbin:/sbin")
@@ -278,7 +295,11 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
         if action != "monitor" or not made(call, document.findtext("DATASTORE/ID")):
             tree.directory(document.findtext("DATASTORE/ID"))
         image = document.findtext("IMAGE/SOURCE")
-        held = contents(Path(os.path.normpath(image)), document.findtext("IMAGE/FORMAT")) if action.startswith("snap_") else {}
+        held = (
+            contents(Path(os.path.normpath(image)), document.findtext("IMAGE/FORMAT"))
+            if action.startswith("snap_")
+            else {}
+        )
         before = tree.entries()
         done = driver(action, call["argv"][0], document, hide="mkfs.xfs" if name == "mkfs-2" else "")
         after = tree.entries()
@@ -294,7 +315,8 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
     messages = [line for line in done.stderr.splitlines() if not re.match("(ERROR|INFO|WARN|DEBUG): ", line)]
     found = changes(before, after)
     if expected_rc != 0:
-        # Some of the recorded messages are empty; mkfs-2 left its file, and all failures ended with a code of some shell command.
+        # Some of the recorded messages are empty; mkfs-2 left its file, and all failures ended with a code of some
+        # shell command.
         assert done.returncode == 1
         assert done.stdout == ""
         assert len(messages) == 1
@@ -307,7 +329,9 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
         check_contents(name, document, held)
 
 
-def check_new_image(name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]) -> None:
+def check_new_image(
+    name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
+) -> None:
     """cp, clone, mkfs: the answer names the one file that is new."""
     # The recorded clone of clone-4 left the format out, which is the image's own then.
     expected = call["stdout"] or "/var/lib/one//datastores/101/<name>\n"
@@ -325,7 +349,9 @@ def check_new_image(name: str, call: dict[str, Any], document: ElementTree.Eleme
     assert (oct(status.st_mode), status.st_uid, status.st_gid) == ("0o100640", *OWNER)
     recorded = next(iter(call["fs_diff"]["added"].values()), None)
     image_format = (stdout.split() + [document.findtext("IMAGE/FORMAT")])[1]
-    size = {"cd.iso": 358400}.get(os.path.basename(document.findtext("IMAGE/PATH")), int(document.findtext("IMAGE/SIZE")) * MIB)
+    size = {"cd.iso": 358400}.get(
+        os.path.basename(document.findtext("IMAGE/PATH")), int(document.findtext("IMAGE/SIZE")) * MIB
+    )
     assert json.loads(shell("qemu-img", "info", "--output=json", "-f", image_format, path))["virtual-size"] == size
     if recorded:
         assert status.st_blocks <= recorded["blocks"] * 1.2 + 64, "holes were filled"
@@ -342,7 +368,9 @@ def check_new_image(name: str, call: dict[str, Any], document: ElementTree.Eleme
         assert data(path, image_format) == data(Path(source), source_format)
 
 
-def check_rm(name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]) -> None:
+def check_rm(
+    name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
+) -> None:
     assert stdout == call["stdout"] == ""
     removed = {path.partition(":")[2] for path in call["fs_diff"]["removed"]}
     if name == "rm-1":
@@ -350,7 +378,9 @@ def check_rm(name: str, call: dict[str, Any], document: ElementTree.Element, tre
     assert found == {"added": set(), "removed": removed, "changed": set()}
 
 
-def check_stat(name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]) -> None:
+def check_stat(
+    name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
+) -> None:
     assert stdout == "64\n"
     assert call["stdout"] in ("64\n", "")
     assert found == {"added": set(), "removed": set(), "changed": set()}
@@ -361,7 +391,9 @@ def made(call: dict[str, Any], number: str) -> set[str]:
     return {path.partition(":")[2] for path in call["fs_diff"]["added"]} & {number}
 
 
-def check_monitor(name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]) -> None:
+def check_monitor(
+    name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
+) -> None:
     assert shape(stdout) == shape(call["stdout"])
     number = document.findtext("DATASTORE/ID")
     # The first monitoring of a new datastore makes its directory.
@@ -375,7 +407,9 @@ def check_monitor(name: str, call: dict[str, Any], document: ElementTree.Element
     assert abs(int(answer["FREE_MB"]) - free // MIB) <= 512
 
 
-def check_snapshots(name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]) -> None:
+def check_snapshots(
+    name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
+) -> None:
     assert stdout == call["stdout"] == ""
     assert found["added"] == set()
     assert found["removed"] == {path.removeprefix("fe:") for path in call["fs_diff"]["removed"]}
@@ -397,7 +431,9 @@ def check_contents(name: str, document: ElementTree.Element, held: dict[str, str
         assert now == {"image": held[target]}
         assert stat.S_ISREG(path.lstat().st_mode)
         assert oct(path.lstat().st_mode) == "0o100640"
-        assert "backing-filename" not in json.loads(shell("qemu-img", "info", "--output=json", "-f", image_format, path))
+        assert "backing-filename" not in json.loads(
+            shell("qemu-img", "info", "--output=json", "-f", image_format, path)
+        )
     else:
         assert now == {number: digest for number, digest in held.items() if number != target}
     if image_format == "qcow2":

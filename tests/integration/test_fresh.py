@@ -42,9 +42,17 @@ def start(directory: Path) -> subprocess.Popen[str]:
 
 def left(fresh: subprocess.Popen[str], directory: Path) -> str:
     """What is there of a run: its container, mounts, the clone, and the tracer."""
-    names = subprocess.run(["podman", "ps", "--all", "--format", "{{.Names}}"], capture_output=True, text=True, check=True).stdout
-    tracer = subprocess.run(["pgrep", "-af", f"execs.py .*{directory}"], capture_output=True, text=True, check=False).stdout
-    lines = [*names.splitlines(), *Path("/proc/self/mountinfo").read_text().splitlines(), *map(str, Path("/var/tmp").iterdir())]
+    names = subprocess.run(
+        ["podman", "ps", "--all", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout
+    tracer = subprocess.run(
+        ["pgrep", "-af", f"execs.py .*{directory}"], capture_output=True, text=True, check=False
+    ).stdout
+    lines = [
+        *names.splitlines(),
+        *Path("/proc/self/mountinfo").read_text().splitlines(),
+        *map(str, Path("/var/tmp").iterdir()),
+    ]
     return "\n".join([*(line for line in lines if f"vmstore-fresh-{fresh.pid}" in line), tracer]).strip()
 
 
@@ -90,6 +98,8 @@ def test_nothing_is_left_when_it_is_ended(checkout: Checkout, number: signal.Sig
 
 
 def test_another_release_is_refused_with_those_that_there_are() -> None:
-    done = subprocess.run([sys.executable, ROOT / "script" / "fresh.py", "noble"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "script" / "fresh.py", "noble"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "invalid choice: 'noble' (choose from" in done.stderr

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Attacks on the host and on other guests: by root of a guest, by a user of the host who owns a directory above a shared one, and by both together."""
+"""Attacks on the host and on other guests: by root of a guest, by a user of the host who owns a directory above a
+shared one, and by both together.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,16 @@ def mounted(site: Lab, export: Export) -> Iterator[Callable[..., dict]]:
 # Groups
 
 
-def test_guest_root_has_no_group_of_the_service_user(site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute) -> None:
+def test_guest_root_has_no_group_of_the_service_user(
+    site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute
+) -> None:
     path = directory("hv1", "/srv/groups")
     script = 'cd "$0"; mkdir closed; echo secret | tee closed/file >file; chown -R oneadmin: closed file; chmod 0770 closed; chmod 0660 file closed/file'
     execute("hv1", "sh", "-c", script, path)
     mounted(source=path)
-    said = site.ssh("hot", "cd /mnt/evil; cat file closed/file; ls closed; echo x >>file; touch closed/new; true 2>&1", check=False)
+    said = site.ssh(
+        "hot", "cd /mnt/evil; cat file closed/file; ls closed; echo x >>file; touch closed/new; true 2>&1", check=False
+    )
     assert "secret" not in said
     assert execute("hv1", "sh", "-c", 'cd "$0"; cat file; ls closed', path) == "secret\nfile\n"
 
@@ -67,7 +73,9 @@ for top in sys.argv[1:]:
 
 
 @pytest.mark.usefixtures("catalog_directory")
-def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(module: Callable[..., dict], domain: Make, directory: Make, execute: Execute) -> None:
+def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(
+    module: Callable[..., dict], domain: Make, directory: Make, execute: Execute
+) -> None:
     made = ["/var/lib/one", "/var/lib/granary-vmstore", "/etc/granary-vmstore", "/run/granary-vmstore", "/srv/made"]
     execute("hv1", "mkdir", "-p", "/srv/made")
     domain("hv1", "made")
@@ -77,21 +85,29 @@ def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(module: Ca
         ("datastore", {"name": "made", "type": "image", "ds_driver": "fs", "tm_driver": "local"}),
         ("image", {"name": "made", "datastore": "made", "type": "datablock", "size": 1, "format": "raw"}),
         ("image_export", {"image": "made", "dest": "/srv/made/image.raw"}),
-        ("virtiofs_export", {"domain": "made", "source": "/srv/made-share", "mount_tag": "t", "subid": "per_domain", **seed}),
+        (
+            "virtiofs_export",
+            {"domain": "made", "source": "/srv/made-share", "mount_tag": "t", "subid": "per_domain", **seed},
+        ),
     ]
     try:
         for name, options in steps:
             result = module("hv1", name, **options)
             assert result.get("changed"), result
         found = execute("hv1", "find", *made, "-type", "f").splitlines()
-        assert {"catalog.sqlite", "seed.iso", "image.raw", "exports.json", "domain_ids.json", "virtiofsd.json"} <= {one.rsplit("/", 1)[1] for one in found}
+        assert {"catalog.sqlite", "seed.iso", "image.raw", "exports.json", "domain_ids.json", "virtiofsd.json"} <= {
+            one.rsplit("/", 1)[1] for one in found
+        }
         start = execute("hv1", "virsh", "dumpxml", "made").partition("<uid start='0' target='")[2].partition("'")[0]
         for uid in ("100000", start):
             entered = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "python3", "-c", READABLE, *made]
             assert execute("hv1", *entered) == ""
     finally:
         module("hv1", "virtiofs_export", domain="made", mount_tag="t", state="absent")
-        for name, options in (("image", {"name": "made", "state": "absent"}), ("datastore", {"name": "made", "state": "absent"})):
+        for name, options in (
+            ("image", {"name": "made", "state": "absent"}),
+            ("datastore", {"name": "made", "state": "absent"}),
+        ):
             module("hv1", name, **options)
         execute("hv1", "rm", "-rf", "/srv/made")
 
@@ -99,7 +115,9 @@ def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(module: Ca
 # What a guest changes without writing
 
 
-def test_a_guest_that_reads_does_not_change_access_times(site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute) -> None:
+def test_a_guest_that_reads_does_not_change_access_times(
+    site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute
+) -> None:
     path = directory("hv1", "/srv/read-only")
     # Every read would count: the access time is older than the last change.
     script = 'cd "$0"; mkdir mounted; mount -t tmpfs none mounted; echo x | tee mounted/file >file; touch -a -d 2001-01-01 file mounted/file'
@@ -113,14 +131,21 @@ def test_a_guest_that_reads_does_not_change_access_times(site: Lab, mounted: Cal
         execute("hv1", "umount", "--lazy", f"{path}/mounted")  # the guest still uses it
 
 
-def test_a_guest_sets_no_attributes_that_the_host_acts_on(site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute) -> None:
+def test_a_guest_sets_no_attributes_that_the_host_acts_on(
+    site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute
+) -> None:
     path = directory("hv1", "/srv/attributes")
     mounted(source=path, xattr=True)
     set_one = "cd /mnt/evil; touch file; setfattr -n {} -v x file"
     for name in ("security.selinux", "security.apparmor", "trusted.overlay.opaque"):
         assert "not supported" in site.ssh("hot", f"{set_one.format(name)} 2>&1", check=False)
     site.ssh("hot", set_one.format("user.name"))
-    assert execute("hv1", "getfattr", "--absolute-names", "-m", "-", f"{path}/file").split() == ["#", "file:", f"{path}/file", "user.name"]
+    assert execute("hv1", "getfattr", "--absolute-names", "-m", "-", f"{path}/file").split() == [
+        "#",
+        "file:",
+        f"{path}/file",
+        "user.name",
+    ]
 
 
 # A directory that is swapped
@@ -131,8 +156,25 @@ def tenant(execute: Execute) -> Iterator[Callable[..., str]]:
     """Run a script as a user who owns the directories above a shared one, in the directory of that user."""
     # Domains of other tests went without an absent export, so a record of the directory may be left.
     execute("hv1", "rm", "-f", "/var/lib/granary-vmstore/exports.json")
-    execute("hv1", "sh", "-c", f"useradd --system tenant; mkdir -p {SHARED} /var/lib/one; chown -R tenant /srv/tenant; chown 100000:100000 {SHARED}")
-    yield lambda script: execute("hv1", "setpriv", "--reuid", "tenant", "--regid", "tenant", "--clear-groups", "sh", "-euc", f"cd /srv/tenant; {script}")
+    execute(
+        "hv1",
+        "sh",
+        "-c",
+        f"useradd --system tenant; mkdir -p {SHARED} /var/lib/one; chown -R tenant /srv/tenant; chown 100000:100000 "
+        f"{SHARED}",
+    )
+    yield lambda script: execute(
+        "hv1",
+        "setpriv",
+        "--reuid",
+        "tenant",
+        "--regid",
+        "tenant",
+        "--clear-groups",
+        "sh",
+        "-euc",
+        f"cd /srv/tenant; {script}",
+    )
     execute("hv1", "sh", "-c", f"umount {SHARED}; rm -rf /srv/tenant; userdel tenant", check=False)
 
 
@@ -143,24 +185,40 @@ def refusal(execute: Execute, name: str) -> str:
     return execute("hv1", "tail", "-n", "1", f"/var/log/libvirt/qemu/{name}-fs0-virtiofsd.log")
 
 
-#: What the tenant puts into the place of the directory or of the one above it, and what the wrapper says; `kept` is put back afterwards.
+#: What the tenant puts into the place of the directory or of the one above it, and what the wrapper says; `kept` is put
+#: back afterwards.
 SWAPS = [
-    ("mv way/one way/kept; ln -s /var/lib/one way/one", f"'{SHARED}' is a symbolic link, and '/srv/tenant' belongs to the user tenant."),
-    ("mv way kept; ln -s /var/lib way", "'/srv/tenant/way' is a symbolic link, and '/srv/tenant' belongs to the user tenant."),
-    ("mv way/one way/kept; mkdir way/one", f"'{SHARED}' is another directory than the one that was exported, and '/srv/tenant' belongs to the user tenant;"),
+    (
+        "mv way/one way/kept; ln -s /var/lib/one way/one",
+        f"'{SHARED}' is a symbolic link, and '/srv/tenant' belongs to the user tenant.",
+    ),
+    (
+        "mv way kept; ln -s /var/lib way",
+        "'/srv/tenant/way' is a symbolic link, and '/srv/tenant' belongs to the user tenant.",
+    ),
+    (
+        "mv way/one way/kept; mkdir way/one",
+        f"'{SHARED}' is another directory than the one that was exported, and '/srv/tenant' belongs to the user "
+        "tenant;",
+    ),
     ("mv way/one way/kept; touch way/one", f"'{SHARED}' is no directory."),
     ("mv way/one way/kept; mkfifo way/one", f"'{SHARED}' is no directory."),
 ]
 BACK = "if [ -e kept ]; then rm way; mv kept way; else rm -rf way/one; mv way/kept way/one; fi"
 
 
-def test_a_swapped_directory_is_not_shared(export: Export, domain: Make, tenant: Callable[..., str], execute: Execute, module: Callable[..., dict]) -> None:
+def test_a_swapped_directory_is_not_shared(
+    export: Export, domain: Make, tenant: Callable[..., str], execute: Execute, module: Callable[..., dict]
+) -> None:
     domain("hv1", "swapped")
     wish = {"domain": "swapped", "source": SHARED, "mount_tag": "t"}
     result = export(**wish)
     warning = "Others than root can put something else in the place of '/srv/tenant/way/one', because '/srv/tenant' belongs to the user tenant"
     assert warning in " ".join(result["warnings"].split())
-    assert any(warning in risk for risk in module("hv1", "virtiofs_export_info", domain="swapped")["domains"][0]["devices"][0]["risks"])
+    assert any(
+        warning in risk
+        for risk in module("hv1", "virtiofs_export_info", domain="swapped")["domains"][0]["devices"][0]["risks"]
+    )
     for swap, reason in SWAPS:
         tenant(swap)
         assert refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
@@ -177,7 +235,9 @@ def test_a_swapped_directory_is_not_shared(export: Export, domain: Make, tenant:
     assert not export(**wish)["changed"]
 
 
-def test_what_root_put_there_is_shared_once_it_is_exported_again(export: Export, domain: Make, directory: Make, execute: Execute) -> None:
+def test_what_root_put_there_is_shared_once_it_is_exported_again(
+    export: Export, domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "moved")
     path = directory("hv1", "/srv/moved")
     wish = {"domain": "moved", "source": path, "mount_tag": "t"}
@@ -200,7 +260,9 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(export: Export,
         execute("hv1", "rm", "-rf", f"{path}.old")
 
 
-def test_an_export_of_an_earlier_version(export: Export, domain: Make, tenant: Callable[..., str], execute: Execute) -> None:
+def test_an_export_of_an_earlier_version(
+    export: Export, domain: Make, tenant: Callable[..., str], execute: Execute
+) -> None:
     """It starts, and the next run records it."""
     domain("hv1", "early")
     wish = {"domain": "early", "source": SHARED, "mount_tag": "t"}
@@ -300,11 +362,16 @@ def test_a_setuid_program_of_a_guest(
     domain("hv1", "victim", shared=True, start=True)
     execute("hv1", "cp", "--dereference", "/usr/bin/python3", f"{attacker}/python3")
     try:
-        for result, path in ((export(domain="victim", source=victim, mount_tag="t", subid=subid), victim), (mounted(source=attacker, subid=subid), attacker)):
+        for result, path in (
+            (export(domain="victim", source=victim, mount_tag="t", subid=subid), victim),
+            (mounted(source=attacker, subid=subid), attacker),
+        ):
             said = " ".join(result["warnings"].split())
             assert f"The guest can make setuid programs in '{path}'" in said
             assert "the file system on '/' isn't mounted with nosuid. Mount it with nosuid" in said
-            execute("hv1", "chown", f"{result['device']['owners'][0]['uid']}:{result['device']['owners'][0]['gid']}", path)
+            execute(
+                "hv1", "chown", f"{result['device']['owners'][0]['uid']}:{result['device']['owners'][0]['gid']}", path
+            )
         guest_root = str(execute("hv1", "stat", "--format=%u", attacker)).strip()
         site.ssh("hot", "cd /mnt/evil; cp python3 evil; chmod 6755 evil")
         daemons = execute("hv1", "pgrep", "-f", "[v]irtiofsd.*srv/victim").split()
@@ -321,7 +388,9 @@ def test_a_setuid_program_of_a_guest(
         export(domain="victim", mount_tag="t", state="absent")
 
 
-def test_nosuid_and_a_closed_directory_above_are_no_risk(export: Export, domain: Make, directory: Make, execute: Execute) -> None:
+def test_nosuid_and_a_closed_directory_above_are_no_risk(
+    export: Export, domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "careful")
     directory("hv1", "/srv/careful/in")
     wish = {"domain": "careful", "source": "/srv/careful/in", "mount_tag": "t", "check": True}
@@ -330,7 +399,12 @@ def test_nosuid_and_a_closed_directory_above_are_no_risk(export: Export, domain:
         assert "nosuid" not in export(**wish, read_only=True)["warnings"]
         execute("hv1", "sh", "-c", "chgrp 100000 /srv/careful; chmod 0710 /srv/careful")
         assert export(**wish)["warnings"] == ""
-        execute("hv1", "sh", "-c", "mount -t tmpfs -o nosuid,mode=0755 none /srv/careful; mkdir /srv/careful/in; chown 100000 /srv/careful/in")
+        execute(
+            "hv1",
+            "sh",
+            "-c",
+            "mount -t tmpfs -o nosuid,mode=0755 none /srv/careful; mkdir /srv/careful/in; chown 100000 /srv/careful/in",
+        )
         assert export(**wish)["warnings"] == ""
     finally:
         execute("hv1", "sh", "-c", "umount /srv/careful; rm -rf /srv/careful", check=False)
@@ -340,10 +414,16 @@ def test_nosuid_and_a_closed_directory_above_are_no_risk(export: Export, domain:
 
 
 def entries(execute: Execute) -> list[str]:
-    return [line for line in execute("hv1", "cat", "/etc/subuid", "/etc/subgid").splitlines() if line.startswith("oneadmin:")]
+    return [
+        line
+        for line in execute("hv1", "cat", "/etc/subuid", "/etc/subgid").splitlines()
+        if line.startswith("oneadmin:")
+    ]
 
 
-def test_ids_of_a_domain_alone(export: Export, domain: Make, directory: Make, execute: Execute, module: Callable[..., dict]) -> None:
+def test_ids_of_a_domain_alone(
+    export: Export, domain: Make, directory: Make, execute: Execute, module: Callable[..., dict]
+) -> None:
     before = entries(execute)
     directory("hv1", "/srv/alone")
     directory("hv1", "/srv/alone2")
@@ -362,17 +442,29 @@ def test_ids_of_a_domain_alone(export: Export, domain: Make, directory: Make, ex
         assert (one["start"], one["count"]) == (0, 65536)
         starts[name] = one["target"]
         execute("hv1", "virsh", "start", name)
-        assert execute("hv1", "sh", "-c", f"ps -o uid= -p $(pgrep -of '[v]irtiofsd.*srv/{name} ')").split() == [str(one["target"])]
+        assert execute("hv1", "sh", "-c", f"ps -o uid= -p $(pgrep -of '[v]irtiofsd.*srv/{name} ')").split() == [
+            str(one["target"])
+        ]
         execute("hv1", "virsh", "destroy", name)
-    assert len({*range(starts["alone"], starts["alone"] + 65536), *range(starts["alone2"], starts["alone2"] + 65536)}) == 2 * 65536
-    assert sorted(entries(execute)) == sorted([*before, *(f"oneadmin:{start}:65536" for start in starts.values() for _file in range(2))])
+    assert (
+        len({*range(starts["alone"], starts["alone"] + 65536), *range(starts["alone2"], starts["alone2"] + 65536)})
+        == 2 * 65536
+    )
+    assert sorted(entries(execute)) == sorted(
+        [*before, *(f"oneadmin:{start}:65536" for start in starts.values() for _file in range(2))]
+    )
     ranges = module("hv1", "virtiofs_export_info")["domain_subids"]
-    assert {one["domain"]: (one["start"], one["count"]) for one in ranges} == {name: (start, 65536) for name, start in starts.items()}
+    assert {one["domain"]: (one["start"], one["count"]) for one in ranges} == {
+        name: (start, 65536) for name, start in starts.items()
+    }
     # Nobody else gets them, by whichever option.
     foreign = [{"target": starts["alone"]}]
     refused = export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, gid_map=foreign)
     assert f"leads into the ids {starts['alone']}:65536 of the domain 'alone' alone" in refused["msg"]
-    assert "uid_map or gid_map" in export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")["msg"]
+    assert (
+        "uid_map or gid_map"
+        in export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")["msg"]
+    )
     # Two domains with one directory are told what that means.
     shared = export(domain="alone2", source="/srv/alone", mount_tag="t2", subid="per_domain", check=True)
     assert "The domain 'alone' shares '/srv/alone' with other ids" in " ".join(shared["warnings"].split())
@@ -384,11 +476,19 @@ def test_ids_of_a_domain_alone(export: Export, domain: Make, directory: Make, ex
     assert module("hv1", "virtiofs_export_info")["domain_subids"] == []
 
 
-def test_a_domain_that_cant_get_the_device_gets_no_ids(export: Export, domain: Make, directory: Make, execute: Execute) -> None:
+def test_a_domain_that_cant_get_the_device_gets_no_ids(
+    export: Export, domain: Make, directory: Make, execute: Execute
+) -> None:
     before = entries(execute)
     domain("hv1", "fails", shared=True, start=True)
     directory("hv1", "/srv/fails-alone")
     script = f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\nexit 1\n'
     execute("hv1", "sh", "-c", "cat >/usr/local/bin/no-virtiofsd; chmod 755 /usr/local/bin/no-virtiofsd", stdin=script)
-    assert export(domain="fails", source="/srv/fails-alone", mount_tag="t", subid="per_domain", binary="/usr/local/bin/no-virtiofsd")["msg"]
+    assert export(
+        domain="fails",
+        source="/srv/fails-alone",
+        mount_tag="t",
+        subid="per_domain",
+        binary="/usr/local/bin/no-virtiofsd",
+    )["msg"]
     assert entries(execute) == before

@@ -24,7 +24,11 @@ def changed(output: str) -> int:
 
 
 def files(root: Path) -> dict[str, tuple[int, int, bytes]]:
-    return {str(path): (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path): (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_the_drivers_are_there(driver_scripts: Path) -> None:
@@ -47,7 +51,9 @@ def make_remotes(path: Path) -> Path:
     return path
 
 
-def test_check_mode_says_what_would_be_changed(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
+def test_check_mode_says_what_would_be_changed(
+    driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path
+) -> None:
     remotes = make_remotes(tmp_path / "remotes")
     before = list(tmp_path.rglob("*"))
     assert changed(drivers_play(remotes, "--check")) == 1
@@ -56,7 +62,9 @@ def test_check_mode_says_what_would_be_changed(driver_scripts: Path, drivers_pla
 
 
 @pytest.mark.parametrize("missing", ["", "datastore", "tm"])
-def test_what_is_not_a_front_ends_directory_of_remotes(drivers_play: Callable[..., str], tmp_path: Path, missing: str) -> None:
+def test_what_is_not_a_front_ends_directory_of_remotes(
+    drivers_play: Callable[..., str], tmp_path: Path, missing: str
+) -> None:
     """A misspelled path makes nothing."""
     if missing:
         (make_remotes(tmp_path / "remotes") / missing).rmdir()
@@ -72,10 +80,17 @@ def kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
     place = Path(f"{remotes.parent}/kept{remotes}/datastore/{driver}")
     names = sorted(place.iterdir()) if place.exists() else []
     assert {oct(path.stat().st_mode) for path in names} <= {"0o100600"}
-    return {re.fullmatch(r"([a-z_]+)\.[0-9]{4}-[0-9]{2}-[0-9]{2}@[0-9]{2}:[0-9]{2}:[0-9]{2}~", path.name)[1]: path.read_text() for path in names}
+    return {
+        re.fullmatch(r"([a-z_]+)\.[0-9]{4}-[0-9]{2}-[0-9]{2}@[0-9]{2}:[0-9]{2}:[0-9]{2}~", path.name)[
+            1
+        ]: path.read_text()
+        for path in names
+    }
 
 
-def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
+def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(
+    driver_scripts: Path, drivers_play: Callable[..., str]
+) -> None:
     (script := driver_scripts / "datastore" / "fs" / "rm").write_text("another\n")
     drivers_play(driver_scripts, "--check")
     assert script.read_text() == "another\n"
@@ -93,7 +108,9 @@ def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callab
     assert kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
 
 
-def test_what_an_older_version_kept_in_the_remotes_is_moved(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
+def test_what_an_older_version_kept_in_the_remotes_is_moved(
+    drivers_play: Callable[..., str], remotes: Path, programs: Path
+) -> None:
     """It stayed executable there, and the front-end copied it to every host."""
     library = programs.parent / "library"
     drivers_play(remotes, library=library)
@@ -118,7 +135,9 @@ def test_what_an_older_version_kept_in_the_remotes_is_moved(drivers_play: Callab
     assert oct(place.stat().st_mode) == "0o40700"
 
 
-def test_a_directory_that_others_can_change_keeps_nothing(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+def test_a_directory_that_others_can_change_keeps_nothing(
+    remotes: Path, programs: Path, drivers_play: Callable[..., str]
+) -> None:
     """A script that is restored from there would be somebody else's."""
     (directory := remotes / "datastore" / "fs").mkdir()
     (directory / "cp").write_text("the front-end's own\n")
@@ -131,7 +150,10 @@ def test_a_directory_that_others_can_change_keeps_nothing(remotes: Path, program
 
 def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
     """It brings back the newest script of each action that the front-end came with."""
-    own = {"fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"}, "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"}}
+    own = {
+        "fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"},
+        "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"},
+    }
     owner = remotes.stat().st_uid
     for name, scripts in own.items():
         (remotes / "datastore" / name).mkdir()
@@ -141,7 +163,11 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
     (remotes / "datastore" / "fs" / "cp.2025-01-02@03:04:05~").write_text("older\n")
     drivers_play(remotes, library=programs.parent / "library")
     (block,) = re.findall(r"^```sh\n(.*?)^```", (ROLE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    for default, here in (("/var/lib/granary-vmstore", programs.parent), ("/var/lib/one/remotes", remotes), ("oneadmin", owner)):
+    for default, here in (
+        ("/var/lib/granary-vmstore", programs.parent),
+        ("/var/lib/one/remotes", remotes),
+        ("oneadmin", owner),
+    ):
         block = block.replace(default, str(here))
     subprocess.run(["sh", "-ec", block], check=True)
     for name, scripts in own.items():
@@ -150,7 +176,9 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
             assert (path.read_text(), path.stat().st_uid, oct(path.stat().st_mode)) == (text, owner, "0o100755")
 
 
-def test_another_engine_leaves_nothing_of_the_one_before(driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path) -> None:
+def test_another_engine_leaves_nothing_of_the_one_before(
+    driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path
+) -> None:
     """But the one that it replaces stays as a whole until the next one, for actions that are under way."""
     library = tmp_path / "library"
     for name in ("older", "before"):
@@ -173,14 +201,17 @@ def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
     for source in sources:
         assert list((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc")), source
     modules = [".".join(source.relative_to(library).with_suffix("").parts) for source in sources]
-    program = f"import sys; sys.path.insert(0, {str(library)!r}); import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    program = (
+        f"import sys; sys.path.insert(0, {str(library)!r}); import importlib\nfor name in {modules!r}: "
+        "importlib.import_module(name)"
+    )
     subprocess.run(["/usr/bin/python3", "-ISXutf8", "-c", program], check=True)
 
 
 def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
     """Also where a backup or a copy gave the sources another time."""
     library = (driver_scripts.parent / "library" / "current").resolve()
-    source = library / "granary_vmstore" / "_driver_script" / "entry.py"
+    source = library / "granary_vmstore" / "_face" / "driver_script" / "entry.py"
     before = source.stat()
     os.utime(source, (1, 1))
     try:
@@ -196,9 +227,20 @@ def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
 def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -> None:
     (tmp_path / "base64.py").write_text("raise SystemExit('taken from PYTHONPATH')")
     (tmp_path / "contextlib.py").write_text("raise SystemExit('taken from PYTHONPATH')")
-    hostile = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "base64.py")}
+    hostile = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": str(tmp_path),
+        "PYTHONSTARTUP": str(tmp_path / "base64.py"),
+    }
     done = subprocess.run(
-        [driver_scripts / "datastore" / "fs" / "cp", "1"], input="", capture_output=True, text=True, check=False, env=hostile, cwd=tmp_path
+        [driver_scripts / "datastore" / "fs" / "cp", "1"],
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+        env=hostile,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "standard input: '' is not accepted: base64 of an XML document is expected.\n"
@@ -225,7 +267,9 @@ def programs(tmp_path: Path) -> Iterator[Path]:
     for name in ("cp", "rm", "stat"):
         (path / name).write_text("root's own\n")
     yield path
-    assert {name.name: name.read_text() for name in path.iterdir()} == dict.fromkeys(("cp", "rm", "stat"), "root's own\n")
+    assert {name.name: name.read_text() for name in path.iterdir()} == dict.fromkeys(
+        ("cp", "rm", "stat"), "root's own\n"
+    )
     assert {(name.stat().st_uid, name.stat().st_mode & 0o7777) for name in path.iterdir()} == {(0, 0o644)}
 
 
@@ -236,7 +280,9 @@ def put_link(path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["datastore", "datastore/fs"])
-def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(remotes: Path, programs: Path, drivers_play: Callable[..., str], name: str) -> None:
+def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(
+    remotes: Path, programs: Path, drivers_play: Callable[..., str], name: str
+) -> None:
     if name == "datastore":
         (programs / "fs").symlink_to(".")
         (remotes / "datastore").rmdir()
@@ -246,7 +292,9 @@ def test_no_link_of_the_front_ends_user_leads_to_programs_of_root(remotes: Path,
     (programs / "fs").unlink(missing_ok=True)
 
 
-def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(
+    remotes: Path, programs: Path, drivers_play: Callable[..., str]
+) -> None:
     owner = remotes.stat().st_uid
     (directory := remotes / "datastore" / "fs").mkdir()
     os.chown(directory, owner, owner)
@@ -279,7 +327,9 @@ def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_resto
     assert sorted(os.listdir(directory)) == ACTIONS
 
 
-def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Path, drivers_play: Callable[..., str]) -> None:
+def test_a_library_that_others_can_change_is_refused(
+    remotes: Path, programs: Path, drivers_play: Callable[..., str]
+) -> None:
     """root would compile what is in there, and every user of the drivers would run it."""
     (shared := programs.parent / "shared").mkdir()
     shared.chmod(0o777)
@@ -293,11 +343,15 @@ def test_a_library_that_others_can_change_is_refused(remotes: Path, programs: Pa
 INSTALL = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.opennebula_drivers import OpennebulaDriversService
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine import engine_sources
+from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import OpennebulaDriversService
 done = 0
 for number in range(60):
     try:
-        OpennebulaDriversService({"remotes": sys.argv[1], "library": sys.argv[2], "kept": sys.argv[3], "python": sys.executable, "names": ["fs"]}).converge()
+        options = {"remotes": sys.argv[1], "library": sys.argv[2], "kept": sys.argv[3]}
+        options.update(python=sys.executable, names=["fs"])
+        OpennebulaDriversService(options, engine_sources(entry.__name__)).converge()
         done += 1
     except VmstoreError:
         pass

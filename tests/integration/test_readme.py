@@ -25,7 +25,12 @@ def play(site: Lab, tmp_path: Path) -> Playbook:
     def run(text: str, *arguments: str) -> dict[str, str]:
         playbook = tmp_path / "playbook.yml"
         playbook.write_text(text, encoding="utf-8")
-        done = subprocess.run(["ansible-playbook", "-i", str(site.inventory), str(playbook), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(site.inventory), str(playbook), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(re.findall(r"^(\w+) +: .*changed=(\d+)", done.stdout, re.MULTILINE))
 
@@ -33,13 +38,20 @@ def play(site: Lab, tmp_path: Path) -> Playbook:
 
 
 def test_the_playbook_works_and_a_second_run_changes_nothing(
-    site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], directory: Callable[..., str], execute: Callable[..., str], ordinary: str
+    site: Lab,
+    play: Playbook,
+    module: Callable[..., dict[str, Any]],
+    directory: Callable[..., str],
+    execute: Callable[..., str],
+    ordinary: str,
 ) -> None:
     text = block("README.md", "A playbook that works").text.replace("kvm1", "hv1").replace("web1", ordinary)
     execute("hv1", "sh", "-c", 'echo "of the host" > "$0/file"', directory("hv1", "/srv/site"))
 
     def mount_point() -> str:
-        return site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET", check=False).strip()
+        return site.ssh(
+            ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET", check=False
+        ).strip()
 
     try:
         foretold = play(text, "--check")
@@ -57,29 +69,44 @@ def test_the_playbook_works_and_a_second_run_changes_nothing(
             module(machine, name, state="absent", **options)
 
 
-def test_images_that_hold_data(play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
+def test_images_that_hold_data(
+    play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]
+) -> None:
     execute("hv1", "mkdir", "-p", "/srv/downloads")
     execute("hv1", "qemu-img", "create", "-q", "-f", "qcow2", "/srv/downloads/disk", "1M")
     compress = "import lzma, sys; sys.stdout.buffer.write(lzma.compress(open('/srv/downloads/disk', 'rb').read()))"
     execute("hv1", "sh", "-euc", 'python3 -c "$0" >/srv/downloads/debian-12.qcow2.xz', compress)
     checksum = execute("hv1", "sha256sum", "/srv/downloads/debian-12.qcow2.xz").split()[0]
-    text = block("docs/images.md", "Images that hold data").text.replace("hosts: frontend", "hosts: hv1").replace("sha256:...", f"sha256:{checksum}")
+    text = (
+        block("docs/images.md", "Images that hold data")
+        .text.replace("hosts: frontend", "hosts: hv1")
+        .replace("sha256:...", f"sha256:{checksum}")
+    )
     try:
         foretold = play(text, "--check")
         assert play(text) == foretold
         assert play(text) == {"hv1": "0"}
         images = module("hv1", "image_info", datastore="disks")["images"]
-        sizes = {one["name"]: execute("hv1", "qemu-img", "info", one["path"]).split("virtual size: ")[1].split(" (")[0] for one in images}
+        sizes = {
+            one["name"]: execute("hv1", "qemu-img", "info", one["path"]).split("virtual size: ")[1].split(" (")[0]
+            for one in images
+        }
         assert sizes == {"debian": "1 MiB", "web-root": "1 MiB", "web-data": "20 GiB"}
     finally:
-        module("hv1", "image", images=[{"name": name, "state": "absent"} for name in ("web-data", "web-root", "debian")])
+        module(
+            "hv1", "image", images=[{"name": name, "state": "absent"} for name in ("web-data", "web-root", "debian")]
+        )
         module("hv1", "datastore", name="disks", state="absent")
         execute("hv1", "rm", "-rf", "/srv/downloads")
 
 
-def test_the_role_virtiofs_guest(site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], directory: Callable[..., str]) -> None:
+def test_the_role_virtiofs_guest(
+    site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], directory: Callable[..., str]
+) -> None:
     exports = {"one-0": directory("hv1", "/srv/one-0"), "datasets": directory("hv1", "/srv/sets")}
-    text = block("roles/virtiofs_guest/README.md", "granary.vmstore.virtiofs_guest").text.replace("hosts: guests", "hosts: hot")
+    text = block("roles/virtiofs_guest/README.md", "granary.vmstore.virtiofs_guest").text.replace(
+        "hosts: guests", "hosts: hot"
+    )
     try:
         # The devices are missing, as they are when check mode has only foretold them.
         assert play(text, "--check") == {"hot": "1"}
@@ -87,7 +114,10 @@ def test_the_role_virtiofs_guest(site: Lab, play: Playbook, module: Callable[...
             module("hv1", "virtiofs_export", domain="hot", source=source, mount_tag=tag)
         assert play(text) == {"hot": "1"}
         seen = site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "SOURCE,TARGET").split()
-        assert sorted(zip(seen[::2], seen[1::2], strict=True)) == [("datasets", "/srv/datasets"), ("one-0", "/mnt/one-fs-0")]
+        assert sorted(zip(seen[::2], seen[1::2], strict=True)) == [
+            ("datasets", "/srv/datasets"),
+            ("one-0", "/mnt/one-fs-0"),
+        ]
         assert play(text) == {"hot": "0"}
     finally:
         for path in ("/mnt/one-fs-0", "/srv/datasets"):
@@ -96,8 +126,14 @@ def test_the_role_virtiofs_guest(site: Lab, play: Playbook, module: Callable[...
             module("hv1", "virtiofs_export", domain="hot", source=source, mount_tag=tag, state="absent")
 
 
-def test_a_directory_of_the_guests_root(site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
-    text = block("docs/virtiofs.md", "Identity mapping").text.replace("hosts: hypervisors", "hosts: hv1").replace("domain: web1", "domain: hot")
+def test_a_directory_of_the_guests_root(
+    site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]
+) -> None:
+    text = (
+        block("docs/virtiofs.md", "Identity mapping")
+        .text.replace("hosts: hypervisors", "hosts: hv1")
+        .replace("domain: web1", "domain: hot")
+    )
     try:
         # Check mode finds neither the directory nor the ids of the domain alone.
         assert play(text, "--check") == play(text) == {"hv1": "2"}
@@ -115,11 +151,32 @@ def test_the_collection_is_built_and_installed(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     git = ["git", "-c", "safe.directory=*", "-C", ROOT]
-    names = subprocess.run([*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, check=True).stdout
-    packed = subprocess.run(["tar", "-C", ROOT, "-c", "--null", "--ignore-failed-read", "-T", "-"], input=names, capture_output=True, check=True).stdout
+    names = subprocess.run(
+        [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, check=True
+    ).stdout
+    packed = subprocess.run(
+        ["tar", "-C", ROOT, "-c", "--null", "--ignore-failed-read", "-T", "-"],
+        input=names,
+        capture_output=True,
+        check=True,
+    ).stdout
     subprocess.run(["tar", "-C", checkout, "-x"], input=packed, check=True)
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")}
-    done = subprocess.run(block("README.md", "Requirements").text, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        block("README.md", "Requirements").text,
+        shell=True,
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    listed = subprocess.run(["ansible-doc", "-t", "module", "-l", "granary.vmstore"], env=environment, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ansible-doc", "-t", "module", "-l", "granary.vmstore"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "granary.vmstore.virtiofs_export " in listed

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The roles hypervisor and frontend on hosts that know nothing of them, and on those that have something of their own already."""
+"""The roles hypervisor and frontend on hosts that know nothing of them, and on those that have something of their
+own already.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,20 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
     def run(hosts: str, *arguments: str, roles: Sequence[str] = ROLES, fails: bool = False, **variables: object) -> str:
         playbook = tmp_path_factory.mktemp("play") / "play.yml"
         playbook.write_text(json.dumps([{"hosts": hosts, "gather_subset": ["min"], "vars": variables, "roles": roles}]))
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments, str(playbook)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+        command = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            str(lab.inventory),
+            *arguments,
+            str(playbook),
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -76,7 +90,9 @@ def changed(output: str) -> int:
 
 @pytest.fixture(scope="module")
 def ready(roles: Playbook, execute: Execute) -> str:
-    """The pattern of a new and of an old host that the roles ran on, after they told in check mode what they would do."""
+    """The pattern of a new and of an old host that the roles ran on, after they told in check mode what they would
+    do.
+    """
     hosts = "fresh:aged"
     look = "cat /etc/passwd /etc/group /etc/subuid /etc/subgid; ls -R /usr/local /var/lib/one 2>&1; true"
     before = [execute(host, "sh", "-c", look) for host in ("fresh", "aged")]
@@ -121,7 +137,10 @@ def test_the_service_user_gets_no_directory_of_root(roles: Playbook, execute: Ex
     path = f"/var/lib/one/{name}"
     execute("fresh", "mkdir", "--mode=0700", "/srv/root", "/var/lib/one/root")
     execute("fresh", "mv", path, f"{path}.before")
-    for command, reason in (("ln -s /srv/root $0", "symbolic link"), ("mv /var/lib/one/root $0", "could have put it there")):
+    for command, reason in (
+        ("ln -s /srv/root $0", "symbolic link"),
+        ("mv /var/lib/one/root $0", "could have put it there"),
+    ):
         execute("fresh", "setpriv", "--reuid=oneadmin", "--regid=oneadmin", "--clear-groups", "sh", "-c", command, path)
         assert reason in roles("fresh", roles=["granary.vmstore.frontend"], fails=True)
         assert execute("fresh", "stat", "--dereference", "--format=%U:%G %a", path).strip() == "root:root 700"
@@ -139,7 +158,18 @@ def test_a_host_that_cant_map_ids_has_no_wrapper_and_says_so(roles: Playbook, ex
 
 def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> None:
     execute("taken", "groupadd", "stewards")
-    execute("taken", "useradd", "--create-home", "--home-dir", "/home/keeper", "--shell", "/bin/bash", "--gid", "stewards", "keeper")
+    execute(
+        "taken",
+        "useradd",
+        "--create-home",
+        "--home-dir",
+        "/home/keeper",
+        "--shell",
+        "/bin/bash",
+        "--gid",
+        "stewards",
+        "keeper",
+    )
     execute("taken", "sh", "-c", "echo keeper:700000:1000 | tee /etc/subuid >/etc/subgid")
     before = execute("taken", "sh", "-c", "getent passwd keeper; id keeper; stat -c %a:%U /home/keeper")
     roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")
@@ -152,15 +182,30 @@ def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> 
 
 
 def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> None:
-    variables = {"roles": ["granary.vmstore.hypervisor"], "hypervisor_service_user": "keeper", "hypervisor_virtiofsd_user": "granary-virtiofsd"}
+    variables = {
+        "roles": ["granary.vmstore.hypervisor"],
+        "hypervisor_service_user": "keeper",
+        "hypervisor_virtiofsd_user": "granary-virtiofsd",
+    }
     assert changed(roles("taken", "--check", **variables)) > 0
     assert execute("taken", "getent", "passwd", "granary-virtiofsd", check=False) == ""
     roles("taken", **variables)
     assert changed(roles("taken", **variables)) == 0
-    assert execute("taken", "getent", "passwd", "granary-virtiofsd").strip().split(":")[5:] == ["/nonexistent", "/usr/sbin/nologin"]
+    assert execute("taken", "getent", "passwd", "granary-virtiofsd").strip().split(":")[5:] == [
+        "/nonexistent",
+        "/usr/sbin/nologin",
+    ]
     assert execute("taken", "id", "-nG", "granary-virtiofsd").split() == ["granary-virtiofsd"]
-    assert execute("taken", "find", "/", "-xdev", "(", "-user", "granary-virtiofsd", "-o", "-group", "granary-virtiofsd", ")") == ""
-    assert execute("taken", "cat", "/etc/subuid", "/etc/subgid") == "keeper:700000:1000\ngranary-virtiofsd:100000:65536\n" * 2
+    assert (
+        execute(
+            "taken", "find", "/", "-xdev", "(", "-user", "granary-virtiofsd", "-o", "-group", "granary-virtiofsd", ")"
+        )
+        == ""
+    )
+    assert (
+        execute("taken", "cat", "/etc/subuid", "/etc/subgid")
+        == "keeper:700000:1000\ngranary-virtiofsd:100000:65536\n" * 2
+    )
     assert json.loads(execute("taken", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
     assert execute("taken", "stat", "--format=%U:%G %a", CONFIGURATION).strip() == "root:root 600"
 
@@ -197,8 +242,20 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
         if "\n" in text:
             (tmp_path / "play.yml").write_text(text, encoding="utf-8")
             playbook = str(tmp_path / "play.yml")
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments, playbook]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+        command = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            str(lab.inventory),
+            *arguments,
+            playbook,
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -206,22 +263,33 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("host", ["blank", "bare"])
-def test_a_play_can_be_checked_before_the_roles_have_run(run: Callable[..., str], execute: Execute, bare: str, host: str) -> None:
+def test_a_play_can_be_checked_before_the_roles_have_run(
+    run: Callable[..., str], execute: Execute, bare: str, host: str
+) -> None:
     """The play for the host; that for the guest is test_readme.py's."""
     execute(host, "mkdir", "-p", "/srv/site")
     play = yaml.safe_load(block("README.md", "A playbook that works").text.replace("kvm1", host))[:1]
-    play[0]["tasks"].append({"ansible.builtin.debug": {"msg": "at {{ export.device.mount_tag }} and {{ export.device.mount_point }}"}})
+    play[0]["tasks"].append(
+        {"ansible.builtin.debug": {"msg": "at {{ export.device.mount_tag }} and {{ export.device.mount_point }}"}}
+    )
     done = run(f"{json.dumps(play)}\n", "--check", "--diff")
     assert "at one-0 and /mnt/one-fs-0" in done
     said = " ".join(done.split())
-    assert "/var/lib/one/vmstore is not a directory; the role granary.vmstore.frontend makes the default one. If no task before this one" in said
+    assert (
+        "/var/lib/one/vmstore is not a directory; the role granary.vmstore.frontend makes the default one. If no "
+        "task "
+        "before this one" in said
+    )
     assert ("The Python library of libvirt is not installed" in said) == (host == bare)
-    # Three tasks for the user, one each for the missing packages of two roles, directories, ids; three for the wrapper, one for AppArmor; three modules.
+    # Three tasks for the user, one each for the missing packages of two roles, directories, ids; three for the
+    # wrapper, one for AppArmor; three modules.
     assert changes(done) == {host: 13 + (host == bare)}
     assert execute(host, "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
 
-def test_the_example_site_can_be_checked_before_anything_of_it_is_there(run: Callable[..., str], bare: str, tmp_path: Path) -> None:
+def test_the_example_site_can_be_checked_before_anything_of_it_is_there(
+    run: Callable[..., str], bare: str, tmp_path: Path
+) -> None:
     inventory = tmp_path / "inventory"
     shutil.copytree(ROOT / "examples" / "inventory", inventory)
     for path in inventory.rglob("*.yml"):
@@ -230,14 +298,26 @@ def test_the_example_site_can_be_checked_before_anything_of_it_is_there(run: Cal
             text = text.replace(f"{name}.example.com", host)
         path.write_text(text)
     done = run("granary.vmstore.site", "-i", inventory, "--check")
-    assert {host: number > 0 for host, number in changes(done).items() if host in (bare, "blank")} == {bare: True, "blank": True}
+    assert {host: number > 0 for host, number in changes(done).items() if host in (bare, "blank")} == {
+        bare: True,
+        "blank": True,
+    }
 
 
 def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> None:
     """Two domains, which never run, get a directory each."""
     for name in ("first", "second"):
-        execute("fresh", "sh", "-euc", 'mkdir -p "/srv/$0"; chown 100000:100000 "/srv/$0"; printf %s "$1" | virsh define /dev/stdin', name, DOMAIN.format(name))
-    exports = [{"domain": name, "source": f"/srv/{name}", "mount_tag": name, "cache": "auto"} for name in ("first", "second")]
+        execute(
+            "fresh",
+            "sh",
+            "-euc",
+            'mkdir -p "/srv/$0"; chown 100000:100000 "/srv/$0"; printf %s "$1" | virsh define /dev/stdin',
+            name,
+            DOMAIN.format(name),
+        )
+    exports = [
+        {"domain": name, "source": f"/srv/{name}", "mount_tag": name, "cache": "auto"} for name in ("first", "second")
+    ]
     role = ["granary.vmstore.hypervisor"]
     assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
     assert "virtiofs" not in execute("fresh", "virsh", "dumpxml", "first")
@@ -256,8 +336,12 @@ def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> N
 
 
 def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execute) -> None:
-    frontend = block("roles/frontend/README.md", "granary.vmstore.frontend").text.replace("vmstore_frontend", "documented")
-    hypervisor = block("roles/hypervisor/README.md", "granary.vmstore.hypervisor").text.replace("vmstore_hypervisors", "documented")
+    frontend = block("roles/frontend/README.md", "granary.vmstore.frontend").text.replace(
+        "vmstore_frontend", "documented"
+    )
+    hypervisor = block("roles/hypervisor/README.md", "granary.vmstore.hypervisor").text.replace(
+        "vmstore_hypervisors", "documented"
+    )
     execute("documented", "sh", "-euc", "mkdir -p /srv/web1 /srv/models; chown 100000:100000 /srv/web1")
     execute("documented", "sh", "-euc", 'printf %s "$0" | virsh define /dev/stdin', DOMAIN.format("web1"))
     assert changed(run(frontend)) > 0
@@ -279,8 +363,16 @@ def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execut
     """Also the way back to the front-end's own script."""
     script = "/var/lib/one/remotes/datastore/fs/cp"
     execute("documented", "sh", "-euc", "getent passwd oneadmin || useradd --system oneadmin")
-    execute("documented", "sh", "-euc", 'mkdir -p /var/lib/one/remotes/tm "${0%/*}"; echo "echo own" >"$0"; chown -R oneadmin: /var/lib/one', script)
-    playbook = block("roles/opennebula_drivers/README.md", "granary.vmstore.opennebula_drivers").text.replace("opennebula_frontend", "documented")
+    execute(
+        "documented",
+        "sh",
+        "-euc",
+        'mkdir -p /var/lib/one/remotes/tm "${0%/*}"; echo "echo own" >"$0"; chown -R oneadmin: /var/lib/one',
+        script,
+    )
+    playbook = block("roles/opennebula_drivers/README.md", "granary.vmstore.opennebula_drivers").text.replace(
+        "opennebula_frontend", "documented"
+    )
     foretold = changes(run(playbook, "--check"))
     assert changes(run(playbook)) == foretold
     assert "granary" in execute("documented", "cat", script)
@@ -292,7 +384,9 @@ def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execut
 
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("frontend", ["blank", "fresh"])
-def test_the_site_can_be_checked_before_anything_of_it_is_there(lab: Lab, execute: Execute, tmp_path: Path, frontend: str) -> None:
+def test_the_site_can_be_checked_before_anything_of_it_is_there(
+    lab: Lab, execute: Execute, tmp_path: Path, frontend: str
+) -> None:
     for host in ("blank", "fresh"):
         execute(host, "mkdir", "-p", "/mnt/data")
     inventory = tmp_path / "site.yml"
@@ -303,10 +397,18 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(lab: Lab, execut
     }
     groups = {"vmstore_frontend": {"hosts": {frontend: None}}, "vmstore_hypervisors": {"hosts": {"blank": None}}}
     inventory.write_text(json.dumps({"all": {"vars": variables, "children": groups}}))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), "-i", str(inventory), "granary.vmstore.site"]
+    command = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        str(lab.inventory),
+        "-i",
+        str(inventory),
+        "granary.vmstore.site",
+    ]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
     if frontend == "fresh":
-        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows nothing yet.
+        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows
+        # nothing yet.
         subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True, env=environment)
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -316,13 +418,22 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(lab: Lab, execut
 
 @pytest.mark.parametrize(
     ("release", "name"),
-    [("ID=ubuntu\nNAME=Ubuntu\nVERSION_ID=24.10\n", "Ubuntu 24.10"), ("ID=debian\nNAME='Debian GNU/Linux'\nVERSION_ID=11\n", "Debian 11")],
+    [
+        ("ID=ubuntu\nNAME=Ubuntu\nVERSION_ID=24.10\n", "Ubuntu 24.10"),
+        ("ID=debian\nNAME='Debian GNU/Linux'\nVERSION_ID=11\n", "Debian 11"),
+    ],
 )
 def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Execute, release: str, name: str) -> None:
     # Only the file that tells the system's name is another's.
-    execute("strange", "sh", "-c", 'rm -f /etc/debian_version /etc/os-release && printf %s "$0" >/etc/os-release', release)
+    execute(
+        "strange", "sh", "-c", 'rm -f /etc/debian_version /etc/os-release && printf %s "$0" >/etc/os-release', release
+    )
     said = roles("strange", fails=True)
-    assert f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on Ubuntu yet." in said
+    assert (
+        f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on "
+        "Ubuntu "
+        "yet." in said
+    )
     assert changed(said) == 0
 
 

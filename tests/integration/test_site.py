@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The playbook site: what it refuses before it touches a host, and how exports come, wait for a restart, move and go."""
+"""The playbook site: what it refuses before it touches a host, and how exports come, wait for a restart, move and
+go.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ Execute = Callable[..., str]
 def ansible(*arguments: str | Path, fails: bool = False) -> str:
     """Run the playbook and return what it printed."""
     command = [PLAYBOOK, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+    )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -67,28 +75,53 @@ EXPORT = {"host": "h1", "domain": "g1", "image": "data"}
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"vmstore_exports": [{**EXPORT, "mountpoint": "/srv"}]}, "vmstore_exports.mountpoint. Supported parameters include: "),
+        (
+            {"vmstore_exports": [{**EXPORT, "mountpoint": "/srv"}]},
+            "vmstore_exports.mountpoint. Supported parameters include: ",
+        ),
         ({"vmstore_images": [{"name": "data", "owner": "x"}]}, "vmstore_images.owner. Supported parameters include: "),
-        ({"vmstore_datastores": [{"name": "fs", "driver": "x"}]}, "vmstore_datastores.driver. Supported parameters include: "),
-        ({"vmstore_exports": [{"host": "h1", "domain": "g1"}]}, "missing required arguments: image found in vmstore_exports"),
-        ({"vmstore_exports": [{**EXPORT, "state": "gone"}]}, "value of state must be one of: present, absent, got: gone found in vmstore_exports"),
+        (
+            {"vmstore_datastores": [{"name": "fs", "driver": "x"}]},
+            "vmstore_datastores.driver. Supported parameters include: ",
+        ),
+        (
+            {"vmstore_exports": [{"host": "h1", "domain": "g1"}]},
+            "missing required arguments: image found in vmstore_exports",
+        ),
+        (
+            {"vmstore_exports": [{**EXPORT, "state": "gone"}]},
+            "value of state must be one of: present, absent, got: gone found in vmstore_exports",
+        ),
         ({"vmstore_exports": [{**EXPORT, "uid_map": [{"target": "many"}]}]}, "'many'"),
-        ({"vmstore_exports": [{**EXPORT, "host": "g1"}]}, '"g1" is not accepted as the host of "g1": one of the group vmstore_hypervisors is expected'),
-        ({"vmstore_exports": [{**EXPORT, "guest": "h1"}]}, '"h1" is not accepted as the guest of "g1": one of the group vmstore_guests is expected (g1).'),
-        ({"vmstore_exports": [EXPORT, {**EXPORT, "state": "absent"}]}, 'the image "data" is there more than once for the domain "g1" of the host h1'),
+        (
+            {"vmstore_exports": [{**EXPORT, "host": "g1"}]},
+            '"g1" is not accepted as the host of "g1": one of the group vmstore_hypervisors is expected',
+        ),
+        (
+            {"vmstore_exports": [{**EXPORT, "guest": "h1"}]},
+            '"h1" is not accepted as the guest of "g1": one of the group vmstore_guests is expected (g1).',
+        ),
+        (
+            {"vmstore_exports": [EXPORT, {**EXPORT, "state": "absent"}]},
+            'the image "data" is there more than once for the domain "g1" of the host h1',
+        ),
         ({"frontends": ("f1", "f2")}, "The group vmstore_frontend has 2 hosts, and exactly one is expected"),
         ({"frontends": ()}, "The group vmstore_frontend has 0 hosts, and exactly one is expected"),
         ({"arguments": ("--limit", "h1")}, "The front-end f1 is left out by --limit"),
     ],
 )
-def test_an_inventory_with_a_mistake_is_refused(check: Callable[..., str], variables: dict[str, Any], message: str) -> None:
+def test_an_inventory_with_a_mistake_is_refused(
+    check: Callable[..., str], variables: dict[str, Any], message: str
+) -> None:
     assert message in " ".join(check(**variables).split())
 
 
 def test_the_example_inventory_is_a_site(tmp_path: Path) -> None:
     ansible("-i", EXAMPLE, "--syntax-check", "granary.vmstore.site")
     play = tmp_path / "play.yml"
-    play.write_text(json.dumps([{"hosts": "vmstore_frontend", "gather_facts": False, "roles": ["granary.vmstore.site"]}]))
+    play.write_text(
+        json.dumps([{"hosts": "vmstore_frontend", "gather_facts": False, "roles": ["granary.vmstore.site"]}])
+    )
     assert "failed=0" in ansible("-i", EXAMPLE, play)
 
 
@@ -105,7 +138,9 @@ def test_a_playbook_without_datastores_is_accepted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`; at the end all exports are released."""
+    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`; at the end all exports are
+    released.
+    """
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
@@ -119,7 +154,9 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
         seen.update({f"{one['domain']} {one['image']}": one for one in exports})
         inventory = tmp_path / "site.yml"
         children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
-        inventory.write_text(yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}}))
+        inventory.write_text(
+            yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}})
+        )
         command = block("README.md", "A playbook that works", 1).text.split()
         assert command[:3] == ["ansible-playbook", "-i", "inventory"]
         return ansible("-i", site.inventory, "-i", inventory, *command[3:], *arguments)
@@ -127,7 +164,10 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
     execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
     yield run
     # All at once: what uses a thing goes before it.
-    gone = {"vmstore_images": [{"name": "site_rw", "state": "absent"}], "vmstore_datastores": [{"name": "site", "state": "absent"}]}
+    gone = {
+        "vmstore_images": [{"name": "site_rw", "state": "absent"}],
+        "vmstore_datastores": [{"name": "site", "state": "absent"}],
+    }
     run([{**one, "state": "absent"} for one in seen.values()], **gone)
     execute("hv1", "rm", "-rf", "/mnt/site")
 
@@ -145,9 +185,17 @@ def foretold(converge: Callable[..., str]) -> Callable[..., str]:
     return run
 
 
-def test_an_export_comes_and_goes(site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute) -> None:
+def test_an_export_comes_and_goes(
+    site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+) -> None:
     converge([])
-    export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/site", "mount_options": ["noatime"]}
+    export = {
+        "host": "hv1",
+        "domain": "hot",
+        "image": "site_rw",
+        "mount_point": "/srv/site",
+        "mount_options": ["noatime"],
+    }
     foretold([export])
     assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
     assert changed(converge([export])) == 0
@@ -166,19 +214,26 @@ def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callab
     converge([export])
     moved = {**export, "mount_point": "/srv/new"}
     foretold([moved])
-    assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == ["/srv/new"]
+    assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
+        "/srv/new"
+    ]
     assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
     assert changed(converge([moved])) == 0
 
 
-def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
+    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
+) -> None:
     # Its memory isn't shared, so that it gets no export while it runs.
     domain("hv1", "unshared", start=True)
     first = {"host": "hv1", "domain": "hot", "image": "site_rw"}
     second = {"host": "hv1", "domain": "unshared", "image": "site_rw"}
     assert "Shut these domains down" not in converge([first])
     said = " ".join(converge([{**first, "state": "absent"}, second]).split())
-    assert "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1." in said
+    assert (
+        "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1."
+        in said
+    )
     # On each run, until it is done.
     again = converge([second])
     assert changed(again) == 0
@@ -187,9 +242,17 @@ def test_an_export_moves_and_says_that_a_restart_is_left_to_do(converge: Callabl
     assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
 
 
-def test_an_export_restarts_its_domain_where_that_is_asked_for(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+def test_an_export_restarts_its_domain_where_that_is_asked_for(
+    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
+) -> None:
     domain("hv1", "unshared", start=True)
-    export = {"host": "hv1", "domain": "unshared", "image": "site_rw", "restart": "when_needed_force", "restart_timeout": 1}
+    export = {
+        "host": "hv1",
+        "domain": "unshared",
+        "image": "site_rw",
+        "restart": "when_needed_force",
+        "restart_timeout": 1,
+    }
     assert "Shut these domains down" not in converge([export])
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
     assert changed(converge([export])) == 0
@@ -200,31 +263,63 @@ def test_a_guest_has_the_mount_once_its_domain_was_restarted(
 ) -> None:
     converge([])
     boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
-    export = {"host": "hv1", "domain": ordinary, "image": "site_rw", "restart": "when_needed", "mount_point": "/srv/site"}
+    export = {
+        "host": "hv1",
+        "domain": ordinary,
+        "image": "site_rw",
+        "restart": "when_needed",
+        "mount_point": "/srv/site",
+    }
     foretold([export], guest=ordinary)
     assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
-    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == ["/srv/site"]
+    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
+        "/srv/site"
+    ]
     assert changed(converge([export])) == 0
 
 
-def test_images_with_data_are_kept(converge: Callable[..., str], foretold: Callable[..., str], execute: Execute) -> None:
-    datastores = [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}, {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"}]
+def test_images_with_data_are_kept(
+    converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+) -> None:
+    datastores = [
+        {"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"},
+        {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"},
+    ]
     images = [
         {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True},
-        {"name": "empty", "datastore": "disks", "type": "datablock", "size": 16, "fs": "ext4", "format": "qcow2", "sparse": True},
+        {
+            "name": "empty",
+            "datastore": "disks",
+            "type": "datablock",
+            "size": 16,
+            "fs": "ext4",
+            "format": "qcow2",
+            "sparse": True,
+        },
         {"name": "copy", "datastore": "disks", "clone_from": "empty", "driver": "raw"},
     ]
     try:
         foretold([], vmstore_datastores=datastores, vmstore_images=images)
-        listed = execute("hv1", "sh", "-c", "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done")
+        listed = execute(
+            "hv1",
+            "sh",
+            "-c",
+            "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done",
+        )
         assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
         assert changed(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
     finally:
         gone = [{**image, "state": "absent"} for image in images[:0:-1]]
-        converge([], vmstore_datastores=[datastores[0], {"name": "disks", "state": "absent"}], vmstore_images=[images[0], *gone])
+        converge(
+            [],
+            vmstore_datastores=[datastores[0], {"name": "disks", "state": "absent"}],
+            vmstore_images=[images[0], *gone],
+        )
 
 
-def test_an_image_is_given_back_when_the_running_domain_has_lost_it(converge: Callable[..., str], execute: Execute, domain: Callable[..., str]) -> None:
+def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
+    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
+) -> None:
     # It has no system that could release a device.
     domain("hv1", "stubborn", shared=True, start=True)
     export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module ``subid`` on a whole /etc: an overlay in a mount namespace of its own, so that the machine's files are never touched."""
+"""The module ``subid`` on a whole /etc: an overlay in a mount namespace of its own, so that the machine's files are
+never touched.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from pathlib import Path
 import pytest
 
 USER = "granary-subid"
-ENTER = 'mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/layer/upper,workdir=$1/layer/work" /etc && shift && exec "$@"'
+ENTER = (
+    'mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/layer/upper,workdir=$1/layer/work" /etc && shift && exec '
+    '"$@"'
+)
 
 # A libsubid plugin (subid.h of shadow-utils) that grants everyone 700000:100.
 PLUGIN = """
@@ -51,9 +56,21 @@ def etc(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def subid(etc: Callable[..., str]) -> Callable[..., dict]:
-    def run(module: str = "subid", check: bool = False, environment: dict[str, str] | None = None, **options: object) -> dict:
+    def run(
+        module: str = "subid", check: bool = False, environment: dict[str, str] | None = None, **options: object
+    ) -> dict:
         ansible = str(Path(sys.executable).with_name("ansible"))
-        command = [ansible, "localhost", "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", "--diff"]
+        command = [
+            ansible,
+            "localhost",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-e",
+            f"ansible_python_interpreter={sys.executable}",
+            "--diff",
+        ]
         command += ["-m", f"granary.vmstore.{module}", "-a", json.dumps(options), *(["--check"] if check else [])]
         output = etc(
             "sh",
@@ -112,7 +129,9 @@ def test_replace_absent_and_info(etc: Callable[..., str], subid: Callable[..., d
 
 def test_ranges_from_nss_are_respected(etc: Callable[..., str], subid: Callable[..., dict], tmp_path: Path) -> None:
     (tmp_path / "plugin.c").write_text(PLUGIN)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(tmp_path / "libsubid_granary.so"), str(tmp_path / "plugin.c")], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", str(tmp_path / "libsubid_granary.so"), str(tmp_path / "plugin.c")], check=True
+    )
     etc("sh", "-c", "echo 'subid: granary' >> /etc/nsswitch.conf")
     libraries = {"LD_LIBRARY_PATH": str(tmp_path)}
     found = subid(user=USER, environment=libraries)
@@ -121,15 +140,21 @@ def test_ranges_from_nss_are_respected(etc: Callable[..., str], subid: Callable[
     assert "NSS source 'granary'" in subid(user=USER, replace=True, environment=libraries)["msg"]
 
 
-def test_a_full_etc_is_one_sentence_and_nothing_changes(etc: Callable[..., str], subid: Callable[..., dict], tmp_path: Path) -> None:
+def test_a_full_etc_is_one_sentence_and_nothing_changes(
+    etc: Callable[..., str], subid: Callable[..., dict], tmp_path: Path
+) -> None:
     layer = str(tmp_path / "layer")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", layer], check=True)
     try:
         make_layer(tmp_path)
         before = etc("cat", "/etc/subuid")
         etc("sh", "-c", "head -c 1M /dev/zero > /etc/filler 2> /dev/null || true")
-        assert subid(user="daemon")["msg"] == "Could not lock /etc/subuid: No space left on device. Nothing was changed."
+        assert (
+            subid(user="daemon")["msg"] == "Could not lock /etc/subuid: No space left on device. Nothing was changed."
+        )
         assert etc("cat", "/etc/subuid") == before
-        assert [name for name in etc("ls", "-A", "/etc").split() if "subuid" in name and name not in ("subuid", "subuid-")] == []
+        assert [
+            name for name in etc("ls", "-A", "/etc").split() if "subuid" in name and name not in ("subuid", "subuid-")
+        ] == []
     finally:
         subprocess.run(["umount", "-R", layer], check=True)

@@ -23,7 +23,9 @@ def test_a_role_of_ones_own_is_tested(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "idempotence" in done.stdout + done.stderr
-        labs = subprocess.run(["lab", "status", "--lab", "web-storage"], env=environment, capture_output=True, text=True, check=False)
+        labs = subprocess.run(
+            ["lab", "status", "--lab", "web-storage"], env=environment, capture_output=True, text=True, check=False
+        )
         assert "There is no lab 'web-storage'" in labs.stderr
     finally:
         subprocess.run(["lab", "down", "--lab", "web-storage"], env=environment, check=True)

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Exports that worked once: a virtiofsd that died, a directory that is another one by now, ids that somebody else got, and the restart that heals."""
+"""Exports that worked once: a virtiofsd that died, a directory that is another one by now, ids that somebody else got,
+and the restart that heals.
+"""
 
 from __future__ import annotations
 
@@ -57,13 +59,19 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
     assert names(export(**wish)) == ["add virtiofs device", "plug virtiofs device"]
     try:
         assert daemon("hot") == "running"
-        site.ssh("hot", "mkdir -p /mnt/dies; until mount -t virtiofs dies /mnt/dies 2>/dev/null; do sleep 0.1; done; echo before > /mnt/dies/f")
+        site.ssh(
+            "hot",
+            "mkdir -p /mnt/dies; until mount -t virtiofs dies /mnt/dies 2>/dev/null; do sleep 0.1; done; echo before > "
+            "/mnt/dies/f",
+        )
         kill(execute, "srv/dies")
         site.ssh("hot", "(echo lost > /mnt/dies/g) >/dev/null 2>&1 & sleep 0")
         assert daemon("hot") == "dead"
         result = export(**wish)
         assert (result["changed"], result["restart_required"]) == (False, True)
-        assert result["restart_reasons"] == ["the virtiofsd of the device 'dies' has died, and only a start of the domain starts another one"]
+        assert result["restart_reasons"] == [
+            "the virtiofsd of the device 'dies' has died, and only a start of the domain starts another one"
+        ]
         assert "then 'virsh start hot'" in warnings(result)
         # The guest can't release a device that it waits for, and the device is of no use when it is asked for again.
         result = export(domain="hot", mount_tag="dies", state="absent")
@@ -102,7 +110,10 @@ def test_absent_restarts_a_guest_that_keeps_the_device(
 ) -> None:
     domain("hv1", "keeps", shared=True, start=True)
     directory("hv1", "/srv/keeps")
-    assert names(export(domain="keeps", source="/srv/keeps", mount_tag="t")) == ["add virtiofs device", "plug virtiofs device"]
+    assert names(export(domain="keeps", source="/srv/keeps", mount_tag="t")) == [
+        "add virtiofs device",
+        "plug virtiofs device",
+    ]
     execute("hv1", "virsh", "suspend", "keeps")
     result = export(domain="keeps", mount_tag="t", state="absent", restart="when_needed")
     assert "was not restarted, because it is paused" in result["msg"]
@@ -113,7 +124,9 @@ def test_absent_restarts_a_guest_that_keeps_the_device(
     assert "<filesystem" not in execute("hv1", "virsh", "dumpxml", "keeps")
 
 
-def test_a_domain_that_does_not_start_again_runs_as_before(export: Callable[..., dict], domain: Make, directory: Make, execute: Execute) -> None:
+def test_a_domain_that_does_not_start_again_runs_as_before(
+    export: Callable[..., dict], domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "falls", start=True)
     directory("hv1", "/srv/falls")
     program = "/usr/local/bin/refusing-virtiofsd"
@@ -123,7 +136,9 @@ def test_a_domain_that_does_not_start_again_runs_as_before(export: Callable[...,
     started = execute("hv1", "virsh", "domid", "falls")
     wish = {"domain": "falls", "source": "/srv/falls", "mount_tag": "t", "binary": program}
     result = export(**wish, restart="when_needed_force", restart_timeout=1)
-    assert result["msg"].endswith("virtiofsd said last: no such luck. The domain 'falls' runs again with its old definition.")
+    assert result["msg"].endswith(
+        "virtiofsd said last: no such luck. The domain 'falls' runs again with its old definition."
+    )
     assert execute("hv1", "virsh", "domstate", "falls").strip() == "running"
     assert execute("hv1", "virsh", "domid", "falls") != started
     assert execute("hv1", "virsh", "dumpxml", "--inactive", "falls") == before
@@ -132,7 +147,7 @@ def test_a_domain_that_does_not_start_again_runs_as_before(export: Callable[...,
 def test_a_daemon_is_found_whatever_the_domain_is_called(
     export: Callable[..., dict], daemon: Callable[..., str], domain: Make, directory: Make, execute: Execute
 ) -> None:
-    name = "it's a \"näme\" that libvirt shortens -fs0"
+    name = 'it\'s a "näme" that libvirt shortens -fs0'
     domain("hv1", name, shared=True, start=True)
     directory("hv1", "/srv/shortened")
     wish = {"domain": name, "source": "/srv/shortened", "mount_tag": "t"}
@@ -147,14 +162,22 @@ def test_a_daemon_is_found_whatever_the_domain_is_called(
     assert daemon(name) == "running"
     kill(execute, "srv/shortened")
     # The number in the pid file can be that of another process by then.
-    execute("hv1", "sh", "-c", 'test -s "$0" && printf 1 > "$0"', execute("hv1", "sh", "-c", "printf %s /run/libvirt/qemu/*that*-fs.pid"))
+    execute(
+        "hv1",
+        "sh",
+        "-c",
+        'test -s "$0" && printf 1 > "$0"',
+        execute("hv1", "sh", "-c", "printf %s /run/libvirt/qemu/*that*-fs.pid"),
+    )
     assert daemon(name) == "dead"
     assert export(**wish)["restart_required"]
     execute("hv1", "virsh", "destroy", name)
     assert daemon(name) is None
 
 
-def test_an_old_daemon_is_seen_too(export: Callable[..., dict], daemon: Callable[..., str], domain: Make, directory: Make, execute: Execute) -> None:
+def test_an_old_daemon_is_seen_too(
+    export: Callable[..., dict], daemon: Callable[..., str], domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("old", "ages", shared=True, start=True)
     directory("old", "/srv/ages")
     wish = {"machine": "old", "domain": "ages", "source": "/srv/ages", "mount_tag": "t", "allow_unmapped": True}
@@ -192,7 +215,9 @@ def test_another_directory_below_a_live_export(
         if change.startswith("mount"):
             result = export(**wish, restart="when_needed_force", restart_timeout=1)
             assert (result["changed"], result["restart_required"]) == (False, True)
-            assert result["restart_reasons"] == ["the device 't' serves another directory than the one that is at '/srv/live' now"]
+            assert result["restart_reasons"] == [
+                "the device 't' serves another directory than the one that is at '/srv/live' now"
+            ]
             assert "still uses the directory that was at '/srv/live'" in warnings(result)
         if change.startswith("mount"):
             execute("hv1", "umount", "/srv/live")
@@ -202,7 +227,9 @@ def test_another_directory_below_a_live_export(
         execute("hv1", "sh", "-c", "while umount /srv/live; do :; done 2>/dev/null; rm -rf /srv/live")
 
 
-def test_ids_that_somebody_else_got_later(export: Callable[..., dict], module: Module, domain: Make, directory: Make, execute: Execute) -> None:
+def test_ids_that_somebody_else_got_later(
+    export: Callable[..., dict], module: Module, domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "shares")
     directory("hv1", "/srv/shares")
     wish = {"domain": "shares", "source": "/srv/shares", "mount_tag": "t"}

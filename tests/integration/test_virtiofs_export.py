@@ -50,10 +50,21 @@ def guest(site: Lab, name: str, script: str, check: bool = True) -> str:
 # A definition
 
 
-def test_cold_check_run_again_check_again(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_cold_check_run_again_check_again(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "a")
     directory("hv1", ODD)
-    wish = {"domain": "a", "source": ODD, "mount_tag": "odd", "read_only": True, "queue": 64, "xattr": True, "sandbox": "namespace", "thread_pool": 2}
+    wish = {
+        "domain": "a",
+        "source": ODD,
+        "mount_tag": "odd",
+        "read_only": True,
+        "queue": 64,
+        "xattr": True,
+        "sandbox": "namespace",
+        "thread_pool": 2,
+    }
     before = xml("a", "--inactive", "--security-info")
     checked = export(**wish, check=True)
     assert xml("a", "--inactive", "--security-info") == before
@@ -61,7 +72,10 @@ def test_cold_check_run_again_check_again(export: Callable[..., dict], domain: M
     assert checked["actions"] == result["actions"]
     assert names(result) == ["add virtiofs device"]
     assert (result["mapped"], result["restart_required"], result["restart_reasons"]) == (True, False, [])
-    assert result["device"]["owners"] == [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
+    assert result["device"]["owners"] == [
+        {"guest": 0, "uid": 100000, "gid": 100000},
+        {"guest": 1000, "uid": 101000, "gid": 101000},
+    ]
     after = xml("a", "--inactive", "--security-info")
     changes = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"]
     assert [line for line in changes if line.startswith("-")] == []
@@ -72,7 +86,9 @@ def test_cold_check_run_again_check_again(export: Callable[..., dict], domain: M
         assert (run["changed"], run["actions"]) == (False, [])
     # libvirt and the wrapper hand over the name as it is.
     execute("hv1", "virsh", "start", "a")
-    arguments = execute("hv1", "sh", "-c", "tr '\\0' '\\n' < /proc/$(pgrep -of '[t]hread-pool-size=2')/cmdline").splitlines()
+    arguments = execute(
+        "hv1", "sh", "-c", "tr '\\0' '\\n' < /proc/$(pgrep -of '[t]hread-pool-size=2')/cmdline"
+    ).splitlines()
     assert ODD in arguments or f"--shared-dir={ODD}" in arguments
     assert {"--readonly", "--xattr"} <= set(arguments)
     assert execute("hv1", "sh", "-c", "find / -xdev -name pwned") == ""
@@ -109,13 +125,18 @@ def test_a_running_guest_gets_it_and_loses_it(
     try:
         guest(site, "hot", "mkdir -p /mnt/hot; until mount -t virtiofs hot /mnt/hot 2>/dev/null; do sleep 0.1; done")
         guest(site, "hot", "cd /mnt/hot; echo x > f; echo y > g; chown 1000:1000 g")
-        assert execute("hv1", "stat", "-c", "%u:%g", "/srv/hot data/f", "/srv/hot data/g").split() == ["100000:100000", "101000:101000"]
+        assert execute("hv1", "stat", "-c", "%u:%g", "/srv/hot data/f", "/srv/hot data/g").split() == [
+            "100000:100000",
+            "101000:101000",
+        ]
         assert execute("hv1", "sh", "-c", "ps -o uid= -p $(pgrep -of '[v]irtiofsd.*hot data')").split() == ["100000"]
         for check in (False, True):
             again = export(**wish, check=check)
             assert (again["changed"], again["restart_required"]) == (False, False)
         info = module("hv1", "virtiofs_export_info", domain="hot")["domains"][0]
-        assert [(one["mount_tag"], one["persistent"], one["running"], one["differences"]) for one in info["devices"]] == [("hot", True, True, [])]
+        assert [
+            (one["mount_tag"], one["persistent"], one["running"], one["differences"]) for one in info["devices"]
+        ] == [("hot", True, True, [])]
         # What runs keeps its values until a restart, and that is said every time.
         for changed in (True, False):
             result = export(**wish, cache="always")
@@ -135,12 +156,19 @@ def test_a_running_guest_gets_it_and_loses_it(
 
 
 def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], directory: Make, execute: Execute) -> None:
-    """The guest's rmdir doesn't unmount it where the host's mounts are shared, and the module warns where they aren't."""
+    """The guest's rmdir doesn't unmount it where the host's mounts are shared, and the module warns where they
+    aren't.
+    """
     shared, private = "/srv/shared", "/srv/private"
     late = "mkdir {0}/late; chown 100000:100000 {0}/late; mount -t tmpfs late {0}/late; touch {0}/late/kept"
     for path in (shared, private):
         directory("hv1", path)
-    execute("hv1", "sh", "-ec", f"mount -t tmpfs private {private}; mount --make-private {private}; chown 100000:100000 {private}")
+    execute(
+        "hv1",
+        "sh",
+        "-ec",
+        f"mount -t tmpfs private {private}; mount --make-private {private}; chown 100000:100000 {private}",
+    )
     try:
         for path, tag in ((shared, "shared"), (private, "private")):
             assert not export(domain="hot", source=path, mount_tag=tag)["restart_required"]
@@ -148,8 +176,15 @@ def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], dir
             again = export(domain="hot", source=path, mount_tag=tag)
             assert not again["changed"]
             warnings = " ".join(again.get("warnings", "").split())
-            assert (f"The file system late (type tmpfs) on {path}/late was mounted after a virtiofsd began to share" in warnings) == (path == private)
-        guest(site, "hot", "mkdir -p /mnt/shared; until mount -t virtiofs shared /mnt/shared 2>/dev/null; do sleep 0.1; done")
+            assert (
+                f"The file system late (type tmpfs) on {path}/late was mounted after a virtiofsd began to share"
+                in warnings
+            ) == (path == private)
+        guest(
+            site,
+            "hot",
+            "mkdir -p /mnt/shared; until mount -t virtiofs shared /mnt/shared 2>/dev/null; do sleep 0.1; done",
+        )
         assert "Device or resource busy" in guest(site, "hot", "rmdir /mnt/shared/late 2>&1", check=False)
         assert "kept" in execute("hv1", "ls", f"{shared}/late")
         guest(site, "hot", "umount /mnt/shared")
@@ -160,7 +195,9 @@ def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], dir
 
 
 @pytest.mark.usefixtures("catalog_directory")
-def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directory: Make, execute: Execute, cold: Guest) -> None:
+def test_a_guest_boots_with_a_read_only_image(
+    site: Lab, module: Module, directory: Make, execute: Execute, cold: Guest
+) -> None:
     """Datastore, image and export with the catalog on the hypervisor; the guest mounts what the result says."""
     directory("hv1", "/srv/image")
     execute("hv1", "sh", "-c", "echo hello > /srv/image/file; chmod a+r /srv/image/file")
@@ -177,7 +214,12 @@ def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directo
     assert not module("hv1", "virtiofs_export", domain="cold", image="data", mount_point="/data")["changed"]
     cold.start()
     cold.wait_ready()
-    assert guest(site, "cold", f"mkdir -p /data; mount -t virtiofs {shlex.quote(device['mount_tag'])} /data; cat /data/file").strip() == "hello"
+    assert (
+        guest(
+            site, "cold", f"mkdir -p /data; mount -t virtiofs {shlex.quote(device['mount_tag'])} /data; cat /data/file"
+        ).strip()
+        == "hello"
+    )
     assert "Read-only file system" in guest(site, "cold", "touch /data/new 2>&1 || true")
     assert names(module("hv1", "virtiofs_export", domain="cold", image="data", state="absent")) == [
         "remove virtiofs device",
@@ -187,7 +229,9 @@ def test_a_guest_boots_with_a_read_only_image(site: Lab, module: Module, directo
     assert module("hv1", "image_info", name="data")["images"][0]["attachments"] == []
 
 
-def test_memory_that_isnt_shared_needs_a_restart(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_memory_that_isnt_shared_needs_a_restart(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "private", start=True)
     directory("hv1", "/srv/private")
     wish = {"domain": "private", "source": "/srv/private", "mount_tag": "t"}
@@ -214,10 +258,15 @@ def test_no_free_port_needs_a_restart(export: Callable[..., dict], domain: Make,
     assert "pcie-root-port" in xml("full", "--inactive")
 
 
-def test_a_guest_that_does_not_release_the_device(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_a_guest_that_does_not_release_the_device(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "asleep", shared=True, start=True)
     directory("hv1", "/srv/asleep")
-    assert names(export(domain="asleep", source="/srv/asleep", mount_tag="t")) == ["add virtiofs device", "plug virtiofs device"]
+    assert names(export(domain="asleep", source="/srv/asleep", mount_tag="t")) == [
+        "add virtiofs device",
+        "plug virtiofs device",
+    ]
     execute("hv1", "virsh", "suspend", "asleep")
     result = export(domain="asleep", mount_tag="t", state="absent")
     assert (names(result), result["restart_required"]) == (["remove virtiofs device"], True)
@@ -228,11 +277,19 @@ def test_a_guest_that_does_not_release_the_device(export: Callable[..., dict], d
     assert (again["changed"], again["restart_required"]) == (False, True)
 
 
-def test_a_daemon_that_fails_leaves_the_definition_as_it_was(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_a_daemon_that_fails_leaves_the_definition_as_it_was(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "fails", shared=True, start=True)
     directory("hv1", "/srv/fails")
     script = f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\necho "no such luck" >&2\nexit 1\n'
-    execute("hv1", "sh", "-c", "cat > /usr/local/bin/failing-virtiofsd; chmod 755 /usr/local/bin/failing-virtiofsd", stdin=script)
+    execute(
+        "hv1",
+        "sh",
+        "-c",
+        "cat > /usr/local/bin/failing-virtiofsd; chmod 755 /usr/local/bin/failing-virtiofsd",
+        stdin=script,
+    )
     before = xml("fails", "--inactive")
     result = export(domain="fails", source="/srv/fails", mount_tag="t", binary="/usr/local/bin/failing-virtiofsd")
     assert result["msg"].startswith("libvirt could not plug the device into the domain 'fails': ")
@@ -241,7 +298,9 @@ def test_a_daemon_that_fails_leaves_the_definition_as_it_was(export: Callable[..
     assert "<filesystem" not in xml("fails")
 
 
-def test_a_saved_state_still_has_the_old_devices(export: Callable[..., dict], domain: Make, directory: Make, execute: Execute) -> None:
+def test_a_saved_state_still_has_the_old_devices(
+    export: Callable[..., dict], domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "saved", start=True)
     directory("hv1", "/srv/saved")
     execute("hv1", "virsh", "managedsave", "saved")
@@ -255,10 +314,18 @@ def test_a_saved_state_still_has_the_old_devices(export: Callable[..., dict], do
 # Seed
 
 
-def test_a_seed_is_a_drive_and_a_file(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_a_seed_is_a_drive_and_a_file(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "seeded", shared=True)
     directory("hv1", "/srv/seeded")
-    wish = {"domain": "seeded", "source": "/srv/seeded", "mount_tag": "t", "mount_point": "/srv/in", "seed": "/var/lib/libvirt/images/seed.iso"}
+    wish = {
+        "domain": "seeded",
+        "source": "/srv/seeded",
+        "mount_tag": "t",
+        "mount_point": "/srv/in",
+        "seed": "/var/lib/libvirt/images/seed.iso",
+    }
     try:
         assert names(export(**wish, check=True)) == names(export(**wish)) == ["add virtiofs device", "write seed"]
         assert not export(**wish)["changed"]
@@ -286,7 +353,9 @@ def edited(execute: Execute, path: str, text: str) -> Iterator[None]:
         execute("hv1", "sh", "-c", 'cat > "$0"', path, stdin=old)
 
 
-def test_ids_that_the_host_does_not_grant(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_ids_that_the_host_does_not_grant(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("hv1", "ids")
     directory("hv1", "/srv/ids")
     wish = {"domain": "ids", "source": "/srv/ids", "mount_tag": "t"}
@@ -312,10 +381,14 @@ def test_ids_that_the_host_does_not_grant(export: Callable[..., dict], domain: M
     with edited(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
         assert export(**wish, uid_map=[{"target": 100000, "count": 2000}])["changed"]
         execute("hv1", "virsh", "start", "ids")
-    assert "--uid-map=:0:100000:2000:" in execute("hv1", "sh", "-c", "tr '\\0' ' ' < /proc/$(pgrep -of '[v]irtiofsd.*srv/ids')/cmdline")
+    assert "--uid-map=:0:100000:2000:" in execute(
+        "hv1", "sh", "-c", "tr '\\0' ' ' < /proc/$(pgrep -of '[v]irtiofsd.*srv/ids')/cmdline"
+    )
 
 
-def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(export: Callable[..., dict], domain: Make, directory: Make, execute: Execute) -> None:
+def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(
+    export: Callable[..., dict], domain: Make, directory: Make, execute: Execute
+) -> None:
     domain("hv1", "closed")
     directory("hv1", "/srv/closed")
     execute("hv1", "sh", "-c", "chown 0:0 /srv/closed && chmod 755 /srv/closed")
@@ -325,7 +398,9 @@ def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(export: Callable
     assert warning in " ".join(result["warnings"].split())
 
 
-@pytest.mark.parametrize(("owner", "mode"), [("0:0", "700"), ("oneadmin:oneadmin", "700"), ("0:100000", "710"), ("0:oneadmin", "710")])
+@pytest.mark.parametrize(
+    ("owner", "mode"), [("0:0", "700"), ("oneadmin:oneadmin", "700"), ("0:100000", "710"), ("0:oneadmin", "710")]
+)
 def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
     export: Callable[..., dict], domain: Make, directory: Make, execute: Execute, owner: str, mode: str
 ) -> None:
@@ -336,16 +411,25 @@ def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
         wish = {"domain": "shut", "source": "/srv/shut/in", "mount_tag": "t"}
         for check in (True, False):
             refused = export(**wish, check=check)
-            assert refused["msg"].startswith("source: with '/srv/shut/in' the domain wouldn't start, because /srv/shut belongs to "), refused
+            assert refused["msg"].startswith(
+                "source: with '/srv/shut/in' the domain wouldn't start, because /srv/shut belongs to "
+            ), refused
         # The remedies in the message are some.
-        execute("hv1", "sh", "-c", "chmod o+x /srv/shut" if owner.startswith("oneadmin") else "setfacl -m u:oneadmin:x,u:100000:x /srv/shut")
+        execute(
+            "hv1",
+            "sh",
+            "-c",
+            "chmod o+x /srv/shut" if owner.startswith("oneadmin") else "setfacl -m u:oneadmin:x,u:100000:x /srv/shut",
+        )
         assert export(**wish)["changed"]
         execute("hv1", "virsh", "start", "shut")
     finally:
         execute("hv1", "sh", "-c", "virsh destroy shut; rm -rf /srv/shut")
 
 
-def test_an_old_hypervisor_refuses_what_it_cant_do(export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute) -> None:
+def test_an_old_hypervisor_refuses_what_it_cant_do(
+    export: Callable[..., dict], domain: Make, directory: Make, xml: Make, execute: Execute
+) -> None:
     domain("old", "a", shared=True, start=True)
     directory("old", "/srv/old")
     wish = {"machine": "old", "domain": "a", "source": "/srv/old", "mount_tag": "t"}
@@ -354,10 +438,16 @@ def test_an_old_hypervisor_refuses_what_it_cant_do(export: Callable[..., dict], 
     assert "'allow_unmapped: true' accepts" in export(**wish)["msg"]
     asked = export(**wish, allow_unmapped=True, uid_map=[{"target": 100000}])
     assert asked["msg"].startswith("uid_map: the map '0:100000:65536' can't be had on this host")
-    assert export(**wish, allow_unmapped=True, read_only=True)["msg"].startswith("read_only: a read-only export can't be had on this host")
+    assert export(**wish, allow_unmapped=True, read_only=True)["msg"].startswith(
+        "read_only: a read-only export can't be had on this host"
+    )
     assert xml("a", "--inactive", machine="old") == before
     result = export(**wish, allow_unmapped=True)
-    assert (names(result), result["mapped"], result["device"]["uid_map"]) == (["add virtiofs device", "plug virtiofs device"], False, [])
+    assert (names(result), result["mapped"], result["device"]["uid_map"]) == (
+        ["add virtiofs device", "plug virtiofs device"],
+        False,
+        [],
+    )
     assert "guest's root is root in it" in " ".join(result["warnings"].split())
     assert execute("old", "sh", "-c", "ps -o user= -p $(pgrep -of '[v]irtiofsd.*srv/old')").strip() == "root"
     assert not export(**wish, allow_unmapped=True)["changed"]
@@ -372,7 +462,10 @@ def test_a_libvirtd_that_is_down(export: Callable[..., dict], execute: Execute, 
     units = ["libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"]
     execute("old", "systemctl", "stop", *units)
     try:
-        for result in (export(machine="old", domain="a", source="/srv", mount_tag="t"), module("old", "virtiofs_export_info")):
+        for result in (
+            export(machine="old", domain="a", source="/srv", mount_tag="t"),
+            module("old", "virtiofs_export_info"),
+        ):
             assert result["msg"].startswith("libvirt can't be reached at qemu:///system: ")
     finally:
         execute("old", "systemctl", "start", *units[1:])

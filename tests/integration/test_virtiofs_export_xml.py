@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is made of every recorded definition, given to the libvirt that printed it: it takes all of it and changes nothing else."""
+"""What is made of every recorded definition, given to the libvirt that printed it: it takes all of it and changes
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_xml
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
 FIXTURES = Path(__file__).resolve().parents[1] / "unit" / "fixtures" / "domain_xml"
 PRINTED = sorted(path.name for path in FIXTURES.glob("*.xml") if "-live-" not in path.name)
@@ -36,7 +38,19 @@ def test_libvirt_takes_it_and_changes_nothing_else(execute: Callable[..., str], 
     wanted = VirtioFs("new", "/srv/new & <old>", cache="none", queue=64, xattr=True, sandbox="namespace", thread_pool=2)
     if machine == "hv1":
         maps = (IdMap(0, 100000, 65536),)
-        wanted = VirtioFs("new", "/srv/new & <old>", True, maps, maps, "/usr/local/libexec/granary-virtiofsd", "none", 64, True, "namespace", 2)
+        wanted = VirtioFs(
+            "new",
+            "/srv/new & <old>",
+            True,
+            maps,
+            maps,
+            "/usr/local/libexec/granary-virtiofsd",
+            "none",
+            64,
+            True,
+            "namespace",
+            2,
+        )
     element = domain_xml.new_filesystem()
     domain_xml.devices(root).append(element)
     domain_xml.write_filesystem(element, wanted)
@@ -50,7 +64,10 @@ def test_libvirt_takes_it_and_changes_nothing_else(execute: Callable[..., str], 
     # The same by another tool: without what is ours, both are the same XML.
     for tree in (root, back):
         devices = domain_xml.devices(tree)
-        for ours in [*(one for one, device in domain_xml.filesystems(tree) if device.tag == "new"), domain_xml.cdrom_of(tree, "/srv/seed.iso")]:
+        for ours in [
+            *(one for one, device in domain_xml.filesystems(tree) if device.tag == "new"),
+            domain_xml.cdrom_of(tree, "/srv/seed.iso"),
+        ]:
             devices.remove(ours)
         ports = [one for one in devices.findall("controller") if one.get("type") in ("pci", "sata", "ide")]
         for port in ports:

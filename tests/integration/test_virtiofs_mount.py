@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module ``virtiofs_mount``, its info twin and the role ``virtiofs_guest``, by Ansible in a guest with real virtio-fs devices."""
+"""The module ``virtiofs_mount``, its info twin and the role ``virtiofs_guest``, by Ansible in a guest with real
+virtio-fs devices.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Guest:
 
     def live(self, point: str = POINT) -> list[str]:
         """``ID SOURCE OPTIONS`` of each mount on ``point``, as findmnt tells it."""
-        return self.sh(f"findmnt --noheadings --raw -o ID,SOURCE,VFS-OPTIONS --mountpoint {shlex.quote(point)} || true").splitlines()
+        return self.sh(
+            f"findmnt --noheadings --raw -o ID,SOURCE,VFS-OPTIONS --mountpoint {shlex.quote(point)} || true"
+        ).splitlines()
 
     def fstab(self) -> list[str]:
         return [line for line in self.sh("cat /etc/fstab").splitlines() if not line.startswith("#")]
@@ -67,7 +71,16 @@ class Guest:
         self.sh(f"while grep -qsx {tag} /sys/fs/virtiofs/*/tag; do :; done")
 
     def _change(self, command: str, tag: str, *flags: str) -> None:
-        self._execute(self.host, "virsh", command, self.name, "/dev/stdin", "--live", *flags, stdin=DEVICE.format(shares=SHARES, tag=tag))
+        self._execute(
+            self.host,
+            "virsh",
+            command,
+            self.name,
+            "/dev/stdin",
+            "--live",
+            *flags,
+            stdin=DEVICE.format(shares=SHARES, tag=tag),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +156,10 @@ def test_a_tag_that_is_not_there(guest: Guest) -> None:
 
 
 def test_a_kernel_without_virtiofs(guest: Guest) -> None:
-    hide = "grep -v virtiofs /proc/filesystems >/run/filesystems; mount --bind /run/filesystems /proc/filesystems; mount -t tmpfs hidden /usr/lib/modules"
+    hide = (
+        "grep -v virtiofs /proc/filesystems >/run/filesystems; mount --bind /run/filesystems /proc/filesystems; mount "
+        "-t tmpfs hidden /usr/lib/modules"
+    )
     guest.sh(hide)
     try:
         failed = guest.mount()
@@ -159,7 +175,10 @@ def test_a_busy_mount_stays_and_its_user_is_named(guest: Guest) -> None:
     process = guest.sh(f"cd {POINT} && exec 9>>{POINT}/open && (sleep 600 >/dev/null 2>&1 & echo $!)").strip()
     try:
         for change in ({"options": ["ro"]}, {"state": "absent"}):
-            assert guest.mount(**change)["msg"] == f"The mount on {POINT} is busy: it is used by sleep ({process}); nothing was changed."
+            assert (
+                guest.mount(**change)["msg"]
+                == f"The mount on {POINT} is busy: it is used by sleep ({process}); nothing was changed."
+            )
             assert (guest.live(), guest.fstab()) == before
     finally:
         guest.sh(f"kill {process}; while kill -0 {process} 2>/dev/null; do :; done")
@@ -197,7 +216,19 @@ def test_a_server_that_hangs_is_an_error_soon(guest: Guest) -> None:
     assert not guest.mount()["changed"]
 
 
-@pytest.mark.parametrize("path", ["/usr/bin", "/etc/ssh", "/bin", "/lib/modules", "/var/lib/dpkg/info", "/var/run/sshd", "/mnt/conf/ssh", "/root/.ssh"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/usr/bin",
+        "/etc/ssh",
+        "/bin",
+        "/lib/modules",
+        "/var/lib/dpkg/info",
+        "/var/run/sshd",
+        "/mnt/conf/ssh",
+        "/root/.ssh",
+    ],
+)
 def test_a_directory_that_the_guest_needs(guest: Guest, path: str) -> None:
     """Under its name, by a link, and by a bind mount."""
     guest.sh("mkdir /mnt/conf; mount --bind /etc /mnt/conf")
@@ -216,8 +247,13 @@ def test_a_subdirectory_is_not_written_to_fstab(guest: Guest) -> None:
 
 
 def test_links_of_another_user(guest: Guest) -> None:
-    """A link to a directory of root leads nowhere, one to the user's own directory leads there, and a boot is warned of."""
-    guest.sh("mkdir -p /mnt/alice/own /mnt/roots; ln -s /mnt/roots /mnt/alice/away; ln -s own /mnt/alice/near; chown -hR 1000:1000 /mnt/alice")
+    """A link to a directory of root leads nowhere, one to the user's own directory leads there, and a boot is warned
+    of.
+    """
+    guest.sh(
+        "mkdir -p /mnt/alice/own /mnt/roots; ln -s /mnt/roots /mnt/alice/away; ln -s own /mnt/alice/near; chown -hR "
+        "1000:1000 /mnt/alice"
+    )
     try:
         for path in ("/mnt/alice/away", "/mnt/alice/away/new"):
             assert "it leads through a symbolic link that another user can change" in guest.mount(path=path)["msg"]
@@ -226,7 +262,9 @@ def test_links_of_another_user(guest: Guest) -> None:
         assert [line.split(" ")[1] for line in guest.live("/mnt/roots")] == ["one-1"]
         done = guest.mount(path="/mnt/alice/near")
         assert (names(done), done["mount"]["path"]) == (["add fstab entry", "mount"], "/mnt/alice/own")
-        assert "Another user than root can replace /mnt/alice/own by a symbolic link" in " ".join(done["warnings"].split())
+        assert "Another user than root can replace /mnt/alice/own by a symbolic link" in " ".join(
+            done["warnings"].split()
+        )
         assert guest.mount(path="/mnt/alice/near", state="absent")["changed"]
         assert guest.live("/mnt/alice/own") == []
     finally:
@@ -295,13 +333,24 @@ def test_systemd_reads_the_changed_fstab(guest: Guest, module: Module) -> None:
 
 def test_the_role(guest: Guest, tmp_path: Path) -> None:
     mounts = [{"tag": "one-1", "path": POINT}, {"tag": "one-2", "path": "/mnt/two", "options": ["ro"]}]
-    play = {"hosts": guest.name, "gather_facts": False, "roles": [{"role": "granary.vmstore.virtiofs_guest", "virtiofs_guest_mounts": mounts}]}
+    play = {
+        "hosts": guest.name,
+        "gather_facts": False,
+        "roles": [{"role": "granary.vmstore.virtiofs_guest", "virtiofs_guest_mounts": mounts}],
+    }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
 
     def recap() -> str:
         environment = {**os.environ, "ANSIBLE_PIPELINING": "1"}
-        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(guest.site.inventory), str(tmp_path / "play.yml")]
-        return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout.splitlines()[-2]
+        argv = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            str(guest.site.inventory),
+            str(tmp_path / "play.yml"),
+        ]
+        return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout.splitlines()[
+            -2
+        ]
 
     assert "changed=1" in recap()
     assert guest.fstab() == [f"one-1 {POINT} virtiofs nofail 0 0", "one-2 /mnt/two virtiofs ro,nofail 0 0"]

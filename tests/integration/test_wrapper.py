@@ -15,7 +15,8 @@ Execute = Callable[..., str]
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 SOURCE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_host" / "virtiofsd_wrapper.py"
 
-#: Runs in the host as root: starts the wrapper on a directory and tells of each process of the daemon what it was called with and who it is.
+#: Runs in the host as root: starts the wrapper on a directory and tells of each process of the daemon what it was
+#: called with and who it is.
 START = """
 import json, os, pathlib, pwd, subprocess, sys, tempfile, time
 wrapper, shared = sys.argv[1:]
@@ -40,7 +41,19 @@ with tempfile.TemporaryDirectory() as directory:
 """
 
 
-@pytest.mark.parametrize("name", ["plain", "with blanks ", "it's \"quoted\"", "$(touch /pwned) `id` $HOME", "two\nlines", "-dash", "*?[a]\\", "ümläut"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "with blanks ",
+        'it\'s "quoted"',
+        "$(touch /pwned) `id` $HOME",
+        "two\nlines",
+        "-dash",
+        "*?[a]\\",
+        "ümläut",
+    ],
+)
 def test_arguments_arrive_as_they_are(execute: Execute, directory: Callable[..., str], name: str) -> None:
     path = directory("hv1", f"/srv/wrapper/{name}")
     seen = json.loads(execute("hv1", "python3", "-c", START, WRAPPER, path))
@@ -60,14 +73,19 @@ def test_the_daemon_is_not_root(execute: Execute, directory: Callable[..., str])
 
 
 def test_capabilities_are_told_to_root(execute: Execute) -> None:
-    assert json.loads(execute("hv1", WRAPPER, "--print-capabilities")) == json.loads(execute("hv1", "/usr/libexec/virtiofsd", "--print-capabilities"))
+    assert json.loads(execute("hv1", WRAPPER, "--print-capabilities")) == json.loads(
+        execute("hv1", "/usr/libexec/virtiofsd", "--print-capabilities")
+    )
 
 
 @pytest.mark.parametrize(
     ("hidden", "message"),
     [
         ("/usr/bin/newuidmap", "granary-virtiofsd: newuidmap is missing: install the package uidmap.\n"),
-        ("/usr/libexec/virtiofsd", "granary-virtiofsd: /usr/libexec/virtiofsd is missing: install the package virtiofsd.\n"),
+        (
+            "/usr/libexec/virtiofsd",
+            "granary-virtiofsd: /usr/libexec/virtiofsd is missing: install the package virtiofsd.\n",
+        ),
         ("/etc/passwd", "granary-virtiofsd: there is no user oneadmin: run the role granary.vmstore.hypervisor.\n"),
     ],
 )
@@ -83,7 +101,10 @@ def test_only_root_can_change_it(execute: Execute) -> None:
 def test_a_host_without_the_configuration_says_what_to_do(execute: Execute) -> None:
     script = 'mount -t tmpfs none /etc/granary-vmstore && "$0" --shared-dir /srv 2>&1; echo "$?"'
     said = execute("hv1", "unshare", "--mount", "sh", "-c", script, WRAPPER)
-    assert said == "granary-virtiofsd: /etc/granary-vmstore/virtiofsd.json is missing: run the role granary.vmstore.hypervisor.\n1\n"
+    assert (
+        said == "granary-virtiofsd: /etc/granary-vmstore/virtiofsd.json is missing: run the role "
+        "granary.vmstore.hypervisor.\n1\n"
+    )
 
 
 def test_it_is_the_file_that_the_modules_use(execute: Execute) -> None:
@@ -92,9 +113,16 @@ def test_it_is_the_file_that_the_modules_use(execute: Execute) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--uid-map", ":0:100000:9:"), ("--uid-map=:1000:100000:9:", "--gid-map=:0:100000:9:"), ("--uid-map=:0:100000:9:", "--gid-map=:7:100000:9:")],
+    [
+        (),
+        ("--uid-map", ":0:100000:9:"),
+        ("--uid-map=:1000:100000:9:", "--gid-map=:0:100000:9:"),
+        ("--uid-map=:0:100000:9:", "--gid-map=:7:100000:9:"),
+    ],
 )
-def test_a_guest_whose_root_would_be_the_service_user_does_not_start(execute: Execute, arguments: tuple[str, ...]) -> None:
+def test_a_guest_whose_root_would_be_the_service_user_does_not_start(
+    execute: Execute, arguments: tuple[str, ...]
+) -> None:
     said = execute("hv1", "sh", "-c", '"$0" "$@" 2>&1; echo "$?"', WRAPPER, "--shared-dir", "/srv", *arguments)
     assert "to the guest's id 0, so the guest could use files of the user oneadmin" in said
     assert said.endswith("\n1\n")

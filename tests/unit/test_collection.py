@@ -19,7 +19,9 @@ UNMARKED_NAMES = {"COPYING", "changelog.yaml"}
 
 
 def tracked() -> list[Path]:
-    names = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=True, text=True).stdout.split("\0")
+    names = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=True, text=True
+    ).stdout.split("\0")
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Every block of the pages is run by a test, word by word but for names, or is listed here with the reason why it isn't."""
+"""Every block of the pages is run by a test, word by word but for names, or is listed here with the reason why it
+isn't.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,88 @@ Key = tuple[str, str, int]
 
 #: Blocks that no test runs, and why.
 FRAGMENTS: dict[Key, str] = {
-    ("CONTRIBUTING.md", "Pinned tools", 0): "renews the lock files, and so changes the checkout by what the package index has today",
+    (
+        "CONTRIBUTING.md",
+        "Pinned tools",
+        0,
+    ): "renews the lock files, and so changes the checkout by what the package index has today",
     ("README.md", "Two commands", 0): "what script/demo prints: test_the_demo_of_readme_is_what_it_prints compares it",
     ("README.md", "Two commands", 1): "the table of script/test, with numbers of one run",
-    ("docs/images.md", "Where data comes from", 0): "needs the https server of a site; test_image_urls.py runs one with these options",
-    ("docs/images.md", "Where data comes from", 1): "needs a volume group of this name; test_block_device.py has loop devices",
-    ("docs/simulated_datastore_tutorial.md", "Install", 0): "clones the published repository, and installs what .venv has",
-    ("docs/testing.md", "Install", 0): "clones the published repository and installs on this machine; its last line is that of README.md",
-    ("docs/virtiofs.md", "Space and inodes", 0): "needs a kernel with project quotas, which machines for tests often lack",
-    ("docs/virtiofs.md", "Space and inodes", 1): "needs a kernel with CONFIG_XFS_QUOTA, which machines for tests often lack",
+    (
+        "docs/images.md",
+        "Where data comes from",
+        0,
+    ): "needs the https server of a site; test_image_urls.py runs one with these options",
+    (
+        "docs/images.md",
+        "Where data comes from",
+        1,
+    ): "needs a volume group of this name; test_block_device.py has loop devices",
+    (
+        "docs/simulated_datastore_tutorial.md",
+        "Install",
+        0,
+    ): "clones the published repository, and installs what .venv has",
+    (
+        "docs/testing.md",
+        "Install",
+        0,
+    ): "clones the published repository and installs on this machine; its last line is that of README.md",
+    (
+        "docs/virtiofs.md",
+        "Space and inodes",
+        0,
+    ): "needs a kernel with project quotas, which machines for tests often lack",
+    (
+        "docs/virtiofs.md",
+        "Space and inodes",
+        1,
+    ): "needs a kernel with CONFIG_XFS_QUOTA, which machines for tests often lack",
     (
         "roles/simulated_datastore/README.md",
         "granary.vmstore.simulated_datastore",
         0,
     ): "molecule/simulated_datastore runs the role, with directories of its own",
-    ("tests/harness/README.md", "Install", 0): "installs on this machine; script/lib.sh does the same with pinned versions",
-    ("tests/harness/README.md", "In pytest", 0): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
-    ("roles/simulated_datastore/README.md", "Test a role as it is", 0): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
-    ("tests/harness/README.md", "Containers, and without root", 0): "begins a shell; the tests of the simulated datastore give it a directory of their own",
-    ("tests/harness/README.md", "Test a role as it is", 0): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
-    ("tests/harness/README.md", "The simulated datastore", 0): "installs on this machine; script/lib.sh does the same with pinned versions",
-    ("tests/harness/README.md", "The simulated datastore", 1): "test_command_line.py runs these commands, with directories of its own",
-    ("tests/harness/README.md", "The datastore in pytest", 0): "parts are left out of it; test_fixtures.py runs each of these fixtures",
+    (
+        "tests/harness/README.md",
+        "Install",
+        0,
+    ): "installs on this machine; script/lib.sh does the same with pinned versions",
+    (
+        "tests/harness/README.md",
+        "In pytest",
+        0,
+    ): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
+    (
+        "roles/simulated_datastore/README.md",
+        "Test a role as it is",
+        0,
+    ): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
+    (
+        "tests/harness/README.md",
+        "Containers, and without root",
+        0,
+    ): "begins a shell; the tests of the simulated datastore give it a directory of their own",
+    (
+        "tests/harness/README.md",
+        "Test a role as it is",
+        0,
+    ): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
+    (
+        "tests/harness/README.md",
+        "The simulated datastore",
+        0,
+    ): "installs on this machine; script/lib.sh does the same with pinned versions",
+    (
+        "tests/harness/README.md",
+        "The simulated datastore",
+        1,
+    ): "test_command_line.py runs these commands, with directories of its own",
+    (
+        "tests/harness/README.md",
+        "The datastore in pytest",
+        0,
+    ): "parts are left out of it; test_fixtures.py runs each of these fixtures",
 }
 
 

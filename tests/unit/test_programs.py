@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LISTED = subprocess.run(["bash", "-c", ". script/lib.sh; apt_packages"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+LISTED = subprocess.run(
+    ["bash", "-c", ". script/lib.sh; apt_packages"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split()
 
 Ran = Callable[[str], Path]
 
@@ -25,8 +27,14 @@ def ran(tmp_path: Path) -> Ran:
     def run(script: str) -> Path:
         executed = tmp_path / "executed"
         with (
-            subprocess.Popen(["sh", "-c", f"read -r _; {script}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as shell,
-            subprocess.Popen([sys.executable, ROOT / "script" / "execs.py", str(shell.pid), executed], stdout=subprocess.PIPE, text=True) as tracer,
+            subprocess.Popen(
+                ["sh", "-c", f"read -r _; {script}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+            ) as shell,
+            subprocess.Popen(
+                [sys.executable, ROOT / "script" / "execs.py", str(shell.pid), executed],
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as tracer,
         ):
             assert tracer.stdout.readline() == "attached\n"
             shell.communicate(b"\n", timeout=60)
@@ -38,7 +46,12 @@ def ran(tmp_path: Path) -> Ran:
 
 
 def compare(executed: Path, listed: list[str]) -> tuple[int, str]:
-    done = subprocess.run(["/usr/bin/python3", ROOT / "script" / "programs.py", executed, *listed], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["/usr/bin/python3", ROOT / "script" / "programs.py", executed, *listed],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -49,7 +62,10 @@ def paths(executed: Path) -> list[str]:
 def test_a_program_that_another_program_runs_is_named_when_no_package_brings_it(ran: Ran) -> None:
     executed = ran("env sh -c 'iptables --version; true'")
     without = [package for package in LISTED if package != "iptables"]
-    sentence = "/usr/sbin/iptables, started by /usr/bin/dash, belongs to the package iptables, which no listed package depends on.\n"
+    sentence = (
+        "/usr/sbin/iptables, started by /usr/bin/dash, belongs to the package iptables, which no listed package "
+        "depends on.\n"
+    )
     assert compare(executed, without) == (1, sentence)
     assert compare(executed, LISTED) == (0, "")
 
@@ -70,8 +86,19 @@ def test_a_program_of_no_package_is_named_unless_the_run_made_it(ran: Ran) -> No
 
 def test_programs_in_another_root_are_another_tree_s(ran: Ran) -> None:
     tree = "mount -t tmpfs none /mnt; cp -a /bin /lib* /mnt; mkdir /mnt/usr; mount --bind /usr /mnt/usr"
-    executed = ran(f"unshare --mount --pid --fork sh -ec '{tree}; chroot /mnt sh -c \"id; (uname; date) | cat\"'; hostname")
-    assert [Path(path).name for path in paths(executed)] == ["unshare", "sh", "mount", "cp", "mkdir", "mount", "chroot", "hostname"]
+    executed = ran(
+        f"unshare --mount --pid --fork sh -ec '{tree}; chroot /mnt sh -c \"id; (uname; date) | cat\"'; hostname"
+    )
+    assert [Path(path).name for path in paths(executed)] == [
+        "unshare",
+        "sh",
+        "mount",
+        "cp",
+        "mkdir",
+        "mount",
+        "chroot",
+        "hostname",
+    ]
 
 
 PROCESSES = """

@@ -13,10 +13,18 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-#: Role, variable, module, options of the module that aren't the user's there, options that are the role's own, and the files that pass them on.
+#: Role, variable, module, options of the module that aren't the user's there, options that are the role's own, and the
+#: files that pass them on.
 LISTS = [
     # The variable's elements have names, the roles know where the catalog and the datastores are.
-    ("site", "vmstore_datastores", "datastore", {"id", "catalog", "datastore_location"}, set(), ["playbooks/tasks/catalog.yml"]),
+    (
+        "site",
+        "vmstore_datastores",
+        "datastore",
+        {"id", "catalog", "datastore_location"},
+        set(),
+        ["playbooks/tasks/catalog.yml"],
+    ),
     ("site", "vmstore_images", "image", {"id", "catalog", "images", "timeout"}, set(), []),
     # The catalog tells what an attachment is, and its image where the source is.
     (
@@ -26,27 +34,46 @@ LISTS = [
         [],
     ),
     ("hypervisor", "hypervisor_exports", "virtiofs_export", set(), set(), ["roles/hypervisor/tasks/exports.yml"]),
-    ("virtiofs_guest", "virtiofs_guest_mounts", "virtiofs_mount", set(), set(), ["roles/virtiofs_guest/tasks/main.yml"]),
+    (
+        "virtiofs_guest",
+        "virtiofs_guest_mounts",
+        "virtiofs_mount",
+        set(),
+        set(),
+        ["roles/virtiofs_guest/tasks/main.yml"],
+    ),
 ]
-CASES = pytest.mark.parametrize(("role", "variable", "module", "not_given", "own", "files"), LISTS, ids=[case[1] for case in LISTS])
+CASES = pytest.mark.parametrize(
+    ("role", "variable", "module", "not_given", "own", "files"), LISTS, ids=[case[1] for case in LISTS]
+)
 
 
 def options_of_role(role: str, variable: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"][variable]["options"]
+    return yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]["main"][
+        "options"
+    ][variable]["options"]
 
 
 def options_of_module(module: str) -> dict[str, Any]:
-    found = re.search(r'^DOCUMENTATION = r?"""\n(.*?)^"""', (ROOT / f"plugins/modules/{module}.py").read_text(), re.DOTALL | re.MULTILINE)
+    found = re.search(
+        r'^DOCUMENTATION = r?"""\n(.*?)^"""',
+        (ROOT / f"plugins/modules/{module}.py").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
     return yaml.safe_load(found[1])["options"]
 
 
 @CASES
-def test_a_list_has_the_options_of_the_module(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+def test_a_list_has_the_options_of_the_module(
+    role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]
+) -> None:
     assert options_of_role(role, variable).keys() - own == options_of_module(module).keys() - not_given
 
 
 @CASES
-def test_they_are_of_the_same_types(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+def test_they_are_of_the_same_types(
+    role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]
+) -> None:
     def types(options: dict[str, Any], nested: str) -> dict[str, object]:
         return {
             name: (option.get("type", "str"), option.get("elements"), types(option.get(nested, {}), nested))
@@ -58,13 +85,21 @@ def test_they_are_of_the_same_types(role: str, variable: str, module: str, not_g
 
 
 @CASES
-def test_they_reach_the_module(role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]) -> None:
+def test_they_reach_the_module(
+    role: str, variable: str, module: str, not_given: set[str], own: set[str], files: list[str]
+) -> None:
     passed = {name for file in files for name in re.findall(r"\bitem(?:\.item)?\.([a-z_]+)", (ROOT / file).read_text())}
     assert not files or options_of_role(role, variable).keys() - passed == set()
 
 
 def test_the_site_gives_the_role_each_export_as_it_is_but_for_what_the_claim_has_decided() -> None:
     site, catalog = ((ROOT / "playbooks" / name).read_text() for name in ("site.yml", "tasks/catalog.yml"))
-    claim = yaml.safe_load(re.search(r"    - name: Claim images for domains\n(.*?)\n      loop:", catalog, re.DOTALL)[1])
+    claim = yaml.safe_load(
+        re.search(r"    - name: Claim images for domains\n(.*?)\n      loop:", catalog, re.DOTALL)[1]
+    )
     decided = yaml.safe_load(re.search(r"vmstore_decided: (.*)", site)[1])
-    assert set(decided) == claim["granary.vmstore.image_attachment"].keys() - {"host", "domain"} | {"guest", "mount_options", "state"}
+    assert set(decided) == claim["granary.vmstore.image_attachment"].keys() - {"host", "domain"} | {
+        "guest",
+        "mount_options",
+        "state",
+    }

@@ -33,9 +33,13 @@ def test_without_root_one_sentence_says_so(name: str) -> None:
 def test_on_another_system_one_sentence_says_which_are_supported(name: str, tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     release.write_text('ID=fedora\nVERSION_ID="44"\n')
-    status, output = run("unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/os-release && exec "$2"', "sh", release, SCRIPT / name)
+    status, output = run(
+        "unshare", "--mount", "sh", "-c", 'mount --bind "$1" /etc/os-release && exec "$2"', "sh", release, SCRIPT / name
+    )
     assert status == 2
-    assert output.endswith('this system is "fedora 44", and only Debian 12, Debian 13 and, untested, Ubuntu 24.04 are accepted.\n')
+    assert output.endswith(
+        'this system is "fedora 44", and only Debian 12, Debian 13 and, untested, Ubuntu 24.04 are accepted.\n'
+    )
     assert output.count("\n") == 1
 
 
@@ -68,7 +72,11 @@ def test_a_new_machine_runs_every_suite_but_the_one_that_makes_it() -> None:
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "bench", "monito")
     assert status == 2
-    assert output == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore, or none to run all.\n'
+    assert (
+        output
+        == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore, '
+        "or none to run all.\n"
+    )
 
 
 def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
@@ -83,20 +91,35 @@ def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
         "def test_errs(broken): pass\n"
     )
     report = tmp_path / "report.xml"
-    alone = ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    alone = [
+        "env",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        "/dev/null",
+        "-p",
+        "no:cacheprovider",
+    ]
     run(*alone, f"--junit-xml={report}", tmp_path)
     assert run(sys.executable, SCRIPT / "junit.py", report) == (0, "2 2\n")
 
 
 def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Path) -> None:
-    status, output = run(sys.executable, SCRIPT / "pythons.py", tmp_path / "links", SCRIPT.parent / "requirements" / "core.in")
+    status, output = run(
+        sys.executable, SCRIPT / "pythons.py", tmp_path / "links", SCRIPT.parent / "requirements" / "core.in"
+    )
     assert status == 0
     lines = [line.split(" ") for line in output.splitlines()]
     assert lines
     assert len({core for _minor, _path, core in lines}) == len(lines)
     for minor, path, core in lines:
         assert f"ansible-core=={core};" in (SCRIPT.parent / "requirements" / "core.in").read_text()
-        assert run(path, "-c", "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])") == (0, f"{path} {minor}\n")
+        assert run(path, "-c", "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])") == (
+            0,
+            f"{path} {minor}\n",
+        )
     for link in (tmp_path / "links").iterdir():
         # A shim is a script of pyenv, an interpreter is a program.
         assert link.read_bytes()[:4] == b"\x7fELF"

@@ -4,11 +4,13 @@
 
 """The catalog: an SQLite database on the front-end that knows every datastore, image and attachment.
 
-SQLite opens the catalog and its journal by name, in a directory that usually belongs to the service user. So root has that user's rights
-while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what the user can write anyway.
+SQLite opens the catalog and its journal by name, in a directory that usually belongs to the service user. So root has
+that user's rights while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what
+the user can write anyway.
 
-A full file system must not keep images from being removed. So the journal stays between transactions, with enough blocks (:mod:`.reserve`). Without a
-write-ahead log, reading creates no file, so that it works on full and on read-only file systems, too (:mod:`.reading`).
+A full file system must not keep images from being removed. So the journal stays between transactions, with enough
+blocks (:mod:`.reserve`). Without a write-ahead log, reading creates no file, so that it works on full and on read-only
+file systems, too (:mod:`.reading`).
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class Catalog:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """The only writer for the length of a block (BEGIN IMMEDIATE); committed at its end, rolled back when it raises."""
+        """The only writer for the length of a block (BEGIN IMMEDIATE); committed at its end, rolled back when it
+        raises.
+        """
         self.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -117,7 +121,9 @@ class Catalog:
         """The id that the next :meth:`take_id` gives. Stays true only within a transaction."""
         found = self.execute("SELECT next FROM counter WHERE resource = ?", [resource])
         if not found or not isinstance(found[0]["next"], int):
-            raise CatalogFailed(f"The catalog {self.path} has no next id for a new {resource}, so restore it from a backup.")
+            raise CatalogFailed(
+                f"The catalog {self.path} has no next id for a new {resource}, so restore it from a backup."
+            )
         return found[0]["next"]
 
     def take_id(self, resource: str) -> int:
@@ -143,9 +149,11 @@ def catalog_exists(path: str) -> bool:
 def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_LOCATION) -> Catalog:
     """Open the catalog for reading and writing, and bring its tables up to date.
 
-    :arg create: make one when there is none, with the datastores 0, 1 and 2 in ``datastore_location``. Its directory must exist.
+    :arg create: make one when there is none, with the datastores 0, 1 and 2 in ``datastore_location``. Its directory
+        must exist.
     :raises NotFound: there is none and ``create`` is false.
-    :raises CatalogFailed: it is on a network file system, damaged, not a catalog, or was written by a newer version of this collection.
+    :raises CatalogFailed: it is on a network file system, damaged, not a catalog, or was written by a newer version of
+        this collection.
     """
     if create and not catalog_exists(path):
         _make(path, datastore_location)
@@ -190,7 +198,9 @@ def _check_file(path: str, place: CatalogPlace) -> None:
     :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
     """
     if not os.path.lexists(place.path):
-        raise DependencyNotFound(f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end.")
+        raise DependencyNotFound(
+            f"There is no catalog at {path}; the module granary.vmstore.datastore makes it on the front-end."
+        )
     if not stat.S_ISREG(os.lstat(place.path).st_mode):
         raise CatalogFailed(f"The catalog {path} is not a regular file.")
     _check_owner(place)
@@ -222,7 +232,8 @@ def _prepare_writing(catalog: Catalog) -> None:
 
 
 def locate_catalog(path: str) -> CatalogPlace:
-    """Find out where the catalog is, or will be. A network file system is refused before it is asked anything: its server may be dead.
+    """Find out where the catalog is, or will be. A network file system is refused before it is asked anything: its
+    server may be dead.
 
     :raises DependencyNotFound: its directory is missing.
     :raises CatalogFailed: a catalog can't be there, or others than the owner of its directory could replace it.
@@ -244,7 +255,8 @@ def locate_catalog(path: str) -> CatalogPlace:
     if os.geteuid() == found.st_uid == 0 and is_writable_for_others(found) and not found.st_mode & stat.S_ISVTX:
         directory = os.path.dirname(place.path)
         raise CatalogFailed(
-            f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so give it to one of them with chown, "
+            f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so "
+            "give it to one of them with chown, "
             f"or keep them out with 'chmod go-w {directory}'."
         )
     return place
@@ -267,7 +279,8 @@ def _check_reachable(place: CatalogPlace) -> None:
 
 def _check_owner(place: CatalogPlace) -> None:
     """
-    :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or didn't put it there.
+    :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or
+        didn't put it there.
     """
     # In a directory of root's, others make files only if it is sticky.
     if place.owner is None and not (os.geteuid() == 0 and place.directory.st_mode & stat.S_ISVTX):
@@ -278,7 +291,8 @@ def _check_owner(place: CatalogPlace) -> None:
             uid = os.lstat(path).st_uid
             if uid != owner:
                 raise CatalogFailed(
-                    f"The catalog's file {path} belongs to the user {uid} and its directory to the user {owner}, who has to own both: "
+                    f"The catalog's file {path} belongs to the user {uid} and its directory to the user {owner}, who "
+                    "has to own both: "
                     f"look at the file, then run 'chown --no-dereference {owner} {path}'."
                 )
 
@@ -289,7 +303,10 @@ def _check_version(catalog: Catalog) -> None:
     version = _pragma(catalog, "user_version")
     known = len(schema.MIGRATIONS)
     if version > known:
-        raise CatalogFailed(f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows schema {known}.")
+        raise CatalogFailed(
+            f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows "
+            f"schema {known}."
+        )
 
 
 def _pragma(catalog: Catalog, name: str) -> int:
@@ -302,7 +319,7 @@ def _migrate(catalog: Catalog) -> None:
         return
     with catalog.transaction():
         # Read again: another program may have done them while this one waited for its turn.
-        for statements in schema.MIGRATIONS[_pragma(catalog, "user_version"):]:
+        for statements in schema.MIGRATIONS[_pragma(catalog, "user_version") :]:
             for statement in statements:
                 catalog.execute(statement)
         catalog.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS)}")
@@ -335,7 +352,10 @@ def _make(path: str, datastore_location: str) -> None:
             os.fchown(descriptor, -1, place.directory.st_gid)
             os.fchmod(descriptor, 0o640)
             with acting_as(place.owner):
-                with _translated(path), Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog:
+                with (
+                    _translated(path),
+                    Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog,
+                ):
                     catalog.execute("PRAGMA synchronous = FULL")
                     catalog.execute("PRAGMA journal_mode = MEMORY")  # nobody repairs a file that has no name yet
                     _fill(catalog, datastore_location)
@@ -360,15 +380,20 @@ def _translated(path: str) -> Iterator[None]:
         raise CatalogFailed(f"The catalog {path} holds text in UTF-8, which {error.object!r} is not.") from error
     except sqlite3.Error as error:
         message = str(error)
-        # A quota that is used up shows as an I/O error, and a file system without inodes as a file that can't be opened.
+        # A quota that is used up shows as an I/O error, and a file system without inodes as a file that can't be
+        # opened.
         if "is full" in message or (re.search("I/O error|unable to open", message) and _is_full(path)):
-            raise NoSpace(f"The catalog {path} can't be written: the file system is full. Nothing was changed.") from error
+            raise NoSpace(
+                f"The catalog {path} can't be written: the file system is full. Nothing was changed."
+            ) from error
         meaning = next((MEANINGS[part] for part in MEANINGS if part in message), message)
         raise CatalogFailed(f"The catalog {path} can't be used: {meaning}.") from error
 
 
 def _is_full(path: str) -> bool:
-    """Return whether this user can't create a file beside the catalog for lack of space; SQLite's reason doesn't reach Python."""
+    """Return whether this user can't create a file beside the catalog for lack of space; SQLite's reason doesn't reach
+    Python.
+    """
     try:
         with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))) as file:
             os.posix_fallocate(file.fileno(), 0, 4096)
@@ -377,4 +402,13 @@ def _is_full(path: str) -> bool:
     return False
 
 
-__all__ = ["DEFAULT_LOCATION", "DEFAULT_PATH", "Catalog", "CatalogPlace", "catalog_exists", "locate_catalog", "open_catalog", "read_catalog"]
+__all__ = [
+    "DEFAULT_LOCATION",
+    "DEFAULT_PATH",
+    "Catalog",
+    "CatalogPlace",
+    "catalog_exists",
+    "locate_catalog",
+    "open_catalog",
+    "read_catalog",
+]

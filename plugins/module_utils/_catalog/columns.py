@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rows of the catalog as dataclasses. The file may come from anywhere, and SQLite's columns hold any type: what is read is checked."""
+"""Rows of the catalog as dataclasses.
+
+The file may come from anywhere, and SQLite's columns hold any type: what is read is checked.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from typing import Any, TypeVar
 
 from .._core.arguments import is_integer
 from .._core.errors import CatalogFailed, InvalidInput
-from .._core.idmap import IdMap, id_maps_from_data
-from .._core.mount_names import check_mount_tag
 from .._core.paths import absolute
 from .._core.records import fields
+from .._model.idmap import IdMap, id_maps_from_data
+from .._model.mount_names import check_mount_tag
 
 Row = TypeVar("Row")
 
@@ -43,7 +46,8 @@ def _types(cls: type[Any]) -> tuple[tuple[str, str], ...]:
 def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping[str, Callable[[Any], object]]) -> Row:
     """A row of the catalog at ``path`` as the dataclass ``cls``.
 
-    :arg readers: by column, what turns its value into that of the field; it raises ``ValueError``, ``TypeError`` or ``InvalidInput``.
+    :arg readers: by column, what turns its value into that of the field; it raises ``ValueError``, ``TypeError`` or
+        ``InvalidInput``.
     :raises CatalogFailed: the row holds what this collection never writes.
     """
     try:
@@ -55,7 +59,10 @@ def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping
                 values[name] = bool(values[name])
         return cls(**values)
     except (InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
-        message = f"The catalog {path} can't be used: a row of its table {cls.__name__} holds what granary.vmstore never writes, so restore it from a backup."
+        message = (
+            f"The catalog {path} can't be used: a row of its table {cls.__name__} holds what granary.vmstore never "
+            "writes, so restore it from a backup."
+        )
         raise CatalogFailed(message) from error
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.arguments import is_integer
 from .._core.paths import absolute
+from .._model.datastore import Datastore
 from .columns import is_text, read_list, read_row, read_texts
-from .datastore import Datastore
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -67,7 +67,9 @@ def _to_row(datastore: Datastore) -> dict[str, object]:
 
 def insert_datastore(catalog: Catalog, datastore: Datastore) -> None:
     row = _to_row(datastore)
-    catalog.execute(f"INSERT INTO datastore ({', '.join(row)}) VALUES ({', '.join(':' + column for column in row)})", row)
+    catalog.execute(
+        f"INSERT INTO datastore ({', '.join(row)}) VALUES ({', '.join(':' + column for column in row)})", row
+    )
 
 
 def update_datastore(catalog: Catalog, datastore: Datastore) -> None:

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which file system a directory lies on, and whether SQLite can lock files there (spec: shared-file-system, "Considerations")."""
+"""Which file system a directory lies on, and whether SQLite can lock files there (spec: shared-file-system,
+"Considerations").
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import re
 from .._core.errors import CatalogFailed
 from .._core.files import read_text
 
-#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not dependable
-#: (https://www.sqlite.org/howtocorrupt.html, "File locking problems").
+#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not
+#: dependable (https://www.sqlite.org/howtocorrupt.html, "File locking problems").
 SHARED_TYPES = frozenset(
     """9p acfs afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2
     smb2 smb3 smbfs vboxsf virtiofs vmhgfs""".split()
@@ -30,7 +32,9 @@ def type_of(mountinfo: str, mount_id: int) -> str:
 
 def is_shared(file_system: str) -> bool:
     """Whether a file system of this type may be written to by other hosts."""
-    return file_system in SHARED_TYPES or (re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES)
+    return file_system in SHARED_TYPES or (
+        re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES
+    )
 
 
 def check_local(directory: str) -> None:
@@ -47,7 +51,8 @@ def check_local(directory: str) -> None:
     file_system = type_of(read_text("/proc/self/mountinfo"), int(match[1])) if match else "unknown"
     if is_shared(file_system):
         raise CatalogFailed(
-            f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are not dependable there "
+            f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are "
+            "not dependable there "
             "and two writers would damage it, so name a directory on a local disk of the front-end."
         )
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._core.idmap import IdMap
 from .._core.paths import absolute
 from .._core.records import asdict, dataclass
+from .._model.idmap import IdMap
 from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def _no_name(_id: int) -> None:
 class CloneSource:
     """The image that a clone was made of. It may have another name since, or be removed.
 
-    :arg id: ``None`` in a catalog of an earlier version, where only the name was kept, and the image was renamed or removed since.
+    :arg id: ``None`` in a catalog of an earlier version, where only the name was kept, and the image was renamed or
+        removed since.
     :arg name: the name of the time when the clone was made.
     """
 
@@ -54,8 +55,9 @@ def clone_source(origin: str | None) -> CloneSource | None:
 class Image:
     """A row.
 
-    ``path`` is the resolved directory of an image of type ``filesystem``, else the file that holds the data. ``size_mb`` is what the directory held when
-    the image was registered, else the virtual size; in MiB, rounded up. Only images of type ``filesystem`` are mounted: the others have no tag.
+    ``path`` is the resolved directory of an image of type ``filesystem``, else the file that holds the data.
+    ``size_mb`` is what the directory held when the image was registered, else the virtual size; in MiB, rounded up.
+    Only images of type ``filesystem`` are mounted: the others have no tag.
 
     :arg format: of the data: ``raw``, ``qcow2`` or another of qemu's names; ``dir`` for a directory.
     :arg fs: the file system that was made in an empty image.
@@ -85,7 +87,8 @@ class Image:
     def as_dict(self, name_of: Callable[[int], str | None] = _no_name) -> dict[str, Any]:
         """The row as plain data: maps are lists of dicts, and the origin of a clone is ``image:`` and a name.
 
-        :arg name_of: the name that an image has today, by its id. Without one, it is the name of the time when the clone was made.
+        :arg name_of: the name that an image has today, by its id. Without one, it is the name of the time when the
+            clone was made.
         """
         row = dict(vars(self))
         source = clone_source(self.origin)
@@ -108,7 +111,9 @@ READERS: Mapping[str, Callable[[Any], object]] = {
 
 def find_images(catalog: Catalog, *, datastore_id: int | None = None) -> list[Image]:
     """Every image, or those of one datastore, by id."""
-    rows = catalog.execute("SELECT * FROM image WHERE :id IS NULL OR datastore_id = :id ORDER BY id", {"id": datastore_id})
+    rows = catalog.execute(
+        "SELECT * FROM image WHERE :id IS NULL OR datastore_id = :id ORDER BY id", {"id": datastore_id}
+    )
     return [_from_row(catalog, row) for row in rows]
 
 
@@ -147,4 +152,15 @@ def delete_image(catalog: Catalog, image_id: int) -> None:
     catalog.execute("DELETE FROM image WHERE id = ?", [image_id])
 
 
-__all__ = ["CloneSource", "Image", "clone_origin", "clone_source", "delete_image", "find_image", "find_images", "image_name", "insert_image", "update_image"]
+__all__ = [
+    "CloneSource",
+    "Image",
+    "clone_origin",
+    "clone_source",
+    "delete_image",
+    "find_image",
+    "find_images",
+    "image_name",
+    "insert_image",
+    "update_image",
+]

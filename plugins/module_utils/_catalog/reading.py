@@ -4,8 +4,8 @@
 
 """Open an SQLite database for reading without writing anything beside it, whatever its last writer left there.
 
-SQLite needs to write where a killed writer left a journal, and wherever there is a write-ahead log (https://www.sqlite.org/wal.html#read_only_databases).
-There a copy is read.
+SQLite needs to write where a killed writer left a journal, and wherever there is a write-ahead log
+(https://www.sqlite.org/wal.html#read_only_databases). There a copy is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from collections.abc import Iterator
 
 from .._core.directory import opened_directory, opened_file_at
 
-#: Place of the format's version in a database, and the version with a write-ahead log (https://www.sqlite.org/fileformat.html).
+#: Place of the format's version in a database, and the version with a write-ahead log
+#: (https://www.sqlite.org/fileformat.html).
 _VERSION_OFFSET, _WAL_VERSION = 18, 2
 
 #: Ends of the names of files that make up the content, together with that of the database itself, which comes last.
@@ -36,7 +37,8 @@ _MEMORY = "/dev/shm"
 def opened_for_reading(path: str, *, timeout: float) -> Iterator[sqlite3.Connection]:
     """Yield a connection to the database at ``path`` that has begun to read, or to a copy of it.
 
-    This process must not have the database open for writing: closing a file that is read here ends the locks on it (fcntl(2)).
+    This process must not have the database open for writing: closing a file that is read here ends the locks on it
+    (fcntl(2)).
 
     :arg timeout: seconds to wait for a writer that commits.
     :raises sqlite3.Error, OSError: it can't be read.
@@ -60,7 +62,9 @@ def opened_for_reading(path: str, *, timeout: float) -> Iterator[sqlite3.Connect
 
 
 def _connect(path: str, timeout: float, mode: str = "ro") -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode={mode}", uri=True, timeout=timeout, isolation_level=None)
+    connection = sqlite3.connect(
+        f"file:{urllib.parse.quote(path)}?mode={mode}", uri=True, timeout=timeout, isolation_level=None
+    )
     try:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_master")  # which waits for a writer, no longer than the timeout

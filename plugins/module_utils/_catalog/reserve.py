@@ -32,17 +32,20 @@ _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
 
 
 def reserve(place: CatalogPlace) -> None:
-    """Create the files that a transaction needs, with blocks enough to change every page of the catalog, so that it succeeds on a full file system.
+    """Create the files that a transaction needs, with blocks enough to change every page of the catalog, so that it
+    succeeds on a full file system.
 
-    The journal is larger than the pages in it (https://www.sqlite.org/fileformat.html#the_rollback_journal). What can't be had now isn't missed before the
-    file system is full.
+    The journal is larger than the pages in it (https://www.sqlite.org/fileformat.html#the_rollback_journal). What can't
+    be had now isn't missed before the file system is full.
     """
     with contextlib.suppress(OSError):
         with acting_as(place.owner):
             catalog = os.lstat(place.path)
             with opened_directory(os.path.dirname(place.path), option="catalog") as directory:
                 sweep_temporaries(directory, os.path.basename(place.path))
-        if not os.path.lexists(place.path + LOCK_SUFFIX):  # closing one that exists would end this process' own locks on it (fcntl(2))
+        if not os.path.lexists(
+            place.path + LOCK_SUFFIX
+        ):  # closing one that exists would end this process' own locks on it (fcntl(2))
             with _opened_beside(place, LOCK_SUFFIX, catalog):
                 pass
         wanted = max(2 * catalog.st_size, SMALLEST_RESERVE)
@@ -76,7 +79,9 @@ def _opened_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) ->
 
 
 def overwrite_in_place(descriptor: int) -> None:
-    """Let btrfs write to the blocks that an empty file is about to get, and not to free ones, of which a full file system has none (ioctl_iflags(2))."""
+    """Let btrfs write to the blocks that an empty file is about to get, and not to free ones, of which a full file
+    system has none (ioctl_iflags(2)).
+    """
     with contextlib.suppress(OSError):
         (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(struct.calcsize("l"))))
         fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", flags | _NO_COPY_ON_WRITE))

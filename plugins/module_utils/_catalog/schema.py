@@ -4,7 +4,8 @@
 
 """The tables of the catalog, and the steps from each version of them to the next.
 
-A released step never changes; what changes the tables is appended as a new one. ``PRAGMA user_version`` counts the steps done.
+A released step never changes; what changes the tables is appended as a new one. ``PRAGMA user_version`` counts the
+steps done.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ FIRST_TABLES = (
     )""",
 )
 
-#: Images that hold data. A column of a table that others refer to can't be changed in place, so both tables are made anew.
+#: Images that hold data. A column of a table that others refer to can't be changed in place, so both tables are made
+#: anew.
 IMAGES_WITH_DATA = (
     "CREATE TABLE old_image AS SELECT * FROM image",
     "CREATE TABLE old_vm_disk AS SELECT * FROM vm_disk",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._core.idmap import IdMap
 from .._core.records import asdict, dataclass
+from .._model.idmap import IdMap
 from .columns import MOUNT_READERS, maps_to_text, read_row
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class VmDisk:
         return f"the domain {self.domain!r} on the host {self.host!r}"
 
 
-def find_vm_disks(catalog: Catalog, *, image_id: int | None = None, host: str | None = None, domain: str | None = None) -> list[VmDisk]:
+def find_vm_disks(
+    catalog: Catalog, *, image_id: int | None = None, host: str | None = None, domain: str | None = None
+) -> list[VmDisk]:
     """The disks of an image, a host, a domain, or any of these together; sorted by image, host and domain."""
     rows = catalog.execute(
         "SELECT * FROM vm_disk WHERE (:image_id IS NULL OR image_id = :image_id) AND (:host IS NULL OR host = :host)"

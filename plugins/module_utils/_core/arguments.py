@@ -17,7 +17,8 @@ from .records import dataclass, field
 class ArgumentSpec:
     """Keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
 
-    :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that its documentation has each once;
+    :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that
+        its documentation has each once;
         :func:`run_module` checks these lists by the same declarations.
     """
 
@@ -56,7 +57,8 @@ def is_integer(value: object) -> bool:
 
 
 def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
-    """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word ``True``.
+    """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word
+    ``True``.
 
     :arg options: declares ``values``, as in :class:`ArgumentSpec`.
     :raises InvalidInput: naming the option.

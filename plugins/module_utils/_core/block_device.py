@@ -31,7 +31,8 @@ def length_of(descriptor: int) -> int:
 
 
 def sectors_written(descriptor: int) -> int:
-    """Return how many sectors were written to an open block device since it exists, data that was waiting in memory included.
+    """Return how many sectors were written to an open block device since it exists, data that was waiting in memory
+    included.
 
     That is field 7 of its statistics (Linux, Documentation/block/stat.rst); 0 where the kernel shows none.
 
@@ -47,7 +48,8 @@ def sectors_written(descriptor: int) -> int:
 
 
 def is_held(descriptor: int) -> bool:
-    """Return whether an open block device is mounted, or a part of another one, such as of a volume group (open(2), O_EXCL without O_CREAT).
+    """Return whether an open block device is mounted, or a part of another one, such as of a volume group (open(2),
+    O_EXCL without O_CREAT).
 
     :raises OSError: it can't be opened once more.
     """

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run a command as an argument list: no shell, a fixed locale, a deadline. :func:`run` waits for the answer, :func:`stream` passes bytes on as they come."""
+"""Run a command as an argument list: no shell, a fixed locale, a deadline.
+
+:func:`run` waits for the answer, :func:`stream` passes bytes on as they come.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +62,19 @@ def run(
     confinement: Confinement | None = None,
     watch: Callable[[], object] | None = None,
 ) -> Completed:
-    """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be killed.
+    """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be
+    killed.
 
     :arg accept: exit codes that are answers; any other raises. ``None`` takes every code.
-    :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``, and messages have the path instead.
-    :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a negative exit code.
+    :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``,
+        and messages have the path instead.
+    :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a
+        negative exit code.
     :arg confinement: the only files that the command can open, where this process is root's.
-    :arg watch: is called several times a second while the command runs. An error that it raises stops the command, and passes.
-    :raises CommandFailed: the command is missing, ran too long, wrote more than :data:`MOST_OUTPUT`, or its exit code isn't accepted.
+    :arg watch: is called several times a second while the command runs. An error that it raises stops the command, and
+        passes.
+    :raises CommandFailed: the command is missing, ran too long, wrote more than :data:`MOST_OUTPUT`, or its exit code
+        isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
     command = _limited(argv, limits)
@@ -79,14 +87,18 @@ def run(
     try:
         stdout, stderr = _communicate(process, os.fsencode(stdin), timeout, watch)
     except _TooLong as error:
-        raise CommandFailed(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
+        raise CommandFailed(
+            f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped."
+        ) from error
     except _TooMuch as error:
         raise CommandFailed(f"The command {argv[0]!r} wrote more than {MOST_OUTPUT} bytes and was stopped.") from error
     finally:
         _stop(process)
     completed = Completed(process.returncode, os.fsdecode(stdout), _with_paths(os.fsdecode(stderr), files))
     if accept is not None and completed.returncode not in accept:
-        raise CommandFailed(f"The command {argv[0]!r} failed with exit code {completed.returncode}: {reason(completed)}")
+        raise CommandFailed(
+            f"The command {argv[0]!r} failed with exit code {completed.returncode}: {reason(completed)}"
+        )
     return completed
 
 
@@ -98,7 +110,9 @@ class _TooMuch(Exception):
     """The output of a command exceeds :data:`MOST_OUTPUT`."""
 
 
-def _communicate(process: Process, stdin: bytes, timeout: float, watch: Callable[[], object] | None) -> tuple[bytes, bytes]:
+def _communicate(
+    process: Process, stdin: bytes, timeout: float, watch: Callable[[], object] | None
+) -> tuple[bytes, bytes]:
     """Return stdout and stderr of a command that gets ``stdin``, once it has ended.
 
     :raises _TooLong: the command goes on for more than ``timeout`` seconds.
@@ -115,7 +129,10 @@ def _communicate(process: Process, stdin: bytes, timeout: float, watch: Callable
     watched = time.monotonic()
     while waiting:
         left = max(0.0, end - time.monotonic())
-        ready = [descriptor for descriptor, _events in poller.poll((left if watch is None else min(left, WATCH_INTERVAL)) * 1000)]
+        ready = [
+            descriptor
+            for descriptor, _events in poller.poll((left if watch is None else min(left, WATCH_INTERVAL)) * 1000)
+        ]
         if not ready and time.monotonic() >= end:
             raise _TooLong
         if watch is not None and time.monotonic() - watched >= WATCH_INTERVAL:
@@ -143,9 +160,15 @@ def _communicate(process: Process, stdin: bytes, timeout: float, watch: Callable
 
 
 def stream(
-    argv: Sequence[str], chunks: Iterable[bytes] = (), *, failed: Callable[[str], VmstoreError], timeout: float = 60, limits: Sequence[str] = ()
+    argv: Sequence[str],
+    chunks: Iterable[bytes] = (),
+    *,
+    failed: Callable[[str], VmstoreError],
+    timeout: float = 60,
+    limits: Sequence[str] = (),
 ) -> Iterator[bytes]:
-    """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing the iterator stops the command.
+    """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing
+    the iterator stops the command.
 
     :arg failed: the error to raise for an exit code other than 0, made from the last line on stderr.
     :arg timeout: seconds in which the command must take or give a byte, or end.
@@ -172,7 +195,11 @@ def stream(
     if completed.returncode != 0:
         import signal
 
-        raise failed(f"stopped by {signal.Signals(-completed.returncode).name}" if completed.returncode < 0 else reason(completed))
+        raise failed(
+            f"stopped by {signal.Signals(-completed.returncode).name}"
+            if completed.returncode < 0
+            else reason(completed)
+        )
 
 
 class Conversation:
@@ -198,9 +225,11 @@ class Conversation:
         _stop(self._process)
 
     def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
-        """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write`` waits.
+        """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write``
+        waits.
 
-        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to stderr doesn't count.
+        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to
+            stderr doesn't count.
         :raises CommandFailed: it did neither, or wrote too much to stderr.
         """
         end = None if timeout is None else time.monotonic() + timeout
@@ -208,7 +237,10 @@ class Conversation:
             poller = select.poll()
             for descriptor, event in [*self._open.items(), *([(self._in, select.POLLOUT)] if write else [])]:
                 poller.register(descriptor, event)
-            ready = [descriptor for descriptor, _events in poller.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000)]
+            ready = [
+                descriptor
+                for descriptor, _events in poller.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000)
+            ]
             if self._err in ready:
                 self._read_stderr()
             if self._out in ready or self._in in ready:
@@ -235,7 +267,8 @@ class Conversation:
 
         :raises CommandFailed: it goes on for more than ``timeout`` seconds.
         """
-        # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the command left behind.
+        # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the
+        # command left behind.
         self.close_input()
         if not self._process.wait(timeout):
             raise self._too_slow(timeout)
@@ -248,7 +281,9 @@ class Conversation:
         self._stderr = (self._stderr + said)[-LONGEST_STDERR:]
         self._stderr_length += len(said)
         if self._stderr_length > MOST_STDERR:
-            raise CommandFailed(f"The command {self._name!r} wrote more than {MOST_STDERR} bytes of messages and was stopped.")
+            raise CommandFailed(
+                f"The command {self._name!r} wrote more than {MOST_STDERR} bytes of messages and was stopped."
+            )
         if not said:
             self._open.pop(self._err, None)
 
@@ -285,7 +320,9 @@ def _with_paths(text: str, files: Mapping[int, str]) -> str:
 
 
 def reason(completed: Completed) -> str:
-    """The last line a failed command wrote to stderr (else stdout): tools print their reason last, but for an explanation of their usage."""
+    """The last line a failed command wrote to stderr (else stdout): tools print their reason last, but for an
+    explanation of their usage.
+    """
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
     usage = next((number for number, line in enumerate(lines) if line.lower().startswith("usage:")), 0)
     return printable(lines[usage - 1].strip()) if lines else "it gave no reason"

@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing else, and no sockets.
+"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing
+else, and no sockets.
 
-The owner of an image can rewrite its header while qemu-img has it open, so that it names any file of the host. A check of the header comes too early
-or too late. So the kernel checks each open: by inode, whatever name the command uses.
+The owner of an image can rewrite its header while qemu-img has it open, so that it names any file of the host. A check
+of the header comes too early or too late. So the kernel checks each open: by inode, whatever name the command uses.
 """
 
 from __future__ import annotations
@@ -46,10 +47,20 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _OFFSET_OF_NUMBER, _OFFSET_OF_ARCHITECTURE = 0, 4
 _RETURN_ERROR, _RETURN_ALLOW = 0x00050000, 0x7FFF0000
 
-#: What programs and their libraries are loaded from: where packages install them, so that none of it is secret. An administrator's /opt can be.
-_PROGRAMS = tuple(f"{usr}/{name}" for usr in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib32", "lib64"))
+#: What programs and their libraries are loaded from: where packages install them, so that none of it is secret. An
+#: administrator's /opt can be.
+_PROGRAMS = tuple(
+    f"{usr}/{name}" for usr in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib32", "lib64")
+)
 _CONFIGURATION = (
-    *("/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/crypto-policies", "/usr/share/crypto-policies", "/etc/gnutls", "/etc/localtime"),
+    *(
+        "/etc/ld.so.cache",
+        "/etc/ssl/openssl.cnf",
+        "/etc/crypto-policies",
+        "/usr/share/crypto-policies",
+        "/etc/gnutls",
+        "/etc/localtime",
+    ),
     *("/dev/urandom", "/dev/zero"),
 )
 
@@ -67,11 +78,16 @@ class Confinement:
 
     def can_be_changed_by_others(self) -> Sequence[int]:
         """Descriptors of what somebody else than root can rewrite or replace."""
-        return [descriptor for descriptor in (*self.reads, *self.writes, *self.directories) if _is_others(os.fstat(descriptor))]
+        return [
+            descriptor
+            for descriptor in (*self.reads, *self.writes, *self.directories)
+            if _is_others(os.fstat(descriptor))
+        ]
 
 
 def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
-    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others have nothing to lose to a file's owner.
+    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others
+    have nothing to lose to a file's owner.
 
     Files that are root's are no exception, as a former owner can have one open.
 
@@ -89,8 +105,10 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
         if not others:
             return function()
         raise UnsupportedAction(
-            f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has no Landlock, without which root runs "
-            "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the owner of the datastore (become_user)."
+            f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has "
+            "no Landlock, without which root runs "
+            "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the "
+            "owner of the datastore (become_user)."
         )
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -102,7 +120,8 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
         except BaseException as error:  # pylint: disable=broad-except  # raised again below
             errors.append(error)
 
-    # A thread of its own: the restriction holds for the thread and the processes that it starts, and ends with the thread.
+    # A thread of its own: the restriction holds for the thread and the processes that it starts, and ends with the
+    # thread.
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -138,7 +157,9 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
 
 
 def _refuse_sockets(libc: ctypes.CDLL) -> None:
-    """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket, where its owner lets the command wait. Landlock doesn't see these."""
+    """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket, where its owner lets the command
+    wait. Landlock doesn't see these.
+    """
     import ctypes
 
     class Program(ctypes.Structure):

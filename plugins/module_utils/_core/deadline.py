@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Questions to a file system whose server may be dead: a child process asks, because a system call that waits for the server can't be given up."""
+"""Questions to a file system whose server may be dead: a child process asks, because a system call that waits for the
+server can't be given up.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _LENGTH = 8
 
 
 def within(seconds: float, what: str, function: Callable[[], Answer]) -> Answer:
-    """What ``function`` answers in a child process. What it changes in memory is lost, and the parent's open files aren't open there.
+    """What ``function`` answers in a child process. What it changes in memory is lost, and the parent's open files
+    aren't open there.
 
     :arg what: begins the message when there is no answer: ``Reading the directory /x``.
     :raises CommandFailed: no answer in so many seconds.
@@ -37,7 +40,9 @@ def within(seconds: float, what: str, function: Callable[[], Answer]) -> Answer:
 
 
 def each_within(seconds: float, what: str, function: Callable[[], Iterable[Answer]]) -> Iterator[Answer]:
-    """The answers that ``function`` yields in a child process, each of them within so many seconds of the one before; else as :func:`within`."""
+    """The answers that ``function`` yields in a child process, each of them within so many seconds of the one before;
+    else as :func:`within`.
+    """
     reading, writing = os.pipe()
     try:
         child = os.fork()
@@ -65,7 +70,10 @@ def each_within(seconds: float, what: str, function: Callable[[], Iterable[Answe
 
 
 def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoReturn:
-    """The child's life. It is no second run of the parent: whatever comes, it leaves without the parent's handlers and buffers."""
+    """The child's life.
+
+    It is no second run of the parent: whatever comes, it leaves without the parent's handlers and buffers.
+    """
     try:
         _let_go(descriptor)
         try:
@@ -81,7 +89,9 @@ def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoRetu
 
 
 def _let_go(kept: int) -> None:
-    """Keep nothing of the parent's but the pipe: a child that hangs would hold its locks, and whoever reads its output would wait for the child."""
+    """Keep nothing of the parent's but the pipe: a child that hangs would hold its locks, and whoever reads its output
+    would wait for the child.
+    """
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)

@@ -12,8 +12,8 @@ import os
 def open_standard_descriptors() -> None:
     """Open those of the descriptors 0, 1 and 2 that are closed, to be called before any file is opened.
 
-    The next file would get the number otherwise, and an image would get the messages. Messages go to /dev/null. Reading standard input and
-    writing standard output still fail with EBADF, because somebody has to learn of that.
+    The next file would get the number otherwise, and an image would get the messages. Messages go to /dev/null. Reading
+    standard input and writing standard output still fail with EBADF, because somebody has to learn of that.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:

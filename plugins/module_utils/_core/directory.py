@@ -4,9 +4,10 @@
 
 """Open directories and files so that nobody else decides where a path leads.
 
-Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path is walked component by
-component with descriptors, and then used through the descriptor. The rule for links is that of systemd's chase(CHASE_SAFE): a link that another
-user may have made never leads to something that isn't that user's. One that stays in its directory may: whoever can make it can rename files there, too.
+Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path
+is walked component by component with descriptors, and then used through the descriptor. The rule for links is that
+of systemd's chase(CHASE_SAFE): a link that another user may have made never leads to something that isn't that
+user's. One that stays in its directory may: whoever can make it can rename files there, too.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ def opened_directory(path: str, *, option: str = "path") -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str]]:
-    """Yield a descriptor (O_PATH) of the directory that holds, or will hold, the file ``path``, and the file's name in there.
+    """Yield a descriptor (O_PATH) of the directory that holds, or will hold, the file ``path``, and the file's name
+    in there.
 
-    A symbolic link in the place of the file is followed under the same rule. Somebody can put another one there afterwards: open the file with O_NOFOLLOW.
+    A symbolic link in the place of the file is followed under the same rule. Somebody can put another one there
+    afterwards: open the file with O_NOFOLLOW.
 
     :raises PathNotAllowed, OSError: as :func:`opened_directory`.
     """
@@ -93,17 +96,24 @@ def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
 
 
 def descriptor_path(descriptor: int, name: str = "") -> str:
-    """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in one that inherits the descriptor."""
+    """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in
+    one that inherits the descriptor.
+    """
     return f"/proc/self/fd/{descriptor}" + (f"/{name}" if name else "")
 
 
 def is_writable_for_others(status: os.stat_result) -> bool:
     """Return whether everybody may write to a directory, or a group that isn't as trusted as root."""
-    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid)))
+    return bool(
+        status.st_mode & stat.S_IWOTH
+        or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid))
+    )
 
 
 def _is_staff(gid: int) -> bool:
-    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs (base-passwd)."""
+    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs
+    (base-passwd).
+    """
     try:
         return gid == STAFF and grp.getgrgid(gid).gr_name == "staff"
     except KeyError:
@@ -148,7 +158,9 @@ def is_link_at(directory: int, name: str) -> bool:
 
 
 def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
-    """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path`` itself, and ``.``."""
+    """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path``
+    itself, and ``.``.
+    """
     todo = [part for part in path.split("/")[::-1] if part]
     links = 0
     #: Users who decide where the path leads, each with the directory of the link by which he does.
@@ -193,7 +205,10 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
             # In a sticky directory nobody renames what is somebody else's.
             stays = os.path.samestat(around, status) and not around.st_mode & stat.S_ISVTX
             if not stays and user != status.st_uid:
-                reason = "it leads through a symbolic link that another user can change to a directory that isn't that user's"
+                reason = (
+                    "it leads through a symbolic link that another user can change to a directory that isn't that "
+                    "user's"
+                )
                 raise PathNotAllowed(option, path, reason)
     except BaseException:
         os.close(directory)
@@ -206,9 +221,12 @@ def _root() -> int:
 
 
 def _deciders(link: os.stat_result, directory: os.stat_result) -> list[int | None]:
-    """Return the user who may have put a symbolic link where it is, ``None`` for several; nobody where only root or this process's user can."""
+    """Return the user who may have put a symbolic link where it is, ``None`` for several; nobody where only root or
+    this process's user can.
+    """
     trusted = (0, os.geteuid())
-    # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved any link there.
+    # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved
+    # any link there.
     if link.st_uid not in trusted:
         return [link.st_uid]
     if directory.st_uid not in trusted:

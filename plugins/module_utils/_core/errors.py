@@ -41,7 +41,9 @@ class InvalidInput(VmstoreError):
         shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
-        super().__init__(f"{option} is missing: {accepted}." if value is None else f"{option}: {shown} is not accepted: {accepted}.")
+        super().__init__(
+            f"{option} is missing: {accepted}." if value is None else f"{option}: {shown} is not accepted: {accepted}."
+        )
         self.option = option
         self.value = value
         self.accepted = accepted
@@ -75,7 +77,10 @@ class NotFound(VmstoreError):
 
 
 class DependencyMissing(VmstoreError):
-    """Something is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain. In check mode it brings nothing."""
+    """Something is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain.
+
+    In check mode it brings nothing.
+    """
 
 
 class DependencyNotFound(DependencyMissing, NotFound):
@@ -119,7 +124,9 @@ class StaleState(VmstoreError):
 
 
 def printable(text: str) -> str:
-    """``text`` that somebody else wrote, such as another host: nothing in it ends the sentence's line or acts on a terminal."""
+    """``text`` that somebody else wrote, such as another host: nothing in it ends the sentence's line or acts on a
+    terminal.
+    """
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -139,7 +146,9 @@ class os_errors:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
         if isinstance(error, OSError):
             raise from_os_error(error, self._doing) from error
 

@@ -18,11 +18,13 @@ from .temporary import create_temporary
 def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by a new file holding ``data``: temporary name beside it, fsync, rename, fsync of the directory.
 
-    Owner, group, mode and extended attributes of an existing file are kept; a new file gets ``mode``. A symbolic link is
-    followed, so that the link stays, unless another user could have put it there to lead elsewhere (:mod:`.directory`). On failure the
-    old file is as it was and nothing is left behind; what a killed program leaves, the next one removes that writes the same file (:mod:`.temporary`).
+    Owner, group, mode and extended attributes of an existing file are kept; a new file gets ``mode``. A symbolic link
+    is followed, so that the link stays, unless another user could have put it there to lead elsewhere
+    (:mod:`.directory`). On failure the old file is as it was and nothing is left behind; what a killed program leaves,
+    the next one removes that writes the same file (:mod:`.temporary`).
 
-    :raises PathNotAllowed: such a link; :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
+    :raises PathNotAllowed: such a link; :raises NoSpace: the file system is full; :raises FileAccessFailed: any other
+        refusal.
     """
     with os_errors(f"write {path}"), opened_parent(path) as (directory, name):
         replace_file(directory, name, data, mode)
@@ -74,7 +76,8 @@ def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
 def remove_durably(path: str) -> bool:
     """Remove the file or the link ``path``; ``False`` when it wasn't there.
 
-    :raises PathNotAllowed: its directory is behind a link that another user could have put there; :raises FileAccessFailed: any other refusal.
+    :raises PathNotAllowed: its directory is behind a link that another user could have put there; :raises
+        FileAccessFailed: any other refusal.
     """
     directory, name = os.path.split(os.path.abspath(path))
     try:
@@ -89,7 +92,8 @@ def remove_durably(path: str) -> bool:
 
 
 def read_text(path: str) -> str:
-    """The text of a file of the system, or ``""`` when it doesn't exist; undecodable bytes survive a round trip (surrogateescape).
+    """The text of a file of the system, or ``""`` when it doesn't exist; undecodable bytes survive a round trip
+    (surrogateescape).
 
     It waits for a FIFO and follows every link: a file in a directory of another user is opened by :mod:`.directory`.
     """

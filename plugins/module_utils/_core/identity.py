@@ -4,8 +4,8 @@
 
 """Act with the rights of another user.
 
-Some work in a directory of another user can't be done by descriptors: SQLite opens the files of a database by name. With the rights of that user,
-no link in the directory leads root to a file that the user can't write himself.
+Some work in a directory of another user can't be done by descriptors: SQLite opens the files of a database by name.
+With the rights of that user, no link in the directory leads root to a file that the user can't write himself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Identity:
 
 
 def owner_of(status: os.stat_result) -> Identity | None:
-    """Return the owner of a directory; ``None`` if the owner is this process's user, or if this process isn't root's and can be nobody else."""
+    """Return the owner of a directory; ``None`` if the owner is this process's user, or if this process isn't root's
+    and can be nobody else.
+    """
     if os.geteuid() != 0 or status.st_uid == 0:
         return None
     try:
@@ -46,7 +48,8 @@ def owner_of(status: os.stat_result) -> Identity | None:
 def acting_as(identity: Identity | None) -> Iterator[None]:
     """Have the effective user and groups of ``identity`` for the length of a block; ``None`` changes nothing.
 
-    The real and the saved user stay root, so that the other user can neither trace nor signal the process (credentials(7)).
+    The real and the saved user stay root, so that the other user can neither trace nor signal the process
+    (credentials(7)).
 
     :raises VmstoreError: this process may not change its user.
     """

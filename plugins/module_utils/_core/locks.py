@@ -21,7 +21,9 @@ RETRY_INTERVAL = 0.05
 
 
 def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> None:
-    """Call ``attempt`` until it answers ``True``; after ``deadline`` seconds raise :class:`LockTimeout` naming ``what``."""
+    """Call ``attempt`` until it answers ``True``; after ``deadline`` seconds raise :class:`LockTimeout` naming
+    ``what``.
+    """
     end = time.monotonic() + deadline
     while not attempt():
         if time.monotonic() >= end:
@@ -31,7 +33,11 @@ def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> N
 
 @contextlib.contextmanager
 def locked(
-    path: str, *, deadline: float = 30, style: Callable[[int, int], object] = fcntl.flock, identity: Identity | None = None
+    path: str,
+    *,
+    deadline: float = 30,
+    style: Callable[[int, int], object] = fcntl.flock,
+    identity: Identity | None = None,
 ) -> Iterator[None]:
     """Hold an exclusive lock on the lock file ``path`` (created 0600 when missing) for the length of a block.
 

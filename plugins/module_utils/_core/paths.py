@@ -19,7 +19,8 @@ LONGEST_PATH = 4095
 
 
 def absolute(option: str, path: str) -> str:
-    """``path`` with repeated slashes and trailing ones removed, checked to be absolute, UTF-8 and free of ``..``, NUL and control characters.
+    """``path`` with repeated slashes and trailing ones removed, checked to be absolute, UTF-8 and free of ``..``, NUL
+    and control characters.
 
     :raises InvalidInput: it isn't.
     """
@@ -36,34 +37,48 @@ def absolute(option: str, path: str) -> str:
 
 
 def _is_unusable(character: str) -> bool:
-    """Return whether neither the catalog nor XML can hold it: control characters, bytes that aren't UTF-8 (as os.fsdecode gives them), two that are none."""
+    """Return whether neither the catalog nor XML can hold it: control characters, bytes that aren't UTF-8 (as
+    os.fsdecode gives them), two that are none.
+    """
     return character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" or character in "\ufffe\uffff"
 
 
 def real_path(path: str) -> str:
     """Return ``path`` without symbolic links, as os.path.realpath does. What doesn't exist stays as it is.
 
-    :raises FileAccessFailed: a link can't be read, such as ``/proc/1/root`` without the right to trace that process (proc_pid_root(5)).
+    :raises FileAccessFailed: a link can't be read, such as ``/proc/1/root`` without the right to trace that process
+        (proc_pid_root(5)).
     """
     with os_errors(f"resolve the path {path}"):
         return os.path.realpath(path)
 
 
 def is_within(path: str, directory: str) -> bool:
-    """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within ``/x/safe``."""
+    """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within
+    ``/x/safe``.
+    """
     return os.path.commonpath([path, directory]) == directory
 
 
-def check_allowed(option: str, path: str, *, safe: Sequence[str], restricted: Sequence[str], safe_option: str | None = None, names: Sequence[str] = ()) -> None:
+def check_allowed(
+    option: str,
+    path: str,
+    *,
+    safe: Sequence[str],
+    restricted: Sequence[str],
+    safe_option: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
     """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
 
-    A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only when a
-    safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is allowed.
-    Both lists hold absolute paths, which are resolved here as well.
+    A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only
+    when a safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is
+    allowed. Both lists hold absolute paths, which are resolved here as well.
 
     :arg safe_option: what the user calls the safe directories, where they can be chosen.
     :arg names: other names of the same file. One that a safe directory covers is enough, and each can be restricted.
-    :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be resolved.
+    :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be
+        resolved.
     """
     safe_roots = [real_path(directory) for directory in safe]
     paths = (path, *names)

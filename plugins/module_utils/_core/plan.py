@@ -72,7 +72,10 @@ class Plan:
 
     def described(self) -> list[dict[str, object]]:
         """The actions as plain data, for the result's ``actions``."""
-        return [{"name": action.name, "subject": action.subject, "before": action.before, "after": action.after} for action in self.actions]
+        return [
+            {"name": action.name, "subject": action.subject, "before": action.before, "after": action.after}
+            for action in self.actions
+        ]
 
     def diff(self) -> list[dict[str, object]]:
         """The actions in the form ``--diff`` prints: what changes, and nothing else."""
@@ -80,7 +83,9 @@ class Plan:
         for action in self.actions:
             before, after = _difference(*(action.shown or (action.before, action.after)))
             headers = {"before_header": action.subject, "after_header": f"{action.subject} ({action.name})"}
-            entries.append({**headers, "before": "" if before is None else before, "after": "" if after is None else after})
+            entries.append(
+                {**headers, "before": "" if before is None else before, "after": "" if after is None else after}
+            )
         return entries
 
 
@@ -89,8 +94,12 @@ def _difference(before: object, after: object) -> tuple[object, object]:
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return _set_values(before), _set_values(after)
     old, new = _without_ids(before), _without_ids(after)
-    changes = {name: _difference(old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
-    return _not_null({name: change[0] for name, change in changes.items()}), _not_null({name: change[1] for name, change in changes.items()})
+    changes = {
+        name: _difference(old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)
+    }
+    return _not_null({name: change[0] for name, change in changes.items()}), _not_null(
+        {name: change[1] for name, change in changes.items()}
+    )
 
 
 def _set_values(state: object) -> object:
@@ -98,7 +107,9 @@ def _set_values(state: object) -> object:
     if not isinstance(state, Mapping):
         return state
     values = {name: _set_values(value) for name, value in _without_ids(state).items()}
-    return {name: value for name, value in _not_null(values).items() if value is not False and value not in ("", [], {})}
+    return {
+        name: value for name, value in _not_null(values).items() if value is not False and value not in ("", [], {})
+    }
 
 
 def _not_null(values: Mapping[str, object]) -> dict[str, object]:
@@ -107,7 +118,11 @@ def _not_null(values: Mapping[str, object]) -> dict[str, object]:
 
 def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
     """Leave out the ids of the catalog, which tell a user nothing. A mapping by name may have any name."""
-    return {name: value for name, value in state.items() if isinstance(value, Mapping) or not (name == "id" or name.endswith("_id"))}
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Mapping) or not (name == "id" or name.endswith("_id"))
+    }
 
 
 def _undo(action: Action) -> str:

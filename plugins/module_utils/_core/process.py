@@ -29,11 +29,12 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 0.0005, 0.05
 class Process:
     """A command that runs.
 
-    ``stdin``, ``stdout`` and ``stderr`` are this side's descriptors of the pipes. ``returncode`` counts once :meth:`wait` returned that the end has come; it is
-    negative where a signal ended the command.
+    ``stdin``, ``stdout`` and ``stderr`` are this side's descriptors of the pipes. ``returncode`` counts once
+    :meth:`wait` returned that the end has come; it is negative where a signal ended the command.
 
     :arg argv: looked up in PATH.
-    :arg passed: further descriptors that the command gets, under the same numbers; others, whoever opened them, it doesn't get.
+    :arg passed: further descriptors that the command gets, under the same numbers; others, whoever opened them, it
+        doesn't get.
     :raises OSError: it can't be started.
     """
 
@@ -44,8 +45,11 @@ class Process:
             stdin, self.stdin = _pipe(theirs, ours)
             self.stdout, stdout = _pipe(ours, theirs)
             self.stderr, stderr = _pipe(ours, theirs)
-            # Where this process has closed its own standard descriptors, the pipes have such numbers. None of theirs is replaced before it has been copied.
-            actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))]
+            # Where this process has closed its own standard descriptors, the pipes have such numbers. None of theirs is
+            # replaced before it has been copied.
+            actions: list[tuple[int, ...]] = [
+                (os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))
+            ]
             actions += _passing(passed)
             # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
             self._pid = os.posix_spawnp(  # pylint: disable=ansible-bad-function

@@ -2,14 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The part of the standard library's ``dataclasses`` that the plugins use, with the same names, arguments and results (PEP 557).
+"""The part of the standard library's ``dataclasses`` that the plugins use, with the same names, arguments and results
+(PEP 557).
 
-The standard module loads ``inspect`` and compiles the methods of each class from text, which takes more time than a driver's action needs for its work.
-Here the methods are closures. Annotations are texts, and each of them is a field: ``ClassVar`` and ``InitVar`` have no meaning. No other plugin imports
-``dataclasses``.
+The standard module loads ``inspect`` and compiles the methods of each class from text, which takes more time than a
+driver's action needs for its work. Here the methods are closures. Annotations are texts, and each of them is a field:
+``ClassVar`` and ``InitVar`` have no meaning. No other plugin imports ``dataclasses``.
 
-A driver's action is a process of its own, so what it loads is most of what it costs. What every action loads, loads no module of the standard library that is
-slow to load and has a plain substitute (``tests/unit/_driver_script/test_loading.py`` lists them); what only some actions need is imported in functions.
+A driver's action is a process of its own, so what it loads is most of what it costs. What every action loads, loads no
+module of the standard library that is slow to load and has a plain substitute
+(``tests/unit/_driver_script/test_loading.py`` lists them); what only some actions need is imported in functions.
 """
 
 from __future__ import annotations
@@ -50,9 +52,11 @@ else:
         return Field(default, default_factory, init, repr)
 
     def dataclass(cls=None, *, frozen=False):
-        """Add to a class what follows from its annotations: construction, comparison, representation and, where it is frozen, a hash.
+        """Add to a class what follows from its annotations: construction, comparison, representation and, where it is
+        frozen, a hash.
 
-        :raises TypeError: a field without a default follows one with a default, or a frozen class inherits from one that isn't, or the other way.
+        :raises TypeError: a field without a default follows one with a default, or a frozen class inherits from one
+            that isn't, or the other way.
         :raises ValueError: the default is mutable.
         """
         return (lambda cls: _made(cls, frozen)) if cls is None else _made(cls, frozen)
@@ -82,7 +86,8 @@ else:
         return value.__class__(**changes)
 
     def asdict(value):
-        """Return the fields of an instance as a dictionary, and so those of the instances in it, also in lists, tuples and dictionaries; all of it copied.
+        """Return the fields of an instance as a dictionary, and so those of the instances in it, also in lists, tuples
+        and dictionaries; all of it copied.
 
         :raises TypeError: it is no instance.
         """
@@ -124,7 +129,9 @@ else:
             else:
                 one = field(default=default)
             if one.default is not _MISSING and one.default.__class__.__hash__ is None:
-                raise ValueError(f"mutable default {type(one.default)} for field {name} is not allowed: use default_factory")
+                raise ValueError(
+                    f"mutable default {type(one.default)} for field {name} is not allowed: use default_factory"
+                )
             one.name, one.type = name, annotation
             found[name] = one
         return found
@@ -178,7 +185,10 @@ else:
     def _completed(cls, names, defaults, factories, values, named):
         """Return the values of all ``names``, in their order."""
         if len(values) > len(names):
-            raise TypeError(f"{cls.__qualname__}.__init__() takes {len(names) + 1} positional arguments but {len(values) + 1} were given")
+            raise TypeError(
+                f"{cls.__qualname__}.__init__() takes {len(names) + 1} positional arguments but {len(values) + 1} were "
+                "given"
+            )
         complete = list(values)
         missing = []
         for name in names[len(values) :]:
@@ -194,7 +204,10 @@ else:
             wrong = "multiple values for argument" if name in names else "an unexpected keyword argument"
             raise TypeError(f"{cls.__qualname__}.__init__() got {wrong} {name!r}")
         if missing:
-            raise TypeError(f"{cls.__qualname__}.__init__() missing {len(missing)} required positional arguments: {', '.join(map(repr, missing))}")
+            raise TypeError(
+                f"{cls.__qualname__}.__init__() missing {len(missing)} required positional arguments: "
+                f"{', '.join(map(repr, missing))}"
+            )
         return complete
 
     def _repr(found):

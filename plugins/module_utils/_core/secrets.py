@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find what may be a secret in text that is, or was meant to be, a URL (RFC 3986): user information, query and fragment.
+"""Find what may be a secret in text that is, or was meant to be, a URL (RFC 3986): user information, query and
+fragment.
 
 Somebody who mistypes a URL, or gives one to an option that takes none, still has a password in it.
 """
@@ -13,11 +14,14 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-#: Something like a scheme, then something that may end user information or begin a query or a fragment; or a user and a password.
+#: Something like a scheme, then something that may end user information or begin a query or a fragment; or a user and a
+#: password.
 _SUSPICIOUS = re.compile(r":/.*[@?#]|:\S*@", re.DOTALL)
 
 #: URLs of ssh and of libvirt, which name a user and files but take no password.
-_WITHOUT_PASSWORD = re.compile(r"(ssh://([^:@/?#\s]+@)?[^@?#\s]*|(qemu|test)(\+[a-z0-9]+)?://([^:@/?#\s]+@)?[^@#\s]*)", re.IGNORECASE)
+_WITHOUT_PASSWORD = re.compile(
+    r"(ssh://([^:@/?#\s]+@)?[^@?#\s]*|(qemu|test)(\+[a-z0-9]+)?://([^:@/?#\s]+@)?[^@#\s]*)", re.IGNORECASE
+)
 
 #: What a URL that is shown has instead of its query.
 WITHHELD_QUERY = "?..."
@@ -42,7 +46,10 @@ def withheld(text: str) -> str:
 
 
 def secrets_of(text: str) -> Iterator[str]:
-    """Yield the parts of ``text`` that may be secrets. Of a URL with http or https, which is shown, they are small; anything else is all secret."""
+    """Yield the parts of ``text`` that may be secrets.
+
+    Of a URL with http or https, which is shown, they are small; anything else is all secret.
+    """
     if re.match("https?://", text, re.IGNORECASE) and not re.search(r"\s", text):
         try:
             parts = urlsplit(text)

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The part of ``signal`` that every action uses, as plain numbers: that module loads ``enum`` to name the numbers (:mod:`.records` has the rule)."""
+"""The part of ``signal`` that every action uses, as plain numbers: that module loads ``enum`` to name the numbers
+(:mod:`.records` has the rule).
+"""
 
 from __future__ import annotations
 

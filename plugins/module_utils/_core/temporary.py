@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files with temporary names beside the final one. A running program has its own locked; one that nobody holds is what a killed program left.
+"""Files with temporary names beside the final one. A running program has its own locked; one that nobody holds is what
+a killed program left.
 
 Their names hold 128 random bits and end in ``.part``, so that no other program has such files.
 """
@@ -28,12 +29,15 @@ def create_temporary(directory: int, name: str) -> tuple[int, str]:
     What killed programs left of the same name is removed before.
 
     :return: descriptor to write by, and the temporary name.
-    :raises OSError: it can't be created. Where the file system has no locks, it isn't locked, and never removed by others.
+    :raises OSError: it can't be created. Where the file system has no locks, it isn't locked, and never removed by
+        others.
     """
     sweep_temporaries(directory, name)
     while True:
         temporary = f".{_stem(name)}.{os.urandom(16).hex()}.part"
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        descriptor = os.open(
+            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+        )
         with contextlib.suppress(OSError):
             lock(descriptor, fcntl.F_OFD_SETLKW)
         if os.fstat(descriptor).st_nlink != 0:  # else another program swept it before it was locked
@@ -42,12 +46,19 @@ def create_temporary(directory: int, name: str) -> tuple[int, str]:
 
 
 def sweep_temporaries(directory: int, name: str) -> None:
-    """Remove the temporary files for ``name`` that nobody holds. One that can't be removed is left for the next program."""
+    """Remove the temporary files for ``name`` that nobody holds.
+
+    One that can't be removed is left for the next program.
+    """
     beginning = f".{_stem(name)}."
     with contextlib.suppress(OSError):
         listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            found = [one for one in os.listdir(listing) if one.startswith(beginning) and is_part_name(one[len(beginning) - 1 :])]
+            found = [
+                one
+                for one in os.listdir(listing)
+                if one.startswith(beginning) and is_part_name(one[len(beginning) - 1 :])
+            ]
         finally:
             os.close(listing)
         for one in found:

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Words by which messages call the choices of their reader: options for the user of a module, attributes of templates for the user of a front-end."""
+"""Words by which messages call the choices of their reader: options for the user of a module, attributes of templates
+for the user of a front-end.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,8 @@ class Words:
 MODULE = Words()
 
 #: FORMAT is an attribute of an image's template, and VERIFY of its datastore's (spec: onestor-datastore).
-FRONT_END = Words("SAFE_DIRS", "FORMAT=raw in the image's template", "VERIFY=NO in the datastore's template", "VERIFY is NO")
+FRONT_END = Words(
+    "SAFE_DIRS", "FORMAT=raw in the image's template", "VERIFY=NO in the datastore's template", "VERIFY is NO"
+)
 
 __all__ = ["FRONT_END", "MODULE", "Words"]

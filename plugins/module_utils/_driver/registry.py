@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from .._core.errors import InvalidInput
-from .base import DatastoreDriver
-from .directory import SystemDriver
-from .fs import FsDriver
-from .virtiofs import VirtiofsDriver
+from .datastore.base import DatastoreDriver
+from .datastore.directory import SystemDriver
+from .datastore.fs import FsDriver
+from .datastore.virtiofs import VirtiofsDriver
 
-DATASTORE_DRIVERS: dict[str, type[DatastoreDriver]] = {driver.info.name: driver for driver in (FsDriver, VirtiofsDriver)}
+DATASTORE_DRIVERS: dict[str, type[DatastoreDriver]] = {
+    driver.info.name: driver for driver in (FsDriver, VirtiofsDriver)
+}
 
 
 def datastore_driver(name: str | None) -> type[DatastoreDriver]:

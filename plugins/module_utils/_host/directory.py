@@ -18,7 +18,7 @@ from .._core.directory import descriptor_path, open_directory, opened_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
 from .._core.records import dataclass
-from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
+from .._remote.ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
 MEBIBYTE = 2**20
 
@@ -31,8 +31,8 @@ MOST_COUNTED = 500
 #: What :data:`LOOK` answers when there is no such directory.
 NOT_A_DIRECTORY = 3
 
-#: Prints the real path, waits for a line, and prints what du(1) says of the size in bytes. du measures what the shell has entered before, whatever the path
-#: leads to by then. A directory that can't be entered is one all the same.
+#: Prints the real path, waits for a line, and prints what du(1) says of the size in bytes. du measures what the shell
+#: has entered before, whatever the path leads to by then. A directory that can't be entered is one all the same.
 LOOK = """\
 cd -P -- {path} 2>/dev/null && pwd -P || { [ -d {path} ] && readlink -e -- {path} && closed=1 || exit 3; }
 read -r _ || exit 0
@@ -50,7 +50,9 @@ MOST_NAMES = 3
 
 @dataclass(frozen=True)
 class Directory:
-    """``path`` is resolved; ``size_mb`` is what it holds on disk in MiB, rounded up, ``None`` if it wasn't measured; ``host`` is ``None`` for this one."""
+    """``path`` is resolved; ``size_mb`` is what it holds on disk in MiB, rounded up, ``None`` if it wasn't measured;
+    ``host`` is ``None`` for this one.
+    """
 
     path: str
     size_mb: int | None = None
@@ -59,7 +61,8 @@ class Directory:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Ways to measure directories: by du(1), which counts allocated blocks, a hard-linked file once, and follows no links. What it can't read doesn't count.
+    """Ways to measure directories: by du(1), which counts allocated blocks, a hard-linked file once, and follows no
+    links. What it can't read doesn't count.
 
     :arg timeout: seconds.
     :arg log: gets a line about what couldn't be read.
@@ -69,11 +72,16 @@ class Measuring:
     log: Callable[[str], object] = str
 
 
-def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], object] = str, measuring: Measuring | None = None) -> Directory:
-    """Find the directory ``path`` on this host or else on the first of ``bridges`` that has it, and measure it where that is wanted.
+def look(
+    path: str, *, bridges: Sequence[str] = (), check: Callable[[str], object] = str, measuring: Measuring | None = None
+) -> Directory:
+    """Find the directory ``path`` on this host or else on the first of ``bridges`` that has it, and measure it where
+    that is wanted.
 
-    :arg check: gets the resolved path and raises when it isn't acceptable. It comes before the measuring, and what is measured is what was checked.
-    :raises InvalidInput: no host has such a directory; :raises PathNotAllowed: another user's link leads to what isn't that user's.
+    :arg check: gets the resolved path and raises when it isn't acceptable. It comes before the measuring, and what is
+        measured is what was checked.
+    :raises InvalidInput: no host has such a directory; :raises PathNotAllowed: another user's link leads to what isn't
+        that user's.
     :raises StaleState: the path has come to lead elsewhere meanwhile.
     :raises CommandFailed: du failed or needed longer.
     """
@@ -89,7 +97,11 @@ def look(path: str, *, bridges: Sequence[str] = (), check: Callable[[str], objec
         if isinstance(found, Directory):
             return found
         refusals.append(f"{bridge}: {found}")
-    raise InvalidInput("path", path, f"a directory on the front-end or on a host of the datastore's bridge_list is expected ({'; '.join(refusals)})")
+    raise InvalidInput(
+        "path",
+        path,
+        f"a directory on the front-end or on a host of the datastore's bridge_list is expected ({'; '.join(refusals)})",
+    )
 
 
 def _look_here(path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory:
@@ -100,7 +112,8 @@ def _look_here(path: str, check: Callable[[str], object], measuring: Measuring |
         check(real)
         size = None
         if measuring is not None:
-            # The descriptor is what was checked, whatever its path leads to by now. With a slash at the end, the directory itself needn't be searchable.
+            # The descriptor is what was checked, whatever its path leads to by now. With a slash at the end, the
+            # directory itself needn't be searchable.
             command = ["du", "-s", "-B1", "--", f"{descriptor_path(descriptor)}/"]
             completed = run(command, files={descriptor: path}, timeout=measuring.timeout, accept=None)
             output = DuOutput()
@@ -108,14 +121,17 @@ def _look_here(path: str, check: Callable[[str], object], measuring: Measuring |
                 output.take(line)
             size = output.size_mb("du", real, completed.returncode, measuring.log)
         if not _is_same(real, descriptor):
-            raise StaleState(f"The path {real} came to lead to another directory while it was looked at; nothing was changed.")
+            raise StaleState(
+                f"The path {real} came to lead to another directory while it was looked at; nothing was changed."
+            )
         return Directory(real, size)
     finally:
         os.close(descriptor)
 
 
 def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) -> dict[str, Directory]:
-    """Do what :func:`look` does for those of ``paths`` that are small directories of this host and that ``check`` accepts, in one other process.
+    """Do what :func:`look` does for those of ``paths`` that are small directories of this host and that ``check``
+    accepts, in one other process.
 
     The result lacks all the others, and what follows a path that doesn't respond in time: :func:`look` says the reason.
     """
@@ -123,7 +139,9 @@ def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) 
 
     found: dict[str, Directory] = {}
     with contextlib.suppress(CommandFailed):
-        with contextlib.closing(each_within(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))) as answers:
+        with contextlib.closing(
+            each_within(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))
+        ) as answers:
             for path, answer in zip(paths, answers):
                 if answer is not None:
                     found[path] = answer
@@ -226,8 +244,8 @@ def _lines(ssh: Conversation, timeout: float) -> Iterator[str]:
 class DuOutput:
     """The output of ``du -s -B1``, line by line: there can be a line for each of millions of files.
 
-    A file that vanished while du ran is no error, and neither is what the user may not read or a file server doesn't give. Directories in use change, and
-    belong to several users.
+    A file that vanished while du ran is no error, and neither is what the user may not read or a file server doesn't
+    give. Directories in use change, and belong to several users.
     """
 
     def __init__(self) -> None:
@@ -261,10 +279,16 @@ class DuOutput:
         """
         if self._size is None or self._unexpected or returncode not in (0, 1):
             why = printable(self._unexpected) or ", ".join(self._names) or "it printed no size"
-            raise CommandFailed(f"The size of the directory {path} could not be read: the command {command!r} ended with exit code {returncode}: {why}")
+            raise CommandFailed(
+                f"The size of the directory {path} could not be read: the command {command!r} ended with exit code "
+                f"{returncode}: {why}"
+            )
         if self._unread:
             names = ", ".join([*self._names, *["..."] * (self._unread > MOST_NAMES)])
-            log(f"the size of {path} is without {self._unread} of its files and directories that could not be read: {names}")
+            log(
+                f"the size of {path} is without {self._unread} of its files and directories that could not be read: "
+                f"{names}"
+            )
         return -(-self._size // MEBIBYTE)
 
 

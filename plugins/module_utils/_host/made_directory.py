@@ -4,8 +4,8 @@
 
 """Create directories, and give them away, where other users own the directories around.
 
-Two rules keep root from giving away what isn't the other user's. A new directory is created with the rights of the owner of the directory around it.
-An existing directory is only changed if nobody but its owner could have put it there.
+Two rules keep root from giving away what isn't the other user's. A new directory is created with the rights of the
+owner of the directory around it. An existing directory is only changed if nobody but its owner could have put it there.
 """
 
 from __future__ import annotations
@@ -48,17 +48,20 @@ class Ownership:
 
 
 def open_or_make(path: str, mode: int) -> int:
-    """Return a descriptor (O_PATH) of the directory ``path``. A missing one is created with ``mode``, and so are missing directories above it.
+    """Return a descriptor (O_PATH) of the directory ``path``. A missing one is created with ``mode``, and so are
+    missing directories above it.
 
     :arg path: an absolute path.
-    :raises PathNotAllowed: a symbolic link of another user leads to what isn't that user's; :raises OSError: the operating system refuses.
+    :raises PathNotAllowed: a symbolic link of another user leads to what isn't that user's; :raises OSError: the
+        operating system refuses.
     """
     try:
         return open_directory(path)
     except FileNotFoundError:
         os.close(open_or_make(os.path.dirname(path), AROUND_MODE))
     with opened_parent(path) as (around, name):
-        # The mode from the beginning: changing it afterwards would be changing what somebody else may have put there by then.
+        # The mode from the beginning: changing it afterwards would be changing what somebody else may have put there by
+        # then.
         umask = os.umask(0)
         try:
             with acting_as(owner_of(os.fstat(around))):
@@ -71,7 +74,8 @@ def open_or_make(path: str, mode: int) -> int:
 def other_users(descriptor: int) -> set[int]:
     """Return the users, besides root and this process's, who could have put an open directory where it is.
 
-    They own a directory around it. :data:`ANYBODY` is among them if a directory of root lets others rename what is in there.
+    They own a directory around it. :data:`ANYBODY` is among them if a directory of root lets others rename what is in
+    there.
     """
     trusted = (0, os.geteuid())
     found: set[int] = set()
@@ -95,7 +99,8 @@ def other_users(descriptor: int) -> set[int]:
 
 
 def require_only_root(option: str, path: str, why: str) -> None:
-    """Refuse a directory that other users than root and this process's can change or replace. Where it is missing, this goes for the one around it.
+    """Refuse a directory that other users than root and this process's can change or replace. Where it is missing, this
+    goes for the one around it.
 
     :arg why: what makes that dangerous, as the rest of a sentence.
     :raises PathNotAllowed: naming the option; :raises OSError: the operating system refuses.
@@ -107,7 +112,9 @@ def require_only_root(option: str, path: str, why: str) -> None:
         found = os.fstat(descriptor)
         shared = is_writable_for_others(found) and (existing == path or not found.st_mode & stat.S_ISVTX)
         if found.st_uid not in (0, os.geteuid()) or shared or other_users(descriptor):
-            accepted = f"a directory is expected that, like all directories around it, only root can change, because {why}"
+            accepted = (
+                f"a directory is expected that, like all directories around it, only root can change, because {why}"
+            )
             raise PathNotAllowed(option, path, accepted)
 
 

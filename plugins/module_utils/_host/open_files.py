@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find out which files of a directory, or which block devices, programs of this host have open, by /proc (proc(5)) and the kernel's loop devices.
+"""Find out which files of a directory, or which block devices, programs of this host have open, by /proc (proc(5)) and
+the kernel's loop devices.
 
 Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
 """
@@ -17,9 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 
 def open_files(directory: str) -> Mapping[str, Sequence[str]]:
-    """Who has a file below ``directory`` open, by the file's path; this process doesn't count. Another user's programs are seen by root only.
+    """Who has a file below ``directory`` open, by the file's path; this process doesn't count. Another user's programs
+    are seen by root only.
 
-    A program that only looks at a file, such as another run of ours at its locks, has closed it at the second look and doesn't count.
+    A program that only looks at a file, such as another run of ours at its locks, has closed it at the second look and
+    doesn't count.
 
     :arg directory: absolute, without symbolic links.
     """
@@ -34,7 +37,10 @@ def open_files(directory: str) -> Mapping[str, Sequence[str]]:
         for path in sorted(paths.intersection(_descriptors(process))):
             found[path].append(f"the program {_name(process)} (process {process})")
     for device in sorted(os.listdir("/sys/block")):
-        with contextlib.suppress(OSError), open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             path = file.read().rstrip("\n")
             if path.startswith(prefix):
                 found[path].append(f"the loop device /dev/{device}")
@@ -42,14 +48,16 @@ def open_files(directory: str) -> Mapping[str, Sequence[str]]:
 
 
 def writers_of_device(number: int) -> Sequence[str]:
-    """Return the programs that have a block device open for writing, under whatever name; this process doesn't count. Otherwise as :func:`open_files`.
+    """Return the programs that have a block device open for writing, under whatever name; this process doesn't count.
+    Otherwise as :func:`open_files`.
 
     :arg number: st_rdev of the device.
     """
     return [
         f"the program {_name(process)} (process {process})"
         for process in filter(str.isdigit, os.listdir("/proc"))
-        if int(process) != os.getpid() and any(_writes_to(process, descriptor, number) for descriptor in _listed(process))
+        if int(process) != os.getpid()
+        and any(_writes_to(process, descriptor, number) for descriptor in _listed(process))
     ]
 
 

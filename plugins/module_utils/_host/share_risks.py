@@ -2,14 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The harm that users of this host and a guest could do to each other through a shared directory, as sentences that say what to do."""
+"""The harm that users of this host and a guest could do to each other through a shared directory, as sentences that say
+what to do.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 
-from .virtiofsd_wrapper import Found, Refused, check, identify
+from .virtiofsd.wrapper import Found, Refused, check, identify
 
 
 def share_risks(found: Found, *, read_only: bool) -> list[str]:
@@ -21,20 +23,25 @@ def share_risks(found: Found, *, read_only: bool) -> list[str]:
     weak = found.weakness
     if weak is not None:
         risks.append(
-            f"Others than root can put something else in the place of {found.path!r}, because {weak.path!r} {weak.reason}; the domain then doesn't start. "
+            f"Others than root can put something else in the place of {found.path!r}, because {weak.path!r} "
+            f"{weak.reason}; the domain then doesn't start. "
             "Keep it in a directory that only root can change."
         )
     if not read_only and not os.fstatvfs(found.descriptor).f_flag & os.ST_NOSUID and _is_open_to_all(found.path):
         risks.append(
-            f"The guest can make setuid programs in {found.path!r}, and users of this host who run one get ids of the guest, because the file system on "
-            f"{identify(found).mount_point!r} isn't mounted with nosuid. Mount it with nosuid, or keep the users of this host out of a directory above. "
+            f"The guest can make setuid programs in {found.path!r}, and users of this host who run one get ids of the "
+            "guest, because the file system on "
+            f"{identify(found).mount_point!r} isn't mounted with nosuid. Mount it with nosuid, or keep the users of "
+            "this host out of a directory above. "
             "With 'subid: per_domain', these ids are at least no other guest's."
         )
     return risks
 
 
 def directory_risks(path: str, *, read_only: bool) -> list[str]:
-    """Return the risks of a directory that is shared already; one that is missing or was replaced is the only risk then."""
+    """Return the risks of a directory that is shared already; one that is missing or was replaced is the only risk
+    then.
+    """
     try:
         found = check(path)
     except Refused as error:

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Sequence
 
 from .._core.errors import DependencyNotFound, InvalidInput, StaleState, from_os_error
-from .._core.idmap import IdMap
-from .idmap_check import host_id
+from .._model.idmap import IdMap
+from .ids.idmap_check import host_id
 from .made_directory import Ownership
 
 
@@ -20,7 +20,8 @@ class HeldDirectory:
     """An open directory (O_PATH, so that nothing in it is read) whose path holds no symbolic link.
 
     :arg option: the option that named it, for messages.
-    :raises DependencyNotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput: it is no directory.
+    :raises DependencyNotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput:
+        it is no directory.
     """
 
     def __init__(self, option: str, path: str) -> None:
@@ -35,7 +36,9 @@ class HeldDirectory:
             descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             where = "it has to be there at the same path as on the front-end"
-            raise DependencyNotFound(f"{self.option}: the directory {self.path!r} is not on this host; {where}.") from error
+            raise DependencyNotFound(
+                f"{self.option}: the directory {self.path!r} is not on this host; {where}."
+            ) from error
         except NotADirectoryError as error:
             raise InvalidInput(self.option, self.path, "a directory is expected") from error
         except OSError as error:
@@ -43,7 +46,10 @@ class HeldDirectory:
         real = os.readlink(f"/proc/self/fd/{descriptor}")
         if real != self.path:
             os.close(descriptor)
-            raise StaleState(f"{self.option}: the directory {self.path!r} now leads to {real!r} through a symbolic link; it is not exported.")
+            raise StaleState(
+                f"{self.option}: the directory {self.path!r} now leads to {real!r} through a symbolic link; it is not "
+                "exported."
+            )
         return descriptor
 
     def status(self) -> os.stat_result:
@@ -55,12 +61,16 @@ class HeldDirectory:
         again = self._open()
         try:
             if not os.path.samestat(os.fstat(again), self.status()):
-                raise StaleState(f"{self.option}: the directory {self.path!r} was replaced by another one while it was being exported.")
+                raise StaleState(
+                    f"{self.option}: the directory {self.path!r} was replaced by another one while it was being "
+                    "exported."
+                )
         finally:
             os.close(again)
 
     def obstacle(self, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap], *, write: bool) -> str | None:
-        """The component of the path whose owner and mode keep the guest's root out, as part of a sentence; ``None`` when it gets in.
+        """The component of the path whose owner and mode keep the guest's root out, as part of a sentence; ``None``
+        when it gets in.
 
         The guest's root is root over files whose owner and group are both mapped, and anybody else elsewhere.
         """
@@ -74,8 +84,11 @@ class HeldDirectory:
                 return _described(component, found)
         return None
 
-    def closed_way(self, uid: int, gid: int, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]) -> tuple[str, str] | None:
-        """The directory above it that virtiofsd can't pass, and its owner and mode, as part of a sentence; ``None`` when it gets there.
+    def closed_way(
+        self, uid: int, gid: int, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]
+    ) -> tuple[str, str] | None:
+        """The directory above it that virtiofsd can't pass, and its owner and mode, as part of a sentence; ``None``
+        when it gets there.
 
         virtiofsd looks for the directory as the user that runs it, and once more as the guest's root.
 

@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Many images of one directory that get their names, or are removed, together: the directory is made durable once for all of them.
+"""Many images of one directory that get their names, or are removed, together: the directory is made durable once for
+all of them.
 
-The order is that of one image (:mod:`.new_image`): images get their names when the data of all is durable, and nobody hears of one before the directory is.
-Each file has its own fsync(2). syncfs(2) would be one call, but a file system of another host (fuse) may ignore it, and before Linux 5.8 it returns no error.
+The order is that of one image (:mod:`.new_image`): images get their names when the data of all is durable, and nobody
+hears of one before the directory is. Each file has its own fsync(2). syncfs(2) would be one call, but a file system of
+another host (fuse) may ignore it, and before Linux 5.8 it returns no error.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Batch:
         :raises OSError: it can't be taken over; :raises StaleState: its directory isn't that of the others.
         """
         directory = self._in(image.directory, image.place)
-        # What is on its way to the disk is soon durable. The file system allocates the blocks of many images in one transaction then.
+        # What is on its way to the disk is soon durable. The file system allocates the blocks of many images in one
+        # transaction then.
         os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         # The lock that keeps others from sweeping the file belongs to the open file, whichever descriptor that has.
         self._waiting[image.path] = replace(image, directory=directory, fd=os.dup(image.fd))
@@ -47,7 +50,8 @@ class Batch:
         self._in(directory, place)
 
     def publish(self) -> dict[str, VmstoreError]:
-        """Give all images their names and make that and removals durable. Return the errors by the path of the image; an image with one is removed.
+        """Give all images their names and make that and removals durable. Return the errors by the path of the image;
+        an image with one is removed.
 
         :raises FileAccessFailed: removals aren't durable yet.
         """
@@ -96,7 +100,9 @@ class Batch:
         try:
             sync_opened(directory)
         except OSError as error:
-            failure = FileAccessFailed(f"A change in {place} is made, but not yet durable: {error.strerror}; repeat it.")
+            failure = FileAccessFailed(
+                f"A change in {place} is made, but not yet durable: {error.strerror}; repeat it."
+            )
             if not self._waiting:
                 raise failure from error
             self._failed = {**dict.fromkeys(self._waiting, failure), **self._failed}

@@ -4,7 +4,8 @@
 
 """An image that is to be stored: what it is, whether it is whole by its own tables, and how much data it has.
 
-qemu-img reads zeros behind the end of a file, and so takes half a file for a whole image. A few tables can refer to the same block a million times.
+qemu-img reads zeros behind the end of a file, and so takes half a file for a whole image. A few tables can refer to the
+same block a million times.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _CHECKED = (0, 2, 3)
 @dataclass
 class CheckedImage:
     """
-    :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk without its footer.
+    :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk
+        without its footer.
     :arg data: upper bound of its data in bytes, which a conversion reads.
     """
 
@@ -63,14 +65,17 @@ def checked_image(
     timeout: float = 60,
     words: Words = MODULE,
 ) -> tuple[CheckedImage, tuple[str, ...]]:
-    """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as nobody writes to the file.
+    """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as
+    nobody writes to the file.
 
     :arg path: names the file in errors, and ``option`` the option that it comes from.
     :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
-    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and keeps all: an image of a datastore.
+    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and
+        keeps all: an image of a datastore.
     :arg timeout: seconds for qemu-img to read the header.
     :arg words: what errors call the choices of the user.
-    :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one that isn't whole.
+    :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one
+        that isn't whole.
     :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
     """
     if image_format == "raw":
@@ -99,7 +104,9 @@ def checked_image(
     return image, tuple(warnings)
 
 
-def check_beginning(head: bytes, length: int, *, path: str, verify: bool, words: Words = MODULE, option: str = "path") -> list[str]:
+def check_beginning(
+    head: bytes, length: int, *, path: str, verify: bool, words: Words = MODULE, option: str = "path"
+) -> list[str]:
     """Return warnings about a raw disk of which only the beginning is known. Otherwise as :func:`checked_image`.
 
     :arg head: its first bytes, and ``length`` those of the whole.
@@ -109,7 +116,8 @@ def check_beginning(head: bytes, length: int, *, path: str, verify: bool, words:
 
 
 def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | None:
-    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are. Otherwise as :func:`missing_end`.
+    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are. Otherwise as
+    :func:`missing_end`.
 
     :arg files: their paths by descriptor.
     :arg image_format: of the files; ``None`` lets each one's header tell.
@@ -147,10 +155,15 @@ def _check_tables(image: CheckedImage, file: TableFile, path: str, option: str) 
     except (ArithmeticError, MemoryError, ValueError, struct.error) as error:
         raise InvalidInput(option, path, f"the tables of this {image.format} image lead nowhere") from error
     if found.is_shared():
-        raise InvalidInput(option, path, f"the tables of this {image.format} image refer to the same blocks several times")
+        raise InvalidInput(
+            option, path, f"the tables of this {image.format} image refer to the same blocks several times"
+        )
     image.data = min(found.data, image.virtual_size)
     if found.end > file.length:
-        image.flaws.append(f"by the tables of this {image.format} image the file has {found.end} bytes at least, of which {file.length} are there")
+        image.flaws.append(
+            f"by the tables of this {image.format} image the file has {found.end} bytes at least, of which "
+            f"{file.length} are there"
+        )
 
 
 def _allocation(image: CheckedImage, file: TableFile) -> Allocation:
@@ -186,14 +199,20 @@ def _judged(flaws: Sequence[str], path: str, option: str, *, verify: bool, words
     :raises InvalidInput: there are some that aren't.
     """
     if flaws and verify:
-        raise InvalidInput(option, path, f"a whole, sound image is expected, and {flaws[0]}; {words.unverified} stores it nevertheless")
+        raise InvalidInput(
+            option, path, f"a whole, sound image is expected, and {flaws[0]}; {words.unverified} stores it nevertheless"
+        )
     return [f"{path} is stored because {words.is_unverified}, but {flaw}." for flaw in flaws]
 
 
 def _raw_flaws(read: Read, size: int) -> list[str]:
     from .raw_tables import own_sizes
 
-    return [f"by its {own.table} the disk has {own.size} bytes, of which {size} are there" for own in own_sizes(read) if own.size > size]
+    return [
+        f"by its {own.table} the disk has {own.size} bytes, of which {size} are there"
+        for own in own_sizes(read)
+        if own.size > size
+    ]
 
 
 def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
@@ -210,18 +229,26 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
     if header.is_corrupt:
         image.flaws.append("it is marked as corrupt (qemu-img check -r all repairs that)")
         return
-    if header.is_dirty or header.is_encrypted or (file.length >> header.cluster_bits) * header.refcount_bits // 8 > _CHECK_MEMORY:
+    if (
+        header.is_dirty
+        or header.is_encrypted
+        or (file.length >> header.cluster_bits) * header.refcount_bits // 8 > _CHECK_MEMORY
+    ):
         return
     command = ["check", "-U", "--output=json", "-f", "qcow2", descriptor_path(file.descriptor)]
     try:
-        done = run_qemu_img(*command, reads={file.descriptor: path}, data=file.length, timeout=_CHECK_TIMEOUT, accept=_CHECKED)
+        done = run_qemu_img(
+            *command, reads={file.descriptor: path}, data=file.length, timeout=_CHECK_TIMEOUT, accept=_CHECKED
+        )
         told = json.loads(done.stdout)
     except (CommandFailed, ValueError) as error:
         image.flaws.append(f"it can't be checked ({str(error).rstrip('.')})")
         return
     errors = told.get("corruptions", 0) + told.get("check-errors", 0)
     if errors:
-        image.flaws.append(f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)")
+        image.flaws.append(
+            f"qemu-img check finds {errors} errors in it (qemu-img check -r all repairs what can be repaired)"
+        )
 
 
 __all__ = ["CheckedImage", "check_beginning", "checked_image", "missing_end", "missing_ends"]

@@ -20,8 +20,12 @@ def read_checksum(option: str, text: str) -> tuple[str, str]:
     """
     algorithm, _colon, digest = text.lower().partition(":")
     if algorithm not in DIGEST_LENGTHS or not is_hexadecimal(digest, DIGEST_LENGTHS[algorithm]):
-        accepted = f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits"
-        raise InvalidInput(option, text, f"{accepted}, or <algorithm>: and the http or https URL of a file that has them")
+        accepted = (
+            f"<algorithm>:<hexadecimal digits> is expected, with one of {', '.join(DIGEST_LENGTHS)} and all its digits"
+        )
+        raise InvalidInput(
+            option, text, f"{accepted}, or <algorithm>: and the http or https URL of a file that has them"
+        )
     return algorithm, digest
 
 

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files such as SHA256SUMS, which servers publish beside images: fetched as what a stranger sends, and searched for one image."""
+"""Files such as SHA256SUMS, which servers publish beside images: fetched as what a stranger sends, and searched for one
+image.
+"""
 
 from __future__ import annotations
 
@@ -51,17 +53,21 @@ def _in_time(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
     for chunk in chunks:
         end = end or time.monotonic() + LONGEST_TIME
         if time.monotonic() > end:
-            raise TransferFailed(f"Could not read {shown}: a file with checksums is expected within {LONGEST_TIME:g} seconds.")
+            raise TransferFailed(
+                f"Could not read {shown}: a file with checksums is expected within {LONGEST_TIME:g} seconds."
+            )
         yield chunk
 
 
 def find_checksum(content: bytes, algorithm: str, origin: str, shown: str) -> str:
     """Return the hexadecimal digits that such a file has for an image, in lower case.
 
-    The lines are those of GNU coreutils (``sha256sum``, also with ``--tag``), BSD (``SHA256 (name) = digits``) and openssl. Everything else, such as a
-    signature around them, is ignored. A file with nothing but one digest is about any image.
+    The lines are those of GNU coreutils (``sha256sum``, also with ``--tag``), BSD (``SHA256 (name) = digits``) and
+    openssl. Everything else, such as a signature around them, is ignored. A file with nothing but one digest is about
+    any image.
 
-    A name with directories counts where the path of the image ends like that. Of several such lines, those with the longest name count.
+    A name with directories counts where the path of the image ends like that. Of several such lines, those with the
+    longest name count.
 
     :arg origin: path or URL of the image, before any redirect.
     :arg shown: the URL of the file, for messages.
@@ -74,15 +80,26 @@ def find_checksum(content: bytes, algorithm: str, origin: str, shown: str) -> st
     entries = [entry for line in content.split(b"\n") for entry in [_entry(line.rstrip(b"\r"), algorithm)] if entry]
     if len(entries) == 1 and entries[0][0] == _NO_NAME:
         return entries[0][1]
-    found = [(len(listed), digest) for listed, digest in entries if name and f"/{_text(path)}".endswith(f"/{_text(listed)}")]
+    found = [
+        (len(listed), digest) for listed, digest in entries if name and f"/{_text(path)}".endswith(f"/{_text(listed)}")
+    ]
     longest = max(found, default=(0, ""))[0]
     digests = sorted({digest for length, digest in found if length == longest})
     if len(digests) > 1:
-        accepted = f"one {algorithm} checksum of {called} is expected, and {shown} has {' and '.join(digests[:2])}: give the right one itself"
+        accepted = (
+            f"one {algorithm} checksum of {called} is expected, and {shown} has {' and '.join(digests[:2])}: give the "
+            "right one itself"
+        )
         raise InvalidInput("checksum", _described(algorithm, shown), accepted)
     if not digests:
-        accepted = f"a file with the {algorithm} checksum of {called} is expected, and it has {_others(entries, algorithm)}"
-        raise InvalidInput("checksum", _described(algorithm, shown), f"{accepted}: give the URL of the right file, or the checksum itself")
+        accepted = (
+            f"a file with the {algorithm} checksum of {called} is expected, and it has {_others(entries, algorithm)}"
+        )
+        raise InvalidInput(
+            "checksum",
+            _described(algorithm, shown),
+            f"{accepted}: give the URL of the right file, or the checksum itself",
+        )
     return digests[0]
 
 
@@ -105,7 +122,8 @@ def _entry(line: bytes, algorithm: str) -> tuple[bytes, str] | None:
     """Return the name and the digest in a line; ``None`` where there is neither, or only one of another algorithm."""
     digest = rb"([0-9a-fA-F]{%d})" % DIGEST_LENGTHS[algorithm]
     tag = rb"(?:%b|SHA2-%b)" % (algorithm.upper().encode(), algorithm[len("sha") :].encode())
-    # Exactly one blank, and another or an asterisk, is what coreutils writes: what follows is the name, blanks included.
+    # Exactly one blank, and another or an asterisk, is what coreutils writes: what follows is the name, blanks
+    # included.
     gnu = re.fullmatch(rb"(\\?)%b(?: [ *]|[ \t]+\*?)(.+)" % digest, line, re.DOTALL)
     bsd = re.fullmatch(rb"(\\?)%b ?\((.+)\) ?= ?%b\s*" % (tag, digest), line, re.DOTALL)
     alone = re.fullmatch(rb"\s*%b\s*" % digest, line)

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Compressed clusters of qcow2 (QEMU, docs/interop/qcow2.txt): the bytes of one tell whether it is whole, because its length is known in sectors only."""
+"""Compressed clusters of qcow2 (QEMU, docs/interop/qcow2.txt): the bytes of one tell whether it is whole, because its
+length is known in sectors only.
+"""
 
 from __future__ import annotations
 

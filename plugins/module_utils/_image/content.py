@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a guest would read from an image or a snapshot, whichever files it is made of: compared with something else, or copied into one file."""
+"""What a guest would read from an image or a snapshot, whichever files it is made of: compared with something else, or
+copied into one file.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ class OpenContent:
 @dataclass(frozen=True)
 class Content:
     """
-    :arg files: one, or qcow2 overlays, each before the one it is based on. Whoever makes a record has checked that they belong together.
+    :arg files: one, or qcow2 overlays, each before the one it is based on. Whoever makes a record has checked that they
+        belong together.
     :arg format: of the first file, by qemu's name.
     """
 
@@ -63,7 +66,11 @@ class Content:
         """
         with contextlib.ExitStack() as stack:
             reads = {stack.enter_context(opened_file(path)): path for path in self.files}
-            image = as_one_image(tuple(reads)) if self.format == "qcow2" else qemu_name([*reads][0], self.format, self.files[0])
+            image = (
+                as_one_image(tuple(reads))
+                if self.format == "qcow2"
+                else qemu_name([*reads][0], self.format, self.files[0])
+            )
             yield OpenContent(image, self.format, reads)
 
 
@@ -78,11 +85,15 @@ def same_content(one: OpenContent, other: OpenContent) -> bool:
         return False
     command = ["compare", "-q", "-f", one.format, "-F", other.format, "--", one.image, other.image]
     data = 2 * one.virtual_size()
-    return run_qemu_img(*command, reads={**one.reads, **other.reads}, data=data, timeout=TIMEOUT, accept=(0, 1)).returncode == 0
+    return (
+        run_qemu_img(*command, reads={**one.reads, **other.reads}, data=data, timeout=TIMEOUT, accept=(0, 1)).returncode
+        == 0
+    )
 
 
 def copy_content(content: Content, part: NewImage, format: str) -> list[str]:
-    """Fill the empty image ``part``. One file that has the format is copied as it is; all else is merged or converted. Holes are kept.
+    """Fill the empty image ``part``. One file that has the format is copied as it is; all else is merged or converted.
+    Holes are kept.
 
     :return: a warning for each file that somebody wrote to meanwhile, or may have.
     :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Image data from one place to another: holes stay holes, and one read of the data feeds checksums and target together."""
+"""Image data from one place to another: holes stay holes, and one read of the data feeds checksums and target
+together.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ BLOCK = 4096
 
 _ZEROS = bytes(CHUNK)
 _ZERO_BLOCK = bytes(BLOCK)
-#: Bytes of a disk without data that qemu-img reads, or looks up in tables, in the time of one byte of data: it reads all the zeros of a VHDX.
+#: Bytes of a disk without data that qemu-img reads, or looks up in tables, in the time of one byte of data: it reads
+#: all the zeros of a VHDX.
 _EMPTY_RATIO = 1024
-#: What says that two files can't share data, or that a file system doesn't do it at all (ioctl_ficlone(2), copy_file_range(2)).
+#: What says that two files can't share data, or that a file system doesn't do it at all (ioctl_ficlone(2),
+#: copy_file_range(2)).
 _CANT_SHARE = frozenset([errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EXDEV])
 #: What may be chosen of a qcow2 file (qemu-img(1)). Others name files or keys.
 _QCOW2_OPTIONS = "cluster_size|compat|compression_type|extended_l2|lazy_refcounts|nocow|preallocation|refcount_bits"
@@ -52,11 +56,13 @@ def copy_local(
     sparse: bool = True,
     bandwidth: int | None = None,
 ) -> None:
-    """Fill the empty file ``target_fd`` with the file or block device ``source_fd``: sharing its data if the file system can, else reading it once.
+    """Fill the empty file ``target_fd`` with the file or block device ``source_fd``: sharing its data if the file
+    system can, else reading it once.
 
     :arg sparse: ``False`` gives the holes storage too.
     :arg bandwidth: bytes a second, where data is really copied.
-    :raises NoSpace, FileAccessFailed: a file operation failed; :raises StaleState: the source became shorter meanwhile.
+    :raises NoSpace, FileAccessFailed: a file operation failed; :raises StaleState: the source became shorter
+        meanwhile.
     """
     with os_errors(WRITING):
         if _clone(source_fd, target_fd):
@@ -70,7 +76,8 @@ def copy_local(
 
 
 def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
-    """Refuse a copy as :func:`copy_local` makes it that there is no room for, and return the bytes that the copy takes, 0 where that isn't known.
+    """Refuse a copy as :func:`copy_local` makes it that there is no room for, and return the bytes that the copy
+    takes, 0 where that isn't known.
 
     :arg directory: descriptor of the directory that the copy is to be in.
     :raises NoSpace, FileAccessFailed: as :func:`copy_local`.
@@ -85,7 +92,10 @@ def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
 
 
 def _stored_size(descriptor: int, free: int) -> int:
-    """Return the bytes of a file that a copy stores. Zeros between other data count as long as that makes no difference to what is free."""
+    """Return the bytes of a file that a copy stores.
+
+    Zeros between other data count as long as that makes no difference to what is free.
+    """
     size = length_of(descriptor)
     stored = sum(end - start for start, end in extents(descriptor, size))
     if stored <= free:
@@ -125,8 +135,10 @@ def write_stream(
     """Fill the empty file ``target_fd`` with ``chunks`` of any length, and answer how many bytes they were.
 
     :arg sparse: blocks of zeros become holes.
-    :arg limit: upper bound of what is stored, in bytes, without the holes; ``path`` is where it comes from, for messages.
-    :raises NoSpace, FileAccessFailed: a write failed, or it would be more than ``limit``. What ``chunks`` raises passes.
+    :arg limit: upper bound of what is stored, in bytes, without the holes; ``path`` is where it comes from, for
+        messages.
+    :raises NoSpace, FileAccessFailed: a write failed, or it would be more than ``limit``. What ``chunks`` raises
+        passes.
     """
     position = stored = 0
     for piece in _in_pieces(chunks):
@@ -146,7 +158,9 @@ def write_stream(
 
 
 def _no_room(limit: int, path: str) -> NoSpace:
-    return NoSpace(f"Could not store {path}: it has more data than the {limit} bytes that there is room for. Nothing was changed.")
+    return NoSpace(
+        f"Could not store {path}: it has more data than the {limit} bytes that there is room for. Nothing was changed."
+    )
 
 
 def convert(
@@ -164,8 +178,8 @@ def convert(
 ) -> None:
     """Write the image ``source`` into an existing file in another format, standing alone; formats by qemu's names.
 
-    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for messages. The first file's header tells the
-        size of the disk.
+    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for
+        messages. The first file's header tells the size of the disk.
     :arg target: descriptor of the file, and its ``path``, for messages.
     :arg data: upper bound in bytes of the data that the source has; the whole disk where that isn't known.
     :arg options: as :func:`creation_options` takes them.
@@ -173,7 +187,8 @@ def convert(
     :arg timeout: seconds at most.
     :raises CommandFailed: qemu-img is missing, failed, exceeded a limit, or wrote a disk of another size.
     :raises InvalidInput: the header of the source tells no size.
-    :raises NoSpace: the file system of the target is about to be full; :raises FileAccessFailed: the target can't be read.
+    :raises NoSpace: the file system of the target is about to be full; :raises FileAccessFailed: the target can't be
+        read.
     :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
     from .qemu_img import run_qemu_img
@@ -182,17 +197,33 @@ def convert(
     if data is None or not sparse or "preallocation" in (options or ""):
         data = size
     names = ", ".join(reads.values())
-    arguments = ["convert", "-f", source_format, "-O", target_format, "-S", "4k" if sparse else "0", *creation_options(options)]
+    arguments = [
+        "convert",
+        "-f",
+        source_format,
+        "-O",
+        target_format,
+        "-S",
+        "4k" if sparse else "0",
+        *creation_options(options),
+    ]
     before = space(target)
     if before.reserve and data > before.free - before.reserve:
         arguments += ["-r", str(2 * before.reserve)]  # so that the reserve outlasts the time between two looks
     arguments += ["--", source, descriptor_path(target)]
     watch = functools.partial(_check_space, target, before.reserve, f"convert {names}")
-    run_qemu_img(*arguments, reads=reads, writes={target: path}, data=data + size // _EMPTY_RATIO, timeout=timeout, watch=watch)
-    with os_errors(f"read {path}"), open(descriptor_path(target), "rb", buffering=0) as written:  # the descriptor may be for writing only
+    run_qemu_img(
+        *arguments, reads=reads, writes={target: path}, data=data + size // _EMPTY_RATIO, timeout=timeout, watch=watch
+    )
+    with (
+        os_errors(f"read {path}"),
+        open(descriptor_path(target), "rb", buffering=0) as written,
+    ):  # the descriptor may be for writing only
         stored = disk_size(written.fileno(), target_format, path)
     if stored != -(-size // SECTOR) * SECTOR:
-        raise CommandFailed(f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored.")
+        raise CommandFailed(
+            f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored."
+        )
 
 
 def foresee_conversion(
@@ -207,21 +238,26 @@ def foresee_conversion(
     taken: int = 0,
     timeout: float,
 ) -> None:
-    """Refuse a conversion as :func:`convert` makes it, whose arguments these are, that fails or that there is no room for.
+    """Refuse a conversion as :func:`convert` makes it, whose arguments these are, that fails or that there is no
+    room for.
 
     :arg directory: descriptor of the directory that the new file is to be in.
     :arg taken: bytes that are stored in the same file system before.
-    :raises NoSpace, CommandFailed, UnsupportedAction: as :func:`convert`; :raises FileAccessFailed: the file system doesn't answer.
+    :raises NoSpace, CommandFailed, UnsupportedAction: as :func:`convert`; :raises FileAccessFailed: the file system
+        doesn't answer.
     """
     import json
 
     from .qemu_img import run_qemu_img
 
-    # Of a raw image, qemu-img knows no holes. It also counts zeros that are stored as data, and blocks of which only a part is data.
+    # Of a raw image, qemu-img knows no holes. It also counts zeros that are stored as data, and blocks of which only
+    # a part is data.
     arguments = ["measure", "--output=json", "-f", source_format, "-O", "qcow2"]
     arguments += creation_options(options if target_format == "qcow2" else None)
     size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
-    measured = json.loads(run_qemu_img(*arguments, source, reads=reads, data=size // _EMPTY_RATIO, timeout=timeout).stdout)
+    measured = json.loads(
+        run_qemu_img(*arguments, source, reads=reads, data=size // _EMPTY_RATIO, timeout=timeout).stdout
+    )
     needed = measured["required" if sparse else "fully-allocated"]
     if sparse and source_format == "raw":
         with os_errors("read an image"):
@@ -257,16 +293,22 @@ def _no_space_left(reserve: int, doing: str) -> NoSpace:
 
 
 def creation_options(options: str | None) -> list[str]:
-    """QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o`` takes them.
+    """QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o`` takes
+    them.
 
-    :raises InvalidInput: something else, or an option that isn't about the qcow2 file itself, such as a backing file.
+    :raises InvalidInput: something else, or an option that isn't about the qcow2 file itself, such as a backing
+        file.
     """
     if not options:
         return []
     import re
 
     if re.fullmatch(rf"({_QCOW2_OPTIONS})=[A-Za-z0-9.]+(,({_QCOW2_OPTIONS})=[A-Za-z0-9.]+)*", options) is None:
-        raise InvalidInput("qcow2_options", options, f"name=value[,name=value...] is expected, with names of {_QCOW2_OPTIONS.replace('|', ', ')}")
+        raise InvalidInput(
+            "qcow2_options",
+            options,
+            f"name=value[,name=value...] is expected, with names of {_QCOW2_OPTIONS.replace('|', ', ')}",
+        )
     return ["-o", options]
 
 
@@ -281,7 +323,9 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 
 def _copy_extents(source_fd: int, target_fd: int) -> bool:
-    """By copy_file_range(2); ``False`` when the kernel can't do that here, or when the file system hides where the holes are."""
+    """By copy_file_range(2); ``False`` when the kernel can't do that here, or when the file system hides where the
+    holes are.
+    """
     found = os.fstat(source_fd)
     size = found.st_size
     found_extents = list(extents(source_fd, size))
@@ -332,7 +376,9 @@ def _read(descriptor: int) -> Iterator[bytes]:
         while position < end:
             chunk = os.pread(descriptor, min(CHUNK, end - position), position)
             if not chunk:
-                raise StaleState("The file that an image is copied from became shorter meanwhile; copy it when nothing writes to it.")
+                raise StaleState(
+                    "The file that an image is copied from became shorter meanwhile; copy it when nothing writes to it."
+                )
             yield chunk
             position += len(chunk)
 
@@ -375,9 +421,11 @@ def _write(descriptor: int, data: memoryview, position: int) -> None:
 
 
 def _send(descriptor: int, position: int, length: int) -> None:
-    """Begin to write it to the disk while the next is copied, so that fsync(2) has little left to do: it halves the time of a large image.
+    """Begin to write it to the disk while the next is copied, so that fsync(2) has little left to do: it halves the
+    time of a large image.
 
-    Linux does that where pages that are no longer needed are dirty (mm/fadvise.c). What a host's memory holds isn't replaced by an image, either.
+    Linux does that where pages that are no longer needed are dirty (mm/fadvise.c). What a host's memory holds isn't
+    replaced by an image, either.
     """
     os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 

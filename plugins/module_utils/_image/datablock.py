@@ -68,7 +68,8 @@ def make_datablock(
     :arg qcow2_options: as :func:`creation_options` takes them.
     :arg sparse: ``False`` gives all of it storage.
     :arg timeout: seconds for each command.
-    :raises InvalidInput: an option can't be used; :raises CommandFailed: a command is missing or failed; :raises NoSpace, FileAccessFailed.
+    :raises InvalidInput: an option can't be used; :raises CommandFailed: a command is missing or failed; :raises
+        NoSpace, FileAccessFailed.
     """
     mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
@@ -89,8 +90,11 @@ def make_datablock(
         run_qemu_img(*arguments, reads={}, writes={part.fd: "the new image"}, data=size, timeout=timeout)
 
 
-def check_datablock(*, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = "") -> list[str]:
-    """What is refused before anything is made. The answer is the command that makes the file system, but for the path; empty where there is to be none.
+def check_datablock(
+    *, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = ""
+) -> list[str]:
+    """What is refused before anything is made. The answer is the command that makes the file system, but for the path;
+    empty where there is to be none.
 
     Arguments and errors are those of :func:`make_datablock`.
     """
@@ -112,15 +116,24 @@ def _make_raw(part: NewImage, size: int, mkfs: list[str], sparse: bool, timeout:
             os.posix_fallocate(part.fd, 0, size)
 
 
-def run_mkfs(command: Sequence[str], descriptor: int, *, timeout: float, watch: Callable[[], object] | None = None) -> None:
+def run_mkfs(
+    command: Sequence[str], descriptor: int, *, timeout: float, watch: Callable[[], object] | None = None
+) -> None:
     """Make a file system in an open file.
 
     :arg command: as :func:`check_datablock` returns it.
     :arg timeout: seconds.
     :arg watch: as :func:`run` takes it.
-    :raises CommandFailed: the command failed; :raises NoSpace: for lack of space; :raises FileAccessFailed: the file can't be read.
+    :raises CommandFailed: the command failed; :raises NoSpace: for lack of space; :raises FileAccessFailed: the file
+        can't be read.
     """
-    done = run([*command, descriptor_path(descriptor)], timeout=timeout, files={descriptor: "the new image"}, accept=None, watch=watch)
+    done = run(
+        [*command, descriptor_path(descriptor)],
+        timeout=timeout,
+        files={descriptor: "the new image"},
+        accept=None,
+        watch=watch,
+    )
     if done.returncode == 0:
         return
     with os_errors("read a datablock"):
@@ -148,7 +161,9 @@ def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
 
 
 def is_known(fs: str) -> bool:
-    """Return whether ``fs`` is a file system that images can have: one of Debian's, or one that this host has a ``mkfs`` for."""
+    """Return whether ``fs`` is a file system that images can have: one of Debian's, or one that this host has a
+    ``mkfs`` for.
+    """
     return fs in _PACKAGES or _find_program(f"mkfs.{fs}") is not None
 
 
@@ -160,7 +175,10 @@ def find_mkfs(fs: str, options: str) -> list[str]:
     name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
     program = _find_program(name)
     if program is None:
-        raise CommandFailed(f"The command {name!r} is not installed on this host: install the package {_PACKAGES.get(fs, 'that has it')}.")
+        raise CommandFailed(
+            f"The command {name!r} is not installed on this host: install the package "
+            f"{_PACKAGES.get(fs, 'that has it')}."
+        )
     try:
         import shlex
 

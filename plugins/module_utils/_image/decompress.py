@@ -4,7 +4,8 @@
 
 """Decompress an image while it passes by. What it is, its content says; the name may lie.
 
-A compressed stream is hostile input: it can expand a thousandfold and more, ask for gigabytes of memory, and go on behind its end.
+A compressed stream is hostile input: it can expand a thousandfold and more, ask for gigabytes of memory, and go on
+behind its end.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 if TYPE_CHECKING:
     from typing import Any
 
-#: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4 GiB.
+#: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4
+#: GiB.
 MEMORY = 256 << 20
 
-#: Bytes of memory for zstd(1), which has buffers beside the window that a frame asks for, and for the stack of each of its threads.
+#: Bytes of memory for zstd(1), which has buffers beside the window that a frame asks for, and for the stack of each of
+#: its threads.
 _ZSTD_MEMORY = 2 * MEMORY
 _ZSTD_STACK = 1 << 20
 
-#: Upper bound of the CPU time of a decoder, in seconds: so many, and one for so many bytes that go in or come out. bzip2, the slowest, takes a twentieth.
+#: Upper bound of the CPU time of a decoder, in seconds: so many, and one for so many bytes that go in or come out.
+#: bzip2, the slowest, takes a twentieth.
 _CPU_SECONDS = 10
 _CPU_BYTES = 256 << 10
 
@@ -42,13 +46,15 @@ _CPU_BYTES = 256 << 10
 _TAKEN = 256 << 20
 _TAKEN_RATIO = 2
 
-#: Upper bound of the members without content: so many more than members with content. Parallel compressors write one for each of the others.
+#: Upper bound of the members without content: so many more than members with content. Parallel compressors write one
+#: for each of the others.
 _EMPTY = 10_000
 
 #: Bytes that a new member gets at first. A decoder copies what it doesn't use, and tiny members use next to nothing.
 _SLICE = 4 << 10
 
-#: Magic numbers of RFC 8878, 3.1.1 and 3.1.2; skippable frames have 16. The largest block has so many bytes (3.1.1.2.4).
+#: Magic numbers of RFC 8878, 3.1.1 and 3.1.2; skippable frames have 16. The largest block has so many bytes
+#: (3.1.1.2.4).
 _ZSTD_FRAME = 0xFD2FB528
 _ZSTD_SKIPPABLE = 0x184D2A50
 _ZSTD_BLOCK = 128 << 10
@@ -64,16 +70,24 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 
 
 def decompressed(
-    chunks: Iterable[bytes], *, limit: int, path: str, timeout: float = 60, require_image: Callable[[str], object] | None = None
+    chunks: Iterable[bytes],
+    *,
+    limit: int,
+    path: str,
+    timeout: float = 60,
+    require_image: Callable[[str], object] | None = None,
 ) -> Iterator[bytes]:
-    """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one member or many. Reads no more than it must.
+    """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
+    member or many. Reads no more than it must.
 
     :arg limit: bytes that may come out, of what isn't compressed too.
     :arg path: the local path or URL that the bytes come from, for errors.
     :arg timeout: seconds in which zstd(1) must do something.
-    :arg require_image: refuses what isn't to be stored, by the name that :func:`sniff` has for it; without one, :func:`refusal` does.
-    :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a stream that is damaged,
-        ends early or goes on behind its end; one that takes more memory, time or bytes than what comes out is worth.
+    :arg require_image: refuses what isn't to be stored, by the name that :func:`sniff` has for it; without one,
+        :func:`refusal` does.
+    :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a
+        stream that is damaged, ends early or goes on behind its end; one that takes more memory, time or bytes than
+        what comes out is worth.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
     refused = _refusing(path)
@@ -120,7 +134,10 @@ class _Effort:
         for chunk in chunks:
             self._taken += len(chunk)
             if self._taken > _TAKEN + _TAKEN_RATIO * self._given:
-                raise self.refused(f"{self._compression} data is expected, and of the first {self._taken} bytes only {self._given} come out")
+                raise self.refused(
+                    f"{self._compression} data is expected, and of the first {self._taken} bytes only {self._given} "
+                    "come out"
+                )
             yield chunk
 
     def given(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -135,7 +152,9 @@ class _Effort:
         self._seconds += seconds
         most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
         if self._seconds > most:
-            raise self.refused(f"{self._compression} data that takes at most {most:.0f} seconds of CPU time so far is expected")
+            raise self.refused(
+                f"{self._compression} data that takes at most {most:.0f} seconds of CPU time so far is expected"
+            )
 
     def member(self, *, is_empty: bool) -> None:
         """
@@ -143,11 +162,14 @@ class _Effort:
         """
         self._empty += 1 if is_empty else -1
         if self._empty > _EMPTY:
-            raise self.refused(f"{self._compression} data is expected, and more than {_EMPTY} of its members or frames are empty")
+            raise self.refused(
+                f"{self._compression} data is expected, and more than {_EMPTY} of its members or frames are empty"
+            )
 
 
 def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
-    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it breaks off before. It may be no image.
+    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it
+    breaks off before. It may be no image.
 
     Arguments and errors are those of :func:`decompressed`, but for a stream that is damaged or ends early.
     """
@@ -178,7 +200,10 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
 
 
 def peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-    """Return what begins here, and all of it again. Only what is about to be refused is read on, as far as the signs of a disk go."""
+    """Return what begins here, and all of it again.
+
+    Only what is about to be refused is read on, as far as the signs of a disk go.
+    """
     chunks = iter(chunks)
     head = _read(chunks, _HEAD)
     kind = sniff(head)
@@ -249,7 +274,9 @@ def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> It
         try:
             out = decoder.decompress(data, CHUNK)
         except (OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-            raise effort.refused(f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})") from error
+            raise effort.refused(
+                f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})"
+            ) from error
         effort.spent(time.thread_time() - began)
         if out:
             yield out
@@ -268,7 +295,10 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
         raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")
 
     def damaged(reason: str) -> InvalidInput:
-        return effort.refused(f"a whole zstd stream is expected, and this one is damaged, ends too early or goes on behind its end ({reason})")
+        return effort.refused(
+            "a whole zstd stream is expected, and this one is damaged, ends too early or goes on behind its end "
+            f"({reason})"
+        )
 
     seconds = _CPU_SECONDS + limit // _CPU_BYTES
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -279,7 +309,13 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
         "--core=0",
     )
     frames = _zstd_frames(chunks, effort, damaged)
-    return stream([command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"], frames, failed=damaged, timeout=timeout, limits=limits)
+    return stream(
+        [command, "-d", "-c", "-q", f"--memory={MEMORY >> 20}MiB"],
+        frames,
+        failed=damaged,
+        timeout=timeout,
+        limits=limits,
+    )
 
 
 def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Iterator[bytes]:
@@ -310,7 +346,9 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
 
 
 def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Generator[tuple[int, int], bytes, None]:
-    """Get each header of the frames and blocks of a stream; what is yielded is how many bytes before it are skipped, and its length."""
+    """Get each header of the frames and blocks of a stream; what is yielded is how many bytes before it are skipped,
+    and its length.
+    """
     skipped = 0
     while True:
         magic = int.from_bytes((yield skipped, 4), "little")
@@ -324,9 +362,16 @@ def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Gene
         has_window = not descriptor & 0x20
         dictionary, content = (0, 1, 2, 4)[descriptor & 3], (1 - has_window, 2, 4, 8)[descriptor >> 6]
         header = yield 0, has_window + dictionary + content
-        window = _zstd_window(header[0]) if has_window else int.from_bytes(header[-content:], "little") + 256 * (content == 2)
+        window = (
+            _zstd_window(header[0])
+            if has_window
+            else int.from_bytes(header[-content:], "little") + 256 * (content == 2)
+        )
         if window > MEMORY:
-            raise effort.refused(f"zstd data that takes at most {MEMORY >> 20} MiB of memory is expected, and this asks for {window >> 20} MiB")
+            raise effort.refused(
+                f"zstd data that takes at most {MEMORY >> 20} MiB of memory is expected, and this asks for "
+                f"{window >> 20} MiB"
+            )
         skipped, is_last, is_empty = 0, 0, True
         while not is_last:
             block = int.from_bytes((yield skipped, 3), "little")

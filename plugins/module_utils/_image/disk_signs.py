@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-#: Name, offsets, magic number, from the documents and headers of each: UEFI 5.3.2, ECMA-119 8.4, ECMA-167 2/9.1, include/linux and fs/ of Linux,
-#: lvm2, cryptsetup, mdadm, Apple's TN1150 and APFS reference, FreeBSD's sys, OpenZFS.
+#: Name, offsets, magic number, from the documents and headers of each: UEFI 5.3.2, ECMA-119 8.4, ECMA-167 2/9.1,
+#: include/linux and fs/ of Linux, lvm2, cryptsetup, mdadm, Apple's TN1150 and APFS reference, FreeBSD's sys, OpenZFS.
 _SIGNS: tuple[tuple[str, tuple[int, ...], bytes], ...] = (
     ("ISO 9660", (32769,), b"CD001"),
     ("High Sierra", (32777,), b"CDROM"),
@@ -79,7 +79,9 @@ _SIGNS: tuple[tuple[str, tuple[int, ...], bytes], ...] = (
 
 
 def _is_ext(head: bytes) -> bool:
-    """ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a size of blocks up to 64 KiB, and there are inodes."""
+    """ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a size of blocks up to 64 KiB,
+    and there are inodes.
+    """
     if head[1080:1082] != b"\x53\xef":
         return False
     inodes, block_size = struct.unpack_from("<I20xI", head, 1024)
@@ -87,11 +89,20 @@ def _is_ext(head: bytes) -> bool:
 
 
 def _is_fat(head: bytes) -> bool:
-    """A boot sector of FAT without its signature, as on old floppy disks (Microsoft's FAT specification 1.03): sectors, clusters and media fit."""
+    """A boot sector of FAT without its signature, as on old floppy disks (Microsoft's FAT specification 1.03): sectors,
+    clusters and media fit.
+    """
     if len(head) < 512 or head[0] not in (0xEB, 0xE9):
         return False
     sector, cluster, reserved, fats = struct.unpack_from("<HBHB", head, 11)
-    return sector in (512, 1024, 2048, 4096) and cluster > 0 and cluster & (cluster - 1) == 0 and reserved > 0 and fats in (1, 2) and head[21] >= 0xF0
+    return (
+        sector in (512, 1024, 2048, 4096)
+        and cluster > 0
+        and cluster & (cluster - 1) == 0
+        and reserved > 0
+        and fats in (1, 2)
+        and head[21] >= 0xF0
+    )
 
 
 def _is_hfs(head: bytes) -> bool:

@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bytes over HTTP and HTTPS: certificates are verified, proxies of the environment used, and broken connections resumed (RFC 9110).
+"""Bytes over HTTP and HTTPS: certificates are verified, proxies of the environment used, and broken connections resumed
+(RFC 9110).
 
-The server is hostile input: it chooses where to redirect, how much to send and how slowly, and what its error messages say.
+The server is hostile input: it chooses where to redirect, how much to send and how slowly, and what its error messages
+say.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, parse_headers, responses
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    parse_headers,
+    responses,
+)
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -45,18 +55,20 @@ GAIN = 64 << 10
 #: Upper bound of the time for which a busy server may ask to be left alone, in seconds.
 LEFT_ALONE = 300.0
 
-#: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the end of the headers.
+#: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the
+#: end of the headers.
 BEGINNING = 120.0
 
 #: Upper bound of the answers that only say that the answer is yet to come (RFC 9110 15.2).
 INFORMATIONAL = 100
 
-#: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a chunk of one byte takes six.
+#: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a
+#: chunk of one byte takes six.
 OVERHEAD = 1 << 20
 OVERHEAD_RATIO = 16
 
-#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change nothing. "none" is no coding of the
-#: standard, but servers send it.
+#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change
+#: nothing. "none" is no coding of the standard, but servers send it.
 CODINGS = frozenset(["gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"])
 NO_CODING = frozenset(["", "identity", "none"])
 
@@ -66,15 +78,17 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
 
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length the server gives as more is refused at once.
-    :raises TransferFailed: the server can't be reached or refuses, sends something else than was asked for or next to nothing, or the connection
-        breaks and can't be resumed.
+    :raises TransferFailed: the server can't be reached or refuses, sends something else than was asked for or next to
+        nothing, or the connection breaks and can't be resumed.
     """
     position, total, validator = 0, None, None
     pauses, counted = iter(PAUSES), 0
     left_alone = 0.0
     while True:
         try:
-            with _get(source, timeout, {"Range": f"bytes={position}-", "If-Range": validator} if validator else {}) as response:
+            with _get(
+                source, timeout, {"Range": f"bytes={position}-", "If-Range": validator} if validator else {}
+            ) as response:
                 start, expected, length = _range(response)
                 if validator is None:
                     if response.status == 206:
@@ -82,8 +96,16 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
                     total, validator = length, _validator(response)
                     _require_room(total, limit)
                     log(f"Downloading {source.shown}{_described(response, total)}")
-                elif start != position or None not in (total, length) and total != length or _validator(response) not in (None, validator):
-                    raise _Refused(f"the connection broke after {position} bytes, and the server can't go on there or has another file now")
+                elif (
+                    start != position
+                    or None not in (total, length)
+                    and total != length
+                    or _validator(response) not in (None, validator)
+                ):
+                    raise _Refused(
+                        f"the connection broke after {position} bytes, and the server can't go on there or has another "
+                        "file now"
+                    )
                 total = length if total is None else total
                 for chunk in _body(response, expected):
                     position += len(chunk)
@@ -115,7 +137,8 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
-    """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the server says it.
+    """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the
+    server says it.
 
     :raises TransferFailed: as for :func:`download`.
     """
@@ -148,11 +171,17 @@ def _require_room(length: int | None, limit: int | None) -> None:
 
 
 class _Refused(Exception):
-    """The server exceeds a limit, or its answer can't be used. ``str(error)`` says why; another attempt would be no use."""
+    """The server exceeds a limit, or its answer can't be used.
+
+    ``str(error)`` says why; another attempt would be no use.
+    """
 
 
 class _UnaskedPart(ConnectionError):
-    """The answer to a request without a range is a part (RFC 9110 15.3.7). A cache can have mixed up two requests, so the whole is asked for again."""
+    """The answer to a request without a range is a part (RFC 9110 15.3.7).
+
+    A cache can have mixed up two requests, so the whole is asked for again.
+    """
 
 
 class _Patience:
@@ -237,7 +266,8 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_Metered(patience, connection, self.fp.detach()))
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Return the status of the final answer. Python skips answers with 100 only; 101 is final, because no other protocol was asked for.
+        """Return the status of the final answer. Python skips answers with 100 only; 101 is final, because no other
+        protocol was asked for.
 
         :raises _Refused: no final answer comes.
         """
@@ -280,11 +310,18 @@ class _Https(HTTPSHandler):
         self._ca = ca
 
     def https_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(functools.partial(self._connection, HTTPSConnection), req, context=ssl.create_default_context(cadata=self._ca))
+        return self.do_open(
+            functools.partial(self._connection, HTTPSConnection),
+            req,
+            context=ssl.create_default_context(cadata=self._ca),
+        )
 
 
 class _Redirects(HTTPRedirectHandler):
-    """To http and https only. The password and the user's headers are sent along to the same server only, whose they are."""
+    """To http and https only.
+
+    The password and the user's headers are sent along to the same server only, whose they are.
+    """
 
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> HTTPResponse | None:
         fp.close()  # else all of the body is read, however long
@@ -292,7 +329,9 @@ class _Redirects(HTTPRedirectHandler):
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-    def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
         try:
             allowed = Source(newurl).scheme in ("http", "https") and "@" not in urlsplit(newurl).netloc
         except InvalidInput:
@@ -301,7 +340,10 @@ class _Redirects(HTTPRedirectHandler):
             return None
         if _server(req.full_url)[0] == "https" != _server(newurl)[0]:
             shown = Source(newurl).shown
-            raise _Refused(f"the server redirects from https to {shown}, where anybody on the way can change it: give that URL to accept this")
+            raise _Refused(
+                f"the server redirects from https to {shown}, where anybody on the way can change it: give that URL to "
+                "accept this"
+            )
         # Python knows 308 since 3.11; 307 is the same to it.
         request = super().redirect_request(req, fp, 307, msg, headers, newurl)
         if request is not None and _server(req.full_url) == _server(newurl):
@@ -317,7 +359,9 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
-    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a coding that isn't known."""
+    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
+    coding that isn't known.
+    """
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
     request = Request(urlunsplit((source.scheme, host, parts.path, parts.query, "")), headers=headers)
@@ -328,7 +372,14 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
     opener = OpenerDirector()  # unlike urlopen's, this one has neither file: nor ftp: nor data:
     opener.addheaders = [("User-Agent", "granary.vmstore")]
     patience = _Patience(timeout)
-    for handler in (ProxyHandler(), _Http(patience), _Https(patience, source.ca), _Redirects(), HTTPErrorProcessor(), HTTPDefaultErrorHandler()):
+    for handler in (
+        ProxyHandler(),
+        _Http(patience),
+        _Https(patience, source.ca),
+        _Redirects(),
+        HTTPErrorProcessor(),
+        HTTPDefaultErrorHandler(),
+    ):
         opener.add_handler(handler)
     response = opener.open(request, timeout=timeout)
     try:
@@ -351,22 +402,34 @@ def _check_coding(response: HTTPResponse) -> None:
 
     transfer = [one for one in listed("Transfer-Encoding") if one not in NO_CODING]
     if transfer != ["chunked"] * response.chunked:
-        raise _Refused(f"the server sends it with the Transfer-Encoding {printable(', '.join(transfer))!r}, which is not supported")
+        raise _Refused(
+            f"the server sends it with the Transfer-Encoding {printable(', '.join(transfer))!r}, which is not supported"
+        )
     content = [one for one in listed("Content-Encoding") if one not in NO_CODING]
     if len(content) > 1 or not CODINGS.issuperset(content):
-        raise _Refused(f"the server sends it with the Content-Encoding {printable(', '.join(content))!r}, and one of {', '.join(sorted(CODINGS))} is supported")
+        raise _Refused(
+            f"the server sends it with the Content-Encoding {printable(', '.join(content))!r}, and one of "
+            f"{', '.join(sorted(CODINGS))} is supported"
+        )
     lengths = set(response.headers.get_all("Content-Length", []))
     if not transfer and lengths and (len(lengths) > 1 or re.fullmatch(r"\d{1,18}", min(lengths).strip()) is None):
         raise ValueError("not one length")
 
 
 def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
-    """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the whole, where known (RFC 9110 14.4)."""
+    """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the
+    whole, where known (RFC 9110 14.4).
+    """
     if response.status in (200, 203):  # 203: what a proxy passed on, which it may have changed
         return 0, response.length, response.length
     if response.status != 206:
-        raise _Refused(f"the server answered {response.status} {responses.get(response.status, '')}".rstrip() + ", which comes without a file")
-    content_range = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+        raise _Refused(
+            f"the server answered {response.status} {responses.get(response.status, '')}".rstrip()
+            + ", which comes without a file"
+        )
+    content_range = re.fullmatch(
+        r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "")
+    )
     if content_range is None:
         raise ValueError("neither the whole nor a part")
     start, end = int(content_range[1]), int(content_range[2])
@@ -382,11 +445,17 @@ def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
 def _described(response: HTTPResponse, total: int | None) -> str:
     if total is not None:
         return f" ({total} bytes)"
-    return "" if response.chunked else " (the server gives no length, so that a connection that ends too early can't be noticed)"
+    return (
+        ""
+        if response.chunked
+        else " (the server gives no length, so that a connection that ends too early can't be noticed)"
+    )
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """What says for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110 8.8.2.2)."""
+    """What says for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110
+    8.8.2.2).
+    """
     etag = response.headers.get("ETag")
     if etag is not None:
         return None if etag.startswith("W/") else etag
@@ -418,7 +487,9 @@ def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
 
 
 def _retry_after(error: Exception) -> float | None:
-    """Return the seconds after which a busy server wants to be asked again (RFC 9110 10.2.3), at least one; ``None`` for any other error."""
+    """Return the seconds after which a busy server wants to be asked again (RFC 9110 10.2.3), at least one; ``None``
+    for any other error.
+    """
     if not isinstance(error, HTTPError) or error.code not in (429, 503):
         return None
     given = (error.headers.get("Retry-After") or "").strip()

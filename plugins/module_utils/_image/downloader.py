@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""URLs of other schemes, such as those of backups, which the front-end's own downloader reads (spec: storage-driver, "Backup Datastore Operations").
+"""URLs of other schemes, such as those of backups, which the front-end's own downloader reads (spec: storage-driver,
+"Backup Datastore Operations").
 
-The downloader is a program of the front-end that is run as ``<program> <URL> -`` and writes the bytes to standard output. What it writes is as little to be
-trusted as what comes from any server.
+The downloader is a program of the front-end that is run as ``<program> <URL> -`` and writes the bytes to standard
+output. What it writes is as little to be trusted as what comes from any server.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from .._core.command import stream
 from .._core.errors import TransferFailed
 from .pace import sustained
 
-#: Seconds in which the downloader must write a byte. Before the first one it may merge the increments of a backup on another host.
+#: Seconds in which the downloader must write a byte. Before the first one it may merge the increments of a backup on
+#: another host.
 TIMEOUT = 3600.0
 
 #: Upper bound of what is read behind what is needed, in bytes: so many, and as many as the image has.
 LONGEST_REST = 1 << 30
 
-#: Characters of a URL. Downloaders pass it on to shells, to which all the others mean something; an ampersand is quoted there, as marketplaces use it.
+#: Characters of a URL. Downloaders pass it on to shells, to which all the others mean something; an ampersand is quoted
+#: there, as marketplaces use it.
 CHARACTERS = r"[A-Za-z0-9._~:/@,+%=-]*(\?[A-Za-z0-9._~:/@,+%=&?-]*)?"
 
 
@@ -44,7 +47,8 @@ def read_with_downloader(program: str, url: str, shown: str) -> Iterator[bytes]:
 
 
 def read_to_end(chunks: Iterator[bytes], size: int) -> None:
-    """Read what the downloader has left, because only at its end it removes its temporary files, which can be as large as the image and on another host.
+    """Read what the downloader has left, because only at its end it removes its temporary files, which can be as large
+    as the image and on another host.
 
     :arg size: bytes of the image. What has no end is given up some time behind it.
     :raises TransferFailed, CommandFailed: as :func:`read_with_downloader`.
@@ -60,7 +64,10 @@ def flaw_of(url: str) -> str | None:
     """Return what is expected instead of a URL that the downloader must not get, ``None`` for one that it may."""
     rest = url.partition("://")[2]
     if re.fullmatch(CHARACTERS, rest) is None:
-        return "in a URL for the front-end's downloader, only letters, digits and ._~:/@,+%=- are expected, and & behind a ?"
+        return (
+            "in a URL for the front-end's downloader, only letters, digits and ._~:/@,+%=- are expected, and & behind "
+            "a ?"
+        )
     authority, _slash, path = rest.partition("/")
     if ":" in authority.rpartition("@")[0]:
         return "a URL without a password is expected, because the list of processes would show it"

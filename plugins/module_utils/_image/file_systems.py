@@ -32,7 +32,10 @@ def file_system_size(read: Read) -> tuple[str, int | None]:
 
 def is_boot_sector(sector: bytes) -> bool:
     """Return whether the first sector of a disk is that of a file system, and so no MBR."""
-    return any(size_of(lambda offset, size: sector[offset : offset + size].ljust(size, b"\0")) for size_of in (_ntfs, _exfat, _fat))
+    return any(
+        size_of(lambda offset, size: sector[offset : offset + size].ljust(size, b"\0"))
+        for size_of in (_ntfs, _exfat, _fat)
+    )
 
 
 def _is_power(value: int, least: int, most: int) -> bool:
@@ -67,7 +70,13 @@ def _ntfs(read: Read) -> int | None:
     sector = read(0, 512)
     size, sectors = struct.unpack_from("<H", sector, 11)[0], struct.unpack_from("<Q", sector, 40)[0]
     reserved = any(sector[14:21]) or any(sector[22:24]) or any(sector[32:36])
-    if sector[3:11] != b"NTFS    " or sector[510:] != b"\x55\xaa" or not _is_power(size, 256, 4096) or not sector[13] or reserved:
+    if (
+        sector[3:11] != b"NTFS    "
+        or sector[510:] != b"\x55\xaa"
+        or not _is_power(size, 256, 4096)
+        or not sector[13]
+        or reserved
+    ):
         return None
     return sectors * size
 
@@ -76,7 +85,12 @@ def _exfat(read: Read) -> int | None:
     """Microsoft, exFAT file system specification, 3.1."""
     sector = read(0, 512)
     sectors = struct.unpack_from("<Q", sector, 72)[0]
-    if sector[:11] != b"\xeb\x76\x90EXFAT   " or any(sector[11:64]) or sector[510:] != b"\x55\xaa" or not 9 <= sector[108] <= 12:
+    if (
+        sector[:11] != b"\xeb\x76\x90EXFAT   "
+        or any(sector[11:64])
+        or sector[510:] != b"\x55\xaa"
+        or not 9 <= sector[108] <= 12
+    ):
         return None
     return sectors << sector[108]
 
@@ -88,9 +102,20 @@ def _fat(read: Read) -> int | None:
     sectors = short or struct.unpack_from("<I", sector, 32)[0]
     name = sector[54:62] if long_table else sector[82:90]
     known = (b"FAT12   ", b"FAT16   ", b"FAT     ") if long_table else (b"FAT32   ",)
-    if sector[510:] != b"\x55\xaa" or sector[0] not in (0xEB, 0xE9) or name not in known or media not in (0xF0, *range(0xF8, 0x100)):
+    if (
+        sector[510:] != b"\x55\xaa"
+        or sector[0] not in (0xEB, 0xE9)
+        or name not in known
+        or media not in (0xF0, *range(0xF8, 0x100))
+    ):
         return None
-    if not _is_power(size, 512, 4096) or not _is_power(cluster, 1, 128) or not reserved or tables not in (1, 2) or bool(roots) != bool(long_table):
+    if (
+        not _is_power(size, 512, 4096)
+        or not _is_power(cluster, 1, 128)
+        or not reserved
+        or tables not in (1, 2)
+        or bool(roots) != bool(long_table)
+    ):
         return None
     return sectors * size
 
@@ -100,7 +125,13 @@ def _btrfs(read: Read) -> int | None:
     block = read(65536, 4096)
     own, sector, node = struct.unpack_from("<Q", block, 48)[0], *struct.unpack_from("<II", block, 144)
     device, size = struct.unpack_from("<QQ", block, 201)
-    if block[64:72] != b"_BHRfS_M" or own != 65536 or not device or not _is_power(sector, 4096, 65536) or not _is_power(node, 4096, 65536):
+    if (
+        block[64:72] != b"_BHRfS_M"
+        or own != 65536
+        or not device
+        or not _is_power(sector, 4096, 65536)
+        or not _is_power(node, 4096, 65536)
+    ):
         return None
     return size
 
@@ -109,7 +140,14 @@ def _f2fs(read: Read) -> int | None:
     """Linux, include/linux/f2fs_fs.h: struct f2fs_super_block."""
     block = read(1024, 1024)
     magic, major, sector, per_block, shift, segment, blocks = struct.unpack_from("<IH2xIIII12xQ", block)
-    if magic != 0xF2F52010 or major != 1 or not 9 <= sector <= 12 or shift != sector + per_block or not 12 <= shift <= 16 or segment != 9:
+    if (
+        magic != 0xF2F52010
+        or major != 1
+        or not 9 <= sector <= 12
+        or shift != sector + per_block
+        or not 12 <= shift <= 16
+        or segment != 9
+    ):
         return None
     return blocks << shift
 

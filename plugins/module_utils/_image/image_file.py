@@ -4,9 +4,9 @@
 
 """What an image file is: its format by its first bytes, its virtual size, and whether it can be trusted to stand alone.
 
-An image is hostile input. A small one can make qemu-img busy for half a minute or take gigabytes of memory (bitmaps), and a header can
-name other files whose content would then be the disk's. So the format is decided here and told to qemu, which never guesses; what refers
-to another file is refused before qemu opens it; and qemu-img runs under limits.
+An image is hostile input. A small one can make qemu-img busy for half a minute or take gigabytes of memory (bitmaps),
+and a header can name other files whose content would then be the disk's. So the format is decided here and told to
+qemu, which never guesses; what refers to another file is refused before qemu opens it; and qemu-img runs under limits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _SNIFFED = 64 << 10
 
 @dataclass(frozen=True)
 class ImageFile:
-    """``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes, both in bytes."""
+    """``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes,
+    both in bytes.
+    """
 
     format: str
     virtual_size: int
@@ -49,16 +51,25 @@ class ImageFile:
 
 
 def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
-    """Bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of the whole, where known.
+    """Bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of the whole,
+    where known.
 
     :arg option: the option to name in errors, and ``path`` its value.
     :raises InvalidInput: ``head`` doesn't tell, or the size is absurd.
     """
     image_format = sniff(head)
     try:
-        size = _header_size(image_format, lambda offset, count: head[offset : offset + count]) if image_format in QEMU_FORMATS else length
+        size = (
+            _header_size(image_format, lambda offset, count: head[offset : offset + count])
+            if image_format in QEMU_FORMATS
+            else length
+        )
     except (struct.error, ValueError) as error:
-        raise InvalidInput(option, path, f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size") from error
+        raise InvalidInput(
+            option,
+            path,
+            f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size",
+        ) from error
     if size is None:
         raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
     return _sane(size, option, path)
@@ -97,7 +108,8 @@ def disk_size(descriptor: int, image_format: str, path: str) -> int:
 def opened_file(path: str) -> Iterator[int]:
     """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
 
-    :raises InvalidInput: it isn't a regular file, or a link of another user leads to its directory; :raises FileAccessFailed: it can't be opened.
+    :raises InvalidInput: it isn't a regular file, or a link of another user leads to its directory; :raises
+        FileAccessFailed: it can't be opened.
     """
     directory, name = os.path.split(path)
     with contextlib.ExitStack() as stack:
@@ -112,8 +124,11 @@ def opened_file(path: str) -> Iterator[int]:
         yield descriptor
 
 
-def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float = 60, is_cut: bool = False) -> ImageFile:
-    """Return format and size of an open regular file, or of a device with a raw disk. A compressed file or an archive is ``raw``: its bytes are the disk's.
+def inspect(
+    descriptor: int, *, path: str, option: str = "path", timeout: float = 60, is_cut: bool = False
+) -> ImageFile:
+    """Return format and size of an open regular file, or of a device with a raw disk. A compressed file or an archive
+    is ``raw``: its bytes are the disk's.
 
     The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
 
@@ -130,21 +145,26 @@ def inspect(descriptor: int, *, path: str, option: str = "path", timeout: float 
         size = length_of(descriptor)
     image_format = sniff(head)
     if image_format in QEMU_FORMATS:
-        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(descriptor, image_format, path)
+        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(
+            descriptor, image_format, path
+        )
         info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
         if flaw or "backing-filename" in info:
             raise _not_alone(option, path, image_format, flaw or "has a backing file")
         size = info["virtual-size"]
         told = _told_size(descriptor, image_format, option, path)
         if size != -(-told // SECTOR) * SECTOR:
-            raise InvalidInput(option, path, f"its header says that the disk has {told} bytes, and qemu-img reads {size}")
+            raise InvalidInput(
+                option, path, f"its header says that the disk has {told} bytes, and qemu-img reads {size}"
+            )
     else:
         image_format = "raw"
     return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
 
 
 def qemu_name(descriptor: int, image_format: str, path: str) -> str:
-    """Return the name by which qemu-img reads an open file that stands alone, by the size that :func:`virtual_size` returns.
+    """Return the name by which qemu-img reads an open file that stands alone, by the size that :func:`virtual_size`
+    returns.
 
     :raises FileAccessFailed: the file can't be read.
     """
@@ -163,7 +183,9 @@ def _not_alone(option: str, path: str, image_format: str, flaw: str) -> InvalidI
 
 def _sane(size: int, option: str, path: str) -> int:
     if size > LARGEST:
-        raise InvalidInput(option, path, f"its virtual size is {size} bytes, and at most {LARGEST} (64 TiB) are accepted")
+        raise InvalidInput(
+            option, path, f"its virtual size is {size} bytes, and at most {LARGEST} (64 TiB) are accepted"
+        )
     return size
 
 
@@ -171,7 +193,9 @@ def _flaw(image_format: str, head: bytes, length: int, is_cut: bool) -> str | No
     """What keeps a file from standing alone, as far as qemu-img would not refuse it, or would open the other file."""
     if image_format == "qcow2":  # docs/interop/qcow2 of qemu
         version, backing_file = struct.unpack_from(">IQ", head, 4)
-        l1_entries, l1_offset, refcount_offset, _clusters, snapshots, snapshots_offset = struct.unpack_from(">IQQIIQ", head, 36)
+        l1_entries, l1_offset, refcount_offset, _clusters, snapshots, snapshots_offset = struct.unpack_from(
+            ">IQQIIQ", head, 36
+        )
         if backing_file:
             return "has a backing file"
         if version >= 3 and head[79] & 4:
@@ -179,7 +203,8 @@ def _flaw(image_format: str, head: bytes, length: int, is_cut: bool) -> str | No
         # qemu reads zeros behind the end of a file; the smallest entry of the table of snapshots has 40 bytes.
         if not is_cut and max(l1_offset + 8 * l1_entries, refcount_offset, snapshots_offset + 40 * snapshots) > length:
             return "is not whole: its tables lie behind its end"
-    # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's Virtual Disk Format 5.0).
+    # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's
+    # Virtual Disk Format 5.0).
     if image_format == "vmdk" and (not head.startswith(b"KDMV") or not any(head[12:20])):
         return "is a descriptor of other files"
     if image_format == "vpc" and head[60:64] == b"\0\0\0\4":
@@ -208,7 +233,9 @@ def _info(descriptor: int, image_format: str, option: str, path: str, timeout: f
     command = ["info", "-U", "--output=json", "-f", image_format, qemu_name(descriptor, image_format, path)]
     done = run_qemu_img(*command, reads={descriptor: path}, data=0, timeout=timeout, accept=None)
     if done.returncode:
-        raise InvalidInput(option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})")
+        raise InvalidInput(
+            option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})"
+        )
     return json.loads(done.stdout)
 
 
@@ -246,4 +273,15 @@ def _header_size(image_format: str, read: Read) -> int:
     return 512 * capacity
 
 
-__all__ = ["HEAD_SIZE", "SECTOR", "ImageFile", "disk_size", "inspect", "is_encrypted", "opened_file", "qemu_name", "require_alone", "virtual_size"]
+__all__ = [
+    "HEAD_SIZE",
+    "SECTOR",
+    "ImageFile",
+    "disk_size",
+    "inspect",
+    "is_encrypted",
+    "opened_file",
+    "qemu_name",
+    "require_alone",
+    "virtual_size",
+]

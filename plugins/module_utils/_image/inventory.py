@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is in a datastore's directory. Names, links and headers there can be anybody's: no link counts that leads elsewhere; only regular files are opened."""
+"""What is in a datastore's directory.
+
+Names, links and headers there can be anybody's: no link counts that leads elsewhere; only regular files are opened.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,13 @@ class StoredSnapshot:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image whose data is there. Whether its header is to be believed, only the catalog knows: whoever writes to a raw disk can write one there.
+    """An image whose data is there. Whether its header is to be believed, only the catalog knows: whoever writes to
+    a raw disk can write one there.
 
     :arg format: by its header; ``raw`` where it has none, ``None`` where it can't be read, as ``error`` says.
     :arg length: bytes of the file, which is what a guest sees of a raw image.
-    :arg header_size: bytes that a guest sees of an image of this ``format``; ``None`` where ``error`` says why it isn't known.
+    :arg header_size: bytes that a guest sees of an image of this ``format``; ``None`` where ``error`` says why it
+        isn't known.
     :arg allocated: without the snapshots.
     :arg modified: nanoseconds since 1970.
     :arg checksum: hexadecimal digest of the file, where it was asked for.
@@ -65,7 +70,9 @@ class StoredImage:
     flaw: str | None = None
 
     def virtual_size(self, format: str) -> int | None:
-        """Bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header can't be read."""
+        """Bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header can't be
+        read.
+        """
         if format == "raw":
             return self.length
         return self.header_size if format == self.format else None
@@ -82,7 +89,8 @@ class StoredFile:
 @dataclass(frozen=True)
 class Inventory:
     """
-    :arg strays: the snapshots (else the checksum file) of images whose own file isn't there, together with the checksum file.
+    :arg strays: the snapshots (else the checksum file) of images whose own file isn't there, together with the
+        checksum file.
     :arg leftovers: parts that no running program holds.
     :arg held: paths of parts that are being made or removed.
     :arg unknown: names of all the rest, in which ``\\x`` and two digits stand for a byte that isn't UTF-8.
@@ -96,9 +104,11 @@ class Inventory:
 
 
 def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool = False) -> Iterator[Inventory | None]:
-    """What is in ``directory``: the last item. The ones before, ``None``, tell whoever waits that data is being read.
+    """What is in ``directory``: the last item. The ones before, ``None``, tell whoever waits that data is being
+    read.
 
-    :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is left out.
+    :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is
+        left out.
     :arg whole: whether each image is compared with its own tables.
     :raises NotFound: there is no such directory; :raises PathNotAllowed: a link of another user leads to it.
     :raises FileAccessFailed: it, or data in it, can't be read.
@@ -110,7 +120,10 @@ def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool 
             if image.path in checksums:
                 digest = hashlib.new(checksums[image.path], usedforsecurity=False)
                 name = os.path.basename(image.path)
-                with os_errors(f"read {image.path}"), contextlib.suppress(FileNotFoundError):  # it has just been removed
+                with (
+                    os_errors(f"read {image.path}"),
+                    contextlib.suppress(FileNotFoundError),
+                ):  # it has just been removed
                     for chunk in _chunks(opened, _data_file(opened, name) or name):
                         digest.update(chunk)
                         yield None
@@ -145,7 +158,9 @@ def _scan(opened: int, directory: str) -> Inventory:
                     leftovers.append(entry)
             elif _IMAGE.fullmatch(name) and _has_data(opened, entry):
                 snapshots = listed.get(f"{name}.snap")
-                image = _image(opened, directory, entry, snapshots is not None and snapshots.is_dir(follow_symlinks=False))
+                image = _image(
+                    opened, directory, entry, snapshots is not None and snapshots.is_dir(follow_symlinks=False)
+                )
                 if image is not None:
                     images.append(image)
             elif of is not None and (entry.is_dir if of[2] == "snap" else entry.is_file)(follow_symlinks=False):
@@ -156,7 +171,10 @@ def _scan(opened: int, directory: str) -> Inventory:
         strays = [files for name, files in beside.items() if name not in whole]
         return Inventory(
             tuple(images),
-            tuple(StoredFile(os.path.join(directory, files[-1].name), sum(_allocated(opened, file) for file in files)) for files in strays),
+            tuple(
+                StoredFile(os.path.join(directory, files[-1].name), sum(_allocated(opened, file) for file in files))
+                for files in strays
+            ),
             tuple(StoredFile(os.path.join(directory, entry.name), _allocated(opened, entry)) for entry in leftovers),
             tuple(held),
             tuple(unknown),
@@ -173,14 +191,22 @@ def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: 
             active = files[max(files)]
         if active is None:
             return None
-        sizes = {number: os.stat(file, dir_fd=opened, follow_symlinks=False).st_blocks * 512 for number, file in sorted(files.items()) if file != active}
-        return _look(opened, directory, name, active, tuple(StoredSnapshot(number, size) for number, size in sizes.items()))
+        sizes = {
+            number: os.stat(file, dir_fd=opened, follow_symlinks=False).st_blocks * 512
+            for number, file in sorted(files.items())
+            if file != active
+        }
+        return _look(
+            opened, directory, name, active, tuple(StoredSnapshot(number, size) for number, size in sizes.items())
+        )
     except FileNotFoundError:
         return None
 
 
 def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
-    """The file of each snapshot, of which one may be the image's own, and whether they are laid out for shared storage (see snapshots.py)."""
+    """The file of each snapshot, of which one may be the image's own, and whether they are laid out for shared
+    storage (see snapshots.py).
+    """
     files, shared = {}, False
     with _directory_at(opened, f"{image}.snap") as snapshots:
         for entry in _entries(snapshots):
@@ -189,7 +215,11 @@ def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
             elif _SNAPSHOT.fullmatch(entry.name):
                 if entry.is_file(follow_symlinks=False):
                     files[int(entry.name)] = f"{image}.snap/{entry.name}"
-                elif entry.is_symlink() and not is_link_at(opened, image) and _same(os.stat(entry.name, dir_fd=snapshots), opened, image):
+                elif (
+                    entry.is_symlink()
+                    and not is_link_at(opened, image)
+                    and _same(os.stat(entry.name, dir_fd=snapshots), opened, image)
+                ):
                     files[int(entry.name)] = image
     return files, shared
 
@@ -218,19 +248,24 @@ def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[St
     except InvalidInput as refused:
         error = str(refused)
     path = os.path.join(directory, name)
-    return StoredImage(path, image_format, status.st_size, size, status.st_blocks * 512, status.st_mtime_ns, snapshots, error)
+    return StoredImage(
+        path, image_format, status.st_size, size, status.st_blocks * 512, status.st_mtime_ns, snapshots, error
+    )
 
 
 @contextlib.contextmanager
 def _file(opened: int, name: str) -> Iterator[int]:
-    """A descriptor of a file that was a regular one when it was listed: what it was replaced by meanwhile doesn't keep waiting, and no link is followed.
+    """A descriptor of a file that was a regular one when it was listed: what it was replaced by meanwhile doesn't
+    keep waiting, and no link is followed.
 
     :arg name: of a file of the directory, or of one in a directory of snapshots, ``<image>.snap/<id>``.
     """
     with contextlib.ExitStack() as stack:
         directory, name = os.path.split(name)
         try:
-            descriptor = stack.enter_context(opened_file_at(stack.enter_context(_directory_at(opened, directory)) if directory else opened, name))
+            descriptor = stack.enter_context(
+                opened_file_at(stack.enter_context(_directory_at(opened, directory)) if directory else opened, name)
+            )
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise FileNotFoundError(name) from error
@@ -289,7 +324,10 @@ def _opened(directory: str) -> Iterator[int]:
 
 
 def _entries(opened: int) -> list[os.DirEntry[str]]:
-    """The entries of an open directory. What they say of links is asked by name, and so only where no link is followed."""
+    """The entries of an open directory.
+
+    What they say of links is asked by name, and so only where no link is followed.
+    """
     with os.scandir(opened) as entries:
         return list(entries)
 
@@ -302,7 +340,9 @@ def _has_data(opened: int, entry: os.DirEntry[str]) -> bool:
 
 
 def _data_file(opened: int, image: str) -> str | None:
-    """The name of the regular file that has an image's data: its own or, where it is a link, one of its snapshots; ``None`` when it is neither."""
+    """The name of the regular file that has an image's data: its own or, where it is a link, one of its snapshots;
+    ``None`` when it is neither.
+    """
     name = image
     with contextlib.suppress(OSError):
         if is_link_at(opened, image):

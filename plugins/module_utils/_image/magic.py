@@ -4,8 +4,9 @@
 
 """The one table of magic numbers: files are recognised by their first and last bytes.
 
-A stranger's file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an archive or a web page.
-The last kind is refused by its name. As a raw disk it would be garbage, which nobody notices until a guest boots from it.
+A stranger's file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an
+archive or a web page. The last kind is refused by its name. As a raw disk it would be garbage, which nobody notices
+until a guest boots from it.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ _ARCHIVE, _COMPRESSED, _DISK, _BACKUP, _DOCUMENT = "archive", "compressed", "dis
 
 #: Kind, name, offset (from the end where it is negative), magic number: enough bytes that chance doesn't write them.
 _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
-    # Apple's and Nero's disk images have a trailer, and begin with whatever their first block is (block/dmg.c of qemu; libmirage's image-nrg).
+    # Apple's and Nero's disk images have a trailer, and begin with whatever their first block is (block/dmg.c of qemu;
+    # libmirage's image-nrg).
     (_DISK, "DMG", -512, b"koly\0\0\0\4\0\0\2\0"),
     (_BACKUP, "NRG", -12, b"NER5\0\0\0\0"),
-    # qemu's formats, by its manual and source (docs/interop, block/*.c), VMware's Virtual Disk Format 5.0, [MS-VHDX] and Microsoft's VHD specification.
+    # qemu's formats, by its manual and source (docs/interop, block/*.c), VMware's Virtual Disk Format 5.0, [MS-VHDX]
+    # and Microsoft's VHD specification.
     (_DISK, "qcow", 0, b"QFI\xfb\0\0\0\1"),
     ("", "qcow2", 0, b"QFI\xfb"),
     ("", "vmdk", 0, b"KDMV"),
@@ -50,11 +53,14 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     ("", "gzip", 0, b"\x1f\x8b\x08"),
     ("", "xz", 0, b"\xfd7zXZ\0"),
     ("", "zstd", 0, b"\x28\xb5\x2f\xfd"),
-    # Each format's own document: LZ4 frame format, zstd/lib/legacy, lzip's manual, lzop and lrzip's sources, libmspack's notes
-    # on SZDD and KWAJ, Snappy's framing format, LZFSE's source.
+    # Each format's own document: LZ4 frame format, zstd/lib/legacy, lzip's manual, lzop and lrzip's sources,
+    # libmspack's notes on SZDD and KWAJ, Snappy's framing format, LZFSE's source.
     (_COMPRESSED, "lz4", 0, b"\x04\x22\x4d\x18"),
     (_COMPRESSED, "lz4", 0, b"\x02\x21\x4c\x18"),
-    *((_COMPRESSED, "an old version of zstd", 0, bytes([version]) + b"\xb5\x2f\xfd") for version in (0x1E, *range(0x22, 0x28))),
+    *(
+        (_COMPRESSED, "an old version of zstd", 0, bytes([version]) + b"\xb5\x2f\xfd")
+        for version in (0x1E, *range(0x22, 0x28))
+    ),
     (_COMPRESSED, "lzip", 0, b"LZIP\0"),
     (_COMPRESSED, "lzip", 0, b"LZIP\1"),
     (_COMPRESSED, "lzop", 0, b"\x89LZO\0\r\n\x1a\n"),
@@ -64,9 +70,9 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_COMPRESSED, "Microsoft's compress", 0, b"KWAJ\x88\xf0\x27\xd1"),
     (_COMPRESSED, "snappy", 0, b"\xff\x06\0\0sNaPpY"),
     *((_COMPRESSED, "lzfse", 0, magic) for magic in (b"bvx-", b"bvx1", b"bvx2", b"bvxn")),
-    # APPNOTE 4.3 (also an empty one, and one in parts), 7zFormat.txt, RAR technote, cpio(5) and POSIX pax (also "odc"), ar(5), RPM file format,
-    # [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo archives", technotes of ACE and StuffIt, xfsdump's source,
-    # Parity Volume Set Specification 2.0, qpress' source.
+    # APPNOTE 4.3 (also an empty one, and one in parts), 7zFormat.txt, RAR technote, cpio(5) and POSIX pax (also "odc"),
+    # ar(5), RPM file format, [MS-CAB], xar's wiki, Microsoft's WIM white paper, libzpaq, "The structure of zoo
+    # archives", technotes of ACE and StuffIt, xfsdump's source, Parity Volume Set Specification 2.0, qpress' source.
     (_ARCHIVE, "zip", 0, b"PK\x03\x04"),
     (_ARCHIVE, "zip", 0, b"PK\x05\x06"),
     (_ARCHIVE, "zip", 0, b"PK\x07\x08PK"),
@@ -92,10 +98,10 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_ARCHIVE, "StuffIt", 10, b"rLau"),
     (_ARCHIVE, "PAR2", 0, b"PAR2\0PKT"),
     (_ARCHIVE, "qpress", 0, b"qpress10"),
-    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, pyad1, libmirage's image-mds, Proxmox's vma_spec.txt,
-    # sparse_format.h of Android, sources of partclone, ntfsclone, partimage and fsarchiver, Ceph's rbd-export.rst and rbd-diff.rst,
-    # btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse,
-    # COW of User Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
+    # Containers that qemu-img doesn't read: libewf's EWF documents, afflib, pyad1, libmirage's image-mds, Proxmox's
+    # vma_spec.txt, sparse_format.h of Android, sources of partclone, ntfsclone, partimage and fsarchiver, Ceph's
+    # rbd-export.rst and rbd-diff.rst, btrfs(5) send stream, dmu_replay_record of ZFS, VMware's SE sparse, COW of User
+    # Mode Linux, MAME's chd.h, raw sectors of a CD (ECMA-130, clause 14), Apple's sparse and encrypted images.
     (_BACKUP, "EWF", 0, b"EVF\x09\r\n\xff\0"),
     (_BACKUP, "EWF", 0, b"EVF2\r\n\x81\0"),
     (_BACKUP, "EWF", 0, b"LVF\x09\r\n\xff\0"),
@@ -120,9 +126,10 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
     (_BACKUP, "CD in raw sectors (bin)", 0, b"\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0"),
     (_BACKUP, "Apple sparse", 0, b"sprs\0\0\0\3"),
     (_BACKUP, "encrypted DMG", 0, b"encrcdsa"),
-    # ISO 32000, RTF 1.9.1, the PostScript language reference, RFC 2083, GIF89a, TIFF 6.0, RIFF, [MS-CFB], RFC 7468, RFC 3533, SQLite's fileformat2,
-    # RFC 9639, RFC 8794, ISO/IEC 14496-12, Ansible's guide to Vault, VirtualBox' SSM.cpp,
-    # openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of libvirt.
+    # ISO 32000, RTF 1.9.1, the PostScript language reference, RFC 2083, GIF89a, TIFF 6.0, RIFF, [MS-CFB], RFC 7468, RFC
+    # 3533, SQLite's fileformat2, RFC 9639, RFC 8794, ISO/IEC 14496-12, Ansible's guide to Vault, VirtualBox' SSM.cpp,
+    # openssl-enc, Git LFS' specification, BEP 3, jigdo-file, age's specification, savevm.c of QEMU, qemu_saveimage.h of
+    # libvirt.
     (_DOCUMENT, "PDF file", 0, b"%PDF-"),
     (_DOCUMENT, "RTF file", 0, b"{\\rtf"),
     (_DOCUMENT, "PostScript file", 0, b"%!PS"),
@@ -156,7 +163,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
 )
 
 _BLANKS = b"\t\n\f\r "
-#: WHATWG MIME Sniffing, 7.1, and more of what pages of proxies begin with. Of the shortest tags, chance writes one now and then, but no text behind it.
+#: WHATWG MIME Sniffing, 7.1, and more of what pages of proxies begin with. Of the shortest tags, chance writes one now
+#: and then, but no text behind it.
 _HTML = (
     rb"(?i)<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div|center|form|frameset|noscript|link)[\s>]|"
     rb"(a|b|br|h[1-6]|p|pre|ul)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))"
@@ -186,7 +194,9 @@ def _is_bzip2(head: bytes) -> bool:
 
 
 def _is_tar(head: bytes) -> bool:
-    """A tar header, by its checksum (POSIX pax, ustar interchange format): the oldest tar has no other magic, and old ones add signed bytes."""
+    """A tar header, by its checksum (POSIX pax, ustar interchange format): the oldest tar has no other magic, and old
+    ones add signed bytes.
+    """
     field = head[148:156].rstrip(b"\0 ")
     digits = field.lstrip(b" 0") or b"0"
     if not field or digits.translate(None, b"01234567") or len(head) < 512 or head[0] == 0:
@@ -196,12 +206,22 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _is_old_cpio(head: bytes) -> bool:
-    """A header of the first cpio, in either byte order (cpio(5), "Old Binary Format"): type and length of a name, and its one zero byte at the end."""
+    """A header of the first cpio, in either byte order (cpio(5), "Old Binary Format"): type and length of a name, and
+    its one zero byte at the end.
+    """
     for order in "<>":
         if len(head) >= 28:
-            magic, _dev, _inode, mode, _uid, _gid, links, _rdev, _mtime, _mtime, length = struct.unpack_from(f"{order}11H", head)
+            magic, _dev, _inode, mode, _uid, _gid, links, _rdev, _mtime, _mtime, length = struct.unpack_from(
+                f"{order}11H", head
+            )
             name = head[26 : 26 + length]
-            if magic == 0o70707 and mode >> 12 in (1, 2, 4, 6, 8, 10, 12) and links and length > 1 and name.find(b"\0") == length - 1:
+            if (
+                magic == 0o70707
+                and mode >> 12 in (1, 2, 4, 6, 8, 10, 12)
+                and links
+                and length > 1
+                and name.find(b"\0") == length - 1
+            ):
                 return True
     return False
 
@@ -230,22 +250,31 @@ _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
 
 
 def _is_lzma(head: bytes) -> bool:
-    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, before something that can be decompressed.
+    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, before something that
+    can be decompressed.
 
-    The header could be any few numbers: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a size of up to 256 GiB or none,
-    and a first byte that is always zero.
+    The header could be any few numbers: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1)
+    bytes, a size of up to 256 GiB or none, and a first byte that is always zero.
     """
     if len(head) < 18:
         return False
     properties, dictionary, size, first = struct.unpack_from("<BIQB", head)
     rest, literal = divmod(properties, 9)
     powers = {1 << bits for bits in range(12, 32)} | {3 << bits for bits in range(11, 31)} | {0xFFFFFFFF}
-    is_header = properties < 225 and literal + rest % 5 <= 4 and dictionary in powers and first == 0 and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    is_header = (
+        properties < 225
+        and literal + rest % 5 <= 4
+        and dictionary in powers
+        and first == 0
+        and (0 < size < 1 << 38 or size == (1 << 64) - 1)
+    )
     return is_header and _is_lzma_data(head)
 
 
 def _is_lzma_data(head: bytes) -> bool:
-    """Return whether the beginning can be decompressed, of which so much is looked at that a small dictionary does, whatever the header asks for."""
+    """Return whether the beginning can be decompressed, of which so much is looked at that a small dictionary does,
+    whatever the header asks for.
+    """
     import lzma
 
     decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
@@ -257,7 +286,9 @@ def _is_lzma_data(head: bytes) -> bool:
 
 
 def _is_zlib(head: bytes) -> bool:
-    """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be decompressed."""
+    """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be
+    decompressed.
+    """
     if len(head) < 6 or head[0] != 0x78 or (head[0] << 8 | head[1]) % 31:
         return False
     import zlib
@@ -270,7 +301,10 @@ def _is_zlib(head: bytes) -> bool:
 
 
 #: Methods of LHA, and sizes of the second header of BMP.
-_LHA = frozenset(b"-" + method + b"-" for method in b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lh8 lh9 lhd lhs lhx lz4 lz5 lzs pm0 pm1 pm2".split())
+_LHA = frozenset(
+    b"-" + method + b"-"
+    for method in b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lh8 lh9 lhd lhs lhx lz4 lz5 lzs pm0 pm1 pm2".split()
+)
 _BMP = frozenset(bytes([size]) for size in (12, 40, 52, 56, 64, 108, 124))
 
 #: What is told by a few bytes, which the code of a boot sector could be as well: any sign of a disk counts more.
@@ -278,14 +312,29 @@ _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
     (_ARCHIVE, "tar", lambda head: head.startswith(b"ustar", 257)),  # with a wrong checksum
     # protocols/dumprestore.h: a magic number of 32 bits in either byte order.
     (_ARCHIVE, "dump", lambda head: head[24:28] in (b"\x6c\xea\0\0", b"\0\0\xea\x6c")),
-    # header.doc of LHA: method, and the level of the header; compress(1): bits of a code; pack(1): length, and levels of the tree; JPEG, BMP.
+    # header.doc of LHA: method, and the level of the header; compress(1): bits of a code; pack(1): length, and levels
+    # of the tree; JPEG, BMP.
     (_ARCHIVE, "LHA", lambda head: head[2:7] in _LHA and len(head) > 20 and head[20] <= 3),
-    (_COMPRESSED, "compress", lambda head: head.startswith(b"\x1f\x9d") and len(head) > 2 and 9 <= head[2] & 0x7F <= 16),
+    (
+        _COMPRESSED,
+        "compress",
+        lambda head: head.startswith(b"\x1f\x9d") and len(head) > 2 and 9 <= head[2] & 0x7F <= 16,
+    ),
     (_COMPRESSED, "pack", lambda head: head.startswith(b"\x1f\x1e") and len(head) > 6 and 1 <= head[6] <= 24),
     (_COMPRESSED, "lzma", _is_lzma),
     (_COMPRESSED, "zlib", _is_zlib),
-    (_DOCUMENT, "JPEG file", lambda head: head.startswith(b"\xff\xd8\xff") and len(head) > 3 and 0xC0 <= head[3] <= 0xFE),
-    (_DOCUMENT, "BMP file", lambda head: head.startswith(b"BM") and head[6:10] == bytes(4) and head[14:15] in _BMP and head[15:18] == bytes(3)),
+    (
+        _DOCUMENT,
+        "JPEG file",
+        lambda head: head.startswith(b"\xff\xd8\xff") and len(head) > 3 and 0xC0 <= head[3] <= 0xFE,
+    ),
+    (
+        _DOCUMENT,
+        "BMP file",
+        lambda head: (
+            head.startswith(b"BM") and head[6:10] == bytes(4) and head[14:15] in _BMP and head[15:18] == bytes(3)
+        ),
+    ),
 )
 
 #: The group of each name.
@@ -302,10 +351,11 @@ _REFUSALS = {
 
 
 def sniff(head: bytes, tail: bytes = b"") -> str:
-    """Return what begins with ``head``: a format of qemu, ``iso``, a compression, the name of something that is refused, else ``raw``.
+    """Return what begins with ``head``: a format of qemu, ``iso``, a compression, the name of something that is
+    refused, else ``raw``.
 
-    A magic number that is long enough counts first, then any sign of a disk, and last what the code of a boot sector could be as well.
-    A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
+    A magic number that is long enough counts first, then any sign of a disk, and last what the code of a boot sector
+    could be as well. A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
 
     :arg head: :data:`ENOUGH` bytes, or all where there are fewer.
     :arg tail: the last :data:`TAIL` bytes, where they are there.
@@ -329,7 +379,10 @@ def _is_skippable_frame(data: bytes) -> bool:
 
 
 def _behind_skippable_frames(head: bytes) -> str:
-    """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2). What lies too far away is left to zstd(1)."""
+    """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2).
+
+    What lies too far away is left to zstd(1).
+    """
     head, position = head[:ENOUGH], 0
     while _is_skippable_frame(frame := head[position : position + 8]) and len(frame) == 8:
         position += 8 + struct.unpack_from("<I", head, position + 4)[0]
@@ -337,12 +390,16 @@ def _behind_skippable_frames(head: bytes) -> str:
 
 
 def is_packed(kind: str) -> bool:
-    """Return whether a name of :func:`sniff` is that of a compressed file or an archive. A datastore that decompresses nothing stores these as they are."""
+    """Return whether a name of :func:`sniff` is that of a compressed file or an archive.
+
+    A datastore that decompresses nothing stores these as they are.
+    """
     return kind in COMPRESSIONS or _GROUPS.get(kind) in (_ARCHIVE, _COMPRESSED)
 
 
 def refusal(kind: str, *, is_remote: bool = False, words: Words = MODULE) -> str | None:
-    """Return why what :func:`sniff` names is no image, and what to do, as the rest of a sentence; ``None`` for what is accepted.
+    """Return why what :func:`sniff` names is no image, and what to do, as the rest of a sentence; ``None`` for what is
+    accepted.
 
     :arg is_remote: the file comes from a server.
     :arg words: what errors call the choices of the user.

@@ -2,13 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The write discipline for image files: under a temporary name beside the final one, fsync, rename, fsync of the directory.
+"""The write discipline for image files: under a temporary name beside the final one, fsync, rename, fsync of the
+directory.
 
-What is on its way in or out bears a name of its own, ``.<32 hex digits>.part``. The file of a running program is locked; a part that nobody holds is
-what a killed run left, and the next run in that directory removes it.
+What is on its way in or out bears a name of its own, ``.<32 hex digits>.part``. The file of a running program is
+locked; a part that nobody holds is what a killed run left, and the next run in that directory removes it.
 
-The directory can belong to somebody else, who replaces names there at any moment. So all names are relative to an open directory, a part is used by its
-descriptor only, and it belongs to the user who runs this until it is whole: its future owner can't open it before.
+The directory can belong to somebody else, who replaces names there at any moment. So all names are relative to an open
+directory, a part is used by its descriptor only, and it belongs to the user who runs this until it is whole: its future
+owner can't open it before.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class NewImage:
         return os.path.join(self.place, self.final)
 
     def commit(self) -> str:
-        """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``. In a batch, the batch gives it the name.
+        """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``. In a batch, the
+        batch gives it the name.
 
         :raises NoSpace, FileAccessFailed: it can't be written; it will be removed.
         :raises StaleState: somebody put another file in its place.
@@ -115,14 +118,21 @@ class NewImage:
 
 @contextlib.contextmanager
 def new_image(
-    directory: str | int, *, owner: tuple[int, int] | None = None, mode: int = MODE, sweeping: bool = True, batch: Batch | None = None
+    directory: str | int,
+    *,
+    owner: tuple[int, int] | None = None,
+    mode: int = MODE,
+    sweeping: bool = True,
+    batch: Batch | None = None,
 ) -> Iterator[NewImage]:
-    """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of the block unless it was committed.
+    """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of
+    the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
     :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
     :arg batch: gives the image its name together with others.
-    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't be made.
+    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't
+        be made.
     """
     with _opened(directory, "make an image in") as (opened, place):
         if sweeping:
@@ -141,12 +151,16 @@ def new_image(
                 os.close(image.fd)
 
 
-def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdated: Sequence[str] = (), remove: str | None = None) -> None:
-    """Rename ``part`` over the file or symbolic link ``target``, durably. What fails is undone; a crash comes between the steps and never within one.
+def replace_image(
+    part: NewImage, target: tuple[int, str], *, path: str, outdated: Sequence[str] = (), remove: str | None = None
+) -> None:
+    """Rename ``part`` over the file or symbolic link ``target``, durably. What fails is undone; a crash comes between
+    the steps and never within one.
 
     :arg target: descriptor of its directory, and its name there; ``path`` is both, for messages.
     :arg outdated: names, in the part's directory, of what is removed before, where it exists: it is about the old file.
-    :arg remove: name of what is removed afterwards; once it is renamed it isn't brought back, as another run may have swept it.
+    :arg remove: name of what is removed afterwards; once it is renamed it isn't brought back, as another run may have
+        swept it.
     :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     directory, name = target
@@ -156,7 +170,9 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
         os.link(name, aside[-1], src_dir_fd=directory, dst_dir_fd=part.directory, follow_symlinks=False)
         undo.callback(_remove, part.directory, aside[-1])
         old = aside[-1]
-        undo.callback(lambda: os.rename(old, name, src_dir_fd=part.directory, dst_dir_fd=directory) if part.done else None)
+        undo.callback(
+            lambda: os.rename(old, name, src_dir_fd=part.directory, dst_dir_fd=directory) if part.done else None
+        )
         part.publish(directory, name)
         sync_opened(directory)
         if not os.path.samestat(os.fstat(directory), os.fstat(part.directory)):
@@ -169,14 +185,16 @@ def replace_image(part: NewImage, target: tuple[int, str], *, path: str, outdate
 
 
 def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None) -> bool:
-    """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False`` when none does.
+    """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False``
+    when none does.
 
-    What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename can need a block, they are
-    removed under their own names: a crash then leaves the last ones.
+    What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename
+    can need a block, they are removed under their own names: a crash then leaves the last ones.
 
     :arg sweeping: as of :func:`new_image`.
     :arg batch: makes the removal durable together with others, where only one file is removed.
-    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file operation failed.
+    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file
+        operation failed.
     """
     with _opened(directory, "read") as (opened, place):
         if sweeping:
@@ -243,7 +261,9 @@ def _finish(directory: int, place: str, aside: Sequence[str]) -> None:
             _remove(directory, name)
     except OSError as error:
         # Not NoSpace, which says that nothing was changed.
-        raise FileAccessFailed(f"A change in {place} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it.") from error
+        raise FileAccessFailed(
+            f"A change in {place} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it."
+        ) from error
 
 
 def _sweep(directory: int, place: str) -> None:
@@ -294,7 +314,9 @@ def _is_directory(directory: int, name: str) -> bool:
 
 
 def _remove_directory(directory: int, name: str) -> None:
-    """Remove a directory with the files in it, and no directories: those of snapshots have none, and its owner may have moved one of root's there."""
+    """Remove a directory with the files in it, and no directories: those of snapshots have none, and its owner may have
+    moved one of root's there.
+    """
     opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         for file in os.listdir(opened):

@@ -4,9 +4,10 @@
 
 """A NoCloud seed that makes cloud-init mount a guest's virtiofs tags: a small ISO 9660 image.
 
-cloud-init's ``mounts`` runs once per instance, and a new instance id makes it run everything once more: host keys of ssh, package sources,
-the default user. So the instance id is the domain's and stays, and a ``bootcmd``, which runs at every boot before ``mounts``, forgets that
-``mounts`` has run. Then a changed seed is applied at the next boot, and nothing else is.
+cloud-init's ``mounts`` runs once per instance, and a new instance id makes it run everything once more: host keys of
+ssh, package sources, the default user. So the instance id is the domain's and stays, and a ``bootcmd``, which runs at
+every boot before ``mounts``, forgets that ``mounts`` has run. Then a changed seed is applied at the next boot, and
+nothing else is.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 from .._core.command import run
 from .._core.directory import open_file_at, opened_parent
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
-from .._core.mount_names import check_mount_point, check_mount_tag
-from .._core.mount_options import check_options
 from .._core.records import asdict, dataclass
+from .._host.mount.options import check_options
+from .._model.mount_names import check_mount_point, check_mount_tag
 
 #: By this volume id cloud-init finds a NoCloud seed.
 VOLUME_ID = "cidata"
@@ -65,7 +66,8 @@ class Seed:
 def read_seed(path: str) -> Seed | None:
     """The seed in the file ``path``; ``None`` when there is no file.
 
-    :raises Conflict: it isn't a seed that this collection wrote; :raises PathNotAllowed: another user's link leads elsewhere.
+    :raises Conflict: it isn't a seed that this collection wrote; :raises PathNotAllowed: another user's link leads
+        elsewhere.
     """
     try:
         with opened_parent(path, option="seed") as (directory, name):
@@ -76,7 +78,11 @@ def read_seed(path: str) -> Seed | None:
             raise _not_ours(path) from None
         return None
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO):  # a directory, a FIFO; a link put there right now; a socket
+        if error.errno in (
+            errno.EINVAL,
+            errno.ELOOP,
+            errno.ENXIO,
+        ):  # a directory, a FIFO; a link put there right now; a socket
             raise _not_ours(path) from error
         raise from_os_error(error, f"read {path}") from error
     try:
@@ -86,7 +92,10 @@ def read_seed(path: str) -> Seed | None:
 
 
 def _not_ours(path: str) -> Conflict:
-    return Conflict(f"The file {path} is not a seed that this collection wrote; it is left alone, so remove it or name another file.")
+    return Conflict(
+        f"The file {path} is not a seed that this collection wrote; it is left alone, so remove it or name another "
+        "file."
+    )
 
 
 def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
@@ -145,7 +154,11 @@ def _fstab_fields(mount: SeedMount) -> list[str]:
         raise InvalidInput("mount_tag", tag, "cloud-init takes it for a block device, so another tag is expected")
     point = check_mount_point("mount_point", mount.mount_point)
     if re.search(r"[\s\\#]", point):
-        raise InvalidInput("mount_point", point, "cloud-init writes it to fstab as it is, so a path without blanks, '\\' and '#' is expected")
+        raise InvalidInput(
+            "mount_point",
+            point,
+            "cloud-init writes it to fstab as it is, so a path without blanks, '\\' and '#' is expected",
+        )
     words = check_options("options", [*(["ro"] if mount.read_only else []), mount.options])
     return [tag, point, "virtiofs", ",".join([*words, "nofail"]), "0", "0"]
 
@@ -162,26 +175,38 @@ def _make_image(tree: str, image: str) -> None:
         run(argv)
     except CommandFailed as error:
         if "is not installed" in str(error):
-            raise CommandFailed("A NoCloud seed is made with xorriso, which is not installed on this host: install the package xorriso.") from error
+            raise CommandFailed(
+                "A NoCloud seed is made with xorriso, which is not installed on this host: install the package xorriso."
+            ) from error
         raise
 
 
 def _parse_marker(data: bytes) -> Seed:
-    """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what ``_contents`` wrote."""
+    """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what
+    ``_contents`` wrote.
+    """
     found: Any = json.loads(data.decode("utf-8"))
-    mounts = tuple(SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"])) for one in found["mounts"])
+    mounts = tuple(
+        SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"]))
+        for one in found["mounts"]
+    )
     seed = Seed(str(found["instance_id"]), mounts, int(found["format"]))
     _contents(seed)  # what it refuses to write, it never wrote
     return seed
 
 
 def _file(data: bytes, wanted: str) -> bytes:
-    """The file ``wanted`` in the root directory of an ISO 9660 image; names are the plain (ECMA-119) ones, in lower case.
+    """The file ``wanted`` in the root directory of an ISO 9660 image; names are the plain (ECMA-119) ones, in lower
+    case.
 
     :raises ValueError: it isn't such an image with our volume id; :raises LookupError: it has no such file.
     """
     descriptor = data[_DESCRIPTOR : _DESCRIPTOR + _SECTOR]
-    if len(data) > _LARGEST or descriptor[:7] != b"\x01CD001\x01" or descriptor[40:72].rstrip(b" ") != VOLUME_ID.encode():
+    if (
+        len(data) > _LARGEST
+        or descriptor[:7] != b"\x01CD001\x01"
+        or descriptor[40:72].rstrip(b" ") != VOLUME_ID.encode()
+    ):
         raise ValueError("not a NoCloud seed")
     directory = _extent(data, descriptor[156:190])
     place = 0
@@ -199,7 +224,9 @@ def _file(data: bytes, wanted: str) -> bytes:
 
 
 def _extent(data: bytes, record: bytes) -> bytes:
-    """What a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32 bits, little-endian first."""
+    """What a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32 bits,
+    little-endian first.
+    """
     start = int.from_bytes(record[2:6], "little") * _SECTOR
     return data[start : start + int.from_bytes(record[10:14], "little")]
 

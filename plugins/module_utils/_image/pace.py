@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rate of a transfer: LIMIT_TRANSFER_BW is the most that is used, and another side that sends next to nothing is not waited for."""
+"""The rate of a transfer: LIMIT_TRANSFER_BW is the most that is used, and another side that sends next to nothing is
+not waited for.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class MinimumRate:
         self._seconds, self._bytes = 0.0, 0
         if count >= MINIMUM_RATE * seconds:
             return None
-        return f"it sent {count} bytes in {seconds:.0f} seconds, and at least {MINIMUM_RATE} bytes a second are expected"
+        return (
+            f"it sent {count} bytes in {seconds:.0f} seconds, and at least {MINIMUM_RATE} bytes a second are expected"
+        )
 
 
 def sustained(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:

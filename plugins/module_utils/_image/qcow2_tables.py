@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find what the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt). Internal snapshots have tables of their own, which aren't counted."""
+"""Find what the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt).
+
+Internal snapshots have tables of their own, which aren't counted.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ _SECTOR = 512
 _SUBCLUSTERS = 32
 
 
-#: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take long.
+#: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take
+#: long.
 _MOST_LAST = 64
 
 
@@ -60,11 +64,23 @@ class Qcow2Header:
         :raises OSError: the file can't be read; :raises ValueError: clusters of a size that qemu-img doesn't open.
         """
         head = file.read(0, 112)
-        version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(">4xI12xIQIIQ12xI", head)
+        version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(
+            ">4xI12xIQIIQ12xI", head
+        )
         features, refcount_order, length = struct.unpack_from(">Q16xII", head, 72) if version >= 3 else (0, 4, 72)
         if not 9 <= cluster_bits <= 21:
             raise ValueError(cluster_bits)
-        return cls(cluster_bits, size, crypt != 0, l1_entries, l1_offset, snapshots, features, 1 << refcount_order, length > 104 and head[104] == 1)
+        return cls(
+            cluster_bits,
+            size,
+            crypt != 0,
+            l1_entries,
+            l1_offset,
+            snapshots,
+            features,
+            1 << refcount_order,
+            length > 104 and head[104] == 1,
+        )
 
     @property
     def is_dirty(self) -> bool:
@@ -82,7 +98,8 @@ class Qcow2Header:
 
 
 def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
-    """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have storage.
+    """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have
+    storage.
 
     :raises OSError: the file can't be read.
     """
@@ -92,7 +109,11 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
     per_table = cluster // width
     tables = -(-header.virtual_size // (cluster * per_table))
     found.add_tables([header.l1_offset], 8 * header.l1_entries)
-    l1 = ((first + number, entry & _OFFSET) for first, piece in file.entries(header.l1_offset, tables, "Q", "big") for number, entry in enumerate(piece))
+    l1 = (
+        (first + number, entry & _OFFSET)
+        for first, piece in file.entries(header.l1_offset, tables, "Q", "big")
+        for number, entry in enumerate(piece)
+    )
     last: set[_Compressed] = set()
     for table, offset in l1:
         if found.is_shared():  # what follows can't change that
@@ -116,7 +137,8 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
 
 def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
     """Count the clusters that aren't compressed, of entries of which ``first`` is the number in the whole image."""
-    # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit 0 isn't used.
+    # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit
+    # 0 isn't used.
     plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
     end = None
     if plain and max(plain) + found.block > found.length:
@@ -131,11 +153,15 @@ def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[in
 def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int]) -> set[_Compressed]:
     """Count compressed clusters, and return those that can end behind the file.
 
-    An entry has an offset, and the number of sectors that follow the first one. The data ends somewhere in the last sector, where a file may end, too.
+    An entry has an offset, and the number of sectors that follow the first one. The data ends somewhere in the last
+    sector, where a file may end, too.
     """
     width = 70 - header.cluster_bits
     clusters = [
-        _Compressed(entry & ((1 << width) - 1), (entry & ((1 << width) - 1) | _SECTOR - 1) + 1 + ((entry & (_COMPRESSED - 1)) >> width) * _SECTOR)
+        _Compressed(
+            entry & ((1 << width) - 1),
+            (entry & ((1 << width) - 1) | _SECTOR - 1) + 1 + ((entry & (_COMPRESSED - 1)) >> width) * _SECTOR,
+        )
         for entry in entries
         if entry & _COMPRESSED
     ]
@@ -147,7 +173,9 @@ def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int
 
 
 def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
-    """Bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of the last one that is allocated."""
+    """Bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of the last one
+    that is allocated.
+    """
     cluster = 1 << header.cluster_bits
     within = max(min(cluster, header.virtual_size - number * cluster), 0)
     if bitmap is None:

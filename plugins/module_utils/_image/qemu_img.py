@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""qemu-img(1), run on files that are open: it gets descriptors, not names, and where root runs it, it can open nothing else."""
+"""qemu-img(1), run on files that are open: it gets descriptors, not names, and where root runs it, it can open nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from .._core.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-#: Limits. A sound header takes milliseconds of CPU time, and the slowest decompression far less than this for each piece of data.
+#: Limits. A sound header takes milliseconds of CPU time, and the slowest decompression far less than this for each
+#: piece of data.
 CPU_SECONDS = 10
 BYTES_PER_CPU_SECOND = 8 << 20
 #: Bytes: the block table of a 64 TiB VDI takes 256 MiB.
@@ -45,7 +48,8 @@ def run_qemu_img(
     :arg reads: paths, for messages, of the files that it may read, by descriptor.
     :arg writes: of those that it may read and write.
     :arg directories: of those in which it may look up names; a name counts only if it leads to one of the files.
-    :arg data: upper bound of the bytes that it reads or writes, whichever are more: CPU time and time are limited in proportion.
+    :arg data: upper bound of the bytes that it reads or writes, whichever are more: CPU time and time are limited in
+        proportion.
     :arg timeout: seconds at most, however much the data is.
     :arg accept: as :func:`run` takes it, and ``watch``.
     :raises CommandFailed: qemu-img is missing, failed or exceeded a limit; the message names files by their paths.
@@ -54,17 +58,31 @@ def run_qemu_img(
     from .._core.confinement import Confinement
 
     if not any(os.access(os.path.join(directory, "qemu-img"), os.X_OK) for directory in os.get_exec_path()):
-        raise CommandFailed("The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian and Ubuntu, qemu-img.")
+        raise CommandFailed(
+            "The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian "
+            "and Ubuntu, qemu-img."
+        )
     files = {**reads, **writes, **directories}
     confinement = Confinement(tuple(reads), tuple(writes), tuple(directories))
     limits = (f"--cpu={_cpu_seconds(data)}", f"--data={MEMORY}", f"--stack={_STACK}", "--core=0")
     timeout = min(timeout, _SECONDS + data / _BYTES_PER_SECOND)
-    done = run(["qemu-img", *arguments], timeout=timeout, accept=None, files=files, limits=limits, confinement=confinement, watch=watch)
+    done = run(
+        ["qemu-img", *arguments],
+        timeout=timeout,
+        accept=None,
+        files=files,
+        limits=limits,
+        confinement=confinement,
+        watch=watch,
+    )
     if accept is None or done.returncode in accept:
         return done
     if done.returncode < 0:
         names = ", ".join(dict.fromkeys(files.values()))
-        raise CommandFailed(f"The command 'qemu-img' did not end in {limits_for(data)}, which are for {data} bytes of data, with {names} ({failure(done)}).")
+        raise CommandFailed(
+            f"The command 'qemu-img' did not end in {limits_for(data)}, which are for {data} bytes of data, with "
+            f"{names} ({failure(done)})."
+        )
     raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {failure(done)}")
 
 
@@ -87,7 +105,8 @@ def _cpu_seconds(data: int) -> int:
 
 
 def as_one_image(files: Sequence[int]) -> str:
-    """A chain of qcow2 files as one name for qemu-img, which then takes nothing from headers; the top's format is told apart (QEMU, "json:" file names).
+    """A chain of qcow2 files as one name for qemu-img, which then takes nothing from headers; the top's format is told
+    apart (QEMU, "json:" file names).
 
     :arg files: descriptors, each before the one that it is based on.
     """
@@ -103,10 +122,15 @@ def as_one_image(files: Sequence[int]) -> str:
 
 
 def as_vhd(descriptor: int, *, by_geometry: bool) -> str:
-    """A VHD as one name for qemu-img, whose own choice between the two sizes in the footer differs from version to version (QEMU, block/vpc.c)."""
+    """A VHD as one name for qemu-img, whose own choice between the two sizes in the footer differs from version to
+    version (QEMU, block/vpc.c).
+    """
     import json
 
-    node = {"force_size_calc": "chs" if by_geometry else "current_size", "file": {"driver": "file", "filename": descriptor_path(descriptor)}}
+    node = {
+        "force_size_calc": "chs" if by_geometry else "current_size",
+        "file": {"driver": "file", "filename": descriptor_path(descriptor)},
+    }
     return "json:" + json.dumps(node)
 
 

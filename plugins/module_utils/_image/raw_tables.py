@@ -37,7 +37,8 @@ class OwnSize:
 
 
 def own_sizes(read: Read) -> list[OwnSize]:
-    """Return the sizes that tables on a raw disk tell: partition tables, a file system, and the volume descriptor of an ISO image, which can be a hybrid.
+    """Return the sizes that tables on a raw disk tell: partition tables, a file system, and the volume descriptor of an
+    ISO image, which can be a hybrid.
 
     :raises OSError: the disk can't be read.
     """
@@ -56,7 +57,9 @@ def own_sizes(read: Read) -> list[OwnSize]:
 
 
 def gpt_size(read: Read, sector: int) -> int:
-    """Return the bytes up to the end of the backup header (UEFI 2.10, 5.3.2), and 0 without a valid header in the second sector."""
+    """Return the bytes up to the end of the backup header (UEFI 2.10, 5.3.2), and 0 without a valid header in the
+    second sector.
+    """
     header = read(sector, sector)
     length, checksum, own, backup = struct.unpack_from("<8x4xII4xQQ", header)
     if not header.startswith(b"EFI PART") or not _GPT_HEADER <= length <= sector or own != 1:
@@ -67,15 +70,23 @@ def gpt_size(read: Read, sector: int) -> int:
 
 
 def mbr_size(read: Read) -> int | None:
-    """Return the bytes up to the end of the last partition, and ``None`` unless the first sector is an MBR without a GPT."""
+    """Return the bytes up to the end of the last partition, and ``None`` unless the first sector is an MBR without a
+    GPT.
+    """
     sector = read(0, 512)
     if is_boot_sector(sector):
         return None
-    entries = [(sector[at], sector[at + 4], *struct.unpack_from("<II", sector, at + 8)) for at in range(_ENTRIES, _SIGNATURE, 16)]
+    entries = [
+        (sector[at], sector[at + 4], *struct.unpack_from("<II", sector, at + 8))
+        for at in range(_ENTRIES, _SIGNATURE, 16)
+    ]
     used = sorted((start, count) for _status, kind, start, count in entries if kind)
     if sector[_SIGNATURE:] != b"\x55\xaa" or not used:
         return None
-    if any(status not in (0, 0x80) or kind == _PROTECTIVE or (not kind and (start or count)) for status, kind, start, count in entries):
+    if any(
+        status not in (0, 0x80) or kind == _PROTECTIVE or (not kind and (start or count))
+        for status, kind, start, count in entries
+    ):
         return None
     if sum(status == 0x80 for status, *_rest in entries) > 1:
         return None
@@ -93,7 +104,10 @@ def iso_size(read: Read) -> int | None:
     if not descriptor.startswith(b"\x01CD001\x01"):
         return None
     # Numbers are written twice, in both byte orders.
-    (blocks, size), (swapped, swapped_size) = struct.unpack_from("<I44xH", descriptor, 80), struct.unpack_from(">I42xH", descriptor, 84)
+    (blocks, size), (swapped, swapped_size) = (
+        struct.unpack_from("<I44xH", descriptor, 80),
+        struct.unpack_from(">I42xH", descriptor, 84),
+    )
     if blocks != swapped or size != swapped_size or size not in (512, 1024, 2048):
         return None
     return blocks * size

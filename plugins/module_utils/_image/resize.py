@@ -4,8 +4,9 @@
 
 """Grow an image file where it is. What it holds stays, and what is new reads as zeros.
 
-The file is changed in place, because a copy of a large disk takes hours. A crash leaves the old size or the new one: the size of a raw file is one number of
-its file system, and qemu-img writes that of a qcow2 image last (QEMU, docs/interop/qcow2.txt, "Header").
+The file is changed in place, because a copy of a large disk takes hours. A crash leaves the old size or the new one:
+the size of a raw file is one number of its file system, and qemu-img writes that of a qcow2 image last (QEMU,
+docs/interop/qcow2.txt, "Header").
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             descriptor = open_file_at(opened, name, os.O_RDWR)
             stack.callback(os.close, descriptor)
         if is_used(descriptor):
-            raise Conflict(f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first.")
+            raise Conflict(
+                f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first."
+            )
         growth = size - _size_of(descriptor, format, image)
         if growth <= 0:
             return
@@ -53,7 +56,20 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
         else:
             preallocation = [] if sparse else ["--preallocation=falloc"]
             file = descriptor_path(descriptor)
-            run_qemu_img("resize", "-q", "-f", "qcow2", *preallocation, "--", file, str(size), reads={}, writes={descriptor: image}, data=size, timeout=timeout)
+            run_qemu_img(
+                "resize",
+                "-q",
+                "-f",
+                "qcow2",
+                *preallocation,
+                "--",
+                file,
+                str(size),
+                reads={},
+                writes={descriptor: image},
+                data=size,
+                timeout=timeout,
+            )
         with os_errors(f"write {image}"):
             os.fsync(descriptor)
 
@@ -77,7 +93,11 @@ def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -
 
 def _size_of(descriptor: int, format: str, image: str) -> int:
     """In bytes, that a guest sees."""
-    return os.fstat(descriptor).st_size if format == "raw" else inspect(descriptor, path=image, option="image").virtual_size
+    return (
+        os.fstat(descriptor).st_size
+        if format == "raw"
+        else inspect(descriptor, path=image, option="image").virtual_size
+    )
 
 
 def _grow_raw(descriptor: int, size: int, sparse: bool, image: str) -> None:

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Limit how much a stranger may store in a datastore: what is left to others is not for one image, because virtual machines stop when they find no space."""
+"""Limit how much a stranger may store in a datastore: what is left to others is not for one image, because virtual
+machines stop when they find no space.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from .._core.errors import from_os_error, os_errors
 from .._core.records import dataclass
 from .image_file import LARGEST
 
-#: What is left: one hundredth of the file system, but so many bytes at least, and never more than half of what is free.
+#: What is left: one hundredth of the file system, but so many bytes at least, and never more than half of what is
+#: free.
 _PART = 100
 _LEAST = 16 << 20
 
@@ -64,13 +67,16 @@ def require_room(where: int, needed: int, doing: str) -> None:
     """
     with os_errors(f"look at the file system to {doing}"):
         found = os.fstatvfs(where)
-    free = found.f_frsize * (found.f_bavail if os.geteuid() else found.f_bfree)  # root also gets what is reserved for root
+    free = found.f_frsize * (
+        found.f_bavail if os.geteuid() else found.f_bfree
+    )  # root also gets what is reserved for root
     if found.f_blocks and needed > free:
         raise from_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), doing)
 
 
 def require_length(directory: int, size: int, doing: str) -> None:
-    """Refuse a file that is longer than the file system of an open directory allows. That is tried with a file that never has a name.
+    """Refuse a file that is longer than the file system of an open directory allows. That is tried with a file that
+    never has a name.
 
     :arg size: bytes.
     :arg doing: as :func:`from_os_error` takes it.
@@ -88,7 +94,8 @@ def require_length(directory: int, size: int, doing: str) -> None:
 
 
 def stores_all(source: int, target: int) -> bool:
-    """Return whether a copy of an open file certainly takes as much space as its data: nothing is shared with the file, and nothing compressed.
+    """Return whether a copy of an open file certainly takes as much space as its data: nothing is shared with the
+    file, and nothing compressed.
 
     :arg target: descriptor of the directory of the copy.
     :raises OSError: one of the file systems doesn't answer.
@@ -107,7 +114,9 @@ def may_compress(where: int) -> bool:
 
 
 def _file_system_type(descriptor: int) -> str | None:
-    """Return what mountinfo (proc_pid_mountinfo(5)) calls the type of a file system, ``None`` where that isn't known."""
+    """Return what mountinfo (proc_pid_mountinfo(5)) calls the type of a file system, ``None`` where that isn't
+    known.
+    """
     import re
 
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
@@ -120,9 +129,21 @@ def _file_system_type(descriptor: int) -> str | None:
 
 
 def capacity(where: int | str) -> int:
-    """Return the size of a file system in bytes, which no image in it exceeds, however many holes it has; else as :func:`space`."""
+    """Return the size of a file system in bytes, which no image in it exceeds, however many holes it has; else as
+    :func:`space`.
+    """
     found = os.statvfs(where)
     return found.f_blocks * found.f_frsize or LARGEST
 
 
-__all__ = ["Space", "capacity", "may_compress", "require_length", "require_room", "reserve_of", "room", "space", "stores_all"]
+__all__ = [
+    "Space",
+    "capacity",
+    "may_compress",
+    "require_length",
+    "require_room",
+    "reserve_of",
+    "room",
+    "space",
+    "stores_all",
+]

@@ -2,14 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Snapshots of an image: the files ``<image>.snap/<id>`` (design: driver-contract). How they hang together depends on the transfer driver:
+"""Snapshots of an image: the files ``<image>.snap/<id>`` (design: driver-contract). How they hang together depends on
+the transfer driver:
 
 * each is a whole copy, and the image is a file (raw, and qcow2 with ``ssh``);
-* qcow2 overlays, each on the one before; the image is a symbolic link to the newest, which is no snapshot but what is written to;
-* the same on shared storage: the image is the file of the first one, ``<image>.snap/0`` is a symbolic link back to it, what is written to is the one
-  with the highest number, and ``<image>.snap/<image>.snap`` is a symbolic link to ``.``, so that backing files are found from both directories.
+* qcow2 overlays, each on the one before; the image is a symbolic link to the newest, which is no snapshot but what is
+  written to;
+* the same on shared storage: the image is the file of the first one, ``<image>.snap/0`` is a symbolic link back to it,
+  what is written to is the one with the highest number, and ``<image>.snap/<image>.snap`` is a symbolic link to ``.``,
+  so that backing files are found from both directories.
 
-A change is written beside and renamed over, so that whatever happens all data is there whole. Every action can be repeated.
+A change is written beside and renamed over, so that whatever happens all data is there whole. Every action can be
+repeated.
 """
 
 from __future__ import annotations
@@ -35,17 +39,20 @@ if TYPE_CHECKING:
 #: Seconds for a command that copies data.
 TIMEOUT = 86400
 
-#: Of the qcow2 header (QEMU, docs/interop/qcow2.txt): bytes up to the incompatible features, and the one that puts data into another file.
+#: Of the qcow2 header (QEMU, docs/interop/qcow2.txt): bytes up to the incompatible features, and the one that puts data
+#: into another file.
 _HEADER = 80
 _EXTERNAL_DATA_FILE = 4
 _LONGEST_BACKING_NAME = 1023
 
-#: Files that one image may be made of: as many as libvirt runs. Each costs qemu-img a descriptor and a part of its command line.
+#: Files that one image may be made of: as many as libvirt runs. Each costs qemu-img a descriptor and a part of its
+#: command line.
 LONGEST_CHAIN = 200
 
 
 def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
-    """Remove a snapshot; qcow2 files that are based on it are based on its own backing file first. One that isn't there is removed already.
+    """Remove a snapshot; qcow2 files that are based on it are based on its own backing file first. One that isn't there
+    is removed already.
 
     :arg image: the image's path, of which the driver knows that it is in its datastore.
     :raises Conflict: it is what the image holds now, or the files aren't as described above.
@@ -58,14 +65,18 @@ def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = 
             return
         if format == "qcow2":
             if files.data_of(snapshot) == files.active():
-                raise Conflict(f"{files.path(snapshot)} can't be deleted: it is not a snapshot but what the image {image} holds now.")
+                raise Conflict(
+                    f"{files.path(snapshot)} can't be deleted: it is not a snapshot but what the image {image} holds "
+                    "now."
+                )
             for child in files.children(snapshot):
                 _rebase(files, child, snapshot, timeout)
         files.unlink(snapshot)
 
 
 def revert_snapshot(image: str, format: str, snapshot: int) -> None:
-    """Make the image hold what the snapshot holds; the snapshot stays. Arguments and errors are those of :func:`delete_snapshot`.
+    """Make the image hold what the snapshot holds; the snapshot stays. Arguments and errors are those of
+    :func:`delete_snapshot`.
 
     :raises NotFound: there is no such snapshot.
     """
@@ -80,10 +91,12 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
 
 
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
-    """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments and errors as above.
+    """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments
+    and errors as above.
 
-    A crash can leave the new image beside the snapshots, since no rename changes two names. A repeat removes them. Until then they are whole, but for those
-    that are based on the image's own file (shared storage), which holds other data now.
+    A crash can leave the new image beside the snapshots, since no rename changes two names. A repeat removes them.
+    Until then they are whole, but for those that are based on the image's own file (shared storage), which holds other
+    data now.
     """
     with _opened(image) as files:
         if files.snapshots is None and files.is_regular():
@@ -97,7 +110,9 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
                 convert(as_one_image(tuple(reads)), "qcow2", part.fd, "qcow2", reads=reads, timeout=timeout)
             else:
                 copy_local(next(iter(reads)), part.fd)
-            replace_image(part, files.place(None), path=image, outdated=[f"{files.name}.md5sum"], remove=f"{files.name}.snap")
+            replace_image(
+                part, files.place(None), path=image, outdated=[f"{files.name}.md5sum"], remove=f"{files.name}.snap"
+            )
 
 
 def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
@@ -114,7 +129,9 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
             from .qemu_img import as_one_image
 
             with files.opened_all(files.chain(snapshot)) as reads:
-                foresee_conversion(as_one_image(tuple(reads)), "qcow2", files.directory, "qcow2", reads=reads, timeout=TIMEOUT)
+                foresee_conversion(
+                    as_one_image(tuple(reads)), "qcow2", files.directory, "qcow2", reads=reads, timeout=TIMEOUT
+                )
             return
         else:
             copied = [files.chain(snapshot)[0] if format == "qcow2" else files.data_of(snapshot)]
@@ -124,7 +141,8 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
 
 
 def list_snapshots(image: str) -> list[int]:
-    """The ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a number among them.
+    """The ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a number
+    among them.
 
     :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
     """
@@ -136,9 +154,11 @@ def list_snapshots(image: str) -> list[int]:
 
 
 def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
-    """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one it is based on.
+    """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one
+    it is based on.
 
-    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular file.
+    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular
+        file.
     """
     with _opened(image) as files:
         if format == "qcow2":
@@ -171,9 +191,11 @@ def remove_image(image: str, *, sweeping: bool = True, batch: Batch | None = Non
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """An image's own file and those of its snapshots, which a number names; ``None`` names the image's own. Names are relative to open directories.
+    """An image's own file and those of its snapshots, which a number names; ``None`` names the image's own. Names are
+    relative to open directories.
 
-    :arg directory: descriptor of the image's directory, and ``name`` the image's name there; ``image`` is both, for messages.
+    :arg directory: descriptor of the image's directory, and ``name`` the image's name there; ``image`` is both, for
+        messages.
     :arg snapshots: descriptor of the directory with the snapshots, where there is one.
     """
 
@@ -244,7 +266,9 @@ class ImageFiles:
                 return snapshot
             own = self._status(None)
             with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISLNK(own.st_mode) and os.path.samestat(os.stat(str(snapshot), dir_fd=self.snapshots), own):
+                if not stat.S_ISLNK(own.st_mode) and os.path.samestat(
+                    os.stat(str(snapshot), dir_fd=self.snapshots), own
+                ):
                     return None
         raise Conflict(f"{path} is not used: it is not a regular file in a directory of the image {self.image}.")
 
@@ -276,7 +300,9 @@ class ImageFiles:
         return None if name is None else self._number(name, self.path(number))
 
     def backing_name(self, number: int | None) -> str | None:
-        """Return the name of the backing file in the header of a qcow2 file, because qemu-img would open the backing file."""
+        """Return the name of the backing file in the header of a qcow2 file, because qemu-img would open the backing
+        file.
+        """
         path = self.path(number)
         with self.opened(number) as descriptor, os_errors(f"read {path}"):
             header = os.pread(descriptor, _HEADER, 0)
@@ -289,7 +315,9 @@ class ImageFiles:
             return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
 
     def chain(self, snapshot: int) -> list[int | None]:
-        """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the image."""
+        """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the
+        image.
+        """
         return self.chain_from(self.data_of(snapshot))
 
     def chain_from(self, file: int | None) -> list[int | None]:
@@ -299,7 +327,10 @@ class ImageFiles:
             if file in files:
                 raise Conflict(f"{self.path(file)} is not used: it is a backing file of itself.")
             if len(files) == LONGEST_CHAIN:
-                raise Conflict(f"{self.path(files[0])} is not used: it is based on {LONGEST_CHAIN} or more files, one on the other.")
+                raise Conflict(
+                    f"{self.path(files[0])} is not used: it is based on {LONGEST_CHAIN} or more files, one on the "
+                    "other."
+                )
             files.append(file)
         return files
 
@@ -313,7 +344,9 @@ class ImageFiles:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _number(self, name: str, named_by: str) -> int:
-        """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's directory."""
+        """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's
+        directory.
+        """
         directory, number = os.path.split(name)
         with contextlib.suppress(OSError):
             if is_decimal(number, 9) and self.snapshots is not None:
@@ -334,7 +367,9 @@ def _opened(image: str) -> Iterator[ImageFiles]:
             directory = stack.enter_context(opened_directory(place, option="source"))
             snapshots: int | None = None
             try:
-                snapshots = os.open(f"{name}.snap", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                snapshots = os.open(
+                    f"{name}.snap", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+                )
                 stack.callback(os.close, snapshots)
             except FileNotFoundError:
                 pass
@@ -353,14 +388,43 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
     name = "" if parent is None else os.path.join(os.path.dirname(files.backing_name(child) or ""), str(parent))
     with files.opened(child) as source, files.opened_all(chain) as reads, files.new_image(source) as part:
         copy_local(source, part.fd)
-        # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They count only where they lead to the chain.
+        # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They
+        # count only where they lead to the chain.
         named = descriptor_path(files.directory, part.name)
         data = disk_size(source, "qcow2", files.path(child))
-        opened = {"reads": reads, "writes": {part.fd: files.path(child)}, "directories": {files.directory: os.path.dirname(files.image)}, "data": data}
+        opened = {
+            "reads": reads,
+            "writes": {part.fd: files.path(child)},
+            "directories": {files.directory: os.path.dirname(files.image)},
+            "data": data,
+        }
         # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
-        run_qemu_img("rebase", "-t", "writethrough", "-f", "qcow2", "-F", "qcow2", "-b", name, "--", named, **opened, timeout=timeout)
+        run_qemu_img(
+            "rebase",
+            "-t",
+            "writethrough",
+            "-f",
+            "qcow2",
+            "-F",
+            "qcow2",
+            "-b",
+            name,
+            "--",
+            named,
+            **opened,
+            timeout=timeout,
+        )
         run_qemu_img("check", "-q", "-f", "qcow2", "--", named, **opened, timeout=timeout)
         replace_image(part, files.place(child), path=files.path(child))
 
 
-__all__ = ["content_files", "data_file", "delete_snapshot", "flatten_snapshot", "foresee_change", "list_snapshots", "remove_image", "revert_snapshot"]
+__all__ = [
+    "content_files",
+    "data_file",
+    "delete_snapshot",
+    "flatten_snapshot",
+    "foresee_change",
+    "list_snapshots",
+    "remove_image",
+    "revert_snapshot",
+]

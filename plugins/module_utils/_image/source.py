@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 from .._core.command import stream
 from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
-from .._core.names import check_host
 from .._core.paths import absolute
 from .._core.records import dataclass, field
 from .._core.words import MODULE, Words
-from .._host.ssh import CONNECT_TIMEOUT, ssh_command
+from .._model.names import check_host
+from .._remote.ssh import CONNECT_TIMEOUT, ssh_command
 from .pace import paced, sustained
 
 #: Seconds between two lines of progress.
@@ -30,7 +30,8 @@ PROGRESS_EVERY = 10.0
 MARK = "granary.vmstore begins here"
 LONGEST_GREETING = 64 << 10
 
-#: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no modification of its own.
+#: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no
+#: modification of its own.
 CHANGED = "it changed while it was copied"
 CONSENT = "copy it when nothing writes to it, or give {} to store what comes out"
 COPY = "; ".join(
@@ -49,7 +50,8 @@ class Source:
 
     :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, where there is one.
     :arg headers: what is sent to the HTTP server of the URL, and to no other that it redirects to.
-    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that this host trusts.
+    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that this
+        host trusts.
     :raises InvalidInput: a path that isn't absolute, a scheme that nothing reads, or a URL that isn't one (RFC 3986).
     """
 
@@ -103,8 +105,16 @@ class Source:
         if self.scheme == "ssh":
             check_host("path", parts.hostname)
             absolute("path", _remote_path(parts.path))
-            if parts.password or parts.query or parts.fragment or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username or "root") is None:
-                return "ssh://[user@]host[:port]/path is expected: no password, and a '?' or '#' in the path percent-encoded"
+            if (
+                parts.password
+                or parts.query
+                or parts.fragment
+                or re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]*", parts.username or "root") is None
+            ):
+                return (
+                    "ssh://[user@]host[:port]/path is expected: no password, and a '?' or '#' in the path "
+                    "percent-encoded"
+                )
         return None
 
 
@@ -145,12 +155,14 @@ def open_source(
     :arg bandwidth: bytes a second at most.
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
-    :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a sentence.
+    :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a
+        sentence.
     :arg downloader: as :class:`Source` takes it, ``headers`` and ``ca``, too.
     :arg log: gets lines of progress, without credentials.
     :arg words: what errors call the choices of the user.
     :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
-    :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before they should.
+    :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before
+        they should.
     :raises StaleState: the file changed while it was copied.
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
@@ -173,9 +185,16 @@ def open_source(
 
 
 def read_head(
-    path: str, size: int, *, timeout: float = 30, limit: int | None = None, headers: Mapping[str, str] = MappingProxyType({}), ca: str | None = None
+    path: str,
+    size: int,
+    *,
+    timeout: float = 30,
+    limit: int | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ca: str | None = None,
 ) -> tuple[bytes, int | None]:
-    """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where known.
+    """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where
+    known.
 
     :arg limit: as :func:`open_source` takes it.
     :arg headers: as :class:`Source` takes them, and ``ca``.
@@ -204,7 +223,9 @@ def _remote(path: str, downloader: str | None, headers: Mapping[str, str], ca: s
     return source
 
 
-def _copied(source: Source, timeout: float, verify: bool, warn: Callable[[str], object], words: Words) -> Iterator[bytes]:
+def _copied(
+    source: Source, timeout: float, verify: bool, warn: Callable[[str], object], words: Words
+) -> Iterator[bytes]:
     try:
         yield from _over_ssh(source, COPY, timeout, words)
     except StaleState:
@@ -217,7 +238,9 @@ def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE
     """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
-    command = f"exec env LC_ALL=C sh -c {shlex.quote(f'echo {MARK}; {script}')} sh {shlex.quote(_remote_path(parts.path))}"
+    command = (
+        f"exec env LC_ALL=C sh -c {shlex.quote(f'echo {MARK}; {script}')} sh {shlex.quote(_remote_path(parts.path))}"
+    )
     argv = ssh_command(f"{user}{parts.hostname}", command, port=parts.port)
 
     def failed(reason: str) -> VmstoreError:

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was. And who has QEMU's locks on one."""
+"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was.
+
+And who has QEMU's locks on one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from .._core.block_device import is_block_device, is_held, length_of, sectors_wr
 from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
 from .._core.words import MODULE, Words
 
-#: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it (BLK_PERM_WRITE, BLK_PERM_RESIZE).
+#: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it
+#: (BLK_PERM_WRITE, BLK_PERM_RESIZE).
 _WRITERS = ((101, 1), (103, 1))
 #: All that it locks: RAW_LOCK_PERM_BASE and RAW_LOCK_SHARED_BASE.
 _USERS = ((100, 10), (200, 10))
@@ -40,7 +44,11 @@ class StillFiles:
             if is_block_device(descriptor):
                 self._check_device(descriptor, path)
             elif is_written_to(descriptor):
-                self._refuse(Conflict, f"{path} is open for writing in another program, such as a running virtual machine", "shut that down first")
+                self._refuse(
+                    Conflict,
+                    f"{path} is open for writing in another program, such as a running virtual machine",
+                    "shut that down first",
+                )
 
     def check(self) -> None:
         """Compare the files with what they were.
@@ -49,7 +57,9 @@ class StillFiles:
         """
         for descriptor, path in self._paths.items():
             if _state(descriptor, path) != self._before[descriptor]:
-                self._refuse(StaleState, f"{path} was written to while it was copied", "copy it when nothing writes to it")
+                self._refuse(
+                    StaleState, f"{path} was written to while it was copied", "copy it when nothing writes to it"
+                )
 
     def _check_device(self, descriptor: int, path: str) -> None:
         from .._host.open_files import writers_of_device
@@ -58,9 +68,17 @@ class StillFiles:
             writers = ", ".join(writers_of_device(os.fstat(descriptor).st_rdev))
             is_mounted = is_held(descriptor)
         if is_mounted:
-            self._refuse(Conflict, f"{path} is mounted, or a part of another device or of a volume group", "unmount it, or copy a snapshot of it")
+            self._refuse(
+                Conflict,
+                f"{path} is mounted, or a part of another device or of a volume group",
+                "unmount it, or copy a snapshot of it",
+            )
         elif writers or is_written_to(descriptor):
-            self._refuse(Conflict, f"{path} is open for writing in {writers or 'another program'}", "end that first, or copy a snapshot of it")
+            self._refuse(
+                Conflict,
+                f"{path} is open for writing in {writers or 'another program'}",
+                "end that first, or copy a snapshot of it",
+            )
 
     def _refuse(self, error: Callable[[str], VmstoreError], what: str, remedy: str) -> None:
         if self._verify:
@@ -69,7 +87,10 @@ class StillFiles:
 
 
 def is_written_to(descriptor: int) -> bool:
-    """Return whether another program has QEMU's lock to write to an open file (QEMU, "Image locking"). No: the file system knows no locks."""
+    """Return whether another program has QEMU's lock to write to an open file (QEMU, "Image locking").
+
+    No: the file system knows no locks.
+    """
     return _is_locked(descriptor, _WRITERS)
 
 

@@ -30,7 +30,8 @@ class Allocation:
     block: int
     #: Bytes: the end of the last block or table.
     end: int = 0
-    #: Bytes of blocks and tables that begin within the file. More than the file has means that some are referred to several times.
+    #: Bytes of blocks and tables that begin within the file. More than the file has means that some are referred to
+    #: several times.
     inside: int = 0
     #: Upper bound of the data in bytes: what a conversion reads.
     data: int = 0
@@ -48,7 +49,9 @@ class Allocation:
         highest = max(offsets)
         self.end = max(self.end, highest + self.block if end is None else end)
         self.data += self.block * len(offsets)
-        self.inside += self.block * (len(offsets) if highest < self.length else sum(offset < self.length for offset in offsets))
+        self.inside += self.block * (
+            len(offsets) if highest < self.length else sum(offset < self.length for offset in offsets)
+        )
 
     def is_shared(self) -> bool:
         """Return whether blocks are referred to several times. The last block may end behind the file."""
@@ -76,7 +79,8 @@ class TableFile:
         return data.ljust(size, b"\0")
 
     def entries(self, offset: int, count: int, code: str, byte_order: str) -> Iterator[tuple[int, array[int]]]:
-        """Yield a table of ``count`` entries in pieces, each with the number of its first entry. Pieces that lie in a hole are left out.
+        """Yield a table of ``count`` entries in pieces, each with the number of its first entry. Pieces that lie in a
+        hole are left out.
 
         :arg code: type of an entry, as :mod:`array` names it.
         :arg byte_order: ``big`` or ``little``.

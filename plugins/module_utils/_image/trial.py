@@ -4,7 +4,8 @@
 
 """Try mkfs and qemu-img on files that are thrown away.
 
-So options are refused where they are declared and not with the first image, and check mode knows which image can't be made.
+So options are refused where they are declared and not with the first image, and check mode knows which image can't be
+made.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def try_fs_options(option: str, fs: str, options: str) -> None:
                 reasons.append(reason(completed))
     except (OSError, CommandFailed):
         return  # nothing is known without space for a trial, or time
-    raise InvalidInput(option, options, f"arguments of {os.path.basename(command[0])} are expected, which prints: {reasons[0]}")
+    raise InvalidInput(
+        option, options, f"arguments of {os.path.basename(command[0])} are expected, which prints: {reasons[0]}"
+    )
 
 
 def try_datablock(
@@ -78,7 +81,8 @@ def try_datablock(
     qcow2_options: str = "",
     sparse: bool = True,
 ) -> None:
-    """Refuse what :func:`make_datablock`, whose arguments and errors these are, would refuse, as far as that is known before.
+    """Refuse what :func:`make_datablock`, whose arguments and errors these are, would refuse, as far as that is known
+    before.
 
     :arg directory: descriptor of the directory that the image is to be in.
     """
@@ -93,7 +97,16 @@ def try_datablock(
     elif format == "qcow2":
         options = ",".join(one for one in qcow2_options.split(",") if not one.startswith(PREALLOCATION))
         with contextlib.suppress(_NothingKnown), _trial_file(0) as descriptor:
-            arguments = ["create", "-q", "-f", "qcow2", *creation_options(options), "--", descriptor_path(descriptor), str(size)]
+            arguments = [
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                *creation_options(options),
+                "--",
+                descriptor_path(descriptor),
+                str(size),
+            ]
             run_qemu_img(*arguments, reads={}, writes={descriptor: "the new image"}, data=size, timeout=_TIMEOUT)
 
 
@@ -128,7 +141,9 @@ def _require_room(made: int, directory: int, qcow2_options: str | None) -> None:
     if qcow2_options is not None:
         reads = {made: "the new file system"}
         image = descriptor_path(made)
-        foresee_conversion(image, "raw", directory, "qcow2", reads=reads, options=qcow2_options, taken=taken, timeout=_TIMEOUT)
+        foresee_conversion(
+            image, "raw", directory, "qcow2", reads=reads, options=qcow2_options, taken=taken, timeout=_TIMEOUT
+        )
 
 
 class _NothingKnown(Exception):
@@ -185,7 +200,9 @@ def try_qcow2_options(option: str, options: str) -> None:
         with tempfile.TemporaryFile() as file:
             target = f"/proc/self/fd/{file.fileno()}"
             create = ["create", "-q", "-f", "qcow2", *arguments, "--", target, "1M"]
-            completed = run_qemu_img(*create, reads={}, writes={file.fileno(): "the new image"}, data=0, timeout=_TIMEOUT, accept=None)
+            completed = run_qemu_img(
+                *create, reads={}, writes={file.fileno(): "the new image"}, data=0, timeout=_TIMEOUT, accept=None
+            )
     except (OSError, VmstoreError):
         return
     if completed.returncode != 0:

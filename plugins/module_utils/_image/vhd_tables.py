@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""VHD (Microsoft, Virtual Hard Disk Image Format Specification 1.0): the size that its footer tells, and what the table of a dynamic one refers to."""
+"""VHD (Microsoft, Virtual Hard Disk Image Format Specification 1.0): the size that its footer tells, and what the table
+of a dynamic one refers to.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _SECTOR = 512
 _COOKIE = b"conectix"
 _FIXED = 2
 _FREE = 0xFFFFFFFF
-#: Programs that go by the geometry, which is a little less than the size that others take: Virtual PC and QEMU (QEMU, block/vpc.c).
+#: Programs that go by the geometry, which is a little less than the size that others take: Virtual PC and QEMU (QEMU,
+#: block/vpc.c).
 _BY_GEOMETRY = (b"vpc ", b"qemu")
 #: Programs by whose current size every QEMU goes (QEMU, block/vpc.c).
 _BY_CURRENT_SIZE = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CXSF")
@@ -36,7 +39,8 @@ def is_by_geometry(footer: bytes) -> bool:
 
 
 def has_two_sizes(footer: bytes) -> bool:
-    """Return whether versions of QEMU disagree about the size: 7.2 takes the geometry of what VirtualBox, Azure and others made, newer ones the current size.
+    """Return whether versions of QEMU disagree about the size: 7.2 takes the geometry of what VirtualBox, Azure and
+    others made, newer ones the current size.
 
     :raises struct.error: it is no whole footer.
     """

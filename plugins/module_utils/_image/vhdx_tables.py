@@ -52,7 +52,13 @@ def vhdx_allocation(file: TableFile) -> Allocation:
     for first, entries in file.entries(table, count, "Q", "little"):
         if found.is_shared():
             break
-        found.add_blocks([entry & _OFFSET for number, entry in enumerate(entries, first) if entry & _STATE == _PRESENT and number % (ratio + 1) != ratio])
+        found.add_blocks(
+            [
+                entry & _OFFSET
+                for number, entry in enumerate(entries, first)
+                if entry & _STATE == _PRESENT and number % (ratio + 1) != ratio
+            ]
+        )
     return found
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The connection to libvirt: its domains, their definitions, and devices of the running ones. XML goes in and out as text."""
+"""The connection to libvirt: its domains, their definitions, and devices of the running ones.
+
+XML goes in and out as text.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def load_libvirt() -> ModuleType:
         return importlib.import_module("libvirt")
     except ImportError as error:
         raise LibvirtMissing(
-            f"The Python library of libvirt is not installed for {sys.executable}: install the package python3-libvirt on this host "
+            f"The Python library of libvirt is not installed for {sys.executable}: install the package "
+            "python3-libvirt "
+            "on this host "
             "and let ansible_python_interpreter name the interpreter that the package belongs to (/usr/bin/python3)."
         ) from error
 
@@ -45,7 +50,12 @@ def check_local(uri: str) -> str:
     """
     # Any host is named behind '//', and any transport behind '+'.
     if re.fullmatch(r"[a-z]+:///[!-~]*", uri) is None:
-        raise InvalidInput("uri", uri, f"the URI of this host's libvirt is expected, such as {DEFAULT_URI!r}; run the module on the hypervisor itself")
+        raise InvalidInput(
+            "uri",
+            uri,
+            f"the URI of this host's libvirt is expected, such as {DEFAULT_URI!r}; run the module on the hypervisor "
+            "itself",
+        )
     return uri
 
 
@@ -58,11 +68,15 @@ class Hypervisor:
 
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
         self.libvirt = load_libvirt()
-        self.libvirt.registerErrorHandler(lambda *unused: None, None)  # else every error is printed to stderr as well
+        # Else every error is printed to stderr as well.
+        self.libvirt.registerErrorHandler(lambda *unused: None, None)
         try:
             self._connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
         except self.libvirt.libvirtError as error:
-            raise LibvirtMissing(f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user use it?") from error
+            raise LibvirtMissing(
+                f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user "
+                "use it?"
+            ) from error
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:
@@ -75,7 +89,10 @@ class Hypervisor:
             raise LibvirtFailed(f"libvirt could not {doing}: {self._said(error).rstrip('.')}.") from error
 
     def _said(self, error: Exception) -> str:
-        """libvirt's message in one line. Behind the first, it quotes XML that it can't read, and so what that holds of secrets."""
+        """libvirt's message in one line.
+
+        Behind the first, it quotes XML that it can't read, and so what that holds of secrets.
+        """
         schema = error.get_error_code() == self.libvirt.VIR_ERR_XML_INVALID_SCHEMA  # type: ignore[attr-defined]
         return " ".join(str(error).splitlines() if schema else str(error).splitlines()[:1])
 
@@ -104,7 +121,9 @@ class Hypervisor:
         """
         found = self.find_domain(reference)
         if found is None:
-            raise DependencyNotFound(f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host.")
+            raise DependencyNotFound(
+                f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host."
+            )
         return found
 
     def domains(self) -> list[Domain]:
@@ -143,12 +162,18 @@ class Domain:
         """Return whether its processors stand still, so that the guest can't do what it is asked to."""
         with self._calls("look at"):
             state, _reason = self._handle.state()
-        return state in (self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED, self._libvirt.VIR_DOMAIN_CRASHED)
+        return state in (
+            self._libvirt.VIR_DOMAIN_PAUSED,
+            self._libvirt.VIR_DOMAIN_PMSUSPENDED,
+            self._libvirt.VIR_DOMAIN_CRASHED,
+        )
 
     def persistent_xml(self, *, secrets: bool = True) -> str:
         """The definition, with its secrets: a definition that is read without them and written back would lose them."""
         with self._calls("read"):
-            return self._handle.XMLDesc(self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0))
+            return self._handle.XMLDesc(
+                self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
+            )
 
     def running_xml(self) -> str | None:
         """What runs now; ``None`` when it is shut off."""
@@ -157,7 +182,9 @@ class Domain:
         return text if self.is_running else None
 
     def saved_xml(self) -> str | None:
-        """What the next start resumes, where ``virsh managedsave`` wrote a state: with the devices of that time, whatever the definition says."""
+        """What the next start resumes, where ``virsh managedsave`` wrote a state: with the devices of that time,
+        whatever the definition says.
+        """
         with self._calls("read the saved state of"):
             return self._handle.managedSaveGetXMLDesc(0) if self._handle.hasManagedSaveImage(0) else None
 
@@ -171,7 +198,9 @@ class Domain:
             self._handle.connect().defineXMLFlags(text, flags)
 
     def restore(self, text: str) -> None:
-        """Put back the definition that :meth:`persistent_xml` gave, unless the domain was undefined: then it stays so."""
+        """Put back the definition that :meth:`persistent_xml` gave, unless the domain was undefined: then it stays
+        so.
+        """
         if self.is_persistent:
             self.define(text, validate=False)
 
@@ -195,7 +224,11 @@ class Domain:
             with contextlib.suppress(LibvirtFailed), self._calls("shut down"):  # it may just have gone off
                 self._handle.shutdown()
             with contextlib.suppress(LockTimeout):
-                retry_until(lambda: not self.is_running, deadline=min(REQUEST_INTERVAL, end - time.monotonic()), what="of the domain")
+                retry_until(
+                    lambda: not self.is_running,
+                    deadline=min(REQUEST_INTERVAL, end - time.monotonic()),
+                    what="of the domain",
+                )
         return not self.is_running
 
     def attach(self, device: str) -> None:

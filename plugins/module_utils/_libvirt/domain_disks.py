@@ -20,11 +20,17 @@ from .domain_xml import parse
 #: Sockets of libvirtd and of virtqemud. Where there is neither, this host runs no domains.
 SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
-#: Where a domain's XML names files (https://libvirt.org/formatdomain.html): also those that a disk is based on, or is copied to.
+#: Where a domain's XML names files (https://libvirt.org/formatdomain.html): also those that a disk is based on, or is
+#: copied to.
 _FILES = (".//disk//source", ".//os/kernel", ".//os/initrd")
 
-#: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains which have one.
-_VIRSH_XML = ((["dumpxml", "--inactive"], ["--all"]), (["dumpxml"], []), (["managedsave-dumpxml"], ["--all", "--with-managed-save"]))
+#: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains which have
+#: one.
+_VIRSH_XML = (
+    (["dumpxml", "--inactive"], ["--all"]),
+    (["dumpxml"], []),
+    (["managedsave-dumpxml"], ["--all", "--with-managed-save"]),
+)
 
 
 def files_of_local_domains() -> Mapping[str, Sequence[str]]:
@@ -35,7 +41,8 @@ def files_of_local_domains() -> Mapping[str, Sequence[str]]:
 def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
     """The names of the domains, running or defined, by the paths of their files. Links are resolved.
 
-    Without the Python library of libvirt virsh is asked, because a host that only runs domains has no other use for the library.
+    Without the Python library of libvirt virsh is asked, because a host that only runs domains has no other use for the
+    library.
 
     :raises LibvirtFailed: libvirt isn't here, or doesn't answer.
     """
@@ -51,8 +58,14 @@ def _by_library(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the name of each domain and its XML in every state that it has."""
     for domain in Hypervisor(uri, read_only=True).domains():
         texts = []
-        for read in (lambda domain: domain.persistent_xml(secrets=False) if domain.is_persistent else None, Domain.running_xml, Domain.saved_xml):
-            with contextlib.suppress(LibvirtFailed, NotFound):  # it has just been removed, or its saved state is damaged
+        for read in (
+            lambda domain: domain.persistent_xml(secrets=False) if domain.is_persistent else None,
+            Domain.running_xml,
+            Domain.saved_xml,
+        ):
+            with contextlib.suppress(
+                LibvirtFailed, NotFound
+            ):  # it has just been removed, or its saved state is damaged
                 texts.append(read(domain))
         yield domain.name, [text for text in texts if text]
 
@@ -77,7 +90,12 @@ def disk_files(text: str) -> list[str]:
     """The files in a domain's XML."""
     tree = parse(text)
     elements = [element for place in _FILES for element in tree.iterfind(place)]
-    return [path for element in elements for path in (element.get("file"), element.get("dev"), element.text) if path and path.startswith("/")]
+    return [
+        path
+        for element in elements
+        for path in (element.get("file"), element.get("dev"), element.text)
+        if path and path.startswith("/")
+    ]
 
 
 __all__ = ["disk_files", "files_of_domains", "files_of_local_domains"]

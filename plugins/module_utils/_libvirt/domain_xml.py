@@ -4,8 +4,8 @@
 
 """A libvirt domain's XML (https://libvirt.org/formatdomain.html): read it, and edit the few parts that an export needs.
 
-Nothing here talks to libvirt. Names with a prefix (``qemu:commandline``, anything in ``metadata``) and their ``xmlns`` attributes are
-kept as they are written, because the parser doesn't resolve namespaces.
+Nothing here talks to libvirt. Names with a prefix (``qemu:commandline``, anything in ``metadata``) and their ``xmlns``
+attributes are kept as they are written, because the parser doesn't resolve namespaces.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from xml.parsers import expat
 
 from .._core.errors import Conflict, LibvirtFailed
-from .._core.idmap import IdMap
 from .._core.records import dataclass, fields, replace
+from .._model.idmap import IdMap
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,14 @@ class VirtioFs:
         """This device with the tunables it doesn't set taken from ``other``."""
         if other is None:
             return self
-        return replace(self, **{name: getattr(other, name) for name in ("queue", "xattr", "sandbox", "thread_pool") if getattr(self, name) is None})
+        return replace(
+            self,
+            **{
+                name: getattr(other, name)
+                for name in ("queue", "xattr", "sandbox", "thread_pool")
+                if getattr(self, name) is None
+            },
+        )
 
     def differences(self, other: VirtioFs) -> list[str]:
         """The fields that aren't the same, by name. A binary that this one leaves to libvirt is the same as any."""
@@ -126,11 +133,15 @@ def filesystems(root: ET.Element) -> Iterator[tuple[ET.Element, VirtioFs]]:
 
 
 def tags(root: ET.Element) -> dict[str, str]:
-    """The mount tags in use, of virtiofs and of any other devices, and what each one names: mostly a directory, also a socket or a block device."""
+    """The mount tags in use, of virtiofs and of any other devices, and what each one names: mostly a directory, also a
+    socket or a block device.
+    """
     found = {}
     for element in devices(root).findall("filesystem"):
         source = element.find("source")
-        found[_attribute(element, "target", "dir") or ""] = " ".join(source.attrib.values()) if source is not None else ""
+        found[_attribute(element, "target", "dir") or ""] = (
+            " ".join(source.attrib.values()) if source is not None else ""
+        )
     return found
 
 
@@ -158,7 +169,10 @@ def _attribute(element: ET.Element, path: str, name: str) -> str | None:
 
 
 def _maps(element: ET.Element, kind: str) -> tuple[IdMap, ...]:
-    return tuple(IdMap(*(int(one.get(name, "")) for name in ("start", "target", "count"))) for one in element.findall(f"idmap/{kind}"))
+    return tuple(
+        IdMap(*(int(one.get(name, "")) for name in ("start", "target", "count")))
+        for one in element.findall(f"idmap/{kind}")
+    )
 
 
 def new_filesystem() -> ET.Element:
@@ -173,7 +187,11 @@ def write_filesystem(element: ET.Element, wanted: VirtioFs) -> None:
     binary = _child(element, "binary")
     _set(binary, "path", wanted.binary)
     _set(binary, "xattr", None if wanted.xattr is None else "on" if wanted.xattr else "off")
-    for tag, name, value in (("cache", "mode", wanted.cache), ("sandbox", "mode", wanted.sandbox), ("thread_pool", "size", wanted.thread_pool)):
+    for tag, name, value in (
+        ("cache", "mode", wanted.cache),
+        ("sandbox", "mode", wanted.sandbox),
+        ("thread_pool", "size", wanted.thread_pool),
+    ):
         _set(_child(binary, tag), name, value)
         _drop_empty(binary, tag)
     _drop_empty(element, "binary")
@@ -213,7 +231,9 @@ def cdrom_of(root: ET.Element, path: str) -> ET.Element | None:
 
 
 def add_cdrom(root: ET.Element, path: str) -> ET.Element:
-    """Add a read-only CD-ROM drive with the raw image ``path``: on IDE for the i440FX machine, which has no SATA, else on SATA."""
+    """Add a read-only CD-ROM drive with the raw image ``path``: on IDE for the i440FX machine, which has no SATA, else
+    on SATA.
+    """
     machine = _attribute(root, "os/type", "machine") or ""
     bus, prefix = ("ide", "hd") if machine == "pc" or "i440fx" in machine else ("sata", "sd")
     used = {_attribute(disk, "target", "dev") for disk in devices(root).findall("disk")}
@@ -229,9 +249,16 @@ def add_cdrom(root: ET.Element, path: str) -> ET.Element:
 
 
 def has_free_slot(root: ET.Element) -> bool:
-    """Whether a running domain has a place for one more hot-plugged device: a PCIe port or a PCI slot that nothing uses, or no PCI at all."""
+    """Whether a running domain has a place for one more hot-plugged device: a PCIe port or a PCI slot that nothing
+    uses, or no PCI at all.
+    """
     controllers = [device for device in devices(root).findall("controller") if device.get("type") == "pci"]
-    taken = {(_number(place, "bus"), _number(place, "slot")) for device in devices(root) for place in device.findall("address") if place.get("type") == "pci"}
+    taken = {
+        (_number(place, "bus"), _number(place, "slot"))
+        for device in devices(root)
+        for place in device.findall("address")
+        if place.get("type") == "pci"
+    }
     for controller in controllers:
         bus, model = int(controller.get("index", "0")), controller.get("model")
         if model in ("pcie-root-port", "pcie-switch-downstream-port"):
@@ -250,7 +277,9 @@ def _number(element: ET.Element, name: str) -> int:
 
 
 def memory_is_shared(root: ET.Element) -> bool:
-    """Return whether other processes can map all of the guest's memory, which a vhost-user device needs: each NUMA cell and memory device, or the default."""
+    """Return whether other processes can map all of the guest's memory, which a vhost-user device needs: each NUMA cell
+    and memory device, or the default.
+    """
     default = _attribute(root, "memoryBacking/access", "mode") == "shared"
     parts = [cell.get("memAccess") for cell in root.findall("cpu/numa/cell")] or [None]
     parts += [device.get("access") for device in _memory_devices(root)]
@@ -258,12 +287,18 @@ def memory_is_shared(root: ET.Element) -> bool:
 
 
 def _memory_devices(root: ET.Element) -> list[ET.Element]:
-    """Memory that the guest can use like any other. A virtio-pmem device is always shared, and no buffer of a guest lies in an sgx-epc device."""
-    return [device for device in root.findall("devices/memory") if device.get("model") in ("dimm", "nvdimm", "virtio-mem")]
+    """Memory that the guest can use like any other.
+
+    A virtio-pmem device is always shared, and no buffer of a guest lies in an sgx-epc device.
+    """
+    return [
+        device for device in root.findall("devices/memory") if device.get("model") in ("dimm", "nvdimm", "virtio-mem")
+    ]
 
 
 def share_memory(root: ET.Element) -> None:
-    """Make the memory shared (spec: huge pages if the domain has them, else memfd) and leave it alone where it is already.
+    """Make the memory shared (spec: huge pages if the domain has them, else memfd) and leave it alone where it is
+    already.
 
     Memory backed by files can be shared as it is, so that source stays.
 
@@ -274,14 +309,18 @@ def share_memory(root: ET.Element) -> None:
     for cell in root.findall("cpu/numa/cell"):
         if cell.get("memAccess") == "private":
             raise Conflict(
-                f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared memory: remove that attribute first."
+                f"The NUMA cell {cell.get('id')!r} of the domain has memAccess='private' and virtiofs needs shared "
+                "memory: remove that attribute first."
             )
     for device in _memory_devices(root):
         if device.get("access") == "private":
             alias = _attribute(device, "alias", "name")
-            which = f"{device.get('model')} device" + (f" {alias!r}" if alias else f" of the NUMA cell {(device.findtext('target/node') or '0')!r}")
+            which = f"{device.get('model')} device" + (
+                f" {alias!r}" if alias else f" of the NUMA cell {(device.findtext('target/node') or '0')!r}"
+            )
             raise Conflict(
-                f"The {which} of the domain has access='private' and virtiofs needs shared memory: the guest hangs when a buffer lies in it; "
+                f"The {which} of the domain has access='private' and virtiofs needs shared memory: the guest hangs "
+                "when a buffer lies in it; "
                 "remove that attribute first."
             )
     backing = root.find("memoryBacking")
@@ -296,11 +335,13 @@ def share_memory(root: ET.Element) -> None:
 # Comparison
 
 
-def first_difference(expected: ET.Element, found: ET.Element, ours: frozenset[ET.Element] = frozenset(), path: str = "") -> str | None:
+def first_difference(
+    expected: ET.Element, found: ET.Element, ours: frozenset[ET.Element] = frozenset(), path: str = ""
+) -> str | None:
     """Where ``found`` differs from ``expected``, as a path; ``None`` when they say the same.
 
-    Only what libvirt itself rearranges is left out: the order of elements with different names, white space, and PCI controllers
-    and other controllers that it adds for new devices.
+    Only what libvirt itself rearranges is left out: the order of elements with different names, white space, and PCI
+    controllers and other controllers that it adds for new devices.
 
     :arg ours: elements of ``expected`` to which libvirt may add (address, alias).
     """
@@ -309,7 +350,11 @@ def first_difference(expected: ET.Element, found: ET.Element, ours: frozenset[ET
     attributes = dict(found.attrib)
     if added:
         attributes = {name: value for name, value in attributes.items() if name in expected.attrib}
-    if expected.tag != found.tag or expected.attrib != attributes or (expected.text or "").strip() != (found.text or "").strip():
+    if (
+        expected.tag != found.tag
+        or expected.attrib != attributes
+        or (expected.text or "").strip() != (found.text or "").strip()
+    ):
         return here
     wanted, got = _grouped(expected), _grouped(found)
     known = {_place(child) for child in wanted}
@@ -320,7 +365,7 @@ def first_difference(expected: ET.Element, found: ET.Element, ours: frozenset[ET
         difference = first_difference(one, other, ours, here)
         if difference is not None:
             return difference
-    alone = wanted[len(got):] or got[len(wanted):]
+    alone = wanted[len(got) :] or got[len(wanted) :]
     return f"{here}/{alone[0].tag}" if alone else None
 
 
@@ -329,7 +374,10 @@ def _grouped(element: ET.Element) -> list[ET.Element]:
 
 
 def _place(element: ET.Element) -> tuple[str, str]:
-    """What elements are ordered by; disks by their target, as libvirt does, and controllers by type and index. Others keep their order."""
+    """What elements are ordered by; disks by their target, as libvirt does, and controllers by type and index.
+
+    Others keep their order.
+    """
     if element.tag == "disk":
         return "disk", _attribute(element, "target", "dev") or ""
     if element.tag == "controller":

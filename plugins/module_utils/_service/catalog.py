@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Services whose state is in the catalog: check mode plans on a copy; what is to change is planned and committed in one transaction."""
+"""Services whose state is in the catalog: check mode plans on a copy; what is to change is planned and committed in one
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, catalog_
 from .._core.arguments import ArgumentSpec
 from .._core.paths import absolute
 from .._core.plan import Plan
-from .module import Service
+from .service import Service
 
 CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_PATH}})
 
 
 class CatalogService(Service):
-    """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the commit."""
+    """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the
+    commit.
+    """
 
     #: Whether a normal run makes a catalog where there is none; if not, it fails where something is to change.
     create = False
@@ -35,12 +39,16 @@ class CatalogService(Service):
         return self._open
 
     def converge(self) -> Plan:
-        # First on a copy: a wish that can't be granted makes no catalog, what takes long keeps no other program waiting, and what is so already needs no lock.
+        # First on a copy: a wish that can't be granted makes no catalog, what takes long keeps no other program
+        # waiting, and what is so already needs no lock.
         plan = self.rehearse()
         self._close()
         if not plan.changed:
             return plan
-        with open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog, catalog.transaction():
+        with (
+            open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog,
+            catalog.transaction(),
+        ):
             self._open, self._is_writing = catalog, True
             try:
                 plan = self.plan()
@@ -50,18 +58,25 @@ class CatalogService(Service):
         return plan
 
     def rehearse(self) -> Plan:
-        """The plan on a copy, before the plan that counts is made. Subclasses do here what takes long and changes no state that others see."""
+        """The plan on a copy, before the plan that counts is made.
+
+        Subclasses do here what takes long and changes no state that others see.
+        """
         return self.plan()
 
     def renewed(self) -> bool:
         """Read the catalog again if another program changed it since the copy was read, and return whether one did.
 
-        A plan that compares an old copy with what is on the disk now finds what never was: images without data, for one.
+        A plan that compares an old copy with what is on the disk now finds what never was: images without data, for
+        one.
         """
         if self._is_writing or self._open is None or not catalog_exists(self.path):
             return False
         now = read_catalog(self.path, missing_ok=False)
-        if all(now.execute(rows) == self._open.execute(rows) for rows in ("SELECT * FROM image ORDER BY id", "SELECT * FROM datastore ORDER BY id")):
+        if all(
+            now.execute(rows) == self._open.execute(rows)
+            for rows in ("SELECT * FROM image ORDER BY id", "SELECT * FROM datastore ORDER BY id")
+        ):
             now.close()
             return False
         self._close()

@@ -20,7 +20,7 @@ from .._core.errors import Conflict, InvalidInput, NotFound, from_os_error, os_e
 from .._core.paths import absolute
 from .._core.plan import Action, Plan
 from .._host.made_directory import ANYBODY, Ownership, open_or_make, other_users
-from .module import Service
+from .service import Service
 
 DIRECTORY_SPEC = ArgumentSpec(
     {
@@ -33,7 +33,11 @@ DIRECTORY_SPEC = ArgumentSpec(
 
 
 class DirectoryService(Service):
-    """Plans one directory. An owner or a group that isn't given stays as it is; a new directory has those of the directory around it, or root's."""
+    """Plans one directory.
+
+    An owner or a group that isn't given stays as it is; a new directory has those of the directory around it, or
+    root's.
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.path = absolute("path", options["path"])
@@ -46,11 +50,15 @@ class DirectoryService(Service):
         after = {**(before or {}), **self.wanted, "mode": f"{self.mode:04o}"}
         plan.result["directory"] = {"path": self.path, **after}
         if before != after:
-            plan.actions.append(Action(f"{'create' if before is None else 'change'} directory", self.path, before, after, self._apply))
+            plan.actions.append(
+                Action(f"{'create' if before is None else 'change'} directory", self.path, before, after, self._apply)
+            )
         return plan
 
     def _look(self) -> dict[str, str] | None:
-        """Return owner, group and mode, the first two as the options call them if they are right; ``None`` if there is no such directory."""
+        """Return owner, group and mode, the first two as the options call them if they are right; ``None`` if there is
+        no such directory.
+        """
         try:
             with opened_directory(self.path) as descriptor:
                 found = os.fstat(descriptor)
@@ -75,7 +83,11 @@ class DirectoryService(Service):
 
     def _is_right(self, found: os.stat_result) -> bool:
         owner, group = self._ids()
-        wanted = (owner if "owner" in self.wanted else found.st_uid, group if "group" in self.wanted else found.st_gid, self.mode)
+        wanted = (
+            owner if "owner" in self.wanted else found.st_uid,
+            group if "group" in self.wanted else found.st_gid,
+            self.mode,
+        )
         return wanted == (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
     def _shown(self) -> str:
@@ -85,14 +97,18 @@ class DirectoryService(Service):
         owner, group = self._ids()
         for option, found in (("owner", owner), ("group", group)):
             if option in self.wanted and found is None:
-                raise NotFound(f"{option}: this host has no {'user' if option == 'owner' else option} {self.wanted[option]!r}.")
+                raise NotFound(
+                    f"{option}: this host has no {'user' if option == 'owner' else option} {self.wanted[option]!r}."
+                )
         with os_errors(f"make the directory {self.path}"):
             descriptor = open_or_make(self.path, self.mode)
             try:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
                     check_changeable(self.path, descriptor, self._shown())
-                    Ownership(found.st_uid if owner is None else owner, found.st_gid if group is None else group, self.mode).give_to(descriptor)
+                    Ownership(
+                        found.st_uid if owner is None else owner, found.st_gid if group is None else group, self.mode
+                    ).give_to(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -116,7 +132,8 @@ def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> Non
     if others:
         whose = "any user" if ANYBODY in others else f"the user {user_name(min(others))}"
         raise Conflict(
-            f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not changed to "
+            f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not "
+            "changed to "
             f"{wanted if isinstance(wanted, str) else _shown(wanted)}: look at it, and do that by hand or remove it."
         )
 
@@ -160,4 +177,13 @@ def group_name(gid: int) -> str:
         return str(gid)
 
 
-__all__ = ["DIRECTORY_SPEC", "DirectoryService", "check_changeable", "group_id", "group_name", "read_mode", "user_id", "user_name"]
+__all__ = [
+    "DIRECTORY_SPEC",
+    "DirectoryService",
+    "check_changeable",
+    "group_id",
+    "group_name",
+    "read_mode",
+    "user_id",
+    "user_name",
+]

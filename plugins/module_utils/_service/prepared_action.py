@@ -13,7 +13,10 @@ from .._core.records import replace
 
 
 def prepared(action: Action, prepare: Callable[[], None], take_back: Callable[[], None]) -> Action:
-    """Return ``action`` with ``prepare`` before it. ``take_back`` undoes the preparation when the action fails or is undone."""
+    """Return ``action`` with ``prepare`` before it.
+
+    ``take_back`` undoes the preparation when the action fails or is undone.
+    """
 
     def apply() -> None:
         prepare()

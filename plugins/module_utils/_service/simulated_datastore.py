@@ -19,8 +19,8 @@ from .._core.files import read_text
 from .._core.paths import real_path
 from .._core.plan import Action, Plan, nothing
 from .._core.records import dataclass, field
-from .._host import mountinfo
-from .module import Service
+from .._host.mount import mountinfo
+from .service import Service
 
 #: Whose requests are the anonymous user's, by profile.
 _SQUASH = {"local": "none", "nfs3": "root", "nfs4.2": "root"}
@@ -117,7 +117,10 @@ class Tool:
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
     def status(self) -> dict[str, object] | None:
-        """Return what is mounted; None when nothing is. Other datastores aren't asked: they may be starting or ending."""
+        """Return what is mounted; None when nothing is.
+
+        Other datastores aren't asked: they may be starting or ending.
+        """
         found = self.on("status")
         if not isinstance(found, dict):
             raise CommandFailed(f"The command {self.executable!r} answered without a status.")
@@ -128,7 +131,10 @@ class Tool:
 
 
 class SimulatedDatastoreService(Service):
-    """Plans mounts, exports, settings and rules of one simulated datastore. Nothing here looks at what is mounted: it may hang."""
+    """Plans mounts, exports, settings and rules of one simulated datastore.
+
+    Nothing here looks at what is mounted: it may hang.
+    """
 
     def __init__(self, wish: SimulatedDatastoreWish) -> None:
         self.wish = wish
@@ -138,7 +144,9 @@ class SimulatedDatastoreService(Service):
         status = self.wish.tool.status()
         if self.wish.state == "unmounted":
             if status is not None:
-                plan.actions.append(Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount")))
+                plan.actions.append(
+                    Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount"))
+                )
             return plan
         self._check_place(status)
         backing = str(self.wish.backing if status is None else status["backing"])
@@ -152,11 +160,27 @@ class SimulatedDatastoreService(Service):
         wish = self.wish
         if status is None:
             if wish.backing is None:
-                raise InvalidInput("backing", None, f"the simulated datastore {wish.name!r} isn't there yet, so the directory that holds its files is needed")
+                raise InvalidInput(
+                    "backing",
+                    None,
+                    f"the simulated datastore {wish.name!r} isn't there yet, so the directory that holds its files is "
+                    "needed",
+                )
             if not wish.mounts and not wish.exports:
-                raise InvalidInput("mounts", wish.mounts, f"the simulated datastore {wish.name!r} isn't there yet, so a mount or an export is needed")
-        elif wish.backing is not None and wish.backing != status["backing"] and real_path(wish.backing) != status["backing"]:
-            raise Conflict(f"The simulated datastore {wish.name!r} is mounted from {status['backing']!r}, not from {wish.backing!r}: unmount it first.")
+                raise InvalidInput(
+                    "mounts",
+                    wish.mounts,
+                    f"the simulated datastore {wish.name!r} isn't there yet, so a mount or an export is needed",
+                )
+        elif (
+            wish.backing is not None
+            and wish.backing != status["backing"]
+            and real_path(wish.backing) != status["backing"]
+        ):
+            raise Conflict(
+                f"The simulated datastore {wish.name!r} is mounted from {status['backing']!r}, not from "
+                f"{wish.backing!r}: unmount it first."
+            )
 
     def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, object]]) -> None:
         if self.wish.exports is None:
@@ -169,7 +193,16 @@ class SimulatedDatastoreService(Service):
                 continue
             words = ["--name", self.wish.name, "--make-directories", *_options(export, "profile", "squash")]
             undo = self._do("unexport", "--", source) if old is None else nothing
-            plan.actions.append(Action("export", source, old and dict(old), dict(export), self._run("export", *words, "--", backing, source), undo))
+            plan.actions.append(
+                Action(
+                    "export",
+                    source,
+                    old and dict(old),
+                    dict(export),
+                    self._run("export", *words, "--", backing, source),
+                    undo,
+                )
+            )
         for source, old in there.items():
             plan.actions.append(Action("end export", source, dict(old), None, self._do("unexport", "--", source)))
 
@@ -181,17 +214,43 @@ class SimulatedDatastoreService(Service):
             now = clients.get(client)
             if now is None:
                 apply = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
-                plan.actions.append(Action(f"mount for {client}", str(mount["path"]), None, dict(mount), apply, self._do("umount", "--client", client)))
+                plan.actions.append(
+                    Action(
+                        f"mount for {client}",
+                        str(mount["path"]),
+                        None,
+                        dict(mount),
+                        apply,
+                        self._do("umount", "--client", client),
+                    )
+                )
             elif not _is_mounted_as(now, mount):
                 # One step, so that the datastore keeps its settings. Who has files open there loses them.
-                old = {"client": client, "path": now["mount_point"], **{name: now[name] for name in ("profile", "squash", "read_only", "strict")}}
-                apply, undo = (self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"])) for each in (mount, old))
-                plan.actions.append(Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo))
+                old = {
+                    "client": client,
+                    "path": now["mount_point"],
+                    **{name: now[name] for name in ("profile", "squash", "read_only", "strict")},
+                }
+                apply, undo = (
+                    self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"]))
+                    for each in (mount, old)
+                )
+                plan.actions.append(
+                    Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo)
+                )
         wanted = {str(mount["client"]) for mount in self.wish.mounts}
         for client, now in sorted(clients.items()):
             # What a mount helper mounted is the business of whoever called mount(8).
             if client not in wanted and not now["by_helper"]:
-                plan.actions.append(Action(f"unmount for {client}", str(now["mount_point"]), dict(now), None, self._do("umount", "--client", client)))
+                plan.actions.append(
+                    Action(
+                        f"unmount for {client}",
+                        str(now["mount_point"]),
+                        dict(now),
+                        None,
+                        self._do("umount", "--client", client),
+                    )
+                )
 
     def _mount_words(self, mount: Mapping[str, object]) -> list[str]:
         flags = [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
@@ -202,7 +261,9 @@ class SimulatedDatastoreService(Service):
         now = dict(status["settings"]) if status is not None else {}
         if given.get("client") is not None and status is not None:
             # The state of one client, until the state of all is set.
-            now.update({**status["state"], **status["state"]["clients"].get(given["client"], {}), "client": given["client"]})
+            now.update(
+                {**status["state"], **status["state"]["clients"].get(given["client"], {}), "client": given["client"]}
+            )
         elif "state" in given and status is not None and status["state"]["clients"]:
             # That of all replaces those of some.
             now["state"] = None
@@ -212,7 +273,15 @@ class SimulatedDatastoreService(Service):
             wanted.update({key: given[key] for key in _STATE if key in given})
         if wanted:
             words = [f"{key}={json.dumps(value)}" for key, value in wanted.items()]
-            plan.actions.append(Action("set", self.wish.name, {key: now.get(key) for key in wanted}, dict(wanted), self._do("set", "--", *words)))
+            plan.actions.append(
+                Action(
+                    "set",
+                    self.wish.name,
+                    {key: now.get(key) for key in wanted},
+                    dict(wanted),
+                    self._do("set", "--", *words),
+                )
+            )
 
     def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, object]]) -> None:
         if self.wish.rules is None:
@@ -253,7 +322,9 @@ def _leads_to(path: str, mount_point: str) -> bool:
         directory, name = os.path.split(os.path.normpath(path))
         path = os.path.join(real_path(directory), name)
         # A mount point is no symbolic link.
-        if path == mount_point or any(mount.mount_point == path for mount in mountinfo.parse(read_text("/proc/self/mountinfo"))):
+        if path == mount_point or any(
+            mount.mount_point == path for mount in mountinfo.parse(read_text("/proc/self/mountinfo"))
+        ):
             return path == mount_point
         if not os.path.islink(path):
             return False
@@ -266,7 +337,9 @@ def normalized(settings: Mapping[str, object]) -> dict[str, object]:
     found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
         found["quotas"] = [
-            {name: _bytes(value) if name == "size" else value for name, value in quota.items()} if isinstance(quota, Mapping) else quota
+            {name: _bytes(value) if name == "size" else value for name, value in quota.items()}
+            if isinstance(quota, Mapping)
+            else quota
             for quota in found["quotas"]
         ]
     return found
@@ -274,7 +347,9 @@ def normalized(settings: Mapping[str, object]) -> dict[str, object]:
 
 def _bytes(value: object) -> object:
     """Return the bytes of a text like ``64K``; anything else as it is."""
-    match = re.fullmatch(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
+    )
     return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ") if match else value
 
 
@@ -283,7 +358,10 @@ def _holds(now: object, wanted: object) -> bool:
     if isinstance(wanted, Mapping) and isinstance(now, Mapping):
         return all(now.get(key) == value for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(now, list):
-        return now == [{key: value for key, value in each.items() if value is not None} if isinstance(each, Mapping) else each for each in wanted]
+        return now == [
+            {key: value for key, value in each.items() if value is not None} if isinstance(each, Mapping) else each
+            for each in wanted
+        ]
     # Nothing, no quota and no latency are the same.
     return now == wanted or (not now and not wanted) or (isinstance(now, Mapping) and now == {"all": wanted})
 
@@ -324,4 +402,10 @@ def read_simulated_datastore(options: Mapping[str, object]) -> dict[str, object]
     }
 
 
-__all__ = ["SIMULATED_DATASTORE_INFO_SPEC", "SIMULATED_DATASTORE_SPEC", "SimulatedDatastoreService", "SimulatedDatastoreWish", "read_simulated_datastore"]
+__all__ = [
+    "SIMULATED_DATASTORE_INFO_SPEC",
+    "SIMULATED_DATASTORE_SPEC",
+    "SimulatedDatastoreService",
+    "SimulatedDatastoreWish",
+    "read_simulated_datastore",
+]

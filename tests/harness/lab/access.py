@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The files a user works with: keys, ssh_config(5), known_hosts, an Ansible inventory."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -33,16 +34,35 @@ def known_host(name: str, public_key: str) -> str:
 
 
 def ssh_config(machines: Mapping[str, Machine], directory: Path, sockets: Path) -> str:
-    """The text of an ssh_config(5) that reaches *machines* with the files in *directory* and keeps connections open by *sockets*."""
+    """The text of an ssh_config(5) that reaches *machines* with the files in *directory* and keeps connections open by
+    *sockets*.
+    """
     parts = []
     for machine in machines.values():
         lines = [f"HostName {machine.address}", f"HostKeyAlias {machine.name}"]
         lines += [f"ProxyJump {machine.through}"] if machine.through else []
         parts.append(f"Host {machine.name}\n" + "".join(f"    {line}\n" for line in lines))
-    parts.append("Host *\n" + "".join(f"    {line}\n" for line in (
-        "User root", "Port 22", f'IdentityFile "{directory}/key"', "IdentitiesOnly yes", f'UserKnownHostsFile "{directory}/known_hosts"',
-        "GlobalKnownHostsFile /dev/null", "StrictHostKeyChecking yes", "BatchMode yes", "LogLevel ERROR", "ConnectTimeout 20",
-        "ControlMaster auto", "ControlPersist 120", f"ControlPath {sockets}/%C")))
+    parts.append(
+        "Host *\n"
+        + "".join(
+            f"    {line}\n"
+            for line in (
+                "User root",
+                "Port 22",
+                f'IdentityFile "{directory}/key"',
+                "IdentitiesOnly yes",
+                f'UserKnownHostsFile "{directory}/known_hosts"',
+                "GlobalKnownHostsFile /dev/null",
+                "StrictHostKeyChecking yes",
+                "BatchMode yes",
+                "LogLevel ERROR",
+                "ConnectTimeout 20",
+                "ControlMaster auto",
+                "ControlPersist 120",
+                f"ControlPath {sockets}/%C",
+            )
+        )
+    )
     return "\n".join(parts)
 
 
@@ -50,7 +70,11 @@ def inventory(machines: Mapping[str, Machine], config: Path) -> str:
     """An Ansible inventory in YAML with the groups hosts and guests and one per kind."""
     groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {"hosts": {"hosts": {}}, "guests": {"hosts": {}}}
     for machine in machines.values():
-        variables = {"ansible_host": machine.name, "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3"}
+        variables = {
+            "ansible_host": machine.name,
+            "ansible_user": "root",
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
         if machine.through:
             variables |= {"lab_host": machine.through, "lab_domain": machine.name}
         groups["guests" if machine.through else "hosts"]["hosts"][machine.name] = variables

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What takes long to make is made once: a directory per recipe, named by the recipe's hash."""
+
 from __future__ import annotations
 
 import fcntl
@@ -44,7 +45,10 @@ def locked(name: str, deadline: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= end:
                     file.seek(0)
-                    raise LabError(f"Process {file.read().strip() or '?'} is still at work on {name!r} after {deadline:g} seconds of waiting.") from None
+                    raise LabError(
+                        f"Process {file.read().strip() or '?'} is still at work on {name!r} after {deadline:g} seconds "
+                        "of waiting."
+                    ) from None
                 time.sleep(0.05)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -53,7 +57,8 @@ def locked(name: str, deadline: float) -> Iterator[None]:
 
 
 def made_once(name: str, recipe: Any, make: Callable[[Path], None], deadline: float = 1800) -> Path:
-    """The cached directory for *recipe*, a value that JSON can hold; *make* fills an empty directory when it isn't there yet.
+    """The cached directory for *recipe*, a value that JSON can hold; *make* fills an empty directory when it isn't
+    there yet.
 
     Two processes that ask for the same thing at once make it once.  A half-made one never bears the final name.
     """

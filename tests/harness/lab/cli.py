@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The command line: ``lab up|status|ssh|guest|probe|down``."""
+
 from __future__ import annotations
 
 import argparse
@@ -41,7 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="make the hosts and guests of a lab file")
     up.add_argument("file", type=Path, metavar="FILE.yml")
-    up.add_argument("--state", type=Path, metavar="DIR", help="where ssh_config and inventory.yml go (default: /run/granary-lab/NAME)")
+    up.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="where ssh_config and inventory.yml go (default: /run/granary-lab/NAME)",
+    )
     up.set_defaults(work=_up)
 
     status = commands.add_parser("status", help="tell what is there")
@@ -50,7 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     ssh = commands.add_parser("ssh", help="run a command, or a shell, on a host or a guest")
     ssh.add_argument("name", metavar="NAME")
-    ssh.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="an argument list; for pipes: sh -c '...'")
+    ssh.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="CMD", help="an argument list; for pipes: sh -c '...'"
+    )
     ssh.set_defaults(work=_ssh)
 
     guest = commands.add_parser("guest", help="start or stop a guest")
@@ -65,9 +73,13 @@ def make_parser() -> argparse.ArgumentParser:
     down.set_defaults(work=_down)
 
     # A default here would replace what was said before COMMAND.
-    up.add_argument("--lab", metavar="NAME", default=argparse.SUPPRESS, help="what the lab is called (default: as the file says)")
+    up.add_argument(
+        "--lab", metavar="NAME", default=argparse.SUPPRESS, help="what the lab is called (default: as the file says)"
+    )
     for command in (status, ssh, guest, down):
-        command.add_argument("--lab", metavar="NAME", default=argparse.SUPPRESS, help="which lab (default: the only one)")
+        command.add_argument(
+            "--lab", metavar="NAME", default=argparse.SUPPRESS, help="which lab (default: the only one)"
+        )
     return parser
 
 
@@ -75,7 +87,11 @@ def _lab(options: argparse.Namespace) -> Lab:
     found = names()
     if options.lab or len(found) == 1:
         return Lab(options.lab or found[0])
-    raise LabError(f"--lab: there are {len(found)} labs ({', '.join(found)}), name one." if found else "There is no lab: 'lab up FILE' makes one.")
+    raise LabError(
+        f"--lab: there are {len(found)} labs ({', '.join(found)}), name one."
+        if found
+        else "There is no lab: 'lab up FILE' makes one."
+    )
 
 
 def _up(options: argparse.Namespace) -> None:
@@ -92,7 +108,9 @@ def _status(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(status, indent=2))
         return
-    print(f"{status['name']}: {'up' if status['complete'] else 'not whole'}, {status['accelerator']}, {status['state']}")
+    print(
+        f"{status['name']}: {'up' if status['complete'] else 'not whole'}, {status['accelerator']}, {status['state']}"
+    )
     for name, host in status["hosts"].items():
         print(f"  {name:20} {host['kind']:10} {host['address']:16} {'running' if host['running'] else 'stopped'}")
         for guest, each in status["guests"].items():
@@ -102,7 +120,10 @@ def _status(options: argparse.Namespace) -> None:
 
 def _ssh(options: argparse.Namespace) -> None:
     config = _lab(options).ssh_config
-    os.execvp("ssh", ["ssh", "-F", str(config), "--", options.name, *([shlex.join(options.command)] if options.command else [])])
+    os.execvp(
+        "ssh",
+        ["ssh", "-F", str(config), "--", options.name, *([shlex.join(options.command)] if options.command else [])],
+    )
 
 
 def _guest(options: argparse.Namespace) -> None:

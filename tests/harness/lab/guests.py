@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Guests: libvirt domains inside a host."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -97,11 +98,17 @@ class Guest:
         return f"/var/log/libvirt/qemu/{self.name}-console.log"
 
     def prepare(self, image: Path, authorized_keys: bytes) -> None:
-        """Put what the guest boots with into the host's directory: the cached initramfs and, after it, what is this guest's own."""
+        """Put what the guest boots with into the host's directory: the cached initramfs and, after it, what is this
+        guest's own.
+        """
         key = self.host.files / f"{self.name}_ed25519_key"
         network = f"LAB_NAME={self.name}\nLAB_ADDRESS={self.address}/24\nLAB_GATEWAY={GATEWAY}\n"
-        own = [Entry("lab/etc/lab-network", network.encode()), Entry("lab/etc/hostname", f"{self.name}\n".encode()),
-               Entry("lab/etc/ssh/ssh_host_ed25519_key", key.read_bytes(), 0o600), Entry("lab/etc/ssh/lab_authorized_keys", authorized_keys)]
+        own = [
+            Entry("lab/etc/lab-network", network.encode()),
+            Entry("lab/etc/hostname", f"{self.name}\n".encode()),
+            Entry("lab/etc/ssh/ssh_host_ed25519_key", key.read_bytes(), 0o600),
+            Entry("lab/etc/ssh/lab_authorized_keys", authorized_keys),
+        ]
         initrd = self.host.files / f"{self.name}.initrd"
         initrd.write_bytes((image / "initrd").read_bytes() + archive(own))
         initrd.chmod(0o644)
@@ -109,7 +116,9 @@ class Guest:
     def define(self) -> None:
         """Make the root disk and define the domain."""
         disk = f"/var/lib/libvirt/images/{self.name}.qcow2"
-        self.host.execute("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{LAB_DIRECTORY}/{self.image}/root.img", disk)
+        self.host.execute(
+            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{LAB_DIRECTORY}/{self.image}/root.img", disk
+        )
         xml = self.host.execute(*self.virt_install(disk)).stdout if self.spec.virt_install else self.xml(disk)
         self.host.execute("virsh", "define", "--validate", "/dev/stdin", stdin=xml.encode())
 
@@ -119,11 +128,19 @@ class Guest:
             self.host.execute("virsh", "start", self.name)
 
     def wait_ready(self, offset: int = 0) -> None:
-        """Return when the guest answers (with cloud-init: when it reported on its console, behind *offset*); raises :class:`LabError`."""
+        """Return when the guest answers (with cloud-init: when it reported on its console, behind *offset*); raises
+        :class:`LabError`.
+        """
         deadline = BOOT_DEADLINE[self.spec.cloud_init]
-        script = [_WAIT_FOR_WORD, self.console, str(offset), "lab: report ends"] if self.spec.cloud_init else [_WAIT_FOR_SSH, self.address]
+        script = (
+            [_WAIT_FOR_WORD, self.console, str(offset), "lab: report ends"]
+            if self.spec.cloud_init
+            else [_WAIT_FOR_SSH, self.address]
+        )
         if self.host.execute("python3", "-c", *script, str(deadline), deadline=deadline + 30, check=False).returncode:
-            raise LabError(f"Guest {self.name!r} wasn't up after {deadline} seconds, its console ends with: {self.console_tail()}")
+            raise LabError(
+                f"Guest {self.name!r} wasn't up after {deadline} seconds, its console ends with: {self.console_tail()}"
+            )
 
     def stop(self) -> None:
         """End the domain: by its power button, and after a minute by force."""
@@ -145,27 +162,55 @@ class Guest:
         return f"{LAB_DIRECTORY}/{self.image}/vmlinuz", f"{LAB_DIRECTORY}/host/{self.name}.initrd"
 
     def virt_install(self, disk: str) -> list[str]:
-        """Return the command that prints the domain as an operator gets it: all that isn't given here is virt-install's choice, the ports among it."""
+        """Return the command that prints the domain as an operator gets it: all that isn't given here is virt-install's
+        choice, the ports among it.
+        """
         kernel, initrd = self._boot_files()
         return [
-            "virt-install", "--connect", "qemu:///system", "--import", "--print-xml", "--name", self.name, "--memory", str(self.spec.memory),
+            "virt-install",
+            "--connect",
+            "qemu:///system",
+            "--import",
+            "--print-xml",
+            "--name",
+            self.name,
+            "--memory",
+            str(self.spec.memory),
             # The youngest system that the virt-install of both kinds of hosts knows.
-            "--osinfo", "debian12", "--disk", f"path={disk}", "--network", f"network=lab,mac={self.mac}",
-            "--boot", f"kernel={kernel},initrd={initrd},kernel_args={KERNEL_ARGUMENTS}",
-            "--serial", f"pty,log.file={self.console},log.append=on",
+            "--osinfo",
+            "debian12",
+            "--disk",
+            f"path={disk}",
+            "--network",
+            f"network=lab,mac={self.mac}",
+            "--boot",
+            f"kernel={kernel},initrd={initrd},kernel_args={KERNEL_ARGUMENTS}",
+            "--serial",
+            f"pty,log.file={self.console},log.append=on",
             *(["--memorybacking", "source.type=memfd,access.mode=shared"] if self.spec.shared_memory else []),
             *([] if self.kvm else ["--virt-type", "qemu", "--cpu", "qemu64,+rdrand"]),
         ]
 
     def xml(self, disk: str) -> str:
         """The domain: q35 with nothing that an emulated boot would wait for, and *root_ports* free PCIe ports."""
-        memory = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" if self.spec.shared_memory else ""
+        memory = (
+            "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+            if self.spec.shared_memory
+            else ""
+        )
         # rdrand: without it the guest's sshd waits for entropy.
-        cpu = ("<cpu mode='host-passthrough'/>" if self.kvm else
-               "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model><feature policy='require' name='rdrand'/></cpu>")
-        ports = "".join(f"<controller type='pci' index='{index}' model='pcie-root-port'/>" for index in range(1, self.spec.root_ports + 1))
+        cpu = (
+            "<cpu mode='host-passthrough'/>"
+            if self.kvm
+            else "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model><feature "
+            "policy='require' name='rdrand'/></cpu>"
+        )
+        ports = "".join(
+            f"<controller type='pci' index='{index}' model='pcie-root-port'/>"
+            for index in range(1, self.spec.root_ports + 1)
+        )
         kernel, initrd = self._boot_files()
-        return f"""<domain type='{'kvm' if self.kvm else 'qemu'}'>
+        return f"""<domain type='{"kvm" if self.kvm else "qemu"}'>
   <name>{escape(self.name)}</name>
   <memory unit='MiB'>{self.spec.memory}</memory>
   {memory}

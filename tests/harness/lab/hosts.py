@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Hosts: the interface that every kind has, and the kind that is a container with systemd as PID 1."""
+
 from __future__ import annotations
 
 import subprocess
@@ -18,10 +19,14 @@ LAB_DIRECTORY = "/usr/local/share/granary-lab"
 
 
 #: Waits for the end of systemd's start; before its bus answers, systemctl says nothing or "offline".
-_BOOTED = 'until state=$(systemctl is-system-running --wait 2>/dev/null); [ "$state" = running ] || [ "$state" = degraded ]; do sleep 0.05; done; echo "$state"'
+_BOOTED = (
+    'until state=$(systemctl is-system-running --wait 2>/dev/null); [ "$state" = running ] || [ "$state" = degraded ]; '
+    'do sleep 0.05; done; echo "$state"'
+)
 
 
-#: systemd shares all mounts with the namespaces made later, but not in a container, where mounts on a host would stay unknown to virtiofsd.
+#: systemd shares all mounts with the namespaces made later, but not in a container, where mounts on a host would stay
+#: unknown to virtiofsd.
 _INIT = "mount --make-rshared / && exec /sbin/init"
 
 
@@ -37,14 +42,18 @@ class Host(ABC):
 
     @abstractmethod
     def start(self, neighbours: Mapping[str, str], shared: Mapping[Path, str]) -> None:
-        """Start it with *neighbours* (names and addresses) in /etc/hosts and each *shared* directory read-only at its path."""
+        """Start it with *neighbours* (names and addresses) in /etc/hosts and each *shared* directory read-only at its
+        path.
+        """
 
     @abstractmethod
     def wait_ready(self) -> None:
         """Return when sshd and the host's services answer; raises :class:`LabError`."""
 
     @abstractmethod
-    def execute(self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def execute(
+        self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command as root in the host; raises :class:`LabError` when it fails (with *check*)."""
 
     @abstractmethod
@@ -65,14 +74,35 @@ class ContainerHost(Host):
         directories = {self.files: f"{LAB_DIRECTORY}/host", **shared}
         key = self.files / "ssh_host_ed25519_key"
         self._podman(
-            "run", "--detach", "--systemd=always", "--privileged", "--name", self.container, "--hostname", self.name, "--label", self._podman.label,
-            # A fixed MAC with a fixed address: else the neighbours' stale ARP entries cost half a minute after a new start.
-            "--network", self._network, "--ip", self.address, "--mac-address", _mac(self.address),
+            "run",
+            "--detach",
+            "--systemd=always",
+            "--privileged",
+            "--name",
+            self.container,
+            "--hostname",
+            self.name,
+            "--label",
+            self._podman.label,
+            # A fixed MAC with a fixed address: else the neighbours' stale ARP entries cost half a minute after a new
+            # start.
+            "--network",
+            self._network,
+            "--ip",
+            self.address,
+            "--mac-address",
+            _mac(self.address),
             *(f"--add-host={name}:{address}" for name, address in neighbours.items() if name != self.name),
             *(f"--volume={directory}:{path}:ro" for directory, path in directories.items()),
-            f"--volume={key}:/etc/ssh/{key.name}:ro", f"--volume={key}.pub:/etc/ssh/{key.name}.pub:ro",
+            f"--volume={key}:/etc/ssh/{key.name}:ro",
+            f"--volume={key}.pub:/etc/ssh/{key.name}.pub:ro",
             f"--volume={self.files / 'authorized_keys'}:/etc/ssh/lab_authorized_keys:ro",
-            "--rootfs", f"{trees.tree(self.kind)}:O", "/bin/sh", "-c", _INIT)
+            "--rootfs",
+            f"{trees.tree(self.kind)}:O",
+            "/bin/sh",
+            "-c",
+            _INIT,
+        )
 
     def wait_ready(self) -> None:
         state = self.execute("sh", "-c", _BOOTED).stdout
@@ -80,11 +110,16 @@ class ContainerHost(Host):
         if failed.strip() or self.execute("virsh", "--connect", "qemu:///system", "version", check=False).returncode:
             raise LabError(f"Host {self.name!r} came up {last_words(state)}: {last_words(failed)}.")
 
-    def execute(self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def execute(
+        self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return self._podman("exec", "--interactive", self.container, *argv, stdin=stdin, deadline=deadline, check=check)
 
     def running(self) -> bool:
-        return self._podman("inspect", "--format", "{{.State.Running}}", self.container, check=False).stdout.strip() == "true"
+        return (
+            self._podman("inspect", "--format", "{{.State.Running}}", self.container, check=False).stdout.strip()
+            == "true"
+        )
 
 
 def _mac(address: str) -> str:

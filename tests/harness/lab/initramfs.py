@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Write cpio archives in the "newc" form that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""Write cpio archives in the "newc" form that the kernel unpacks
+(Documentation/driver-api/early-userspace/buffer-format.rst).
+"""
+
 from __future__ import annotations
 
 import stat
@@ -38,7 +41,8 @@ def archive(entries: Iterable[Entry]) -> bytes:
 
 def _append(out: bytearray, name: str, content: bytes, mode: int, inode: int) -> None:
     raw = name.encode() + b"\0"
-    # c_ino, c_mode, c_uid, c_gid, c_nlink, c_mtime, c_filesize, c_devmajor, c_devminor, c_rdevmajor, c_rdevminor, c_namesize, c_check
+    # c_ino, c_mode, c_uid, c_gid, c_nlink, c_mtime, c_filesize, c_devmajor, c_devminor, c_rdevmajor, c_rdevminor,
+    # c_namesize, c_check
     numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw), 0)
     out += b"070701" + b"".join(b"%08X" % number for number in numbers) + raw
     out += b"\0" * (-len(out) % 4) + content

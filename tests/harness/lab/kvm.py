@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Whether KVM really runs a kernel here: capabilities and even a boot sector say yes where a kernel hangs."""
+
 from __future__ import annotations
 
 import os
@@ -25,10 +26,42 @@ def works(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -
     if not answer.exists():
         say(f"           trying whether KVM runs a kernel here, for at most {DEADLINE} seconds")
         done = podman(
-            "run", "--rm", "--label", podman.label, "--network", "none", "--device", "/dev/kvm", f"--volume={image}:/image:ro", "--rootfs", f"{tree}:O",
-            "timeout", "--signal=KILL", str(DEADLINE), "qemu-system-x86_64", "-accel", "kvm", "-cpu", "max", "-m", "256", "-nodefaults", "-display", "none",
-            "-no-reboot", "-serial", "stdio", "-kernel", "/image/vmlinuz", "-initrd", "/image/probe", "-append", "console=ttyS0 quiet panic=-1",
-            deadline=DEADLINE + 60, check=False)
+            "run",
+            "--rm",
+            "--label",
+            podman.label,
+            "--network",
+            "none",
+            "--device",
+            "/dev/kvm",
+            f"--volume={image}:/image:ro",
+            "--rootfs",
+            f"{tree}:O",
+            "timeout",
+            "--signal=KILL",
+            str(DEADLINE),
+            "qemu-system-x86_64",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "max",
+            "-m",
+            "256",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-kernel",
+            "/image/vmlinuz",
+            "-initrd",
+            "/image/probe",
+            "-append",
+            "console=ttyS0 quiet panic=-1",
+            deadline=DEADLINE + 60,
+            check=False,
+        )
         if done.returncode in range(125, 128):
             raise LabError(f"The KVM probe could not be run: {last_words(done.stderr)}")
         temporary = answer.with_suffix(f".{os.getpid()}")

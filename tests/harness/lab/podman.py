@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """podman, with the precautions that this machine needs."""
+
 from __future__ import annotations
 
 import hashlib
@@ -20,9 +21,21 @@ class Podman:
         self.label = f"granary.lab={lab}"
         self._environment = {MARK: lab, **environment()}
 
-    def __call__(self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run podman; raises :class:`LabError`.  A podman that has begun is left to end, so that its database stays true to what exists."""
-        return run(["podman", *arguments], deadline=deadline, stdin=stdin, check=check, env=self._environment, dies_with_lab=False)
+    def __call__(
+        self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run podman; raises :class:`LabError`.
+
+        A podman that has begun is left to end, so that its database stays true to what exists.
+        """
+        return run(
+            ["podman", *arguments],
+            deadline=deadline,
+            stdin=stdin,
+            check=check,
+            env=self._environment,
+            dies_with_lab=False,
+        )
 
     def create_network(self, name: str) -> str:
         """Make a network with a free IPv4 subnet and return the subnet."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What this machine is like, and which precautions podman and the guests need for it."""
+
 from __future__ import annotations
 
 import os
@@ -25,18 +26,27 @@ class Probe:
 
 
 def cgroups(mounts: str) -> Probe:
-    """crun refuses cgroup v1 and hybrids of v1 and v2, and podman would share one cgroup path among containers there.
+    """crun refuses cgroup v1 and hybrids of v1 and v2, and podman would share one cgroup path among containers
+    there.
 
     *mounts* is the text of /proc/self/mounts.
     """
-    kinds = {line.split()[2] for line in mounts.splitlines() if line.count(" ") >= 3 and line.split()[1].startswith("/sys/fs/cgroup")}
+    kinds = {
+        line.split()[2]
+        for line in mounts.splitlines()
+        if line.count(" ") >= 3 and line.split()[1].startswith("/sys/fs/cgroup")
+    }
     if kinds == {"cgroup2"}:
         return Probe("cgroups", "version 2 only")
-    return Probe("cgroups", "version 1 or hybrid" if kinds else "not mounted", "runtime runc, private cgroup namespaces")
+    return Probe(
+        "cgroups", "version 1 or hybrid" if kinds else "not mounted", "runtime runc, private cgroup namespaces"
+    )
 
 
 def service_manager(booted: bool) -> Probe:
-    """Without systemd as the machine's PID 1 podman can ask nobody for a scope, and there is no journal for its events."""
+    """Without systemd as the machine's PID 1 podman can ask nobody for a scope, and there is no journal for its
+    events.
+    """
     if booted:
         return Probe("service manager", "systemd")
     return Probe("service manager", "not systemd", "cgroup manager cgroupfs, no event log")
@@ -51,14 +61,22 @@ def resource_limits(effective_capabilities: int) -> Probe:
 
 def machine() -> list[Probe]:
     """The probes that need nothing but /proc."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines() if ":" in line)
-    return [cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")),
-            service_manager(os.path.isdir("/run/systemd/system")),
-            resource_limits(int(status["CapEff"], 16))]
+    status = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        if ":" in line
+    )
+    return [
+        cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")),
+        service_manager(os.path.isdir("/run/systemd/system")),
+        resource_limits(int(status["CapEff"], 16)),
+    ]
 
 
 def containers_conf(probes: list[Probe], limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> str:
-    """The text of a containers.conf(5) that applies the precautions, "" when none is needed.  *limit* gives (soft, hard)."""
+    """The text of a containers.conf(5) that applies the precautions, "" when none is needed.  *limit* gives (soft,
+    hard).
+    """
     needed = {probe.name for probe in probes if probe.precaution}
     engine: list[str] = []
     containers: list[str] = []
@@ -68,11 +86,20 @@ def containers_conf(probes: list[Probe], limit: Callable[[int], tuple[int, int]]
     if "service manager" in needed:
         engine += ['cgroup_manager = "cgroupfs"', 'events_logger = "none"']
     if "CAP_SYS_RESOURCE" in needed:
-        hard = {name: _at_most(limit(number)[1], most) for name, number, most in
-                (("nofile", resource.RLIMIT_NOFILE, PODMAN_NOFILE), ("nproc", resource.RLIMIT_NPROC, PODMAN_NPROC))}
+        hard = {
+            name: _at_most(limit(number)[1], most)
+            for name, number, most in (
+                ("nofile", resource.RLIMIT_NOFILE, PODMAN_NOFILE),
+                ("nproc", resource.RLIMIT_NPROC, PODMAN_NPROC),
+            )
+        }
         ulimits = ", ".join(f'"{name}={value}:{value}"' for name, value in hard.items())
         containers.append(f"default_ulimits = [{ulimits}]")
-    sections = [f"[{name}]\n" + "\n".join(lines) + "\n" for name, lines in (("engine", engine), ("containers", containers)) if lines]
+    sections = [
+        f"[{name}]\n" + "\n".join(lines) + "\n"
+        for name, lines in (("engine", engine), ("containers", containers))
+        if lines
+    ]
     return "".join(sections)
 
 

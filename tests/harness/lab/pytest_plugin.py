@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """pytest: the fixture ``lab_factory``."""
+
 from __future__ import annotations
 
 import contextlib
@@ -20,8 +21,11 @@ LabFactory = Callable[[Mapping[str, Any] | str | Path], Lab]
 
 @pytest.fixture(scope="session")
 def lab_factory() -> Iterator[LabFactory]:
-    """Calling it with a lab file, or the mapping that one holds, gives a :class:`Lab` that is up until the session ends, also by a kill."""
+    """Calling it with a lab file, or the mapping that one holds, gives a :class:`Lab` that is up until the session
+    ends, also by a kill.
+    """
     with contextlib.ExitStack() as stack:
+
         def factory(source: Mapping[str, Any] | str | Path) -> Lab:
             spec = load_spec(source)
             lab = Lab(spec.name)

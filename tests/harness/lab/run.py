@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Run a command: an argument list, a deadline, and one sentence when it fails."""
+
 from __future__ import annotations
 
 import os
@@ -14,8 +15,15 @@ from .errors import LabError
 MARK = "GRANARY_LAB"
 
 
-def run(argv: Sequence[str], *, deadline: float = 60, stdin: bytes = b"", check: bool = True,
-        env: Mapping[str, str] | None = None, dies_with_lab: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: Sequence[str],
+    *,
+    deadline: float = 60,
+    stdin: bytes = b"",
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    dies_with_lab: bool = True,
+) -> subprocess.CompletedProcess[str]:
     """Run *argv* and return its result with text output.
 
     *deadline* is in seconds.  The command gets SIGKILL when the lab's process dies, unless *dies_with_lab* is false
@@ -25,12 +33,16 @@ def run(argv: Sequence[str], *, deadline: float = 60, stdin: bytes = b"", check:
     """
     command = ["setpriv", "--pdeathsig", "KILL", "--", *argv] if dies_with_lab else list(argv)
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=deadline, check=False, env={**os.environ, **(env or {})})
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, timeout=deadline, check=False, env={**os.environ, **(env or {})}
+        )
     except FileNotFoundError as error:
         raise LabError(f"The program {command[0]!r} is missing: install the packages of apt-packages.txt.") from error
     except subprocess.TimeoutExpired as error:
         raise LabError(f"'{_short(argv)}' did not end within {deadline:g} seconds.") from error
-    result = subprocess.CompletedProcess(argv, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    result = subprocess.CompletedProcess(
+        argv, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
     if check and result.returncode != 0:
         raise LabError(f"'{_short(argv)}' ended with {result.returncode}: {last_words(result.stderr or result.stdout)}")
     return result

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """A lab from up to down."""
+
 from __future__ import annotations
 
 import contextlib
@@ -27,7 +28,8 @@ from .podman import Podman
 from .run import MARK, run
 from .spec import LabSpec, check_name, parse_spec
 
-#: One directory a lab: where its state is, which lab it is, and the sockets of its ssh connections (their paths must be short).
+#: One directory a lab: where its state is, which lab it is, and the sockets of its ssh connections (their paths must be
+#: short).
 RUNTIME = Path("/run/granary-lab")
 
 _STATE = re.compile(r"[A-Za-z0-9/._+ -]+")
@@ -96,28 +98,51 @@ class Lab:
         hosts = self._hosts(record)
         up = {name: host.running() for name, host in hosts.items()}
         return {
-            "name": self.name, "state": str(self.state), "complete": record.complete, "accelerator": "kvm" if record.kvm else "tcg",
-            "hosts": {name: {"kind": host.kind, "address": host.address, "running": up[name]} for name, host in hosts.items()},
-            "guests": {name: {"host": guest.host.name, "address": guest.address, "running": up[guest.host.name] and guest.running(),
-                              "console": guest.console} for name, guest in self._guests(record, hosts).items()}}
+            "name": self.name,
+            "state": str(self.state),
+            "complete": record.complete,
+            "accelerator": "kvm" if record.kvm else "tcg",
+            "hosts": {
+                name: {"kind": host.kind, "address": host.address, "running": up[name]} for name, host in hosts.items()
+            },
+            "guests": {
+                name: {
+                    "host": guest.host.name,
+                    "address": guest.address,
+                    "running": up[guest.host.name] and guest.running(),
+                    "console": guest.console,
+                }
+                for name, guest in self._guests(record, hosts).items()
+            },
+        }
 
     def ssh(self, name: str, *command: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> str:
         """Run a command line (as ssh(1) takes it) on a machine and return what it printed; raises :class:`LabError`."""
-        return run(["ssh", "-F", str(self.ssh_config), "--", name, *command], deadline=deadline, stdin=stdin, check=check, env={MARK: self.name}).stdout
+        return run(
+            ["ssh", "-F", str(self.ssh_config), "--", name, *command],
+            deadline=deadline,
+            stdin=stdin,
+            check=check,
+            env={MARK: self.name},
+        ).stdout
 
     # Up and down
 
     def up(self, spec: LabSpec, state: Path | None = None, instance: str = "") -> None:
         """Make everything *spec* asks for, in *state* (default: the runtime directory).
 
-        A lab of this name that is there, whole or in parts, is taken down first.  What was made is removed when a step fails.
+        A lab of this name that is there, whole or in parts, is taken down first.  What was made is removed when a step
+        fails.
         *instance* is a word that no other lab has, for :meth:`down`.  Raises :class:`LabError`.
         """
         check_tools()
         state = (state or self.runtime).absolute()
         if not _STATE.fullmatch(str(state)):
             # ssh_config(5) and the inventory would give other characters a meaning.
-            raise LabError(f"The state directory {str(state)!r} has a character that isn't accepted: letters, digits, blanks and any of /._+- are.")
+            raise LabError(
+                f"The state directory {str(state)!r} has a character that isn't accepted: letters, digits, blanks and "
+                "any of /._+- are."
+            )
         with self._locked():
             self._sweep()
             if state.exists() and not (state.is_dir() and not any(state.iterdir())):
@@ -150,11 +175,20 @@ class Lab:
         kinds = sorted({host.kind for host in spec.hosts.values()})
         wanted = sorted({IMAGES[guest.cloud_init] for guest in spec.guests.values()})
         self._each(kinds, lambda kind: self._timed(f"root tree {kind}", lambda: trees.tree(kind)))
-        pictures = dict(zip(wanted, self._each(wanted, lambda name: self._timed(f"guest image {name}", lambda: images.guest_image(name))), strict=True))
+        pictures = dict(
+            zip(
+                wanted,
+                self._each(wanted, lambda name: self._timed(f"guest image {name}", lambda: images.guest_image(name))),
+                strict=True,
+            )
+        )
         with self._step("network"):
             addresses = ipaddress.ip_network(self._podman.create_network(record.network))
-        record = replace(record, addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
-                         kvm=bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say))
+        record = replace(
+            record,
+            addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
+            kvm=bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say),
+        )
         self._write_record(record, state)
         hosts = self._hosts(record)
         guests = self._guests(record, hosts)
@@ -163,7 +197,10 @@ class Lab:
         self._each(hosts.values(), lambda host: self._start_host(host, record, shared))
         for guest in guests.values():
             guest.prepare(pictures[guest.image], (state / "key.pub").read_bytes())
-        self._each(sorted({guest.host.name for guest in guests.values()}), lambda name: self._define_guests(hosts[name], guests))
+        self._each(
+            sorted({guest.host.name for guest in guests.values()}),
+            lambda name: self._define_guests(hosts[name], guests),
+        )
         self._each([guest for guest in guests.values() if guest.spec.running], self._start_guest)
         self._write_record(replace(record, complete=True), state)
 
@@ -186,9 +223,15 @@ class Lab:
                 shutil.copy(state / "key.pub", host.files / "authorized_keys")
             machines = {host.name: access.Machine(host.name, host.kind, host.address) for host in hosts.values()}
             # A guest with cloud-init has no sshd.
-            machines |= {guest.name: access.Machine(guest.name, guest.image, guest.address, guest.host.name)
-                         for guest in guests.values() if not guest.spec.cloud_init}
-            known = "".join(access.known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii")) for name, key in keys.items())
+            machines |= {
+                guest.name: access.Machine(guest.name, guest.image, guest.address, guest.host.name)
+                for guest in guests.values()
+                if not guest.spec.cloud_init
+            }
+            known = "".join(
+                access.known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii"))
+                for name, key in keys.items()
+            )
             (state / "known_hosts").write_text(known, encoding="ascii")
             (state / "ssh_config").write_text(access.ssh_config(machines, state, self.runtime), encoding="utf-8")
             (state / "inventory.yml").write_text(access.inventory(machines, state / "ssh_config"), encoding="utf-8")
@@ -245,19 +288,33 @@ class Lab:
         return cache.locked(f"lab-{self.name}", 60)
 
     def _hosts(self, record: _Record) -> dict[str, Host]:
-        return {name: ContainerHost(name, host.kind, record.addresses.get(name, ""), self.state / "hosts" / name, self._podman, record.network)
-                for name, host in record.spec.hosts.items()}
+        return {
+            name: ContainerHost(
+                name,
+                host.kind,
+                record.addresses.get(name, ""),
+                self.state / "hosts" / name,
+                self._podman,
+                record.network,
+            )
+            for name, host in record.spec.hosts.items()
+        }
 
     @staticmethod
     def _guests(record: _Record, hosts: dict[str, Host]) -> dict[str, Guest]:
-        return {name: Guest(name, spec, hosts[spec.host], number, record.kvm) for number, (name, spec) in enumerate(record.spec.guests.items())}
+        return {
+            name: Guest(name, spec, hosts[spec.host], number, record.kvm)
+            for number, (name, spec) in enumerate(record.spec.guests.items())
+        }
 
     def _record(self) -> _Record:
         try:
             data = json.loads((self.state / "lab.json").read_text(encoding="utf-8"))
             return _Record(**{**data, "spec": parse_spec(data["spec"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise LabError(f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes what is left of it.") from error
+            raise LabError(
+                f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes what is left of it."
+            ) from error
 
     @staticmethod
     def _write_record(record: _Record, state: Path) -> None:
@@ -295,9 +352,18 @@ def check_root() -> None:
 def check_tools() -> None:
     """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
     check_root()
-    packages = {"podman": "podman", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "ssh": "openssh-client", "ip": "iproute2", "setpriv": "util-linux",
-                # podman's netavark runs one of these, which one depends on its version, and doesn't say which when it is missing.
-                "iptables": "iptables", "nft": "nftables"}
+    packages = {
+        "podman": "podman",
+        "mmdebstrap": "mmdebstrap",
+        "mke2fs": "e2fsprogs",
+        "ssh": "openssh-client",
+        "ip": "iproute2",
+        "setpriv": "util-linux",
+        # podman's netavark runs one of these, which one depends on its version, and doesn't say which when it is
+        # missing.
+        "iptables": "iptables",
+        "nft": "nftables",
+    }
     if any(probe.name == "cgroups" and probe.precaution for probe in probes.machine()):
         packages["runc"] = "runc"
     if missing := [package for program, package in packages.items() if not shutil.which(program)]:
@@ -316,13 +382,19 @@ def _end_processes(name: str) -> None:
 
 
 def _processes(name: str) -> dict[int, str]:
-    """The processes with the lab's mark in their environment, and what each is called; monitors of running containers aren't among them."""
+    """The processes with the lab's mark in their environment, and what each is called; monitors of running containers
+    aren't among them.
+    """
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             program = (directory / "comm").read_text(encoding="utf-8", errors="replace").strip()
             mark = f"{MARK}={name}".encode()
-            if program != "conmon" and mark in (directory / "environ").read_bytes().split(b"\0") and int(directory.name) != os.getpid():
+            if (
+                program != "conmon"
+                and mark in (directory / "environ").read_bytes().split(b"\0")
+                and int(directory.name) != os.getpid()
+            ):
                 found[int(directory.name)] = program
     return found
 

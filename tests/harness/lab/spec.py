@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The lab file: which hosts and guests there shall be."""
+
 from __future__ import annotations
 
 import difflib
@@ -28,7 +29,9 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """*memory* is in MiB; *root_ports* counts the PCIe ports that stay free for hot-plug; *virt_install*: the domain is what virt-install(1) makes."""
+    """*memory* is in MiB; *root_ports* counts the PCIe ports that stay free for hot-plug; *virt_install*: the domain is
+    what virt-install(1) makes.
+    """
 
     host: str
     memory: int = 256
@@ -46,9 +49,11 @@ class LabSpec:
     guests: dict[str, GuestSpec] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name,
-                "hosts": {name: dict(vars(host)) for name, host in self.hosts.items()},
-                "guests": {name: dict(vars(guest)) for name, guest in self.guests.items()}}
+        return {
+            "name": self.name,
+            "hosts": {name: dict(vars(host)) for name, host in self.hosts.items()},
+            "guests": {name: dict(vars(guest)) for name, guest in self.guests.items()},
+        }
 
 
 def load_spec(source: Mapping[str, Any] | str | Path) -> LabSpec:
@@ -66,7 +71,10 @@ def parse_spec(data: Any) -> LabSpec:
     hosts = {check_name(key, "hosts"): _host(key, value) for key, value in _mapping(top.get("hosts"), "hosts").items()}
     if not hosts:
         raise LabError("hosts: there must be at least one host.")
-    guests = {check_name(key, "guests"): _guest(key, value, hosts) for key, value in _mapping(top.get("guests") or {}, "guests").items()}
+    guests = {
+        check_name(key, "guests"): _guest(key, value, hosts)
+        for key, value in _mapping(top.get("guests") or {}, "guests").items()
+    }
     if both := sorted(set(hosts) & set(guests)):
         raise LabError(f"guests.{both[0]}: a host has this name already; give every machine a name of its own.")
     for what, found, most in (("hosts", hosts, MAX_HOSTS), ("guests", guests, MAX_GUESTS)):
@@ -78,7 +86,9 @@ def parse_spec(data: Any) -> LabSpec:
 def check_name(value: Any, option: str) -> str:
     """Return *value* if it can name a lab, a host or a guest; raises :class:`LabError`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise LabError(f"{option}: {value!r} is not a name, accepted are 1 to 32 of a-z, 0-9 and '-', without '-' at an end.")
+        raise LabError(
+            f"{option}: {value!r} is not a name, accepted are 1 to 32 of a-z, 0-9 and '-', without '-' at an end."
+        )
     return value
 
 
@@ -113,7 +123,10 @@ def _host(name: str, value: Any) -> HostSpec:
 def _guest(name: str, value: Any, hosts: Mapping[str, HostSpec]) -> GuestSpec:
     options = dict(_mapping(value, f"guests.{name}", _keys(GuestSpec)))
     if options.get("host") not in hosts:
-        raise LabError(f"guests.{name}.host: {options.get('host')!r} is not a host of this lab, accepted are {', '.join(hosts) or 'none'}.")
+        raise LabError(
+            f"guests.{name}.host: {options.get('host')!r} is not a host of this lab, accepted are "
+            f"{', '.join(hosts) or 'none'}."
+        )
     for key in ("running", "shared_memory", "cloud_init", "virt_install"):
         if not isinstance(options.get(key, False), bool):
             raise LabError(f"guests.{name}.{key}: {options[key]!r} is neither true nor false.")

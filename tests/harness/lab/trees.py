@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Root trees: what mmdebstrap installs for each kind of host and guest."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
@@ -16,31 +17,73 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Not wanted in a tree that only a test looks at.
 _EXCLUDE = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
-_SSHD = "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nAuthorizedKeysFile .ssh/authorized_keys /etc/ssh/lab_authorized_keys\n"
+_SSHD = (
+    "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nAuthorizedKeysFile .ssh/authorized_keys "
+    "/etc/ssh/lab_authorized_keys\n"
+)
 
 #: In a privileged container these would act on the machine itself, or wait for hardware that isn't there.
 _MASKED_IN_HOSTS = (
-    "systemd-udevd.service", "systemd-udev-trigger.service", "systemd-udevd-kernel.socket", "systemd-udevd-control.socket", "systemd-sysctl.service",
-    "systemd-modules-load.service", "systemd-logind.service", "console-getty.service", "run-rpc_pipefs.mount", "proc-fs-nfsd.mount",
-    "apt-daily.timer", "apt-daily-upgrade.timer", "libvirt-guests.service", "sshd-keygen.service",
+    "systemd-udevd.service",
+    "systemd-udev-trigger.service",
+    "systemd-udevd-kernel.socket",
+    "systemd-udevd-control.socket",
+    "systemd-sysctl.service",
+    "systemd-modules-load.service",
+    "systemd-logind.service",
+    "console-getty.service",
+    "run-rpc_pipefs.mount",
+    "proc-fs-nfsd.mount",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "libvirt-guests.service",
+    "sshd-keygen.service",
 )
 
 #: Slow under emulation, and nothing that a NoCloud seed asks for depends on them.
 _MASKED_IN_CLOUD = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
-    "serial-getty@ttyS0.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "serial-getty@ttyS0.service",
+    "systemd-networkd-wait-online.service",
+    "systemd-pstore.service",
 )
 
 _HOST_PACKAGES = (
-    "acl", "attr", "dbus", "dnsmasq-base", "iproute2", "iptables", "kmod", "libvirt-clients", "libvirt-daemon-system", "openssh-server", "procps", "psmisc",
-    "python3", "python3-apt", "python3-libvirt", "qemu-system-x86", "qemu-utils", "systemd-sysv", "uidmap", "virtinst", "xorriso",
+    "acl",
+    "attr",
+    "dbus",
+    "dnsmasq-base",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "libvirt-clients",
+    "libvirt-daemon-system",
+    "openssh-server",
+    "procps",
+    "psmisc",
+    "python3",
+    "python3-apt",
+    "python3-libvirt",
+    "qemu-system-x86",
+    "qemu-utils",
+    "systemd-sysv",
+    "uidmap",
+    "virtinst",
+    "xorriso",
 )
 
 #: The kernel's package without what it depends on: nothing in a guest makes an initramfs.
 _KERNEL = (
     'chroot "$1" sh -euc \''
-    'cd /var/tmp; '
-    'apt-get -q download "$(apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: //p" | grep "^linux-image-")"; '
+    "cd /var/tmp; "
+    'apt-get -q download "$(apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: //p" | grep '
+    '"^linux-image-")"; '
     'dpkg-deb -x linux-image-*.deb /; rm linux-image-*.deb; depmod "$(ls /usr/lib/modules)"\''
 )
 
@@ -49,7 +92,8 @@ _KERNEL = (
 class Recipe:
     """What makes a tree what it is; its hash names the tree in the cache.
 
-    *files* maps paths in the tree to their text (a text that begins with ``#!`` is executable), *links* maps paths to link targets.
+    *files* maps paths in the tree to their text (a text that begins with ``#!`` is executable), *links* maps paths to
+    link targets.
     """
 
     suite: str
@@ -74,22 +118,43 @@ def recipes() -> dict[str, Recipe]:
         "debian13": _host("trixie", "virtiofsd"),
         "debian12": _host("bookworm"),
         "guest": Recipe(
-            "trixie", ("acl", "attr", "busybox-static", "iproute2", "kmod", "openssh-server", "procps", "python3"),
+            "trixie",
+            ("acl", "attr", "busybox-static", "iproute2", "kmod", "openssh-server", "procps", "python3"),
             files=(
                 # A TCG guest takes a second for the default, post-quantum, key exchange.
                 ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + "UsePAM no\nKexAlgorithms curve25519-sha256\n"),
-                ("/etc/inittab", _text("inittab")), ("/usr/local/sbin/lab-boot", _text("lab-boot")),
+                ("/etc/inittab", _text("inittab")),
+                ("/usr/local/sbin/lab-boot", _text("lab-boot")),
                 ("/etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n"),
             ),
             links=tuple((f"/usr/sbin/{name}", "/usr/bin/busybox") for name in ("init", "halt", "poweroff", "reboot")),
-            hooks=(_KERNEL,)),
+            hooks=(_KERNEL,),
+        ),
         "cloud": Recipe(
-            "trixie", ("busybox-static", "cloud-init", "dbus", "e2fsprogs", "iproute2", "kmod", "procps", "systemd-sysv", "udev", "netplan.io"),
-            files=(("/etc/systemd/system/lab-report.service", _text("lab-report.service")), ("/usr/local/sbin/lab-report", _text("lab-report")),
-                   ("/etc/cloud/cloud.cfg.d/99_lab.cfg", "# There is no sshd.\nssh_genkeytypes: []\n")),
-            links=(("/etc/systemd/system/multi-user.target.wants/lab-report.service", "../lab-report.service"),
-                   *((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_CLOUD)),
-            hooks=(_KERNEL,)),
+            "trixie",
+            (
+                "busybox-static",
+                "cloud-init",
+                "dbus",
+                "e2fsprogs",
+                "iproute2",
+                "kmod",
+                "procps",
+                "systemd-sysv",
+                "udev",
+                "netplan.io",
+            ),
+            files=(
+                ("/etc/systemd/system/lab-report.service", _text("lab-report.service")),
+                ("/usr/local/sbin/lab-report", _text("lab-report")),
+                ("/etc/cloud/cloud.cfg.d/99_lab.cfg", "# There is no sshd.\nssh_genkeytypes: []\n"),
+            ),
+            links=(
+                ("/etc/systemd/system/multi-user.target.wants/lab-report.service", "../lab-report.service"),
+                *((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_CLOUD),
+            ),
+            hooks=(_KERNEL,),
+        ),
     }
 
 
@@ -100,16 +165,26 @@ def tree(name: str) -> Path:
 
 
 def minimal_tree(suite: str) -> Path:
-    """The directory of a tree with what every machine has, and what gets a checkout of the project onto it; raises :class:`LabError`."""
+    """The directory of a tree with what every machine has, and what gets a checkout of the project onto it; raises
+    :class:`LabError`.
+    """
     packages = ("ca-certificates", "git")
     return cache.made_once(f"tree-minimal-{suite}", packages, lambda directory: _mmdebstrap(suite, packages, directory))
 
 
 def _build(recipe: Recipe, directory: Path) -> None:
-    hooks = [*recipe.hooks, 'rm -rf "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin']
+    hooks = [
+        *recipe.hooks,
+        'rm -rf "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin',
+    ]
     _mmdebstrap(
-        recipe.suite, recipe.packages, directory, '--aptopt=Apt::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
-        *(f"--customize-hook={hook}" for hook in hooks))
+        recipe.suite,
+        recipe.packages,
+        directory,
+        '--aptopt=Apt::Install-Recommends "false"',
+        *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDE),
+        *(f"--customize-hook={hook}" for hook in hooks),
+    )
     for name, text in recipe.files:
         path = directory / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +202,33 @@ def _mmdebstrap(suite: str, packages: tuple[str, ...], directory: Path, *options
         raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
     temporary = cache.root() / "tmp"
     temporary.mkdir(exist_ok=True)
-    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in /tmp.
-    run(["unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--",
-         "sh", "-c", 'mount -t tmpfs tmpfs "$0" && TMPDIR="$0" exec "$@"', str(temporary),
-         "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--keyring={KEYRING}", "--architectures=amd64",
-         f"--include={','.join(packages)}", *options, suite, str(directory)], deadline=1800)
+    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in
+    # /tmp.
+    run(
+        [
+            "unshare",
+            "--pid",
+            "--mount",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "--",
+            "sh",
+            "-c",
+            'mount -t tmpfs tmpfs "$0" && TMPDIR="$0" exec "$@"',
+            str(temporary),
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+            f"--keyring={KEYRING}",
+            "--architectures=amd64",
+            f"--include={','.join(packages)}",
+            *options,
+            suite,
+            str(directory),
+        ],
+        deadline=1800,
+    )
 
 
 __all__ = ["Recipe", "minimal_tree", "recipes", "tree"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What an adapter to the kernel can do. A policy that needs more is refused when it is set."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -33,7 +34,9 @@ class Capabilities:
     def require(self, capability: str, what: str) -> None:
         """Raise :class:`SimulatedDatastoreError` unless the adapter has *capability*, which *what* needs."""
         if not getattr(self, capability):
-            raise SimulatedDatastoreError(f"{what} needs the capability {capability!r}, which the adapter {self.adapter!r} doesn't have.")
+            raise SimulatedDatastoreError(
+                f"{what} needs the capability {capability!r}, which the adapter {self.adapter!r} doesn't have."
+            )
 
     def as_dict(self) -> dict[str, object]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Checks of values that come from outside. Each returns the value, or raises :class:`SimulatedDatastoreError` with a sentence that names the option."""
+"""Checks of values that come from outside.
+
+Each returns the value, or raises :class:`SimulatedDatastoreError` with a sentence that names the option.
+"""
+
 from __future__ import annotations
 
 import os
@@ -47,11 +51,18 @@ def flag(option: str, value: Any) -> bool:
 def text(option: str, value: Any, *, path: bool = False) -> str:
     """A *path* may have bytes that aren't UTF-8, the way os.fsdecode() gives them."""
     try:
-        good = isinstance(value, str) and value != "" and "\0" not in value and (os.fsencode(value) if path else value.encode())
+        good = (
+            isinstance(value, str)
+            and value != ""
+            and "\0" not in value
+            and (os.fsencode(value) if path else value.encode())
+        )
     except UnicodeEncodeError:
         good = False
     if not good:
-        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a text of at least one character, in Unicode and without NUL.")
+        raise SimulatedDatastoreError(
+            f"{option}: {value!r} isn't a text of at least one character, in Unicode and without NUL."
+        )
     return value
 
 
@@ -62,9 +73,14 @@ def texts(option: str, value: Any) -> list[str]:
 
 
 def name(option: str, value: Any) -> str:
-    """Of a datastore or a client: it becomes a directory, or an option of the mount, so nothing in it may mean something there."""
+    """Of a datastore or a client: it becomes a directory, or an option of the mount, so nothing in it may mean
+    something there.
+    """
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise SimulatedDatastoreError(f"{option}: {value!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter or digit.")
+        raise SimulatedDatastoreError(
+            f"{option}: {value!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter "
+            "or digit."
+        )
     return value
 
 

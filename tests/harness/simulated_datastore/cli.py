@@ -2,8 +2,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """The command line: ``simulated-datastore mount|export|status|set|rule|crash|ledger|umount|run|helpers``.
 
-Exit code 0: done; 1: refused or failed, one sentence says why; 2: wrong usage; 3: a step of a scenario didn't do what it had to.
+Exit code 0: done; 1: refused or failed, one sentence says why; 2: wrong usage; 3: a step of a scenario didn't do
+what it had to.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,18 +52,26 @@ def main() -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="simulated-datastore", description="Storage that behaves, and misbehaves on command.")
-    parser.add_argument("-d", "--datastore", metavar="NAME", help="the datastore that a command is about (default: the only one)")
+    parser = argparse.ArgumentParser(
+        prog="simulated-datastore", description="Storage that behaves, and misbehaves on command."
+    )
+    parser.add_argument(
+        "-d", "--datastore", metavar="NAME", help="the datastore that a command is about (default: the only one)"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, work: Callable[[argparse.Namespace], int | None], text: str, *, chosen: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, work: Callable[[argparse.Namespace], int | None], text: str, *, chosen: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(work=work, is_about_one=chosen)
         # Before the command or after it: what isn't given here must not hide what was given there.
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for programs")
         if chosen:
-            sub.add_argument("-d", "--datastore", metavar="NAME", default=argparse.SUPPRESS, help="which one (default: the only one)")
+            sub.add_argument(
+                "-d", "--datastore", metavar="NAME", default=argparse.SUPPRESS, help="which one (default: the only one)"
+            )
         return sub
 
     def served(sub: argparse.ArgumentParser, profile: str | None) -> None:
@@ -76,14 +86,21 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--log", type=Path, metavar="FILE")
         sub.add_argument("--make-directories", action="store_true", help="make the directories that are missing")
 
-    mount = command("mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False)
+    mount = command(
+        "mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False
+    )
     mount.add_argument("backing", metavar="BACKING", type=Path)
     mount.add_argument("mount_point", metavar="MOUNT_POINT")
     served(mount, "local")
     mount.add_argument("--read-only", action="store_true")
     mount.add_argument("--strict", action="store_true", help="without page cache: the ledger is exact, mmap fails")
     mount.add_argument("--replace", action="store_true", help="instead of the mount that the client has")
-    export = command("export", _export, "let 'mount -t sim SOURCE DIRECTORY', or -t nfs with the helper for it, find a datastore", chosen=False)
+    export = command(
+        "export",
+        _export,
+        "let 'mount -t sim SOURCE DIRECTORY', or -t nfs with the helper for it, find a datastore",
+        chosen=False,
+    )
     export.add_argument("backing", metavar="BACKING", type=Path)
     export.add_argument("source", metavar="SOURCE", help="such as nfs1:/images")
     served(export, None)
@@ -95,10 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     set_.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="such as size=10G latency.fsync=0.2 state=hung")
     rule = command("rule", _rule, "add, list or delete fault rules")
     rule.add_argument("action", choices=("add", "list", "del", "clear"))
-    rule.add_argument("words", nargs="*", metavar="KEY=VALUE|ID", help="such as ops=write path=*.qcow2 nth=3 error=ENOSPC")
+    rule.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE|ID", help="such as ops=write path=*.qcow2 nth=3 error=ENOSPC"
+    )
     crash = command("crash", _crash, "lose what was not synced, or show what would be lost")
     crash.add_argument("action", choices=("now", "states", "unsynced", "restart", "advance"))
-    crash.add_argument("words", nargs="*", metavar="KEY=VALUE", help="such as keep=torn names=strict seed=7 restart=true")
+    crash.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE", help="such as keep=torn names=strict seed=7 restart=true"
+    )
     ledger = command("ledger", _ledger, "show what clients asked and got")
     for name in ("op", "path", "client", "rule", "since"):
         ledger.add_argument(f"--{name}", **({"action": "append"} if name == "op" else {}))
@@ -107,10 +128,19 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--mark", metavar="NAME", help="remember this moment, for --since")
     umount = command("umount", _umount, "unmount, whatever hangs")
     umount.add_argument("--client", help="only this client's mount")
-    install = command("helpers", _helpers, "install the helpers that mount(8) calls in /sbin, or remove them", chosen=False)
+    install = command(
+        "helpers", _helpers, "install the helpers that mount(8) calls in /sbin, or remove them", chosen=False
+    )
     install.add_argument("action", choices=("install", "remove", "list"))
-    install.add_argument("words", nargs="*", metavar="|".join(helpers.KINDS), help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4")
-    install.add_argument("--replace", action="store_true", help="also where the system has its own, which comes back with 'remove'")
+    install.add_argument(
+        "words",
+        nargs="*",
+        metavar="|".join(helpers.KINDS),
+        help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4",
+    )
+    install.add_argument(
+        "--replace", action="store_true", help="also where the system has its own, which comes back with 'remove'"
+    )
     run = command("run", _run, "run a scenario", chosen=False)
     run.add_argument("scenario", metavar="SCENARIO.yml", type=Path)
     return parser
@@ -122,8 +152,11 @@ def _chosen(options: argparse.Namespace) -> Running:
     found = [each for each in running() if each.is_ready()]
     if len(found) != 1:
         names = ", ".join(each.name for each in found)
-        raise SimulatedDatastoreError(f"--datastore: there are {len(found)} ({names}), name one." if found else
-                                      "There is no datastore: 'simulated-datastore mount' makes one.")
+        raise SimulatedDatastoreError(
+            f"--datastore: there are {len(found)} ({names}), name one."
+            if found
+            else "There is no datastore: 'simulated-datastore mount' makes one."
+        )
     return found[0]
 
 
@@ -131,7 +164,9 @@ def _control(options: argparse.Namespace) -> Control:
     chosen = _chosen(options)
     control = chosen.connect()
     if control is None:
-        raise SimulatedDatastoreError(f"There is no datastore {chosen.name!r}: 'simulated-datastore status' names those that there are.")
+        raise SimulatedDatastoreError(
+            f"There is no datastore {chosen.name!r}: 'simulated-datastore status' names those that there are."
+        )
     return control
 
 
@@ -145,7 +180,9 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
     used = [number for number in range(len(columns)) if any(line[number] for line in cells)]
     lines = [[columns[number].upper() for number in used], *([line[number] for number in used] for line in cells)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(used))]
-    return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _cell(column: str, value: Any) -> str:
@@ -160,10 +197,17 @@ def _cell(column: str, value: Any) -> str:
 
 
 def _mount(options: argparse.Namespace) -> None:
-    mount = {"mount_point": resolve(options.mount_point), **_client(options), "read_only": options.read_only, "strict": options.strict}
+    mount = {
+        "mount_point": resolve(options.mount_point),
+        **_client(options),
+        "read_only": options.read_only,
+        "strict": options.strict,
+    }
     _make_directories(options, mount["mount_point"])
     name = _add(options, "mount", {**mount, "replace": options.replace}, mounts=[mount])
-    _print(options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}")
+    _print(
+        options, {"datastore": name, **mount}, lambda: f"{name}: mounted at {mount['mount_point']} for {options.client}"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -198,14 +242,26 @@ def _client(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add(options: argparse.Namespace, method: str, given: dict[str, Any], **first: Any) -> str:
-    """Call *method* of the datastore that is there, or start one, that begins with what is *first*; returns its name."""
+    """Call *method* of the datastore that is there, or start one, that begins with what is *first*; returns its
+    name.
+    """
     name = checks.name("name", options.name or options.backing.absolute().name)
     existing = Running(name)
     status = existing.ask("status")
     if status is not None and resolve(options.backing) != status["backing"]:
-        raise SimulatedDatastoreError(f"name: the datastore {name!r} is there already, on {status['backing']!r}; give another --name or that directory.")
+        raise SimulatedDatastoreError(
+            f"name: the datastore {name!r} is there already, on {status['backing']!r}; give another --name or that "
+            "directory."
+        )
     if status is None or existing.ask(method, **given) is None:
-        start(name, options.backing, **{"mounts": [], **first}, clock="mock" if options.mock_clock else "real", ledger=options.ledger, log=options.log)
+        start(
+            name,
+            options.backing,
+            **{"mounts": [], **first},
+            clock="mock" if options.mock_clock else "real",
+            ledger=options.ledger,
+            log=options.log,
+        )
     return name
 
 
@@ -222,21 +278,35 @@ def _status(options: argparse.Namespace) -> None:
             continue
         if status is not None:
             statuses[each.name] = status
-    _print(options, statuses, lambda: "\n\n".join(_describe(name, status) for name, status in statuses.items()) or "There is no datastore.")
+    _print(
+        options,
+        statuses,
+        lambda: "\n\n".join(_describe(name, status) for name, status in statuses.items()) or "There is no datastore.",
+    )
 
 
 def _describe(name: str, status: dict[str, Any]) -> str:
     capacity = status["capacity"]
-    lines = [f"{name}: {status['state']['state']}, backing {status['backing']}, pid {status['pid']}, {status['parked']} requests waiting"
-             + (f", {status['bugs']} BUGS, see {status['log']}" if status["bugs"] else "")]
+    lines = [
+        f"{name}: {status['state']['state']}, backing {status['backing']}, pid {status['pid']}, {status['parked']} "
+        "requests waiting" + (f", {status['bugs']} BUGS, see {status['log']}" if status["bugs"] else "")
+    ]
     if capacity["limited"]:
-        lines.append(f"used {capacity['used']} of {capacity['size'] or 'unlimited'} bytes, {capacity['inodes_used']} of "
-                     f"{capacity['inodes'] or 'unlimited'} inodes")
-    policies = {key: value for key, value in status["settings"].items() if value and key not in ("size", "inodes", "seed", "state", "error")}
+        lines.append(
+            f"used {capacity['used']} of {capacity['size'] or 'unlimited'} bytes, {capacity['inodes_used']} of "
+            f"{capacity['inodes'] or 'unlimited'} inodes"
+        )
+    policies = {
+        key: value
+        for key, value in status["settings"].items()
+        if value and key not in ("size", "inodes", "seed", "state", "error")
+    }
     if policies:
         lines.append("in force: " + " ".join(f"{key}={json.dumps(value)}" for key, value in policies.items()))
-    clients = [{"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
-               for client, mount in status["clients"].items()]
+    clients = [
+        {"client": client, **mount, "state": status["state"]["clients"].get(client, status["state"])["state"]}
+        for client, mount in status["clients"].items()
+    ]
     columns = ["client", "mount_point", "profile", "squash", "state", "read_only", "strict", "open"]
     lines.append(_table(clients, columns) if clients else "no client has it mounted")
     lines += [f"exported as {export['source']}" for export in status["exports"]]
@@ -246,15 +316,39 @@ def _describe(name: str, status: dict[str, Any]) -> str:
 
 
 def _rules(rules: list[dict[str, Any]]) -> str:
-    return _table(rules, ["id", "ops", "path", "client", "uid", "when", "nth", "after", "every", "times", "probability", "bytes", "action", "error", "delay",
-                          "keep", "dirty", "matches", "hits"])
+    return _table(
+        rules,
+        [
+            "id",
+            "ops",
+            "path",
+            "client",
+            "uid",
+            "when",
+            "nth",
+            "after",
+            "every",
+            "times",
+            "probability",
+            "bytes",
+            "action",
+            "error",
+            "delay",
+            "keep",
+            "dirty",
+            "matches",
+            "hits",
+        ],
+    )
 
 
 def _set(options: argparse.Namespace) -> None:
     control = _control(options)
     settings.apply(control, assignments(options.settings))
     status = control.call("status")
-    _print(options, {key: status[key] for key in ("state", "capacity", "schedule", "crash_tracking")}, lambda: "in force")
+    _print(
+        options, {key: status[key] for key in ("state", "capacity", "schedule", "crash_tracking")}, lambda: "in force"
+    )
 
 
 def _rule(options: argparse.Namespace) -> None:
@@ -286,11 +380,25 @@ def _crash(options: argparse.Namespace) -> None:
         states = control.call("crash.states", **given)
         counted = control.call("crash.count", **given)
         number = amount(counted["states"], counted["exact"])
-        _print(options, states, lambda: f"{_table(states, ['state', 'survivors', 'lost', 'torn'])}\n{len(states)} of {number} states")
+        _print(
+            options,
+            states,
+            lambda: f"{_table(states, ['state', 'survivors', 'lost', 'torn'])}\n{len(states)} of {number} states",
+        )
     elif options.action == "unsynced":
         found = control.call("unsynced")
-        _print(options, found, lambda: "\n".join([_table(found["files"], ["path", "bytes", "ranges"]) if found["files"] else "No file has unsynced content.",
-                                                  *(f"{entry['op']} {' -> '.join(entry['names'])}" for entry in found["names"])]))
+        _print(
+            options,
+            found,
+            lambda: "\n".join(
+                [
+                    _table(found["files"], ["path", "bytes", "ranges"])
+                    if found["files"]
+                    else "No file has unsynced content.",
+                    *(f"{entry['op']} {' -> '.join(entry['names'])}" for entry in found["names"]),
+                ]
+            ),
+        )
     elif options.action == "restart":
         control.call("restart")
         _print(options, {"state": "up"}, lambda: "up")
@@ -310,7 +418,11 @@ def _ledger(options: argparse.Namespace) -> None:
         return
     if options.op:
         options.op = [op for word in options.op for op in word.split(",")]
-    criteria = {name: getattr(options, name) for name in ("op", "path", "client", "rule", "since") if getattr(options, name) is not None}
+    criteria = {
+        name: getattr(options, name)
+        for name in ("op", "path", "client", "rule", "since")
+        if getattr(options, name) is not None
+    }
     if criteria.get("since", "").isdecimal():
         # An entry's number; else it is a mark.
         criteria["since"] = int(criteria["since"])
@@ -344,7 +456,11 @@ def _helpers(options: argparse.Namespace) -> None:
     else:
         changed = helpers.remove(options.words or list(helpers.KINDS)) if options.action == "remove" else []
     there = helpers.installed()
-    _print(options, {"changed": changed, "installed": there}, lambda: f"installed in {helpers.DIRECTORY}: {', '.join(there) or 'none'}")
+    _print(
+        options,
+        {"changed": changed, "installed": there},
+        lambda: f"installed in {helpers.DIRECTORY}: {', '.join(there) or 'none'}",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -352,7 +468,11 @@ def _run(options: argparse.Namespace) -> int:
     for outcome in scenario.run(options.scenario):
         outcomes.append(vars(outcome))
         if not options.json:
-            print(f"{'ok    ' if not outcome.problem else 'FAILED'}  {outcome.step}{': ' + outcome.problem if outcome.problem else ''}", flush=True)
+            print(
+                f"{'ok    ' if not outcome.problem else 'FAILED'}  "
+                f"{outcome.step}{': ' + outcome.problem if outcome.problem else ''}",
+                flush=True,
+            )
     if options.json:
         print(json.dumps(outcomes, indent=2))
     return 3 if any(outcome["problem"] for outcome in outcomes) else 0

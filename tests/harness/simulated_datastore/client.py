@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """A daemon as its users see it: start one, talk to it, end it. Standard library only."""
+
 from __future__ import annotations
 
 import contextlib
@@ -28,7 +29,10 @@ RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-dat
 
 
 class Control:
-    """A connection to the control socket at *path*. Raises :class:`SimulatedDatastoreError` when nobody answers there."""
+    """A connection to the control socket at *path*.
+
+    Raises :class:`SimulatedDatastoreError` when nobody answers there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,11 +43,17 @@ class Control:
             self._socket.connect(os.fspath(path))
         except OSError as error:
             self._socket.close()
-            raise DaemonGone(f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' starts one.") from error
+            raise DaemonGone(
+                f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' "
+                "starts "
+                "one."
+            ) from error
         self._lines = self._socket.makefile("rb")
 
     def call(self, method: str, /, deadline: float = 60, **params: Any) -> Any:
-        """What *method* returns; raises :class:`SimulatedDatastoreError` with what the daemon refused, or when it says nothing for *deadline* seconds."""
+        """What *method* returns; raises :class:`SimulatedDatastoreError` with what the daemon refused, or when it
+        says nothing for *deadline* seconds.
+        """
         self.ask(method, deadline, **params)
         return self.answer(deadline)
 
@@ -70,7 +80,9 @@ class Control:
         try:
             yield
         except TimeoutError as error:
-            raise SimulatedDatastoreError(f"The daemon at {str(self.path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds.") from error
+            raise SimulatedDatastoreError(
+                f"The daemon at {str(self.path)!r} hasn't answered {self._asked!r} for {deadline:g} seconds."
+            ) from error
         except OSError as error:
             raise DaemonGone(f"The daemon at {str(self.path)!r} has gone: {error.strerror or error}.") from error
 
@@ -129,7 +141,8 @@ class Running:
         temporary.rename(self.runtime / "daemon.json")
 
     def connect(self, deadline: float = 30) -> Control | None:
-        """Return a connection to the daemon; None when there is none. One that is just starting or ending is waited for, until it answers or has gone.
+        """Return a connection to the daemon; None when there is none. One that is just starting or ending is waited
+        for, until it answers or has gone.
 
         Raises :class:`SimulatedDatastoreError` when it does neither for *deadline* seconds.
         """
@@ -138,7 +151,10 @@ class Running:
             with contextlib.suppress(DaemonGone):
                 return self.control()
             if time.monotonic() > until:
-                raise SimulatedDatastoreError(f"The datastore {self.name!r} is neither ready nor gone after {deadline:g} seconds, its log may tell why.")
+                raise SimulatedDatastoreError(
+                    f"The datastore {self.name!r} is neither ready nor gone after {deadline:g} seconds, its log may "
+                    "tell why."
+                )
             time.sleep(0.02)
         return None
 
@@ -150,8 +166,9 @@ class Running:
         return control is not None
 
     def ask(self, method: str, /, **params: Any) -> Any:
-        """What *method* returns; None when there is no daemon, or when it goes before it answers. Raises :class:`SimulatedDatastoreError` as :meth:`connect`
-        and :meth:`Control.call` do."""
+        """What *method* returns; None when there is no daemon, or when it goes before it answers. Raises
+        :class:`SimulatedDatastoreError` as :meth:`connect` and :meth:`Control.call` do.
+        """
         until = time.monotonic() + 30
         while (control := self.connect()) is not None:
             try:
@@ -169,7 +186,8 @@ class Running:
         return bool(record) and _started(record["pid"]) == record["started"]
 
     def end(self, deadline: float = 10) -> None:
-        """End the daemon and remove everything it made, first asking it and then without; raises nothing for what is gone already.
+        """End the daemon and remove everything it made, first asking it and then without; raises nothing for what is
+        gone already.
 
         Requests that hang are answered with an error as their mount goes.
         """
@@ -192,7 +210,9 @@ class Running:
         self.sweep(record)
 
     def sweep(self, record: dict[str, Any]) -> None:
-        """Remove what a daemon has left, lazily, as someone may still be in there; nothing when by now another daemon than that of *record* has the name."""
+        """Remove what a daemon has left, lazily, as someone may still be in there; nothing when by now another
+        daemon than that of *record* has the name.
+        """
         with _locked():
             self._sweep(record)
 
@@ -203,20 +223,35 @@ class Running:
         noted = self._noted_mounts()
         for mount in reversed(mounts()):
             if [mount.device, mount.path] in noted:
-                # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon has to do.
+                # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon
+                # has to do.
                 with contextlib.suppress(OSError):
-                    Path("/sys/fs/fuse/connections", mount.device.rpartition(":")[2], "abort").write_text("1", encoding="ascii")
+                    Path("/sys/fs/fuse/connections", mount.device.rpartition(":")[2], "abort").write_text(
+                        "1", encoding="ascii"
+                    )
                 with contextlib.suppress(OSError):
                     unmount(mount.path, MNT_DETACH)
         shutil.rmtree(self.runtime, ignore_errors=True)
 
 
-def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, exports: Sequence[dict[str, Any]] = (), parent: int | None = None, clock: str = "real",
-          ledger: Path | None = None, log: Path | None = None, known: int = 200_000, deadline: float = 30) -> Running:
-    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method ``mount``). With *exports* (those of the method
-    ``export``) it stays when nothing is mounted.
+def start(
+    name: str,
+    backing: Path,
+    mounts: list[dict[str, Any]],
+    *,
+    exports: Sequence[dict[str, Any]] = (),
+    parent: int | None = None,
+    clock: str = "real",
+    ledger: Path | None = None,
+    log: Path | None = None,
+    known: int = 200_000,
+    deadline: float = 30,
+) -> Running:
+    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method
+    ``mount``). With *exports* (those of the method ``export``) it stays when nothing is mounted.
 
-    With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to forget the others. Raises
+    With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to
+    forget the others. Raises
     :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
     """
     running = Running(name)
@@ -225,24 +260,40 @@ def start(name: str, backing: Path, mounts: list[dict[str, Any]], *, exports: Se
     for mount in mounts:
         # As the kernel's table has it.
         mount["mount_point"] = resolve(mount["mount_point"])
-    config: dict[str, Any] = {"runtime": str(running.runtime), "backing": os.path.abspath(backing), "mounts": mounts, "exports": list(exports), "clock": clock,
-                              "known": known, "log": str(log.absolute() if log else running.log)}
+    config: dict[str, Any] = {
+        "runtime": str(running.runtime),
+        "backing": os.path.abspath(backing),
+        "mounts": mounts,
+        "exports": list(exports),
+        "clock": clock,
+        "known": known,
+        "log": str(log.absolute() if log else running.log),
+    }
     if parent is not None:
         config["parent"] = parent
     if ledger is not None:
         config["ledger"] = os.path.abspath(ledger)
-    # Each large read or write takes memory and gives it back: kept, and in huge pages, that is a twentieth faster (malloc(3), "Memory Allocation Tunables").
+    # Each large read or write takes memory and gives it back: kept, and in huge pages, that is a twentieth faster
+    # (malloc(3), "Memory Allocation Tunables").
     tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
     python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
     with _locked(), _log_file(config["log"]) as errors:
         _sweep_all()
         if running.alive():
-            raise SimulatedDatastoreError(f"name: the datastore {name!r} is mounted already, give another name or unmount it.")
+            raise SimulatedDatastoreError(
+                f"name: the datastore {name!r} is mounted already, give another name or unmount it."
+            )
         running.runtime.mkdir(mode=0o700)
         # -P: what is in the current directory is no part of the program.
-        process = subprocess.Popen([sys.executable, "-P", "-m", "simulated_datastore.daemon"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                                   env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "simulated_datastore.daemon"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        )
         record = {"pid": process.pid, "started": _started(process.pid)}
         running._note(record)
     try:
@@ -266,7 +317,9 @@ def _log_file(path: str) -> IO[bytes]:
     try:
         return open(path, "ab")
     except OSError as error:
-        raise SimulatedDatastoreError(f"The log {path!r} can't be written: {error.strerror}, --log names another file.") from error
+        raise SimulatedDatastoreError(
+            f"The log {path!r} can't be written: {error.strerror}, --log names another file."
+        ) from error
 
 
 #: Daemons of this process, collected by each later start and end.
@@ -290,7 +343,9 @@ def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float
     try:
         return json.loads(output)
     except ValueError as error:
-        raise SimulatedDatastoreError(f"The daemon ended with {process.wait()} before it was ready, its log may tell why.") from error
+        raise SimulatedDatastoreError(
+            f"The daemon ended with {process.wait()} before it was ready, its log may tell why."
+        ) from error
 
 
 def running() -> list[Running]:
@@ -300,7 +355,11 @@ def running() -> list[Running]:
 
 def _known() -> list[Running]:
     """The datastores that are there, or have left something."""
-    return [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name) and path.is_dir()] if RUNTIME.is_dir() else []
+    return (
+        [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name) and path.is_dir()]
+        if RUNTIME.is_dir()
+        else []
+    )
 
 
 def _sweep_all() -> None:
@@ -319,8 +378,11 @@ def _locked() -> Iterator[None]:
         if not os.access(RUNTIME, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise SimulatedDatastoreError(f"The directory {str(RUNTIME)!r} can't be used: {error.strerror}. Name another one by the environment variable "
-                                      "SIMULATED_DATASTORE_RUNTIME.") from error
+        raise SimulatedDatastoreError(
+            f"The directory {str(RUNTIME)!r} can't be used: {error.strerror}. Name another one by the environment "
+            "variable "
+            "SIMULATED_DATASTORE_RUNTIME."
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -329,7 +391,9 @@ def _locked() -> Iterator[None]:
 
 
 def _started(pid: int) -> int:
-    """When a process was started, in ticks since boot (proc_pid_stat(5), field 22); 0 for one that is gone or a zombie."""
+    """When a process was started, in ticks since boot (proc_pid_stat(5), field 22); 0 for one that is gone or a
+    zombie.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

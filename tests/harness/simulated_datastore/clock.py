@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Time as the datastore sees it: real, or moved by hand so that a test needs no patience."""
+
 from __future__ import annotations
 
 import heapq

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The control socket: one JSON object a line, ``{"id", "method", "params"}``; answered, once the change is in force, by ``{"id", "result"}`` or
-``{"id", "error"}``. This is the daemon's end; the other one is in :mod:`.client`.
+"""The control socket: one JSON object a line, ``{"id", "method", "params"}``; answered, once the change is in force, by
+``{"id", "result"}`` or ``{"id", "error"}``. This is the daemon's end; the other one is in :mod:`.client`.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -41,7 +42,9 @@ class ControlServer:
             listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
             await listener.bind(os.fspath(self.path))
         except OSError as error:
-            raise SimulatedDatastoreError(f"The control socket {str(self.path)!r} can't be made: {error.strerror or error}.") from error
+            raise SimulatedDatastoreError(
+                f"The control socket {str(self.path)!r} can't be made: {error.strerror or error}."
+            ) from error
         finally:
             os.umask(old)
         listener.listen(64)
@@ -68,7 +71,9 @@ class ControlServer:
                     for line in lines:
                         await _take(room, 1, stream)
                         # A request that waits must not hold up those after it.
-                        nursery.start_soon(self._request, stream, lock, room, None if too_long or len(line) > _LONGEST else line)
+                        nursery.start_soon(
+                            self._request, stream, lock, room, None if too_long or len(line) > _LONGEST else line
+                        )
                         too_long = False
                     if len(buffer) > _LONGEST:
                         buffer, too_long = b"", True
@@ -78,7 +83,9 @@ class ControlServer:
             # The other end has gone: nobody is waiting for an answer.
             pass
 
-    async def _request(self, stream: trio.SocketStream, lock: trio.Lock, room: trio.Semaphore, line: bytes | None) -> None:
+    async def _request(
+        self, stream: trio.SocketStream, lock: trio.Lock, room: trio.Semaphore, line: bytes | None
+    ) -> None:
         """Answer a line; None is one that was too long to be kept."""
         if line is not None:
             answer = await self.answer(line)
@@ -109,7 +116,11 @@ class ControlServer:
                     raise SimulatedDatastoreError(f"params of {message['method']}: it takes none.")
                 for key in params:
                     choose(f"params of {message['method']}", key, sorted(parameters))
-                missing = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty and key not in params]
+                missing = [
+                    key
+                    for key, parameter in parameters.items()
+                    if parameter.default is inspect.Parameter.empty and key not in params
+                ]
                 if missing:
                     raise SimulatedDatastoreError(f"params of {message['method']}: {missing[0]!r} is missing.")
             result = method(**params)
@@ -121,12 +132,17 @@ class ControlServer:
             return {"id": number, "error": "A request must not be nested so deeply."}
         except Exception as error:
             _log.exception("a bug in the answer to %r", line[:500])
-            return {"id": number, "error": f"This is a bug in the daemon, its log has more: {type(error).__name__}: {error}."}
+            return {
+                "id": number,
+                "error": f"This is a bug in the daemon, its log has more: {type(error).__name__}: {error}.",
+            }
         return {"id": number, "result": result}
 
 
 async def _take(room: trio.Semaphore, count: int, stream: trio.SocketStream) -> None:
-    """Wait until *count* more requests may be in progress; raises :class:`trio.BrokenResourceError` when the other end goes meanwhile."""
+    """Wait until *count* more requests may be in progress; raises :class:`trio.BrokenResourceError` when the other end
+    goes meanwhile.
+    """
     with contextlib.suppress(trio.WouldBlock):
         while count:
             room.acquire_nowait()
@@ -140,7 +156,9 @@ async def _take(room: trio.Semaphore, count: int, stream: trio.SocketStream) -> 
 
 
 async def _gone(stream: trio.SocketStream) -> None:
-    """Raises :class:`trio.BrokenResourceError` when the other end is closed in both directions, which reading doesn't tell."""
+    """Raises :class:`trio.BrokenResourceError` when the other end is closed in both directions, which reading doesn't
+    tell.
+    """
     poll = select.poll()
     poll.register(stream.socket.fileno(), 0)
     while not poll.poll(0):

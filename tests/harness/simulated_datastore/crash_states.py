@@ -2,11 +2,13 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """The states a disk may be in after a crash: which pieces of the pending changes are on it. Pure, as the journal is.
 
-POSIX promises nothing but what was synced (fsync(2)), so content is on the disk in any order, and in part. A write gets there page by page; one within a page
-may be cut at a sector, which disks write as a whole. A write beyond the end also changes the size, which grows at the end of any of its pieces, whether their
-data is there or not: what isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what *names* says
-(:meth:`Journal.pending`). A rename is one step.
+POSIX promises nothing but what was synced (fsync(2)), so content is on the disk in any order, and in part. A write
+gets there page by page; one within a page may be cut at a sector, which disks write as a whole. A write beyond the
+end also changes the size, which grows at the end of any of its pieces, whether their data is there or not: what
+isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what
+*names* says (:meth:`Journal.pending`). A rename is one step.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -32,7 +34,9 @@ _TRIED = 4096
 
 @dataclass(frozen=True)
 class Piece:
-    """What is on the disk or isn't: bytes of a write from *start* to *end*, the *size* of the file that a write has led to (*end*), or a *whole* change."""
+    """What is on the disk or isn't: bytes of a write from *start* to *end*, the *size* of the file that a write has
+    led to (*end*), or a *whole* change.
+    """
 
     change: Change
     kind: Literal["data", "size", "whole"]
@@ -67,7 +71,9 @@ class CrashStates:
         self._divide()
         self.everything: State = (1 << len(self.pieces)) - 1
         #: What can only be there up to some point, in order.
-        self._ordered = [change for change in self.pending if not isinstance(change, Content)] if names == "ordered" else []
+        self._ordered = (
+            [change for change in self.pending if not isinstance(change, Content)] if names == "ordered" else []
+        )
         self._free = [change for change in self.pending if names != "ordered" or isinstance(change, Content)]
 
     def _divide(self) -> None:
@@ -85,7 +91,9 @@ class CrashStates:
                 sizes[change.fid] = max(size, change.offset + len(change.new)) if change.cut is None else change.cut
                 for number, piece in enumerate(found, len(self.pieces)):
                     kind, end = (piece.kind, piece.end) if change.cut is None else ("cut", change.cut)
-                    self._files.setdefault(change.fid, []).append(_Step(number if change.seq in pending else None, kind, piece.start, end, change))
+                    self._files.setdefault(change.fid, []).append(
+                        _Step(number if change.seq in pending else None, kind, piece.start, end, change)
+                    )
             if change.seq in pending:
                 self._spans[change.seq] = len(self.pieces), len(found)
                 self.pieces += found
@@ -122,8 +130,9 @@ class CrashStates:
     # Choice
 
     def one(self, keep: str, seed: int = 0, count: int | None = None) -> State:
-        """Nothing that is pending is there (none), the first *count* changes (prefix; default by *seed*), some of all pieces (subset), or the first *count*
-        changes and of the next write some pieces (torn)."""
+        """Nothing that is pending is there (none), the first *count* changes (prefix; default by *seed*), some of
+        all pieces (subset), or the first *count* changes and of the next write some pieces (torn).
+        """
         if keep == "none":
             return 0
         if keep == "subset":
@@ -138,8 +147,11 @@ class CrashStates:
         return first
 
     def take(self, limit: int, seed: int = 0) -> list[State]:
-        """At most *limit* different states: nothing, everything, and what was not in order; then families of states take turns, one of them by chance of
-        *seed*. What differs only in what nobody can see, such as a page that is overwritten later, is the same state."""
+        """At most *limit* different states: nothing, everything, and what was not in order; then families of states
+        take turns, one of them by chance of
+        *seed*. What differs only in what nobody can see, such as a page that is overwritten later, is the same
+        state.
+        """
         seen: set[State] = set()
         found: list[State] = []
         most, vain, few = min(limit, self.count()[0]), 0, len(self.pieces) <= _FEW
@@ -172,7 +184,9 @@ class CrashStates:
         yield content
 
     def _pairs(self) -> Iterator[State]:
-        """For every two changes, a state that has the first only and one that has the second only, all in two for each digit of how many there are."""
+        """For every two changes, a state that has the first only and one that has the second only, all in two for
+        each digit of how many there are.
+        """
         units = [self._mask(change) for change in self._free]
         if self._ordered:
             units.append(self._of(self._ordered))
@@ -185,7 +199,9 @@ class CrashStates:
             yield self.everything & ~chosen
 
     def _torn(self) -> Iterator[State]:
-        """A part of one write, after all that was before it and beside everything else; the last write first, as the others were it in earlier crashes."""
+        """A part of one write, after all that was before it and beside everything else; the last write first, as the
+        others were it in earlier crashes.
+        """
         writes = [(number, change) for number, change in enumerate(self.pending) if len(self._split(change)[0]) > 1]
         for which in [len(writes) - 1, *_spread(len(writes) - 1)] if writes else []:
             number, change = writes[which]
@@ -202,7 +218,7 @@ class CrashStates:
         for cut in _spread(len(data)):
             # Up to there, with the size of there; without one piece; and with only that.
             yield _bits(data[:cut] + [size for size in sizes if self.pieces[size].end <= self.pieces[data[cut]].start])
-            yield _bits(sizes + data[:cut] + data[cut + 1:])
+            yield _bits(sizes + data[:cut] + data[cut + 1 :])
             yield _bits([*sizes, data[cut]])
 
     def _split(self, change: Change) -> tuple[list[int], list[int]]:
@@ -218,7 +234,7 @@ class CrashStates:
         """Some pieces of a write, neither none nor all of its data."""
         data, sizes = self._split(change)
         chosen = chance.sample(data, chance.randrange(1, len(data)))
-        return _bits(chosen + sizes[:chance.randrange(len(sizes) + 1)])
+        return _bits(chosen + sizes[: chance.randrange(len(sizes) + 1)])
 
     def _prefixes(self) -> Iterator[State]:
         yield from (self._of(self.pending[:number]) for number in _spread(len(self.pending)))
@@ -229,7 +245,7 @@ class CrashStates:
     def _sample(self, *seed: int) -> State:
         """By chance, each change is there, isn't, or is there in part."""
         chance = random.Random(" ".join(map(str, seed)))
-        state = self._of(self._ordered[:chance.randrange(len(self._ordered) + 1)])
+        state = self._of(self._ordered[: chance.randrange(len(self._ordered) + 1)])
         for change in self._free:
             drawn = chance.random()
             if drawn < 0.4:
@@ -248,7 +264,9 @@ class CrashStates:
     # What can be seen
 
     def visible(self, state: State) -> State:
-        """*state* without the pieces that make no difference: overwritten, beyond the end, or impossible without others."""
+        """*state* without the pieces that make no difference: overwritten, beyond the end, or impossible without
+        others.
+        """
         kept, there = state, self._there(state)
         for fid, steps in self._files.items():
             kept &= ~_bits(_hidden(steps, self._sizes[fid], there))
@@ -268,8 +286,10 @@ class CrashStates:
     # How many there are
 
     def count(self) -> tuple[int, bool]:
-        """How many different states there are, at most :data:`MOST`, and whether that is exact; else it is how many there could be at most. It is exact where
-        writes to a file concern the same bytes or none that the other does, and nothing is truncated."""
+        """How many different states there are, at most :data:`MOST`, and whether that is exact; else it is how many
+        there could be at most. It is exact where writes to a file concern the same bytes or none that the other
+        does, and nothing is truncated.
+        """
         total, exact = len(self._ordered) + 1, True
         groups = [_count_content(steps, self._sizes[fid]) for fid, steps in self._files.items()]
         if self.names == "strict":
@@ -306,7 +326,9 @@ class CrashStates:
 
     def _combinations(self, changes: list[Names]) -> int:
         """How many choices of *changes* are possible; 0 when that are too many to look at."""
-        states: list[dict[Key, int | None]] = [{key: old for change in reversed(changes) for key, old, _unused in change.changes}]
+        states: list[dict[Key, int | None]] = [
+            {key: old for change in reversed(changes) for key, old, _unused in change.changes}
+        ]
         for change in changes:
             after = []
             for target in states:
@@ -387,7 +409,7 @@ class CrashStates:
                     continue
                 change = step.change
                 if step.kind == "data":
-                    recipe.redo.append((step.start, change.new[step.start - change.offset:step.end - change.offset]))
+                    recipe.redo.append((step.start, change.new[step.start - change.offset : step.end - change.offset]))
                 elif step.kind == "size":
                     recipe.size = max(recipe.size, step.end)
                 else:
@@ -398,7 +420,9 @@ class CrashStates:
 
 @dataclass
 class Recipe:
-    """Undo the changes *undo*, do *redo* again (bytes at an offset; None: cut there), and at last set the *size*: data beyond it is lost."""
+    """Undo the changes *undo*, do *redo* again (bytes at an offset; None: cut there), and at last set the *size*:
+    data beyond it is lost.
+    """
 
     undo: list[Content]
     redo: list[tuple[int, bytes | None]]
@@ -412,8 +436,10 @@ def _pieces(change: Content, size: int) -> list[Piece]:
     if len(cuts) == 2 and (sectors := range(start - start % SECTOR + SECTOR, end, SECTOR)):
         cuts.insert(1, sectors[len(sectors) // 2])
     ranges = list(itertools.pairwise(cuts))
-    return [*(Piece(change, "data", first, last) for first, last in ranges),
-            *(Piece(change, "size", size, last) for _unused, last in ranges if last > size)]
+    return [
+        *(Piece(change, "data", first, last) for first, last in ranges),
+        *(Piece(change, "size", size, last) for _unused, last in ranges if last > size),
+    ]
 
 
 def _hidden(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
@@ -451,7 +477,9 @@ def _count_content(steps: list[_Step], size: int) -> tuple[int, bool]:
                 sizes = {max(known, step.end) for known in sizes}
             sizes.add(step.end)
     ranges = sorted(versions)
-    if any(step.kind == "cut" for step in steps) or any(first[1] > second[0] for first, second in itertools.pairwise(ranges)):
+    if any(step.kind == "cut" for step in steps) or any(
+        first[1] > second[0] for first, second in itertools.pairwise(ranges)
+    ):
         return min(1 << sum(step.number is not None for step in steps), MOST), False
     total, contents, position = 0, 1, 0
     for end in sorted(sizes):
@@ -483,7 +511,9 @@ def _in_turn(families: list[Iterator[State]]) -> Iterator[State]:
 
 
 def _spread(number: int) -> Iterator[int]:
-    """The numbers below *number*, so that the first of them are far from each other: by their binary digits in reverse."""
+    """The numbers below *number*, so that the first of them are far from each other: by their binary digits in
+    reverse.
+    """
     digits = max(number - 1, 0).bit_length()
     for each in range(1 << digits if number > 0 else 0):
         found = int(f"{each:0{digits}b}"[::-1], 2) if digits else 0

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The daemon: one datastore, the mounts of its clients, and the control socket. ``python -m simulated_datastore.daemon`` with its configuration on
-standard input as JSON; one line of JSON on standard output says that it is ready, or why not.
+"""The daemon: one datastore, the mounts of its clients, and the control socket. ``python -m
+simulated_datastore.daemon`` with its configuration on standard input as JSON; one line of JSON on standard output says
+that it is ready, or why not.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -67,8 +69,14 @@ class Daemon:
         self._replacing = 0
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._watchdog = subprocess.Popen([sys.executable, "-I", watchdog.__file__, str(os.getpid()), str(self.runtime)], start_new_session=True, bufsize=0,
-                                          stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", watchdog.__file__, str(os.getpid()), str(self.runtime)],
+            start_new_session=True,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def _tell_watchdog(self, kind: str, path: Path) -> None:
         # Of a watchdog that someone killed there is nothing to expect.
@@ -111,21 +119,49 @@ class Daemon:
             self._watchdog.stdin.close()  # type: ignore[union-attr]
             self._watchdog.wait()
 
-    async def add_mount(self, mount_point: str, client: str = "host1", profile: str = "local", squash: str | None = None, anonymous_uid: int = 65534,
-                        anonymous_gid: int = 65534, read_only: bool = False, strict: bool = False, replace: bool = False, source: str = SOURCE,
-                        type: str | None = None, flags: list[str] | None = None, soft: float | None = None) -> dict[str, str]:
-        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Returns where; raises :class:`SimulatedDatastoreError`.
+    async def add_mount(
+        self,
+        mount_point: str,
+        client: str = "host1",
+        profile: str = "local",
+        squash: str | None = None,
+        anonymous_uid: int = 65534,
+        anonymous_gid: int = 65534,
+        read_only: bool = False,
+        strict: bool = False,
+        replace: bool = False,
+        source: str = SOURCE,
+        type: str | None = None,
+        flags: list[str] | None = None,
+        soft: float | None = None,
+    ) -> dict[str, str]:
+        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Returns where;
+        raises :class:`SimulatedDatastoreError`.
 
-        *source* and *type* are what the kernel's table of mounts shows, the latter as ``fuse.TYPE`` (default: the client); *flags* are options of mount(8)
-        that are there for each file system. With *soft*, what hangs fails after so many seconds.
+        *source* and *type* are what the kernel's table of mounts shows, the latter as ``fuse.TYPE`` (default: the
+        client); *flags* are options of mount(8) that are there for each file system. With *soft*, what hangs fails
+        after so many seconds.
         """
         checks.name("client", client)
         found = PROFILES[choose("profile", profile, list(PROFILES))]
-        anonymous = (checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID), checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID))
-        export = Export(client, found, choose("squash", found.squash if squash is None else squash, SQUASHES), anonymous,
-                        checks.flag("read_only", read_only), checks.flag("strict", strict), soft=None if soft is None else checks.seconds("soft", soft))
-        table = KernelTable(checks.text("source", source), checks.name("type", client if type is None else type),
-                            tuple(choose("flags", flag, FLAGS) for flag in checks.texts("flags", flags or [])))
+        anonymous = (
+            checks.whole("anonymous_uid", anonymous_uid, most=checks.MOST_ID),
+            checks.whole("anonymous_gid", anonymous_gid, most=checks.MOST_ID),
+        )
+        export = Export(
+            client,
+            found,
+            choose("squash", found.squash if squash is None else squash, SQUASHES),
+            anonymous,
+            checks.flag("read_only", read_only),
+            checks.flag("strict", strict),
+            soft=None if soft is None else checks.seconds("soft", soft),
+        )
+        table = KernelTable(
+            checks.text("source", source),
+            checks.name("type", client if type is None else type),
+            tuple(choose("flags", flag, FLAGS) for flag in checks.texts("flags", flags or [])),
+        )
         old = self.adapters.get(client) if checks.flag("replace", replace) else None
         path = self._check_mount_point(mount_point, old)
         self._replacing += 1
@@ -150,11 +186,28 @@ class Daemon:
         self._note_mounts()
         self._nursery.start_soon(self._serve, adapter)  # type: ignore[union-attr]
 
-    async def mount_export(self, source: str, mount_point: str, version: str | None = None, read_only: bool = False, type: str = "sim",
-                           flags: list[str] | None = None, soft: float | None = None) -> dict[str, Any]:
-        """Mount what is exported as *source*, as a mount helper was asked to; returns the parameters. Raises :class:`SimulatedDatastoreError`."""
-        mount = {**self.exports.get(source).mount(version, list(self.datastore.mounts)), "mount_point": mount_point, "read_only": read_only, "type": type,
-                 "flags": flags, "soft": soft}
+    async def mount_export(
+        self,
+        source: str,
+        mount_point: str,
+        version: str | None = None,
+        read_only: bool = False,
+        type: str = "sim",
+        flags: list[str] | None = None,
+        soft: float | None = None,
+    ) -> dict[str, Any]:
+        """Mount what is exported as *source*, as a mount helper was asked to; returns the parameters.
+
+        Raises :class:`SimulatedDatastoreError`.
+        """
+        mount = {
+            **self.exports.get(source).mount(version, list(self.datastore.mounts)),
+            "mount_point": mount_point,
+            "read_only": read_only,
+            "type": type,
+            "flags": flags,
+            "soft": soft,
+        }
         await self.add_mount(**mount)
         return mount
 
@@ -176,24 +229,35 @@ class Daemon:
             temporary.rename(self.runtime / "mounts.json")
 
     def _check_mount_point(self, mount_point: str, old: Pyfuse3Adapter | None) -> Path:
-        """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted, unless the *old* mount is there."""
+        """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted, unless
+        the *old* mount is there.
+        """
         if not os.path.exists("/dev/fuse"):
-            raise SimulatedDatastoreError("There is no /dev/fuse: load the kernel module fuse, or give the container the device.")
+            raise SimulatedDatastoreError(
+                "There is no /dev/fuse: load the kernel module fuse, or give the container the device."
+            )
         path = Path(checks.text("mount_point", mount_point, path=True)).absolute()
         resolved = Path(resolve(path))
         if old is not None and resolved == old.mount_point:
             return resolved
         # A mount can't be looked at, as it may hang; a table of the kernel tells of it.
         if os.fspath(resolved) in {found.path for found in mounts()}:
-            raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted.")
+            raise SimulatedDatastoreError(
+                f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted."
+            )
         if any(adapter.mount_point in resolved.parents for adapter in self.adapters.values()):
             # Its answer would be ours, while we wait for it.
-            raise SimulatedDatastoreError(f"mount_point: {str(path)!r} is in a mount of this datastore, give a directory outside.")
+            raise SimulatedDatastoreError(
+                f"mount_point: {str(path)!r} is in a mount of this datastore, give a directory outside."
+            )
         # Unlike that of Path, this one takes a path that is too long as well.
         if not os.path.isdir(resolved):
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} isn't a directory.")
         if resolved == self.backing or self.backing in resolved.parents or resolved in self.backing.parents:
-            raise SimulatedDatastoreError(f"mount_point: {str(path)!r} and the backing directory {str(self.backing)!r} must not contain each other.")
+            raise SimulatedDatastoreError(
+                f"mount_point: {str(path)!r} and the backing directory {str(self.backing)!r} must not contain each "
+                "other."
+            )
         return resolved
 
     async def _serve(self, adapter: Pyfuse3Adapter) -> None:
@@ -236,7 +300,10 @@ class Daemon:
                 self.stop.set()
 
     async def _watch_parent(self, parent: int) -> None:
-        """Stop when the process that wants this daemon ends. A parent-death signal would come when the thread ends that started it."""
+        """Stop when the process that wants this daemon ends.
+
+        A parent-death signal would come when the thread ends that started it.
+        """
         try:
             fd = os.pidfd_open(parent)
         except ProcessLookupError:
@@ -261,10 +328,11 @@ def _ready(message: dict[str, Any]) -> None:
 
 
 def _go_first(nice: int = -10) -> None:
-    """Be served before others, as a disk doesn't wait for a processor: on a busy machine each request would else wait some milliseconds, until somebody's
-    time is up.
+    """Be served before others, as a disk doesn't wait for a processor: on a busy machine each request would else wait
+    some milliseconds, until somebody's time is up.
 
-    The scheduler weighs each session as a whole (sched(7), "The autogroup feature"), and where it doesn't, each process. Only root may ask for more.
+    The scheduler weighs each session as a whole (sched(7), "The autogroup feature"), and where it doesn't, each
+    process. Only root may ask for more.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
@@ -280,7 +348,9 @@ def main() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     # A request leaves no cycles behind; collections would only stop the clients.
     gc.set_threshold(100_000, 50, 50)
-    logging.basicConfig(filename=config["log"], level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        filename=config["log"], level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         daemon = Daemon(config)
         trio.run(daemon.run)

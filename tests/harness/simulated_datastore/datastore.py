@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The datastore: a backing directory, its policies, its ledger, and the mounts of its clients. Nothing here knows FUSE."""
+"""The datastore: a backing directory, its policies, its ledger, and the mounts of its clients.
+
+Nothing here knows FUSE.
+"""
+
 from __future__ import annotations
 
 import os
@@ -36,12 +40,15 @@ class Datastore:
     """One simulated datastore. *backing* must be a directory; raises :class:`SimulatedDatastoreError` otherwise."""
 
     def __init__(self, backing: Path, capabilities: Capabilities, clock: Clock | None = None) -> None:
-        # A share of the descriptors that this process may have each; the rest is for pins, sockets and what a request needs.
+        # A share of the descriptors that this process may have each; the rest is for pins, sockets and what a request
+        # needs.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
             self.nodes = NodeTable(backing, min(512, most // 8))
         except OSError as error:
-            raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} can't be opened: {error.strerror}.") from error
+            raise SimulatedDatastoreError(
+                f"The backing directory {str(backing)!r} can't be opened: {error.strerror}."
+            ) from error
         self._check_numbers(backing)
         self.open_files = OpenFiles(self.nodes, most // 2)
         self.backing = backing
@@ -54,7 +61,9 @@ class Datastore:
         #: By operation; None where no policy concerns it.
         self.plans: dict[str, Plan | None] = dict.fromkeys(OPERATIONS)
         #: Called with a mount whose cache is out of date, and what it is about: (node, parent, name).
-        self.invalidate: Callable[[Mount, Node | None, Node | None, bytes], None] = lambda mount, node, parent, name: None
+        self.invalidate: Callable[[Mount, Node | None, Node | None, bytes], None] = lambda mount, node, parent, name: (
+            None
+        )
         #: The requests that wait for something.
         self.parked: list[Request] = []
         #: Those of them that wait until somebody changes something.
@@ -79,7 +88,9 @@ class Datastore:
         self._settle: list[Policy] = [self.capacity]
 
     def _check_numbers(self, backing: Path) -> None:
-        """Raise :class:`SimulatedDatastoreError` where a new file isn't of the file system of its directory: inode numbers would be ambiguous."""
+        """Raise :class:`SimulatedDatastoreError` where a new file isn't of the file system of its directory: inode
+        numbers would be ambiguous.
+        """
         try:
             fd = os.open(backing, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -89,23 +100,41 @@ class Datastore:
         os.close(fd)
         if device != self.nodes.device:
             self.nodes.close()
-            raise SimulatedDatastoreError(f"The backing directory {str(backing)!r} is on an overlay of several file systems: give one on a volume or a tmpfs.")
+            raise SimulatedDatastoreError(
+                f"The backing directory {str(backing)!r} is on an overlay of several file systems: give one on a "
+                "volume or a tmpfs."
+            )
 
     def check_path(self, option: str, path: str) -> None:
-        """Raise :class:`SimulatedDatastoreError` for the path of a file as a client has it, mount point and all: it would match nothing."""
+        """Raise :class:`SimulatedDatastoreError` for the path of a file as a client has it, mount point and all: it
+        would match nothing.
+        """
         for place in (*(mount.export.mount_point for mount in self.mounts.values()), os.fspath(self.backing)):
             inside = path.removeprefix(place)
-            if place and inside != path and inside[:1] in ("", "/") and not os.path.lexists(os.fspath(self.backing) + place):
-                raise SimulatedDatastoreError(f"{option}: {path!r} begins with {place!r}, but paths begin at the datastore's root: give {inside or '/'!r}.")
+            if (
+                place
+                and inside != path
+                and inside[:1] in ("", "/")
+                and not os.path.lexists(os.fspath(self.backing) + place)
+            ):
+                raise SimulatedDatastoreError(
+                    f"{option}: {path!r} begins with {place!r}, but paths begin at the datastore's root: give "
+                    f"{inside or '/'!r}."
+                )
 
     def recompile(self) -> None:
         """A policy was changed: from now on requests go through those that concern them."""
         for op in OPERATIONS:
-            stages = [[policy for policy in stage if policy.concerns(op)] for stage in (self._before, self._enter, self._after, self._settle)]
+            stages = [
+                [policy for policy in stage if policy.concerns(op)]
+                for stage in (self._before, self._enter, self._after, self._settle)
+            ]
             self.plans[op] = Plan(self.file_system.execute[op], *stages, self.ledger) if any(stages) else None
 
     def add_mount(self, export: Export) -> Mount:
-        """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't offer."""
+        """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't
+        offer.
+        """
         if export.client in self.mounts:
             raise SimulatedDatastoreError(f"client: {export.client!r} has this datastore mounted already.")
         if export.strict:
@@ -126,7 +155,10 @@ class Datastore:
 
     def changed(self, request: Request) -> None:
         """One client changed something: tell the caches of the others that want to know."""
-        self._tell(request, [mount for mount in self.mounts.values() if mount is not request.mount and mount.export.profile.coherent])
+        self._tell(
+            request,
+            [mount for mount in self.mounts.values() if mount is not request.mount and mount.export.profile.coherent],
+        )
 
     def disagree(self, request: Request) -> None:
         """What the client was answered isn't what happened: the caches of all, its own too, may be wrong."""
@@ -152,7 +184,8 @@ class Datastore:
         self.durability.check(**parameters)
 
     def crash(self, **parameters: Any) -> dict[str, Any]:
-        """Lose what was not synced, as the parameters say (keep, names, seed, count or state); with *restart* come up again at once.
+        """Lose what was not synced, as the parameters say (keep, names, seed, count or state); with *restart* come up
+        again at once.
 
         Every open file is lost to its client (ESTALE), and so is every node that is no longer where it was.
         """
@@ -185,22 +218,49 @@ class Datastore:
     def status(self) -> dict[str, Any]:
         """The datastore as plain data."""
         return {
-            "backing": str(self.backing), "pid": os.getpid(), "clock": {"kind": self.clock.kind, "now": self.clock.now()},
-            "nodes": len(self.nodes), "open_directories": self.nodes.open_directories(),
-            "clients": {mount.client: {
-                "profile": mount.export.profile.name, "squash": mount.export.squash, "read_only": mount.export.read_only, "strict": mount.export.strict,
-                "open": len(mount.handles), "nodes": len(mount.lookups)} for mount in self.mounts.values()},
-            "state": self.state.status(), "capacity": self.capacity.status(), "schedule": self.schedule.status(), "rules": self.rules.status(),
-            "crash_tracking": self.durability.tracking, "settings": self.settings(), "parked": len(self.parked),
-            "hanging": len(self.hanging), "ledger": self.ledger.status(), "capabilities": self.capabilities.as_dict()}
+            "backing": str(self.backing),
+            "pid": os.getpid(),
+            "clock": {"kind": self.clock.kind, "now": self.clock.now()},
+            "nodes": len(self.nodes),
+            "open_directories": self.nodes.open_directories(),
+            "clients": {
+                mount.client: {
+                    "profile": mount.export.profile.name,
+                    "squash": mount.export.squash,
+                    "read_only": mount.export.read_only,
+                    "strict": mount.export.strict,
+                    "open": len(mount.handles),
+                    "nodes": len(mount.lookups),
+                }
+                for mount in self.mounts.values()
+            },
+            "state": self.state.status(),
+            "capacity": self.capacity.status(),
+            "schedule": self.schedule.status(),
+            "rules": self.rules.status(),
+            "crash_tracking": self.durability.tracking,
+            "settings": self.settings(),
+            "parked": len(self.parked),
+            "hanging": len(self.hanging),
+            "ledger": self.ledger.status(),
+            "capabilities": self.capabilities.as_dict(),
+        }
 
     def settings(self) -> dict[str, Any]:
         """Everything that can be set, by the keys it is set with."""
         capacity = self.capacity.status()
         state = {key: value for key, value in self.state.status().items() if key != "clients"}
-        quotas = [{key: quota[key] for key in ("uid", "path", "size", "inodes") if quota[key] is not None} for quota in capacity["quotas"]]
-        return {**{key: capacity[key] for key in ("size", "inodes", "max_file", "error_at")}, "quotas": quotas, **self.schedule.status(), **state,
-                "crash_tracking": self.durability.tracking}
+        quotas = [
+            {key: quota[key] for key in ("uid", "path", "size", "inodes") if quota[key] is not None}
+            for quota in capacity["quotas"]
+        ]
+        return {
+            **{key: capacity[key] for key in ("size", "inodes", "max_file", "error_at")},
+            "quotas": quotas,
+            **self.schedule.status(),
+            **state,
+            "crash_tracking": self.durability.tracking,
+        }
 
     def close(self) -> None:
         for mount in list(self.mounts.values()):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Errors by their names."""
+
 from __future__ import annotations
 
 import difflib
@@ -14,7 +15,10 @@ def number(option: str, name: object) -> int:
     found = getattr(errno, name, None) if isinstance(name, str) and name.startswith("E") else None
     if not isinstance(found, int):
         near = difflib.get_close_matches(str(name).upper(), list(errno.errorcode.values()), 1)
-        raise SimulatedDatastoreError(f"{option}: {name!r} isn't the name of an error like EIO or ENOSPC{f' (did you mean {near[0]!r}?)' if near else ''}.")
+        raise SimulatedDatastoreError(
+            f"{option}: {name!r} isn't the name of an error like EIO or "
+            f"ENOSPC{f' (did you mean {near[0]!r}?)' if near else ''}."
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The sources, such as ``nfs1:/images``, that mount(8) finds a datastore by."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
@@ -13,7 +14,9 @@ from .profiles import PROFILES, SQUASHES, choose
 
 @dataclass(frozen=True)
 class Source:
-    """What a mount of *source* is like. *profile* and *squash* are None where the version of NFS, and then its profile, decide."""
+    """What a mount of *source* is like. *profile* and *squash* are None where the version of NFS, and then its profile,
+    decide.
+    """
 
     source: str
     client: str = "host1"
@@ -25,7 +28,9 @@ class Source:
     def __post_init__(self) -> None:
         checks.text("source", self.source)
         if not self.source.isprintable() or " " in self.source:
-            raise SimulatedDatastoreError(f"source: {self.source!r} isn't a text without blanks such as 'nfs1:/images'.")
+            raise SimulatedDatastoreError(
+                f"source: {self.source!r} isn't a text without blanks such as 'nfs1:/images'."
+            )
         checks.name("client", self.client)
         if self.profile is not None:
             choose("profile", self.profile, list(PROFILES))
@@ -35,13 +40,21 @@ class Source:
         checks.whole("anonymous_gid", self.anonymous_gid, most=checks.MOST_ID)
 
     def mount(self, version: str | None, clients: list[str]) -> dict[str, Any]:
-        """The parameters of a mount by a program that asked for this *version* of NFS (None: it didn't), beside those *clients* that have a mount."""
+        """The parameters of a mount by a program that asked for this *version* of NFS (None: it didn't), beside those
+        *clients* that have a mount.
+        """
         if version is not None:
             checks.text("version", version)
         profile = self.profile or ("nfs3" if version is not None and version.startswith("3") else "nfs4.2")
         names = (self.client, *(f"{self.client}-{number}" for number in range(2, len(clients) + 2)))
-        return {"client": next(name for name in names if name not in clients), "profile": profile, "squash": self.squash,
-                "anonymous_uid": self.anonymous_uid, "anonymous_gid": self.anonymous_gid, "source": self.source}
+        return {
+            "client": next(name for name in names if name not in clients),
+            "profile": profile,
+            "squash": self.squash,
+            "anonymous_uid": self.anonymous_uid,
+            "anonymous_gid": self.anonymous_gid,
+            "source": self.source,
+        }
 
 
 class Exports:
@@ -54,7 +67,10 @@ class Exports:
         return bool(self._sources)
 
     def set(self, **given: Any) -> dict[str, Any]:
-        """Offer a source, or change one; mounts that are there stay as they are. Raises :class:`SimulatedDatastoreError`."""
+        """Offer a source, or change one; mounts that are there stay as they are.
+
+        Raises :class:`SimulatedDatastoreError`.
+        """
         for key in given:
             choose("export", key, list(Source.__dataclass_fields__))
         if "source" not in given:

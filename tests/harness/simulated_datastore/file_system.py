@@ -2,9 +2,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """What each operation does to the backing directory when no policy interferes.
 
-Each function takes a :class:`Request`, does what it asks as the caller (new files belong to the caller; the kernel has checked permissions already) and
-puts the outcome into it. Each raises :class:`OSError` as the system call would.
+Each function takes a :class:`Request`, does what it asks as the caller (new files belong to the caller; the kernel
+has checked permissions already) and puts the outcome into it. Each raises :class:`OSError` as the system call would.
 """
+
 from __future__ import annotations
 
 import errno
@@ -32,12 +33,37 @@ class FileSystem:
     def __init__(self, nodes: NodeTable) -> None:
         self.nodes = nodes
         self.execute: dict[str, Callable[[Request], None]] = {
-            "chmod": self.setattr, "chown": self.setattr, "close": self.close, "create": self.create, "fsync": self.fsync, "fsyncdir": self.fsync,
-            "getattr": self.getattr, "getxattr": self.getxattr, "link": self.link, "listxattr": self.listxattr, "lookup": self.lookup,
-            "mkdir": self.mkdir, "mknod": self.mknod, "open": self.open, "opendir": self.opendir, "read": self.read, "readdir": self.readdir,
-            "readlink": self.readlink, "release": self.release, "releasedir": self.release, "removexattr": self.removexattr, "rename": self.rename,
-            "rmdir": self.rmdir, "setxattr": self.setxattr, "statfs": self.statfs, "symlink": self.symlink, "truncate": self.setattr,
-            "unlink": self.unlink, "utimens": self.setattr, "write": self.write}
+            "chmod": self.setattr,
+            "chown": self.setattr,
+            "close": self.close,
+            "create": self.create,
+            "fsync": self.fsync,
+            "fsyncdir": self.fsync,
+            "getattr": self.getattr,
+            "getxattr": self.getxattr,
+            "link": self.link,
+            "listxattr": self.listxattr,
+            "lookup": self.lookup,
+            "mkdir": self.mkdir,
+            "mknod": self.mknod,
+            "open": self.open,
+            "opendir": self.opendir,
+            "read": self.read,
+            "readdir": self.readdir,
+            "readlink": self.readlink,
+            "release": self.release,
+            "releasedir": self.release,
+            "removexattr": self.removexattr,
+            "rename": self.rename,
+            "rmdir": self.rmdir,
+            "setxattr": self.setxattr,
+            "statfs": self.statfs,
+            "symlink": self.symlink,
+            "truncate": self.setattr,
+            "unlink": self.unlink,
+            "utimens": self.setattr,
+            "write": self.write,
+        }
 
     # Names
 
@@ -58,7 +84,9 @@ class FileSystem:
         request.stat = status
 
     def _own(self, request: Request, parent_fd: int) -> None:
-        """Give the new name to the caller, as it would have been had the caller made it (inode_init_owner in the kernel)."""
+        """Give the new name to the caller, as it would have been had the caller made it (inode_init_owner in the
+        kernel).
+        """
         caller, name = request.caller, request.name
         if caller is None or (caller.uid == 0 and caller.gid == 0):
             return
@@ -69,8 +97,14 @@ class FileSystem:
         mode = stat.S_IMODE(status.st_mode)
         if not mode & _SPECIAL_BITS or stat.S_ISLNK(status.st_mode):
             return
-        if not stat.S_ISDIR(status.st_mode) and group == -1 and mode & stat.S_ISGID and mode & stat.S_IXGRP and caller.uid \
-                and parent.st_gid not in _groups(caller.pid, caller.gid):
+        if (
+            not stat.S_ISDIR(status.st_mode)
+            and group == -1
+            and mode & stat.S_ISGID
+            and mode & stat.S_IXGRP
+            and caller.uid
+            and parent.st_gid not in _groups(caller.pid, caller.gid)
+        ):
             mode &= ~stat.S_ISGID
         # chown(2) took the special bits.
         os.chmod(name, mode, dir_fd=parent_fd)  # type: ignore[arg-type]
@@ -110,7 +144,8 @@ class FileSystem:
         except FileExistsError:
             if request.flags & os.O_EXCL:
                 raise
-            # Another client, or someone in the backing directory, was faster: the kernel looks again and checks whether the caller may open it.
+            # Another client, or someone in the backing directory, was faster: the kernel looks again and checks
+            # whether the caller may open it.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         try:
             self._own(request, fd)
@@ -218,7 +253,9 @@ class FileSystem:
                     os.chmod(path, stat.S_IMODE(change["mode"]))
                 if "atime_ns" in change or "mtime_ns" in change:
                     now = os.stat(path)
-                    os.utime(path, ns=(change.get("atime_ns", now.st_atime_ns), change.get("mtime_ns", now.st_mtime_ns)))
+                    os.utime(
+                        path, ns=(change.get("atime_ns", now.st_atime_ns), change.get("mtime_ns", now.st_mtime_ns))
+                    )
         request.stat = self.nodes.stat(node)
 
     def _truncate(self, request: Request, size: int) -> None:
@@ -293,7 +330,9 @@ class FileSystem:
         request.result = done
 
     def readdir(self, request: Request) -> None:
-        """The snapshot that a directory is read from: made anew by every reading from the start, as rewinddir(3) wants."""
+        """The snapshot that a directory is read from: made anew by every reading from the start, as rewinddir(3)
+        wants.
+        """
         handle = request.handle
         _fd(handle)
         if handle.entries is None or request.offset == 0:  # type: ignore[union-attr]
@@ -313,7 +352,8 @@ class FileSystem:
             return None
 
     def close(self, request: Request) -> None:
-        # A duplicate is closed, as the caller closed one: the file system beneath reports what it has to report then.
+        # A duplicate is closed, as the caller closed one: the file system beneath reports what it has to report
+        # then.
         os.close(os.dup(_fd(request.handle)))
 
     def release(self, request: Request) -> None:
@@ -341,7 +381,9 @@ def _fd(handle: Handle | None) -> int:
 
 
 def _refuse_gone(request: Request) -> None:
-    """Raise ESTALE when a network client still knows a file that has no name any more and that nobody has open: its kernel looks the name up again."""
+    """Raise ESTALE when a network client still knows a file that has no name any more and that nobody has open: its
+    kernel looks the name up again.
+    """
     if not request.node.links and not request.node.in_use and not request.mount.export.profile.coherent:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
@@ -354,8 +396,10 @@ def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
 
 
 def without_privileges(mode: int, group: int, caller: Caller) -> int:
-    """Return the *mode* that a file of *group* has after *caller* changed its content: without the set-user-ID bit, and without the set-group-ID bit when the
-    group may execute it or isn't one of the caller's (setattr_should_drop_suidgid in the kernel). Root, by CAP_FSETID, keeps both: it isn't a *caller* here."""
+    """Return the *mode* that a file of *group* has after *caller* changed its content: without the set-user-ID bit,
+    and without the set-group-ID bit when the group may execute it or isn't one of the caller's
+    (setattr_should_drop_suidgid in the kernel). Root, by CAP_FSETID, keeps both: it isn't a *caller* here.
+    """
     if not stat.S_ISREG(mode):
         return mode
     if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _groups(caller.pid, caller.gid)):

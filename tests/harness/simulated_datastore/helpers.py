@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The mount helpers of this host: small scripts in ``/sbin``, where mount(8) looks for them, that run :mod:`.mount_helper`."""
+"""The mount helpers of this host: small scripts in ``/sbin``, where mount(8) looks for them, that run
+:mod:`.mount_helper`.
+"""
+
 from __future__ import annotations
 
 import os
@@ -16,19 +19,26 @@ DIRECTORY = Path("/sbin")
 #: Appended to the name of a helper of the system while a shim has its place.
 REAL = ".before-simulated-datastore"
 #: The helpers of each kind. mount(8) calls those of ``fuse.TYPE`` to remount what fstab(5) doesn't have.
-KINDS = {"sim": ("mount.sim", "mount.fuse.sim"), "nfs": ("mount.nfs", "mount.nfs4", "mount.fuse.nfs", "mount.fuse.nfs4")}
+KINDS = {
+    "sim": ("mount.sim", "mount.fuse.sim"),
+    "nfs": ("mount.nfs", "mount.nfs4", "mount.fuse.nfs", "mount.fuse.nfs4"),
+}
 _MARK = "# Part of the simulated datastore: 'simulated-datastore helpers remove' takes it away."
 
 
 def install(kinds: list[str], *, replace: bool = False) -> list[str]:
     """Install the helpers of *kinds*, and return the names of those that were missing or other ones.
 
-    Raises :class:`SimulatedDatastoreError` for a helper that isn't ours, unless *replace* is true: then it is kept beside the shim.
+    Raises :class:`SimulatedDatastoreError` for a helper that isn't ours, unless *replace* is true: then it is kept
+    beside the shim.
     """
     names = [name for kind in kinds for name in KINDS[kind]]
     foreign = [name for name in names if os.path.lexists(DIRECTORY / name) and not _is_ours(DIRECTORY / name)]
     if foreign and not replace:
-        raise SimulatedDatastoreError(f"{DIRECTORY / foreign[0]} is the system's own mount helper, --replace keeps it as {foreign[0]}{REAL} meanwhile.")
+        raise SimulatedDatastoreError(
+            f"{DIRECTORY / foreign[0]} is the system's own mount helper, --replace keeps it as {foreign[0]}{REAL} "
+            "meanwhile."
+        )
     changed = []
     try:
         for name in names:
@@ -43,12 +53,15 @@ def install(kinds: list[str], *, replace: bool = False) -> list[str]:
             temporary.rename(path)
             changed.append(name)
     except OSError as error:
-        raise SimulatedDatastoreError(f"The mount helper {error.filename!r} can't be installed: {error.strerror}.") from error
+        raise SimulatedDatastoreError(
+            f"The mount helper {error.filename!r} can't be installed: {error.strerror}."
+        ) from error
     return changed
 
 
 def remove(kinds: list[str]) -> list[str]:
-    """Remove the helpers of *kinds*, put back what was in their place, and return the names of those that were there. Raises
+    """Remove the helpers of *kinds*, put back what was in their place, and return the names of those that were there.
+    Raises
     :class:`SimulatedDatastoreError`."""
     changed = []
     try:
@@ -65,7 +78,9 @@ def remove(kinds: list[str]) -> list[str]:
                 else:
                     real.rename(path)
     except OSError as error:
-        raise SimulatedDatastoreError(f"The mount helper {error.filename!r} can't be removed: {error.strerror}.") from error
+        raise SimulatedDatastoreError(
+            f"The mount helper {error.filename!r} can't be removed: {error.strerror}."
+        ) from error
     return changed
 
 
@@ -83,7 +98,10 @@ def _is_ours(path: Path) -> bool:
 def _script() -> str:
     package = shlex.quote(str(Path(__file__).resolve().parents[1]))
     environment = f"PYTHONPATH={package} SIMULATED_DATASTORE_RUNTIME={shlex.quote(str(RUNTIME))}"
-    return f'#!/bin/sh\n{_MARK}\n{environment} exec {shlex.quote(sys.executable)} -P -m simulated_datastore.mount_helper "$0" "$@"\n'
+    return (
+        f"#!/bin/sh\n{_MARK}\n{environment} exec {shlex.quote(sys.executable)} -P -m simulated_datastore.mount_helper "
+        '"$0" "$@"\n'
+    )
 
 
 __all__ = ["DIRECTORY", "KINDS", "REAL", "install", "installed", "remove"]

@@ -2,10 +2,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """What a crash would lose: the changes since the last sync point. Pure: numbers and bytes, no file system.
 
-A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of names is a set of directory entries
-that change together; it can only have reached the disk if what it builds on has, or by a sync of all its directories. A change of attributes has each one's
-old and new value.
+A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of
+names is a set of directory entries that change together; it can only have reached the disk if what it builds on has, or
+by a sync of all its directories. A change of attributes has each one's old and new value.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -13,13 +14,16 @@ from dataclasses import dataclass, field
 PAGE = 4096
 #: A directory entry: the directory's fid and the name.
 Key = tuple[int, bytes]
-#: ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns``, or the name of an extended attribute, in bytes, whose value is None where there is none.
+#: ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns``, or the name of an extended attribute, in bytes, whose value
+#: is None where there is none.
 Attribute = str | bytes
 
 
 @dataclass(eq=False)
 class Content:
-    """*new* has replaced *old* at *offset*; the file was *size* bytes long before, and is cut to or extended to *cut* (truncate) if that isn't None."""
+    """*new* has replaced *old* at *offset*; the file was *size* bytes long before, and is cut to or extended to *cut*
+    (truncate) if that isn't None.
+    """
 
     seq: int
     fid: int
@@ -73,7 +77,9 @@ Change = Content | Names | Attributes
 
 
 class Journal:
-    """The log. *limit* is how many bytes it may hold before the oldest changes count as written back, *length* how many changes."""
+    """The log. *limit* is how many bytes it may hold before the oldest changes count as written back, *length* how many
+    changes.
+    """
 
     def __init__(self, limit: int = 256 << 20, length: int = 10_000) -> None:
         self.limit = limit
@@ -84,7 +90,9 @@ class Journal:
         self.written_back = 0
         self._next = 1
 
-    def content(self, fid: int, offset: int, new: bytes, old: bytes, size: int, cut: int | None = None, *, durable: bool = False) -> None:
+    def content(
+        self, fid: int, offset: int, new: bytes, old: bytes, size: int, cut: int | None = None, *, durable: bool = False
+    ) -> None:
         """A write, or with *cut* a truncate."""
         change = Content(self._next, fid, offset, new, old, size, cut, durable)
         self._next += 1
@@ -105,8 +113,9 @@ class Journal:
         self._write_back()
 
     def sync(self, fid: int, data_only: bool = False) -> None:
-        """A file was fsynced: its content is durable, its attributes are but for an fdatasync(2), and in a journaling file system all names and attributes
-        so far are."""
+        """A file was fsynced: its content is durable, its attributes are but for an fdatasync(2), and in a journaling
+        file system all names and attributes so far are.
+        """
         for change in self.changes:
             if not isinstance(change, Content):
                 change.journaled = True
@@ -137,7 +146,9 @@ class Journal:
                     _settle(change)
                 if change.durable:
                     placed = {new for _unused, _unused, new in change.changes}
-                    moved.update((key, old) for key, old, _unused in change.changes if old is not None and old in placed)
+                    moved.update(
+                        (key, old) for key, old, _unused in change.changes if old is not None and old in placed
+                    )
 
     def sync_all(self) -> int:
         """Everything is durable but what is lost; returns how many changes weren't before."""
@@ -186,10 +197,19 @@ class Journal:
         self._prune()
 
     def pending(self, names: str) -> list[Change]:
-        """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept in order (ordered), or only safe by an
-        fsync of their directory or file (strict)."""
-        return [change for change in self.changes if not change.durable and (
-            not change.lost if isinstance(change, Content) else names == "strict" or (names == "ordered" and not change.journaled))]
+        """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept
+        in order (ordered), or only safe by an fsync of their directory or file (strict).
+        """
+        return [
+            change
+            for change in self.changes
+            if not change.durable
+            and (
+                not change.lost
+                if isinstance(change, Content)
+                else names == "strict" or (names == "ordered" and not change.journaled)
+            )
+        ]
 
 
 def _settle(change: Change) -> bool:

@@ -2,8 +2,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """What every client asked and got: the record that tests query.
 
-The page cache hides reads that it can answer, and reads ahead of what was asked; only a *strict* mount shows every byte that a program read.
+The page cache hides reads that it can answer, and reads ahead of what was asked; only a *strict* mount shows every
+byte that a program read.
 """
+
 from __future__ import annotations
 
 import fnmatch
@@ -57,8 +59,21 @@ class Ledger:
         else:
             size = request.size
         caller = request.caller
-        self._rows.append((number, time.monotonic_ns(), request.mount.client, op, request.path, request.new_path, request.offset, size, request.error,
-                           -1 if caller is None else caller.uid, request.rules))
+        self._rows.append(
+            (
+                number,
+                time.monotonic_ns(),
+                request.mount.client,
+                op,
+                request.path,
+                request.new_path,
+                request.offset,
+                size,
+                request.error,
+                -1 if caller is None else caller.uid,
+                request.rules,
+            )
+        )
         if self.watchers:
             self.changed()
 
@@ -77,11 +92,21 @@ class Ledger:
         self._marks[checks.text("name", name)] = self._next
         return self._next
 
-    def rows(self, *, op: str | list[str] | None = None, path: str | None = None, client: str | None = None, rule: str | None = None,
-             error: int | None = None, since: str | int | None = None) -> Iterator[Row]:
-        """The entries that match all that is given: operations or classes, a glob over either path, a mark or an entry's number to begin with.
+    def rows(
+        self,
+        *,
+        op: str | list[str] | None = None,
+        path: str | None = None,
+        client: str | None = None,
+        rule: str | None = None,
+        error: int | None = None,
+        since: str | int | None = None,
+    ) -> Iterator[Row]:
+        """The entries that match all that is given: operations or classes, a glob over either path, a mark or an
+        entry's number to begin with.
 
-        Raises :class:`SimulatedDatastoreError` for names that don't exist, and for a beginning that is no longer in memory.
+        Raises :class:`SimulatedDatastoreError` for names that don't exist, and for a beginning that is no longer in
+        memory.
         """
         ops = None
         for option, value in (("path", path), ("client", client), ("rule", rule)):
@@ -92,19 +117,28 @@ class Ledger:
         if op is not None:
             wanted = op if isinstance(op, list) else [op]
             if not all(isinstance(each, str) for each in wanted):
-                raise SimulatedDatastoreError(f"op: {op!r} is neither the name of an operation or class nor a list of such.")
+                raise SimulatedDatastoreError(
+                    f"op: {op!r} is neither the name of an operation or class nor a list of such."
+                )
             try:
                 ops = expand(wanted)
             except KeyError as unknown:
-                raise SimulatedDatastoreError(f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
-                                              f"({', '.join(CLASSES)}).") from unknown
+                raise SimulatedDatastoreError(
+                    f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
+                    f"({', '.join(CLASSES)})."
+                ) from unknown
         if path is not None:
             self.check_path("path", path)
         first = self._first(since)
         pattern = None if path is None else path_glob(path)
         for row in self._rows:
-            if row[0] < first or (ops is not None and row[3] not in ops) or (client is not None and row[2] != client) \
-                    or (rule is not None and rule not in row[10]) or (error is not None and row[8] != error):
+            if (
+                row[0] < first
+                or (ops is not None and row[3] not in ops)
+                or (client is not None and row[2] != client)
+                or (rule is not None and rule not in row[10])
+                or (error is not None and row[8] != error)
+            ):
                 continue
             if pattern is not None and not pattern(row[4]) and not (row[5] and pattern(row[5])):
                 continue
@@ -115,10 +149,14 @@ class Ledger:
             return 0
         if isinstance(since, str):
             if since not in self._marks:
-                raise SimulatedDatastoreError(f"since: there is no mark {since!r}, the marks are {', '.join(self._marks) or 'none'}.")
+                raise SimulatedDatastoreError(
+                    f"since: there is no mark {since!r}, the marks are {', '.join(self._marks) or 'none'}."
+                )
             since = self._marks[since]
         if checks.whole("since", since, 1) <= self.dropped:
-            raise SimulatedDatastoreError(f"since: the ledger holds the last {self.limit} entries, and {since} is no longer among them.")
+            raise SimulatedDatastoreError(
+                f"since: the ledger holds the last {self.limit} entries, and {since} is no longer among them."
+            )
         return since
 
     def chosen(self, criteria: dict[str, Any]) -> Iterator[Row]:
@@ -132,7 +170,7 @@ class Ledger:
         if limit is not None:
             checks.whole("limit", limit)
         rows = list(self.chosen(criteria))
-        return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)):])]
+        return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)) :])]
 
     def summary(self, **criteria: Any) -> list[dict[str, Any]]:
         """Requests, bytes and errors by client and operation."""
@@ -142,31 +180,47 @@ class Ledger:
             entry[0] += 1
             entry[1] += row[7] if row[3] in ("read", "write") else 0
             entry[2] += bool(row[8])
-        return [{"client": client, "op": op, "requests": requests, "bytes": size, "errors": errors}
-                for (client, op), (requests, size, errors) in sorted(sums.items())]
+        return [
+            {"client": client, "op": op, "requests": requests, "bytes": size, "errors": errors}
+            for (client, op), (requests, size, errors) in sorted(sums.items())
+        ]
 
     def status(self) -> dict[str, Any]:
-        return {"entries": len(self._rows), "next": self._next, "dropped": self.dropped, "marks": sorted(self._marks), "file_error": self.file_error}
+        return {
+            "entries": len(self._rows),
+            "next": self._next,
+            "dropped": self.dropped,
+            "marks": sorted(self._marks),
+            "file_error": self.file_error,
+        }
 
     # The file
 
     def open_file(self, path: Path) -> None:
-        """Append all entries from now on to *path*; raises :class:`SimulatedDatastoreError` when that can't be opened."""
+        """Append all entries from now on to *path*; raises :class:`SimulatedDatastoreError` when that can't be
+        opened.
+        """
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SimulatedDatastoreError(f"The ledger file {str(path)!r} can't be written: {error.strerror}.") from error
+            raise SimulatedDatastoreError(
+                f"The ledger file {str(path)!r} can't be written: {error.strerror}."
+            ) from error
         self._written = self._next - 1
 
     def flush(self) -> None:
         """Bring the file up to date. A disk that is full stops the file, not the mount: *file_error* tells."""
         if self._file is None or self._written == self._next - 1:
             return
-        fresh = [row for row in self._rows if row[0] > self._written] if self._next - 1 - self._written >= len(self._rows) else self._tail()
+        fresh = (
+            [row for row in self._rows if row[0] > self._written]
+            if self._next - 1 - self._written >= len(self._rows)
+            else self._tail()
+        )
         text = b"".join(json.dumps(as_dict(row)).encode() + b"\n" for row in fresh)
         try:
             while text:
-                text = text[os.write(self._file, text):]
+                text = text[os.write(self._file, text) :]
         except OSError as error:
             self.file_error = f"stopped after entry {self._written}: {error.strerror}"
             os.close(self._file)
@@ -187,7 +241,10 @@ class Ledger:
 
 
 def path_glob(pattern: str) -> Callable[[bytes], bool]:
-    """A glob over paths below the root. Without a slash it is one for the last component, as in gitignore(5); ``*`` also stands for slashes."""
+    """A glob over paths below the root.
+
+    Without a slash it is one for the last component, as in gitignore(5); ``*`` also stands for slashes.
+    """
     last_only = "/" not in pattern
     if not last_only and not pattern.startswith("/"):
         pattern = "/" + pattern

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What can be asked of a daemon over its control socket."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class Methods:
-    """The methods by name; each takes keyword arguments and raises :class:`SimulatedDatastoreError` for what it refuses."""
+    """The methods by name; each takes keyword arguments and raises :class:`SimulatedDatastoreError` for what it
+    refuses.
+    """
 
     def __init__(self, datastore: Datastore, daemon: Daemon) -> None:
         self.datastore = datastore
@@ -31,14 +34,34 @@ class Methods:
         datastore = self.datastore
         ledger, rules, durability = datastore.ledger, datastore.rules, datastore.durability
         return {
-            "status": self.status, "statfs": self.statfs, "shutdown": self.shutdown, "mount": self.daemon.add_mount, "umount": self.daemon.unmount,
-            "export": self.daemon.exports.set, "unexport": self.daemon.delete_export, "mount_export": self.daemon.mount_export,
-            "rule.add": rules.add, "rule.del": rules.delete, "rule.list": rules.status, "rule.clear": rules.clear,
-            "state.set": datastore.state.set, "resize": datastore.capacity.set, "schedule.set": datastore.schedule.set,
-            "crash.track": durability.track, "crash.states": self.states, "crash.count": self.count, "crash": self.crash, "restart": datastore.restart,
-            "unsynced": durability.unsynced, "sync": durability.sync,
-            "clock.advance": self.advance, "ledger.query": ledger.query, "ledger.summary": ledger.summary, "ledger.mark": ledger.mark,
-            "wait_for": self.wait_for}
+            "status": self.status,
+            "statfs": self.statfs,
+            "shutdown": self.shutdown,
+            "mount": self.daemon.add_mount,
+            "umount": self.daemon.unmount,
+            "export": self.daemon.exports.set,
+            "unexport": self.daemon.delete_export,
+            "mount_export": self.daemon.mount_export,
+            "rule.add": rules.add,
+            "rule.del": rules.delete,
+            "rule.list": rules.status,
+            "rule.clear": rules.clear,
+            "state.set": datastore.state.set,
+            "resize": datastore.capacity.set,
+            "schedule.set": datastore.schedule.set,
+            "crash.track": durability.track,
+            "crash.states": self.states,
+            "crash.count": self.count,
+            "crash": self.crash,
+            "restart": datastore.restart,
+            "unsynced": durability.unsynced,
+            "sync": durability.sync,
+            "clock.advance": self.advance,
+            "ledger.query": ledger.query,
+            "ledger.summary": ledger.summary,
+            "ledger.mark": ledger.mark,
+            "wait_for": self.wait_for,
+        }
 
     def shutdown(self) -> None:
         """Release who hangs, and stop."""
@@ -50,10 +73,14 @@ class Methods:
         return self.datastore.crash(**checks.crash(parameters))
 
     def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
-        return self.datastore.durability.states(checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed))
+        return self.datastore.durability.states(
+            checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed)
+        )
 
     def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
-        return self.datastore.durability.count(checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed))
+        return self.datastore.durability.count(
+            checks.whole("limit", limit, 1, checks.STATES), names, checks.whole("seed", seed)
+        )
 
     async def statfs(self) -> dict[str, int]:
         """What a client's statfs(3) answers, without its caches."""
@@ -63,41 +90,62 @@ class Methods:
         self.datastore.file_system.statfs(request)
         if self.datastore.capacity.concerns("statfs"):
             self.datastore.capacity.after(request)
-        return {name: getattr(request.result, name) for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")}
+        return {
+            name: getattr(request.result, name)
+            for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")
+        }
 
     def status(self) -> dict[str, Any]:
         status = self.datastore.status()
         for client, adapter in self.daemon.adapters.items():
-            status["clients"][client] |= {"mount_point": str(adapter.mount_point), "source": adapter.table.source, "by_helper": adapter.table.source != SOURCE}
-        return status | {"exports": self.daemon.exports.status(), "bugs": self.daemon.bugs.count, "log": self.daemon.config["log"]}
+            status["clients"][client] |= {
+                "mount_point": str(adapter.mount_point),
+                "source": adapter.table.source,
+                "by_helper": adapter.table.source != SOURCE,
+            }
+        return status | {
+            "exports": self.daemon.exports.status(),
+            "bugs": self.daemon.bugs.count,
+            "log": self.daemon.config["log"],
+        }
 
     def advance(self, seconds: float) -> float:
         clock = self.datastore.clock
         if clock.kind != "mock":
-            raise SimulatedDatastoreError("clock.advance: the clock of this daemon is the real one, mount with --mock-clock (clock: mock).")
+            raise SimulatedDatastoreError(
+                "clock.advance: the clock of this daemon is the real one, mount with --mock-clock (clock: mock)."
+            )
         clock.advance(checks.seconds("seconds", seconds))
         return clock.now()
 
     async def wait_for(self, predicate: dict[str, Any], timeout: float = 10) -> dict[str, Any]:
         """Wait until *predicate* holds, at most *timeout* seconds.
 
-        It has either ``parked``, a number of requests that must be waiting for something, or ``hanging``, a number of those that hang, or criteria of the
-        ledger with ``count``, how many entries must match (default 1).
+        It has either ``parked``, a number of requests that must be waiting for something, or ``hanging``, a number of
+        those that hang, or criteria of the ledger with ``count``, how many entries must match (default 1).
         """
         checks.seconds("timeout", timeout)
         if not isinstance(predicate, dict):
-            raise SimulatedDatastoreError(f"predicate: {predicate!r} isn't a mapping such as {{\"op\": \"write\", \"count\": 1}}.")
+            raise SimulatedDatastoreError(
+                f'predicate: {predicate!r} isn\'t a mapping such as {{"op": "write", "count": 1}}.'
+            )
         wanted = dict(predicate)
         for key in wanted:
             choose("predicate", key, [*CRITERIA, "count", "hanging", "parked"])
         waiting = next((key for key in ("parked", "hanging") if key in wanted), None)
         number = None if waiting is None else checks.whole(waiting, wanted.pop(waiting))
         if waiting is not None and wanted:
-            raise SimulatedDatastoreError(f"predicate: {waiting} goes with nothing else, take {', '.join(wanted)} away.")
+            raise SimulatedDatastoreError(
+                f"predicate: {waiting} goes with nothing else, take {', '.join(wanted)} away."
+            )
         count = checks.whole("count", wanted.pop("count", 1))
 
         def found() -> int:
-            return len(getattr(self.datastore, waiting)) if waiting is not None else sum(1 for _unused in self.datastore.ledger.rows(**wanted))
+            return (
+                len(getattr(self.datastore, waiting))
+                if waiting is not None
+                else sum(1 for _unused in self.datastore.ledger.rows(**wanted))
+            )
 
         goal = number if number is not None else count
         with trio.move_on_after(timeout):

@@ -4,6 +4,7 @@
 
 Every method takes inode numbers, as the kernel does, and answers with a :class:`Request` or raises :class:`OSError`.
 """
+
 from __future__ import annotations
 
 import errno
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from .policies.writeback import Mapping
 
 #: What setattr is called, by the first thing it changes.
-_SETATTR = (("size", "truncate"), ("uid", "chown"), ("gid", "chown"), ("mode", "chmod"), ("atime_ns", "utimens"), ("mtime_ns", "utimens"))
+_SETATTR = (
+    ("size", "truncate"),
+    ("uid", "chown"),
+    ("gid", "chown"),
+    ("mode", "chmod"),
+    ("atime_ns", "utimens"),
+    ("mtime_ns", "utimens"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class Export:
     strict: bool = False
     #: Where it is mounted: a path that begins so isn't one of the datastore.
     mount_point: str = ""
-    #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5)); None: never.
+    #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5));
+    #: None: never.
     soft: float | None = None
 
 
@@ -75,7 +84,9 @@ class Handle:
 
     @property
     def fd(self) -> int:
-        """A descriptor that is good until another handle's is asked for; raises :class:`OSError` when it had to be opened again and can't."""
+        """A descriptor that is good until another handle's is asked for; raises :class:`OSError` when it had to be
+        opened again and can't.
+        """
         return self.mount.open_files.use(self)
 
 
@@ -104,7 +115,9 @@ class Mount:
 
     @property
     def appends_at_end(self) -> bool:
-        """Whether O_APPEND is at the end that the file has, and not at that which the client's kernel knows, as with a network file system."""
+        """Whether O_APPEND is at the end that the file has, and not at that which the client's kernel knows, as with a
+        network file system.
+        """
         return self.datastore.shared and self.export.profile.coherent
 
     async def run(self, request: Request) -> Request:
@@ -175,26 +188,40 @@ class Mount:
         return self._count(await self.run(Request("lookup", self, self.nodes.get(parent), name, caller=caller)))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Request:
-        return self._count(await self.run(Request("mkdir", self, self.nodes.get(parent), name, mode=mode, caller=caller)))
+        return self._count(
+            await self.run(Request("mkdir", self, self.nodes.get(parent), name, mode=mode, caller=caller))
+        )
 
     async def mknod(self, parent: int, name: bytes, mode: int, device: int, caller: Caller) -> Request:
-        return self._count(await self.run(Request("mknod", self, self.nodes.get(parent), name, mode=mode, arguments=device, caller=caller)))
+        return self._count(
+            await self.run(
+                Request("mknod", self, self.nodes.get(parent), name, mode=mode, arguments=device, caller=caller)
+            )
+        )
 
     async def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Request:
-        return self._count(await self.run(Request("symlink", self, self.nodes.get(parent), name, data=target, caller=caller)))
+        return self._count(
+            await self.run(Request("symlink", self, self.nodes.get(parent), name, data=target, caller=caller))
+        )
 
     async def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Request:
-        request = Request("link", self, self.nodes.get(ino), caller=caller, new_parent=self.nodes.get(parent), new_name=name)
+        request = Request(
+            "link", self, self.nodes.get(ino), caller=caller, new_parent=self.nodes.get(parent), new_name=name
+        )
         return self._count(await self.run(request))
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Request:
-        request = self._count(await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller)))
+        request = self._count(
+            await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller))
+        )
         self._opened(request.result, caller)
         return request
 
     def _opened(self, handle: Handle, caller: Caller) -> Handle:
-        """Remember who has opened a file: the requests to write don't tell. The kernel leaves it to us to take away what a write takes away on a strict mount,
-        for a root that is another user to the server, and for who isn't in the group of a file that its group can't execute."""
+        """Remember who has opened a file: the requests to write don't tell. The kernel leaves it to us to take away
+        what a write takes away on a strict mount, for a root that is another user to the server, and for who isn't in
+        the group of a file that its group can't execute.
+        """
         handle.opener = self._acting(caller)
         return handle
 
@@ -211,9 +238,22 @@ class Mount:
     async def rmdir(self, parent: int, name: bytes, caller: Caller) -> Request:
         return await self.run(Request("rmdir", self, self.nodes.get(parent), name, caller=caller))
 
-    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller) -> Request:
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Request:
         get = self.nodes.get
-        return await self.run(Request("rename", self, get(parent), name, flags=flags, caller=caller, new_parent=get(new_parent), new_name=new_name))
+        return await self.run(
+            Request(
+                "rename",
+                self,
+                get(parent),
+                name,
+                flags=flags,
+                caller=caller,
+                new_parent=get(new_parent),
+                new_name=new_name,
+            )
+        )
 
     def _count(self, request: Request) -> Request:
         self.count(request.found)  # type: ignore[arg-type]
@@ -256,8 +296,17 @@ class Mount:
             mode = without_privileges(now.st_mode, now.st_gid, acting)
             if mode != now.st_mode:
                 change["mode"] = mode
-        return await self.run(Request(op, self, node, arguments=change, size=change.get("size", 0), caller=caller,
-                                      handle=None if handle is None else self.handles.get(handle)))
+        return await self.run(
+            Request(
+                op,
+                self,
+                node,
+                arguments=change,
+                size=change.get("size", 0),
+                caller=caller,
+                handle=None if handle is None else self.handles.get(handle),
+            )
+        )
 
     async def readlink(self, ino: int, caller: Caller) -> bytes:
         return (await self.run(Request("readlink", self, self.nodes.get(ino), caller=caller))).result
@@ -286,7 +335,9 @@ class Mount:
             try:
                 change = {"size": 0}
                 now = os.fstat(handle.fd)
-                mode = now.st_mode if handle.opener is None else without_privileges(now.st_mode, now.st_gid, handle.opener)
+                mode = (
+                    now.st_mode if handle.opener is None else without_privileges(now.st_mode, now.st_gid, handle.opener)
+                )
                 if mode != now.st_mode:
                     # The kernel leaves it to us to take them when it leaves us to truncate (file_remove_privs).
                     change["mode"] = mode
@@ -318,14 +369,18 @@ class Mount:
         handle = self.handles[number]
         if handle.opener is not None and data and not handle.lost:
             await self._take_privileges(handle)
-        request = await self.run(Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data)))
+        request = await self.run(
+            Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data))
+        )
         if request.offset != offset:
             # The kernel has put it elsewhere in its cache.
             self.datastore.invalidate(self, handle.node, None, b"")
         return request.result
 
     async def _take_privileges(self, handle: Handle) -> None:
-        """Take set-user-ID and set-group-ID from a file that is going to be written to, as a request of its own, as the kernel does where it caches writes."""
+        """Take set-user-ID and set-group-ID from a file that is going to be written to, as a request of its own, as the
+        kernel does where it caches writes.
+        """
         now = os.fstat(handle.fd)
         mode = without_privileges(now.st_mode, now.st_gid, handle.opener)
         if mode != now.st_mode:

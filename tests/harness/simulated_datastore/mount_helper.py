@@ -3,9 +3,10 @@
 """What mount(8) calls for the file system types ``sim`` and, where the shim is installed, ``nfs`` and ``nfs4``:
 ``mount.TYPE SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]`` (mount(8), "EXTERNAL HELPERS").
 
-It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images /mnt/images`` runs as it is. Messages and exit
-codes are those of mount.nfs(8).
+It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images
+/mnt/images`` runs as it is. Messages and exit codes are those of mount.nfs(8).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -27,20 +28,128 @@ _USAGE, _FAILED = 1, 32
 _RETRY = {"fg": 2, "bg": 10_000}
 #: Options of mount(8), by the flag of mount(2) that a remount sets; None for those that have no effect here.
 _FLAGS: dict[str, int | None] = {
-    "ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048,
-    **dict.fromkeys((
-        "async", "atime", "auto", "defaults", "dev", "diratime", "dirsync", "exec", "group", "iversion", "lazytime", "loud", "mand", "noauto", "nofail",
-        "nogroup", "noiversion", "nolazytime", "nomand", "noowner", "norelatime", "nostrictatime", "nouser", "nousers", "owner", "relatime", "remount", "rw",
-        "silent", "strictatime", "suid", "sync", "user", "users", "_netdev"))}
+    "ro": 1,
+    "nosuid": 2,
+    "nodev": 4,
+    "noexec": 8,
+    "noatime": 1024,
+    "nodiratime": 2048,
+    **dict.fromkeys(
+        (
+            "async",
+            "atime",
+            "auto",
+            "defaults",
+            "dev",
+            "diratime",
+            "dirsync",
+            "exec",
+            "group",
+            "iversion",
+            "lazytime",
+            "loud",
+            "mand",
+            "noauto",
+            "nofail",
+            "nogroup",
+            "noiversion",
+            "nolazytime",
+            "nomand",
+            "noowner",
+            "norelatime",
+            "nostrictatime",
+            "nouser",
+            "nousers",
+            "owner",
+            "relatime",
+            "remount",
+            "rw",
+            "silent",
+            "strictatime",
+            "suid",
+            "sync",
+            "user",
+            "users",
+            "_netdev",
+        )
+    ),
+}
 #: What the kernel shows of a FUSE mount, and mount(8) gives back for a remount.
 _FUSE = frozenset({"allow_other", "blksize", "default_permissions", "group_id", "max_read", "user_id"})
 #: Options of nfs(5).
-_NFS = frozenset({
-    "ac", "acdirmax", "acdirmin", "acl", "acregmax", "acregmin", "actimeo", "addr", "bg", "clientaddr", "cto", "fg", "fsc", "hard", "intr", "local_lock",
-    "lock", "lookupcache", "max_connect", "migration", "minorversion", "mountaddr", "mounthost", "mountport", "mountproto", "mountvers", "namlen",
-    "nconnect", "nfsvers", "noac", "noacl", "nocto", "nofsc", "nointr", "nolock", "nomigration", "nordirplus", "noresvport", "nosharecache",
-    "nosoftreval", "notrunkdiscovery", "port", "posix", "proto", "rdirplus", "rdma", "resvport", "retrans", "retry", "rsize", "sec", "sharecache", "soft",
-    "softerr", "softreval", "tcp", "timeo", "trunkdiscovery", "udp", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "vers", "write", "wsize", "xprtsec"})
+_NFS = frozenset(
+    {
+        "ac",
+        "acdirmax",
+        "acdirmin",
+        "acl",
+        "acregmax",
+        "acregmin",
+        "actimeo",
+        "addr",
+        "bg",
+        "clientaddr",
+        "cto",
+        "fg",
+        "fsc",
+        "hard",
+        "intr",
+        "local_lock",
+        "lock",
+        "lookupcache",
+        "max_connect",
+        "migration",
+        "minorversion",
+        "mountaddr",
+        "mounthost",
+        "mountport",
+        "mountproto",
+        "mountvers",
+        "namlen",
+        "nconnect",
+        "nfsvers",
+        "noac",
+        "noacl",
+        "nocto",
+        "nofsc",
+        "nointr",
+        "nolock",
+        "nomigration",
+        "nordirplus",
+        "noresvport",
+        "nosharecache",
+        "nosoftreval",
+        "notrunkdiscovery",
+        "port",
+        "posix",
+        "proto",
+        "rdirplus",
+        "rdma",
+        "resvport",
+        "retrans",
+        "retry",
+        "rsize",
+        "sec",
+        "sharecache",
+        "soft",
+        "softerr",
+        "softreval",
+        "tcp",
+        "timeo",
+        "trunkdiscovery",
+        "udp",
+        "v2",
+        "v3",
+        "v4",
+        "v4.0",
+        "v4.1",
+        "v4.2",
+        "vers",
+        "write",
+        "wsize",
+        "xprtsec",
+    }
+)
 _VERSIONS = ("3", "4", "4.0", "4.1", "4.2")
 
 
@@ -53,7 +162,10 @@ class _Failure(Exception):
 
 
 class Call:
-    """What mount(8) asks for. Raises :class:`_Failure` for a call that isn't of its form, or an option that doesn't exist."""
+    """What mount(8) asks for.
+
+    Raises :class:`_Failure` for a call that isn't of its form, or an option that doesn't exist.
+    """
 
     def __init__(self, kind: str, words: list[str]) -> None:
         self.kind = kind
@@ -72,9 +184,16 @@ class Call:
                     if value is None:
                         raise _Failure(f"-{letter} needs a value", _USAGE)
                     if letter == "N":
-                        raise _Failure(f"-N {value}: to mount in another namespace, run mount in there: nsenter --mount={value} mount ...", _USAGE)
+                        raise _Failure(
+                            f"-N {value}: to mount in another namespace, run mount in there: nsenter --mount={value} "
+                            "mount ...",
+                            _USAGE,
+                        )
                     if letter == "o":
-                        self.options.update((name, value) for name, _equals, value in (option.partition("=") for option in value.split(",") if option))
+                        self.options.update(
+                            (name, value)
+                            for name, _equals, value in (option.partition("=") for option in value.split(",") if option)
+                        )
                     break
                 if letter not in "sfnvrw":
                     raise _Failure(f"unknown option -{letter}", _USAGE)
@@ -88,7 +207,12 @@ class Call:
         self.spec, self.directory = names
         if not self.sloppy:
             for name in self.options:
-                if name not in _FLAGS and name not in _NFS | _FUSE and not name.lower().startswith("x-") and name != "comment":
+                if (
+                    name not in _FLAGS
+                    and name not in _NFS | _FUSE
+                    and not name.lower().startswith("x-")
+                    and name != "comment"
+                ):
                     raise _Failure(f"an incorrect mount option was specified: {name}")
 
     @property
@@ -118,7 +242,9 @@ class Call:
 
     @property
     def soft(self) -> float | None:
-        """Seconds after which a soft mount gives up: the first timeout, and one for each retransmission (nfs(5), "timeo", "retrans")."""
+        """Seconds after which a soft mount gives up: the first timeout, and one for each retransmission (nfs(5),
+        "timeo", "retrans").
+        """
         if "soft" not in self.options and "softerr" not in self.options:
             return None
         return self.number("timeo", 600) / 10 * (1 + self.number("retrans", 2))
@@ -157,13 +283,23 @@ def _mount(call: Call) -> None:
         if time.monotonic() >= until:
             raise _Failure(f"{problem} for {call.spec} on {call.directory}")
         time.sleep(0.2)
-    mount = {"source": call.spec, "mount_point": point, "version": call.version, "read_only": call.read_only, "type": call.type, "flags": call.flags(),
-             "soft": call.soft}
+    mount = {
+        "source": call.spec,
+        "mount_point": point,
+        "version": call.version,
+        "read_only": call.read_only,
+        "type": call.type,
+        "flags": call.flags(),
+        "soft": call.soft,
+    }
     done = server.ask("mount_export", **mount)
     if done is None:
         raise _Failure(f"Connection refused for {call.spec} on {call.directory}")
     if call.verbose:
-        print(f"mount.{call.kind}: {call.spec} on {point} is the simulated datastore {server.name}, client {done['client']}")
+        print(
+            f"mount.{call.kind}: {call.spec} on {point} is the simulated datastore {server.name}, client "
+            f"{done['client']}"
+        )
 
 
 def _mount_point(call: Call) -> str:
@@ -175,7 +311,9 @@ def _mount_point(call: Call) -> str:
     elif "remount" in call.options:
         raise _Failure(f"{call.directory} is not mounted")
     elif not os.path.isdir(point):
-        raise _Failure(f"mount point {call.directory} {'is not a directory' if os.path.lexists(point) else 'does not exist'}")
+        raise _Failure(
+            f"mount point {call.directory} {'is not a directory' if os.path.lexists(point) else 'does not exist'}"
+        )
     return point
 
 
@@ -205,7 +343,10 @@ def _server(call: Call) -> Running:
         hosts.add(_host(export["source"]))
     _real(call.kind)
     if _host(spec) not in hosts:
-        raise _Failure(f"Failed to resolve server {_host(spec)}: Name or service not known ('simulated-datastore export' makes one)")
+        raise _Failure(
+            f"Failed to resolve server {_host(spec)}: Name or service not known ('simulated-datastore export' makes "
+            "one)"
+        )
     if (call.version or "4").startswith("3"):
         raise _Failure(f"access denied by server while mounting {call.spec}")
     raise _Failure(f"mounting {call.spec} failed, reason given by server: No such file or directory")
@@ -216,7 +357,10 @@ def _host(spec: str) -> str:
 
 
 def _unreachable(server: Running) -> str:
-    """Why a client can't reach *server* now; empty when it can. Raises :class:`_Failure` when the datastore has ended: then it never can."""
+    """Why a client can't reach *server* now; empty when it can.
+
+    Raises :class:`_Failure` when the datastore has ended: then it never can.
+    """
     status = server.ask("status")
     if status is None:
         raise _Failure(f"Connection refused: the simulated datastore {server.name} has ended")

@@ -2,10 +2,12 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """The files and directories that clients know, and how each is reached in the backing directory.
 
-A node has no descriptor of its own: it is reached by name through the descriptor of its directory, and these descriptors are an LRU. So a million known
-files need a few hundred descriptors. A node that loses its last known name is *pinned* by an ``O_PATH`` descriptor until every client has forgotten it, so
-that it can still be used and its inode number isn't given to another file.
+A node has no descriptor of its own: it is reached by name through the descriptor of its directory, and these
+descriptors are an LRU. So a million known files need a few hundred descriptors. A node that loses its last known name
+is *pinned* by an ``O_PATH`` descriptor until every client has forgotten it, so that it can still be used and its inode
+number isn't given to another file.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -25,8 +27,23 @@ _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class Node:
     """A file, directory or other inode of the backing directory that some client knows."""
 
-    __slots__ = ("_path", "_path_epoch", "counted", "generation", "handles", "ino", "kind", "links", "lookups", "no_capability", "orphan", "pin", "stale",
-                 "table", "version")
+    __slots__ = (
+        "_path",
+        "_path_epoch",
+        "counted",
+        "generation",
+        "handles",
+        "ino",
+        "kind",
+        "links",
+        "lookups",
+        "no_capability",
+        "orphan",
+        "pin",
+        "stale",
+        "table",
+        "version",
+    )
 
     def __init__(self, table: NodeTable, ino: int, kind: int, generation: int = 0) -> None:
         self.table = table
@@ -89,8 +106,8 @@ class Node:
 class NodeTable:
     """All known nodes of one datastore, by inode number.
 
-    *limit* is how many directories are kept open, and how many nodes are pinned that nobody has open. Raises :class:`OSError` when *root* can't be opened as a
-    directory.
+    *limit* is how many directories are kept open, and how many nodes are pinned that nobody has open. Raises
+    :class:`OSError` when *root* can't be opened as a directory.
     """
 
     def __init__(self, root: Path, limit: int) -> None:
@@ -129,8 +146,8 @@ class NodeTable:
     def meet(self, parent: Node, name: bytes, status: os.stat_result, *, is_new: bool = False) -> Node:
         """The node of a directory entry that was just looked at.
 
-        *is_new* says that the file was just made, so that it is none that a client knows. One with its number has lost its names in a crash, and a client
-        still keeps it in memory.
+        *is_new* says that the file was just made, so that it is none that a client knows. One with its number has lost
+        its names in a crash, and a client still keeps it in memory.
         """
         if status.st_dev != self.device:
             # Inode numbers of another file system could be those of other files of this one.
@@ -158,7 +175,9 @@ class NodeTable:
     # Descriptors
 
     def directory_fd(self, node: Node) -> int:
-        """A descriptor of a directory, good until the next call; raises :class:`OSError`, ESTALE when it isn't there any more."""
+        """A descriptor of a directory, good until the next call; raises :class:`OSError`, ESTALE when it isn't there
+        any more.
+        """
         unopened = []
         while (fd := self._held(node)) is None:
             if not node.links:
@@ -208,11 +227,17 @@ class NodeTable:
 
     @contextlib.contextmanager
     def path_of(self, node: Node):  # type: ignore[no-untyped-def]
-        """A path that leads to *node* for system calls that take nothing else; they must follow links, as it is one of proc(5)."""
+        """A path that leads to *node* for system calls that take nothing else; they must follow links, as it is one of
+        proc(5).
+        """
         if node.pin is not None:
             yield f"/proc/self/fd/{node.pin}"
             return
-        fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=self.root_fd) if node is self.root else self._open(node, _O_PATH_NOFOLLOW)
+        fd = (
+            os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=self.root_fd)
+            if node is self.root
+            else self._open(node, _O_PATH_NOFOLLOW)
+        )
         try:
             yield f"/proc/self/fd/{fd}"
         finally:
@@ -240,7 +265,10 @@ class NodeTable:
     # Names
 
     def hold(self, parent: Node, name: bytes, ino: int) -> Node | None:
-        """Before a name goes: pin the node behind it when this is the last name it is known by. Returns the node if clients know it."""
+        """Before a name goes: pin the node behind it when this is the last name it is known by.
+
+        Returns the node if clients know it.
+        """
         node = self._nodes.get(ino)
         if node is None or node is self.root:
             return node
@@ -283,7 +311,9 @@ class NodeTable:
             del self._pinned[node]
 
     def _forget_oldest(self) -> None:
-        """Clients that never let go of what is gone must not use up the descriptors: to them it is stale, unless someone has it open."""
+        """Clients that never let go of what is gone must not use up the descriptors: to them it is stale, unless
+        someone has it open.
+        """
         oldest = next((node for node in self._pinned if not node.handles), None)
         if oldest is not None and not oldest.links:
             oldest.stale = True

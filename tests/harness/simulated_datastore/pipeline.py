@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The way of one request through the policies."""
+
 from __future__ import annotations
 
 import errno
@@ -14,10 +15,19 @@ from .request import Request
 
 
 class Plan:
-    """The policies that concern one operation, each in its place: all *before* in order, all *enter*, execution, all *after* in order, all *settle*."""
+    """The policies that concern one operation, each in its place: all *before* in order, all *enter*, execution, all
+    *after* in order, all *settle*.
+    """
 
-    def __init__(self, execute: Callable[[Request], None], before: Sequence[Policy], enter: Sequence[Policy], after: Sequence[Policy], settle: Sequence[Policy],
-                 ledger: Ledger) -> None:
+    def __init__(
+        self,
+        execute: Callable[[Request], None],
+        before: Sequence[Policy],
+        enter: Sequence[Policy],
+        after: Sequence[Policy],
+        settle: Sequence[Policy],
+        ledger: Ledger,
+    ) -> None:
         self.execute = execute
         self.before = before
         self.enter = enter

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""How an export reaches its clients: as a local file system, or as a network one with its caches and its late errors."""
+"""How an export reaches its clients: as a local file system, or as a network one with its caches and its late
+errors.
+"""
+
 from __future__ import annotations
 
 import difflib
@@ -22,15 +25,19 @@ class Profile:
     error_at: str
     #: Whether ``user.*`` extended attributes exist.
     user_xattr: bool
-    #: Whether caches of all clients are told of each change; else a client learns of it at its next open (close-to-open), or when its time is over.
+    #: Whether caches of all clients are told of each change; else a client learns of it at its next open
+    #: (close-to-open), or when its time is over.
     coherent: bool
 
 
-PROFILES = {profile.name: profile for profile in (
-    Profile("local", timeout=60, squash="none", error_at="write", user_xattr=True, coherent=True),
-    Profile("nfs3", timeout=3, squash="root", error_at="close", user_xattr=False, coherent=False),
-    Profile("nfs4.2", timeout=3, squash="root", error_at="close", user_xattr=True, coherent=False),
-)}
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("local", timeout=60, squash="none", error_at="write", user_xattr=True, coherent=True),
+        Profile("nfs3", timeout=3, squash="root", error_at="close", user_xattr=False, coherent=False),
+        Profile("nfs4.2", timeout=3, squash="root", error_at="close", user_xattr=True, coherent=False),
+    )
+}
 SQUASHES = ("none", "root", "all")
 ERROR_AT = ("write", "close", "fsync")
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults``, ``walk_crashes`` and ``walk_kills``. They need root and /dev/fuse.
+"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults``, ``walk_crashes`` and ``walk_kills``. They need root
+and /dev/fuse.
 
 Every datastore ends with its test, whatever hangs; the test fails when a daemon has logged a bug.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -65,9 +67,12 @@ def walk_faults(datastore_factory: Callable[..., SimulatedDatastore]) -> FaultWa
 
 
 @pytest.fixture
-def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore], request: pytest.FixtureRequest) -> Iterator[CrashWalker]:
-    """Crashes at each change of a piece of code, into states the disk may be in. How many of how many is in the summary of the run, and a property of the
-    test in its JUnit file."""
+def walk_crashes(
+    datastore_factory: Callable[..., SimulatedDatastore], request: pytest.FixtureRequest
+) -> Iterator[CrashWalker]:
+    """Crashes at each change of a piece of code, into states the disk may be in. How many of how many is in the summary
+    of the run, and a property of the test in its JUnit file.
+    """
     walker = CrashWalker(datastore_factory)
     yield walker
     request.node.user_properties += [(_WALK, report) for report in walker.reports]
@@ -75,8 +80,14 @@ def walk_crashes(datastore_factory: Callable[..., SimulatedDatastore], request: 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell of each walk how many states it has looked at, and how many there are."""
-    lines = [f"{report.nodeid}: {value}" for reports in terminalreporter.stats.values() for report in reports
-             if isinstance(report, pytest.TestReport) and report.when == "teardown" for key, value in report.user_properties if key == _WALK]
+    lines = [
+        f"{report.nodeid}: {value}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for key, value in report.user_properties
+        if key == _WALK
+    ]
     if lines:
         terminalreporter.section("walks of crashes")
         terminalreporter.write("".join(f"{line}\n" for line in lines))

@@ -2,9 +2,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """One request of a client, and the names and classes of operations.
 
-The names are those of the system calls behind a request. FUSE's SETATTR is ``truncate``, ``chown``, ``chmod`` or ``utimens``, the first of these
-that it asks for; FUSE's FLUSH, which every close(2) of a descriptor sends, is ``close``.
+The names are those of the system calls behind a request. FUSE's SETATTR is ``truncate``, ``chown``, ``chmod`` or
+``utimens``, the first of these that it asks for; FUSE's FLUSH, which every close(2) of a descriptor sends, is
+``close``.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,12 +23,38 @@ SYNC = frozenset({"close", "fsync", "fsyncdir"})
 NAMES = frozenset({"create", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "unlink"})
 #: Operations that change attributes.
 ATTRIBUTES = frozenset({"chmod", "chown", "removexattr", "setxattr", "utimens"})
-META = NAMES | ATTRIBUTES | frozenset({
-    "getattr", "getxattr", "listxattr", "lookup", "open", "opendir", "readdir", "readlink", "release", "releasedir", "statfs", "truncate"})
-#: Everything that changes the file system, or promises durability of a change: what can go wrong on the way to the disk.
+META = (
+    NAMES
+    | ATTRIBUTES
+    | frozenset(
+        {
+            "getattr",
+            "getxattr",
+            "listxattr",
+            "lookup",
+            "open",
+            "opendir",
+            "readdir",
+            "readlink",
+            "release",
+            "releasedir",
+            "statfs",
+            "truncate",
+        }
+    )
+)
+#: Everything that changes the file system, or promises durability of a change: what can go wrong on the way to the
+#: disk.
 CHANGE = NAMES | ATTRIBUTES | SYNC | {"truncate", "write"}
 OPERATIONS = DATA | META | SYNC
-CLASSES: dict[str, frozenset[str]] = {"data": DATA, "meta": META, "sync": SYNC, "names": NAMES, "change": CHANGE, "all": OPERATIONS}
+CLASSES: dict[str, frozenset[str]] = {
+    "data": DATA,
+    "meta": META,
+    "sync": SYNC,
+    "names": NAMES,
+    "change": CHANGE,
+    "all": OPERATIONS,
+}
 #: Requests on a descriptor that is open already: no caller in them with pyfuse3.
 ON_HANDLE = DATA | SYNC | {"release", "releasedir", "readdir"}
 
@@ -42,17 +70,55 @@ class Caller(Protocol):
 class Request:
     """What one client asks, and what became of it.
 
-    *node* is what the request is about; for an operation on a name it is the directory, and *name* the name in it. *new_parent* and *new_name* are the
-    target of rename and link. *offset* and *size* are in bytes. After execution, *found* is the node an operation on a name led to, *stat* its
-    attributes, *result* anything else an operation returns, *error* the errno it failed with (0: none) and *rules* the ids of the rules that hit it.
+    *node* is what the request is about; for an operation on a name it is the directory, and *name* the name in it.
+    *new_parent* and *new_name* are the target of rename and link. *offset* and *size* are in bytes. After execution,
+    *found* is the node an operation on a name led to, *stat* its attributes, *result* anything else an operation
+    returns, *error* the errno it failed with (0: none) and *rules* the ids of the rules that hit it.
     """
 
-    __slots__ = ("_path", "arguments", "caller", "data", "error", "flags", "found", "handle", "mode", "mount", "name", "new_name", "new_parent", "node",
-                 "notes", "offset", "op", "result", "rules", "size", "skip", "stat")
+    __slots__ = (
+        "_path",
+        "arguments",
+        "caller",
+        "data",
+        "error",
+        "flags",
+        "found",
+        "handle",
+        "mode",
+        "mount",
+        "name",
+        "new_name",
+        "new_parent",
+        "node",
+        "notes",
+        "offset",
+        "op",
+        "result",
+        "rules",
+        "size",
+        "skip",
+        "stat",
+    )
 
-    def __init__(self, op: str, mount: Mount, node: Node, name: bytes | None = None, *, caller: Caller | None = None, handle: Handle | None = None,
-                 offset: int = 0, size: int = 0, data: bytes = b"", mode: int = 0, flags: int = 0, new_parent: Node | None = None, new_name: bytes = b"",
-                 arguments: Any = None) -> None:
+    def __init__(
+        self,
+        op: str,
+        mount: Mount,
+        node: Node,
+        name: bytes | None = None,
+        *,
+        caller: Caller | None = None,
+        handle: Handle | None = None,
+        offset: int = 0,
+        size: int = 0,
+        data: bytes = b"",
+        mode: int = 0,
+        flags: int = 0,
+        new_parent: Node | None = None,
+        new_name: bytes = b"",
+        arguments: Any = None,
+    ) -> None:
         self.op = op
         self.mount = mount
         self.node = node
@@ -92,7 +158,9 @@ class Request:
 
 
 def expand(names: list[str]) -> frozenset[str]:
-    """The operations that *names* (operations and classes) stand for; raises :class:`KeyError` with the first unknown one."""
+    """The operations that *names* (operations and classes) stand for; raises :class:`KeyError` with the first unknown
+    one.
+    """
     found: set[str] = set()
     for name in names:
         if name in OPERATIONS:
@@ -102,4 +170,17 @@ def expand(names: list[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-__all__ = ["ATTRIBUTES", "CHANGE", "CLASSES", "DATA", "META", "NAMES", "ON_HANDLE", "OPERATIONS", "SYNC", "Caller", "Request", "expand"]
+__all__ = [
+    "ATTRIBUTES",
+    "CHANGE",
+    "CLASSES",
+    "DATA",
+    "META",
+    "NAMES",
+    "ON_HANDLE",
+    "OPERATIONS",
+    "SYNC",
+    "Caller",
+    "Request",
+    "expand",
+]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Runs a scenario: a datastore, its policies, and steps that act on it and look at what came of them."""
+
 from __future__ import annotations
 
 import os
@@ -42,21 +43,31 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise SimulatedDatastoreError(f"The scenario {str(path)!r} can't be read: {error}.") from error
     except yaml.YAMLError as error:
-        raise SimulatedDatastoreError(f"The scenario {str(path)!r} isn't YAML: {' '.join(str(error).split())}.") from error
+        raise SimulatedDatastoreError(
+            f"The scenario {str(path)!r} isn't YAML: {' '.join(str(error).split())}."
+        ) from error
     schema.check(data)
     clients = [client["client"] for client in data["clients"]]
     for step in data.get("steps", ()):
         for name in re.findall(r"\{([A-Za-z0-9_.-]+)\}", " ".join(step.get("run", ()))):
             if name not in clients:
-                raise SimulatedDatastoreError(f"run: {'{' + name + '}'!r} isn't the mount point of a client, the clients are {', '.join(clients)}.")
+                raise SimulatedDatastoreError(
+                    f"run: {'{' + name + '}'!r} isn't the mount point of a client, the clients are "
+                    f"{', '.join(clients)}."
+                )
         if step.get("expect") == "hang" and ("run" not in step or {"exit", "stderr"} & step.keys()):
-            raise SimulatedDatastoreError("expect: a step that must hang needs a command to run, which has neither exit code nor stderr.")
+            raise SimulatedDatastoreError(
+                "expect: a step that must hang needs a command to run, which has neither exit code nor stderr."
+            )
     return data
 
 
 @contextmanager
 def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[str, str]]]:
-    """The datastore of a scenario: its control, and the mount point of each client. It and what it made go at the end."""
+    """The datastore of a scenario: its control, and the mount point of each client.
+
+    It and what it made go at the end.
+    """
     base = path.absolute().parent
     own = Path(tempfile.mkdtemp(prefix="simulated-datastore-"))
     own.chmod(0o755)
@@ -66,11 +77,21 @@ def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[st
             backing.mkdir()
         mounts = []
         for client in data["clients"]:
-            point = base / client["mount_point"] if "mount_point" in client else own / "mounts" / checks.name("client", client["client"])
+            point = (
+                base / client["mount_point"]
+                if "mount_point" in client
+                else own / "mounts" / checks.name("client", client["client"])
+            )
             if "mount_point" not in client:
                 point.mkdir(parents=True, exist_ok=True)
             mounts.append({**client, "mount_point": str(point)})
-        running = start(checks.name("name", data.get("name", path.stem)), backing, mounts, parent=os.getpid(), clock=data.get("clock", "real"))
+        running = start(
+            checks.name("name", data.get("name", path.stem)),
+            backing,
+            mounts,
+            parent=os.getpid(),
+            clock=data.get("clock", "real"),
+        )
         try:
             control = running.control()
             try:
@@ -87,7 +108,9 @@ def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[st
 
 
 def run(path: Path) -> Iterator[Outcome]:
-    """Run the scenario in *path* and tell the outcome of each step; raises :class:`SimulatedDatastoreError` for what can't be set."""
+    """Run the scenario in *path* and tell the outcome of each step; raises :class:`SimulatedDatastoreError` for what
+    can't be set.
+    """
     data = load(path)
     killed: list[subprocess.Popen[str]] = []
     with mounted(data, path) as (control, mount_points):
@@ -101,7 +124,9 @@ def run(path: Path) -> Iterator[Outcome]:
         process.wait()
 
 
-def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]) -> str:
+def _step(
+    control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]
+) -> str:
     if "set" in step:
         settings.apply(control, step["set"])
     if step.get("clear_rules"):
@@ -111,7 +136,13 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str], 
     if "mark" in step:
         control.call("ledger.mark", name=step["mark"])
     hang = step.get("expect") == "hang"
-    problem = "" if "run" not in step else _hang(control, step, mount_points, killed) if hang else _run(control, step, mount_points)
+    problem = (
+        ""
+        if "run" not in step
+        else _hang(control, step, mount_points, killed)
+        if hang
+        else _run(control, step, mount_points)
+    )
     if "crash" in step:
         control.call("crash", **step["crash"])
     if step.get("restart"):
@@ -123,7 +154,9 @@ def _step(control: Control, step: dict[str, Any], mount_points: dict[str, str], 
         wanted = criteria.pop("count", None)
         found = len(control.call("ledger.query", **criteria))
         if found != wanted if wanted is not None else not found:
-            problem = f"{found} entries of the ledger match {criteria}, expected {'at least 1' if wanted is None else wanted}"
+            problem = (
+                f"{found} entries of the ledger match {criteria}, expected {'at least 1' if wanted is None else wanted}"
+            )
     return problem
 
 
@@ -135,14 +168,27 @@ def _start(step: dict[str, Any], mount_points: dict[str, str], stderr: int) -> s
             word = word.replace("{" + client + "}", point)
         words.append(word)
     try:
-        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, text=True, errors="replace",
-                                env={**os.environ, "LC_ALL": "C"}, start_new_session=True)
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
     except (OSError, ValueError) as error:
         raise _Problem(f"{words[0]!r} can't be run: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _hang(control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]) -> str:
-    """Run a command that must hang, and kill it: it ends when what it waits for answers. Else it goes on waiting, as it would for a real server."""
+def _hang(
+    control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]
+) -> str:
+    """Run a command that must hang, and kill it: it ends when what it waits for answers.
+
+    Else it goes on waiting, as it would for a real server.
+    """
     deadline, before = step.get("deadline", 60), control.call("status")["hanging"]
     try:
         process = _start(step, mount_points, subprocess.DEVNULL)

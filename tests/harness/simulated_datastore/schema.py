@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Checks data against the part of JSON Schema that the schema of scenarios uses, with errors for people."""
+
 from __future__ import annotations
 
 import difflib
@@ -11,12 +12,21 @@ from typing import Any
 from .errors import SimulatedDatastoreError
 
 SCHEMA = Path(__file__).with_name("scenario.schema.json")
-_TYPES: dict[str, tuple[type, ...]] = {"object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
-                                       "null": (type(None),)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
 
 
 def check(data: Any, schema: dict[str, Any] | None = None, where: str = "scenario") -> None:
-    """Raise :class:`SimulatedDatastoreError` for the first thing in *data* that *schema* (default: that of scenarios) doesn't allow."""
+    """Raise :class:`SimulatedDatastoreError` for the first thing in *data* that *schema* (default: that of scenarios)
+    doesn't allow.
+    """
     root = json.loads(SCHEMA.read_text(encoding="utf-8"))
     _check(data, schema or root, root, where)
 
@@ -28,12 +38,16 @@ def _check(data: Any, schema: dict[str, Any], root: dict[str, Any], where: str) 
         # The first one of its type; else the last one says what is wrong.
         schema = next((each for each in schema["anyOf"] if isinstance(data, _TYPES[each["type"]])), schema["anyOf"][-1])
     if "enum" in schema and data not in schema["enum"]:
-        raise SimulatedDatastoreError(f"{where}: {data!r} isn't one of {', '.join(map(str, schema['enum']))}{_near(data, schema['enum'])}.")
+        raise SimulatedDatastoreError(
+            f"{where}: {data!r} isn't one of {', '.join(map(str, schema['enum']))}{_near(data, schema['enum'])}."
+        )
     types = schema.get("type")
     if types is not None:
         names = [types] if isinstance(types, str) else types
         # In Python, a truth value is a number.
-        if not any(isinstance(data, _TYPES[name]) and (name == "boolean" or not isinstance(data, bool)) for name in names):
+        if not any(
+            isinstance(data, _TYPES[name]) and (name == "boolean" or not isinstance(data, bool)) for name in names
+        ):
             raise SimulatedDatastoreError(f"{where}: {data!r} isn't of type {' or '.join(names)}.")
     if "minimum" in schema and isinstance(data, (int, float)) and data < schema["minimum"]:
         raise SimulatedDatastoreError(f"{where}: {data!r} is less than {schema['minimum']}.")
@@ -52,7 +66,9 @@ def _check_object(data: dict[str, Any], schema: dict[str, Any], root: dict[str, 
         if key in properties:
             _check(value, properties[key], root, f"{where}.{key}")
         elif schema.get("additionalProperties") is False:
-            raise SimulatedDatastoreError(f"{where}: there is no key {key!r}{_near(key, properties)}, accepted are {', '.join(properties)}.")
+            raise SimulatedDatastoreError(
+                f"{where}: there is no key {key!r}{_near(key, properties)}, accepted are {', '.join(properties)}."
+            )
     for key in schema.get("required", ()):
         if key not in data:
             raise SimulatedDatastoreError(f"{where}: the key {key!r} is missing.")

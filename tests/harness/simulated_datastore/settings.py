@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The settings of a datastore, in one mapping: which method each of them belongs to."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,13 +19,19 @@ KEYS = (*_CAPACITY, *_SCHEDULE, *_STATE, "crash_tracking")
 
 
 def apply(control: Control, settings: dict[str, Any]) -> None:
-    """Put *settings* into force; what isn't given stays, latencies by operation too, but for a state, which is set as a whole. Raises
+    """Put *settings* into force; what isn't given stays, latencies by operation too, but for a state, which is set as a
+    whole. Raises
     :class:`SimulatedDatastoreError`."""
     for key in settings:
         choose("set", key, KEYS)
-    given = {key: size(value) if key in ("size", "max_file", "read", "write") else value for key, value in settings.items()}
+    given = {
+        key: size(value) if key in ("size", "max_file", "read", "write") else value for key, value in settings.items()
+    }
     if isinstance(given.get("quotas"), list):
-        given["quotas"] = [{**quota, "size": size(quota["size"])} if isinstance(quota, dict) and "size" in quota else quota for quota in given["quotas"]]
+        given["quotas"] = [
+            {**quota, "size": size(quota["size"])} if isinstance(quota, dict) and "size" in quota else quota
+            for quota in given["quotas"]
+        ]
     for key in _STATE[1:]:
         if key in given and "state" not in given:
             raise SimulatedDatastoreError(f"{key}: it belongs to a state, give state= with it.")

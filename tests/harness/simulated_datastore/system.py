@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """System calls that the standard library doesn't offer, through ctypes."""
+
 from __future__ import annotations
 
 import ctypes
@@ -50,12 +51,16 @@ def remount(path: str, flags: int) -> None:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a file of proc(5): a line feed alone ends one, while names may hold what else :meth:`str.splitlines` takes for an end."""
+    """The lines of a file of proc(5): a line feed alone ends one, while names may hold what else
+    :meth:`str.splitlines` takes for an end.
+    """
     return path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
 
 
 class MountEntry(NamedTuple):
-    """One line of the table of mounts (proc_pid_mountinfo(5)): device number, mount point, source and file system type."""
+    """One line of the table of mounts (proc_pid_mountinfo(5)): device number, mount point, source and file system
+    type.
+    """
 
     device: str
     path: str
@@ -64,7 +69,10 @@ class MountEntry(NamedTuple):
 
     @property
     def is_simulated(self) -> bool:
-        """Whether a simulated datastore serves it. A mount by a mount helper has the source that the helper was given, and a type of its own."""
+        """Whether a simulated datastore serves it.
+
+        A mount by a mount helper has the source that the helper was given, and a type of its own.
+        """
         return self.type.startswith("fuse.") and (self.source == SOURCE or self.type.partition(".")[2] in HELPER_TYPES)
 
 
@@ -73,13 +81,14 @@ def mounts() -> list[MountEntry]:
     found = []
     for line in lines(Path("/proc/self/mountinfo")):
         fields = line.split(" ")
-        rest = fields[fields.index("-") + 1:]
+        rest = fields[fields.index("-") + 1 :]
         found.append(MountEntry(fields[2], _unescape(fields[4]), _unescape(rest[1]), rest[0]))
     return found
 
 
 def resolve(path: str | os.PathLike[str]) -> str:
-    """Return *path* without symbolic links, as :func:`os.path.realpath` does, and never look at a simulated datastore, which may hang.
+    """Return *path* without symbolic links, as :func:`os.path.realpath` does, and never look at a simulated
+    datastore, which may hang.
 
     A mount point is no symbolic link, so that none is looked at. What lies in a simulated datastore stays as it is.
     """
@@ -121,5 +130,18 @@ def _unescape(text: str) -> str:
     return text
 
 
-__all__ = ["HELPER_TYPES", "MNT_DETACH", "RENAME_EXCHANGE", "RENAME_NOREPLACE", "RENAME_WHITEOUT", "SOURCE", "MountEntry", "lines", "mounts", "remount",
-           "renameat2", "resolve", "unmount"]
+__all__ = [
+    "HELPER_TYPES",
+    "MNT_DETACH",
+    "RENAME_EXCHANGE",
+    "RENAME_NOREPLACE",
+    "RENAME_WHITEOUT",
+    "SOURCE",
+    "MountEntry",
+    "lines",
+    "mounts",
+    "remount",
+    "renameat2",
+    "resolve",
+    "unmount",
+]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """A datastore as a test sees it. The daemon is a process of its own: in the test's process it would wait for itself."""
+
 from __future__ import annotations
 
 import ctypes
@@ -73,7 +74,10 @@ class Reads:
         return sum(row["size"] for row in self.rows)
 
     def assert_once(self) -> None:
-        """Every byte of the file was read exactly once. Exact on a *strict* mount; else the page cache may have answered before, or read ahead."""
+        """Every byte of the file was read exactly once.
+
+        Exact on a *strict* mount; else the page cache may have answered before, or read ahead.
+        """
         position = 0
         for start_, end in sorted((row["offset"], row["offset"] + row["size"]) for row in self.rows):
             if start_ < position:
@@ -134,21 +138,29 @@ class SimulatedDatastore:
         return self.control.call("status")
 
     def set(self, **given: Any) -> None:
-        """Change settings, as ``simulated-datastore set`` does: size, inodes, quotas, latency, read, write, state, crash_tracking, ..."""
+        """Change settings, as ``simulated-datastore set`` does: size, inodes, quotas, latency, read, write, state,
+        crash_tracking, ...
+        """
         settings.apply(self.control, given)
 
     @contextmanager
     def fault(self, ops: str | list[str], error: int | str = errno.EIO, **rule: Any) -> Iterator[FaultRule]:
-        """A rule for the time of a ``with`` block: ``with ds.fault("write", errno.EIO, path="*.qcow2", nth=3) as rule: ...``."""
+        """A rule for the time of a ``with`` block: ``with ds.fault("write", errno.EIO, path="*.qcow2", nth=3) as rule:
+        ...``.
+        """
         name = errno.errorcode[error] if isinstance(error, int) else error
-        found = FaultRule(self.control, self.control.call("rule.add", ops=[ops] if isinstance(ops, str) else ops, error=name, **rule))
+        found = FaultRule(
+            self.control, self.control.call("rule.add", ops=[ops] if isinstance(ops, str) else ops, error=name, **rule)
+        )
         try:
             yield found
         finally:
             found.delete()
 
     def renew(self, prepare: Callable[[Path], Any] | None = None) -> Path:
-        """Be as it was at the beginning, but for settings: no rules, no crash tracking, and nothing there but what *prepare* makes. The first mount point."""
+        """Be as it was at the beginning, but for settings: no rules, no crash tracking, and nothing there but what
+        *prepare* makes. The first mount point.
+        """
         self.control.call("rule.clear")
         self.control.call("crash.track", enabled=False)
         self.control.call("restart")
@@ -183,18 +195,32 @@ class SimulatedDatastore:
             raise AssertionError(f"the simulated datastore has logged a bug:\n{text}")
 
 
-def mount(name: str, root: Path, clients: dict[str, dict[str, Any]] | None = None, *, backing: Path | None = None, clock: str = "real",
-          **given: Any) -> SimulatedDatastore:
-    """A datastore below *root* that ends with this process; *clients* maps each one to the options of its mount, *given* are settings."""
+def mount(
+    name: str,
+    root: Path,
+    clients: dict[str, dict[str, Any]] | None = None,
+    *,
+    backing: Path | None = None,
+    clock: str = "real",
+    **given: Any,
+) -> SimulatedDatastore:
+    """A datastore below *root* that ends with this process; *clients* maps each one to the options of its mount,
+    *given* are settings.
+    """
     if backing is None:
         backing = root / "backing"
         backing.mkdir(parents=True)
     points = {client: root / "mounts" / client for client in clients or {"host1": {}}}
     for point in points.values():
         point.mkdir(parents=True)
-    mounts = [{"client": client, "mount_point": str(points[client]), **options} for client, options in (clients or {"host1": {}}).items()]
+    mounts = [
+        {"client": client, "mount_point": str(points[client]), **options}
+        for client, options in (clients or {"host1": {}}).items()
+    ]
     log = root / "datastore.log"
-    datastore = SimulatedDatastore(start(name, backing, mounts, parent=os.getpid(), clock=clock, log=log), backing, points, log)
+    datastore = SimulatedDatastore(
+        start(name, backing, mounts, parent=os.getpid(), clock=clock, log=log), backing, points, log
+    )
     try:
         datastore.set(**given)
     except BaseException:
@@ -204,7 +230,9 @@ def mount(name: str, root: Path, clients: dict[str, dict[str, Any]] | None = Non
 
 
 class _Walker:
-    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as to start a daemon takes longer than most runs."""
+    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as to start a
+    daemon takes longer than most runs.
+    """
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         self._factory = factory
@@ -221,13 +249,20 @@ class _Walker:
 class FaultWalker(_Walker):
     """Makes each write-side operation of a piece of code fail once with each errno."""
 
-    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path, BaseException | None], None], *, prepare: Callable[[Path], Any] | None = None,
-                 errnos: tuple[int, ...] = ERRNOS, ops: tuple[str, ...] = WRITE_SIDE) -> int:
+    def __call__(
+        self,
+        work: Callable[[Path], Any],
+        check: Callable[[Path, BaseException | None], None],
+        *,
+        prepare: Callable[[Path], Any] | None = None,
+        errnos: tuple[int, ...] = ERRNOS,
+        ops: tuple[str, ...] = WRITE_SIDE,
+    ) -> int:
         """Run *work* on a mount once without faults and count its operations; then anew for each operation and errno.
 
-        *prepare* makes what must be there before. After each run *check* gets the directory and what *work* raised (None: nothing), and asserts what must hold
-        whatever fails. Returns how many faults were injected. An operation that is no longer reached,
-        as *work* took another way, ends the walk of its errno.
+        *prepare* makes what must be there before. After each run *check* gets the directory and what *work* raised
+        (None: nothing), and asserts what must hold whatever fails. Returns how many faults were injected. An operation
+        that is no longer reached, as *work* took another way, ends the walk of its errno.
         """
         with self._datastore() as datastore:
             total = self._once(datastore, work, check, prepare, ops, None, 0)[0]
@@ -240,8 +275,16 @@ class FaultWalker(_Walker):
                     injected += hits
         return injected
 
-    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path, BaseException | None], None],
-              prepare: Callable[[Path], Any] | None, ops: tuple[str, ...], nth: int | None, number: int) -> tuple[int, int]:
+    def _once(
+        self,
+        datastore: SimulatedDatastore,
+        work: Callable[[Path], Any],
+        check: Callable[[Path, BaseException | None], None],
+        prepare: Callable[[Path], Any] | None,
+        ops: tuple[str, ...],
+        nth: int | None,
+        number: int,
+    ) -> tuple[int, int]:
         path = datastore.renew(prepare)
         # The first run counts: its rule never hits.
         trigger = {"nth": nth} if nth is not None else {"after": 1 << 40}
@@ -257,14 +300,19 @@ class FaultWalker(_Walker):
             check(path, raised)
         except AssertionError as error:
             failed = ", ".join(f"{row['op']} {row['path']}" for row in datastore.ledger.query(rule=rule.id))
-            what = f"with {failed} (number {nth}) failing with {errno.errorcode.get(number, number)}" if nth else "without a fault"
+            what = (
+                f"with {failed} (number {nth}) failing with {errno.errorcode.get(number, number)}"
+                if nth
+                else "without a fault"
+            )
             raise AssertionError(f"{what}: {error}") from error
         return rule.matches, rule.hits
 
 
 class Crashes(int):
-    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not *exact*, at
-    most so many."""
+    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not
+    *exact*, at most so many.
+    """
 
     states: int
     exact: bool
@@ -274,19 +322,30 @@ class Crashes(int):
 
 
 class CrashWalker(_Walker):
-    """Crashes before each change that a piece of code makes and after the last, into states that the disk may be in then. Each walk adds a line to
+    """Crashes before each change that a piece of code makes and after the last, into states that the disk may be in
+    then. Each walk adds a line to
     *reports*."""
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         super().__init__(factory)
         self.reports: list[str] = []
 
-    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], Any], *, prepare: Callable[[Path], Any] | None = None, names: str = "ordered",
-                 limit: int = 20, seed: int = 0) -> Crashes:
-        """Run *work* anew for every crash: before its first change, its second one, ..., and after the last; each time into at most *limit* states. Where
-        there are more, those come first in which something is there without what was before it; *seed* chooses a part of the others.
+    def __call__(
+        self,
+        work: Callable[[Path], Any],
+        check: Callable[[Path], Any],
+        *,
+        prepare: Callable[[Path], Any] | None = None,
+        names: str = "ordered",
+        limit: int = 20,
+        seed: int = 0,
+    ) -> Crashes:
+        """Run *work* anew for every crash: before its first change, its second one, ..., and after the last; each time
+        into at most *limit* states. Where there are more, those come first in which something is there without what was
+        before it; *seed* chooses a part of the others.
 
-        *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how many crashes there were, and of how many.
+        *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how
+        many crashes there were, and of how many.
         """
         crashes, possible, exact = 0, 0, True
         with self._datastore() as datastore:
@@ -294,8 +353,11 @@ class CrashWalker(_Walker):
             for point in itertools.count(1):
                 state = 0
                 while True:
-                    # Another seed at each point: what is unsynced at one is, but for a change, what was at the point before.
-                    counted, reached = self._once(datastore, work, check, prepare, names, point, state, limit, seed + point)
+                    # Another seed at each point: what is unsynced at one is, but for a change, what was at the point
+                    # before.
+                    counted, reached = self._once(
+                        datastore, work, check, prepare, names, point, state, limit, seed + point
+                    )
                     state += 1
                     if state >= counted["listed"]:
                         break
@@ -309,8 +371,18 @@ class CrashWalker(_Walker):
         self.reports.append(f"{found} (limit={limit}, seed={seed})")
         return found
 
-    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], Any], prepare: Callable[[Path], Any] | None,
-              names: str, point: int, state: int, limit: int, seed: int) -> tuple[dict[str, Any], bool]:
+    def _once(
+        self,
+        datastore: SimulatedDatastore,
+        work: Callable[[Path], Any],
+        check: Callable[[Path], Any],
+        prepare: Callable[[Path], Any] | None,
+        names: str,
+        point: int,
+        state: int,
+        limit: int,
+        seed: int,
+    ) -> tuple[dict[str, Any], bool]:
         """How many states there are, and whether *work* got to this *point*."""
         path = datastore.renew(prepare)
         datastore.set(crash_tracking=True)
@@ -325,29 +397,45 @@ class CrashWalker(_Walker):
             raise failed
         counted = datastore.control.call("crash.count", names=names, limit=limit, seed=seed)
         if state >= counted["listed"]:
-            raise AssertionError(f"before change {point} there were more than {state} states of the disk in the run before, and now there are "
-                                 f"{counted['listed']}")
+            raise AssertionError(
+                f"before change {point} there were more than {state} states of the disk in the run before, and now "
+                "there are "
+                f"{counted['listed']}"
+            )
         told = datastore.crash(state=state, names=names, seed=seed)
         try:
             check(path)
         except Exception as error:
             lost, torn = (", ".join(told[key]) or "nothing" for key in ("lost", "torn"))
             what = f"{error}" if isinstance(error, AssertionError) else repr(error)
-            raise AssertionError(f"after a crash before change {point}, with {lost} lost and {torn} torn (state={state}, names={names}, seed={seed}): "
-                                 f"{what}") from error
+            raise AssertionError(
+                f"after a crash before change {point}, with {lost} lost and {torn} torn (state={state}, names={names}, "
+                f"seed={seed}): "
+                f"{what}"
+            ) from error
         return counted, gone.hits > 0
 
 
 class KillWalker(_Walker):
     """Kills a piece of code before each change that it makes."""
 
-    def __call__(self, work: Callable[[Path], Any], check: Callable[[Path], None], *, prepare: Callable[[Path], Any] | None = None,
-                 ops: tuple[str, ...] = WRITE_SIDE, deadline: float = 60) -> int:
-        """Run *work* anew in a process of its own, a fork of this one, for every kill: before its first change, its second one, ..., until there is no more.
+    def __call__(
+        self,
+        work: Callable[[Path], Any],
+        check: Callable[[Path], None],
+        *,
+        prepare: Callable[[Path], Any] | None = None,
+        ops: tuple[str, ...] = WRITE_SIDE,
+        deadline: float = 60,
+    ) -> int:
+        """Run *work* anew in a process of its own, a fork of this one, for every kill: before its first change, its
+        second one, ..., until there is no more.
 
-        While the change waits, the process gets SIGKILL, and so do those that it has started, in its process group; the change isn't made. When they are gone
-        *check* gets the directory, and asserts what must hold whenever the process ends; at last after a run that nobody killed. Returns how many kills there
-        were. Raises :class:`SimulatedDatastoreError` when *work* neither ends nor makes a change for *deadline* seconds.
+        While the change waits, the process gets SIGKILL, and so do those that it has started, in its process group; the
+        change isn't made. When they are gone
+        *check* gets the directory, and asserts what must hold whenever the process ends; at last after a run that
+        nobody killed. Returns how many kills there were. Raises :class:`SimulatedDatastoreError` when *work* neither
+        ends nor makes a change for *deadline* seconds.
         """
         with self._datastore() as datastore:
             for point in itertools.count(1):
@@ -355,8 +443,16 @@ class KillWalker(_Walker):
                     return point - 1
         raise AssertionError("unreachable")
 
-    def _once(self, datastore: SimulatedDatastore, work: Callable[[Path], Any], check: Callable[[Path], None], prepare: Callable[[Path], Any] | None,
-              ops: list[str], point: int, deadline: float) -> bool:
+    def _once(
+        self,
+        datastore: SimulatedDatastore,
+        work: Callable[[Path], Any],
+        check: Callable[[Path], None],
+        prepare: Callable[[Path], Any] | None,
+        ops: list[str],
+        point: int,
+        deadline: float,
+    ) -> bool:
         """Whether *work* got to this *point*."""
         path = datastore.renew(prepare)
         hang = FaultRule(datastore.control, datastore.control.call("rule.add", ops=ops, action="hang", after=point - 1))
@@ -370,16 +466,23 @@ class KillWalker(_Walker):
                 hang.delete()
                 status = process.wait()
         if not killed and status:
-            raise AssertionError(f"the process ended with {status} though nobody killed it, its standard error may tell why")
+            raise AssertionError(
+                f"the process ended with {status} though nobody killed it, its standard error may tell why"
+            )
         try:
             check(path)
         except AssertionError as error:
-            raise AssertionError(f"after a kill before change {point}: {error}" if killed else f"without a kill: {error}") from error
+            raise AssertionError(
+                f"after a kill before change {point}: {error}" if killed else f"without a kill: {error}"
+            ) from error
         return killed
 
 
 class _Process:
-    """A fork of this process that does *work* in a process group of its own. Another one, between them, collects it and all that it leaves behind."""
+    """A fork of this process that does *work* in a process group of its own.
+
+    Another one, between them, collects it and all that it leaves behind.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
         reader, writer = os.pipe()
@@ -421,7 +524,10 @@ class _Process:
 
 
 def _keep(work: Callable[[], Any], told: int) -> int:
-    """Start *work* and tell its process group; wait until that, and all whose parent has ended, are gone. Its exit status, at most 127: others are signals."""
+    """Start *work* and tell its process group; wait until that, and all whose parent has ended, are gone.
+
+    Its exit status, at most 127: others are signals.
+    """
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     worker = os.fork()
@@ -451,4 +557,16 @@ def _work(work: Callable[[], Any]) -> int:
     return 0
 
 
-__all__ = ["ERRNOS", "WRITE_SIDE", "CrashWalker", "Crashes", "FaultRule", "FaultWalker", "KillWalker", "LedgerView", "Reads", "SimulatedDatastore", "mount"]
+__all__ = [
+    "ERRNOS",
+    "WRITE_SIDE",
+    "CrashWalker",
+    "Crashes",
+    "FaultRule",
+    "FaultWalker",
+    "KillWalker",
+    "LedgerView",
+    "Reads",
+    "SimulatedDatastore",
+    "mount",
+]

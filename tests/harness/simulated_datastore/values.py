@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Values as people write them."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +21,10 @@ def size(value: Any) -> Any:
 
 
 def assignments(words: list[str]) -> dict[str, Any]:
-    """``key=value`` words; a value is JSON or else a text, a size is bytes, and dots in a key make mappings. Raises :class:`SimulatedDatastoreError`."""
+    """``key=value`` words; a value is JSON or else a text, a size is bytes, and dots in a key make mappings.
+
+    Raises :class:`SimulatedDatastoreError`.
+    """
     found: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")

@@ -2,11 +2,12 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """A process that outlives the daemon, to remove what a daemon that was killed leaves behind.
 
-Its arguments are the daemon's process id and runtime directory. It reads lines of JSON from its standard input: ``["mount", PATH]`` names what will have to
-go, ``["gone", PATH]`` what has gone. At the end of input it unmounts the rest and removes the directory, unless someone else has done so by then: a later
-daemon may have both.
-Nothing but the standard library, and no import of the package: it starts in some ten milliseconds.
+Its arguments are the daemon's process id and runtime directory. It reads lines of JSON from its standard input:
+``["mount", PATH]`` names what will have to go, ``["gone", PATH]`` what has gone. At the end of input it unmounts the
+rest and removes the directory, unless someone else has done so by then: a later daemon may have both. Nothing but the
+standard library, and no import of the package: it starts in some ten milliseconds.
 """
+
 from __future__ import annotations
 
 import contextlib

@@ -18,7 +18,10 @@ import pytest
 
 @dataclass
 class FrontEnd:
-    """``directory`` holds the catalog, ``data`` is what images are made of. ``enter`` is put before every command, such as ``unshare``."""
+    """``directory`` holds the catalog, ``data`` is what images are made of.
+
+    ``enter`` is put before every command, such as ``unshare``.
+    """
 
     directory: Path
     enter: tuple[str, ...] = ()
@@ -32,21 +35,47 @@ class FrontEnd:
         return self.directory / "data"
 
     def run_all(self, *tasks: tuple[str, dict]) -> list[dict]:
-        """The results of (module, options) in turn, as one playbook. The option ``check`` asks for check mode; ``failed`` is in every result."""
+        """The results of (module, options) in turn, as one playbook.
+
+        The option ``check`` asks for check mode; ``failed`` is in every result.
+        """
         playbook, answers = self.directory / "playbook.json", self.directory / "answers.json"
         plays = []
         for number, (module, options) in enumerate(tasks):
             given = {"catalog": str(self.catalog), **options}
             check = given.pop("check", False)
-            plays.append({f"granary.vmstore.{module}": given, "register": f"answer_{number}", "ignore_errors": True, "check_mode": check, "diff": True})
+            plays.append(
+                {
+                    f"granary.vmstore.{module}": given,
+                    "register": f"answer_{number}",
+                    "ignore_errors": True,
+                    "check_mode": check,
+                    "diff": True,
+                }
+            )
         listed = ", ".join(f"answer_{number}" for number in range(len(tasks)))
-        plays.append({"ansible.builtin.copy": {"content": "{{ [" + listed + "] | to_json }}", "dest": str(answers), "mode": "0600"}})
+        plays.append(
+            {
+                "ansible.builtin.copy": {
+                    "content": "{{ [" + listed + "] | to_json }}",
+                    "dest": str(answers),
+                    "mode": "0600",
+                }
+            }
+        )
         playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": plays}]))
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
         command += ["-e", f"ansible_python_interpreter={sys.executable}", str(playbook)]
         answers.unlink(missing_ok=True)
         environment = {**os.environ, "ANSIBLE_PIPELINING": "1"}
-        done = subprocess.run([*self.enter, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment)
+        done = subprocess.run(
+            [*self.enter, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            env=environment,
+        )
         assert "Traceback" not in done.stdout
         assert answers.exists(), done.stdout
         return [{"failed": False, **answer} for answer in json.loads(answers.read_text())]
@@ -55,9 +84,16 @@ class FrontEnd:
         return self.run_all((module, options))[0]
 
     def four(self, module: str, **options: object) -> list[dict]:
-        """In check mode, then really, then really again, then in check mode again: the results must be changed, changed, ok, ok."""
+        """In check mode, then really, then really again, then in check mode again: the results must be changed,
+        changed, ok, ok.
+        """
         results = self.run_all(*((module, {**options, "check": check}) for check in (True, False, False, True)))
-        assert [(result["failed"], result["changed"]) for result in results] == [(False, True), (False, True), (False, False), (False, False)], results
+        assert [(result["failed"], result["changed"]) for result in results] == [
+            (False, True),
+            (False, True),
+            (False, False),
+            (False, False),
+        ], results
         assert results[0]["actions"] == results[1]["actions"]
         return results
 

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BRIDGE_LIST: an image whose directory another host has, asked over ssh. That host is a real sshd with a file system of its own."""
+"""BRIDGE_LIST: an image whose directory another host has, asked over ssh.
+
+That host is a real sshd with a file system of its own.
+"""
 
 from __future__ import annotations
 
@@ -63,11 +66,13 @@ def bridge(virtiofs, tmp_path: Path) -> Iterator[Bridge]:
     found = Bridge(free_port(), tmp_path / "server" / "log", tmp_path / "srv")
     (tmp_path / "client" / "config").write_text(
         f"Host {BRIDGE}\n  HostName 127.0.0.1\n  Port {found.port}\n  User root\n  IdentityFile ~/.ssh/key\n"
-        f"  UserKnownHostsFile ~/.ssh/known_hosts\n  HostKeyAlias {BRIDGE}\nHost refused.example\n  HostName 127.0.0.1\n  Port 1\n"
+        f"  UserKnownHostsFile ~/.ssh/known_hosts\n  HostKeyAlias {BRIDGE}\nHost refused.example\n  HostName "
+        "127.0.0.1\n  Port 1\n"
     )
     (tmp_path / "client" / "known_hosts").write_text(f"{BRIDGE} {(tmp_path / 'server' / 'key.pub').read_text()}")
     (tmp_path / "server" / "config").write_text(
-        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/server/key\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/server/key\nPidFile none\nUsePAM "
+        "no\nStrictModes no\nPermitRootLogin yes\n"
         f"AuthorizedKeysFile {tmp_path}/server/authorized_keys\nPrintMotd no\n"
     )
     command = [sshd, "-D", "-f", str(tmp_path / "server" / "config"), "-E", str(found.log)]
@@ -104,11 +109,16 @@ def test_what_the_bridge_can_not_give(virtiofs, bridge: Bridge) -> None:
     os.symlink("/etc", bridge.srv / "etc")
     virtiofs.run("datastore", name="fs", bridge_list=[BRIDGE, "refused.example"])
     new = {"name": "x", "datastore": "fs"}
-    missing, restricted = virtiofs.errors(("image", {**new, "path": "/srv/none"}), ("image", {**new, "path": "/srv/etc"}))
-    assert missing.startswith("path: '/srv/none' is not accepted: a directory on the front-end or on a host of the datastore's bridge_list is expected")
+    missing, restricted = virtiofs.errors(
+        ("image", {**new, "path": "/srv/none"}), ("image", {**new, "path": "/srv/etc"})
+    )
+    assert missing.startswith(
+        "path: '/srv/none' is not accepted: a directory on the front-end or on a host of the datastore's bridge_list "
+        "is expected"
+    )
     assert (
-        f"the front-end: No such file or directory; {BRIDGE}: no such directory; refused.example: ssh: connect to host 127.0.0.1 port 1: Connection refused"
-        in missing
+        f"the front-end: No such file or directory; {BRIDGE}: no such directory; refused.example: ssh: connect to host "
+        "127.0.0.1 port 1: Connection refused" in missing
     )
     assert restricted == "path: '/etc' is not accepted: it is or contains the restricted directory /etc."
     before = bridge.connections()

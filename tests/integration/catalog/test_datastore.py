@@ -47,7 +47,9 @@ def test_info_monitors_what_answers_and_says_what_does_not(front_end) -> None:
     front_end.enter = (sys.executable, HUNG_MOUNT, str(location / "0"), "fuse.sshfs")
     system, default, files, virtiofs = front_end.run("datastore_info", timeout=1)["datastores"]
     assert system["monitor_error"] == "The command 'stat' did not end within 1 seconds and was stopped."
-    size = subprocess.run(["df", "-B1", "--output=size", location / "1"], capture_output=True, text=True, check=True).stdout.split()[-1]
+    size = subprocess.run(
+        ["df", "-B1", "--output=size", location / "1"], capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
     assert (default["total_mb"], default["monitor_error"]) == (int(size) // 2**20, None)
     assert "No such file or directory" in files["monitor_error"]
     assert (virtiofs["used_mb"], virtiofs["free_mb"], virtiofs["total_mb"]) == (0, 0, 0)
@@ -73,8 +75,17 @@ def test_a_catalog_from_a_newer_version(virtiofs) -> None:
     with contextlib.closing(sqlite3.connect(virtiofs.catalog)) as connection:
         connection.execute("PRAGMA user_version = 99")
     wish = {"name": "x", **VIRTIOFS}
-    messages = virtiofs.errors(("datastore", wish), ("datastore", {**wish, "check": True}), ("datastore_info", {}), ("image_info", {}))
-    assert messages == [f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one knows schema 3."] * 4
+    messages = virtiofs.errors(
+        ("datastore", wish), ("datastore", {**wish, "check": True}), ("datastore_info", {}), ("image_info", {})
+    )
+    assert (
+        messages
+        == [
+            f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one knows schema "
+            "3."
+        ]
+        * 4
+    )
 
 
 FULL = """
@@ -92,7 +103,9 @@ def test_a_full_disk(virtiofs) -> None:
     virtiofs.enter = ("unshare", "-m", "sh", "-ec", FULL, "sh", str(full), str(virtiofs.catalog))
     path = f"{full}/catalog.sqlite"
     wish = {"name": "x", **VIRTIOFS, "catalog": path}
-    assert virtiofs.errors(("datastore", wish)) == [f"The catalog {path} can't be written: the file system is full. Nothing was changed."]
+    assert virtiofs.errors(("datastore", wish)) == [
+        f"The catalog {path} can't be written: the file system is full. Nothing was changed."
+    ]
 
 
 def test_a_catalog_on_a_network_file_system(virtiofs) -> None:
@@ -100,4 +113,7 @@ def test_a_catalog_on_a_network_file_system(virtiofs) -> None:
     remote.mkdir()
     virtiofs.enter = (sys.executable, HUNG_MOUNT, str(remote), "fuse.glusterfs")
     (message,) = virtiofs.errors(("datastore", {"name": "x", **VIRTIOFS, "catalog": f"{remote}/catalog.sqlite"}))
-    assert message.startswith(f"The catalog can't be in {remote}, which is on the network file system 'fuse.glusterfs': file locks are not dependable there")
+    assert message.startswith(
+        f"The catalog can't be in {remote}, which is on the network file system 'fuse.glusterfs': file locks are not "
+        "dependable there"
+    )

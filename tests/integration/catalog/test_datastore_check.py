@@ -26,7 +26,9 @@ def store(front_end) -> Path:
     """The directory of the image datastore ``default``, of a front-end whose datastores are in its own directory."""
     location = front_end.directory / "datastores"
     location.mkdir()
-    assert not front_end.run("datastore", name="fs", ds_driver="virtiofs", tm_driver="virtiofs", datastore_location=str(location))["failed"]
+    assert not front_end.run(
+        "datastore", name="fs", ds_driver="virtiofs", tm_driver="virtiofs", datastore_location=str(location)
+    )["failed"]
     (location / "1").mkdir()
     return location / "1"
 
@@ -56,11 +58,21 @@ def test_find_and_repair(front_end, store: Path) -> None:
     checked = front_end.run("datastore_check", checksums=True)
     assert (checked["changed"], checked["actions"], checked["diff"], checked["consistent"]) == (False, [], [], False)
     default, other = checked["datastores"]
-    assert (default["name"], default["consistent"], other["name"], other["consistent"]) == ("default", False, "files", True)
-    taken = {path: int(command("stat", "--format=%b", path)) * 512 for path in (raw, qcow2, orphan, store / f".{'e' * 32}.part")}
+    assert (default["name"], default["consistent"], other["name"], other["consistent"]) == (
+        "default",
+        False,
+        "files",
+        True,
+    )
+    taken = {
+        path: int(command("stat", "--format=%b", path)) * 512
+        for path in (raw, qcow2, orphan, store / f".{'e' * 32}.part")
+    }
     assert default["orphans"] == [{"path": str(orphan), "allocated_bytes": taken[orphan], "repaired": False}]
     assert default["missing"] == [{"id": 2, "name": "x2", "path": str(lost), "repaired": False}]
-    assert [(one["name"], one["attribute"], one["recorded"], one["found"]) for one in default["drift"]] == [("x0", "size_mb", 1, 3)]
+    assert [(one["name"], one["attribute"], one["recorded"], one["found"]) for one in default["drift"]] == [
+        ("x0", "size_mb", 1, 3)
+    ]
     assert [one["path"] for one in default["leftovers"]] == [str(store / f".{'e' * 32}.part")]
     assert sorted(default["unknown"]) == sorted(["a\nb", "\\xff", "f" * 32])
     assert (sorted(os.listdir(bytes(store))), front_end.dump()) == (files, rows)
@@ -70,12 +82,19 @@ def test_find_and_repair(front_end, store: Path) -> None:
     checksum = "sha256:" + command("sha256sum", raw).split()[0]
     assert results[0]["diff"][0]["after"] == {"size_mb": 3, "checksum": checksum}
     assert [result["consistent"] for result in results] == [False] * 4
-    assert front_end.query("SELECT name, size_mb, checksum FROM image ORDER BY id") == [("x0", 3, checksum), ("x1", 7, None), ("x2", 1, None)]
+    assert front_end.query("SELECT name, size_mb, checksum FROM image ORDER BY id") == [
+        ("x0", 3, checksum),
+        ("x1", 7, None),
+        ("x2", 1, None),
+    ]
     assert not (store / f".{'e' * 32}.part").exists()
     assert orphan.exists()
 
     results = front_end.four("datastore_check", name="default", repair=True, remove=[str(orphan), "x2"])
-    assert [(one["name"], one["subject"]) for one in results[1]["actions"]] == [("forget image", "x2"), ("remove data without image", str(orphan))]
+    assert [(one["name"], one["subject"]) for one in results[1]["actions"]] == [
+        ("forget image", "x2"),
+        ("remove data without image", str(orphan)),
+    ]
     assert [result["consistent"] for result in results] == [True] * 4
     assert front_end.query("SELECT name FROM image ORDER BY id") == [("x0",), ("x1",)]
     assert not orphan.exists()
@@ -84,7 +103,12 @@ def test_find_and_repair(front_end, store: Path) -> None:
     raw.write_bytes(b"y" * SIZE)
     damaged = front_end.run("datastore_check", repair=True, checksums=True)
     (drift,) = damaged["datastores"][0]["drift"]
-    assert (damaged["changed"], drift["attribute"], drift["recorded"], drift["repaired"]) == (False, "checksum", checksum, False)
+    assert (damaged["changed"], drift["attribute"], drift["recorded"], drift["repaired"]) == (
+        False,
+        "checksum",
+        checksum,
+        False,
+    )
     assert drift["found"] == "sha256:" + command("sha256sum", raw).split()[0]
 
 
@@ -101,9 +125,24 @@ def test_info_says_what_is_in_a_datastore(front_end, store: Path) -> None:
     taken = {path: int(command("stat", "--format=%b", path)) * 512 for path in (raw, qcow2, snapshot, orphan)}
     (found,) = front_end.run("datastore_info", name="default")["datastores"]
     assert found["images"] == [
-        {"id": 0, "name": "x0", "path": str(raw), "format": "raw", "allocated_bytes": taken[raw], "virtual_bytes": 1 << 30, "snapshots": []},
         {
-            **{"id": 1, "name": "x1", "path": str(qcow2), "format": "qcow2", "allocated_bytes": taken[qcow2], "virtual_bytes": 7 << 30},
+            "id": 0,
+            "name": "x0",
+            "path": str(raw),
+            "format": "raw",
+            "allocated_bytes": taken[raw],
+            "virtual_bytes": 1 << 30,
+            "snapshots": [],
+        },
+        {
+            **{
+                "id": 1,
+                "name": "x1",
+                "path": str(qcow2),
+                "format": "qcow2",
+                "allocated_bytes": taken[qcow2],
+                "virtual_bytes": 7 << 30,
+            },
             "snapshots": [{"id": 0, "allocated_bytes": taken[snapshot]}],
         },
     ]
@@ -137,10 +176,19 @@ def test_errors(front_end, store: Path) -> None:
         ("datastore_check", {"catalog": f"{store}/none.sqlite"}),
     )
     assert messages[0] == "remove: ['x0'] is not accepted: nothing is removed without repair=true."
-    assert messages[1] == "remove: 'x0' is the image 'x0', whose data is there; the module granary.vmstore.image removes it."
-    assert messages[2].startswith("remove: '/etc/passwd' is not accepted: the path of data in a datastore that is checked")
+    assert (
+        messages[1]
+        == "remove: 'x0' is the image 'x0', whose data is there; the module granary.vmstore.image removes it."
+    )
+    assert messages[2].startswith(
+        "remove: '/etc/passwd' is not accepted: the path of data in a datastore that is checked"
+    )
     assert messages[3] == "inventory is not supported by the virtiofs driver."
     assert messages[4] == f"name: there is no datastore 'none' in the catalog {front_end.catalog}."
     assert messages[5] == "timeout: 0 is not accepted: 1 to 86400 seconds are expected."
-    assert messages[6] == f"There is no catalog at {store}/none.sqlite; the module granary.vmstore.datastore makes it on the front-end."
+    assert (
+        messages[6]
+        == f"There is no catalog at {store}/none.sqlite; the module granary.vmstore.datastore makes it on the "
+        "front-end."
+    )
     assert path.read_bytes() == b"data"

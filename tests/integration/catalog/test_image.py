@@ -14,9 +14,13 @@ from pathlib import Path
 def test_create_update_remove(virtiofs) -> None:
     (virtiofs.data / "file").write_bytes(os.urandom(3 * 2**20))
     results = virtiofs.four("image", name="fs_data", datastore="fs", path=f"{virtiofs.data}/.", persistent=True)
-    used = int(subprocess.run(["du", "-s", "-B1", virtiofs.data], capture_output=True, text=True, check=True).stdout.split()[0])
+    used = int(
+        subprocess.run(["du", "-s", "-B1", virtiofs.data], capture_output=True, text=True, check=True).stdout.split()[0]
+    )
     row = "SELECT id, name, datastore_id, path, size_mb, persistent, read_only, mount_tag, mount_point FROM image"
-    assert virtiofs.query(row) == [(0, "fs_data", 100, str(virtiofs.data), -(-used // 2**20), 1, 0, "one-0", "/mnt/one-fs-0")]
+    assert virtiofs.query(row) == [
+        (0, "fs_data", 100, str(virtiofs.data), -(-used // 2**20), 1, 0, "one-0", "/mnt/one-fs-0")
+    ]
     assert results[1]["image"]["size_mb"] == -(-used // 2**20)
 
     virtiofs.four("image", name="fs_data", mount_tag="one-tag", mount_point="/srv/data", gid_map=[{"target": 300000}])
@@ -33,7 +37,9 @@ def test_hostile_directory_names(virtiofs) -> None:
     paths = [f"{virtiofs.data}/{name}" for name in ("a b", "$(touch injected)", 'it\'s "quoted"', "$HOME", "-rf")]
     for path in paths:
         os.mkdir(path)
-    results = virtiofs.run_all(*(("image", {"name": f"i{number}", "datastore": "fs", "path": path}) for number, path in enumerate(paths)))
+    results = virtiofs.run_all(
+        *(("image", {"name": f"i{number}", "datastore": "fs", "path": path}) for number, path in enumerate(paths))
+    )
     assert [result["image"]["path"] for result in results] == paths
     assert len(os.listdir(virtiofs.data)) == len(paths)
 
@@ -53,12 +59,18 @@ def test_errors_of_a_new_image(virtiofs) -> None:
     assert messages[1].startswith("path: '/' is not accepted: it is or contains the restricted directory /")
     assert messages[2].startswith(f"path: '{path}/none' is not accepted: a directory on the front-end or on a host")
     assert messages[3].startswith("mount_tag: 'a b' is not accepted: 1 to 36 letters")
-    assert messages[4:] == ["mkfs is not supported by the virtiofs driver.", "clone is not supported by the virtiofs driver."]
+    assert messages[4:] == [
+        "mkfs is not supported by the virtiofs driver.",
+        "clone is not supported by the virtiofs driver.",
+    ]
 
 
 def test_errors_of_an_image_in_use(virtiofs) -> None:
     path = str(virtiofs.data)
-    virtiofs.run_all(("image", {"name": "one", "datastore": "fs", "path": path}), ("image_attachment", {"image": "one", "host": "h1", "domain": "web"}))
+    virtiofs.run_all(
+        ("image", {"name": "one", "datastore": "fs", "path": path}),
+        ("image_attachment", {"image": "one", "host": "h1", "domain": "web"}),
+    )
     in_use = "while it is used by the domain 'web' on the host 'h1'."
     assert virtiofs.errors(
         ("image", {"name": "one", "size": 5}),
@@ -79,7 +91,9 @@ def test_errors_of_an_image_in_use(virtiofs) -> None:
 
 
 def info(path: str) -> dict:
-    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def test_images_that_hold_data(front_end, tmp_path) -> None:
@@ -89,7 +103,13 @@ def test_images_that_hold_data(front_end, tmp_path) -> None:
     other.write_bytes(os.urandom(2**20))
     datastore = tmp_path / "datastore"
     front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=str(datastore))
-    one = {"name": "one", "datastore": "bulk", "type": "os", "path": str(source), "checksum": f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}"}
+    one = {
+        "name": "one",
+        "datastore": "bulk",
+        "type": "os",
+        "path": str(source),
+        "checksum": f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}",
+    }
     image = front_end.four("image", **one)[1]["image"]
     assert os.listdir(datastore) == [os.path.basename(image["path"])]
     assert Path(image["path"]).read_bytes() == source.read_bytes()
@@ -100,11 +120,15 @@ def test_images_that_hold_data(front_end, tmp_path) -> None:
         {"name": "three", "datastore": "bulk", "type": "datablock", "size": 64, "fs": "ext4", "format": "qcow2"},
     ]
     images = front_end.four("image", images=many)[1]["images"]
-    assert [(found["format"], found["virtual-size"]) for found in (info(image["path"]) for image in images)] == [("qcow2", 2**21), ("qcow2", 2**26)]
+    assert [(found["format"], found["virtual-size"]) for found in (info(image["path"]) for image in images)] == [
+        ("qcow2", 2**21),
+        ("qcow2", 2**26),
+    ]
     subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", images[0]["path"], source], check=True)
 
     assert front_end.errors(("image", {"name": "one", "path": str(other)})) == [
-        f"path: the image 'one' was made with '{source}'; leave path out, or give checksum: {one['checksum']} if the same is there, to keep its data, "
+        f"path: the image 'one' was made with '{source}'; leave path out, or give checksum: {one['checksum']} if the "
+        "same is there, to keep its data, "
         f"or give force: true to lose all that it holds and get new data with '{other}'."
     ]
     replaced = front_end.four("image", name="one", path=str(other), force=True)[1]["image"]
@@ -129,7 +153,9 @@ def test_errors_of_images_that_hold_data(front_end, tmp_path) -> None:
     )
     assert messages[0].startswith("path: '/etc/shadow' is not accepted: it lies in the restricted directory /etc")
     assert messages[1].startswith(f"md5: '{'0' * 32}' is not accepted: the md5 of what is at {source} is ")
-    assert messages[2].startswith("datastore: images of type 'kernel' are not supported by the fs driver of 'bulk', a datastore of type 'image'")
+    assert messages[2].startswith(
+        "datastore: images of type 'kernel' are not supported by the fs driver of 'bulk', a datastore of type 'image'"
+    )
     assert os.listdir(tmp_path / "datastore") == []
 
 
@@ -139,7 +165,11 @@ def test_a_run_that_fails_in_part_says_what_it_did(front_end, tmp_path) -> None:
     front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=f"{tmp_path}/datastore")
     good = {"name": "good", "datastore": "bulk", "type": "os", "path": str(source)}
     result = front_end.run("image", images=[{**good, "name": "bad", "checksum": f"md5:{'0' * 32}"}, good])
-    assert (result["failed"], result["changed"], [action["subject"] for action in result["actions"]]) == (True, True, ["good"])
+    assert (result["failed"], result["changed"], [action["subject"] for action in result["actions"]]) == (
+        True,
+        True,
+        ["good"],
+    )
     assert result["msg"].startswith("images[0] (bad): md5: ")
     assert [image["name"] for image in result["images"]] == ["good"]
     assert front_end.query("SELECT name FROM image") == [("good",)]

@@ -17,7 +17,14 @@ def images(virtiofs):
 def test_claim_and_release(images) -> None:
     results = images.four("image_attachment", image="mine", host="h1", domain="web", mount_point="/srv/x")
     assert results[1]["attachment"] == {
-        **{"image_id": 0, "image": "mine", "source": str(images.data), "persistent": True, "read_only": False, "mount_tag": "one-0"},
+        **{
+            "image_id": 0,
+            "image": "mine",
+            "source": str(images.data),
+            "persistent": True,
+            "read_only": False,
+            "mount_tag": "one-0",
+        },
         **{"mount_point": "/srv/x", "uid_map": None, "gid_map": None, "host": "h1", "domain": "web"},
     }
     rows = "SELECT image_id, host, domain, mount_tag, mount_point FROM vm_disk"
@@ -30,7 +37,10 @@ def test_claim_and_release(images) -> None:
 
 def test_sharing_over_hosts(images) -> None:
     shared = images.run_all(
-        *(("image_attachment", {"image": image, "host": host, "domain": "web"}) for image, host in [("mine", "h1"), ("readers", "h1"), ("readers", "h2")])
+        *(
+            ("image_attachment", {"image": image, "host": host, "domain": "web"})
+            for image, host in [("mine", "h1"), ("readers", "h1"), ("readers", "h2")]
+        )
     )
     assert [one["attachment"]["read_only"] for one in shared] == [False, True, True]
     messages = images.errors(
@@ -40,7 +50,8 @@ def test_sharing_over_hosts(images) -> None:
     )
     assert (
         messages[0]
-        == "The image 'mine' is persistent and the domain 'web' on the host 'h1' uses it; only an image that is non-persistent and read_only can be shared."
+        == "The image 'mine' is persistent and the domain 'web' on the host 'h1' uses it; only an image that is "
+        "non-persistent and read_only can be shared."
     )
     assert messages[1].startswith("read_only: False is not accepted")
     assert messages[2].startswith("host: '-x' is not accepted")

@@ -24,7 +24,12 @@ def qemu(program: str, *argv: object) -> str:
 
 
 def same(one: Path, other: Path, image_format: str = "qcow2") -> bool:
-    return subprocess.run(["qemu-img", "compare", "-q", "-f", image_format, "-F", image_format, one, other], check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["qemu-img", "compare", "-q", "-f", image_format, "-F", image_format, one, other], check=False
+        ).returncode
+        == 0
+    )
 
 
 def insert(front_end, statement: str, values: tuple = ()) -> None:
@@ -34,10 +39,15 @@ def insert(front_end, statement: str, values: tuple = ()) -> None:
 
 @pytest.fixture
 def filled(front_end):
-    """The image ``disk``, a link to the last of four overlays, and whole copies of what it held at each of its snapshots 0 to 2, and holds now."""
+    """The image ``disk``, a link to the last of four overlays, and whole copies of what it held at each of its
+    snapshots 0 to 2, and holds now.
+    """
     store = front_end.directory / "datastores" / "100"
     store.mkdir(parents=True)
-    assert front_end.run("datastore", name="ds", ds_driver="fs", tm_driver="ssh", base_path=str(store))["datastore"]["id"] == 100
+    assert (
+        front_end.run("datastore", name="ds", ds_driver="fs", tm_driver="ssh", base_path=str(store))["datastore"]["id"]
+        == 100
+    )
     snapshots = store / f"{NAME}.snap"
     snapshots.mkdir()
     (snapshots / snapshots.name).symlink_to(".")
@@ -53,7 +63,11 @@ def filled(front_end):
 
 
 def attach(front_end) -> None:
-    insert(front_end, "INSERT INTO vm_disk (image_id, host, domain, mount_tag, mount_point, read_only) VALUES (0, 'h1', 'web', 't', '/x', 0)")
+    insert(
+        front_end,
+        "INSERT INTO vm_disk (image_id, host, domain, mount_tag, mount_point, read_only) VALUES (0, 'h1', 'web', 't', "
+        "'/x', 0)",
+    )
 
 
 def test_delete_revert_flatten(filled) -> None:
@@ -91,7 +105,8 @@ def test_errors_of_snapshots(filled) -> None:
     )
     used = "without force while it is used by the domain 'web' on the host 'h1'."
     assert [*lost, *messages] == [
-        "The image 'disk' can't be flattened to its snapshot 1 without force, because the other snapshots (0, 2) would be lost as well.",
+        "The image 'disk' can't be flattened to its snapshot 1 without force, because the other snapshots (0, 2) would "
+        "be lost as well.",
         "snapshot: the image 'disk' has no snapshot 7; it has 0, 1, 2.",
         "snapshot: -1 is not accepted: an id from 0 to 999999999 is expected.",
         f"image: there is no image 'none' in the catalog {filled.catalog}.",
@@ -132,8 +147,10 @@ def test_errors_of_an_export(filled) -> None:
     )
     assert messages == [
         f"dest: '{filled.data}/0' exists and is not 'disk' in the format qcow2; force replaces it.",
-        f"dest: '{filled.data}/link' is not accepted: the path of a regular file is expected, or one where nothing is yet, and no symbolic link.",
-        f"dest: '{store}/x' is not accepted: a file outside of the directories of all datastores is expected, and {store} is one.",
+        f"dest: '{filled.data}/link' is not accepted: the path of a regular file is expected, or one where nothing is "
+        "yet, and no symbolic link.",
+        f"dest: '{store}/x' is not accepted: a file outside of the directories of all datastores is expected, and "
+        f"{store} is one.",
         f"dest: '{filled.catalog}' is not accepted: it is a file of the catalog.",
         "snapshot: the image 'disk' has no snapshot 3; it has 0, 1, 2.",
     ]

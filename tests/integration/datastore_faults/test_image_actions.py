@@ -1,9 +1,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The actions of the driver fs when their datastore fails: each operation that writes fails once; the process is killed, and the power fails, before each.
+"""The actions of the driver fs when their datastore fails: each operation that writes fails once; the process is
+killed, and the power fails, before each.
 
-Afterwards there is the old state or the new one, and doing it again leads to the new one. A state is what the front-end can tell: the images, their
-snapshots, and their data. What else is there, such as a part or the snapshots of an image that is removed, is left over: repeating the action removes it.
+Afterwards there is the old state or the new one, and doing it again leads to the new one. A state is what the front-end
+can tell: the images, their snapshots, and their data. What else is there, such as a part or the snapshots of an image
+that is removed, is left over: repeating the action removes it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions, Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 
 NAME = "05d147c524ae30d046db542ec2859136"
@@ -49,10 +51,11 @@ class Action:
     work: Callable[[FsDriver, str, str], object]
     old: State
     new: State
-    #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is whole.
+    #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is
+    #: whole.
     between: tuple[State, ...] = ()
-    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with parts of it. At two where qemu-img is run, as it
-    #: takes its time.
+    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with parts of
+    #: it. At two where qemu-img is run, as it takes its time.
     disks: int = 12
     #: Whether files change before the state does, their content the same.
     rebases: bool = False
@@ -84,7 +87,9 @@ def state(found: Files) -> State:
         assert named.setdefault(alias, data) == data, "new images that are not the same"
     for name, data in named.items():
         if name.endswith(".md5sum"):
-            assert data.decode() == hashlib.md5(named[name.removesuffix(".md5sum")]).hexdigest(), "the checksum of another content"
+            assert data.decode() == hashlib.md5(named[name.removesuffix(".md5sum")]).hexdigest(), (
+                "the checksum of another content"
+            )
     return {name.replace(NAME, "image"): data for name, data in _contents(tuple(sorted(named.items())))}
 
 
@@ -105,7 +110,10 @@ def _contents(named: tuple[tuple[str, bytes], ...]) -> list[tuple[str, bytes]]:
 
 
 def content(path: Path) -> bytes:
-    """A raw file as it is. Of a qcow2 file, in which qemu-img finds no errors and no leaks, the bytes that a guest would read from it."""
+    """A raw file as it is.
+
+    Of a qcow2 file, in which qemu-img finds no errors and no leaks, the bytes that a guest would read from it.
+    """
     data = path.read_bytes()
     if not data.startswith(b"QFI\xfb"):
         return data
@@ -144,8 +152,20 @@ def _chain() -> tempfile.TemporaryDirectory[str]:
     (snapshots / snapshots.name).symlink_to(".")
     for number in range(3):
         backing = ["-F", "qcow2", "-b", f"{snapshots.name}/{number - 1}"] if number else []
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, snapshots / str(number), "192k"], check=True)
-        subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -q -P {number + 1} 0 {64 * (3 - number)}k", snapshots / str(number)], check=True)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", *backing, snapshots / str(number), "192k"], check=True
+        )
+        subprocess.run(
+            [
+                "qemu-io",
+                "-f",
+                "qcow2",
+                "-c",
+                f"write -q -P {number + 1} 0 {64 * (3 - number)}k",
+                snapshots / str(number),
+            ],
+            check=True,
+        )
     Path(datastore.name, NAME).symlink_to(f"{snapshots.name}/2")
     return datastore
 
@@ -187,11 +207,21 @@ QCOW2 = {"image": TOP, "image.snap/0": BYTES[1] * 3, "image.snap/1": BYTES[2] * 
 
 ACTIONS = {
     "cp, raw": Action(nothing, lambda driver, _image, source: cp(driver, source), {}, {"new": STREAM}),
-    "cp, raw to qcow2": Action(nothing, lambda driver, _image, source: cp(driver, source, "qcow2"), {}, {"new": SECTORS}, disks=2),
-    "mkfs, raw": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "raw", None), {}, {"new": bytes(MIB)}),
-    "mkfs, qcow2": Action(Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=2),
-    "clone, raw": Action(raw, lambda driver, image, _source: driver.clone(image, "raw", CopyOptions("os")), RAW, {**RAW, "new": OLD}),
-    "clones in a batch": Action(raw, lambda driver, image, _source: clone_twice(driver, image), RAW, {**RAW, "new": OLD}),
+    "cp, raw to qcow2": Action(
+        nothing, lambda driver, _image, source: cp(driver, source, "qcow2"), {}, {"new": SECTORS}, disks=2
+    ),
+    "mkfs, raw": Action(
+        Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "raw", None), {}, {"new": bytes(MIB)}
+    ),
+    "mkfs, qcow2": Action(
+        Path.mkdir, lambda driver, _image, _source: driver.mkfs(1, "qcow2", None), {}, {"new": bytes(MIB)}, disks=2
+    ),
+    "clone, raw": Action(
+        raw, lambda driver, image, _source: driver.clone(image, "raw", CopyOptions("os")), RAW, {**RAW, "new": OLD}
+    ),
+    "clones in a batch": Action(
+        raw, lambda driver, image, _source: clone_twice(driver, image), RAW, {**RAW, "new": OLD}
+    ),
     "snap_revert, raw": Action(raw, lambda driver, image, _source: driver.snap_revert(image, "raw", 0), RAW, REVERTED),
     "snap_revert, qcow2": Action(
         qcow2,
@@ -200,7 +230,9 @@ ACTIONS = {
         {**QCOW2, "image": BYTES[1] * 3, "image.snap/2": BYTES[1] * 3},
         disks=2,
     ),
-    "snap_flatten, raw": Action(raw, lambda driver, image, _source: driver.snap_flatten(image, "raw", 0), RAW, {"image": SNAPSHOT}, (REVERTED,)),
+    "snap_flatten, raw": Action(
+        raw, lambda driver, image, _source: driver.snap_flatten(image, "raw", 0), RAW, {"image": SNAPSHOT}, (REVERTED,)
+    ),
     "snap_flatten, qcow2": Action(
         qcow2,
         lambda driver, image, _source: driver.snap_flatten(image, "qcow2", 1),
@@ -245,7 +277,10 @@ class Walk:
         datastore = f"{mount_point}/1"
         # With small clusters, qemu-img makes an image with a third of the writes.
         settings = Settings(qcow2_options="cluster_size=4k")
-        driver = FsDriver(Datastore(1, "default", "image", "fs", "shared", datastore, safe_dirs=(str(self.source.parent),)), settings=settings)
+        driver = FsDriver(
+            Datastore(1, "default", "image", "fs", "shared", datastore, safe_dirs=(str(self.source.parent),)),
+            settings=settings,
+        )
         self.action.work(driver, f"{datastore}/{NAME}", str(self.source))
 
     def check(self, mount_point: Path) -> str:
@@ -333,8 +368,12 @@ def test_a_crash_at_each_step(walk: Walk, walk_crashes: CrashWalker, report: Cal
     report(f"{crashes} crashes")
 
 
-@pytest.mark.parametrize(("action", "images"), [(ACTIONS["clones in a batch"], 3), (RM_IN_BATCH, 0)], ids=["clones", "rm"])
-def test_what_a_batch_has_published_is_durable(walk: Walk, datastore_factory: Callable[..., SimulatedDatastore], images: int) -> None:
+@pytest.mark.parametrize(
+    ("action", "images"), [(ACTIONS["clones in a batch"], 3), (RM_IN_BATCH, 0)], ids=["clones", "rm"]
+)
+def test_what_a_batch_has_published_is_durable(
+    walk: Walk, datastore_factory: Callable[..., SimulatedDatastore], images: int
+) -> None:
     datastore = datastore_factory()
     try:
         path = datastore.renew(walk.prepare)
@@ -347,12 +386,17 @@ def test_what_a_batch_has_published_is_durable(walk: Walk, datastore_factory: Ca
         datastore.end()
 
 
-def test_a_removal_that_is_not_durable_is_an_error(datastore_factory: Callable[..., SimulatedDatastore], tmp_path: Path) -> None:
+def test_a_removal_that_is_not_durable_is_an_error(
+    datastore_factory: Callable[..., SimulatedDatastore], tmp_path: Path
+) -> None:
     datastore = datastore_factory()
     try:
         walk = Walk(RM_IN_BATCH, tmp_path / "source")
         path = datastore.renew(walk.prepare)
-        with datastore.fault("fsyncdir", errno.EIO), pytest.raises(VmstoreError, match="A change in .* is made, but not yet durable: Input/output error"):
+        with (
+            datastore.fault("fsyncdir", errno.EIO),
+            pytest.raises(VmstoreError, match="A change in .* is made, but not yet durable: Input/output error"),
+        ):
             walk.work(path)
         walk.again(path)
     finally:

@@ -16,7 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_export import ImageExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import ImageExportService
 from simulated_datastore.testing import CrashWalker, FaultWalker
 
 OLD = b"what was there before"
@@ -38,7 +38,14 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], b
         insert_image(catalog, Image(0, "x", 100, "datablock", str(image), 1, True, False, format="raw"))
 
     def run(directory: Path) -> bool:
-        options = {"catalog": catalog_path, "image": "x", "dest": f"{directory}/disk", "format": request.param, "snapshot": None, "force": True}
+        options = {
+            "catalog": catalog_path,
+            "image": "x",
+            "dest": f"{directory}/disk",
+            "format": request.param,
+            "snapshot": None,
+            "force": True,
+        }
         return ImageExportService(options).converge().changed
 
     def whole(directory: Path) -> bool:
@@ -46,7 +53,9 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], b
         assert [name for name in os.listdir(directory) if not re.fullmatch(PART, name)] == ["disk"]
         if (directory / "disk").read_bytes() == OLD:
             return False
-        subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", request.param, image, directory / "disk"], check=True)
+        subprocess.run(
+            ["qemu-img", "compare", "-q", "-f", "raw", "-F", request.param, image, directory / "disk"], check=True
+        )
         return True
 
     run.whole, run.format = whole, request.param
@@ -67,7 +76,9 @@ def again(export: Callable[[Path], bool], directory: Path, done: bool) -> None:
     assert parts(directory) == []
 
 
-def test_each_write_fails_once(export, walk_faults: FaultWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_write_fails_once(
+    export, walk_faults: FaultWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     ends = {"unaffected": 0, "old": 0, "new": 0}
 
     def check(directory: Path, raised: BaseException | None) -> None:
@@ -84,7 +95,9 @@ def test_each_write_fails_once(export, walk_faults: FaultWalker, request: pytest
         print(f"\n{request.node.callspec.id}: {injected} faults; {ends}")
 
 
-def test_a_crash_at_each_step(export, walk_crashes: CrashWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_crash_at_each_step(
+    export, walk_crashes: CrashWalker, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     ends = {"old": 0, "new": 0}
 
     def check(directory: Path) -> None:

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module image_snapshot, killed at each of its steps in a datastore and run again: the repeat leaves nothing that isn't wanted."""
+"""The module image_snapshot, killed at each of its steps in a datastore and run again: the repeat leaves nothing that
+isn't wanted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import ImageSnapshotService
 from simulated_datastore.testing import KillWalker
 
 NAME = "a" * 32
@@ -41,20 +43,26 @@ def prepare(image_format: str, tmp_path: Path) -> Callable[[Path], None]:
             (directory / NAME).symlink_to(f"{NAME}.snap/2")
         for number in range(3):
             path = directory / NAME if image_format == "raw" and number == 2 else snapshots / str(number)
-            backing = ["-F", "qcow2", "-b", f"{NAME}.snap/{number - 1}", "-u"] if image_format == "qcow2" and number else []
+            backing = (
+                ["-F", "qcow2", "-b", f"{NAME}.snap/{number - 1}", "-u"] if image_format == "qcow2" and number else []
+            )
             subprocess.run(["qemu-img", "create", "-q", "-f", image_format, *backing, path, "1M"], check=True)
             subprocess.run(["qemu-io", "-f", image_format, "-c", f"write -q -P {number + 1} 0 1M", path], check=True)
         for old in tmp_path.glob("catalog*"):
             old.unlink()
         with open_catalog(f"{tmp_path}/catalog", create=True) as catalog, catalog.transaction():
             insert_datastore(catalog, Datastore(100, "ds", "image", "fs", "ssh", str(directory)))
-            insert_image(catalog, Image(0, "x", 100, "datablock", f"{directory}/{NAME}", 1, True, False, format=image_format))
+            insert_image(
+                catalog, Image(0, "x", 100, "datablock", f"{directory}/{NAME}", 1, True, False, format=image_format)
+            )
 
     return make
 
 
 @pytest.mark.parametrize("wanted", ENDS)
-def test_a_kill_at_each_step(wanted: str, image_format: str, prepare: Callable[[Path], None], walk_kills: KillWalker, tmp_path: Path) -> None:
+def test_a_kill_at_each_step(
+    wanted: str, image_format: str, prepare: Callable[[Path], None], walk_kills: KillWalker, tmp_path: Path
+) -> None:
     def run(_directory: Path) -> Plan:
         options = {"catalog": f"{tmp_path}/catalog", "image": "x", "snapshot": 0, "state": wanted, "force": True}
         return ImageSnapshotService(options).converge()
@@ -66,7 +74,9 @@ def test_a_kill_at_each_step(wanted: str, image_format: str, prepare: Callable[[
         kept = {name for name in os.listdir(directory) if not name.startswith(NAME)}
         assert kept == set()
         assert (directory / f"{NAME}.snap").exists() == bool(snapshots)
-        subprocess.run(["qemu-img", "convert", "-f", image_format, "-O", "raw", directory / NAME, tmp_path / "content"], check=True)
+        subprocess.run(
+            ["qemu-img", "convert", "-f", image_format, "-O", "raw", directory / NAME, tmp_path / "content"], check=True
+        )
         assert (tmp_path / "content").read_bytes() == bytes([content]) * MIB
         assert not run(directory).changed
 

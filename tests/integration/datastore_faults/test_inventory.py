@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, find_datastore, update_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
+    Datastore,
+    find_datastore,
+    update_datastore,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 from simulated_datastore.testing import FaultRule
 
 FIRST, SECOND = "a" * 32, "b" * 32
@@ -31,7 +35,10 @@ def test_data_that_cannot_be_read(datastore_factory) -> None:
         (directory / name).write_bytes(b"data")
     with datastore.fault("read", errno.EIO, path=FIRST):
         first, second = driver(directory).inventory().images
-        assert (first.virtual_size("qcow2"), first.error) == (None, f"Could not read {directory}/{FIRST}: Input/output error.")
+        assert (first.virtual_size("qcow2"), first.error) == (
+            None,
+            f"Could not read {directory}/{FIRST}: Input/output error.",
+        )
         assert (second.virtual_size("raw"), second.error) == (4, None)
         with pytest.raises(FileAccessFailed, match=f"^Could not read {directory}/{FIRST}: Input/output error.$"):
             driver(directory).inventory({f"{directory}/{FIRST}": "sha256"})
@@ -43,8 +50,13 @@ def test_a_server_that_stops_answering(datastore_factory, operation: str) -> Non
     directory = datastore.path()
     (directory / FIRST).write_bytes(b"x" * (5 << 20))
     # It has answered until the second piece of data was wanted.
-    rule = FaultRule(datastore.control, datastore.control.call("rule.add", ops=[operation], action="hang", after=2 if operation == "read" else 0))
-    with pytest.raises(CommandFailed, match=f"^Reading the directory {directory} did not end within 1 seconds and was stopped.$"):
+    rule = FaultRule(
+        datastore.control,
+        datastore.control.call("rule.add", ops=[operation], action="hang", after=2 if operation == "read" else 0),
+    )
+    with pytest.raises(
+        CommandFailed, match=f"^Reading the directory {directory} did not end within 1 seconds and was stopped.$"
+    ):
         driver(directory, 1).inventory({f"{directory}/{FIRST}": "sha256"})
     assert rule.hits
     # Once the server is back, the process that asked it ends.
@@ -60,7 +72,10 @@ def test_a_server_that_stops_answering_half_way_is_not_waited_for_twice(datastor
     datastore.control.call("rule.add", ops=["statfs"], action="delay", delay=2)
     rule = FaultRule(datastore.control, datastore.control.call("rule.add", ops=["opendir"], action="hang"))
     (found,) = datastore_info({"catalog": path, "name": "1", "timeout": 3})["datastores"]
-    assert found["monitor_error"] == f"Reading the directory {datastore.path()} did not end within 1 seconds and was stopped."
+    assert (
+        found["monitor_error"]
+        == f"Reading the directory {datastore.path()} did not end within 1 seconds and was stopped."
+    )
     assert found["total_mb"] > 0
     rule.delete()
     os.waitpid(-1, 0)

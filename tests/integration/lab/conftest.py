@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What a lab leaves on the machine, found without the lab's own code."""
+
 from __future__ import annotations
 
 import contextlib
@@ -37,24 +38,34 @@ class Traces:
 
     @staticmethod
     def processes(name: str) -> list[str]:
-        """The command lines of processes that carry the lab's name in their environment or arguments, but for this test's own."""
+        """The command lines of processes that carry the lab's name in their environment or arguments, but for this
+        test's own.
+        """
         found = []
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 arguments = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 environment = (directory / "environ").read_bytes().split(b"\0")
-                if int(directory.name) != os.getpid() and (f"lab-{name}-" in arguments or f"GRANARY_LAB={name}".encode() in environment):
+                if int(directory.name) != os.getpid() and (
+                    f"lab-{name}-" in arguments or f"GRANARY_LAB={name}".encode() in environment
+                ):
                     found.append(arguments)
         return found
 
     @staticmethod
     def mounts(ids: list[str]) -> list[str]:
         """The lines of mountinfo that name one of the containers."""
-        return [line for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines() if any(each in line for each in ids)]
+        return [
+            line
+            for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+            if any(each in line for each in ids)
+        ]
 
     @staticmethod
     def unused_namespaces() -> list[str]:
-        """The network namespaces in /run/netns that no process is in; a container that just starts has one for a moment."""
+        """The network namespaces in /run/netns that no process is in; a container that just starts has one for a
+        moment.
+        """
         end = time.monotonic() + 5
         while True:
             used = set()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What takes long to make is made once, whole or not at all."""
+
 from __future__ import annotations
 
 import os
@@ -37,7 +38,9 @@ print(cache.made_once("thing", {"a": 1}, make))
 
 
 def test_made_once_by_two_processes() -> None:
-    both = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO], stdout=subprocess.PIPE, text=True) for _process in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", ONE_OF_TWO], stdout=subprocess.PIPE, text=True) for _process in range(2)
+    ]
     first, second = (process.communicate(timeout=60)[0].strip() for process in both)
     assert first == second
     assert Path(first, "file").read_text(encoding="ascii") == "whole"
@@ -95,7 +98,9 @@ def test_an_old_version_stays_while_another_mount_namespace_has_it() -> None:
     long_ago = time.time() - cache.KEEP_UNUSED - 60
     os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
     script = 'mount --bind "$0" /mnt && echo mounted && read -r line'
-    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"mounted\n"
         cache.made_once("thing", "new", _make)
         assert old.exists()

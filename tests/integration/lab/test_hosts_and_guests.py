@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """A lab with both kinds of container hosts, looked at with ssh, virsh and Ansible."""
+
 from __future__ import annotations
 
 import json
@@ -19,9 +20,15 @@ from lab import Lab, LabError, guests
 SPEC: dict[str, Any] = {
     "name": "machines",
     "hosts": {"hv1": {"kind": "debian13"}, "old": {"kind": "debian12"}},
-    "guests": {"rw": {"host": "hv1", "shared_memory": True, "root_ports": 2}, "off": {"host": "hv1", "running": False, "memory": 200, "virt_install": True}}}
+    "guests": {
+        "rw": {"host": "hv1", "shared_memory": True, "root_ports": 2},
+        "off": {"host": "hv1", "running": False, "memory": 200, "virt_install": True},
+    },
+}
 
-FILESYSTEM = "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/{0}'/><target dir='{0}'/></filesystem>"
+FILESYSTEM = (
+    "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/{0}'/><target dir='{0}'/></filesystem>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,9 @@ def test_virtiofsd_of_each_debian(lab: Lab) -> None:
 
 @pytest.mark.parametrize("host", ["hv1", "old"])
 def test_a_host_does_not_act_on_the_machine(lab: Lab, host: str) -> None:
-    assert lab.ssh(host, "systemctl", "is-enabled", "systemd-udevd.service", "systemd-sysctl.service", check=False).split() == ["masked", "masked"]
+    assert lab.ssh(
+        host, "systemctl", "is-enabled", "systemd-udevd.service", "systemd-sysctl.service", check=False
+    ).split() == ["masked", "masked"]
     assert "systemd-udevd" not in lab.ssh(host, "ps", "axo", "comm")
 
 
@@ -130,14 +139,19 @@ SITE = """
 
 
 def test_what_the_page_says_works(tmp_path: Path) -> None:
-    (tmp_path / "lab.yml").write_text(block("tests/harness/README.md", "A lab file").text.replace("name: virtiofs", "name: documented"), encoding="utf-8")
+    (tmp_path / "lab.yml").write_text(
+        block("tests/harness/README.md", "A lab file").text.replace("name: virtiofs", "name: documented"),
+        encoding="utf-8",
+    )
     (tmp_path / "site.yml").write_text(SITE, encoding="utf-8")
     commands = block("tests/harness/README.md", "Your playbook against it").text.replace("/virtiofs/", "/documented/")
     # Other labs may be up as well.
     commands = commands.replace("lab ssh", "lab --lab documented ssh").replace("lab down", "lab --lab documented down")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:
-        done = subprocess.run(["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(r"^/mnt/shared +shared +virtiofs ", done.stdout, re.MULTILINE)
     finally:
@@ -146,7 +160,11 @@ def test_what_the_page_says_works(tmp_path: Path) -> None:
 
 def test_a_domain_is_what_virt_install_makes(lab: Lab) -> None:
     described = virsh(lab, "dumpxml", "off")
-    printed = lab.ssh("hv1", "virt-install --import --print-xml --name plain --memory 200 --osinfo debian12 --disk none --network network=lab")
+    printed = lab.ssh(
+        "hv1",
+        "virt-install --import --print-xml --name plain --memory 200 --osinfo debian12 --disk none --network "
+        "network=lab",
+    )
     models = r"<(controller|interface|video|memballoon|channel|input|graphics|rng)\b"
     assert set(re.findall(models, printed)) <= set(re.findall(models, described))
     assert len(re.findall("pcie-root-port", described)) >= 14
@@ -154,7 +172,9 @@ def test_a_domain_is_what_virt_install_makes(lab: Lab) -> None:
 
 
 def test_status(lab: Lab) -> None:
-    status = json.loads(subprocess.run(["lab", "status", "--lab", "machines", "--json"], capture_output=True, check=True).stdout)
+    status = json.loads(
+        subprocess.run(["lab", "status", "--lab", "machines", "--json"], capture_output=True, check=True).stdout
+    )
     assert status["complete"] is True
     assert {name: host["kind"] for name, host in status["hosts"].items()} == {"hv1": "debian13", "old": "debian12"}
     assert {name: guest["running"] for name, guest in status["guests"].items()} == {"rw": True, "off": False}
@@ -163,17 +183,28 @@ def test_status(lab: Lab) -> None:
 def test_ansible_uses_the_inventory(lab: Lab) -> None:
     ansible = Path(sys.executable).with_name("ansible")
     assert ansible.exists(), "ansible-core is missing: install requirements/dev.lock"
-    done = subprocess.run([ansible, "-i", lab.inventory, "hv1,old,rw", "-m", "ansible.builtin.ping"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [ansible, "-i", lab.inventory, "hv1,old,rw", "-m", "ansible.builtin.ping"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.count('"ping": "pong"') == 3, done.stdout + done.stderr
     sockets = [path for path in lab.runtime.iterdir() if path.is_socket()]
     assert len(sockets) == 3
 
 
-@pytest.mark.parametrize(("command", "words"), [
-    (["guest", "start", "--lab", "machines", "none"], "'none' is not a guest of lab 'machines', accepted are rw, off."),
-    (["status", "--lab", "nothing-here"], "There is no lab 'nothing-here'"),
-    (["status", "--lab", "Not A Name"], "name: 'Not A Name' is not a name"),
-])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            ["guest", "start", "--lab", "machines", "none"],
+            "'none' is not a guest of lab 'machines', accepted are rw, off.",
+        ),
+        (["status", "--lab", "nothing-here"], "There is no lab 'nothing-here'"),
+        (["status", "--lab", "Not A Name"], "name: 'Not A Name' is not a name"),
+    ],
+)
 def test_a_wrong_name_is_one_sentence(lab: Lab, command: list[str], words: str) -> None:
     done = subprocess.run(["lab", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 1

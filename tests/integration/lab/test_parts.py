@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Archives, module order, the files a user works with."""
+
 from __future__ import annotations
 
 import subprocess
@@ -14,7 +15,13 @@ from lab.initramfs import Entry, archive
 
 
 def test_cpio_unpacks_the_archive(tmp_path: Path) -> None:
-    first = archive([Entry("init", b"#!/bin/sh\n", 0o755), Entry("lab/etc/ssh/key", b"secret", 0o600), Entry("lab/etc/odd", b"x" * 4099)])
+    first = archive(
+        [
+            Entry("init", b"#!/bin/sh\n", 0o755),
+            Entry("lab/etc/ssh/key", b"secret", 0o600),
+            Entry("lab/etc/odd", b"x" * 4099),
+        ]
+    )
     (tmp_path / "a.cpio").write_bytes(first)
     subprocess.run(["cpio", "--quiet", "-idm", "-F", "a.cpio"], cwd=tmp_path, check=True)
     assert (tmp_path / "init").stat().st_mode & 0o7777 == 0o755
@@ -37,14 +44,19 @@ def test_modules_are_loaded_after_what_they_need() -> None:
 
 @pytest.fixture
 def machines() -> dict[str, access.Machine]:
-    return {"hv1": access.Machine("hv1", "debian13", "192.0.2.10"), "rw": access.Machine("rw", "guest", "192.168.150.10", "hv1")}
+    return {
+        "hv1": access.Machine("hv1", "debian13", "192.0.2.10"),
+        "rw": access.Machine("rw", "guest", "192.168.150.10", "hv1"),
+    }
 
 
 def test_ssh_reads_the_configuration(tmp_path: Path, machines: dict[str, access.Machine]) -> None:
     directory = tmp_path / "a b"
     directory.mkdir()
     (directory / "ssh_config").write_text(access.ssh_config(machines, directory, Path("/run/x")), encoding="utf-8")
-    out = subprocess.run(["ssh", "-G", "-F", str(directory / "ssh_config"), "rw"], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        ["ssh", "-G", "-F", str(directory / "ssh_config"), "rw"], capture_output=True, text=True, check=True
+    ).stdout
     options = dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
     assert (options["hostname"], options["user"], options["proxyjump"]) == ("192.168.150.10", "root", "hv1")
     assert options["identityfile"].strip('"') == f"{directory}/key"
@@ -64,14 +76,23 @@ def test_the_inventory(machines: dict[str, access.Machine]) -> None:
 
 def test_the_name_of_a_lab_is_said_before_or_after_the_command() -> None:
     for words in (["ssh", "rw"], ["status"], ["guest", "start", "rw"], ["down"], ["up", "lab.yml"]):
-        options = [make_parser().parse_args(arguments) for arguments in (["--lab", "one", *words], [words[0], "--lab", "one", *words[1:]])]
+        options = [
+            make_parser().parse_args(arguments)
+            for arguments in (["--lab", "one", *words], [words[0], "--lab", "one", *words[1:]])
+        ]
         assert [one.lab for one in options] == ["one", "one"]
         assert make_parser().parse_args(words).lab is None
     # What is behind the machine is its command's.
-    assert make_parser().parse_args(["--lab", "one", "ssh", "rw", "ls", "--lab", "two"]).command == ["ls", "--lab", "two"]
+    assert make_parser().parse_args(["--lab", "one", "ssh", "rw", "ls", "--lab", "two"]).command == [
+        "ls",
+        "--lab",
+        "two",
+    ]
 
 
-@pytest.mark.parametrize("command", [["up", "none.yml"], ["status"], ["down"], ["probe"], ["ssh", "x"], ["guest", "start", "x"]])
+@pytest.mark.parametrize(
+    "command", [["up", "none.yml"], ["status"], ["down"], ["probe"], ["ssh", "x"], ["guest", "start", "x"]]
+)
 def test_without_root_it_is_one_sentence(command: list[str]) -> None:
     done = subprocess.run(["unshare", "--user", "--", "lab", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Precautions are taken where a probe asks for them, and only there."""
+
 from __future__ import annotations
 
 import os
@@ -14,10 +15,15 @@ from lab import probes
 from lab.podman import Podman
 
 V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
-HYBRID = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
+HYBRID = (
+    "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified "
+    "cgroup2 rw 0 0\n"
+)
 
 
-@pytest.mark.parametrize(("mounts", "asks"), [(V2, False), (HYBRID, True), ("", True), ("proc /proc proc rw 0 0\nbroken\n" + V2, False)])
+@pytest.mark.parametrize(
+    ("mounts", "asks"), [(V2, False), (HYBRID, True), ("", True), ("proc /proc proc rw 0 0\nbroken\n" + V2, False)]
+)
 def test_cgroups(mounts: str, asks: bool) -> None:
     assert bool(probes.cgroups(mounts).precaution) is asks
 
@@ -33,7 +39,10 @@ def test_resource_limits() -> None:
 
 
 def test_an_ordinary_podman_gets_no_configuration() -> None:
-    assert probes.containers_conf([probes.cgroups(V2), probes.service_manager(True), probes.resource_limits(1 << 24)]) == ""
+    assert (
+        probes.containers_conf([probes.cgroups(V2), probes.service_manager(True), probes.resource_limits(1 << 24)])
+        == ""
+    )
 
 
 def test_each_precaution_by_itself() -> None:

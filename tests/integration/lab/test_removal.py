@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Nothing of a lab is left: after down, after a kill at any moment, after pytest was killed."""
+
 from __future__ import annotations
 
 import os
@@ -14,7 +15,15 @@ from typing import Any
 import pytest
 
 NAME = "removal"
-NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "bridges": [], "processes": [], "mounts": [], "namespaces": [], "runtime": []}
+NOTHING: dict[str, list[str]] = {
+    "containers": [],
+    "networks": [],
+    "bridges": [],
+    "processes": [],
+    "mounts": [],
+    "namespaces": [],
+    "runtime": [],
+}
 LAB = f"name: {NAME}\nhosts:\n  hv1: {{kind: debian13}}\nguests:\n  rw: {{host: hv1}}\n"
 
 
@@ -41,7 +50,9 @@ def test_down_leaves_nothing_and_can_be_repeated(lab_file: Path, traces: Any) ->
 
 @pytest.mark.parametrize("moment", ["network", "keys, ssh_config", "host hv1", "guests defined", "is up"])
 def test_after_a_kill(lab_file: Path, moment: str, traces: Any) -> None:
-    """The lab is killed when it has said *moment*: between two steps, while podman makes the container, while the guest boots, when all is there."""
+    """The lab is killed when it has said *moment*: between two steps, while podman makes the container, while the guest
+    boots, when all is there.
+    """
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -70,7 +81,11 @@ def test_an_interrupted_up_removes_what_it_made(lab_file: Path, number: signal.S
 def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) -> None:
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 300
-        while not any(f"--name lab-{NAME}-hv1" in line for line in traces.processes(NAME)) and time.monotonic() < end and process.poll() is None:
+        while (
+            not any(f"--name lab-{NAME}-hv1" in line for line in traces.processes(NAME))
+            and time.monotonic() < end
+            and process.poll() is None
+        ):
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -88,7 +103,12 @@ def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
     subprocess.run(["lab", "up", str(lab_file)], check=True, timeout=600)
-    assert subprocess.run(["lab", "ssh", "--lab", NAME, "rw", "hostname"], check=True, timeout=60, capture_output=True, text=True).stdout == "rw\n"
+    assert (
+        subprocess.run(
+            ["lab", "ssh", "--lab", NAME, "rw", "hostname"], check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+        == "rw\n"
+    )
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     assert len(ids) == 1
     down()
@@ -116,14 +136,25 @@ def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path,
 
 
 def _builders(word: str) -> list[str]:
-    return [line for line in subprocess.run(["ps", "axww", "-o", "stat=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
-            if word in line and "mmdebstrap" in line and not line.startswith("Z")]
+    return [
+        line
+        for line in subprocess.run(
+            ["ps", "axww", "-o", "stat=,args="], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        if word in line and "mmdebstrap" in line and not line.startswith("Z")
+    ]
 
 
 def test_a_failed_up_removes_what_it_made(lab_file: Path, tmp_path: Path, traces: Any) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "mine").touch()
-    done = subprocess.run(["lab", "up", str(lab_file), "--state", str(tmp_path / "state")], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        ["lab", "up", str(lab_file), "--state", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 1 and "isn't empty" in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "state" / "mine").exists()
     lab_file.write_text(LAB.replace("{host: hv1}", "{host: hv1, memory: 65536}"), encoding="utf-8")
@@ -143,8 +174,23 @@ def test_killed(lab_factory):
 
 def test_the_watchdog_takes_the_lab_down_when_pytest_is_killed(tmp_path: Path, traces: Any) -> None:
     (tmp_path / "test_killed.py").write_text(KILLED_PYTEST, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-c", "/dev/null", str(tmp_path / "test_killed.py")],
-                          check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--rootdir",
+            str(tmp_path),
+            "-c",
+            "/dev/null",
+            str(tmp_path / "test_killed.py"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == -signal.SIGKILL, done.stdout
     end = time.monotonic() + 60
     while (left := traces.all_of(NAME, [], [])) != NOTHING and time.monotonic() < end:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The lab file: what is accepted, and one sentence for what isn't."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,12 +16,22 @@ GOOD: dict[str, Any] = {"name": "a-1", "hosts": {"hv1": {"kind": "debian13"}}, "
 def test_defaults() -> None:
     spec = load_spec(GOOD)
     assert vars(spec.guests["rw"]) == {
-        "host": "hv1", "memory": 256, "running": True, "shared_memory": False, "root_ports": 4, "cloud_init": False, "virt_install": False}
+        "host": "hv1",
+        "memory": 256,
+        "running": True,
+        "shared_memory": False,
+        "root_ports": 4,
+        "cloud_init": False,
+        "virt_install": False,
+    }
 
 
 def test_a_cloud_guest_gets_more_memory_unless_told() -> None:
     assert load_spec({**GOOD, "guests": {"c": {"host": "hv1", "cloud_init": True}}}).guests["c"].memory == 512
-    assert load_spec({**GOOD, "guests": {"c": {"host": "hv1", "cloud_init": True, "memory": 300}}}).guests["c"].memory == 300
+    assert (
+        load_spec({**GOOD, "guests": {"c": {"host": "hv1", "cloud_init": True, "memory": 300}}}).guests["c"].memory
+        == 300
+    )
 
 
 def test_a_spec_survives_being_written_down() -> None:
@@ -33,29 +44,32 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert load_spec(tmp_path / "lab.yml").hosts["h"].kind == "debian12"
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"guest": {}}, ["'guest'", "'guests'"]),
-    ({"name": "Upper"}, ["name", "'Upper'", "a-z"]),
-    ({"name": None}, ["name", "None"]),
-    ({"name": "-a"}, ["'-a'"]),
-    ({"name": "x" * 33}, ["1 to 32"]),
-    ({"name": "a\n"}, ["a-z"]),
-    ({"hosts": None}, ["hosts", "mapping"]),
-    ({"hosts": {}}, ["at least one host"]),
-    ({"hosts": {"hv1": {"kind": "debian14"}}}, ["hosts.hv1.kind", "'debian14'", "debian13"]),
-    ({"hosts": {"hv1": {"kinds": "debian13"}}}, ["'kinds'", "'kind'"]),
-    ({"hosts": {"hv1": "debian13"}}, ["hosts.hv1", "mapping"]),
-    ({"hosts": {1: {"kind": "debian13"}}}, ["hosts", "1"]),
-    ({"guests": {"rw": {"host": "hv2"}}}, ["guests.rw.host", "'hv2'", "hv1"]),
-    ({"guests": {"rw": {"host": "hv1", "memroy": 1}}}, ["'memroy'", "'memory'"]),
-    ({"guests": {"rw": {"host": "hv1", "memory": 1}}}, ["guests.rw.memory", "128"]),
-    ({"guests": {"rw": {"host": "hv1", "memory": "256"}}}, ["guests.rw.memory", "'256'"]),
-    ({"guests": {"rw": {"host": "hv1", "memory": True}}}, ["guests.rw.memory", "True"]),
-    ({"guests": {"rw": {"host": "hv1", "running": "no"}}}, ["guests.rw.running", "'no'", "true nor false"]),
-    ({"guests": {"rw": {"host": "hv1", "root_ports": 17}}}, ["root_ports", "17", "16"]),
-    ({"guests": {"hv1": {"host": "hv1"}}}, ["guests.hv1", "name"]),
-    ({"guests": {f"g{n}": {"host": "hv1"} for n in range(201)}}, ["201", "200"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"guest": {}}, ["'guest'", "'guests'"]),
+        ({"name": "Upper"}, ["name", "'Upper'", "a-z"]),
+        ({"name": None}, ["name", "None"]),
+        ({"name": "-a"}, ["'-a'"]),
+        ({"name": "x" * 33}, ["1 to 32"]),
+        ({"name": "a\n"}, ["a-z"]),
+        ({"hosts": None}, ["hosts", "mapping"]),
+        ({"hosts": {}}, ["at least one host"]),
+        ({"hosts": {"hv1": {"kind": "debian14"}}}, ["hosts.hv1.kind", "'debian14'", "debian13"]),
+        ({"hosts": {"hv1": {"kinds": "debian13"}}}, ["'kinds'", "'kind'"]),
+        ({"hosts": {"hv1": "debian13"}}, ["hosts.hv1", "mapping"]),
+        ({"hosts": {1: {"kind": "debian13"}}}, ["hosts", "1"]),
+        ({"guests": {"rw": {"host": "hv2"}}}, ["guests.rw.host", "'hv2'", "hv1"]),
+        ({"guests": {"rw": {"host": "hv1", "memroy": 1}}}, ["'memroy'", "'memory'"]),
+        ({"guests": {"rw": {"host": "hv1", "memory": 1}}}, ["guests.rw.memory", "128"]),
+        ({"guests": {"rw": {"host": "hv1", "memory": "256"}}}, ["guests.rw.memory", "'256'"]),
+        ({"guests": {"rw": {"host": "hv1", "memory": True}}}, ["guests.rw.memory", "True"]),
+        ({"guests": {"rw": {"host": "hv1", "running": "no"}}}, ["guests.rw.running", "'no'", "true nor false"]),
+        ({"guests": {"rw": {"host": "hv1", "root_ports": 17}}}, ["root_ports", "17", "16"]),
+        ({"guests": {"hv1": {"host": "hv1"}}}, ["guests.hv1", "name"]),
+        ({"guests": {f"g{n}": {"host": "hv1"} for n in range(201)}}, ["201", "200"]),
+    ],
+)
 def test_refused(change: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(LabError) as error:
         load_spec({**GOOD, **change})

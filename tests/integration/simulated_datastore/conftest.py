@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Real mounts over a directory of a tmpfs of their own."""
+
 from __future__ import annotations
 
 import os

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The same operations on two file systems, and what can be seen of them afterwards."""
+
 from __future__ import annotations
 
 import contextlib
@@ -31,7 +32,9 @@ Operation = Callable[[], Any]
 
 
 def as_user(user: User, directory: Path, operations: list[Operation], umask: int = 0o022) -> list[Any]:
-    """What *operations* do in a process of *user* in *directory*, one after the other: results as JSON makes them, or errno."""
+    """What *operations* do in a process of *user* in *directory*, one after the other: results as JSON makes them, or
+    errno.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,7 +65,9 @@ def as_user(user: User, directory: Path, operations: list[Operation], umask: int
 
 
 def snapshot(root: Path) -> dict[str, Any]:
-    """Everything below *root*: type, mode, owner, links, size, device, target or content, which names are one file, and timestamps as they were set."""
+    """Everything below *root*: type, mode, owner, links, size, device, target or content, which names are one file, and
+    timestamps as they were set.
+    """
     found: dict[str, Any] = {}
     same: dict[int, str] = {}
     for directory, directories, files in os.walk(root):
@@ -73,8 +78,14 @@ def snapshot(root: Path) -> dict[str, Any]:
                 continue
             status = os.lstat(path)
             entry: dict[str, Any] = {
-                "mode": oct(status.st_mode), "owner": (status.st_uid, status.st_gid), "links": status.st_nlink, "blocks": status.st_blocks,
-                "device": status.st_rdev, "same as": same.setdefault(status.st_ino, relative), "block size": status.st_blksize}
+                "mode": oct(status.st_mode),
+                "owner": (status.st_uid, status.st_gid),
+                "links": status.st_nlink,
+                "blocks": status.st_blocks,
+                "device": status.st_rdev,
+                "same as": same.setdefault(status.st_ino, relative),
+                "block size": status.st_blksize,
+            }
             if not stat.S_ISDIR(status.st_mode):
                 entry["size"] = status.st_size
             if stat.S_ISLNK(status.st_mode):
@@ -109,16 +120,35 @@ def furnish(root: Path) -> None:
     with contextlib.chdir(root):
         old = os.umask(0)
         try:
-            for name, mode in (("dir", 0o755), ("full", 0o755), ("closed", 0o000), ("no-write", 0o555), ("no-search", 0o644), ("sticky", 0o1777),
-                               ("setgid", 0o2775), ("foreign", 0o755)):
+            for name, mode in (
+                ("dir", 0o755),
+                ("full", 0o755),
+                ("closed", 0o000),
+                ("no-write", 0o555),
+                ("no-search", 0o644),
+                ("sticky", 0o1777),
+                ("setgid", 0o2775),
+                ("foreign", 0o755),
+            ):
                 os.mkdir(name)
                 os.chown(name, 1001, 1001)
                 os.chmod(name, mode)
             os.chown("foreign", 0, 0)
             os.chown("setgid", 1001, 1003)
             os.chmod("setgid", 0o2777)
-            for name, mode in (("file", 0o644), ("other", 0o666), ("secret", 0o600), ("full/inside", 0o644), ("sticky/owned", 0o666), ("sticky/root's", 0o666),
-                               ("setuid", 0o4755), ("setgid-file", 0o2755), ("no-search/inside", 0o644), ("no-write/inside", 0o666), ("empty", 0o644)):
+            for name, mode in (
+                ("file", 0o644),
+                ("other", 0o666),
+                ("secret", 0o600),
+                ("full/inside", 0o644),
+                ("sticky/owned", 0o666),
+                ("sticky/root's", 0o666),
+                ("setuid", 0o4755),
+                ("setgid-file", 0o2755),
+                ("no-search/inside", 0o644),
+                ("no-write/inside", 0o666),
+                ("empty", 0o644),
+            ):
                 Path(name).write_bytes(b"" if name == "empty" else name.encode() * 100)
                 os.chown(name, 1001, 1001)
                 os.chmod(name, mode)
@@ -126,7 +156,14 @@ def furnish(root: Path) -> None:
             os.mkdir("sticky/dir")
             os.chown("sticky/dir", 1002, 1002)
             os.link("file", "hard")
-            for name, target in (("link", "file"), ("dangling", "nothing"), ("loop", "loop"), ("to-dir", "dir"), ("a", "b"), ("b", "a")):
+            for name, target in (
+                ("link", "file"),
+                ("dangling", "nothing"),
+                ("loop", "loop"),
+                ("to-dir", "dir"),
+                ("a", "b"),
+                ("b", "a"),
+            ):
                 os.symlink(target, name)
                 os.lchown(name, 1001, 1001)
             os.mkfifo("fifo", 0o644)
@@ -145,7 +182,48 @@ def furnish(root: Path) -> None:
 
 
 #: Names of every kind that system calls meet.
-TARGETS = ("file", "hard", "secret", "empty", "dir", "full", "closed", "no-write", "link", "dangling", "loop", "to-dir", "fifo", "socket", "char", "nothing",
-           "file/below", "nothing/below", "closed/inside", "no-search/inside", "no-write/inside", "no-write/new", "foreign/new", "sticky/owned",
-           "sticky/root's", "sticky/dir", "sticky/new", "setgid/new", "setuid", "setgid-file", "loop/below", "to-dir/new", "dir/", "file/", "dir/.",
-           "dir/..", ".", "..", "", "n" * 255, "n" * 256, "/".join(["n" * 200] * 21), "dir/" + "n" * 256)
+TARGETS = (
+    "file",
+    "hard",
+    "secret",
+    "empty",
+    "dir",
+    "full",
+    "closed",
+    "no-write",
+    "link",
+    "dangling",
+    "loop",
+    "to-dir",
+    "fifo",
+    "socket",
+    "char",
+    "nothing",
+    "file/below",
+    "nothing/below",
+    "closed/inside",
+    "no-search/inside",
+    "no-write/inside",
+    "no-write/new",
+    "foreign/new",
+    "sticky/owned",
+    "sticky/root's",
+    "sticky/dir",
+    "sticky/new",
+    "setgid/new",
+    "setuid",
+    "setgid-file",
+    "loop/below",
+    "to-dir/new",
+    "dir/",
+    "file/",
+    "dir/.",
+    "dir/..",
+    ".",
+    "..",
+    "",
+    "n" * 255,
+    "n" * 256,
+    "/".join(["n" * 200] * 21),
+    "dir/" + "n" * 256,
+)

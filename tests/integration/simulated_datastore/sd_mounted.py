@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """A datastore of a test."""
+
 from __future__ import annotations
 
 import os
@@ -11,7 +12,9 @@ from simulated_datastore.client import Control, Running, start
 
 
 class Mounted:
-    """A datastore of a test: *path* is its mount, *backing* the directory beneath, *beside* a directory of the same file system."""
+    """A datastore of a test: *path* is its mount, *backing* the directory beneath, *beside* a directory of the same
+    file system.
+    """
 
     def __init__(self, name: str, root: Path, mounts: list[dict[str, Any]] | None = None, **options: Any) -> None:
         self.backing = root / "backing"
@@ -22,7 +25,14 @@ class Mounted:
             directory.mkdir()
         for mount in mounts or ():
             Path(mount.setdefault("mount_point", str(root / mount["client"]))).mkdir(exist_ok=True)
-        self.running: Running = start(name, self.backing, mounts or [{"mount_point": str(self.path)}], parent=os.getpid(), log=root / "log", **options)
+        self.running: Running = start(
+            name,
+            self.backing,
+            mounts or [{"mount_point": str(self.path)}],
+            parent=os.getpid(),
+            log=root / "log",
+            **options,
+        )
         self.control: Control = self.running.control()
 
     def call(self, method: str, **params: Any) -> Any:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The command line and scenarios, run as a user runs them."""
+
 from __future__ import annotations
 
 import json
@@ -24,11 +25,23 @@ class Shell:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = {**os.environ, "PYTHONPATH": str(HARNESS), "SIMULATED_DATASTORE_RUNTIME": str(root / "run"), "LC_ALL": "C"}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(HARNESS),
+            "SIMULATED_DATASTORE_RUNTIME": str(root / "run"),
+            "LC_ALL": "C",
+        }
 
     def __call__(self, *words: object, code: int = 0) -> str:
-        done = subprocess.run([sys.executable, "-m", "simulated_datastore", *map(str, words)], capture_output=True, text=True, check=False, timeout=120,
-                              env=self.environment, cwd=self.root)
+        done = subprocess.run(
+            [sys.executable, "-m", "simulated_datastore", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env=self.environment,
+            cwd=self.root,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         if code == 1:
@@ -58,7 +71,12 @@ def test_a_session(shell: Shell) -> None:
     shell("mount", "backing", "two", "--client", "host2", "--profile", "nfs3", "--squash", "none")
     shell("set", "size=1M", "crash_tracking=true")
     shell("rule", "add", "ops=write,create", "path=*.qcow2", "error=EDQUOT")
-    assert subprocess.run(["sh", "-c", "echo x > one/a.qcow2"], cwd=root, check=False, stderr=subprocess.DEVNULL).returncode != 0
+    assert (
+        subprocess.run(
+            ["sh", "-c", "echo x > one/a.qcow2"], cwd=root, check=False, stderr=subprocess.DEVNULL
+        ).returncode
+        != 0
+    )
     assert "rule-1" in shell("rule", "list")
     assert shell.json("rule", "add", "-d", "backing", "id=later", "ops=mkdir", "--json", "times=1")[0]["id"] == "later"
     assert shell.json("rule", "list")[0]["hits"] == 1
@@ -116,11 +134,30 @@ def test_what_is_refused(shell: Shell) -> None:
 
 
 def test_without_fuse(shell: Shell) -> None:
-    hidden = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec \"$@\""
-    command = ["unshare", "--mount", "sh", "-c", hidden, "sh", sys.executable, "-m", "simulated_datastore", "mount", "backing", "one", "--log", "log"]
+    hidden = 'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec "$@"'
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        hidden,
+        "sh",
+        sys.executable,
+        "-m",
+        "simulated_datastore",
+        "mount",
+        "backing",
+        "one",
+        "--log",
+        "log",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=shell.environment, cwd=shell.root)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "simulated-datastore: There is no /dev/fuse: load the kernel module fuse, or give the container the device.\n"
+    assert (
+        done.stderr
+        == "simulated-datastore: There is no /dev/fuse: load the kernel module fuse, or give the container the "
+        "device.\n"
+    )
 
 
 def test_a_dead_daemon(shell: Shell) -> None:
@@ -154,10 +191,20 @@ def test_while_other_datastores_come_and_go(shell: Shell) -> None:
     shell("set", "size=2M")
     # The commands that wait go on when it has ended.
     shell("mount", "other", "two", "--log", "log")
-    ending = subprocess.Popen([sys.executable, "-m", "simulated_datastore", "umount", "-d", "other"], env=shell.environment, cwd=shell.root,
-                              stdout=subprocess.DEVNULL)
-    again = subprocess.run([sys.executable, "-m", "simulated_datastore", "mount", "other", "two", "--log", "log", "--client", "host2"], env=shell.environment,
-                           cwd=shell.root, capture_output=True, text=True, check=False)
+    ending = subprocess.Popen(
+        [sys.executable, "-m", "simulated_datastore", "umount", "-d", "other"],
+        env=shell.environment,
+        cwd=shell.root,
+        stdout=subprocess.DEVNULL,
+    )
+    again = subprocess.run(
+        [sys.executable, "-m", "simulated_datastore", "mount", "other", "two", "--log", "log", "--client", "host2"],
+        env=shell.environment,
+        cwd=shell.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ending.wait(60) == 0
     # Whoever came first: nothing but a sentence about a mount that is still there.
     assert again.returncode == 0 or "in use" in again.stderr, again.stderr
@@ -186,7 +233,8 @@ def test_a_scenario(shell: Shell) -> None:
     path = shell.root / "full.yml"
     path.write_text(SCENARIO)
     assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [
-        (name, "") for name in ("the disk fills", "it is deleted", "a rule", "read only", "nothing was written")]
+        (name, "") for name in ("the disk fills", "it is deleted", "a rule", "read only", "nothing was written")
+    ]
     path.write_text(SCENARIO.replace("exit: 1\n", "exit: 0\n"))
     assert "FAILED  the disk fills: 'dd' ended with 1, expected 0" in shell("run", path, code=3)
     path.write_text(SCENARIO.replace("settings:", "setings:"))
@@ -209,8 +257,11 @@ def test_the_scenario_of_the_page(shell: Shell) -> None:
 
 def test_a_scenario_whose_command_hangs(shell: Shell) -> None:
     path = shell.root / "hangs.yml"
-    path.write_text("clients: [{client: host1}]\nsteps:\n  - {rule: {ops: [lookup], action: hang, path: x}, run: [cat, '{host1}/x'], deadline: 1}\n"
-                    "  - {run: [touch, '{host1}/y']}\n")
+    path.write_text(
+        "clients: [{client: host1}]\nsteps:\n  - {rule: {ops: [lookup], action: hang, path: x}, run: [cat, "
+        "'{host1}/x'], deadline: 1}\n"
+        "  - {run: [touch, '{host1}/y']}\n"
+    )
     assert "FAILED  step 1: 'cat' didn't end within 1 seconds" in (out := shell("run", path, code=3))
     assert "ok      step 2" in out
     path.write_text("clients: [{client: host1}]\nsteps: [{run: [touch, '{host9}/y']}]\n")
@@ -226,11 +277,20 @@ steps:
   - {name: so does another, run: [ls, "{host1}"], expect: hang}
   - {name: nothing hangs, set: {state: up}, run: [ls, "{host1}"]}
 """)
-    assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [(name, "") for name in ("it hangs", "so does another", "nothing hangs")]
-    path.write_text("clients: [{client: host1}]\nsteps:\n  - {run: [ls, '{host1}'], expect: hang}\n"
-                    "  - {set: {state: slow, delay: 30}, run: [ls, '{host1}'], expect: hang, deadline: 1}\n  - {run: ['/nothing'], expect: hang}\n")
+    assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [
+        (name, "") for name in ("it hangs", "so does another", "nothing hangs")
+    ]
+    path.write_text(
+        "clients: [{client: host1}]\nsteps:\n  - {run: [ls, '{host1}'], expect: hang}\n"
+        "  - {set: {state: slow, delay: 30}, run: [ls, '{host1}'], expect: hang, deadline: 1}\n  - {run: ['/nothing'], "
+        "expect: hang}\n"
+    )
     problems = [step["problem"] for step in json.loads(shell("run", path, "--json", code=3))]
-    assert [("had to hang" in problems[0]), ("didn't hang within 1 seconds" in problems[1]), ("can't be run" in problems[2])] == [True] * 3, problems
+    assert [
+        ("had to hang" in problems[0]),
+        ("didn't hang within 1 seconds" in problems[1]),
+        ("can't be run" in problems[2]),
+    ] == [True] * 3, problems
     path.write_text("clients: [{client: host1}]\nsteps: [{expect: hang}]\n")
     assert "needs a command" in shell("run", path, code=1)
     path.write_text("clients: [{client: host1}]\nsteps: [{run: [ls], expect: hangs}]\n")
@@ -241,7 +301,11 @@ def test_a_path_that_a_client_has(shell: Shell) -> None:
     """With the mount point in it, it would match nothing."""
     shell("mount", "backing", "one", "--log", "log")
     path = f"{shell.root}/one/dir/*.raw"
-    for words in (["rule", "add", "ops=write", f"path={path}"], ["ledger", "--path", path], ["set", "quotas=" + json.dumps([{"path": path, "size": 4096}])]):
+    for words in (
+        ["rule", "add", "ops=write", f"path={path}"],
+        ["ledger", "--path", path],
+        ["set", "quotas=" + json.dumps([{"path": path, "size": 4096}])],
+    ):
         assert f"begins with '{shell.root}/one'" in (refusal := shell(*words, code=1))
         assert "give '/dir/*.raw'" in refusal
     assert "give '/'" in shell("rule", "add", "ops=write", f"path={shell.root}/backing", code=1)
@@ -258,7 +322,10 @@ def test_the_name_comes_before_the_command_or_after_it(shell: Shell) -> None:
     assert "there are 2 (backing, other)" in shell("set", "size=1M", code=1)
     shell("-d", "backing", "set", "size=1M")
     shell("set", "-d", "other", "size=2M")
-    assert {name: status["capacity"]["size"] for name, status in json.loads(shell("--json", "status")).items()} == {"backing": 1 << 20, "other": 2 << 20}
+    assert {name: status["capacity"]["size"] for name, status in json.loads(shell("--json", "status")).items()} == {
+        "backing": 1 << 20,
+        "other": 2 << 20,
+    }
     assert list(json.loads(shell("--json", "-d", "other", "status"))) == ["other"]
     assert shell("-d", "third", "status") == "There is no datastore.\n"
     assert "--name" in shell("-d", "third", "mount", "backing", "one", code=2)
@@ -280,7 +347,18 @@ def test_a_table_is_for_people(shell: Shell) -> None:
 
 
 def test_without_the_capability(shell: Shell) -> None:
-    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-m", "simulated_datastore", "mount", "backing", "one", "--log", "log"]
+    command = [
+        "setpriv",
+        "--bounding-set=-sys_admin",
+        sys.executable,
+        "-m",
+        "simulated_datastore",
+        "mount",
+        "backing",
+        "one",
+        "--log",
+        "log",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=shell.environment, cwd=shell.root)
     assert done.returncode == 1
     assert "lacks the capability CAP_SYS_ADMIN" in done.stderr
@@ -297,22 +375,45 @@ def test_without_root(shell: Shell) -> None:
         echo content > one/file
         cat backing/file
         {program} umount"""
-    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", work], capture_output=True, text=True, check=False, timeout=120,
-                          env=shell.environment, cwd=shell.root)
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", work],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=shell.environment,
+        cwd=shell.root,
+    )
     assert done.returncode == 0, done.stderr
     assert "content" in done.stdout
     # What is the real root's can't be written there.
     unwritable = {"SIMULATED_DATASTORE_RUNTIME": "/proc/simulated-datastore"}
-    done = subprocess.run([sys.executable, "-m", "simulated_datastore", "mount", "backing", "one"], capture_output=True, text=True, check=False,
-                          env={**shell.environment, **unwritable}, cwd=shell.root)
-    assert (done.returncode, "SIMULATED_DATASTORE_RUNTIME" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    done = subprocess.run(
+        [sys.executable, "-m", "simulated_datastore", "mount", "backing", "one"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**shell.environment, **unwritable},
+        cwd=shell.root,
+    )
+    assert (done.returncode, "SIMULATED_DATASTORE_RUNTIME" in done.stderr, "Traceback" in done.stderr) == (
+        1,
+        True,
+        False,
+    )
     assert "--log names another" in shell("mount", "backing", "one", "--log", "/proc/nothing/log", code=1)
 
 
 def test_two_clients_of_a_new_datastore_at_once(shell: Shell) -> None:
     command = [sys.executable, "-m", "simulated_datastore", "mount", "backing"]
-    both = [subprocess.Popen([*command, point, "--client", point, "--log", "log"], env=shell.environment, cwd=shell.root) for point in ("one", "two")]
+    both = [
+        subprocess.Popen([*command, point, "--client", point, "--log", "log"], env=shell.environment, cwd=shell.root)
+        for point in ("one", "two")
+    ]
     codes = [each.wait(60) for each in both]
-    # Whoever comes second is another client, or is told that the name is just being taken; never a daemon that doesn't answer yet.
+    # Whoever comes second is another client, or is told that the name is just being taken; never a daemon that doesn't
+    # answer yet.
     assert 0 in codes
-    assert set(shell.json("status")["backing"]["clients"]) == {point for point, code in zip(("one", "two"), codes, strict=True) if code == 0}
+    assert set(shell.json("status")["backing"]["clients"]) == {
+        point for point, code in zip(("one", "two"), codes, strict=True) if code == 0
+    }

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""With no policy it is the file system beneath: every operation on every kind of name, by every kind of user, here and there."""
+"""With no policy it is the file system beneath: every operation on every kind of name, by every kind of user, here and
+there.
+"""
+
 from __future__ import annotations
 
 import contextlib
@@ -62,42 +65,87 @@ def _utime(path: str, time_ns: int) -> list[int]:
 
 #: Operations on one name.
 OPERATIONS: dict[str, Callable[[str], Any]] = {
-    "open-read": partial(_open, os.O_RDONLY), "open-write": partial(_open, os.O_WRONLY), "open-both": partial(_open, os.O_RDWR),
-    "create": partial(_open, os.O_CREAT | os.O_WRONLY), "create-excl": partial(_open, os.O_CREAT | os.O_EXCL | os.O_RDWR),
-    "create-trunc": partial(_open, os.O_CREAT | os.O_TRUNC | os.O_RDWR, mode=0o6777), "open-trunc": partial(_open, os.O_TRUNC | os.O_WRONLY),
-    "open-directory": partial(_open, os.O_RDONLY | os.O_DIRECTORY), "open-nofollow": partial(_open, os.O_RDONLY | os.O_NOFOLLOW),
-    "open-path": partial(_open, os.O_PATH | os.O_NOFOLLOW), "open-append": partial(_open, os.O_WRONLY | os.O_APPEND),
+    "open-read": partial(_open, os.O_RDONLY),
+    "open-write": partial(_open, os.O_WRONLY),
+    "open-both": partial(_open, os.O_RDWR),
+    "create": partial(_open, os.O_CREAT | os.O_WRONLY),
+    "create-excl": partial(_open, os.O_CREAT | os.O_EXCL | os.O_RDWR),
+    "create-trunc": partial(_open, os.O_CREAT | os.O_TRUNC | os.O_RDWR, mode=0o6777),
+    "open-trunc": partial(_open, os.O_TRUNC | os.O_WRONLY),
+    "open-directory": partial(_open, os.O_RDONLY | os.O_DIRECTORY),
+    "open-nofollow": partial(_open, os.O_RDONLY | os.O_NOFOLLOW),
+    "open-path": partial(_open, os.O_PATH | os.O_NOFOLLOW),
+    "open-append": partial(_open, os.O_WRONLY | os.O_APPEND),
     "open-noatime": partial(_open, os.O_RDONLY | os.O_NOATIME),
     "write": _write,
-    "mkdir": lambda path: os.mkdir(path, 0o7777), "mkdir-private": lambda path: os.mkdir(path, 0o700), "rmdir": os.rmdir, "unlink": os.unlink,
-    "mkfifo": lambda path: os.mkfifo(path, 0o666), "mknod-file": lambda path: os.mknod(path, stat.S_IFREG | 0o640),
+    "mkdir": lambda path: os.mkdir(path, 0o7777),
+    "mkdir-private": lambda path: os.mkdir(path, 0o700),
+    "rmdir": os.rmdir,
+    "unlink": os.unlink,
+    "mkfifo": lambda path: os.mkfifo(path, 0o666),
+    "mknod-file": lambda path: os.mknod(path, stat.S_IFREG | 0o640),
     "mknod-char": lambda path: os.mknod(path, stat.S_IFCHR | 0o640, os.makedev(1, 3)),
-    "mknod-block": lambda path: os.mknod(path, stat.S_IFBLK | 0o640, os.makedev(7, 201)), "bind": _bind,
-    "symlink": lambda path: os.symlink("some/target", path), "symlink-empty": lambda path: os.symlink("", path),
-    "symlink-long": lambda path: os.symlink("t" * 4095, path), "symlink-too-long": lambda path: os.symlink("t" * 4096, path),
-    "readlink": os.readlink, "listdir": lambda path: sorted(os.listdir(path)),
-    "chmod": lambda path: os.chmod(path, 0o640), "chmod-special": lambda path: os.chmod(path, 0o7777),
-    "chown": lambda path: os.chown(path, 1002, 1002), "chown-group": lambda path: os.chown(path, -1, 1001),
-    "chown-nothing": lambda path: os.chown(path, -1, -1), "lchown": lambda path: os.lchown(path, 65534, 65534),
-    "truncate-short": lambda path: os.truncate(path, 3), "truncate-long": lambda path: os.truncate(path, 12_345),
-    "truncate-huge": lambda path: os.truncate(path, (1 << 63) - 1), "truncate-large": lambda path: os.truncate(path, 1 << 42),
-    "write-far": lambda path: _write_at(path, (1 << 63) - 5), "write-large": lambda path: _write_at(path, (1 << 40) + 1),
-    "utime-before-the-epoch": lambda path: _utime(path, -1_500_000_001), "utime-far": lambda path: _utime(path, (1 << 33) * 10**9 + 5),
+    "mknod-block": lambda path: os.mknod(path, stat.S_IFBLK | 0o640, os.makedev(7, 201)),
+    "bind": _bind,
+    "symlink": lambda path: os.symlink("some/target", path),
+    "symlink-empty": lambda path: os.symlink("", path),
+    "symlink-long": lambda path: os.symlink("t" * 4095, path),
+    "symlink-too-long": lambda path: os.symlink("t" * 4096, path),
+    "readlink": os.readlink,
+    "listdir": lambda path: sorted(os.listdir(path)),
+    "chmod": lambda path: os.chmod(path, 0o640),
+    "chmod-special": lambda path: os.chmod(path, 0o7777),
+    "chown": lambda path: os.chown(path, 1002, 1002),
+    "chown-group": lambda path: os.chown(path, -1, 1001),
+    "chown-nothing": lambda path: os.chown(path, -1, -1),
+    "lchown": lambda path: os.lchown(path, 65534, 65534),
+    "truncate-short": lambda path: os.truncate(path, 3),
+    "truncate-long": lambda path: os.truncate(path, 12_345),
+    "truncate-huge": lambda path: os.truncate(path, (1 << 63) - 1),
+    "truncate-large": lambda path: os.truncate(path, 1 << 42),
+    "write-far": lambda path: _write_at(path, (1 << 63) - 5),
+    "write-large": lambda path: _write_at(path, (1 << 40) + 1),
+    "utime-before-the-epoch": lambda path: _utime(path, -1_500_000_001),
+    "utime-far": lambda path: _utime(path, (1 << 33) * 10**9 + 5),
     "truncate-negative": lambda path: os.truncate(path, -1),
-    "utime": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2)), "utime-now": os.utime,
+    "utime": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2)),
+    "utime-now": os.utime,
     "utime-link": lambda path: os.utime(path, ns=(OLD + 1, OLD + 2), follow_symlinks=False),
-    "access-read": lambda path: os.access(path, os.R_OK), "access-write": lambda path: os.access(path, os.W_OK),
+    "access-read": lambda path: os.access(path, os.R_OK),
+    "access-write": lambda path: os.access(path, os.W_OK),
     "access-search": lambda path: os.access(path, os.X_OK),
-    "setxattr": lambda path: os.setxattr(path, "user.colour", b"green"), "getxattr": lambda path: os.getxattr(path, "user.colour").decode(),
-    "setxattr-trusted": lambda path: os.setxattr(path, "trusted.colour", b"green"), "listxattr": os.listxattr,
-    "removexattr": lambda path: os.removexattr(path, "user.colour"), "link-new": lambda path: os.link(path, "new-link", follow_symlinks=False),
-    "link-over": lambda path: os.link(path, "file", follow_symlinks=False), "link-into": lambda path: os.link("file", path),
+    "setxattr": lambda path: os.setxattr(path, "user.colour", b"green"),
+    "getxattr": lambda path: os.getxattr(path, "user.colour").decode(),
+    "setxattr-trusted": lambda path: os.setxattr(path, "trusted.colour", b"green"),
+    "listxattr": os.listxattr,
+    "removexattr": lambda path: os.removexattr(path, "user.colour"),
+    "link-new": lambda path: os.link(path, "new-link", follow_symlinks=False),
+    "link-over": lambda path: os.link(path, "file", follow_symlinks=False),
+    "link-into": lambda path: os.link("file", path),
     "chdir": os.chdir,
     "stat": lambda path: oct(os.stat(path).st_mode),
 }
 #: The second names of rename.
-RENAME_TO = ("new", "file", "hard", "dir", "full", "full/new", "link", "fifo", "sticky/root's", "sticky/new", "sticky/dir", "no-write/new", "foreign/new",
-             "dir/below/new", "nothing/new", "n" * 256, "dir/moved", "setgid/new")
+RENAME_TO = (
+    "new",
+    "file",
+    "hard",
+    "dir",
+    "full",
+    "full/new",
+    "link",
+    "fifo",
+    "sticky/root's",
+    "sticky/new",
+    "sticky/dir",
+    "no-write/new",
+    "foreign/new",
+    "dir/below/new",
+    "nothing/new",
+    "n" * 256,
+    "dir/moved",
+    "setgid/new",
+)
 
 
 class Pair:
@@ -121,12 +169,18 @@ class Pair:
         """What differs after *operations*, one after the other; empty when nothing does."""
         with self.trees() as trees:
             here, there = (as_user(user, tree, list(operations.values()), umask) for tree in trees)
-            different = [f"{name[:60]!r}: {first!r} beneath, {second!r} on the mount"
-                         for name, first, second in zip(operations, here, there, strict=True) if first != second]
+            different = [
+                f"{name[:60]!r}: {first!r} beneath, {second!r} on the mount"
+                for name, first, second in zip(operations, here, there, strict=True)
+                if first != second
+            ]
             for look in (touched, snapshot):
                 here, there = (look(tree.parent) for tree in trees)
-                different += [f"{look.__name__} {key}: {here.get(key)} beneath, {there.get(key)} on the mount"
-                              for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
+                different += [
+                    f"{look.__name__} {key}: {here.get(key)} beneath, {there.get(key)} on the mount"
+                    for key in sorted(here.keys() | there.keys())
+                    if here.get(key) != there.get(key)
+                ]
             return different
 
 
@@ -154,10 +208,14 @@ def test_rename(pair: Pair, target: str, user: str) -> None:
 MODES = (0o6777, 0o4767, 0o2767, 0o2777, 0o2707, 0o6666, 0o0777)
 #: What changes the content of the file "special".
 CHANGES: dict[str, Callable[[], Any]] = {
-    "write": lambda: _write("special"), "append": lambda: _append("special"), "truncate": lambda: os.truncate("special", 1),
-    "truncate-nothing": lambda: os.truncate("special", 3), "open-trunc": lambda: _open(os.O_WRONLY | os.O_TRUNC, "special"),
+    "write": lambda: _write("special"),
+    "append": lambda: _append("special"),
+    "truncate": lambda: os.truncate("special", 1),
+    "truncate-nothing": lambda: os.truncate("special", 3),
+    "open-trunc": lambda: _open(os.O_WRONLY | os.O_TRUNC, "special"),
     "chown-group": lambda: os.chown("special", -1, 1001),
-    "posix-fallocate": lambda: _allocate("special")}
+    "posix-fallocate": lambda: _allocate("special"),
+}
 
 
 def _append(path: str) -> int:
@@ -181,7 +239,11 @@ def kind(request: pytest.FixtureRequest, tmpfs: Path) -> Iterator[Mounted]:
     root = tmpfs / f"privileges-{request.param}"
     root.mkdir()
     mount = root / "mount"
-    mounted = Mounted(f"privileges-{os.getpid()}", root, [{"mount_point": str(mount), "client": "mount", "strict": request.param == "strict"}])
+    mounted = Mounted(
+        f"privileges-{os.getpid()}",
+        root,
+        [{"mount_point": str(mount), "client": "mount", "strict": request.param == "strict"}],
+    )
     yield mounted
     mounted.end()
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What programs rely on beyond single calls: open files without a name, descriptors, timestamps, caches, ACLs - and real loads."""
+"""What programs rely on beyond single calls: open files without a name, descriptors, timestamps, caches, ACLs - and
+real loads.
+"""
+
 from __future__ import annotations
 
 import ctypes
@@ -31,7 +34,9 @@ RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     if shutil.which(str(command[0])) is None:
         pytest.fail(f"{command[0]} is missing: install sqlite3, git, qemu-utils, rsync, fio, acl and attr.")
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
@@ -240,13 +245,23 @@ def test_more_files_open_than_the_daemon_may_have(tmpfs: Path) -> None:
     root = tmpfs / "descriptors"
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
-    start = ("import sys; from pathlib import Path; from simulated_datastore.client import start; root = Path(sys.argv[1]);"
-             "start('descriptors', root / 'backing', [{'mount_point': str(root / 'mount')}], log=root / 'log')")
-    run("prlimit", "--nofile=400:400", sys.executable, "-c", start, root, env={**os.environ, "PYTHONPATH": str(HARNESS)})
+    start = (
+        "import sys; from pathlib import Path; from simulated_datastore.client import start; root = Path(sys.argv[1]);"
+        "start('descriptors', root / 'backing', [{'mount_point': str(root / 'mount')}], log=root / 'log')"
+    )
+    run(
+        "prlimit", "--nofile=400:400", sys.executable, "-c", start, root, env={**os.environ, "PYTHONPATH": str(HARNESS)}
+    )
     datastore = Running("descriptors")
     try:
         held = [os.open(root / f"mount/{number}", os.O_CREAT | os.O_RDWR) for number in range(1000)]
-        assert "400" in Path(f"/proc/{datastore.record()['pid']}/limits").read_text().split("Max open files", 1)[1].split("\n")[0]
+        assert (
+            "400"
+            in Path(f"/proc/{datastore.record()['pid']}/limits")
+            .read_text()
+            .split("Max open files", 1)[1]
+            .split("\n")[0]
+        )
         for number in range(0, 1000, 10):
             (root / f"mount/{number}").unlink()
             (root / f"mount/{number + 1}").rename(root / f"mount/renamed-{number + 1}")
@@ -314,9 +329,15 @@ def test_two_clients_see_each_other(mounted: Callable[..., Any]) -> None:
 
 def sqlite(path: Path, journal: str) -> None:
     script = f"pragma journal_mode={journal}; create table t(a integer primary key, b blob);" + "".join(
-        f"begin; insert into t(b) values (randomblob({size})); update t set b = randomblob(900) where a % 3 = 0; commit;" for size in range(100, 6000, 200))
+        f"begin; insert into t(b) values (randomblob({size})); update t set b = randomblob(900) where a % 3 = 0; "
+        "commit;"
+        for size in range(100, 6000, 200)
+    )
     run("sqlite3", path / f"{journal}.db", script)
-    assert run("sqlite3", path / f"{journal}.db", "pragma integrity_check; select count(*) from t").split() == ["ok", "30"]
+    assert run("sqlite3", path / f"{journal}.db", "pragma integrity_check; select count(*) from t").split() == [
+        "ok",
+        "30",
+    ]
 
 
 def git(path: Path) -> None:
@@ -364,12 +385,33 @@ def copies(path: Path) -> None:
 
 
 def fio(path: Path) -> None:
-    run("fio", "--name=verify", f"--directory={path}", "--rw=randrw", "--bs=4k-64k", "--size=8M", "--numjobs=2", "--verify=crc32c", "--do_verify=1",
-        "--verify_fatal=1", "--fsync=16", "--direct=1", "--ioengine=psync", "--fallocate=none", cwd=path)
+    run(
+        "fio",
+        "--name=verify",
+        f"--directory={path}",
+        "--rw=randrw",
+        "--bs=4k-64k",
+        "--size=8M",
+        "--numjobs=2",
+        "--verify=crc32c",
+        "--do_verify=1",
+        "--verify_fatal=1",
+        "--fsync=16",
+        "--direct=1",
+        "--ioengine=psync",
+        "--fallocate=none",
+        cwd=path,
+    )
 
 
-LOADS = {"sqlite-delete": lambda path: sqlite(path, "delete"), "sqlite-wal": lambda path: sqlite(path, "wal"), "git": git, "qemu-img": qemu_img,
-         "rsync-tar": copies, "fio": fio}
+LOADS = {
+    "sqlite-delete": lambda path: sqlite(path, "delete"),
+    "sqlite-wal": lambda path: sqlite(path, "wal"),
+    "git": git,
+    "qemu-img": qemu_img,
+    "rsync-tar": copies,
+    "fio": fio,
+}
 
 
 @pytest.mark.parametrize("load", LOADS)
@@ -391,11 +433,16 @@ def test_two_of_each_at_once(ds: Any) -> None:
 
 
 def test_a_client_killed_in_the_middle(ds: Any) -> None:
-    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={ds.path}/big", "bs=64k", "count=4000"], stderr=subprocess.DEVNULL)
+    writer = subprocess.Popen(
+        ["dd", "if=/dev/zero", f"of={ds.path}/big", "bs=64k", "count=4000"], stderr=subprocess.DEVNULL
+    )
     ds.call("wait_for", predicate={"op": "write", "path": "big", "count": 20})
     writer.kill()
     writer.wait()
     (ds.path / "after").write_text("lives")
     assert stat.S_ISREG(os.stat(ds.backing / "after").st_mode)
     assert threading.active_count() < 50
-    assert as_user(ROOT, ds.path, [lambda: os.listdir(".")]) == [["big", "after"]] or set(os.listdir(ds.path)) == {"big", "after"}
+    assert as_user(ROOT, ds.path, [lambda: os.listdir(".")]) == [["big", "after"]] or set(os.listdir(ds.path)) == {
+        "big",
+        "after",
+    }

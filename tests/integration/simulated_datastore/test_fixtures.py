@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The fixtures that users get, on code that is right and on code that is wrong."""
+
 from __future__ import annotations
 
 import contextlib
@@ -84,7 +85,9 @@ def test_read_exactly_once(datastore_factory: Callable[..., SimulatedDatastore])
     with pytest.raises(AssertionError, match="more than once"):
         datastore.ledger.read("disk[1].raw").assert_once()
     datastore.ledger.mark("again")
-    subprocess.run(["dd", f"if={path / 'disk[1].raw'}", "of=/dev/null", "bs=4k", "count=10"], check=True, capture_output=True)
+    subprocess.run(
+        ["dd", f"if={path / 'disk[1].raw'}", "of=/dev/null", "bs=4k", "count=10"], check=True, capture_output=True
+    )
     with pytest.raises(AssertionError, match="never read"):
         datastore.ledger.read("disk[1].raw", since="again").assert_once()
 
@@ -146,11 +149,17 @@ def test_the_kill_walker_finds_what_a_killed_process_leaves(walk_kills: KillWalk
         walk_kills(careful, lambda directory: clean(directory, OSError()), prepare=prepare)
     seen: list[bytes] = []
     with pytest.raises(AssertionError, match="after a kill before change 2"):
-        walk_kills(in_place, lambda directory: (seen.append((directory / "config").read_bytes()), whole(directory))[-1], prepare=prepare)
+        walk_kills(
+            in_place,
+            lambda directory: (seen.append((directory / "config").read_bytes()), whole(directory))[-1],
+            prepare=prepare,
+        )
     assert seen == [b"old content", b""]
 
 
-def test_the_kill_walker_tells_of_code_that_fails_by_itself(walk_kills: KillWalker, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_kill_walker_tells_of_code_that_fails_by_itself(
+    walk_kills: KillWalker, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(AssertionError, match="ended with 1"):
         walk_kills(lambda directory: os.unlink(directory / "nothing"), whole, prepare=prepare)
     assert "FileNotFoundError" in capfd.readouterr().err
@@ -191,7 +200,9 @@ def pages(directory: Path) -> None:
 def test_the_crash_walker_finds_one_write_of_many(walk_crashes: CrashWalker) -> None:
     def check(directory: Path) -> None:
         content = (directory / "pages").read_bytes()
-        assert content[23 * 4096:].count(b"n") < 4096 or content[5 * 4096:6 * 4096] == b"n" * 4096, "the last page without that of the number 5"
+        assert content[23 * 4096 :].count(b"n") < 4096 or content[5 * 4096 : 6 * 4096] == b"n" * 4096, (
+            "the last page without that of the number 5"
+        )
 
     with pytest.raises(AssertionError, match="before change 2[45], .*: the last page without that of the number 5"):
         walk_crashes(pages, check, prepare=lambda directory: (directory / "pages").write_bytes(b"o" * 24 * 4096))
@@ -227,9 +238,25 @@ def test_a_walk_that_was_cut_is_told_of_in_the_summary(tmp_path: Path) -> None:
 def test_walk(walk_crashes):
     walk_crashes(lambda directory: (directory / "file").write_bytes(b"x" * 8192), lambda directory: None, limit=3)
 """)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "test_it.py", "--junit-xml",
-                           tmp_path / "junit.xml"], capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(Path(testing.__file__).parents[1])})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            tmp_path,
+            tmp_path / "test_it.py",
+            "--junit-xml",
+            tmp_path / "junit.xml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(testing.__file__).parents[1])},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     # 1, 2 with the name or without it, and twice 2 times 7 contents: before it is closed, and after.
     assert "test_it.py::test_walk: 9 crashes, into 9 of 31 states of the disk (limit=3, seed=0)" in done.stdout

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The service behind the Ansible module, on real mounts by way of the real program."""
+
 from __future__ import annotations
 
 import json
@@ -30,19 +31,32 @@ class Host:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.program = root / "simulated-datastore"
-        self.program.write_text(f"#!/bin/sh\nexport SIMULATED_DATASTORE_RUNTIME='{root}/run' PYTHONPATH='{HARNESS}'\n"
-                                f"exec '{sys.executable}' -m simulated_datastore \"$@\"\n")
+        self.program.write_text(
+            f"#!/bin/sh\nexport SIMULATED_DATASTORE_RUNTIME='{root}/run' PYTHONPATH='{HARNESS}'\n"
+            f"exec '{sys.executable}' -m simulated_datastore \"$@\"\n"
+        )
         self.program.chmod(0o755)
         for name in ("backing", "one", "two"):
             (root / name).mkdir()
 
     def plan(self, *, clients: str = "one two", **options: Any) -> Any:
-        mounts = [{"client": name, "path": str(self.root / name), "profile": "local", "squash": None, "read_only": False, "strict": False}
-                  for name in clients.split()]
+        mounts = [
+            {
+                "client": name,
+                "path": str(self.root / name),
+                "profile": "local",
+                "squash": None,
+                "read_only": False,
+                "strict": False,
+            }
+            for name in clients.split()
+        ]
         return self.partial(**{"backing": str(self.root / "backing"), "mounts": mounts, **options})
 
     def partial(self, **options: Any) -> Any:
-        return SimulatedDatastoreService(SimulatedDatastoreWish(**{"executable": str(self.program), "name": "module", **options})).plan()
+        return SimulatedDatastoreService(
+            SimulatedDatastoreWish(**{"executable": str(self.program), "name": "module", **options})
+        ).plan()
 
     def control(self) -> Control:
         return Control(self.root / "run/module/socket")
@@ -57,7 +71,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_mounts_settings_and_rules(host: Host) -> None:
-    wish: dict[str, Any] = {"settings": {"size": 1 << 20, "latency": {"fsync": 0.01}}, "rules": [{"id": "r", "ops": ["write"], "nth": 3}]}
+    wish: dict[str, Any] = {
+        "settings": {"size": 1 << 20, "latency": {"fsync": 0.01}},
+        "rules": [{"id": "r", "ops": ["write"], "nth": 3}],
+    }
     plan = host.plan(**wish)
     # Check mode: nothing has happened yet.
     assert not os.path.ismount(host.root / "one")
@@ -92,7 +109,16 @@ def test_what_is_refused(host: Host) -> None:
 
 
 def test_the_info_module(host: Host) -> None:
-    options = {"executable": str(host.program), "name": "module", "op": ["write"], "path": None, "client": "two", "rule": None, "since": None, "limit": 10}
+    options = {
+        "executable": str(host.program),
+        "name": "module",
+        "op": ["write"],
+        "path": None,
+        "client": "two",
+        "rule": None,
+        "since": None,
+        "limit": 10,
+    }
     assert read_simulated_datastore(options)["mounted"] is False
     host.plan().commit()
     (host.root / "two/file").write_text("content")
@@ -121,7 +147,16 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
     if link:
         root = host.root.with_name(host.root.name + "-link")
         root.symlink_to(host.root)
-    mounts = [{"client": "one", "path": str(root / "one"), "profile": "nfs3", "squash": "none", "read_only": False, "strict": False}]
+    mounts = [
+        {
+            "client": "one",
+            "path": str(root / "one"),
+            "profile": "nfs3",
+            "squash": "none",
+            "read_only": False,
+            "strict": False,
+        }
+    ]
     wish = {"backing": str(root / "backing"), "mounts": mounts}
     host.partial(**wish).commit()
     control = host.control()
@@ -133,8 +168,21 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
         before = control.call("ledger.mark", name="hung")
         assert not in_time(lambda: host.partial(**wish, settings={"state": "hung"})).changed
         assert names(in_time(lambda: host.partial(**wish, settings={"state": "up"}))) == ["set"]
-        assert read_simulated_datastore({"executable": str(host.program), "name": "module", "op": None, "path": None, "client": None, "rule": None,
-                                         "since": str(before), "limit": 10})["ledger"] == []
+        assert (
+            read_simulated_datastore(
+                {
+                    "executable": str(host.program),
+                    "name": "module",
+                    "op": None,
+                    "path": None,
+                    "client": None,
+                    "rule": None,
+                    "since": str(before),
+                    "limit": 10,
+                }
+            )["ledger"]
+            == []
+        )
         assert control.call("status")["parked"] == 1
         in_time(host.partial(**wish, settings={"state": "up"}).commit)
         assert hanging.wait(20) == 0
@@ -167,10 +215,23 @@ def test_other_datastores_are_none_of_its_business(host: Host) -> None:
         sleeper.wait()
 
 
-@pytest.mark.parametrize("settings", [
-    {"size": "64K"}, {"max_file": "1 MiB", "read": "10M", "write": "4096"}, {"size": "1M", "quotas": [{"uid": 1000, "size": "64K"}]}, {"quotas": []},
-    {"quotas": None}, {"latency": 0.25}, {"latency": {}}, {"latency": {"read": 0.5, "write": None}}, {"state": "hung", "client": "two"},
-    {"state": "slow", "delay": 2}, {"read": None, "requests": 0}, {"size": None, "error_at": None}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": "64K"},
+        {"max_file": "1 MiB", "read": "10M", "write": "4096"},
+        {"size": "1M", "quotas": [{"uid": 1000, "size": "64K"}]},
+        {"quotas": []},
+        {"quotas": None},
+        {"latency": 0.25},
+        {"latency": {}},
+        {"latency": {"read": 0.5, "write": None}},
+        {"state": "hung", "client": "two"},
+        {"state": "slow", "delay": 2},
+        {"read": None, "requests": 0},
+        {"size": None, "error_at": None},
+    ],
+)
 def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
     host.plan().commit()
     host.partial(settings=settings).commit()
@@ -179,9 +240,15 @@ def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
     assert not host.partial(settings={"state": "up"}).changed
 
 
-@pytest.mark.parametrize("rule", [
-    {"ops": "write,read", "error": "ENOSPC"}, {"ops": ["mkdir"], "action": "delay", "delay": 1}, {"ops": ["write"], "action": "torn", "keep": 4096, "nth": 2},
-    {"ops": ["read"], "nth": None, "path": "*.raw"}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"ops": "write,read", "error": "ENOSPC"},
+        {"ops": ["mkdir"], "action": "delay", "delay": 1},
+        {"ops": ["write"], "action": "torn", "keep": 4096, "nth": 2},
+        {"ops": ["read"], "nth": None, "path": "*.raw"},
+    ],
+)
 def test_a_rule_is_added_once_and_replaced_when_it_differs(host: Host, rule: dict[str, Any]) -> None:
     host.plan(rules=[{"id": "r", **rule}]).commit()
     assert not host.partial(rules=[{"id": "r", **rule}]).changed
@@ -193,12 +260,21 @@ def test_a_rule_is_added_once_and_replaced_when_it_differs(host: Host, rule: dic
 
 def test_a_mount_is_replaced_and_the_rest_stays(host: Host) -> None:
     host.plan(clients="one", settings={"size": "1M"}, rules=[{"id": "r", "ops": ["mkdir"]}]).commit()
-    mount = {"client": "one", "path": str(host.root / "one"), "profile": "local", "squash": "all", "read_only": True, "strict": True}
+    mount = {
+        "client": "one",
+        "path": str(host.root / "one"),
+        "profile": "local",
+        "squash": "all",
+        "read_only": True,
+        "strict": True,
+    }
     plan = host.partial(mounts=[mount])
     assert names(plan) == ["mount again for one"]
     plan.commit()
     assert not host.partial(mounts=[mount]).changed
-    assert "ro" in subprocess.run(["findmnt", "-no", "OPTIONS", mount["path"]], capture_output=True, text=True, check=True).stdout.split(",")
+    assert "ro" in subprocess.run(
+        ["findmnt", "-no", "OPTIONS", mount["path"]], capture_output=True, text=True, check=True
+    ).stdout.split(",")
     assert os.statvfs(mount["path"]).f_blocks == 256
     moved = {**mount, "path": str(host.root / "two/below"), "squash": None, "read_only": False}
     host.partial(mounts=[moved]).commit()
@@ -219,9 +295,22 @@ def test_exports(host: Host) -> None:
     assert not host.partial(backing=backing, exports=[export]).changed
     assert host.partial(exports=[export], mounts=[]).actions == []
     assert names(host.partial(exports=[{**export, "profile": "nfs3"}])) == ["export"]
-    host.partial(exports=[{**export, "profile": "nfs3"}, {"source": "nfs1:/more", "profile": None, "squash": None}]).commit()
+    host.partial(
+        exports=[{**export, "profile": "nfs3"}, {"source": "nfs1:/more", "profile": None, "squash": None}]
+    ).commit()
     assert names(host.partial(exports=[{**export, "profile": "nfs3"}])) == ["end export"]
-    host.partial(mounts=[{"client": "one", "path": str(host.root / "one"), "profile": "local", "squash": None, "read_only": False, "strict": False}]).commit()
+    host.partial(
+        mounts=[
+            {
+                "client": "one",
+                "path": str(host.root / "one"),
+                "profile": "local",
+                "squash": None,
+                "read_only": False,
+                "strict": False,
+            }
+        ]
+    ).commit()
     # It goes with the last thing it is there for.
     host.partial(exports=[], mounts=[]).commit()
     with pytest.raises(VmstoreError, match="backing"):

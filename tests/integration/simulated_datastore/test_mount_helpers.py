@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""mount(8), umount(8) and fstab(5) on exported datastores, in a mount namespace where /sbin and fstab are copies: nothing of it is seen outside."""
+"""mount(8), umount(8) and fstab(5) on exported datastores, in a mount namespace where /sbin and fstab are copies:
+nothing of it is seen outside.
+"""
+
 from __future__ import annotations
 
 import json
@@ -19,12 +22,19 @@ HARNESS = Path(__file__).resolve().parents[2] / "harness"
 
 
 class Host:
-    """A mount namespace of its own. *root* is a tmpfs in there, with *mnt* to mount at and *backing*; its *up* has what is changed in /sbin."""
+    """A mount namespace of its own. *root* is a tmpfs in there, with *mnt* to mount at and *backing*; its *up* has what
+    is changed in /sbin.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.mnt = root / "mnt"
-        self.environment = {**os.environ, "PYTHONPATH": str(HARNESS), "SIMULATED_DATASTORE_RUNTIME": str(root / "run"), "LC_ALL": "C"}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(HARNESS),
+            "SIMULATED_DATASTORE_RUNTIME": str(root / "run"),
+            "LC_ALL": "C",
+        }
         sbin = os.path.realpath("/sbin")
         setup = f"""set -e
             mount -t tmpfs none {root}
@@ -34,15 +44,26 @@ class Host:
             mount --bind {root}/fstab /etc/fstab
             echo ready
             read end"""
-        self._process = subprocess.Popen(["unshare", "--mount", "--propagation=private", "sh", "-c", setup], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "--propagation=private", "sh", "-c", setup],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.enter = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt"]
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
     def __call__(self, *words: object, code: int = 0, deadline: float = 60) -> str:
         """The output of a command in there."""
-        done = subprocess.run([*self.enter, *map(str, words)], capture_output=True, text=True, check=False, timeout=deadline, env=self.environment)
+        done = subprocess.run(
+            [*self.enter, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=deadline,
+            env=self.environment,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -56,7 +77,18 @@ class Host:
         return self("findmnt", "-no", column, self.mnt).strip()
 
     def export(self, *words: str) -> None:
-        self.program("export", self.root / "backing", "nfs1:/images", "--name", "images", "--squash", "none", "--log", self.root / "log", *words)
+        self.program(
+            "export",
+            self.root / "backing",
+            "nfs1:/images",
+            "--name",
+            "images",
+            "--squash",
+            "none",
+            "--log",
+            self.root / "log",
+            *words,
+        )
 
     def end(self) -> None:
         for name in self.status():
@@ -78,10 +110,20 @@ def test_a_role_mounts_as_it_is(host: Host) -> None:
     host.program("helpers", "install", "sim", "nfs")
     assert json.loads(host.program("helpers", "install", "--json", "nfs"))["changed"] == []
     host.program("set", "size=1M")
-    host("mount", "-t", "nfs", "-o", "vers=4.2,hard,timeo=600,retrans=2,_netdev,noatime,x-systemd.automount", "nfs1:/images", host.mnt)
+    host(
+        "mount",
+        "-t",
+        "nfs",
+        "-o",
+        "vers=4.2,hard,timeo=600,retrans=2,_netdev,noatime,x-systemd.automount",
+        "nfs1:/images",
+        host.mnt,
+    )
     assert host.findmnt("SOURCE,FSTYPE") == "nfs1:/images fuse.nfs4"
     assert "noatime" in host.findmnt("OPTIONS").split(",")
-    assert "No space left" in host("dd", "if=/dev/zero", f"of={host.mnt}/full", "bs=64k", "count=100", "conv=fsync", code=1)
+    assert "No space left" in host(
+        "dd", "if=/dev/zero", f"of={host.mnt}/full", "bs=64k", "count=100", "conv=fsync", code=1
+    )
     host("rm", f"{host.mnt}/full")
     assert "busy" in host("mount", "-t", "nfs", "nfs1:/images", host.mnt, code=32)
     host("mount", "-o", "remount,ro", host.mnt)
@@ -115,8 +157,12 @@ def test_what_is_refused(host: Host) -> None:
     assert "Failed to resolve server nfs2" in host("mount", "-t", "nfs", "nfs2:/images", host.mnt, code=32)
     assert "No such file" in host("mount", "-t", "nfs4", "nfs1:/other", host.mnt, code=32)
     assert "access denied by server" in host("mount", "-t", "nfs", "-o", "vers=3", "nfs1:/other", host.mnt, code=32)
-    assert "incorrect mount option" in host("mount", "-t", "nfs", "-o", "timeo=5,sfot", "nfs1:/images", host.mnt, code=32)
-    assert "incorrect mount option" in host("mount", "-t", "nfs", "-o", "soft,timeo=x", "nfs1:/images", host.mnt, code=32)
+    assert "incorrect mount option" in host(
+        "mount", "-t", "nfs", "-o", "timeo=5,sfot", "nfs1:/images", host.mnt, code=32
+    )
+    assert "incorrect mount option" in host(
+        "mount", "-t", "nfs", "-o", "soft,timeo=x", "nfs1:/images", host.mnt, code=32
+    )
     assert "not supported" in host("mount", "-t", "nfs", "-o", "vers=5", "nfs1:/images", host.mnt, code=32)
     # mount(8), or the helper, says so.
     assert "does not exist" in host("mount", "-t", "nfs", "nfs1:/images", f"{host.root}/nothing", code=32)
@@ -163,11 +209,17 @@ def test_a_mount_doesnt_wait_for_a_datastore_that_has_ended(host: Host) -> None:
     host.export()
     host.program("helpers", "install", "nfs")
     host.program("set", "state=hung")
-    waiting = subprocess.Popen([*host.enter, "/sbin/mount.nfs", "nfs1:/images", str(host.mnt), "-o", "retry=1000"], stderr=subprocess.PIPE, text=True,
-                               env=host.environment)
+    waiting = subprocess.Popen(
+        [*host.enter, "/sbin/mount.nfs", "nfs1:/images", str(host.mnt), "-o", "retry=1000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=host.environment,
+    )
     host.program("umount", "-d", "images")
     # It may have come when there was nothing to wait for any more.
-    assert waiting.communicate(timeout=60)[1].startswith(("mount.nfs: Connection refused", "mount.nfs: Failed to resolve"))
+    assert waiting.communicate(timeout=60)[1].startswith(
+        ("mount.nfs: Connection refused", "mount.nfs: Failed to resolve")
+    )
     assert waiting.returncode == 32
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The policies as programs meet them on real mounts: what df, du, dd, stat and the shell see."""
+
 from __future__ import annotations
 
 import errno
@@ -26,8 +27,12 @@ from simulated_datastore.system import mounts
 
 
 def df(path: Path, columns: str = "size,used,avail") -> list[int]:
-    return [int(word) for word in subprocess.run(["df", f"--output={columns}", str(path)],
-                                                 capture_output=True, text=True, check=True).stdout.splitlines()[1].split()]
+    return [
+        int(word)
+        for word in subprocess.run(["df", f"--output={columns}", str(path)], capture_output=True, text=True, check=True)
+        .stdout.splitlines()[1]
+        .split()
+    ]
 
 
 def du(path: Path) -> int:
@@ -35,8 +40,13 @@ def du(path: Path) -> int:
 
 
 def dd(path: Path, size: int, *options: str) -> tuple[int, str]:
-    done = subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1k", f"count={size}", *options], capture_output=True, text=True, check=False,
-                          env={**os.environ, "LC_ALL": "C"})
+    done = subprocess.run(
+        ["dd", "if=/dev/zero", f"of={path}", "bs=1k", f"count={size}", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     return done.returncode, done.stderr
 
 
@@ -76,19 +86,47 @@ def test_a_rule_hits_and_the_ledger_proves_it(ds: Any) -> None:
     assert code == 1
     assert "Input/output error" in message
     assert dd(ds.path / "disk.raw", 10)[0] == 0
-    assert [(row["path"], row["offset"], row["error"]) for row in ds.call("ledger.query", rule=rule["id"])] == [("/disk.qcow2", 2048, errno.EIO)]
+    assert [(row["path"], row["offset"], row["error"]) for row in ds.call("ledger.query", rule=rule["id"])] == [
+        ("/disk.qcow2", 2048, errno.EIO)
+    ]
 
 
-@pytest.mark.parametrize("op", ["create", "mkdir", "unlink", "rename", "truncate", "chmod", "fsync", "symlink", "link", "read", "open", "setxattr", "close"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "create",
+        "mkdir",
+        "unlink",
+        "rename",
+        "truncate",
+        "chmod",
+        "fsync",
+        "symlink",
+        "link",
+        "read",
+        "open",
+        "setxattr",
+        "close",
+    ],
+)
 def test_every_kind_of_operation_can_fail(ds: Any, op: str) -> None:
     (ds.path / "file").write_text("content")
     held = os.open(ds.path / "file", os.O_RDWR)
     work: dict[str, Callable[[], Any]] = {
-        "create": (ds.path / "new").touch, "mkdir": (ds.path / "dir").mkdir, "unlink": lambda: os.unlink(ds.path / "file"),
-        "rename": lambda: os.rename(ds.path / "file", ds.path / "other"), "truncate": lambda: os.truncate(ds.path / "file", 2),
-        "chmod": lambda: os.chmod(ds.path / "file", 0o600), "fsync": lambda: os.fsync(held), "symlink": lambda: os.symlink("x", ds.path / "link"),
-        "link": lambda: os.link(ds.path / "file", ds.path / "hard"), "read": (ds.path / "file").read_bytes, "open": (ds.path / "file").read_bytes,
-        "setxattr": lambda: os.setxattr(ds.path / "file", "user.a", b"b"), "close": lambda: os.close(os.dup(held))}
+        "create": (ds.path / "new").touch,
+        "mkdir": (ds.path / "dir").mkdir,
+        "unlink": lambda: os.unlink(ds.path / "file"),
+        "rename": lambda: os.rename(ds.path / "file", ds.path / "other"),
+        "truncate": lambda: os.truncate(ds.path / "file", 2),
+        "chmod": lambda: os.chmod(ds.path / "file", 0o600),
+        "fsync": lambda: os.fsync(held),
+        "symlink": lambda: os.symlink("x", ds.path / "link"),
+        "link": lambda: os.link(ds.path / "file", ds.path / "hard"),
+        "read": (ds.path / "file").read_bytes,
+        "open": (ds.path / "file").read_bytes,
+        "setxattr": lambda: os.setxattr(ds.path / "file", "user.a", b"b"),
+        "close": lambda: os.close(os.dup(held)),
+    }
     # A read-ahead that fails is asked for once more.
     ds.call("rule.add", ops=[op], error="EDQUOT", times=2 if op == "read" else 1)
     with pytest.raises(OSError) as caught:  # noqa: PT011
@@ -127,7 +165,9 @@ def test_hundreds_of_hung_requests_leave_the_mount_alive(ds: Any) -> None:
 
 
 def test_a_request_withdrawn_before_it_is_read_stops_nobody(ds: Any) -> None:
-    """The kernel takes a request back when its process is killed before the daemon has read it: then there is nothing to read after all."""
+    """The kernel takes a request back when its process is killed before the daemon has read it: then there is
+    nothing to read after all.
+    """
     for number in range(100):
         process = os.fork()
         if not process:
@@ -177,8 +217,13 @@ def test_bandwidth_on_a_real_clock(ds: Any) -> None:
 
 
 def test_root_and_all_squash(mounted: Callable[..., Any]) -> None:
-    ds = mounted([{"client": "root", "profile": "nfs3"}, {"client": "all", "profile": "nfs4.2", "squash": "all", "anonymous_uid": 1234,
-                                                          "anonymous_gid": 1234}, {"client": "none", "profile": "nfs3", "squash": "none"}])
+    ds = mounted(
+        [
+            {"client": "root", "profile": "nfs3"},
+            {"client": "all", "profile": "nfs4.2", "squash": "all", "anonymous_uid": 1234, "anonymous_gid": 1234},
+            {"client": "none", "profile": "nfs3", "squash": "none"},
+        ]
+    )
     root, every, none = (Path(client["mount_point"]) for client in ds.call("status")["clients"].values())
     with pytest.raises(PermissionError):
         (root / "file").touch()
@@ -193,7 +238,12 @@ def test_root_and_all_squash(mounted: Callable[..., Any]) -> None:
 
 
 def test_close_to_open(mounted: Callable[..., Any]) -> None:
-    ds = mounted([{"client": "host1", "profile": "nfs3", "squash": "none"}, {"client": "host2", "profile": "nfs3", "squash": "none"}])
+    ds = mounted(
+        [
+            {"client": "host1", "profile": "nfs3", "squash": "none"},
+            {"client": "host2", "profile": "nfs3", "squash": "none"},
+        ]
+    )
     one, two = (Path(client["mount_point"]) for client in ds.call("status")["clients"].values())
     (one / "file").write_text("first")
     assert (two / "file").read_text() == "first"
@@ -225,7 +275,9 @@ def test_whoever_syncs_a_file_hears_that_it_was_too_much(ds: Any) -> None:
     """dd and sync are two programs: the error belongs to the file."""
     ds.call("resize", size=1 << 20, error_at="fsync")
     subprocess.run(["dd", "if=/dev/zero", f"of={ds.path}/file", "bs=64k", "count=32"], check=True, capture_output=True)
-    done = subprocess.run(["sync", str(ds.path / "file")], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    done = subprocess.run(
+        ["sync", str(ds.path / "file")], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
     assert (done.returncode, "No space left" in done.stderr) == (1, True)
     subprocess.run(["sync", str(ds.path / "file")], check=True)
 
@@ -258,8 +310,14 @@ def test_strict_reads_are_exact(mounted: Callable[..., Any]) -> None:
     (path / "file").write_bytes(b"x" * 100_000)
     for _unused in range(2):
         ds.call("ledger.mark", name="here")
-        subprocess.run(["dd", f"if={path}/file", "of=/dev/null", "bs=4096", "skip=2", "count=3"], check=True, capture_output=True)
-        assert [(row["offset"], row["size"]) for row in ds.call("ledger.query", op="read", since="here")] == [(8192, 4096), (12288, 4096), (16384, 4096)]
+        subprocess.run(
+            ["dd", f"if={path}/file", "of=/dev/null", "bs=4096", "skip=2", "count=3"], check=True, capture_output=True
+        )
+        assert [(row["offset"], row["size"]) for row in ds.call("ledger.query", op="read", since="here")] == [
+            (8192, 4096),
+            (12288, 4096),
+            (16384, 4096),
+        ]
 
 
 def test_policies_change_under_load(ds: Any) -> None:
@@ -342,9 +400,13 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
     root = tmpfs / "orphan"
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
-    code = ("import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from simulated_datastore.client import start;"
-            "root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / 'mount')}], parent=os.getpid(), log=root / 'log');"
-            "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)")
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from simulated_datastore.client "
+        "import start;"
+        "root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / 'mount')}], "
+        "parent=os.getpid(), log=root / 'log');"
+        "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)"
+    )
     harness = Path(__file__).resolve().parents[2] / "harness"
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
     assert (root / "backing/file").read_text() == "x"
@@ -352,7 +414,9 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
 
 
 def test_the_mount_of_another_datastore_stays(mounted: Callable[..., Any]) -> None:
-    """A daemon that is killed leaves its own mounts behind, and none that another one has made at a place it had once."""
+    """A daemon that is killed leaves its own mounts behind, and none that another one has made at a place it had
+    once.
+    """
     old = mounted([{"client": "host1"}, {"client": "host2"}])
     one, two = (Path(client["mount_point"]) for client in old.call("status")["clients"].values())
     old.call("umount", client="host1")
@@ -376,7 +440,9 @@ def test_a_name_can_be_taken_again_at_once(tmpfs: Path) -> None:
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
     for _unused in range(10):
-        running = start("again", root / "backing", [{"mount_point": str(root / "mount")}], parent=os.getpid(), log=root / "log")
+        running = start(
+            "again", root / "backing", [{"mount_point": str(root / "mount")}], parent=os.getpid(), log=root / "log"
+        )
         record = running.record()
         daemon = os.pidfd_open(record["pid"])
         os.kill(record["pid"], signal.SIGKILL)
@@ -420,8 +486,10 @@ def test_close_to_open_while_another_client_writes(mounted: Callable[..., Any]) 
     ds = mounted([{"client": name, "profile": "nfs4.2", "squash": "none"} for name in ("host1", "host2")])
     one, two = clients(ds)
     (one / "file").write_bytes(os.urandom(16 << 20))
-    reader = ("import os, random, sys\nfor number in range(40):\n fd = os.open(sys.argv[1], os.O_RDONLY)\n"
-              " for _ in range(10): os.pread(fd, 1 << 20, random.randrange(15 << 20))\n os.close(fd)")
+    reader = (
+        "import os, random, sys\nfor number in range(40):\n fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        " for _ in range(10): os.pread(fd, 1 << 20, random.randrange(15 << 20))\n os.close(fd)"
+    )
     readers = [subprocess.Popen([sys.executable, "-c", reader, str(one / "file")]) for _unused in range(4)]
     fd = os.open(two / "file", os.O_WRONLY)
     deadline = time.monotonic() + 60
@@ -479,7 +547,9 @@ def test_a_deep_tree(ds: Any) -> None:
     assert ds.call("ledger.query", op="write", limit=1)[0]["path"] == "/d" * 1200 + "/file"
     ds.call("crash.track")
     ds.call("crash", restart=True)
-    look = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200): os.chdir('d')\nassert open('file').read() == 'x'"
+    look = (
+        "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200): os.chdir('d')\nassert open('file').read() == 'x'"
+    )
     subprocess.run([sys.executable, "-c", look, str(ds.path)], check=True)
 
 
@@ -488,8 +558,19 @@ def test_a_file_that_another_client_has_just_made_isnt_truncated(mounted: Callab
     one, two = clients(ds)
     ds.backing.chmod(0o1777)
     ds.call("rule.add", ops=["create"], client="host1", action="hang", times=1)
-    late = subprocess.Popen(["setpriv", f"--reuid={OWNER.uid}", f"--regid={OWNER.gid}", "--clear-groups", "sh", "-c", f"echo mine > {one}/race"],
-                            stderr=subprocess.PIPE, text=True)
+    late = subprocess.Popen(
+        [
+            "setpriv",
+            f"--reuid={OWNER.uid}",
+            f"--regid={OWNER.gid}",
+            "--clear-groups",
+            "sh",
+            "-c",
+            f"echo mine > {one}/race",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     ds.call("wait_for", predicate={"parked": 1})
     (two / "race").write_text("root's")
     (two / "race").chmod(0o600)
@@ -524,7 +605,9 @@ def test_a_killed_daemon_behind_a_symbolic_link_leaves_no_mount(tmpfs: Path) -> 
     for name in ("backing", "mount"):
         (root / name).mkdir(parents=True)
     (root / "symlink").symlink_to("mount")
-    running = start("link", root / "backing", [{"mount_point": str(root / "symlink")}], parent=os.getpid(), log=root / "log")
+    running = start(
+        "link", root / "backing", [{"mount_point": str(root / "symlink")}], parent=os.getpid(), log=root / "log"
+    )
     record = running.record()
     watchdog = os.pidfd_open(record["watchdog"])
     os.kill(record["watchdog"], signal.SIGKILL)
@@ -537,7 +620,9 @@ def test_a_killed_daemon_behind_a_symbolic_link_leaves_no_mount(tmpfs: Path) -> 
 def test_what_is_refused_at_start(ds: Any, tmp_path: Path) -> None:
     def refusal(backing: Path, mount_point: Path, **options: Any) -> str:
         with pytest.raises(SimulatedDatastoreError) as caught:
-            start(f"refused-{os.getpid()}", backing, [{"mount_point": str(mount_point), **options}], log=tmp_path / "log")
+            start(
+                f"refused-{os.getpid()}", backing, [{"mount_point": str(mount_point), **options}], log=tmp_path / "log"
+            )
         assert not own_mounts(tmp_path)
         return str(caught.value)
 

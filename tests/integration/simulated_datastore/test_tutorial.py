@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""docs/simulated_datastore_tutorial.md, word by word, on a copy of this machine's file system: nothing of it is seen outside."""
+"""docs/simulated_datastore_tutorial.md, word by word, on a copy of this machine's file system: nothing of it is seen
+outside.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,19 @@ from pathlib import Path
 import pytest
 from documentation import ROOT, Block, block, files_of
 
-#: Mount and process ids are those of a namespace, and directories that the page changes are overlays. /etc is copied because it may have files mounted in it.
-NAMESPACE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=slave", "bash", "-euc"]
+#: Mount and process ids are those of a namespace, and directories that the page changes are overlays. /etc is copied
+#: because it may have files mounted in it.
+NAMESPACE = [
+    "unshare",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--propagation=slave",
+    "bash",
+    "-euc",
+]
 SETUP = """
 mount -t tmpfs none /mnt
 for directory in "$@"; do
@@ -60,7 +73,9 @@ def script(steps: list[Step]) -> str:
     """All commands in one shell, as a user runs them."""
     parts = []
     for number, step in enumerate(steps):
-        commands = f"if\n{step.commands.text}then echo 'It did not fail.'; exit 1; fi\n" if step.fails else step.commands.text
+        commands = (
+            f"if\n{step.commands.text}then echo 'It did not fail.'; exit 1; fi\n" if step.fails else step.commands.text
+        )
         parts.append(f"echo '=== {number}'\n{commands}")
     return "".join(parts)
 
@@ -75,24 +90,37 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     # The commands before install packages, which are there, and Molecule, which .venv has.
     build = block("docs/simulated_datastore_tutorial.md", "Install", 1)
     steps = [
-        Step(block("docs/simulated_datastore_tutorial.md", "Run it", 0), block("docs/simulated_datastore_tutorial.md", "Run it", 1)),
+        Step(
+            block("docs/simulated_datastore_tutorial.md", "Run it", 0),
+            block("docs/simulated_datastore_tutorial.md", "Run it", 1),
+        ),
         Step(
             block("docs/simulated_datastore_tutorial.md", "Try a program without Ansible", 1),
             block("docs/simulated_datastore_tutorial.md", "Try a program without Ansible", 2),
         ),
         Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 0)),
-        Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 1), block("docs/simulated_datastore_tutorial.md", "See it fail", 2), fails=True),
+        Step(
+            block("docs/simulated_datastore_tutorial.md", "See it fail", 1),
+            block("docs/simulated_datastore_tutorial.md", "See it fail", 2),
+            fails=True,
+        ),
         Step(block("docs/simulated_datastore_tutorial.md", "See it fail", 3)),
         Step(block("docs/simulated_datastore_tutorial.md", "Remove it", 0)),
     ]
-    names = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     checkout = tmp_path / "vmstore"
     checkout.mkdir()
     copy = f"tar --create --null --ignore-failed-read --files-from - | tar --extract --directory {checkout}"
     subprocess.run(["sh", "-c", copy], cwd=ROOT, input=names, check=True)
     home = pwd.getpwuid(0).pw_dir
     text = f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(steps)}\ncd /\n({LOOK}) | diff {tmp_path}/before -\n"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_", "PYTHON", "TMPDIR"))}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("ANSIBLE_", "MOLECULE_", "PYTHON", "TMPDIR"))
+    }
     environment |= {
         "HOME": home,
         "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -14,11 +14,31 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import catalog as module
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, all_datastores, delete_datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import CloneSource, Image, clone_source, find_images, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, find_vm_disks, put_vm_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, DependencyNotFound, FileAccessFailed, NotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
+    Datastore,
+    all_datastores,
+    delete_datastore,
+    insert_datastore,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import (
+    CloneSource,
+    Image,
+    clone_source,
+    find_images,
+    insert_image,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import (
+    VmDisk,
+    find_vm_disks,
+    put_vm_disk,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CatalogFailed,
+    DependencyNotFound,
+    FileAccessFailed,
+    NotFound,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
 
 @pytest.fixture
@@ -208,7 +228,9 @@ def test_its_directory_must_exist(tmp_path: Path) -> None:
             openings(f"{tmp_path}/none/catalog.sqlite")
 
 
-@pytest.mark.parametrize("opening", [lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=True)])
+@pytest.mark.parametrize(
+    "opening", [lambda path: open_catalog(path, create=True), lambda path: read_catalog(path, missing_ok=True)]
+)
 def test_a_catalog_of_a_newer_version_is_refused(path: str, opening) -> None:
     make(path)
     newer = len(schema.MIGRATIONS) + 7
@@ -216,7 +238,11 @@ def test_a_catalog_of_a_newer_version_is_refused(path: str, opening) -> None:
     before = Path(path).read_bytes()
     with pytest.raises(CatalogFailed) as caught:
         opening(path)
-    assert str(caught.value) == f"The catalog {path} was written by a newer granary.vmstore (schema {newer}); this one knows schema {len(schema.MIGRATIONS)}."
+    assert (
+        str(caught.value)
+        == f"The catalog {path} was written by a newer granary.vmstore (schema {newer}); this one knows schema "
+        f"{len(schema.MIGRATIONS)}."
+    )
     assert Path(path).read_bytes() == before
 
 
@@ -234,7 +260,10 @@ def test_an_empty_file_is_refused(path: str) -> None:
 
 def test_a_file_that_is_no_database_is_refused(path: str) -> None:
     Path(path).write_text("hello\n" * 1000)
-    with pytest.raises(CatalogFailed, match=f"^The catalog {path} can't be used: the file is damaged or was not made by granary.vmstore.$"):
+    with pytest.raises(
+        CatalogFailed,
+        match=f"^The catalog {path} can't be used: the file is damaged or was not made by granary.vmstore.$",
+    ):
         open_catalog(path, create=True)
 
 
@@ -243,7 +272,10 @@ def test_a_damaged_catalog_is_refused(path: str) -> None:
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 8 * 4096)
-    with pytest.raises(CatalogFailed, match="the file is damaged, so restore it from a backup"), open_catalog(path, create=False) as catalog:
+    with (
+        pytest.raises(CatalogFailed, match="the file is damaged, so restore it from a backup"),
+        open_catalog(path, create=False) as catalog,
+    ):
         all_datastores(catalog)
 
 
@@ -257,7 +289,10 @@ def test_only_a_regular_file_is_a_catalog(path: str, make_it) -> None:
 def test_a_busy_catalog(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCK_DEADLINE", 0.1)
     with open_catalog(path, create=True) as first, open_catalog(path, create=False) as second, first.transaction():
-        with pytest.raises(CatalogFailed, match="another program has been writing to it for more than"), second.transaction():
+        with (
+            pytest.raises(CatalogFailed, match="another program has been writing to it for more than"),
+            second.transaction(),
+        ):
             pass
 
 
@@ -280,7 +315,11 @@ def test_a_user_who_may_not_read_it(tmp_path: Path) -> None:
         path = str(directory / "catalog.sqlite")
         make(path)
         done = subprocess.run([sys.executable, "-c", NOBODY, path], capture_output=True, text=True, check=True)
-        assert done.stdout == f"CatalogFailed The catalog {path} can't be used: this user may not read and write the file and its directory.\n" * 2
+        assert (
+            done.stdout
+            == f"CatalogFailed The catalog {path} can't be used: this user may not read and write the file and its "
+            "directory.\n" * 2
+        )
     finally:
         subprocess.run(["rm", "-rf", directory], check=True)
 
@@ -313,9 +352,18 @@ except Exception as error:
 
 
 def test_a_full_disk_is_an_error_and_the_catalog_stays_as_it_was(tmp_path: Path) -> None:
-    done = subprocess.run(["unshare", "-m", "sh", "-c", FULL, "sh", tmp_path, sys.executable, FULL_STEP], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", FULL, "sh", tmp_path, sys.executable, FULL_STEP],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     write, make_second, read, *names = done.stdout.splitlines()
-    assert write == f"NoSpace The catalog {tmp_path}/catalog.sqlite can't be written: the file system is full. Nothing was changed."
+    assert (
+        write
+        == f"NoSpace The catalog {tmp_path}/catalog.sqlite can't be written: the file system is full. Nothing was "
+        "changed."
+    )
     assert make_second.startswith("NoSpace ")
     assert read == "[('system', {}), ('default', {}), ('files', {})]"
     assert names == FILES
@@ -340,7 +388,10 @@ def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.
     with monkeypatch.context() as before:
         before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
         make(path)
-    change(path, "INSERT INTO image VALUES (7, 'i', 1, 'filesystem', '/mnt/i', 3, 1, 0, 'one-7', '/mnt/one-fs-7', NULL, '[]')")
+    change(
+        path,
+        "INSERT INTO image VALUES (7, 'i', 1, 'filesystem', '/mnt/i', 3, 1, 0, 'one-7', '/mnt/one-fs-7', NULL, '[]')",
+    )
     change(path, "INSERT INTO vm_disk VALUES (7, 'h', 'd', 'one-7', '/mnt/one-fs-7', 0, NULL, NULL)")
     image = Image(7, "i", 1, "filesystem", "/mnt/i", 3, True, False, "one-7", "/mnt/one-fs-7", None, (), "dir")
     for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
@@ -360,7 +411,11 @@ def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pyte
     assert clone_source(f"image:{'9' * 5000}:x") is None  # no id, and Python reads no such number
     for number, origin in origins.items():
         text = "NULL" if origin is None else f"'{origin}'"
-        change(path, f"INSERT INTO image VALUES ({number}, 'i{number}', 1, 'os', '/d/x', 'raw', 3, 1, 0, NULL, {text}{', NULL' * 6})")
+        change(
+            path,
+            f"INSERT INTO image VALUES ({number}, 'i{number}', 1, 'os', '/d/x', 'raw', 3, 1, 0, NULL, "
+            f"{text}{', NULL' * 6})",
+        )
     for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
         with opened as catalog:
             images = find_images(catalog)
@@ -396,7 +451,7 @@ def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest
         "UPDATE image SET persistent = 'no'",
         "UPDATE image SET mount_tag = 'a b'",
         "UPDATE image SET uid_map = '{}'",
-        "UPDATE image SET uid_map = '[{\"start\": true, \"target\": 1, \"count\": 1}]'",
+        'UPDATE image SET uid_map = \'[{"start": true, "target": 1, "count": 1}]\'',
         "ALTER TABLE image ADD COLUMN more TEXT",
         "ALTER TABLE image DROP COLUMN path",
         "UPDATE vm_disk SET mount_point = '/mnt/../etc'",
@@ -408,7 +463,10 @@ def test_rows_that_were_never_written_here_are_refused(path: str, statement: str
         insert_image(catalog, Image(0, "i", 1, "filesystem", "/mnt/i", 1, True, False, "one-0", "/mnt/one-fs-0"))
         put_vm_disk(catalog, VmDisk(0, "h", "d", "one-0", "/mnt/one-fs-0", False))
     change(path, statement)
-    with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="holds what granary.vmstore never writes"):
+    with (
+        open_catalog(path, create=False) as catalog,
+        pytest.raises(CatalogFailed, match="holds what granary.vmstore never writes"),
+    ):
         all_datastores(catalog)
         find_images(catalog)
         find_vm_disks(catalog)
@@ -423,7 +481,11 @@ def test_a_catalog_without_the_next_id(path: str) -> None:
 
 def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    for path, error in (("loop", FileAccessFailed), ("loop/catalog", FileAccessFailed), ("x" * 300 + "/catalog", FileAccessFailed)):
+    for path, error in (
+        ("loop", FileAccessFailed),
+        ("loop/catalog", FileAccessFailed),
+        ("x" * 300 + "/catalog", FileAccessFailed),
+    ):
         with pytest.raises(error, match="catalog"):
             open_catalog(str(tmp_path / path), create=True)
 

@@ -14,10 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog, read_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import (
+    Catalog,
+    open_catalog,
+    read_catalog,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import all_datastores
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NotFound, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
 #: Times that a race is run.
 TRIES = 200
@@ -90,7 +94,9 @@ def test_the_lock_of_images_is_no_file_of_root(path: str, victim: Path) -> None:
             pass
 
 
-def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(path: str, tenant: Path, tmp_path: Path, swapping: Swapping) -> None:
+def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(
+    path: str, tenant: Path, tmp_path: Path, swapping: Swapping
+) -> None:
     """Between the look at a name and its use, in particular."""
     roots = tmp_path / "catalog.sqlite"
     open_catalog(str(roots), create=True).close()
@@ -107,7 +113,11 @@ def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(path: str, te
                 with contextlib.suppress(VmstoreError):
                     write(attacked)
         assert roots.read_bytes() == before
-        assert sorted(os.listdir(tmp_path)) == ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
+        assert sorted(os.listdir(tmp_path)) == [
+            "catalog.sqlite",
+            "catalog.sqlite-journal",
+            "catalog.sqlite.images.lock",
+        ]
 
 
 def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) -> None:
@@ -116,7 +126,9 @@ def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) ->
     found: list[tuple[int, ...]] = []
 
     def seen() -> int:
-        status = dict(line.split(":\t", 1) for line in Path("/proc/thread-self/status").read_text().splitlines() if ":\t" in line)
+        status = dict(
+            line.split(":\t", 1) for line in Path("/proc/thread-self/status").read_text().splitlines() if ":\t" in line
+        )
         found.append((*map(int, status["Uid"].split()), *map(int, status["Groups"].split())))
         signal_it = f"import os; os.setgroups([]); os.setuid({owner}); os.kill({os.getpid()}, {int(signal.SIGWINCH)})"
         done = subprocess.run([sys.executable, "-c", signal_it], capture_output=True, text=True, check=False, user=0)
@@ -138,7 +150,8 @@ def test_what_root_made_in_that_directory_is_an_error_with_a_remedy(path: str) -
         with pytest.raises(CatalogFailed) as caught:
             use(path)
         assert str(caught.value) == (
-            f"The catalog's file {path} belongs to the user 0 and its directory to the user {owner}, who has to own both: "
+            f"The catalog's file {path} belongs to the user 0 and its directory to the user {owner}, who has to own "
+            "both: "
             f"look at the file, then run 'chown --no-dereference {owner} {path}'."
         )
     subprocess.run(["chown", "--no-dereference", str(owner), path], check=True)

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.file_system import check_local, is_shared, type_of
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.file_system import (
+    check_local,
+    is_shared,
+    type_of,
+)
 
 MOUNTINFO = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
@@ -23,13 +27,29 @@ def test_the_type_is_that_of_the_mount_with_this_id(mount_id: int, file_system: 
 
 
 @pytest.mark.parametrize(
-    "file_system", ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse", "lustre", "9p", "virtiofs"]
+    "file_system",
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "fuse",
+        "lustre",
+        "9p",
+        "virtiofs",
+    ],
 )
 def test_network_file_systems(file_system: str) -> None:
     assert is_shared(file_system)
 
 
-@pytest.mark.parametrize("file_system", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fuse.fuse-overlayfs"])
+@pytest.mark.parametrize(
+    "file_system", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fuse.fuse-overlayfs"]
+)
 def test_local_file_systems(file_system: str) -> None:
     assert not is_shared(file_system)
 
@@ -51,9 +71,19 @@ except Exception as error:
 def test_a_catalog_on_a_network_file_system_is_refused_without_asking_its_server(tmp_path: Path) -> None:
     hung = Path(__file__).parents[2] / "hung_mount.py"
     (tmp_path / "remote").mkdir()
-    command = [sys.executable, hung, tmp_path / "remote", "fuse.sshfs", sys.executable, "-c", CATALOG_THERE, tmp_path / "remote"]
+    command = [
+        sys.executable,
+        hung,
+        tmp_path / "remote",
+        "fuse.sshfs",
+        sys.executable,
+        "-c",
+        CATALOG_THERE,
+        tmp_path / "remote",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        f"CatalogFailed The catalog can't be in {tmp_path}/remote, which is on the network file system 'fuse.sshfs': file locks are not dependable there "
+        f"CatalogFailed The catalog can't be in {tmp_path}/remote, which is on the network file system 'fuse.sshfs': "
+        "file locks are not dependable there "
         "and two writers would damage it, so name a directory on a local disk of the front-end.\n"
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import refuse_truth_values
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import ID_MAP_OPTION
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import ID_MAP_OPTION
 
 OPTIONS = {
     "start": {"type": "int"},
@@ -30,4 +30,6 @@ def test_a_truth_value_is_no_number(values: dict, message: str) -> None:
 
 
 def test_other_values_are_left_to_ansible() -> None:
-    refuse_truth_values(OPTIONS, {"start": 1, "clusters": None, "replace": True, "uid_map": [{"start": 0, "target": 1, "count": 1}]})
+    refuse_truth_values(
+        OPTIONS, {"start": 1, "clusters": None, "replace": True, "uid_map": [{"start": 0, "target": 1, "count": 1}]}
+    )

@@ -44,7 +44,10 @@ def test_other_exit_codes_can_be_answers() -> None:
 
 
 def test_a_command_keeps_to_its_limits() -> None:
-    assert run(["sh", "-c", "ulimit -t; ulimit -v"], limits=["--cpu=7", "--as=1048576000"]).stdout.split() == ["7", "1024000"]
+    assert run(["sh", "-c", "ulimit -t; ulimit -v"], limits=["--cpu=7", "--as=1048576000"]).stdout.split() == [
+        "7",
+        "1024000",
+    ]
 
 
 def test_a_command_that_hangs_is_stopped_at_its_deadline() -> None:
@@ -95,7 +98,14 @@ def test_a_streaming_command_may_end_before_its_input() -> None:
 
 def test_a_streaming_command_may_wait_for_the_end_of_its_input() -> None:
     with pytest.raises(NotFound, match="^the reason$"):
-        list(stream(["sh", "-c", "exec >&-; cat >/dev/null; echo the reason >&2; exit 1"], itertools.repeat(b"x"), failed=NotFound, timeout=20))
+        list(
+            stream(
+                ["sh", "-c", "exec >&-; cat >/dev/null; echo the reason >&2; exit 1"],
+                itertools.repeat(b"x"),
+                failed=NotFound,
+                timeout=20,
+            )
+        )
 
 
 def test_a_stream_that_stalls_is_stopped() -> None:
@@ -110,7 +120,9 @@ def test_messages_are_no_progress_of_a_stream() -> None:
 
 def test_messages_without_end_stop_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "MOST_STDERR", 1 << 20)
-    with pytest.raises(CommandFailed, match=r"^The command 'sh' wrote more than 1048576 bytes of messages and was stopped\.$"):
+    with pytest.raises(
+        CommandFailed, match=r"^The command 'sh' wrote more than 1048576 bytes of messages and was stopped\.$"
+    ):
         list(stream(["sh", "-c", "yes >&2 & exec yes"], failed=NotFound))
 
 
@@ -130,9 +142,14 @@ def test_a_stream_nobody_wants_any_more_is_stopped() -> None:
 
 
 def test_a_process_left_behind_does_not_hold_a_stream_up() -> None:
-    assert list(stream(["sh", "-c", "echo done; sleep 20 >&- 2>&2 & exec >&-"], failed=NotFound, timeout=10)) == [b"done\n"]
+    assert list(stream(["sh", "-c", "echo done; sleep 20 >&- 2>&2 & exec >&-"], failed=NotFound, timeout=10)) == [
+        b"done\n"
+    ]
 
 
 def test_the_reason_is_before_the_usage() -> None:
-    assert reason(Completed(1, "", "size 2560 is too small\nUsage: mkfs.xfs\n<value> is xxx (512 byte blocks).\n")) == "size 2560 is too small"
+    assert (
+        reason(Completed(1, "", "size 2560 is too small\nUsage: mkfs.xfs\n<value> is xxx (512 byte blocks).\n"))
+        == "size 2560 is too small"
+    )
     assert reason(Completed(1, "", "usage: x\nx: error: no such option\n")) == "x: error: no such option"

@@ -41,7 +41,9 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_who_does_not_answer_is_stopped() -> None:
-    with pytest.raises(CommandFailed, match=r"^Reading the directory /ds did not end within 0\.2 seconds and was stopped\.$"):
+    with pytest.raises(
+        CommandFailed, match=r"^Reading the directory /ds did not end within 0\.2 seconds and was stopped\.$"
+    ):
         within(0.2, "Reading the directory /ds", signal.pause)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
@@ -65,7 +67,11 @@ def test_errors_pass_through_as_they_were() -> None:
         within(LONG, "Asking", refuse)
     with pytest.raises(InvalidInput) as caught:
         within(LONG, "Asking", misuse)
-    assert (str(caught.value), caught.value.option, caught.value.value) == (r"path: 'x\ny' is not accepted: an absolute path is expected.", "path", "x\ny")
+    assert (str(caught.value), caught.value.option, caught.value.value) == (
+        r"path: 'x\ny' is not accepted: an absolute path is expected.",
+        "path",
+        "x\ny",
+    )
 
 
 @pytest.mark.parametrize("function", [lambda: 1 // 0, lambda: lambda: None, lambda: sys.exit(0)])
@@ -104,7 +110,13 @@ def test_the_child_is_stopped_with_the_iterator() -> None:
 def test_the_child_keeps_no_file_of_the_parent(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    links = within(LONG, "Asking", lambda: [os.readlink(f"/proc/self/fd/{number}") for number in range(50) if os.path.exists(f"/proc/self/fd/{number}")])
+    links = within(
+        LONG,
+        "Asking",
+        lambda: [
+            os.readlink(f"/proc/self/fd/{number}") for number in range(50) if os.path.exists(f"/proc/self/fd/{number}")
+        ],
+    )
     os.close(descriptor)
     assert links[:3] == [os.devnull] * 3
     assert not [link for link in links[3:] if not link.startswith("pipe:")]

@@ -13,8 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._driver import bridge
-from ansible_collections.granary.vmstore.plugins.module_utils._host import virtiofsd_wrapper
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+    wrapper as virtiofsd_wrapper,
+)
 
 UTILS = "ansible_collections.granary.vmstore.plugins.module_utils"
 
@@ -31,7 +33,9 @@ CLOSED = [closed for length in range(4) for closed in itertools.combinations((0,
 
 
 def report(tmp_path: Path, code: str, closed: tuple[int, ...]) -> list[str]:
-    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code + REPORT)} {tmp_path}/report " + " ".join(f"{number}>&-" for number in closed)
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code + REPORT)} {tmp_path}/report " + " ".join(
+        f"{number}>&-" for number in closed
+    )
     done = subprocess.run(["sh", "-c", command], input=b"{}", capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return (tmp_path / "report").read_text().split()
@@ -44,12 +48,16 @@ def report(tmp_path: Path, code: str, closed: tuple[int, ...]) -> list[str]:
         f"from {UTILS}._core.descriptors import open_standard_descriptors\nopen_standard_descriptors()",
         f"from {UTILS}._host.virtiofsd_wrapper import main\nassert main([], lambda arguments: None) == 1",
         f"from {UTILS}._service.module import _Module\nfrom ansible.module_utils import basic\n"
-        f"basic._ANSIBLE_ARGS = b'{{\"ANSIBLE_MODULE_ARGS\": {{}}}}'\nbasic._ANSIBLE_PROFILE = 'legacy'\n_Module(argument_spec={{}})",
+        f"basic._ANSIBLE_ARGS = b'{{\"ANSIBLE_MODULE_ARGS\": {{}}}}'\nbasic._ANSIBLE_PROFILE = "
+        f"'legacy'\n_Module(argument_spec={{}})",
     ],
     ids=["script", "wrapper", "module"],
 )
 def test_no_other_file_gets_their_numbers(tmp_path: Path, code: str, closed: tuple[int, ...]) -> None:
-    assert report(tmp_path, code, closed) == [*("/dev/null" if number in closed else "pipe" for number in (0, 1, 2)), "/etc/passwd"]
+    assert report(tmp_path, code, closed) == [
+        *("/dev/null" if number in closed else "pipe" for number in (0, 1, 2)),
+        "/etc/passwd",
+    ]
 
 
 def test_what_is_closed_can_neither_be_read_nor_written(tmp_path: Path) -> None:
@@ -76,9 +84,14 @@ def test_a_refusal_of_the_wrapper_without_standard_error() -> None:
 def test_the_engine_of_a_bridge_gets_no_messages(closed: str, what: str) -> None:
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
-            for name in ("__init__", "_driver/__init__"):
+            for name in ("__init__", "_driver/__init__", "_driver/datastore/__init__"):
                 archive.writestr(f"{bridge.ENGINE}/{name}.py", "")
-            archive.writestr(f"{bridge.ENGINE}/_driver/bridge.py", "import os\ndef serve(stdin): print(os.readlink('/proc/self/fd/2').split(':')[0])\n")
+            archive.writestr(
+                f"{bridge.ENGINE}/_driver/datastore/bridge.py",
+                "import os\ndef serve(stdin): print(os.readlink('/proc/self/fd/2').split(':')[0])\n",
+            )
         code = file.getvalue()
-    done = subprocess.run(["sh", "-c", f"{bridge.COMMAND} {closed}"], input=b"%d\n%b" % (len(code), code), capture_output=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", f"{bridge.COMMAND} {closed}"], input=b"%d\n%b" % (len(code), code), capture_output=True, check=True
+    )
     assert done.stdout.decode().split("\n") == [bridge.READY, what, ""]

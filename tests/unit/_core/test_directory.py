@@ -9,7 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.directory import open_file_at, opened_directory, opened_parent
+from ansible_collections.granary.vmstore.plugins.module_utils._core.directory import (
+    open_file_at,
+    opened_directory,
+    opened_parent,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PathNotAllowed
 
 USER = 61001
@@ -38,7 +42,9 @@ def owned(path: Path, owner: int) -> Path:
 
 
 def inode(path: Path) -> str:
-    return subprocess.run(["stat", "-L", "-c", "%d:%i", path], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["stat", "-L", "-c", "%d:%i", path], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
 
 
 def opened(path: Path) -> str:

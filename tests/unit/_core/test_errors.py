@@ -29,4 +29,6 @@ def test_a_long_value_is_cut_short() -> None:
     ],
 )
 def test_what_may_be_a_secret_is_not_shown(value: object, shown: str) -> None:
-    assert str(InvalidInput("path", value, "a path is expected")) == f"path: {shown} is not accepted: a path is expected."
+    assert (
+        str(InvalidInput("path", value, "a path is expected")) == f"path: {shown} is not accepted: a path is expected."
+    )

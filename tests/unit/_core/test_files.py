@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import files
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, PathNotAllowed, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    FileAccessFailed,
+    PathNotAllowed,
+    VmstoreError,
+)
 
 
 def test_owner_mode_and_attributes_are_kept(tmp_path: Path) -> None:
@@ -24,7 +28,12 @@ def test_owner_mode_and_attributes_are_kept(tmp_path: Path) -> None:
     os.setxattr(path, "user.label", b"kept")
     files.write_atomic(str(path), b"new")
     found = path.stat()
-    assert (path.read_text(), found.st_uid, found.st_gid, os.getxattr(path, "user.label")) == ("new", 1234, 1235, b"kept")
+    assert (path.read_text(), found.st_uid, found.st_gid, os.getxattr(path, "user.label")) == (
+        "new",
+        1234,
+        1235,
+        b"kept",
+    )
     assert stat.S_IMODE(found.st_mode) == 0o2640
 
 
@@ -69,7 +78,12 @@ cat "$1/file"; ls -A "$1"
 
 
 def test_a_full_disk_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
-    done = subprocess.run(["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(tmp_path), sys.executable], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", str(tmp_path), sys.executable],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     message, content, *names = done.stdout.splitlines()
     assert message == f"NoSpace Could not write {tmp_path}/file: No space left on device. Nothing was changed."
     assert (content, names) == ("old", ["file", "filler"])
@@ -86,11 +100,15 @@ def test_reading_keeps_line_endings_and_odd_bytes(tmp_path: Path) -> None:
     assert files.read_text(str(tmp_path / "none")) == ""
 
 
-def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     for name in ("fsync", "rename"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *given, name=name, real=real, **named: (done.append(name), real(*given, **named)))
+        monkeypatch.setattr(
+            os, name, lambda *given, name=name, real=real, **named: (done.append(name), real(*given, **named))
+        )
     files.write_atomic(str(tmp_path / "file"), b"new")
     assert done == ["fsync", "rename", "fsync"]
 
@@ -160,9 +178,14 @@ def parts(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["fstab", "x" * 255])
-def test_what_a_killed_program_left_is_removed_by_the_next_and_what_a_running_one_writes_stays(tmp_path: Path, name: str) -> None:
+def test_what_a_killed_program_left_is_removed_by_the_next_and_what_a_running_one_writes_stays(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
-    assert subprocess.run([sys.executable, "-c", KILLED, path, "9"], check=False, stdout=subprocess.DEVNULL).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", KILLED, path, "9"], check=False, stdout=subprocess.DEVNULL).returncode
+        == -9
+    )
     (left,) = parts(tmp_path)
     for other in (f".{name}.0123456"[:255], f"{name[:200]}.part", f".other.{'a' * 32}.part"):
         (tmp_path / other).touch()
@@ -179,7 +202,9 @@ def test_what_a_killed_program_left_is_removed_by_the_next_and_what_a_running_on
 
 
 def test_many_writers_at_once_never_remove_what_another_writes(tmp_path: Path) -> None:
-    script = "import sys\nfrom ansible_collections.granary.vmstore.plugins.module_utils._core.files import write_atomic\n"
+    script = (
+        "import sys\nfrom ansible_collections.granary.vmstore.plugins.module_utils._core.files import write_atomic\n"
+    )
     script += "for number in range(100): write_atomic(sys.argv[1], b'x' * 100)\n"
     running = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "file"]) for _process in range(4)]
     assert [process.wait() for process in running] == [0] * 4

@@ -32,7 +32,10 @@ def test_a_held_lock_is_an_error_at_the_deadline(tmp_path: Path, style) -> None:
             signal.pause()
     assert os.read(held, 4) == b"held"
     try:
-        with pytest.raises(LockTimeout, match=r"lock .*/lock was not free within 0\.1 seconds"), locked(path, deadline=0.1, style=style):
+        with (
+            pytest.raises(LockTimeout, match=r"lock .*/lock was not free within 0\.1 seconds"),
+            locked(path, deadline=0.1, style=style),
+        ):
             pass
     finally:
         os.kill(child, 9)
@@ -42,7 +45,10 @@ def test_a_held_lock_is_an_error_at_the_deadline(tmp_path: Path, style) -> None:
 
 
 def test_a_lock_file_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileAccessFailed, match="Could not open the lock file .*No such file or directory"), locked(str(tmp_path / "none" / "lock")):
+    with (
+        pytest.raises(FileAccessFailed, match="Could not open the lock file .*No such file or directory"),
+        locked(str(tmp_path / "none" / "lock")),
+    ):
         pass
 
 

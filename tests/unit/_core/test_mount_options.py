@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._core.mount_options import (
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import (
     check_options,
     described,
     differing,
@@ -25,17 +25,65 @@ def test_a_comma_in_quotes_does_not_part_words():
 
 
 def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
-    assert check_options("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == ("noatime", "ro", "x-systemd.requires=a.mount")
+    assert check_options("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == (
+        "noatime",
+        "ro",
+        "x-systemd.requires=a.mount",
+    )
 
 
 @pytest.mark.parametrize(
     "word",
     [
-        *["user", "nofail", "x-systemd.automount", "x-", "dax=", "remount", "bind", "size=1m", "ro noatime", "x-a\nb", "x-a\\b"],
-        *["X-mount.subdir=../..", "X-mount.subdir=data", "X-mount.owner=root", "X-mount.mode=0777", "X-mount.idmap=u:0:1000:1", "x-mount.subdir=x"],
-        *["X-mount.mkdir=rwx", "X-mount.nocanonicalize", "x-systemd.automount=1", "X-systemd.automount", "x-systemd.idle-timeout=1", "x-systemd.makefs"],
-        *["x-systemd.growfs", "comment=systemd.automount", 'x-a="b,x-systemd.automount,c"', 'x-systemd.before="a,x-systemd.makefs,b"'],
-        *["users", "owner", "group", "helper=x", "uhelper=x", "loop", "move", "rbind", "subtype=x", "fd=3", "rootmode=0", "allow_other"],
+        *[
+            "user",
+            "nofail",
+            "x-systemd.automount",
+            "x-",
+            "dax=",
+            "remount",
+            "bind",
+            "size=1m",
+            "ro noatime",
+            "x-a\nb",
+            "x-a\\b",
+        ],
+        *[
+            "X-mount.subdir=../..",
+            "X-mount.subdir=data",
+            "X-mount.owner=root",
+            "X-mount.mode=0777",
+            "X-mount.idmap=u:0:1000:1",
+            "x-mount.subdir=x",
+        ],
+        *[
+            "X-mount.mkdir=rwx",
+            "X-mount.nocanonicalize",
+            "x-systemd.automount=1",
+            "X-systemd.automount",
+            "x-systemd.idle-timeout=1",
+            "x-systemd.makefs",
+        ],
+        *[
+            "x-systemd.growfs",
+            "comment=systemd.automount",
+            'x-a="b,x-systemd.automount,c"',
+            'x-systemd.before="a,x-systemd.makefs,b"',
+        ],
+        *[
+            "users",
+            "owner",
+            "group",
+            "helper=x",
+            "uhelper=x",
+            "loop",
+            "move",
+            "rbind",
+            "subtype=x",
+            "fd=3",
+            "rootmode=0",
+            "allow_other",
+        ],
         *['context="a', 'x-"\n"', "x-#", "comment=", "rö"],
     ],
 )
@@ -48,7 +96,13 @@ def test_other_words_are_refused_by_name(word):
 @pytest.mark.parametrize(
     "word",
     [
-        *["X-mount.mkdir", "x-mount.mkdir=0750", "x-systemd.after=a.service", "x-systemd.requires-mounts-for=/srv", "x-systemd.mount-timeout=5"],
+        *[
+            "X-mount.mkdir",
+            "x-mount.mkdir=0750",
+            "x-systemd.after=a.service",
+            "x-systemd.requires-mounts-for=/srv",
+            "x-systemd.mount-timeout=5",
+        ],
         *["_netdev", "noauto", "comment=cloudconfig", "x-gvfs-hide", "x-initrd.mount", 'context="u:r:t:s0:c1,c2"'],
     ],
 )

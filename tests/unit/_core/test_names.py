@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._core.names import check_domain, check_host, check_name
+from ansible_collections.granary.vmstore.plugins.module_utils._model.names import check_domain, check_host, check_name
 
 UNPRINTABLE = ["", "a\nb", "a\x00", "\x1b[2J", "a\u202eb", "a\u2028b", "\udcff", " a", "a ", "x" * 129]
 
 
-@pytest.mark.parametrize("name", ["fs_data", "a b", "x" * 128, "Größe", "$(id)", "'; DROP TABLE image; --", "%s", "100a", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["fs_data", "a b", "x" * 128, "Größe", "$(id)", "'; DROP TABLE image; --", "%s", "100a", "a/b"]
+)
 def test_names(name: str) -> None:
     assert check_name("name", name) == name
 

@@ -10,12 +10,17 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._core.paths import absolute, check_allowed, is_within
 
 
-@pytest.mark.parametrize(("given", "result"), [("/mnt/data", "/mnt/data"), ("//mnt//./data/", "/mnt/data"), ("/", "/"), ("/a b/$(x)", "/a b/$(x)")])
+@pytest.mark.parametrize(
+    ("given", "result"),
+    [("/mnt/data", "/mnt/data"), ("//mnt//./data/", "/mnt/data"), ("/", "/"), ("/a b/$(x)", "/a b/$(x)")],
+)
 def test_a_path_is_tidied(given: str, result: str) -> None:
     assert absolute("path", given) == result
 
 
-@pytest.mark.parametrize("given", ["", "mnt", "/a/../etc", "/..", "/a\nb", "/a\0b", "/a\x7f", "/a\udcff", "/a\uffff", "/a" * 2048])
+@pytest.mark.parametrize(
+    "given", ["", "mnt", "/a/../etc", "/..", "/a\nb", "/a\0b", "/a\x7f", "/a\udcff", "/a\uffff", "/a" * 2048]
+)
 def test_other_paths_are_refused(given: str) -> None:
     with pytest.raises(InvalidInput, match=r"^path: "):
         absolute("path", given)
@@ -46,11 +51,15 @@ def test_within_goes_by_components() -> None:
         ("/mnt", ["/mnt"], ["/mnt/secret"], False),
     ],
 )
-def test_the_more_specific_of_safe_and_restricted_wins(path: str, safe: list[str], restricted: list[str], allowed: bool) -> None:
+def test_the_more_specific_of_safe_and_restricted_wins(
+    path: str, safe: list[str], restricted: list[str], allowed: bool
+) -> None:
     if allowed:
         check_allowed("path", path, safe=safe, restricted=restricted)
     else:
-        with pytest.raises(PathNotAllowed, match=f"^path: '{path}' is not accepted: .*restricted directory {restricted[0]}"):
+        with pytest.raises(
+            PathNotAllowed, match=f"^path: '{path}' is not accepted: .*restricted directory {restricted[0]}"
+        ):
             check_allowed("path", path, safe=safe, restricted=restricted)
 
 

@@ -16,13 +16,24 @@ def action(log: list[str], name: str, *, fails: bool = False, undo_fails: bool =
         if failing:
             raise NoSpace(f"{word} {name} failed")
 
-    return Action(name, "subject", None, name, functools.partial(step, "apply", fails), functools.partial(step, "undo", undo_fails))
+    return Action(
+        name,
+        "subject",
+        None,
+        name,
+        functools.partial(step, "apply", fails),
+        functools.partial(step, "undo", undo_fails),
+    )
 
 
 def test_planning_changes_nothing_and_committing_does_all_in_order() -> None:
     log: list[str] = []
     plan = Plan(actions=[action(log, "a"), action(log, "b")])
-    assert (plan.changed, plan.described()[0], log) == (True, {"name": "a", "subject": "subject", "before": None, "after": "a"}, [])
+    assert (plan.changed, plan.described()[0], log) == (
+        True,
+        {"name": "a", "subject": "subject", "before": None, "after": "a"},
+        [],
+    )
     plan.commit()
     assert log == ["apply a", "apply b"]
 
@@ -63,8 +74,28 @@ def difference(before: object, after: object, **more: object) -> tuple[object, o
 
 
 def test_a_diff_has_what_changes_and_nothing_else() -> None:
-    before = {"id": 1, "size": 4, "tags": [], "note": None, "gone": 1, "same": "x", "parts": {"a": 1, "b": 2, "image_id": 3}, "flag": True, "that_id": 1}
-    after = {"id": 2, "size": 0, "tags": ["x"], "note": "new", "gone": None, "same": "x", "parts": {"a": 1, "b": 5, "image_id": 4}, "flag": False, "that_id": 2}
+    before = {
+        "id": 1,
+        "size": 4,
+        "tags": [],
+        "note": None,
+        "gone": 1,
+        "same": "x",
+        "parts": {"a": 1, "b": 2, "image_id": 3},
+        "flag": True,
+        "that_id": 1,
+    }
+    after = {
+        "id": 2,
+        "size": 0,
+        "tags": ["x"],
+        "note": "new",
+        "gone": None,
+        "same": "x",
+        "parts": {"a": 1, "b": 5, "image_id": 4},
+        "flag": False,
+        "that_id": 2,
+    }
     assert difference(before, after) == (
         {"size": 4, "tags": [], "gone": 1, "parts": {"b": 2}, "flag": True},
         {"size": 0, "tags": ["x"], "note": "new", "parts": {"b": 5}, "flag": False},
@@ -74,7 +105,18 @@ def test_a_diff_has_what_changes_and_nothing_else() -> None:
 
 
 def test_a_diff_of_something_new_has_what_is_set() -> None:
-    state = {"id": 1, "datastore_id": 1, "name": "x", "size": 0, "note": None, "flag": False, "on": True, "tags": [], "text": "", "parts": {"a": None, "b": 1}}
+    state = {
+        "id": 1,
+        "datastore_id": 1,
+        "name": "x",
+        "size": 0,
+        "note": None,
+        "flag": False,
+        "on": True,
+        "tags": [],
+        "text": "",
+        "parts": {"a": None, "b": 1},
+    }
     assert difference(None, state) == ("", {"name": "x", "size": 0, "on": True, "parts": {"b": 1}})
     assert difference(state, None) == ({"name": "x", "size": 0, "on": True, "parts": {"b": 1}}, "")
     assert difference(None, {"vm_id": {"host": "h"}}) == ("", {"vm_id": {"host": "h"}})  # a domain of this name
@@ -83,4 +125,7 @@ def test_a_diff_of_something_new_has_what_is_set() -> None:
 
 
 def test_a_diff_has_what_a_user_reads() -> None:
-    assert difference({"datastore_id": 1}, {"datastore_id": 2}, shown=({"datastore": "a"}, {"datastore": "b"})) == ({"datastore": "a"}, {"datastore": "b"})
+    assert difference({"datastore_id": 1}, {"datastore_id": 2}, shown=({"datastore": "a"}, {"datastore": "b"})) == (
+        {"datastore": "a"},
+        {"datastore": "b"},
+    )

@@ -119,9 +119,13 @@ def test_where_ended_children_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "error"), [("missing", None, FileNotFoundError), ("x", 0o644, PermissionError), ("y", 0o755, OSError)], ids=["missing", "mode", "empty"]
+    ("name", "mode", "error"),
+    [("missing", None, FileNotFoundError), ("x", 0o644, PermissionError), ("y", 0o755, OSError)],
+    ids=["missing", "mode", "empty"],
 )
-def test_nothing_is_left_open_of_a_command_that_cannot_be_started(tmp_path: Path, name: str, mode: int | None, error: type[OSError]) -> None:
+def test_nothing_is_left_open_of_a_command_that_cannot_be_started(
+    tmp_path: Path, name: str, mode: int | None, error: type[OSError]
+) -> None:
     if mode is not None:
         (tmp_path / name).write_bytes(b"\0\1no program")
         (tmp_path / name).chmod(mode)

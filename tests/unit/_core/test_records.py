@@ -66,14 +66,22 @@ class Both:
         self.made = [(module, classes(module)) for module in (dataclasses, records)]
 
     def same(self, work: Callable[[SimpleNamespace, Any], object]) -> object:
-        """Return the result of ``work``, which is the same for both; so is an error, by its class and what it says of the field."""
+        """Return the result of ``work``, which is the same for both; so is an error, by its class and what it says of
+        the field.
+        """
         results = []
         for module, given in self.made:
             try:
                 results.append(work(given, module))
             except (AttributeError, TypeError, ValueError) as error:
                 # Python's versions put the rest differently.
-                results.append((AttributeError if isinstance(error, AttributeError) else type(error), "name" in str(error), "size" in str(error)))
+                results.append(
+                    (
+                        AttributeError if isinstance(error, AttributeError) else type(error),
+                        "name" in str(error),
+                        "size" in str(error),
+                    )
+                )
         assert results[0] == results[1]
         return results[1]
 
@@ -101,7 +109,9 @@ def test_instances_are_represented_copied_and_taken_apart_alike(both: Both, make
     both.same(lambda c, m: repr(make(c, m)))
     both.same(lambda c, m: (m.asdict(make(c, m)), vars(make(c, m))))
     both.same(lambda c, m: [(one.name, one.type) for one in m.fields(make(c, m))])
-    both.same(lambda c, m: (make(c, m) == make(c, m), make(c, m) != make(c, m), copy.deepcopy(make(c, m)) == make(c, m)))
+    both.same(
+        lambda c, m: (make(c, m) == make(c, m), make(c, m) != make(c, m), copy.deepcopy(make(c, m)) == make(c, m))
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +163,9 @@ def test_a_class_that_is_not_decorated_may_have_more(both: Both) -> None:
 
 
 def test_defaults_are_attributes_of_the_class(both: Both) -> None:
-    assert both.same(lambda c, _m: [getattr(c.Mutable, name, "none") for name in ("name", "secret", "found", "place")]) == ["none", "none", "none", None]
+    assert both.same(
+        lambda c, _m: [getattr(c.Mutable, name, "none") for name in ("name", "secret", "found", "place")]
+    ) == ["none", "none", "none", None]
 
 
 def test_defaults_are_not_shared(both: Both) -> None:
@@ -166,7 +178,9 @@ def test_defaults_are_not_shared(both: Both) -> None:
 
 
 def test_equal_needs_the_same_class(both: Both) -> None:
-    assert both.same(lambda c, _m: (c.Frozen("a", 4) == c.Below("a"), c.Plain("a") == c.Frozen("a"), c.Frozen("a") == "a")) == (False, False, False)
+    assert both.same(
+        lambda c, _m: (c.Frozen("a", 4) == c.Below("a"), c.Plain("a") == c.Frozen("a"), c.Frozen("a") == "a")
+    ) == (False, False, False)
 
 
 def test_hashes_are_those_of_the_fields(both: Both) -> None:
@@ -180,7 +194,12 @@ def test_hashes_are_those_of_the_fields(both: Both) -> None:
 def test_replace_makes_another_one(both: Both) -> None:
     def work(c: Any, module: Any) -> object:
         one = c.Frozen("a", 4)
-        return repr(module.replace(one, name="b")), repr(one), repr(module.replace(c.Checked(1, 3), high=9)), module.replace(c.Plain("a")).__class__ is c.Plain
+        return (
+            repr(module.replace(one, name="b")),
+            repr(one),
+            repr(module.replace(c.Checked(1, 3), high=9)),
+            module.replace(c.Plain("a")).__class__ is c.Plain,
+        )
 
     both.same(work)
 
@@ -198,13 +217,21 @@ def test_plain_data_is_a_copy_all_the_way_down(both: Both) -> None:
 
 
 def test_what_is_one_is_recognized(both: Both) -> None:
-    assert both.same(lambda c, m: [m.is_dataclass(one) for one in (c.Frozen, c.Frozen("a"), c.Plain, 3, int)]) == [True, True, True, False, False]
+    assert both.same(lambda c, m: [m.is_dataclass(one) for one in (c.Frozen, c.Frozen("a"), c.Plain, 3, int)]) == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("default", [[], {}, set()])
 def test_a_mutable_default_is_refused(default: object) -> None:
     for module in (dataclasses, records):
-        with pytest.raises(ValueError, match=f"^mutable default {type(default)} for field found is not allowed: use default_factory$"):
+        with pytest.raises(
+            ValueError, match=f"^mutable default {type(default)} for field found is not allowed: use default_factory$"
+        ):
             module.dataclass(type("Wrong", (), {"__annotations__": {"found": "object"}, "found": default}))
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap, read_id_maps
-from ansible_collections.granary.vmstore.plugins.module_utils._core.mount_names import check_mount_point, check_mount_tag
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap, read_id_maps
+from ansible_collections.granary.vmstore.plugins.module_utils._model.mount_names import (
+    check_mount_point,
+    check_mount_tag,
+)
 
 
 def id_map(start: int, target: int, count: int) -> dict[str, int]:
@@ -15,7 +18,10 @@ def id_map(start: int, target: int, count: int) -> dict[str, int]:
 
 def test_maps_are_read() -> None:
     assert read_id_maps("uid_map", None) is None
-    assert read_id_maps("uid_map", [id_map(0, 100000, 65536), id_map(70000, 1000, 1)]) == (IdMap(0, 100000, 65536), IdMap(70000, 1000, 1))
+    assert read_id_maps("uid_map", [id_map(0, 100000, 65536), id_map(70000, 1000, 1)]) == (
+        IdMap(0, 100000, 65536),
+        IdMap(70000, 1000, 1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +45,9 @@ def test_tags_a_mount_can_carry(tag: str) -> None:
     assert check_mount_tag("mount_tag", tag) == tag
 
 
-@pytest.mark.parametrize("tag", ["", "a" * 37, "ä" * 2, "a b", "LABEL=x", "host:path", "/dev/x", "a#b", "-o", "a\n", "a\\b", "a,b", "'"])
+@pytest.mark.parametrize(
+    "tag", ["", "a" * 37, "ä" * 2, "a b", "LABEL=x", "host:path", "/dev/x", "a#b", "-o", "a\n", "a\\b", "a,b", "'"]
+)
 def test_tags_that_a_mount_would_misread(tag: str) -> None:
     with pytest.raises(InvalidInput, match="^mount_tag: "):
         check_mount_tag("mount_tag", tag)
@@ -54,26 +62,112 @@ def test_paths_that_are_no_mount_points(point: str) -> None:
 @pytest.mark.parametrize(
     "point",
     [
-        *["/", "//usr/", "/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/share/zoneinfo", "/usr/local", "/usr/local/bin", "/usr/local/sbin/x", "/usr/src"],
-        *["/bin", "/bin/x", "/sbin", "/lib", "/lib/modules", "/lib64/x", "/snap/core", "/nix", "/nix/store/x", "/usr/local/share/ca-certificates/x"],
-        *["/etc", "/etc/ssh", "/etc/cron.d", "/etc/systemd/system", "/usr/local/etc/x", "/boot", "/boot/efi", "/dev", "/dev/shm/x", "/proc/self", "/sys/fs"],
-        *["/root", "/root/.ssh", "/home/alice/.ssh", "/home/alice/.ssh/keys", "/tmp", "/var/tmp", "/run", "/run/systemd/system", "/run/user/1000/x"],
+        *[
+            "/",
+            "//usr/",
+            "/usr/bin",
+            "/usr/lib/x86_64-linux-gnu",
+            "/usr/share/zoneinfo",
+            "/usr/local",
+            "/usr/local/bin",
+            "/usr/local/sbin/x",
+            "/usr/src",
+        ],
+        *[
+            "/bin",
+            "/bin/x",
+            "/sbin",
+            "/lib",
+            "/lib/modules",
+            "/lib64/x",
+            "/snap/core",
+            "/nix",
+            "/nix/store/x",
+            "/usr/local/share/ca-certificates/x",
+        ],
+        *[
+            "/etc",
+            "/etc/ssh",
+            "/etc/cron.d",
+            "/etc/systemd/system",
+            "/usr/local/etc/x",
+            "/boot",
+            "/boot/efi",
+            "/dev",
+            "/dev/shm/x",
+            "/proc/self",
+            "/sys/fs",
+        ],
+        *[
+            "/root",
+            "/root/.ssh",
+            "/home/alice/.ssh",
+            "/home/alice/.ssh/keys",
+            "/tmp",
+            "/var/tmp",
+            "/run",
+            "/run/systemd/system",
+            "/run/user/1000/x",
+        ],
         *["/var", "/var/lib", "/var/cache", "/var/log", "/var/log/journal", "/var/spool", "/var/spool/cron/crontabs"],
         *["/var/run", "/var/run/dbus", "/var/lock/x"],
-        *["/var/lib/dpkg", "/var/lib/dpkg/info", "/var/lib/rpm", "/var/lib/apt/lists", "/var/lib/systemd", "/var/lib/cloud", "/var/lib/NetworkManager"],
+        *[
+            "/var/lib/dpkg",
+            "/var/lib/dpkg/info",
+            "/var/lib/rpm",
+            "/var/lib/apt/lists",
+            "/var/lib/systemd",
+            "/var/lib/cloud",
+            "/var/lib/NetworkManager",
+        ],
     ],
 )
 def test_mount_points_the_guest_cannot_spare(point: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^mount_point: .* is not accepted: /\S* holds .*, which a mount would hide; a directory"):
+    with pytest.raises(
+        InvalidInput, match=r"^mount_point: .* is not accepted: /\S* holds .*, which a mount would hide; a directory"
+    ):
         check_mount_point("mount_point", point)
 
 
 @pytest.mark.parametrize(
     "point",
     [
-        *["/mnt", "/mnt/x", "/mnt/usr/bin", "/srv", "/srv/etc", "/data", "/export", "/media/x", "/opt", "/opt/app", "/home", "/home/alice", "/root/data"],
-        *["/var/www", "/var/www/html", "/var/lib/docker", "/var/lib/mysql", "/var/lib/one/datastores", "/var/log/app", "/var/cache/nginx", "/var/spool/mail"],
-        *["/usr/local/data", "/usr/local/share/x", "/usr/src/linux", "/tmp/foo", "/var/tmp/x", "/run/media/alice/x", "/var/run/secrets", "/usrlocal", "/etcd"],
+        *[
+            "/mnt",
+            "/mnt/x",
+            "/mnt/usr/bin",
+            "/srv",
+            "/srv/etc",
+            "/data",
+            "/export",
+            "/media/x",
+            "/opt",
+            "/opt/app",
+            "/home",
+            "/home/alice",
+            "/root/data",
+        ],
+        *[
+            "/var/www",
+            "/var/www/html",
+            "/var/lib/docker",
+            "/var/lib/mysql",
+            "/var/lib/one/datastores",
+            "/var/log/app",
+            "/var/cache/nginx",
+            "/var/spool/mail",
+        ],
+        *[
+            "/usr/local/data",
+            "/usr/local/share/x",
+            "/usr/src/linux",
+            "/tmp/foo",
+            "/var/tmp/x",
+            "/run/media/alice/x",
+            "/var/run/secrets",
+            "/usrlocal",
+            "/etcd",
+        ],
         *["/models", "/.snapshots", "/nix/.ro-store", "/mnt/one-fs-0", "/srv/.sshd"],
     ],
 )

@@ -16,15 +16,23 @@ from typing import Any
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, PathNotAllowed, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    PathNotAllowed,
+    StaleState,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.bridge import Received, frames
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.source_file import opened
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge import Received, frames
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import opened
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 
 MIB = 1 << 20
 
@@ -55,7 +63,9 @@ def attach(tmp_path: Path) -> Iterator[Attach]:
 
 def raw(size: int = 4 * MIB) -> bytes:
     """A disk with a boot sector, some data, and zeros."""
-    return (b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB - 512) + os.urandom(64 << 10)).ljust(size, b"\0")
+    return (b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB - 512) + os.urandom(64 << 10)).ljust(
+        size, b"\0"
+    )
 
 
 Make = Callable[..., FsDriver]
@@ -66,7 +76,9 @@ def driver(tmp_path: Path) -> Make:
     (tmp_path / "datastores" / "1").mkdir(parents=True)
 
     def make(*safe: str, **options: Any) -> FsDriver:
-        return FsDriver(Datastore(1, "one", "image", "fs", "ssh", str(tmp_path / "datastores" / "1"), safe_dirs=safe, **options))
+        return FsDriver(
+            Datastore(1, "one", "image", "fs", "ssh", str(tmp_path / "datastores" / "1"), safe_dirs=safe, **options)
+        )
 
     return make
 
@@ -100,7 +112,11 @@ def test_a_device_with_a_qcow2_image(driver: Make, attach: Attach, tmp_path: Pat
     command("qemu-img", "compare", "-f", "raw", "-F", "qcow2", tmp_path / "raw", copied.source)
     assert Path(fs.cp(device, CopyOptions("os", driver_format="raw")).source).read_bytes() == content
     kept = fs.cp(device, CopyOptions("os", image_format="raw"))
-    assert (kept.format, kept.size_mb, fs.preview(device, CopyOptions("os", image_format="raw")).size_mb) == ("raw", 8, 8)
+    assert (kept.format, kept.size_mb, fs.preview(device, CopyOptions("os", image_format="raw")).size_mb) == (
+        "raw",
+        8,
+        8,
+    )
 
 
 def test_a_disk_that_is_longer_than_its_device(driver: Make, attach: Attach, tmp_path: Path) -> None:
@@ -108,7 +124,9 @@ def test_a_disk_that_is_longer_than_its_device(driver: Make, attach: Attach, tmp
     command("mkfs.ext4", "-q", tmp_path / "file")
     device = attach((tmp_path / "file").read_bytes()[: 4 * MIB])
     for use in (driver(device).preview, driver(device).cp):
-        with pytest.raises(InvalidInput, match="by its ext2/3/4 superblock the disk has 8388608 bytes, of which 4194304 are there"):
+        with pytest.raises(
+            InvalidInput, match="by its ext2/3/4 superblock the disk has 8388608 bytes, of which 4194304 are there"
+        ):
             use(device, CopyOptions("os"))
     assert stored(driver()) == []
 
@@ -148,7 +166,11 @@ def test_a_name_that_root_gave_a_device_can_be_allowed(driver: Make, attach: Att
     with pytest.raises(PathNotAllowed):
         driver(str(group)).cp(device, CopyOptions("os"))
     for restricted in (named, device):
-        with pytest.raises(PathNotAllowed, match=f"it is or contains the restricted directory {restricted}|lies in the restricted directory {restricted}"):
+        with pytest.raises(
+            PathNotAllowed,
+            match=f"it is or contains the restricted directory {restricted}|lies in the restricted directory "
+            f"{restricted}",
+        ):
             driver(str(group), restricted_dirs=(restricted,)).cp(named, CopyOptions("os"))
 
 
@@ -173,7 +195,10 @@ def test_a_device_that_a_file_server_has_is_none(driver: Make, attach: Attach, t
     """A file system without nodev can hold a node of any device of this host."""
     device = os.stat(attach(raw()))
     os.mknod(tmp_path / "node", 0o60600, device.st_rdev)
-    with pytest.raises(InvalidInput, match=f"^path: '{tmp_path}/node' is not accepted: a regular file is expected, or a block device in /dev"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"^path: '{tmp_path}/node' is not accepted: a regular file is expected, or a block device in /dev",
+    ):
         driver(str(tmp_path)).cp(str(tmp_path / "node"), CopyOptions("os"))
 
 
@@ -200,12 +225,15 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
             with pytest.raises(Conflict) as caught:
                 use(formatted, CopyOptions("os"))
             assert str(caught.value) == (
-                f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a snapshot of it, "
+                f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
+                "snapshot of it, "
                 "or give verify: false to store what comes out."
             )
         assert stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))
-        assert copied.warnings[0].startswith(f"{formatted} is mounted, or a part of another device or of a volume group, so the copy may hold parts of")
+        assert copied.warnings[0].startswith(
+            f"{formatted} is mounted, or a part of another device or of a volume group, so the copy may hold parts of"
+        )
     finally:
         command("umount", tmp_path / "mnt")
     assert driver(formatted).cp(formatted, CopyOptions("os")).warnings == ()
@@ -223,7 +251,9 @@ def test_a_device_that_another_one_holds_is_refused(driver: Make, attach: Attach
 
 
 @pytest.mark.parametrize("own_node", [False, True])
-def test_a_device_that_a_program_writes_to_is_refused(driver: Make, attach: Attach, opened_by_qemu: Callable[..., None], group: Path, own_node: bool) -> None:
+def test_a_device_that_a_program_writes_to_is_refused(
+    driver: Make, attach: Attach, opened_by_qemu: Callable[..., None], group: Path, own_node: bool
+) -> None:
     """libvirt gives QEMU nodes of its own, where the locks of others don't show."""
     device, node = attach(raw()), group / "node"
     os.mknod(node, 0o60600, os.stat(device).st_rdev)
@@ -232,7 +262,9 @@ def test_a_device_that_a_program_writes_to_is_refused(driver: Make, attach: Atta
         with pytest.raises(Conflict) as caught:
             use(device, CopyOptions("os"))
         assert str(caught.value).startswith(f"{device} is open for writing in the program qemu-io (process ")
-        assert str(caught.value).endswith("); end that first, or copy a snapshot of it, or give verify: false to store what comes out.")
+        assert str(caught.value).endswith(
+            "); end that first, or copy a snapshot of it, or give verify: false to store what comes out."
+        )
     assert len(driver(device).cp(device, CopyOptions("os", verify=False)).warnings) == 1
 
 
@@ -249,7 +281,9 @@ def test_writers_of_other_devices_do_no_harm(driver: Make, attach: Attach, opene
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_device_that_is_written_to_meanwhile(driver: Make, attach: Attach, monkeypatch: pytest.MonkeyPatch, verify: bool) -> None:
+def test_a_device_that_is_written_to_meanwhile(
+    driver: Make, attach: Attach, monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
     device = attach(raw())
     copied = copy.copy_local
 
@@ -264,7 +298,10 @@ def test_a_device_that_is_written_to_meanwhile(driver: Make, attach: Attach, mon
             driver(device).cp(device, CopyOptions("os"))
         assert stored(driver()) == []
     else:
-        assert "was written to while it was copied" in driver(device).cp(device, CopyOptions("os", verify=False)).warnings[0]
+        assert (
+            "was written to while it was copied"
+            in driver(device).cp(device, CopyOptions("os", verify=False)).warnings[0]
+        )
 
 
 # A datastore on other hosts
@@ -289,7 +326,13 @@ def run(tmp_path: Path) -> Callable[..., Plan]:
     (tmp_path / "datastores").mkdir()
 
     def run_service(spec: Any, service: Any, check: bool = False, **given: Any) -> Plan:
-        made = service({**{name: option.get("default") for name, option in spec.argument_spec.items()}, "catalog": catalog, **given})
+        made = service(
+            {
+                **{name: option.get("default") for name, option in spec.argument_spec.items()},
+                "catalog": catalog,
+                **given,
+            }
+        )
         return made.plan() if check else made.converge()
 
     return run_service

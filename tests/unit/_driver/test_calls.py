@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity, CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Capacity, CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import datastore_driver
 
 CALLS = Path(__file__).parent / "calls"
@@ -84,7 +84,9 @@ def test_the_answer_is_the_recorded_one(name: str) -> None:
 def test_the_directory_of_all_datastores_is_refused() -> None:
     call, ours = answers("datastore-virtiofs-cp-1.json")
     assert call["error_message"].startswith("Not allowed to use directory '/var/lib/one/datastores'")
-    assert ours.startswith("PathNotAllowed: path: '/var/lib/one/datastores' is not accepted: it lies in the restricted directory /var")
+    assert ours.startswith(
+        "PathNotAllowed: path: '/var/lib/one/datastores' is not accepted: it lies in the restricted directory /var"
+    )
 
 
 def test_an_empty_image_can_not_be_made() -> None:
@@ -103,7 +105,9 @@ def test_what_cp_refuses_is_not_measured(name: str, path: str) -> None:
 def test_a_file_has_no_size_here() -> None:
     call, ours = answers("datastore-virtiofs-stat-2.json")
     assert call["stdout"] == "0\n"  # taken for an empty directory
-    assert ours.startswith("InvalidInput: path: '/var/tmp/files/raw64.img' is not accepted: a directory on the front-end or on a host")
+    assert ours.startswith(
+        "InvalidInput: path: '/var/tmp/files/raw64.img' is not accepted: a directory on the front-end or on a host"
+    )
 
 
 def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
@@ -112,7 +116,10 @@ def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
     document.find("DATASTORE/BASE_PATH").text = str(tmp_path)
     found = driver_of(document).monitor()
     total, used = (
-        int(word) for word in subprocess.run(["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True).stdout.split()[-2:]
+        int(word)
+        for word in subprocess.run(
+            ["df", "-B1", "--output=size,used", tmp_path], capture_output=True, text=True, check=True
+        ).stdout.split()[-2:]
     )
     assert found.total_mb == total // 2**20
     assert abs(found.used_mb - used // 2**20) <= 64  # others write too
@@ -128,7 +135,9 @@ def test_what_the_spec_rules_out_has_one_sentence(action: str) -> None:
 
 
 def test_a_virtiofs_datastore_has_no_capacity() -> None:
-    assert datastore_driver("virtiofs")(Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100")).monitor() == Capacity(0, 0, 0)
+    assert datastore_driver("virtiofs")(
+        Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100")
+    ).monitor() == Capacity(0, 0, 0)
 
 
 if __name__ == "__main__":

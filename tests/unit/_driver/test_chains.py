@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions, Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, OpenContent
 
@@ -50,7 +50,10 @@ def on_the_image(image: Path) -> None:
 @pytest.fixture
 def driver(tmp_path: Path) -> FsDriver:
     (tmp_path / "100").mkdir()
-    return FsDriver(Datastore(100, "x", "image", "fs", "shared", str(tmp_path / "100")), settings=Settings(qcow2_options="cluster_size=128k"))
+    return FsDriver(
+        Datastore(100, "x", "image", "fs", "shared", str(tmp_path / "100")),
+        settings=Settings(qcow2_options="cluster_size=128k"),
+    )
 
 
 @pytest.fixture(params=[link_to_newest, on_the_image])
@@ -123,7 +126,11 @@ def test_a_clone_of_an_image_in_the_datastore_beside_it(driver: FsDriver, tmp_pa
 @pytest.mark.parametrize("image_format", ["qcow2", None])
 def test_a_chain_is_not_exported(driver: FsDriver, image: Path, image_format: str | None) -> None:
     """The front-end would fetch one file of it, with a checksum that is right for this file."""
-    with pytest.raises(Conflict, match=rf"can't be exported as one file, as its data is in {image}\.snap/2, .*; flatten its snapshots, or export a clone"):
+    with pytest.raises(
+        Conflict,
+        match=rf"can't be exported as one file, as its data is in {image}\.snap/2, .*; flatten its snapshots, or "
+        r"export a clone",
+    ):
         driver.export(str(image), image_format)
 
 
@@ -141,7 +148,9 @@ def test_a_link_to_a_file_that_stands_alone_is_exported(driver: FsDriver, tmp_pa
     assert driver.export(str(image), "qcow2").md5 == hashlib.md5(image.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["{directory}/other", "../x", "nbd://localhost/x", "{image}.snap-evil/0", "{image}.snap/../other"])
+@pytest.mark.parametrize(
+    "name", ["{directory}/other", "../x", "nbd://localhost/x", "{image}.snap-evil/0", "{image}.snap/../other"]
+)
 def test_a_chain_that_leaves_the_image(driver: FsDriver, tmp_path: Path, name: str) -> None:
     image = tmp_path / "100" / NAME
     link_to_newest(image)
@@ -151,7 +160,10 @@ def test_a_chain_that_leaves_the_image(driver: FsDriver, tmp_path: Path, name: s
     qemu("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, f"{image}.snap/1")
     before = sorted(os.listdir(image.parent))
     for image_format in ("qcow2", None):
-        for act in (lambda given: driver.clone(str(image), given, CopyOptions("datablock")), lambda given: driver.export(str(image), given)):
+        for act in (
+            lambda given: driver.clone(str(image), given, CopyOptions("datablock")),
+            lambda given: driver.export(str(image), given),
+        ):
             with pytest.raises(VmstoreError, match="is not used: "):
                 act(image_format)
     assert sorted(os.listdir(image.parent)) == before

@@ -11,26 +11,34 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import Capacity
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import read_capacity
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Capacity
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import read_capacity
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 
 def test_blocks_free_to_users_are_what_is_free() -> None:
     # 1000 MiB in blocks of 4 KiB, 400 MiB of it free, 350 MiB for users.
-    assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(used_mb=600, free_mb=350, total_mb=1000)
+    assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(
+        used_mb=600, free_mb=350, total_mb=1000
+    )
 
 
 def test_a_directory_that_is_missing_is_told_apart() -> None:
     with pytest.raises(NotFound, match="^The capacity of /ds could not be read: .*No such file or directory$"):
-        read_capacity("/ds", Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory"))
+        read_capacity(
+            "/ds", Completed(1, "", "stat: cannot read file system information for '/ds': No such file or directory")
+        )
 
 
 @pytest.mark.parametrize(
-    "completed", [Completed(1, "", "stat: cannot read file system information for '/ds': Stale file handle"), Completed(0, "4096 1\n", "")]
+    "completed",
+    [
+        Completed(1, "", "stat: cannot read file system information for '/ds': Stale file handle"),
+        Completed(0, "4096 1\n", ""),
+    ],
 )
 def test_anything_else_is_an_error(completed: Completed) -> None:
     with pytest.raises(CommandFailed, match="^The capacity of /ds could not be read: "):
@@ -40,7 +48,7 @@ def test_anything_else_is_an_error(completed: Completed) -> None:
 MONITOR = """
 import json, sys, time
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 try:
     FsDriver(Datastore(1, "default", "image", "fs", "local", sys.argv[1]), timeout=0.5).monitor()
 except Exception as error:
@@ -50,8 +58,16 @@ except Exception as error:
 
 def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path) -> None:
     hung = Path(__file__).parents[2] / "hung_mount.py"
-    done = subprocess.run([sys.executable, hung, tmp_path, "fuse", sys.executable, "-c", MONITOR, tmp_path], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["CommandFailed", "The command 'stat' did not end within 0.5 seconds and was stopped."]
+    done = subprocess.run(
+        [sys.executable, hung, tmp_path, "fuse", sys.executable, "-c", MONITOR, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [
+        "CommandFailed",
+        "The command 'stat' did not end within 0.5 seconds and was stopped.",
+    ]
 
 
 def test_a_new_datastore_is_open_to_others_whatever_the_umask_is(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ``cp`` and ``clone`` store of images: the size that their headers say, without footers and snapshots, within the free space, or nothing."""
+"""What ``cp`` and ``clone`` store of images: the size that their headers say, without footers and snapshots, within the
+free space, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NoSpace
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopiedImage, CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    InvalidInput,
+    NoSpace,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopiedImage, CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
@@ -65,7 +72,9 @@ def byte_at(path: str, offset: int) -> bytes:
 
 
 def vhd(path: Path, creator: bytes) -> int:
-    """A dynamic VHD with a mark in its last sector, and a geometry that is rounded down, as other programs than QEMU write it. The answer is its size."""
+    """A dynamic VHD with a mark in its last sector, and a geometry that is rounded down, as other programs than QEMU
+    write it. The answer is its size.
+    """
     size, cylinders = 20 * GIB, 20 * GIB // 512 // 63 // 16
     qemu("qemu-img", "create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", path, size)
     qemu("qemu-io", "-f", "vpc", "-c", f"write -q -P 0x47 {size - 512} 512", path)
@@ -84,7 +93,9 @@ def vhd(path: Path, creator: bytes) -> int:
 
 @pytest.mark.parametrize("creator", [b"vbox", b"wa\0\0", b"win ", b"d2v "])
 @pytest.mark.parametrize("wanted", [None, "raw", "qcow2"])
-def test_a_vhd_of_another_program_keeps_its_end(tmp_path: Path, driver: FsDriver, creator: bytes, wanted: str | None) -> None:
+def test_a_vhd_of_another_program_keeps_its_end(
+    tmp_path: Path, driver: FsDriver, creator: bytes, wanted: str | None
+) -> None:
     """Also in guests of a QEMU that takes its geometry."""
     size = vhd(tmp_path / "disk.vhd", creator)
     assert driver.stat(str(tmp_path / "disk.vhd")) == size // MIB
@@ -107,7 +118,18 @@ def test_a_vhd_of_the_datastore_is_exported_as_a_whole(tmp_path: Path) -> None:
 def test_a_fixed_vhd_is_stored_without_its_footer(tmp_path: Path, driver: FsDriver, size: int, stored: int) -> None:
     data = bytes(510) + b"\x55\xaa" + noise(size - 512)
     (tmp_path / "raw").write_bytes(data)
-    qemu("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", tmp_path / "raw", tmp_path / "disk.vhd")
+    qemu(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        "subformat=fixed,force_size=on",
+        tmp_path / "raw",
+        tmp_path / "disk.vhd",
+    )
     path = str(tmp_path / "disk.vhd")
     assert driver.stat(path) == stored
     copied = driver.cp(path, CopyOptions("os"))
@@ -122,7 +144,18 @@ def test_a_fixed_vhd_is_stored_without_its_footer(tmp_path: Path, driver: FsDriv
 
 def test_the_size_of_a_fixed_vhd_at_a_url(tmp_path: Path, driver: FsDriver) -> None:
     (tmp_path / "raw").write_bytes(noise(3 * MIB))
-    qemu("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", tmp_path / "raw", tmp_path / "disk.vhd")
+    qemu(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        "subformat=fixed,force_size=on",
+        tmp_path / "raw",
+        tmp_path / "disk.vhd",
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}/disk.vhd"
@@ -141,7 +174,9 @@ def test_a_disk_of_another_size_than_its_header_says_is_not_stored(tmp_path: Pat
     with open(tmp_path / "disk", "r+b") as file:
         file.seek(24)
         file.write(struct.pack(">Q", MIB - 100))
-    with pytest.raises(InvalidInput, match="its header says that the disk has 1048476 bytes, and qemu-img reads 1048064"):
+    with pytest.raises(
+        InvalidInput, match="its header says that the disk has 1048476 bytes, and qemu-img reads 1048064"
+    ):
         driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="raw"))
     assert not os.listdir(tmp_path / "100")
 
@@ -152,7 +187,12 @@ def test_each_conversion_compares_the_sizes(tmp_path: Path) -> None:
         file.seek(24)
         file.write(struct.pack(">Q", MIB - 100))
     for wanted in ("raw", "vmdk"):
-        with new_image(str(tmp_path)) as part, pytest.raises(CommandFailed, match="made a disk of 1048064 bytes of .*/disk, whose header says 1048476 bytes"):
+        with (
+            new_image(str(tmp_path)) as part,
+            pytest.raises(
+                CommandFailed, match="made a disk of 1048064 bytes of .*/disk, whose header says 1048476 bytes"
+            ),
+        ):
             copy_content(Content((str(tmp_path / "disk"),), "qcow2"), part, wanted)
 
 
@@ -200,11 +240,17 @@ def test_a_cut_image_leaves_nothing_behind(tmp_path: Path, driver: FsDriver) -> 
 
 def test_a_cdrom_is_looked_at_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "content").write_bytes(noise(MIB))
-    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", tmp_path / "iso", tmp_path / "content"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["xorriso", "-as", "mkisofs", "-quiet", "-o", tmp_path / "iso", tmp_path / "content"],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     os.truncate(tmp_path / "iso", MIB // 2)
     with pytest.raises(InvalidInput, match="by its ISO 9660 volume descriptor the disk has"):
         driver_at(tmp_path, tmp_path / "100").cp(str(tmp_path / "iso"), CopyOptions("cdrom"))
-    assert driver_at(tmp_path, tmp_path / "101", "file").cp(str(tmp_path / "iso"), CopyOptions("kernel")).format == "raw"
+    assert (
+        driver_at(tmp_path, tmp_path / "101", "file").cp(str(tmp_path / "iso"), CopyOptions("kernel")).format == "raw"
+    )
 
 
 def test_a_clone_of_an_image_that_is_not_whole(tmp_path: Path, driver: FsDriver) -> None:
@@ -212,7 +258,9 @@ def test_a_clone_of_an_image_that_is_not_whole(tmp_path: Path, driver: FsDriver)
     (tmp_path / "raw").write_bytes(noise(MIB))
     qemu("qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", source)
     os.truncate(source, source.stat().st_size - 1)
-    with pytest.raises(Conflict, match=f"^The image {source} is damaged: by the tables of this qcow2 image the file has "):
+    with pytest.raises(
+        Conflict, match=f"^The image {source} is damaged: by the tables of this qcow2 image the file has "
+    ):
         driver.clone(str(source), "qcow2", CopyOptions("os"))
     assert os.listdir(tmp_path / "100") == [source.name]
     (warning,) = driver.clone(str(source), "qcow2", CopyOptions("os", verify=False)).warnings
@@ -227,12 +275,18 @@ def test_a_conversion_leaves_free_space_to_others(tmp_path: Path, small: Path) -
     (tmp_path / "raw").write_bytes(b"x" * (100 * MIB))
     qemu("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "disk")
     assert (tmp_path / "disk").stat().st_size < 2 * MIB
-    with pytest.raises(NoSpace, match=r"Could not convert .*/disk: No space left on device but 16 MiB, which a conversion leaves to other users"):
+    with pytest.raises(
+        NoSpace,
+        match=r"Could not convert .*/disk: No space left on device but 16 MiB, which a conversion leaves to other "
+        r"users",
+    ):
         driver_at(tmp_path, small / "100").cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="raw"))
     assert not os.listdir(small / "100")
 
 
-def test_a_conversion_is_stopped_when_it_takes_too_long(tmp_path: Path, driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_is_stopped_when_it_takes_too_long(
+    tmp_path: Path, driver: FsDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "raw").write_bytes(b"x" * (512 * MIB))
     qemu("qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "disk")
     monkeypatch.setattr(qemu_img_command, "BYTES_PER_CPU_SECOND", 1 << 40)
@@ -250,7 +304,9 @@ def test_a_disk_without_data_takes_time_too(tmp_path: Path, driver: FsDriver, mo
 
 
 @pytest.mark.parametrize(("options", "size"), [("log_size=2M", 10 * MIB), ("block_size=1M", 3 << 40)])
-def test_a_vhdx_with_its_size_behind_a_long_log_or_table(tmp_path: Path, driver: FsDriver, options: str, size: int) -> None:
+def test_a_vhdx_with_its_size_behind_a_long_log_or_table(
+    tmp_path: Path, driver: FsDriver, options: str, size: int
+) -> None:
     qemu("qemu-img", "create", "-q", "-f", "vhdx", "-o", options, tmp_path / "disk", size)
     assert driver.stat(str(tmp_path / "disk")) == size // MIB
     assert driver.preview(str(tmp_path / "disk"), CopyOptions("os")).size_mb == size // MIB

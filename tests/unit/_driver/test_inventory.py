@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, NotFound, UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import DatastoreDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.directory import SystemDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    FileAccessFailed,
+    NotFound,
+    UnsupportedAction,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import DatastoreDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 
 HUNG = Path(__file__).parents[2] / "hung_mount.py"
@@ -102,7 +106,11 @@ def test_an_image(tmp_path: Path, image_format: str) -> None:
     subprocess.run(["qemu-io", "-f", image_format, "-c", "write 0 1M", path], check=True, capture_output=True)
     (image,) = driver(tmp_path).inventory().images
     told = json.loads(qemu_img("info", "--output=json", "-f", image_format, path))
-    assert (image.path, image.format, image.virtual_size(image_format)) == (str(path), image_format, told["virtual-size"])
+    assert (image.path, image.format, image.virtual_size(image_format)) == (
+        str(path),
+        image_format,
+        told["virtual-size"],
+    )
     assert (image.allocated, image.length) == (du(path), path.stat().st_size)
     assert image.snapshots == ()
 
@@ -111,7 +119,11 @@ def test_a_header_in_a_raw_disk_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / name("a")
     qemu_img("create", "-q", "-f", "qcow2", path, "1T")
     (image,) = driver(tmp_path).inventory().images
-    assert (image.virtual_size("raw"), image.virtual_size("qcow2"), image.virtual_size("vmdk")) == (path.stat().st_size, 1 << 40, None)
+    assert (image.virtual_size("raw"), image.virtual_size("qcow2"), image.virtual_size("vmdk")) == (
+        path.stat().st_size,
+        1 << 40,
+        None,
+    )
 
 
 def test_a_header_that_makes_no_sense(tmp_path: Path) -> None:
@@ -131,11 +143,16 @@ def test_snapshots_that_are_copies(tmp_path: Path) -> None:
         file.write_bytes(b"x" * size)
     (image,) = driver(tmp_path).inventory().images
     assert image.allocated == du(path)
-    assert [(one.id, one.allocated) for one in image.snapshots] == [(0, du(snapshots / "0")), (12, du(snapshots / "12"))]
+    assert [(one.id, one.allocated) for one in image.snapshots] == [
+        (0, du(snapshots / "0")),
+        (12, du(snapshots / "12")),
+    ]
 
 
 def chain(directory: Path, *, shared: bool) -> Path:
-    """An image of 1 MiB with two snapshots, which has since grown to 2 MiB, as the transfer drivers ssh and shared lay it out."""
+    """An image of 1 MiB with two snapshots, which has since grown to 2 MiB, as the transfer drivers ssh and shared lay
+    it out.
+    """
     path = directory / name("a")
     snapshots = directory / f"{name('a')}.snap"
     snapshots.mkdir()
@@ -160,7 +177,10 @@ def test_snapshots_that_are_overlays(tmp_path: Path, shared: bool) -> None:
     snapshots = tmp_path / f"{path.name}.snap"
     (image,) = driver(tmp_path).inventory().images
     assert (image.path, image.allocated, image.virtual_size("qcow2")) == (str(path), du(snapshots / "2"), 2 << 20)
-    assert [(one.id, one.allocated) for one in image.snapshots] == [(0, du(path if shared else snapshots / "0")), (1, du(snapshots / "1"))]
+    assert [(one.id, one.allocated) for one in image.snapshots] == [
+        (0, du(path if shared else snapshots / "0")),
+        (1, du(snapshots / "1")),
+    ]
     assert driver(tmp_path).stored() == {str(path)}
 
 
@@ -183,7 +203,9 @@ def test_what_is_no_image_is_told_apart(tmp_path: Path) -> None:
         (f"{tmp_path}/{name('b')}.snap", du(tmp_path / f"{name('b')}.snap", tmp_path / f"{name('b')}.md5sum")),
         (f"{tmp_path}/{name('c')}.md5sum", du(tmp_path / f"{name('c')}.md5sum")),
     ]
-    assert sorted(inventory.unknown) == sorted(["a\nb", f"{name('d')}.snap", name("e"), name("f"), f"{name('f')}.md5sum", "\\xffé"])
+    assert sorted(inventory.unknown) == sorted(
+        ["a\nb", f"{name('d')}.snap", name("e"), name("f"), f"{name('f')}.md5sum", "\\xffé"]
+    )
     json.dumps(records.asdict(inventory), ensure_ascii=False).encode()
 
 
@@ -197,7 +219,9 @@ with new_image(sys.argv[1]) as part:
 
 
 def test_parts_that_a_program_holds_are_no_leftovers(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         held = other.stdout.readline().strip()
         left, directory, link = (tmp_path / f".{name(digit)}.part" for digit in "abc")
         left.write_bytes(b"x" * 9000)
@@ -213,7 +237,9 @@ def test_parts_that_a_program_holds_are_no_leftovers(tmp_path: Path) -> None:
         link.symlink_to("/etc/passwd")
         inventory = driver(tmp_path).inventory()
         assert inventory.held == (held,)
-        assert [(one.path, one.allocated) for one in inventory.leftovers] == [(str(path), du(path)) for path in (left, directory, link)]
+        assert [(one.path, one.allocated) for one in inventory.leftovers] == [
+            (str(path), du(path)) for path in (left, directory, link)
+        ]
         driver(tmp_path).sweep()
         assert os.listdir(tmp_path) == [os.path.basename(held)]
         other.stdin.close()
@@ -224,15 +250,22 @@ def test_checksums_where_they_are_wanted(tmp_path: Path) -> None:
     chain(tmp_path, shared=False)
     (tmp_path / name("b")).write_bytes(b"x" * (3 << 20))
     (tmp_path / name("c")).write_bytes(b"data")
-    wanted = {str(tmp_path / name("a")): "md5", str(tmp_path / name("b")): "sha256", str(tmp_path / name("d")): "sha256"}
-    done = [subprocess.run([f"{wanted[path]}sum", path], capture_output=True, text=True, check=True).stdout.split()[0] for path in list(wanted)[:2]]
+    wanted = {
+        str(tmp_path / name("a")): "md5",
+        str(tmp_path / name("b")): "sha256",
+        str(tmp_path / name("d")): "sha256",
+    }
+    done = [
+        subprocess.run([f"{wanted[path]}sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+        for path in list(wanted)[:2]
+    ]
     assert [image.checksum for image in driver(tmp_path).inventory(wanted).images] == [*done, None]
 
 
 ASK = """
 import json, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 try:
     getattr(FsDriver(Datastore(1, "default", "image", "fs", "local", sys.argv[1]), timeout=0.5), sys.argv[2])()
 except Exception as error:
@@ -242,5 +275,13 @@ except Exception as error:
 
 @pytest.mark.parametrize("question", ["stored", "inventory"])
 def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path, question: str) -> None:
-    done = subprocess.run([sys.executable, HUNG, tmp_path, "fuse", sys.executable, "-c", ASK, tmp_path, question], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["CommandFailed", f"Reading the directory {tmp_path} did not end within 0.5 seconds and was stopped."]
+    done = subprocess.run(
+        [sys.executable, HUNG, tmp_path, "fuse", sys.executable, "-c", ASK, tmp_path, question],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [
+        "CommandFailed",
+        f"Reading the directory {tmp_path} did not end within 0.5 seconds and was stopped.",
+    ]

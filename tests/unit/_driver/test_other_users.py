@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A datastore belongs to the service user, who replaces names and rewrites headers while root works there. Nothing of root's is read or written."""
+"""A datastore belongs to the service user, who replaces names and rewrites headers while root works there.
+
+Nothing of root's is read or written.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
     VmstoreError,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content, same_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
@@ -37,7 +40,8 @@ TENANT = 61001
 NAME = "6573ae15e97409f235cae95705b4d830"
 SECRET = b"of root only".ljust(512) * 8
 
-#: Puts a link to the file argv[2] in the place of every part in the directory argv[1], as fast as it can, until its input ends.
+#: Puts a link to the file argv[2] in the place of every part in the directory argv[1], as fast as it can, until its
+#: input ends.
 SWAP = """
 import ctypes, os, select, sys
 directory, target = sys.argv[1:3]
@@ -73,7 +77,9 @@ def driver(tenant: Path) -> FsDriver:
 
 @contextlib.contextmanager
 def swapping(directory: Path, target: Path) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", SWAP, directory, target, str(TENANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", SWAP, directory, target, str(TENANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         yield
         process.stdin.close()
@@ -95,7 +101,9 @@ def holds_secret(path: Path) -> bool:
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 @pytest.mark.parametrize("fs", ["ext4", None])
-def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(driver: FsDriver, secret: Path, image_format: str, fs: str | None) -> None:
+def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(
+    driver: FsDriver, secret: Path, image_format: str, fs: str | None
+) -> None:
     with swapping(Path(driver.datastore.base_path), secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError):
@@ -103,7 +111,9 @@ def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(driver: FsDriver,
     assert (secret.read_bytes(), secret.stat().st_uid, secret.stat().st_mode & 0o777) == (SECRET, 0, 0o600)
 
 
-def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path) -> None:
+def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(
+    driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path
+) -> None:
     source = Content((str(qcow2(tmp_path / "image")),), "qcow2")
     with swapping(tenant, secret):
         for _time in range(8):
@@ -127,7 +137,10 @@ def test_nobody_else_can_open_a_part(driver: FsDriver, monkeypatch: pytest.Monke
     monkeypatch.setattr(datablock, "run", look)
     source = driver.mkfs(2, "raw", "ext4")
     assert seen == ["0 600\n"]
-    assert subprocess.run(["stat", "-c", "%u %g %a", source], stdout=subprocess.PIPE, text=True, check=True).stdout == f"{TENANT} {TENANT} 640\n"
+    assert (
+        subprocess.run(["stat", "-c", "%u %g %a", source], stdout=subprocess.PIPE, text=True, check=True).stdout
+        == f"{TENANT} {TENANT} 640\n"
+    )
 
 
 @pytest.mark.parametrize("leads", ["data_file", "backing_file"])
@@ -136,7 +149,11 @@ def test_a_header_that_names_a_file_of_root_when_it_is_too_late_to_look_leads_no
     driver: FsDriver, secret: Path, tmp_path: Path, leads: str, act: str
 ) -> None:
     base = Path(driver.datastore.base_path)
-    options = ["-o", f"data_file={secret},data_file_raw=on"] if leads == "data_file" else ["-b", str(secret), "-F", "raw", "-u"]
+    options = (
+        ["-o", f"data_file={secret},data_file_raw=on"]
+        if leads == "data_file"
+        else ["-b", str(secret), "-F", "raw", "-u"]
+    )
     top = Content((str(qcow2(base / "1", *options)), str(qcow2(base / "0"))), "qcow2")
     secret.write_bytes(SECRET)  # qemu-img made it the data of the image
     if act == "copy":
@@ -155,7 +172,14 @@ def test_a_rebase_reads_no_file_of_root(driver: FsDriver, secret: Path, monkeypa
     directory.mkdir()
     qcow2(directory / "0")
     for number in (1, 2):
-        qcow2(directory / str(number), "-b", f"{NAME}.snap/{number - 1}" if number == 1 else f"{directory}/{number - 1}", "-F", "qcow2", "-u")
+        qcow2(
+            directory / str(number),
+            "-b",
+            f"{NAME}.snap/{number - 1}" if number == 1 else f"{directory}/{number - 1}",
+            "-F",
+            "qcow2",
+            "-u",
+        )
     image.symlink_to(f"{NAME}.snap/2")
 
     def late(source: int, target: int) -> None:
@@ -202,7 +226,9 @@ ACTIONS: dict[str, Callable[[FsDriver, str], object]] = {
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_datastore_that_leads_to_a_directory_of_root_is_not_used(driver: FsDriver, elsewhere: Path, action: str) -> None:
+def test_a_datastore_that_leads_to_a_directory_of_root_is_not_used(
+    driver: FsDriver, elsewhere: Path, action: str
+) -> None:
     before = {name: (elsewhere / name).read_bytes() for name in os.listdir(elsewhere)}
     with pytest.raises(PathNotAllowed, match="it leads through a symbolic link that another user can change"):
         ACTIONS[action](driver, f"{driver.datastore.base_path}/{NAME}")
@@ -220,7 +246,9 @@ def test_a_datastore_is_not_made_where_a_link_of_another_user_leads(driver: FsDr
 
 
 @pytest.mark.parametrize("owner", [TENANT, 0])
-def test_a_datastore_may_be_a_link_to_a_directory_of_the_same_user(driver: FsDriver, tenant: Path, tmp_path: Path, owner: int) -> None:
+def test_a_datastore_may_be_a_link_to_a_directory_of_the_same_user(
+    driver: FsDriver, tenant: Path, tmp_path: Path, owner: int
+) -> None:
     """Another disk, below a directory of root."""
     base = Path(driver.datastore.base_path)
     base.rmdir()
@@ -253,7 +281,9 @@ def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, s
     assert os.listdir(driver.datastore.base_path) == []
 
 
-def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(
+    driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as /proc/1/root for whoever may not trace that process."""
 
     def refused(path: str, **options: object) -> str:
@@ -277,11 +307,18 @@ def test_a_confined_command_has_no_sockets(family: str) -> None:
     assert refused.stderr.endswith("PermissionError: [Errno 1] Operation not permitted\n")
 
 
-def test_without_landlock_root_reads_no_headers_of_others(driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_landlock_root_reads_no_headers_of_others(
+    driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # which the kernel refuses
     base = Path(driver.datastore.base_path)
     content = Content((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
-    with pytest.raises(UnsupportedAction, match="can be changed by other users than root, and this kernel has no Landlock"), new_image(str(base)) as part:
+    with (
+        pytest.raises(
+            UnsupportedAction, match="can be changed by other users than root, and this kernel has no Landlock"
+        ),
+        new_image(str(base)) as part,
+    ):
         copy_content(content, part, "raw")
     (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
     driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=(str(tmp_path),))
@@ -292,10 +329,15 @@ def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) ->
     """qemu-img may read programs and libraries. What an administrator installs for root alone isn't among them."""
     base = Path(driver.datastore.base_path)
     for place in ("/opt", "/usr/local", "/usr/share"):
-        made = subprocess.run(["mktemp", "-d", f"{place}/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        made = subprocess.run(
+            ["mktemp", "-d", f"{place}/vmstore-test-XXXXXX"], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.strip()
         try:
             Path(made, "secret").write_bytes(SECRET)
-            top = Content((str(qcow2(base / "1", "-o", f"data_file={made}/secret,data_file_raw=on")), str(qcow2(base / "0"))), "qcow2")
+            top = Content(
+                (str(qcow2(base / "1", "-o", f"data_file={made}/secret,data_file_raw=on")), str(qcow2(base / "0"))),
+                "qcow2",
+            )
             Path(made, "secret").write_bytes(SECRET)
             with pytest.raises(CommandFailed, match="Permission denied"), new_image(str(base)) as part:
                 copy_content(top, part, "raw")
@@ -304,7 +346,9 @@ def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) ->
 
 
 @pytest.mark.parametrize("named", [f".{NAME}.part", f"{NAME}.snap", NAME])
-def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver: FsDriver, tenant: Path, named: str) -> None:
+def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(
+    driver: FsDriver, tenant: Path, named: str
+) -> None:
     moved = tenant / "moved"
     (moved / "root's").mkdir(parents=True)
     os.chown(moved, TENANT, TENANT)
@@ -313,7 +357,9 @@ def test_no_directory_of_root_is_removed_that_was_moved_into_a_datastore(driver:
     with contextlib.suppress(VmstoreError):
         driver.rm(f"{driver.datastore.base_path}/{NAME}")
     driver.sweep()
-    assert subprocess.run(["find", tenant, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True).stdout.endswith("/root's/file\n")
+    assert subprocess.run(
+        ["find", tenant, "-name", "file"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.endswith("/root's/file\n")
 
 
 def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None:
@@ -335,7 +381,9 @@ sys.stdin.read()
 
 def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
     part = f"{driver.datastore.base_path}/.{NAME}.part"
-    with subprocess.Popen([sys.executable, "-c", LEASE, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", LEASE, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"ready\n"
         start = time.monotonic()
         driver.sweep()
@@ -344,7 +392,9 @@ def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
         assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
 
 
-def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(
+    driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = Path(driver.datastore.base_path)
     base.rmdir()
     (tenant / "root's").mkdir(0o700)
@@ -357,9 +407,13 @@ def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(
 
     mkdir = os.mkdir
     monkeypatch.setattr(os, "mkdir", made)
-    with pytest.raises(StaleState, match=re.escape(f"Another program replaced the directory {base} while it was made.")):
+    with pytest.raises(
+        StaleState, match=re.escape(f"Another program replaced the directory {base} while it was made.")
+    ):
         driver.prepare()
-    assert subprocess.run(["stat", "-c", "%u %a", base], stdout=subprocess.PIPE, text=True, check=True).stdout == "0 700\n"
+    assert (
+        subprocess.run(["stat", "-c", "%u %a", base], stdout=subprocess.PIPE, text=True, check=True).stdout == "0 700\n"
+    )
 
 
 def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an image is made of, by what it begins and ends with: a file of each kind, from the program that writes it or from its specification."""
+"""What an image is made of, by what it begins and ends with: a file of each kind, from the program that writes it or
+from its specification.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,41 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import disk_signs, magic
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 KIB, MIB = 1 << 10, 1 << 20
 #: What nothing recognises.
 NOISE = random.Random(7).randbytes(300 * KIB)
 
-PACKAGES = {"mkfs.btrfs": "btrfs-progs", "mkfs.exfat": "exfatprogs", "mkfs.f2fs": "f2fs-tools", "mkfs.ntfs": "ntfs-3g", "mkfs.vfat": "dosfstools"}
-PACKAGES.update({"lzma": "xz-utils", "mkfs.xfs": "xfsprogs", "mkfs.ext4": "e2fsprogs", "mkswap": "util-linux", "ntfsclone": "ntfs-3g"})
+PACKAGES = {
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.exfat": "exfatprogs",
+    "mkfs.f2fs": "f2fs-tools",
+    "mkfs.ntfs": "ntfs-3g",
+    "mkfs.vfat": "dosfstools",
+}
+PACKAGES.update(
+    {
+        "lzma": "xz-utils",
+        "mkfs.xfs": "xfsprogs",
+        "mkfs.ext4": "e2fsprogs",
+        "mkswap": "util-linux",
+        "ntfsclone": "ntfs-3g",
+    }
+)
 
 
 def tool(name: str, *arguments: object, stdin: bytes = b"", directory: Path | None = None) -> bytes:
     if shutil.which(name) is None:
         pytest.fail(f"{name} is not installed: apt-get install {PACKAGES.get(name, name)}")
     command = [name, *map(str, arguments)]
-    return subprocess.run(command, input=stdin, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    return subprocess.run(
+        command, input=stdin, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    ).stdout
 
 
 def begins(header: bytes) -> Callable[[Path], bytes]:
@@ -110,7 +128,9 @@ def ntfs_clone(directory: Path) -> bytes:
 
 def arj(_directory: Path) -> bytes:
     header = bytes([30, 11, 1, 2, 0x10, 0, 2, 0]) + bytes(22) + b"disk.arj\0\0"
-    return b"\x60\xea" + struct.pack("<H", len(header)) + header + struct.pack("<I", zlib.crc32(header)) + bytes(2) + NOISE
+    return (
+        b"\x60\xea" + struct.pack("<H", len(header)) + header + struct.pack("<I", zlib.crc32(header)) + bytes(2) + NOISE
+    )
 
 
 def dmg(beginning: bytes) -> Callable[[Path], bytes]:
@@ -145,7 +165,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "rar 5": ("a rar archive", begins(b"Rar!\x1a\7\1\0")),
     "rar 1.5": ("a rar archive", begins(b"Rar!\x1a\7\0")),
     "rar 1.4": ("a rar archive", begins(b"RE~^\7\0")),
-    "ar": ("an ar archive", lambda directory: [tool("ar", "-q", directory / "x.a", directory / member(directory)), (directory / "x.a").read_bytes()][1]),
+    "ar": (
+        "an ar archive",
+        lambda directory: [
+            tool("ar", "-q", directory / "x.a", directory / member(directory)),
+            (directory / "x.a").read_bytes(),
+        ][1],
+    ),
     "thin ar": ("an ar archive", begins(b"!<thin>\n")),
     "RPM": ("an RPM archive", begins(b"\xed\xab\xee\xdb\3\0\0\0\0\1")),
     "cab": ("a cab archive", begins(b"MSCF\0\0\0\0\x40\1\0\0\0\0\0\0\x2c\0\0\0")),
@@ -167,9 +193,15 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     # compressions
     "lz4": ("compressed with lz4", lambda _directory: tool("lz4", "-c", stdin=NOISE)),
     "legacy lz4": ("compressed with lz4", lambda _directory: tool("lz4", "-l", "-c", stdin=NOISE)),
-    "lz4 behind a skippable frame": ("compressed with lz4", lambda _directory: b"\x5a\x2a\x4d\x18\3\0\0\0abc" + tool("lz4", "-c", stdin=NOISE)),
+    "lz4 behind a skippable frame": (
+        "compressed with lz4",
+        lambda _directory: b"\x5a\x2a\x4d\x18\3\0\0\0abc" + tool("lz4", "-c", stdin=NOISE),
+    ),
     "lzma": ("compressed with lzma", lambda _directory: tool("lzma", "-c", stdin=NOISE)),
-    "lzma with its size": ("compressed with lzma", lambda _directory: struct.pack("<BIQ", 0x5D, 3 << 20, len(NOISE)) + LZMA),
+    "lzma with its size": (
+        "compressed with lzma",
+        lambda _directory: struct.pack("<BIQ", 0x5D, 3 << 20, len(NOISE)) + LZMA,
+    ),
     "lzip": ("compressed with lzip", begins(b"LZIP\1\x17")),
     "lzip 0": ("compressed with lzip", begins(b"LZIP\0\x17")),
     "lzop": ("compressed with lzop", begins(b"\x89LZO\0\r\n\x1a\n\x10\x40")),
@@ -183,7 +215,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "zlib, small": ("compressed with zlib", lambda _directory: zlib.compress(b"hello", 9)),
     "pack": ("compressed with pack", begins(b"\x1f\x1e\0\1\0\0\x0c")),
     **{f"lzfse {kind}": ("compressed with lzfse", begins(f"bvx{kind}".encode())) for kind in "-12n"},
-    **{f"zstd 0.{low & 15}": ("compressed with an old version of zstd", begins(bytes([low]) + b"\xb5\x2f\xfd")) for low in (0x1E, *range(0x22, 0x28))},
+    **{
+        f"zstd 0.{low & 15}": ("compressed with an old version of zstd", begins(bytes([low]) + b"\xb5\x2f\xfd"))
+        for low in (0x1E, *range(0x22, 0x28))
+    },
     # containers
     "qcow": ("a qcow image", created("qcow")),
     "QED": ("a QED image", created("qed")),
@@ -226,13 +261,22 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "HTML behind blanks": ("an HTML page", begins(b"\xef\xbb\xbf\r\n\t <!doctype  HTML PUBLIC")),
     "HTML behind a comment": ("an HTML page", begins(b"\n<!-- proxy -->\n<!----> <html>")),
     "HTML without a document": ("an HTML page", begins(b"<script>location='/login'</script>")),
-    "HTML with a short tag": ("an HTML page", begins(b"<p>This site needs a login: <a href='https://login.example/'>go there</a> first.</p>\n")),
+    "HTML with a short tag": (
+        "an HTML page",
+        begins(b"<p>This site needs a login: <a href='https://login.example/'>go there</a> first.</p>\n"),
+    ),
     "HTML that is short": ("an HTML page", lambda _directory: b"<h1>Forbidden</h1>"),
     "HTML in UTF-16": ("an HTML page", begins("\ufeff<!DOCTYPE html>".encode("utf-16-le"))),
     "HTML with a form": ("an HTML page", begins(b"<form action='/login' method='post'>")),
     "HTML with a heading": ("an HTML page", lambda _directory: b"<h2>503 Service Unavailable</h2>"),
-    "XML without a declaration": ("an XML document", begins(b"<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1'>")),
-    "XML": ("an XML document", begins(b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code></Error>")),
+    "XML without a declaration": (
+        "an XML document",
+        begins(b"<Envelope xmlns='http://schemas.dmtf.org/ovf/envelope/1'>"),
+    ),
+    "XML": (
+        "an XML document",
+        begins(b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code></Error>"),
+    ),
     "XML behind a comment": ("an XML document", begins(b"<!-- a domain -->\n<!-- of libvirt --><domain type='kvm'>")),
     "XML that is a comment": ("an XML document", begins(b"<!-- " + b"x" * 600)),
     "XML in UTF-16": ("an XML document", begins("\ufeff<?xml version='1.0'?>".encode("utf-16-be"))),
@@ -264,7 +308,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "SQLite": ("an SQLite database", begins(b"SQLite format 3\0\x10\0\1\1")),
     "openssl": ("a file that openssl encrypted", begins(b"Salted__12345678")),
     "ansible-vault": ("a file that ansible-vault encrypted", begins(b"$ANSIBLE_VAULT;1.1;AES256\n6132")),
-    "Git LFS": ("a pointer of Git LFS, without the file", begins(b"version https://git-lfs.github.com/spec/v1\noid sha256:")),
+    "Git LFS": (
+        "a pointer of Git LFS, without the file",
+        begins(b"version https://git-lfs.github.com/spec/v1\noid sha256:"),
+    ),
     "jigdo": ("a template of jigdo, without the data", begins(b"JigsawDownload template 1.2 jigit/1.22 \r\n")),
     "age": ("a file that age encrypted", begins(b"age-encryption.org/v1\n-> X25519 ")),
     "VirtualBox": ("a saved state of a virtual machine", begins(b"\x7fVirtualBox SavedState V2.0\n")),
@@ -279,7 +326,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
 def driver(tmp_path: Path) -> FsDriver:
     (tmp_path / "store").mkdir()
     (tmp_path / "files").mkdir()
-    return FsDriver(Datastore(1, "default", "image", "fs", "local", f"{tmp_path}/store", safe_dirs=(f"{tmp_path}/files",)))
+    return FsDriver(
+        Datastore(1, "default", "image", "fs", "local", f"{tmp_path}/store", safe_dirs=(f"{tmp_path}/files",))
+    )
 
 
 @pytest.fixture
@@ -328,7 +377,11 @@ def test_what_is_no_image_is_refused_by_its_name(driver: FsDriver, files: Path, 
 def test_each_row_of_the_table_has_a_file(tmp_path: Path) -> None:
     samples = [make(tmp_path) for _name, make in REFUSED.values()]
     for group, name, offset, number in magic._MAGICS:
-        found = [sample for sample in samples if (sample.startswith(number, offset) if offset >= 0 else sample[offset:].startswith(number))]
+        found = [
+            sample
+            for sample in samples
+            if (sample.startswith(number, offset) if offset >= 0 else sample[offset:].startswith(number))
+        ]
         assert found or not group, (name, number)
     for table in (magic._STRUCTURES, magic._WEAK):
         for _group, name, fits in table:
@@ -472,7 +525,13 @@ def test_a_disk_is_stored_without_a_warning(driver: FsDriver, files: Path, tmp_p
 def test_it_is_a_disk_though_its_first_code_looks_like_something(tmp_path: Path, sign: str) -> None:
     """The magic numbers of two or three bytes could be instructions of a boot sector."""
     data = SIGNS[sign](tmp_path)
-    for code in (b"\x1f\x9d\x90", b"\x60\xea\x20\0", b"\xff\xd8\xff\xe0", b"\x1f\x1e\0\0\1\0\5", b"\x5d\0\0\x80\0" + b"\xff" * 8 + b"\0"):
+    for code in (
+        b"\x1f\x9d\x90",
+        b"\x60\xea\x20\0",
+        b"\xff\xd8\xff\xe0",
+        b"\x1f\x1e\0\0\1\0\5",
+        b"\x5d\0\0\x80\0" + b"\xff" * 8 + b"\0",
+    ):
         disk = code + data[len(code) :]
         if disk_signs.disk_sign(disk):  # it isn't the sign that the code is written over
             assert magic.sniff(disk) == "raw"
@@ -496,7 +555,9 @@ def test_an_archive_of_a_disk_is_an_archive(tmp_path: Path) -> None:
 # What nothing recognises
 
 
-@pytest.mark.parametrize("data", [b"hello\n", NOISE, b"x", b"\1" + bytes(MIB), b"{}", b"#!/bin/sh\n", b"<p", b"BZh is no bzip2", b"07070 "])
+@pytest.mark.parametrize(
+    "data", [b"hello\n", NOISE, b"x", b"\1" + bytes(MIB), b"{}", b"#!/bin/sh\n", b"<p", b"BZh is no bzip2", b"07070 "]
+)
 def test_what_nothing_recognises_is_stored_with_a_warning(driver: FsDriver, files: Path, data: bytes) -> None:
     path = written(files / "x", data)
     for image_type in ("os", "datablock", "cdrom"):
@@ -518,7 +579,10 @@ def test_what_nothing_recognises_is_stored_with_a_warning(driver: FsDriver, file
 @pytest.mark.parametrize("data", [bytes(1), bytes(MIB), bytes(5 * MIB) + NOISE])
 def test_what_begins_with_zeros_can_be_an_empty_disk(driver: FsDriver, files: Path, data: bytes) -> None:
     path = written(files / "x", data)
-    for copied in (driver.cp(path, CopyOptions("os")), driver.cp(written(files / "x.gz", gzip.compress(data, 1)), CopyOptions("os"))):
+    for copied in (
+        driver.cp(path, CopyOptions("os")),
+        driver.cp(written(files / "x.gz", gzip.compress(data, 1)), CopyOptions("os")),
+    ):
         assert copied.warnings == ()
         assert Path(copied.source).read_bytes() == data
     assert driver.preview(path, CopyOptions("os")).warnings == ()
@@ -583,7 +647,9 @@ def skippable(kind: int, length: int) -> bytes:
     return struct.pack("<II", 0x184D2A50 + kind, length) + bytes(length)
 
 
-@pytest.mark.parametrize("before", [skippable(0, 4), skippable(15, 0), skippable(3, 1000) + skippable(4, 70000), skippable(5, MIB)])
+@pytest.mark.parametrize(
+    "before", [skippable(0, 4), skippable(15, 0), skippable(3, 1000) + skippable(4, 70000), skippable(5, MIB)]
+)
 def test_zstd_may_begin_with_skippable_frames(driver: FsDriver, files: Path, before: bytes) -> None:
     disk = SIGNS["MBR"](files)
     path = written(files / "x", before + zstd(disk))
@@ -591,7 +657,9 @@ def test_zstd_may_begin_with_skippable_frames(driver: FsDriver, files: Path, bef
     assert (copied.warnings, stored(driver)) == ((), [disk])
     assert driver.preview(path, CopyOptions("os")).size_mb == 1
     driver.rm(copied.source)
-    assert "and inside gzip there is zstd again" in refused(driver, written(files / "twice", gzip.compress(before + zstd(disk))), CopyOptions("os"))
+    assert "and inside gzip there is zstd again" in refused(
+        driver, written(files / "twice", gzip.compress(before + zstd(disk))), CopyOptions("os")
+    )
 
 
 def test_as_parallel_compressors_write_it(driver: FsDriver, files: Path) -> None:
@@ -602,11 +670,16 @@ def test_as_parallel_compressors_write_it(driver: FsDriver, files: Path) -> None
     assert stored(driver) == [disk]
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b"", mtime=0), lzma.compress(b""), skippable(0, 10), skippable(1, 70000)])
+@pytest.mark.parametrize(
+    "data", [b"", gzip.compress(b"", mtime=0), lzma.compress(b""), skippable(0, 10), skippable(1, 70000)]
+)
 def test_what_is_empty_is_no_image(driver: FsDriver, files: Path, data: bytes) -> None:
     path = written(files / "x", data)
     for image_type in ("os", "datablock", "cdrom"):
-        assert refused(driver, path, CopyOptions(image_type)) == f"path: '{path}' is not accepted: an image is expected, and this is empty."
+        assert (
+            refused(driver, path, CopyOptions(image_type))
+            == f"path: '{path}' is not accepted: an image is expected, and this is empty."
+        )
 
 
 def test_an_empty_file_can_be_a_context_file_only(tmp_path: Path) -> None:
@@ -623,14 +696,18 @@ def test_an_empty_file_can_be_a_context_file_only(tmp_path: Path) -> None:
         assert (copied.warnings, Path(copied.source).read_bytes()) == ((), data)
 
 
-def test_a_datastore_that_decompresses_nothing_stores_what_is_packed(driver: FsDriver, files: Path, tmp_path: Path) -> None:
+def test_a_datastore_that_decompresses_nothing_stores_what_is_packed(
+    driver: FsDriver, files: Path, tmp_path: Path
+) -> None:
     for data in (gzip.compress(NOISE), tarred("v7")(tmp_path), tool("lz4", "-c", stdin=NOISE)):
         copied = driver.cp(written(files / "x", data), CopyOptions("os", no_decompress=True))
         assert (copied.format, copied.warnings, stored(driver)) == ("raw", (), [data])
         driver.rm(copied.source)
     for kind in ("HTML", "QED", "EWF E01", "DMG", "PDF"):
         called, make = REFUSED[kind]
-        assert f"this is {called}" in refused(driver, written(files / "x", make(tmp_path)), CopyOptions("os", no_decompress=True))
+        assert f"this is {called}" in refused(
+            driver, written(files / "x", make(tmp_path)), CopyOptions("os", no_decompress=True)
+        )
 
 
 # What the user says
@@ -652,10 +729,18 @@ def test_what_is_said_to_be_qcow2_has_to_be_that(driver: FsDriver, files: Path, 
     data = created("qcow2")(tmp_path)
     for content in (data, lzma.compress(data)):
         copied = driver.cp(path := written(files / "x", content), qcow2)
-        assert (copied.format, copied.size_mb, driver.preview(path, qcow2).size_mb, stored(driver)) == ("qcow2", 4, 4, [data])
+        assert (copied.format, copied.size_mb, driver.preview(path, qcow2).size_mb, stored(driver)) == (
+            "qcow2",
+            4,
+            4,
+            [data],
+        )
         driver.rm(copied.source)
     for kind, content in (("raw", NOISE), ("iso", iso(tmp_path)), ("vmdk", created("vmdk")(tmp_path))):
-        assert refused(driver, path := written(files / "x", content), qcow2) == f"format: 'qcow2' is not accepted: {path} is {kind}."
+        assert (
+            refused(driver, path := written(files / "x", content), qcow2)
+            == f"format: 'qcow2' is not accepted: {path} is {kind}."
+        )
     assert "this is an HTML page" in refused(driver, written(files / "x", b"<html>"), qcow2)
 
 
@@ -663,7 +748,9 @@ def test_what_is_said_to_be_qcow2_has_to_be_that(driver: FsDriver, files: Path, 
 def test_a_cdrom_is_no_image_of_qemu(driver: FsDriver, files: Path, tmp_path: Path, form: str) -> None:
     path = written(files / "x", data := created(form)(tmp_path))
     remedy = "convert it with qemu-img convert -O raw"
-    assert refused(driver, path, CopyOptions("cdrom")).endswith(f"images of type cdrom are stored as they are, and this is a {form} image: {remedy}.")
+    assert refused(driver, path, CopyOptions("cdrom")).endswith(
+        f"images of type cdrom are stored as they are, and this is a {form} image: {remedy}."
+    )
     assert driver.cp(path, CopyOptions("os")).warnings == ()
     driver.cp(path, CopyOptions("cdrom", image_format="raw"))
     assert data in stored(driver)
@@ -696,12 +783,16 @@ def test_a_page_instead_of_an_image(driver: FsDriver, files: Path, url: tuple[st
         written(files / "disk.img", data)
         address = url[0].replace("//", "//user:hunter2@")
         message = refused(driver, f"{address}/disk.img?token=hunter2", CopyOptions("os"))
-        assert message.startswith(f"path: '{url[0]}/disk.img?...' is not accepted: an image is expected, and this is an ")
+        assert message.startswith(
+            f"path: '{url[0]}/disk.img?...' is not accepted: an image is expected, and this is an "
+        )
         assert "login or error page of the server or of a proxy" in message
         assert "hunter2" not in message
 
 
-def test_the_preview_of_a_url_is_one_request(driver: FsDriver, files: Path, tmp_path: Path, url: tuple[str, list[str]]) -> None:
+def test_the_preview_of_a_url_is_one_request(
+    driver: FsDriver, files: Path, tmp_path: Path, url: tuple[str, list[str]]
+) -> None:
     address, asked = url
     disk = SIGNS["MBR"](tmp_path)
     written(files / "disk", disk)
@@ -711,7 +802,10 @@ def test_the_preview_of_a_url_is_one_request(driver: FsDriver, files: Path, tmp_
     written(files / "tar.xz", lzma.compress(tarred("v7")(tmp_path)))
     written(files / "twice", gzip.compress(lzma.compress(disk)))
     written(files / "empty", b"")
-    previews = {name: driver.preview(f"{address}/{name}", CopyOptions("os")) for name in ("disk", "disk.gz", "noise.zst", "disk.qcow2")}
+    previews = {
+        name: driver.preview(f"{address}/{name}", CopyOptions("os"))
+        for name in ("disk", "disk.gz", "noise.zst", "disk.qcow2")
+    }
     assert {name: (one.size_mb, len(one.warnings)) for name, one in previews.items()} == {
         **{"disk": (1, 0), "disk.gz": (0, 0), "noise.zst": (0, 1), "disk.qcow2": (4, 0)}
     }

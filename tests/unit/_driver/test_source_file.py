@@ -7,8 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, InvalidInput, PathNotAllowed
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.source_file import CHUNK, chunks_of, opened
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    FileAccessFailed,
+    InvalidInput,
+    PathNotAllowed,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import (
+    CHUNK,
+    chunks_of,
+    opened,
+)
 
 
 def read(path: Path, check=str) -> bytes:

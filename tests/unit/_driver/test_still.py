@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A source that somebody writes to while it is copied. The writers are qemu-io(1), which locks as a virtual machine does, and the test itself."""
+"""A source that somebody writes to while it is copied.
+
+The writers are qemu-io(1), which locks as a virtual machine does, and the test itself.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
@@ -24,7 +27,11 @@ MIB = 1 << 20
 @pytest.fixture
 def driver(tmp_path: Path) -> FsDriver:
     (tmp_path / "datastores" / "1").mkdir(parents=True)
-    return FsDriver(Datastore(1, "one", "image", "fs", "ssh", str(tmp_path / "datastores" / "1"), safe_dirs=(str(tmp_path / "files"),)))
+    return FsDriver(
+        Datastore(
+            1, "one", "image", "fs", "ssh", str(tmp_path / "datastores" / "1"), safe_dirs=(str(tmp_path / "files"),)
+        )
+    )
 
 
 @pytest.fixture
@@ -40,9 +47,13 @@ def stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
-def test_what_a_program_has_open_for_writing_is_refused(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+def test_what_a_program_has_open_for_writing_is_refused(
+    driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]
+) -> None:
     opened_by_qemu(file, "-f", "raw")
-    with pytest.raises(Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"):
+    with pytest.raises(
+        Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"
+    ):
         driver.cp(str(file), CopyOptions("os"))
     assert stored(driver) == []
 
@@ -54,11 +65,14 @@ def test_check_mode_says_so(driver: FsDriver, file: Path, opened_by_qemu: Callab
     assert len(driver.preview(str(file), CopyOptions("os", verify=False)).warnings) == 1
 
 
-def test_with_consent_it_is_stored_with_a_warning(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+def test_with_consent_it_is_stored_with_a_warning(
+    driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]
+) -> None:
     opened_by_qemu(file, "-f", "raw")
     copied = driver.cp(str(file), CopyOptions("os", verify=False))
     assert copied.warnings == (
-        f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states.",
+        f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts "
+        "of different states.",
     )
     assert Path(copied.source).read_bytes() == file.read_bytes()
 
@@ -72,7 +86,9 @@ def test_what_is_open_for_reading_is_copied(driver: FsDriver, file: Path, opened
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "other"])
 @pytest.mark.parametrize("verify", [True, False])
-def test_what_changes_meanwhile_is_refused(driver: FsDriver, file: Path, monkeypatch: pytest.MonkeyPatch, change: str, verify: bool) -> None:
+def test_what_changes_meanwhile_is_refused(
+    driver: FsDriver, file: Path, monkeypatch: pytest.MonkeyPatch, change: str, verify: bool
+) -> None:
     original = copy.copy_local
 
     def meanwhile(*arguments: object, **named: object) -> None:
@@ -87,15 +103,21 @@ def test_what_changes_meanwhile_is_refused(driver: FsDriver, file: Path, monkeyp
     before = file.stat()
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # however coarse the file system's clock is
     if verify:
-        with pytest.raises(StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"):
+        with pytest.raises(
+            StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"
+        ):
             driver.cp(str(file), CopyOptions("os"))
         assert stored(driver) == []
     else:
         copied = driver.cp(str(file), CopyOptions("os", verify=False))
-        assert copied.warnings == (f"{file} was written to while it was copied, so the copy may hold parts of different states.",)
+        assert copied.warnings == (
+            f"{file} was written to while it was copied, so the copy may hold parts of different states.",
+        )
 
 
-def test_an_image_that_is_written_to_is_not_cloned(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
+def test_an_image_that_is_written_to_is_not_cloned(
+    driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]
+) -> None:
     image = driver.cp(str(file), CopyOptions("os")).source
     opened_by_qemu(Path(image), "-f", "raw")
     with pytest.raises(Conflict, match=f"{image} is open for writing"):
@@ -108,5 +130,6 @@ def test_an_export_warns(driver: FsDriver, file: Path, opened_by_qemu: Callable[
     opened_by_qemu(file, "-f", "raw")
     with new_image(str(tmp_path)) as part:
         assert copy_content(Content((str(file),), "raw"), part, "raw") == [
-            f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold parts of different states."
+            f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold "
+            "parts of different states."
         ]

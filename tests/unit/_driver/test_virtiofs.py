@@ -6,14 +6,18 @@ from __future__ import annotations
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PathNotAllowed
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 
 
-def driver(base_path: str = "/var/lib/one/datastores/100", protected: tuple[str, ...] = (), **dirs: tuple[str, ...]) -> VirtiofsDriver:
+def driver(
+    base_path: str = "/var/lib/one/datastores/100", protected: tuple[str, ...] = (), **dirs: tuple[str, ...]
+) -> VirtiofsDriver:
     return VirtiofsDriver(Datastore(100, "x", "image", "virtiofs", "virtiofs", base_path, **dirs), protected=protected)
 
 
-@pytest.mark.parametrize("path", ["/mnt/data", "/srv/data", "/home/x", "/var/tmp/x", "/mnt", "/data", "/etcetera", "/opt/x"])
+@pytest.mark.parametrize(
+    "path", ["/mnt/data", "/srv/data", "/home/x", "/var/tmp/x", "/mnt", "/data", "/etcetera", "/opt/x"]
+)
 def test_by_default_a_data_directory_is_allowed(path: str) -> None:
     driver().check(path)
 
@@ -21,8 +25,32 @@ def test_by_default_a_data_directory_is_allowed(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/etc", "/etc/ssh", "/root", "/root/.ssh", "/boot", "/dev/shm", "/proc", "/sys", "/run", "/usr", "/usr/share/x", "/bin", "/sbin"),
-        *("/lib", "/lib64", "/var", "/var/lib", "/var/lib/one", "/var/lib/one/datastores", "/var/lib/one/datastores/100", "/var/lib/one/datastores/7"),
+        *(
+            "/",
+            "/etc",
+            "/etc/ssh",
+            "/root",
+            "/root/.ssh",
+            "/boot",
+            "/dev/shm",
+            "/proc",
+            "/sys",
+            "/run",
+            "/usr",
+            "/usr/share/x",
+            "/bin",
+            "/sbin",
+        ),
+        *(
+            "/lib",
+            "/lib64",
+            "/var",
+            "/var/lib",
+            "/var/lib/one",
+            "/var/lib/one/datastores",
+            "/var/lib/one/datastores/100",
+            "/var/lib/one/datastores/7",
+        ),
         *("/var/lib/one/vmstore", "/var/lib/libvirt", "/var/lib/libvirt/images"),
     ],
 )
@@ -31,7 +59,9 @@ def test_by_default_system_directories_are_refused(path: str) -> None:
         driver().check(path)
 
 
-@pytest.mark.parametrize("path", ["/srv/one/datastores", "/srv/one/datastores/100", "/srv/one/datastores/5/x", "/srv/one", "/srv"])
+@pytest.mark.parametrize(
+    "path", ["/srv/one/datastores", "/srv/one/datastores/100", "/srv/one/datastores/5/x", "/srv/one", "/srv"]
+)
 def test_the_place_of_all_datastores_is_refused_wherever_it_is(path: str) -> None:
     with pytest.raises(PathNotAllowed):
         driver(base_path="/srv/one/datastores/100").check(path)

@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, PathNotAllowed, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    InvalidInput,
+    PathNotAllowed,
+    StaleState,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import (
     MOST_COUNTED,
     Directory,
@@ -34,7 +39,11 @@ def size(path: Path) -> int | None:
 
 def test_the_size_is_what_du_says_rounded_up(tmp_path: Path) -> None:
     fill(tmp_path / "data", 3)
-    used = int(subprocess.run(["du", "-s", "--block-size=1", tmp_path], capture_output=True, text=True, check=True).stdout.split()[0])
+    used = int(
+        subprocess.run(
+            ["du", "-s", "--block-size=1", tmp_path], capture_output=True, text=True, check=True
+        ).stdout.split()[0]
+    )
     assert used > 3 * MIB
     assert look(str(tmp_path)) == Directory(str(tmp_path))
     assert size(tmp_path) == 4
@@ -69,7 +78,9 @@ def test_holes_take_no_space(tmp_path: Path) -> None:
     assert size(tmp_path) == 1
 
 
-@pytest.mark.parametrize("name", ["a b", "$(touch injected)", "`id`", "it's", '"', "-s", "ü", "*", "$HOME", "a;b", "\\"])
+@pytest.mark.parametrize(
+    "name", ["a b", "$(touch injected)", "`id`", "it's", '"', "-s", "ü", "*", "$HOME", "a;b", "\\"]
+)
 def test_any_name_is_only_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert look(str(tmp_path / name)) == Directory(str(tmp_path / name))
@@ -117,7 +128,9 @@ def test_what_can_not_be_read_does_not_count_and_is_logged(ordinary_user: Path) 
     said: list[str] = []
     assert look(str(ordinary_user), measuring=Measuring(log=said.append)).size_mb == 4
     (line,) = said
-    assert line.startswith(f"the size of {ordinary_user} is without 4 of its files and directories that could not be read: ")
+    assert line.startswith(
+        f"the size of {ordinary_user} is without 4 of its files and directories that could not be read: "
+    )
     assert f"'{ordinary_user}/a' (Permission denied)" in line and line.endswith(", ...")
     assert "/proc/" not in line
 
@@ -129,7 +142,12 @@ def test_a_directory_that_can_not_be_read_at_all_can_be_found(ordinary_user: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("none", "No such file or directory"), ("file", "regular empty file"), ("loop", "Too many levels of symbolic links")]
+    ("name", "why"),
+    [
+        ("none", "No such file or directory"),
+        ("file", "regular empty file"),
+        ("loop", "Too many levels of symbolic links"),
+    ],
 )
 def test_what_is_no_directory_is_refused(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "file").touch()
@@ -163,7 +181,12 @@ def test_many_at_once_lack_what_one_has_to_be_looked_at_for(tmp_path: Path) -> N
         if path.endswith("refused"):
             raise PathNotAllowed("path", path, "no")
 
-    paths = [*(str(tmp_path / name) for name in ("none", "file", "large", "refused", "well")), "relative", "/a/../etc", "/a\nb"]
+    paths = [
+        *(str(tmp_path / name) for name in ("none", "file", "large", "refused", "well")),
+        "relative",
+        "/a/../etc",
+        "/a\nb",
+    ]
     assert list(look_at_many(paths, check=check)) == [str(tmp_path / "well")]
 
 
@@ -195,9 +218,24 @@ def size_of(returncode: int, *lines: str, log: Callable[[str], object] = str) ->
         (0, [f"{MIB}\t/x y"], 1, ""),
         (0, [f"{MIB + 1}\t."], 2, ""),
         (1, ["du: cannot access './x': No such file or directory", "4096\t."], 1, ""),
-        (1, ["du: cannot read directory './x': Permission denied", "4096\t."], 1, r"1 of its .*: './x' \(Permission denied\)$"),
-        (1, [*["du: cannot access './a: b': Stale file handle"] * 5, "4096\t."], 1, r"5 of its .*: './a: b' \(Stale file handle\), .*, \.\.\.$"),
-        (1, ["du: cannot access 'x': Input/output error", "du: cannot access 'y': No such file or directory", "1\t."], 1, r"1 of its .*'x' \("),
+        (
+            1,
+            ["du: cannot read directory './x': Permission denied", "4096\t."],
+            1,
+            r"1 of its .*: './x' \(Permission denied\)$",
+        ),
+        (
+            1,
+            [*["du: cannot access './a: b': Stale file handle"] * 5, "4096\t."],
+            1,
+            r"5 of its .*: './a: b' \(Stale file handle\), .*, \.\.\.$",
+        ),
+        (
+            1,
+            ["du: cannot access 'x': Input/output error", "du: cannot access 'y': No such file or directory", "1\t."],
+            1,
+            r"1 of its .*'x' \(",
+        ),
     ],
 )
 def test_answers_of_du(returncode: int, lines: list[str], size: int, unread: str) -> None:
@@ -220,7 +258,10 @@ def test_answers_of_du(returncode: int, lines: list[str], size: int, unread: str
     ],
 )
 def test_what_du_could_not_measure_is_an_error(returncode: int, lines: list[str]) -> None:
-    with pytest.raises(CommandFailed, match="^The size of the directory /data could not be read: the command 'du on h1' ended with exit code"):
+    with pytest.raises(
+        CommandFailed,
+        match="^The size of the directory /data could not be read: the command 'du on h1' ended with exit code",
+    ):
         size_of(returncode, *lines)
 
 

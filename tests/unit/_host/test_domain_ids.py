@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._host import domain_ids
-from ansible_collections.granary.vmstore.plugins.module_utils._host.domain_ids import COUNT, DomainRange, choose_start
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.domain_ids import (
+    COUNT,
+    DomainRange,
+    choose_start,
+)
 
 POOL = [(1000000, 3 * COUNT + 7), (5, 10), (9000000, COUNT)]
 STARTS = [1000000, 1000000 + COUNT, 1000000 + 2 * COUNT, 9000000]

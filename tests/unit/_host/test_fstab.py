@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.fstab import FstabEntry, edited, parse
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab import FstabEntry, edited, parse
 
 # By Debian's installer, cloud-init, and people.
 FSTAB = """# /etc/fstab: static file system information.
@@ -54,25 +54,39 @@ def test_entries():
     ],
 )
 def test_meaning_ignores_order_defaults_and_cloud_inits_mark_alone(options, same):
-    assert FstabEntry("a", "/b", "virtiofs", ("ro", "nofail")).means(FstabEntry("a", "/b", "virtiofs", options, line=7)) is same
+    assert (
+        FstabEntry("a", "/b", "virtiofs", ("ro", "nofail")).means(FstabEntry("a", "/b", "virtiofs", options, line=7))
+        is same
+    )
     assert not FstabEntry("a", "/b", "virtiofs", options, check="2").means(FstabEntry("a", "/b", "virtiofs", options))
 
 
 def test_add_at_the_end():
-    assert edited(FSTAB, [], FstabEntry("one-3", "/mnt/c", "virtiofs", ())) == FSTAB + "one-3 /mnt/c virtiofs defaults 0 0\n"
-    assert edited("# no end", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",))) == "# no end\none-3 /mnt/c virtiofs ro 0 0\n"
+    assert (
+        edited(FSTAB, [], FstabEntry("one-3", "/mnt/c", "virtiofs", ()))
+        == FSTAB + "one-3 /mnt/c virtiofs defaults 0 0\n"
+    )
+    assert (
+        edited("# no end", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",)))
+        == "# no end\none-3 /mnt/c virtiofs ro 0 0\n"
+    )
     assert edited("", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",))) == "one-3 /mnt/c virtiofs ro 0 0\n"
 
 
 def test_replace_in_place_and_nothing_else():
     lines = FSTAB.split("\n")
     lines[5] = "one-1 /mnt/one-fs-1 virtiofs ro 0 0"
-    assert edited(FSTAB, found(FSTAB, "/mnt/one-fs-1"), FstabEntry("one-1", "/mnt/one-fs-1", "virtiofs", ("ro",))) == "\n".join(lines)
+    assert edited(
+        FSTAB, found(FSTAB, "/mnt/one-fs-1"), FstabEntry("one-1", "/mnt/one-fs-1", "virtiofs", ("ro",))
+    ) == "\n".join(lines)
 
 
 def test_several_become_one_at_the_place_of_the_first():
     text = "a /x virtiofs ro 0 0\n# between\nb /x virtiofs ro 0 0\n"
-    assert edited(text, found(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",))) == "c /x virtiofs ro 0 0\n# between\n"
+    assert (
+        edited(text, found(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",)))
+        == "c /x virtiofs ro 0 0\n# between\n"
+    )
 
 
 def test_remove_leaves_every_other_byte():
@@ -81,12 +95,26 @@ def test_remove_leaves_every_other_byte():
     assert edited("a /x virtiofs ro 0 0\n", found("a /x virtiofs ro 0 0\n", "/x"), None) == ""
 
 
-@pytest.mark.parametrize("point", ["/mnt/a b", "/mnt/tab\tbed", "/mnt/back\\slash", "/mnt/\\040", "/mnt/#x", "/mnt/é\xa0", "/mnt/a,b"])
+@pytest.mark.parametrize(
+    "point", ["/mnt/a b", "/mnt/tab\tbed", "/mnt/back\\slash", "/mnt/\\040", "/mnt/#x", "/mnt/é\xa0", "/mnt/a,b"]
+)
 def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     entry = FstabEntry("one-1", point, "virtiofs", ("ro", 'context="a,b"'))
     # A line that is none crashes the findmnt of Debian 13 (util-linux 2.41.5).
     (tmp_path / "fstab").write_text(edited(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
-    command = ["findmnt", "--tab-file", str(tmp_path / "fstab"), "--noheadings", "--raw", "-o", "TARGET,FSTYPE,OPTIONS", "--source", "one-1", "--target", point]
+    command = [
+        "findmnt",
+        "--tab-file",
+        str(tmp_path / "fstab"),
+        "--noheadings",
+        "--raw",
+        "-o",
+        "TARGET,FSTYPE,OPTIONS",
+        "--source",
+        "one-1",
+        "--target",
+        point,
+    ]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     assert told.split(" ")[1:] == ["virtiofs", 'ro,context="a,b"\n']
     assert [entry.mount_point for entry in parse(edited("", [], entry))] == [point]

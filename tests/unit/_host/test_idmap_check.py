@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import DependencyNotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
-from ansible_collections.granary.vmstore.plugins.module_utils._host.idmap_check import check_account, check_maps, check_tools, covered, default_map, host_id
-from ansible_collections.granary.vmstore.plugins.module_utils._host.subid import SubidRange
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.idmap_check import (
+    check_account,
+    check_maps,
+    check_tools,
+    covered,
+    default_map,
+    host_id,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.subid import SubidRange
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
 
 @pytest.fixture
@@ -24,9 +31,13 @@ def test_the_default_is_the_whole_first_range(etc: str) -> None:
 
 
 def test_the_message_has_the_line_to_add(etc: str) -> None:
-    with pytest.raises(DependencyNotFound, match=f"'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid"):
+    with pytest.raises(
+        DependencyNotFound, match=f"'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid"
+    ):
         default_map("svc", "gid", etc)
-    words = f"'0:101400:200' leads out .*100000:1000, 101000:500, 300000:10.*: add the line svc:101400:200 to {etc}/subuid"
+    words = (
+        f"'0:101400:200' leads out .*100000:1000, 101000:500, 300000:10.*: add the line svc:101400:200 to {etc}/subuid"
+    )
     with pytest.raises(DependencyNotFound, match=words):
         check_maps("svc", "uid", [IdMap(0, 101400, 200)], etc)
     Path(etc, "nsswitch.conf").write_text("subid: files\n")
@@ -35,7 +46,17 @@ def test_the_message_has_the_line_to_add(etc: str) -> None:
 
 @pytest.mark.parametrize(
     ("start", "count", "answer"),
-    [(100, 10, True), (100, 11, True), (109, 2, True), (100, 20, True), (100, 21, False), (99, 2, False), (130, 1, True), (118, 13, False), (110, 1, True)],
+    [
+        (100, 10, True),
+        (100, 11, True),
+        (109, 2, True),
+        (100, 20, True),
+        (100, 21, False),
+        (99, 2, False),
+        (130, 1, True),
+        (118, 13, False),
+        (110, 1, True),
+    ],
 )
 def test_ranges_that_touch_are_one(start: int, count: int, answer: bool) -> None:
     ranges = [SubidRange("a", 110, 10), SubidRange("a", 100, 10), SubidRange("a", 130, 1)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PathNotAllowed, StaleState
-from ansible_collections.granary.vmstore.plugins.module_utils._host import mount_point
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import point as mount_point
 
 USER = 61001
 
@@ -78,7 +78,11 @@ def test_directories_that_another_user_can_replace(owner, mode, tmp_path):
     above = owned(tmp_path / "above", owner, mode)
     (above / "roots").mkdir()
     owned(above / "theirs")
-    changeable = {name for name in ("roots", "theirs", "missing") if mount_point.changeable_by_others(str(above / name / "x")) == str(above / name)}
+    changeable = {
+        name
+        for name in ("roots", "theirs", "missing")
+        if mount_point.changeable_by_others(str(above / name / "x")) == str(above / name)
+    }
     # In a sticky directory a name belongs to its owner, and root's own group is no other user.
     expected = {"roots", "theirs", "missing"} if owner or mode == 0o777 else {"theirs"} if mode == 0o1777 else set()
     assert changeable == expected

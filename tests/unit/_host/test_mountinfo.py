@@ -6,9 +6,15 @@ import os
 import subprocess
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mountinfo import aliases, mounts_at, parse, visible
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.mountinfo import (
+    aliases,
+    mounts_at,
+    parse,
+    visible,
+)
 
-# A guest of Debian 13, Linux 6.12, with virtiofs on a path with odd characters; the last lines are a stack, and a mount above that hides one.
+# A guest of Debian 13, Linux 6.12, with virtiofs on a path with odd characters; the last lines are a stack, and a mount
+# above that hides one.
 GUEST = r"""23 24 0:6 / /dev rw,relatime - devtmpfs dev rw,size=104272k,nr_inodes=26068,mode=755,inode64
 24 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 25 24 0:21 / /proc rw,relatime - proc proc rw
@@ -26,7 +32,12 @@ def test_fields():
     mount = parse(GUEST)[4]
     assert (mount.mount_id, mount.parent_id, mount.device, mount.root) == (31, 24, "0:27", "/")
     assert mount.mount_point == "/mnt/b l#a\\nk\tt"
-    assert (mount.options, mount.fstype, mount.source, mount.super_options) == (("ro", "noatime"), "virtiofs", "one-1", ("rw", "dax=never"))
+    assert (mount.options, mount.fstype, mount.source, mount.super_options) == (
+        ("ro", "noatime"),
+        "virtiofs",
+        "one-1",
+        ("rw", "dax=never"),
+    )
 
 
 def test_an_empty_source_and_a_root_below():
@@ -59,7 +70,8 @@ def test_a_walk_does_not_pass_a_hidden_mount():
     assert [mount.mount_id for mount in mounts_at(parse(GUEST), "/srv/hidden/deep")] == [35]
 
 
-# /srv/bind shows /sub of a file system that /srv/all shows as a whole; the root of /srv/volume isn't that of its device.
+# /srv/bind shows /sub of a file system that /srv/all shows as a whole; the root of /srv/volume isn't that of its
+# device.
 BINDS = r"""24 1 254:0 / / rw - ext4 /dev/vda rw
 25 24 254:0 /etc /mnt/conf rw - ext4 /dev/vda rw
 26 24 0:28 / /srv/all rw - virtiofs one-2 rw

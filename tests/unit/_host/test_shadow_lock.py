@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LockTimeout
-from ansible_collections.granary.vmstore.plugins.module_utils._host.shadow_lock import shadow_lock
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.shadow_lock import shadow_lock
 
 
 def test_usermod_cannot_write_while_we_hold_the_lock(shadow_files: Path) -> None:
-    """``usermod --prefix`` takes the lock file of subuid, the part of the protocol that does not depend on the system's /etc."""
+    """``usermod --prefix`` takes the lock file of subuid, the part of the protocol that does not depend on the system's
+    /etc.
+    """
     usermod = ["usermod", "--prefix", str(shadow_files.parent), "--add-subuids", "200000-200009", "alice"]
     with shadow_lock(str(shadow_files / "subuid"), str(shadow_files / "subgid")):
         refused = subprocess.run(usermod, capture_output=True, text=True, check=False)
@@ -27,7 +29,10 @@ def test_usermod_cannot_write_while_we_hold_the_lock(shadow_files: Path) -> None
 
 def test_we_wait_for_a_lock_of_a_living_process_and_then_give_up(tmp_path: Path) -> None:
     (tmp_path / "subuid.lock").write_bytes(b"%d\0" % os.getpid())
-    with pytest.raises(LockTimeout, match=r"subuid\.lock was not free"), shadow_lock(str(tmp_path / "subuid"), deadline=0.1):
+    with (
+        pytest.raises(LockTimeout, match=r"subuid\.lock was not free"),
+        shadow_lock(str(tmp_path / "subuid"), deadline=0.1),
+    ):
         pass
     assert sorted(os.listdir(tmp_path)) == [".pwd.lock", "subuid.lock"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound, StaleState
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
 #: The user that runs virtiofsd.
 TENANT = 61001
@@ -22,7 +22,11 @@ MAPS = (IdMap(0, 100000, 65536),)
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that everyone can reach; those of pytest are closed to others."""
-    path = Path(subprocess.run(["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True).stdout.strip())
+    path = Path(
+        subprocess.run(
+            ["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
     path.chmod(0o755)
     (path / "parent" / "shared").mkdir(parents=True)
     yield path / "parent" / "shared"
@@ -65,7 +69,9 @@ def test_another_directory_in_its_place(directory: Path) -> None:
         (165536, 0o700, 0o755, False, "shared"),
     ],
 )
-def test_the_component_that_keeps_the_mapped_root_out(directory: Path, owner: int, mode: int, parent_mode: int, write: bool, named: str | None) -> None:
+def test_the_component_that_keeps_the_mapped_root_out(
+    directory: Path, owner: int, mode: int, parent_mode: int, write: bool, named: str | None
+) -> None:
     os.chown(directory, owner, owner)
     directory.chmod(mode)
     directory.parent.chmod(parent_mode)
@@ -74,11 +80,25 @@ def test_the_component_that_keeps_the_mapped_root_out(directory: Path, owner: in
         assert found is None
     else:
         path = directory if named == "shared" else directory.parent
-        assert found == f"{path} belongs to {path.stat().st_uid}:{path.stat().st_gid} with mode {path.stat().st_mode & 0o7777:04o}"
+        assert (
+            found == f"{path} belongs to {path.stat().st_uid}:{path.stat().st_gid} with mode "
+            f"{path.stat().st_mode & 0o7777:04o}"
+        )
     # The kernel's opinion, of that user without the mapped root's rights over other owners.
     if owner != 165535:
         script = 'test -r "$0" && test -x "$0"' + (' && test -w "$0"' if write else "")
-        entered = ["setpriv", "--reuid", "100000", "--regid", "100000", "--clear-groups", "sh", "-c", script, str(directory)]
+        entered = [
+            "setpriv",
+            "--reuid",
+            "100000",
+            "--regid",
+            "100000",
+            "--clear-groups",
+            "sh",
+            "-c",
+            script,
+            str(directory),
+        ]
         assert (subprocess.run(entered, check=False).returncode == 0) is (named is None)
 
 
@@ -95,13 +115,18 @@ def test_the_component_that_keeps_the_mapped_root_out(directory: Path, owner: in
         ((TENANT, 100000), 0o710, False),
     ],
 )
-def test_the_way_to_the_directory_is_open_to_the_user_and_the_mapped_root(directory: Path, owner: tuple[int, int], mode: int, closed: bool) -> None:
+def test_the_way_to_the_directory_is_open_to_the_user_and_the_mapped_root(
+    directory: Path, owner: tuple[int, int], mode: int, closed: bool
+) -> None:
     os.chown(directory.parent, *owner)
     directory.parent.chmod(mode)
     found = HeldDirectory("image", str(directory)).closed_way(TENANT, TENANT, MAPS, MAPS)
     assert (found is not None) == closed
     if found:
-        assert found == (str(directory.parent), f"{directory.parent} belongs to {owner[0]}:{owner[1]} with mode {mode:04o}")
+        assert found == (
+            str(directory.parent),
+            f"{directory.parent} belongs to {owner[0]}:{owner[1]} with mode {mode:04o}",
+        )
 
 
 def test_an_access_control_list_may_open_the_way(directory: Path) -> None:

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the shell of the other host makes of the words it gets; real connections are in tests/integration/catalog/test_bridge.py."""
+"""What the shell of the other host makes of the words it gets; real connections are in
+tests/integration/catalog/test_bridge.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run
-from ansible_collections.granary.vmstore.plugins.module_utils._host.ssh import TIMED_OUT, script_command
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.ssh import TIMED_OUT, script_command
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host import subid
-from ansible_collections.granary.vmstore.plugins.module_utils._host.subid import SubidRange
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import subid
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.subid import SubidRange
 
 TEXT = "# comment\r\nalice:100000:65536\nbroken line\n\nbob:200000:65536\n1234:300000:10\nalice:400000:5"
 
@@ -43,14 +43,32 @@ def test_lines_that_are_no_range(line: str) -> None:
     assert subid.parse_line(line) is None
 
 
-LINES = ["100:5", "0x100:5", "0100:5", "+100:5", " 100:5", "100: 5", "100:5:", "100:5:junk", "100:5 ", "100:5\r", "100 :5", "09:5", "0x:5", ":5", "100:"]
+LINES = [
+    "100:5",
+    "0x100:5",
+    "0100:5",
+    "+100:5",
+    " 100:5",
+    "100: 5",
+    "100:5:",
+    "100:5:junk",
+    "100:5 ",
+    "100:5\r",
+    "100 :5",
+    "09:5",
+    "0x:5",
+    ":5",
+    "100:",
+]
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_counts_as_the_shadow_suite_counts_it(tmp_path: Path, line: str) -> None:
     (tmp_path / "subuid").write_text(f"daemon:{line}\n")
     script = 'mount --bind "$1" /etc/subuid && getsubids daemon || [ $? = 1 ]'
-    done = subprocess.run(["unshare", "-m", "sh", "-ec", script, "sh", tmp_path / "subuid"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", script, "sh", tmp_path / "subuid"], check=True, capture_output=True, text=True
+    )
     found = subid.parse_line(f"daemon:{line}")
     assert ([found] if found else []) == subid.parse_getsubids(done.stdout)
 
@@ -71,7 +89,13 @@ def test_removing_takes_every_range_of_the_owner() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "overlap"),
-    [((100, 10), (110, 10), False), ((100, 10), (109, 1), True), ((100, 10), (90, 10), False), ((100, 10), (90, 11), True), ((100, 10), (102, 2), True)],
+    [
+        ((100, 10), (110, 10), False),
+        ((100, 10), (109, 1), True),
+        ((100, 10), (90, 10), False),
+        ((100, 10), (90, 11), True),
+        ((100, 10), (102, 2), True),
+    ],
 )
 def test_overlap(one: tuple[int, int], other: tuple[int, int], overlap: bool) -> None:
     assert SubidRange("a", *one).overlaps(SubidRange("b", *other)) is overlap

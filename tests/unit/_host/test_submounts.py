@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.submounts import unknown_submounts
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.submounts import unknown_submounts
 
 HOST = """538 500 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 600 538 0:50 / /srv rw - xfs /dev/vdb rw
@@ -23,7 +23,12 @@ DAEMON = """694 482 0:50 /x / rw,relatime master:2 - xfs /dev/vdb rw
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    for process, command, table in (("self", "python3", HOST), ("71", "virtiofsd", DAEMON), ("72", "virtiofsd", DAEMON), ("73", "bash", "")):
+    for process, command, table in (
+        ("self", "python3", HOST),
+        ("71", "virtiofsd", DAEMON),
+        ("72", "virtiofsd", DAEMON),
+        ("73", "bash", ""),
+    ):
         (tmp_path / process).mkdir()
         (tmp_path / process / "comm").write_text(f"{command}\n")
         (tmp_path / process / "mountinfo").write_text(table)
@@ -54,7 +59,9 @@ def test_a_directory_that_no_daemon_shares(proc):
 
 
 def test_a_mount_that_is_hidden_itself(proc):
-    (proc / "self/mountinfo").write_text(HOST + "604 600 0:63 / /srv/x/late rw - tmpfs over rw\n605 600 0:64 / /srv/x rw - tmpfs above rw\n")
+    (proc / "self/mountinfo").write_text(
+        HOST + "604 600 0:63 / /srv/x/late rw - tmpfs over rw\n605 600 0:64 / /srv/x rw - tmpfs above rw\n"
+    )
     assert unknown(proc) == []
 
 

@@ -7,7 +7,11 @@ import subprocess
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofs_kernel import available_tags, check_virtiofs, has_virtiofs
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.kernel import (
+    available_tags,
+    check_virtiofs,
+    has_virtiofs,
+)
 
 FILESYSTEMS = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n"
 
@@ -46,7 +50,9 @@ def test_a_kernel_that_has_it_as_a_module_or_not(answer, expected, tmp_path, mon
     """``modprobe --dry-run`` says whether there is a module; without modprobe none can be loaded."""
     (tmp_path / "filesystems").write_text(FILESYSTEMS)
     if answer is not None:
-        (tmp_path / "modprobe").write_text(f'#!/bin/sh\n[ "$*" = "--dry-run --quiet virtiofs" ] && exit {answer}\nexit 7\n')
+        (tmp_path / "modprobe").write_text(
+            f'#!/bin/sh\n[ "$*" = "--dry-run --quiet virtiofs" ] && exit {answer}\nexit 7\n'
+        )
         (tmp_path / "modprobe").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if answer is not None else str(tmp_path))
     assert has_virtiofs(str(tmp_path)) is expected
@@ -55,6 +61,9 @@ def test_a_kernel_that_has_it_as_a_module_or_not(answer, expected, tmp_path, mon
 def test_the_refusal_names_the_kernel(tmp_path, monkeypatch):
     (tmp_path / "filesystems").write_text(FILESYSTEMS)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UnsupportedAction, match=subprocess.run(["/bin/uname", "-r"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()):
+    with pytest.raises(
+        UnsupportedAction,
+        match=subprocess.run(["/bin/uname", "-r"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip(),
+    ):
         check_virtiofs(str(tmp_path))
     assert os.listdir(tmp_path) == ["filesystems"]

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import described_daemon, find_daemon, last_words
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+    described_daemon,
+    find_daemon,
+    last_words,
+)
 
 
 def program(path: Path, text: str) -> str:

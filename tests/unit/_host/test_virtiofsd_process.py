@@ -11,9 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd_process import DomainSockets, find_sockets, lock_holder, pid_file_name
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.process import (
+    DomainSockets,
+    find_sockets,
+    lock_holder,
+    pid_file_name,
+)
 
-#: Recorded from /proc/net/unix beside libvirt 11.3: a domain with one daemon of two, one with a long name, and one of a user's own libvirt.
+#: Recorded from /proc/net/unix beside libvirt 11.3: a domain with one daemon of two, one with a long name, and one
+#: of a user's own libvirt.
 TABLE = """Num       RefCount Protocol Flags    Type St Inode Path
 0000000046a5c7ab: 00000003 00000000 00000000 0001 03 61803 /var/lib/libvirt/qemu/domain-1-hot/fs0-fs.sock
 00000000a95cecf4: 00000002 00000000 00010000 0001 01 84975 /var/lib/libvirt/qemu/domain-1-hot/fs1-fs.sock
@@ -51,7 +57,10 @@ def test_only_a_lock_proves_that_a_daemon_lives(tmp_path: Path) -> None:
     assert lock_holder(str(path)) is None
     path.write_text(str(os.getpid()))  # which is alive, and no virtiofsd
     assert lock_holder(str(path)) is None
-    script = f"import fcntl, sys; file = open({str(path)!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    script = (
+        f"import fcntl, sys; file = open({str(path)!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); "
+        "sys.stdin.read()"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         assert lock_holder(str(path)) == process.pid

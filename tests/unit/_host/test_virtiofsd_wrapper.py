@@ -12,16 +12,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host import virtiofsd_wrapper
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd_wrapper import Found, Refused, check_maps, difference, find_directory, identify
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+    wrapper as virtiofsd_wrapper,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.wrapper import (
+    Found,
+    Refused,
+    check_maps,
+    difference,
+    find_directory,
+    identify,
+)
 
 ALICE = 54321
 
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """A directory that only root can change, in one that everybody can change: /var/tmp, where nobody else can replace it."""
-    path = Path(subprocess.run(["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True).stdout.strip())
+    """A directory that only root can change, in one that everybody can change: /var/tmp, where nobody else can replace
+    it.
+    """
+    path = Path(
+        subprocess.run(
+            ["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
     path.chmod(0o755)
     (path / "way" / "shared").mkdir(parents=True)
     yield path
@@ -54,7 +69,9 @@ def test_a_way_that_only_root_can_change(top: Path) -> None:
         (0, ALICE, 0o755, ALICE, None),
     ],
 )
-def test_who_can_replace_a_directory(top: Path, owner: int, group: int, mode: int, child: int, reason: str | None) -> None:
+def test_who_can_replace_a_directory(
+    top: Path, owner: int, group: int, mode: int, child: int, reason: str | None
+) -> None:
     os.chown(top / "way" / "shared", child, child)
     os.chown(top / "way", owner, group)
     (top / "way").chmod(mode)
@@ -69,7 +86,8 @@ def test_an_acl_that_lets_somebody_write(top: Path) -> None:
     # As setfacl --modify user:54321:rwx: version 2, then tag, permissions and id of each entry.
     entries = [(1, 7, -1), (2, 7, ALICE), (4, 5, -1), (16, 7, -1), (32, 5, -1)]
     value = (2).to_bytes(4, "little") + b"".join(
-        tag.to_bytes(2, "little") + allowed.to_bytes(2, "little") + owner.to_bytes(4, "little", signed=owner < 0) for tag, allowed, owner in entries
+        tag.to_bytes(2, "little") + allowed.to_bytes(2, "little") + owner.to_bytes(4, "little", signed=owner < 0)
+        for tag, allowed, owner in entries
     )
     os.setxattr(top / "way", "system.posix_acl_access", value)
     assert found(top / "way" / "shared").weakness.path == str(top / "way")
@@ -95,7 +113,9 @@ def test_links_of_root_are_followed(top: Path) -> None:
 def test_links_of_others_are_not(top: Path) -> None:
     (top / "way" / "link").symlink_to("shared")
     os.chown(top / "way", ALICE, ALICE)
-    with pytest.raises(Refused, match=f"'{top}/way/link' is a symbolic link, and '{top}/way' belongs to the user id {ALICE}"):
+    with pytest.raises(
+        Refused, match=f"'{top}/way/link' is a symbolic link, and '{top}/way' belongs to the user id {ALICE}"
+    ):
         found(top / "way" / "link")
     # In a directory with the sticky bit, a link of root's is one that nobody else can replace.
     os.chown(top / "way", 0, 0)
@@ -135,7 +155,9 @@ def test_the_identity_is_what_stat_and_findmnt_say(top: Path) -> None:
     identity = identify(walked)
     walked.close()
     command = ["findmnt", "--noheadings", "--raw", "--output", "TARGET,FSTYPE", "--target", walked.path]
-    assert [identity.mount_point, identity.fstype] == subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert [identity.mount_point, identity.fstype] == subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
     assert identity.inode == os.stat(walked.path).st_ino
 
 
@@ -153,7 +175,9 @@ def test_the_identity_is_what_stat_and_findmnt_say(top: Path) -> None:
         (True, "nfs4", {"fstype": "nfs"}, False),
     ],
 )
-def test_which_changes_count(top: Path, monkeypatch: pytest.MonkeyPatch, weak: bool, fstype: str, changes: dict[str, object], differs: bool) -> None:
+def test_which_changes_count(
+    top: Path, monkeypatch: pytest.MonkeyPatch, weak: bool, fstype: str, changes: dict[str, object], differs: bool
+) -> None:
     if weak:
         os.chown(top / "way", ALICE, ALICE)
     walked = find_directory(str(top / "way" / "shared"))
@@ -166,7 +190,10 @@ def test_which_changes_count(top: Path, monkeypatch: pytest.MonkeyPatch, weak: b
 def test_a_record_of_another_path_is_one_of_a_link(top: Path) -> None:
     (top / "link").symlink_to("way")
     walked = find_directory(str(top / "link" / "shared"))
-    assert difference(identify(walked), walked, f"{top}/link/shared") == f"'{top}/link/shared' leads to '{top}/way/shared' through a symbolic link"
+    assert (
+        difference(identify(walked), walked, f"{top}/link/shared")
+        == f"'{top}/link/shared' leads to '{top}/way/shared' through a symbolic link"
+    )
     walked.close()
 
 
@@ -214,5 +241,7 @@ def test_whatever_goes_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_it_stands_alone() -> None:
     """The role installs this file as a program, without the collection."""
-    done = subprocess.run([sys.executable, "-IS", virtiofsd_wrapper.__file__], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-IS", virtiofsd_wrapper.__file__], capture_output=True, text=True, check=False
+    )
     assert done.stderr.startswith("granary-virtiofsd: ")

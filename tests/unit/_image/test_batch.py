@@ -34,7 +34,9 @@ def test_images_get_their_names_together(tmp_path: Path) -> None:
     paths = [make(tmp_path, b"%d" % number, batch) for number in range(3)]
     assert all(map(PART.fullmatch, os.listdir(tmp_path)))
     assert batch.publish() == {}
-    shown = subprocess.run(["stat", "-c", "%n %u %g %a %s", *paths], stdout=subprocess.PIPE, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["stat", "-c", "%n %u %g %a %s", *paths], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     assert shown.splitlines() == [f"{path} 1234 1235 640 1" for path in paths]
     assert [Path(path).read_bytes() for path in paths] == [b"0", b"1", b"2"]
     assert len(os.listdir(tmp_path)) == 3
@@ -64,7 +66,9 @@ def test_an_error_is_of_one_image(tmp_path: Path) -> None:
     other = make(tmp_path, b"other", batch)
     os.unlink(tmp_path / f".{os.path.basename(lost)}.part")
     errors = batch.publish()
-    assert {path: str(error) for path, error in errors.items()} == {lost: f"Could not write an image in {tmp_path}: No such file or directory."}
+    assert {path: str(error) for path, error in errors.items()} == {
+        lost: f"Could not write an image in {tmp_path}: No such file or directory."
+    }
     assert os.listdir(tmp_path) == [os.path.basename(other)]
 
 
@@ -98,7 +102,9 @@ batch.publish()
 def test_a_directory_is_made_durable_once_for_all(tmp_path: Path) -> None:
     (place := tmp_path / "place").mkdir()
     log = tmp_path / "log"
-    subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", log, sys.executable, "-c", PROGRAM, place], check=True)
+    subprocess.run(
+        ["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", log, sys.executable, "-c", PROGRAM, place], check=True
+    )
     synced = re.findall(r"fsync\([0-9]+<(.*?)>\)", log.read_text())
     assert synced.count(str(place)) == 2
     assert len(set(synced)) == 51

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images of qemu's formats: whole ones are accepted, cut, damaged and hostile ones refused. What is lost by a cut is judged by qemu-img."""
+"""Images of qemu's formats: whole ones are accepted, cut, damaged and hostile ones refused.
+
+What is lost by a cut is judged by qemu-img.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +58,27 @@ def image_of(path: Path, data: bytes, image_format: str, options: str = "") -> P
     raw.write_bytes(data)
     compressed = ["-c"] if options.endswith(" -c") else []
     options = options.removesuffix(" -c").strip()
-    qemu("qemu-img", "convert", "-f", "raw", "-O", image_format, *(["-o", options] if options else []), *compressed, raw, path)
+    qemu(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        image_format,
+        *(["-o", options] if options else []),
+        *compressed,
+        raw,
+        path,
+    )
     return path
 
 
 def content(path: Path, image_format: str) -> bytes | None:
     """What qemu-img reads, and nothing where it can't."""
     target = path.with_suffix(".content")
-    done = subprocess.run(["qemu-img", "convert", "-f", image_format, "-O", "raw", path, target], stderr=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        ["qemu-img", "convert", "-f", image_format, "-O", "raw", path, target], stderr=subprocess.DEVNULL, check=False
+    )
     return target.read_bytes() if done.returncode == 0 else None
 
 
@@ -103,13 +119,18 @@ VARIANTS = [
 
 @pytest.mark.parametrize("size", [MIB, 3 * MIB - 12800])
 @pytest.mark.parametrize(("image_format", "options"), VARIANTS)
-def test_an_image_is_refused_if_and_only_if_its_end_is_missing(tmp_path: Path, image_format: str, options: str, size: int) -> None:
+def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
+    tmp_path: Path, image_format: str, options: str, size: int
+) -> None:
     path = image_of(tmp_path / "image", noise(size, options), image_format, options)
     image, warnings = checked(path)
     assert (image.format, image.flaws, warnings) == (image_format, [], ())
     whole, data = path.read_bytes(), content(path, image_format)
     choose = random.Random(image_format + options)
-    ends = {len(whole) - behind for behind in (1, 511, 512, 513, 4096, 65536, 65537, MIB)} | {len(whole) // 2, len(whole) // 3}
+    ends = {len(whole) - behind for behind in (1, 511, 512, 513, 4096, 65536, 65537, MIB)} | {
+        len(whole) // 2,
+        len(whole) // 3,
+    }
     ends |= {choose.randrange(len(whole)) // step * step for step in (1, 512, 65536) for _number in range(5)}
     for end in sorted(ends):
         if end < CLUSTER // 2:  # nothing is recognised
@@ -120,9 +141,13 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(tmp_path: Path, i
                 checked(path)
 
 
-@pytest.mark.parametrize("options", ["", "extended_l2=on", "cluster_size=2M,extended_l2=on", "cluster_size=512", "preallocation=metadata"])
+@pytest.mark.parametrize(
+    "options", ["", "extended_l2=on", "cluster_size=2M,extended_l2=on", "cluster_size=512", "preallocation=metadata"]
+)
 def test_what_a_guest_cannot_read_may_be_missing(tmp_path: Path, options: str) -> None:
-    """A cluster reaches behind the end of the disk, or has subclusters without storage at its end. qemu ends files there itself."""
+    """A cluster reaches behind the end of the disk, or has subclusters without storage at its end. qemu ends files
+    there itself.
+    """
     path = create(tmp_path / "image", "qcow2", 10 * MIB + 1536, options)
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q {10 * MIB} 1536", path)
     assert not checked(path)[1]
@@ -153,7 +178,9 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
 OPERATIONS = ["write -q", "write -q -P 0", "write -q -z", "write -q -z -u", "discard -q"]
 
 
-@pytest.mark.parametrize(("image_format", "options"), [one for one in VARIANTS if not one[1].endswith("-c") and "stream" not in one[1]])
+@pytest.mark.parametrize(
+    ("image_format", "options"), [one for one in VARIANTS if not one[1].endswith("-c") and "stream" not in one[1]]
+)
 def test_what_qemu_writes_is_whole(tmp_path: Path, image_format: str, options: str) -> None:
     choose = random.Random(image_format + options)
     for number in range(4):
@@ -164,7 +191,12 @@ def test_what_qemu_writes_is_whole(tmp_path: Path, image_format: str, options: s
             length = min(choose.choice([512, 4096, 65536, MIB, 3 * MIB]), size)
             start = choose.choice([choose.randrange(size - length + 1) // 512 * 512, size - length])
             commands += ["-c", f"{choose.choice(OPERATIONS)} {start} {length}"]
-        subprocess.run(["qemu-io", "-f", image_format, "-d", "unmap", *commands, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            ["qemu-io", "-f", image_format, "-d", "unmap", *commands, path],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
         if image_format == "qcow2":
             qemu("qemu-img", "resize", "-q", "-f", "qcow2", path, size + MIB)
         assert not checked(path)[1], commands
@@ -204,10 +236,16 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(MIB, "warning"), "qcow2")
     length = path.stat().st_size
     os.truncate(path, length - 100)
-    sentence = f"by the tables of this qcow2 image the file has {length} bytes at least, of which {length - 100} are there"
+    sentence = (
+        f"by the tables of this qcow2 image the file has {length} bytes at least, of which {length - 100} are there"
+    )
     with pytest.raises(InvalidInput) as caught:
         checked(path)
-    assert str(caught.value) == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it nevertheless."
+    assert (
+        str(caught.value)
+        == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it "
+        "nevertheless."
+    )
     assert checked(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
     assert checked(path, verify=None)[1] == ()
     os.truncate(path, CLUSTER)  # all tables are missing
@@ -229,7 +267,9 @@ def test_an_image_that_is_marked_as_corrupt(tmp_path: Path) -> None:
 
 
 def test_reference_counts(tmp_path: Path) -> None:
-    """A cluster in use that counts as free is written to by the next who allocates one; a free one that counts as used only takes space."""
+    """A cluster in use that counts as free is written to by the next who allocates one; a free one that counts as used
+    only takes space.
+    """
     path = image_of(tmp_path / "image", noise(MIB, "counts"), "qcow2")
     blocks = struct.unpack(">Q", path.read_bytes()[CLUSTER : CLUSTER + 8])[0]
     whole = path.read_bytes()
@@ -246,7 +286,10 @@ def test_reference_counts(tmp_path: Path) -> None:
 def test_a_dirty_image_is_not_judged_by_its_counts(tmp_path: Path) -> None:
     path = create(tmp_path / "image", "qcow2", 10 * MIB, "lazy_refcounts=on")
     commands = ("-c", "write -q 0 1M", "-c", "flush", "-c", "abort")
-    assert subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], check=False, stderr=subprocess.DEVNULL).returncode < 0
+    assert (
+        subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], check=False, stderr=subprocess.DEVNULL).returncode
+        < 0
+    )
     assert path.read_bytes()[79] & 1
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False, stderr=subprocess.DEVNULL).returncode == 2
     assert not checked(path)[1]
@@ -331,7 +374,9 @@ def shared_vhd(path: Path) -> Path:
     return patch(path, 1536, whole[1536:1540] * (TIB // (2 * MIB)))
 
 
-@pytest.mark.parametrize("make", [shared_qcow2, shared_compressed, shared_vmdk, shared_vdi, shared_vdi_in_a_hole, shared_vhdx, shared_vhd])
+@pytest.mark.parametrize(
+    "make", [shared_qcow2, shared_compressed, shared_vmdk, shared_vdi, shared_vdi_in_a_hole, shared_vhdx, shared_vhd]
+)
 def test_tables_that_refer_to_one_block_many_times(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     path = make(tmp_path / "image")
     for verify in (True, False, None):
@@ -351,14 +396,22 @@ def test_snapshots_share_blocks_with_what_is_active(tmp_path: Path) -> None:
 def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """8,000 snapshots that are all the active tables: a check reads the same tables again for each."""
     path = create(tmp_path / "image", "qcow2", 64 << 30)
-    qemu("qemu-io", "-f", "qcow2", *(word for number in range(128) for word in ("-c", f"write -q {number * 512}M 64k")), path)
+    qemu(
+        "qemu-io",
+        "-f",
+        "qcow2",
+        *(word for number in range(128) for word in ("-c", f"write -q {number * 512}M 64k")),
+        path,
+    )
     table = struct.unpack(">Q", path.read_bytes()[40:48])[0]
     end = -(-path.stat().st_size // CLUSTER) * CLUSTER
     os.truncate(path, end)
     patch(path, end, struct.pack(">QIHHIIQII", table, 128, 0, 0, 0, 0, 0, 0, 0) * 8000)
     patch(path, 60, struct.pack(">IQ", 8000, end))
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
-    with pytest.raises(InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"):
+    with pytest.raises(
+        InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"
+    ):
         checked(path)
 
 
@@ -370,10 +423,16 @@ def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch
     entries = struct.unpack(">Q", whole[table : table + 8])[0] & ((1 << 56) - 1)
     last = struct.unpack(">Q", whole[entries : entries + 8])[0]
     os.truncate(path, len(whole) - 300)
-    patch(patch(path, 24, struct.pack(">Q", 8192 * CLUSTER)), entries, b"".join(struct.pack(">Q", last + number % 200) for number in range(8192)))
+    patch(
+        patch(path, 24, struct.pack(">Q", 8192 * CLUSTER)),
+        entries,
+        b"".join(struct.pack(">Q", last + number % 200) for number in range(8192)),
+    )
     seen = []
     is_whole = qcow2_tables.is_whole_deflate
-    monkeypatch.setattr(qcow2_tables, "is_whole_deflate", lambda data, cluster: seen.append(data) or is_whole(data, cluster))
+    monkeypatch.setattr(
+        qcow2_tables, "is_whole_deflate", lambda data, cluster: seen.append(data) or is_whole(data, cluster)
+    )
     with pytest.raises(InvalidInput):
         checked(path)
     assert len(seen) <= 64
@@ -383,12 +442,16 @@ def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch
 def test_chance_in_the_tables_raises_nothing_unexpected(tmp_path: Path, image_format: str) -> None:
     path = image_of(tmp_path / "image", noise(MIB, "chance"), image_format)
     whole = path.read_bytes()
-    spots = [spot for spot in range(8, len(whole), 4) if any(whole[spot : spot + 4]) and not 2 * MIB < spot < 3 * MIB][:20000]
+    spots = [spot for spot in range(8, len(whole), 4) if any(whole[spot : spot + 4]) and not 2 * MIB < spot < 3 * MIB][
+        :20000
+    ]
     choose = random.Random(image_format)
     for _round in range(60):
         hostile = bytearray(whole)
         for spot in choose.sample(spots[: choose.choice([100, 1000, 20000])], choose.randrange(1, 4)):
-            hostile[spot : spot + 8] = choose.choice([choose.randbytes(8), b"\xff" * 8, bytes(8), b"\x7f" + b"\xff" * 7])
+            hostile[spot : spot + 8] = choose.choice(
+                [choose.randbytes(8), b"\xff" * 8, bytes(8), b"\x7f" + b"\xff" * 7]
+            )
         path.write_bytes(hostile)
         with contextlib.suppress(InvalidInput):
             image, _warnings = checked(path, verify=choose.choice([True, False, None]))
@@ -405,7 +468,12 @@ def test_a_fixed_vhd_is_a_raw_disk_with_a_footer(tmp_path: Path) -> None:
     assert (checked(path)[0].format, checked(path)[0].virtual_size) == ("raw", 3 * MIB)
     assert checked(path, image_format="raw")[0].virtual_size == length
     whole = path.read_bytes()
-    changes = {"checksum": (length - 448, b"\0"), "type": (length - 449, b"\3"), "cookie": (length - 512, b"C"), "size": (length - 464, b"\1")}
+    changes = {
+        "checksum": (length - 448, b"\0"),
+        "type": (length - 449, b"\3"),
+        "cookie": (length - 512, b"C"),
+        "size": (length - 464, b"\1"),
+    }
     for _name, (offset, byte) in changes.items():
         path.write_bytes(whole)
         assert checked(patch(path, offset, byte))[0].virtual_size == length

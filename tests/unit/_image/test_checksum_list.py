@@ -18,7 +18,9 @@ ONE, TWO = "1" * 64, "2" * 64
 
 
 def find(content: bytes | str, origin: str = URL, algorithm: str = "sha256") -> str:
-    return find_checksum(content.encode() if isinstance(content, str) else content, algorithm, origin, "https://h/SHA256SUMS")
+    return find_checksum(
+        content.encode() if isinstance(content, str) else content, algorithm, origin, "https://h/SHA256SUMS"
+    )
 
 
 def refusal(content: bytes | str, origin: str = URL) -> str:
@@ -29,7 +31,15 @@ def refusal(content: bytes | str, origin: str = URL) -> str:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    for name in ("disk.img", "other.img", "a b.img", " blank.img", "*star.img", "back\\slash\nnew\rline.img", "größe.img"):
+    for name in (
+        "disk.img",
+        "other.img",
+        "a b.img",
+        " blank.img",
+        "*star.img",
+        "back\\slash\nnew\rline.img",
+        "größe.img",
+    ):
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
 
@@ -37,7 +47,8 @@ def files(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        "sha256sum --", "sha256sum --binary --", "sha256sum --tag --", "cksum --algorithm=sha256 --", "cksum --algorithm=sha256 --untagged --",
+        "sha256sum --", "sha256sum --binary --", "sha256sum --tag --", "cksum --algorithm=sha256 "
+                                                                       "--", "cksum --algorithm=sha256 --untagged --",
         "shasum --algorithm 256 --",
     ],
 )  # fmt: skip
@@ -50,7 +61,9 @@ def test_what_programs_write(files: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha384", "sha512"])
-@pytest.mark.parametrize("command", ["{}sum disk.img", "{}sum --tag disk.img", "openssl dgst -{} disk.img", "openssl dgst -{} -r disk.img"])
+@pytest.mark.parametrize(
+    "command", ["{}sum disk.img", "{}sum --tag disk.img", "openssl dgst -{} disk.img", "openssl dgst -{} -r disk.img"]
+)
 def test_every_algorithm(files: Path, algorithm: str, command: str) -> None:
     content = subprocess.run(command.format(algorithm).split(), cwd=files, check=True, stdout=subprocess.PIPE).stdout
     expected = hashlib.new(algorithm, b"disk.img").hexdigest()
@@ -61,12 +74,16 @@ def test_every_algorithm(files: Path, algorithm: str, command: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        f"{ONE}\n", f"  {ONE}  ", f"\ufeff{ONE}\r\n", f"{ONE}  -\n", f"# a comment\n\n{ONE}  disk.img\n{TWO}  other.img", f"{ONE}\tdisk.img\n",
-        f"{ONE} disk.img\n", f"{ONE}  ./disk.img\n", f"{ONE}  .//./disk.img\n", f"{ONE} *x/disk.img\n{TWO} *y/disk.img\n",
+        f"{ONE}\n", f"  {ONE}  ", f"\ufeff{ONE}\r\n", f"{ONE}  -\n", f"# a comment\n\n{ONE}  disk.img\n{TWO}  "
+                                                                     "other.img", f"{ONE}\tdisk.img\n",
+        f"{ONE} disk.img\n", f"{ONE}  ./disk.img\n", f"{ONE}  .//./disk.img\n", f"{ONE} *x/disk.img\n{TWO} "
+                                                                                "*y/disk.img\n",
         f"{ONE}  x/disk.img\n{TWO}  disk.img\n",
-        f"{ONE}  disk.img\n{ONE}  ./disk.img\n", f"SHA256 (disk.img) = {ONE}\nSHA512 (disk.img) = {TWO * 2}\nMD5 (disk.img) = {TWO[:32]}\n",
+        f"{ONE}  disk.img\n{ONE}  ./disk.img\n", f"SHA256 (disk.img) = {ONE}\nSHA512 (disk.img) = {TWO * 2}\nMD5 "
+                                                 f"(disk.img) = {TWO[:32]}\n",
         f"{TWO * 2}  disk.img\n{ONE}  disk.img\n",
-        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# disk.img: 1 bytes\nSHA256 (disk.img) = {ONE}\n-----BEGIN PGP SIGNATURE-----\n\niQIzBAEBCAAd\n",
+        "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# disk.img: 1 bytes\nSHA256 (disk.img) = "
+        f"{ONE}\n-----BEGIN PGP SIGNATURE-----\n\niQIzBAEBCAAd\n",
     ],
 )  # fmt: skip
 def test_what_people_write(content: str) -> None:
@@ -96,7 +113,8 @@ def test_the_name_is_that_of_the_url_decoded() -> None:
 def test_a_file_without_the_image(content: str, origin: str, has: str) -> None:
     name = origin.rpartition("/")[2]
     assert refusal(content, origin) == (
-        f"checksum: 'sha256:https://h/SHA256SUMS' is not accepted: a file with the sha256 checksum of {name!r} is expected, and it has {has}: "
+        f"checksum: 'sha256:https://h/SHA256SUMS' is not accepted: a file with the sha256 checksum of {name!r} is "
+        f"expected, and it has {has}: "
         "give the URL of the right file, or the checksum itself."
     )
 
@@ -108,7 +126,9 @@ def test_checksums_that_contradict_each_other() -> None:
     )
 
 
-@pytest.mark.parametrize("line", [b"(" * MIB, b"SHA256 (" + b")" * MIB, b"\\" * MIB, b"\n" * MIB, ONE.encode() + b" \t" * MIB + b"x"])
+@pytest.mark.parametrize(
+    "line", [b"(" * MIB, b"SHA256 (" + b")" * MIB, b"\\" * MIB, b"\n" * MIB, ONE.encode() + b" \t" * MIB + b"x"]
+)
 def test_a_hostile_file_takes_little_time(line: bytes) -> None:
     """Any of these would take hours if the time grew with the square of the length."""
     assert "is not accepted" in refusal(line)

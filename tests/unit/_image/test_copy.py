@@ -13,9 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    InvalidInput,
+    NoSpace,
+    StaleState,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
-from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import copy_local, creation_options, write_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import (
+    copy_local,
+    creation_options,
+    write_stream,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
 from ansible_collections.granary.vmstore.plugins.module_utils._image.room import capacity, room
 
@@ -108,7 +117,10 @@ def test_between_file_systems(source, xfs):
 
 def test_a_full_file_system(source, tmpfs):
     os.truncate(source, 64 * MEBIBYTE)
-    with pytest.raises(NoSpace, match="No space left on device"), opened(source, tmpfs / "target") as (reading, writing):
+    with (
+        pytest.raises(NoSpace, match="No space left on device"),
+        opened(source, tmpfs / "target") as (reading, writing),
+    ):
         copy_local(reading, writing, sparse=False)
     (tmpfs / "target").unlink()
     with pytest.raises(NoSpace, match="Could not write an image"), open(tmpfs / "target", "xb") as file:
@@ -131,7 +143,10 @@ def test_a_source_that_becomes_shorter(source, tmp_path, monkeypatch):
 def test_a_stream_of_any_chunks(tmp_path, seed):
     """Whatever the chunks are: the file is their sum, and has holes for blocks of zeros and nothing else."""
     choose = random.Random(seed)
-    data = b"".join(choose.choice([bytes, choose.randbytes])(choose.choice([1, 4095, 4096, 10_000, 2 * MEBIBYTE])) for _number in range(30))
+    data = b"".join(
+        choose.choice([bytes, choose.randbytes])(choose.choice([1, 4095, 4096, 10_000, 2 * MEBIBYTE]))
+        for _number in range(30)
+    )
     ends = sorted(choose.sample(range(len(data)), 50))
     chunks = [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
     digest = hashlib.md5()
@@ -140,7 +155,9 @@ def test_a_stream_of_any_chunks(tmp_path, seed):
     assert (tmp_path / "target").read_bytes() == data
     assert output("md5sum", tmp_path / "target").split()[0] == digest.hexdigest()
     blocks = sum(any(data[start : start + 4096]) for start in range(0, len(data), 4096))
-    assert 0 <= allocated(tmp_path / "target") - blocks * 4 <= 16  # a file system may count its own blocks for many extents
+    assert (
+        0 <= allocated(tmp_path / "target") - blocks * 4 <= 16
+    )  # a file system may count its own blocks for many extents
 
 
 def test_a_stream_without_sparse(tmp_path):
@@ -157,7 +174,11 @@ def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
         (tmp_path / "target").unlink()
         with pytest.raises(NoSpace) as caught, open(tmp_path / "target", "xb") as file:
             write_stream(more, file.fileno(), limit=2 * MEBIBYTE, sparse=sparse, path="http://host/x")
-        assert str(caught.value) == "Could not store http://host/x: it has more data than the 2097152 bytes that there is room for. Nothing was changed."
+        assert (
+            str(caught.value)
+            == "Could not store http://host/x: it has more data than the 2097152 bytes that there is room for. Nothing "
+            "was changed."
+        )
 
 
 def test_the_room_of_a_file_system(tmpfs):
@@ -202,13 +223,24 @@ def test_bandwidth(monkeypatch):
 def convert(source: Path, source_format: str, target: Path | str, target_format: str, **options: object) -> None:
     with open(source, "rb") as reading, open(target, "ab") as writing:
         path = f"/proc/self/fd/{reading.fileno()}"
-        copying.convert(path, source_format, writing.fileno(), target_format, reads={reading.fileno(): str(source)}, timeout=60, **options)
+        copying.convert(
+            path,
+            source_format,
+            writing.fileno(),
+            target_format,
+            reads={reading.fileno(): str(source)},
+            timeout=60,
+            **options,
+        )
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk"])
 def test_convert(source, tmp_path, image_format):
     convert(source, "raw", tmp_path / "target", image_format)
-    assert output("qemu-img", "compare", "-f", "raw", "-F", image_format, source, tmp_path / "target") == "Images are identical.\n"
+    assert (
+        output("qemu-img", "compare", "-f", "raw", "-F", image_format, source, tmp_path / "target")
+        == "Images are identical.\n"
+    )
     if image_format == "qcow2":
         output("qemu-img", "check", tmp_path / "target")
 
@@ -247,7 +279,15 @@ def test_convert_fails(tmp_path):
         convert(tmp_path / "source", "qcow2", tmp_path / "target", "raw")
 
 
-HOSTILE = ["backing_file=/etc/shadow", "data_file=x", "-o cluster_size=1M", "cluster_size=1M,", "compat=1.1;id", "cluster_size=$(id)", "compat=1.1\n"]
+HOSTILE = [
+    "backing_file=/etc/shadow",
+    "data_file=x",
+    "-o cluster_size=1M",
+    "cluster_size=1M,",
+    "compat=1.1;id",
+    "cluster_size=$(id)",
+    "compat=1.1\n",
+]
 
 
 @pytest.mark.parametrize("options", HOSTILE)

@@ -45,7 +45,9 @@ def test_an_empty_raw_one_with_all_its_storage(tmp_path):
     assert allocated(datablock(tmp_path, sparse=False)) >= 8 * 1024
 
 
-@pytest.mark.parametrize(("fs", "size", "check"), [("ext4", 8, ["e2fsck", "-fn"]), ("xfs", 320, ["xfs_repair", "-nf"]), ("swap", 8, None)])
+@pytest.mark.parametrize(
+    ("fs", "size", "check"), [("ext4", 8, ["e2fsck", "-fn"]), ("xfs", 320, ["xfs_repair", "-nf"]), ("swap", 8, None)]
+)
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_with_a_file_system(tmp_path, fs, size, check, image_format, sparse):
@@ -72,7 +74,11 @@ def test_an_empty_qcow2_one(tmp_path):
 
 
 def test_options_are_arguments_and_not_a_command_line(tmp_path):
-    path = datablock(tmp_path, fs="ext4", fs_options=f"""-L "a b;id" -m 0 -U '12345678-1234-1234-1234-123456789abc' -M '$(touch {tmp_path}/x)'""")
+    path = datablock(
+        tmp_path,
+        fs="ext4",
+        fs_options=f"""-L "a b;id" -m 0 -U '12345678-1234-1234-1234-123456789abc' -M '$(touch {tmp_path}/x)'""",
+    )
     assert output("blkid", "-p", "-o", "value", "-s", "LABEL", path) == "a b;id\n"
     assert os.listdir(tmp_path) == [os.path.basename(path)]
 
@@ -102,7 +108,9 @@ def test_what_is_refused(tmp_path, options, message):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("fs", "package"), [("xfs", "xfsprogs"), ("swap", "util-linux"), ("unheard_of", "that has it")])
+@pytest.mark.parametrize(
+    ("fs", "package"), [("xfs", "xfsprogs"), ("swap", "util-linux"), ("unheard_of", "that has it")]
+)
 def test_a_missing_program_names_the_package(tmp_path, monkeypatch, fs, package):
     monkeypatch.setattr(making, "_SYSTEM_PROGRAMS", "")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -130,7 +130,10 @@ def greedy(tool: str, window_log: int = 30) -> bytes:
     """A small stream whose header asks for a gigabyte of memory, or less."""
     if tool == "zstd":
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        with cat, subprocess.Popen(["zstd", "-c", f"--long={window_log}"], stdin=cat.stdout, stdout=subprocess.PIPE) as zstd:
+        with (
+            cat,
+            subprocess.Popen(["zstd", "-c", f"--long={window_log}"], stdin=cat.stdout, stdout=subprocess.PIPE) as zstd,
+        ):
             cat.stdin.write(DATA)
             cat.stdin.close()
             return zstd.stdout.read()
@@ -144,7 +147,10 @@ def test_a_stream_that_asks_for_much_memory_is_refused(tool: str) -> None:
         unpacked(greedy(tool))
 
 
-@pytest.mark.parametrize(("tool", "level"), [("xz", "-9e"), ("zstd", "-19"), ("zstd", "--ultra -22 --long=27"), ("bzip2", "-9"), ("gzip", "-9")])
+@pytest.mark.parametrize(
+    ("tool", "level"),
+    [("xz", "-9e"), ("zstd", "-19"), ("zstd", "--ultra -22 --long=27"), ("bzip2", "-9"), ("gzip", "-9")],
+)
 def test_the_highest_levels_are_taken(tool: str, level: str) -> None:
     assert unpacked(packed(tool, DATA, *level.split())) == DATA
 
@@ -194,7 +200,9 @@ def test_a_parallel_compressor() -> None:
     assert unpacked(packed("zstd", b"first") + done.stdout, limit=50 * MIB) == b"first" + data
 
 
-@pytest.mark.parametrize("options", ["-1", "-3 --no-check", "-19 --long=25", "--fast=5", "-B1024 --stream-size=600000", "--rsyncable -T2"])
+@pytest.mark.parametrize(
+    "options", ["-1", "-3 --no-check", "-19 --long=25", "--fast=5", "-B1024 --stream-size=600000", "--rsyncable -T2"]
+)
 def test_frames_of_all_kinds(options: str) -> None:
     for data in (b"", b"x", bytes(300), bytes(10 * MIB), DATA, DATA[:66_000], random.Random(6).randbytes(70_000)):
         words = options.replace("600000", str(len(data))).split()
@@ -212,18 +220,25 @@ def test_a_block_without_a_valid_header_is_refused(block: bytes) -> None:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_members_without_content_are_limited(tool: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{tool} data is expected, and more than 10000 of its members or frames are empty"):
+    with pytest.raises(
+        InvalidInput, match=f"{tool} data is expected, and more than 10000 of its members or frames are empty"
+    ):
         unpacked(packed(tool, DATA) + packed(tool, b"") * 200_000, size=1 << 20)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_small_members_are_not(tool: str) -> None:
     member = packed(tool, b"x")
-    assert unpacked((member + packed(tool, b"") + b"\0" * (tool in ("gzip", "bzip2"))) * 20_000, size=1 << 20) == b"x" * 20_000
+    assert (
+        unpacked((member + packed(tool, b"") + b"\0" * (tool in ("gzip", "bzip2"))) * 20_000, size=1 << 20)
+        == b"x" * 20_000
+    )
 
 
 def test_blocked_gzip() -> None:
-    """As bgzip(1) writes it (SAM/BAM format specification, 4.1): members of at most 64 KiB, and an empty one at the end of each file."""
+    """As bgzip(1) writes it (SAM/BAM format specification, 4.1): members of at most 64 KiB, and an empty one at the end
+    of each file.
+    """
     data = DATA * 20
     blocks = b"".join(gzip.compress(piece) for piece in pieces(data, 65_280))
     assert unpacked((blocks + gzip.compress(b"")) * 3, size=1 << 20, limit=100 * MIB) == data * 3
@@ -243,18 +258,24 @@ def empty_blocks() -> Iterator[bytes]:
 
 
 def large_skippable_frame() -> Iterator[bytes]:
-    return itertools.chain([packed("zstd", b"little") + b"\x50\x2a\x4d\x18\xff\xff\xff\xff"], itertools.repeat(bytes(65536)))
+    return itertools.chain(
+        [packed("zstd", b"little") + b"\x50\x2a\x4d\x18\xff\xff\xff\xff"], itertools.repeat(bytes(65536))
+    )
 
 
 @pytest.mark.parametrize("endless", [long_name, padding, empty_blocks, large_skippable_frame])
-def test_data_of_which_nothing_comes_out_is_limited(endless: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_which_nothing_comes_out_is_limited(
+    endless: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decompress, "_TAKEN", 10 * MIB)
     with pytest.raises(InvalidInput, match=r"data is expected, and of the first 10\d* bytes only \d come out"):
         for _ignored in decompressed(endless(), limit=MIB, path="/srv/image"):
             pass
 
 
-@pytest.mark.parametrize(("tool", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.parametrize(
+    ("tool", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+)
 def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompress, "_CPU_SECONDS", 0)
     monkeypatch.setattr(decompress, "_CPU_BYTES", 1 << 60)
@@ -280,7 +301,10 @@ def a_zip() -> bytes:
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_archives_are_refused(tar: bytes, size: int) -> None:
     for data, kind in ((tar, "tar"), (a_zip(), "zip")):
-        with pytest.raises(InvalidInput, match=f"^path: '/srv/image' is not accepted: an image is expected, and this is a {kind} archive: unpack it"):
+        with pytest.raises(
+            InvalidInput,
+            match=f"^path: '/srv/image' is not accepted: an image is expected, and this is a {kind} archive: unpack it",
+        ):
             unpacked(data, size=size)
 
 

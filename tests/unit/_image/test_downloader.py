@@ -27,9 +27,14 @@ def program(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("script", ["exec sleep 60", "echo begun; exec sleep 60", "exec 1>&-; exec sleep 60"])
-def test_a_downloader_that_stalls_is_stopped(program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+def test_a_downloader_that_stalls_is_stopped(
+    program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
     monkeypatch.setattr(downloader, "TIMEOUT", 0.1)
-    with open_source(URL, downloader=program(script), log=str) as chunks, pytest.raises(CommandFailed, match="did nothing for 0.1 seconds and was stopped"):
+    with (
+        open_source(URL, downloader=program(script), log=str) as chunks,
+        pytest.raises(CommandFailed, match="did nothing for 0.1 seconds and was stopped"),
+    ):
         list(chunks)
 
 

@@ -18,10 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    FileAccessFailed,
+    InvalidInput,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image import image_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
-from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import HEAD_SIZE, LARGEST, ImageFile, opened_file, virtual_size
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import (
+    HEAD_SIZE,
+    LARGEST,
+    ImageFile,
+    opened_file,
+    virtual_size,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image.magic import sniff
 
 MIB = 1 << 20
@@ -117,7 +127,9 @@ def test_the_length_of_the_whole_is_needed_for_raw_only(tmp_path: Path, image_fo
         virtual_size(bytes(1024), None, option="source", path="http://x/y")
 
 
-@pytest.mark.parametrize(("creator", "by_geometry"), [(b"vpc ", True), (b"win ", False), (b"d2v ", False), (b"tap\0", False)])
+@pytest.mark.parametrize(
+    ("creator", "by_geometry"), [(b"vpc ", True), (b"win ", False), (b"d2v ", False), (b"tap\0", False)]
+)
 def test_the_size_of_a_vhd_depends_on_who_made_it(tmp_path: Path, creator: bytes, by_geometry: bool) -> None:
     path = create(tmp_path / "image", "vpc", 100 * MIB)
     before = virtual_size(head(path), None)
@@ -176,12 +188,18 @@ def test_version_2_has_no_features_where_version_3_has_them(tmp_path: Path) -> N
 # What refers to other files
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", 'json:{"driver":"file","filename":"/etc/shadow"}', "nbd://127.0.0.1:1/x", "image.base"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", 'json:{"driver":"file","filename":"/etc/shadow"}', "nbd://127.0.0.1:1/x", "image.base"]
+)
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
 def test_a_backing_file(tmp_path: Path, refused_unseen: Callable[[Path], str], name: str, compat: str) -> None:
     path = tmp_path / "image"
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-o", f"compat={compat}", "-F", "raw", "-b", name, path, MIB)
-    assert refused_unseen(path) == f"path: '{path}' is not accepted: an image that stands alone is expected, and this qcow2 image has a backing file."
+    assert (
+        refused_unseen(path)
+        == f"path: '{path}' is not accepted: an image that stands alone is expected, and this qcow2 image has a "
+        "backing file."
+    )
 
 
 def test_an_external_data_file(tmp_path: Path, refused_unseen: Callable[[Path], str]) -> None:
@@ -231,7 +249,9 @@ def test_differences_to_a_parent(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="a vdi image that qemu-img reads"):
         inspect(str(path))
     create(path, "vhdx")
-    patch(path, head(path).index(bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")) - 32 + 65536 + 4, struct.pack("<I", 2))
+    patch(
+        path, head(path).index(bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")) - 32 + 65536 + 4, struct.pack("<I", 2)
+    )
     with pytest.raises(InvalidInput, match="a vhdx image that qemu-img reads"):
         inspect(str(path))
 
@@ -244,7 +264,14 @@ def test_only_a_regular_file_is_opened(tmp_path: Path, refused_unseen: Callable[
     (tmp_path / "link").symlink_to(create(tmp_path / "image"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-        for path in (tmp_path / "fifo", tmp_path / "link", tmp_path / "socket", tmp_path, Path("/dev/zero"), Path("/dev/kmsg")):
+        for path in (
+            tmp_path / "fifo",
+            tmp_path / "link",
+            tmp_path / "socket",
+            tmp_path,
+            Path("/dev/zero"),
+            Path("/dev/kmsg"),
+        ):
             assert refused_unseen(path) == f"image: '{path}' is not accepted: a regular file is expected."
 
 
@@ -318,7 +345,11 @@ def test_hostile_headers_end_in_an_answer_or_a_refusal(tmp_path: Path, image_for
     chance = random.Random(image_format)
     spots = [*range(4, 128), *range(320, 400), *range(512, 600)]
     if image_format == "vhdx":
-        spots += [*range(192 << 10, (192 << 10) + 80), *range(3 * MIB, 3 * MIB + 208), *range(3 * MIB + 65536, 3 * MIB + 65580)]
+        spots += [
+            *range(192 << 10, (192 << 10) + 80),
+            *range(3 * MIB, 3 * MIB + 208),
+            *range(3 * MIB + 65536, 3 * MIB + 65580),
+        ]
     for round_number in range(2000):
         hostile = bytearray(whole[: chance.choice([len(whole), chance.randrange(4, 600)])])
         for spot in chance.sample([spot for spot in spots if spot < len(hostile)] or [3], 1):
@@ -336,14 +367,23 @@ def test_hostile_headers_end_in_an_answer_or_a_refusal(tmp_path: Path, image_for
 
 
 def with_bitmaps(path: Path, count: int, size: int, granularity: int) -> Path:
-    """A sound qcow2 with bitmaps of ``1 << granularity`` bytes a bit, which qemu loads as it opens the file. All of them share one table."""
+    """A sound qcow2 with bitmaps of ``1 << granularity`` bytes a bit, which qemu loads as it opens the file.
+
+    All of them share one table.
+    """
     create(path, size=size)
     cluster, entries = 65536, max(1, (size >> granularity) // 8 // 65536)
     table = -(-path.stat().st_size // cluster) * cluster
     directory = table + -(-entries * 8 // cluster) * cluster
-    entry = b"".join(struct.pack(">QIIBBHI8s", table, entries, 2, 1, granularity, 8, 0, b"%08d" % number) for number in range(count))
+    entry = b"".join(
+        struct.pack(">QIIBBHI8s", table, entries, 2, 1, granularity, 8, 0, b"%08d" % number) for number in range(count)
+    )
     patch(path, directory, entry + bytes(-len(entry) % cluster))
-    patch(path, struct.unpack(">I", head(path)[100:104])[0], struct.pack(">IIIIQQQ", 0x23852875, 24, count, 0, len(entry), directory, 0))
+    patch(
+        path,
+        struct.unpack(">I", head(path)[100:104])[0],
+        struct.pack(">IIIIQQQ", 0x23852875, 24, count, 0, len(entry), directory, 0),
+    )
     return patch(path, 88, struct.pack(">Q", 1))
 
 
@@ -354,7 +394,9 @@ def children() -> list[str]:
 def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 8, 2 * TIB, 9)
     assert path.stat().st_size < MIB
-    with pytest.raises(InvalidInput, match="a qcow2 image that qemu-img reads in 10 s of CPU time and 512 MiB is expected"):
+    with pytest.raises(
+        InvalidInput, match="a qcow2 image that qemu-img reads in 10 s of CPU time and 512 MiB is expected"
+    ):
         inspect(str(path))
     assert not children()
     monkeypatch.setattr(qemu_img_command, "MEMORY", TIB)  # nothing but the limit kept it from being read

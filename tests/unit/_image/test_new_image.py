@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image, remove_files, replace_image, sweep
+from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import (
+    new_image,
+    remove_files,
+    replace_image,
+    sweep,
+)
 
 PART = r"\.[0-9a-f]{32}\.part"
 PROGRAM = """
@@ -41,7 +46,10 @@ def test_an_image_gets_its_name_when_it_is_whole(tmp_path):
         path = part.commit()
     assert re.fullmatch(r"[0-9a-f]{32}", os.path.basename(path))
     assert os.listdir(tmp_path) == [os.path.basename(path)]
-    assert subprocess.run(["stat", "-c", "%u %g %a %s", path], stdout=subprocess.PIPE, text=True, check=True).stdout == "1234 1235 640 7\n"
+    assert (
+        subprocess.run(["stat", "-c", "%u %g %a %s", path], stdout=subprocess.PIPE, text=True, check=True).stdout
+        == "1234 1235 640 7\n"
+    )
 
 
 @pytest.mark.parametrize("mask", [0, 0o077])
@@ -69,7 +77,10 @@ def test_no_directory(tmp_path):
 
 
 def test_parts_of_killed_programs_are_swept_and_those_of_running_ones_stay(tmp_path):
-    running = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _number in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _number in range(2)
+    ]
     for process in running:
         assert process.stdout.readline() == b"ready\n"
     assert len(os.listdir(tmp_path)) == 2
@@ -121,7 +132,10 @@ def test_a_replacement_that_fails_is_undone(tmp_path):
     other.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tests", str(other)], check=True)  # what is mounted on can't be renamed
     try:
-        with pytest.raises(FileAccessFailed, match="Could not replace .*/image: Device or resource busy"), new_image(str(tmp_path)) as part:
+        with (
+            pytest.raises(FileAccessFailed, match="Could not replace .*/image: Device or resource busy"),
+            new_image(str(tmp_path)) as part,
+        ):
             os.write(part.fd, b"new")
             (tmp_path / "first").touch()
             replace_image(part, (part.directory, "image"), path=str(image), outdated=["first"], remove="other")

@@ -8,11 +8,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, PathNotAllowed
-from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import FORMAT, Seed, SeedMount, read_seed, seed_bytes
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    InvalidInput,
+    PathNotAllowed,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import (
+    FORMAT,
+    Seed,
+    SeedMount,
+    read_seed,
+    seed_bytes,
+)
 
 UUID = "6a8e0d7c-5b1d-4a35-9a8e-000000000001"
-MOUNTS = (SeedMount("one-1", "/mnt/one-fs-1"), SeedMount("datasets", "/srv/datasets", read_only=True, options="noatime"))
+MOUNTS = (
+    SeedMount("one-1", "/mnt/one-fs-1"),
+    SeedMount("datasets", "/srv/datasets", read_only=True, options="noatime"),
+)
 
 
 @pytest.fixture
@@ -24,12 +38,18 @@ def seed(tmp_path: Path) -> Path:
 
 def extracted(path: Path, directory: Path) -> Path:
     """The files as another program than our reader sees them."""
-    subprocess.run(["xorriso", "-osirrox", "on", "-indev", str(path), "-extract", "/", str(directory)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["xorriso", "-osirrox", "on", "-indev", str(path), "-extract", "/", str(directory)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     return directory
 
 
 def test_blkid_finds_what_cloud_init_looks_for(seed):
-    told = subprocess.run(["blkid", "-o", "export", str(seed)], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    told = subprocess.run(
+        ["blkid", "-o", "export", str(seed)], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
     assert {"LABEL=cidata", "TYPE=iso9660", "UUID=1970-01-01-00-00-00-00"} <= set(told)
 
 
@@ -139,7 +159,11 @@ def test_another_users_link_is_not_read(tmp_path: Path, tenant: Path) -> None:
         lambda path: marked(path, b'{"mounts": 7}'),
         lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": Infinity}'),
         lambda path: marked(path, b'{"mounts": [], "instance_id": "x\\u0000", "format": 1}'),
-        lambda path: marked(path, b'{"mounts": [{"tag": "/dev/x", "mount_point": "/mnt", "read_only": 0, "options": ""}], "instance_id": "x", "format": 1}'),
+        lambda path: marked(
+            path,
+            b'{"mounts": [{"tag": "/dev/x", "mount_point": "/mnt", "read_only": 0, "options": ""}], "instance_id": '
+            b'"x", "format": 1}',
+        ),
         lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": 1}', volume="other"),
     ],
 )

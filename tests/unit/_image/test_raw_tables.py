@@ -46,13 +46,19 @@ def warnings_of(path: Path, verify: bool = True) -> tuple[str, ...]:
 
 def assert_short(path: Path, table: str, told: int) -> None:
     length = path.stat().st_size
-    with pytest.raises(InvalidInput, match=f"by its {table} the disk has {told} bytes, of which {length} are there; verify: false stores it nevertheless"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"by its {table} the disk has {told} bytes, of which {length} are there; verify: false stores it "
+        "nevertheless",
+    ):
         warnings_of(path)
     assert len(warnings_of(path, verify=False)) == 1
 
 
 def sizes(data: bytes) -> list[tuple[str, int]]:
-    return [(own.table, own.size) for own in own_sizes(lambda offset, size: data[offset : offset + size].ljust(size, b"\0"))]
+    return [
+        (own.table, own.size) for own in own_sizes(lambda offset, size: data[offset : offset + size].ljust(size, b"\0"))
+    ]
 
 
 def disk(path: Path, size: int) -> Path:
@@ -108,7 +114,9 @@ def mbr(*entries: tuple[int, int, int, int]) -> bytes:
 def gpt(size: int, sector: int, **changes: int) -> bytes:
     """The protective MBR and the header of a GPT on a disk of ``size`` bytes."""
     last = size // sector - 1
-    header = struct.pack("<8sIIII", b"EFI PART", 0x10000, 92, 0, 0) + struct.pack("<QQQQ16sQIII", 1, last, 34, last - 33, b"guid" * 4, 2, 128, 128, 0)
+    header = struct.pack("<8sIIII", b"EFI PART", 0x10000, 92, 0, 0) + struct.pack(
+        "<QQQQ16sQIII", 1, last, 34, last - 33, b"guid" * 4, 2, 128, 128, 0
+    )
     header = header[:16] + struct.pack("<I", crc32(header)) + header[20:]
     return mbr((0, 0xEE, 1, min(last, 0xFFFFFFFF))).ljust(sector, b"\0") + header.ljust(sector, b"\0")
 

@@ -40,7 +40,9 @@ def test_what_it_holds_stays(tmp_path: Path, image_format: str, sparse: bool) ->
     for _time in range(2):
         grow(image, image_format, 9 * MIB, sparse=sparse)
         assert f'"virtual-size": {9 * MIB}' in qemu("qemu-img", "info", "-f", image_format, "--output=json", image)
-        assert "failed" not in qemu("qemu-io", "-f", image_format, "-c", "read -P 7 0 4M", "-c", "read -P 0 4M 5M", image)
+        assert "failed" not in qemu(
+            "qemu-io", "-f", image_format, "-c", "read -P 7 0 4M", "-c", "read -P 0 4M 5M", image
+        )
         assert (image.stat().st_blocks * 512 >= 9 * MIB) != sparse
         assert os.listdir(tmp_path) == [NAME]
     grow(image, image_format, 5 * MIB)
@@ -68,10 +70,14 @@ def test_a_full_file_system_leaves_the_old_size(ext4: Path) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
-def test_what_a_program_uses_stays_as_it_is(tmp_path: Path, opened_by_qemu: Callable[..., None], image_format: str) -> None:
+def test_what_a_program_uses_stays_as_it_is(
+    tmp_path: Path, opened_by_qemu: Callable[..., None], image_format: str
+) -> None:
     image = image_in(tmp_path, image_format)
     opened_by_qemu(image, "-r", "-f", image_format)
-    with pytest.raises(Conflict, match="can't grow while a program such as a running virtual machine uses it: shut that down first"):
+    with pytest.raises(
+        Conflict, match="can't grow while a program such as a running virtual machine uses it: shut that down first"
+    ):
         grow(image, image_format, 9 * MIB)
 
 
@@ -84,7 +90,18 @@ def test_what_has_snapshots_stays_as_it_is(tmp_path: Path, image_format: str) ->
         (tmp_path / f"{NAME}.snap" / "0").write_bytes(image.read_bytes())
     else:
         image.rename(tmp_path / f"{NAME}.snap" / "0")
-        qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", tmp_path / f"{NAME}.snap" / "0", "-F", "qcow2", tmp_path / f"{NAME}.snap" / "1")
+        qemu(
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            tmp_path / f"{NAME}.snap" / "0",
+            "-F",
+            "qcow2",
+            tmp_path / f"{NAME}.snap" / "1",
+        )
         image.symlink_to(f"{NAME}.snap/1")
     with pytest.raises(Conflict, match=f"{image} can't grow while it has snapshots: delete them, or flatten one"):
         grow(image, image_format, 9 * MIB)

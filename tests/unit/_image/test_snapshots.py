@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots in each layout that transfer drivers leave. What an image holds is asked of qemu-img and qemu-io, and its files are checked after every action."""
+"""Snapshots in each layout that transfer drivers leave.
+
+What an image holds is asked of qemu-img and qemu-io, and its files are checked after every action.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ def qemu_img(*argv: object) -> str:
 def write(path: Path, number: int, image_format: str = "qcow2") -> None:
     """What a guest does before snapshot ``number``: it writes to a MiB of its own and to the first one."""
     commands = [f"write -P {number + 1} {number}M 1M", f"write -P {number + 1} 0 64k"]
-    subprocess.run(["qemu-io", "-f", image_format, *(word for each in commands for word in ("-c", each)), str(path)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["qemu-io", "-f", image_format, *(word for each in commands for word in ("-c", each)), str(path)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def content(path: Path, image_format: str = "qcow2") -> bytes:
@@ -79,7 +86,9 @@ def overlays(image: Path, backing_directory: str) -> None:
 
 
 def chain(image: Path) -> None:
-    """Overlays, and the image is a link to the newest, as after a VM has moved to the datastore from a host's own storage."""
+    """Overlays, and the image is a link to the newest, as after a VM has moved to the datastore from a host's own
+    storage.
+    """
     directory = Path(f"{image}.snap")
     directory.mkdir()
     (directory / directory.name).symlink_to(".")
@@ -112,7 +121,9 @@ def active(image: Path, layout: Layout) -> Path:
 
 
 def whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -> None:
-    """All that should be there is there with its content, every qcow2 file is free of errors, and there is nothing else."""
+    """All that should be there is there with its content, every qcow2 file is free of errors, and there is nothing
+    else.
+    """
     names = {re.sub("^[0-9a-f]{32}", "image", name) for name in os.listdir(image.parent)}
     assert names - {"image.md5sum"} == {"image", "image.snap"}
     paths = [active(image, layout)]
@@ -237,7 +248,9 @@ def test_remove_what_a_killed_run_left(image):
     assert os.listdir(image.parent) == []
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "x", NAME.upper(), NAME + "\n", NAME + ".snap", NAME[1:], f"-{NAME[1:]}"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "x", NAME.upper(), NAME + "\n", NAME + ".snap", NAME[1:], f"-{NAME[1:]}"]
+)
 def test_only_images_are_removed(tmp_path, name):
     (tmp_path / "kept").touch()
     with pytest.raises(InvalidInput, match=r"source: .* 32 hexadecimal digits\."):
@@ -280,7 +293,15 @@ def secret(tmp_path: Path) -> Path:
     return path
 
 
-ELSEWHERE = ["{secret}", "../secret", "{image}.snap/../../secret", "{image}.snap/1", "{image}.snap-evil/0", "nbd://localhost/x", "{image}"]
+ELSEWHERE = [
+    "{secret}",
+    "../secret",
+    "{image}.snap/../../secret",
+    "{image}.snap/1",
+    "{image}.snap-evil/0",
+    "nbd://localhost/x",
+    "{image}",
+]
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -24,7 +24,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, StaleState, TransferFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    InvalidInput,
+    StaleState,
+    TransferFailed,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image import download, pace, source
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
 
@@ -138,7 +143,12 @@ def ranges(handler: Handler) -> None:
         whole(handler)
         return
     part = DATA[int(wanted[1]) : int(wanted[2] or len(DATA)) + 1]
-    handler.head(206, Content_Length=len(part), Content_Range=f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(DATA)}", ETag=ETAG)
+    handler.head(
+        206,
+        Content_Length=len(part),
+        Content_Range=f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(DATA)}",
+        ETag=ETAG,
+    )
     handler.wfile.write(part)
 
 
@@ -203,12 +213,50 @@ def test_sources(path: str, scheme: str, shown: str) -> None:
     "path",
     [
         *("", "image", "../image", "/srv/../etc/shadow", "/srv/a\nb", "/srv/\0", "~/image", "host:/image", "-o"),
-        *("file:///etc/shadow", "ftp://host/x", "data://x", "s3://bucket/x", "rsync://100/3", "://host/x", "ht tp://host/x"),
-        *("http://", "http:///x", "http://host:port/x", "http://host:0/x", "http://host:70000/x", "http://[::1/x", "http://:80/x"),
+        *(
+            "file:///etc/shadow",
+            "ftp://host/x",
+            "data://x",
+            "s3://bucket/x",
+            "rsync://100/3",
+            "://host/x",
+            "ht tp://host/x",
+        ),
+        *(
+            "http://",
+            "http:///x",
+            "http://host:port/x",
+            "http://host:0/x",
+            "http://host:70000/x",
+            "http://[::1/x",
+            "http://:80/x",
+        ),
         *(f"http://{'a' * 64}.example/x", "http://a..b/x", "http://./x"),
-        *("http://host/a b", "http://host/a\nb", "http://host/a\r\nX: y", "http://host/\u00e9", "http://host/\0", "http://ho\tst/x"),
-        *("ssh://host", "ssh://host/../etc", "ssh://host/%2e%2e/x", "ssh://host/a%0ab", "ssh://host/%ff", "ssh://host/x?y", "ssh://host/x#y"),
-        *("ssh://-oProxyCommand=x/y", "ssh://%2dhost/y", "ssh://-oProxyCommand=x@host/y", "ssh://a;b@host/x", "ssh://me:pw@host/x", "ssh:///x"),
+        *(
+            "http://host/a b",
+            "http://host/a\nb",
+            "http://host/a\r\nX: y",
+            "http://host/\u00e9",
+            "http://host/\0",
+            "http://ho\tst/x",
+        ),
+        *(
+            "ssh://host",
+            "ssh://host/../etc",
+            "ssh://host/%2e%2e/x",
+            "ssh://host/a%0ab",
+            "ssh://host/%ff",
+            "ssh://host/x?y",
+            "ssh://host/x#y",
+        ),
+        *(
+            "ssh://-oProxyCommand=x/y",
+            "ssh://%2dhost/y",
+            "ssh://-oProxyCommand=x@host/y",
+            "ssh://a;b@host/x",
+            "ssh://me:pw@host/x",
+            "ssh:///x",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused(path: str, serve: Serve) -> None:
@@ -218,7 +266,14 @@ def test_what_is_no_source_is_refused(path: str, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["http://me:secret@host/a b", "http://me:se/secret@host/x", "http://me:secret@host:x/", "ssh://me:secret@host/x", "http://host:x/?k=secret"]
+    "path",
+    [
+        "http://me:secret@host/a b",
+        "http://me:se/secret@host/x",
+        "http://me:secret@host:x/",
+        "ssh://me:secret@host/x",
+        "http://host:x/?k=secret",
+    ],
 )
 def test_refusals_show_no_password(path: str) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -252,7 +307,10 @@ def test_chunked_and_unknown_lengths(serve: Serve) -> None:
 
     old_site, told = serve(old), []
     assert fetch(old_site.url, told.append) == DATA
-    assert told == [f"Downloading {old_site.url} (the server gives no length, so that a connection that ends too early can't be noticed)"]
+    assert told == [
+        f"Downloading {old_site.url} (the server gives no length, so that a connection that ends too early can't be "
+        "noticed)"
+    ]
 
 
 def in_advance(*statuses: int, then: Answer = ranges) -> Answer:
@@ -299,7 +357,9 @@ def test_an_empty_file(serve: Serve) -> None:
 def test_a_broken_connection_is_resumed(serve: Serve, reset: bool) -> None:
     def again(handler: Handler) -> None:
         start = int(re.search(r"\d+", handler.headers["Range"])[0])
-        handler.head(206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG)
+        handler.head(
+            206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG
+        )
         handler.wfile.write(DATA[start : start + 100_000])
 
     site, told = serve(breaks(300_000, reset=reset), again, again, again, again, ranges), []
@@ -345,7 +405,8 @@ def unasked(content_range: str, length: int) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("content_range", "length"), [("bytes 0-9/*", 10), ("bytes 500-999/1000", 500), ("bytes 0-999/1000", 1000), ("bytes 1000-1999/1000003", 1000)]
+    ("content_range", "length"),
+    [("bytes 0-9/*", 10), ("bytes 500-999/1000", 500), ("bytes 0-999/1000", 1000), ("bytes 1000-1999/1000003", 1000)],
 )
 def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_range: str, length: int) -> None:
     site = serve(unasked(content_range, length))
@@ -354,7 +415,9 @@ def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_rang
     assert len(site.asked) == 1 + len(download.PAUSES)
 
 
-@pytest.mark.parametrize(("content_range", "length"), [("bytes 0-10/10", 11), ("bytes 0-10/5", 11), ("bytes 0-0/0", 1), ("bytes 5-4/10", 0)])
+@pytest.mark.parametrize(
+    ("content_range", "length"), [("bytes 0-10/10", 11), ("bytes 0-10/5", 11), ("bytes 0-0/0", 1), ("bytes 5-4/10", 0)]
+)
 def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, length: int) -> None:
     for use in (fetch, lambda url: read_head(url, 20)):
         with pytest.raises(TransferFailed, match=r"the server's answer is not valid HTTP \(ValueError\)"):
@@ -373,7 +436,9 @@ def more_than_asked(**headers: object) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("headers", [{"Content_Length": 2 * len(DATA) - 1000}, {}, {"Transfer_Encoding": "chunked"}], ids=str)
+@pytest.mark.parametrize(
+    "headers", [{"Content_Length": 2 * len(DATA) - 1000}, {}, {"Transfer_Encoding": "chunked"}], ids=str
+)
 def test_a_server_that_sends_more_than_its_range_is_refused(serve: Serve, headers: dict[str, object]) -> None:
     site = serve(breaks(1000), more_than_asked(**headers))
     with pytest.raises(TransferFailed, match="sends .* Content-Range has"):
@@ -392,7 +457,9 @@ def test_what_follows_an_answer_is_not_read(serve: Serve) -> None:
 def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
     def a_little(handler: Handler) -> None:
         start = int(re.search(r"\d+", handler.headers["Range"])[0])
-        handler.head(206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG)
+        handler.head(
+            206, Content_Length=len(DATA) - start, Content_Range=f"bytes {start}-{len(DATA) - 1}/{len(DATA)}", ETag=ETAG
+        )
         handler.wfile.write(DATA[start : start + 1000])
 
     site = serve(breaks(1000), a_little)
@@ -404,7 +471,11 @@ def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
 def test_a_file_that_there_is_no_room_for_is_refused_at_once(serve: Serve) -> None:
     site = serve(whole)
     assert fetch(site.url, limit=len(DATA)) == DATA
-    with pytest.raises(TransferFailed, match=f"^Could not read {site.url}: the file has {len(DATA)} bytes, and there is room for 1000 bytes at most\\.$"):
+    with pytest.raises(
+        TransferFailed,
+        match=f"^Could not read {site.url}: the file has {len(DATA)} bytes, and there is room for 1000 bytes at "
+        "most\\.$",
+    ):
         fetch(site.url, limit=1000)
 
 
@@ -420,12 +491,17 @@ MODIFIED = "Sat, 01 Aug 2026 10:00:00 GMT"
 
 def test_last_modified_will_do(serve: Serve) -> None:
     site = serve(breaks(1000, Last_Modified=MODIFIED), ranges)
-    with pytest.raises(TransferFailed, match="has another file now"):  # `ranges` knows the ETag only and sends the whole
+    with pytest.raises(
+        TransferFailed, match="has another file now"
+    ):  # `ranges` knows the ETag only and sends the whole
         fetch(site.url)
     assert site.asked[1]["If-Range"] == MODIFIED
 
 
-@pytest.mark.parametrize("headers", [{"ETag": 'W/"v1"', "Last_Modified": MODIFIED}, {"X": "y"}, {"Last_Modified": "soon"}, {"Last_Modified": "now"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": 'W/"v1"', "Last_Modified": MODIFIED}, {"X": "y"}, {"Last_Modified": "soon"}, {"Last_Modified": "now"}],
+)
 def test_what_may_have_changed_is_not_resumed(serve: Serve, headers: dict[str, str]) -> None:
     if headers.get("Last_Modified") == "now":
         # It may change once more within the second that the date counts in.
@@ -449,13 +525,19 @@ def partly(start: int, total: int, **headers: str) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("second", [other, partly(999, len(DATA)), partly(1000, len(DATA) - 1), partly(1000, len(DATA), ETag='"v2"')])
+@pytest.mark.parametrize(
+    "second", [other, partly(999, len(DATA)), partly(1000, len(DATA) - 1), partly(1000, len(DATA), ETag='"v2"')]
+)
 def test_two_files_are_never_mixed(serve: Serve, second: Answer) -> None:
-    with pytest.raises(TransferFailed, match="broke after 1000 bytes, and the server can't go on there or has another file now"):
+    with pytest.raises(
+        TransferFailed, match="broke after 1000 bytes, and the server can't go on there or has another file now"
+    ):
         fetch(serve(breaks(1000), second).url)
 
 
-@pytest.mark.parametrize("answer", [breaks(1000, X="y"), chunked(b"abc", end=b""), chunked(b"abc", end=b"5\r\nab"), chunked(end=b"zz\r\n")])
+@pytest.mark.parametrize(
+    "answer", [breaks(1000, X="y"), chunked(b"abc", end=b""), chunked(b"abc", end=b"5\r\nab"), chunked(end=b"zz\r\n")]
+)
 def test_an_answer_that_ends_early_is_an_error(serve: Serve, answer: Answer) -> None:
     with pytest.raises(TransferFailed, match="Could not read http"):
         fetch(serve(answer).url)
@@ -471,14 +553,20 @@ def raw(answer: bytes) -> Answer:
         (lambda handler: handler.send_error(404, "\x1b[31mred"), "the server answered 404 Not Found"),
         (lambda handler: handler.head(599, Content_Length=0), "the server answered 599"),
         (lambda handler: handler.head(204), "the server answered 204 No Content, which comes without a file"),
-        (lambda handler: handler.head(206, Content_Range="bytes 0-x/y"), "the server's answer is not valid HTTP (ValueError)"),
+        (
+            lambda handler: handler.head(206, Content_Range="bytes 0-x/y"),
+            "the server's answer is not valid HTTP (ValueError)",
+        ),
         (lambda handler: handler.head(304), "the server answered 304 Not Modified"),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), "the connection was closed too early"),
         (lambda handler: handler.reset(), "Connection reset by peer"),
         (raw(b""), "Remote end closed connection without response"),
         (raw(b"SSH-2.0-\x1b[31mred\r\n\r\n"), "the server's answer is not valid HTTP (BadStatusLine)"),
         (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), "the server's answer is not valid HTTP (HTTPException)"),
-        (raw(b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n"), "the server's answer is not valid HTTP (ValueError)"),
+        (
+            raw(b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n"),
+            "the server's answer is not valid HTTP (ValueError)",
+        ),
     ],
 )
 @pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10)])
@@ -518,7 +606,9 @@ def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
     assert fetch(serve(coded(Content_Encoding=coding)).url) == DATA
 
 
-@pytest.mark.parametrize("coding", ["br", "deflate", "dcb", "dcz", "compress", "aes128gcm", "gzip, br", "gzip, gzip", "\x1b[31mred"])
+@pytest.mark.parametrize(
+    "coding", ["br", "deflate", "dcb", "dcz", "compress", "aes128gcm", "gzip, br", "gzip, gzip", "\x1b[31mred"]
+)
 def test_an_unknown_coding_is_refused_by_name(serve: Serve, coding: str) -> None:
     site = serve(coded(Content_Encoding=coding))
     for use in (fetch, lambda url: read_head(url, 10)):
@@ -666,7 +756,11 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(pace, "RATE_PERIOD", 0.3)
     site = serve(dripping(begin, drop))
-    with pytest.raises(TransferFailed, match=r"the server is too slow: it sent \d+ bytes in \d seconds, and at least 1024 bytes a second are expected\.$"):
+    with pytest.raises(
+        TransferFailed,
+        match=r"the server is too slow: it sent \d+ bytes in \d seconds, and at least 1024 bytes a second are "
+        r"expected\.$",
+    ):
         use(site.url)
     assert len(site.asked) == 1
 
@@ -687,9 +781,14 @@ def test_redirects_are_followed(serve: Serve, status: int) -> None:
     assert target.asked[0]["path"] == "/there"
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x"],
+)
 def test_to_other_schemes_they_are_not(serve: Serve, url: str) -> None:
-    with pytest.raises(TransferFailed, match="redirects in a circle, too often, or to something else than http or https") as caught:
+    with pytest.raises(
+        TransferFailed, match="redirects in a circle, too often, or to something else than http or https"
+    ) as caught:
         fetch(serve(redirect(url)).url)
     assert "pw" not in str(caught.value)
 
@@ -735,7 +834,11 @@ def test_the_password_reaches_the_server_only(serve: Serve) -> None:
 def certificate(tmp_path: Path) -> Path:
     openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test".split()
     names = "subjectAltName=IP:127.0.0.1,DNS:images.example"
-    subprocess.run([*openssl, "-addext", names, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    subprocess.run(
+        [*openssl, "-addext", names, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"],
+        check=True,
+        capture_output=True,
+    )
     return tmp_path / "cert"
 
 
@@ -754,10 +857,16 @@ def test_the_password_goes_along_to_the_same_server_only(serve: Serve) -> None:
     assert "Authorization" not in other.asked[0]
 
 
-def test_a_redirect_from_https_to_http_is_refused(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_from_https_to_http_is_refused(
+    serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     plain = serve(whole)
-    with pytest.raises(TransferFailed, match=f"the server redirects from https to {plain.url}/x\\?\\.\\.\\., where anybody .*: give that URL to accept this"):
+    with pytest.raises(
+        TransferFailed,
+        match=f"the server redirects from https to {plain.url}/x\\?\\.\\.\\., where anybody .*: give that URL to "
+        "accept this",
+    ):
         fetch(serve(redirect(f"{plain.url}/x?secret=1"), tls=tls).url)
     assert plain.asked == []
     assert fetch(serve(redirect(serve(whole, tls=tls).url)).url) == DATA
@@ -820,7 +929,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(serve: Serve, tls: ssl
     assert site.asked == []
 
 
-def test_one_that_the_host_trusts_is_not(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_the_host_trusts_is_not(
+    serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     site = serve(breaks(1000), ranges, tls=tls)
     assert fetch(site.url) == DATA
@@ -905,7 +1016,10 @@ def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The start of a URL: an sshd. What the client must know of it is in the configuration that ``ssh`` is told to use."""
+    """The start of a URL: an sshd.
+
+    What the client must know of it is in the configuration that ``ssh`` is told to use.
+    """
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     ssh = shutil.which("ssh")
     if sshd is None or ssh is None:
@@ -916,11 +1030,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         port = listener.getsockname()[1]
     (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'host_key.pub').read_text()}")
     (tmp_path / "client").write_text(
-        f"Host store.example\n  HostName 127.0.0.1\n  Port {port}\n  User nobody\n  IdentityFile {tmp_path}/key\n  HostKeyAlias store.example\n"
+        f"Host store.example\n  HostName 127.0.0.1\n  Port {port}\n  User nobody\n  IdentityFile {tmp_path}/key\n  "
+        "HostKeyAlias store.example\n"
         f"  UserKnownHostsFile {tmp_path}/known_hosts\n"
     )
     (tmp_path / "server").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\nUsePAM no\nStrictModes "
+        "no\nPermitRootLogin yes\n"
         f"AuthorizedKeysFile {tmp_path}/key.pub\nPrintMotd no\n"
     )
     # ssh(1) takes the home directory from /etc/passwd.
@@ -956,7 +1072,9 @@ def test_ssh(host: str, tmp_path: Path) -> None:
 
 def test_ssh_says_what_is_wrong(host: str, tmp_path: Path) -> None:
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(TransferFailed, match=r"^Could not read ssh://store\.example/nowhere: .*No such file or directory\.$"):
+        with pytest.raises(
+            TransferFailed, match=r"^Could not read ssh://store\.example/nowhere: .*No such file or directory\.$"
+        ):
             use(f"{host}/nowhere")
         with pytest.raises(TransferFailed, match="Is a directory"):
             use(f"{host}{tmp_path}")
@@ -971,7 +1089,10 @@ def test_ssh_says_what_is_wrong(host: str, tmp_path: Path) -> None:
 
 def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(bytes(64 << 20))
-    with pytest.raises(TransferFailed, match="Could not read ssh://store.example/"), open_source(f"{host}{tmp_path}/image", log=str) as chunks:
+    with (
+        pytest.raises(TransferFailed, match="Could not read ssh://store.example/"),
+        open_source(f"{host}{tmp_path}/image", log=str) as chunks,
+    ):
         next(chunks)
         running = subprocess.run(["pgrep", "-af", "^cat"], capture_output=True, text=True, check=True).stdout
         reader = re.search(rf"^(\d+) cat -- {tmp_path}/image$", running, re.M)
@@ -1000,14 +1121,19 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [grow, replace, Path.unlink, os.utime])
-def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(image: tuple[str, Path], change: Callable[[Path], object]) -> None:
+def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(
+    image: tuple[str, Path], change: Callable[[Path], object]
+) -> None:
     url, path = image
     with pytest.raises(StaleState) as caught, open_source(url, log=str) as chunks:
         next(chunks)
         change(path)
         for _ignored in chunks:
             pass
-    assert str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; {source.CONSENT.format('verify: false')}."
+    assert (
+        str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
+        f"{source.CONSENT.format('verify: false')}."
+    )
 
 
 def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:
@@ -1016,7 +1142,9 @@ def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:
         length = len(next(chunks))
         grow(path)
         assert length + sum(map(len, chunks)) == (64 << 20) + 4
-    assert warnings == [f"{url.replace('root@', '')} changed while it was copied, and the copy can be a mixture of both states."]
+    assert warnings == [
+        f"{url.replace('root@', '')} changed while it was copied, and the copy can be a mixture of both states."
+    ]
 
 
 def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -> None:
@@ -1040,7 +1168,10 @@ def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path
     assert fetch(f"{host}/dev/null") == b""
 
 
-@pytest.mark.parametrize(("command", "why"), [("exec yes", "the host writes something else than the file"), ("echo bye", "the host doesn't run the command")])
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [("exec yes", "the host writes something else than the file"), ("echo bye", "the host doesn't run the command")],
+)
 def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str, why: str) -> None:
     logging_in(tmp_path, command)
     for use in (fetch, lambda url: read_head(url, 10)):
@@ -1072,14 +1203,20 @@ def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, m
     thread = threading.Thread(target=drip)
     thread.start()
     try:
-        with pytest.raises(TransferFailed, match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 bytes"):
+        with pytest.raises(
+            TransferFailed,
+            match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 "
+            r"bytes",
+        ):
             fetch(f"{host}{tmp_path}/pipe")
     finally:
         over.set()
         thread.join()
 
 
-def test_time_that_this_side_takes_does_not_count_over_ssh(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_this_side_takes_does_not_count_over_ssh(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pace, "RATE_PERIOD", 0.6)
     monkeypatch.setattr(pace, "MINIMUM_RATE", 100 << 20)
     (tmp_path / "image").write_bytes(DATA)
@@ -1090,7 +1227,12 @@ def test_ssh_is_stopped_with_its_source(host: str, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(bytes(64 << 20))
     with open_source(f"{host}{tmp_path}/image", log=str) as chunks:
         next(chunks)
-    assert subprocess.run(["pgrep", "-f", f"^{shutil.which('ssh', path='/usr/bin')} -F {tmp_path}"], check=False).returncode == 1
+    assert (
+        subprocess.run(
+            ["pgrep", "-f", f"^{shutil.which('ssh', path='/usr/bin')} -F {tmp_path}"], check=False
+        ).returncode
+        == 1
+    )
 
 
 def test_a_missing_ssh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

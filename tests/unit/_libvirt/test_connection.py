@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection, on libvirt's own test driver; every run is a process of its own, so that what it prints can be seen."""
+"""The connection, on libvirt's own test driver; every run is a process of its own, so that what it prints can be
+seen.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ try:
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    script = HEAD + textwrap.indent(textwrap.dedent(code), "    ") + "\nexcept VmstoreError as error:\n    print(type(error).__name__, error)\n"
+    script = (
+        HEAD
+        + textwrap.indent(textwrap.dedent(code), "    ")
+        + "\nexcept VmstoreError as error:\n    print(type(error).__name__, error)\n"
+    )
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
 
 def test_a_libvirt_that_is_down_is_one_sentence_and_no_noise() -> None:
     done = run('Hypervisor("qemu+unix:///system?socket=/nonexistent/socket")')
     assert done.stderr == ""
-    assert done.stdout.startswith("LibvirtMissing libvirt can't be reached at qemu+unix:///system?socket=/nonexistent/socket: ")
+    assert done.stdout.startswith(
+        "LibvirtMissing libvirt can't be reached at qemu+unix:///system?socket=/nonexistent/socket: "
+    )
     assert "/nonexistent/socket" in done.stdout.partition(": ")[2]
 
 
@@ -67,7 +75,17 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "", "system", "http://[::1", "test:///a\0b", "test:///\udc80"]
+    "uri",
+    [
+        "qemu+ssh://host/system",
+        "qemu://host/system",
+        "qemu+tcp:///system",
+        "",
+        "system",
+        "http://[::1",
+        "test:///a\0b",
+        "test:///\udc80",
+    ],
 )
 def test_only_this_hosts_libvirt(uri: str) -> None:
     with pytest.raises(InvalidInput, match="uri"):

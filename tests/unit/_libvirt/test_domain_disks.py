@@ -27,7 +27,8 @@ DOMAIN = """
 """
 
 
-#: The commands of virsh(1) that are used, by libvirt's own library, because the package libvirt-clients isn't needed for anything else here.
+#: The commands of virsh(1) that are used, by libvirt's own library, because the package libvirt-clients isn't needed
+#: for anything else here.
 VIRSH = """#!{python}
 import sys, libvirt
 assert sys.argv[1:4] == ["--quiet", "--readonly", "--connect"]
@@ -58,14 +59,22 @@ def test_running_and_defined_domains_have_files(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = files_of_domains(f"test://{tmp_path}/node.xml")
-    assert {path: sorted(names) for path, names in found.items()} == {str(tmp_path / "disk"): ["off", "on line"], "/boot/kernel": ["off", "on line"]}
+    assert {path: sorted(names) for path, names in found.items()} == {
+        str(tmp_path / "disk"): ["off", "on line"],
+        "/boot/kernel": ["off", "on line"],
+    }
 
 
 def test_a_domain_whose_saved_state_can_not_be_read(tmp_path: Path) -> None:
     """libvirt's test driver can't read any."""
-    domain = DOMAIN.format(name="saved", uuid=uuid.uuid4(), disk=tmp_path / "disk", state=5).replace("<test:runstate>", "<test:hasmanagedsave/><test:runstate>")
+    domain = DOMAIN.format(name="saved", uuid=uuid.uuid4(), disk=tmp_path / "disk", state=5).replace(
+        "<test:runstate>", "<test:hasmanagedsave/><test:runstate>"
+    )
     (tmp_path / "node.xml").write_text(f"<node>{domain}</node>")
-    assert files_of_domains(f"test://{tmp_path}/node.xml") == {str(tmp_path / "disk"): ["saved"], "/boot/kernel": ["saved"]}
+    assert files_of_domains(f"test://{tmp_path}/node.xml") == {
+        str(tmp_path / "disk"): ["saved"],
+        "/boot/kernel": ["saved"],
+    }
 
 
 @pytest.mark.parametrize("has_library", [True, False])

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Domain XML that libvirt printed. That libvirt takes what is made of it, is seen in tests/integration/test_virtiofs_export_xml.py."""
+"""Domain XML that libvirt printed.
+
+That libvirt takes what is made of it, is seen in tests/integration/test_virtiofs_export_xml.py.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, LibvirtFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_xml
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "domain_xml"
 EVERY = sorted(path.name for path in FIXTURES.glob("*.xml"))
@@ -30,7 +33,8 @@ def tree_of(name: str) -> ET.Element:
 
 def domain(inside: str = "", devices: str = "", machine: str = "q35") -> ET.Element:
     return domain_xml.parse(
-        f"<domain><memory>1</memory>{inside}<os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"
+        f"<domain><memory>1</memory>{inside}<os><type arch='x86_64' "
+        f"machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"
     )
 
 
@@ -83,7 +87,7 @@ def test_every_part_of_a_device_is_read() -> None:
     [(_element, device)] = domain_xml.filesystems(tree_of("11.3-virtiofs-options.xml"))
     assert device == VirtioFs(
         "one-3",
-        "/srv/a & b's \"data\"",
+        '/srv/a & b\'s "data"',
         uid_map=MAPS,
         gid_map=MAPS,
         binary="/usr/local/libexec/vfsd",
@@ -92,13 +96,20 @@ def test_every_part_of_a_device_is_read() -> None:
         sandbox="chroot",
         thread_pool=8,
     )
-    [(_element, device)] = domain_xml.filesystems(domain(devices="<filesystem><driver type='virtiofs' queue='64'/><target dir='t'/><readonly/></filesystem>"))
+    [(_element, device)] = domain_xml.filesystems(
+        domain(devices="<filesystem><driver type='virtiofs' queue='64'/><target dir='t'/><readonly/></filesystem>")
+    )
     assert device == VirtioFs("t", "", read_only=True, queue=64)
 
 
 def test_a_tag_is_in_use_whatever_its_device_shares() -> None:
-    devices = "".join(f"<filesystem><source {name}='/x/{name}'/><target dir='{name}'/></filesystem>" for name in ("dir", "socket", "dev"))
-    root = domain_xml.parse(f"<domain><devices>{devices}<filesystem><target dir='bare'/></filesystem></devices></domain>")
+    devices = "".join(
+        f"<filesystem><source {name}='/x/{name}'/><target dir='{name}'/></filesystem>"
+        for name in ("dir", "socket", "dev")
+    )
+    root = domain_xml.parse(
+        f"<domain><devices>{devices}<filesystem><target dir='bare'/></filesystem></devices></domain>"
+    )
     assert domain_xml.tags(root) == {"dir": "/x/dir", "socket": "/x/socket", "dev": "/x/dev", "bare": ""}
 
 
@@ -110,8 +121,10 @@ def test_9p_devices_count_as_tags_only() -> None:
 
 def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
     root = domain(
-        devices="<filesystem><driver type='virtiofs' iommu='on' queue='64'/><binary path='/x' xattr='on'><cache mode='always'/><lock posix='on'/></binary>"
-        "<source dir='/a'/><target dir='t'/><readonly/><idmap><uid start='0' target='1' count='1'/></idmap><address type='pci' bus='0x03'/></filesystem>"
+        devices="<filesystem><driver type='virtiofs' iommu='on' queue='64'/><binary path='/x' xattr='on'><cache "
+        "mode='always'/><lock posix='on'/></binary>"
+        "<source dir='/a'/><target dir='t'/><readonly/><idmap><uid start='0' target='1' count='1'/></idmap><address "
+        "type='pci' bus='0x03'/></filesystem>"
     )
     [(element, device)] = domain_xml.filesystems(root)
     domain_xml.write_filesystem(element, VirtioFs("t", "/a").completed(device))
@@ -122,7 +135,7 @@ def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
 
 
 def test_hostile_names_are_text() -> None:
-    path = "/srv/it's <a> & \"$(touch x)\""
+    path = '/srv/it\'s <a> & "$(touch x)"'
     again = domain_xml.parse(domain_xml.to_text(added(domain(), VirtioFs("t", path))))
     assert domain_xml.read_filesystem(again).source == path
 
@@ -151,13 +164,21 @@ def test_a_missing_part_is_an_error() -> None:
     ("inside", "shared", "backing"),
     [
         ("", False, '<memoryBacking><access mode="shared" /><source type="memfd" /></memoryBacking>'),
-        ("<memoryBacking><access mode='shared'/></memoryBacking>", True, '<memoryBacking><access mode="shared" /></memoryBacking>'),
+        (
+            "<memoryBacking><access mode='shared'/></memoryBacking>",
+            True,
+            '<memoryBacking><access mode="shared" /></memoryBacking>',
+        ),
         (
             "<memoryBacking><hugepages/><locked/></memoryBacking>",
             False,
             '<memoryBacking><hugepages /><locked /><access mode="shared" /></memoryBacking>',
         ),
-        ("<memoryBacking><source type='file'/></memoryBacking>", False, '<memoryBacking><source type="file" /><access mode="shared" /></memoryBacking>'),
+        (
+            "<memoryBacking><source type='file'/></memoryBacking>",
+            False,
+            '<memoryBacking><source type="file" /><access mode="shared" /></memoryBacking>',
+        ),
         (
             "<memoryBacking><source type='anonymous'/><access mode='private'/></memoryBacking>",
             False,
@@ -190,7 +211,10 @@ def test_a_private_numa_cell_is_named(default: str) -> None:
     assert domain_xml.to_text(root) == before
 
 
-DIMM = "<cpu><numa><cell id='0'/></numa></cpu><devices><memory model='{model}'{access}><target><size>1</size><node>0</node></target></memory></devices>"
+DIMM = (
+    "<cpu><numa><cell id='0'/></numa></cpu><devices><memory "
+    "model='{model}'{access}><target><size>1</size><node>0</node></target></memory></devices>"
+)
 
 
 @pytest.mark.parametrize("model", ["dimm", "nvdimm", "virtio-mem"])
@@ -200,12 +224,18 @@ def test_a_private_memory_device_is_named(model: str) -> None:
     assert not domain_xml.memory_is_shared(root)
     with pytest.raises(Conflict, match=f"The {model} device of the NUMA cell '0' of the domain has access='private'"):
         domain_xml.share_memory(root)
-    assert domain_xml.memory_is_shared(domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access='')}</domain>"))
+    assert domain_xml.memory_is_shared(
+        domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access='')}</domain>")
+    )
 
 
 def test_memory_that_virtiofs_never_maps_may_be_private() -> None:
     shared = "<memoryBacking><access mode='shared'/></memoryBacking>"
-    assert domain_xml.memory_is_shared(domain_xml.parse(f"<domain>{shared}{DIMM.format(model='sgx-epc', access=' access=' + repr('private'))}</domain>"))
+    assert domain_xml.memory_is_shared(
+        domain_xml.parse(
+            f"<domain>{shared}{DIMM.format(model='sgx-epc', access=' access=' + repr('private'))}</domain>"
+        )
+    )
 
 
 ALL_SLOTS = "".join(f"<video><address type='pci' bus='0x00' slot='{number:#x}'/></video>" for number in range(1, 32))
@@ -219,7 +249,11 @@ PORT = "<controller type='pci' index='{}' model='pcie-root-port'>{}</controller>
         (PORT.format(1, ""), True),
         (PORT.format(1, "<target hotplug='off'/>"), False),
         (PORT.format(10, "") + "<memballoon><address type='pci' bus='0x0a' slot='0x00'/></memballoon>", False),
-        (PORT.format(10, "") + "<hostdev><source><address bus='0x0a'/></source><address type='pci' bus='0x01'/></hostdev>", True),
+        (
+            PORT.format(10, "")
+            + "<hostdev><source><address bus='0x0a'/></source><address type='pci' bus='0x01'/></hostdev>",
+            True,
+        ),
         ("<controller type='pci' index='0' model='pci-root'/>", True),
         ("<controller type='pci' index='0' model='pci-root'/>" + ALL_SLOTS, False),
         ("<controller type='usb' index='0'/>", True),
@@ -235,7 +269,10 @@ def test_a_seed_gets_a_drive_of_its_own() -> None:
     disk = domain_xml.add_cdrom(root, "/seed")
     assert domain_xml.cdrom_of(root, "/seed") is disk
     assert (disk.find("target").attrib, disk.find("readonly") is not None) == ({"dev": "sdb", "bus": "sata"}, True)
-    assert domain_xml.add_cdrom(domain(machine="pc-i440fx-7.2"), "/seed").find("target").attrib == {"dev": "hda", "bus": "ide"}
+    assert domain_xml.add_cdrom(domain(machine="pc-i440fx-7.2"), "/seed").find("target").attrib == {
+        "dev": "hda",
+        "bus": "ide",
+    }
 
 
 CHANGES = [
@@ -251,7 +288,11 @@ CHANGES = [
 
 @pytest.mark.parametrize(("pattern", "replacement", "place"), CHANGES)
 def test_a_difference_is_found_and_named(pattern: str, replacement: str, place: str) -> None:
-    name = next(name for name in ("11.3-virtiofs.xml", "11.3-virtiofs-options.xml", "11.3-virtiofs-two.xml") if re.search(pattern, text_of(name), re.DOTALL))
+    name = next(
+        name
+        for name in ("11.3-virtiofs.xml", "11.3-virtiofs-options.xml", "11.3-virtiofs-two.xml")
+        if re.search(pattern, text_of(name), re.DOTALL)
+    )
     changed, count = re.subn(pattern, replacement, text_of(name), count=1, flags=re.DOTALL)
     assert count == 1
     assert domain_xml.first_difference(tree_of(name), domain_xml.parse(changed)) == place
@@ -262,7 +303,10 @@ def test_what_libvirt_adds_for_a_device_is_no_difference_and_the_rest_is() -> No
     element = added(wanted, VirtioFs("t", "/a"))
     port = PORT.format(1, "<address type='pci' bus='0x00'/>")
     given = domain_xml.to_text(element)
-    found = domain(devices=port + given.replace("</filesystem>", "<alias name='fs0'/><address type='pci' bus='0x01'/></filesystem>"))
+    found = domain(
+        devices=port
+        + given.replace("</filesystem>", "<alias name='fs0'/><address type='pci' bus='0x01'/></filesystem>")
+    )
     assert domain_xml.first_difference(wanted, found, frozenset({element})) is None
     assert domain_xml.first_difference(wanted, found) == "/domain/devices/filesystem/address"
     assert domain_xml.first_difference(domain(), domain(devices=given)) == "/domain/devices/filesystem"

@@ -14,9 +14,15 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_disks
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
+    DATASTORE_CHECK_SPEC,
+    DatastoreCheckService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
+    IMAGE_SNAPSHOT_SPEC,
+    ImageSnapshotService,
+)
 
 SERVICES = {
     "image": (IMAGE_SPEC, ImageService),
@@ -46,7 +52,9 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def image(run: Run) -> Path:
     """The file of the image ``x``."""
-    return Path(run("image", name="x", datastore="default", type="datablock", size=4, persistent=True).result["image"]["path"])
+    return Path(
+        run("image", name="x", datastore="default", type="datablock", size=4, persistent=True).result["image"]["path"]
+    )
 
 
 @pytest.fixture
@@ -62,9 +70,14 @@ def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_what_a_program_has_open_is_not_removed(run: Run, image: Path, opened_by_qemu: Callable[..., None], check: bool) -> None:
+def test_what_a_program_has_open_is_not_removed(
+    run: Run, image: Path, opened_by_qemu: Callable[..., None], check: bool
+) -> None:
     opened_by_qemu(image, "-f", "raw")
-    users = r"by the program qemu-io \(process [0-9]+\): shut it down and take the image from it first, or give force: true to take its data from it\.$"
+    users = (
+        r"by the program qemu-io \(process [0-9]+\): shut it down and take the image from it first, or give force: "
+        r"true to take its data from it\.$"
+    )
     with pytest.raises(Conflict, match=f"^The image 'x' can't be removed while its data is used {users}"):
         run("image", check, name="x", state="absent")
     assert image.exists()
@@ -76,14 +89,22 @@ def test_with_force_it_is_removed(run: Run, image: Path, opened_by_qemu: Callabl
     assert not image.exists()
 
 
-def test_force_for_other_data_does_not_take_it_from_a_running_program(run: Run, image: Path, opened_by_qemu: Callable[..., None], domain: None) -> None:
+def test_force_for_other_data_does_not_take_it_from_a_running_program(
+    run: Run, image: Path, opened_by_qemu: Callable[..., None], domain: None
+) -> None:
     opened_by_qemu(image, "-f", "raw")
-    with pytest.raises(Conflict, match=r"^The image 'x' can't be replaced while its data is used by the program qemu-io .*: shut it down first\.$"):
+    with pytest.raises(
+        Conflict,
+        match=r"^The image 'x' can't be replaced while its data is used by the program qemu-io .*: shut it down "
+        r"first\.$",
+    ):
         run("image", name="x", size=2, force=True)
     assert image.exists()
 
 
-def test_locks_count_where_the_program_is_not_seen(run: Run, image: Path, opened_by_qemu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_count_where_the_program_is_not_seen(
+    run: Run, image: Path, opened_by_qemu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened_by_qemu(image, "-r", "-f", "raw")
     monkeypatch.setattr("os.listdir", lambda path, listdir=os.listdir: [] if path == "/proc" else listdir(path))
     with pytest.raises(Conflict, match="by a program such as QEMU, perhaps on another host that shares it"):
@@ -107,12 +128,16 @@ def test_snapshots_stay(run: Run, image: Path, opened_by_qemu: Callable[..., Non
     (snapshots := Path(f"{image}.snap")).mkdir()
     (snapshots / "0").write_bytes(b"x".ljust(image.stat().st_size, b"\0"))
     opened_by_qemu(image, "-f", "raw")
-    with pytest.raises(Conflict, match="The image 'x' can't be changed without force while its data is used by the program qemu-io"):
+    with pytest.raises(
+        Conflict, match="The image 'x' can't be changed without force while its data is used by the program qemu-io"
+    ):
         run("image_snapshot", image="x", snapshot=0, state=state)
     assert os.listdir(snapshots) == ["0"]
 
 
-def test_data_without_an_image_is_not_removed_from_a_program(run: Run, image: Path, opened_by_qemu: Callable[..., None]) -> None:
+def test_data_without_an_image_is_not_removed_from_a_program(
+    run: Run, image: Path, opened_by_qemu: Callable[..., None]
+) -> None:
     orphan = image.with_name("0" * 32)
     subprocess.run(["cp", image, orphan], check=True)
     opened_by_qemu(orphan, "-f", "raw")

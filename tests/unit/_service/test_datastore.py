@@ -10,10 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    DependencyNotFound,
+    InvalidInput,
+    NotFound,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 
 VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
 
@@ -37,7 +46,9 @@ def run(tmp_path: Path) -> Callable[..., Plan]:
 
 @pytest.fixture
 def info(tmp_path: Path) -> Callable[..., list]:
-    return lambda **given: datastore_info({"catalog": str(tmp_path / "catalog.sqlite"), "name": None, "timeout": 30, **given})["datastores"]
+    return lambda **given: datastore_info(
+        {"catalog": str(tmp_path / "catalog.sqlite"), "name": None, "timeout": 30, **given}
+    )["datastores"]
 
 
 def names(plan: Plan) -> list[str]:
@@ -48,7 +59,15 @@ def test_defaults_of_a_new_datastore(run: Callable[..., Plan]) -> None:
     plan = run(name="fs", datastore_location="/srv/ds", **VIRTIOFS)
     assert names(plan) == ["create catalog", "create datastore"]
     assert plan.result["datastore"] == {
-        **{"id": 100, "name": "fs", "type": "image", "ds_driver": "virtiofs", "tm_driver": "virtiofs", "base_path": "/srv/ds/100", "clusters": [0]},
+        **{
+            "id": 100,
+            "name": "fs",
+            "type": "image",
+            "ds_driver": "virtiofs",
+            "tm_driver": "virtiofs",
+            "base_path": "/srv/ds/100",
+            "clusters": [0],
+        },
         **{"safe_dirs": [], "restricted_dirs": [], "bridge_list": [], "attributes": {}},
     }
 
@@ -71,7 +90,9 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan]) -> None:
     assert names(run(name="fs")) == []
     plan = run(name="fs", bridge_list=["h2"], restricted_dirs=["/"])
     assert names(plan) == ["update datastore"]
-    assert {key: plan.result["datastore"][key] for key in ("clusters", "safe_dirs", "restricted_dirs", "bridge_list")} == {
+    assert {
+        key: plan.result["datastore"][key] for key in ("clusters", "safe_dirs", "restricted_dirs", "bridge_list")
+    } == {
         "clusters": [0, 5],
         "safe_dirs": ["/var/www"],
         "restricted_dirs": ["/"],
@@ -80,12 +101,16 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan]) -> None:
     assert names(run(name="fs", bridge_list=["h2"], restricted_dirs=["/"])) == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("type", "system"), ("ds_driver", "fs"), ("tm_driver", "ssh"), ("base_path", "/srv/other")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("type", "system"), ("ds_driver", "fs"), ("tm_driver", "ssh"), ("base_path", "/srv/other")]
+)
 def test_what_can_not_change_names_both_values(run: Callable[..., Plan], option: str, value: str) -> None:
     old = run(name="fs", **VIRTIOFS).result["datastore"][option]
     with pytest.raises(Conflict) as caught:
         run(name="fs", **{option: value})
-    assert str(caught.value) == f"{option}: the datastore 'fs' was created with {old!r}, which can't change to {value!r}."
+    assert (
+        str(caught.value) == f"{option}: the datastore 'fs' was created with {old!r}, which can't change to {value!r}."
+    )
 
 
 def test_renaming_by_id(run: Callable[..., Plan]) -> None:
@@ -129,30 +154,55 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
     [
         ({}, "ds_driver is missing: a new datastore of type 'image' needs one."),
         ({"ds_driver": "virtiofs"}, "tm_driver is missing: a new datastore of type 'image' needs one."),
-        ({"ds_driver": "vfs", "tm_driver": "ssh"}, "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected."),
-        ({**VIRTIOFS, "tm_driver": "ssh"}, "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver."),
-        ({**VIRTIOFS, "type": "file"}, "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'."),
+        (
+            {"ds_driver": "vfs", "tm_driver": "ssh"},
+            "ds_driver: 'vfs' is not accepted: one of fs, virtiofs is expected.",
+        ),
+        (
+            {**VIRTIOFS, "tm_driver": "ssh"},
+            "tm_driver: 'ssh' is not accepted: 'virtiofs' is expected with datastores of the virtiofs driver.",
+        ),
+        (
+            {**VIRTIOFS, "type": "file"},
+            "type: 'file' is not accepted: the virtiofs driver serves datastores of type 'image'.",
+        ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"},
             "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'.",
         ),
-        ({**VIRTIOFS, "base_path": "x"}, "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected."),
-        ({**VIRTIOFS, "safe_dirs": ["/a/../b"]}, "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected."),
-        ({**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]}, "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected."),
+        (
+            {**VIRTIOFS, "base_path": "x"},
+            "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected.",
+        ),
+        (
+            {**VIRTIOFS, "safe_dirs": ["/a/../b"]},
+            "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected.",
+        ),
+        (
+            {**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]},
+            "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected.",
+        ),
         ({**VIRTIOFS, "clusters": [-1]}, "clusters: -1 is not accepted: ids from 0 on are expected."),
-        ({**VIRTIOFS, "name": "100"}, "name: '100' is not accepted: 1 to 128 printable characters are expected, no blank at an end and not digits only."),
+        (
+            {**VIRTIOFS, "name": "100"},
+            "name: '100' is not accepted: 1 to 128 printable characters are expected, no blank at an end and not "
+            "digits only.",
+        ),
         (
             {**VIRTIOFS, "attributes": {"BRIDGE_LIST": "h1"}},
             "attributes: 'BRIDGE_LIST' is not accepted: give it as the module's option bridge_list.",
         ),
         (
             {**VIRTIOFS, "attributes": {"bridge_lst": "h1"}},
-            "attributes: 'bridge_lst' is not accepted: the virtiofs driver has no further attributes; the nearest option of the module is 'bridge_list'.",
+            "attributes: 'bridge_lst' is not accepted: the virtiofs driver has no further attributes; the nearest "
+            "option of the module is 'bridge_list'.",
         ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompres": True}},
-            "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', 'fs_opts_btrfs', 'fs_opts_ext2',"
-            " 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', 'fs_opts_xfs', 'limit_transfer_bw', 'no_decompress', 'qcow2_options',"
+            "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', "
+            "'fs_opts_btrfs', 'fs_opts_ext2',"
+            " 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', 'fs_opts_xfs', 'limit_transfer_bw', "
+            "'no_decompress', 'qcow2_options',"
             " 'sparse', 'supported_fs' or 'verify'; the nearest is 'no_decompress'.",
         ),
         (
@@ -165,9 +215,13 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
         ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"limit_transfer_bw": "fast"}},
-            "attributes.limit_transfer_bw: 'fast' is not accepted: a number of bytes a second is expected, perhaps with K, M or G, such as 50M.",
+            "attributes.limit_transfer_bw: 'fast' is not accepted: a number of bytes a second is expected, perhaps "
+            "with K, M or G, such as 50M.",
         ),
-        ({**VIRTIOFS, "catalog": "relative"}, "catalog: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected."),
+        (
+            {**VIRTIOFS, "catalog": "relative"},
+            "catalog: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected.",
+        ),
     ],
 )
 def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
@@ -179,15 +233,42 @@ def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"qcow2_options": "backing_file=/etc/shadow"}, "attributes.qcow2_options: 'backing_file=/etc/shadow' is not accepted: name=value"),
-        ({"qcow2_options": "cluster_size=3"}, "attributes.qcow2_options: 'cluster_size=3' is not accepted: options of qemu-img are expected, which prints: "),
+        (
+            {"qcow2_options": "backing_file=/etc/shadow"},
+            "attributes.qcow2_options: 'backing_file=/etc/shadow' is not accepted: name=value",
+        ),
+        (
+            {"qcow2_options": "cluster_size=3"},
+            "attributes.qcow2_options: 'cluster_size=3' is not accepted: options of qemu-img are expected, which "
+            "prints: ",
+        ),
         ({"qcow2_options": "compat=0.10,lazy_refcounts=on"}, "options of qemu-img are expected, which prints: "),
-        ({"supported_fs": "ext4, exit4"}, "attributes.supported_fs: 'exit4' is not accepted: .* this host has no command mkfs.exit4."),
-        ({"supported_fs": "ext4;xfs"}, "attributes.supported_fs: 'ext4;xfs' is not accepted: names of file systems are expected"),
-        ({"supported_fs": "../../tmp/x"}, "attributes.supported_fs: '../../tmp/x' is not accepted: names of file systems are expected"),
-        ({"fs_opts_ext4": "-L 'x"}, "attributes.fs_opts_ext4: \"-L 'x\" is not accepted: arguments of mkfs.ext4 are expected, quoted as in a shell."),
-        ({"fs_opts_ext4": "-Z"}, "attributes.fs_opts_ext4: '-Z' is not accepted: arguments of mkfs.ext4 are expected, which prints: .*invalid option"),
-        ({"fs_opts_ext3": "-O no_such"}, "attributes.fs_opts_ext3: '-O no_such' is not accepted: .*Invalid filesystem option"),
+        (
+            {"supported_fs": "ext4, exit4"},
+            "attributes.supported_fs: 'exit4' is not accepted: .* this host has no command mkfs.exit4.",
+        ),
+        (
+            {"supported_fs": "ext4;xfs"},
+            "attributes.supported_fs: 'ext4;xfs' is not accepted: names of file systems are expected",
+        ),
+        (
+            {"supported_fs": "../../tmp/x"},
+            "attributes.supported_fs: '../../tmp/x' is not accepted: names of file systems are expected",
+        ),
+        (
+            {"fs_opts_ext4": "-L 'x"},
+            'attributes.fs_opts_ext4: "-L \'x" is not accepted: arguments of mkfs.ext4 are expected, quoted as in a '
+            "shell.",
+        ),
+        (
+            {"fs_opts_ext4": "-Z"},
+            "attributes.fs_opts_ext4: '-Z' is not accepted: arguments of mkfs.ext4 are expected, which prints: "
+            ".*invalid option",
+        ),
+        (
+            {"fs_opts_ext3": "-O no_such"},
+            "attributes.fs_opts_ext3: '-O no_such' is not accepted: .*Invalid filesystem option",
+        ),
         ({"fs_opts_xfs": "-L 1234567890123456"}, "attributes.fs_opts_xfs: .*mkfs.xfs are expected, which prints: "),
         ({"fs_opts_btrfs": "--no-such"}, "attributes.fs_opts_btrfs: .*mkfs.btrfs are expected, which prints: "),
         ({"fs_opts_swap": "--no-such"}, "attributes.fs_opts_swap: .*mkswap are expected, which prints: "),
@@ -222,13 +303,20 @@ def test_attributes_that_are_of_use_for_some_size(run: Callable[..., Plan], attr
 
 def test_what_a_bridge_accepts_is_not_tried_here(run: Callable[..., Plan]) -> None:
     wish = {"ds_driver": "fs", "tm_driver": "ssh", "bridge_list": ["h1"]}
-    assert "create datastore" in names(run(name="x", **wish, attributes={"supported_fs": "exit4", "fs_opts_ext4": "-Z"}))
+    assert "create datastore" in names(
+        run(name="x", **wish, attributes={"supported_fs": "exit4", "fs_opts_ext4": "-Z"})
+    )
     with pytest.raises(InvalidInput, match="quoted as in a shell"):
         run(name="y", **wish, attributes={"fs_opts_ext4": "-L 'x"})
 
 
 def test_attributes_are_text(run: Callable[..., Plan]) -> None:
-    wish = {"name": "x", "ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompress": True, "limit_transfer_bw": 50}}
+    wish = {
+        "name": "x",
+        "ds_driver": "fs",
+        "tm_driver": "ssh",
+        "attributes": {"no_decompress": True, "limit_transfer_bw": 50},
+    }
     assert run(**wish).result["datastore"]["attributes"] == {"no_decompress": "yes", "limit_transfer_bw": "50"}
     assert names(run(**wish)) == []
 
@@ -247,7 +335,7 @@ def test_a_huge_id_is_only_unknown(run: Callable[..., Plan]) -> None:
 
 SAME_NAME = """
 import sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import DATASTORE_SPEC, DatastoreService
 options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
 service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
 print("ready", flush=True)
@@ -259,7 +347,9 @@ print(sum(action.name == "create datastore" for action in plan.actions), plan.re
 
 def test_processes_that_want_the_same_name_make_one(tmp_path: Path, info: Callable[..., list]) -> None:
     command = [sys.executable, "-c", SAME_NAME, str(tmp_path / "catalog.sqlite")]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _process in range(4)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _process in range(4)
+    ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
     for process in processes:
         process.stdin.write("\n")
@@ -278,17 +368,23 @@ def test_errors_are_one_sentence(run: Callable[..., Plan]) -> None:
 def test_no_datastore_is_in_another(run: Callable[..., Plan]) -> None:
     run(name="x", ds_driver="fs", tm_driver="ssh", base_path="/srv/disks/x")
     for inside in ("/srv/disks/x/y", "/srv/disks"):
-        with pytest.raises(Conflict, match=f"^base_path: '{inside}' is within the datastore 'x', which has '/srv/disks/x', or around it.$"):
+        with pytest.raises(
+            Conflict,
+            match=f"^base_path: '{inside}' is within the datastore 'x', which has '/srv/disks/x', or around it.$",
+        ):
             run(name="y", ds_driver="fs", tm_driver="ssh", base_path=inside)
     assert run(name="x", base_path="/srv/disks/x").actions == []
 
 
 def test_check_mode_goes_on_without_the_directory_of_the_catalog(tmp_path: Path) -> None:
     options = options_of(
-        DATASTORE_SPEC.argument_spec, {"catalog": str(tmp_path / "none" / "catalog.sqlite"), "name": "x", "ds_driver": "fs", "tm_driver": "ssh"}
+        DATASTORE_SPEC.argument_spec,
+        {"catalog": str(tmp_path / "none" / "catalog.sqlite"), "name": "x", "ds_driver": "fs", "tm_driver": "ssh"},
     )
     plan = DatastoreService(options).foretell()
     assert names(plan) == ["create catalog", "create datastore"]
     assert len(plan.warnings) == 1 and f"{tmp_path}/none is not a directory" in plan.warnings[0]
-    with pytest.raises(DependencyNotFound, match="is not a directory; the role granary.vmstore.frontend makes the default one"):
+    with pytest.raises(
+        DependencyNotFound, match="is not a directory; the role granary.vmstore.frontend makes the default one"
+    ):
         DatastoreService(options).converge()

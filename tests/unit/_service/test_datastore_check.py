@@ -13,23 +13,42 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, delete_image, find_image, insert_image, update_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import (
+    Image,
+    delete_image,
+    find_image,
+    insert_image,
+    update_image,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, NotFound, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    UnsupportedAction,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
+    DATASTORE_CHECK_SPEC,
+    DatastoreCheckService,
+)
 
 MIB = 1 << 20
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
-    """A catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), whose directories are there."""
+    """A catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), whose directories
+    are there.
+    """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
-        insert_datastore(made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100"))
+        insert_datastore(
+            made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100")
+        )
     for name in "12":
         (tmp_path / name).mkdir()
     return path
@@ -39,11 +58,18 @@ def catalog(tmp_path: Path) -> str:
 def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
     """Adds an image, x0, x1 and so on, to the catalog; with ``data`` it is there, too. Answers its path."""
 
-    def add_image(number: int, data: bytes | None = None, datastore: int = 1, persistent: bool = False, **given: object) -> Path:
+    def add_image(
+        number: int, data: bytes | None = None, datastore: int = 1, persistent: bool = False, **given: object
+    ) -> Path:
         path = tmp_path / str(datastore) / f"{number:032x}"
         values = {"format": "raw", "size_mb": 1, **given}
         with open_catalog(catalog, create=False) as made, made.transaction():
-            insert_image(made, Image(number, f"x{number}", datastore, "os", str(path), persistent=persistent, read_only=False, **values))
+            insert_image(
+                made,
+                Image(
+                    number, f"x{number}", datastore, "os", str(path), persistent=persistent, read_only=False, **values
+                ),
+            )
         if data is not None:
             path.write_bytes(data)
         return path
@@ -123,7 +149,9 @@ def orphan(directory: Path, digit: str = "a") -> Path:
     return path
 
 
-def test_what_agrees_is_consistent(run: Callable[..., Plan], add: Callable[..., Path], catalog: str, tmp_path: Path) -> None:
+def test_what_agrees_is_consistent(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str, tmp_path: Path
+) -> None:
     add(0, b"x" * (MIB - 1))
     qcow2 = add(1, format="qcow2", size_mb=3, persistent=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "2M"], check=True)
@@ -136,11 +164,16 @@ def test_what_agrees_is_consistent(run: Callable[..., Plan], add: Callable[..., 
         plan = run(**given)
         assert plan.actions == []
         assert plan.result["consistent"]
-        assert [(one["name"], one["consistent"], one["unknown"]) for one in plan.result["datastores"]] == [("default", True, ["notes"]), ("files", True, [])]
+        assert [(one["name"], one["consistent"], one["unknown"]) for one in plan.result["datastores"]] == [
+            ("default", True, ["notes"]),
+            ("files", True, []),
+        ]
     assert row(catalog, "x0").checksum is None
 
 
-def test_nothing_is_changed_without_repair(run: Callable[..., Plan], add: Callable[..., Path], catalog: str, tmp_path: Path) -> None:
+def test_nothing_is_changed_without_repair(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str, tmp_path: Path
+) -> None:
     add(0, b"x" * 2 * MIB)
     add(1)
     orphan(tmp_path / "1")
@@ -148,18 +181,43 @@ def test_nothing_is_changed_without_repair(run: Callable[..., Plan], add: Callab
     before = (sorted(os.listdir(tmp_path / "1")), row(catalog, "x0"), row(catalog, "x1"))
     plan = run(checksums=True)
     assert (plan.actions, plan.result["consistent"]) == ([], False)
-    assert {kind: len(found(plan, kind)) for kind in ("orphans", "missing", "drift", "leftovers")} == {"orphans": 1, "missing": 1, "drift": 1, "leftovers": 1}
+    assert {kind: len(found(plan, kind)) for kind in ("orphans", "missing", "drift", "leftovers")} == {
+        "orphans": 1,
+        "missing": 1,
+        "drift": 1,
+        "leftovers": 1,
+    }
     assert (sorted(os.listdir(tmp_path / "1")), row(catalog, "x0"), row(catalog, "x1")) == before
 
 
-def test_sizes_are_corrected(repair: Callable[..., Plan], run: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+def test_sizes_are_corrected(
+    repair: Callable[..., Plan], run: Callable[..., Plan], add: Callable[..., Path], catalog: str
+) -> None:
     raw, qcow2 = add(0, b"x" * (MIB + 1)), add(1, format="qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "5M"], check=True)
     assert [one["repaired"] for one in found(run(), "drift")] == [False, False]
     plan = repair()
     assert found(plan, "drift") == [
-        {"id": 0, "name": "x0", "path": str(raw), "attribute": "size_mb", "recorded": 1, "found": 2, "error": None, "repaired": True},
-        {"id": 1, "name": "x1", "path": str(qcow2), "attribute": "size_mb", "recorded": 1, "found": 5, "error": None, "repaired": True},
+        {
+            "id": 0,
+            "name": "x0",
+            "path": str(raw),
+            "attribute": "size_mb",
+            "recorded": 1,
+            "found": 2,
+            "error": None,
+            "repaired": True,
+        },
+        {
+            "id": 1,
+            "name": "x1",
+            "path": str(qcow2),
+            "attribute": "size_mb",
+            "recorded": 1,
+            "found": 5,
+            "error": None,
+            "repaired": True,
+        },
     ]
     assert plan.result["consistent"]
     assert [(action.name, action.subject, action.before, action.after) for action in plan.actions] == [
@@ -169,13 +227,21 @@ def test_sizes_are_corrected(repair: Callable[..., Plan], run: Callable[..., Pla
     assert (row(catalog, "x0").size_mb, row(catalog, "x1").size_mb) == (2, 5)
 
 
-def test_a_format_that_differs_is_no_mistake_of_the_catalog(run: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+def test_a_format_that_differs_is_no_mistake_of_the_catalog(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str
+) -> None:
     add(0, b"x" * MIB, format="qcow2")
     add(1, b"QFI\xfb" + b"\xff" * 600, format="qcow2")
     plan = run(repair=True)
     assert plan.actions == []
     first, second = found(plan, "drift")
-    assert (first["attribute"], first["recorded"], first["found"], first["error"], first["repaired"]) == ("format", "qcow2", "raw", None, False)
+    assert (first["attribute"], first["recorded"], first["found"], first["error"], first["repaired"]) == (
+        "format",
+        "qcow2",
+        "raw",
+        None,
+        False,
+    )
     assert (second["attribute"], second["recorded"], second["found"], second["repaired"]) == ("size_mb", 1, None, False)
     assert "virtual size" in second["error"]
     assert not plan.result["consistent"]
@@ -194,26 +260,34 @@ def test_missing_checksums_are_recorded(repair: Callable[..., Plan], add: Callab
     plan = repair(name="1", checksums=True)
     assert row(catalog, "x0").checksum == sha256(image)
     assert row(catalog, "x1").checksum is None
-    assert [(action.subject, action.after) for action in plan.actions] == [("x0", {"size_mb": 2, "checksum": sha256(image)})]
+    assert [(action.subject, action.after) for action in plan.actions] == [
+        ("x0", {"size_mb": 2, "checksum": sha256(image)})
+    ]
     assert [one["attribute"] for one in found(plan, "drift")] == ["size_mb"]
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
-def test_a_checksum_that_differs_stays(run: Callable[..., Plan], add: Callable[..., Path], catalog: str, algorithm: str) -> None:
+def test_a_checksum_that_differs_stays(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str, algorithm: str
+) -> None:
     recorded, good = (f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}" for data in (b"data", b"good"))
     add(0, b"date", checksum=recorded)
     add(1, b"good", checksum=good)
     add(2, b"date", checksum=recorded, persistent=True)
     assert run(repair=True).result["consistent"]
     plan = run(repair=True, checksums=True)
-    assert [(one["name"], one["attribute"], one["recorded"], one["repaired"]) for one in found(plan, "drift")] == [("x0", "checksum", recorded, False)]
+    assert [(one["name"], one["attribute"], one["recorded"], one["repaired"]) for one in found(plan, "drift")] == [
+        ("x0", "checksum", recorded, False)
+    ]
     assert found(plan, "drift")[0]["found"] == f"{algorithm}:{hashlib.new(algorithm, b'date').hexdigest()}"
     assert (plan.actions, plan.result["consistent"], row(catalog, "x0").checksum) == ([], False, recorded)
 
 
 def test_an_algorithm_that_nobody_knows_is_a_finding(run: Callable[..., Plan], add: Callable[..., Path]) -> None:
     path = add(0, b"data", checksum="crc32:00000000")
-    assert [(one["recorded"], one["found"]) for one in found(run(checksums=True), "drift")] == [("crc32:00000000", sha256(path))]
+    assert [(one["recorded"], one["found"]) for one in found(run(checksums=True), "drift")] == [
+        ("crc32:00000000", sha256(path))
+    ]
 
 
 def test_leftovers_are_removed(repair: Callable[..., Plan], tmp_path: Path) -> None:
@@ -227,7 +301,9 @@ def test_leftovers_are_removed(repair: Callable[..., Plan], tmp_path: Path) -> N
     assert os.listdir(tmp_path / "1") == []
 
 
-def test_orphans_are_only_removed_by_name(run: Callable[..., Plan], repair: Callable[..., Plan], tmp_path: Path) -> None:
+def test_orphans_are_only_removed_by_name(
+    run: Callable[..., Plan], repair: Callable[..., Plan], tmp_path: Path
+) -> None:
     directory = tmp_path / "1"
     first, second = orphan(directory, "a"), orphan(directory, "b")
     assert (run(repair=True).actions, run(repair=True).result["consistent"]) == ([], False)
@@ -253,7 +329,10 @@ def test_what_lies_beside_an_orphan_goes_with_it(repair: Callable[..., Plan], tm
 def test_one_of_two_orphans(repair: Callable[..., Plan], tmp_path: Path) -> None:
     first, second = orphan(tmp_path / "1", "a"), orphan(tmp_path / "1", "b")
     plan = repair(remove=[str(first)])
-    assert [(one["path"], one["repaired"]) for one in found(plan, "orphans")] == [(str(first), True), (str(second), False)]
+    assert [(one["path"], one["repaired"]) for one in found(plan, "orphans")] == [
+        (str(first), True),
+        (str(second), False),
+    ]
     assert not plan.result["consistent"]
     assert second.exists()
 
@@ -267,7 +346,9 @@ def test_an_image_without_data_is_only_forgotten_by_name(
     assert run(repair=True).actions == []
     image = row(catalog, "x0")
     plan = repair(remove=[str(path) if reference == "path" else reference])
-    assert [(action.name, action.subject, action.before, action.after) for action in plan.actions] == [("forget image", "x0", image.as_dict(), None)]
+    assert [(action.name, action.subject, action.before, action.after) for action in plan.actions] == [
+        ("forget image", "x0", image.as_dict(), None)
+    ]
     assert found(plan, "missing") == [
         {"id": 0, "name": "x0", "path": str(path), "repaired": True},
         {"id": 1, "name": "x1", "path": row(catalog, "x1").path, "repaired": False},
@@ -275,7 +356,9 @@ def test_an_image_without_data_is_only_forgotten_by_name(
     assert row(catalog, "x0") is None
 
 
-def test_an_image_is_forgotten_with_what_lies_beside_the_path_that_is_named(repair: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_image_is_forgotten_with_what_lies_beside_the_path_that_is_named(
+    repair: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path
+) -> None:
     path = add(0)
     orphan(tmp_path / "1", "0").unlink()
     plan = repair(remove=[str(path), "x0"])
@@ -283,21 +366,32 @@ def test_an_image_is_forgotten_with_what_lies_beside_the_path_that_is_named(repa
     assert os.listdir(tmp_path / "1") == []
 
 
-def test_an_image_that_a_domain_uses_is_not_forgotten(run: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+def test_an_image_that_a_domain_uses_is_not_forgotten(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str
+) -> None:
     add(0)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
         put_vm_disk(opened, VmDisk(0, "h1", "web", "tag", "/mnt", False))
-    with pytest.raises(Conflict, match="^remove: the image 'x0' can't be forgotten while it is used by the domain 'web' on the host 'h1'.$"):
+    with pytest.raises(
+        Conflict,
+        match="^remove: the image 'x0' can't be forgotten while it is used by the domain 'web' on the host 'h1'.$",
+    ):
         run(repair=True, remove=["x0"])
     assert row(catalog, "x0") is not None
 
 
 @pytest.mark.parametrize("reference", ["x0", "path", "snapshots"])
-def test_an_image_that_is_whole_is_not_removed(run: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path, reference: str) -> None:
+def test_an_image_that_is_whole_is_not_removed(
+    run: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path, reference: str
+) -> None:
     path = add(0)
     orphan(tmp_path / "1", "0")
     reference = {"path": str(path), "snapshots": f"{path}.snap"}.get(reference, reference)
-    with pytest.raises(Conflict, match=f"^remove: '{reference}' is the image 'x0', whose data is there; the module granary.vmstore.image removes it.$"):
+    with pytest.raises(
+        Conflict,
+        match=f"^remove: '{reference}' is the image 'x0', whose data is there; the module granary.vmstore.image "
+        "removes it.$",
+    ):
         run(repair=True, remove=[reference])
     assert path.exists()
 
@@ -307,15 +401,29 @@ def test_what_can_never_be_removed(run: Callable[..., Plan], add: Callable[..., 
     directory = tmp_path / "1"
     os.mkfifo(directory / ("f" * 32))
     (directory / "notes").write_bytes(b"x")
-    for reference in ("/etc/passwd", f"/{'a' * 32}", f"{tmp_path}/2/{'0' * 32}", f"{directory}/notes", f"{directory}/{'f' * 32}", str(directory), "x0"):
-        with pytest.raises(InvalidInput, match="^remove: .* is not accepted: the path of data in a datastore that is checked, or the name or id of an image"):
+    for reference in (
+        "/etc/passwd",
+        f"/{'a' * 32}",
+        f"{tmp_path}/2/{'0' * 32}",
+        f"{directory}/notes",
+        f"{directory}/{'f' * 32}",
+        str(directory),
+        "x0",
+    ):
+        with pytest.raises(
+            InvalidInput,
+            match="^remove: .* is not accepted: the path of data in a datastore that is checked, or the name or id of "
+            "an image",
+        ):
             run(repair=True, name="default", remove=[reference])
     with pytest.raises(InvalidInput, match="^remove: .* is not accepted: a path without"):
         run(repair=True, remove=[f"{directory}/../1/{'a' * 32}"])
 
 
 def test_removing_needs_repair(run: Callable[..., Plan]) -> None:
-    with pytest.raises(InvalidInput, match=r"^remove: \['x'\] is not accepted: nothing is removed without repair=true.$"):
+    with pytest.raises(
+        InvalidInput, match=r"^remove: \['x'\] is not accepted: nothing is removed without repair=true.$"
+    ):
         run(remove=["x"])
 
 
@@ -333,7 +441,9 @@ def test_a_datastore_that_was_never_used_needs_no_directory(run: Callable[..., P
     assert run(name="1").result["consistent"]
 
 
-def test_a_directory_that_is_away_loses_no_image(run: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path, catalog: str) -> None:
+def test_a_directory_that_is_away_loses_no_image(
+    run: Callable[..., Plan], add: Callable[..., Path], tmp_path: Path, catalog: str
+) -> None:
     add(0)
     (tmp_path / "1").rmdir()
     orphan(tmp_path / "2")
@@ -346,7 +456,11 @@ def test_a_directory_that_is_away_loses_no_image(run: Callable[..., Plan], add: 
     with pytest.raises(NotFound, match=f"^{missing}$"):
         run(repair=True, name="default")
     for reference in ("x0", f"{tmp_path}/1/{0:032x}"):
-        with pytest.raises(Conflict, match=f"^remove: '{reference}' can't be removed, as the datastore 'default' could not be checked: {missing}$"):
+        with pytest.raises(
+            Conflict,
+            match=f"^remove: '{reference}' can't be removed, as the datastore 'default' could not be checked: "
+            f"{missing}$",
+        ):
             run(repair=True, remove=[reference])
     assert row(catalog, "x0") is not None
 
@@ -359,7 +473,9 @@ def test_without_a_catalog(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_read_once_and_outside_of_the_transaction(
+    catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = add(0, b"data")
     add(1, b"data", persistent=True)
     asked = []
@@ -382,7 +498,9 @@ def test_data_is_read_once_and_outside_of_the_transaction(catalog: str, add: Cal
     assert row(catalog, "x0").checksum == sha256(image)
 
 
-def test_a_datastore_that_does_not_answer_is_asked_once(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datastore_that_does_not_answer_is_asked_once(
+    catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(0, b"data")
     add(1, b"x" * 2 * MIB, datastore=2)
     asked = []
@@ -402,7 +520,9 @@ def test_a_datastore_that_does_not_answer_is_asked_once(catalog: str, add: Calla
 
 
 @pytest.mark.parametrize("what", ["data", "row"])
-def test_what_changes_meanwhile_gets_no_checksum(catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_what_changes_meanwhile_gets_no_checksum(
+    catalog: str, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     image = add(0, b"data")
     add(1, b"x" * 2 * MIB)
     original = DatastoreCheckService.rehearse
@@ -421,7 +541,9 @@ def test_what_changes_meanwhile_gets_no_checksum(catalog: str, add: Callable[...
     assert (row(catalog, "x0").checksum, row(catalog, "x1").checksum is None) == (None, False)
 
 
-def test_an_image_that_is_recorded_meanwhile_is_no_orphan(catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_recorded_meanwhile_is_no_orphan(
+    catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was named as an orphan when it was one."""
     path = tmp_path / "1" / f"{5:032x}"
     path.write_bytes(b"data")
@@ -438,7 +560,9 @@ def test_an_image_that_is_recorded_meanwhile_is_no_orphan(catalog: str, add: Cal
     assert path.read_bytes() == b"data"
 
 
-def test_a_row_stays_where_a_later_removal_fails(catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_stays_where_a_later_removal_fails(
+    catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(0, b"x" * 2 * MIB)
     path = orphan(tmp_path / "1")
 
@@ -461,7 +585,9 @@ with new_image(sys.argv[1]) as part:
 
 
 def test_an_image_that_is_being_made_is_left_alone(repair: Callable[..., Plan], tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         path = other.stdout.readline().strip()
         plan = repair()
         assert (plan.actions, plan.result["consistent"]) == ([], True)
@@ -469,7 +595,9 @@ def test_an_image_that_is_being_made_is_left_alone(repair: Callable[..., Plan], 
         other.stdin.close()
 
 
-def test_a_cut_image_is_found_and_nothing_is_recorded_of_it(run: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+def test_a_cut_image_is_found_and_nothing_is_recorded_of_it(
+    run: Callable[..., Plan], add: Callable[..., Path], catalog: str
+) -> None:
     image = add(0, format="qcow2", size_mb=4)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "4M"], check=True)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q 0 4M", image], check=True, stdout=subprocess.DEVNULL)
@@ -478,12 +606,19 @@ def test_a_cut_image_is_found_and_nothing_is_recorded_of_it(run: Callable[..., P
         os.truncate(image, length)
         plan = run(repair=True, checksums=True)
         (finding,) = found(plan, "drift")
-        assert (finding["attribute"], finding["recorded"], finding["found"], finding["repaired"]) == ("data", None, None, False)
+        assert (finding["attribute"], finding["recorded"], finding["found"], finding["repaired"]) == (
+            "data",
+            None,
+            None,
+            False,
+        )
         assert finding["error"].startswith("by the tables of this qcow2 image the file has ")
         assert (plan.actions, plan.result["consistent"]) == ([], False)
 
 
-def test_a_recorded_checksum_never_contradicts_the_origin(repair: Callable[..., Plan], add: Callable[..., Path], catalog: str) -> None:
+def test_a_recorded_checksum_never_contradicts_the_origin(
+    repair: Callable[..., Plan], add: Callable[..., Path], catalog: str
+) -> None:
     image = add(0, b"x" * MIB, size_mb=1)
     good = hashlib.sha1(image.read_bytes(), usedforsecurity=False).hexdigest()
     add(1, b"y" * MIB, size_mb=1, origin_checksum="sha512:" + "0" * 128)

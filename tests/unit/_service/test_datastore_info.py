@@ -14,15 +14,20 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
-    """A catalog whose datastores are in the same directory, with the virtiofs datastore 100 (fs). Of the defaults, the image datastore has a directory."""
+    """A catalog whose datastores are in the same directory, with the virtiofs datastore 100 (fs).
+
+    Of the defaults, the image datastore has a directory.
+    """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
-        insert_datastore(made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100"))
+        insert_datastore(
+            made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100")
+        )
     (tmp_path / "1").mkdir()
     return path
 
@@ -34,7 +39,9 @@ def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
     def add_image(number: int, image_format: str = "raw", size_mb: int = 1) -> Path:
         path = tmp_path / "1" / f"{number:032x}"
         with open_catalog(catalog, create=False) as made, made.transaction():
-            insert_image(made, Image(number, f"image{number}", 1, "os", str(path), size_mb, False, False, format=image_format))
+            insert_image(
+                made, Image(number, f"image{number}", 1, "os", str(path), size_mb, False, False, format=image_format)
+            )
         return path
 
     return add_image
@@ -52,7 +59,13 @@ def test_capacities(info: Callable[..., list], tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     assert default["total_mb"] == found.f_frsize * found.f_blocks // 2**20
     assert default["monitor_error"] is None
-    assert (virtiofs["used_mb"], virtiofs["free_mb"], virtiofs["total_mb"], virtiofs["images"], virtiofs["monitor_error"]) == (0, 0, 0, [], None)
+    assert (
+        virtiofs["used_mb"],
+        virtiofs["free_mb"],
+        virtiofs["total_mb"],
+        virtiofs["images"],
+        virtiofs["monitor_error"],
+    ) == (0, 0, 0, [], None)
     assert set(virtiofs["supports"].values()) == {False}
 
 
@@ -90,15 +103,48 @@ def test_images_with_what_they_take(info: Callable[..., list], add: Callable[...
     snapshot.parent.mkdir()
     snapshot.write_bytes(b"x" * 9000)
     other.write_bytes(b"no qcow2")
-    told = json.loads(subprocess.run(["qemu-img", "info", "--output=json", qcow2], capture_output=True, check=True).stdout)
+    told = json.loads(
+        subprocess.run(["qemu-img", "info", "--output=json", qcow2], capture_output=True, check=True).stdout
+    )
     assert info(name="1")[0]["images"] == [
-        {"id": 0, "name": "image0", "path": str(raw), "format": "raw", "allocated_bytes": du(raw), "virtual_bytes": 1 << 30, "snapshots": []},
         {
-            **{"id": 1, "name": "image1", "path": str(qcow2), "format": "qcow2", "allocated_bytes": du(qcow2), "virtual_bytes": told["virtual-size"]},
+            "id": 0,
+            "name": "image0",
+            "path": str(raw),
+            "format": "raw",
+            "allocated_bytes": du(raw),
+            "virtual_bytes": 1 << 30,
+            "snapshots": [],
+        },
+        {
+            **{
+                "id": 1,
+                "name": "image1",
+                "path": str(qcow2),
+                "format": "qcow2",
+                "allocated_bytes": du(qcow2),
+                "virtual_bytes": told["virtual-size"],
+            },
             "snapshots": [{"id": 3, "allocated_bytes": du(snapshot)}],
         },
-        {"id": 2, "name": "image2", "path": str(lost), "format": "raw", "allocated_bytes": None, "virtual_bytes": None, "snapshots": []},
-        {"id": 3, "name": "image3", "path": str(other), "format": "qcow2", "allocated_bytes": du(other), "virtual_bytes": None, "snapshots": []},
+        {
+            "id": 2,
+            "name": "image2",
+            "path": str(lost),
+            "format": "raw",
+            "allocated_bytes": None,
+            "virtual_bytes": None,
+            "snapshots": [],
+        },
+        {
+            "id": 3,
+            "name": "image3",
+            "path": str(other),
+            "format": "qcow2",
+            "allocated_bytes": du(other),
+            "virtual_bytes": None,
+            "snapshots": [],
+        },
     ]
     assert info(name="1")[0]["orphans"] == []
 
@@ -117,10 +163,15 @@ def test_orphans(info: Callable[..., list], add: Callable[..., Path], tmp_path: 
     stray.write_bytes(b"sum")
     (directory / f".{'c' * 32}.part").write_bytes(b"x")
     (directory / "notes").write_bytes(b"x")
-    assert info(name="1")[0]["orphans"] == [{"path": str(image), "allocated_bytes": du(image, snapshot)}, {"path": str(stray), "allocated_bytes": du(stray)}]
+    assert info(name="1")[0]["orphans"] == [
+        {"path": str(image), "allocated_bytes": du(image, snapshot)},
+        {"path": str(stray), "allocated_bytes": du(stray)},
+    ]
 
 
-def test_a_directory_that_is_missing_loses_no_image_from_the_answer(info: Callable[..., list], add: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_loses_no_image_from_the_answer(
+    info: Callable[..., list], add: Callable[..., Path], tmp_path: Path
+) -> None:
     add(0)
     (tmp_path / "1").rmdir()
     found = info(name="1")[0]

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, PathNotAllowed, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PathNotAllowed,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._service.directory import DIRECTORY_SPEC, DirectoryService
 
 OTHER = 61002
@@ -19,7 +25,11 @@ OTHER = 61002
 
 def make(path: Path, **options: object) -> list[str]:
     """Plan, plan and commit, plan again; the answer is what was done."""
-    given = {**{name: option.get("default") for name, option in DIRECTORY_SPEC.argument_spec.items()}, "path": str(path), **options}
+    given = {
+        **{name: option.get("default") for name, option in DIRECTORY_SPEC.argument_spec.items()},
+        "path": str(path),
+        **options,
+    }
     DirectoryService(given).plan()
     done = DirectoryService(given).converge()
     assert not DirectoryService(given).plan().changed
@@ -28,7 +38,9 @@ def make(path: Path, **options: object) -> list[str]:
 
 def facts(path: Path) -> str:
     """What stat(1) says: it asks for the names of a numeric id itself."""
-    return subprocess.run(["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def owned(path: Path, owner: int, mode: int = 0o755) -> Path:
@@ -55,7 +67,9 @@ def test_a_directory_is_made_and_given_away(tmp_path: Path) -> None:
     ("options", "expected"),
     [({}, "0:0 755"), ({"owner": "daemon"}, "1:0 755"), ({"group": "1"}, "0:1 755"), ({"mode": "02770"}, "0:0 2770")],
 )
-def test_what_is_there_is_changed_where_nobody_else_could_have_put_it(tmp_path: Path, options: dict[str, str], expected: str) -> None:
+def test_what_is_there_is_changed_where_nobody_else_could_have_put_it(
+    tmp_path: Path, options: dict[str, str], expected: str
+) -> None:
     owned(tmp_path / "a", 0, 0o700)
     assert make(tmp_path / "a", **options) == ["change directory"]
     assert facts(tmp_path / "a") == f"directory {expected}"
@@ -152,7 +166,9 @@ def test_who_changes_names_all_the_time_gets_nothing_of_root(
         with swapping(name, other):
             for mode in [0o750, 0o755] * 100:
                 with contextlib.suppress(VmstoreError):
-                    service = DirectoryService({"path": str(name), "owner": str(owner), "group": None, "mode": f"{mode:04o}"})
+                    service = DirectoryService(
+                        {"path": str(name), "owner": str(owner), "group": None, "mode": f"{mode:04o}"}
+                    )
                     service.converge()
         found = [path for place in (tmp_path, tenant) for path in place.iterdir() if path.lstat().st_ino in inodes]
         assert [facts(path) for path in found] == ["directory 0:0 700"] * 2, number
@@ -167,7 +183,9 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     for path in ("file", "file/a"):
         with pytest.raises(InvalidInput, match="the path of a directory, or of nothing, is expected"):
             make(tmp_path / path)
-    with pytest.raises(InvalidInput, match="mode: '755' is not accepted: a quoted octal number such as '0755' is expected"):
+    with pytest.raises(
+        InvalidInput, match="mode: '755' is not accepted: a quoted octal number such as '0755' is expected"
+    ):
         make(tmp_path / "a", mode="755")
     with pytest.raises(InvalidInput, match="an absolute path"):
         make(Path("a"))

@@ -9,11 +9,21 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action
-from ansible_collections.granary.vmstore.plugins.module_utils._host import domain_ids
-from ansible_collections.granary.vmstore.plugins.module_utils._host.domain_ids import COUNT, FIRST, LAST, choose_start, read_allocations
-from ansible_collections.granary.vmstore.plugins.module_utils._service.domain_ids import DomainIds, check_foreign_ranges, free_ranges
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.domain_ids import (
+    COUNT,
+    FIRST,
+    LAST,
+    choose_start,
+    read_allocations,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.domain_ids import (
+    DomainIds,
+    check_foreign_ranges,
+    free_ranges,
+)
 
 USER = "nobody-here"
 #: The ids that a domain gets where nobody has them.
@@ -127,13 +137,18 @@ def test_maps_into_the_ids_of_another_domain(allocate: Callable) -> None:
         check_foreign_ranges("b", [IdMap(5, A + COUNT - 1, 2)])
 
 
-def test_a_host_with_a_directory_service(allocate: Callable, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_with_a_directory_service(
+    allocate: Callable, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (etc / "nsswitch.conf").write_text("subid: sss\n")
     program = tmp_path / "getsubids"
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program.write_text(f"#!/bin/sh\necho '0: {USER} 100000 65536'\n")
     program.chmod(0o755)
-    with pytest.raises(UnsupportedAction, match="grant 'nobody-here' further subordinate uids and gids, .* \\(subid: sss in nsswitch.conf\\)"):
+    with pytest.raises(
+        UnsupportedAction,
+        match="grant 'nobody-here' further subordinate uids and gids, .* \\(subid: sss in nsswitch.conf\\)",
+    ):
         allocate("a")
     program.write_text(f"#!/bin/sh\necho '0: {USER} 100000 65536'\necho '1: {USER} 3000000 140000'\n")
     before = lines(etc)

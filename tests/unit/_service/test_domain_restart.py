@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The restart on libvirt's test driver, whose guests shut down at once. Guests that don't are in tests/integration/test_virtiofs_daemon.py."""
+"""The restart on libvirt's test driver, whose guests shut down at once.
+
+Guests that don't are in tests/integration/test_virtiofs_daemon.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,17 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, LibvirtFailed, PartlyDone
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    InvalidInput,
+    LibvirtFailed,
+    PartlyDone,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
-from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
+    VIRTIOFS_EXPORT_SPEC,
+    VirtiofsExportService,
+)
 
 URI = "test:///default"
 DOMAIN = "<domain type='test'><name>{}</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"
@@ -47,7 +57,14 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     (daemon := tmp_path / "virtiofsd").write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
     monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
-    wish = {"domain": "a", "source": str(tmp_path / "shared"), "mount_tag": "t", "binary": str(daemon), "allow_unmapped": True, "uri": URI}
+    wish = {
+        "domain": "a",
+        "source": str(tmp_path / "shared"),
+        "mount_tag": "t",
+        "binary": str(daemon),
+        "allow_unmapped": True,
+        "uri": URI,
+    }
 
     def make(**options: object) -> VirtiofsExportService:
         return VirtiofsExportService({**DEFAULTS, **wish, "catalog": str(tmp_path / "catalog.sqlite"), **options})
@@ -61,12 +78,16 @@ def number(host: libvirt.virConnect, running: libvirt.virDomain) -> Callable[[],
     return lambda: host.lookupByName("a").ID()
 
 
-def test_a_restart_only_when_it_is_asked_for_and_needed(running: libvirt.virDomain, number: Callable, service: Callable) -> None:
+def test_a_restart_only_when_it_is_asked_for_and_needed(
+    running: libvirt.virDomain, number: Callable, service: Callable
+) -> None:
     first = number()
     assert [action.name for action in service().plan().actions] == ["add virtiofs device"]
     checked = service(restart="when_needed").plan()
     assert [action.name for action in checked.actions] == ["add virtiofs device", "restart domain"]
-    assert checked.actions[1].before == {"restart_reasons": ["the memory of the running domain is not shared, which virtiofs needs"]}
+    assert checked.actions[1].before == {
+        "restart_reasons": ["the memory of the running domain is not shared, which virtiofs needs"]
+    }
     assert number() == first
     done = service(restart="when_needed").converge()
     assert done.described() == checked.described()
@@ -80,7 +101,9 @@ def test_a_restart_only_when_it_is_asked_for_and_needed(running: libvirt.virDoma
 
 def test_a_domain_that_is_off_stays_off(host: libvirt.virConnect, service: Callable) -> None:
     domain = host.defineXML(DOMAIN.format("a"))
-    assert [action.name for action in service(restart="when_needed_force").converge().actions] == ["add virtiofs device"]
+    assert [action.name for action in service(restart="when_needed_force").converge().actions] == [
+        "add virtiofs device"
+    ]
     assert not domain.isActive()
 
 
@@ -97,7 +120,10 @@ def test_a_domain_that_does_not_start_again(
         real(self)
 
     monkeypatch.setattr(Domain, "start", start)
-    with pytest.raises(LibvirtFailed, match="It is broken. .*" + ("runs again with its old definition" if broken == 1 else "it is off now")) as raised:
+    with pytest.raises(
+        LibvirtFailed,
+        match="It is broken. .*" + ("runs again with its old definition" if broken == 1 else "it is off now"),
+    ) as raised:
         service(restart="when_needed").converge()
     assert not isinstance(raised.value, PartlyDone)
     assert running.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
@@ -108,7 +134,9 @@ def test_a_change_by_another_program_is_not_taken_back(
     host: libvirt.virConnect, running: libvirt.virDomain, service: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(_self: Domain) -> None:
-        host.defineXML(running.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("</memory>", "</memory><title>mine</title>"))
+        host.defineXML(
+            running.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("</memory>", "</memory><title>mine</title>")
+        )
         raise LibvirtFailed("It is broken.")
 
     monkeypatch.setattr(Domain, "start", start)
@@ -120,7 +148,9 @@ def test_a_change_by_another_program_is_not_taken_back(
 def test_a_guest_that_does_not_shut_down(number: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Domain, "shut_down", lambda *unused: False)
     first = number()
-    with pytest.raises(PartlyDone, match="did not shut down within 120 seconds, and if it does so later, the domain stays off") as raised:
+    with pytest.raises(
+        PartlyDone, match="did not shut down within 120 seconds, and if it does so later, the domain stays off"
+    ) as raised:
         service(restart="when_needed").converge()
     assert [action.name for action in raised.value.plan.actions] == ["add virtiofs device"]
     assert raised.value.plan.result["restart_required"]
@@ -129,7 +159,9 @@ def test_a_guest_that_does_not_shut_down(number: Callable, service: Callable, mo
     assert number() != first
 
 
-def test_nobody_waits_for_a_restart_of_another_domain(running: libvirt.virDomain, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_a_restart_of_another_domain(
+    running: libvirt.virDomain, service: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def shut_down(self: Domain, _deadline: float) -> bool:
         with service().exclusive():  # would wait for its deadline, and fail, if the module held the lock
             self.destroy()

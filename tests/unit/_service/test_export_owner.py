@@ -11,18 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, StaleState, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    StaleState,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export_owner import DirectoryOwner
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.owner import DirectoryOwner
 
 MAPS = (IdMap(0, 200000, 1000), IdMap(1000, 0, 1))
 OTHER = 61002
 
 
 def facts(path: Path) -> str:
-    return subprocess.run(["stat", "--format=%u:%g %a", path], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["stat", "--format=%u:%g %a", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -34,7 +42,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 def action(path: Path, **options: str) -> Action | None:
-    return DirectoryOwner({"owner": None, "group": None, "mode": None, **options}).action(HeldDirectory("source", str(path)), MAPS, MAPS)
+    return DirectoryOwner({"owner": None, "group": None, "mode": None, **options}).action(
+        HeldDirectory("source", str(path)), MAPS, MAPS
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,10 +77,26 @@ def test_without_options_nothing_changes(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"owner": "guest:1001"}, InvalidInput, "owner: 'guest:1001' is not accepted: an id is expected that the guest can use: 0:200000:1000 1000:0:1."),
-        ({"owner": "4294967295"}, InvalidInput, "owner: '4294967295' is not accepted: a name, an id, or guest: and an id of the guest is expected."),
-        ({"group": ""}, InvalidInput, "group: '' is not accepted: a name, an id, or guest: and an id of the guest is expected."),
-        ({"mode": "493"}, InvalidInput, "mode: '493' is not accepted: a quoted octal number such as '0755' is expected."),
+        (
+            {"owner": "guest:1001"},
+            InvalidInput,
+            "owner: 'guest:1001' is not accepted: an id is expected that the guest can use: 0:200000:1000 1000:0:1.",
+        ),
+        (
+            {"owner": "4294967295"},
+            InvalidInput,
+            "owner: '4294967295' is not accepted: a name, an id, or guest: and an id of the guest is expected.",
+        ),
+        (
+            {"group": ""},
+            InvalidInput,
+            "group: '' is not accepted: a name, an id, or guest: and an id of the guest is expected.",
+        ),
+        (
+            {"mode": "493"},
+            InvalidInput,
+            "mode: '493' is not accepted: a quoted octal number such as '0755' is expected.",
+        ),
         ({"owner": "nobody-here"}, NotFound, "owner: this host has no user 'nobody-here'."),
         ({"group": "nobody-here"}, NotFound, "group: this host has no group 'nobody-here'."),
     ],
@@ -85,16 +111,23 @@ def test_what_is_refused(directory: Path, options: dict[str, str], error: type[V
 def test_a_directory_that_another_user_can_have_put_there_is_left(tenant: Path) -> None:
     path = tenant / "shared"
     path.mkdir()
-    with pytest.raises(Conflict, match=f"^The directory {path} belongs to root:root with mode 0755, and the user 61001 could have put it there"):
+    with pytest.raises(
+        Conflict,
+        match=f"^The directory {path} belongs to root:root with mode 0755, and the user 61001 could have put it there",
+    ):
         action(path, owner="guest:0")
     os.chown(path, 61001, 61001)
-    planned = action(path, owner="guest:0", group="guest:0")  # nobody gets anything by that but its owner, who has it already
+    planned = action(
+        path, owner="guest:0", group="guest:0"
+    )  # nobody gets anything by that but its owner, who has it already
     assert planned is not None
     planned.apply()
     assert facts(path) == "200000:200000 755"
 
 
-def test_a_directory_that_is_replaced_is_left(tenant: Path, directory: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]) -> None:
+def test_a_directory_that_is_replaced_is_left(
+    tenant: Path, directory: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
+) -> None:
     """What is changed is what was looked at, whatever has its name by then."""
     path, link = tenant / "shared", tenant / "link"
     path.mkdir()

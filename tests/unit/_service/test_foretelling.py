@@ -25,10 +25,16 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_export import IMAGE_EXPORT_SPEC, ImageExportService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import (
+    IMAGE_EXPORT_SPEC,
+    ImageExportService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
+    IMAGE_SNAPSHOT_SPEC,
+    ImageSnapshotService,
+)
 
 MIB = 2**20
 FULL = "No space left on device"
@@ -44,7 +50,9 @@ def qemu_img(*argv: object) -> None:
 
 
 class Store:
-    """A catalog whose datastores are in a file system of 64 MiB, and ``files`` for what images are made of, elsewhere."""
+    """A catalog whose datastores are in a file system of 64 MiB, and ``files`` for what images are made of,
+    elsewhere.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,13 +60,21 @@ class Store:
         self.datastores = self.small / "datastores"
         for directory in (self.files, self.datastores):
             directory.mkdir()
-        with open_catalog(str(self.catalog), create=True, datastore_location=str(self.datastores)) as catalog, catalog.transaction():
+        with (
+            open_catalog(str(self.catalog), create=True, datastore_location=str(self.datastores)) as catalog,
+            catalog.transaction(),
+        ):
             self.datastore("several", catalog, supported_fs="btrfs ext4 f2fs ntfs vfat xfs")
             self.datastore("tiny", catalog, qcow2_options="cluster_size=512")
 
     def datastore(self, name: str, catalog: Any, base_path: str | None = None, **attributes: str) -> None:
         number = catalog.take_id("datastore")
-        insert_datastore(catalog, Datastore(number, name, "image", "fs", "ssh", base_path or f"{self.datastores}/{number}", attributes=attributes))
+        insert_datastore(
+            catalog,
+            Datastore(
+                number, name, "image", "fs", "ssh", base_path or f"{self.datastores}/{number}", attributes=attributes
+            ),
+        )
 
     def file(self, name: str, data: bytes) -> Path:
         (path := self.files / name).write_bytes(data)
@@ -66,7 +82,9 @@ class Store:
 
     def noise(self, mebibytes: int) -> Path:
         """A raw disk without holes."""
-        return self.file(f"{mebibytes}.raw", bytes(510) + b"\x55\xaa" + random.Random(mebibytes).randbytes(mebibytes * MIB - 512))
+        return self.file(
+            f"{mebibytes}.raw", bytes(510) + b"\x55\xaa" + random.Random(mebibytes).randbytes(mebibytes * MIB - 512)
+        )
 
     def converted(self, path: Path, image_format: str, *options: str) -> Path:
         target = path.with_suffix(f".{image_format}")
@@ -145,7 +163,17 @@ def url(store: Store) -> Iterator[str]:
 
 def encrypted(store: Store, name: str = "secret.qcow2") -> Path:
     path = store.files / name
-    qemu_img("create", "-f", "qcow2", "--object", "secret,id=key,data=abc", "-o", "encrypt.format=aes,encrypt.key-secret=key", path, "1M")
+    qemu_img(
+        "create",
+        "-f",
+        "qcow2",
+        "--object",
+        "secret,id=key,data=abc",
+        "-o",
+        "encrypt.format=aes,encrypt.key-secret=key",
+        path,
+        "1M",
+    )
     return path
 
 
@@ -164,7 +192,9 @@ def test_a_wrong_checksum(store: Store, pack: Callable[[bytes], bytes], options:
 
 def test_a_wrong_checksum_of_a_small_file_at_a_url(store: Store, url: str) -> None:
     path = store.noise(1)
-    assert "is not accepted: the md5 of what is at" in store.refused(url=f"{url}/{path.name}", checksum=f"md5:{'0' * 32}")
+    assert "is not accepted: the md5 of what is at" in store.refused(
+        url=f"{url}/{path.name}", checksum=f"md5:{'0' * 32}"
+    )
     store.accepted(url=f"{url}/{path.name}", checksum=f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}")
 
 
@@ -185,7 +215,11 @@ def test_what_has_no_key_is_not_converted(store: Store, url: str, suffix: str, r
     store.file(f"{path.name}.gz", gzip.compress(path.read_bytes()))
     source = {"url": f"{url}/{path.name}{suffix}"} if remote else {"path": f"{path}{suffix}"}
     message = store.refused(**source, driver="raw")
-    assert message.endswith("to be converted to raw, an image without encryption is expected, because qemu-img has no key; qcow2 keeps it as it is.")
+    assert message.endswith(
+        "to be converted to raw, an image without encryption is expected, because qemu-img has no key; qcow2 keeps "
+        "it "
+        "as it is."
+    )
     stored = store.accepted(**source, driver="qcow2")
     assert Path(stored).read_bytes() == path.read_bytes()
 
@@ -197,7 +231,9 @@ def test_a_raw_disk_at_a_url_that_is_not_whole(store: Store, url: str, verify: b
     subprocess.run(["mkfs.ext4", "-q", path], check=True)
     os.truncate(path, 10 * MIB)
     if verify is None:
-        assert "by its ext2/3/4 superblock the disk has 20971520 bytes, of which 10485760 are there" in store.refused(url=f"{url}/{path.name}")
+        assert "by its ext2/3/4 superblock the disk has 20971520 bytes, of which 10485760 are there" in store.refused(
+            url=f"{url}/{path.name}"
+        )
     else:
         store.accepted(url=f"{url}/{path.name}", verify=verify)
 
@@ -212,7 +248,9 @@ def test_what_is_converted_is_accepted(store: Store, name: str, driver: str | No
 # Space
 
 
-@pytest.mark.parametrize("given", [{}, {"driver": "qcow2"}, {"datastore": "files", "type": "kernel"}], ids=["raw", "converted", "file"])
+@pytest.mark.parametrize(
+    "given", [{}, {"driver": "qcow2"}, {"datastore": "files", "type": "kernel"}], ids=["raw", "converted", "file"]
+)
 def test_a_copy_that_does_not_fit(store: Store, given: dict) -> None:
     assert FULL in store.refused(path=str(store.noise(80)), **given)
 
@@ -235,7 +273,10 @@ def test_a_conversion_needs_space_beside_the_copy(store: Store, given: dict) -> 
     path = store.noise(40)
     path = path if given["driver"] == "qcow2" else store.converted(path, "qcow2")
     message = store.refused(path=str(path), **given)
-    assert message == f"Could not convert {path}: {FULL} but N MiB, which a conversion leaves to other users. Nothing was changed."
+    assert (
+        message == f"Could not convert {path}: {FULL} but N MiB, which a conversion leaves to other users. Nothing was "
+        "changed."
+    )
 
 
 def test_a_copy_without_a_conversion_does_not(store: Store) -> None:
@@ -251,7 +292,9 @@ def test_what_is_unpacked_takes_more(store: Store) -> None:
 
 def test_a_url_that_does_not_fit(store: Store, url: str) -> None:
     path = store.noise(80)
-    assert f"the file has {80 * MIB} bytes, and there is room for {64 * MIB} bytes at most" in store.refused(url=f"{url}/{path.name}")
+    assert f"the file has {80 * MIB} bytes, and there is room for {64 * MIB} bytes at most" in store.refused(
+        url=f"{url}/{path.name}"
+    )
 
 
 def test_a_file_system_that_compresses_may_have_room(store: Store, tmp_path: Path) -> None:
@@ -275,7 +318,10 @@ def test_where_nothing_can_be_written(store: Store) -> None:
     store.accepted(path=str(path))
     subprocess.run(["mount", "-o", "remount,ro", store.small], check=True)
     for given in ({"path": str(path)}, {"size": "1"}, {"clone_from": "x"}):
-        assert store.refused(name="y", **given) == f"Could not make an image in {store.datastores}/100: Read-only file system."
+        assert (
+            store.refused(name="y", **given)
+            == f"Could not make an image in {store.datastores}/100: Read-only file system."
+        )
 
 
 def test_where_no_directory_can_be_made(store: Store) -> None:
@@ -295,7 +341,12 @@ def test_where_no_directory_can_be_made(store: Store) -> None:
     ("fs", "size", "why"),
     [
         ("xfs", 299, "mkfs.xfs makes no file system of 299 MiB: Filesystem must be larger than 300MB."),
-        ("btrfs", 100, "mkfs.btrfs makes no file system of 100 MiB: 'the new image' is too small to make a usable filesystem; minimum size "),
+        (
+            "btrfs",
+            100,
+            "mkfs.btrfs makes no file system of 100 MiB: 'the new image' is too small to make a usable filesystem; "
+            "minimum size ",
+        ),
         ("f2fs", 10, "mkfs.f2fs makes no file system of 10 MiB: Device size is not sufficient for F2FS volume; "),
         ("ntfs", 10, "mkfs.ntfs makes no file system of 10 MiB: "),
     ],
@@ -308,12 +359,16 @@ def test_a_file_system_that_is_too_small(store: Store, fs: str, size: int, why: 
 @pytest.mark.parametrize(("fs", "size"), [("btrfs", 128), ("ext4", 8), ("f2fs", 64), ("vfat", 64), ("swap", 8)])
 def test_a_file_system_that_fits(store: Store, fs: str, size: int) -> None:
     stored = store.accepted(size=str(size), fs=fs, type="datablock")
-    found = subprocess.run(["blkid", "-p", "-o", "value", "-s", "TYPE", stored], check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = subprocess.run(
+        ["blkid", "-p", "-o", "value", "-s", "TYPE", stored], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     assert found == f"{fs}\n"
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
-@pytest.mark.parametrize("given", [{"fs": "xfs"}, {"sparse": False}, {"fs": "ext4", "sparse": False}], ids=["log", "all", "both"])
+@pytest.mark.parametrize(
+    "given", [{"fs": "xfs"}, {"sparse": False}, {"fs": "ext4", "sparse": False}], ids=["log", "all", "both"]
+)
 def test_a_datablock_that_does_not_fit(store: Store, image_format: str, given: dict) -> None:
     message = store.refused(size="320", format=image_format, type="datablock", **given)
     assert message == f"Could not write a datablock: {FULL}. Nothing was changed."
@@ -343,7 +398,10 @@ def test_a_file_that_is_longer_than_the_file_system_allows(store: Store, tmp_pat
 
 def test_growth_that_does_not_fit(store: Store) -> None:
     stored = store.accepted(size="10", type="datablock")
-    assert store.refused(size="100", type="datablock", sparse=False) == f"Could not grow {stored}: {FULL}. Nothing was changed."
+    assert (
+        store.refused(size="100", type="datablock", sparse=False)
+        == f"Could not grow {stored}: {FULL}. Nothing was changed."
+    )
     assert store.accepted(size="100", type="datablock") == stored
 
 
@@ -381,7 +439,8 @@ def test_a_clone_of_what_somebody_writes_to(store: Store, opened_by_qemu: Callab
 
 # That a snapshot of a raw image becomes absent deletes a file, for which there is always room.
 @pytest.mark.parametrize(
-    ("image_format", "state"), [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened"), ("qcow2", "reverted")]
+    ("image_format", "state"),
+    [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened"), ("qcow2", "reverted")],
 )
 def test_a_change_of_snapshots_that_does_not_fit(store: Store, image_format: str, state: str) -> None:
     path = store.noise(25)
@@ -402,7 +461,11 @@ def test_a_change_of_snapshots_that_does_not_fit(store: Store, image_format: str
     assert FULL in store.refused("image_snapshot", **given)
     if state != "flattened" or image_format == "raw":
         subprocess.run(["mount", "-o", "remount,size=128m", store.small], check=True)
-        assert store.run("image_snapshot", True, **given).described() == store.run("image_snapshot", False, **given).described() != []
+        assert (
+            store.run("image_snapshot", True, **given).described()
+            == store.run("image_snapshot", False, **given).described()
+            != []
+        )
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A catalog and a datastore on a file system that is full, or read-only: what is there can be looked at, and removed."""
+"""A catalog and a datastore on a file system that is full, or read-only: what is there can be looked at, and
+removed.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_check import DATASTORE_CHECK_SPEC, DatastoreCheckService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore_info import datastore_info
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
+    DATASTORE_CHECK_SPEC,
+    DatastoreCheckService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 
 TENANT = 61001
 
@@ -82,8 +87,16 @@ def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
     for name in ("catalog", "datastores"):
         (disk / name).mkdir()
         os.chown(disk / name, owner, owner)
-    open_catalog(catalog := str(disk / "catalog" / "catalog.sqlite"), create=True, datastore_location=str(disk / "datastores")).close()
-    run_images(catalog, *({"name": f"i{number}", "datastore": "default", "type": "datablock", "path": str(source)} for number in range(images)))
+    open_catalog(
+        catalog := str(disk / "catalog" / "catalog.sqlite"), create=True, datastore_location=str(disk / "datastores")
+    ).close()
+    run_images(
+        catalog,
+        *(
+            {"name": f"i{number}", "datastore": "default", "type": "datablock", "path": str(source)}
+            for number in range(images)
+        ),
+    )
     return catalog
 
 
@@ -170,7 +183,10 @@ def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> No
     for name in stored(ext4):
         os.truncate(ext4 / "datastores" / "1" / name, 0)
     fill(ext4)
-    with pytest.raises(FileAccessFailed, match="^The data of 'i0', 'i1' is removed, but the catalog .* still has the images: remove them again when"):
+    with pytest.raises(
+        FileAccessFailed,
+        match="^The data of 'i0', 'i1' is removed, but the catalog .* still has the images: remove them again when",
+    ):
         run_images(catalog, *absent("i0", "i1"))
     assert len(stored(ext4)) == 28
     os.unlink(ext4 / "filler")
@@ -182,7 +198,9 @@ def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Pat
     catalog = make_catalog(ext4)
     fill(ext4)
     with pytest.raises(VmstoreError, match="No space left"):
-        run_images(catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")})
+        run_images(
+            catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")}
+        )
     assert (len(names(catalog)), len(stored(ext4))) == (30, 30)
 
 
@@ -197,18 +215,31 @@ os._exit(0)
 """
 
 
-#: How the last writer left the catalog: in order, with a journal to roll back, or with the write-ahead log that catalogs had before, also an empty one.
+#: How the last writer left the catalog: in order, with a journal to roll back, or with the write-ahead log that
+#: catalogs had before, also an empty one.
 LEFT = {
     "in order": "",
-    "a hot journal": killed("PRAGMA cache_size = 1", "BEGIN", "UPDATE image SET origin = printf('%.9999c', 'x')", "UPDATE image SET name = name || 'x'"),
-    "a log": killed("PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "UPDATE image SET name = name || '.new'"),
-    "a closed log": "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = WAL').connection.close()",
+    "a hot journal": killed(
+        "PRAGMA cache_size = 1",
+        "BEGIN",
+        "UPDATE image SET origin = printf('%.9999c', 'x')",
+        "UPDATE image SET name = name || 'x'",
+    ),
+    "a log": killed(
+        "PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "UPDATE image SET name = name || '.new'"
+    ),
+    "a closed log": "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = "
+    "WAL').connection.close()",
 }
 
 
 def contents(directory: str) -> dict[str, tuple[int, bytes]]:
     """All files but an index of SQLite's, which is no content."""
-    return {entry.name: (entry.stat().st_mtime_ns, Path(entry).read_bytes()) for entry in os.scandir(directory) if not entry.name.endswith("-shm")}
+    return {
+        entry.name: (entry.stat().st_mtime_ns, Path(entry).read_bytes())
+        for entry in os.scandir(directory)
+        if not entry.name.endswith("-shm")
+    }
 
 
 @pytest.mark.parametrize("left", LEFT)
@@ -237,7 +268,11 @@ def test_the_next_writer_cleans_up(ext4: Path, left: str) -> None:
     with contextlib.closing(sqlite3.connect(catalog)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert sorted(os.listdir(os.path.dirname(catalog))) == ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
+    assert sorted(os.listdir(os.path.dirname(catalog))) == [
+        "catalog.sqlite",
+        "catalog.sqlite-journal",
+        "catalog.sqlite.images.lock",
+    ]
 
 
 def test_a_group_that_can_only_read_sees_the_catalog(ext4: Path) -> None:

@@ -21,10 +21,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import record_attachment, resolve_attachment
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
+    record_attachment,
+    resolve_attachment,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 
 MAP = [{"start": 0, "target": 300000, "count": 65536}]
 
@@ -74,8 +80,23 @@ def names(plan: Plan) -> list[str]:
 
 def test_defaults_of_a_new_image(new: Callable[..., Plan], data: Path) -> None:
     assert new().result["image"] == {
-        **{"id": 0, "name": "x", "datastore": "fs", "datastore_id": 100, "type": "filesystem", "path": str(data), "size_mb": 1},
-        **{"persistent": False, "read_only": False, "mount_tag": "one-0", "mount_point": "/mnt/one-fs-0", "uid_map": None, "gid_map": None},
+        **{
+            "id": 0,
+            "name": "x",
+            "datastore": "fs",
+            "datastore_id": 100,
+            "type": "filesystem",
+            "path": str(data),
+            "size_mb": 1,
+        },
+        **{
+            "persistent": False,
+            "read_only": False,
+            "mount_tag": "one-0",
+            "mount_point": "/mnt/one-fs-0",
+            "uid_map": None,
+            "gid_map": None,
+        },
         **{"format": "dir", "fs": None, "origin": None, "origin_checksum": None, "checksum": None},
     }
     assert new(name="y").result["image"]["mount_tag"] == "one-1"
@@ -106,7 +127,9 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan], new: Callable
     }
 
 
-def test_a_directory_that_grew_is_no_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, path: str) -> None:
+def test_a_directory_that_grew_is_no_change(
+    new: Callable[..., Plan], run: Callable[..., Plan], data: Path, path: str
+) -> None:
     new()
     (data / "file").write_bytes(os.urandom(5 * 2**20))
     again = new()
@@ -117,7 +140,9 @@ def test_a_directory_that_grew_is_no_change(new: Callable[..., Plan], run: Calla
     assert run(name="x").result["image"]["size_mb"] == 6
 
 
-def test_removal_leaves_the_directory_and_frees_no_id(new: Callable[..., Plan], run: Callable[..., Plan], data: Path) -> None:
+def test_removal_leaves_the_directory_and_frees_no_id(
+    new: Callable[..., Plan], run: Callable[..., Plan], data: Path
+) -> None:
     (data / "file").write_text("kept")
     new()
     assert names(run(name="x", state="absent")) == ["remove image"]
@@ -144,7 +169,9 @@ def test_renaming_by_id(new: Callable[..., Plan], run: Callable[..., Plan]) -> N
 
 def test_two_images_can_not_have_one_tag(new: Callable[..., Plan], run: Callable[..., Plan]) -> None:
     new(mount_tag="one-1")
-    with pytest.raises(Conflict, match="^mount_tag: 'one-1' belongs to the image 'x', and two images can't have one mount tag"):
+    with pytest.raises(
+        Conflict, match="^mount_tag: 'one-1' belongs to the image 'x', and two images can't have one mount tag"
+    ):
         new(name="y")  # its default
     new(name="y", mount_tag="other")
     with pytest.raises(Conflict, match="^mount_tag: 'other' belongs to the image 'y'"):
@@ -154,7 +181,9 @@ def test_two_images_can_not_have_one_tag(new: Callable[..., Plan], run: Callable
 def test_what_can_not_change(new: Callable[..., Plan], run: Callable[..., Plan], data: Path, tmp_path: Path) -> None:
     new()
     (tmp_path / "else").mkdir()
-    with pytest.raises(Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '{tmp_path}/else'"):
+    with pytest.raises(
+        Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '{tmp_path}/else'"
+    ):
         new(path=str(tmp_path / "else"))
     with pytest.raises(Conflict, match="^datastore: the image 'x' is in the datastore 'fs' and can't move to 'other'"):
         run(name="x", datastore="other")
@@ -162,9 +191,18 @@ def test_what_can_not_change(new: Callable[..., Plan], run: Callable[..., Plan],
 
 @pytest.mark.parametrize(
     "given",
-    [{"persistent": True}, {"read_only": True}, {"mount_tag": "t"}, {"mount_point": "/srv/x"}, {"uid_map": MAP}, {"id": 0, "name": "renamed"}],
+    [
+        {"persistent": True},
+        {"read_only": True},
+        {"mount_tag": "t"},
+        {"mount_point": "/srv/x"},
+        {"uid_map": MAP},
+        {"id": 0, "name": "renamed"},
+    ],
 )
-def test_an_image_in_use_can_not_change(new: Callable[..., Plan], run: Callable[..., Plan], path: str, given: dict) -> None:
+def test_an_image_in_use_can_not_change(
+    new: Callable[..., Plan], run: Callable[..., Plan], path: str, given: dict
+) -> None:
     new()
     attach(path)
     with pytest.raises(Conflict) as caught:
@@ -179,7 +217,12 @@ def test_an_image_in_use_can_not_be_removed(new: Callable[..., Plan], run: Calla
     attach(path, domain="db")
     with pytest.raises(Conflict) as caught:
         run(name="x", state="absent")
-    assert str(caught.value) == "The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' on the host 'h1'."
+    assert (
+        str(caught.value)
+        == "The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' "
+        "on "
+        "the host 'h1'."
+    )
 
 
 def test_a_datastore_with_images_can_not_be_removed(new: Callable[..., Plan], path: str) -> None:
@@ -194,17 +237,21 @@ def test_a_directory_that_became_a_link(new: Callable[..., Plan], data: Path) ->
     new()
     data.rmdir()
     os.symlink("/etc", data)
-    with pytest.raises(PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"):
+    with pytest.raises(
+        PathNotAllowed, match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc"
+    ):
         new()
     os.unlink(data)
     os.symlink("/opt", data)
-    with pytest.raises(Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '/opt'"):
+    with pytest.raises(
+        Conflict, match=f"^path: the image 'x' was registered with '{data}', which can't change to '/opt'"
+    ):
         new()
 
 
 REGISTER = """
 import sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
 catalog, path, *names = sys.argv[1:]
 print("ready", flush=True)
@@ -218,7 +265,10 @@ for name in names:
 
 def test_processes_that_register_at_once(path: str, data: Path) -> None:
     command = [sys.executable, "-c", REGISTER, path, str(data)]
-    processes = [subprocess.Popen([*command, "same", f"own-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in range(3)]
+    processes = [
+        subprocess.Popen([*command, "same", f"own-{n}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * len(processes)
     for process in processes:
         process.stdin.write("\n")
@@ -243,7 +293,9 @@ def test_the_directory_of_the_catalog_is_restricted(new: Callable[..., Plan], tm
 
 def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Path) -> None:
     os.symlink("/etc/ssh", tmp_path / "link")
-    with pytest.raises(PathNotAllowed, match="^path: '/etc/ssh' is not accepted: it lies in the restricted directory /etc"):
+    with pytest.raises(
+        PathNotAllowed, match="^path: '/etc/ssh' is not accepted: it lies in the restricted directory /etc"
+    ):
         new(path=f"{tmp_path}/link")
 
 
@@ -257,7 +309,11 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         ({"mount_tag": "x" * 37}, InvalidInput, f"mount_tag: '{'x' * 37}' is not accepted: 1 to 36 letters"),
         ({"mount_tag": "a b"}, InvalidInput, "mount_tag: 'a b' is not accepted"),
         ({"mount_tag": "ümlaut"}, InvalidInput, "mount_tag: 'ümlaut' is not accepted"),
-        ({"mount_point": "/usr"}, InvalidInput, "mount_point: '/usr' is not accepted: /usr holds programs and libraries, which a mount would hide"),
+        (
+            {"mount_point": "/usr"},
+            InvalidInput,
+            "mount_point: '/usr' is not accepted: /usr holds programs and libraries, which a mount would hide",
+        ),
         ({"uid_map": [{"start": 0, "target": 5, "count": 0}]}, InvalidInput, "uid_map: '0:5:0' is not accepted"),
         ({"timeout": 0}, InvalidInput, "timeout: 0 is not accepted: 1 to 86400 seconds"),
         ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
@@ -266,7 +322,8 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
         (
             {"datastore": "default", "type": "filesystem"},
             UnsupportedAction,
-            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default', a datastore of type 'image'; "
+            "datastore: images of type 'filesystem' are not supported by the fs driver of 'default', a datastore of "
+            "type 'image'; "
             "use a datastore of type 'image' with the driver virtiofs.",
         ),
     ],
@@ -298,7 +355,9 @@ def test_info(new: Callable[..., Plan], path: str) -> None:
     new(name="y", datastore="other")
     attach(path, "y")
     by_datastore = image_info({"catalog": path, "name": None, "datastore": "101"})["images"]
-    assert [(one["name"], one["datastore"], [used["domain"] for used in one["attachments"]]) for one in by_datastore] == [("y", "other", ["web"])]
+    assert [
+        (one["name"], one["datastore"], [used["domain"] for used in one["attachments"]]) for one in by_datastore
+    ] == [("y", "other", ["web"])]
     assert [one["name"] for one in image_info({"catalog": path, "name": "0", "datastore": None})["images"]] == ["x"]
     with pytest.raises(NotFound, match="^name: there is no image 'x'"):
         image_info({"catalog": path, "name": "x", "datastore": "other"})
@@ -306,7 +365,9 @@ def test_info(new: Callable[..., Plan], path: str) -> None:
         image_info({"catalog": path, "name": None, "datastore": "none"})
 
 
-def test_the_directory_is_measured_before_the_catalog_is_locked(new: Callable[..., Plan], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_directory_is_measured_before_the_catalog_is_locked(
+    new: Callable[..., Plan], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
 
     seen: list[bool] = []
@@ -330,12 +391,12 @@ for package in ("_core", "_catalog", "_host", "_image", "_driver", "_libvirt", "
         importlib.import_module(f"{found.__name__}.{module.name}")  # another user may not read the checkout
 import os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import read_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.virtiofs import VirtiofsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export_record import resolve_source
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.record import resolve_source
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 path, safe = "/proc/1/root/tmp/x", {"safe_dirs": ("/proc/1/root/tmp",)}
 for attempt in (
@@ -358,13 +419,14 @@ for attempt in (
 def test_a_path_through_a_link_that_this_user_may_not_read_is_refused() -> None:
     """Such as the root directory of another user's process, which os.path.realpath raises an error of."""
     done = subprocess.run([sys.executable, "-c", UNREADABLE], capture_output=True, text=True, check=True)
-    # From Python 3.13 on, realpath takes such a link for a directory; what comes after it fails then, if anything is opened.
+    # From Python 3.13 on, realpath takes such a link for a directory; what comes after it fails then, if anything is
+    # opened.
     assert len(done.stdout.splitlines()) >= (7 if sys.version_info >= (3, 13) else 8)
 
 
 COUNTED = """
 import collections, sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 counts = collections.Counter()
 directory = sys.argv[3]
 def count(event, arguments):
@@ -382,13 +444,17 @@ for state in ("present", "present", "absent"):
 
 
 @pytest.mark.parametrize("datastore", ["fs", "default"])
-def test_more_images_take_no_more_processes_and_readings_of_the_datastore(tmp_path: Path, data: Path, datastore: str) -> None:
+def test_more_images_take_no_more_processes_and_readings_of_the_datastore(
+    tmp_path: Path, data: Path, datastore: str
+) -> None:
     answers = []
     for images in (5, 50):
         (around := tmp_path / str(images)).mkdir()
         catalog = str(around / "catalog.sqlite")
         with open_catalog(catalog, create=True, datastore_location=str(around)) as opened, opened.transaction():
-            insert_datastore(opened, Datastore(opened.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", "/srv/ds/100"))
+            insert_datastore(
+                opened, Datastore(opened.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", "/srv/ds/100")
+            )
         command = [sys.executable, "-c", COUNTED, catalog, str(images), str(data), datastore]
         answers.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert len(answers[0].splitlines()) == 3
@@ -398,7 +464,10 @@ def test_more_images_take_no_more_processes_and_readings_of_the_datastore(tmp_pa
 def test_check_mode_goes_on_without_the_datastore(path: str, data: Path, new: Callable[..., Plan]) -> None:
     new()
     options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
-    images = [{**options, "name": name, "datastore": datastore, "path": str(data)} for name, datastore in (("a", "none"), ("b", "fs"), ("c", "none"))]
+    images = [
+        {**options, "name": name, "datastore": datastore, "path": str(data)}
+        for name, datastore in (("a", "none"), ("b", "fs"), ("c", "none"))
+    ]
     plan = ImageService({**options, "catalog": path, "images": images}).foretell()
     assert [(action.name, action.subject.partition(":")[0]) for action in plan.actions] == [
         ("not known yet", "images[0] (a)"),
@@ -413,5 +482,7 @@ def test_check_mode_goes_on_without_the_datastore(path: str, data: Path, new: Ca
 def test_check_mode_goes_on_without_the_catalog(tmp_path: Path, data: Path) -> None:
     options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
     for place in (tmp_path / "none.sqlite", tmp_path / "none" / "none.sqlite"):
-        plan = ImageService({**options, "catalog": str(place), "name": "x", "datastore": "fs", "path": str(data)}).foretell()
+        plan = ImageService(
+            {**options, "catalog": str(place), "name": "x", "datastore": "fs", "path": str(data)}
+        ).foretell()
         assert [action.name for action in plan.actions] == ["not known yet"]

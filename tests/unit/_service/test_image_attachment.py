@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore, update_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
+    Datastore,
+    insert_datastore,
+    update_datastore,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CatalogFailed,
@@ -19,8 +23,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     PathNotAllowed,
     UnsupportedAction,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import (
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
     Attachment,
     attachments,
     record_attachment,
@@ -39,7 +43,20 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         insert_datastore(opened, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100"))
         for number, (name, (persistent, read_only)) in enumerate(IMAGES.items()):
             insert_image(
-                opened, Image(number, name, 100, "filesystem", f"/mnt/{name}", 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}", MAP)
+                opened,
+                Image(
+                    number,
+                    name,
+                    100,
+                    "filesystem",
+                    f"/mnt/{name}",
+                    1,
+                    persistent,
+                    read_only,
+                    f"one-{number}",
+                    f"/mnt/one-fs-{number}",
+                    MAP,
+                ),
             )
         yield opened
 
@@ -52,10 +69,24 @@ def attach(catalog: Catalog, image: str, domain: str = "web", host: str = "h1", 
 
 def test_what_the_export_gives_wins_over_the_image(catalog: Catalog) -> None:
     default = resolve_attachment(catalog, "mine", "h1", "web")
-    assert (default.mount_tag, default.mount_point, default.read_only, default.uid_map, default.gid_map) == ("one-0", "/mnt/one-fs-0", False, MAP, None)
+    assert (default.mount_tag, default.mount_point, default.read_only, default.uid_map, default.gid_map) == (
+        "one-0",
+        "/mnt/one-fs-0",
+        False,
+        MAP,
+        None,
+    )
     other = (IdMap(0, 500000, 10),)
-    given = resolve_attachment(catalog, "mine", "h1", "web", mount_tag="t", mount_point="/srv/x/", read_only=True, uid_map=other, gid_map=other)
-    assert (given.mount_tag, given.mount_point, given.read_only, given.uid_map, given.gid_map) == ("t", "/srv/x", True, other, other)
+    given = resolve_attachment(
+        catalog, "mine", "h1", "web", mount_tag="t", mount_point="/srv/x/", read_only=True, uid_map=other, gid_map=other
+    )
+    assert (given.mount_tag, given.mount_point, given.read_only, given.uid_map, given.gid_map) == (
+        "t",
+        "/srv/x",
+        True,
+        other,
+        other,
+    )
     assert (given.image_id, given.image, given.source, given.persistent) == (0, "mine", "/mnt/mine", True)
 
 
@@ -65,7 +96,10 @@ def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
 
 def test_only_directories_are_attached(catalog: Catalog) -> None:
     insert_image(catalog, Image(9, "disk", 1, "os", "/ds/1/x", 1, True, False, format="raw"))
-    with pytest.raises(UnsupportedAction, match="^image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.$"):
+    with pytest.raises(
+        UnsupportedAction,
+        match="^image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.$",
+    ):
         resolve_attachment(catalog, "disk", "h1", "web")
 
 
@@ -74,15 +108,23 @@ def test_recording_twice_is_once(catalog: Catalog, tmp_path: Path) -> None:
         attachment = attach(catalog, "mine")
     assert attachments(catalog) == [attachment]
     connection = sqlite3.connect(tmp_path / "catalog.sqlite")
-    assert connection.execute("SELECT image_id, host, domain, mount_tag FROM vm_disk").fetchall() == [(0, "h1", "web", "one-0")]
+    assert connection.execute("SELECT image_id, host, domain, mount_tag FROM vm_disk").fetchall() == [
+        (0, "h1", "web", "one-0")
+    ]
     connection.close()
 
 
-@pytest.mark.parametrize(("image", "kind"), [("mine", "persistent"), ("mine_ro", "persistent"), ("scratch", "not read-only")])
+@pytest.mark.parametrize(
+    ("image", "kind"), [("mine", "persistent"), ("mine_ro", "persistent"), ("scratch", "not read-only")]
+)
 @pytest.mark.parametrize(("host", "domain"), [("h1", "db"), ("h2", "web")])
-def test_an_image_that_can_not_be_shared_names_who_has_it(catalog: Catalog, image: str, kind: str, host: str, domain: str) -> None:
+def test_an_image_that_can_not_be_shared_names_who_has_it(
+    catalog: Catalog, image: str, kind: str, host: str, domain: str
+) -> None:
     attach(catalog, image)
-    with pytest.raises(Conflict, match=f"^The image '{image}' is {kind} and the domain 'web' on the host 'h1' uses it; "):
+    with pytest.raises(
+        Conflict, match=f"^The image '{image}' is {kind} and the domain 'web' on the host 'h1' uses it; "
+    ):
         resolve_attachment(catalog, image, host, domain)
 
 
@@ -102,7 +144,9 @@ def test_a_read_only_image_is_shared_by_many_and_never_writable(catalog: Catalog
 @pytest.mark.parametrize(("option", "value"), [("mount_tag", "one-0"), ("mount_point", "/mnt/one-fs-0")])
 def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: str, value: str) -> None:
     attach(catalog, "mine")
-    with pytest.raises(Conflict, match=f"^{option}: '{value}' belongs to the image 'mine' in the domain 'web' on the host 'h1'"):
+    with pytest.raises(
+        Conflict, match=f"^{option}: '{value}' belongs to the image 'mine' in the domain 'web' on the host 'h1'"
+    ):
         resolve_attachment(catalog, "readers", "h1", "web", **{option: value})
     resolve_attachment(catalog, "readers", "h1", "db", **{option: value})
 
@@ -122,8 +166,12 @@ def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: st
 
 
 def test_a_directory_that_is_restricted_by_now(catalog: Catalog) -> None:
-    update_datastore(catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",)))
-    with pytest.raises(PathNotAllowed, match="^path: '/mnt/mine' is not accepted: it is or contains the restricted directory /mnt/mine"):
+    update_datastore(
+        catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",))
+    )
+    with pytest.raises(
+        PathNotAllowed, match="^path: '/mnt/mine' is not accepted: it is or contains the restricted directory /mnt/mine"
+    ):
         resolve_attachment(catalog, "mine", "h1", "web")
     resolve_attachment(catalog, "readers", "h1", "web")
 
@@ -171,7 +219,13 @@ def test_a_result_can_be_given_back(catalog: Catalog) -> None:
             ("persistent", "yes"),
             ("read_only", None),
         ),
-        *(("mount_tag", "/dev/x"), ("mount_point", "/"), ("uid_map", {}), ("uid_map", [{"start": 0}]), ("uid_map", [{"start": "0", "target": 1, "count": 1}])),
+        *(
+            ("mount_tag", "/dev/x"),
+            ("mount_point", "/"),
+            ("uid_map", {}),
+            ("uid_map", [{"start": 0}]),
+            ("uid_map", [{"start": "0", "target": 1, "count": 1}]),
+        ),
         *(("gid_map", [{"start": 0, "target": -1, "count": 1}]), ("host", "-x"), ("domain", "a/b")),
     ],
 )

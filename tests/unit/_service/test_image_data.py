@@ -36,9 +36,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
 Run = Callable[..., Plan]
 
@@ -47,8 +47,16 @@ Run = Callable[..., Plan]
 def path(tmp_path: Path) -> str:
     """A catalog with the default datastores and ``virtual``, for directories."""
     path = str(tmp_path / "catalog.sqlite")
-    with open_catalog(path, create=True, datastore_location=str(tmp_path / "datastores")) as catalog, catalog.transaction():
-        insert_datastore(catalog, Datastore(catalog.take_id("datastore"), "virtual", "image", "virtiofs", "virtiofs", f"{tmp_path}/datastores/100"))
+    with (
+        open_catalog(path, create=True, datastore_location=str(tmp_path / "datastores")) as catalog,
+        catalog.transaction(),
+    ):
+        insert_datastore(
+            catalog,
+            Datastore(
+                catalog.take_id("datastore"), "virtual", "image", "virtiofs", "virtiofs", f"{tmp_path}/datastores/100"
+            ),
+        )
     (tmp_path / "datastores").mkdir()
     return path
 
@@ -62,7 +70,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def options(catalog: str, **given: object) -> dict:
-    return {**{name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}, "catalog": catalog, **given}
+    return {
+        **{name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()},
+        "catalog": catalog,
+        **given,
+    }
 
 
 @pytest.fixture
@@ -78,7 +90,9 @@ def run(path: str) -> Run:
 
 @pytest.fixture
 def new(run: Run, source: Path) -> Run:
-    return lambda name="x", **given: run(name=name, **{"datastore": "default", "type": "os", "path": str(source), **given})
+    return lambda name="x", **given: run(
+        name=name, **{"datastore": "default", "type": "os", "path": str(source), **given}
+    )
 
 
 @pytest.fixture
@@ -92,7 +106,9 @@ def names(plan: Plan) -> list[str]:
 
 
 def info(path: str) -> dict:
-    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def use(path: str, image_id: int) -> None:
@@ -106,7 +122,15 @@ def test_a_copy_of_a_file(new: Run, source: Path, stored: Callable[[], list[str]
     assert Path(image["path"]).read_bytes() == source.read_bytes()
     assert os.path.dirname(image["path"]) == f"{tmp_path}/datastores/1"
     assert {name: value for name, value in image.items() if value is not None and name != "path"} == {
-        **{"id": 0, "name": "x", "datastore": "default", "datastore_id": 1, "type": "os", "format": "raw", "size_mb": 2},
+        **{
+            "id": 0,
+            "name": "x",
+            "datastore": "default",
+            "datastore_id": 1,
+            "type": "os",
+            "format": "raw",
+            "size_mb": 2,
+        },
         **{"persistent": False, "read_only": False, "origin": str(source)},
     }
     assert new().actions == []
@@ -125,29 +149,85 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"path": "/etc/passwd"}, PathNotAllowed, "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc"),
+        (
+            {"path": "/etc/passwd"},
+            PathNotAllowed,
+            "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc",
+        ),
         ({"path": "/tmp/no/such/file"}, VmstoreError, "Could not open /tmp/no/such/file"),
         ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
         ({"path": None}, InvalidInput, "path is missing: a new image needs a path, a url, a clone_from or a size"),
-        ({"path": None, "url": "/x"}, InvalidInput, "url: '/x' is not accepted: a URL with http, https or ssh is expected"),
+        (
+            {"path": None, "url": "/x"},
+            InvalidInput,
+            "url: '/x' is not accepted: a URL with http, https or ssh is expected",
+        ),
         ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, "url: 'ftp://...' is not accepted"),
-        ({"path": "https://user:secret@h/x"}, InvalidInput, "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url."),
+        (
+            {"path": "https://user:secret@h/x"},
+            InvalidInput,
+            "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url.",
+        ),
         ({"url": "http://h/x"}, InvalidInput, "path: "),
         ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path"),
         ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
-        ({"checksum": "sha256:12"}, InvalidInput, "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected"),
+        (
+            {"checksum": "sha256:12"},
+            InvalidInput,
+            "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected",
+        ),
         ({"checksum": "crc:12"}, InvalidInput, "checksum: 'crc:12' is not accepted"),
-        ({"type": None}, InvalidInput, "type is missing: a new image in the datastore 'default' needs one: cdrom, datablock, os."),
-        ({"type": "kernel"}, UnsupportedAction, "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type"),
-        ({"type": "os", "datastore": "files"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the fs driver of 'files'"),
-        ({"type": "os", "datastore": "system"}, UnsupportedAction, "datastore: images of type 'os' are not supported by the system driver of 'system'"),
-        ({"type": "cdrom", "driver": "qcow2"}, InvalidInput, "driver: 'qcow2' is not accepted: images of type cdrom are stored as they are"),
-        ({"type": "kernel", "datastore": "files", "persistent": True}, InvalidInput, "persistent: True is not accepted: images of type kernel"),
-        ({"mount_tag": "x"}, InvalidInput, "mount_tag: 'x' is not accepted: only images of type filesystem are mounted, and this is one of type os."),
+        (
+            {"type": None},
+            InvalidInput,
+            "type is missing: a new image in the datastore 'default' needs one: cdrom, datablock, os.",
+        ),
+        (
+            {"type": "kernel"},
+            UnsupportedAction,
+            "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type",
+        ),
+        (
+            {"type": "os", "datastore": "files"},
+            UnsupportedAction,
+            "datastore: images of type 'os' are not supported by the fs driver of 'files'",
+        ),
+        (
+            {"type": "os", "datastore": "system"},
+            UnsupportedAction,
+            "datastore: images of type 'os' are not supported by the system driver of 'system'",
+        ),
+        (
+            {"type": "cdrom", "driver": "qcow2"},
+            InvalidInput,
+            "driver: 'qcow2' is not accepted: images of type cdrom are stored as they are",
+        ),
+        (
+            {"type": "kernel", "datastore": "files", "persistent": True},
+            InvalidInput,
+            "persistent: True is not accepted: images of type kernel",
+        ),
+        (
+            {"mount_tag": "x"},
+            InvalidInput,
+            "mount_tag: 'x' is not accepted: only images of type filesystem are mounted, and this is one of type os.",
+        ),
         ({"path": None, "size": 0}, InvalidInput, "size: 0 is not accepted: 1 to 67108864 MiB are expected."),
-        ({"path": None, "size": 5, "fs": "ext4;reboot"}, InvalidInput, "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected."),
-        ({"path": None, "size": 5, "type": "cdrom"}, InvalidInput, "size: 5 is not accepted: an image of type cdrom is made of a path or a url"),
-        ({"path": None, "clone_from": "none", "type": None}, NotFound, "clone_from: there is no image 'none' in the catalog."),
+        (
+            {"path": None, "size": 5, "fs": "ext4;reboot"},
+            InvalidInput,
+            "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected.",
+        ),
+        (
+            {"path": None, "size": 5, "type": "cdrom"},
+            InvalidInput,
+            "size: 5 is not accepted: an image of type cdrom is made of a path or a url",
+        ),
+        (
+            {"path": None, "clone_from": "none", "type": None},
+            NotFound,
+            "clone_from: there is no image 'none' in the catalog.",
+        ),
         ({"path": None, "clone_from": "none"}, NotFound, "clone_from: there is no image 'none' in the catalog."),
         ({"path": None, "clone_from": "\u00b2"}, NotFound, "clone_from: there is no image '\u00b2' in the catalog."),
         ({"path": None, "clone_from": "9" * 5000}, NotFound, "clone_from: there is no image '999"),
@@ -156,7 +236,9 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_what_is_refused(new: Run, stored: Callable[[], list[str]], check: bool, given: dict, error: type, message: str) -> None:
+def test_what_is_refused(
+    new: Run, stored: Callable[[], list[str]], check: bool, given: dict, error: type, message: str
+) -> None:
     with pytest.raises(error) as caught:
         new(check=check, **given)
     assert str(caught.value).startswith(message)
@@ -171,7 +253,9 @@ def test_a_checksum_is_verified_and_kept(new: Run, source: Path, stored: Callabl
     assert stored() == []
     assert new(checksum=right).result["image"]["origin_checksum"] == right.lower()
     assert new(checksum=right).actions == []
-    with pytest.raises(Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; leave checksum out to keep its data, or"):
+    with pytest.raises(
+        Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; leave checksum out to keep its data, or"
+    ):
         new(checksum=wrong)
 
 
@@ -187,12 +271,20 @@ def test_conversion(new: Run, source: Path) -> None:
 
 def test_attributes_of_the_datastore_are_the_defaults(new: Run, run: Run, path: str) -> None:
     with open_catalog(path, create=False) as catalog, catalog.transaction():
-        attributes = {"driver": "qcow2 ", "qcow2_options": "cluster_size=2M", "supported_fs": "ext4, xfs", "fs_opts_ext4": "-L label"}
+        attributes = {
+            "driver": "qcow2 ",
+            "qcow2_options": "cluster_size=2M",
+            "supported_fs": "ext4, xfs",
+            "fs_opts_ext4": "-L label",
+        }
         catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 1", [json.dumps(attributes)])
     image = info(new().result["image"]["path"])
     assert (image["format"], image["cluster-size"]) == ("qcow2", 2**21)
     assert info(new("raw", driver="raw").result["image"]["path"])["format"] == "raw"
-    assert run(name="empty", datastore="default", type="datablock", size=1, check=True).result["image"]["format"] == "qcow2"
+    assert (
+        run(name="empty", datastore="default", type="datablock", size=1, check=True).result["image"]["format"]
+        == "qcow2"
+    )
     block = run(name="block", datastore="default", type="datablock", size=8, format="raw", fs="ext4").result["image"]
     assert subprocess.run(["e2label", block["path"]], check=True, stdout=subprocess.PIPE, text=True).stdout == "label\n"
     with pytest.raises(InvalidInput, match="^fs: 'ext3' is not accepted"):
@@ -200,7 +292,15 @@ def test_attributes_of_the_datastore_are_the_defaults(new: Run, run: Run, path: 
 
 
 def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
-    given = {"name": "b", "datastore": "default", "type": "datablock", "size": 16, "format": "qcow2", "fs": "ext4", "persistent": True}
+    given = {
+        "name": "b",
+        "datastore": "default",
+        "type": "datablock",
+        "size": 16,
+        "format": "qcow2",
+        "fs": "ext4",
+        "persistent": True,
+    }
     planned = run(check=True, **given)
     done = run(**given)
     assert planned.described() == done.described()
@@ -238,7 +338,9 @@ def test_a_directory_is_no_image(new: Run, tmp_path: Path) -> None:
             new(check=check, path=str(tmp_path / "directory"))
 
 
-def test_check_mode_says_the_same_of_an_image_that_is_not_whole(new: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+def test_check_mode_says_the_same_of_an_image_that_is_not_whole(
+    new: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]
+) -> None:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vdi", source, tmp_path / "cut"], check=True)
     length = (tmp_path / "cut").stat().st_size
     os.truncate(tmp_path / "cut", length - 4096)
@@ -247,15 +349,30 @@ def test_check_mode_says_the_same_of_an_image_that_is_not_whole(new: Run, source
         with pytest.raises(InvalidInput, match=f"{told}; verify: false stores it nevertheless"):
             new(check=check, path=f"{tmp_path}/cut")
         assert not stored()
-        assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [f"{tmp_path}/cut is stored because verify is false, but {told}."]
+        assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [
+            f"{tmp_path}/cut is stored because verify is false, but {told}."
+        ]
 
 
 def test_check_mode_counts_a_fixed_vhd_without_its_footer(new: Run, source: Path, tmp_path: Path) -> None:
-    command = ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", source, tmp_path / "vhd"]
+    command = [
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        "subformat=fixed,force_size=on",
+        source,
+        tmp_path / "vhd",
+    ]
     subprocess.run(command, check=True)
     for given, size in (({"format": "raw"}, 3), ({}, 2)):
         for check in (True, False):
-            assert new(name=f"of-{size}", check=check, path=f"{tmp_path}/vhd", **given).result["image"]["size_mb"] == size
+            assert (
+                new(name=f"of-{size}", check=check, path=f"{tmp_path}/vhd", **given).result["image"]["size_mb"] == size
+            )
 
 
 def test_compressed_images_are_what_is_in_them(new: Run, source: Path, tmp_path: Path) -> None:
@@ -266,7 +383,9 @@ def test_compressed_images_are_what_is_in_them(new: Run, source: Path, tmp_path:
 
 
 def test_check_mode_refuses_an_image_that_needs_another_file(new: Run, source: Path, tmp_path: Path) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", tmp_path / "overlay"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", tmp_path / "overlay"], check=True
+    )
     (tmp_path / "link").symlink_to(tmp_path / "overlay")
     for path in ("overlay", "link"):
         for check in (True, False):
@@ -281,7 +400,11 @@ def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, p
     new("raw", driver="raw")
     for given in ({"datastore": "default", "type": "cdrom"}, {"datastore": "files", "type": "kernel"}):
         for check in (True, False):
-            with pytest.raises(InvalidInput, match="^clone_from: 'qcow2' is not accepted: an image of type .* is a clone of a raw one, and 'qcow2' is qcow2"):
+            with pytest.raises(
+                InvalidInput,
+                match="^clone_from: 'qcow2' is not accepted: an image of type .* is a clone of a raw one, and 'qcow2' "
+                "is qcow2",
+            ):
                 run(check=check, name="y", clone_from="qcow2", **given)
     with pytest.raises(VmstoreError, match="an image of type cdrom is a clone of a raw one"):
         both = {"name": "y", "datastore": "default", "type": "datablock", "size": 1, "format": "qcow2"}
@@ -302,7 +425,11 @@ def test_the_source_of_a_clone_can_be_made_anew(new: Run, run: Run) -> None:
     new()
     assert run(**given).actions == []
     new("z")
-    with pytest.raises(Conflict, match="^clone_from: the image 'y' was made with 'image:x'; leave clone_from out .* and get new data with 'image:z'"):
+    with pytest.raises(
+        Conflict,
+        match="^clone_from: the image 'y' was made with 'image:x'; leave clone_from out .* and get new data with "
+        "'image:z'",
+    ):
         run(**{**given, "clone_from": "z"})
 
 
@@ -352,14 +479,20 @@ def test_a_url(run: Run, source: Path, url: str, path: str) -> None:
         run(**{**given, "url": f"{url}/other"})
 
 
-def test_check_mode_says_what_is_wrong_with_a_url(run: Run, source: Path, url: str, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+def test_check_mode_says_what_is_wrong_with_a_url(
+    run: Run, source: Path, url: str, tmp_path: Path, stored: Callable[[], list[str]]
+) -> None:
     (tmp_path / "page").write_text("<!DOCTYPE html>")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "64M"], check=True)
     given = {"name": "x", "datastore": "default", "type": "os"}
     for check in (True, False):
         with pytest.raises(VmstoreError, match=f"Could not read {url}/none: the server answered 404"):
             run(check=check, url=f"{url}/none", **given)
-        with pytest.raises(InvalidInput, match=f"^path: '{url}/page' is not accepted: an image is expected, and this is an HTML page: it is probably the"):
+        with pytest.raises(
+            InvalidInput,
+            match=f"^path: '{url}/page' is not accepted: an image is expected, and this is an HTML page: it is "
+            "probably the",
+        ):
             run(check=check, url=f"{url}/page", **given)
     assert stored() == []
     assert run(check=True, url=f"{url}/disk", **given).result["image"]["size_mb"] == 64
@@ -372,7 +505,10 @@ def test_check_mode_says_what_is_wrong_with_a_url(run: Run, source: Path, url: s
 def test_what_nothing_recognises_is_stored_with_a_warning(new: Run, source: Path) -> None:
     for check in (True, False):
         plan = new(check=check)
-        assert [text.startswith(f"{source} is stored as a raw disk, though nothing in it is recognised (") for text in plan.warnings] == [True]
+        assert [
+            text.startswith(f"{source} is stored as a raw disk, though nothing in it is recognised (")
+            for text in plan.warnings
+        ] == [True]
     assert new().warnings == []
     for check in (True, False):
         assert new("y", check=check, format="raw").warnings == []
@@ -383,9 +519,15 @@ def test_what_a_format_says_of_a_path(new: Run, source: Path, tmp_path: Path) ->
         with pytest.raises(InvalidInput, match=f"^format: 'qcow2' is not accepted: {source} is raw"):
             new(check=check, format="qcow2")
         for given in ({"type": "cdrom"}, {"type": "kernel", "datastore": "files"}):
-            with pytest.raises(InvalidInput, match="^format: 'qcow2' is not accepted: images of type .* are stored as they are, and so are raw"):
+            with pytest.raises(
+                InvalidInput,
+                match="^format: 'qcow2' is not accepted: images of type .* are stored as they are, and so are raw",
+            ):
                 new(check=check, format="qcow2", **given)
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", overlay := tmp_path / "overlay"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", overlay := tmp_path / "overlay"],
+        check=True,
+    )
     for check in (True, False):  # what a guest wrote to its raw disk can look like that
         image = new(check=check, path=str(overlay), format="raw").result["image"]
         assert image["size_mb"] == 1
@@ -406,7 +548,10 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     first = new().result["image"]
     other = tmp_path / "other.img"
     other.write_bytes(b"other" * 1000)
-    with pytest.raises(Conflict, match=f"^path: the image 'x' was made with '{source}'; leave path out .* and get new data with '{other}'"):
+    with pytest.raises(
+        Conflict,
+        match=f"^path: the image 'x' was made with '{source}'; leave path out .* and get new data with '{other}'",
+    ):
         new(path=str(other))
     assert new(force=True).actions == []
     planned = new(path=str(other), force=True, check=True)
@@ -425,20 +570,29 @@ def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run
     new("other")
     lost = Path(new(persistent=True).result["image"]["path"])
     lost.unlink()
-    with pytest.raises(Conflict, match=f"^The data of the persistent image 'x' is not at {lost}, and with it all that domains wrote there: restore it"):
+    with pytest.raises(
+        Conflict,
+        match=f"^The data of the persistent image 'x' is not at {lost}, and with it all that domains wrote there: "
+        "restore it",
+    ):
         new(check=check, persistent=True)
     assert names(new(persistent=True, force=True)) == ["make lost data of image"]
     assert not new(persistent=True).changed
 
 
-@pytest.mark.parametrize(("size", "mib"), [(5, 5), ("5", 5), (" 5M", 5), ("5MiB", 5), ("1G", 1024), ("2GiB", 2048), ("2GB", 2048), ("1T", 1 << 20)])
+@pytest.mark.parametrize(
+    ("size", "mib"),
+    [(5, 5), ("5", 5), (" 5M", 5), ("5MiB", 5), ("1G", 1024), ("2GiB", 2048), ("2GB", 2048), ("1T", 1 << 20)],
+)
 def test_sizes_have_units(new: Run, size: object, mib: int) -> None:
     assert new(path=None, size=size, check=True).result["image"]["size_mb"] == mib
 
 
 @pytest.mark.parametrize("size", ["", "G", "1.5G", "-1", "1K", "1 G", "0x5", "\u0665", True])
 def test_what_is_no_size(new: Run, size: object) -> None:
-    with pytest.raises(InvalidInput, match="^size: .* is not accepted: a number of MiB is expected, or one with G or T, such as 10G.$"):
+    with pytest.raises(
+        InvalidInput, match="^size: .* is not accepted: a number of MiB is expected, or one with G or T, such as 10G.$"
+    ):
         new(path=None, size=size, check=True)
 
 
@@ -484,7 +638,10 @@ def test_damaged_data_of_a_persistent_image_needs_consent(new: Run, source: Path
     stored = Path(new(persistent=True, driver="qcow2").result["image"]["path"])
     assert new(persistent=True, driver="qcow2", remake=True).actions == []
     os.truncate(stored, stored.stat().st_size - 512)
-    message = "^The data of the persistent image 'x' is damaged \\(by the tables of this qcow2 image .*\\), and with it all that domains wrote there: restore"
+    message = (
+        "^The data of the persistent image 'x' is damaged \\(by the tables of this qcow2 image .*\\), and with it all "
+        "that domains wrote there: restore"
+    )
     with pytest.raises(Conflict, match=message):
         new(persistent=True, driver="qcow2", remake=True)
     assert names(new(persistent=True, driver="qcow2", remake=True, force=True)) == ["remake data of image"]
@@ -493,7 +650,10 @@ def test_damaged_data_of_a_persistent_image_needs_consent(new: Run, source: Path
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     new("other")
     os.unlink(new().result["image"]["path"])
-    with pytest.raises(NotFound, match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again"):
+    with pytest.raises(
+        NotFound,
+        match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again",
+    ):
         run(name="x")
     done = new()
     assert names(done) == ["make lost data of image"]
@@ -503,7 +663,9 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
 
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("removed", ["x", "y"])
-def test_data_that_another_run_removed_is_not_missing(path: str, new: Run, run: Run, source: Path, check: bool, removed: str) -> None:
+def test_data_that_another_run_removed_is_not_missing(
+    path: str, new: Run, run: Run, source: Path, check: bool, removed: str
+) -> None:
     """The catalog was read before the other run removed the only image, and the directory afterwards."""
     new(removed)
     service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
@@ -515,7 +677,7 @@ def test_data_that_another_run_removed_is_not_missing(path: str, new: Run, run: 
 BOTH = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
 given = {"state": "absent"} if sys.argv[2] == "absent" else {"datastore": "default", "type": "os", "size": 1}
 for _time in range(40):
@@ -526,8 +688,13 @@ for _time in range(40):
 """
 
 
-def test_runs_at_once_that_make_and_remove_the_only_image_say_what_is_so(path: str, stored: Callable[[], list[str]], run: Run) -> None:
-    running = [subprocess.Popen([sys.executable, "-c", BOTH, path, state], stdout=subprocess.PIPE, text=True) for state in ("present", "absent")]
+def test_runs_at_once_that_make_and_remove_the_only_image_say_what_is_so(
+    path: str, stored: Callable[[], list[str]], run: Run
+) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", BOTH, path, state], stdout=subprocess.PIPE, text=True)
+        for state in ("present", "absent")
+    ]
     said = "".join(process.communicate()[0] for process in running)
     assert [process.returncode for process in running] == [0, 0]
     assert [line for line in said.splitlines() if "run it again" not in line] == []
@@ -535,14 +702,23 @@ def test_runs_at_once_that_make_and_remove_the_only_image_say_what_is_so(path: s
     assert stored() == []
 
 
-def test_nothing_is_made_in_an_empty_mount_point(new: Run, run: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]) -> None:
+def test_nothing_is_made_in_an_empty_mount_point(
+    new: Run, run: Run, source: Path, tmp_path: Path, stored: Callable[[], list[str]]
+) -> None:
     new()
     new("y")
     mounted = tmp_path / "datastores" / "1"
     mounted.rename(tmp_path / "away")
     mounted.mkdir()
-    message = r"The data of all images in the datastore 'default' \(2\) is missing from .*/1: is its file system mounted\?"
-    for given in ({}, {"name": "z"}, {"name": "z", "path": None, "size": 1}, {"name": "z", "path": None, "clone_from": "x"}):
+    message = (
+        r"The data of all images in the datastore 'default' \(2\) is missing from .*/1: is its file system mounted\?"
+    )
+    for given in (
+        {},
+        {"name": "z"},
+        {"name": "z", "path": None, "size": 1},
+        {"name": "z", "path": None, "clone_from": "x"},
+    ):
         for check in (True, False):
             with pytest.raises(Conflict, match=message):
                 new(check=check, **given)
@@ -568,7 +744,9 @@ def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
     assert run(name="x", state="absent").actions == []
 
 
-def test_data_that_another_image_has_as_well_stays(new: Run, run: Run, path: str, stored: Callable[[], list[str]]) -> None:
+def test_data_that_another_image_has_as_well_stays(
+    new: Run, run: Run, path: str, stored: Callable[[], list[str]]
+) -> None:
     """A catalog that somebody has edited."""
     data = new().result["image"]["path"]
     new("y")
@@ -591,7 +769,10 @@ def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, st
         return plan
 
     service.rehearse = meanwhile
-    with pytest.raises(VmstoreError, match="^The data of the image 'x' was removed by another program while it was made; run it again.$"):
+    with pytest.raises(
+        VmstoreError,
+        match="^The data of the image 'x' was removed by another program while it was made; run it again.$",
+    ):
         service.converge()
     with read_catalog(path, missing_ok=False) as catalog:
         assert find_images(catalog) == []
@@ -607,7 +788,7 @@ def modes(paths: list[str]) -> list[int]:
 
 CONVERGE = """
 import json, sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import ImageService
 ImageService(json.loads(sys.argv[1])).converge()
 """
 
@@ -621,8 +802,12 @@ def opened_by(process: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_run_that_is_ended_leaves_nothing(path: str, source: Path, stored: Callable[[], list[str]], number: signal.Signals) -> None:
-    """Neither the image that has its name, because another is a clone of it, nor the clone, which waits for its own, nor what is being made, very slowly."""
+def test_a_run_that_is_ended_leaves_nothing(
+    path: str, source: Path, stored: Callable[[], list[str]], number: signal.Signals
+) -> None:
+    """Neither the image that has its name, because another is a clone of it, nor the clone, which waits for its own,
+    nor what is being made, very slowly.
+    """
     with open_catalog(path, create=False) as catalog, catalog.transaction():
         catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 2", [json.dumps({"limit_transfer_bw": "1"})])
     images = [
@@ -630,7 +815,9 @@ def test_a_run_that_is_ended_leaves_nothing(path: str, source: Path, stored: Cal
         options(path, name="clone", datastore="default", type="os", clone_from="x"),
         options(path, name="y", datastore="files", type="kernel", path=str(source)),
     ]
-    with subprocess.Popen([sys.executable, "-c", CONVERGE, json.dumps(options(path, images=images))], stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        [sys.executable, "-c", CONVERGE, json.dumps(options(path, images=images))], stderr=subprocess.DEVNULL
+    ) as running:
         try:
             deadline = time.monotonic() + 20
             # Once its run reads the source, it takes care of the part; one from before that is left to the next run.
@@ -650,7 +837,9 @@ def synced(path: str, log: Path, **given: object) -> list[str]:
     return re.findall(r"fsync\([0-9]+<(.*?)>\)", log.read_text())
 
 
-def test_a_directory_is_made_durable_once_for_many_images(path: str, source: Path, stored: Callable[[], list[str]], tmp_path: Path) -> None:
+def test_a_directory_is_made_durable_once_for_many_images(
+    path: str, source: Path, stored: Callable[[], list[str]], tmp_path: Path
+) -> None:
     """Each time takes as long as a disk needs to empty its cache."""
     golden = options(path, name="golden", datastore="default", type="os", path=str(source))
     clones = [options(path, name=f"clone{number}", datastore="default", clone_from="golden") for number in range(20)]
@@ -661,15 +850,21 @@ def test_a_directory_is_made_durable_once_for_many_images(path: str, source: Pat
     # The golden image has its name before it is cloned.
     assert made.count(directory) == 2
     assert len([name for name in made if name.startswith(f"{directory}/")]) == 21
-    removed = synced(path, tmp_path / "log", images=[options(path, name=one["name"], state="absent") for one in [golden, *clones]])
+    removed = synced(
+        path, tmp_path / "log", images=[options(path, name=one["name"], state="absent") for one in [golden, *clones]]
+    )
     assert stored() == []
     assert removed.count(directory) == 1
 
 
-def test_data_that_another_program_works_on_stays_until_it_is_done(new: Run, path: str, stored: Callable[[], list[str]]) -> None:
+def test_data_that_another_program_works_on_stays_until_it_is_done(
+    new: Run, path: str, stored: Callable[[], list[str]]
+) -> None:
     new()
     with image_lock(path, 0):
-        removing = subprocess.Popen([sys.executable, "-c", CONVERGE, json.dumps(options(path, name="x", state="absent"))])
+        removing = subprocess.Popen(
+            [sys.executable, "-c", CONVERGE, json.dumps(options(path, name="x", state="absent"))]
+        )
         deadline = time.monotonic() + 20
         while True:
             with read_catalog(path, missing_ok=False) as catalog:
@@ -692,17 +887,24 @@ def unremovable(monkeypatch: pytest.MonkeyPatch, path: Callable[[str], bool]) ->
     monkeypatch.setattr(FsDriver, "rm", refuse)
 
 
-def test_data_that_can_not_be_removed_keeps_no_other(new: Run, run: Run, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_can_not_be_removed_keeps_no_other(
+    new: Run, run: Run, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stays = new().result["image"]["path"]
     for name in ("y", "z"):
         new(name)
     unremovable(monkeypatch, lambda source: source == stays)
-    with pytest.raises(PartlyDone, match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}"):
+    with pytest.raises(
+        PartlyDone,
+        match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}",
+    ):
         run(images=[{"name": name, "state": "absent"} for name in "xyz"])
     assert stored() == [stays]
 
 
-def test_all_is_removed_that_found_no_place(path: str, source: Path, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_removed_that_found_no_place(
+    path: str, source: Path, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [options(path, name=name, datastore="default", type="os", path=str(source)) for name in "xyz"]
     service = ImageService(options(path, images=images))
     monkeypatch.setattr(service, "plan", iter([service.plan()]).__next__)
@@ -713,10 +915,14 @@ def test_all_is_removed_that_found_no_place(path: str, source: Path, stored: Cal
     assert stored() == first[:1]
 
 
-def test_only_force_touches_what_is_in_use(new: Run, run: Run, path: str, source: Path, stored: Callable[[], list[str]]) -> None:
+def test_only_force_touches_what_is_in_use(
+    new: Run, run: Run, path: str, source: Path, stored: Callable[[], list[str]]
+) -> None:
     new()
     use(path, 0)
-    with pytest.raises(Conflict, match="^The image 'x' can't be removed while it is used by the domain 'web' on the host 'h1'"):
+    with pytest.raises(
+        Conflict, match="^The image 'x' can't be removed while it is used by the domain 'web' on the host 'h1'"
+    ):
         run(name="x", state="absent")
     os.rename(source, f"{source}.2")
     assert names(new(path=f"{source}.2", force=True)) == ["replace data of image"]
@@ -738,7 +944,12 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
     assert len(stored()) == 7
     assert run(images=images).actions == []
     with pytest.raises(VmstoreError, match=r"^images\[1\] \(n1\): "):
-        run(images=[{"name": "new", "datastore": "default", "type": "os", "size": 1}, {**images[0], "name": "n1", "path": "/etc/passwd", "force": True}])
+        run(
+            images=[
+                {"name": "new", "datastore": "default", "type": "os", "size": 1},
+                {**images[0], "name": "n1", "path": "/etc/passwd", "force": True},
+            ]
+        )
     with pytest.raises(VmstoreError, match=r"^images\[1\] \(b\): path: 'relative' is not accepted"):
         run(images=[images[0], {**images[0], "name": "b", "path": "relative"}])
     with pytest.raises(VmstoreError, match=r"^images\[0\] \(a\?b\): name: 'a\\nb' is not accepted"):
@@ -747,7 +958,9 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
         run(images=[images[0], images[0]])
 
 
-def test_what_can_not_be_made_keeps_nothing_else_from_being_made(run: Run, source: Path, stored: Callable[[], list[str]]) -> None:
+def test_what_can_not_be_made_keeps_nothing_else_from_being_made(
+    run: Run, source: Path, stored: Callable[[], list[str]]
+) -> None:
     good = {"name": "good", "datastore": "default", "type": "os", "path": str(source)}
     bad = {**good, "name": "bad", "checksum": f"md5:{'0' * 32}"}
     clone = {"name": "clone", "datastore": "default", "type": "os", "clone_from": "bad"}
@@ -760,7 +973,9 @@ def test_what_can_not_be_made_keeps_nothing_else_from_being_made(run: Run, sourc
     assert len(stored()) == 1
 
 
-def test_data_that_found_no_place_in_the_catalog_is_removed(path: str, source: Path, stored: Callable[[], list[str]]) -> None:
+def test_data_that_found_no_place_in_the_catalog_is_removed(
+    path: str, source: Path, stored: Callable[[], list[str]]
+) -> None:
     given = options(path, name="x", datastore="default", type="os", path=str(source))
     service, other = ImageService(given), ImageService(given)
     rehearse = service.rehearse
@@ -798,7 +1013,9 @@ def test_without_a_catalog(tmp_path: Path, source: Path) -> None:
     path = str(tmp_path / "none.sqlite")
     given = options(path, name="x", datastore="default", type="datablock", size=1)
     for act in (ImageService(given).plan, ImageService(given).converge):
-        with pytest.raises(NotFound, match=f"^There is no catalog at {path}; the module granary.vmstore.datastore makes it"):
+        with pytest.raises(
+            NotFound, match=f"^There is no catalog at {path}; the module granary.vmstore.datastore makes it"
+        ):
             act()
     assert ImageService({**given, "state": "absent"}).converge().actions == []
     assert not os.path.exists(path)

@@ -1,6 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images that are declared again after the world around them changed: renamed sources, other mirrors, larger sizes. Their data stays."""
+"""Images that are declared again after the world around them changed: renamed sources, other mirrors, larger sizes.
+
+Their data stays.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,16 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, PathNotAllowed, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    PathNotAllowed,
+    UnsupportedAction,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_info import image_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 
 MIB = 1 << 20
 
@@ -84,11 +93,17 @@ def test_a_clone_of_an_image_that_was_renamed_is_the_same(run: Run, clone: Path,
         plan = run(name="web", clone_from=reference, persistent=True, force=force)
         assert (plan.actions, plan.result["image"]["origin"]) == ([], "image:golden-12")
     assert clone.read_bytes().startswith(b"written by a domain")
-    assert [one["origin"] for one in image_info({"name": "web", "datastore": None, "catalog": catalog})["images"]] == ["image:golden-12"]
+    assert [one["origin"] for one in image_info({"name": "web", "datastore": None, "catalog": catalog})["images"]] == [
+        "image:golden-12"
+    ]
 
 
 def test_a_clone_is_the_same_where_its_source_is_renamed_in_the_same_run(run: Run, clone: Path) -> None:
-    images = [{"id": 0, "name": "golden-12"}, {"name": "web", "clone_from": "golden-12"}, {"name": "new", "clone_from": "golden-12"}]
+    images = [
+        {"id": 0, "name": "golden-12"},
+        {"name": "web", "clone_from": "golden-12"},
+        {"name": "new", "clone_from": "golden-12"},
+    ]
     plan = run(images=images)
     assert done(plan) == [("update image", "golden-12"), ("create image", "new")]
     assert [one["origin"] for one in plan.result["images"][1:]] == ["image:golden-12"] * 2
@@ -107,7 +122,9 @@ def test_a_new_image_under_the_name_of_the_source_makes_no_clone_anew(run: Run, 
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_clone_of_another_image_is_refused_with_what_is_lost(run: Run, clone: Path, source: Path, check: bool) -> None:
+def test_a_clone_of_another_image_is_refused_with_what_is_lost(
+    run: Run, clone: Path, source: Path, check: bool
+) -> None:
     run(name="other", type="os", path=str(source))
     run(id=0, name="golden-12")
     with pytest.raises(Conflict) as caught:
@@ -127,7 +144,9 @@ def checksum(file: Path) -> str:
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_the_same_checksum_is_the_same_data_wherever_it_came_from(run: Run, source: Path, catalog: str, force: bool) -> None:
+def test_the_same_checksum_is_the_same_data_wherever_it_came_from(
+    run: Run, source: Path, catalog: str, force: bool
+) -> None:
     first = run(name="x", type="os", path=str(source), checksum=checksum(source), persistent=True).result["image"]
     Path(first["path"]).write_bytes(b"written by a domain".ljust(2 * MIB, b"\0"))
     with open_catalog(catalog, create=False) as opened, opened.transaction():
@@ -147,7 +166,9 @@ def test_without_the_checksum_another_mirror_may_have_anything(run: Run, source:
     with pytest.raises(Conflict) as caught:
         run(name="x", url="https://mirror-2.invalid/x.img")
     keep = f"leave url out, or give checksum: {checksum(source)} if the same is there, to keep its data"
-    assert str(caught.value).startswith(f"url: the image 'x' was made with '{source}'; {keep}, or give force: true to lose all that it holds")
+    assert str(caught.value).startswith(
+        f"url: the image 'x' was made with '{source}'; {keep}, or give force: true to lose all that it holds"
+    )
 
 
 def test_a_checksum_alone_names_no_new_origin(run: Run, source: Path) -> None:
@@ -156,13 +177,17 @@ def test_a_checksum_alone_names_no_new_origin(run: Run, source: Path) -> None:
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_the_checksum_of_the_data_counts_where_no_domain_writes_to_it(run: Run, source: Path, catalog: str, persistent: bool) -> None:
+def test_the_checksum_of_the_data_counts_where_no_domain_writes_to_it(
+    run: Run, source: Path, catalog: str, persistent: bool
+) -> None:
     run(name="x", type="os", path=str(source), persistent=persistent)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
         opened.execute("UPDATE image SET checksum = ?", [checksum(source)])  # as datastore_check records it
     given = {"name": "x", "path": str(source), "checksum": checksum(source)}
     if persistent:
-        with pytest.raises(Conflict, match="^checksum: the image 'x' was made without one; leave checksum out to keep its data"):
+        with pytest.raises(
+            Conflict, match="^checksum: the image 'x' was made without one; leave checksum out to keep its data"
+        ):
             run(**given)
     else:
         assert run(**given).result["image"]["origin_checksum"] == checksum(source)
@@ -184,17 +209,31 @@ def test_an_empty_image_grows_and_keeps_its_data(run: Run, image_format: str, fo
     image = plan.result["image"]
     assert (image["path"], image["size_mb"], planned.result["image"]["size_mb"]) == (path, 9, 9)
     assert '"virtual-size": 9437184' in qemu("qemu-img", "info", "-f", image_format, "--output=json", path)
-    assert "verification failed" not in qemu("qemu-io", "-f", image_format, "-c", "read -P 7 0 4M", "-c", "read -P 0 4M 5M", path)
+    assert "verification failed" not in qemu(
+        "qemu-io", "-f", image_format, "-c", "read -P 7 0 4M", "-c", "read -P 0 4M 5M", path
+    )
     if image_format == "qcow2":
         qemu("qemu-img", "check", "-f", "qcow2", path)
     assert run(**given).actions == []
-    qemu("qemu-img", "compare", "-f", image_format, "-F", image_format, run(name="c", clone_from="b").result["image"]["path"], path)
+    qemu(
+        "qemu-img",
+        "compare",
+        "-f",
+        image_format,
+        "-F",
+        image_format,
+        run(name="c", clone_from="b").result["image"]["path"],
+        path,
+    )
 
 
 def test_the_file_system_in_it_has_to_be_grown_by_its_guest(run: Run) -> None:
     run(name="b", type="datablock", size=8, fs="ext4")
     for check in (True, False):
-        kept = "The ext4 in the image 'b' keeps its 8 MiB until it is grown in a guest, such as with resize2fs, xfs_growfs or mkswap."
+        kept = (
+            "The ext4 in the image 'b' keeps its 8 MiB until it is grown in a guest, such as with resize2fs, "
+            "xfs_growfs or mkswap."
+        )
         assert run(check, name="b", size=16).warnings == [kept]
     image = run(name="b", size=16, fs="ext4").result["image"]
     qemu("e2fsck", "-fn", image["path"])
@@ -223,7 +262,9 @@ def test_what_a_domain_has_does_not_grow(run: Run, catalog: str, check: bool, fo
     path = run(name="b", type="datablock", size=4).result["image"]["path"]
     with open_catalog(catalog, create=False) as opened, opened.transaction():
         put_vm_disk(opened, VmDisk(0, "h1", "web", "tag", "/mnt/x", False))
-    with pytest.raises(Conflict, match="^The image 'b' can't be grown while it is used by the domain 'web' on the host 'h1'"):
+    with pytest.raises(
+        Conflict, match="^The image 'b' can't be grown while it is used by the domain 'web' on the host 'h1'"
+    ):
         run(check, name="b", size=8, force=force)
     assert os.stat(path).st_size == 4 * MIB
 
@@ -232,7 +273,11 @@ def test_what_a_domain_has_does_not_grow(run: Run, catalog: str, check: bool, fo
 def test_what_a_program_has_open_does_not_grow(run: Run, opened_by_qemu: Callable[..., None], force: bool) -> None:
     path = run(name="b", type="datablock", size=4).result["image"]["path"]
     opened_by_qemu(path, "-f", "raw")
-    with pytest.raises(Conflict, match=r"^The image 'b' can't be grown while its data is used by the program qemu-io .*: shut it down first\.$"):
+    with pytest.raises(
+        Conflict,
+        match=r"^The image 'b' can't be grown while its data is used by the program qemu-io .*: shut it down "
+        r"first\.$",
+    ):
         run(name="b", size=8, force=force)
     assert os.stat(path).st_size == 4 * MIB
 
@@ -256,14 +301,23 @@ def test_an_image_with_snapshots_does_not_grow(run: Run, check: bool) -> None:
     path = run(name="b", type="datablock", size=4).result["image"]["path"]
     os.mkdir(f"{path}.snap")
     shutil.copy(path, f"{path}.snap/0")
-    with pytest.raises(Conflict, match="^size: the image 'b' can't grow while it has snapshots: remove them with the module image_snapshot first"):
+    with pytest.raises(
+        Conflict,
+        match="^size: the image 'b' can't grow while it has snapshots: remove them with the module image_snapshot "
+        "first",
+    ):
         run(check, name="b", size=8)
     assert os.stat(path).st_size == 4 * MIB
 
 
 def test_images_of_a_list_grow_in_their_turn(run: Run) -> None:
     """A clone after it in the list has the new size, and what can't grow keeps nothing else from being made."""
-    paths = [one["path"] for one in run(images=[{"name": name, "type": "datablock", "size": 4, "format": "qcow2"} for name in "ab"]).result["images"]]
+    paths = [
+        one["path"]
+        for one in run(
+            images=[{"name": name, "type": "datablock", "size": 4, "format": "qcow2"} for name in "ab"]
+        ).result["images"]
+    ]
     Path(paths[1]).write_bytes(b"no image" * 1000)
     with pytest.raises(VmstoreError, match=rf"^images\[1\] \(b\): {paths[1]} is not used: it isn't a qcow2 image"):
         run(images=[{"name": "a", "size": 8}, {"name": "b", "size": 8}, {"name": "c", "clone_from": "a"}])
@@ -303,7 +357,14 @@ def test_the_diff_of_new_images_has_what_they_are(run: Run, source: Path) -> Non
     ]
     assert diff(plan) == [("", one) for one in expected]
     # Neither a file that isn't made yet nor the format of what isn't copied yet is known.
-    foretold = [{name: value for name, value in one.items() if name != "path" and (name, one.get("origin")) != ("format", str(source))} for one in expected]
+    foretold = [
+        {
+            name: value
+            for name, value in one.items()
+            if name != "path" and (name, one.get("origin")) != ("format", str(source))
+        }
+        for one in expected
+    ]
     del foretold[1]["format"]
     assert diff(planned) == [("", one) for one in foretold]
 
@@ -331,12 +392,16 @@ def test_the_diff_of_a_replaced_image_has_its_new_file(run: Run, source: Path, t
 
 @pytest.fixture
 def elsewhere(catalog: str, tmp_path: Path) -> Path:
-    """The directory of the datastore ``elsewhere``, which isn't beside the others; ``bridged`` is one on other hosts."""
+    """The directory of the datastore ``elsewhere``, which isn't beside the others; ``bridged`` is one on other
+    hosts.
+    """
     path = tmp_path / "far" / "away"
     path.parent.mkdir()
     with open_catalog(catalog, create=False) as opened, opened.transaction():
         insert_datastore(opened, Datastore(100, "elsewhere", "image", "fs", "ssh", str(path)))
-        insert_datastore(opened, Datastore(101, "bridged", "image", "fs", "ssh", f"{tmp_path}/datastores/101", bridge_list=("h1",)))
+        insert_datastore(
+            opened, Datastore(101, "bridged", "image", "fs", "ssh", f"{tmp_path}/datastores/101", bridge_list=("h1",))
+        )
     return path
 
 
@@ -365,20 +430,32 @@ def test_a_clone_of_a_chain_in_another_datastore(run: Run, clone: Path, elsewher
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_clone_between_hosts_is_refused_in_the_words_of_the_module(run: Run, clone: Path, elsewhere: Path, check: bool) -> None:
+def test_a_clone_between_hosts_is_refused_in_the_words_of_the_module(
+    run: Run, clone: Path, elsewhere: Path, check: bool
+) -> None:
     with pytest.raises(UnsupportedAction) as caught:
         run(check, name="there", datastore="bridged", clone_from="web")
     why = "'default' is on this host and 'bridged' is on the hosts of its bridge_list"
-    assert str(caught.value).startswith(f"clone_from: the image 'web' can't be cloned into another datastore here, because {why}; both have to be")
+    assert str(caught.value).startswith(
+        f"clone_from: the image 'web' can't be cloned into another datastore here, because {why}; both have to be"
+    )
 
 
-def test_data_that_is_outside_of_its_datastore_is_refused_in_the_words_of_the_module(run: Run, clone: Path, catalog: str) -> None:
+def test_data_that_is_outside_of_its_datastore_is_refused_in_the_words_of_the_module(
+    run: Run, clone: Path, catalog: str
+) -> None:
     with open_catalog(catalog, create=False) as opened, opened.transaction():
         opened.execute("UPDATE image SET path = '/etc/passwd' WHERE name = 'web'")
-    with pytest.raises(InvalidInput, match="^clone_from: 'web' is not accepted: its data at /etc/passwd can't be used: an image of the datastore"):
+    with pytest.raises(
+        InvalidInput,
+        match="^clone_from: 'web' is not accepted: its data at /etc/passwd can't be used: an image of the datastore",
+    ):
         run(name="y", clone_from="web")
 
 
 def test_a_path_is_refused_in_the_words_of_the_module(run: Run) -> None:
-    with pytest.raises(PathNotAllowed, match=r"lies in the restricted directory /etc and safe_dirs names no directory in there that holds it\.$"):
+    with pytest.raises(
+        PathNotAllowed,
+        match=r"lies in the restricted directory /etc and safe_dirs names no directory in there that holds it\.$",
+    ):
         run(name="x", type="os", path="/etc/passwd")

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images from a site's own servers: the checksum is in a file beside the image, the certificate is of the site's CA, and a header has a token."""
+"""Images from a site's own servers: the checksum is in a file beside the image, the certificate is of the site's CA,
+and a header has a token.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,26 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, FileAccessFailed, InvalidInput, TransferFailed, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    FileAccessFailed,
+    InvalidInput,
+    TransferFailed,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._image import checksum_list
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 
 TOKEN = "Bearer s3cr3t-t0ken"
 
 
 class Site(ThreadingHTTPServer):
-    """Serves ``files`` by path: bytes, or a URL to redirect to. ``asked`` are the paths of the requests, each with its headers."""
+    """Serves ``files`` by path: bytes, or a URL to redirect to.
+
+    ``asked`` are the paths of the requests, each with its headers.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -157,7 +168,11 @@ def run(catalog: str) -> Run:
 
     def run_service(check: bool = False, **given: Any) -> Plan:
         common = {"datastore": "default", "type": "os"}
-        given = {"images": [{**defaults, **common, **one} for one in given["images"]]} if "images" in given else {"name": "x", **common, **given}
+        given = (
+            {"images": [{**defaults, **common, **one} for one in given["images"]]}
+            if "images" in given
+            else {"name": "x", **common, **given}
+        )
         service = ImageService({**defaults, "catalog": catalog, **given})
         return service.plan() if check else service.converge()
 
@@ -173,7 +188,11 @@ def data(plan: Plan) -> bytes:
 
 
 def stored(catalog: str) -> list[str]:
-    return os.listdir(Path(catalog).with_name("datastores") / "1") if (Path(catalog).with_name("datastores") / "1").exists() else []
+    return (
+        os.listdir(Path(catalog).with_name("datastores") / "1")
+        if (Path(catalog).with_name("datastores") / "1").exists()
+        else []
+    )
 
 
 # Checksums from a file
@@ -184,7 +203,10 @@ def test_check_run_run_again_and_check_again(run: Run, serve: Serve) -> None:
     published(site, a=disk(1), b=disk(2))
     wish = {"url": f"{site.url}/a.img", "checksum": f"SHA256:{site.url}/SHA256SUMS"}
     planned = run(check=True, **wish)
-    assert (names(planned), planned.result["image"]["origin_checksum"]) == (["create image"], f"sha256:{sha256(disk(1))}")
+    assert (names(planned), planned.result["image"]["origin_checksum"]) == (
+        ["create image"],
+        f"sha256:{sha256(disk(1))}",
+    )
     assert site.paths() == ["/SHA256SUMS", "/a.img"]
     done = run(**wish)
     assert done.described() == planned.described()
@@ -200,7 +222,9 @@ def test_check_run_run_again_and_check_again(run: Run, serve: Serve) -> None:
 def test_many_images_fetch_one_file_once(run: Run, serve: Serve) -> None:
     site = serve()
     published(site, a=disk(1), b=disk(2))
-    images = [{"name": name, "url": f"{site.url}/{name}.img", "checksum": f"sha256:{site.url}/SHA256SUMS"} for name in "ab"]
+    images = [
+        {"name": name, "url": f"{site.url}/{name}.img", "checksum": f"sha256:{site.url}/SHA256SUMS"} for name in "ab"
+    ]
     assert names(run(images=images)) == ["create image"] * 2
     assert site.paths() == ["/SHA256SUMS", "/a.img", "/b.img"]
     assert names(run(images=images)) == []
@@ -215,7 +239,10 @@ def test_a_file_of_this_host_is_compared_too(run: Run, serve: Serve, tmp_path: P
     assert data(run(**wish)) == disk(1)
     assert names(run(**wish)) == []
     (tmp_path / "a.img").write_bytes(disk(2))
-    with pytest.raises(InvalidInput, match=f"^sha256: '{sha256(disk(1))}' is not accepted: the sha256 of what is at .*a.img is {sha256(disk(2))}"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"^sha256: '{sha256(disk(1))}' is not accepted: the sha256 of what is at .*a.img is {sha256(disk(2))}",
+    ):
         run(**{**wish, "name": "y"})
 
 
@@ -223,13 +250,19 @@ def test_what_the_file_says_is_compared_with_what_came(run: Run, serve: Serve, c
     site = serve()
     published(site, a=disk(1))
     site.files["/a.img"] = disk(2)
-    with pytest.raises(InvalidInput, match=f"^sha256: '{sha256(disk(1))}' is not accepted: the sha256 of what is at {site.url}/a.img is {sha256(disk(2))}"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"^sha256: '{sha256(disk(1))}' is not accepted: the sha256 of what is at {site.url}/a.img is "
+        f"{sha256(disk(2))}",
+    ):
         run(url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS")
     assert stored(catalog) == []
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(run: Run, serve: Serve, check: bool) -> None:
+def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(
+    run: Run, serve: Serve, check: bool
+) -> None:
     site = serve()
     published(site, latest=disk(1))
     wish = {"url": f"{site.url}/latest.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
@@ -238,7 +271,8 @@ def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(run:
     with pytest.raises(Conflict) as caught:
         run(check=check, **wish)
     assert str(caught.value) == (
-        f"checksum: the image 'x' was made with 'sha256:{sha256(disk(1))}'; leave checksum out to keep its data, or give force: true "
+        f"checksum: the image 'x' was made with 'sha256:{sha256(disk(1))}'; leave checksum out to keep its data, or "
+        "give force: true "
         f"to lose all that it holds and get new data with 'sha256:{sha256(disk(2))}' of {site.url}/SHA256SUMS."
     )
     assert Path(path).read_bytes() == disk(1)
@@ -254,7 +288,11 @@ def test_the_same_checksum_elsewhere_is_the_same_data(run: Run, serve: Serve) ->
         published(one, a=disk(1))
     path = run(url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS").result["image"]["path"]
     moved = run(url=f"{mirror.url}/a.img", checksum=f"sha256:{mirror.url}/SHA256SUMS")
-    assert (names(moved), moved.result["image"]["path"], moved.result["image"]["origin"]) == (["update image"], path, f"{mirror.url}/a.img")
+    assert (names(moved), moved.result["image"]["path"], moved.result["image"]["origin"]) == (
+        ["update image"],
+        path,
+        f"{mirror.url}/a.img",
+    )
     assert mirror.paths() == ["/SHA256SUMS"]
 
 
@@ -296,10 +334,14 @@ def test_an_image_is_removed_without_a_mirror(run: Run, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_file_that_is_missing_is_an_error_before_anything_is_fetched(run: Run, serve: Serve, catalog: str, check: bool) -> None:
+def test_a_file_that_is_missing_is_an_error_before_anything_is_fetched(
+    run: Run, serve: Serve, catalog: str, check: bool
+) -> None:
     site = serve()
     site.files["/a.img"] = disk(1)
-    with pytest.raises(TransferFailed, match=f"^Could not read {site.url}/SHA256SUMS\\?\\.\\.\\.: the server answered 404 Not Found.$"):
+    with pytest.raises(
+        TransferFailed, match=f"^Could not read {site.url}/SHA256SUMS\\?\\.\\.\\.: the server answered 404 Not Found.$"
+    ):
         run(check=check, url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS?token=pa55#pa55")
     assert "/a.img" not in site.paths()
     assert stored(catalog) == []
@@ -318,17 +360,27 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     good = site.files["/SHA256SUMS"]
     site.files["/SHA256SUMS"] = good.ljust((1 << 20) + 1, b"\n")
-    with pytest.raises(TransferFailed, match="SHA256SUMS: the file has 1048577 bytes, and there is room for 1048576 bytes at most"):
+    with pytest.raises(
+        TransferFailed, match="SHA256SUMS: the file has 1048577 bytes, and there is room for 1048576 bytes at most"
+    ):
         run(**wish)
     site.coding = "gzip"
     site.files["/SHA256SUMS"] = gzip.compress(good.ljust((1 << 20) + 1, b"\n"))
-    with pytest.raises(InvalidInput, match="SHA256SUMS' is not accepted: at most 1048576 bytes are expected, and it expands to more than that"):
+    with pytest.raises(
+        InvalidInput,
+        match="SHA256SUMS' is not accepted: at most 1048576 bytes are expected, and it expands to more than that",
+    ):
         run(**wish)
     site.files.update({"/SHA256SUMS": gzip.compress(good), "/a.img": gzip.compress(disk(1))})
-    with pytest.raises(InvalidInput, match=f"the sha256 of what is at {site.url}/a.img is"):  # it is that of the bytes as they are there
+    with pytest.raises(
+        InvalidInput, match=f"the sha256 of what is at {site.url}/a.img is"
+    ):  # it is that of the bytes as they are there
         run(**wish)
     monkeypatch.setattr(checksum_list, "LONGEST_TIME", -1.0)
-    with pytest.raises(TransferFailed, match=f"^Could not read {site.url}/SHA256SUMS: a file with checksums is expected within -1 seconds.$"):
+    with pytest.raises(
+        TransferFailed,
+        match=f"^Could not read {site.url}/SHA256SUMS: a file with checksums is expected within -1 seconds.$",
+    ):
         run(**wish)
 
 
@@ -338,7 +390,11 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
 def test_a_ca_vouches_for_the_image_and_for_its_checksum(run: Run, serve: Serve, authority: Path) -> None:
     site = serve(tls=True)
     published(site, a=disk(1))
-    wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS", "ca_path": str(authority / "ca.pem")}
+    wish = {
+        "url": f"{site.url}/a.img",
+        "checksum": f"sha256:{site.url}/SHA256SUMS",
+        "ca_path": str(authority / "ca.pem"),
+    }
     planned, done = run(check=True, **wish), run(**wish)
     assert (names(planned), data(done)) == (["create image"], disk(1))
     assert names(run(**wish)) == names(run(check=True, **wish)) == []
@@ -347,7 +403,9 @@ def test_a_ca_vouches_for_the_image_and_for_its_checksum(run: Run, serve: Serve,
 
 @pytest.mark.parametrize("ca", [None, "other.pem"])
 @pytest.mark.parametrize("check", [True, False])
-def test_without_it_the_server_is_not_trusted(run: Run, serve: Serve, authority: Path, ca: str | None, check: bool) -> None:
+def test_without_it_the_server_is_not_trusted(
+    run: Run, serve: Serve, authority: Path, ca: str | None, check: bool
+) -> None:
     site = serve(tls=True)
     published(site, a=disk(1))
     with pytest.raises(TransferFailed, match="the server's certificate is not trusted"):
@@ -368,7 +426,10 @@ def test_a_file_with_several_cas_and_comments(run: Run, serve: Serve, authority:
     site = serve(tls=True)
     published(site, a=disk(1))
     bundle = tmp_path / "bundle.pem"
-    bundle.write_text("\n".join(("# Ärger", (authority / "other.pem").read_text(), "# unsere", (authority / "ca.pem").read_text())), "latin-1")
+    bundle.write_text(
+        "\n".join(("# Ärger", (authority / "other.pem").read_text(), "# unsere", (authority / "ca.pem").read_text())),
+        "latin-1",
+    )
     (tmp_path / "link.pem").symlink_to(bundle)
     assert data(run(url=f"{site.url}/a.img", ca_path=str(tmp_path / "link.pem"))) == disk(1)
 
@@ -380,7 +441,10 @@ def test_a_file_that_is_no_ca(run: Run, serve: Serve, authority: Path, tmp_path:
     (tmp_path / "ca.pem").write_text(texts[kind])
     with pytest.raises(InvalidInput) as caught:
         run(check=True, url=f"{serve(tls=True).url}/a.img", ca_path=str(tmp_path / "ca.pem"))
-    assert str(caught.value) == f"ca_path: '{tmp_path}/ca.pem' is not accepted: a file with the certificates of CAs in PEM is expected."
+    assert (
+        str(caught.value)
+        == f"ca_path: '{tmp_path}/ca.pem' is not accepted: a file with the certificates of CAs in PEM is expected."
+    )
 
 
 def test_a_file_that_can_not_be_read(run: Run, serve: Serve, tmp_path: Path) -> None:
@@ -405,7 +469,9 @@ def test_headers_are_sent_to_the_server(run: Run, serve: Serve) -> None:
     wish["headers"] = {"authorization": TOKEN, "X-Trace": 7, "User-Agent": "curl"}
     assert names(run(check=True, **wish)) == ["create image"]
     assert data(run(**wish)) == disk(1)
-    assert [(one["Authorization"], one["X-Trace"], one["User-Agent"]) for _path, one in site.asked] == [(TOKEN, "7", "curl")] * 4
+    assert [(one["Authorization"], one["X-Trace"], one["User-Agent"]) for _path, one in site.asked] == [
+        (TOKEN, "7", "curl")
+    ] * 4
     site.paths()
     assert names(run(**wish)) == names(run(**{**wish, "headers": None, "checksum": None})) == []
 
@@ -416,7 +482,10 @@ def test_they_go_along_to_the_same_server_only(run: Run, serve: Serve) -> None:
     other.files["/a.img"] = f"{other.url}/b.img"
     other.files["/b.img"] = disk(1)
     assert data(run(url=f"{site.url}/a.img", headers={"Authorization": TOKEN, "X-Token": TOKEN})) == disk(1)
-    assert [(path, one.get("Authorization"), one.get("X-Token")) for path, one in site.asked] == [("/a.img", TOKEN, TOKEN), ("/moved", TOKEN, TOKEN)]
+    assert [(path, one.get("Authorization"), one.get("X-Token")) for path, one in site.asked] == [
+        ("/a.img", TOKEN, TOKEN),
+        ("/moved", TOKEN, TOKEN),
+    ]
     assert [(path, TOKEN in one.values()) for path, one in other.asked] == [("/a.img", False), ("/b.img", False)]
 
 
@@ -437,23 +506,59 @@ def test_a_checksum_of_another_server_is_fetched_without_them(run: Run, serve: S
     [
         ({"headers": {"X y": TOKEN}}, "headers: '...' is not accepted: names of HTTP headers are expected"),
         ({"headers": {7: TOKEN}}, "headers: '...' is not accepted: names of HTTP headers are expected"),
-        ({"headers": {"X": f"{TOKEN}\r\nY: z"}}, "headers: 'X' is not accepted: a value is expected that is text in ASCII, on one line"),
+        (
+            {"headers": {"X": f"{TOKEN}\r\nY: z"}},
+            "headers: 'X' is not accepted: a value is expected that is text in ASCII, on one line",
+        ),
         ({"headers": {"X": ""}}, "headers: 'X' is not accepted: a value is expected"),
         ({"headers": {"X": True}}, "headers: 'X' is not accepted: a value is expected"),
         ({"headers": {"X": {"y": TOKEN}}}, "headers: 'X' is not accepted: a value is expected"),
-        ({"headers": {"Host": TOKEN}}, "headers: 'Host' is not accepted: each header once, and none of connection, content-length, "),
+        (
+            {"headers": {"Host": TOKEN}},
+            "headers: 'Host' is not accepted: each header once, and none of connection, content-length, ",
+        ),
         ({"headers": {"X": "1", "x": TOKEN}}, "headers: 'x' is not accepted: each header once"),
-        ({"headers": {"X": TOKEN}, "path": "/srv/a.img"}, "headers: 'X' is not accepted: it goes with a url, or a checksum from a URL, with http or https."),
-        ({"headers": {"X": TOKEN}, "url": "ssh://h/a.img"}, "headers: 'X' is not accepted: it goes with a url, or a checksum from a URL, with http or https."),
-        ({"headers": {"X": TOKEN}, "size": "1"}, "headers: 'X' is not accepted: it goes with path or url, not with size."),
-        ({"headers": {"Authorization": TOKEN}, "url": "http://me:pw@h/a"}, "headers: 'Authorization' is not accepted: it doesn't go together with a user"),
-        ({"ca_path": "/ca.pem", "url": "ssh://h/a.img"}, "ca_path: '/ca.pem' is not accepted: it goes with a url, or a checksum from a URL, with http"),
+        (
+            {"headers": {"X": TOKEN}, "path": "/srv/a.img"},
+            "headers: 'X' is not accepted: it goes with a url, or a checksum from a URL, with http or https.",
+        ),
+        (
+            {"headers": {"X": TOKEN}, "url": "ssh://h/a.img"},
+            "headers: 'X' is not accepted: it goes with a url, or a checksum from a URL, with http or https.",
+        ),
+        (
+            {"headers": {"X": TOKEN}, "size": "1"},
+            "headers: 'X' is not accepted: it goes with path or url, not with size.",
+        ),
+        (
+            {"headers": {"Authorization": TOKEN}, "url": "http://me:pw@h/a"},
+            "headers: 'Authorization' is not accepted: it doesn't go together with a user",
+        ),
+        (
+            {"ca_path": "/ca.pem", "url": "ssh://h/a.img"},
+            "ca_path: '/ca.pem' is not accepted: it goes with a url, or a checksum from a URL, with http",
+        ),
         ({"ca_path": "ca.pem", "url": "https://h/a.img"}, "ca_path: 'ca.pem' is not accepted: an absolute path"),
-        ({"checksum": "sha256:ftp://h/SUMS", "url": "http://h/a"}, "checksum: 'sha256:ftp://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is"),
-        ({"checksum": "sha256:https://h/S"}, "checksum: 'sha256:https://h/S' is not accepted: a file with checksums goes with a path or a url"),
-        ({"checksum": "sha3:https://h/SUMS", "url": "http://h/a"}, "checksum: 'sha3:https://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is"),
-        ({"checksum": "sha256:https://me:pw@h:x/S", "url": "http://h/a"}, "checksum: '...' is not accepted: a URL with a valid host and port is expected."),
-        ({"checksum": "sha256:https://h/S", "clone_from": "y"}, "checksum: 'sha256:https://h/S' is not accepted: it goes with path or url, not with"),
+        (
+            {"checksum": "sha256:ftp://h/SUMS", "url": "http://h/a"},
+            "checksum: 'sha256:ftp://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is",
+        ),
+        (
+            {"checksum": "sha256:https://h/S"},
+            "checksum: 'sha256:https://h/S' is not accepted: a file with checksums goes with a path or a url",
+        ),
+        (
+            {"checksum": "sha3:https://h/SUMS", "url": "http://h/a"},
+            "checksum: 'sha3:https://h/SUMS' is not accepted: <algorithm>:<hexadecimal digits> is",
+        ),
+        (
+            {"checksum": "sha256:https://me:pw@h:x/S", "url": "http://h/a"},
+            "checksum: '...' is not accepted: a URL with a valid host and port is expected.",
+        ),
+        (
+            {"checksum": "sha256:https://h/S", "clone_from": "y"},
+            "checksum: 'sha256:https://h/S' is not accepted: it goes with path or url, not with",
+        ),
     ],
 )
 def test_what_is_refused_at_once(run: Run, given: dict[str, Any], message: str) -> None:
@@ -462,11 +567,18 @@ def test_what_is_refused_at_once(run: Run, given: dict[str, Any], message: str) 
     assert "s3cr3t" not in str(caught.value) and "pw" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", [{"headers": {"X": TOKEN}}, {"checksum": "sha256:https://h/SUMS"}, {"ca_path": "/ca.pem"}])
+@pytest.mark.parametrize(
+    "option", [{"headers": {"X": TOKEN}}, {"checksum": "sha256:https://h/SUMS"}, {"ca_path": "/ca.pem"}]
+)
 def test_a_directory_has_none_of_it(run: Run, catalog: str, tmp_path: Path, option: dict[str, Any]) -> None:
-    subprocess.run(["sqlite3", catalog, "UPDATE datastore SET ds_driver = 'virtiofs', tm_driver = 'virtiofs' WHERE id = 1"], check=True)
+    subprocess.run(
+        ["sqlite3", catalog, "UPDATE datastore SET ds_driver = 'virtiofs', tm_driver = 'virtiofs' WHERE id = 1"],
+        check=True,
+    )
     given = {"checksum": "sha256:https://h/SUMS", **option} if "checksum" not in option else option
-    with pytest.raises(InvalidInput, match="an image of type filesystem is a directory, which stays as it is") as caught:
+    with pytest.raises(
+        InvalidInput, match="an image of type filesystem is a directory, which stays as it is"
+    ) as caught:
         run(type="filesystem", path=str(tmp_path), **given)
     assert TOKEN not in str(caught.value)
 
@@ -475,32 +587,66 @@ def test_a_directory_has_none_of_it(run: Run, catalog: str, tmp_path: Path, opti
 @pytest.mark.parametrize("outcome", ["made", "refused", "unsupported"])
 @pytest.mark.parametrize("as_text", [False, True])
 def test_values_of_headers_are_told_nobody(
-    serve: Serve, catalog: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, many: bool, outcome: str, as_text: bool
+    serve: Serve,
+    catalog: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    many: bool,
+    outcome: str,
+    as_text: bool,
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **more: logged.append(f"{text}{more}"))
+    monkeypatch.setattr(
+        "ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **more: logged.append(f"{text}{more}")
+    )
     site = serve()
     published(site, a=disk(1))
     site.token = TOKEN if outcome == "made" else "another one"
     headers: Any = {"Authorization": TOKEN, "X-Pin": "7531"}
-    image = {"name": "x", "type": "os", "datastore": "default", "url": f"{site.url}/a.img", "headers": json.dumps(headers) if as_text else headers}
+    image = {
+        "name": "x",
+        "type": "os",
+        "datastore": "default",
+        "url": f"{site.url}/a.img",
+        "headers": json.dumps(headers) if as_text else headers,
+    }
     image.update({"nonsense": 1} if outcome == "unsupported" else {})
-    with patch_module_args({"catalog": catalog, "_ansible_diff": True, **({"images": [image]} if many else image)}), pytest.raises(SystemExit):
+    with (
+        patch_module_args({"catalog": catalog, "_ansible_diff": True, **({"images": [image]} if many else image)}),
+        pytest.raises(SystemExit),
+    ):
         run_module(IMAGE_SPEC, ImageService)
     out = capsys.readouterr().out
     answer = json.loads(out)
     assert answer.get("failed", False) == (outcome != "made"), out
     for secret in ("s3cr3t", "7531"):
         assert secret not in out and not any(secret in text for text in logged)
-        found = subprocess.run(["grep", "--recursive", "--text", "--files-with-matches", secret, str(tmp_path)], check=False, stdout=subprocess.PIPE, text=True)
+        found = subprocess.run(
+            ["grep", "--recursive", "--text", "--files-with-matches", secret, str(tmp_path)],
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert found.stdout == ""
 
 
-def test_a_server_that_repeats_a_header_tells_it_nobody(serve: Serve, authority: Path, catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_repeats_a_header_tells_it_nobody(
+    serve: Serve, authority: Path, catalog: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     site = serve(tls=True)
     site.files["/a.img"] = "http://127.0.0.1:1/s3cr3t-t0ken"
-    image = {"name": "x", "type": "os", "datastore": "default", "url": f"{site.url}/a.img", "headers": {"Authorization": TOKEN}}
-    with patch_module_args({"catalog": catalog, "ca_path": str(authority / "ca.pem"), **image}), pytest.raises(SystemExit):
+    image = {
+        "name": "x",
+        "type": "os",
+        "datastore": "default",
+        "url": f"{site.url}/a.img",
+        "headers": {"Authorization": TOKEN},
+    }
+    with (
+        patch_module_args({"catalog": catalog, "ca_path": str(authority / "ca.pem"), **image}),
+        pytest.raises(SystemExit),
+    ):
         run_module(IMAGE_SPEC, ImageService)
     out = capsys.readouterr().out
     assert "the server redirects from https to http://127.0.0.1:1/*" in json.loads(out)["msg"] and "s3cr3t" not in out
@@ -509,14 +655,26 @@ def test_a_server_that_repeats_a_header_tells_it_nobody(serve: Serve, authority:
 def test_a_short_value_hides_nothing_else(serve: Serve, catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
     site = serve()
     published(site, a=disk(1))
-    image = {"name": "x", "type": "os", "datastore": "default", "url": f"{site.url}/a.img", "headers": {"Accept": "*/*", "X-Version": "1", "X-Format": "raw"}}
+    image = {
+        "name": "x",
+        "type": "os",
+        "datastore": "default",
+        "url": f"{site.url}/a.img",
+        "headers": {"Accept": "*/*", "X-Version": "1", "X-Format": "raw"},
+    }
     with patch_module_args({"catalog": catalog, **image}), pytest.raises(SystemExit):
         run_module(IMAGE_SPEC, ImageService)
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["image"]["origin"], answer["image"]["format"], answer["image"]["datastore_id"]) == (f"{site.url}/a.img", "raw", 1)
+    assert (answer["image"]["origin"], answer["image"]["format"], answer["image"]["datastore_id"]) == (
+        f"{site.url}/a.img",
+        "raw",
+        1,
+    )
 
 
-def test_a_server_that_does_not_answer_keeps_nobody_for_long(run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_keeps_nobody_for_long(
+    run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checksum_list, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/SHA256SUMS"

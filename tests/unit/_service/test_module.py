@@ -14,9 +14,13 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import ArgumentSpec
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.module import run_info_module, run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SUBID_SPEC, SubidService, SubidWish
+from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module, run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
+    SUBID_SPEC,
+    SubidService,
+    SubidWish,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 
 Answer = Callable[..., dict[str, Any]]
 
@@ -83,14 +87,24 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
 )
 @pytest.mark.parametrize("check", [False, True])
 def test_secrets_of_urls_are_told_nobody(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, many: bool, check: bool
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    many: bool,
+    check: bool,
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text))
+    monkeypatch.setattr(
+        "ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text)
+    )
     with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True, datastore_location=str(tmp_path)):
         image = {"name": "x", "datastore": "default", "type": "os", "url": url}
     given = {"images": [image]} if many else image
-    with patch_module_args({"catalog": catalog, "_ansible_check_mode": check, "_ansible_diff": True, **given}), pytest.raises(SystemExit):
+    with (
+        patch_module_args({"catalog": catalog, "_ansible_check_mode": check, "_ansible_diff": True, **given}),
+        pytest.raises(SystemExit),
+    ):
         run_module(IMAGE_SPEC, ImageService)
     out = capsys.readouterr().out
     assert any("Invoked with" in line for line in logged)
@@ -127,7 +141,9 @@ def test_a_secret_in_the_wrong_option_is_told_nobody(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     logged: list[str] = []
-    monkeypatch.setattr("ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text))
+    monkeypatch.setattr(
+        "ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: logged.append(text)
+    )
     with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True):
         image = {} if "images" in given else {"name": "x", "datastore": "default", "type": "os"}
     with patch_module_args({"catalog": catalog, "_ansible_diff": True, **image, **given}), pytest.raises(SystemExit):
@@ -141,7 +157,10 @@ def test_what_is_no_secret_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     with open_catalog(catalog := str(tmp_path / "catalog.sqlite"), create=True):
         pass
     for url in ("ssh://backup@127.0.0.1/none@2024", "/srv/data@2024/x?#", "qemu+ssh://root@h1/system?keyfile=/x"):
-        with patch_module_args({"catalog": catalog, "name": "x", "datastore": url, "type": "os", "size": 1}), pytest.raises(SystemExit):
+        with (
+            patch_module_args({"catalog": catalog, "name": "x", "datastore": url, "type": "os", "size": 1}),
+            pytest.raises(SystemExit),
+        ):
             run_module(IMAGE_SPEC, ImageService)
         answer = json.loads(capsys.readouterr().out)
         assert url in answer["msg"] or "none@2024" in url, answer
@@ -165,7 +184,10 @@ def images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
 @pytest.mark.parametrize(
     ("element", "message"),
     [
-        ({"nam": "x"}, "Unsupported parameters: images.nam. Supported parameters include: ca_path, checksum, clone_from, "),
+        (
+            {"nam": "x"},
+            "Unsupported parameters: images.nam. Supported parameters include: ca_path, checksum, clone_from, ",
+        ),
         ({"name": "x", "id": "y"}, "argument 'id' is of type str found in 'images'"),
         ({"name": "x", "state": "gone"}, "value of state must be one of: present, absent, got: gone found in images"),
         ({"name": "x", "uid_map": [{}]}, "missing required arguments: target found in images -> uid_map"),
@@ -180,13 +202,18 @@ def test_elements_of_a_list_are_checked_as_options_are(images: Answer, element: 
 
 
 def test_elements_of_a_list_are_converted_and_completed_as_options_are(images: Answer) -> None:
-    answer = images({"name": 5.5, "datastore": "default", "type": "datablock", "size": "2", "persistent": "yes"}, {"name": "gone", "state": "absent"})
+    answer = images(
+        {"name": 5.5, "datastore": "default", "type": "datablock", "size": "2", "persistent": "yes"},
+        {"name": "gone", "state": "absent"},
+    )
     assert [(one["name"], one["size_mb"], one["persistent"]) for one in answer["images"]] == [("5.5", 2, True)]
 
 
 def test_each_option_is_documented_once() -> None:
     """The elements of ``images`` have the options of the module, which ``ansible-doc`` printed twice."""
-    shown = subprocess.run(["ansible-doc", "--json", "granary.vmstore.image"], check=True, stdout=subprocess.PIPE).stdout
+    shown = subprocess.run(
+        ["ansible-doc", "--json", "granary.vmstore.image"], check=True, stdout=subprocess.PIPE
+    ).stdout
     options = json.loads(shown)["granary.vmstore.image"]["doc"]["options"]
     assert "suboptions" not in options["images"]
     assert options.keys() == IMAGE_SPEC.argument_spec.keys()

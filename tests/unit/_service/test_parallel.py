@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs at the same time that want opposite things: each finds the world as the other left it, and none takes that for a loss."""
+"""Runs at the same time that want opposite things: each finds the world as the other left it, and none takes that for a
+loss.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,24 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DATASTORE_SPEC, DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import IMAGE_SPEC, ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
+    IMAGE_SNAPSHOT_SPEC,
+    ImageSnapshotService,
+)
 
 #: Which services are run, in turn, so often as the first argument says; what they refuse is printed, a line each.
 PROGRAM = """
 import json, os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore import DatastoreService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image import ImageService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import ImageSnapshotService
 services = {"datastore": DatastoreService, "image": ImageService, "image_snapshot": ImageSnapshotService}
 sys.stdin.readline()
 for _time in range(int(sys.argv[1])):
@@ -61,7 +69,10 @@ RACES: dict[str, tuple[Sequence[Sequence[tuple[str, Mapping[str, object]]]], str
     "image": ([[("image", X)], [("image", NO_X)]], f"{STALE}|{USED}"),
     "several": ([[("image", X), ("image", NO_X)]] * 3, f"{STALE}|{USED}"),
     "datastore": ([[("datastore", D)], [("datastore", NO_D)]], STALE),
-    "datastore and image": ([[("datastore", D), ("datastore", NO_D)], [("image", IN_D), ("image", NO_X)]], f"{STALE}|{NO_DATASTORE}|{HAS_IMAGE}"),
+    "datastore and image": (
+        [[("datastore", D), ("datastore", NO_D)], [("image", IN_D), ("image", NO_X)]],
+        f"{STALE}|{NO_DATASTORE}|{HAS_IMAGE}",
+    ),
     "snapshot": (
         [[("image", X), ("image_snapshot", {"image": "x", "snapshot": 0, "state": "absent"})], [("image", NO_X)]],
         f"{STALE}|{NO_IMAGE}|{USED}",
@@ -86,12 +97,16 @@ def options(module: str, catalog: str, given: Mapping[str, object]) -> dict[str,
 
 
 @pytest.mark.parametrize(("runs", "refused"), RACES.values(), ids=RACES)
-def test_runs_that_undo_each_other(catalog: str, runs: Sequence[Sequence[tuple[str, Mapping[str, object]]]], refused: str) -> None:
+def test_runs_that_undo_each_other(
+    catalog: str, runs: Sequence[Sequence[tuple[str, Mapping[str, object]]]], refused: str
+) -> None:
     processes = []
     for run in runs:
         calls = json.dumps([(module, options(module, catalog, given)) for module, given in run])
         command = [sys.executable, "-c", PROGRAM, str(TIMES), calls]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
@@ -134,6 +149,8 @@ def test_a_datastore_is_made_anew_while_an_image_is_made_in_it(catalog: str, tmp
         return plan
 
     service.rehearse = meanwhile
-    with pytest.raises(StaleState, match="Another program changed the catalog meanwhile; nothing was changed, run it again"):
+    with pytest.raises(
+        StaleState, match="Another program changed the catalog meanwhile; nothing was changed, run it again"
+    ):
         service.converge()
     assert [path for path in (tmp_path / "datastores").rglob("*") if path.is_file()] == []

@@ -9,9 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, Conflict, InvalidInput, UnsupportedAction, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    InvalidInput,
+    UnsupportedAction,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SubidService, SubidWish, subid_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
+    SubidService,
+    SubidWish,
+    subid_info,
+)
 
 
 @pytest.fixture
@@ -51,9 +61,14 @@ def test_the_next_free_range_is_taken_as_useradd_does(etc: Path) -> None:
 
 
 def test_login_defs_says_where(etc: Path) -> None:
-    (etc / "login.defs").write_text("# SUB_UID_MIN 7\nSUB_UID_MIN\t\t  500000\nSUB_GID_MIN 400000\nSUB_UID_MAX 700000\n")
+    (etc / "login.defs").write_text(
+        "# SUB_UID_MIN 7\nSUB_UID_MIN\t\t  500000\nSUB_GID_MIN 400000\nSUB_UID_MAX 700000\n"
+    )
     assert planned(etc).result["subgid"] == [{"user": "alice", "start": 500000, "count": 65536}]
-    with pytest.raises(Conflict, match=r"No 200002 ids in a row are free from 500000 to 700000 \(login.defs\), so give a start for 'alice'"):
+    with pytest.raises(
+        Conflict,
+        match=r"No 200002 ids in a row are free from 500000 to 700000 \(login.defs\), so give a start for 'alice'",
+    ):
         planned(etc, count=200002)
 
 
@@ -73,12 +88,15 @@ def test_accounts_are_avoided_and_warned_of(etc: Path) -> None:
     )  # fmt: skip
     start, warning = done.stdout.splitlines()
     assert start == "120001"
-    assert warning.startswith("the account 'somebody' (uid 120000) is in the uid range of 'root': guests whose ids are mapped there act as it.")
+    assert warning.startswith(
+        "the account 'somebody' (uid 120000) is in the uid range of 'root': guests whose ids are mapped there act as "
+        "it."
+    )
 
 
 NEXT_TO_AN_ACCOUNT = """
 import sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.subid import SubidService, SubidWish
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SubidService, SubidWish
 print(SubidService(SubidWish("root"), sys.argv[1]).plan().result["subuid"][0]["start"])
 print(*SubidService(SubidWish("root", 100000), sys.argv[1]).plan().warnings)
 """
@@ -101,7 +119,11 @@ def test_an_existing_entry_is_respected_and_reported(etc: Path) -> None:
     assert not plan.changed
     assert plan.result == {"subuid": [{"user": "bob", "start": 300000, "count": 65536}]}
     warning = f"bob:500000:65536 in {etc}/subuid gives it both."
-    assert [one for one in plan.warnings if "has the uid range 300000:65536, which is kept, and not 500000:65536" in one and one.endswith(warning)]
+    assert [
+        one
+        for one in plan.warnings
+        if "has the uid range 300000:65536, which is kept, and not 500000:65536" in one and one.endswith(warning)
+    ]
     for wish in ({}, {"start": 300000}, {"start": 300100, "count": 100}):
         assert not [one for one in planned(etc, user="bob", type="uid", **wish).warnings if "kept" in one]
 
@@ -140,7 +162,9 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
 
 
 def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer comes from the system's own getsubids(1), which reads the system's nsswitch.conf: no user has such a range here."""
+    """The answer comes from the system's own getsubids(1), which reads the system's nsswitch.conf: no user has such a
+    range here.
+    """
     (etc / "nsswitch.conf").write_text("subid: sss\n")
     with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
         planned(etc, user="nosuchuser")
@@ -168,7 +192,11 @@ def test_bad_values_are_refused(options: dict[str, object], message: str) -> Non
 
 
 def test_info_lists_everything_or_one_users_ranges(etc: Path) -> None:
-    assert subid_info(None, str(etc)) == {"source": "files", "subuid": [{"user": "bob", "start": 300000, "count": 65536}], "subgid": []}
+    assert subid_info(None, str(etc)) == {
+        "source": "files",
+        "subuid": [{"user": "bob", "start": 300000, "count": 65536}],
+        "subgid": [],
+    }
     assert subid_info("alice", str(etc))["subuid"] == []
 
 

@@ -32,22 +32,40 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
     VmstoreError,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._core.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._host import domain_ids, virtiofsd_wrapper
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import Daemon
+from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import Daemon
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+    wrapper as virtiofsd_wrapper,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
-from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export_identity import check_read_only, decide_maps, map_obstacle, owners
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_attachment import Attachment, attachments, record_attachment, resolve_attachment
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export import VIRTIOFS_EXPORT_SPEC, VirtiofsExportService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_export_info import virtiofs_export_info
+from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
+    VIRTIOFS_EXPORT_SPEC,
+    VirtiofsExportService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import (
+    check_read_only,
+    decide_maps,
+    map_obstacle,
+    owners,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.info import virtiofs_export_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
+    Attachment,
+    attachments,
+    record_attachment,
+    resolve_attachment,
+)
 
 URI = "test:///default"
 DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata><memory unit='MiB'>64</memory>
 <os><type>hvm</type></os><devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
-DEVICE = "<filesystem accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/><target dir='{}'/>{}</filesystem>"
+DEVICE = (
+    "<filesystem accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/><target dir='{}'/>{}</filesystem>"
+)
 DEFAULTS = {name: option.get("default") for name, option in VIRTIOFS_EXPORT_SPEC.argument_spec.items()}
 
 
@@ -93,7 +111,15 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 
     def make(**options: Any) -> VirtiofsExportService:
-        wish = {"domain": "a", "binary": str(daemon), "allow_unmapped": True, "uri": URI, "host": "hv1", "catalog": str(tmp_path / "catalog.sqlite"), **options}
+        wish = {
+            "domain": "a",
+            "binary": str(daemon),
+            "allow_unmapped": True,
+            "uri": URI,
+            "host": "hv1",
+            "catalog": str(tmp_path / "catalog.sqlite"),
+            **options,
+        }
         if not any(name in wish for name in ("image", "attachment", "source")) and wish.get("state") != "absent":
             wish.update({"source": str(shared), "mount_tag": "t", **options})
         return VirtiofsExportService({**DEFAULTS, **wish})
@@ -113,7 +139,9 @@ def names(plan: Plan) -> list[str]:
 
 
 def device_of(domain: libvirt.virDomain, tag: str = "t") -> ET.Element | None:
-    return ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find(f"devices/filesystem/target[@dir='{tag}']/..")
+    return ET.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find(
+        f"devices/filesystem/target[@dir='{tag}']/.."
+    )
 
 
 def test_exports_of_one_host_wait_for_each_other(define: Callable, service: Callable, tmp_path: Path) -> None:
@@ -137,12 +165,16 @@ def test_check_run_again_check_again(define: Callable, service: Callable, shared
     assert not service().plan().changed
     # Back to where it was, but for the shared memory, which stays.
     assert names(run(service(state="absent", mount_tag="t"))) == ["remove virtiofs device"]
-    after = re.sub(r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL)
+    after = re.sub(
+        r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL
+    )
     assert after == before
     assert "passwd='secret'" in after
 
 
-def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(define: Callable, service: Callable, shared: Path) -> None:
+def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(
+    define: Callable, service: Callable, shared: Path
+) -> None:
     define()
     wish = {"owner": "guest:5", "group": "6", "mode": "0770"}
     assert names(service(**wish).plan()) == ["change directory", "add virtiofs device"]
@@ -157,7 +189,9 @@ def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(defin
     assert os.stat(shared).st_uid == 5
 
 
-def test_it_gets_the_old_one_back_where_the_export_fails(define: Callable, service: Callable, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_gets_the_old_one_back_where_the_export_fails(
+    define: Callable, service: Callable, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     define()
 
     def fail(*_arguments: object) -> None:
@@ -182,13 +216,19 @@ def test_an_option_that_isnt_given_stays_and_one_that_is_changes(define: Callabl
     run(service(queue=64, thread_pool=4, xattr=True))
     assert names(run(service(cache="always"))) == ["change virtiofs device"]
     device = device_of(domain)
-    assert (device.find("driver").get("queue"), device.find("binary/thread_pool").get("size"), device.find("binary").get("xattr")) == ("64", "4", "on")
+    assert (
+        device.find("driver").get("queue"),
+        device.find("binary/thread_pool").get("size"),
+        device.find("binary").get("xattr"),
+    ) == ("64", "4", "on")
     assert device.find("binary/cache").get("mode") == "always"
     run(service(cache="auto"))
     assert device_of(domain).find("binary/cache") is None
 
 
-def test_a_symbolic_link_is_resolved_when_it_is_given_as_source(define: Callable, service: Callable, shared: Path) -> None:
+def test_a_symbolic_link_is_resolved_when_it_is_given_as_source(
+    define: Callable, service: Callable, shared: Path
+) -> None:
     domain = define()
     (shared.parent / "link").symlink_to(shared)
     run(service(source=str(shared.parent / "link"), mount_tag="t"))
@@ -196,7 +236,9 @@ def test_a_symbolic_link_is_resolved_when_it_is_given_as_source(define: Callable
     assert names(run(service(source=str(shared.parent / "link"), state="absent"))) == ["remove virtiofs device"]
 
 
-def test_a_domain_undefined_half_way_stays_undefined(host: libvirt.virConnect, define: Callable, service: Callable) -> None:
+def test_a_domain_undefined_half_way_stays_undefined(
+    host: libvirt.virConnect, define: Callable, service: Callable
+) -> None:
     domain = define()
     wish = service()
     plan = wish.plan()
@@ -234,7 +276,9 @@ def test_a_directory_that_becomes_a_link_before_it_is_used(define: Callable, ser
     assert device_of(domain) is None
 
 
-def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_libvirt_drops_puts_the_old_definition_back(
+    define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     domain = define()
     before = domain.XMLDesc()
     wish = service()
@@ -242,16 +286,22 @@ def test_what_libvirt_drops_puts_the_old_definition_back(define: Callable, servi
     real = virtiofs_export.Domain.define
 
     def dropping(self, text, validate=True):
-        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that out."""
+        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that
+        out.
+        """
         real(self, text.replace('<cache mode="none" />', ""), validate=False)
 
     monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
-    with pytest.raises(LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"):
+    with pytest.raises(
+        LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"
+    ):
         plan.commit()
     assert domain.XMLDesc() == before
 
 
-def test_a_later_step_that_fails_puts_the_old_definition_back(define: Callable, service: Callable, tmp_path: Path) -> None:
+def test_a_later_step_that_fails_puts_the_old_definition_back(
+    define: Callable, service: Callable, tmp_path: Path
+) -> None:
     domain = define()
     before = domain.XMLDesc()
     (tmp_path / "gone").mkdir()
@@ -286,7 +336,11 @@ def test_a_later_step_that_fails_puts_the_old_definition_back(define: Callable, 
         ({"read_only": True}, UnsupportedAction, "read_only: "),
         ({"allow_unmapped": False}, UnsupportedAction, "'allow_unmapped: true' accepts"),
         ({"uid_map": [{"start": 0, "target": 100000, "count": 9}]}, UnsupportedAction, "uid_map: the map '0:100000:9'"),
-        ({"gid_map": [{"start": 0, "target": 5, "count": 9}, {"start": 8, "target": 50, "count": 9}]}, InvalidInput, "gid_map: '0:5:9 8:50:9'"),
+        (
+            {"gid_map": [{"start": 0, "target": 5, "count": 9}, {"start": 8, "target": 50, "count": 9}]},
+            InvalidInput,
+            "gid_map: '0:5:9 8:50:9'",
+        ),
         ({"source": None, "attachment": {"source": "/etc"}, "mount_tag": None}, InvalidInput, "attachment: 'source'"),
         ({"source": None}, InvalidInput, "one of image, attachment and source"),
     ],
@@ -309,7 +363,11 @@ def test_a_transient_domain_has_no_definition(host: libvirt.virConnect, service:
 
 
 def test_a_tag_or_a_directory_twice_names_the_other_side(define: Callable, service: Callable, shared: Path) -> None:
-    define("a", DEVICE.format("/srv/other", "t", ""), "<filesystem><source dir='/srv/9p'/><target dir='nine'/></filesystem>")
+    define(
+        "a",
+        DEVICE.format("/srv/other", "t", ""),
+        "<filesystem><source dir='/srv/9p'/><target dir='nine'/></filesystem>",
+    )
     with pytest.raises(Conflict, match="mount_tag: 't' belongs to '/srv/other' in the domain 'a'"):
         service().plan()
     with pytest.raises(Conflict, match="mount_tag: 'nine' belongs to '/srv/9p'"):
@@ -325,10 +383,26 @@ def test_a_tag_or_a_directory_twice_names_the_other_side(define: Callable, servi
 @pytest.fixture
 def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as opened, opened.transaction():
-        for number, (name, persistent, read_only) in enumerate((("pers", True, False), ("both", False, True), ("plain", False, False)), 5):
+        for number, (name, persistent, read_only) in enumerate(
+            (("pers", True, False), ("both", False, True), ("plain", False, False)), 5
+        ):
             path = tmp_path / name
             path.mkdir()
-            insert_image(opened, Image(number, name, 1, "filesystem", str(path), 1, persistent, read_only, f"one-{number}", f"/mnt/one-fs-{number}"))
+            insert_image(
+                opened,
+                Image(
+                    number,
+                    name,
+                    1,
+                    "filesystem",
+                    str(path),
+                    1,
+                    persistent,
+                    read_only,
+                    f"one-{number}",
+                    f"/mnt/one-fs-{number}",
+                ),
+            )
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=False) as opened:
         yield opened
 
@@ -337,7 +411,9 @@ def claims(catalog: Catalog) -> list[tuple[str, str]]:
     return [(one.image, one.domain) for one in attachments(catalog)]
 
 
-def test_an_image_is_claimed_with_the_change_and_released_with_it(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_an_image_is_claimed_with_the_change_and_released_with_it(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     domain = define()
     assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
     assert claims(catalog) == []
@@ -363,31 +439,45 @@ def test_absent_leaves_other_devices(define: Callable, service: Callable, catalo
 def test_an_export_without_a_map_is_warned_of_on_each_run(define: Callable, service: Callable, shared: Path) -> None:
     define()
     for plan in (run(service()), run(service())):
-        assert plan.warnings[0].startswith(f"{shared} is exported without an id map, so the guest's root is root in it: ")
+        assert plan.warnings[0].startswith(
+            f"{shared} is exported without an id map, so the guest's root is root in it: "
+        )
 
 
-def test_another_image_of_the_same_directory_is_not_removed(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+def test_another_image_of_the_same_directory_is_not_removed(
+    define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
+) -> None:
     domain = define()
-    insert_image(catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9"))
+    insert_image(
+        catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9")
+    )
     run(service(image="pers"))
     assert not run(service(image="reader", state="absent")).changed
     assert device_of(domain, "one-5") is not None
     assert claims(catalog) == [("pers", "a")]
 
 
-def test_a_claim_outlives_a_device_that_the_guest_keeps(define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_outlives_a_device_that_the_guest_keeps(
+    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     domain = define()
     run(service(image="pers"))
     domain.create()
     monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
-    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (["remove virtiofs device"], True, [("pers", "a")])
+    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (
+        ["remove virtiofs device"],
+        True,
+        [("pers", "a")],
+    )
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
     assert claims(catalog) == []
 
 
-def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
+    define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     domain = define("a", "<controller type='pci' index='0' model='pci-root'/>")
     domain.create()
     detached: list[str] = []
@@ -401,10 +491,14 @@ def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(define: Callable,
     assert device_of(domain) is None
 
 
-def test_root_is_known_whatever_the_uri_says(define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_known_whatever_the_uri_says(
+    define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     define()
     seen: list[bool] = []
-    monkeypatch.setattr(virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1])
+    monkeypatch.setattr(
+        virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1]
+    )
     for user, uri in ((0, "test:///default"), (1000, "test:///default")):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
         service(uri=uri).plan()
@@ -418,7 +512,9 @@ def test_a_source_that_others_can_choose_is_refused(define: Callable, service: C
     (tmp_path / "plain").mkdir()
     assert run(service(source=str(tmp_path / "theirs" / "link"), mount_tag="root")).changed
     os.chown(tmp_path / "theirs", 54321, -1)
-    with pytest.raises(PathNotAllowed, match="theirs/link' is a symbolic link, and '.*theirs' belongs to the user id 54321"):
+    with pytest.raises(
+        PathNotAllowed, match="theirs/link' is a symbolic link, and '.*theirs' belongs to the user id 54321"
+    ):
         service(source=str(tmp_path / "theirs" / "link"), mount_tag="x").plan()
     assert run(service(source=str(tmp_path / "theirs" / "in"), mount_tag="y")).changed
 
@@ -427,7 +523,11 @@ def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callabl
     define()
     for source in ("/", "/etc", "/var"):
         with pytest.raises(PathNotAllowed, match="attachment.source"):
-            service(attachment=Attachment(5, "pers", source, True, False, "one-5", "/mnt/x", None, None, "hv1", "a").as_dict()).plan()
+            service(
+                attachment=Attachment(
+                    5, "pers", source, True, False, "one-5", "/mnt/x", None, None, "hv1", "a"
+                ).as_dict()
+            ).plan()
 
 
 def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
@@ -445,7 +545,9 @@ def test_nothing_is_claimed_when_the_domain_refuses(define: Callable, service: C
     assert claims(catalog) == []
 
 
-def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     domain = define()
     before = domain.XMLDesc()
     # A trigger makes SQLite refuse the row, as a full disk would.
@@ -483,7 +585,9 @@ def test_another_host_that_was_faster_has_the_image(define: Callable, service: C
     assert domain.XMLDesc() == before
 
 
-def test_nobody_waits_for_libvirt_to_write_to_the_catalog(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_nobody_waits_for_libvirt_to_write_to_the_catalog(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     define()
     wish = service(image="pers")
     with wish.exclusive():
@@ -495,7 +599,10 @@ def test_nobody_waits_for_libvirt_to_write_to_the_catalog(define: Callable, serv
 def test_sharing_names_the_other_domain(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
     define("a")
     define("b", DEVICE.format(tmp_path / "pers", "own", ""), DEVICE.format(tmp_path / "both", "own2", ""))
-    with pytest.raises(Conflict, match="'pers' is persistent and the domain 'b' on this host exports .* writable with the mount tag 'own'"):
+    with pytest.raises(
+        Conflict,
+        match="'pers' is persistent and the domain 'b' on this host exports .* writable with the mount tag 'own'",
+    ):
         service(image="pers").plan()
     run(service(image="plain"))
     define("c")
@@ -520,7 +627,9 @@ def test_a_claim_of_a_domain_that_is_gone_is_released(define: Callable, service:
         service(image="pers", host="hv2").plan()
 
 
-def test_absent_where_the_domain_is_gone_releases_the_claim(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_absent_where_the_domain_is_gone_releases_the_claim(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     gone = define("gone")
     run(service(domain="gone", image="pers"))
     gone.undefine()
@@ -529,7 +638,9 @@ def test_absent_where_the_domain_is_gone_releases_the_claim(define: Callable, se
     assert not run(service(domain="gone", image="pers", state="absent")).changed
 
 
-def test_an_images_directory_that_became_a_link(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+def test_an_images_directory_that_became_a_link(
+    define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
+) -> None:
     define()
     (tmp_path / "pers").rename(tmp_path / "moved")
     (tmp_path / "pers").symlink_to(tmp_path / "moved")
@@ -538,14 +649,27 @@ def test_an_images_directory_that_became_a_link(define: Callable, service: Calla
 
 
 def attachment(source: Path, **values: Any) -> dict[str, Any]:
-    fixed = {"image_id": 7, "image": "far", "persistent": True, "read_only": False, "mount_tag": "far", "mount_point": "/far", "uid_map": None, "gid_map": None}
+    fixed = {
+        "image_id": 7,
+        "image": "far",
+        "persistent": True,
+        "read_only": False,
+        "mount_tag": "far",
+        "mount_point": "/far",
+        "uid_map": None,
+        "gid_map": None,
+    }
     return Attachment(**{**fixed, "source": str(source), "host": "hv1", "domain": "a", **values}).as_dict()
 
 
 def test_an_attachment_from_the_front_end(define: Callable, service: Callable, shared: Path) -> None:
     domain = define()
     plan = run(service(attachment=attachment(shared)))
-    assert (names(plan), plan.result["device"]["image"], plan.result["device"]["mount_point"]) == (["add virtiofs device"], "far", "/far")
+    assert (names(plan), plan.result["device"]["image"], plan.result["device"]["mount_point"]) == (
+        ["add virtiofs device"],
+        "far",
+        "/far",
+    )
     assert not run(service(attachment=attachment(shared))).changed
     define("b")
     with pytest.raises(InvalidInput, match="attachment.domain: 'a'"):
@@ -564,7 +688,9 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
     assert not run(service(image="pers", state="absent")).changed
 
 
-def test_record_is_shared_with_image_attachment(define: Callable, service: Callable, catalog: Catalog, tmp_path: Path) -> None:
+def test_record_is_shared_with_image_attachment(
+    define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
+) -> None:
     """A claim that the module image_attachment made is this one's."""
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
@@ -587,7 +713,9 @@ def test_the_seed_lists_the_exports_given_with_it(define: Callable, service: Cal
     found = read_seed(seed)
     assert (found.instance_id, found.mounts) == (domain.UUIDString(), (SeedMount("two", "/a"), SeedMount("t", "/b")))
     drives = ET.fromstring(domain.XMLDesc()).findall("devices/disk[@device='cdrom']")
-    assert [(drive.find("source").get("file"), drive.find("readonly") is not None) for drive in drives] == [(seed, True)]
+    assert [(drive.find("source").get("file"), drive.find("readonly") is not None) for drive in drives] == [
+        (seed, True)
+    ]
     assert not run(service(seed=seed, mount_point="/b")).changed
     assert names(run(service(seed=seed, mount_tag="t", state="absent"))) == ["remove virtiofs device", "write seed"]
     assert read_seed(seed).mounts == (SeedMount("two", "/a"),)
@@ -615,7 +743,9 @@ MAP = (IdMap(0, 200000, 10),)
         ((11, 3, 0), Daemon("/r", False, True, True), False, None),
     ],
 )
-def test_what_keeps_a_host_from_mapping(version: tuple[int, int, int], daemon: Daemon, runs_as_root: bool, obstacle: str | None) -> None:
+def test_what_keeps_a_host_from_mapping(
+    version: tuple[int, int, int], daemon: Daemon, runs_as_root: bool, obstacle: str | None
+) -> None:
     found = map_obstacle(version, daemon, runs_as_root=runs_as_root)
     assert (found is None) if obstacle is None else found.startswith(obstacle)
 
@@ -630,7 +760,9 @@ def test_read_only_needs_both() -> None:
 
 @pytest.mark.parametrize("allow", [True, False])
 def test_a_map_that_was_asked_for_is_never_left_out(allow: bool) -> None:
-    with pytest.raises(UnsupportedAction, match="gid_map: the map '0:200000:10' can't be had on this host, because it is old"):
+    with pytest.raises(
+        UnsupportedAction, match="gid_map: the map '0:200000:10' can't be had on this host, because it is old"
+    ):
         decide_maps(None, MAP, user="root", obstacle="it is old", allow_unmapped=allow)
 
 
@@ -646,18 +778,25 @@ def test_no_map_only_where_it_is_allowed() -> None:
 def test_the_guests_root_has_to_be_mapped(kind: str) -> None:
     # Without, virtiofsd keeps the ids of the user that runs it.
     maps = {"uid_map": None, "gid_map": None, f"{kind}_map": (IdMap(1, 200000, 10),)}
-    with pytest.raises(InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"):
+    with pytest.raises(
+        InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"
+    ):
         decide_maps(**maps, user="root", obstacle=None, allow_unmapped=True)
 
 
 def test_ids_of_a_domain_alone_where_they_cant_be_had(define: Callable, service: Callable) -> None:
     define()
-    with pytest.raises(UnsupportedAction, match="subid: ids of the domain alone can't be had on this host, because its libvirt is"):
+    with pytest.raises(
+        UnsupportedAction, match="subid: ids of the domain alone can't be had on this host, because its libvirt is"
+    ):
         service(subid="per_domain").plan()
 
 
 def test_what_guest_ids_are_on_the_host() -> None:
-    assert owners((IdMap(0, 100000, 65536),), (IdMap(0, 5000, 10),)) == [{"guest": 0, "uid": 100000, "gid": 5000}, {"guest": 1000, "uid": 101000, "gid": None}]
+    assert owners((IdMap(0, 100000, 65536),), (IdMap(0, 5000, 10),)) == [
+        {"guest": 0, "uid": 100000, "gid": 5000},
+        {"guest": 1000, "uid": 101000, "gid": None},
+    ]
     assert owners((), ()) == [{"guest": 0, "uid": 0, "gid": 0}, {"guest": 1000, "uid": 1000, "gid": 1000}]
 
 
@@ -666,14 +805,25 @@ def test_what_guest_ids_are_on_the_host() -> None:
 
 def test_info_tells_definition_and_running_apart(define: Callable, host: libvirt.virConnect) -> None:
     domain = define("a", DEVICE.format("/srv/a", "t", "<binary><cache mode='always'/></binary>"))
-    assert virtiofs_export_info({"domain": "a", "service_user": "oneadmin", "uri": URI})["domains"][0]["devices"][0]["differences"] == []
+    assert (
+        virtiofs_export_info({"domain": "a", "service_user": "oneadmin", "uri": URI})["domains"][0]["devices"][0][
+            "differences"
+        ]
+        == []
+    )
     domain.create()
     host.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace("always", "none"))
     define("b")
     found = virtiofs_export_info({"domain": None, "service_user": "oneadmin", "uri": URI})["domains"]
     assert [(one["name"], one["running"], len(one["devices"])) for one in found] == [("a", True, 1), ("b", False, 0)]
     [device] = found[0]["devices"]
-    assert (device["mount_tag"], device["source"], device["cache"], device["persistent"], device["running"]) == ("t", "/srv/a", "none", True, True)
+    assert (device["mount_tag"], device["source"], device["cache"], device["persistent"], device["running"]) == (
+        "t",
+        "/srv/a",
+        "none",
+        True,
+        True,
+    )
     assert device["differences"] == ["cache"]
     with pytest.raises(NotFound, match="'c'"):
         virtiofs_export_info({"domain": "c", "service_user": "oneadmin", "uri": URI})
@@ -681,7 +831,9 @@ def test_info_tells_definition_and_running_apart(define: Callable, host: libvirt
 
 def test_a_binary_left_to_libvirt_is_no_difference() -> None:
     assert VirtioFs("t", "/a").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == []
-    assert VirtioFs("t", "/a", binary="/w").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == ["binary"]
+    assert VirtioFs("t", "/a", binary="/w").differences(VirtioFs("t", "/a", binary="/usr/libexec/virtiofsd")) == [
+        "binary"
+    ]
 
 
 # What earlier tasks would bring
@@ -692,23 +844,38 @@ def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExpor
         service(uri="test:///none").plan()
     plan = service(uri="test:///none", mount_point="/srv").foretell()
     assert names(plan) == ["not known yet"]
-    assert len(plan.warnings) == 1 and plan.warnings[0].endswith("If no task before this one would bring that, the run fails here.")
-    assert plan.result["device"] == {"image": None, "source": str(shared), "mount_tag": "t", "mount_point": "/srv", "read_only": False}
+    assert len(plan.warnings) == 1 and plan.warnings[0].endswith(
+        "If no task before this one would bring that, the run fails here."
+    )
+    assert plan.result["device"] == {
+        "image": None,
+        "source": str(shared),
+        "mount_tag": "t",
+        "mount_point": "/srv",
+        "read_only": False,
+    }
     absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").foretell()
     assert (names(absent), absent.result["device"], len(absent.warnings)) == ([], None, 1)
 
 
-def test_check_mode_goes_on_without_the_image(service: Callable[..., VirtiofsExportService], tmp_path: Path, define: Callable[..., libvirt.virDomain]) -> None:
+def test_check_mode_goes_on_without_the_image(
+    service: Callable[..., VirtiofsExportService], tmp_path: Path, define: Callable[..., libvirt.virDomain]
+) -> None:
     define()
     for number in (0, 1):
         plan = service(image="new", source=None, mount_tag=None).foretell()
         assert names(plan) == ["not known yet"]
-        assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == (f"one-{number}", f"/mnt/one-fs-{number}")
+        assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == (
+            f"one-{number}",
+            f"/mnt/one-fs-{number}",
+        )
         with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as catalog, catalog.transaction():
             catalog.take_id("image")
 
 
-def test_check_mode_goes_on_without_the_wrapper(service: Callable[..., VirtiofsExportService], define: Callable[..., libvirt.virDomain]) -> None:
+def test_check_mode_goes_on_without_the_wrapper(
+    service: Callable[..., VirtiofsExportService], define: Callable[..., libvirt.virDomain]
+) -> None:
     define()
     made = service(allow_unmapped=False)
     obstacle = map_obstacle((11, 0, 0), Daemon("/d", False, True, True), runs_as_root=True)

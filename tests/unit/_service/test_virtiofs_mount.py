@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plans on recorded files, and whole runs on the real kernel.
 
-Where a mount is made, tmpfs stands in for virtiofs, in a mount namespace of its own: a tmpfs takes any name for its source, as virtiofs takes a tag.
+Where a mount is made, tmpfs stands in for virtiofs, in a mount namespace of its own: a tmpfs takes any name for its
+source, as virtiofs takes a tag.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    UnsupportedAction,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.virtiofs_mount import VirtiofsMountService, read_wish, virtiofs_mount_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
+    VirtiofsMountService,
+    read_wish,
+    virtiofs_mount_info,
+)
 
 ROOT = "24 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 DEFAULTS = {"tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted"}
@@ -99,8 +109,12 @@ def test_three_states_are_compared(live, entry, state, expected, tag, machine):
         machine.fstab.write_text(f"one-1 {machine.point} virtiofs nofail 0 0\n")
     plan = machine.plan(state=state, tag=tag)
     assert [action.name for action in plan.actions] == expected
-    assert plan.result["mount"]["fstab"] == (["nofail"] if state in ("mounted", "present") or (entry and state == "unmounted") else None)
-    assert plan.result["mount"]["live"] == (["rw", "relatime"] if state == "mounted" or (live and state == "present") else None)
+    assert plan.result["mount"]["fstab"] == (
+        ["nofail"] if state in ("mounted", "present") or (entry and state == "unmounted") else None
+    )
+    assert plan.result["mount"]["live"] == (
+        ["rw", "relatime"] if state == "mounted" or (live and state == "present") else None
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +228,8 @@ def test_a_bind_mount_of_a_part_of_a_share(machine):
 
 def test_stacked_mounts_are_listed(machine):
     (machine.base / "proc/self/mountinfo").write_text(
-        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / {mounted(machine)}\n"
+        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / "
+        f"{mounted(machine)}\n"
     )
     for state in ("mounted", "unmounted", "absent"):
         refused(machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state)
@@ -222,7 +237,9 @@ def test_stacked_mounts_are_listed(machine):
 
 
 def test_a_hidden_mount(machine):
-    (machine.base / "proc/self/mountinfo").write_text(ROOT + f"31 24 0:31 / {mounted(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n")
+    (machine.base / "proc/self/mountinfo").write_text(
+        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
+    )
     for state in ("mounted", "unmounted", "absent"):
         refused(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
 
@@ -243,7 +260,13 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
     (machine.base / "link").symlink_to("file")
     for path in ("file", "file/below", "link", "link/below"):
         for state in ("mounted", "present"):
-            refused(machine, InvalidInput, f"{machine.base}/file exists and isn't a directory", path=f"{machine.base}/{path}", state=state)
+            refused(
+                machine,
+                InvalidInput,
+                f"{machine.base}/file exists and isn't a directory",
+                path=f"{machine.base}/{path}",
+                state=state,
+            )
 
 
 def test_a_link_to_a_directory_the_guest_needs(machine):
@@ -253,8 +276,21 @@ def test_a_link_to_a_directory_the_guest_needs(machine):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [*(("mode", mode) for mode in ("755", "0999", "493", "u+x")), ("tag", "a b"), ("tag", "x" * 37), ("path", "mnt"), ("path", "/"), ("options", ["user"])]
-    + [("path", "/usr/bin"), ("path", "/etc/ssh"), ("path", "/bin"), ("path", "/lib/modules"), ("options", ["X-mount.subdir=../.."])],
+    [
+        *(("mode", mode) for mode in ("755", "0999", "493", "u+x")),
+        ("tag", "a b"),
+        ("tag", "x" * 37),
+        ("path", "mnt"),
+        ("path", "/"),
+        ("options", ["user"]),
+    ]
+    + [
+        ("path", "/usr/bin"),
+        ("path", "/etc/ssh"),
+        ("path", "/bin"),
+        ("path", "/lib/modules"),
+        ("options", ["X-mount.subdir=../.."]),
+    ],
 )
 def test_values_that_are_refused(option, value, machine):
     with pytest.raises(InvalidInput, match=f"^{option}: "):
@@ -262,11 +298,23 @@ def test_values_that_are_refused(option, value, machine):
 
 
 def test_info(machine):
-    machine.live(mounted(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw")
-    machine.fstab.write_text(f"one-1 {machine.point} virtiofs ro,nofail 0 0\none-3 /srv/boot virtiofs defaults 0 0\nnas:/x /net nfs4 ro 0 0\n")
+    machine.live(
+        mounted(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw"
+    )
+    machine.fstab.write_text(
+        f"one-1 {machine.point} virtiofs ro,nofail 0 0\none-3 /srv/boot virtiofs defaults 0 0\nnas:/x /net nfs4 ro "
+        "0 "
+        "0\n"
+    )
     assert virtiofs_mount_info(*machine.directories()) == {
         "mounts": [
-            {"path": str(machine.point), "tag": "one-1", "live": ["ro", "noatime"], "fstab": ["ro", "nofail"], "connected": True},
+            {
+                "path": str(machine.point),
+                "tag": "one-1",
+                "live": ["ro", "noatime"],
+                "fstab": ["ro", "nofail"],
+                "connected": True,
+            },
             {"path": "/srv/live", "tag": "one-2", "live": ["rw", "relatime"], "fstab": None, "connected": True},
             {"path": "/srv/boot", "tag": "one-3", "live": None, "fstab": ["defaults"], "connected": False},
         ],
@@ -325,7 +373,17 @@ def attacked(command, attack):
 def in_namespace(machine: Machine, code: str, point: Path | None = None) -> list:
     """The values that ``code`` gives to ``told``, run where mounts are nobody else's."""
     program = PRELUDE + "told = []\n" + code + "\nprint(json.dumps(told))"
-    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program, str(machine.base), str(point or machine.point)]
+    command = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-c",
+        program,
+        str(machine.base),
+        str(point or machine.point),
+    ]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
@@ -339,7 +397,8 @@ told += [run(state="absent"), live(), read(), os.path.isdir(point), run(state="a
 """
     escaped = str(point).replace(" ", "\\040")
     assert in_namespace(machine, code, point) == [
-        ["create directory", "add fstab entry", "mount"], "0o40755", ["one-1 rw,relatime"], f"# fstab\none-1 {escaped} tmpfs nofail 0 0\n", [],
+        ["create directory", "add fstab entry", "mount"], "0o40755", ["one-1 rw,relatime"], f"# fstab\none-1 {escaped} "
+                                                                                            "tmpfs nofail 0 0\n", [],
         "0o700", ["mount"], ["unmount"], [], [], ["mount"], ["remove fstab entry", "unmount"], [], "# fstab\n", True, [],
     ]  # fmt: skip
 
@@ -364,7 +423,12 @@ def test_a_superblock_that_is_read_only_is_made_writable(machine):
 told += [run(options=["ro"]), subprocess.run(["mount", "-o", "remount,ro", point]).returncode, run(), live()]
 open(os.path.join(point, "written"), "w").close()
 """
-    assert in_namespace(machine, code) == [["add fstab entry", "mount"], 0, ["replace fstab entry", "remount"], ["one-1 rw,relatime"]]
+    assert in_namespace(machine, code) == [
+        ["add fstab entry", "mount"],
+        0,
+        ["replace fstab entry", "remount"],
+        ["one-1 rw,relatime"],
+    ]
 
 
 def test_a_busy_mount_stays_and_its_user_is_named(machine):
@@ -377,7 +441,9 @@ with open(os.path.join(point, "open"), "w"):
 told += [run(state="absent")]
 """
     name, pid, *errors, still, same, done = in_namespace(machine, code)
-    assert set(errors) == {f"Conflict: The mount on {machine.point} is busy: it is used by {name} ({pid}); nothing was changed."}
+    assert set(errors) == {
+        f"Conflict: The mount on {machine.point} is busy: it is used by {name} ({pid}); nothing was changed."
+    }
     assert len(errors) == 4
     assert (still, same, done) == (["one-1 rw,relatime"], True, ["remove fstab entry", "unmount"])
 
@@ -400,7 +466,10 @@ def test_a_mount_that_fails_leaves_nothing_behind(machine):
 told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
 """
     error, fstab, live, exists = in_namespace(machine, code, point)
-    assert error.startswith(f"CommandFailed: The command 'mount' failed with exit code 32: {point}: ") and "virtio-fs device with that tag" in error
+    assert (
+        error.startswith(f"CommandFailed: The command 'mount' failed with exit code 32: {point}: ")
+        and "virtio-fs device with that tag" in error
+    )
     assert (fstab, live, exists) == ("# fstab\n", [], False)
 
 
@@ -420,7 +489,12 @@ def test_a_missing_fstab_is_made_and_taken_back(machine):
     code = """
 told += [run(options=["dax=always"])[:13], os.path.exists(fstab), run(), read()]
 """
-    assert in_namespace(machine, code) == ["CommandFailed", False, ["add fstab entry", "mount"], f"one-1 {machine.point} tmpfs nofail 0 0\n"]
+    assert in_namespace(machine, code) == [
+        "CommandFailed",
+        False,
+        ["add fstab entry", "mount"],
+        f"one-1 {machine.point} tmpfs nofail 0 0\n",
+    ]
 
 
 def test_a_full_etc_changes_nothing(machine):
@@ -558,7 +632,13 @@ os.symlink("mnt", link)
 os.lchown(link, 61001, 61001)
 told += [run(path=link), run(path=link), live(), run(path=link, state="absent"), live()]
 """
-    assert in_namespace(machine, code, theirs / "mnt") == [["add fstab entry", "mount"], [], ["one-1 rw,relatime"], ["remove fstab entry", "unmount"], []]
+    assert in_namespace(machine, code, theirs / "mnt") == [
+        ["add fstab entry", "mount"],
+        [],
+        ["one-1 rw,relatime"],
+        ["remove fstab entry", "unmount"],
+        [],
+    ]
 
 
 def test_a_directory_that_is_swapped_while_mount_runs(machine, theirs):
@@ -569,7 +649,9 @@ attacked("mount", f"/bin/mv {point} {point}.old; /bin/ln -s {roots} {point}; exe
 told += [run(), live(roots), live(point + ".old"), read(), open("/proc/self/mountinfo").read().count(" one-1 ")]
 """
     error, *rest = in_namespace(machine, code, theirs / "mnt")
-    assert error.startswith(f"StaleState: The mount point {theirs}/mnt was moved to another path while the tag was being mounted")
+    assert error.startswith(
+        f"StaleState: The mount point {theirs}/mnt was moved to another path while the tag was being mounted"
+    )
     assert rest == [[], [], "# fstab\n", 0]
 
 
@@ -592,7 +674,7 @@ told += [run(swap, state="absent"), live(roots)]
 
 def test_unmount_follows_no_link(machine):
     code = """
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mount_commands import _UNMOUNT
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.commands import _UNMOUNT
 run()
 os.symlink(point, os.path.join(base, "link"))
 done = subprocess.run([sys.executable, "-c", _UNMOUNT, os.path.join(base, "link")], stderr=subprocess.PIPE, text=True)
@@ -609,7 +691,8 @@ told += [warnings()]
 """
     warned, nothing, again = in_namespace(machine, code, theirs / "mnt")
     assert warned == [
-        f"Another user than root can replace {theirs}/mnt by a symbolic link, and a boot would mount the tag where that leads: "
+        f"Another user than root can replace {theirs}/mnt by a symbolic link, and a boot would mount the tag where "
+        "that leads: "
         "take a mount point in a directory that only root can change."
     ]
     assert (nothing, again) == ([], [])
@@ -648,7 +731,9 @@ told += [warnings(), warnings(state="present"), run(), warnings(), warnings(opti
 """
     warned, *rest = in_namespace(machine, code)
     assert warned == [
-        f"The directory {machine.point} is not empty; while the tag is mounted there, its content can't be seen: 'a', 'b', 'c', 'd', 'e' and others."
+        f"The directory {machine.point} is not empty; while the tag is mounted there, its content can't be seen: "
+        "'a', "
+        "'b', 'c', 'd', 'e' and others."
     ]
     assert rest == [[], ["add fstab entry", "mount"], [], []]
 
@@ -664,7 +749,9 @@ except VmstoreError as error:
     told += [str(error), live(), read()]
 """
     error, live, fstab = in_namespace(machine, code)
-    assert error.startswith(f"The mount stranger (type tmpfs) on {machine.point}/below would be hidden by a mount on {machine.point}")
+    assert error.startswith(
+        f"The mount stranger (type tmpfs) on {machine.point}/below would be hidden by a mount on {machine.point}"
+    )
     assert (live, fstab) == ([], "# fstab\n")
 
 
@@ -676,7 +763,9 @@ told += [run(), run(options=["nosuid"]), live(), read()]
 """
     mounted, *first, done, remounted, live, fstab = in_namespace(machine, code)
     for error in (mounted, remounted):
-        assert error.startswith(f"CommandFailed: The kernel mounted one-1 (type tmpfs) on {machine.point} with 'suid' instead of 'nosuid'")
+        assert error.startswith(
+            f"CommandFailed: The kernel mounted one-1 (type tmpfs) on {machine.point} with 'suid' instead of 'nosuid'"
+        )
     assert first == [[], "# fstab\n"]
     assert done == ["add fstab entry", "mount"]
     assert (live, fstab) == (["one-1 rw,relatime"], f"# fstab\none-1 {machine.point} tmpfs nofail 0 0\n")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Models without a mount."""
+
 from __future__ import annotations
 
 import sys

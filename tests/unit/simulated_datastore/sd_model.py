@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Drives a datastore as an adapter would, without a kernel."""
+
 from __future__ import annotations
 
 import errno
@@ -31,9 +32,14 @@ class Caller:
 
 
 class Model:
-    """A datastore with one client, *host1*, and a clock that is moved by hand. Each method is one system call of that client."""
+    """A datastore with one client, *host1*, and a clock that is moved by hand.
 
-    def __init__(self, root: Path, capabilities: Capabilities = ALL, profile: str = "local", squash: str = "none", **export: Any) -> None:
+    Each method is one system call of that client.
+    """
+
+    def __init__(
+        self, root: Path, capabilities: Capabilities = ALL, profile: str = "local", squash: str = "none", **export: Any
+    ) -> None:
         self.root = root
         self.clock = MockClock()
         self.datastore = Datastore(root, capabilities, self.clock)
@@ -47,6 +53,7 @@ class Model:
         async def main() -> Any:
             with trio.fail_after(20):
                 return await work()
+
         return trio.run(main)
 
     async def ino(self, path: str) -> int:
@@ -70,11 +77,13 @@ class Model:
             if data:
                 assert await self.mount.write(handle.number, 0, data) == len(data)
             return handle
+
         return self.run(work)
 
     def open(self, path: str, flags: int = os.O_RDWR) -> Handle:
         async def work() -> Handle:
             return await self.mount.open(await self.ino(path), flags, self.caller)
+
         return self.run(work)
 
     def write(self, handle: Handle, offset: int, data: bytes) -> int:
@@ -92,6 +101,7 @@ class Model:
                 await self.mount.close(handle.number)
             finally:
                 await self.mount.release(handle.number)
+
         self.run(work)
 
     def fsyncdir(self, path: str) -> None:
@@ -99,11 +109,13 @@ class Model:
             handle = await self.mount.opendir(await self.ino(path), self.caller)
             await self.mount.fsyncdir(handle.number, False)
             await self.mount.release(handle.number, "releasedir")
+
         self.run(work)
 
     def mkdir(self, path: str) -> None:
         async def work() -> None:
             await self.mount.mkdir(*await self._at(path), 0o755, self.caller)
+
         self.run(work)
 
     def unlink(self, path: str) -> None:
@@ -111,36 +123,45 @@ class Model:
             parent, name = await self._at(path)
             await self.ino(path)
             await self.mount.unlink(parent, name, self.caller)
+
         self.run(work)
 
     def rmdir(self, path: str) -> None:
         async def work() -> None:
             await self.mount.rmdir(*await self._at(path), self.caller)
+
         self.run(work)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         async def work() -> None:
             await self.mount.rename(*await self._at(old), *await self._at(new), flags, self.caller)
+
         self.run(work)
 
     def link(self, old: str, new: str) -> None:
         async def work() -> None:
             await self.mount.link(await self.ino(old), *await self._at(new), self.caller)
+
         self.run(work)
 
     def setattr(self, path: str, **change: int) -> None:
         async def work() -> None:
             await self.mount.setattr(await self.ino(path), change, None, self.caller)
+
         self.run(work)
 
     def setxattr(self, path: str, name: bytes, value: bytes) -> None:
         async def work() -> None:
             await self.mount.setxattr(await self.ino(path), name, value, self.caller)
+
         self.run(work)
 
     def tree(self) -> dict[str, bytes | None]:
         """What is in the backing directory: content by path, None for directories."""
-        return {str(path.relative_to(self.root)): None if path.is_dir() else path.read_bytes() for path in sorted(self.root.rglob("*"))}
+        return {
+            str(path.relative_to(self.root)): None if path.is_dir() else path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+        }
 
 
 def error_of(work: Callable[[], Any]) -> str:

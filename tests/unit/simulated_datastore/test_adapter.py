@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The adapter's handlers with a fake model, and no mount: what they make of answers, errors and bugs."""
+
 from __future__ import annotations
 
 import errno
@@ -61,7 +62,11 @@ def test_the_root_is_called_one_by_the_kernel(mount: FakeMount, handlers: Any) -
     assert trio.run(handlers.lookup, 1, b"..", CONTEXT).st_ino == 1
     assert mount.asked == [(777, b"..", CONTEXT)]
     status = trio.run(handlers.getattr, 1, CONTEXT)
-    assert (status.st_mtime_ns, status.st_mode, status.attr_timeout) == (os.stat("/").st_mtime_ns, os.stat("/").st_mode, 60)
+    assert (status.st_mtime_ns, status.st_mode, status.attr_timeout) == (
+        os.stat("/").st_mtime_ns,
+        os.stat("/").st_mode,
+        60,
+    )
     handlers.forget([(1, 5), (42, 2)])
     assert mount.forgotten == [(42, 2)]
 
@@ -87,6 +92,8 @@ def test_only_what_is_asked_for_is_changed(mount: FakeMount, handlers: Any) -> N
     mount.answer = SimpleNamespace(node=mount.root, stat=os.stat("/"))
     wanted = pyfuse3.EntryAttributes()
     wanted.st_size, wanted.st_mode = 5, 0o100600
-    fields = SimpleNamespace(update_size=True, update_uid=False, update_gid=False, update_mode=True, update_atime=False, update_mtime=False)
+    fields = SimpleNamespace(
+        update_size=True, update_uid=False, update_gid=False, update_mode=True, update_atime=False, update_mtime=False
+    )
     trio.run(handlers.setattr, 42, wanted, fields, None, CONTEXT)
     assert mount.asked == [(42, {"size": 5, "mode": 0o100600}, None, CONTEXT)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Capacity and quotas, without a mount."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,7 +41,10 @@ def test_holes_links_and_nameless_files_count_as_they_should(model: Model) -> No
     handle = model.create("file")
     model.write(handle, 1 << 20, b"x")
     model.link("file", "hard")
-    assert (capacity.status()["used"] - start["used"], capacity.status()["inodes_used"] - start["inodes_used"]) == (BLOCK, 1)
+    assert (capacity.status()["used"] - start["used"], capacity.status()["inodes_used"] - start["inodes_used"]) == (
+        BLOCK,
+        1,
+    )
     model.unlink("file")
     assert capacity.status()["used"] - start["used"] == BLOCK
     model.unlink("hard")
@@ -134,7 +138,9 @@ def test_late_errors(make: Callable[..., Model], at: str, profile: str) -> None:
 
 
 def test_a_late_error_belongs_to_the_file(model: Model) -> None:
-    """As on Linux from 4.13 on: each descriptor that was open hears of it once, and one that is opened later if nobody has."""
+    """As on Linux from 4.13 on: each descriptor that was open hears of it once, and one that is opened later if nobody
+    has.
+    """
     capacity = model.datastore.capacity
     capacity.set(size=capacity.set(size=1 << 30)["used"] + BLOCK, error_at="fsync")
     writer = model.create("file")
@@ -358,8 +364,14 @@ def census(model: Model) -> list[tuple[int, int]]:
         for handle in mount.handles.values():
             if not handle.lost:
                 found.setdefault(os.fstat(handle.fd).st_ino, (os.fstat(handle.fd), os.fsdecode(handle.node.path)))
-    parts = [[status for status, path in found.values() if fits(status, path)]
-             for fits in (lambda *_unused: True, lambda status, _path: status.st_uid == 1001, lambda _status, path: path == "/d" or path.startswith("/d/"))]
+    parts = [
+        [status for status, path in found.values() if fits(status, path)]
+        for fits in (
+            lambda *_unused: True,
+            lambda status, _path: status.st_uid == 1001,
+            lambda _status, path: path == "/d" or path.startswith("/d/"),
+        )
+    ]
     return [(sum(status.st_blocks for status in part) * 512, len(part)) for part in parts]
 
 
@@ -393,7 +405,12 @@ def test_whatever_several_clients_do_what_is_counted_is_what_is_there(model: Mod
         flags = os.O_RDWR | dice.choice([0, os.O_TRUNC])
 
         async def work() -> Handle:
-            return (await model.mount.create(await model.ino(parent), name.encode(), 0o644, flags, Caller(dice.choice([0, 1001])))).result
+            return (
+                await model.mount.create(
+                    await model.ino(parent), name.encode(), 0o644, flags, Caller(dice.choice([0, 1001]))
+                )
+            ).result
+
         handles.append(model.run(work))
 
     def opened() -> None:
@@ -427,12 +444,22 @@ def test_whatever_several_clients_do_what_is_counted_is_what_is_there(model: Mod
         model.datastore.state.set("up")
 
     operations: dict[str, tuple[int, Callable[[], Any]]] = {
-        "create": (8, create), "open": (6, opened), "write": (8, write), "append": (4, append), "close": (6, close),
+        "create": (8, create),
+        "open": (6, opened),
+        "write": (8, write),
+        "append": (4, append),
+        "close": (6, close),
         "unlink": (6, lambda: model.unlink(path())),
-        "link": (9, lambda: model.link(path(), path())), "rename": (9, lambda: model.rename(path(), path())),
-        "mkdir": (4, lambda: model.mkdir(dice.choice([path(), "g", "g", "d/e", "f"]))), "rmdir": (2, lambda: model.rmdir(dice.choice([path(), "g", "d/e"]))),
-        "truncate": (5, lambda: change(size=dice.randrange(9 * BLOCK))), "chown": (3, lambda: change(uid=dice.choice([0, 1001]))),
-        "stale": (1, forgets), "no limits": (1, lambda: capacity.set(size=None, quotas=None)), "limits": (2, lambda: capacity.set(**limits))}
+        "link": (9, lambda: model.link(path(), path())),
+        "rename": (9, lambda: model.rename(path(), path())),
+        "mkdir": (4, lambda: model.mkdir(dice.choice([path(), "g", "g", "d/e", "f"]))),
+        "rmdir": (2, lambda: model.rmdir(dice.choice([path(), "g", "d/e"]))),
+        "truncate": (5, lambda: change(size=dice.randrange(9 * BLOCK))),
+        "chown": (3, lambda: change(uid=dice.choice([0, 1001]))),
+        "stale": (1, forgets),
+        "no limits": (1, lambda: capacity.set(size=None, quotas=None)),
+        "limits": (2, lambda: capacity.set(**limits)),
+    }
     done: set[str] = set()
     for directory in ("d", "d/e", "f"):
         model.mkdir(directory)

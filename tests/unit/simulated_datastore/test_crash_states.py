@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Which states a disk may be in, in which order they are listed, and how many there are."""
+
 from __future__ import annotations
 
 import random
@@ -33,21 +34,24 @@ def result(states: CrashStates, state: State, now: bytes, fid: int = 1) -> bytes
         for change in recipe.undo:
             if change.cut is not None:
                 cut(change.size)
-            content[change.offset:change.offset + len(change.old)] = change.old
+            content[change.offset : change.offset + len(change.old)] = change.old
             cut(change.size)
         for offset, data in recipe.redo:
             if data is None:
                 cut(offset)
             else:
                 cut(max(len(content), offset))
-                content[offset:offset + len(data)] = data
+                content[offset : offset + len(data)] = data
         cut(recipe.size)
     return bytes(content)
 
 
 def pages(content: bytes) -> str:
     """The letter of each page; 0 for zeros."""
-    return "".join(chr(content[at] or ord("0")) if len(set(content[at:at + PAGE])) == 1 else "?" for at in range(0, len(content), PAGE))
+    return "".join(
+        chr(content[at] or ord("0")) if len(set(content[at : at + PAGE])) == 1 else "?"
+        for at in range(0, len(content), PAGE)
+    )
 
 
 def outcomes(journal: Journal, now: bytes, limit: int = 1000) -> set[str]:
@@ -66,7 +70,11 @@ def test_each_page_of_an_overwrite_is_there_or_not(journal: Journal) -> None:
 def test_a_write_within_a_page_is_cut_at_a_sector_and_one_within_a_sector_is_not(journal: Journal) -> None:
     journal.content(1, 700, b"n" * 600, b"o" * 600, PAGE)
     journal.content(1, 2050, b"n" * 100, b"o" * 100, PAGE)
-    assert [(piece.start, piece.end) for piece in CrashStates(journal, "ordered").pieces] == [(700, 1024), (1024, 1300), (2050, 2150)]
+    assert [(piece.start, piece.end) for piece in CrashStates(journal, "ordered").pieces] == [
+        (700, 1024),
+        (1024, 1300),
+        (2050, 2150),
+    ]
 
 
 def test_an_append_leaves_any_size_and_zeros_where_its_data_is_not(journal: Journal) -> None:
@@ -88,13 +96,13 @@ def test_appends_survive_in_any_order(journal: Journal) -> None:
 
 def test_a_page_that_is_written_again_and_again_has_one_of_its_versions(journal: Journal) -> None:
     for number in range(3):
-        journal.content(1, 0, b"abc"[number:number + 1] * 2 * PAGE, b"oab"[number:number + 1] * 2 * PAGE, 2 * PAGE)
+        journal.content(1, 0, b"abc"[number : number + 1] * 2 * PAGE, b"oab"[number : number + 1] * 2 * PAGE, 2 * PAGE)
     assert outcomes(journal, b"c" * 2 * PAGE) == {"".join(each) for each in product("oabc", repeat=2)}
     assert CrashStates(journal, "ordered").count() == (16, True)
 
 
 def test_data_before_a_truncate_does_not_come_back_through_a_later_size(journal: Journal) -> None:
-    journal.content(1, 0, b"a" * 2 * PAGE, OLD[:2 * PAGE], 2 * PAGE)
+    journal.content(1, 0, b"a" * 2 * PAGE, OLD[: 2 * PAGE], 2 * PAGE)
     journal.content(1, 0, b"", b"a" * 2 * PAGE, 2 * PAGE, cut=0)
     journal.content(1, PAGE, b"b" * PAGE, b"", 0)
     states = CrashStates(journal, "ordered")
@@ -113,7 +121,13 @@ def test_a_rename_survives_what_was_written_before_it_and_the_other_way_round(jo
         states = CrashStates(journal, names)
         first = [(bool(states.entries(state)), result(states, state, b"n" * PAGE)) for state in states.take(5)]
         # Lost together, kept together, a name without content, with only its size, and the content without its name.
-        assert set(first) == {(True, b""), (False, b"n" * PAGE), (False, b""), (False, bytes(PAGE)), (True, b"n" * PAGE)}
+        assert set(first) == {
+            (True, b""),
+            (False, b"n" * PAGE),
+            (False, b""),
+            (False, bytes(PAGE)),
+            (True, b"n" * PAGE),
+        }
 
 
 def hundred(journal: Journal) -> None:
@@ -128,12 +142,21 @@ def test_twenty_states_of_many_changes_are_of_all_families(journal: Journal, nam
     states = CrashStates(journal, names)
     taken = states.take(20)
     there = [[states.whole(state, change) for change in states.pending] for state in taken]
-    torn = [any(states.parts(state, change) for change in states.pending if not states.whole(state, change)) for state in taken]
+    torn = [
+        any(states.parts(state, change) for change in states.pending if not states.whole(state, change))
+        for state in taken
+    ]
     # In order, neither none nor all; all but one; a part of one write; and neither.
     assert sum(0 < sum(each) < 101 and each == sorted(each, reverse=True) for each in there) >= 2
     assert sum(sum(each) == 100 for each in there) >= 2
     assert sum(torn) >= 2
-    assert sum(not partly and each != sorted(each, reverse=True) and 10 < sum(each) < 90 for each, partly in zip(there, torn, strict=True)) >= 4
+    assert (
+        sum(
+            not partly and each != sorted(each, reverse=True) and 10 < sum(each) < 90
+            for each, partly in zip(there, torn, strict=True)
+        )
+        >= 4
+    )
 
 
 def test_every_change_is_seen_without_every_other(journal: Journal) -> None:
@@ -142,7 +165,9 @@ def test_every_change_is_seen_without_every_other(journal: Journal) -> None:
     missing = set(permutations(range(100), 2))
     for state in states.take(100):
         there = [states.whole(state, change) for change in states.pending]
-        missing -= {(first, second) for first in range(100) if there[first] for second in range(100) if not there[second]}
+        missing -= {
+            (first, second) for first in range(100) if there[first] for second in range(100) if not there[second]
+        }
     assert not missing
 
 
@@ -211,7 +236,9 @@ def test_names_that_build_on_each_other_are_counted_as_far_as_they_can_be_there(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_where_the_number_is_exact_there_are_so_many(journal: Journal, seed: int) -> None:
-    """Of small histories, whose every combination is looked at here by itself: the number is that of different contents and names."""
+    """Of small histories, whose every combination is looked at here by itself: the number is that of different contents
+    and names.
+    """
     chance = random.Random(seed)
     size, now, names = PAGE, bytearray(b"o" * PAGE), 0
     for number in range(4):
@@ -230,13 +257,18 @@ def test_where_the_number_is_exact_there_are_so_many(journal: Journal, seed: int
         else:
             journal.attributes(1, "chmod", ("mode", number, number + 1))
     states = CrashStates(journal, "strict")
-    every = {(result(states, state, bytes(now)), str(states.entries(state)), str(states.attribute_values(state))) for state in range(states.everything + 1)}
+    every = {
+        (result(states, state, bytes(now)), str(states.entries(state)), str(states.attribute_values(state)))
+        for state in range(states.everything + 1)
+    }
     assert states.count() == (len(every), True)
     assert len(states.take(10_000)) == len(every)
 
 
 def test_the_datastore_takes_every_state_that_it_lists(make: Callable[..., Model]) -> None:
-    """An append of three pages and its overwrite, on a real file: each number leads to another content, and the answer says which pages are there."""
+    """An append of three pages and its overwrite, on a real file: each number leads to another content, and the answer
+    says which pages are there.
+    """
     found: dict[bytes, str] = {}
     number = 0
     while True:
@@ -254,4 +286,7 @@ def test_the_datastore_takes_every_state_that_it_lists(make: Callable[..., Model
         number += 1
     assert len(found) == number == 1 + 2 + 4 + 8
     middle = found[b"o" * PAGE + b"n" * PAGE + bytes(PAGE) + b"n" * PAGE]
-    assert middle == f"bytes {PAGE} to {2 * PAGE}, bytes {3 * PAGE} to {4 * PAGE}, the size {4 * PAGE} of 1: write {3 * PAGE}@{PAGE} of /file"
+    assert (
+        middle == f"bytes {PAGE} to {2 * PAGE}, bytes {3 * PAGE} to {4 * PAGE}, the size {4 * PAGE} of 1: write "
+        f"{3 * PAGE}@{PAGE} of /file"
+    )

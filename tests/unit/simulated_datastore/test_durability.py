@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What a crash loses and what it can't, without a mount."""
+
 from __future__ import annotations
 
 import os
@@ -56,7 +57,10 @@ def test_fsync_keeps_content_and_in_a_journaling_file_system_the_name(model: Mod
 
 
 def test_every_crash_state_of_the_classic_replacement(make: Callable[..., Model]) -> None:
-    """Write a new file, rename it over the old one: without fsync some state has neither the old content nor the new one, with it none has."""
+    """Write a new file, rename it over the old one: without fsync some state has neither the old content nor the new
+    one, with it none has.
+    """
+
     def outcomes(sync: bool, names: str) -> set[bytes]:
         found = set()
         number = 0
@@ -107,7 +111,13 @@ def test_a_rule_that_crashes(model: Model) -> None:
 def test_a_crash_loses_attributes_that_were_not_synced(model: Model) -> None:
     def look(name: str) -> tuple[str, int, int, int, list[str]]:
         status = os.lstat(model.root / name)
-        return stat.filemode(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns, os.listxattr(model.root / name, follow_symlinks=False)
+        return (
+            stat.filemode(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            os.listxattr(model.root / name, follow_symlinks=False),
+        )
 
     model.mkdir("dir")
     handle = model.create("file", b"content")
@@ -129,7 +139,12 @@ def test_a_crash_loses_attributes_that_were_not_synced(model: Model) -> None:
         durability.track()
         change()
         assert {name: look(name) for name in before} != before
-        assert {entry["path"] for entry in durability.unsynced()["attributes"]} == {"/file", "/tool", "/dir", "/symlink"}
+        assert {entry["path"] for entry in durability.unsynced()["attributes"]} == {
+            "/file",
+            "/tool",
+            "/dir",
+            "/symlink",
+        }
         model.datastore.crash(names=names, restart=True)
         assert {name: look(name) for name in before} == before
     durability.track()
@@ -228,7 +243,11 @@ def test_a_lying_sync_makes_nothing_durable(make: Callable[..., Model], op: str,
     model.rename("file", "renamed")
     before = durability.unsynced()
     model.datastore.rules.add(ops=[op], action="noop")
-    {"fsync": lambda: model.fsync(handle), "fsyncdir": lambda: model.fsyncdir(""), "close": lambda: model.close(handle)}[op]()
+    {
+        "fsync": lambda: model.fsync(handle),
+        "fsyncdir": lambda: model.fsyncdir(""),
+        "close": lambda: model.close(handle),
+    }[op]()
     assert durability.unsynced() == before
     model.datastore.crash(restart=True)
     assert model.tree() == {"renamed" if profile == "nfs3" else "file": b"old"}

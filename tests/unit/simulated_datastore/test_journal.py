@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The journal, which is pure: what is pending after which sync, and what becomes of it in a crash."""
+
 from __future__ import annotations
 
 import random
@@ -19,7 +20,7 @@ def journal() -> Journal:
 
 
 def write(journal: Journal, fid: int, offset: int = 0, data: bytes = b"new") -> None:
-    journal.content(fid, offset, data, b"old"[:len(data)], 3)
+    journal.content(fid, offset, data, b"old"[: len(data)], 3)
 
 
 def survivors(journal: Journal, names: str = "ordered") -> list[int]:
@@ -78,7 +79,10 @@ def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     write(journal, 1, 1, b"BBB")
     journal.sync(1)
     # The durable change stays in the log, as undoing the lost one would hide it.
-    assert [(change.lost, change.durable) for change in journal.changes if isinstance(change, Content)] == [(True, False), (False, True)]
+    assert [(change.lost, change.durable) for change in journal.changes if isinstance(change, Content)] == [
+        (True, False),
+        (False, True),
+    ]
     recipe = CrashStates(journal, "ordered").contents(0)[1]
     assert [change.seq for change in recipe.undo] == [2, 1]
     assert (recipe.redo, recipe.size) == ([(1, b"BBB")], 4)
@@ -134,7 +138,11 @@ def test_a_durable_name_stays_while_an_older_change_of_it_is_pending(journal: Jo
     assert CrashStates(journal, "strict").entries(0) == {(4, b"x"): (None, 1)}
     journal.names("rename", ((5, b"x"), 2, None), ((5, b"y"), None, 2))
     journal.sync(2)
-    for names, expected in (("none", {}), ("ordered", {}), ("strict", {(4, b"x"): (None, 1), (5, b"x"): (None, 2), (5, b"y"): (2, None)})):
+    for names, expected in (
+        ("none", {}),
+        ("ordered", {}),
+        ("strict", {(4, b"x"): (None, 1), (5, b"x"): (None, 2), (5, b"y"): (2, None)}),
+    ):
         assert CrashStates(journal, names).entries(0) == expected
     journal.sync_directory(4)
     assert survivors(journal, "strict") == [4]
@@ -149,7 +157,9 @@ def test_a_rename_that_is_durable_has_what_an_older_one_brought(journal: Journal
 
 
 class Reference:
-    """What a disk must hold, without a log of changes to undo: of each name and byte every value since it was last made durable."""
+    """What a disk must hold, without a log of changes to undo: of each name and byte every value since it was last made
+    durable.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
@@ -176,8 +186,8 @@ class Reference:
 
     def write(self, fid: int, offset: int, data: bytes) -> None:
         old = self.content[fid]
-        self.journal.content(fid, offset, data, old[offset:offset + len(data)], len(old))
-        self.content[fid] = old[:offset] + data + old[offset + len(data):]
+        self.journal.content(fid, offset, data, old[offset : offset + len(data)], len(old))
+        self.content[fid] = old[:offset] + data + old[offset + len(data) :]
         for number, byte in enumerate(data, offset):
             self.bytes[fid][number].add(byte)
 
@@ -225,9 +235,9 @@ class Reference:
         contents = {fid: bytearray(content) for fid, content in self.content.items()}
         for fid, recipe in states.contents(state).items():
             for change in recipe.undo:
-                contents[fid][change.offset:change.offset + len(change.old)] = change.old
+                contents[fid][change.offset : change.offset + len(change.old)] = change.old
             for offset, data in recipe.redo:
-                contents[fid][offset:offset + len(data or b"")] = data or b""
+                contents[fid][offset : offset + len(data or b"")] = data or b""
             assert recipe.size == len(contents[fid])
         for fid, content in contents.items():
             assert all(byte in possible for byte, possible in zip(content, self.bytes[fid], strict=True))
@@ -240,7 +250,22 @@ def test_nothing_that_was_synced_is_lost_in_any_state(journal: Journal, seed: in
     keys = [(directory, name) for directory in (100, 101, 102) for name in (b"a", b"b")]
     fids = count(1)
     for _unused in range(60):
-        op = chance.choice(["create", "rename", "rename", "exchange", "unlink", "link", "write", "write", "fsync", "fsyncdir", "fsyncdir", "sync"])
+        op = chance.choice(
+            [
+                "create",
+                "rename",
+                "rename",
+                "exchange",
+                "unlink",
+                "link",
+                "write",
+                "write",
+                "fsync",
+                "fsyncdir",
+                "fsyncdir",
+                "sync",
+            ]
+        )
         there = sorted(reference.now)
         key, free = chance.choice(keys), [key for key in keys if key not in reference.now]
         if op == "sync":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The other policies and the ledger, without a mount."""
+
 from __future__ import annotations
 
 import errno
@@ -17,10 +18,22 @@ from simulated_datastore.capabilities import Capabilities
 # Rules
 
 
-@pytest.mark.parametrize(("trigger", "hits"), [
-    ({}, [1, 2, 3, 4, 5, 6]), ({"nth": 3}, [3]), ({"after": 4}, [5, 6]), ({"every": 2}, [2, 4, 6]), ({"times": 2}, [1, 2]),
-    ({"every": 2, "times": 2}, [2, 4]), ({"bytes": 20}, [3, 4, 5, 6]), ({"path": "*.qcow2"}, [1, 2, 3, 4, 5, 6]), ({"path": "*.raw"}, []),
-    ({"path": "/dir/*"}, [1, 2, 3, 4, 5, 6]), ({"client": "host1"}, [1, 2, 3, 4, 5, 6])])
+@pytest.mark.parametrize(
+    ("trigger", "hits"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6]),
+        ({"nth": 3}, [3]),
+        ({"after": 4}, [5, 6]),
+        ({"every": 2}, [2, 4, 6]),
+        ({"times": 2}, [1, 2]),
+        ({"every": 2, "times": 2}, [2, 4]),
+        ({"bytes": 20}, [3, 4, 5, 6]),
+        ({"path": "*.qcow2"}, [1, 2, 3, 4, 5, 6]),
+        ({"path": "*.raw"}, []),
+        ({"path": "/dir/*"}, [1, 2, 3, 4, 5, 6]),
+        ({"client": "host1"}, [1, 2, 3, 4, 5, 6]),
+    ],
+)
 def test_triggers(model: Model, trigger: dict[str, Any], hits: list[int]) -> None:
     rule = model.datastore.rules.add(ops=["write"], **trigger)
     model.mkdir("dir")
@@ -112,14 +125,28 @@ def test_a_hang_ends_with_its_rule_and_holds_up_nobody(model: Model) -> None:
     model.run(work)
 
 
-@pytest.mark.parametrize(("rule", "says"), [
-    ({"ops": ["wirte"]}, "did you mean 'write'"), ({"ops": []}, "matches nothing"), ({"op": "write"}, "did you mean 'ops'"),
-    ({"ops": ["write"], "error": "EOI"}, "EIO"), ({"ops": ["write"], "nth": 0}, "at least 1"), ({"ops": ["write"], "nth": 2, "after": 5}, "can't match"),
-    ({"ops": ["write"], "nth": 3, "every": 2}, "can't match"), ({"ops": ["write"], "probability": 0}, "can't match"),
-    ({"ops": ["mkdir"], "bytes": 4}, "can't match"), ({"ops": ["mkdir"], "action": "torn"}, "only"), ({"ops": ["write"], "client": "host9"}, "host1"),
-    ({"ops": ["write"], "action": "explode"}, "explode"), ({"ops": ["write"], "action": "delay", "delay": -1}, "at least 0"),
-    ({"ops": ["write"], "action": "hang", "when": "after"}, "after the effect"), ({"ops": ["write"], "action": "crash"}, "crash tracking"),
-    ({"ops": "write", "path": ""}, "text"), ({"ops": ["write"], "times": True}, "True")])
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"ops": ["wirte"]}, "did you mean 'write'"),
+        ({"ops": []}, "matches nothing"),
+        ({"op": "write"}, "did you mean 'ops'"),
+        ({"ops": ["write"], "error": "EOI"}, "EIO"),
+        ({"ops": ["write"], "nth": 0}, "at least 1"),
+        ({"ops": ["write"], "nth": 2, "after": 5}, "can't match"),
+        ({"ops": ["write"], "nth": 3, "every": 2}, "can't match"),
+        ({"ops": ["write"], "probability": 0}, "can't match"),
+        ({"ops": ["mkdir"], "bytes": 4}, "can't match"),
+        ({"ops": ["mkdir"], "action": "torn"}, "only"),
+        ({"ops": ["write"], "client": "host9"}, "host1"),
+        ({"ops": ["write"], "action": "explode"}, "explode"),
+        ({"ops": ["write"], "action": "delay", "delay": -1}, "at least 0"),
+        ({"ops": ["write"], "action": "hang", "when": "after"}, "after the effect"),
+        ({"ops": ["write"], "action": "crash"}, "crash tracking"),
+        ({"ops": "write", "path": ""}, "text"),
+        ({"ops": ["write"], "times": True}, "True"),
+    ],
+)
 def test_a_rule_that_is_wrong_is_refused(model: Model, rule: dict[str, Any], says: str) -> None:
     assert says in refusal(lambda: model.datastore.rules.add(**rule))
     assert model.datastore.rules.status() == []
@@ -128,7 +155,11 @@ def test_a_rule_that_is_wrong_is_refused(model: Model, rule: dict[str, Any], say
 
 def test_what_the_adapter_cannot_honour_is_refused(make: Callable[..., Model]) -> None:
     model = make(capabilities=Capabilities("poor"))
-    for rule in ({"ops": ["write"], "uid": 5}, {"ops": ["read"], "action": "kill"}, {"ops": ["mkdir"], "action": "disconnect"}):
+    for rule in (
+        {"ops": ["write"], "uid": 5},
+        {"ops": ["read"], "action": "kill"},
+        {"ops": ["mkdir"], "action": "disconnect"},
+    ):
         message = refusal(lambda rule=rule: model.datastore.rules.add(**rule))
         assert "'poor'" in message
         assert "capability" in message
@@ -219,6 +250,7 @@ def test_squash(make: Callable[..., Model]) -> None:
 
     async def xattr() -> None:
         await model.mount.setxattr(await model.ino("theirs"), b"user.x", b"y", model.caller)
+
     assert error_of(lambda: model.run(xattr)) == "ENOTSUP"
 
 

@@ -2,9 +2,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """The adapter to FUSE by way of pyfuse3.
 
-One rule keeps a mount alive: pyfuse3 ends its loop at any exception but its own FUSEError, so every handler turns what it meets into one. An
+One rule keeps a mount alive: pyfuse3 ends its loop at any exception but its own FUSEError, so every handler turns what
+it meets into one. An
 :class:`OSError` is the answer to the client; anything else is a bug, which is EIO and a traceback in the log.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -45,7 +47,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KernelTable:
-    """A row of the kernel's table of mounts: the source, the type after ``fuse.``, and options that are there for each file system."""
+    """A row of the kernel's table of mounts: the source, the type after ``fuse.``, and options that are there for each
+    file system.
+    """
 
     source: str
     type: str
@@ -53,7 +57,8 @@ class KernelTable:
 
 
 class Pyfuse3Adapter:
-    """One mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` when it can't be mounted.
+    """One mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` when it can't
+    be mounted.
 
     *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
     """
@@ -91,7 +96,8 @@ class Pyfuse3Adapter:
         self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         _sessions.register(self._session_fd(), select.POLLIN)
-        # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop the daemon.
+        # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop
+        # the daemon.
         os.set_blocking(self.session_fd, False)
         self._trio.ready = _ready(self.session_fd, mount.datastore.parked)
         mount.relieve = self._relieve
@@ -119,7 +125,8 @@ class Pyfuse3Adapter:
             self._jobs.put(None)
 
     async def _reader(self) -> None:
-        # Of two readers that come to wait, the second ends (min_tasks 0); the library starts none, however many have ended (max_tasks).
+        # Of two readers that come to wait, the second ends (min_tasks 0); the library starts none, however many have
+        # ended (max_tasks).
         await self._pyfuse3.main(0, -1 << 30)
         if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
             # It wasn't superfluous: the session has ended, and who is still parked waits for nobody.
@@ -152,7 +159,9 @@ class Pyfuse3Adapter:
     # Caches of the kernel
 
     def invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
-        """Make the kernel forget what it knows of a node, or of a name; it happens soon, in a thread, as it may have to wait for other requests."""
+        """Make the kernel forget what it knows of a node, or of a name; it happens soon, in a thread, as it may have to
+        wait for other requests.
+        """
         self._jobs.put((node, parent, name))
 
     def invalidate_attributes(self, node: Node) -> None:
@@ -189,7 +198,7 @@ class Pyfuse3Adapter:
         lookups = self.mount.lookups
         try:
             while len(lookups) > self.trim and not self._closed:
-                oldest = list(lookups)[:len(lookups) - self.trim * 3 // 4]
+                oldest = list(lookups)[: len(lookups) - self.trim * 3 // 4]
                 for ino in oldest:
                     node = self.mount.nodes.known(ino)
                     if node is not None and not node.handles and not stat.S_ISDIR(node.kind):
@@ -198,7 +207,8 @@ class Pyfuse3Adapter:
                 # It tells a little later what it has forgotten.
                 time.sleep(0.1)
                 if all(ino in lookups for ino in oldest):
-                    # All are in use, or the kernel is late. To try again has its price, but nobody else may come by: what it knows it doesn't ask for.
+                    # All are in use, or the kernel is late. To try again has its price, but nobody else may come by:
+                    # what it knows it doesn't ask for.
                     time.sleep(1)
         except Exception:
             _log.exception("a bug in the forgetting of %s", self.mount.client)
@@ -215,7 +225,9 @@ _adapters: list[Pyfuse3Adapter] = []
 
 
 def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
-    """A function that tells whether a request is there, or comes within a millisecond in which nobody else has anything to do."""
+    """A function that tells whether a request is there, or comes within a millisecond in which nobody else has anything
+    to do.
+    """
     poll = _sessions.poll
 
     def ready() -> bool:
@@ -223,6 +235,7 @@ def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
             if fd == session_fd:
                 return True
         return False
+
     return ready
 
 
@@ -237,8 +250,11 @@ def _why_not() -> str:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     if not effective >> _SYS_ADMIN & 1:
-        return ("this process lacks the capability CAP_SYS_ADMIN. A container gets it by --device /dev/fuse --cap-add SYS_ADMIN, and a user without root by "
-                "unshare --user --map-root-user --mount")
+        return (
+            "this process lacks the capability CAP_SYS_ADMIN. A container gets it by --device /dev/fuse --cap-add "
+            "SYS_ADMIN, and a user without root by "
+            "unshare --user --map-root-user --mount"
+        )
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -305,6 +321,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             except Exception:
                 _log.exception("a bug in %s of %s", handler.__name__, mount.client)
                 raise fuse_error(errno.EIO) from None
+
         return guarded
 
     class Handlers(pyfuse3.Operations):  # type: ignore[misc]
@@ -372,7 +389,9 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             return entry(await mount.symlink(real(parent), name, target, ctx))
 
         @guard
-        async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: Any) -> None:
+        async def rename(
+            self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: Any
+        ) -> None:
             await mount.rename(real(parent), name, real(new_parent), new_name, flags, ctx)
 
         @guard
@@ -386,7 +405,8 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             if close_to_open:
                 node = handle.node
                 if mount.seen.get(ino) != node.version:
-                    # Its page cache goes with every open; the attributes that the client was given, the size among them, must go as well.
+                    # Its page cache goes with every open; the attributes that the client was given, the size among
+                    # them, must go as well.
                     adapter.invalidate_attributes(node)
                     mount.seen[ino] = node.version
             return file_info(fh=handle.number, direct_io=strict)
@@ -449,7 +469,17 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         async def statfs(self, ctx: Any) -> Any:
             found = await mount.statfs(ctx)
             reply = pyfuse3.StatvfsData()
-            for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+            for name in (
+                "f_bsize",
+                "f_frsize",
+                "f_blocks",
+                "f_bfree",
+                "f_bavail",
+                "f_files",
+                "f_ffree",
+                "f_favail",
+                "f_namemax",
+            ):
                 setattr(reply, name, getattr(found, name))
             return reply
 
@@ -458,8 +488,14 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             await mount.setxattr(real(number), name, value, ctx)
 
         async def getxattr(self, number: int, name: bytes, ctx: Any) -> bytes:
-            # The kernel asks for this one before each write, for itself: nothing that a client does, and half the time of small writes.
-            if name == CAPABILITY and (node := nodes.known(real(number))) is not None and node.no_capability and not node.stale:
+            # The kernel asks for this one before each write, for itself: nothing that a client does, and half the time
+            # of small writes.
+            if (
+                name == CAPABILITY
+                and (node := nodes.known(real(number))) is not None
+                and node.no_capability
+                and not node.stale
+            ):
                 raise fuse_error(errno.ENODATA)
             return await self._getxattr(number, name, ctx)
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Copies of the pyfuse3 extension: it keeps its session in module globals, so that each mount of a process needs a module of its own."""
+"""Copies of the pyfuse3 extension: it keeps its session in module globals, so that each mount of a process needs a
+module of its own.
+"""
+
 from __future__ import annotations
 
 import importlib
@@ -32,8 +35,9 @@ class _Lock:
 
 
 class _Nursery:
-    """In place of trio's: pyfuse3 starts one loop in it, as long as it may have no more. That begins again when there was no request after all; it leaves
-    its buffer behind then, some hundred KiB."""
+    """In place of trio's: pyfuse3 starts one loop in it, as long as it may have no more. That begins again when there
+    was no request after all; it leaves its buffer behind then, some hundred KiB.
+    """
 
     def __init__(self) -> None:
         self._loop: tuple[Callable[..., Awaitable[None]], tuple[Any, ...]] | None = None
@@ -55,7 +59,9 @@ class _Nursery:
 
 
 class _Trio(types.ModuleType):
-    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a small request."""
+    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a
+    small request.
+    """
 
     #: For how long, in seconds, requests may follow each other without a checkpoint.
     BURST = 0.02
@@ -69,7 +75,8 @@ class _Trio(types.ModuleType):
         self.current_trio_token = trio.lowlevel.current_trio_token
         self.current_task = trio.lowlevel.current_task
         self.notify_closing = trio.lowlevel.notify_closing
-        #: Whether a request is there, or comes very soon: waiting here costs a fraction of what waiting by way of trio does.
+        #: Whether a request is there, or comes very soon: waiting here costs a fraction of what waiting by way of trio
+        #: does.
         self.ready: Callable[[], bool] = lambda: False
         self._until = 0.0
         #: Whether a reader waits for the next request, or is about to.
@@ -89,16 +96,25 @@ class _Trio(types.ModuleType):
 
 
 def fresh_module() -> tuple[Any, _Trio]:
-    """A module like ``pyfuse3`` with a session of its own, and the part of trio it uses. Raises :class:`SimulatedDatastoreError` when it isn't there."""
+    """A module like ``pyfuse3`` with a session of its own, and the part of trio it uses.
+
+    Raises :class:`SimulatedDatastoreError` when it isn't there.
+    """
     try:
         import pyfuse3
     except ImportError as error:
-        raise SimulatedDatastoreError(f"pyfuse3 can't be imported ({error}): install libfuse3-dev, fuse3, pkg-config and gcc, then pip install "
-                                      "pyfuse3.") from error
+        raise SimulatedDatastoreError(
+            f"pyfuse3 can't be imported ({error}): install libfuse3-dev, fuse3, pkg-config and gcc, then pip install "
+            "pyfuse3."
+        ) from error
     name = f"_simulated_datastore_mount_{next(_numbers)}"
     with tempfile.TemporaryDirectory(prefix="simulated-datastore-") as directory:
         # The file must be another one: the dynamic linker gives the same one's variables to both.
-        shutil.copytree(Path(pyfuse3.__file__).parent, Path(directory, "pyfuse3"), ignore=shutil.ignore_patterns("*.c", "*.h", "*.pyx", "__pycache__"))
+        shutil.copytree(
+            Path(pyfuse3.__file__).parent,
+            Path(directory, "pyfuse3"),
+            ignore=shutil.ignore_patterns("*.c", "*.h", "*.pyx", "__pycache__"),
+        )
         package = types.ModuleType(name)
         package.__path__ = [directory]
         sys.modules[name] = package

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """The policies, one a file, and what all of them are."""
+
 from __future__ import annotations
 
 from ..request import Request

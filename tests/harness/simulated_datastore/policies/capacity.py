@@ -2,9 +2,11 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """Space and inodes: what is used, to the 4 KiB block, and what happens when there is no more.
 
-Counted is what is allocated (``st_blocks`` of the backing directory), never a length: a file with several names once, a file without a name until it is
-closed, directories as far as they take blocks there. Usage is counted once, when a limit is set, and then follows from what each request changed.
+Counted is what is allocated (``st_blocks`` of the backing directory), never a length: a file with several names
+once, a file without a name until it is closed, directories as far as they take blocks there. Usage is counted once,
+when a limit is set, and then follows from what each request changed.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,7 +31,20 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 _NEW = frozenset({"create", "mkdir", "mknod", "symlink"})
-_CONCERNED = _NEW | {"chown", "close", "fsync", "link", "removexattr", "rename", "rmdir", "setxattr", "statfs", "truncate", "unlink", "write"}
+_CONCERNED = _NEW | {
+    "chown",
+    "close",
+    "fsync",
+    "link",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setxattr",
+    "statfs",
+    "truncate",
+    "unlink",
+    "write",
+}
 
 
 def blocks(status: os.stat_result) -> int:
@@ -39,7 +54,9 @@ def blocks(status: os.stat_result) -> int:
 
 @dataclass
 class Account:
-    """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*); in blocks and inodes, None is without limit."""
+    """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*); in blocks and inodes, None is
+    without limit.
+    """
 
     error: int
     block_limit: int | None = None
@@ -61,9 +78,14 @@ class Account:
         return float("inf") if self.inode_limit is None else self.inode_limit - self.inodes
 
     def status(self) -> dict[str, Any]:
-        return {"uid": self.uid, "path": None if self.path is None else os.fsdecode(self.path),
-                "size": None if self.block_limit is None else self.block_limit * BLOCK, "used": self.used * BLOCK,
-                "inodes": self.inode_limit, "inodes_used": self.inodes}
+        return {
+            "uid": self.uid,
+            "path": None if self.path is None else os.fsdecode(self.path),
+            "size": None if self.block_limit is None else self.block_limit * BLOCK,
+            "used": self.used * BLOCK,
+            "inodes": self.inode_limit,
+            "inodes_used": self.inodes,
+        }
 
 
 @dataclass(frozen=True)
@@ -94,8 +116,9 @@ class Capacity(Policy):
     # Control
 
     def set(self, **given: Any) -> dict[str, Any]:
-        """Change the limits that are given: *size* and *max_file* in bytes, *inodes*, *error_at*, and *quotas*, a list of mappings with uid or path, and size
-        or inodes. None takes a limit away. Raises :class:`SimulatedDatastoreError` for one that is below what is used.
+        """Change the limits that are given: *size* and *max_file* in bytes, *inodes*, *error_at*, and *quotas*, a
+        list of mappings with uid or path, and size or inodes. None takes a limit away. Raises
+        :class:`SimulatedDatastoreError` for one that is below what is used.
         """
         for key in given:
             choose("capacity", key, ["size", "inodes", "max_file", "error_at", "quotas"])
@@ -109,23 +132,37 @@ class Capacity(Policy):
             accounts[0].inode_limit = _whole("inodes", given["inodes"])
         max_file = _whole("max_file", given["max_file"]) if "max_file" in given else self._file_limit
         if not isinstance(given.get("quotas", []), (list, type(None))):
-            raise SimulatedDatastoreError(f"quotas: {given['quotas']!r} isn't a list of mappings such as {{\"uid\": 1000, \"size\": 4096}}.")
+            raise SimulatedDatastoreError(
+                f'quotas: {given["quotas"]!r} isn\'t a list of mappings such as {{"uid": 1000, "size": 4096}}.'
+            )
         if "quotas" in given:
             for quota in given["quotas"] or ():
                 accounts.append(_quota(quota))
                 if "path" in quota:
                     self._datastore.check_path("quotas path", quota["path"])
         else:
-            accounts += [Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]]
+            accounts += [
+                Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]
+            ]
         self._count(accounts)
         for account in accounts:
             if account.free() < 0 or account.free_inodes() < 0:
                 what = "size" if account.free() < 0 else "inodes"
-                of = f" of uid {account.uid}" if account.uid is not None else f" of {os.fsdecode(account.path)!r}" if account.path is not None else ""
+                of = (
+                    f" of uid {account.uid}"
+                    if account.uid is not None
+                    else f" of {os.fsdecode(account.path)!r}"
+                    if account.path is not None
+                    else ""
+                )
                 limit = (account.block_limit or 0) * BLOCK if what == "size" else account.inode_limit
                 used = account.used * BLOCK if what == "size" else account.inodes
-                raise SimulatedDatastoreError(f"{what}: {limit}{of} is below the {used} that are used, give at least that.")
-        limited = max_file is not None or any(account.block_limit is not None or account.inode_limit is not None for account in accounts)
+                raise SimulatedDatastoreError(
+                    f"{what}: {limit}{of} is below the {used} that are used, give at least that."
+                )
+        limited = max_file is not None or any(
+            account.block_limit is not None or account.inode_limit is not None for account in accounts
+        )
         self._accounts = accounts if limited else []
         self._file_limit = max_file
         if "error_at" in given:
@@ -135,8 +172,13 @@ class Capacity(Policy):
 
     def status(self) -> dict[str, Any]:
         first = self._accounts[0] if self._accounts else Account(errno.ENOSPC)
-        return {"limited": bool(self._accounts), **first.status(), "max_file": self._file_limit, "error_at": self._error_at,
-                "quotas": [account.status() for account in self._accounts[1:]]}
+        return {
+            "limited": bool(self._accounts),
+            **first.status(),
+            "max_file": self._file_limit,
+            "error_at": self._error_at,
+            "quotas": [account.status() for account in self._accounts[1:]],
+        }
 
     def recount(self) -> None:
         """Count anew what is used, after something changed behind the requests."""
@@ -188,7 +230,9 @@ class Capacity(Policy):
         return bool(self._accounts) or any(policy.concerns(op) for policy in (store.state, store.rules, store.schedule))
 
     def enter(self, request: Request) -> None:
-        """Hold the request to the limits of now, however long it waited, and look at what it may change, where that isn't known."""
+        """Hold the request to the limits of now, however long it waited, and look at what it may change, where that
+        isn't known.
+        """
         if not self._accounts:
             return
         op = request.op
@@ -201,8 +245,13 @@ class Capacity(Policy):
         elif op in _NEW:
             self._limit_new(request)
         elif op in ("rename", "link"):
-            if self._of_path(request.path) != self._of_path(request.new_path) or self._above_quota(request.path) or self._above_quota(request.new_path):
-                # As between projects of XFS: a file would take its use along, and a directory that of the quotas below it.
+            if (
+                self._of_path(request.path) != self._of_path(request.new_path)
+                or self._above_quota(request.path)
+                or self._above_quota(request.new_path)
+            ):
+                # As between projects of XFS: a file would take its use along, and a directory that of the quotas
+                # below it.
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         for node in (request.node, request.new_parent):
             if node is not None and node.counted is None:
@@ -216,7 +265,11 @@ class Capacity(Policy):
         return self._error_at or mount.export.profile.error_at
 
     def _of_path(self, path: bytes) -> list[bytes]:
-        return [account.path for account in self._accounts if account.path is not None and account.covers(account.uid or 0, path)]
+        return [
+            account.path
+            for account in self._accounts
+            if account.path is not None and account.covers(account.uid or 0, path)
+        ]
 
     def _above_quota(self, path: bytes) -> bool:
         return any(account.path is not None and account.path.startswith(path + b"/") for account in self._accounts)
@@ -290,7 +343,9 @@ class Capacity(Policy):
             self._measure(request.new_parent)
 
     def _measure(self, node: Node) -> None:
-        """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some of it later than it was written."""
+        """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some
+        of it later than it was written.
+        """
         before = node.counted
         if before is None:
             return
@@ -353,7 +408,9 @@ def _charge(accounts: list[Account], uid: int, path: bytes, number: int, inodes:
 
 
 def _prefix(fd: int, offset: int, size: int, free: int) -> int:
-    """How many of *size* bytes at *offset* fit if *free* blocks are left: blocks that are there already cost nothing."""
+    """How many of *size* bytes at *offset* fit if *free* blocks are left: blocks that are there already cost
+    nothing.
+    """
     end, need, block = offset + size, 0, offset // BLOCK
     while block * BLOCK < end:
         data, hole = _data(fd, block * BLOCK)
@@ -385,7 +442,9 @@ def _whole(option: str, value: Any) -> int | None:
 def _blocks_of(option: str, value: Any) -> int | None:
     value = _whole(option, value)
     if value is not None and value % BLOCK:
-        raise SimulatedDatastoreError(f"{option}: {value} bytes aren't whole blocks of {BLOCK}, the nearest below are {value - value % BLOCK}.")
+        raise SimulatedDatastoreError(
+            f"{option}: {value} bytes aren't whole blocks of {BLOCK}, the nearest below are {value - value % BLOCK}."
+        )
     return None if value is None else value // BLOCK
 
 
@@ -400,9 +459,17 @@ def _quota(given: Any) -> Account:
     if "path" in given:
         path = b"/" + os.fsencode(checks.text("quotas path", given["path"], path=True)).strip(b"/")
         if {b"", b".", b".."} & set(path[1:].split(b"/")):
-            raise SimulatedDatastoreError(f"quotas: {given['path']!r} isn't the path of a subtree, for the whole datastore there is size.")
+            raise SimulatedDatastoreError(
+                f"quotas: {given['path']!r} isn't the path of a subtree, for the whole datastore there is size."
+            )
     uid = checks.whole("quotas uid", given["uid"], most=checks.MOST_ID) if "uid" in given else None
-    return Account(errno.EDQUOT, _blocks_of("quotas size", given.get("size")), _whole("quotas inodes", given.get("inodes")), uid, path)
+    return Account(
+        errno.EDQUOT,
+        _blocks_of("quotas size", given.get("size")),
+        _whole("quotas inodes", given.get("inodes")),
+        uid,
+        path,
+    )
 
 
 __all__ = ["BLOCK", "Capacity", "blocks"]

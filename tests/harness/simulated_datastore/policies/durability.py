@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Crashes: everything is written through at once, and the journal knows what a crash would have lost."""
+
 from __future__ import annotations
 
 import contextlib
@@ -73,8 +74,15 @@ class Durability(Policy):
         self._datastore.recompile()
         return {"tracking": self.tracking, "limit": self.journal.limit}
 
-    def check(self, keep: str = "none", names: str = "ordered", seed: int = 0, count: int | None = None, state: int | None = None,
-              restart: bool = False) -> None:
+    def check(
+        self,
+        keep: str = "none",
+        names: str = "ordered",
+        seed: int = 0,
+        count: int | None = None,
+        state: int | None = None,
+        restart: bool = False,
+    ) -> None:
         """Raise :class:`SimulatedDatastoreError` unless a crash with these parameters is possible."""
         if not self.tracking:
             raise SimulatedDatastoreError("crash: nothing is known of what was synced, set crash tracking before.")
@@ -85,8 +93,9 @@ class Durability(Policy):
                 raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
 
     def unsynced(self) -> dict[str, Any]:
-        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes; and how many changes it can't lose only because the journal had
-        no room for them (``written_back``)."""
+        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes; and how many changes it
+        can't lose only because the journal had no room for them (``written_back``).
+        """
         self.check()
         files: dict[int, list[tuple[int, int]]] = {}
         names, attributes = [], []
@@ -96,16 +105,32 @@ class Durability(Policy):
             elif isinstance(change, Attributes):
                 attributes.append({"op": change.op, "path": self._path(change.fid), "journaled": change.journaled})
             else:
-                names.append({"op": change.op, "names": [os.fsdecode(key[1]) for key, _unused, _unused in change.changes], "journaled": change.journaled})
+                names.append(
+                    {
+                        "op": change.op,
+                        "names": [os.fsdecode(key[1]) for key, _unused, _unused in change.changes],
+                        "journaled": change.journaled,
+                    }
+                )
         found = []
         for fid, ranges in files.items():
             merged = _merge(ranges)
-            found.append({"path": self._path(fid), "bytes": sum(end - start for start, end in merged), "ranges": merged})
-        return {"tracking": self.tracking, "bytes": sum(file["bytes"] for file in found), "files": found, "names": names, "attributes": attributes,
-                "written_back": self.journal.written_back}
+            found.append(
+                {"path": self._path(fid), "bytes": sum(end - start for start, end in merged), "ranges": merged}
+            )
+        return {
+            "tracking": self.tracking,
+            "bytes": sum(file["bytes"] for file in found),
+            "files": found,
+            "names": names,
+            "attributes": attributes,
+            "written_back": self.journal.written_back,
+        }
 
     def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
-        """At most *limit* of the states the disk may be in after a crash now; the number of one is *state* of crash, with the same *seed*."""
+        """At most *limit* of the states the disk may be in after a crash now; the number of one is *state* of crash,
+        with the same *seed*.
+        """
         self.check(names=names, seed=seed)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
@@ -113,7 +138,9 @@ class Durability(Policy):
         return [{"state": number, **self._tell(states, state)} for number, state in enumerate(states.take(limit, seed))]
 
     def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
-        """How many states there are (``states``, at most 10**100), whether that is ``exact`` or could be less, and how many :meth:`states` lists."""
+        """How many states there are (``states``, at most 10**100), whether that is ``exact`` or could be less, and how
+        many :meth:`states` lists.
+        """
         self.check(names=names, seed=seed)
         states = CrashStates(self.journal, names)
         number, exact = states.count()
@@ -128,7 +155,11 @@ class Durability(Policy):
             elif parts := states.parts(state, change):
                 ranges = _merge([(part.start, part.end) for part in parts if part.kind == "data"])
                 there = [f"bytes {start} to {end}" for start, end in ranges]
-                there += [f"the size {size}" for size in [max((part.end for part in parts if part.kind == "size"), default=0)] if size]
+                there += [
+                    f"the size {size}"
+                    for size in [max((part.end for part in parts if part.kind == "size"), default=0)]
+                    if size
+                ]
                 told["torn"].append(f"{', '.join(there)} of {self._text(change)}")
             else:
                 told["lost"].append(self._text(change))
@@ -163,8 +194,10 @@ class Durability(Policy):
             elif op in ("unlink", "rmdir"):
                 request.notes[self.name] = self._fid_at(request.node, request.name or b"")
             elif op == "rename":
-                request.notes[self.name] = (self._fid_at(request.node, request.name or b""),
-                                            self._fid_at(request.new_parent, request.new_name))  # type: ignore[arg-type]
+                request.notes[self.name] = (
+                    self._fid_at(request.node, request.name or b""),
+                    self._fid_at(request.new_parent, request.new_name),
+                )  # type: ignore[arg-type]
         except FileNotFoundError:
             # The operation itself will say so.
             pass
@@ -240,10 +273,17 @@ class Durability(Policy):
             self._make_room()
         if self.journal.written_back and not self._told:
             self._told = True
-            _log.warning("crash tracking has no room for all that isn't synced: the oldest changes count as written back from now on")
+            _log.warning(
+                "crash tracking has no room for all that isn't synced: the oldest changes count as written back from "
+                "now on"
+            )
 
     def _note_names(self, request: Request) -> None:
-        op, directory, noted = request.op, self._fid(request.node) if request.name is not None else 0, request.notes.get(self.name)
+        op, directory, noted = (
+            request.op,
+            self._fid(request.node) if request.name is not None else 0,
+            request.notes.get(self.name),
+        )
         if op in ("create", "mkdir", "mknod", "symlink"):
             if request.found is not None:
                 # Its number may have been that of a file that is no more.
@@ -261,7 +301,11 @@ class Durability(Policy):
             if request.flags & RENAME_WHITEOUT:
                 self.sync()
                 return
-            self.journal.names(op, ((directory, request.name or b""), source, target if request.flags & RENAME_EXCHANGE else None), (new, target, source))
+            self.journal.names(
+                op,
+                ((directory, request.name or b""), source, target if request.flags & RENAME_EXCHANGE else None),
+                (new, target, source),
+            )
 
     # Files of the journal
 
@@ -321,7 +365,10 @@ class Durability(Policy):
 
     def _text(self, change: Change) -> str:
         if isinstance(change, Names):
-            paths = (self._path(directory).rstrip("/") + "/" + os.fsdecode(name) for (directory, name), _unused, _unused in change.changes)
+            paths = (
+                self._path(directory).rstrip("/") + "/" + os.fsdecode(name)
+                for (directory, name), _unused, _unused in change.changes
+            )
             return f"{change.seq}: {change.op} {' -> '.join(paths)}"
         if isinstance(change, Attributes):
             what = f"{change.op} {', '.join(os.fsdecode(name) for name, _unused, _unused in change.changes)}"
@@ -331,8 +378,15 @@ class Durability(Policy):
 
     # The crash
 
-    def apply(self, keep: str = "none", names: str = "ordered", seed: int = 0, count: int | None = None, state: int | None = None,
-              restart: bool = False) -> dict[str, Any]:
+    def apply(
+        self,
+        keep: str = "none",
+        names: str = "ordered",
+        seed: int = 0,
+        count: int | None = None,
+        state: int | None = None,
+        restart: bool = False,
+    ) -> dict[str, Any]:
         """Bring the backing directory into a state that the disk may be in; returns what was lost."""
         self.check(keep, names, seed, count, state, restart)
         states = CrashStates(self.journal, names)
@@ -341,7 +395,9 @@ class Durability(Policy):
         else:
             listed = states.take(state + 1, seed)
             if state >= len(listed):
-                raise SimulatedDatastoreError(f"state: there are {len(listed)} crash states, {state} isn't the number of one.")
+                raise SimulatedDatastoreError(
+                    f"state: there are {len(listed)} crash states, {state} isn't the number of one."
+                )
             chosen = listed[state]
         told = self._tell(states, chosen)
         for fid, recipe in states.contents(chosen).items():

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Who a caller is for the server: root_squash and all_squash, with permissions checked as the anonymous user; and what the protocol doesn't have."""
+"""Who a caller is for the server: root_squash and all_squash, with permissions checked as the anonymous user; and what
+the protocol doesn't have.
+"""
+
 from __future__ import annotations
 
 import errno
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 
 _READ, _WRITE, _SEARCH = 4, 2, 1
 _XATTRS = frozenset({"getxattr", "listxattr", "removexattr", "setxattr"})
-_CHECKED = NAMES | _XATTRS | {"chmod", "chown", "getattr", "lookup", "open", "opendir", "readlink", "truncate", "utimens"}
+_CHECKED = (
+    NAMES | _XATTRS | {"chmod", "chown", "getattr", "lookup", "open", "opendir", "readlink", "truncate", "utimens"}
+)
 
 
 class _Anonymous:
@@ -39,12 +44,17 @@ class Identity(Policy):
 
     def concerns(self, op: str) -> bool:
         mounts = self._datastore.mounts.values()
-        return (op in _CHECKED and any(mount.export.squash != "none" for mount in mounts)) \
-            or (op in _XATTRS and any(not mount.export.profile.user_xattr for mount in mounts))
+        return (op in _CHECKED and any(mount.export.squash != "none" for mount in mounts)) or (
+            op in _XATTRS and any(not mount.export.profile.user_xattr for mount in mounts)
+        )
 
     async def before(self, request: Request) -> None:
         export, caller = request.mount.export, request.caller
-        if request.op in ("getxattr", "setxattr", "removexattr") and not export.profile.user_xattr and request.data.startswith(b"user."):
+        if (
+            request.op in ("getxattr", "setxattr", "removexattr")
+            and not export.profile.user_xattr
+            and request.data.startswith(b"user.")
+        ):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if caller is None or export.squash == "none" or (export.squash == "root" and caller.uid != 0):
             return
@@ -64,7 +74,9 @@ class Identity(Policy):
             self._need(node, _SEARCH, request)
         elif op in ("open", "opendir"):
             access = request.flags & os.O_ACCMODE
-            needed = (_READ if access != os.O_WRONLY else 0) | (_WRITE if access != os.O_RDONLY or request.flags & os.O_TRUNC else 0)
+            needed = (_READ if access != os.O_WRONLY else 0) | (
+                _WRITE if access != os.O_RDONLY or request.flags & os.O_TRUNC else 0
+            )
             self._need(node, _READ if op == "opendir" else needed, request)
         elif op in NAMES:
             if op != "link":
@@ -82,7 +94,11 @@ class Identity(Policy):
                 self._need(node, _WRITE, request)
             elif op == "chown":
                 change = request.arguments
-                if not owner or change.get("uid", uid) != uid or change.get("gid", status.st_gid) not in (status.st_gid, caller.gid):
+                if (
+                    not owner
+                    or change.get("uid", uid) != uid
+                    or change.get("gid", status.st_gid) not in (status.st_gid, caller.gid)
+                ):
                     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
             elif op in ("chmod", "utimens") and not owner:
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """Fault rules: which requests, at which time, and what happens to them."""
+
 from __future__ import annotations
 
 import difflib
@@ -30,7 +31,12 @@ PAGE = 4096
 #: What can be said to have been done and not be done.
 _CAN_BE_NOTHING = ATTRIBUTES | {"close", "fsync", "fsyncdir", "rename", "rmdir", "truncate", "unlink", "write"}
 #: The operations each action makes sense for, where these aren't all.
-_ONLY: dict[str, frozenset[str]] = {"short": DATA, "torn": frozenset({"write"}), "corrupt": DATA, "noop": _CAN_BE_NOTHING}
+_ONLY: dict[str, frozenset[str]] = {
+    "short": DATA,
+    "torn": frozenset({"write"}),
+    "corrupt": DATA,
+    "noop": _CAN_BE_NOTHING,
+}
 #: The actions that can also come after the effect.
 _ALSO_AFTER = frozenset({"error", "kill", "crash", "disconnect"})
 
@@ -39,8 +45,9 @@ _ALSO_AFTER = frozenset({"error", "kill", "crash", "disconnect"})
 class Rule:
     """One rule, as a user gives it. Conditions that aren't given are true; all must be.
 
-    A request *matches* when *ops*, *path*, *client* and *uid* fit, and *hits* when the trigger holds as well: it is the *nth* match, comes *after* so many,
-    is each so-maniest (*every*), the matches have moved more than *bytes* bytes, and a die of *seed* falls under *probability*; at most *times* hits.
+    A request *matches* when *ops*, *path*, *client* and *uid* fit, and *hits* when the trigger holds as well: it is the
+    *nth* match, comes *after* so many, is each so-maniest (*every*), the matches have moved more than *bytes* bytes,
+    and a die of *seed* falls under *probability*; at most *times* hits.
     """
 
     id: str
@@ -63,7 +70,8 @@ class Rule:
     delay: float = 1.0
     #: Of short and torn: how many bytes remain (None: half), rounded down to pages for torn.
     keep: int | None = None
-    #: Of an error at fsync: whether what was written stays dirty (keep) or is dropped and never written (forget), as Linux does.
+    #: Of an error at fsync: whether what was written stays dirty (keep) or is dropped and never written (forget), as
+    #: Linux does.
     dirty: str = "keep"
     #: Of crash: the parameters of the method crash.
     crash: dict[str, Any] | None = None
@@ -71,7 +79,13 @@ class Rule:
 
 _KEYS = [field.name for field in fields(Rule)]
 #: The options that belong to some actions only.
-_OF_ACTION = {"error": ("error",), "dirty": ("error",), "delay": ("delay",), "keep": ("short", "torn"), "crash": ("crash",)}
+_OF_ACTION = {
+    "error": ("error",),
+    "dirty": ("error",),
+    "delay": ("delay",),
+    "keep": ("short", "torn"),
+    "crash": ("crash",),
+}
 _ACTIONS = ("error", "delay", "hang", "short", "torn", "corrupt", "noop", "kill", "crash", "disconnect")
 
 
@@ -94,14 +108,23 @@ class _Active:
             return False
         if rule.uid is not None and (request.caller is None or request.caller.uid != rule.uid):
             return False
-        if self._path is not None and not self._path(request.path) and not (request.new_parent is not None and self._path(request.new_path)):
+        if (
+            self._path is not None
+            and not self._path(request.path)
+            and not (request.new_parent is not None and self._path(request.new_path))
+        ):
             return False
         self.matches += 1
         number = self.matches
         self.moved += request.size if request.op in DATA else 0
-        hit = ((rule.nth is None or number == rule.nth) and (rule.after is None or number > rule.after) and (rule.every is None or number % rule.every == 0)
-               and (rule.bytes is None or self.moved > rule.bytes) and (rule.times is None or self.hits < rule.times)
-               and (rule.probability is None or fraction(rule.seed, rule.id, number) < rule.probability))
+        hit = (
+            (rule.nth is None or number == rule.nth)
+            and (rule.after is None or number > rule.after)
+            and (rule.every is None or number % rule.every == 0)
+            and (rule.bytes is None or self.moved > rule.bytes)
+            and (rule.times is None or self.hits < rule.times)
+            and (rule.probability is None or fraction(rule.seed, rule.id, number) < rule.probability)
+        )
         if hit:
             self.hits += 1
             request.rules += (rule.id,)
@@ -109,7 +132,11 @@ class _Active:
 
     def status(self) -> dict[str, Any]:
         keys = [key for key in _KEYS if self.rule.action in _OF_ACTION.get(key, (self.rule.action,))]
-        return {**{key: value for key in keys if (value := getattr(self.rule, key)) is not None}, "matches": self.matches, "hits": self.hits}
+        return {
+            **{key: value for key in keys if (value := getattr(self.rule, key)) is not None},
+            "matches": self.matches,
+            "hits": self.hits,
+        }
 
 
 class Rules(Policy):
@@ -127,8 +154,9 @@ class Rules(Policy):
     # Control
 
     def add(self, **given: Any) -> dict[str, Any]:
-        """Put a rule into force, with the fields of :class:`Rule`; without *id* it gets one. Raises :class:`SimulatedDatastoreError` for one that is wrong,
-        can't match or can't be honoured."""
+        """Put a rule into force, with the fields of :class:`Rule`; without *id* it gets one. Raises
+        :class:`SimulatedDatastoreError` for one that is wrong, can't match or can't be honoured.
+        """
         for key in given:
             choose("rule", key, _KEYS)
         if "id" not in given:
@@ -146,14 +174,18 @@ class Rules(Policy):
         rule = Rule(**given)
         for key, actions in _OF_ACTION.items():
             if key in given and choose("action", rule.action, _ACTIONS) not in actions:
-                raise SimulatedDatastoreError(f"{key}: the action {rule.action} doesn't take it, give action={actions[0]}.")
+                raise SimulatedDatastoreError(
+                    f"{key}: the action {rule.action} doesn't take it, give action={actions[0]}."
+                )
         active = _Active(rule, self._check(rule))
         self._rules[rule.id] = active
         self._changed()
         return active.status()
 
     def _changed(self) -> None:
-        self._by_op = {op: found for op in OPERATIONS if (found := [active for active in self._rules.values() if op in active.ops])}
+        self._by_op = {
+            op: found for op in OPERATIONS if (found := [active for active in self._rules.values() if op in active.ops])
+        }
         self._datastore.recompile()
 
     def _check(self, rule: Rule) -> frozenset[str]:
@@ -168,17 +200,24 @@ class Rules(Policy):
         except KeyError as error:
             known = sorted(OPERATIONS) + list(CLASSES)
             near = difflib.get_close_matches(str(error.args[0]), known, 1)
-            raise SimulatedDatastoreError(f"ops: {error.args[0]!r} is neither an operation nor a class{f' (did you mean {near[0]!r}?)' if near else ''}, "
-                                          f"accepted are {', '.join(known)}.") from error
+            raise SimulatedDatastoreError(
+                f"ops: {error.args[0]!r} is neither an operation nor a "
+                f"class{f' (did you mean {near[0]!r}?)' if near else ''}, "
+                f"accepted are {', '.join(known)}."
+            ) from error
         if rule.dirty == "forget" and ops != {"fsync"}:
             raise SimulatedDatastoreError("dirty: only an fsync can forget what is dirty, give ops=fsync.")
         if not ops:
             raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
         if rule.when == "after" and rule.action not in _ALSO_AFTER:
-            raise SimulatedDatastoreError(f"when: {rule.action} can't come after the effect, only {', '.join(sorted(_ALSO_AFTER))} can.")
+            raise SimulatedDatastoreError(
+                f"when: {rule.action} can't come after the effect, only {', '.join(sorted(_ALSO_AFTER))} can."
+            )
         if rule.action in _ONLY and not ops <= _ONLY[rule.action]:
             if not (ops := ops & _ONLY[rule.action]):
-                raise SimulatedDatastoreError(f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only.")
+                raise SimulatedDatastoreError(
+                    f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only."
+                )
         if rule.path is not None:
             self._datastore.check_path("path", rule.path)
         if rule.client is not None:
@@ -186,15 +225,25 @@ class Rules(Policy):
         for option, needed in (("uid", rule.uid is not None), ("action kill", rule.action == "kill")):
             if needed and not self._datastore.capabilities.caller_of_data:
                 if ops <= ON_HANDLE:
-                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for {', '.join(sorted(ops))}")
+                    self._datastore.capabilities.require(
+                        "caller_of_data", f"{option}: a rule for {', '.join(sorted(ops))}"
+                    )
                 elif ops & ON_HANDLE and not set(rule.ops) & set(CLASSES):
-                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for {', '.join(sorted(ops & ON_HANDLE))}")
+                    self._datastore.capabilities.require(
+                        "caller_of_data", f"{option}: a rule for {', '.join(sorted(ops & ON_HANDLE))}"
+                    )
                 elif ops & ON_HANDLE:
-                    self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for the class {', '.join(rule.ops)}")
+                    self._datastore.capabilities.require(
+                        "caller_of_data", f"{option}: a rule for the class {', '.join(rule.ops)}"
+                    )
         if rule.nth is not None and rule.after is not None and rule.nth <= rule.after:
-            raise SimulatedDatastoreError(f"nth: match {rule.nth} never comes after {rule.after} others, so the rule can't match.")
+            raise SimulatedDatastoreError(
+                f"nth: match {rule.nth} never comes after {rule.after} others, so the rule can't match."
+            )
         if rule.nth is not None and rule.every is not None and rule.nth % rule.every:
-            raise SimulatedDatastoreError(f"nth: match {rule.nth} isn't one of every {rule.every}, so the rule can't match.")
+            raise SimulatedDatastoreError(
+                f"nth: match {rule.nth} isn't one of every {rule.every}, so the rule can't match."
+            )
         if rule.bytes is not None and not ops & DATA:
             raise SimulatedDatastoreError("bytes: only read and write move bytes, so the rule can't match.")
         if rule.action == "disconnect":
@@ -257,7 +306,7 @@ class Rules(Policy):
             raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
         if rule.action == "short":
             request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
-            request.data = request.data[:request.size]
+            request.data = request.data[: request.size]
         elif rule.action == "torn":
             keep = (len(request.data) // 2 if rule.keep is None else rule.keep) // PAGE * PAGE
             self._tear(request, request.data[:keep])
@@ -314,14 +363,23 @@ def _check_types(rule: Rule) -> None:
         checks.name("client", rule.client)
     if not isinstance(rule.ops, list) or not all(isinstance(op, str) for op in rule.ops):
         raise SimulatedDatastoreError(f"ops: {rule.ops!r} isn't a list of operations and classes.")
-    for option, least, most in (("uid", 0, checks.MOST_ID), ("nth", 1, checks.MOST), ("after", 0, checks.MOST), ("every", 1, checks.MOST),
-                                ("times", 1, checks.MOST), ("bytes", 0, checks.MOST), ("keep", 0, checks.MOST)):
+    for option, least, most in (
+        ("uid", 0, checks.MOST_ID),
+        ("nth", 1, checks.MOST),
+        ("after", 0, checks.MOST),
+        ("every", 1, checks.MOST),
+        ("times", 1, checks.MOST),
+        ("bytes", 0, checks.MOST),
+        ("keep", 0, checks.MOST),
+    ):
         value = getattr(rule, option)
         if value is not None:
             checks.whole(option, value, least, most)
     checks.whole("seed", rule.seed, -checks.MOST)
     if rule.probability is not None and not 0 < checks.number("probability", rule.probability) <= 1:
-        raise SimulatedDatastoreError(f"probability: {rule.probability!r} isn't a number above 0 and at most 1, so the rule can't match.")
+        raise SimulatedDatastoreError(
+            f"probability: {rule.probability!r} isn't a number above 0 and at most 1, so the rule can't match."
+        )
     checks.seconds("delay", rule.delay)
     if rule.crash is not None:
         if not isinstance(rule.crash, dict):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """How long requests take: a latency for each operation, and a token bucket for bytes and for requests."""
+
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +25,9 @@ def fraction(*seed: object) -> float:
 
 @dataclass(frozen=True)
 class Speed:
-    """*latency* and *jitter* in seconds by operation or class, *read* and *write* in bytes a second, *requests* a second; 0 is without limit."""
+    """*latency* and *jitter* in seconds by operation or class, *read* and *write* in bytes a second, *requests* a
+    second; 0 is without limit.
+    """
 
     latency: dict[str, float]
     jitter: float = 0.0
@@ -46,14 +49,28 @@ class Schedule(Policy):
         self._free: dict[str, float] = {}
         self._ordinal = 0
 
-    def set(self, latency: dict[str, float] | float | None = None, jitter: float = 0, read: float = 0, write: float = 0, requests: float = 0,
-            seed: int = 0) -> dict[str, Any]:
+    def set(
+        self,
+        latency: dict[str, float] | float | None = None,
+        jitter: float = 0,
+        read: float = 0,
+        write: float = 0,
+        requests: float = 0,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         """Set everything anew, what isn't given is without limit. Raises :class:`SimulatedDatastoreError`."""
         if latency is not None and not isinstance(latency, (dict, int, float)):
-            raise SimulatedDatastoreError(f"latency: {latency!r} is neither a number of seconds nor a mapping of such by operation or class.")
+            raise SimulatedDatastoreError(
+                f"latency: {latency!r} is neither a number of seconds nor a mapping of such by operation or class."
+            )
         wanted = dict(latency or {}) if isinstance(latency, dict) or latency is None else {"all": latency}
-        for option, value in [*((f"latency {key}", value) for key, value in wanted.items()), ("jitter", jitter), ("read", read), ("write", write),
-                              ("requests", requests)]:
+        for option, value in [
+            *((f"latency {key}", value) for key, value in wanted.items()),
+            ("jitter", jitter),
+            ("read", read),
+            ("write", write),
+            ("requests", requests),
+        ]:
             checks.number(option, value)
         checks.whole("seed", seed, -checks.MOST)
         exact: dict[str, float] = {}
@@ -62,8 +79,10 @@ class Schedule(Policy):
             try:
                 exact |= dict.fromkeys(expand([key]), wanted[key])
             except KeyError as error:
-                raise SimulatedDatastoreError(f"latency: {key!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
-                                              f"({', '.join(CLASSES)}).") from error
+                raise SimulatedDatastoreError(
+                    f"latency: {key!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
+                    f"({', '.join(CLASSES)})."
+                ) from error
         self._speed = Speed(wanted, float(jitter), float(read), float(write), float(requests), seed)
         self._latency = {op: value for op, value in exact.items() if value or jitter}
         self._free = {}
@@ -75,7 +94,12 @@ class Schedule(Policy):
 
     def concerns(self, op: str) -> bool:
         speed = self._speed
-        return op in self._latency or bool(speed.requests) or (op == "read" and bool(speed.read)) or (op == "write" and bool(speed.write))
+        return (
+            op in self._latency
+            or bool(speed.requests)
+            or (op == "read" and bool(speed.read))
+            or (op == "write" and bool(speed.write))
+        )
 
     async def before(self, request: Request) -> None:
         clock, speed, op = self._datastore.clock, self._speed, request.op
@@ -85,7 +109,10 @@ class Schedule(Policy):
         if latency is not None:
             self._ordinal += 1
             due += latency + speed.jitter * fraction(speed.seed, "jitter", self._ordinal)
-        for bucket, rate, tokens in (("requests", speed.requests, 1), (op, speed.read if op == "read" else speed.write if op == "write" else 0, request.size)):
+        for bucket, rate, tokens in (
+            ("requests", speed.requests, 1),
+            (op, speed.read if op == "read" else speed.write if op == "write" else 0, request.size),
+        ):
             if rate:
                 free = max(now, self._free.get(bucket, now)) + tokens / rate
                 self._free[bucket] = free

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
 """What the server is doing: up, slow, hung, down, read-only, or one that forgot its clients' handles."""
+
 from __future__ import annotations
 
 import errno
@@ -49,7 +50,10 @@ class ServerState(Policy):
         return op in OPERATIONS - _LOCAL and any(state.state != "up" for state in (self._all, *self._clients.values()))
 
     def set(self, state: str, client: str | None = None, delay: float = 1.0, error: str = "EIO") -> dict[str, Any]:
-        """Change the state, for one *client* or (None) for all; whoever hangs meets the new one. Raises :class:`SimulatedDatastoreError`."""
+        """Change the state, for one *client* or (None) for all; whoever hangs meets the new one.
+
+        Raises :class:`SimulatedDatastoreError`.
+        """
         choose("state", state, STATES)
         errnos.number("error", error)
         if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0 <= delay < 1e6:
@@ -89,7 +93,9 @@ class ServerState(Policy):
             return
         if state.state == "down":
             raise OSError(errnos.number("error", state.error), "down")
-        if state.state == "read-only" and (request.op in _CHANGES or (request.op == "open" and request.flags & os.O_ACCMODE != os.O_RDONLY)):
+        if state.state == "read-only" and (
+            request.op in _CHANGES or (request.op == "open" and request.flags & os.O_ACCMODE != os.O_RDONLY)
+        ):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 

@@ -2,10 +2,12 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """Errors of writing back, which a program hears of later: at fsync, or when it closes the file.
 
-They belong to the file, as one client's kernel has it, and not to a descriptor: fsync(2) tells each descriptor that was open at the time once, and one that
-was opened later if it is the first to hear of it (fsync(2), "ERRORS"; errseq_t in the kernel's documentation). close(2) tells of what nobody has heard of by
-fsync, as that of an NFS client does (close(2), "NOTES").
+They belong to the file, as one client's kernel has it, and not to a descriptor: fsync(2) tells each descriptor that was
+open at the time once, and one that was opened later if it is the first to hear of it (fsync(2), "ERRORS"; errseq_t in
+the kernel's documentation). close(2) tells of what nobody has heard of by fsync, as that of an NFS client does
+(close(2), "NOTES").
 """
+
 from __future__ import annotations
 
 import os
@@ -43,7 +45,9 @@ class Mapping:
             self.pending = 0
 
     def sample(self) -> int:
-        """The error that a descriptor knows which is opened now: the one before the last, when nobody has heard of that."""
+        """The error that a descriptor knows which is opened now: the one before the last, when nobody has heard of
+        that.
+        """
         return self.number if self.heard else self.number - 1
 
 

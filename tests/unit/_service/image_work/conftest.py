@@ -16,10 +16,19 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_image, insert_image
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_export import IMAGE_EXPORT_SPEC, ImageExportService
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image_snapshot import IMAGE_SNAPSHOT_SPEC, ImageSnapshotService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import (
+    IMAGE_EXPORT_SPEC,
+    ImageExportService,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
+    IMAGE_SNAPSHOT_SPEC,
+    ImageSnapshotService,
+)
 
-SERVICES = {"image_snapshot": (IMAGE_SNAPSHOT_SPEC, ImageSnapshotService), "image_export": (IMAGE_EXPORT_SPEC, ImageExportService)}
+SERVICES = {
+    "image_snapshot": (IMAGE_SNAPSHOT_SPEC, ImageSnapshotService),
+    "image_export": (IMAGE_EXPORT_SPEC, ImageExportService),
+}
 
 
 def qemu(program: str, *argv: object) -> str:
@@ -27,7 +36,10 @@ def qemu(program: str, *argv: object) -> str:
 
 
 class Store:
-    """The datastore 100, ``ds``, and an image 0, ``x``, with the snapshots 0, 1 and 2. MiB number n was written by the guest after snapshot n - 1."""
+    """The datastore 100, ``ds``, and an image 0, ``x``, with the snapshots 0, 1 and 2.
+
+    MiB number n was written by the guest after snapshot n - 1.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,13 +49,33 @@ class Store:
         self.image = self.directory / ("a" * 32)
         self.snapshots = Path(f"{self.image}.snap")
         with open_catalog(self.catalog, create=True) as catalog, catalog.transaction():
-            insert_datastore(catalog, Datastore(catalog.take_id("datastore"), "ds", "image", "fs", "ssh", str(self.directory)))
-            insert_datastore(catalog, Datastore(catalog.take_id("datastore"), "dirs", "image", "virtiofs", "virtiofs", str(root / "datastores" / "101")))
+            insert_datastore(
+                catalog, Datastore(catalog.take_id("datastore"), "ds", "image", "fs", "ssh", str(self.directory))
+            )
+            insert_datastore(
+                catalog,
+                Datastore(
+                    catalog.take_id("datastore"),
+                    "dirs",
+                    "image",
+                    "virtiofs",
+                    "virtiofs",
+                    str(root / "datastores" / "101"),
+                ),
+            )
 
     def row(self, name: str = "x", **values: Any) -> None:
         with open_catalog(self.catalog, create=False) as catalog, catalog.transaction():
             number = catalog.take_id("image")
-            given = {"type": "datablock", "size_mb": 4, "checksum": "md5:0", "persistent": True, "datastore_id": 100, "path": str(self.image), **values}
+            given = {
+                "type": "datablock",
+                "size_mb": 4,
+                "checksum": "md5:0",
+                "persistent": True,
+                "datastore_id": 100,
+                "path": str(self.image),
+                **values,
+            }
             insert_image(catalog, Image(id=number, name=name, read_only=False, **given))
 
     def found(self) -> Image:
@@ -123,7 +155,10 @@ class Store:
     def tree(self) -> dict[str, object]:
         """Every file of the test but those of SQLite itself, and what is in it."""
         files = [path for path in self.root.rglob("*") if not path.name.startswith("catalog.sqlite")]
-        return {str(path): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes() for path in files}
+        return {
+            str(path): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
+            for path in files
+        }
 
 
 @pytest.fixture
@@ -134,7 +169,12 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(params=["raw", "qcow2", "chain", "shared"])
 def filled(request: pytest.FixtureRequest, store: Store) -> Store:
     """One store of each kind."""
-    layouts: dict[str, Callable[[], None]] = {"raw": store.copies, "qcow2": lambda: store.copies("qcow2"), "chain": store.chain, "shared": store.shared}
+    layouts: dict[str, Callable[[], None]] = {
+        "raw": store.copies,
+        "qcow2": lambda: store.copies("qcow2"),
+        "chain": store.chain,
+        "shared": store.shared,
+    }
     layouts[request.param]()
     assert store.holds() == [1, 2, 3, 4]
     return store

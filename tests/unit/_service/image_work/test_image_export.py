@@ -21,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     UnsupportedAction,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._service import image_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import export as image_export
 
 EXPORT = "image_export"
 
@@ -33,7 +33,9 @@ def dest(store) -> Path:
 
 
 def info(path: Path) -> dict:
-    return json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, capture_output=True).stdout)
+    return json.loads(
+        subprocess.run(["qemu-img", "info", "--output=json", path], check=True, capture_output=True).stdout
+    )
 
 
 @pytest.mark.parametrize("image_format", [None, "raw", "qcow2"])
@@ -44,7 +46,12 @@ def test_export(filled, dest, image_format, snapshot) -> None:
     assert filled.holds(dest, expected) == ([1, 2, 3, 4] if snapshot is None else [1, 2, 0, 0])
     assert info(dest)["format"] == expected
     assert "backing-filename" not in info(dest)
-    result = {"dest": str(dest), "format": expected, "size": dest.stat().st_size, "checksum": f"sha256:{hashlib.sha256(dest.read_bytes()).hexdigest()}"}
+    result = {
+        "dest": str(dest),
+        "format": expected,
+        "size": dest.stat().st_size,
+        "checksum": f"sha256:{hashlib.sha256(dest.read_bytes()).hexdigest()}",
+    }
     assert [plan.result for plan in plans] == [{**result, "size": None, "checksum": None}, result, result, result]
     assert dest.stat().st_mode & 0o7777 == 0o600
     assert os.listdir(dest.parent) == [dest.name]
@@ -79,7 +86,10 @@ def test_a_file_that_differs_is_replaced_by_force_only(filled, dest) -> None:
 def test_a_backing_file_that_a_file_gets_while_it_is_compared_is_not_opened(filled, dest, monkeypatch) -> None:
     def late(descriptor: int, **options: object) -> object:
         found = inspect(descriptor, **options)
-        subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd+unix:///?socket=/nowhere", dest], check=True)
+        subprocess.run(
+            ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd+unix:///?socket=/nowhere", dest],
+            check=True,
+        )
         return found
 
     filled.four(EXPORT, dest=str(dest), format="qcow2")
@@ -109,7 +119,9 @@ def test_a_file_that_needs_another_one_is_not_the_image(filled, dest) -> None:
 def test_what_a_guest_wrote_into_its_raw_disk_is_data(store, dest) -> None:
     store.copies()
     qcow2 = dest.parent / "qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2, "1M"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2, "1M"], check=True
+    )
     with open(store.image, "r+b") as image:
         image.write(qcow2.read_bytes())
     store.four(EXPORT, dest=str(dest))
@@ -133,7 +145,10 @@ def test_formats_that_are_only_kept(store, dest, image_format) -> None:
 def test_a_chain_that_leaves_the_image(store, dest) -> None:
     store.chain()
     (store.directory / "0").write_bytes((store.snapshots / "0").read_bytes())
-    subprocess.run(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"{store.directory}/0", store.snapshots / "1"], check=True)
+    subprocess.run(
+        ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"{store.directory}/0", store.snapshots / "1"],
+        check=True,
+    )
     with pytest.raises(Conflict, match=r"is not used: it refers to .*, which is not in "):
         store.service(EXPORT, dest=str(dest)).converge()
     assert os.listdir(dest.parent) == []
@@ -151,7 +166,13 @@ def test_places_that_are_refused(store, dest) -> None:
     inside = dest.parent / "link"
     inside.symlink_to(store.directory)
     before = store.tree()
-    for path in (store.directory / "x", store.image, store.root / "datastores" / "new", inside / "x", store.snapshots / "9"):
+    for path in (
+        store.directory / "x",
+        store.image,
+        store.root / "datastores" / "new",
+        inside / "x",
+        store.snapshots / "9",
+    ):
         with pytest.raises(PathNotAllowed, match="a file outside of the directories of all datastores is expected"):
             store.service(EXPORT, dest=str(path), force=True).converge()
     for end in ("", "-wal", "-journal", ".images.lock"):
@@ -160,12 +181,17 @@ def test_places_that_are_refused(store, dest) -> None:
     for path in ("/", "relative", f"{dest.parent}/../x", f"{dest}\n"):
         with pytest.raises(InvalidInput, match="dest: "):
             store.service(EXPORT, dest=path, force=True).converge()
-    with pytest.raises(FileAccessFailed, match="Could not open the directory .*/none of dest: No such file or directory"):
+    with pytest.raises(
+        FileAccessFailed, match="Could not open the directory .*/none of dest: No such file or directory"
+    ):
         store.service(EXPORT, dest=f"{dest.parent}/none/x").converge()
     assert store.tree() == before
 
 
-@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nothing"), lambda path: path.symlink_to("/etc/passwd"), Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.symlink_to("nothing"), lambda path: path.symlink_to("/etc/passwd"), Path.mkdir, os.mkfifo],
+)
 def test_what_is_no_regular_file_is_refused(store, dest, make) -> None:
     store.copies()
     make(dest)
@@ -224,7 +250,9 @@ def test_a_full_disk_leaves_nothing(store, dest, image_format) -> None:
 
 def test_a_used_image_is_exported_with_a_warning(filled, dest) -> None:
     filled.use()
-    assert ["the domain 'web' on the host 'h1'" in text for text in filled.service(EXPORT, dest=str(dest)).plan().warnings] == [True]
+    assert [
+        "the domain 'web' on the host 'h1'" in text for text in filled.service(EXPORT, dest=str(dest)).plan().warnings
+    ] == [True]
     assert filled.service(EXPORT, dest=str(dest), snapshot=1).plan().warnings == []
 
 

@@ -9,9 +9,16 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, LockTimeout, NotFound, StaleState, UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service import image_work
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    LockTimeout,
+    NotFound,
+    StaleState,
+    UnsupportedAction,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import work as image_work
 
 SNAPSHOT = "image_snapshot"
 
@@ -55,7 +62,11 @@ def test_flatten(filled) -> None:
 def test_flatten_does_not_lose_other_snapshots_by_itself(filled) -> None:
     before = filled.tree()
     for method in ("plan", "converge"):
-        with pytest.raises(Conflict, match=r"'x' can't be flattened to its snapshot 1 without force, because the other snapshots \(0, 2\) would be lost"):
+        with pytest.raises(
+            Conflict,
+            match=r"'x' can't be flattened to its snapshot 1 without force, because the other snapshots \(0, 2\) would "
+            r"be lost",
+        ):
             getattr(filled.service(SNAPSHOT, snapshot=1, state="flattened"), method)()
     assert filled.tree() == before
     for number in (0, 2):
@@ -143,7 +154,8 @@ def test_a_failure_leaves_the_row_as_it_was(store, monkeypatch) -> None:
 
 def test_one_run_at_a_time(filled, monkeypatch) -> None:
     program = (
-        "import sys\nfrom ansible_collections.granary.vmstore.plugins.module_utils._service.image_work import image_lock\n"
+        "import sys\nfrom ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import "
+        "image_lock\n"
         f"with image_lock({filled.catalog!r}, 0):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
     held = image_work.locked
@@ -151,7 +163,10 @@ def test_one_run_at_a_time(filled, monkeypatch) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
         before = filled.tree()
-        for module, options in ((SNAPSHOT, {"snapshot": 1, "state": "absent"}), ("image_export", {"dest": str(filled.root / "x")})):
+        for module, options in (
+            (SNAPSHOT, {"snapshot": 1, "state": "absent"}),
+            ("image_export", {"dest": str(filled.root / "x")}),
+        ):
             with pytest.raises(LockTimeout, match="another program holds it"):
                 filled.service(module, **options).converge()
         assert filled.tree() == before

@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Mount and remount through mount(8), and unmount through umount2(2), by descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from ..._core.command import Completed, run
+from ..._core.directory import descriptor_path
+from ..._core.errors import CommandFailed, Conflict, StaleState, printable
+from ..._core.files import read_text
+from ..._core.paths import is_within
+from .mountinfo import Mount
+from .point import held, mount_id, opened
+
+#: umount(8) follows a symbolic link, and would wait for a server that hangs: in a process of its own, umount2(2) can be
+#: given up.
+_UNMOUNT = """
+import ctypes, os, sys
+UMOUNT_NOFOLLOW = 8
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.umount2(os.fsencode(sys.argv[1]), UMOUNT_NOFOLLOW):
+    sys.exit(os.strerror(ctypes.get_errno()))
+"""
+
+
+def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) -> None:
+    """Mount ``source`` with exactly ``options``; fstab isn't read.
+
+    :raises StaleState: the mount point was replaced, or something was mounted on it, after it was checked.
+    :raises CommandFailed: mount(8) refused.
+    """
+    with held(mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            if mount_id(directory) != mount_id(parent):
+                raise StaleState(
+                    f"Something was mounted on {mount_point} after it was checked; nothing was changed there."
+                )
+            completed = _mount(fstype, source, mount_point, directory, options)
+    _raise_failure("mount", mount_point, completed)
+
+
+def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None:
+    """Give the mount ``options``; those not named are reset or stay, as mount(8) likes, so name each that changes.
+
+    :arg superblock: change the superblock too, and so every other mount of the same file system.
+    :raises StaleState: something else is mounted there now.
+    :raises Conflict: it is busy, for example a file is open for writing and ``ro`` is asked for.
+    """
+    words = ["remount" if superblock else "remount,bind", *options]
+    with held(mounted.mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            _check_same(mounted, mount_id(directory))
+            completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
+    _raise_failure("mount", mounted.mount_point, completed)
+
+
+def unmount(mounted: Mount) -> None:
+    """Unmount exactly this mount.
+
+    :raises StaleState: something else is mounted there now.
+    :raises Conflict: it is busy.
+    """
+    with held(mounted.mount_point) as (parent, name):
+        with opened(parent, name) as directory:
+            _check_same(mounted, mount_id(directory))
+        # An open descriptor makes a mount busy, so the mount is named here. Only root can mount anything else under
+        # that name.
+        argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)]
+        completed = run(argv, files={parent: os.path.dirname(mounted.mount_point)}, accept=None)
+    _raise_failure("umount", mounted.mount_point, completed)
+
+
+def _check_same(mounted: Mount, found: int) -> None:
+    if found != mounted.mount_id:
+        raise StaleState(
+            f"What is mounted on {mounted.mount_point} changed after it was checked; nothing was changed there."
+        )
+
+
+def is_connected(mount_point: str) -> bool:
+    """Whether the server of a FUSE or virtiofs mount is there; one that is gone for good makes every call fail with
+    ENOTCONN.
+
+    :raises CommandFailed: it didn't answer within 10 seconds.
+    """
+    try:
+        completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
+    except CommandFailed as error:
+        raise CommandFailed(
+            f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy."
+        ) from error
+    return "Transport endpoint is not connected" not in completed.stderr
+
+
+def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
+    """The processes that have a working directory, a root or an open file on the mount: ``bash (712)``.
+
+    Doesn't touch the mount itself.
+    """
+    users = []
+    for process in sorted((name for name in os.listdir(proc) if name.isdigit()), key=int):
+        directory = os.path.join(proc, process)
+        if any(is_within(target, mount_point) for target in _links(directory)):
+            users.append(f"{printable(read_text(os.path.join(directory, 'comm')).strip())} ({process})")
+    return users
+
+
+def _links(directory: str) -> list[str]:
+    """Where cwd, root and the descriptors of a process point; none when it ended meanwhile."""
+    links = [os.path.join(directory, "cwd"), os.path.join(directory, "root")]
+    with contextlib.suppress(OSError):
+        links += [entry.path for entry in os.scandir(os.path.join(directory, "fd"))]
+    targets = []
+    for link in links:
+        with contextlib.suppress(OSError):
+            targets.append(os.readlink(link))
+    return [target for target in targets if target.startswith("/")]  # the others are sockets, pipes and the like
+
+
+def _mount(fstype: str, source: str, mount_point: str, directory: int, options: Sequence[str]) -> Completed:
+    # With --no-canonicalize and the "." mount(8) hands the descriptor to the kernel instead of a path, in which it
+    # would follow links again.
+    argv = [
+        "mount",
+        "--no-canonicalize",
+        "-t",
+        fstype,
+        *(["-o", ",".join(options)] if options else []),
+        "--",
+        source,
+        descriptor_path(directory, "."),
+    ]
+    return run(argv, files={directory: mount_point}, accept=None)
+
+
+def _raise_failure(command: str, mount_point: str, completed: Completed) -> None:
+    """Raise the error for the exit code of a command. The reason comes first, advice after it."""
+    if completed.returncode == 0:
+        return
+    reason = re.sub(rf"^{command}: ", "", (completed.stderr.strip().splitlines() or ["it gave no reason"])[0]).rstrip(
+        "."
+    )
+    reason = reason.replace(f"{mount_point}/.: ", f"{mount_point}: ")
+    if re.search(r"\bbusy\b", reason):
+        users = users_of(mount_point)
+        by = (
+            f"it is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}"
+            if users
+            else "a process or a mount below it uses it"
+        )
+        raise Conflict(f"The mount on {mount_point} is busy: {by}; nothing was changed.")
+    raise CommandFailed(f"The command {command!r} failed with exit code {completed.returncode}: {reason}.")
+
+
+__all__ = ["is_connected", "mount", "remount", "unmount", "users_of"]

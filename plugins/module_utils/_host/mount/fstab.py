@@ -1,0 +1,106 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The table of mounts to make at boot, fstab(5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..._core.records import dataclass
+from .mountinfo import unescape
+from .options import split_options
+
+
+@dataclass(frozen=True)
+class FstabEntry:
+    """One line, unescaped; ``line`` is its number from 1 on, 0 for one that isn't in the file."""
+
+    source: str
+    mount_point: str
+    fstype: str
+    options: tuple[str, ...]
+    dump: str = "0"
+    check: str = "0"
+    line: int = 0
+
+    def __str__(self) -> str:
+        options = ",".join(self.options) or "defaults"
+        return " ".join(
+            [escape(self.source), escape(self.mount_point), self.fstype, escape(options), self.dump, self.check]
+        )
+
+    def means(self, other: FstabEntry) -> bool:
+        """Whether both say the same, however they order their options and spell the defaults, and whether cloud-init
+        marked one as its own.
+        """
+        return self._meaning() == other._meaning()
+
+    def _meaning(self) -> tuple[object, ...]:
+        return (
+            self.source,
+            self.mount_point,
+            self.fstype,
+            frozenset(self.options) - {"defaults", "rw", "comment=cloudconfig"},
+            self.dump,
+            self.check,
+        )
+
+
+def escape(field: str) -> str:
+    """A field with the characters that would end it, or begin an escape, as octal escapes."""
+    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", field)
+
+
+def parse(text: str) -> list[FstabEntry]:
+    """The entries of an fstab; comments, blank lines and lines with less than three fields are none."""
+    return [
+        found for number, line in enumerate(text.split("\n"), 1) if (found := _parse_line(line, number)) is not None
+    ]
+
+
+def _parse_line(line: str, number: int) -> FstabEntry | None:
+    line = line.strip(" \t")
+    fields = re.split(r"[ \t]+", line)
+    if line.startswith("#") or len(fields) < 3:
+        return None
+    source, mount_point, fstype, options, dump, check = [*fields, *["defaults", "0", "0"][len(fields) - 3 :]][:6]
+    # A trailing slash or a doubled one is the same directory.
+    point = re.sub(r"/+", "/", unescape(mount_point))
+    return FstabEntry(
+        unescape(source),
+        point.rstrip("/") or point,
+        fstype,
+        tuple(split_options(unescape(options))),
+        dump,
+        check,
+        number,
+    )
+
+
+def edited(text: str, old: Sequence[FstabEntry], new: FstabEntry | None) -> str:
+    """``text`` with the entries ``old``, read from it, replaced by ``new``: at the place of the first, else at the end.
+
+    Every other line stays as it is, byte for byte.
+    """
+    lines = text.split("\n")
+    ended = lines[-1] == ""
+    if ended:
+        lines.pop()
+    numbers = {entry.line for entry in old}
+    place = min(numbers, default=len(lines) + 1)
+    kept: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if number == place and new is not None:
+            kept.append(str(new))
+        if number not in numbers:
+            kept.append(line)
+    if place > len(lines) and new is not None:
+        kept.append(str(new))
+        ended = True
+    return "\n".join(kept) + ("\n" if ended and kept else "")
+
+
+__all__ = ["FstabEntry", "edited", "escape", "parse"]

@@ -1,0 +1,115 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The virtiofsd that libvirt starts on this host: which one, and what it can do."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Sequence
+
+from ..._core.command import run
+from ..._core.errors import DependencyNotFound, InvalidInput
+from ..._core.files import read_text
+from ..._core.paths import absolute
+from ..._core.records import dataclass
+
+#: Drops to the service user and runs virtiofsd; the role granary.vmstore.hypervisor installs it.
+WRAPPER = "/usr/local/libexec/granary-virtiofsd"
+
+#: Where programs for vhost-user devices are described; a file in a later directory hides its namesake (QEMU:
+#: vhost-user.json).
+DESCRIPTIONS = ("/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user")
+
+LOGS = "/var/log/libvirt/qemu"
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """``path`` is the program; ``is_wrapper`` whether it is a script, which starts virtiofsd as another user than
+    root.
+    """
+
+    path: str
+    is_wrapper: bool
+    can_map: bool
+    can_read_only: bool
+
+
+def find_daemon(binary: str | None) -> Daemon:
+    """The daemon behind ``binary`` or, without one, the daemon that libvirt chooses.
+
+    What it can do is read from its ``--help``: the C implementation and old releases lack options.
+
+    :raises InvalidInput: ``binary`` isn't the absolute path of a program.
+    :raises DependencyNotFound: there is none on this host.
+    :raises CommandFailed: it doesn't run.
+    """
+    if binary is not None:
+        path = absolute("binary", binary)
+        if not _is_program(path):
+            raise InvalidInput("binary", binary, "the path of an executable file on this host is expected")
+    else:
+        path = described_daemon()
+        if path is None:
+            raise DependencyNotFound(
+                "There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of "
+                "qemu-system-common)."
+            )
+    completed = run([path, "--help"], timeout=20)
+    words = (completed.stdout + completed.stderr).split()
+    return Daemon(path, _is_script(path), "--uid-map" in words, "--readonly" in words)
+
+
+def default_binary() -> str | None:
+    """The wrapper where it is installed; ``None`` leaves the choice to libvirt."""
+    return WRAPPER if _is_program(WRAPPER) else None
+
+
+def described_daemon(directories: Sequence[str] = DESCRIPTIONS) -> str | None:
+    """The program that libvirt takes for a virtiofs device without ``<binary path>``: the first description by file
+    name.
+    """
+    files = {
+        os.path.basename(path): path
+        for directory in directories
+        for path in glob.glob(os.path.join(glob.escape(directory), "*.json"))
+    }
+    for name in sorted(files):
+        try:
+            description = json.loads(read_text(files[name]))
+        except ValueError:
+            continue
+        if (
+            isinstance(description, dict)
+            and description.get("type") == "fs"
+            and _is_program(str(description.get("binary")))
+        ):
+            return str(description["binary"])
+    return None
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _is_script(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"#!"
+
+
+def last_words(domain: str, since: float, directory: str = LOGS) -> str | None:
+    """The last line that a virtiofsd of ``domain`` logged after the time ``since`` (seconds since the epoch).
+
+    libvirt reports a daemon that ends at once as a refused connection; only its log says why.
+    """
+    logs = glob.glob(os.path.join(glob.escape(directory), f"{glob.escape(domain)}-fs*-virtiofsd.log"))
+    recent = [path for path in logs if os.stat(path).st_mtime >= since]
+    lines = read_text(max(recent, key=lambda path: os.stat(path).st_mtime)).strip().splitlines() if recent else []
+    return lines[-1] if lines else None
+
+
+__all__ = ["DESCRIPTIONS", "WRAPPER", "Daemon", "default_binary", "described_daemon", "find_daemon", "last_words"]

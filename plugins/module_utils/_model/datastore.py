@@ -1,0 +1,44 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A datastore, as the catalog has it and as its driver gets it."""
+
+from __future__ import annotations
+
+import os
+
+from .._core.records import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """A row.
+
+    ``ds_driver`` is ``None`` for a system datastore, ``tm_driver`` for a backup datastore (spec: storage-driver).
+    """
+
+    id: int
+    name: str
+    type: str
+    ds_driver: str | None
+    tm_driver: str | None
+    base_path: str
+    clusters: tuple[int, ...] = (0,)
+    safe_dirs: tuple[str, ...] = ()
+    restricted_dirs: tuple[str, ...] = ()
+    bridge_list: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """The row as plain data: tuples are lists."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def directories(self) -> list[str]:
+        """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""
+        base_path = os.path.normpath(self.base_path)
+        location, name = os.path.split(base_path)
+        return [base_path, location] if name == str(self.id) else [base_path]
+
+
+__all__ = ["Datastore"]

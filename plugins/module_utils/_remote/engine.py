@@ -1,0 +1,87 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The engine as a package that another interpreter can import: a module, and everything that the module imports.
+
+The engine is loaded from a checkout, from an installed collection, or from the archive that Ansible sends with a module.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+
+#: The name of the package on the other side.
+ENGINE = "granary_vmstore"
+
+#: The name of the package here.
+_HERE = __name__.rpartition("._remote.")[0]
+
+#: Imports that only type checkers follow. They are indented, and end with the block.
+_TYPE_CHECKING = re.compile(r"^if TYPE_CHECKING:\n(?:(?: .*)?\n)+", re.MULTILINE)
+_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
+
+
+@functools.cache
+def engine_sources(module: str) -> dict[str, str]:
+    """Return the source of ``module``, and of the modules of the engine that it imports, by the path below :data:`ENGINE`.
+
+    Imports inside functions count, too. Each package has its ``__init__.py``, which is empty.
+
+    :arg module: the full name of the module here.
+    """
+    sources: dict[str, str] = {"__init__.py": ""}
+    pending = [module[len(_HERE) + 1 :]]
+    while pending:
+        name = pending.pop()
+        path = f"{name.replace('.', '/')}.py"
+        if path in sources:
+            continue
+        source = _source(name)
+        if source is None:
+            continue
+        sources[path] = source
+        packages = name.split(".")[:-1]
+        for depth in range(1, len(packages) + 1):
+            sources.setdefault("/".join([*packages[:depth], "__init__.py"]), "")
+        pending.extend(_imported(name, source))
+    return sources
+
+
+def pack_engine(module: str) -> bytes:
+    """Return :func:`engine_sources` as a ZIP file, for zipimport(3)."""
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, source in engine_sources(module).items():
+                archive.writestr(f"{ENGINE}/{path}", source)
+        return file.getvalue()
+
+
+def _imported(name: str, source: str) -> Iterator[str]:
+    """Yield the names that may be modules of the engine."""
+    for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("", source)):
+        base = ".".join([*name.split(".")[: -len(dots)], *([path] if path else [])])
+        if path:
+            yield base
+        for imported in (many or one.split("#")[0]).split(","):
+            if imported.strip():
+                yield ".".join(filter(None, [base, imported.split()[0]]))
+
+
+def _source(name: str) -> str | None:
+    """Return the source of a module of the engine; ``None`` for a package, and for what is no module."""
+    try:
+        found = importlib.util.find_spec(f"{_HERE}.{name}")
+    except ModuleNotFoundError:  # a name in a module
+        return None
+    if found is None or found.submodule_search_locations is not None or found.loader is None:
+        return None
+    return found.loader.get_source(found.name)
+
+
+__all__ = ["ENGINE", "engine_sources", "pack_engine"]

@@ -1,0 +1,318 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalog against the disk: data without an image, images without data, and data that isn't what the catalog says.
+
+What is wrong is only repaired where nothing can be lost by it. An image that is just being made has data before it is
+in the catalog, and one whose file server is away seems to have none, so data is removed, and an image forgotten, only
+where a user names it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..._catalog.images import Image, delete_image, find_image, find_images, image_name, update_image
+from ..._core import records
+from ..._core.arguments import ArgumentSpec
+from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
+from ..._core.paths import absolute
+from ..._core.plan import Action, Plan
+from ..._driver.datastore.base import DatastoreDriver
+from ..._image.checksum import DIGEST_LENGTHS
+from ..._image.inventory import Inventory, StoredImage
+from ..catalog import CATALOG_OPTIONS, CatalogService
+from ..image.work import users_of
+from .desired import check_timeout, driver_of
+from .info import holds_images, orphans, wanted_datastores
+
+DATASTORE_CHECK_SPEC = ArgumentSpec(
+    {
+        "name": {"type": "str"},
+        "checksums": {"type": "bool", "default": False},
+        "repair": {"type": "bool", "default": False},
+        "remove": {"type": "list", "elements": "str", "default": []},
+        "timeout": {"type": "int", "default": 30},
+    }
+).merge(CATALOG_OPTIONS)
+
+#: Of the checksums that are recorded.
+ALGORITHM = "sha256"
+
+#: What a finding names as its attribute where the data by itself is not whole.
+DATA = "data"
+
+#: Paths of images, and of what lies beside them.
+_DATA = re.compile(r"(.*/[0-9a-f]{32})(?:\.snap|\.md5sum)?")
+
+Finding = dict[str, Any]
+
+
+@records.dataclass
+class Checked:
+    """A datastore, with what the catalog and the disk say of it."""
+
+    driver: DatastoreDriver
+    images: Sequence[Image]
+    inventory: Inventory = records.field(default_factory=Inventory)
+    #: Why there is no inventory.
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        self.stored = {one.path: one for one in self.inventory.images}
+        self.strays = {one.path.rpartition(".")[0] for one in self.inventory.strays}
+        self.orphans = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
+        lost = [] if self.error else [image for image in self.images if image.path not in self.stored]
+        self.missing = [{"id": image.id, "name": image.name, "path": image.path, "repaired": False} for image in lost]
+        self.leftovers = [
+            {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.leftovers
+        ]
+        self.drift: list[Finding] = []
+
+    def has_drift(self, image: Image) -> bool:
+        return any(finding["id"] == image.id and not finding["repaired"] for finding in self.drift)
+
+    def described(self) -> dict[str, object]:
+        datastore = self.driver.datastore
+        findings = {"orphans": self.orphans, "missing": self.missing, "drift": self.drift, "leftovers": self.leftovers}
+        return {
+            **{
+                "id": datastore.id,
+                "name": datastore.name,
+                "error": self.error,
+                "unknown": list(self.inventory.unknown),
+            },
+            **{"consistent": self.error is None and all(one["repaired"] for kind in findings.values() for one in kind)},
+            **findings,
+        }
+
+
+class DatastoreCheckService(CatalogService):
+    """Plans the repair of one datastore or of all; without ``repair`` the plan is empty, and only its result tells."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options["catalog"])
+        self.options = options
+        self.repair: bool = options["repair"]
+        check_timeout(options["timeout"])
+        if options["remove"] and not self.repair:
+            raise InvalidInput("remove", options["remove"], "nothing is removed without repair=true")
+        self.remove = [absolute("remove", one) if one.startswith("/") else one for one in options["remove"]]
+        # Data is read before the transaction. These outlive the plan: checksums, by what tells that it is still the
+        # same data, and what didn't answer.
+        self._checksums: dict[tuple[str, int, int], str] | None = None
+        self._failed: dict[int, str] = {}
+
+    def plan(self) -> Plan:
+        if self.missing:
+            raise DependencyNotFound(
+                f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
+            )
+        self._plan = Plan()
+        read_data = self.options["checksums"] and self._checksums is None
+        self._checksums = self._checksums or {}
+        checked = [
+            self._check(driver, read_data)
+            for driver in (
+                driver_of(self.catalog, one, self.options["timeout"], log=self.log)
+                for one in wanted_datastores(self.catalog, self.options["name"])
+            )
+            # One that is asked for by name says itself that it has nothing to check.
+            if holds_images(driver.info) or self.options["name"] is not None
+        ]
+        if any(one.missing for one in checked) and self.renewed():
+            return self.plan()  # they were removed since the catalog was read
+        for one in checked:
+            self._compare(one)
+        self._plan_removals(checked)
+        if self.repair:
+            for one in checked:
+                self._sweep(one)
+        described = [one.described() for one in checked]
+        self._plan.result = {"datastores": described, "consistent": all(one["consistent"] for one in described)}
+        return self._plan
+
+    def _check(self, driver: DatastoreDriver, read_data: bool) -> Checked:
+        datastore = driver.datastore
+        images = find_images(self.catalog, datastore_id=datastore.id)
+        wanted = {image.path: algorithm_of(image) for image in images if not image.persistent} if read_data else {}
+        try:
+            if datastore.id not in self._failed:
+                inventory = driver.inventory(wanted, whole=True)
+                self._checksums.update(
+                    {_identity(one): one.checksum for one in inventory.images if one.checksum is not None}
+                )
+                return Checked(driver, images, inventory)
+        except VmstoreError as error:
+            if isinstance(error, NotFound) and not images:
+                return Checked(driver, images)  # its directory is made with the first image
+            if self.options["name"] is not None:
+                raise
+            self._failed[datastore.id] = str(error)
+        self._plan.warn_once(f"The datastore {datastore.name!r} could not be checked: {self._failed[datastore.id]}")
+        return Checked(driver, images, error=self._failed[datastore.id])
+
+    def _compare(self, checked: Checked) -> None:
+        """What is wrong with the rows of images whose data is there."""
+        for image in checked.images:
+            stored = checked.stored.get(image.path)
+            if stored is None:
+                continue
+            changes: dict[str, object] = {}
+            for attribute, found in self._differences(image, stored):
+                # What else differs is no mistake of the catalog: something has happened to the data.
+                repaired = self.repair and attribute == "size_mb" and found is not None
+                if repaired:
+                    changes[attribute] = found
+                row = {
+                    "id": image.id,
+                    "name": image.name,
+                    "path": image.path,
+                    "attribute": attribute,
+                    "recorded": vars(image).get(attribute),
+                    "found": found,
+                }
+                error = stored.flaw if attribute == DATA else stored.error if found is None else None
+                checked.drift.append({**row, "error": error, "repaired": repaired})
+            checksum = self._checksum(image, stored)
+            if (
+                self.repair
+                and checksum is not None
+                and image.checksum is None
+                and _fits_origin(image, checksum)
+                and not checked.has_drift(image)
+            ):
+                changes["checksum"] = checksum
+            if changes:
+                before = {name: getattr(image, name) for name in changes}
+                apply = functools.partial(update_image, self.catalog, records.replace(image, **changes))
+                self._plan.actions.append(Action("correct image", image.name, before, changes, apply))
+
+    def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:
+        """Attributes, and what was found; ``None`` where that can't be told."""
+        size = stored.virtual_size(image.format)
+        if stored.format is None or image.format not in ("raw", stored.format):
+            yield "format", stored.format
+        elif size is None or -(-size // 2**20) != image.size_mb:
+            yield "size_mb", None if size is None else -(-size // 2**20)
+        if stored.flaw is not None and size is not None and image.format == stored.format:
+            yield DATA, None
+        checksum = self._checksum(image, stored)
+        if checksum is not None and image.checksum not in (None, checksum):
+            yield "checksum", checksum
+
+    def _checksum(self, image: Image, stored: StoredImage) -> str | None:
+        digest = None if image.persistent else self._checksums.get(_identity(stored))
+        return digest and f"{algorithm_of(image)}:{digest}"
+
+    def _plan_removals(self, checked: Sequence[Checked]) -> None:
+        forgotten: dict[int, Image] = {}
+        removed: dict[str, tuple[Checked, Finding]] = {}
+        for reference in self.remove:
+            one, image, data = self._named(reference, checked)
+            if one is None:
+                continue
+            if image is not None:
+                if image.path in one.stored:
+                    raise Conflict(
+                        f"remove: {reference!r} is the image {image.name!r}, whose data is there; the module "
+                        "granary.vmstore.image removes it."
+                    )
+                forgotten[image.id] = image
+                for finding in one.missing:
+                    finding["repaired"] |= finding["id"] == image.id
+            if data is not None:
+                found = [finding for finding in one.orphans if data_of(finding["path"]) == data]
+                for finding in found:
+                    finding["repaired"] = True
+                users = one.driver.users(data)
+                if users:
+                    raise Conflict(f"remove: {reference!r} can't be removed while it is used by {', '.join(users)}.")
+                if found or data in one.strays:
+                    removed[data] = (one, found[0] if found else {"path": data, "allocated_bytes": None})
+        for image in forgotten.values():
+            self._forget(image)
+        # Last, as it can't be taken back; what has no row needs none.
+        for data, (one, finding) in removed.items():
+            before = {"allocated_bytes": finding["allocated_bytes"]}
+            self._plan.actions.append(
+                Action(
+                    "remove data without image", finding["path"], before, None, functools.partial(one.driver.rm, data)
+                )
+            )
+
+    def _named(self, reference: str, checked: Sequence[Checked]) -> tuple[Checked | None, Image | None, str | None]:
+        """What a user wants removed: its datastore, its image where the catalog has one, and the path of its data where
+        that is named.
+        """
+        accepted = "the path of data in a datastore that is checked, or the name or id of an image there, is expected"
+        data = data_of(reference) if reference.startswith("/") else None
+        image = find_image(self.catalog, reference) if data is None else None
+        if data is None and image is None and not reference.startswith("/"):
+            return None, None, None  # forgotten already
+        for one in checked:
+            datastore = one.driver.datastore
+            if (
+                image is not None
+                and image.datastore_id == datastore.id
+                or data is not None
+                and os.path.dirname(data) == datastore.base_path
+            ):
+                if one.error is not None:
+                    raise Conflict(
+                        f"remove: {reference!r} can't be removed, as the datastore {datastore.name!r} could not be "
+                        f"checked: {one.error}"
+                    )
+                if data is not None and os.path.basename(reference) in one.inventory.unknown:
+                    break
+                return one, image or next((image for image in one.images if image.path == data), None), data
+        raise InvalidInput("remove", reference, accepted)
+
+    def _forget(self, image: Image) -> None:
+        users = users_of(self.catalog, image)
+        if users:
+            raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {users}.")
+        before = image.as_dict(functools.partial(image_name, self.catalog))
+        self._plan.actions.append(
+            Action("forget image", image.name, before, None, functools.partial(delete_image, self.catalog, image.id))
+        )
+
+    def _sweep(self, checked: Checked) -> None:
+        if checked.leftovers:
+            for finding in checked.leftovers:
+                finding["repaired"] = True
+            before = {"paths": [finding["path"] for finding in checked.leftovers]}
+            self._plan.actions.append(
+                Action("remove leftovers", checked.driver.datastore.base_path, before, None, checked.driver.sweep)
+            )
+
+
+def _fits_origin(image: Image, checksum: str) -> bool:
+    """Return whether a checksum can be recorded: what is stored as it came has the checksum of its origin, and what
+    doesn't may be damaged.
+    """
+    return image.origin_checksum in (None, checksum)
+
+
+def algorithm_of(image: Image) -> str:
+    """The algorithm of the image's recorded checksum, or of the one to record."""
+    algorithm = (image.checksum or image.origin_checksum or "").partition(":")[0]
+    return algorithm if algorithm in DIGEST_LENGTHS else ALGORITHM
+
+
+def data_of(path: str) -> str | None:
+    """The path of the image that ``path`` is, or lies beside."""
+    found = _DATA.fullmatch(path)
+    return found and found[1]
+
+
+def _identity(stored: StoredImage) -> tuple[str, int, int]:
+    return stored.path, stored.length, stored.modified
+
+
+__all__ = ["DATASTORE_CHECK_SPEC", "DatastoreCheckService"]

@@ -1,0 +1,312 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Desired datastores (spec: virtiofs-datastore, "Creating a VirtioFS Datastore"; storage-driver)."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..._catalog.catalog import DEFAULT_LOCATION, Catalog, locate_catalog
+from ..._catalog.datastores import (
+    FIRST_ID,
+    Datastore,
+    all_datastores,
+    delete_datastore,
+    find_datastore,
+    insert_datastore,
+    update_datastore,
+)
+from ..._catalog.images import find_images
+from ..._core import records
+from ..._core.arguments import ArgumentSpec
+from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
+from ..._core.paths import absolute, is_within, real_path
+from ..._core.plan import Action, Plan
+from ..._driver.datastore.attributes import check_values, settings_of
+from ..._driver.datastore.base import TIMEOUT, DatastoreDriver, DriverInfo
+from ..._driver.registry import datastore_driver
+from ..._model.names import check_host, check_name
+from ..catalog import CATALOG_OPTIONS, CatalogService
+
+TYPES = ("image", "system", "backup", "file")
+
+#: A day.
+LONGEST_TIMEOUT = 86400
+
+DATASTORE_SPEC = ArgumentSpec(
+    {
+        "id": {"type": "int"},
+        "name": {"type": "str"},
+        "type": {"type": "str", "choices": list(TYPES)},
+        "ds_driver": {"type": "str"},
+        "tm_driver": {"type": "str"},
+        "base_path": {"type": "str"},
+        "datastore_location": {"type": "str", "default": DEFAULT_LOCATION},
+        "clusters": {"type": "list", "elements": "int"},
+        "safe_dirs": {"type": "list", "elements": "str"},
+        "restricted_dirs": {"type": "list", "elements": "str"},
+        "bridge_list": {"type": "list", "elements": "str"},
+        "attributes": {"type": "dict"},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    },
+    required_one_of=[["id", "name"]],
+).merge(CATALOG_OPTIONS)
+
+#: What can't be changed: the data would have to move, or be read by another driver.
+FIXED = ("type", "ds_driver", "tm_driver", "base_path")
+
+
+class DatastoreService(CatalogService):
+    """Plans one datastore of the catalog.
+
+    An option that isn't given stays as it is, or is the default of a new datastore.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options["catalog"], absolute("datastore_location", options["datastore_location"]))
+        self.create = options["state"] == "present"
+        self.id: int | None = options["id"]
+        self.name: str | None = options["name"]
+        self.wish = read_wish(options)
+        self._tried: dict[str, str] = {}
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        if self.create and self.missing:
+            self._check_place(plan)
+            # The catalog is made before the plan is committed; a plan that is refused is refused before that.
+            plan.actions.append(
+                Action(
+                    "create catalog",
+                    self.path,
+                    None,
+                    {"datastores": [one.name for one in all_datastores(self.catalog)]},
+                    lambda: None,
+                )
+            )
+        found = find_datastore(self.catalog, self.name if self.id is None else self.id)
+        if not self.create:
+            if found is not None:
+                plan.actions.append(self._removal(found))
+            return plan
+        wanted = self._new() if found is None else self._updated(found)
+        self._check_unique(wanted)
+        if found is None:
+            self._check_apart(wanted)
+        check_datastore(wanted)
+        self._try_attributes(wanted, found)
+        if wanted != found:
+            apply = (
+                functools.partial(self._insert, wanted)
+                if found is None
+                else functools.partial(update_datastore, self.catalog, wanted)
+            )
+            verb = "create" if found is None else "update"
+            plan.actions.append(
+                Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), apply)
+            )
+        plan.result["datastore"] = wanted.as_dict()
+        return plan
+
+    def _check_place(self, plan: Plan) -> None:
+        """
+        :raises DependencyNotFound: the catalog's directory is missing.
+        """
+        try:
+            locate_catalog(self.path)
+        except DependencyNotFound as error:
+            self.lack(plan, error, is_planned=True)
+
+    def _new(self) -> Datastore:
+        if self.id is not None:
+            raise NotFound(
+                f"id: there is no datastore {self.id} in the catalog {self.path}, and a new one gets its id by itself."
+            )
+        kind = self.wish.get("type", "image")
+        for option, types in (("ds_driver", ("image", "backup", "file")), ("tm_driver", ("image", "system", "file"))):
+            if kind in types and option not in self.wish:
+                raise InvalidInput(option, None, f"a new datastore of type {kind!r} needs one")
+        number = self.catalog.next_id("datastore")
+        defaults = {
+            "type": kind,
+            "ds_driver": None,
+            "tm_driver": None,
+            "base_path": f"{self.datastore_location}/{number}",
+        }
+        return Datastore(id=number, name=str(self.name), **{**defaults, **self.wish})
+
+    def _updated(self, found: Datastore) -> Datastore:
+        for option in FIXED:
+            old = getattr(found, option)
+            if self.wish.get(option, old) != old:
+                raise Conflict(
+                    f"{option}: the datastore {found.name!r} was created with {old!r}, which can't change to "
+                    f"{self.wish[option]!r}."
+                )
+        return records.replace(found, name=self.name or found.name, **self.wish)
+
+    def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
+        """Try new values once, and not in the transaction: commands are run for that."""
+        known = [self._tried, None if found is None else found.attributes]
+        if wanted.attributes not in known:
+            datastore_driver(wanted.ds_driver)(wanted).try_attributes()
+            self._tried = wanted.attributes
+
+    def _check_unique(self, wanted: Datastore) -> None:
+        for other in all_datastores(self.catalog):
+            for option in ("name", "base_path"):
+                if other.id != wanted.id and getattr(other, option) == getattr(wanted, option):
+                    raise Conflict(
+                        f"{option}: {getattr(wanted, option)!r} belongs to the datastore {other.id} ({other.name!r})."
+                    )
+
+    def _check_apart(self, wanted: Datastore) -> None:
+        """One datastore in another would have files there that are none of its images."""
+        for other in all_datastores(self.catalog):
+            if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
+                raise Conflict(
+                    f"base_path: {wanted.base_path!r} is within the datastore {other.name!r}, which has "
+                    f"{other.base_path!r}, or around it."
+                )
+
+    def _insert(self, datastore: Datastore) -> None:
+        self.catalog.take_id("datastore")
+        insert_datastore(self.catalog, datastore)
+
+    def _removal(self, found: Datastore) -> Action:
+        if found.id < FIRST_ID:
+            raise Conflict(f"The datastore {found.id} ({found.name!r}) is one of the defaults, which can't be removed.")
+        images = find_images(self.catalog, datastore_id=found.id)
+        if images:
+            raise Conflict(
+                f"The datastore {found.name!r} can't be removed: it has the images "
+                f"{', '.join(repr(image.name) for image in images)}."
+            )
+        return Action(
+            "remove datastore",
+            found.name,
+            found.as_dict(),
+            None,
+            functools.partial(delete_datastore, self.catalog, found.id),
+        )
+
+
+def read_wish(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given, checked one by one, as values of :class:`Datastore`."""
+    if options["name"] is not None:
+        check_name("name", options["name"])
+    wish = {name: options[name] for name in FIXED if options[name] is not None}
+    if "base_path" in wish:
+        wish["base_path"] = absolute("base_path", wish["base_path"])
+    for name in ("safe_dirs", "restricted_dirs"):
+        if options[name] is not None:
+            wish[name] = _unique(absolute(name, path) for path in options[name])
+    if options["bridge_list"] is not None:
+        wish["bridge_list"] = _unique(check_host("bridge_list", host) for host in options["bridge_list"])
+    if options["clusters"] is not None:
+        for cluster in options["clusters"]:
+            if cluster < 0:
+                raise InvalidInput("clusters", cluster, "ids from 0 on are expected")
+        wish["clusters"] = _unique(options["clusters"])
+    if options["attributes"] is not None:
+        wish["attributes"] = {str(name): _attribute_text(name, value) for name, value in options["attributes"].items()}
+    return wish
+
+
+def _unique(values: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _attribute_text(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (str, int)) or not str(value).isprintable():
+        raise InvalidInput(f"attributes.{name}", value, "printable text or a number is expected")
+    return str(value)
+
+
+def check_datastore(datastore: Datastore) -> None:
+    """Refuse a combination that no driver serves.
+
+    :raises InvalidInput: an unknown driver, type, transfer driver or attribute for this driver.
+    """
+    if datastore.type == "system" and datastore.ds_driver is not None:
+        raise InvalidInput("ds_driver", datastore.ds_driver, "a datastore of type 'system' has none")
+    info = datastore_driver(datastore.ds_driver).info
+    if datastore.type not in info.datastore_types:
+        raise InvalidInput(
+            "type", datastore.type, f"the {info.name} driver serves datastores of type {_listed(info.datastore_types)}"
+        )
+    if datastore.tm_driver not in info.tm_drivers:
+        raise InvalidInput(
+            "tm_driver",
+            datastore.tm_driver,
+            f"{_listed(info.tm_drivers)} is expected with datastores of the {info.name} driver",
+        )
+    for name in datastore.attributes:
+        _check_attribute(name, info)
+    check_values(datastore.attributes)
+
+
+def _check_attribute(name: str, info: DriverInfo) -> None:
+    if name in info.attributes:
+        return
+    own = set(DATASTORE_SPEC.argument_spec)
+    nearest = difflib.get_close_matches(name.lower(), sorted(info.attributes | own), n=1, cutoff=0)
+    if name.lower() in own:
+        accepted = f"give it as the module's option {name.lower()}"
+    elif info.attributes:
+        hint = f"; the nearest is {nearest[0]!r}" if nearest[0] in info.attributes else ""
+        accepted = f"the attributes of the {info.name} driver are {_listed(info.attributes)}{hint}"
+    else:
+        accepted = (
+            f"the {info.name} driver has no further attributes; the nearest option of the module is {nearest[0]!r}"
+        )
+    raise InvalidInput("attributes", name, accepted)
+
+
+def _listed(names: Sequence[str] | frozenset[str]) -> str:
+    ordered = [repr(name) for name in sorted(names)]
+    return ", ".join(ordered[:-1]) + (" or " if len(ordered) > 1 else "") + ordered[-1]
+
+
+def driver_of(
+    catalog: Catalog,
+    datastore: Datastore,
+    timeout: float = TIMEOUT,
+    *,
+    datastores: Sequence[Datastore] | None = None,
+    log: Callable[[str], object] = str,
+) -> DatastoreDriver:
+    """The driver of a datastore of this catalog. No image is made of what any datastore stores, or of the catalog.
+
+    :arg timeout: seconds for one question to a file system.
+    :arg datastores: all of the catalog, where they are read already.
+    :arg log: is told what the driver does, one line a call.
+    """
+    protected = {
+        directory
+        for other in (all_datastores(catalog) if datastores is None else datastores)
+        for directory in other.directories()
+    }
+    protected.add(real_path(catalog.path))
+    driver = datastore_driver(datastore.ds_driver)
+    return driver(
+        datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log
+    )
+
+
+def check_timeout(seconds: int) -> None:
+    """
+    :raises InvalidInput: less than a second, or so long that nobody waits for it.
+    """
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")
+
+
+__all__ = ["DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "driver_of", "read_wish"]

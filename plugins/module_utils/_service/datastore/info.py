@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Datastores as they are: what the catalog knows of them, how full they are, and what is in them (spec: storage-driver,
+"monitor").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..._catalog.catalog import Catalog
+from ..._catalog.datastores import Datastore, all_datastores, find_datastore
+from ..._catalog.images import Image, find_images
+from ..._core import records
+from ..._core.arguments import ArgumentSpec
+from ..._core.errors import DependencyNotFound, VmstoreError
+from ..._driver.datastore.base import OPTIONAL_ACTIONS, DriverInfo
+from ..._driver.registry import datastore_driver
+from ..catalog import CATALOG_OPTIONS, reading
+from .desired import check_timeout
+
+if TYPE_CHECKING:
+    from ..._image.inventory import Inventory, StoredImage
+
+DATASTORE_INFO_SPEC = ArgumentSpec(
+    {
+        "name": {"type": "str"},
+        "timeout": {"type": "int", "default": 30},
+    }
+).merge(CATALOG_OPTIONS)
+
+
+def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
+    """Every datastore, or one by name or id, each with its capacity and its images, or why they couldn't be read, and
+    its driver's abilities.
+
+    :raises DependencyNotFound: there is none of that name or id.
+    """
+    check_timeout(options["timeout"])
+    with reading(options["catalog"]) as catalog:
+        found = [
+            (one, find_images(catalog, datastore_id=one.id)) for one in wanted_datastores(catalog, options["name"])
+        ]
+    return {"datastores": [{**one.as_dict(), **_monitored(one, images, options["timeout"])} for one, images in found]}
+
+
+def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
+    """All, or the one of this name or id.
+
+    :raises DependencyNotFound: there is none.
+    """
+    if name is None:
+        return all_datastores(catalog)
+    found = find_datastore(catalog, name)
+    if found is None:
+        raise DependencyNotFound(f"name: there is no datastore {name!r} in the catalog {catalog.path}.")
+    return [found]
+
+
+def holds_images(info: DriverInfo) -> bool:
+    """Whether the data of images is in the datastore, so that there is an inventory."""
+    return info.stores_data and bool(info.image_types)
+
+
+def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
+    """What the file system says of one datastore; an error is part of the answer, so that the others are still
+    answered.
+    """
+    driver = datastore_driver(datastore.ds_driver)(datastore, timeout=timeout)
+    answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
+    answer["supports"] = {action.replace("-", "_"): action in driver.info.actions for action in OPTIONAL_ACTIONS}
+    inventory = None
+    try:
+        start = time.monotonic()
+        answer.update(records.asdict(driver.monitor()))
+        if holds_images(driver.info):
+            # The time is for all that is asked, so that a file system which hangs between two questions isn't waited
+            # for twice.
+            driver.timeout = max(1, round(start + timeout - time.monotonic()))
+            inventory = driver.inventory()
+    except VmstoreError as error:
+        answer["monitor_error"] = str(error)
+    stored = {one.path: one for one in inventory.images} if inventory is not None else {}
+    answer["images"] = [_described(image, stored.get(image.path)) for image in images]
+    answer["orphans"] = [] if inventory is None else list(orphans(inventory, images))
+    return answer
+
+
+def _described(image: Image, stored: StoredImage | None) -> dict[str, object]:
+    return {
+        **{name: getattr(image, name) for name in ("id", "name", "path", "format")},
+        "allocated_bytes": stored and stored.allocated,
+        "virtual_bytes": stored and stored.virtual_size(image.format),
+        "snapshots": [{"id": one.id, "allocated_bytes": one.allocated} for one in stored.snapshots] if stored else [],
+    }
+
+
+def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
+    """Data of no image of the catalog: image files with their snapshots, and snapshots or checksums without an image
+    file.
+    """
+    known = {image.path for image in images}
+    for one in inventory.images:
+        if one.path not in known:
+            yield {
+                "path": one.path,
+                "allocated_bytes": one.allocated + sum(snapshot.allocated for snapshot in one.snapshots),
+            }
+    for one in inventory.strays:
+        if one.path.rpartition(".")[0] not in known:
+            yield {"path": one.path, "allocated_bytes": one.allocated}
+
+
+__all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "holds_images", "orphans", "wanted_datastores"]

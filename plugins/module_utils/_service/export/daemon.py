@@ -1,0 +1,82 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The virtiofsd of a running export: what is wrong with it, and what heals that."""
+
+from __future__ import annotations
+
+import shlex
+import xml.etree.ElementTree as ET
+
+from ..._host.virtiofsd.process import DEAD, OTHER_DIRECTORY, STOPPED, DaemonState, daemon_state
+from ..._libvirt import domain_xml
+from ..._libvirt.connection import Domain
+from ..._libvirt.domain_xml import VirtioFs
+from .domain_restart import RestartPlan
+
+
+def find_state(domain: str, running: ET.Element, device: VirtioFs) -> DaemonState | None:
+    """Return the state of the daemon of ``device``.
+
+    :arg running: the XML of the running domain, which holds the device.
+    :return: ``None`` when it can't be found out, and for a daemon that somebody else than libvirt has started.
+    """
+    number = running.get("id", "")
+    for element, found in domain_xml.filesystems(running):
+        alias = element.find("alias")
+        if (
+            (found.tag, found.source) == (device.tag, device.source)
+            and found.source
+            and alias is not None
+            and number.isdecimal()
+        ):
+            return daemon_state(int(number), domain, alias.get("name", ""), device.source)
+    return None
+
+
+def has_died(domain: Domain, device: VirtioFs) -> bool:
+    """Return whether the running domain has lost the daemon of ``device``."""
+    text = domain.running_xml()
+    state = None if text is None else find_state(domain.name, domain_xml.parse(text), device)
+    return state is not None and state.value == DEAD
+
+
+def report_daemon(plan: RestartPlan, domain: str, running: ET.Element, device: VirtioFs) -> None:
+    """Add to ``plan`` what is wrong with the daemon of ``device``."""
+    state = find_state(domain, running, device)
+    if state is None:
+        return
+    name, tag = shlex.quote(domain), device.tag
+    if state.value == DEAD:
+        plan.restart_for(
+            f"the virtiofsd of the device {tag!r} has died, and only a start of the domain starts another one"
+        )
+        plan.warnings.append(
+            f"The virtiofsd of the device {tag!r} in the domain {domain!r} has died, so the guest hangs where it uses "
+            f"{device.source!r}. "
+            f"Stop and start the domain: 'virsh shutdown {name}', or 'virsh destroy {name}' where the guest hangs too "
+            "much for that, "
+            f"then 'virsh start {name}'."
+        )
+    elif state.value == OTHER_DIRECTORY:
+        plan.restart_for(f"the device {tag!r} serves another directory than the one that is at {device.source!r} now")
+        # The guest must not be moved to the bare mount point of a file system that is missing.
+        plan.restart = None
+        plan.warnings.append(
+            f"The domain {domain!r} still uses the directory that was at {device.source!r} when its virtiofsd started. "
+            "Since then a file system was "
+            "mounted or unmounted there, or the directory was replaced, and this host doesn't see what the guest "
+            "writes. "
+            "Stop and start the domain once the right directory is there. No option of this module does that."
+        )
+    elif state.value == STOPPED:
+        pids = " ".join(map(str, state.pids))
+        plan.warnings.append(
+            f"The virtiofsd of the device {tag!r} in the domain {domain!r} was stopped by a signal, so the guest hangs "
+            f"where it uses {device.source!r}. "
+            f"'kill -CONT {pids}' lets it go on."
+        )
+
+
+__all__ = ["find_state", "has_died", "report_daemon"]

@@ -1,0 +1,154 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The restart of a running domain, where a change needs one and the user has asked for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..._core.errors import InvalidInput, LibvirtFailed, PartlyDone
+from ..._core.plan import Action, Plan
+from ..._core.records import dataclass
+from ..._host.virtiofsd.program import last_words
+from ..._libvirt.connection import Domain
+from ..service import Service
+
+RESTART_OPTIONS = {
+    "restart": {"type": "str", "choices": ["never", "when_needed", "when_needed_force"], "default": "never"},
+    "restart_timeout": {"type": "int", "default": 120},
+}
+
+#: The name of the action.
+RESTART = "restart domain"
+
+
+def check_timeout(options: Mapping[str, Any]) -> None:
+    """:raises InvalidInput: the guest gets no time to shut down."""
+    if options["restart_timeout"] < 1:
+        raise InvalidInput("restart_timeout", options["restart_timeout"], "a number of seconds from 1 on is expected")
+
+
+@dataclass(frozen=True)
+class DomainRestart:
+    """A restart that the user allows.
+
+    ``force`` turns the power off where the guest doesn't shut down within ``timeout`` seconds.
+    """
+
+    domain: Domain
+    force: bool
+    timeout: int
+
+    def apply(self) -> None:
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """:raises LibvirtFailed: the guest doesn't shut down, and its power must not be turned off."""
+        obstacle = None
+        if self.domain.is_halted:
+            obstacle = "it is paused"
+        elif not self.domain.shut_down(self.timeout):
+            obstacle = f"its guest did not shut down within {self.timeout} seconds, and if it does so later, the domain stays off"
+        if obstacle is not None:
+            if not self.force:
+                raise LibvirtFailed(
+                    f"The domain {self.domain.name!r} was not restarted, because {obstacle}; 'restart: "
+                    "when_needed_force' turns its power off."
+                )
+            if self.domain.is_running:  # the guest may have shut down just now
+                self.domain.destroy()
+
+    def start(self) -> None:
+        """:raises LibvirtFailed: the domain doesn't start; the message has the reason that virtiofsd gave."""
+        start = time.time()
+        try:
+            self.domain.start()
+        except LibvirtFailed as error:
+            words = last_words(self.domain.name, start)
+            raise LibvirtFailed(
+                f"{error} virtiofsd said last: {words.rstrip('.')}." if words else str(error)
+            ) from error
+
+
+@dataclass
+class RestartPlan(Plan):
+    """A plan that may need a restart of a running domain. ``restart`` is ``None`` where there must not be one."""
+
+    restart: DomainRestart | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        return list(self.result["restart_reasons"])  # type: ignore[call-overload]
+
+    def restart_for(self, reason: str) -> None:
+        self.result.update(restart_required=True, restart_reasons=[*self.reasons, reason])
+
+    def add_restart(self) -> None:
+        """Put the restart behind the other actions, if a reason for it is known by now."""
+        if self.restart is not None and self.reasons:
+            subject, before = f"domain {self.restart.domain.name!r}", {"restart_reasons": self.reasons}
+            self.actions.append(Action(RESTART, subject, before, {"restart_reasons": []}, self.restart.apply))
+
+    def commit(self) -> None:
+        """Apply every action but the restart, which takes long and can't be taken back: :func:`finish` does it."""
+        self.actions = [action for action in self.actions if action.name != RESTART]
+        super().commit()
+
+
+def allowed_restart(domain: Domain | None, options: Mapping[str, Any]) -> DomainRestart | None:
+    """Return the restart that ``options`` allow. A transient domain has none, because it would be gone."""
+    if domain is None or options["restart"] == "never" or not domain.is_running or not domain.is_persistent:
+        return None
+    return DomainRestart(domain, options["restart"] == "when_needed_force", options["restart_timeout"])
+
+
+def finish(service: Service, plan: RestartPlan) -> None:
+    """Restart the domain of a committed plan if it needs that, and do what waited for the restart.
+
+    The lock of the service isn't held meanwhile, because other domains shouldn't wait for this one.
+
+    :raises PartlyDone: the guest doesn't shut down.
+    :raises LibvirtFailed: the domain doesn't start, so its old definition is back.
+    """
+    if plan.restart is None or not plan.reasons:
+        return
+    defined = plan.restart.domain.persistent_xml()
+    try:
+        plan.restart.stop()
+    except LibvirtFailed as error:
+        raise PartlyDone(str(error), plan) from error
+    try:
+        plan.restart.start()
+    except LibvirtFailed as error:
+        raise LibvirtFailed(f"{error} {_fall_back(service, plan.actions, plan.restart.domain, defined)}") from error
+    plan.add_restart()
+    with service.exclusive():
+        again = service.plan()
+        again.commit()
+    plan.actions += again.actions
+    plan.result, plan.warnings = again.result, again.warnings
+
+
+def _fall_back(service: Service, done: list[Action], domain: Domain, defined: str) -> str:
+    """Start the domain as it was before the actions ``done``, and return a sentence about that.
+
+    :arg defined: its definition now.
+    """
+    with service.exclusive():
+        if not done or domain.persistent_xml() != defined:  # by another program, whose change isn't taken back
+            return f"The domain {domain.name!r} is off now."
+        for action in reversed(done):
+            action.undo()
+    try:
+        domain.start()
+    except LibvirtFailed:
+        return f"The old definition of the domain {domain.name!r} is back, but it is off now, because it doesn't start with that either."
+    return f"The domain {domain.name!r} runs again with its old definition."
+
+
+__all__ = ["RESTART_OPTIONS", "RestartPlan", "allowed_restart", "check_timeout", "finish"]

@@ -1,0 +1,277 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which domain uses which image, and how (spec: virtiofs-datastore, "Usage" and "Considerations").
+
+The rules here hold over all hosts of a site, because the catalog knows them all; the export of one host can't check
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ..._catalog.catalog import Catalog
+from ..._catalog.datastores import find_datastore
+from ..._catalog.images import Image, find_image
+from ..._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
+from ..._core.arguments import ArgumentSpec, is_integer
+from ..._core.errors import CatalogFailed, Conflict, DependencyNotFound, InvalidInput, UnsupportedAction
+from ..._core.paths import absolute
+from ..._core.plan import Action, Plan
+from ..._core.records import asdict, dataclass, fields
+from ..._model.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
+from ..._model.mount_names import check_mount_point, check_mount_tag
+from ..._model.names import check_domain, check_host, check_name
+from ..catalog import CATALOG_OPTIONS, CatalogService
+from ..datastore.desired import driver_of
+
+IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
+    {
+        "image": {"type": "str", "required": True},
+        "host": {"type": "str", "required": True},
+        "domain": {"type": "str", "required": True},
+        "mount_tag": {"type": "str"},
+        "mount_point": {"type": "str"},
+        "read_only": {"type": "bool"},
+        "uid_map": ID_MAP_OPTION,
+        "gid_map": ID_MAP_OPTION,
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
+).merge(CATALOG_OPTIONS)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """An image in a domain, with the values in effect: the export's over the image's over the defaults."""
+
+    image_id: int
+    image: str
+    source: str
+    persistent: bool
+    read_only: bool
+    mount_tag: str
+    mount_point: str
+    uid_map: tuple[IdMap, ...] | None
+    gid_map: tuple[IdMap, ...] | None
+    host: str
+    domain: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for a module's result."""
+        plain = asdict(self)
+        for name in ("uid_map", "gid_map"):
+            plain[name] = None if plain[name] is None else list(plain[name])
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Attachment:
+        """The attachment that :meth:`as_dict` described, checked: it comes from a playbook.
+
+        :raises InvalidInput: a key is missing, unknown or holds a value that no attachment has.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(data, Mapping) or sorted(map(str, data)) != sorted(names):
+            given = ", ".join(sorted(map(str, data))) if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidInput(
+                "attachment", given, "the value that granary.vmstore.image_attachment returned is expected"
+            )
+        types = {
+            "image_id": int,
+            "persistent": bool,
+            "read_only": bool,
+            "uid_map": (list, type(None)),
+            "gid_map": (list, type(None)),
+        }
+        for name in names:
+            expected = types.get(name, str)
+            if not isinstance(data[name], expected) or (expected is int and not is_integer(data[name])):
+                raise InvalidInput(
+                    f"attachment.{name}",
+                    data[name],
+                    "the value that granary.vmstore.image_attachment returned is expected",
+                )
+        return cls(
+            image_id=data["image_id"],
+            image=check_name("attachment.image", data["image"]),
+            source=absolute("attachment.source", data["source"]),
+            persistent=data["persistent"],
+            read_only=data["read_only"],
+            mount_tag=check_mount_tag("attachment.mount_tag", data["mount_tag"]),
+            mount_point=check_mount_point("attachment.mount_point", data["mount_point"]),
+            uid_map=id_maps_from_data("attachment.uid_map", data["uid_map"]),
+            gid_map=id_maps_from_data("attachment.gid_map", data["gid_map"]),
+            host=check_host("attachment.host", data["host"]),
+            domain=check_domain("attachment.domain", data["domain"]),
+        )
+
+
+def resolve_attachment(
+    catalog: Catalog,
+    image: str,
+    host: str,
+    domain: str,
+    *,
+    mount_tag: str | None = None,
+    mount_point: str | None = None,
+    read_only: bool | None = None,
+    uid_map: tuple[IdMap, ...] | None = None,
+    gid_map: tuple[IdMap, ...] | None = None,
+) -> Attachment:
+    """The attachment of ``image`` (a name or an id) to ``domain`` of ``host`` as it would be recorded. Changes nothing.
+
+    What isn't given is the image's. Call it in the transaction that records the answer.
+
+    :raises DependencyNotFound: no such image; :raises UnsupportedAction: one that isn't a directory.
+    :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
+    :raises InvalidInput: a value can't be used; ``read_only`` is false for an image that is read-only.
+    :raises Conflict: another domain uses the image and it can't be shared, or another image has this tag or mount point
+        in this domain.
+    """
+    check_host("host", host)
+    check_domain("domain", domain)
+    found = find_image(catalog, image)
+    if found is None:
+        raise DependencyNotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
+    if found.mount_tag is None or found.mount_point is None:
+        raise UnsupportedAction(
+            f"image: {found.name!r} is of type {found.type!r}, and only images of type 'filesystem' are attached as "
+            "directories."
+        )
+    datastore = find_datastore(catalog, found.datastore_id)
+    if datastore is None:  # the table refers to it, but a damaged file may lack it, and with it the rules for the path
+        raise CatalogFailed(
+            f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so "
+            "restore it from a backup."
+        )
+    driver_of(catalog, datastore).check(found.path)
+    if read_only is False and found.read_only:
+        raise InvalidInput(
+            "read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it"
+        )
+    wanted = Attachment(
+        image_id=found.id,
+        image=found.name,
+        source=found.path,
+        persistent=found.persistent,
+        read_only=found.read_only or bool(read_only),
+        mount_tag=found.mount_tag if mount_tag is None else check_mount_tag("mount_tag", mount_tag),
+        mount_point=check_mount_point("mount_point", found.mount_point if mount_point is None else mount_point),
+        uid_map=found.uid_map if uid_map is None else uid_map,
+        gid_map=found.gid_map if gid_map is None else gid_map,
+        host=host,
+        domain=domain,
+    )
+    _check_sharing(catalog, found, wanted)
+    _check_domain_of(catalog, wanted)
+    return wanted
+
+
+def _check_sharing(catalog: Catalog, image: Image, wanted: Attachment) -> None:
+    if image.read_only and not image.persistent:
+        return
+    for other in find_vm_disks(catalog, image_id=image.id):
+        if (other.host, other.domain) != (wanted.host, wanted.domain):
+            kind, remedy = (
+                ("persistent", "non-persistent and read_only") if image.persistent else ("not read-only", "read_only")
+            )
+            raise Conflict(
+                f"The image {image.name!r} is {kind} and the domain {other.domain!r} on the host {other.host!r} uses "
+                "it; "
+                f"only an image that is {remedy} can be shared."
+            )
+
+
+def _check_domain_of(catalog: Catalog, wanted: Attachment) -> None:
+    for other in attachments(catalog, host=wanted.host, domain=wanted.domain):
+        if other.image_id == wanted.image_id:
+            continue
+        for name in ("mount_tag", "mount_point"):
+            if getattr(other, name) == getattr(wanted, name):
+                raise Conflict(
+                    f"{name}: {getattr(wanted, name)!r} belongs to the image {other.image!r} in the domain "
+                    f"{wanted.domain!r} on the host {wanted.host!r}, "
+                    f"so the image {wanted.image!r} needs another one there."
+                )
+
+
+def record_attachment(catalog: Catalog, attachment: Attachment) -> None:
+    """Remember the attachment, or its new values. Doing it twice is the same as once."""
+    put_vm_disk(catalog, VmDisk(**{field.name: getattr(attachment, field.name) for field in fields(VmDisk)}))
+
+
+def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -> bool:
+    """Forget the attachment; ``False`` when there was none."""
+    existed = bool(find_vm_disks(catalog, image_id=image_id, host=host, domain=domain))
+    delete_vm_disk(catalog, image_id, host, domain)
+    return existed
+
+
+def attachments(
+    catalog: Catalog, *, host: str | None = None, domain: str | None = None, image_id: int | None = None
+) -> list[Attachment]:
+    """What is attached to a domain, on a host, of an image, or any of these together."""
+    found = []
+    for disk in find_vm_disks(catalog, image_id=image_id, host=host, domain=domain):
+        image = find_image(catalog, disk.image_id)
+        if image is not None:  # always: the table refers to it
+            effective = {field.name: getattr(disk, field.name) for field in fields(VmDisk)}
+            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
+    return found
+
+
+class ImageAttachmentService(CatalogService):
+    """Plans what the catalog knows of one image in one domain."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options["catalog"])
+        self.image = options["image"]
+        self.host = check_host("host", options["host"])
+        self.domain = check_domain("domain", options["domain"])
+        self.state = options["state"]
+        self.overrides = {name: options[name] for name in ("mount_tag", "mount_point", "read_only")}
+        self.overrides.update({name: read_id_maps(name, options[name]) for name in ("uid_map", "gid_map")})
+
+    def plan(self) -> Plan:
+        plan = Plan()
+        found = find_image(self.catalog, self.image)
+        before = None
+        if found is not None:
+            before = next(iter(attachments(self.catalog, image_id=found.id, host=self.host, domain=self.domain)), None)
+        after = (
+            None
+            if self.state == "absent"
+            else resolve_attachment(self.catalog, self.image, self.host, self.domain, **self.overrides)
+        )
+        if before != after:
+            plan.actions.append(self._action(before, after))
+        if after is not None:
+            plan.result["attachment"] = after.as_dict()
+        return plan
+
+    def _action(self, before: Attachment | None, after: Attachment | None) -> Action:
+        known = before or after
+        verb = "add" if before is None else "remove" if after is None else "update"
+        return Action(
+            f"{verb} attachment",
+            f"image {known.image!r} in domain {self.domain!r} on host {self.host!r}",
+            before and before.as_dict(),
+            after and after.as_dict(),
+            apply=functools.partial(record_attachment, self.catalog, after)
+            if after
+            else functools.partial(remove_attachment, self.catalog, before.image_id, self.host, self.domain),
+        )
+
+
+__all__ = [
+    "IMAGE_ATTACHMENT_SPEC",
+    "Attachment",
+    "ImageAttachmentService",
+    "attachments",
+    "record_attachment",
+    "remove_attachment",
+    "resolve_attachment",
+]

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image, or what it was at a snapshot, as one file on the front-end that stands alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..._catalog.datastores import all_datastores
+from ..._core.arguments import ArgumentSpec
+from ..._core.directory import descriptor_path, opened_directory, opened_file_at, require_writable, sync_opened
+from ..._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
+from ..._core.paths import absolute, is_within, real_path
+from ..._core.plan import Action, Plan
+from ..._core.records import dataclass
+from ..._driver.datastore.source_file import chunks_of
+from ..._image.checked_image import missing_ends
+from ..._image.content import Content, OpenContent, copy_content, same_content
+from ..._image.copy import foresee_conversion, foresee_copy
+from ..._image.image_file import inspect
+from ..._image.new_image import new_image, sweep
+from ..._image.qemu_img import as_one_image
+from ..._image.snapshots import TIMEOUT
+from ..catalog import CATALOG_OPTIONS
+from .work import ImageWorkService, check_snapshot, users_of
+
+IMAGE_EXPORT_SPEC = ArgumentSpec(
+    {
+        "image": {"type": "str", "required": True},
+        "dest": {"type": "path", "required": True},
+        "format": {"type": "str", "choices": ["raw", "qcow2"]},
+        "snapshot": {"type": "int"},
+        "force": {"type": "bool", "default": False},
+    }
+).merge(CATALOG_OPTIONS)
+
+#: Of every file that is written: whoever may read images of virtual machines is told by the operator.
+MODE = 0o600
+
+
+class ImageExportService(ImageWorkService):
+    """Plans the one file."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self.dest = absolute("dest", options["dest"])
+
+    def plan(self) -> Plan:
+        image = self.image()
+        driver = self.driver(image)
+        snapshot = self.options["snapshot"]
+        if snapshot is not None:
+            driver.require("snapshot")
+            check_snapshot(image, snapshot, driver.snapshots(image.path))
+        content = driver.content(image.path, image.format, snapshot)
+        wanted = self.options["format"] or content.format
+        plan = Plan({"dest": self.dest, "format": wanted, "size": None, "checksum": None})
+        with self._directory() as target, content.opened() as opened:
+            damage = missing_ends(opened.reads, content.format)
+            if damage:
+                raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
+            if target.holds(opened, wanted):
+                plan.result.update(target.measured())
+                self.sweep = functools.partial(sweep, os.path.dirname(self.dest))
+                return plan
+            if target.found is not None and not self.options["force"]:
+                raise Conflict(
+                    f"dest: {self.dest!r} exists and is not {image.name!r} in the format {wanted}; force replaces it."
+                )
+            found = target.found
+            self._foresee(content, opened, wanted, target.directory)
+        before = None if found is None else {"dest": self.dest, "size": found.size}
+        after = {"dest": self.dest, "format": wanted, "image": image.name, "snapshot": snapshot}
+        plan.actions.append(
+            Action(
+                "export image", image.name, before, after, functools.partial(self._write, plan, content, wanted, found)
+            )
+        )
+        users = users_of(self.catalog, image)
+        if users and snapshot is None:
+            plan.warn_once(
+                f"The image {image.name!r} is used by {users}: what a running one writes meanwhile may be in "
+                f"{self.dest} in part."
+            )
+        return plan
+
+    def _write(self, plan: Plan, content: Content, image_format: str, planned: FoundFile | None) -> None:
+        with self._directory() as target, new_image(target.directory, mode=MODE) as part:
+            for warning in copy_content(content, part, image_format):
+                plan.warn_once(warning)
+            with os_errors(f"write {self.dest}"):
+                if target.look() != planned:
+                    raise StaleState(
+                        f"dest: {self.dest!r} was changed by another program while the image was written; try again."
+                    )
+                part.publish(target.directory, target.name)
+            try:
+                sync_opened(target.directory)
+            except OSError as error:
+                # Not NoSpace, which says that nothing was changed.
+                raise FileAccessFailed(
+                    f"{self.dest} is written, but a crash could still undo that: {error.strerror}."
+                ) from error
+            plan.result.update(measured(part.fd, self.dest))
+
+    @staticmethod
+    def _foresee(content: Content, opened: OpenContent, image_format: str, directory: int) -> None:
+        """Refuse what can't be written.
+
+        :raises VmstoreError: as writing would.
+        """
+        with os_errors(f"make an image in {os.readlink(descriptor_path(directory))}"):
+            require_writable(directory)
+        if content.format == image_format and len(content.files) == 1:
+            foresee_copy(opened.first, directory)
+        else:
+            foresee_conversion(
+                opened.image, content.format, directory, image_format, reads=opened.reads, timeout=TIMEOUT
+            )
+
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[Target]:
+        """Where the file is to be.
+
+        Its directory is opened before it is judged, so that no link of its path can lead elsewhere afterwards.
+        """
+        shown, name = os.path.split(self.dest)
+        if not name:
+            raise InvalidInput("dest", self.dest, "the path of a file is expected")
+        with contextlib.ExitStack() as stack:
+            with os_errors(f"open the directory {shown} of dest"):
+                directory = stack.enter_context(opened_directory(shown, option="dest"))
+            self._check_place(os.path.join(os.readlink(descriptor_path(directory)), name))
+            yield Target(directory, name, self.dest, stack)
+
+    def _check_place(self, path: str) -> None:
+        """
+        :raises PathNotAllowed: it is the datastores' or the catalog's.
+        """
+        for datastore in all_datastores(self.catalog):
+            for directory in datastore.directories():
+                if is_within(path, real_path(directory)):
+                    raise PathNotAllowed(
+                        "dest",
+                        self.dest,
+                        f"a file outside of the directories of all datastores is expected, and {directory} is one",
+                    )
+        catalog = real_path(self.path)
+        if path == catalog or path.startswith((f"{catalog}-", f"{catalog}.")):
+            raise PathNotAllowed("dest", self.dest, "it is a file of the catalog")
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """What tells whether a file is still the one that was looked at."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
+
+
+class Target:
+    """A file that is or will be, in an open directory. What is there stays open as long as ``stack``.
+
+    :raises InvalidInput: something else than a regular file is there.
+    """
+
+    def __init__(self, directory: int, name: str, dest: str, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.name = name
+        self.dest = dest
+        self.found = self.look()
+        #: Descriptor of the file that was there.
+        self.fd = -1
+        if self.found is not None:
+            with os_errors(f"read {dest}"):
+                self.fd = stack.enter_context(opened_file_at(directory, name))
+
+    def look(self) -> FoundFile | None:
+        """
+        :raises InvalidInput: there is something else than a regular file.
+        """
+        try:
+            status = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FileAccessFailed(f"Could not look at {self.dest}: {error.strerror}.") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(
+                "dest",
+                self.dest,
+                "the path of a regular file is expected, or one where nothing is yet, and no symbolic link",
+            )
+        return FoundFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def holds(self, content: OpenContent, image_format: str) -> bool:
+        """Whether the file is there already, in this format and standing alone."""
+        if self.found is None:
+            return False
+        if image_format not in ("raw", "qcow2"):
+            return all(
+                one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd))
+            )
+        if image_format == "qcow2" and not self._stands_alone():
+            return False
+        # Its owner can still give it a backing file, such as a socket that never answers: none counts.
+        image = as_one_image([self.fd]) if image_format == "qcow2" else descriptor_path(self.fd)
+        there = OpenContent(image, image_format, {self.fd: self.dest})
+        # One raw file is a copy of another to the byte, not only to the sector.
+        if image_format == content.format == "raw" and there.virtual_size() != content.virtual_size():
+            return False
+        return same_content(content, there)
+
+    def _stands_alone(self) -> bool:
+        try:
+            return inspect(self.fd, path=self.dest).format == "qcow2"
+        except InvalidInput:
+            return False
+
+    def measured(self) -> dict[str, object]:
+        return measured(self.fd, self.dest)
+
+
+def measured(descriptor: int, dest: str) -> dict[str, object]:
+    """An open file's size in bytes and its checksum."""
+    sha256 = hashlib.sha256()
+    with os_errors(f"read {dest}"):
+        for chunk in chunks_of(descriptor):
+            sha256.update(chunk)
+        size = os.fstat(descriptor).st_size
+    return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}
+
+
+__all__ = ["IMAGE_EXPORT_SPEC", "ImageExportService"]

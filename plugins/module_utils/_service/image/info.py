@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the catalog knows of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._catalog.datastores import all_datastores, find_datastore
+from ..._catalog.images import find_image, find_images
+from ..._core.arguments import ArgumentSpec
+from ..._core.errors import DependencyNotFound
+from ..catalog import CATALOG_OPTIONS, reading
+from .attachment import attachments
+
+IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "str"}}).merge(CATALOG_OPTIONS)
+
+
+def image_info(options: Mapping[str, Any]) -> dict[str, object]:
+    """Every image, those of one datastore, or one by name or id, each with the domains that use it.
+
+    :raises DependencyNotFound: there is no such image or datastore.
+    """
+    with reading(options["catalog"]) as catalog:
+        names = {one.id: one.name for one in all_datastores(catalog)}
+        found = find_images(catalog)
+        name_of = {one.id: one.name for one in found}.get
+        if options["datastore"] is not None:
+            datastore = find_datastore(catalog, options["datastore"])
+            if datastore is None:
+                raise DependencyNotFound(
+                    f"datastore: there is no datastore {options['datastore']!r} in the catalog {options['catalog']}."
+                )
+            found = [one for one in found if one.datastore_id == datastore.id]
+        if options["name"] is not None:
+            one = find_image(catalog, options["name"])
+            if one not in found:
+                raise DependencyNotFound(
+                    f"name: there is no image {options['name']!r} in the catalog {options['catalog']}."
+                )
+            found = [one]
+        return {
+            "images": [
+                {
+                    **one.as_dict(name_of),
+                    "datastore": names.get(one.datastore_id),
+                    "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)],
+                }
+                for one in found
+            ]
+        }
+
+
+__all__ = ["IMAGE_INFO_SPEC", "image_info"]

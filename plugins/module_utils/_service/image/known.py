@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalog's images as a plan for many of them goes along: read once, and changed in memory by each step that is
+planned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from ..._catalog.catalog import Catalog
+from ..._catalog.datastores import Datastore, all_datastores
+from ..._catalog.images import Image, find_images
+from ..._catalog.vm_disks import VmDisk, find_vm_disks
+from ..._core.errors import Conflict, DependencyNotFound
+from ..._driver.datastore.base import DatastoreDriver
+from ..datastore.desired import driver_of
+
+
+class KnownImages:
+    """
+    :arg timeout: seconds for one question to a file system.
+    :arg log: is told what drivers do.
+    """
+
+    def __init__(self, catalog: Catalog, *, timeout: float, log: Callable[[str], object]) -> None:
+        self._catalog = catalog
+        self._timeout = timeout
+        self._log = log
+        self.next_id = catalog.next_id("image")
+        self._datastores = all_datastores(catalog)
+        self._by_id = {image.id: image for image in find_images(catalog)}
+        self._by_name = {image.name: image for image in self._by_id.values()}
+        self._at = Counter(image.path for image in self._by_id.values())
+        self._by_tag = {image.mount_tag: image for image in self._by_id.values() if image.mount_tag is not None}
+        self._disks: dict[int, list[VmDisk]] = defaultdict(list)
+        for disk in find_vm_disks(catalog):
+            self._disks[disk.image_id].append(disk)
+        self._drivers: dict[int, DatastoreDriver] = {}
+        self._stored: dict[int, frozenset[str]] = {}
+        # As they were before anything was planned.
+        self._recorded: dict[int, set[str]] = defaultdict(set)
+        for image in self._by_id.values():
+            self._recorded[image.datastore_id].add(image.path)
+
+    def find(self, reference: str | int) -> Image | None:
+        """The image with this id, or this name; text of digits only is an id, as no name is."""
+        text = str(reference)
+        if re.fullmatch("[0-9]+", text) is None:
+            return self._by_name.get(text)
+        # The largest of SQLite's ids has 19 digits, and Python reads no number of thousands.
+        return self._by_id.get(int(text)) if len(text) < 20 else None
+
+    def name_of(self, image_id: int) -> str | None:
+        """Return the name that an image has now, or will have; ``None`` where there is none with this id."""
+        image = self._by_id.get(image_id)
+        return image and image.name
+
+    def source(self, reference: str) -> Image:
+        """
+        :raises DependencyNotFound: there is no such image to clone.
+        """
+        found = self.find(reference)
+        if found is None:
+            raise DependencyNotFound(f"clone_from: there is no image {reference!r} in the catalog.")
+        return found
+
+    def is_at(self, path: str) -> bool:
+        """Whether the data of an image is there, as far as the catalog knows.
+
+        Only one that was made by hand has two images with the same data.
+        """
+        return self._at[path] > 0
+
+    def datastore(self, reference: str | int) -> Datastore | None:
+        column = "id" if str(reference).isdigit() else "name"
+        return next((one for one in self._datastores if str(getattr(one, column)) == str(reference)), None)
+
+    def driver(self, datastore: Datastore) -> DatastoreDriver:
+        if datastore.id not in self._drivers:
+            self._drivers[datastore.id] = driver_of(
+                self._catalog, datastore, self._timeout, datastores=self._datastores, log=self._log
+            )
+        return self._drivers[datastore.id]
+
+    def has_data(self, image: Image, datastore: Datastore) -> bool:
+        """Whether the data of an image of a driver that stores data exists. The datastore is asked once.
+
+        :raises VmstoreError: it doesn't answer.
+        """
+        return self.has_data_at(image.path, datastore)
+
+    def has_data_at(self, path: str, datastore: Datastore) -> bool:
+        """As :meth:`has_data`, of an image that isn't known yet."""
+        return path in self._data(datastore)
+
+    def check_mounted(self, datastore: Datastore) -> None:
+        """Refuse to make data where all that the catalog knows of is gone: that is what a mount point looks like while
+        nothing is mounted there.
+
+        :raises Conflict: the datastore has images, and none of them its data.
+        :raises VmstoreError: it doesn't answer.
+        """
+        recorded = self._recorded[datastore.id]
+        if recorded and recorded.isdisjoint(self._data(datastore)):
+            seen = (
+                f"The data of all images in the datastore {datastore.name!r} ({len(recorded)}) is missing from "
+                f"{datastore.base_path}"
+            )
+            raise Conflict(
+                f"{seen}: is its file system mounted? If the data is lost, force: true makes an image there "
+                "nevertheless."
+            )
+
+    def _data(self, datastore: Datastore) -> frozenset[str]:
+        if datastore.id not in self._stored:
+            self._stored[datastore.id] = self.driver(datastore).stored()
+        return self._stored[datastore.id]
+
+    def put(self, image: Image) -> None:
+        """What is planned for an image, new or changed.
+
+        :raises Conflict: another image has its name or its mount tag.
+        """
+        other = self._by_name.get(image.name)
+        if other is not None and other.id != image.id:
+            raise Conflict(f"name: {image.name!r} belongs to the image {other.id}.")
+        other = self._by_tag.get(image.mount_tag)
+        if other is not None and other.id != image.id:
+            raise Conflict(
+                f"mount_tag: {image.mount_tag!r} belongs to the image {other.name!r}, and two images can't have one "
+                "mount tag."
+            )
+        self.remove(image.id)
+        self._by_id[image.id] = self._by_name[image.name] = image
+        self._at[image.path] += 1
+        if image.mount_tag is not None:
+            self._by_tag[image.mount_tag] = image
+        self.next_id = max(self.next_id, image.id + 1)
+
+    def remove(self, image_id: int) -> None:
+        image = self._by_id.pop(image_id, None)
+        if image is not None:
+            del self._by_name[image.name]
+            self._at[image.path] -= 1
+            self._by_tag.pop(image.mount_tag, None)
+
+    def data_users(self, image: Image, *, running: bool) -> str:
+        """Return who uses its data in fact, in words; empty when nobody does.
+
+        :arg running: as of :meth:`DatastoreDriver.users`.
+        :raises VmstoreError: its datastore doesn't answer.
+        """
+        datastore = self.datastore(image.datastore_id)
+        return "" if datastore is None else ", ".join(self.driver(datastore).users(image.path, running=running))
+
+    def disks(self, image: Image) -> list[VmDisk]:
+        """Where it is used."""
+        return self._disks[image.id]
+
+
+__all__ = ["KnownImages"]

@@ -1,0 +1,274 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a user wants of one image, as the options say it: checked one by one, before anything is looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..._core.errors import InvalidInput
+from ..._core.paths import absolute
+from ..._core.records import dataclass, field
+from ..._image.checksum import read_checksum, split_list
+from ..._image.source import Source
+from ..._model.idmap import ID_MAP_OPTION, read_id_maps
+from ..._model.mount_names import check_mount_point, check_mount_tag
+from ..._model.names import check_name
+from .url_access import read_headers, server_of
+
+#: Options of one image.
+IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
+    "id": {"type": "int"},
+    "name": {"type": "str"},
+    "datastore": {"type": "str"},
+    "type": {"type": "str", "choices": ["os", "cdrom", "datablock", "kernel", "ramdisk", "context", "filesystem"]},
+    "path": {"type": "str"},
+    "url": {"type": "str"},
+    "checksum": {"type": "str"},
+    "headers": {"type": "dict"},
+    "ca_path": {"type": "path"},
+    "clone_from": {"type": "str"},
+    "size": {"type": "str"},
+    "format": {"type": "str", "choices": ["raw", "qcow2"]},
+    "fs": {"type": "str"},
+    "driver": {"type": "str", "choices": ["raw", "qcow2"]},
+    "sparse": {"type": "bool"},
+    "verify": {"type": "bool"},
+    "persistent": {"type": "bool"},
+    "read_only": {"type": "bool"},
+    "mount_point": {"type": "str"},
+    "mount_tag": {"type": "str"},
+    "uid_map": ID_MAP_OPTION,
+    "gid_map": ID_MAP_OPTION,
+    "remake": {"type": "bool", "default": False},
+    "force": {"type": "bool", "default": False},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
+#: Each says where the data of a new image comes from.
+SOURCES = ("path", "url", "clone_from", "size")
+
+#: What only an image that is mounted has.
+MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
+
+#: Which of :data:`SOURCES` an option is about.
+BELONGS_TO = {
+    "ca_path": ("path", "url"),
+    "checksum": ("path", "url"),
+    "driver": ("path", "url", "clone_from"),
+    "format": ("size", "path", "url"),
+    "fs": ("size",),
+    "headers": ("path", "url"),
+    "verify": ("path", "url", "clone_from"),
+}
+
+
+@dataclass(frozen=True)
+class ChecksumList:
+    """A file such as SHA256SUMS, which has the checksum.
+
+    :arg url: as given, with http or https, and ``shown`` as :class:`DataWish` has it.
+    """
+
+    algorithm: str
+    url: str = field(repr=False)
+    shown: str
+
+
+@dataclass(frozen=True)
+class DataWish:
+    """What the data of an image is made of; ``None`` is what wasn't given.
+
+    :arg origin: the path or URL to copy from, as given.
+    :arg shown: the same without what a URL may hold in secret.
+    :arg checksum_list: where the checksum is, if it isn't given itself.
+    :arg format: of a new empty image, or what is at the path or URL, whatever it looks like.
+    :arg headers: what the HTTP server is sent, and ``ca_path`` the file with the CAs that vouch for it.
+    """
+
+    origin: str | None = None
+    shown: str | None = None
+    checksum: str | None = None
+    clone_from: str | None = None
+    size: int | None = None
+    format: str | None = None
+    fs: str | None = None
+    driver: str | None = None
+    sparse: bool | None = None
+    verify: bool | None = None
+    checksum_list: ChecksumList | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_path: str | None = None
+
+    def headers_for(self, url: str) -> Mapping[str, str]:
+        """Return what the server of ``url`` gets: nothing, unless the image comes from there, or only its checksum
+        comes from any server.
+        """
+        origin = self.origin or ""
+        return self.headers if not _is_http(origin) or server_of(origin) == server_of(url) else {}
+
+
+@dataclass(frozen=True)
+class ImageWish:
+    """``changes`` are the fields of the catalog's row that are given and can change."""
+
+    id: int | None
+    name: str | None
+    datastore: str | None
+    type: str | None
+    data: DataWish
+    remake: bool
+    force: bool
+    absent: bool
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str | int:
+        return self.id if self.id is not None else str(self.name)
+
+
+def read_wish(options: Mapping[str, Any]) -> ImageWish:
+    """
+    :raises InvalidInput: a value can't be used, or two that can't go together.
+    """
+    if options["id"] is None and options["name"] is None:
+        raise InvalidInput("name", None, "an image needs a name, or the id of one that exists")
+    if options["name"] is not None:
+        check_name("name", options["name"])
+    return ImageWish(
+        id=options["id"],
+        name=options["name"],
+        datastore=options["datastore"],
+        type=options["type"],
+        data=_read_data(options),
+        remake=options["remake"],
+        force=options["force"],
+        absent=options["state"] == "absent",
+        changes=_read_changes(options),
+    )
+
+
+def _read_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    changes = {name: options[name] for name in ("persistent", "read_only") if options[name] is not None}
+    for name, check in (
+        ("mount_point", check_mount_point),
+        ("mount_tag", check_mount_tag),
+        ("uid_map", read_id_maps),
+        ("gid_map", read_id_maps),
+    ):
+        if options[name] is not None:
+            changes[name] = check(name, options[name])
+    return changes
+
+
+def _read_data(options: Mapping[str, Any]) -> DataWish:
+    sources = [name for name in SOURCES if options[name] is not None]
+    if len(sources) > 1:
+        # Of a URL nothing is shown before it is known what in it is a secret.
+        one, other = (sources[0], "url") if sources[1] == "url" else (sources[1], sources[0])
+        raise InvalidInput(one, options[one], f"it doesn't go together with {other}")
+    for name, owners in BELONGS_TO.items():
+        if options[name] is not None and sources and sources[0] not in owners:
+            raise InvalidInput(
+                name, _shown_value(name, options[name]), f"it goes with {' or '.join(owners)}, not with {sources[0]}"
+            )
+    origin, shown = _read_origin(options)
+    checksum, checksum_list = _read_checksum(options["checksum"])
+    wish = DataWish(
+        origin,
+        shown,
+        checksum,
+        options["clone_from"],
+        None if options["size"] is None else read_size("size", options["size"]),
+        *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")),
+        checksum_list=checksum_list,
+        headers=read_headers("headers", options["headers"]),
+        ca_path=None if options["ca_path"] is None else absolute("ca_path", options["ca_path"]),
+    )
+    _check_servers(wish, options)
+    return wish
+
+
+def _shown_value(name: str, value: Any) -> object:
+    return ", ".join(map(str, value)) if name == "headers" else value
+
+
+def _read_checksum(text: str | None) -> tuple[str | None, ChecksumList | None]:
+    if not text:
+        return None, None
+    found = split_list(text)
+    if found is None:
+        return ":".join(read_checksum("checksum", text)), None
+    try:
+        return None, ChecksumList(found[0], found[1], Source(found[1]).shown)
+    except InvalidInput as error:
+        raise InvalidInput("checksum", text, error.accepted) from error
+
+
+def _is_http(url: str) -> bool:
+    return re.match("https?://", url, re.IGNORECASE) is not None
+
+
+def _check_servers(wish: DataWish, options: Mapping[str, Any]) -> None:
+    """
+    :raises InvalidInput: headers or a CA for what no HTTP server sends, or a file with checksums and no image to look
+        up there.
+    """
+    if wish.checksum_list is not None and wish.origin is None:
+        raise InvalidInput(
+            "checksum",
+            options["checksum"],
+            "a file with checksums goes with a path or a url, whose name is looked up there",
+        )
+    urls = [url for url in (wish.origin, wish.checksum_list and wish.checksum_list.url) if url and _is_http(url)]
+    for name in ("headers", "ca_path"):
+        if options[name] is not None and wish.origin is not None and not urls:
+            raise InvalidInput(
+                name,
+                _shown_value(name, options[name]),
+                "it goes with a url, or a checksum from a URL, with http or https",
+            )
+    if "authorization" in map(str.lower, wish.headers) and any("@" in urlsplit(url).netloc for url in urls):
+        raise InvalidInput(
+            "headers", "Authorization", "it doesn't go together with a user in a URL, which is sent as that header"
+        )
+
+
+def read_size(option: str, text: object) -> int:
+    """A size in MiB, of a number of MiB, GiB (``G``) or TiB (``T``).
+
+    :raises InvalidInput: something else.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})(?:([MGT])(?:i?B)?)?", str(text).strip())
+    if match is None:
+        raise InvalidInput(option, text, "a number of MiB is expected, or one with G or T, such as 10G")
+    return int(match[1]) << {"M": 0, "G": 10, "T": 20}[match[2] or "M"]
+
+
+def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What to copy from, and how it may be printed."""
+    if options["path"] is not None:
+        scheme, separator, _rest = options["path"].partition("://")
+        if separator and scheme.isalpha():
+            raise InvalidInput("path", f"{scheme}://...", "a file of the front-end is expected; a URL is given as url")
+        path = absolute("path", options["path"])
+        return path, path
+    if options["url"] is None:
+        return None, None
+    try:
+        source = Source(options["url"])
+    except InvalidInput as error:
+        raise InvalidInput("url", error.value, error.accepted) from error
+    if not source.scheme:
+        raise InvalidInput(
+            "url", options["url"], "a URL with http, https or ssh is expected; a file of the front-end is given as path"
+        )
+    return source.path, source.shown
+
+
+__all__ = ["IMAGE_OPTIONS", "MOUNT_OPTIONS", "DataWish", "ImageWish", "read_wish"]

@@ -1,0 +1,100 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Work on the data of an image, which can take hours: under a lock of the image's own, and without a transaction of the
+catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..._catalog.catalog import Catalog, locate_catalog
+from ..._catalog.datastores import find_datastore
+from ..._catalog.images import Image, find_image
+from ..._catalog.reserve import LOCK_SUFFIX
+from ..._catalog.vm_disks import find_vm_disks
+from ..._core.errors import CatalogFailed, DependencyNotFound, NotFound
+from ..._core.locks import locked
+from ..._core.plan import Plan, nothing
+from ..._driver.datastore.base import DatastoreDriver
+from ..catalog import CatalogService
+from ..datastore.desired import driver_of
+
+
+class ImageWorkService(CatalogService):
+    """Plans on the data of one image of the catalog, which the option ``image`` names."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options["catalog"])
+        self.options = options
+        self.reference: str | int = options["image"]
+        #: Removes what killed runs left. The plan sets it where nothing of the plan does that.
+        self.sweep: Callable[[], object] = nothing
+
+    def converge(self) -> Plan:
+        self.reference = self.image().id
+        with image_lock(self.path, self.reference):
+            self._close()  # what other runs changed is read again
+            plan = self.plan()
+            plan.commit()
+            self.sweep()
+        return plan
+
+    def image(self) -> Image:
+        """
+        :raises DependencyNotFound: there is no such image.
+        """
+        found = find_image(self.catalog, self.reference)
+        if found is None:
+            raise DependencyNotFound(f"image: there is no image {self.options['image']!r} in the catalog {self.path}.")
+        return found
+
+    def driver(self, image: Image) -> DatastoreDriver:
+        datastore = find_datastore(self.catalog, image.datastore_id)
+        if datastore is None:
+            raise CatalogFailed(
+                f"The catalog {self.path} has no datastore {image.datastore_id} of the image {image.name!r}, so "
+                "restore it from a backup."
+            )
+        return driver_of(self.catalog, datastore, log=self.log)
+
+
+def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> None:
+    """
+    :raises NotFound: it isn't one of the image's ``snapshots``.
+    """
+    if snapshot not in snapshots:
+        known = f"it has {', '.join(map(str, snapshots))}" if snapshots else "it has none"
+        raise NotFound(f"snapshot: the image {image.name!r} has no snapshot {snapshot}; {known}.")
+
+
+def users_of(catalog: Catalog, image: Image) -> str:
+    """The domains that use an image, as the end of a sentence; empty when none does."""
+    return ", ".join(map(str, find_vm_disks(catalog, image_id=image.id)))
+
+
+@contextlib.contextmanager
+def image_lock(catalog: str, image_id: int) -> Iterator[None]:
+    """Keep other programs that take this lock away from one image's data.
+
+    All images of a catalog share one lock file, each its own byte. It lies beside the catalog, because that is on a
+    local file system, where locks are dependable, and because a datastore holds nothing but images.
+
+    :raises LockTimeout: another program works on the image.
+    """
+    place = locate_catalog(catalog)
+    # A new file belongs to the owner of the catalog's directory, like the catalog itself.
+    with locked(
+        place.path + LOCK_SUFFIX,
+        style=lambda descriptor, how: fcntl.lockf(descriptor, how, 1, image_id),
+        identity=place.owner,
+    ):
+        yield
+
+
+__all__ = ["ImageWorkService", "check_snapshot", "image_lock", "users_of"]

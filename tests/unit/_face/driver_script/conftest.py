@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Driver scripts as processes, as a front-end runs them, but from the checkout."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+MODULE = "ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry"
+
+
+def encode(elements: Mapping[str, object]) -> bytes:
+    """The document with these elements, such as ``IMAGE/PATH``, on standard input."""
+    tree: dict[str, dict[str, str]] = {}
+    inner = {"IMAGE": "", "DATASTORE": ""}
+    for path, text in elements.items():
+        parent, *rest = path.split("/")
+        if len(rest) == 2:
+            tree.setdefault(parent, {}).setdefault(rest[0], "")
+            tree[parent][rest[0]] += f"<{rest[1]}>{escape(str(text))}</{rest[1]}>"
+        else:
+            inner[parent] += f"<{rest[0]}>{escape(str(text))}</{rest[0]}>"
+    for parent, children in tree.items():
+        inner[parent] += "".join(f"<{name}>{text}</{name}>" for name, text in children.items())
+    xml = "".join(f"<{name}>{text}</{name}>" for name, text in inner.items())
+    return base64.b64encode(f"<DS_DRIVER_ACTION_DATA>{xml}</DS_DRIVER_ACTION_DATA>".encode())
+
+
+class Scripts:
+    """A front-end: its remotes, and one datastore, 100, where everything in ``files`` may be registered."""
+
+    def __init__(self, root: Path) -> None:
+        self.remotes = root / "one" / "var" / "remotes"
+        self.files = root / "files"
+        self.store = root / "datastores" / "100"
+        self.files.mkdir()
+        self.store.mkdir(parents=True)
+        for name in ("fs", "virtiofs"):
+            (self.remotes / "datastore" / name).mkdir(parents=True)
+
+    def path(self, action: str, name: str = "fs") -> Path:
+        script = self.remotes / "datastore" / name / action
+        script.write_text(f"#!{sys.executable}\nfrom {MODULE} import launch\nlaunch()\n")
+        script.chmod(0o755)
+        return script
+
+    def document(self, name: str = "fs", **elements: object) -> bytes:
+        """``I_PATH`` is IMAGE/PATH, ``D_TYPE`` is DATASTORE/TYPE, ``IT_`` and ``DT_`` are in their templates; ``None``
+        leaves one out.
+        """
+        prefixes = {"I": "IMAGE", "IT": "IMAGE/TEMPLATE", "D": "DATASTORE", "DT": "DATASTORE/TEMPLATE"}
+        given = {
+            "D_ID": 100,
+            "D_NAME": "x",
+            "D_TYPE": 0,
+            "D_TM_MAD": "ssh",
+            "D_BASE_PATH": self.store,
+            "I_TYPE": 0,
+            **elements,
+        }
+        named = {
+            f"{prefixes[key.partition('_')[0]]}/{key.partition('_')[2]}": value
+            for key, value in given.items()
+            if value is not None
+        }
+        return encode(named)
+
+    def __call__(
+        self,
+        action: str,
+        *,
+        name: str = "fs",
+        within: Sequence[object] = (),
+        environment: Mapping[str, str] | None = None,
+        **elements: object,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an action; its result has one line for the user in ``stderr`` if it failed, and all lines in ``log``."""
+        command = [*map(str, within), str(self.path(action, name)), "7"]
+        done = subprocess.run(
+            command,
+            input=self.document(name, **elements).decode(),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **(environment or {})},
+        )
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
+        assert len(lines) == (0 if done.returncode == 0 else 1), done.stderr
+        assert "Traceback" not in done.stderr
+        done.log, done.stderr = done.stderr, lines[0] if lines else ""  # type: ignore[attr-defined]
+        return done
+
+    def stored(self) -> list[str]:
+        """Everything in the datastore, temporary names too."""
+        return sorted(str(path.relative_to(self.store)) for path in self.store.rglob("*"))
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Scripts:
+    return Scripts(tmp_path)
+
+
+@pytest.fixture
+def document() -> Callable[..., bytes]:
+    return encode
