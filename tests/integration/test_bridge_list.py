@@ -28,7 +28,6 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors, records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge
@@ -42,6 +41,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import LOCKED, FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._host import directory
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import launcher
 
 ROOT = Path(__file__).parents[2]

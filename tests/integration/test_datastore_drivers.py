@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     PathNotAllowed,
     UnsupportedAction,
@@ -32,6 +31,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import DATASTORE_DRIVERS
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import ACTIONS
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 MIB = 2**20
 

@@ -30,7 +30,7 @@ from .._core.identity import Identity, acting_as, owner_of
 from .._core.records import dataclass
 from .._core.temporary import create_temporary
 from . import schema
-from .datastores import default_datastores, insert_datastore
+from .datastores import DATASTORES, default_datastores
 from .file_system import check_local
 from .reading import opened_for_reading
 from .reserve import overwrite_in_place, reserve
@@ -331,7 +331,7 @@ def _fill(catalog: Catalog, datastore_location: str) -> None:
     _migrate(catalog)
     with catalog.transaction():
         for datastore in default_datastores(datastore_location):
-            insert_datastore(catalog, datastore)
+            DATASTORES.insert(catalog, datastore)
 
 
 def _make(path: str, datastore_location: str) -> None:

@@ -99,5 +99,7 @@ MOUNT_READERS: Mapping[str, Callable[[Any], object]] = {
     "gid_map": functools.partial(_read_maps, "gid_map"),
 }
 
+MOUNT_WRITERS: Mapping[str, Callable[[Any], object]] = dict.fromkeys(("uid_map", "gid_map"), maps_to_text)
 
-__all__ = ["MOUNT_READERS", "is_text", "maps_to_text", "read_list", "read_row", "read_texts"]
+
+__all__ = ["MOUNT_READERS", "MOUNT_WRITERS", "is_text", "read_list", "read_row", "read_texts"]

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import ImageExportService
 from simulated_datastore.testing import CrashWalker, FaultWalker
 
@@ -34,8 +36,8 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], b
     subprocess.run(["qemu-img", "create", "-q", "-f", "raw", image, "256k"], check=True)
     subprocess.run(["qemu-io", "-f", "raw", "-c", "write -q -P 7 64k 64k", image], check=True)
     with open_catalog(catalog_path, create=True) as catalog, catalog.transaction():
-        insert_datastore(catalog, Datastore(100, "ds", "image", "fs", "ssh", str(store)))
-        insert_image(catalog, Image(0, "x", 100, "datablock", str(image), 1, True, False, format="raw"))
+        DATASTORES.insert(catalog, Datastore(100, "ds", "image", "fs", "ssh", str(store)))
+        IMAGES.insert(catalog, Image(0, "x", 100, "datablock", str(image), 1, True, False, format="raw"))
 
     def run(directory: Path) -> bool:
         options = {

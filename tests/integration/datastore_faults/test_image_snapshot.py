@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import ImageSnapshotService
 from simulated_datastore.testing import KillWalker
 
@@ -51,8 +53,8 @@ def prepare(image_format: str, tmp_path: Path) -> Callable[[Path], None]:
         for old in tmp_path.glob("catalog*"):
             old.unlink()
         with open_catalog(f"{tmp_path}/catalog", create=True) as catalog, catalog.transaction():
-            insert_datastore(catalog, Datastore(100, "ds", "image", "fs", "ssh", str(directory)))
-            insert_image(
+            DATASTORES.insert(catalog, Datastore(100, "ds", "image", "fs", "ssh", str(directory)))
+            IMAGES.insert(
                 catalog, Image(0, "x", 100, "datablock", f"{directory}/{NAME}", 1, True, False, format=image_format)
             )
 

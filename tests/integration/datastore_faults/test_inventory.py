@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
-    Datastore,
-    find_datastore,
-    update_datastore,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, FileAccessFailed
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 from simulated_datastore.testing import FaultRule
 
@@ -68,7 +65,7 @@ def test_a_server_that_stops_answering_half_way_is_not_waited_for_twice(datastor
     datastore = datastore_factory()
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as catalog, catalog.transaction():
-        update_datastore(catalog, records.replace(find_datastore(catalog, 1), base_path=str(datastore.path())))
+        DATASTORES.update(catalog, records.replace(DATASTORES.find(catalog, 1), base_path=str(datastore.path())))
     datastore.control.call("rule.add", ops=["statfs"], action="delay", delay=2)
     rule = FaultRule(datastore.control, datastore.control.call("rule.add", ops=["opendir"], action="hang"))
     (found,) = datastore_info({"catalog": path, "name": "1", "timeout": 3})["datastores"]

@@ -13,31 +13,19 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import catalog as module
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import schema
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
-    Datastore,
-    all_datastores,
-    delete_datastore,
-    insert_datastore,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import (
-    CloneSource,
-    Image,
-    clone_source,
-    find_images,
-    insert_image,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import (
-    VmDisk,
-    find_vm_disks,
-    put_vm_disk,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CatalogFailed,
     DependencyNotFound,
     FileAccessFailed,
     NotFound,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment import Attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import CloneSource, Image, clone_source
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
 
@@ -104,7 +92,7 @@ def test_it_belongs_to_the_owner_of_its_directory_and_the_group_can_read_it(tena
 def test_a_catalog_that_exists_is_kept(path: str) -> None:
     make(path)
     with open_catalog(path, create=True) as catalog, catalog.transaction():
-        insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
+        DATASTORES.insert(catalog, new_datastore(catalog.take_id("datastore")))
     make(path)
     assert query(path, "SELECT id FROM datastore WHERE name = 'x'") == [(100,)]
 
@@ -121,8 +109,8 @@ def test_ids_are_never_given_twice(path: str) -> None:
         for expected in (100, 101):
             with catalog.transaction():
                 number = catalog.take_id("datastore")
-                insert_datastore(catalog, new_datastore(number))
-                delete_datastore(catalog, number)
+                DATASTORES.insert(catalog, new_datastore(number))
+                DATASTORES.delete(catalog, number)
             assert number == expected
         assert catalog.next_id("image") == 0
 
@@ -130,9 +118,9 @@ def test_ids_are_never_given_twice(path: str) -> None:
 def test_what_raises_changes_nothing(path: str) -> None:
     with open_catalog(path, create=True) as catalog:
         with pytest.raises(ZeroDivisionError), catalog.transaction():
-            insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
+            DATASTORES.insert(catalog, new_datastore(catalog.take_id("datastore")))
             raise ZeroDivisionError
-        assert (catalog.next_id("datastore"), len(all_datastores(catalog))) == (100, 3)
+        assert (catalog.next_id("datastore"), len(DATASTORES.rows(catalog))) == (100, 3)
 
 
 KILLED = """
@@ -148,7 +136,7 @@ def test_a_killed_writer_leaves_the_catalog_as_it_was(path: str) -> None:
     make(path)
     assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -9
     with read_catalog(path, missing_ok=False) as catalog:
-        assert len(all_datastores(catalog)) == 3
+        assert len(DATASTORES.rows(catalog)) == 3
 
 
 KILLED_MAKER = """
@@ -173,11 +161,12 @@ def test_what_a_killed_program_left_of_a_new_catalog_is_removed(path: str, when:
 CREATE = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 for name in sys.argv[2:]:
     with open_catalog(sys.argv[1], create=True) as catalog, catalog.transaction():
         number = catalog.take_id("datastore")
-        insert_datastore(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/ds/{number}"))
+        DATASTORES.insert(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/ds/{number}"))
 """
 
 
@@ -194,8 +183,8 @@ def test_reading_changes_nothing_on_disk(path: str) -> None:
     make(path)
     before = Path(path).read_bytes()
     with read_catalog(path, missing_ok=False) as catalog, catalog.transaction():
-        insert_datastore(catalog, new_datastore(catalog.take_id("datastore")))
-        assert len(all_datastores(catalog)) == 4
+        DATASTORES.insert(catalog, new_datastore(catalog.take_id("datastore")))
+        assert len(DATASTORES.rows(catalog)) == 4
     assert Path(path).read_bytes() == before
     assert sorted(os.listdir(os.path.dirname(path))) == FILES
 
@@ -203,16 +192,16 @@ def test_reading_changes_nothing_on_disk(path: str) -> None:
 def test_reading_does_not_wait_for_a_writer(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCK_DEADLINE", 0.1)
     with open_catalog(path, create=True) as writer, writer.transaction():
-        insert_datastore(writer, new_datastore(100))
+        DATASTORES.insert(writer, new_datastore(100))
         with read_catalog(path, missing_ok=False) as catalog:
-            assert len(all_datastores(catalog)) == 3
+            assert len(DATASTORES.rows(catalog)) == 3
 
 
 def test_reading_a_missing_catalog(path: str) -> None:
     with pytest.raises(NotFound, match=f"There is no catalog at {path}; "):
         read_catalog(path, missing_ok=False)
     with read_catalog(path, missing_ok=True) as catalog:
-        assert len(all_datastores(catalog)) == 3
+        assert len(DATASTORES.rows(catalog)) == 3
     assert not os.path.exists(path)
 
 
@@ -276,7 +265,7 @@ def test_a_damaged_catalog_is_refused(path: str) -> None:
         pytest.raises(CatalogFailed, match="the file is damaged, so restore it from a backup"),
         open_catalog(path, create=False) as catalog,
     ):
-        all_datastores(catalog)
+        DATASTORES.rows(catalog)
 
 
 @pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir])
@@ -338,14 +327,14 @@ ls -A "$1"
 FULL_STEP = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import all_datastores
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 try:
     with open_catalog(sys.argv[1], create=sys.argv[2] == "make") as catalog:
         if sys.argv[2] == "write":
             with catalog.transaction():
                 catalog.execute("UPDATE datastore SET attributes = ?", ["x" * 65536])
         if sys.argv[2] == "read":
-            print([(one.name, one.attributes) for one in all_datastores(catalog)])
+            print([(one.name, one.attributes) for one in DATASTORES.rows(catalog)])
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -396,8 +385,8 @@ def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.
     image = Image(7, "i", 1, "filesystem", "/mnt/i", 3, True, False, "one-7", "/mnt/one-fs-7", None, (), "dir")
     for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
         with opened as catalog:
-            assert find_images(catalog) == [image]
-            assert find_vm_disks(catalog) == [VmDisk(7, "h", "d", "one-7", "/mnt/one-fs-7", False)]
+            assert IMAGES.rows(catalog) == [image]
+            assert ATTACHMENTS.rows(catalog) == [Attachment(7, "h", "d", "one-7", "/mnt/one-fs-7", False)]
     assert query(path, "PRAGMA foreign_key_check") == []
     with open_catalog(path, create=False) as catalog, pytest.raises(CatalogFailed, match="FOREIGN KEY"):
         catalog.execute("DELETE FROM image")
@@ -418,7 +407,7 @@ def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pyte
         )
     for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
         with opened as catalog:
-            images = find_images(catalog)
+            images = IMAGES.rows(catalog)
             assert [clone_source(image.origin) for image in images] == [
                 *(None, CloneSource(5, "i5"), CloneSource(None, "gone"), CloneSource(None, "6:x"), None, None)
             ]
@@ -460,16 +449,16 @@ def test_a_migration_is_done_wholly_or_not_at_all(path: str, monkeypatch: pytest
 )
 def test_rows_that_were_never_written_here_are_refused(path: str, statement: str) -> None:
     with open_catalog(path, create=True) as catalog:
-        insert_image(catalog, Image(0, "i", 1, "filesystem", "/mnt/i", 1, True, False, "one-0", "/mnt/one-fs-0"))
-        put_vm_disk(catalog, VmDisk(0, "h", "d", "one-0", "/mnt/one-fs-0", False))
+        IMAGES.insert(catalog, Image(0, "i", 1, "filesystem", "/mnt/i", 1, True, False, "one-0", "/mnt/one-fs-0"))
+        ATTACHMENTS.put(catalog, Attachment(0, "h", "d", "one-0", "/mnt/one-fs-0", False))
     change(path, statement)
     with (
         open_catalog(path, create=False) as catalog,
         pytest.raises(CatalogFailed, match="holds what granary.vmstore never writes"),
     ):
-        all_datastores(catalog)
-        find_images(catalog)
-        find_vm_disks(catalog)
+        DATASTORES.rows(catalog)
+        IMAGES.rows(catalog)
+        ATTACHMENTS.rows(catalog)
 
 
 def test_a_catalog_without_the_next_id(path: str) -> None:

@@ -19,7 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
     open_catalog,
     read_catalog,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import all_datastores
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NotFound, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
@@ -199,5 +199,5 @@ def test_a_catalog_that_is_missing_is_missing(tenant: Path) -> None:
     with pytest.raises(NotFound):
         read_catalog(str(tenant / "catalog.sqlite"), missing_ok=False)
     with read_catalog(str(tenant / "catalog.sqlite"), missing_ok=True) as catalog:
-        assert isinstance(catalog, Catalog) and len(all_datastores(catalog)) == 3
+        assert isinstance(catalog, Catalog) and len(DATASTORES.rows(catalog)) == 3
     assert os.listdir(tenant) == []

@@ -11,10 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Capacity, CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import datastore_driver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 CALLS = Path(__file__).parent / "calls"
 TYPES = {"0": "image", "1": "system", "2": "file", "3": "backup"}

@@ -47,7 +47,7 @@ def test_anything_else_is_an_error(completed: Completed) -> None:
 
 MONITOR = """
 import json, sys, time
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 try:
     FsDriver(Datastore(1, "default", "image", "fs", "local", sys.argv[1]), timeout=0.5).monitor()

@@ -17,7 +17,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
@@ -29,6 +28,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     FileAccessFailed,
@@ -22,6 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 HUNG = Path(__file__).parents[2] / "hung_mount.py"
 
@@ -264,7 +264,7 @@ def test_checksums_where_they_are_wanted(tmp_path: Path) -> None:
 
 ASK = """
 import json, sys
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 try:
     getattr(FsDriver(Datastore(1, "default", "image", "fs", "local", sys.argv[1]), timeout=0.5), sys.argv[2])()

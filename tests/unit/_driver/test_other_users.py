@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, confinement
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
@@ -34,6 +33,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content, same_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 #: The uid of the fixture tenant.
 TENANT = 61001

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
@@ -20,6 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._image.still import is_written_to
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 MIB = 1 << 20
 

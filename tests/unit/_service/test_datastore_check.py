@@ -11,16 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import (
-    Image,
-    delete_image,
-    find_image,
-    insert_image,
-    update_image,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
@@ -31,6 +25,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment import Attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
     DATASTORE_CHECK_SPEC,
     DatastoreCheckService,
@@ -46,7 +43,7 @@ def catalog(tmp_path: Path) -> str:
     """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
-        insert_datastore(
+        DATASTORES.insert(
             made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100")
         )
     for name in "12":
@@ -64,7 +61,7 @@ def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / str(datastore) / f"{number:032x}"
         values = {"format": "raw", "size_mb": 1, **given}
         with open_catalog(catalog, create=False) as made, made.transaction():
-            insert_image(
+            IMAGES.insert(
                 made,
                 Image(
                     number, f"x{number}", datastore, "os", str(path), persistent=persistent, read_only=False, **values
@@ -94,9 +91,9 @@ def run(catalog: str) -> Callable[..., Plan]:
 def test_an_image_that_was_removed_meanwhile_is_not_missing(catalog: str, add: Callable[..., Path]) -> None:
     kept, removed = add(0, bytes(MIB)), add(1, bytes(MIB))
     checked = service(catalog)
-    assert find_image(checked.catalog, 1) is not None
+    assert IMAGES.find(checked.catalog, 1) is not None
     with open_catalog(catalog, create=False) as other:
-        delete_image(other, 1)
+        IMAGES.delete(other, 1)
     removed.unlink()
     (found,) = [one for one in checked.plan().result["datastores"] if one["name"] == "default"]  # type: ignore[attr-defined]
     assert (found["consistent"], found["missing"], kept.exists()) == (True, [], True)
@@ -118,7 +115,7 @@ def repair(run: Callable[..., Plan]) -> Callable[..., Plan]:
 
 def row(catalog: str, reference: str) -> Image | None:
     with open_catalog(catalog, create=False) as opened:
-        return find_image(opened, reference)
+        return IMAGES.find(opened, reference)
 
 
 def found(plan: Plan, kind: str, datastore: str = "default") -> list[dict]:
@@ -371,7 +368,7 @@ def test_an_image_that_a_domain_uses_is_not_forgotten(
 ) -> None:
     add(0)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        put_vm_disk(opened, VmDisk(0, "h1", "web", "tag", "/mnt", False))
+        ATTACHMENTS.put(opened, Attachment(0, "h1", "web", "tag", "/mnt", False))
     with pytest.raises(
         Conflict,
         match="^remove: the image 'x0' can't be forgotten while it is used by the domain 'web' on the host 'h1'.$",
@@ -533,7 +530,7 @@ def test_what_changes_meanwhile_gets_no_checksum(
             os.utime(image, ns=(1, 1))
         else:
             with open_catalog(catalog, create=False) as other, other.transaction():
-                update_image(other, records.replace(find_image(other, "x0"), persistent=True))
+                IMAGES.update(other, records.replace(IMAGES.find(other, "x0"), persistent=True))
         return plan
 
     monkeypatch.setattr(DatastoreCheckService, "rehearse", rehearse)
@@ -623,7 +620,7 @@ def test_a_recorded_checksum_never_contradicts_the_origin(
     good = hashlib.sha1(image.read_bytes(), usedforsecurity=False).hexdigest()
     add(1, b"y" * MIB, size_mb=1, origin_checksum="sha512:" + "0" * 128)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        update_image(opened, records.replace(row(catalog, "x0"), origin_checksum=f"sha1:{good}"))
+        IMAGES.update(opened, records.replace(row(catalog, "x0"), origin_checksum=f"sha1:{good}"))
     repair(name="1", checksums=True)
     assert row(catalog, "x0").checksum == f"sha1:{good}"
     assert row(catalog, "x1").checksum is None

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 
 
@@ -25,7 +27,7 @@ def catalog(tmp_path: Path) -> str:
     """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
-        insert_datastore(
+        DATASTORES.insert(
             made, Datastore(made.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", f"{tmp_path}/100")
         )
     (tmp_path / "1").mkdir()
@@ -39,7 +41,7 @@ def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
     def add_image(number: int, image_format: str = "raw", size_mb: int = 1) -> Path:
         path = tmp_path / "1" / f"{number:032x}"
         with open_catalog(catalog, create=False) as made, made.transaction():
-            insert_image(
+            IMAGES.insert(
                 made, Image(number, f"image{number}", 1, "os", str(path), size_mb, False, False, format=image_format)
             )
         return path

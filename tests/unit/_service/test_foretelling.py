@@ -23,9 +23,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import (
     IMAGE_EXPORT_SPEC,
     ImageExportService,
@@ -69,7 +70,7 @@ class Store:
 
     def datastore(self, name: str, catalog: Any, base_path: str | None = None, **attributes: str) -> None:
         number = catalog.take_id("datastore")
-        insert_datastore(
+        DATASTORES.insert(
             catalog,
             Datastore(
                 number, name, "image", "fs", "ssh", base_path or f"{self.datastores}/{number}", attributes=attributes

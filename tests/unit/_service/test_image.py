@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
     DependencyMissing,
@@ -21,6 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
     DATASTORE_SPEC,
     DatastoreService,
@@ -41,7 +42,7 @@ def path(tmp_path: Path) -> str:
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as catalog, catalog.transaction():
         for name in ("fs", "other"):
             number = catalog.take_id("datastore")
-            insert_datastore(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/srv/ds/{number}"))
+            DATASTORES.insert(catalog, Datastore(number, name, "image", "virtiofs", "virtiofs", f"/srv/ds/{number}"))
     return str(tmp_path / "catalog.sqlite")
 
 
@@ -452,7 +453,7 @@ def test_more_images_take_no_more_processes_and_readings_of_the_datastore(
         (around := tmp_path / str(images)).mkdir()
         catalog = str(around / "catalog.sqlite")
         with open_catalog(catalog, create=True, datastore_location=str(around)) as opened, opened.transaction():
-            insert_datastore(
+            DATASTORES.insert(
                 opened, Datastore(opened.take_id("datastore"), "fs", "image", "virtiofs", "virtiofs", "/srv/ds/100")
             )
         command = [sys.executable, "-c", COUNTED, catalog, str(images), str(data), datastore]

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import (
-    Datastore,
-    insert_datastore,
-    update_datastore,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CatalogFailed,
     Conflict,
@@ -23,9 +19,11 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     PathNotAllowed,
     UnsupportedAction,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
-    Attachment,
+    ImageAttachment,
     attachments,
     record_attachment,
     remove_attachment,
@@ -34,15 +32,15 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.att
 
 MAP = (IdMap(0, 300000, 65536),)
 #: Name: persistent, read_only.
-IMAGES = {"mine": (True, False), "scratch": (False, False), "readers": (False, True), "mine_ro": (True, True)}
+SHARING = {"mine": (True, False), "scratch": (False, False), "readers": (False, True), "mine_ro": (True, True)}
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[Catalog]:
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as opened:
-        insert_datastore(opened, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100"))
-        for number, (name, (persistent, read_only)) in enumerate(IMAGES.items()):
-            insert_image(
+        DATASTORES.insert(opened, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100"))
+        for number, (name, (persistent, read_only)) in enumerate(SHARING.items()):
+            IMAGES.insert(
                 opened,
                 Image(
                     number,
@@ -61,7 +59,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def attach(catalog: Catalog, image: str, domain: str = "web", host: str = "h1", **options: object) -> Attachment:
+def attach(catalog: Catalog, image: str, domain: str = "web", host: str = "h1", **options: object) -> ImageAttachment:
     attachment = resolve_attachment(catalog, image, host, domain, **options)
     record_attachment(catalog, attachment)
     return attachment
@@ -95,7 +93,7 @@ def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
 
 
 def test_only_directories_are_attached(catalog: Catalog) -> None:
-    insert_image(catalog, Image(9, "disk", 1, "os", "/ds/1/x", 1, True, False, format="raw"))
+    IMAGES.insert(catalog, Image(9, "disk", 1, "os", "/ds/1/x", 1, True, False, format="raw"))
     with pytest.raises(
         UnsupportedAction,
         match="^image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.$",
@@ -166,7 +164,7 @@ def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: st
 
 
 def test_a_directory_that_is_restricted_by_now(catalog: Catalog) -> None:
-    update_datastore(
+    DATASTORES.update(
         catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",))
     )
     with pytest.raises(
@@ -203,7 +201,7 @@ def test_attachments_by_side(catalog: Catalog) -> None:
 
 def test_a_result_can_be_given_back(catalog: Catalog) -> None:
     attachment = resolve_attachment(catalog, "mine", "h1", "web")
-    assert Attachment.from_dict(attachment.as_dict()) == attachment
+    assert ImageAttachment.from_dict(attachment.as_dict()) == attachment
 
 
 @pytest.mark.parametrize(
@@ -232,18 +230,18 @@ def test_a_result_can_be_given_back(catalog: Catalog) -> None:
 def test_a_result_that_was_tampered_with(catalog: Catalog, key: str, value: object) -> None:
     data = resolve_attachment(catalog, "mine", "h1", "web").as_dict()
     with pytest.raises(InvalidInput, match=rf"^attachment\.{key}"):
-        Attachment.from_dict({**data, key: value})
+        ImageAttachment.from_dict({**data, key: value})
 
 
 @pytest.mark.parametrize("data", [{}, {"image": "x"}, [], "x", None])
 def test_something_else_than_a_result(data: object) -> None:
     with pytest.raises(InvalidInput, match="^attachment: "):
-        Attachment.from_dict(data)
+        ImageAttachment.from_dict(data)
 
 
 def test_a_result_with_an_unknown_key(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match="^attachment: "):
-        Attachment.from_dict({**resolve_attachment(catalog, "mine", "h1", "web").as_dict(), "extra": 1})
+        ImageAttachment.from_dict({**resolve_attachment(catalog, "mine", "h1", "web").as_dict(), "extra": 1})
 
 
 def test_an_image_whose_datastore_is_missing_is_not_attached(catalog: Catalog) -> None:

@@ -21,10 +21,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog, read_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import delete_image, find_images
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
     FileAccessFailed,
@@ -37,6 +37,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment import Attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
@@ -51,7 +53,7 @@ def path(tmp_path: Path) -> str:
         open_catalog(path, create=True, datastore_location=str(tmp_path / "datastores")) as catalog,
         catalog.transaction(),
     ):
-        insert_datastore(
+        DATASTORES.insert(
             catalog,
             Datastore(
                 catalog.take_id("datastore"), "virtual", "image", "virtiofs", "virtiofs", f"{tmp_path}/datastores/100"
@@ -113,7 +115,7 @@ def info(path: str) -> dict:
 
 def use(path: str, image_id: int) -> None:
     with open_catalog(path, create=False) as catalog, catalog.transaction():
-        put_vm_disk(catalog, VmDisk(image_id, "h1", "web", "tag", "/mnt/x", False))
+        ATTACHMENTS.put(catalog, Attachment(image_id, "h1", "web", "tag", "/mnt/x", False))
 
 
 def test_a_copy_of_a_file(new: Run, source: Path, stored: Callable[[], list[str]], tmp_path: Path) -> None:
@@ -669,7 +671,7 @@ def test_data_that_another_run_removed_is_not_missing(
     """The catalog was read before the other run removed the only image, and the directory afterwards."""
     new(removed)
     service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
-    assert len(find_images(service.catalog)) == 1
+    assert len(IMAGES.rows(service.catalog)) == 1
     run(name=removed, state="absent")
     assert names(service.plan() if check else service.converge()) == ["create image"]
 
@@ -775,7 +777,7 @@ def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, st
     ):
         service.converge()
     with read_catalog(path, missing_ok=False) as catalog:
-        assert find_images(catalog) == []
+        assert IMAGES.rows(catalog) == []
 
 
 def modes(paths: list[str]) -> list[int]:
@@ -868,7 +870,7 @@ def test_data_that_another_program_works_on_stays_until_it_is_done(
         deadline = time.monotonic() + 20
         while True:
             with read_catalog(path, missing_ok=False) as catalog:
-                if not find_images(catalog):
+                if not IMAGES.rows(catalog):
                     break
             assert time.monotonic() < deadline
         assert len(stored()) == 1
@@ -988,7 +990,7 @@ def test_data_that_found_no_place_in_the_catalog_is_removed(
     service.rehearse = meanwhile
     assert service.converge().actions == []
     with open_catalog(path, create=False) as catalog:
-        assert [image.path for image in find_images(catalog)] == stored()
+        assert [image.path for image in IMAGES.rows(catalog)] == stored()
 
 
 def test_a_catalog_that_changed_meanwhile(path: str, new: Run, source: Path, stored: Callable[[], list[str]]) -> None:
@@ -1000,7 +1002,7 @@ def test_a_catalog_that_changed_meanwhile(path: str, new: Run, source: Path, sto
     def meanwhile() -> Plan:
         plan = rehearse()
         with open_catalog(path, create=False) as catalog:
-            delete_image(catalog, 0)
+            IMAGES.delete(catalog, 0)
         return plan
 
     service.rehearse = meanwhile

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
     InvalidInput,
@@ -26,6 +26,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment import Attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 
@@ -150,7 +152,7 @@ def test_the_same_checksum_is_the_same_data_wherever_it_came_from(
     first = run(name="x", type="os", path=str(source), checksum=checksum(source), persistent=True).result["image"]
     Path(first["path"]).write_bytes(b"written by a domain".ljust(2 * MIB, b"\0"))
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        put_vm_disk(opened, VmDisk(0, "h1", "web", "tag", "/mnt/x", False))
+        ATTACHMENTS.put(opened, Attachment(0, "h1", "web", "tag", "/mnt/x", False))
     mirror = "https://mirror-2.invalid/x.img"
     given = {"name": "x", "url": mirror, "checksum": checksum(source), "force": force}
     planned, plan = run(True, **given), run(**given)
@@ -261,7 +263,7 @@ def test_an_image_does_not_shrink(run: Run, check: bool) -> None:
 def test_what_a_domain_has_does_not_grow(run: Run, catalog: str, check: bool, force: bool) -> None:
     path = run(name="b", type="datablock", size=4).result["image"]["path"]
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        put_vm_disk(opened, VmDisk(0, "h1", "web", "tag", "/mnt/x", False))
+        ATTACHMENTS.put(opened, Attachment(0, "h1", "web", "tag", "/mnt/x", False))
     with pytest.raises(
         Conflict, match="^The image 'b' can't be grown while it is used by the domain 'web' on the host 'h1'"
     ):
@@ -398,8 +400,8 @@ def elsewhere(catalog: str, tmp_path: Path) -> Path:
     path = tmp_path / "far" / "away"
     path.parent.mkdir()
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        insert_datastore(opened, Datastore(100, "elsewhere", "image", "fs", "ssh", str(path)))
-        insert_datastore(
+        DATASTORES.insert(opened, Datastore(100, "elsewhere", "image", "fs", "ssh", str(path)))
+        DATASTORES.insert(
             opened, Datastore(101, "bridged", "image", "fs", "ssh", f"{tmp_path}/datastores/101", bridge_list=("h1",))
         )
     return path

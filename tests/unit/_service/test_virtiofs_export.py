@@ -19,7 +19,7 @@ from typing import Any
 import libvirt
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import Catalog, open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, insert_image
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
     DependencyMissing,
@@ -41,6 +41,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.pr
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
     VIRTIOFS_EXPORT_SPEC,
@@ -54,7 +55,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.export.id
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.info import virtiofs_export_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
-    Attachment,
+    ImageAttachment,
     attachments,
     record_attachment,
     resolve_attachment,
@@ -388,7 +389,7 @@ def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
         ):
             path = tmp_path / name
             path.mkdir()
-            insert_image(
+            IMAGES.insert(
                 opened,
                 Image(
                     number,
@@ -448,7 +449,7 @@ def test_another_image_of_the_same_directory_is_not_removed(
     define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
 ) -> None:
     domain = define()
-    insert_image(
+    IMAGES.insert(
         catalog, Image(9, "reader", 1, "filesystem", str(tmp_path / "pers"), 1, False, True, "one-9", "/mnt/one-fs-9")
     )
     run(service(image="pers"))
@@ -524,7 +525,7 @@ def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callabl
     for source in ("/", "/etc", "/var"):
         with pytest.raises(PathNotAllowed, match="attachment.source"):
             service(
-                attachment=Attachment(
+                attachment=ImageAttachment(
                     5, "pers", source, True, False, "one-5", "/mnt/x", None, None, "hv1", "a"
                 ).as_dict()
             ).plan()
@@ -659,7 +660,7 @@ def attachment(source: Path, **values: Any) -> dict[str, Any]:
         "uid_map": None,
         "gid_map": None,
     }
-    return Attachment(**{**fixed, "source": str(source), "host": "hv1", "domain": "a", **values}).as_dict()
+    return ImageAttachment(**{**fixed, "source": str(source), "host": "hv1", "domain": "a", **values}).as_dict()
 
 
 def test_an_attachment_from_the_front_end(define: Callable, service: Callable, shared: Path) -> None:
@@ -695,7 +696,7 @@ def test_record_is_shared_with_image_attachment(
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
-        record_attachment(catalog, Attachment.from_dict(made))
+        record_attachment(catalog, ImageAttachment.from_dict(made))
     assert names(run(service(image="pers"))) == ["add virtiofs device"]
 
 

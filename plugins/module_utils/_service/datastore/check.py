@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..._catalog.images import Image, delete_image, find_image, find_images, image_name, update_image
+from ..._catalog.images import IMAGES, image_name
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
@@ -26,6 +26,7 @@ from ..._core.plan import Action, Plan
 from ..._driver.datastore.base import DatastoreDriver
 from ..._image.checksum import DIGEST_LENGTHS
 from ..._image.inventory import Inventory, StoredImage
+from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..image.work import users_of
 from .desired import check_timeout, driver_of
@@ -139,7 +140,7 @@ class DatastoreCheckService(CatalogService):
 
     def _check(self, driver: DatastoreDriver, read_data: bool) -> Checked:
         datastore = driver.datastore
-        images = find_images(self.catalog, datastore_id=datastore.id)
+        images = IMAGES.rows(self.catalog, datastore_id=datastore.id)
         wanted = {image.path: algorithm_of(image) for image in images if not image.persistent} if read_data else {}
         try:
             if datastore.id not in self._failed:
@@ -190,7 +191,7 @@ class DatastoreCheckService(CatalogService):
                 changes["checksum"] = checksum
             if changes:
                 before = {name: getattr(image, name) for name in changes}
-                apply = functools.partial(update_image, self.catalog, records.replace(image, **changes))
+                apply = functools.partial(IMAGES.update, self.catalog, records.replace(image, **changes))
                 self._plan.actions.append(Action("correct image", image.name, before, changes, apply))
 
     def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:
@@ -252,7 +253,7 @@ class DatastoreCheckService(CatalogService):
         """
         accepted = "the path of data in a datastore that is checked, or the name or id of an image there, is expected"
         data = data_of(reference) if reference.startswith("/") else None
-        image = find_image(self.catalog, reference) if data is None else None
+        image = IMAGES.find(self.catalog, reference) if data is None else None
         if data is None and image is None and not reference.startswith("/"):
             return None, None, None  # forgotten already
         for one in checked:
@@ -279,7 +280,7 @@ class DatastoreCheckService(CatalogService):
             raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {users}.")
         before = image.as_dict(functools.partial(image_name, self.catalog))
         self._plan.actions.append(
-            Action("forget image", image.name, before, None, functools.partial(delete_image, self.catalog, image.id))
+            Action("forget image", image.name, before, None, functools.partial(IMAGES.delete, self.catalog, image.id))
         )
 
     def _sweep(self, checked: Checked) -> None:

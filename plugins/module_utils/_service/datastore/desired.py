@@ -12,16 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..._catalog.catalog import DEFAULT_LOCATION, Catalog, locate_catalog
-from ..._catalog.datastores import (
-    FIRST_ID,
-    Datastore,
-    all_datastores,
-    delete_datastore,
-    find_datastore,
-    insert_datastore,
-    update_datastore,
-)
-from ..._catalog.images import find_images
+from ..._catalog.datastores import DATASTORES, FIRST_ID
+from ..._catalog.images import IMAGES
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
@@ -30,6 +22,7 @@ from ..._core.plan import Action, Plan
 from ..._driver.datastore.attributes import check_values, settings_of
 from ..._driver.datastore.base import TIMEOUT, DatastoreDriver, DriverInfo
 from ..._driver.registry import datastore_driver
+from ..._model.datastore import Datastore
 from ..._model.names import check_host, check_name
 from ..catalog import CATALOG_OPTIONS, CatalogService
 
@@ -85,11 +78,11 @@ class DatastoreService(CatalogService):
                     "create catalog",
                     self.path,
                     None,
-                    {"datastores": [one.name for one in all_datastores(self.catalog)]},
+                    {"datastores": [one.name for one in DATASTORES.rows(self.catalog)]},
                     lambda: None,
                 )
             )
-        found = find_datastore(self.catalog, self.name if self.id is None else self.id)
+        found = DATASTORES.find(self.catalog, self.name if self.id is None else self.id)
         if not self.create:
             if found is not None:
                 plan.actions.append(self._removal(found))
@@ -104,7 +97,7 @@ class DatastoreService(CatalogService):
             apply = (
                 functools.partial(self._insert, wanted)
                 if found is None
-                else functools.partial(update_datastore, self.catalog, wanted)
+                else functools.partial(DATASTORES.update, self.catalog, wanted)
             )
             verb = "create" if found is None else "update"
             plan.actions.append(
@@ -158,7 +151,7 @@ class DatastoreService(CatalogService):
             self._tried = wanted.attributes
 
     def _check_unique(self, wanted: Datastore) -> None:
-        for other in all_datastores(self.catalog):
+        for other in DATASTORES.rows(self.catalog):
             for option in ("name", "base_path"):
                 if other.id != wanted.id and getattr(other, option) == getattr(wanted, option):
                     raise Conflict(
@@ -167,7 +160,7 @@ class DatastoreService(CatalogService):
 
     def _check_apart(self, wanted: Datastore) -> None:
         """One datastore in another would have files there that are none of its images."""
-        for other in all_datastores(self.catalog):
+        for other in DATASTORES.rows(self.catalog):
             if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
                 raise Conflict(
                     f"base_path: {wanted.base_path!r} is within the datastore {other.name!r}, which has "
@@ -176,12 +169,12 @@ class DatastoreService(CatalogService):
 
     def _insert(self, datastore: Datastore) -> None:
         self.catalog.take_id("datastore")
-        insert_datastore(self.catalog, datastore)
+        DATASTORES.insert(self.catalog, datastore)
 
     def _removal(self, found: Datastore) -> Action:
         if found.id < FIRST_ID:
             raise Conflict(f"The datastore {found.id} ({found.name!r}) is one of the defaults, which can't be removed.")
-        images = find_images(self.catalog, datastore_id=found.id)
+        images = IMAGES.rows(self.catalog, datastore_id=found.id)
         if images:
             raise Conflict(
                 f"The datastore {found.name!r} can't be removed: it has the images "
@@ -192,7 +185,7 @@ class DatastoreService(CatalogService):
             found.name,
             found.as_dict(),
             None,
-            functools.partial(delete_datastore, self.catalog, found.id),
+            functools.partial(DATASTORES.delete, self.catalog, found.id),
         )
 
 
@@ -291,7 +284,7 @@ def driver_of(
     """
     protected = {
         directory
-        for other in (all_datastores(catalog) if datastores is None else datastores)
+        for other in (DATASTORES.rows(catalog) if datastores is None else datastores)
         for directory in other.directories()
     }
     protected.add(real_path(catalog.path))

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..._catalog.catalog import Catalog
-from ..._catalog.datastores import Datastore, all_datastores, find_datastore
-from ..._catalog.images import Image, find_images
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, VmstoreError
 from ..._driver.datastore.base import OPTIONAL_ACTIONS, DriverInfo
 from ..._driver.registry import datastore_driver
+from ..._model.datastore import Datastore
+from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, reading
 from .desired import check_timeout
 
@@ -43,7 +45,7 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = [
-            (one, find_images(catalog, datastore_id=one.id)) for one in wanted_datastores(catalog, options["name"])
+            (one, IMAGES.rows(catalog, datastore_id=one.id)) for one in wanted_datastores(catalog, options["name"])
         ]
     return {"datastores": [{**one.as_dict(), **_monitored(one, images, options["timeout"])} for one, images in found]}
 
@@ -54,8 +56,8 @@ def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
     :raises DependencyNotFound: there is none.
     """
     if name is None:
-        return all_datastores(catalog)
-    found = find_datastore(catalog, name)
+        return DATASTORES.rows(catalog)
+    found = DATASTORES.find(catalog, name)
     if found is None:
         raise DependencyNotFound(f"name: there is no datastore {name!r} in the catalog {catalog.path}.")
     return [found]

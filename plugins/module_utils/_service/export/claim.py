@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from ..._catalog.catalog import Catalog, open_catalog
 from ..._core.errors import StaleState
 from ..._core.plan import Action
-from ..image.attachment import Attachment, record_attachment, remove_attachment
+from ..image.attachment import ImageAttachment, record_attachment, remove_attachment
 
 
 def claim_action(
-    path: str, before: Sequence[Attachment], after: Attachment, resolve: Callable[[Catalog], Attachment]
+    path: str, before: Sequence[ImageAttachment], after: ImageAttachment, resolve: Callable[[Catalog], ImageAttachment]
 ) -> Action:
     """Claim an image. To be done before the domain gets the device: without a claim, another host could give it away as
     well.
@@ -50,13 +50,13 @@ def claim_action(
     )
 
 
-def release_action(path: str, claims: Sequence[Attachment]) -> Action:
+def release_action(path: str, claims: Sequence[ImageAttachment]) -> Action:
     """Give images back. To be done once the domain has no device of them any more."""
     apply, undo = functools.partial(_exchange, path, claims, []), functools.partial(_exchange, path, [], claims)
     return Action("release image", _subject(claims[0]), _described(claims), None, apply, undo)
 
 
-def _exchange(path: str, removed: Sequence[Attachment], recorded: Sequence[Attachment]) -> None:
+def _exchange(path: str, removed: Sequence[ImageAttachment], recorded: Sequence[ImageAttachment]) -> None:
     with open_catalog(path, create=False) as catalog, catalog.transaction():
         for one in removed:
             remove_attachment(catalog, one.image_id, one.host, one.domain)
@@ -64,11 +64,11 @@ def _exchange(path: str, removed: Sequence[Attachment], recorded: Sequence[Attac
             record_attachment(catalog, one)
 
 
-def _subject(claim: Attachment) -> str:
+def _subject(claim: ImageAttachment) -> str:
     return f"image {claim.image!r} on host {claim.host!r}"
 
 
-def _described(claims: Sequence[Attachment]) -> dict[str, object] | None:
+def _described(claims: Sequence[ImageAttachment]) -> dict[str, object] | None:
     return {one.domain: one.as_dict() for one in claims} or None
 
 

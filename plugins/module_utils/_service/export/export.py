@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..._catalog.catalog import Catalog, read_catalog
-from ..._catalog.images import find_image
+from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import (
     Conflict,
@@ -52,7 +52,7 @@ from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_domain, check_host
 from ..catalog import CATALOG_OPTIONS
 from ..ids.domain_ids import DomainIds, check_foreign_ranges, free_ranges
-from ..image.attachment import Attachment, attachments, remove_attachment, resolve_attachment
+from ..image.attachment import ImageAttachment, attachments, remove_attachment, resolve_attachment
 from ..service import Service
 from .claim import claim_action, release_action
 from .daemon import has_died, report_daemon
@@ -133,7 +133,7 @@ class Export:
     read_only: bool
     uid_map: IdMaps | None
     gid_map: IdMaps | None
-    attachment: Attachment | None = None
+    attachment: ImageAttachment | None = None
 
 
 @dataclass
@@ -174,7 +174,7 @@ class VirtiofsExportService(Service):
             raise InvalidInput("thread_pool", options["thread_pool"], "a number of threads from 0 on is expected")
         check_timeout(options)
         self.owner = DirectoryOwner(options)
-        self.attachment = None if options["attachment"] is None else Attachment.from_dict(options["attachment"])
+        self.attachment = None if options["attachment"] is None else ImageAttachment.from_dict(options["attachment"])
         if self.present:
             self._check_present()
         self._hypervisor: Hypervisor | None = None
@@ -251,7 +251,7 @@ class VirtiofsExportService(Service):
             export = _export("attachment", self.attachment)
         else:
             with read_catalog(self.catalog_path, missing_ok=True) as view:
-                if find_image(view, self.options["image"]) is not None:
+                if IMAGES.find(view, self.options["image"]) is not None:
                     export = _export("image", self._resolve_image(self.options["domain"], view))
                 else:
                     number = view.next_id("image")
@@ -354,7 +354,7 @@ class VirtiofsExportService(Service):
             )
         ]
 
-    def _resolve_image(self, domain: str, catalog: Catalog) -> Attachment:
+    def _resolve_image(self, domain: str, catalog: Catalog) -> ImageAttachment:
         overrides = {
             "mount_tag": self.tag,
             "mount_point": self.mount_point,
@@ -363,8 +363,8 @@ class VirtiofsExportService(Service):
         }
         return resolve_attachment(catalog, self.options["image"], self.host, domain, **overrides)
 
-    def _claims(self, view: Catalog) -> list[Attachment]:
-        image = find_image(view, self.options["image"])
+    def _claims(self, view: Catalog) -> list[ImageAttachment]:
+        image = IMAGES.find(view, self.options["image"])
         return [] if image is None else attachments(view, host=self.host, image_id=image.id)
 
     def _device(
@@ -707,7 +707,7 @@ class VirtiofsExportService(Service):
         )
         free_ranges(name, {one.uuid for one in self.hypervisor.domains()}, domain and domain.uuid, used)
 
-    def _release_action(self, plan: ExportPlan, claims: list[Attachment]) -> Action:
+    def _release_action(self, plan: ExportPlan, claims: list[ImageAttachment]) -> Action:
         """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""
         action = release_action(self.catalog_path, claims)
 
@@ -720,7 +720,7 @@ class VirtiofsExportService(Service):
         released = replace(action, apply=release)
         return released
 
-    def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[Attachment]]:
+    def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[ImageAttachment]]:
         """Which device to remove, and the claims of it that this host's catalog has; an image that isn't in the catalog
         has none.
         """
@@ -729,12 +729,12 @@ class VirtiofsExportService(Service):
         if self.options["source"] is not None:
             path = absolute("source", self.options["source"])
             sources |= {path, real_path(path)}
-        claims: list[Attachment] = []
+        claims: list[ImageAttachment] = []
         others: set[str] = set()
         if os.path.lexists(self.catalog_path):
             with read_catalog(self.catalog_path, missing_ok=False) as view:
                 claims = attachments(view, host=self.host, domain=domain)
-                image = None if self.options["image"] is None else find_image(view, self.options["image"])
+                image = None if self.options["image"] is None else IMAGES.find(view, self.options["image"])
                 if image is not None:
                     sources.add(image.path)
                     others = {
@@ -801,7 +801,7 @@ class VirtiofsExportService(Service):
         return action
 
 
-def _export(option: str, found: Attachment) -> Export:
+def _export(option: str, found: ImageAttachment) -> Export:
     return Export(
         option, found.source, found.mount_tag, found.mount_point, found.read_only, found.uid_map, found.gid_map, found
     )

@@ -14,16 +14,18 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.catalog import Catalog
-from ..._catalog.datastores import find_datastore
-from ..._catalog.images import Image, find_image
-from ..._catalog.vm_disks import VmDisk, delete_vm_disk, find_vm_disks, put_vm_disk
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec, is_integer
 from ..._core.errors import CatalogFailed, Conflict, DependencyNotFound, InvalidInput, UnsupportedAction
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
 from ..._core.records import asdict, dataclass, fields
+from ..._model.attachment import Attachment
 from ..._model.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
+from ..._model.image import Image
 from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_domain, check_host, check_name
 from ..catalog import CATALOG_OPTIONS, CatalogService
@@ -45,7 +47,7 @@ IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
 
 
 @dataclass(frozen=True)
-class Attachment:
+class ImageAttachment:
     """An image in a domain, with the values in effect: the export's over the image's over the defaults."""
 
     image_id: int
@@ -68,7 +70,7 @@ class Attachment:
         return plain
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Attachment:
+    def from_dict(cls, data: Mapping[str, Any]) -> ImageAttachment:
         """The attachment that :meth:`as_dict` described, checked: it comes from a playbook.
 
         :raises InvalidInput: a key is missing, unknown or holds a value that no attachment has.
@@ -120,7 +122,7 @@ def resolve_attachment(
     read_only: bool | None = None,
     uid_map: tuple[IdMap, ...] | None = None,
     gid_map: tuple[IdMap, ...] | None = None,
-) -> Attachment:
+) -> ImageAttachment:
     """The attachment of ``image`` (a name or an id) to ``domain`` of ``host`` as it would be recorded. Changes nothing.
 
     What isn't given is the image's. Call it in the transaction that records the answer.
@@ -133,7 +135,7 @@ def resolve_attachment(
     """
     check_host("host", host)
     check_domain("domain", domain)
-    found = find_image(catalog, image)
+    found = IMAGES.find(catalog, image)
     if found is None:
         raise DependencyNotFound(f"image: there is no image {image!r} in the catalog {catalog.path}.")
     if found.mount_tag is None or found.mount_point is None:
@@ -141,7 +143,7 @@ def resolve_attachment(
             f"image: {found.name!r} is of type {found.type!r}, and only images of type 'filesystem' are attached as "
             "directories."
         )
-    datastore = find_datastore(catalog, found.datastore_id)
+    datastore = DATASTORES.find(catalog, found.datastore_id)
     if datastore is None:  # the table refers to it, but a damaged file may lack it, and with it the rules for the path
         raise CatalogFailed(
             f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so "
@@ -152,7 +154,7 @@ def resolve_attachment(
         raise InvalidInput(
             "read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it"
         )
-    wanted = Attachment(
+    wanted = ImageAttachment(
         image_id=found.id,
         image=found.name,
         source=found.path,
@@ -170,10 +172,10 @@ def resolve_attachment(
     return wanted
 
 
-def _check_sharing(catalog: Catalog, image: Image, wanted: Attachment) -> None:
+def _check_sharing(catalog: Catalog, image: Image, wanted: ImageAttachment) -> None:
     if image.read_only and not image.persistent:
         return
-    for other in find_vm_disks(catalog, image_id=image.id):
+    for other in ATTACHMENTS.rows(catalog, image_id=image.id):
         if (other.host, other.domain) != (wanted.host, wanted.domain):
             kind, remedy = (
                 ("persistent", "non-persistent and read_only") if image.persistent else ("not read-only", "read_only")
@@ -185,7 +187,7 @@ def _check_sharing(catalog: Catalog, image: Image, wanted: Attachment) -> None:
             )
 
 
-def _check_domain_of(catalog: Catalog, wanted: Attachment) -> None:
+def _check_domain_of(catalog: Catalog, wanted: ImageAttachment) -> None:
     for other in attachments(catalog, host=wanted.host, domain=wanted.domain):
         if other.image_id == wanted.image_id:
             continue
@@ -198,28 +200,30 @@ def _check_domain_of(catalog: Catalog, wanted: Attachment) -> None:
                 )
 
 
-def record_attachment(catalog: Catalog, attachment: Attachment) -> None:
+def record_attachment(catalog: Catalog, attachment: ImageAttachment) -> None:
     """Remember the attachment, or its new values. Doing it twice is the same as once."""
-    put_vm_disk(catalog, VmDisk(**{field.name: getattr(attachment, field.name) for field in fields(VmDisk)}))
+    ATTACHMENTS.put(
+        catalog, Attachment(**{field.name: getattr(attachment, field.name) for field in fields(Attachment)})
+    )
 
 
 def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -> bool:
     """Forget the attachment; ``False`` when there was none."""
-    existed = bool(find_vm_disks(catalog, image_id=image_id, host=host, domain=domain))
-    delete_vm_disk(catalog, image_id, host, domain)
+    existed = bool(ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain))
+    ATTACHMENTS.delete(catalog, image_id, host, domain)
     return existed
 
 
 def attachments(
     catalog: Catalog, *, host: str | None = None, domain: str | None = None, image_id: int | None = None
-) -> list[Attachment]:
+) -> list[ImageAttachment]:
     """What is attached to a domain, on a host, of an image, or any of these together."""
     found = []
-    for disk in find_vm_disks(catalog, image_id=image_id, host=host, domain=domain):
-        image = find_image(catalog, disk.image_id)
+    for row in ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain):
+        image = IMAGES.find(catalog, row.image_id)
         if image is not None:  # always: the table refers to it
-            effective = {field.name: getattr(disk, field.name) for field in fields(VmDisk)}
-            found.append(Attachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
+            effective = {field.name: getattr(row, field.name) for field in fields(Attachment)}
+            found.append(ImageAttachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
     return found
 
 
@@ -237,7 +241,7 @@ class ImageAttachmentService(CatalogService):
 
     def plan(self) -> Plan:
         plan = Plan()
-        found = find_image(self.catalog, self.image)
+        found = IMAGES.find(self.catalog, self.image)
         before = None
         if found is not None:
             before = next(iter(attachments(self.catalog, image_id=found.id, host=self.host, domain=self.domain)), None)
@@ -252,7 +256,7 @@ class ImageAttachmentService(CatalogService):
             plan.result["attachment"] = after.as_dict()
         return plan
 
-    def _action(self, before: Attachment | None, after: Attachment | None) -> Action:
+    def _action(self, before: ImageAttachment | None, after: ImageAttachment | None) -> Action:
         known = before or after
         verb = "add" if before is None else "remove" if after is None else "update"
         return Action(
@@ -268,7 +272,7 @@ class ImageAttachmentService(CatalogService):
 
 __all__ = [
     "IMAGE_ATTACHMENT_SPEC",
-    "Attachment",
+    "ImageAttachment",
     "ImageAttachmentService",
     "attachments",
     "record_attachment",

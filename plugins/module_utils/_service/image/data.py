@@ -10,13 +10,13 @@ import contextlib
 import functools
 from collections.abc import Callable
 
-from ..._catalog.datastores import Datastore
-from ..._catalog.images import Image, clone_origin, clone_source
 from ..._core import records
 from ..._core.errors import Conflict, InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
 from ..._driver.datastore.attributes import copy_options
 from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
 from ..._image.datablock import check_datablock
+from ..._model.datastore import Datastore
+from ..._model.image import Image, clone_origin, clone_source
 from .known import KnownImages
 from .options import DataWish
 from .url_access import read_ca

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..._catalog.datastores import all_datastores
+from ..._catalog.datastores import DATASTORES
 from ..._core.arguments import ArgumentSpec
 from ..._core.directory import descriptor_path, opened_directory, opened_file_at, require_writable, sync_opened
 from ..._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
@@ -146,7 +146,7 @@ class ImageExportService(ImageWorkService):
         """
         :raises PathNotAllowed: it is the datastores' or the catalog's.
         """
-        for datastore in all_datastores(self.catalog):
+        for datastore in DATASTORES.rows(self.catalog):
             for directory in datastore.directories():
                 if is_within(path, real_path(directory)):
                     raise PathNotAllowed(

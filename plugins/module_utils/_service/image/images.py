@@ -17,9 +17,8 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from ..._catalog.datastores import Datastore
-from ..._catalog.images import Image, delete_image, insert_image, update_image
-from ..._catalog.vm_disks import VmDisk, delete_vm_disk
+from ..._catalog.attachments import ATTACHMENTS
+from ..._catalog.images import IMAGES
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import (
@@ -39,6 +38,9 @@ from ..._core.plan import Action, Plan, nothing
 from ..._core.secrets import withheld
 from ..._driver.datastore.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
 from ..._driver.registry import DATASTORE_DRIVERS
+from ..._model.attachment import Attachment
+from ..._model.datastore import Datastore
+from ..._model.image import Image
 from ..._model.names import LONGEST_NAME
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..datastore.desired import check_timeout
@@ -497,10 +499,10 @@ class ImageService(CatalogService):
 
     def _insert(self, image: Image) -> None:
         self.catalog.take_id("image")
-        insert_image(self.catalog, image)
+        IMAGES.insert(self.catalog, image)
 
     def _update(self, image: Image) -> None:
-        update_image(self.catalog, image)
+        IMAGES.update(self.catalog, image)
 
     def _plan_removal(self, found: Image, force: bool) -> None:
         self._check_unused(found, "removed", force)
@@ -510,7 +512,7 @@ class ImageService(CatalogService):
             self._plan.actions.append(
                 Action("remove attachment", subject, _described(disk), None, functools.partial(self._release, disk))
             )
-        before, remove = found.as_dict(self._known.name_of), functools.partial(delete_image, self.catalog, found.id)
+        before, remove = found.as_dict(self._known.name_of), functools.partial(IMAGES.delete, self.catalog, found.id)
         self._plan.actions.append(
             Action("remove image", found.name, before, None, remove, shown=self._shown(found, None))
         )
@@ -535,8 +537,8 @@ class ImageService(CatalogService):
             remains = f"The catalog has forgotten {image.path}, the data of the image {image.name!r}, but it could not be removed: {error}"
             raise FileAccessFailed(f"{remains} The module datastore_check removes it.") from error
 
-    def _release(self, disk: VmDisk) -> None:
-        delete_vm_disk(self.catalog, disk.image_id, disk.host, disk.domain)
+    def _release(self, disk: Attachment) -> None:
+        ATTACHMENTS.delete(self.catalog, disk.image_id, disk.host, disk.domain)
 
 
 @contextlib.contextmanager
@@ -591,7 +593,7 @@ def hidden(wish: DataWish) -> tuple[str, ...]:
     return ("path",) if wish.size is not None else ("path", "format", "size_mb", "checksum")
 
 
-def _described(disk: VmDisk) -> dict[str, object]:
+def _described(disk: Attachment) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in records.asdict(disk).items()}
 
 

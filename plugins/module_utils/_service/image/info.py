@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..._catalog.datastores import all_datastores, find_datastore
-from ..._catalog.images import find_image, find_images
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound
 from ..catalog import CATALOG_OPTIONS, reading
@@ -25,18 +25,18 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
     :raises DependencyNotFound: there is no such image or datastore.
     """
     with reading(options["catalog"]) as catalog:
-        names = {one.id: one.name for one in all_datastores(catalog)}
-        found = find_images(catalog)
+        names = {one.id: one.name for one in DATASTORES.rows(catalog)}
+        found = IMAGES.rows(catalog)
         name_of = {one.id: one.name for one in found}.get
         if options["datastore"] is not None:
-            datastore = find_datastore(catalog, options["datastore"])
+            datastore = DATASTORES.find(catalog, options["datastore"])
             if datastore is None:
                 raise DependencyNotFound(
                     f"datastore: there is no datastore {options['datastore']!r} in the catalog {options['catalog']}."
                 )
             found = [one for one in found if one.datastore_id == datastore.id]
         if options["name"] is not None:
-            one = find_image(catalog, options["name"])
+            one = IMAGES.find(catalog, options["name"])
             if one not in found:
                 raise DependencyNotFound(
                     f"name: there is no image {options['name']!r} in the catalog {options['catalog']}."

@@ -12,12 +12,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
+from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.catalog import Catalog
-from ..._catalog.datastores import Datastore, all_datastores
-from ..._catalog.images import Image, find_images
-from ..._catalog.vm_disks import VmDisk, find_vm_disks
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
 from ..._core.errors import Conflict, DependencyNotFound
 from ..._driver.datastore.base import DatastoreDriver
+from ..._model.attachment import Attachment
+from ..._model.datastore import Datastore
+from ..._model.image import Image
 from ..datastore.desired import driver_of
 
 
@@ -32,13 +35,13 @@ class KnownImages:
         self._timeout = timeout
         self._log = log
         self.next_id = catalog.next_id("image")
-        self._datastores = all_datastores(catalog)
-        self._by_id = {image.id: image for image in find_images(catalog)}
+        self._datastores = DATASTORES.rows(catalog)
+        self._by_id = {image.id: image for image in IMAGES.rows(catalog)}
         self._by_name = {image.name: image for image in self._by_id.values()}
         self._at = Counter(image.path for image in self._by_id.values())
         self._by_tag = {image.mount_tag: image for image in self._by_id.values() if image.mount_tag is not None}
-        self._disks: dict[int, list[VmDisk]] = defaultdict(list)
-        for disk in find_vm_disks(catalog):
+        self._disks: dict[int, list[Attachment]] = defaultdict(list)
+        for disk in ATTACHMENTS.rows(catalog):
             self._disks[disk.image_id].append(disk)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
@@ -158,7 +161,7 @@ class KnownImages:
         datastore = self.datastore(image.datastore_id)
         return "" if datastore is None else ", ".join(self.driver(datastore).users(image.path, running=running))
 
-    def disks(self, image: Image) -> list[VmDisk]:
+    def disks(self, image: Image) -> list[Attachment]:
         """Where it is used."""
         return self._disks[image.id]
 

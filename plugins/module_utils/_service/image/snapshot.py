@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..._catalog.catalog import Catalog, open_catalog, read_catalog
-from ..._catalog.images import Image, find_image, image_name, update_image
+from ..._catalog.images import IMAGES, image_name
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, InvalidInput, StaleState
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
 from ..._driver.datastore.base import DatastoreDriver
+from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS
 from .work import ImageWorkService, check_snapshot, users_of
 
@@ -159,11 +160,11 @@ class ImageSnapshotService(ImageWorkService):
 
     def _record(self, old: Image, new: Image) -> None:
         with open_catalog(self.path, create=False) as catalog, catalog.transaction():
-            if find_image(catalog, old.id) != old:
+            if IMAGES.find(catalog, old.id) != old:
                 raise StaleState(
                     f"The image {old.name!r} was changed in the catalog by another program meanwhile; try again."
                 )
-            update_image(catalog, new)
+            IMAGES.update(catalog, new)
 
 
 __all__ = ["IMAGE_SNAPSHOT_SPEC", "ImageSnapshotService"]

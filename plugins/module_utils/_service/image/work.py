@@ -13,15 +13,16 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.catalog import Catalog, locate_catalog
-from ..._catalog.datastores import find_datastore
-from ..._catalog.images import Image, find_image
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
 from ..._catalog.reserve import LOCK_SUFFIX
-from ..._catalog.vm_disks import find_vm_disks
 from ..._core.errors import CatalogFailed, DependencyNotFound, NotFound
 from ..._core.locks import locked
 from ..._core.plan import Plan, nothing
 from ..._driver.datastore.base import DatastoreDriver
+from ..._model.image import Image
 from ..catalog import CatalogService
 from ..datastore.desired import driver_of
 
@@ -49,13 +50,13 @@ class ImageWorkService(CatalogService):
         """
         :raises DependencyNotFound: there is no such image.
         """
-        found = find_image(self.catalog, self.reference)
+        found = IMAGES.find(self.catalog, self.reference)
         if found is None:
             raise DependencyNotFound(f"image: there is no image {self.options['image']!r} in the catalog {self.path}.")
         return found
 
     def driver(self, image: Image) -> DatastoreDriver:
-        datastore = find_datastore(self.catalog, image.datastore_id)
+        datastore = DATASTORES.find(self.catalog, image.datastore_id)
         if datastore is None:
             raise CatalogFailed(
                 f"The catalog {self.path} has no datastore {image.datastore_id} of the image {image.name!r}, so "
@@ -75,7 +76,7 @@ def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> Non
 
 def users_of(catalog: Catalog, image: Image) -> str:
     """The domains that use an image, as the end of a sentence; empty when none does."""
-    return ", ".join(map(str, find_vm_disks(catalog, image_id=image.id)))
+    return ", ".join(map(str, ATTACHMENTS.rows(catalog, image_id=image.id)))
 
 
 @contextlib.contextmanager

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import Datastore, insert_datastore
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import Image, find_image, insert_image
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vm_disks import VmDisk, put_vm_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment import Attachment
+from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.export import (
     IMAGE_EXPORT_SPEC,
     ImageExportService,
@@ -49,10 +52,10 @@ class Store:
         self.image = self.directory / ("a" * 32)
         self.snapshots = Path(f"{self.image}.snap")
         with open_catalog(self.catalog, create=True) as catalog, catalog.transaction():
-            insert_datastore(
+            DATASTORES.insert(
                 catalog, Datastore(catalog.take_id("datastore"), "ds", "image", "fs", "ssh", str(self.directory))
             )
-            insert_datastore(
+            DATASTORES.insert(
                 catalog,
                 Datastore(
                     catalog.take_id("datastore"),
@@ -76,15 +79,15 @@ class Store:
                 "path": str(self.image),
                 **values,
             }
-            insert_image(catalog, Image(id=number, name=name, read_only=False, **given))
+            IMAGES.insert(catalog, Image(id=number, name=name, read_only=False, **given))
 
     def found(self) -> Image:
         with open_catalog(self.catalog, create=False) as catalog:
-            return find_image(catalog, "x")
+            return IMAGES.find(catalog, "x")
 
     def use(self, domain: str = "web") -> None:
         with open_catalog(self.catalog, create=False) as catalog, catalog.transaction():
-            put_vm_disk(catalog, VmDisk(0, "h1", domain, "t", "/x", False))
+            ATTACHMENTS.put(catalog, Attachment(0, "h1", domain, "t", "/x", False))
 
     def copies(self, image_format: str = "raw") -> None:
         """Snapshots that are whole copies."""

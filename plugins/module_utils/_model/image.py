@@ -1,0 +1,96 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image, as the catalog has it (spec: storage-driver, virtiofs-datastore)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .._core.records import dataclass
+from .idmap import IdMap
+
+
+def _no_name(_id: int) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class CloneSource:
+    """The image that a clone was made of. It may have another name since, or be removed.
+
+    :arg id: ``None`` in a catalog of an earlier version, where only the name was kept, and the image was renamed or
+        removed since.
+    :arg name: the name of the time when the clone was made.
+    """
+
+    id: int | None
+    name: str
+
+
+def clone_origin(source: Image) -> str:
+    """Return the origin of a clone of ``source``.
+
+    The id finds the source under a new name. The name finds what was made anew under it.
+    """
+    return f"image:{source.id}:{source.name}"
+
+
+def clone_source(origin: str | None) -> CloneSource | None:
+    """Read what :func:`clone_origin` returned. An image that isn't a clone has none."""
+    found = re.fullmatch("image:([0-9]{0,19}):(.*)", origin or "")
+    return found and CloneSource(int(found[1]) if found[1] else None, found[2])
+
+
+@dataclass(frozen=True)
+class Image:
+    """A row.
+
+    ``path`` is the resolved directory of an image of type ``filesystem``, else the file that holds the data.
+    ``size_mb`` is what the directory held when the image was registered, else the virtual size; in MiB, rounded up.
+    Only images of type ``filesystem`` are mounted: the others have no tag.
+
+    :arg format: of the data: ``raw``, ``qcow2`` or another of qemu's names; ``dir`` for a directory.
+    :arg fs: the file system that was made in an empty image.
+    :arg origin: what the data was made of: a path, a URL without its secrets, or what :func:`clone_origin` returns.
+    :arg origin_checksum: ``<algorithm>:<hexadecimal digits>`` of what was at the origin, as it was asked for.
+    :arg checksum: the same of the data as it is stored, where it was recorded.
+    """
+
+    id: int
+    name: str
+    datastore_id: int
+    type: str
+    path: str
+    size_mb: int
+    persistent: bool
+    read_only: bool
+    mount_tag: str | None = None
+    mount_point: str | None = None
+    uid_map: tuple[IdMap, ...] | None = None
+    gid_map: tuple[IdMap, ...] | None = None
+    format: str = "dir"
+    fs: str | None = None
+    origin: str | None = None
+    origin_checksum: str | None = None
+    checksum: str | None = None
+
+    def as_dict(self, name_of: Callable[[int], str | None] = _no_name) -> dict[str, Any]:
+        """The row as plain data: maps are lists of dicts, and the origin of a clone is ``image:`` and a name.
+
+        :arg name_of: the name that an image has today, by its id. Without one, it is the name of the time when the
+            clone was made.
+        """
+        row = dict(vars(self))
+        source = clone_source(self.origin)
+        if source is not None:
+            row["origin"] = f"image:{(None if source.id is None else name_of(source.id)) or source.name}"
+        for column in ("uid_map", "gid_map"):
+            row[column] = None if row[column] is None else [one.as_dict() for one in row[column]]
+        return row
+
+
+__all__ = ["CloneSource", "Image", "clone_origin", "clone_source"]
