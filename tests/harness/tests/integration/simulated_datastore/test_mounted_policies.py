@@ -407,7 +407,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
         "parent=os.getpid(), log=root / 'log');"
         "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)"
     )
-    harness = Path(__file__).resolve().parents[2] / "harness"
+    harness = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
     assert (root / "backing/file").read_text() == "x"
     wait_until_unmounted(root)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from documentation import block
 
-HARNESS = Path(__file__).resolve().parents[2] / "harness"
+HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Shell:
