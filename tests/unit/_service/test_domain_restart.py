@@ -19,10 +19,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
 
 URI = "test:///default"
 DOMAIN = "<domain type='test'><name>{}</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"

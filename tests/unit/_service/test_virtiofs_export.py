@@ -37,21 +37,22 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import d
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import wrapper as virtiofsd_wrapper
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import Daemon
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.filesystem import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import (
-    check_read_only,
-    decide_maps,
-    map_obstacle,
-    owners,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export import support
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import decide_maps, owners
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.info import virtiofs_export_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.support import (
+    HostSupport,
+    check_read_only,
+    check_wrapper,
+    map_obstacle,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
     ImageAttachment,
     attachments,
@@ -60,8 +61,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.att
 )
 
 URI = "test:///default"
-DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata><memory unit='MiB'>64</memory>
-<os><type>hvm</type></os><devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
+DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata>
+<memory unit='MiB'>64</memory><os><type>hvm</type></os>
+<devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
 DEVICE = (
     "<filesystem accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/><target dir='{}'/>{}</filesystem>"
 )
@@ -196,7 +198,7 @@ def test_it_gets_the_old_one_back_where_the_export_fails(
     def fail(*_arguments: object) -> None:
         raise LibvirtFailed("libvirt is gone.")
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", fail)
+    monkeypatch.setattr(Domain, "define", fail)
     with pytest.raises(LibvirtFailed):
         run(service(owner="5"))
     assert os.stat(shared).st_uid == 0
@@ -282,7 +284,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
     before = domain.XMLDesc()
     wish = service()
     plan = wish.plan()
-    real = virtiofs_export.Domain.define
+    real = Domain.define
 
     def dropping(self, text, validate=True):
         """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that
@@ -290,7 +292,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
         """
         real(self, text.replace('<cache mode="none" />', ""), validate=False)
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
+    monkeypatch.setattr(Domain, "define", dropping)
     with pytest.raises(
         LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"
     ):
@@ -462,7 +464,7 @@ def test_a_claim_outlives_a_device_that_the_guest_keeps(
     domain = define()
     run(service(image="pers"))
     domain.create()
-    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda *unused: False)
+    monkeypatch.setattr(Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
     assert (names(plan), plan.result["restart_required"], claims(catalog)) == (
         ["remove virtiofs device"],
@@ -479,11 +481,16 @@ def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
 ) -> None:
     domain = define("a", "<controller type='pci' index='0' model='pci-root'/>")
     domain.create()
-    detached: list[str] = []
-    element = ET.fromstring(DEVICE.format("/x", "t", ""))
-    monkeypatch.setattr(virtiofs_export.Domain, "attach", lambda *unused: None)
-    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda _self, device, *unused: detached.append(device))
-    monkeypatch.setattr(virtiofs_export, "_live_device", lambda *unused: (element, VirtioFs("t", "/x")))
+    running, plugged, detached = domain.XMLDesc(), [], []
+
+    def attach(_domain: Domain, device: str) -> None:
+        plugged.append(device.replace("<source ", "<readonly /><source "))
+
+    monkeypatch.setattr(Domain, "attach", attach)
+    monkeypatch.setattr(Domain, "detach", lambda _self, device, *unused: detached.append(device))
+    monkeypatch.setattr(
+        Domain, "running_xml", lambda _domain: running.replace("</devices>", f"{''.join(plugged)}</devices>")
+    )
     with pytest.raises(LibvirtFailed, match="did not plug the device 't'"):
         run(service())
     assert len(detached) == 1
@@ -496,7 +503,7 @@ def test_root_is_known_whatever_the_uri_says(
     define()
     seen: list[bool] = []
     monkeypatch.setattr(
-        virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1]
+        support, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1]
     )
     for user, uri in ((0, "test:///default"), (1000, "test:///default")):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
@@ -568,7 +575,7 @@ def test_a_domain_that_fails_has_the_claim_it_had(
     def refuse(self, text, validate=True):
         raise LibvirtFailed("no")
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", refuse)
+    monkeypatch.setattr(Domain, "define", refuse)
     with pytest.raises(LibvirtFailed, match="^no$"):
         run(service(image="pers", cache="always"))
     assert attachments(catalog) == before
@@ -872,16 +879,21 @@ def test_check_mode_goes_on_without_the_image(
             catalog.take_id("image")
 
 
+@pytest.mark.parametrize(
+    ("version", "daemon", "may_be_installed"),
+    [
+        ((11, 0, 0), Daemon("/d", False, True, True), True),
+        # No task makes an old libvirt or an old virtiofsd a new one.
+        ((9, 0, 0), Daemon("/d", False, True, True), False),
+        ((11, 0, 0), Daemon("/d", False, False, True), False),
+    ],
+)
 def test_check_mode_goes_on_without_the_wrapper(
-    service: Callable[..., VirtiofsExportService], define: Callable[..., libvirt.virDomain]
+    version: tuple[int, int, int], daemon: Daemon, may_be_installed: bool
 ) -> None:
-    define()
-    made = service(allow_unmapped=False)
-    obstacle = map_obstacle((11, 0, 0), Daemon("/d", False, True, True), runs_as_root=True)
-    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
-    made.foretelling = True
-    with pytest.raises(DependencyMissing, match="the role granary.vmstore.hypervisor installs"):
-        made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
-    # No task makes an old libvirt or an old virtiofsd a new one.
-    made._check_wrapper(obstacle, (9, 0, 0), Daemon("/d", False, True, True))
-    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, False, True))
+    found = HostSupport(version, daemon.path, daemon, map_obstacle(version, daemon, runs_as_root=True))
+    if may_be_installed:
+        with pytest.raises(DependencyMissing, match="the role granary.vmstore.hypervisor installs"):
+            check_wrapper(found)
+    else:
+        check_wrapper(found)
