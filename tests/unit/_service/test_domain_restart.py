@@ -55,7 +55,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     (daemon := tmp_path / "virtiofsd").write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
     monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
-    wish = {
+    desired = {
         "domain": "a",
         "source": str(tmp_path / "shared"),
         "mount_tag": "t",
@@ -65,7 +65,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     }
 
     def make(**options: object) -> VirtiofsExportService:
-        return VirtiofsExportService({**DEFAULTS, **wish, "catalog": str(tmp_path / "catalog.sqlite"), **options})
+        return VirtiofsExportService({**DEFAULTS, **desired, "catalog": str(tmp_path / "catalog.sqlite"), **options})
 
     return make
 

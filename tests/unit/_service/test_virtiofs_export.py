@@ -112,7 +112,7 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 
     def make(**options: Any) -> VirtiofsExportService:
-        wish = {
+        desired = {
             "domain": "a",
             "binary": str(daemon),
             "allow_unmapped": True,
@@ -121,9 +121,9 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             "catalog": str(tmp_path / "catalog.sqlite"),
             **options,
         }
-        if not any(name in wish for name in ("image", "attachment", "source")) and wish.get("state") != "absent":
-            wish.update({"source": str(shared), "mount_tag": "t", **options})
-        return VirtiofsExportService({**DEFAULTS, **wish})
+        if not any(name in desired for name in ("image", "attachment", "source")) and desired.get("state") != "absent":
+            desired.update({"source": str(shared), "mount_tag": "t", **options})
+        return VirtiofsExportService({**DEFAULTS, **desired})
 
     return make
 
@@ -177,16 +177,18 @@ def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(
     define: Callable, service: Callable, shared: Path
 ) -> None:
     define()
-    wish = {"owner": "guest:5", "group": "6", "mode": "0770"}
-    assert names(service(**wish).plan()) == ["change directory", "add virtiofs device"]
+    desired = {"owner": "guest:5", "group": "6", "mode": "0770"}
+    assert names(service(**desired).plan()) == ["change directory", "add virtiofs device"]
     assert os.stat(shared).st_uid == 0
-    assert names(run(service(**wish))) == ["change directory", "add virtiofs device"]
+    assert names(run(service(**desired))) == ["change directory", "add virtiofs device"]
     found = os.stat(shared)
     assert (found.st_uid, found.st_gid, oct(found.st_mode)) == (5, 6, "0o40770")
-    assert not run(service(**wish)).changed and not service(**wish).plan().changed and not service().plan().changed
+    assert (
+        not run(service(**desired)).changed and not service(**desired).plan().changed and not service().plan().changed
+    )
     shared.chmod(0o755)
-    assert names(run(service(**wish))) == ["change directory"]
-    assert names(run(service(state="absent", mount_tag="t", **wish))) == ["remove virtiofs device"]
+    assert names(run(service(**desired))) == ["change directory"]
+    assert names(run(service(state="absent", mount_tag="t", **desired))) == ["remove virtiofs device"]
     assert os.stat(shared).st_uid == 5
 
 
@@ -241,8 +243,8 @@ def test_a_domain_undefined_half_way_stays_undefined(
     host: libvirt.virConnect, define: Callable, service: Callable
 ) -> None:
     domain = define()
-    wish = service()
-    plan = wish.plan()
+    desired = service()
+    plan = desired.plan()
     domain.undefine()
     with pytest.raises(NotFound, match="the domain 'a': it doesn't exist"):
         plan.commit()
@@ -282,8 +284,8 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
 ) -> None:
     domain = define()
     before = domain.XMLDesc()
-    wish = service()
-    plan = wish.plan()
+    desired = service()
+    plan = desired.plan()
     real = Domain.define
 
     def dropping(self, text, validate=True):
@@ -408,24 +410,24 @@ def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def claims(catalog: Catalog) -> list[tuple[str, str]]:
+def attached(catalog: Catalog) -> list[tuple[str, str]]:
     return [(one.image, one.domain) for one in attachments(catalog)]
 
 
-def test_an_image_is_claimed_with_the_change_and_released_with_it(
+def test_an_image_is_attached_with_the_change_and_detached_with_it(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     domain = define()
     assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
     plan = run(service(image="pers"))
     assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
     assert not run(service(image="5")).changed
     assert names(run(service(image="pers", mount_point="/data"))) == ["claim image"]
     assert attachments(catalog)[0].mount_point == "/data"
     assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert (device_of(domain, "one-5"), claims(catalog)) == (None, [])
+    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [])
     assert not run(service(image="pers", state="absent")).changed
     assert not run(service(image="no such image", state="absent")).changed
 
@@ -455,10 +457,10 @@ def test_another_image_of_the_same_directory_is_not_removed(
     run(service(image="pers"))
     assert not run(service(image="reader", state="absent")).changed
     assert device_of(domain, "one-5") is not None
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
 
 
-def test_a_claim_outlives_a_device_that_the_guest_keeps(
+def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = define()
@@ -466,14 +468,14 @@ def test_a_claim_outlives_a_device_that_the_guest_keeps(
     domain.create()
     monkeypatch.setattr(Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
-    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (
+    assert (names(plan), plan.result["restart_required"], attached(catalog)) == (
         ["remove virtiofs device"],
         True,
         [("pers", "a")],
     )
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
 
 
 def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
@@ -536,19 +538,19 @@ def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callabl
             ).plan()
 
 
-def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_the_tag_alone_removes_the_attachment_too(define: Callable, service: Callable, catalog: Catalog) -> None:
     define()
     run(service(image="pers"))
     run(service(image="plain"))
     assert names(run(service(mount_tag="one-5", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert claims(catalog) == [("plain", "a")]
+    assert attached(catalog) == [("plain", "a")]
 
 
-def test_nothing_is_claimed_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_nothing_is_attached_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
     define("a", DEVICE.format("/srv/other", "one-5", ""))
     with pytest.raises(Conflict, match="/srv/other"):
         run(service(image="pers"))
-    assert claims(catalog) == []
+    assert attached(catalog) == []
 
 
 def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
@@ -564,7 +566,7 @@ def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
 
 
 @pytest.mark.parametrize("earlier", [{}, {"mount_point": "/data"}])
-def test_a_domain_that_fails_has_the_claim_it_had(
+def test_a_domain_that_fails_has_the_attachment_it_had(
     define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, earlier: dict[str, str]
 ) -> None:
     define()
@@ -595,9 +597,9 @@ def test_nobody_waits_for_libvirt_to_write_to_the_catalog(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     define()
-    wish = service(image="pers")
-    with wish.exclusive():
-        wish.plan()
+    desired = service(image="pers")
+    with desired.exclusive():
+        desired.plan()
         with catalog.transaction():  # would wait for its deadline, and fail, if the module held one
             pass
 
@@ -618,29 +620,31 @@ def test_sharing_names_the_other_domain(define: Callable, service: Callable, cat
     assert run(service(source=str(tmp_path / "plain"), mount_tag="x", domain="c")).changed
 
 
-def test_a_claim_of_a_domain_that_is_gone_is_released(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_an_attachment_of_a_domain_that_is_gone_is_removed(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     gone = define("gone")
     run(service(domain="gone", image="pers"))
     gone.undefine()
     define("a")
     plan = service(image="pers").plan()
     assert any("'gone'" in warning for warning in plan.warnings)
-    assert claims(catalog) == [("pers", "gone")]
+    assert attached(catalog) == [("pers", "gone")]
     run(service(image="pers"))
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
     # Another host's domains can't be seen from here.
     with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
         service(image="pers", host="hv2").plan()
 
 
-def test_absent_where_the_domain_is_gone_releases_the_claim(
+def test_absent_where_the_domain_is_gone_removes_the_attachment(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     gone = define("gone")
     run(service(domain="gone", image="pers"))
     gone.undefine()
     assert names(run(service(domain="gone", image="pers", state="absent"))) == ["release image"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
     assert not run(service(domain="gone", image="pers", state="absent")).changed
 
 
@@ -697,7 +701,7 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(
     define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """A claim that the module image_attachment made is this one's."""
+    """The module image_attachment makes the same record."""
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files that libvirt's domains have as disks or boot from, whoever gave the files to the domains."""
+"""The files of libvirt's domains: disks, kernels and initial RAM disks, also of domains that this collection doesn't
+manage.
+"""
 
 from __future__ import annotations
 

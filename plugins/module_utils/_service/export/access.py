@@ -75,7 +75,7 @@ def _warn_of_obstacle(plan: Plan, export: Export, directory: HeldDirectory, ids:
 
 
 def _warn_of_other_ids(plan: Plan, export: Export, ids: GuestIds, domains: HostDomains) -> None:
-    """Warn of other maps of the same directory: two guests then see each other's files as those of nobody."""
+    """Warn of other maps of the same directory: each guest then sees the files of the other as nobody's."""
     for name, device in domains.foreign:
         if shares(device, export.source) and device.uid_map != ids.uid_map:
             plan.warn_once(

@@ -90,7 +90,7 @@ def check_other_domains(export: Export, domains: HostDomains) -> None:
 def definition_action(
     edit: DefinitionEdit, device: VirtioFs, directory: HeldDirectory, seed: str | None
 ) -> Action | None:
-    """Return the action that defines the domain with ``device``; ``None`` where the definition is so already.
+    """Return the action that defines the domain with ``device``; ``None`` where the definition has it already.
 
     :arg directory: the exported directory, which must be the same when the action runs.
     :arg seed: the image that a CD-ROM drive of the domain has to hold.

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The restart of a running domain, where a change needs one and the user has asked for it."""
+"""The restart of a running domain, where a change needs a restart and the options allow it."""
 
 from __future__ import annotations
 

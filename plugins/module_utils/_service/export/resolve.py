@@ -88,7 +88,7 @@ def _of_attachment(attachment: ImageAttachment, domain: str) -> Export:
         raise InvalidInput(
             "attachment.domain", attachment.domain, f"the attachment to the domain {domain!r} is expected"
         )
-    # The front-end has compared the path with the SAFE_DIRS of the datastore, which this host doesn't know.
+    # The front-end has compared the path with the SAFE_DIRS of the datastore, which the catalog on the front-end has.
     check_allowed("attachment.source", attachment.source, safe=[attachment.source], restricted=SYSTEM_DIRS)
     return Export.of_attachment("attachment", attachment)
 

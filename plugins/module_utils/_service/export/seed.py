@@ -23,7 +23,7 @@ def seed_action(
     path: str,
     replace_mounts: Callable[[tuple[SeedMount, ...]], Iterable[SeedMount]],
 ) -> Action | None:
-    """Return the action that writes the seed at ``path``; ``None`` where the seed is so already.
+    """Return the action that writes the seed at ``path``; ``None`` where the seed needs no change.
 
     :arg replace_mounts: returns the mounts to write for those in the seed now. They are sorted by mount point.
     :raises Conflict: the file is no seed, or the seed of another domain.
