@@ -130,7 +130,10 @@ def test_a_domain_that_does_not_start_again_runs_as_before(
     domain("hv1", "falls", start=True)
     directory("hv1", "/srv/falls")
     program = "/usr/local/bin/refusing-virtiofsd"
-    script = '#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec /usr/local/libexec/granary-virtiofsd "$@";; esac\necho "no such luck" >&2\nexit 1\n'
+    script = (
+        '#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec /usr/local/libexec/granary-virtiofsd "$@";; esac\n'
+        'echo "no such luck" >&2\nexit 1\n'
+    )
     execute("hv1", "sh", "-c", 'cat > "$0"; chmod 755 "$0"', program, stdin=script)
     before = execute("hv1", "virsh", "dumpxml", "--inactive", "falls")
     started = execute("hv1", "virsh", "domid", "falls")
@@ -210,7 +213,10 @@ def test_another_directory_below_a_live_export(
         execute("hv1", "sh", "-c", change)
         assert daemon("lives") == "other_directory"
         if change == "umount /srv/live":
-            refused = "'/srv/live' was exported from the file system mounted on '/srv/live' and is now on the one mounted on '/'; put the old one back"
+            refused = (
+                "'/srv/live' was exported from the file system mounted on '/srv/live' and is now on the one mounted on "
+                "'/'; put the old one back"
+            )
             assert export(**desired)["msg"].startswith(refused)
         if change.startswith("mount"):
             result = export(**desired, restart="when_needed_force", restart_timeout=1)

@@ -282,7 +282,10 @@ def test_a_daemon_that_fails_leaves_the_definition_as_it_was(
 ) -> None:
     domain("hv1", "fails", shared=True, start=True)
     directory("hv1", "/srv/fails")
-    script = f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\necho "no such luck" >&2\nexit 1\n'
+    script = (
+        f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\n'
+        'echo "no such luck" >&2\nexit 1\n'
+    )
     execute(
         "hv1",
         "sh",
@@ -329,7 +332,10 @@ def test_a_seed_is_a_drive_and_a_file(
     try:
         assert names(export(**desired, check=True)) == names(export(**desired)) == ["add virtiofs device", "write seed"]
         assert not export(**desired)["changed"]
-        extract = 'cd "$(mktemp -d)"; xorriso -osirrox on -indev "$0" -extract /user-data user-data 2>/dev/null; cat user-data; rm -r "$PWD"'
+        extract = (
+            'cd "$(mktemp -d)"; xorriso -osirrox on -indev "$0" -extract /user-data user-data 2>/dev/null; '
+            'cat user-data; rm -r "$PWD"'
+        )
         user_data = execute("hv1", "sh", "-c", extract, desired["seed"])
         assert json.loads(user_data.partition("\n")[2])["mounts"][0][:3] == ["t", "/srv/in", "virtiofs"]
         execute("hv1", "virsh", "start", "seeded")
