@@ -400,7 +400,10 @@ def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(
     execute("hv1", "sh", "-c", "chown 0:0 /srv/closed && chmod 755 /srv/closed")
     result = export(domain="closed", source="/srv/closed", mount_tag="t", check=True)
     assert result["changed"]
-    warning = "100000:100000 on this host and can't write to '/srv/closed', because /srv/closed belongs to 0:0 with mode 0755."
+    warning = (
+        "100000:100000 on this host and can't write to '/srv/closed', because /srv/closed belongs to 0:0 with mode "
+        "0755."
+    )
     assert warning in " ".join(result["warnings"].split())
 
 
