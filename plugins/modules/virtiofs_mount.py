@@ -149,13 +149,12 @@ actions:
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
     VIRTIOFS_MOUNT_SPEC,
-    VirtiofsMountService,
-    read_wish,
+    build_virtiofs_mount,
 )
 
 
 def main() -> None:
-    run_module(VIRTIOFS_MOUNT_SPEC, lambda options: VirtiofsMountService(read_wish(options)))
+    run_module(VIRTIOFS_MOUNT_SPEC, build_virtiofs_mount)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ supported:
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
     VIRTIOFS_MOUNT_INFO_SPEC,
-    virtiofs_mount_info,
+    read_virtiofs_mounts,
 )
 
 
 def main() -> None:
-    run_info_module(VIRTIOFS_MOUNT_INFO_SPEC, lambda options: virtiofs_mount_info(**options))
+    run_info_module(VIRTIOFS_MOUNT_INFO_SPEC, lambda options: read_virtiofs_mounts())
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ from ..._core.plan import Action
 from ..._core.records import asdict, dataclass, field, replace
 from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
 from ..._host.ids.idmap_check import host_id
-from ..._host.mount.submounts import submount_warnings
 from ..._host.share_risks import share_risks
 from ..._host.shared_directory import HeldDirectory
 from ..._host.virtiofsd.program import WRAPPER, Daemon, default_binary, find_daemon, last_words
+from ..._host.virtiofsd.submounts import submount_warnings
 from ..._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from ..._libvirt import domain_xml
 from ..._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
