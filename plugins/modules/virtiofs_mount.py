@@ -113,7 +113,11 @@ mount:
   description: The mount once the module is done.
   returned: success
   type: dict
-  sample: {"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"]}
+  sample:
+    path: /srv/datasets
+    tag: datasets
+    live: [ro, noatime]
+    fstab: [ro, noatime, nofail]
   contains:
     path:
       description: The mount point, without symbolic links.

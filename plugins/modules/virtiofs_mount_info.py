@@ -37,7 +37,12 @@ mounts:
   returned: success
   type: list
   elements: dict
-  sample: [{"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"], "connected": true}]
+  sample:
+    - path: /srv/datasets
+      tag: datasets
+      live: [ro, noatime]
+      fstab: [ro, noatime, nofail]
+      connected: true
   contains:
     path:
       description: The mount point.
