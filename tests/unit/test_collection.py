@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py") if path.stem != "__init__")
@@ -42,6 +43,16 @@ def read_block(module: str, name: str) -> str:
     """Return a block of a module's documentation as it is in the file, without fragments."""
     text = (ROOT / "plugins" / "modules" / f"{module}.py").read_text()
     return re.search(rf'^{name} = r"""\n(.*?)^"""', text, re.DOTALL | re.MULTILINE)[1]
+
+
+def test_each_option_is_documented_once() -> None:
+    """The elements of ``images`` have the options of the module, which ``ansible-doc`` printed twice."""
+    shown = subprocess.run(
+        ["ansible-doc", "--json", "granary.vmstore.image"], check=True, stdout=subprocess.PIPE
+    ).stdout
+    options = json.loads(shown)["granary.vmstore.image"]["doc"]["options"]
+    assert "suboptions" not in options["images"]
+    assert options.keys() == IMAGE_SPEC.argument_spec.keys()
 
 
 def test_an_option_of_several_modules_is_documented_in_a_fragment() -> None:

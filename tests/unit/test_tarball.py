@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Directories and files of the checkout that users need.
 NEEDED = (
+    "CHANGELOG.md",
     "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "COPYING",
