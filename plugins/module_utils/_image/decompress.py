@@ -326,7 +326,7 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
     :raises InvalidInput: something else, or a frame that needs more memory than :data:`MEMORY`.
     """
     steps = _zstd_steps(effort, damaged)
-    skipped, wanted = steps.send(None)
+    skipped, wanted = next(steps)
     header = b""
     for chunk in chunks:
         position = 0

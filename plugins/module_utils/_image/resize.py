@@ -17,6 +17,7 @@ import os
 from .._core.directory import descriptor_path, open_file_at, opened_directory, opened_file_at
 from .._core.errors import Conflict, os_errors
 from .image_file import inspect
+from .layout import checksum_file
 from .new_image import remove_files
 from .qemu_img import run_qemu_img
 from .room import require_length, require_room
@@ -50,7 +51,7 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             return
         if not sparse:
             require_room(descriptor, growth, f"grow {image}")
-        remove_files(directory, [f"{name}.md5sum"])  # it is about the old data
+        remove_files(directory, [checksum_file(name)])  # it is about the old data
         if format == "raw":
             _grow_raw(descriptor, size, sparse, image)
         else:
