@@ -13,7 +13,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from .errors import CommandFailed, VmstoreError, printable
@@ -199,7 +199,7 @@ def stream(
     failed: Callable[[str], VmstoreError],
     timeout: float = 60,
     limits: Sequence[str] = (),
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing
     the iterator stops the command.
 

@@ -249,7 +249,7 @@ def _same(status: os.stat_result, directory: int, name: str) -> bool:
 
 def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[StoredSnapshot, ...]) -> StoredImage:
     status = os.stat(file, dir_fd=opened, follow_symlinks=False)
-    shown = os.path.join(directory, file)
+    place = os.path.join(directory, file)
     image_format, size, error = None, None, None
     try:
         with _file(opened, file) as descriptor:
@@ -259,11 +259,11 @@ def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[St
             if found == "vhdx":
                 head = os.pread(descriptor, HEAD_SIZE, 0)
             image_format = found if found in QEMU_FORMATS else "raw"
-            size = virtual_size(head, status.st_size, option="source", path=shown)
+            size = virtual_size(head, status.st_size, option="source", path=place)
     except FileNotFoundError:
         raise
     except OSError as refused:
-        error = str(from_os_error(refused, f"read {shown}"))
+        error = str(from_os_error(refused, f"read {place}"))
     except InvalidInput as refused:
         error = str(refused)
     path = os.path.join(directory, name)

@@ -21,7 +21,7 @@ from .layout import checksum_file
 from .new_image import remove_files
 from .qemu_img import run_qemu_img
 from .room import require_length, require_room
-from .snapshots import content_files, list_snapshots
+from .snapshots import chain_files, list_snapshots
 from .still import is_used
 
 
@@ -34,7 +34,7 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
     :raises Conflict: it has snapshots, or a program uses it.
     :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
     """
-    if content_files(image, format) != [image] or list_snapshots(image):
+    if chain_files(image, format) != [image] or list_snapshots(image):
         raise Conflict(f"{image} can't grow while it has snapshots: delete them, or flatten one.")
     directory, name = os.path.split(image)
     with contextlib.ExitStack() as stack:

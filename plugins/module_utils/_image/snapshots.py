@@ -156,7 +156,7 @@ def list_snapshots(image: str) -> list[int]:
         return [number for number in files.numbers() if files.data_of(number) != active]
 
 
-def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
+def chain_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
     """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one
     it is based on.
 
@@ -406,7 +406,7 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
 
 
 __all__ = [
-    "content_files",
+    "chain_files",
     "data_file",
     "delete_snapshot",
     "flatten_snapshot",

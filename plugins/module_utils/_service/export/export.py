@@ -35,8 +35,9 @@ from ..._core.errors import (
 from ..._core.files import remove_durably, write_atomic
 from ..._core.locks import locked
 from ..._core.paths import absolute, check_allowed, real_path
+from ..._core.plain import to_plain
 from ..._core.plan import Action
-from ..._core.records import asdict, dataclass, field, replace
+from ..._core.records import dataclass, field, replace
 from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
 from ..._host.ids.idmap_check import host_id
 from ..._host.mount.submounts import submount_warnings
@@ -667,8 +668,8 @@ class VirtiofsExportService(Service):
             Action(
                 "write seed",
                 path,
-                None if old is None else {one.tag: asdict(one) for one in old.mounts},
-                {one.tag: asdict(one) for one in new.mounts},
+                None if old is None else {one.tag: to_plain(one) for one in old.mounts},
+                {one.tag: to_plain(one) for one in new.mounts},
                 apply=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts), mode=0o600),
                 undo=functools.partial(remove_durably, path)
                 if old is None
