@@ -321,7 +321,10 @@ def test_strict_reads_are_exact(mounted: Callable[..., Any]) -> None:
 
 
 def test_policies_change_under_load(ds: Any) -> None:
-    work = f"i=0; while [ $i -lt 200 ]; do echo $i > {ds.path}/f$i || exit 1; cat {ds.path}/f$i > /dev/null; rm {ds.path}/f$i; i=$((i+1)); done"
+    work = (
+        f"p={ds.path}/f; i=0; while [ $i -lt 200 ]; do echo $i > $p$i || exit 1; cat $p$i > /dev/null; rm $p$i; "
+        "i=$((i+1)); done"
+    )
     load = subprocess.Popen(["sh", "-c", work])
     rounds = 0
     while load.poll() is None:
@@ -542,7 +545,10 @@ def test_clients_see_what_really_happened(mounted: Callable[..., Any]) -> None:
 
 
 def test_a_deep_tree(ds: Any) -> None:
-    make = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('d'); os.chdir('d')\nopen('file', 'w').write('x')"
+    make = (
+        "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('d'); os.chdir('d')\n"
+        "open('file', 'w').write('x')"
+    )
     subprocess.run([sys.executable, "-c", make, str(ds.path)], check=True)
     assert ds.call("ledger.query", op="write", limit=1)[0]["path"] == "/d" * 1200 + "/file"
     ds.call("crash.track")
