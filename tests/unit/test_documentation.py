@@ -102,7 +102,7 @@ FRAGMENTS: dict[Key, str] = {
 def claimed() -> set[Key]:
     """Return the blocks that tests ask for, by the calls of block() and files_of() in them."""
     found: set[Key] = set()
-    for path in (ROOT / "tests" / "integration").rglob("test_*.py"):
+    for path in (ROOT / "tests").glob("**/integration/**/test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("block", "files_of"):
                 arguments = [ast.literal_eval(one) for one in node.args]
