@@ -52,7 +52,7 @@ class CatalogService(Service):
             self._open, self._is_writing = catalog, True
             try:
                 plan = self.plan()
-                plan.commit()
+                plan.run()
             finally:
                 self._open, self._is_writing = None, False
         return plan

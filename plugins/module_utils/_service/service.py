@@ -63,7 +63,7 @@ class Service:
         """Make the desired state so, and answer what was done."""
         with self.exclusive():
             plan = self.plan()
-            plan.commit()
+            plan.run()
         return plan
 
 

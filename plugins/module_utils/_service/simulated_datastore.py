@@ -213,14 +213,14 @@ class SimulatedDatastoreService(Service):
             client = str(mount["client"])
             now = clients.get(client)
             if now is None:
-                apply = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
+                record = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
                 plan.actions.append(
                     Action(
                         f"mount for {client}",
                         str(mount["path"]),
                         None,
                         dict(mount),
-                        apply,
+                        record,
                         self._do("umount", "--client", client),
                     )
                 )
@@ -231,12 +231,12 @@ class SimulatedDatastoreService(Service):
                     "path": now["mount_point"],
                     **{name: now[name] for name in ("profile", "squash", "read_only", "strict")},
                 }
-                apply, undo = (
+                record, undo = (
                     self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"]))
                     for each in (mount, old)
                 )
                 plan.actions.append(
-                    Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo)
+                    Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), record, undo)
                 )
         wanted = {str(mount["client"]) for mount in self.wish.mounts}
         for client, now in sorted(clients.items()):
@@ -378,10 +378,10 @@ def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool
 def _quiet(work):
     """An action that returns nothing."""
 
-    def apply() -> None:
+    def record() -> None:
         work()
 
-    return apply
+    return record
 
 
 def read_simulated_datastore(options: Mapping[str, object]) -> dict[str, object]:

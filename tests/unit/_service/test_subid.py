@@ -39,7 +39,7 @@ def committed(etc: Path, **options: object) -> Plan:
     service = SubidService(SubidWish(**{"user": "alice", **options}), str(etc))
     with service.exclusive():
         plan = service.plan()
-        plan.commit()
+        plan.run()
     return plan
 
 
@@ -157,7 +157,7 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
         plan = service.plan()
         (etc / "subgid").mkdir()
         with pytest.raises(VmstoreError, match="Could not write .*/subgid"):
-            plan.commit()
+            plan.run()
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
 

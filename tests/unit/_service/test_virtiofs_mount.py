@@ -344,7 +344,7 @@ def run(change=lambda: None, **options):
         plan = made.plan()
         change()
         try:
-            plan.commit()
+            plan.run()
         except VmstoreError as error:
             return f"{type(error).__name__}: {error} {' '.join(plan.warnings)}".strip()
     return [action.name for action in plan.actions]

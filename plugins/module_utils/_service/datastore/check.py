@@ -191,8 +191,8 @@ class DatastoreCheckService(CatalogService):
                 changes["checksum"] = checksum
             if changes:
                 before = {name: getattr(image, name) for name in changes}
-                apply = functools.partial(IMAGES.update, self.catalog, records.replace(image, **changes))
-                self._plan.actions.append(Action("correct image", image.name, before, changes, apply))
+                record = functools.partial(IMAGES.update, self.catalog, records.replace(image, **changes))
+                self._plan.actions.append(Action("correct image", image.name, before, changes, record))
 
     def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:
         """Attributes, and what was found; ``None`` where that can't be told."""

@@ -94,14 +94,14 @@ class DatastoreService(CatalogService):
         check_datastore(wanted)
         self._try_attributes(wanted, found)
         if wanted != found:
-            apply = (
+            record = (
                 functools.partial(self._insert, wanted)
                 if found is None
                 else functools.partial(DATASTORES.update, self.catalog, wanted)
             )
             verb = "create" if found is None else "update"
             plan.actions.append(
-                Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), apply)
+                Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), record)
             )
         plan.result["datastore"] = wanted.as_dict()
         return plan

@@ -218,15 +218,15 @@ class OpennebulaDriversService(Service):
             with os_errors(f"look at the directory {self.kept}"):
                 require_only_root("kept", self.kept, "the front-end's own scripts are restored from there")
         if older:
-            apply = functools.partial(self._move_kept, path, kept, older)
+            record = functools.partial(self._move_kept, path, kept, older)
             plan.actions.append(
-                Action("move kept scripts", path, {"kept": older}, {"directory": kept.directory}, apply)
+                Action("move kept scripts", path, {"kept": older}, {"directory": kept.directory}, record)
             )
         if wrong:
             before = [action for action in wrong if action in found]
-            apply = functools.partial(self._install_driver, path, kept)
+            record = functools.partial(self._install_driver, path, kept)
             plan.actions.append(
-                Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, apply)
+                Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, record)
             )
 
     @staticmethod

@@ -29,7 +29,7 @@ def claim_action(
     :arg resolve: what ``after`` came from; asked again in the transaction, because another host may have been faster.
     """
 
-    def apply() -> None:
+    def record() -> None:
         with open_catalog(path, create=False) as catalog, catalog.transaction():
             for one in before:
                 remove_attachment(catalog, one.image_id, one.host, one.domain)
@@ -45,15 +45,15 @@ def claim_action(
         _subject(after),
         _described(before),
         _described([after]),
-        apply,
+        record,
         functools.partial(_exchange, path, [after], before),
     )
 
 
 def release_action(path: str, claims: Sequence[ImageAttachment]) -> Action:
     """Give images back. To be done once the domain has no device of them any more."""
-    apply, undo = functools.partial(_exchange, path, claims, []), functools.partial(_exchange, path, [], claims)
-    return Action("release image", _subject(claims[0]), _described(claims), None, apply, undo)
+    record, undo = functools.partial(_exchange, path, claims, []), functools.partial(_exchange, path, [], claims)
+    return Action("release image", _subject(claims[0]), _described(claims), None, record, undo)
 
 
 def _exchange(path: str, removed: Sequence[ImageAttachment], recorded: Sequence[ImageAttachment]) -> None:

@@ -36,7 +36,7 @@ from ..._core.files import remove_durably, write_atomic
 from ..._core.locks import locked
 from ..._core.paths import absolute, check_allowed, real_path
 from ..._core.plan import Action
-from ..._core.records import asdict, dataclass, field, replace
+from ..._core.records import asdict, dataclass, replace
 from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
 from ..._host.ids.idmap_check import host_id
 from ..._host.mount.submounts import submount_warnings
@@ -136,21 +136,6 @@ class Export:
     attachment: ImageAttachment | None = None
 
 
-@dataclass
-class ExportPlan(RestartPlan):
-    """A plan with actions that may turn out to wait for a restart of the domain."""
-
-    postponed: list[Action] = field(default_factory=list)
-    #: What to tidy up once all is done, of which the user sees nothing.
-    afterwards: list[Callable[[], None]] = field(default_factory=list)
-
-    def commit(self) -> None:
-        super().commit()
-        self.actions = [action for action in self.actions if action not in self.postponed]
-        for tidy in self.afterwards:
-            tidy()
-
-
 class VirtiofsExportService(Service):
     """Plans one virtiofs device of one domain."""
 
@@ -204,8 +189,8 @@ class VirtiofsExportService(Service):
         with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
             yield
 
-    def plan(self) -> ExportPlan:
-        plan = ExportPlan({"restart_required": False, "restart_reasons": []})
+    def plan(self) -> RestartPlan:
+        plan = RestartPlan({"restart_required": False, "restart_reasons": []})
         try:
             plan.restart = allowed_restart(self.hypervisor.find_domain(self.options["domain"]), self.options)
         except LibvirtMissing as error:
@@ -221,15 +206,15 @@ class VirtiofsExportService(Service):
         plan.add_restart()
         return plan
 
-    def converge(self) -> ExportPlan:
+    def converge(self) -> RestartPlan:
         with self.exclusive():
             plan = self.plan()
-            plan.commit()
+            plan.run()
         finish(self, plan)
         return plan
 
-    def unknown(self) -> ExportPlan:
-        plan = ExportPlan(
+    def unknown(self) -> RestartPlan:
+        plan = RestartPlan(
             {"restart_required": False, "restart_reasons": [], "domain": self.options["domain"], "device": None}
         )
         if self.present:
@@ -266,7 +251,7 @@ class VirtiofsExportService(Service):
 
     # Present
 
-    def _plan_present(self, plan: ExportPlan) -> None:
+    def _plan_present(self, plan: RestartPlan) -> None:
         domain = self.hypervisor.domain(self.options["domain"])
         if not domain.is_persistent:
             raise UnsupportedAction(
@@ -308,7 +293,7 @@ class VirtiofsExportService(Service):
             )
         plan.result.update(domain=domain.name, mapped=bool(wanted.uid_map), device=_described(export, wanted))
 
-    def _resolve(self, plan: ExportPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
+    def _resolve(self, plan: RestartPlan, domain: Domain, defined: set[str]) -> tuple[Export, list[Action]]:
         """What to export, and the action that claims it in the catalog."""
         if self.options["source"] is not None:
             source = absolute("source", resolve_source(absolute("source", self.options["source"])))
@@ -368,7 +353,7 @@ class VirtiofsExportService(Service):
         return [] if image is None else attachments(view, host=self.host, image_id=image.id)
 
     def _device(
-        self, plan: ExportPlan, export: Export, domain: Domain, foreign: list[tuple[str, VirtioFs]]
+        self, plan: RestartPlan, export: Export, domain: Domain, foreign: list[tuple[str, VirtioFs]]
     ) -> VirtioFs:
         """The device for this host's libvirt and virtiofsd.
 
@@ -451,7 +436,7 @@ class VirtiofsExportService(Service):
                 f"'setfacl -m u:{user}:x,u:{root}:x {directory}' just these two."
             )
 
-    def _warn_of_obstacle(self, plan: ExportPlan, export: Export, uid_map: IdMaps, gid_map: IdMaps) -> None:
+    def _warn_of_obstacle(self, plan: RestartPlan, export: Export, uid_map: IdMaps, gid_map: IdMaps) -> None:
         """Owners and modes can change at any time, so what the guest's root can't use now is no error."""
         root = (host_id(uid_map, 0), host_id(gid_map, 0))
         if self._directory is None or None in root:
@@ -466,7 +451,7 @@ class VirtiofsExportService(Service):
 
     @staticmethod
     def _warn_of_other_ids(
-        plan: ExportPlan, export: Export, uid_map: IdMaps, foreign: list[tuple[str, VirtioFs]]
+        plan: RestartPlan, export: Export, uid_map: IdMaps, foreign: list[tuple[str, VirtioFs]]
     ) -> None:
         """Two guests with different maps see each other's files as those of nobody."""
         for name, device in foreign:
@@ -546,7 +531,7 @@ class VirtiofsExportService(Service):
             name,
             f"domain {domain.name!r}",
             *_shown(before, after),
-            apply=functools.partial(self._define, domain, old, after, ours),
+            record=functools.partial(self._define, domain, old, after, ours),
             undo=functools.partial(domain.restore, old),
         )
 
@@ -568,7 +553,7 @@ class VirtiofsExportService(Service):
                 "definition is back."
             )
 
-    def _plan_attach(self, plan: ExportPlan, domain: Domain, wanted: VirtioFs) -> None:
+    def _plan_attach(self, plan: RestartPlan, domain: Domain, wanted: VirtioFs) -> None:
         text = domain.running_xml()
         if text is None:
             saved = domain.saved_xml()
@@ -603,7 +588,7 @@ class VirtiofsExportService(Service):
                     f"running domain {domain.name!r}",
                     None,
                     domain_xml.pretty(element),
-                    apply=functools.partial(self._attach, domain, domain_xml.to_text(element), wanted),
+                    record=functools.partial(self._attach, domain, domain_xml.to_text(element), wanted),
                     undo=functools.partial(self._detach, domain, wanted),
                 )
             )
@@ -645,7 +630,7 @@ class VirtiofsExportService(Service):
     # Seed
 
     def _plan_seed(
-        self, plan: ExportPlan, domain: Domain, path: str, edited: Callable[[tuple[SeedMount, ...]], list[SeedMount]]
+        self, plan: RestartPlan, domain: Domain, path: str, edited: Callable[[tuple[SeedMount, ...]], list[SeedMount]]
     ) -> None:
         """Make the seed at ``path`` hold the mounts that ``edited`` makes of its mounts now, in the order of their
         mount points.
@@ -669,7 +654,7 @@ class VirtiofsExportService(Service):
                 path,
                 None if old is None else {one.tag: asdict(one) for one in old.mounts},
                 {one.tag: asdict(one) for one in new.mounts},
-                apply=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts), mode=0o600),
+                record=functools.partial(write_atomic, path, seed_bytes(new.instance_id, new.mounts), mode=0o600),
                 undo=functools.partial(remove_durably, path)
                 if old is None
                 else functools.partial(write_atomic, path, seed_bytes(old.instance_id, old.mounts)),
@@ -678,7 +663,7 @@ class VirtiofsExportService(Service):
 
     # Absent
 
-    def _plan_absent(self, plan: ExportPlan) -> None:
+    def _plan_absent(self, plan: RestartPlan) -> None:
         domain = self.hypervisor.find_domain(self.options["domain"])
         name = self.options["domain"] if domain is None else domain.name
         plan.result.update(domain=name, mapped=False, device=None)
@@ -707,17 +692,17 @@ class VirtiofsExportService(Service):
         )
         free_ranges(name, {one.uuid for one in self.hypervisor.domains()}, domain and domain.uuid, used)
 
-    def _release_action(self, plan: ExportPlan, claims: list[ImageAttachment]) -> Action:
+    def _release_action(self, plan: RestartPlan, claims: list[ImageAttachment]) -> Action:
         """As long as the guest can write to it, no other domain may: the claim outlives a device that stays."""
         action = release_action(self.catalog_path, claims)
 
         def release() -> None:
             if plan.postponed:
-                plan.postponed.append(released)
+                plan.postponed.append((released, plan.postponed[0][1]))
             else:
-                action.apply()
+                action.record()
 
-        released = replace(action, apply=release)
+        released = replace(action, record=release)
         return released
 
     def _unwanted(self, domain: str) -> tuple[Callable[[VirtioFs], bool], list[ImageAttachment]]:
@@ -751,7 +736,7 @@ class VirtiofsExportService(Service):
 
         return matches, [one for one in claims if matches(VirtioFs(one.mount_tag, one.source))]
 
-    def _plan_undefine(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
+    def _plan_undefine(self, plan: RestartPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
         """Take the device out of the definition; the answer is its tag."""
         if not domain.is_persistent:
             return set()
@@ -769,7 +754,7 @@ class VirtiofsExportService(Service):
             plan.restart_for(SAVED_STATE)
         return {device.tag for _element, device in found}
 
-    def _plan_unplug(self, plan: ExportPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
+    def _plan_unplug(self, plan: RestartPlan, domain: Domain, matches: Callable[[VirtioFs], bool]) -> set[str]:
         """Unplug the device from the running domain; the answer is its tag."""
         text = domain.running_xml()
         found = (
@@ -781,21 +766,20 @@ class VirtiofsExportService(Service):
             plan.actions.append(self._unplug_action(plan, domain, element, device))
         return {device.tag for _element, device in found}
 
-    def _unplug_action(self, plan: ExportPlan, domain: Domain, element: ET.Element, device: VirtioFs) -> Action:
+    def _unplug_action(self, plan: RestartPlan, domain: Domain, element: ET.Element, device: VirtioFs) -> Action:
         def unplug() -> None:
             if not self._detach(domain, device):
-                plan.postponed.append(action)
                 why = ", because its virtiofsd has died" if has_died(domain, device) else ""
-                plan.restart_for(
-                    f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
-                )
+                reason = f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
+                plan.postponed.append((action, reason))
+                plan.restart_for(reason)
 
         action = Action(
             "unplug virtiofs device",
             f"running domain {domain.name!r}",
             domain_xml.pretty(element),
             None,
-            apply=unplug,
+            record=unplug,
             undo=functools.partial(_replug, domain, device),
         )
         return action

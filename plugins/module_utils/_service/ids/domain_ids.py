@@ -30,7 +30,6 @@ from ..._host.ids.domain_ids import (
 from ..._host.ids.idmap_check import covered
 from ..._host.ids.shadow_lock import shadow_lock
 from ..._model.idmap import IdMap
-from ..prepared_action import prepared
 
 
 class DomainIds:
@@ -111,8 +110,12 @@ class DomainIds:
                 _edit_entries(list(subid.FILES), self.etc, lambda ranges: [*ranges, as_range(former)], former.user)
             write_allocations(before)
 
+        def prepare() -> Callable[[], None]:
+            allocate()
+            return take_back
+
         if action is not None:
-            return [prepared(action, allocate, take_back)]
+            return [replace(action, prepare=(prepare, *action.prepare))]
         return [
             Action(
                 "grant subordinate ids",

@@ -193,7 +193,7 @@ class SubidService(Service):
                 path,
                 as_lines(before),
                 as_lines(after),
-                apply=functools.partial(self._write, path, new),
+                record=functools.partial(self._write, path, new),
                 undo=functools.partial(self._write, path, old) if existed else functools.partial(remove_durably, path),
             )
         )

@@ -264,7 +264,7 @@ class ImageAttachmentService(CatalogService):
             f"image {known.image!r} in domain {self.domain!r} on host {self.host!r}",
             before and before.as_dict(),
             after and after.as_dict(),
-            apply=functools.partial(record_attachment, self.catalog, after)
+            record=functools.partial(record_attachment, self.catalog, after)
             if after
             else functools.partial(remove_attachment, self.catalog, before.image_id, self.host, self.domain),
         )

@@ -44,7 +44,6 @@ from ..._model.image import Image
 from ..._model.names import LONGEST_NAME
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..datastore.desired import check_timeout
-from ..prepared_action import prepared
 from .data import EMPTY_TYPES, ImageData, grows
 from .known import KnownImages
 from .options import IMAGE_OPTIONS, MOUNT_OPTIONS, DataWish, ImageWish, read_wish
@@ -199,7 +198,7 @@ class ImageService(CatalogService):
             )
             self.lack(self._plan, DependencyNotFound(message), is_planned=True)
         if self._data_first and self._plan.changed:
-            self._plan.actions[0] = prepared(self._plan.actions[0], self._remove_all_data_first, nothing)
+            self._plan.actions[0] = records.replace(self._plan.actions[0], prepare=(self._remove_all_data_first,))
         present = [image for image in images if image is not None]
         if self.many:
             self._plan.result["images"] = present
@@ -435,7 +434,7 @@ class ImageService(CatalogService):
         name: str,
         before: Image | None,
         after: Image,
-        apply: Callable[[Image], None],
+        record: Callable[[Image], None],
         *,
         hidden: tuple[str, ...] = (),
     ) -> None:
@@ -446,7 +445,7 @@ class ImageService(CatalogService):
         shown = self._shown(before, after)
         old = before and before.as_dict(self._known.name_of)
         self._plan.actions.append(
-            Action(name, after.name, old, described, functools.partial(apply, after), shown=shown)
+            Action(name, after.name, old, described, functools.partial(record, after), shown=shown)
         )
 
     def _shown(
@@ -521,13 +520,14 @@ class ImageService(CatalogService):
             self._outdated.append((self._known.driver(datastore), found))
         self._known.remove(found.id)
 
-    def _remove_all_data_first(self) -> None:
+    def _remove_all_data_first(self) -> Callable[[], None]:
         for driver, image in self._outdated:
             if not self._known.is_at(image.path):
                 with image_lock(self.path, image.id):
                     driver.rm(image.path)
                 self._emptied.append(image.name)
         self._outdated = []
+        return nothing
 
     def _remove_data(self, driver: DatastoreDriver, image: Image) -> None:
         try:

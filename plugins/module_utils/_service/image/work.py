@@ -42,7 +42,7 @@ class ImageWorkService(CatalogService):
         with image_lock(self.path, self.reference):
             self._close()  # what other runs changed is read again
             plan = self.plan()
-            plan.commit()
+            plan.run()
             self.sweep()
         return plan
 

@@ -191,7 +191,7 @@ class VirtiofsMountService(Service):
                     directory,
                     None,
                     f"mode {mode:04o}",
-                    apply=functools.partial(mount_point.create, directory, mode),
+                    record=functools.partial(mount_point.create, directory, mode),
                     undo=functools.partial(mount_point.remove, directory),
                 )
             )
@@ -234,7 +234,7 @@ class VirtiofsMountService(Service):
                 self.fstab,
                 "".join(f"{entry}\n" for entry in ours) or None,
                 None if wanted is None else f"{wanted}\n",
-                apply=functools.partial(self._write_fstab, plan, fstab.edited(text, ours, wanted)),
+                record=functools.partial(self._write_fstab, plan, fstab.edited(text, ours, wanted)),
                 undo=functools.partial(self._write_fstab, plan, text if existed else None),
             )
         )
@@ -286,7 +286,7 @@ class VirtiofsMountService(Service):
                     path,
                     describe(live.source, before),
                     describe(live.source, wanted),
-                    apply=functools.partial(self._remount, live, before, wanted, superblock),
+                    record=functools.partial(self._remount, live, before, wanted, superblock),
                     undo=functools.partial(self._remount, live, wanted, before, superblock),
                 )
             )
@@ -341,7 +341,7 @@ class VirtiofsMountService(Service):
                 path,
                 None,
                 describe(str(self.wish.tag), wanted),
-                apply=functools.partial(self._mount, str(self.wish.tag), path, wanted),
+                record=functools.partial(self._mount, str(self.wish.tag), path, wanted),
                 undo=functools.partial(self._unmount_last, path),
             )
         )
@@ -357,7 +357,7 @@ class VirtiofsMountService(Service):
                 path,
                 describe(live.source, settings),
                 None,
-                apply=functools.partial(mount_commands.unmount, live),
+                record=functools.partial(mount_commands.unmount, live),
                 undo=functools.partial(self._mount, live.source, path, settings),
             )
         )
