@@ -36,7 +36,7 @@ class Action:
     :arg after: the same once the action is done; ``None`` when it will not exist.
     :arg record: makes the change, under the transaction or lock of the service.
     :arg undo: takes back ``record`` when a later action of the same plan fails.
-    :arg shown: ``before`` and ``after`` for the diff, where a user reads something else there.
+    :arg diff: ``before`` and ``after`` for the diff, where a user reads something else there.
     :arg prepare: what has to be done before any action is recorded, and outside the transaction, because it takes long.
         What several actions share is done once.
     :arg finish: does what can't be taken back, once all actions are recorded and the transaction has ended. Returns the
@@ -49,7 +49,7 @@ class Action:
     after: object
     record: Callable[[], object] = nothing
     undo: Callable[[], object] = nothing
-    shown: tuple[object, object] | None = None
+    diff: tuple[object, object] | None = None
     prepare: tuple[Preparation, ...] = ()
     finish: Callable[[], str | None] = nothing
 
@@ -162,7 +162,7 @@ class Plan:
         """The actions in the form ``--diff`` prints: what changes, and nothing else."""
         entries = []
         for action in self.actions:
-            before, after = _difference(*(action.shown or (action.before, action.after)))
+            before, after = _difference(*(action.diff or (action.before, action.after)))
             headers = {"before_header": action.subject, "after_header": f"{action.subject} ({action.name})"}
             entries.append(
                 {**headers, "before": "" if before is None else before, "after": "" if after is None else after}

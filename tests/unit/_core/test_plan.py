@@ -258,7 +258,7 @@ def test_a_diff_of_something_new_has_what_is_set() -> None:
 
 
 def test_a_diff_has_what_a_user_reads() -> None:
-    assert difference({"datastore_id": 1}, {"datastore_id": 2}, shown=({"datastore": "a"}, {"datastore": "b"})) == (
+    assert difference({"datastore_id": 1}, {"datastore_id": 2}, diff=({"datastore": "a"}, {"datastore": "b"})) == (
         {"datastore": "a"},
         {"datastore": "b"},
     )

@@ -70,7 +70,7 @@ class ImageExportService(ImageWorkService):
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):
                 plan.result.update(target.measured())
-                self.sweep = functools.partial(sweep, os.path.dirname(self.dest))
+                plan.afterwards.append(functools.partial(sweep, os.path.dirname(self.dest)))
                 return plan
             if target.found is not None and not self.options["force"]:
                 raise Conflict(

@@ -82,7 +82,7 @@ class ImageSnapshotService(ImageWorkService):
                 Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), record, undo)
             )
         if outcome.work is None:
-            self.sweep = driver.sweep
+            plan.afterwards.append(driver.sweep)
         else:
             self._check_unused(image)
             self._check_data_unused(image, driver)
