@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import wrapper as virtiofsd_wrapper
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
+    wrapper as virtiofsd_wrapper,
+)
 
 UTILS = "ansible_collections.granary.vmstore.plugins.module_utils"
 

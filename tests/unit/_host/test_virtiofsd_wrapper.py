@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import wrapper as virtiofsd_wrapper
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
+    wrapper as virtiofsd_wrapper,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.wrapper import (
     Found,
     Refused,

@@ -92,7 +92,7 @@ BOOTSTRAP = ";".join(
         f'm=os.memfd_create("{ENGINE}")',
         "os.write(m,i.read(int(i.readline())))",
         'sys.path.insert(0,"/proc/self/fd/%d"%m)',
-        f"from {ENGINE}._driver.bridge import serve",
+        f"from {ENGINE}._driver.datastore.bridge import serve",
         "serve(i)",
     )
 )
