@@ -21,7 +21,7 @@ IMAGE_TYPES = {"image": ("os", "cdrom", "datablock", "filesystem"), "file": ("ke
 def datastore_of(known: KnownImages, spec: ImageSpec, found: Image | None) -> Datastore:
     """
     :arg found: the image, where the catalog has it.
-    :raises VmstoreError: the image is, or is to be, in no datastore of the catalog, or in another one than ``spec`` has.
+    :raises VmstoreError: the catalog has no such datastore, or the image is in another one.
     """
     if found is None:
         if spec.id is not None:
