@@ -196,7 +196,7 @@ class ImageActions:
 
         What isn't known in check mode, such as the format of a download, is left out of both.
         """
-        old, new = (one and self._state(one) for one in (before, after))
+        old, new = (None if one is None else self._state(one) for one in (before, after))
         if before and after and old and new:
             old["name"], new["name"] = before.name, after.name
         if new and not new["path"]:

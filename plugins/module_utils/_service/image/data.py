@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from ..._core import records
 from ..._core.errors import Conflict, InvalidInput, NotFound, StaleState, UnsupportedAction, VmstoreError
@@ -64,7 +65,7 @@ class ImageData:
     def error(self, number: int) -> VmstoreError | None:
         """Return why the data of an image could not be made."""
         done = self._done.get(number)
-        return done and done.error
+        return None if done is None else done.error
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the data of the plan is made."""
@@ -202,13 +203,14 @@ class ImageData:
                 return f"{option}: the image {found.name!r} was made {made}; {keep} to keep its data, or {replaced}."
         return ""
 
-    def moved(self, spec: DataSpec, found: Image) -> dict[str, str | None]:
-        """Return what changes in the row of an image whose origin is elsewhere now: the same checksum is the same data,
-        wherever it comes from.
+    def moved(self, spec: DataSpec, found: Image, wanted: Image) -> Image:
+        """Return ``wanted`` with its origin, which is elsewhere now where the checksum is the same.
+
+        A domain doesn't notice where the data once came from.
         """
         if spec.redacted is None or not has_checksum(found, spec.checksum):
-            return {}
-        return {"origin": spec.redacted, "origin_checksum": spec.checksum}
+            return wanted
+        return records.replace(wanted, origin=spec.redacted, origin_checksum=spec.checksum)
 
     def grow(
         self, number: int, spec: DataSpec, found: Image, driver: DatastoreDriver
@@ -366,7 +368,7 @@ class ImageData:
     def _copy_options(self, driver: DatastoreDriver, spec: DataSpec, kind: str) -> CopyOptions:
         checksums = dict([spec.checksum.split(":")]) if spec.checksum else {}
         options = copy_options(driver.datastore.attributes, kind, checksums=checksums)
-        given = {
+        given: dict[str, Any] = {
             "driver_format": spec.driver,
             "sparse": spec.sparse,
             "convert": True if spec.driver else None,

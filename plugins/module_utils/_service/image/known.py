@@ -63,7 +63,7 @@ class KnownImages:
     def name_of(self, image_id: int) -> str | None:
         """Return the name that an image has now, or will have; ``None`` where there is none with this id."""
         image = self._by_id.get(image_id)
-        return image and image.name
+        return None if image is None else image.name
 
     def source(self, reference: str) -> Image:
         """

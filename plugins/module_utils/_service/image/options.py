@@ -183,12 +183,16 @@ def _read_data(options: Mapping[str, Any]) -> DataSpec:
     origin, redacted = _read_origin(options)
     checksum, checksum_list = _read_checksum(options["checksum"])
     spec = DataSpec(
-        origin,
-        redacted,
-        checksum,
-        options["clone_from"],
-        None if options["size"] is None else read_size("size", options["size"]),
-        *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")),
+        origin=origin,
+        redacted=redacted,
+        checksum=checksum,
+        clone_from=options["clone_from"],
+        size=None if options["size"] is None else read_size("size", options["size"]),
+        format=options["format"],
+        fs=options["fs"],
+        driver=options["driver"],
+        sparse=options["sparse"],
+        verify=options["verify"],
         checksum_list=checksum_list,
         headers=read_headers("headers", options["headers"]),
         ca_path=None if options["ca_path"] is None else absolute("ca_path", options["ca_path"]),

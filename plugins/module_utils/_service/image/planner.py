@@ -243,8 +243,7 @@ class ImagePlanner:
             self._actions.check_data_unused(found, "grown", True)
             name = "grow image"
             wanted, prepare = self._data.grow(number, spec.data, wanted, driver)
-        # A domain doesn't notice where the data once came from.
-        wanted = records.replace(wanted, **self._data.moved(spec.data, found))
+        wanted = self._data.moved(spec.data, found, wanted)
         if wanted != found:
             self._actions.update(name, found, wanted, prepare=prepare)
         return wanted, wanted.size_mb

@@ -42,9 +42,10 @@ class ImageWorkService(CatalogService):
             self._close()  # what other runs changed is read again
             yield
 
-    def recording(self, plan: Plan) -> contextlib.AbstractContextManager[Plan]:
+    @contextlib.contextmanager
+    def recording(self, plan: Plan) -> Iterator[Plan]:
         """Each action has its own transaction, because the work in between takes too long for one."""
-        return contextlib.nullcontext(plan)
+        yield plan
 
     def image(self) -> Image:
         """
