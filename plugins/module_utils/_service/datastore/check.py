@@ -66,7 +66,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         self.stored = {one.path: one for one in self.inventory.images}
-        self.strays = {one.path.rpartition(".")[0] for one in self.inventory.strays}
+        self.orphaned = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
         self.orphans: list[Finding] = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
         self.missing: list[Finding] = [
             {"id": image.id, "name": image.name, "path": image.path, "repaired": False}
@@ -74,7 +74,7 @@ class Checked:
             if self.error is None and image.path not in self.stored
         ]
         self.leftovers: list[Finding] = [
-            {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.leftovers
+            {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.stale
         ]
         self.drift: list[Finding] = []
 
@@ -105,7 +105,7 @@ class Checked:
             raise Conflict(f"remove: {reference!r} can't be removed while it is used by {', '.join(users)}.")
         if found:
             return found[0]
-        return {"path": data, "allocated_bytes": None} if data in self.strays else None
+        return {"path": data, "allocated_bytes": None} if data in self.orphaned else None
 
     def has_drift(self, image: Image) -> bool:
         return any(finding["id"] == image.id and not finding["repaired"] for finding in self.drift)
@@ -117,7 +117,7 @@ class Checked:
             "id": datastore.id,
             "name": datastore.name,
             "error": self.error,
-            "unknown": list(self.inventory.unknown),
+            "unknown": list(self.inventory.foreign),
             "consistent": self.error is None and all(one["repaired"] for kind in findings.values() for one in kind),
             **findings,
         }
@@ -290,7 +290,7 @@ class DatastoreCheckService(CatalogService):
                         f"remove: {reference!r} can't be removed, as the datastore {datastore.name!r} could not be "
                         f"checked: {one.error}"
                     )
-                if data is not None and os.path.basename(reference) in one.inventory.unknown:
+                if data is not None and os.path.basename(reference) in one.inventory.foreign:
                     break
                 return one, image or next((image for image in one.images if image.path == data), None), data
         raise InvalidInput("remove", reference, accepted)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 
 from ..._core.errors import Conflict
 from ..._core.files import remove_durably, write_atomic
+from ..._core.plain import to_plain
 from ..._core.plan import Action
-from ..._core.records import asdict
 from ..._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from ..._libvirt.connection import Domain, Hypervisor
 
@@ -59,7 +59,7 @@ def seed_action(
 
 
 def _as_result(seed: Seed) -> dict[str, object]:
-    return {mount.tag: asdict(mount) for mount in seed.mounts}
+    return {mount.tag: to_plain(mount) for mount in seed.mounts}
 
 
 __all__ = ["seed_action"]

@@ -15,6 +15,7 @@ from ..._catalog.catalog import Catalog
 from ..._catalog.images import IMAGES
 from ..._core import records
 from ..._core.errors import Conflict, FileAccessFailed, VmstoreError
+from ..._core.plain import to_plain
 from ..._core.plan import Action, Plan, Preparation, nothing
 from ..._driver.datastore.base import DatastoreDriver
 from ..._model.attachment import Attachment
@@ -213,8 +214,7 @@ class ImageActions:
 
 
 def _as_dict(attachment: Attachment) -> dict[str, object]:
-    plain = records.asdict(attachment)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+    return dict(to_plain(attachment))
 
 
 __all__ = ["ImageActions"]
