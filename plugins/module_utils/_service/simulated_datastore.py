@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A simulated datastore on a test host, by way of its command line, which speaks JSON."""
+"""A simulated datastore on a test host, controlled by its command line, which prints JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .._core.records import dataclass, field
 from .._host.mount import mountinfo
 from .service import Service
 
-#: Whose requests are the anonymous user's, by profile.
+#: Default squash, the users whose requests become the anonymous user's, by profile.
 _SQUASH = {"local": "none", "nfs3": "root", "nfs4.2": "root"}
 #: Settings that are sizes.
 _SIZES = ("size", "max_file", "read", "write")
@@ -77,8 +77,8 @@ SIMULATED_DATASTORE_INFO_SPEC = ArgumentSpec(
 
 
 @dataclass(frozen=True)
-class SimulatedDatastoreWish:
-    """The options of the module ``simulated_datastore``."""
+class SimulatedDatastoreSpec:
+    """The desired state of a simulated datastore: the options of the module ``simulated_datastore``, checked."""
 
     executable: str
     name: str
@@ -109,16 +109,16 @@ class Tool:
     name: str
 
     def __call__(self, command: str, *words: str) -> object:
-        """What a command prints.
+        """Return the JSON that a command prints.
 
-        :raises CommandFailed: it is missing, or refused what it was asked.
+        :raises CommandFailed: the program is missing, or refused the command.
         """
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
     def status(self) -> dict[str, object] | None:
-        """Return what is mounted; None when nothing is.
+        """Return the status of the datastore; ``None`` if it isn't mounted.
 
-        Other datastores aren't asked: they may be starting or ending.
+        Other datastores aren't asked, because they may be starting or ending.
         """
         found = self.on("status")
         if not isinstance(found, dict):
@@ -135,20 +135,20 @@ class SimulatedDatastoreService(Service):
     Nothing here looks at what is mounted: it may hang.
     """
 
-    def __init__(self, wish: SimulatedDatastoreWish) -> None:
-        self.wish = wish
+    def __init__(self, desired: SimulatedDatastoreSpec) -> None:
+        self.desired = desired
 
     def plan(self) -> Plan:
         plan = Plan()
-        status = self.wish.tool.status()
-        if self.wish.state == "unmounted":
+        status = self.desired.tool.status()
+        if self.desired.state == "unmounted":
             if status is not None:
                 plan.actions.append(
-                    Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount"))
+                    Action("unmount", self.desired.name, sorted(status["clients"]), None, self._do("umount"))
                 )
             return plan
         self._check_place(status)
-        backing = str(self.wish.backing if status is None else status["backing"])
+        backing = str(self.desired.backing if status is None else status["backing"])
         self._plan_exports(plan, backing, [] if status is None else status["exports"])
         self._plan_mounts(plan, backing, {} if status is None else status["clients"])
         self._plan_settings(plan, status)
@@ -156,41 +156,41 @@ class SimulatedDatastoreService(Service):
         return plan
 
     def _check_place(self, status: Mapping[str, object] | None) -> None:
-        wish = self.wish
+        desired = self.desired
         if status is None:
-            if wish.backing is None:
+            if desired.backing is None:
                 raise InvalidInput(
                     "backing",
                     None,
-                    f"the simulated datastore {wish.name!r} isn't there yet, so the directory that holds its files is "
-                    "needed",
+                    f"the simulated datastore {desired.name!r} isn't there yet, so the directory that holds its "
+                    "files is needed",
                 )
-            if not wish.mounts and not wish.exports:
+            if not desired.mounts and not desired.exports:
                 raise InvalidInput(
                     "mounts",
-                    wish.mounts,
-                    f"the simulated datastore {wish.name!r} isn't there yet, so a mount or an export is needed",
+                    desired.mounts,
+                    f"the simulated datastore {desired.name!r} isn't there yet, so a mount or an export is needed",
                 )
         elif (
-            wish.backing is not None
-            and wish.backing != status["backing"]
-            and real_path(wish.backing) != status["backing"]
+            desired.backing is not None
+            and desired.backing != status["backing"]
+            and real_path(desired.backing) != status["backing"]
         ):
             raise Conflict(
-                f"The simulated datastore {wish.name!r} is mounted from {status['backing']!r}, not from "
-                f"{wish.backing!r}: unmount it first."
+                f"The simulated datastore {desired.name!r} is mounted from {status['backing']!r}, not from "
+                f"{desired.backing!r}: unmount it first."
             )
 
     def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, object]]) -> None:
-        if self.wish.exports is None:
+        if self.desired.exports is None:
             return
         there = {str(export["source"]): export for export in now}
-        for export in self.wish.exports:
+        for export in self.desired.exports:
             source = str(export["source"])
             old = there.pop(source, None)
             if old is not None and all(old[key] == export[key] for key in ("profile", "squash")):
                 continue
-            words = ["--name", self.wish.name, "--make-directories", *_options(export, "profile", "squash")]
+            words = ["--name", self.desired.name, "--make-directories", *_options(export, "profile", "squash")]
             undo = self._do("unexport", "--", source) if old is None else nothing
             plan.actions.append(
                 Action(
@@ -206,9 +206,9 @@ class SimulatedDatastoreService(Service):
             plan.actions.append(Action("end export", source, dict(old), None, self._do("unexport", "--", source)))
 
     def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, object]]) -> None:
-        if self.wish.mounts is None:
+        if self.desired.mounts is None:
             return
-        for mount in self.wish.mounts:
+        for mount in self.desired.mounts:
             client = str(mount["client"])
             now = clients.get(client)
             if now is None:
@@ -237,7 +237,7 @@ class SimulatedDatastoreService(Service):
                 plan.actions.append(
                     Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo)
                 )
-        wanted = {str(mount["client"]) for mount in self.wish.mounts}
+        wanted = {str(mount["client"]) for mount in self.desired.mounts}
         for client, now in sorted(clients.items()):
             # What a mount helper mounted is the business of whoever called mount(8).
             if client not in wanted and not now["by_helper"]:
@@ -253,10 +253,16 @@ class SimulatedDatastoreService(Service):
 
     def _mount_words(self, mount: Mapping[str, object]) -> list[str]:
         flags = [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
-        return ["--name", self.wish.name, "--make-directories", *_options(mount, "client", "profile", "squash"), *flags]
+        return [
+            "--name",
+            self.desired.name,
+            "--make-directories",
+            *_options(mount, "client", "profile", "squash"),
+            *flags,
+        ]
 
     def _plan_settings(self, plan: Plan, status: Mapping[str, object] | None) -> None:
-        given = normalized(self.wish.settings or {})
+        given = normalize(self.desired.settings or {})
         now = dict(status["settings"]) if status is not None else {}
         if given.get("client") is not None and status is not None:
             # The state of one client, until the state of all is set.
@@ -275,7 +281,7 @@ class SimulatedDatastoreService(Service):
             plan.actions.append(
                 Action(
                     "set",
-                    self.wish.name,
+                    self.desired.name,
                     {key: now.get(key) for key in wanted},
                     dict(wanted),
                     self._do("set", "--", *words),
@@ -283,10 +289,10 @@ class SimulatedDatastoreService(Service):
             )
 
     def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, object]]) -> None:
-        if self.wish.rules is None:
+        if self.desired.rules is None:
             return
         there = {str(rule["id"]): rule for rule in now}
-        for rule in self.wish.rules:
+        for rule in self.desired.rules:
             name = str(rule["id"])
             old = there.pop(name, None)
             if old is not None and _is_same_rule(old, rule):
@@ -299,10 +305,10 @@ class SimulatedDatastoreService(Service):
             plan.actions.append(Action("delete rule", name, dict(old), None, self._do("rule", "del", "--", name)))
 
     def _do(self, command: str, *words: str):
-        return _quiet(functools.partial(self.wish.tool.on, command, *words))
+        return _quiet(functools.partial(self.desired.tool.on, command, *words))
 
     def _run(self, command: str, *words: str):
-        return _quiet(functools.partial(self.wish.tool, command, *words))
+        return _quiet(functools.partial(self.desired.tool, command, *words))
 
 
 def _options(given: Mapping[str, object], *names: str) -> list[str]:
@@ -321,9 +327,7 @@ def _leads_to(path: str, mount_point: str) -> bool:
         directory, name = os.path.split(os.path.normpath(path))
         path = os.path.join(real_path(directory), name)
         # A mount point is no symbolic link.
-        if path == mount_point or any(
-            mount.mount_point == path for mount in mountinfo.read_mounts()
-        ):
+        if path == mount_point or any(mount.mount_point == path for mount in mountinfo.read_mounts()):
             return path == mount_point
         if not os.path.islink(path):
             return False
@@ -331,7 +335,7 @@ def _leads_to(path: str, mount_point: str) -> bool:
     return False
 
 
-def normalized(settings: Mapping[str, object]) -> dict[str, object]:
+def normalize(settings: Mapping[str, object]) -> dict[str, object]:
     """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
     found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
@@ -353,7 +357,7 @@ def _bytes(value: object) -> object:
 
 
 def _holds(now: object, wanted: object) -> bool:
-    """Whether a setting is as ``wanted``; of latencies by operation, those that aren't given may be any."""
+    """Return whether a setting is as ``wanted``. Latencies of operations that aren't given may have any value."""
     if isinstance(wanted, Mapping) and isinstance(now, Mapping):
         return all(now.get(key) == value for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(now, list):
@@ -375,7 +379,7 @@ def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool
 
 
 def _quiet(work):
-    """An action that returns nothing."""
+    """Return ``work`` without its result."""
 
     def apply() -> None:
         work()
@@ -384,7 +388,7 @@ def _quiet(work):
 
 
 def read_simulated_datastore(options: Mapping[str, object]) -> dict[str, object]:
-    """What the module ``simulated_datastore_info`` returns: the status, and the entries of the ledger that match."""
+    """Return the result of the module ``simulated_datastore_info``: the status and the ledger's matching entries."""
     tool = Tool(str(options["executable"]), str(options["name"]))
     status = tool.status()
     if status is None:
@@ -405,6 +409,6 @@ __all__ = [
     "SIMULATED_DATASTORE_INFO_SPEC",
     "SIMULATED_DATASTORE_SPEC",
     "SimulatedDatastoreService",
-    "SimulatedDatastoreWish",
+    "SimulatedDatastoreSpec",
     "read_simulated_datastore",
 ]
