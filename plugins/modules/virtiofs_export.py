@@ -427,10 +427,8 @@ actions:
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
 
 
 def main() -> None:

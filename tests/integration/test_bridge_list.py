@@ -394,7 +394,7 @@ def test_inventory_and_sweep(bridges: Any, driver: Any, image: Path) -> None:
     [one] = found.images
     assert (one.path, one.format, one.length) == (copied.source, "raw", len(RAW))
     assert (one.allocated, one.checksum) == (stored.stat().st_blocks * 512, hashlib.sha256(RAW).hexdigest())
-    assert [os.path.basename(leftover.path) for leftover in found.leftovers] == [part.name]
+    assert [os.path.basename(leftover.path) for leftover in found.stale] == [part.name]
     driver().sweep()
     assert not part.exists()
 
@@ -777,7 +777,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
         ("stored", [["x"]]),
         ("inventory", {"is": "Inventory", "images": ["x"]}),
         ("inventory", {"is": "Inventory", "images": [{"is": "StoredFile", "path": "x", "allocated": 1}]}),
-        ("inventory", {"is": "Inventory", "leftovers": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
+        ("inventory", {"is": "Inventory", "stale": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
     ],
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:

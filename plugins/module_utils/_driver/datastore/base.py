@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import NoReturn
 
-    from ..._image.content import Content
+    from ..._image.image_chain import ImageChain
     from ..._image.inventory import Inventory
 
 #: Actions that a driver need not have, in alphabetical order.
@@ -384,7 +384,7 @@ class DatastoreDriver:
         """Whether the image is what it was at the snapshot; that reads both."""
         self._unsupported("snapshot")
 
-    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
         """What the image holds now, or held at a snapshot, for this host to read."""
         self._unsupported("export")
 

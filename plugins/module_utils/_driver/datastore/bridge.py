@@ -475,8 +475,8 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
     :arg bandwidth: bytes a second at most.
     :arg check: is called before the end is sent, and raises when the file isn't to be used.
     """
+    from ..._core.throttle import throttle
     from ..._image.copy import extents
-    from ..._image.pace import paced
 
     size = length_of(descriptor)
 
@@ -496,7 +496,7 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
                 yield FRAME.pack(DATA, len(data)) + data
                 position += len(data)
 
-    return sealed(paced(pieces(), bandwidth), check)
+    return sealed(throttle(pieces(), bandwidth), check)
 
 
 def sealed(pieces: Iterable[bytes], check: Callable[[], object] = bool) -> Iterator[bytes]:

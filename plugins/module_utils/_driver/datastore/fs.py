@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ..._image.batch import Batch
     from ..._image.checked_image import CheckedImage
-    from ..._image.content import Content, OpenContent
+    from ..._image.image_chain import ImageChain, OpenChain
     from ..._image.inventory import Inventory
     from ..._image.still import StillFiles
     from ..._model.datastore import Datastore
@@ -186,15 +186,15 @@ class FsDriver(DirectoryDriver):
     @contextlib.contextmanager
     def _cloned(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
-    ) -> Iterator[tuple[OpenContent, StillFiles, list[str]]]:
+    ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
         """Yield the open files of an image to clone, how they were at the beginning, and warnings about them."""
         from ..._image.checked_image import missing_ends
-        from ..._image.content import Content
+        from ..._image.image_chain import ImageChain
         from ..._image.still import StillFiles
 
         path = self._image(source, beside=True) if origin is None else FsDriver(origin)._image(source)
         files = self._files(path, image_format)
-        with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
+        with ImageChain(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
             still = StillFiles(content.reads, verify=options.verify, words=self.words)
             damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
             if damage and options.verify:
@@ -453,14 +453,14 @@ class FsDriver(DirectoryDriver):
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it can't be read, or not in time.
         """
-        from ..._core.deadline import within
+        from ..._core.deadline import run_with_deadline
         from ..._image.inventory import stored_images
 
         directory = self.datastore.base_path
         return frozenset(
             map(
                 self._source,
-                within(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
+                run_with_deadline(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
             )
         )
 
@@ -469,12 +469,12 @@ class FsDriver(DirectoryDriver):
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it, or data whose checksum is wanted, can't be read, or gives nothing for too long.
         """
-        from ..._core.deadline import each_within
+        from ..._core.deadline import iterate_with_deadline
         from ..._image.inventory import Inventory, take_inventory
 
         directory = self.datastore.base_path
         found = Inventory()
-        for answer in each_within(
+        for answer in iterate_with_deadline(
             self.timeout,
             f"Reading the directory {directory}",
             lambda: take_inventory(directory, checksums, whole=whole),
@@ -508,7 +508,7 @@ class FsDriver(DirectoryDriver):
     @functools.cached_property
     def _domains(self) -> Mapping[str, Sequence[str]]:
         """By the name of an image, the domains of this host's libvirt that have a file of it."""
-        from ..._libvirt.domain_disks import files_of_local_domains
+        from ..._libvirt.devices.disk_files import files_of_local_domains
 
         try:
             found = files_of_local_domains()
@@ -598,22 +598,22 @@ class FsDriver(DirectoryDriver):
             return in_mebibytes(content.virtual_size())
 
     def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
-        from ..._image.content import same_content
+        from ..._image.image_chain import has_same_content
 
         with (
             self.content(source, image_format).opened() as now,
             self.content(source, image_format, snapshot).opened() as then,
         ):
-            return same_content(now, then)
+            return has_same_content(now, then)
 
-    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
-        from ..._image.content import Content
-        from ..._image.snapshots import content_files, data_file
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
+        from ..._image.image_chain import ImageChain
+        from ..._image.snapshots import chain_files, data_file
 
         path = self._image(source)
         if image_format == "qcow2" or snapshot is not None:
             path, image_format = self._image_with_snapshots(source, image_format)
-            return Content(tuple(content_files(path, image_format, snapshot)), image_format)
+            return ImageChain(tuple(chain_files(path, image_format, snapshot)), image_format)
         file = data_file(path)
         if image_format != "raw":
             with opened_file(file) as descriptor:
@@ -621,20 +621,20 @@ class FsDriver(DirectoryDriver):
                     raise InvalidInput(
                         "image", source, f"an image in the format {image_format!r} is expected, as the catalog says"
                     )
-        return Content((file,), image_format)
+        return ImageChain((file,), image_format)
 
     def _files(self, image: str, image_format: str | None) -> list[str]:
         """The files that have the data of an image: itself, or a chain.
 
         Its own header tells whether it is qcow2 only where nothing else does.
         """
-        from ..._image.snapshots import content_files, data_file
+        from ..._image.snapshots import chain_files, data_file
 
         file = data_file(image)
         if image_format is None:
             with opened_file(file) as descriptor:
                 image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-        return content_files(image, "qcow2") if image_format == "qcow2" else [file]
+        return chain_files(image, "qcow2") if image_format == "qcow2" else [file]
 
     @contextlib.contextmanager
     def _new_image(self) -> Iterator[NewImage]:
@@ -1108,9 +1108,9 @@ def shown(path: str) -> str:
     """``path`` without what a URL may hold in secret."""
     if not is_url(path):
         return path
-    from ..._image.source import redacted
+    from ..._image.source import redact
 
-    return redacted(path)
+    return redact(path)
 
 
 __all__ = ["FsDriver"]
