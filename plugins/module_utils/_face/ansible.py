@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
@@ -20,6 +19,27 @@ from .._core.errors import DependencyMissing, PartlyDone, VmstoreError, from_os_
 from .._core.plan import Plan
 from .._core.secrets import secrets_of
 from .._service.service import Service
+
+if TYPE_CHECKING:
+
+    class AnsibleModule:
+        """The parts of Ansible's class that this file uses. The private parts are tested on every ansible-core."""
+
+        params: dict[str, Any]
+        check_mode: bool
+        no_log_values: set[str]
+        _diff: bool
+
+        def __init__(self, **options: Any) -> None: ...
+        def _load_params(self) -> None: ...
+        def _log_invocation(self) -> None: ...
+        def _return_formatted(self, kwargs: dict[str, Any]) -> None: ...
+        def log(self, text: str) -> None: ...
+        def warn(self, text: str) -> None: ...
+        def exit_json(self, **result: Any) -> NoReturn: ...
+        def fail_json(self, msg: str, **result: Any) -> NoReturn: ...
+else:
+    from ansible.module_utils.basic import AnsibleModule
 
 #: The option whose values are secrets, whatever its names are. Ansible isn't told: it would hide short ones in all that
 #: a module returns.
@@ -135,7 +155,7 @@ def _withheld(headers: Any) -> Any:
     return dict.fromkeys(headers, WITHHELD) if isinstance(headers, Mapping) else WITHHELD
 
 
-def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:
+def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:
     """Return the result of ``read`` to Ansible. An info module never changes anything."""
     module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
@@ -156,12 +176,12 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
 
 
 @contextlib.contextmanager
-def _failing(module: AnsibleModule):
+def _failing(module: AnsibleModule) -> Iterator[None]:
     """Turn every error into one sentence; keep the traceback of a defect for ``-vvv``."""
     try:
         yield
     except PartlyDone as error:
-        module.fail_json(msg=str(error), **_result(module, error.plan))
+        module.fail_json(msg=str(error), **_result(module, cast(Plan, error.plan)))
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except

@@ -95,8 +95,8 @@ class DirectoryService(Service):
 
     def _apply(self) -> None:
         owner, group = self._ids()
-        for option, found in (("owner", owner), ("group", group)):
-            if option in self.wanted and found is None:
+        for option, number in (("owner", owner), ("group", group)):
+            if option in self.wanted and number is None:
                 raise NotFound(
                     f"{option}: this host has no {'user' if option == 'owner' else option} {self.wanted[option]!r}."
                 )

@@ -10,7 +10,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
@@ -30,7 +31,10 @@ _STATE = ("state", "client", "delay", "error")
 #: The defaults of a rule.
 _RULE = {"action": "error", "when": "before", "seed": 0, "error": "EIO", "delay": 1.0, "dirty": "keep"}
 
-_COMMAND = {"executable": {"type": "path", "default": "simulated-datastore"}, "name": {"type": "str", "required": True}}
+_COMMAND: Mapping[str, Mapping[str, object]] = {
+    "executable": {"type": "path", "default": "simulated-datastore"},
+    "name": {"type": "str", "required": True},
+}
 
 SIMULATED_DATASTORE_SPEC = ArgumentSpec(
     {
@@ -83,10 +87,10 @@ class SimulatedDatastoreSpec:
     executable: str
     name: str
     backing: str | None = None
-    mounts: Sequence[Mapping[str, object]] | None = None
-    exports: Sequence[Mapping[str, object]] | None = None
-    settings: Mapping[str, object] | None = None
-    rules: Sequence[Mapping[str, object]] | None = None
+    mounts: Sequence[Mapping[str, Any]] | None = None
+    exports: Sequence[Mapping[str, Any]] | None = None
+    settings: Mapping[str, Any] | None = None
+    rules: Sequence[Mapping[str, Any]] | None = None
     state: str = "mounted"
     tool: Tool = field(init=False)
 
@@ -108,14 +112,14 @@ class Tool:
     executable: str
     name: str
 
-    def __call__(self, command: str, *words: str) -> object:
+    def __call__(self, command: str, *words: str) -> Any:
         """Return the JSON that a command prints.
 
         :raises CommandFailed: the program is missing, or refused the command.
         """
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
-    def status(self) -> dict[str, object] | None:
+    def status(self) -> dict[str, Any] | None:
         """Return the status of the datastore; ``None`` if it isn't mounted.
 
         Other datastores aren't asked, because they may be starting or ending.
@@ -125,7 +129,7 @@ class Tool:
             raise CommandFailed(f"The command {self.executable!r} answered without a status.")
         return found.get(self.name)
 
-    def on(self, command: str, *words: str) -> object:
+    def on(self, command: str, *words: str) -> Any:
         return self(command, "--datastore", self.name, *words)
 
 
@@ -155,7 +159,7 @@ class SimulatedDatastoreService(Service):
         self._plan_rules(plan, [] if status is None else status["rules"])
         return plan
 
-    def _check_place(self, status: Mapping[str, object] | None) -> None:
+    def _check_place(self, status: Mapping[str, Any] | None) -> None:
         desired = self.desired
         if status is None:
             if desired.backing is None:
@@ -181,7 +185,7 @@ class SimulatedDatastoreService(Service):
                 f"{desired.backing!r}: unmount it first."
             )
 
-    def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, object]]) -> None:
+    def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, Any]]) -> None:
         if self.desired.exports is None:
             return
         there = {str(export["source"]): export for export in now}
@@ -205,7 +209,7 @@ class SimulatedDatastoreService(Service):
         for source, old in there.items():
             plan.actions.append(Action("end export", source, dict(old), None, self._do("unexport", "--", source)))
 
-    def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, object]]) -> None:
+    def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, Any]]) -> None:
         if self.desired.mounts is None:
             return
         for mount in self.desired.mounts:
@@ -251,7 +255,7 @@ class SimulatedDatastoreService(Service):
                     )
                 )
 
-    def _mount_words(self, mount: Mapping[str, object]) -> list[str]:
+    def _mount_words(self, mount: Mapping[str, Any]) -> list[str]:
         flags = [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
         return [
             "--name",
@@ -261,7 +265,7 @@ class SimulatedDatastoreService(Service):
             *flags,
         ]
 
-    def _plan_settings(self, plan: Plan, status: Mapping[str, object] | None) -> None:
+    def _plan_settings(self, plan: Plan, status: Mapping[str, Any] | None) -> None:
         given = normalize(self.desired.settings or {})
         now = dict(status["settings"]) if status is not None else {}
         if given.get("client") is not None and status is not None:
@@ -288,7 +292,7 @@ class SimulatedDatastoreService(Service):
                 )
             )
 
-    def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, object]]) -> None:
+    def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, Any]]) -> None:
         if self.desired.rules is None:
             return
         there = {str(rule["id"]): rule for rule in now}
@@ -304,18 +308,18 @@ class SimulatedDatastoreService(Service):
         for name, old in there.items():
             plan.actions.append(Action("delete rule", name, dict(old), None, self._do("rule", "del", "--", name)))
 
-    def _do(self, command: str, *words: str):
+    def _do(self, command: str, *words: str) -> Callable[[], None]:
         return _quiet(functools.partial(self.desired.tool.on, command, *words))
 
-    def _run(self, command: str, *words: str):
+    def _run(self, command: str, *words: str) -> Callable[[], None]:
         return _quiet(functools.partial(self.desired.tool, command, *words))
 
 
-def _options(given: Mapping[str, object], *names: str) -> list[str]:
+def _options(given: Mapping[str, Any], *names: str) -> list[str]:
     return [word for name in names if given.get(name) is not None for word in (f"--{name}", str(given[name]))]
 
 
-def _is_mounted_as(now: Mapping[str, object], mount: Mapping[str, object]) -> bool:
+def _is_mounted_as(now: Mapping[str, Any], mount: Mapping[str, Any]) -> bool:
     squash = mount["squash"] or _SQUASH[str(mount["profile"])]
     same = all(now[name] == mount[name] for name in ("profile", "read_only", "strict")) and now["squash"] == squash
     return same and _leads_to(str(mount["path"]), str(now["mount_point"]))
@@ -335,9 +339,9 @@ def _leads_to(path: str, mount_point: str) -> bool:
     return False
 
 
-def normalize(settings: Mapping[str, object]) -> dict[str, object]:
+def normalize(settings: Mapping[str, Any]) -> dict[str, object]:
     """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
-    found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
+    found: dict[str, Any] = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
         found["quotas"] = [
             {name: _bytes(value) if name == "size" else value for name, value in quota.items()}
@@ -369,7 +373,7 @@ def _holds(now: object, wanted: object) -> bool:
     return now == wanted or (not now and not wanted) or (isinstance(now, Mapping) and now == {"all": wanted})
 
 
-def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool:
+def _is_same_rule(now: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
     """Return whether the rule ``now`` is ``rule``, which may leave out what is a default."""
     wanted = {**_RULE, **rule}
     if isinstance(wanted.get("ops"), str):
@@ -378,7 +382,7 @@ def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool
     return all(now.get(key, _RULE.get(key)) == wanted.get(key) for key in {*now, *wanted} - {"matches", "hits"})
 
 
-def _quiet(work):
+def _quiet(work: Callable[[], object]) -> Callable[[], None]:
     """Return ``work`` without its result."""
 
     def apply() -> None:
@@ -387,7 +391,7 @@ def _quiet(work):
     return apply
 
 
-def read_simulated_datastore(options: Mapping[str, object]) -> dict[str, object]:
+def read_simulated_datastore(options: Mapping[str, Any]) -> dict[str, object]:
     """Return the result of the module ``simulated_datastore_info``: the status and the ledger's matching entries."""
     tool = Tool(str(options["executable"]), str(options["name"]))
     status = tool.status()

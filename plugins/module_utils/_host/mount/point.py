@@ -127,7 +127,8 @@ def mount_id(descriptor: int) -> int:
 
     The server of that mount isn't asked.
     """
-    return int(re.search(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)[1])
+    (found,) = re.findall(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
+    return int(found)
 
 
 def create(path: str, mode: int) -> None:

@@ -48,17 +48,14 @@ def find_daemon(binary: str | None) -> Daemon:
     :raises DependencyNotFound: there is none on this host.
     :raises CommandFailed: it doesn't run.
     """
-    if binary is not None:
-        path = absolute("binary", binary)
-        if not _is_program(path):
-            raise InvalidInput("binary", binary, "the path of an executable file on this host is expected")
-    else:
-        path = find_described_daemon()
-        if path is None:
-            raise DependencyNotFound(
-                "There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of "
-                "qemu-system-common)."
-            )
+    path = find_described_daemon() if binary is None else absolute("binary", binary)
+    if path is None:
+        raise DependencyNotFound(
+            "There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of "
+            "qemu-system-common)."
+        )
+    if not _is_program(path):
+        raise InvalidInput("binary", path, "the path of an executable file on this host is expected")
     completed = run([path, "--help"], timeout=20)
     words = (completed.stdout + completed.stderr).split()
     return Daemon(path, _is_script(path), "--uid-map" in words, "--readonly" in words)

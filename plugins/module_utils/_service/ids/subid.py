@@ -196,13 +196,16 @@ class SubidService(Service):
                 as_lines(before),
                 as_lines(after),
                 apply=functools.partial(self._write, path, new),
-                undo=functools.partial(self._write, path, old) if existed else functools.partial(remove_durably, path),
+                undo=functools.partial(self._write, path, old if existed else None),
             )
         )
 
     @staticmethod
-    def _write(path: str, text: str) -> None:
-        write_atomic(path, text.encode("utf-8", "surrogateescape"))
+    def _write(path: str, text: str | None) -> None:
+        if text is None:
+            remove_durably(path)
+        else:
+            write_atomic(path, text.encode("utf-8", "surrogateescape"))
 
 
 def as_lines(ranges: list[subid.SubidRange]) -> str | None:
