@@ -140,7 +140,9 @@ def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) 
     found: dict[str, Directory] = {}
     with contextlib.suppress(CommandFailed):
         with contextlib.closing(
-            iterate_with_deadline(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))
+            iterate_with_deadline(
+                PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths)
+            )
         ) as answers:
             for path, answer in zip(paths, answers):
                 if answer is not None:
