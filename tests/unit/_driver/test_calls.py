@@ -21,7 +21,8 @@ TYPES = {"0": "image", "1": "system", "2": "file", "3": "backup"}
 
 # The recorded directories, on file systems of this test's own.
 ENTER = """
-mount -t tmpfs tmpfs /var/tmp && mkdir -p /var/tmp/files/shared_tree && head -c 3500000 /dev/zero > /var/tmp/files/shared_tree/data
+mount -t tmpfs tmpfs /var/tmp && mkdir -p /var/tmp/files/shared_tree
+head -c 3500000 /dev/zero > /var/tmp/files/shared_tree/data
 touch /var/tmp/files/raw64.img
 mount -t tmpfs tmpfs /var/lib && mkdir -p /var/lib/one/datastores/106
 exec "$@"

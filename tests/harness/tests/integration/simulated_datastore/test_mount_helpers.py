@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-HARNESS = Path(__file__).resolve().parents[2] / "harness"
+HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Host:

@@ -27,7 +27,7 @@ import pytest
 from differential import OWNER, ROOT, as_user
 from simulated_datastore.client import Running
 
-HARNESS = Path(__file__).resolve().parents[2] / "harness"
+HARNESS = Path(__file__).resolve().parents[3]
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
 

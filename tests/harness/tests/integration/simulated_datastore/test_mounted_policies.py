@@ -321,7 +321,10 @@ def test_strict_reads_are_exact(mounted: Callable[..., Any]) -> None:
 
 
 def test_policies_change_under_load(ds: Any) -> None:
-    work = f"i=0; while [ $i -lt 200 ]; do echo $i > {ds.path}/f$i || exit 1; cat {ds.path}/f$i > /dev/null; rm {ds.path}/f$i; i=$((i+1)); done"
+    work = (
+        f"p={ds.path}/f; i=0; while [ $i -lt 200 ]; do echo $i > $p$i || exit 1; cat $p$i > /dev/null; rm $p$i; "
+        "i=$((i+1)); done"
+    )
     load = subprocess.Popen(["sh", "-c", work])
     rounds = 0
     while load.poll() is None:
@@ -407,7 +410,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
         "parent=os.getpid(), log=root / 'log');"
         "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)"
     )
-    harness = Path(__file__).resolve().parents[2] / "harness"
+    harness = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9
     assert (root / "backing/file").read_text() == "x"
     wait_until_unmounted(root)
@@ -542,7 +545,10 @@ def test_clients_see_what_really_happened(mounted: Callable[..., Any]) -> None:
 
 
 def test_a_deep_tree(ds: Any) -> None:
-    make = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('d'); os.chdir('d')\nopen('file', 'w').write('x')"
+    make = (
+        "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(1200):\n os.mkdir('d'); os.chdir('d')\n"
+        "open('file', 'w').write('x')"
+    )
     subprocess.run([sys.executable, "-c", make, str(ds.path)], check=True)
     assert ds.call("ledger.query", op="write", limit=1)[0]["path"] == "/d" * 1200 + "/file"
     ds.call("crash.track")

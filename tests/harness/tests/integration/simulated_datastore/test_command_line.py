@@ -17,7 +17,7 @@ import pytest
 import yaml
 from documentation import block
 
-HARNESS = Path(__file__).resolve().parents[2] / "harness"
+HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Shell:
@@ -223,7 +223,10 @@ steps:
     exit: 1
     stderr: No space left
   - {name: it is deleted, run: [rm, "{host2}/big"], mark: after}
-  - {name: a rule, rule: {id: slow, ops: [mkdir], action: delay, delay: 0.01}, run: [mkdir, "{host2}/dir"], expect: {rule: slow, count: 1}}
+  - name: a rule
+    rule: {id: slow, ops: [mkdir], action: delay, delay: 0.01}
+    run: [mkdir, "{host2}/dir"]
+    expect: {rule: slow, count: 1}
   - {name: read only, set: {state: read-only}, run: [touch, "{host1}/x"], exit: 1}
   - {name: nothing was written, expect: {op: write, since: after, count: 0}}
 """

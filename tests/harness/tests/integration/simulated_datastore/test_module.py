@@ -22,7 +22,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated
 )
 from simulated_datastore.client import Control
 
-HARNESS = Path(__file__).resolve().parents[2] / "harness"
+HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Host:

@@ -57,7 +57,10 @@ mount -t tmpfs none /run/simulated-datastore
 mount -t tmpfs none /run/lock
 """
 #: What the page must leave as it was.
-LOOK = "cat /etc/fstab; ls -d /opt/* /usr/local/bin/* /sbin/mount* /srv/* /mnt/* /tmp/* /run/simulated-datastore/* 2>/dev/null || true"
+LOOK = (
+    "cat /etc/fstab; ls -d /opt/* /usr/local/bin/* /sbin/mount* /srv/* /mnt/* /tmp/* /run/simulated-datastore/* "
+    "2>/dev/null || true"
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,10 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     copy = f"tar --create --null --ignore-failed-read --files-from - | tar --extract --directory {checkout}"
     subprocess.run(["sh", "-c", copy], cwd=ROOT, input=names, check=True)
     home = pwd.getpwuid(0).pw_dir
-    text = f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(steps)}\ncd /\n({LOOK}) | diff {tmp_path}/before -\n"
+    text = (
+        f"{SETUP}\n({LOOK}) >{tmp_path}/before\n(cd {checkout}\n{build.text})\n{script(steps)}\n"
+        f"cd /\n({LOOK}) | diff {tmp_path}/before -\n"
+    )
     environment = {
         key: value
         for key, value in os.environ.items()
