@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .._core.records import asdict
+from .._core.records import fields
 from .columns import read_row
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ class Table(Generic[Row]):
         catalog.execute(f"DELETE FROM {self.name} WHERE {self._is_key}", dict(zip(self._key, key)))
 
     def _values(self, row: Row) -> dict[str, object]:
-        return {
-            column: self._writers[column](value) if column in self._writers else value
-            for column, value in asdict(row).items()
-        }
+        values = {field.name: getattr(row, field.name) for field in fields(row)}
+        return {column: self._writers.get(column, _unchanged)(value) for column, value in values.items()}
+
+
+def _unchanged(value: object) -> object:
+    return value
 
 
 __all__ = ["Table"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge_protocol
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
     wrapper as virtiofsd_wrapper,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import engine, session
@@ -47,8 +47,8 @@ def report(tmp_path: Path, code: str, closed: tuple[int, ...]) -> list[str]:
     "code",
     [
         f"from {UTILS}._core.descriptors import open_standard_descriptors\nopen_standard_descriptors()",
-        f"from {UTILS}._host.virtiofsd_wrapper import main\nassert main([], lambda arguments: None) == 1",
-        f"from {UTILS}._service.module import _Module\nfrom ansible.module_utils import basic\n"
+        f"from {UTILS}._host.virtiofsd.wrapper import main\nassert main([], lambda arguments: None) == 1",
+        f"from {UTILS}._face.ansible import _Module\nfrom ansible.module_utils import basic\n"
         f"basic._ANSIBLE_ARGS = b'{{\"ANSIBLE_MODULE_ARGS\": {{}}}}'\nbasic._ANSIBLE_PROFILE = "
         f"'legacy'\n_Module(argument_spec={{}})",
     ],

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
     wrapper as virtiofsd_wrapper,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.wrapper import (

@@ -34,10 +34,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import Daemon
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
     wrapper as virtiofsd_wrapper,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import Daemon
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap

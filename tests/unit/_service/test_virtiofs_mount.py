@@ -328,7 +328,7 @@ def test_info(machine):
 PRELUDE = """
 import json, os, subprocess, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service import virtiofs_mount as service
+from ansible_collections.granary.vmstore.plugins.module_utils._service.mount import virtiofs_mount as service
 service.FSTYPE = "tmpfs"
 service.check_virtiofs = lambda proc: None
 base, point = sys.argv[1:]

@@ -203,7 +203,7 @@ def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     script.write_text(
         script.read_text().replace("launch()\n", "launch.__globals__['MONITOR_TIMEOUT'] = 0.5\nlaunch()\n")
     )
-    hung = Path(__file__).parents[2] / "hung_mount.py"
+    hung = Path(__file__).parents[3] / "hung_mount.py"
     done = subprocess.run(
         [sys.executable, hung, scripts.store, "fuse", script, "7"],
         input=scripts.document(),

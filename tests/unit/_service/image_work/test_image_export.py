@@ -21,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     UnsupportedAction,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import export as image_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import export as image_export
 
 EXPORT = "image_export"
 

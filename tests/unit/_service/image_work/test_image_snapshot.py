@@ -18,7 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import work as image_work
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image import work as image_work
 
 SNAPSHOT = "image_snapshot"
 
