@@ -206,7 +206,9 @@ class BridgedFsDriver(DatastoreDriver):
             "size": size,
         }
         refusals = []
-        for host in self._hosts() if hosts is None else hosts:
+        if hosts is None:
+            hosts = spread([check_host("bridge_list", host) for host in self.datastore.bridge_list])
+        for host in hosts:
             with Session(host, kind="bridge", module=bridge_protocol.__name__, log=self.log) as session:
                 refusal = session.handshake()
                 if refusal is None:
@@ -224,12 +226,6 @@ class BridgedFsDriver(DatastoreDriver):
             f"{action} needs a host of the datastore's BRIDGE_LIST, and none can be used: {'; '.join(refusals)}."
         )
 
-    def _hosts(self) -> list[str]:
-        """Return all hosts, starting at a random one to spread the load."""
-        hosts = [check_host("bridge_list", host) for host in self.datastore.bridge_list]
-        first = int.from_bytes(os.urandom(4), "big") % len(hosts)
-        return hosts[first:] + hosts[:first]
-
     def _is_image(self, result: Any) -> bool:
         """Return whether a result is an image of the datastore.
 
@@ -244,6 +240,12 @@ class BridgedFsDriver(DatastoreDriver):
             and all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())
             and (checksum is None or re.fullmatch("[a-z0-9]+:[0-9a-f]+", checksum) is not None)
         )
+
+
+def spread(hosts: Sequence[str]) -> Sequence[str]:
+    """Return all hosts, starting at a random one to spread the load."""
+    first = int.from_bytes(os.urandom(4), "big") % len(hosts)
+    return [*hosts[first:], *hosts[:first]]
 
 
 def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[], object] = bool) -> Iterator[bytes]:

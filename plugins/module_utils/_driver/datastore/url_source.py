@@ -18,20 +18,29 @@ from .image_source import ImageSource
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .base import CopyOptions
+    from .fs import FsDriver
+
 #: Seconds without a byte of a URL that is only looked at.
 PREVIEW_TIMEOUT = 10
 
 
 class UrlSource(ImageSource):
-    """A local host reads it, with the downloader of the front-end where the scheme needs that."""
+    """This host reads the data, with the downloader of the front-end where the scheme needs that.
+
+    :raises InvalidInput: a URL that can't be one, or that nothing here reads.
+    """
+
+    def __init__(self, driver: FsDriver, path: str, options: CopyOptions) -> None:
+        self._is_for_downloader = Source(path, driver.settings.downloader).is_for_downloader
+        super().__init__(driver, path, options)
 
     def size(self) -> int:
-        downloader = self.driver.settings.downloader
-        if Source(self.path, downloader).is_for_downloader:
+        if self._is_for_downloader:
             from ..._image.downloader import read_to_end
 
             # The downloader is started only once: the beginning could cost as much as the whole.
-            with open_source(self.path, downloader=downloader, log=self.driver.log) as chunks:
+            with open_source(self.path, downloader=self.driver.settings.downloader, log=self.driver.log) as chunks:
                 size = self.measured(self._limited(chunks))
                 read_to_end(chunks, size)
                 return size
