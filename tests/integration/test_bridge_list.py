@@ -399,7 +399,7 @@ def test_inventory_and_sweep(bridges: Any, driver: Any, image: Path) -> None:
     [one] = found.images
     assert (one.path, one.format, one.length) == (copied.source, "raw", len(RAW))
     assert (one.allocated, one.checksum) == (stored.stat().st_blocks * 512, hashlib.sha256(RAW).hexdigest())
-    assert [os.path.basename(leftover.path) for leftover in found.leftovers] == [part.name]
+    assert [os.path.basename(leftover.path) for leftover in found.stale] == [part.name]
     driver().sweep()
     assert not part.exists()
 

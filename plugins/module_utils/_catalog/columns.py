@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rows of the catalog as dataclasses.
+"""Rows of the catalog as records.
 
 The file may come from anywhere, and SQLite's columns hold any type: what is read is checked.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .._core.arguments import is_integer
 from .._core.errors import CatalogFailed, InvalidInput
 from .._core.paths import absolute
-from .._core.records import fields
+from .._core.plain import from_plain
 from .._model.idmap import IdMap, id_maps_from_data
 from .._model.mount_names import check_mount_tag
 
@@ -28,36 +27,24 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-#: What a column without a reader of its own may hold, by the annotation of the field.
-_PLAIN: Mapping[str, Callable[[Any], bool]] = {
-    "int": is_integer,
-    "bool": lambda value: value in (0, 1),
-    "str": is_text,
-    "str | None": lambda value: value is None or is_text(value),
-}
+def read_flag(value: Any) -> bool:
+    """Read a flag, for which SQLite has no type.
 
-
-@functools.cache
-def _types(cls: type[Any]) -> tuple[tuple[str, str], ...]:
-    """Names and annotations of the fields. A catalog can have many rows."""
-    return tuple((field.name, str(field.type)) for field in fields(cls))
+    :raises ValueError: neither 0 nor 1.
+    """
+    if value not in (0, 1):
+        raise ValueError(value)
+    return bool(value)
 
 
 def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping[str, Callable[[Any], object]]) -> Row:
-    """A row of the catalog at ``path`` as the dataclass ``cls``.
+    """Return a row of the catalog at ``path`` as the record ``cls``.
 
-    :arg readers: by column, what turns its value into that of the field; it raises ``ValueError``, ``TypeError`` or
-        ``InvalidInput``.
+    :arg readers: as :func:`from_plain` takes them; they raise ``ValueError``, ``TypeError`` or ``InvalidInput``.
     :raises CatalogFailed: the row holds what this collection never writes.
     """
     try:
-        values = {name: readers[name](value) if name in readers else value for name, value in dict(row).items()}
-        for name, kind in _types(cls):
-            if name not in readers and not _PLAIN[kind](values[name]):
-                raise ValueError(name)
-            if kind == "bool":
-                values[name] = bool(values[name])
-        return cls(**values)
+        return from_plain(cls, row, readers)
     except (InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
         message = (
             f"The catalog {path} can't be used: a row of its table {cls.__name__} holds what granary.vmstore never "
@@ -82,9 +69,9 @@ def read_texts(text: str) -> dict[str, str]:
     return value
 
 
-def maps_to_text(maps: Sequence[IdMap] | None) -> str | None:
-    """Id maps as a column holds them; ``None`` means that none are given, which isn't the same as an empty list."""
-    return None if maps is None else json.dumps([one.as_dict() for one in maps])
+def _write_maps(maps: object) -> str | None:
+    """Return id maps as a column holds them; ``None`` means that none are given, which isn't the same as an empty list."""
+    return None if maps is None else json.dumps(maps)
 
 
 def _read_maps(option: str, text: str | None) -> tuple[IdMap, ...] | None:
@@ -99,7 +86,7 @@ MOUNT_READERS: Mapping[str, Callable[[Any], object]] = {
     "gid_map": functools.partial(_read_maps, "gid_map"),
 }
 
-MOUNT_WRITERS: Mapping[str, Callable[[Any], object]] = dict.fromkeys(("uid_map", "gid_map"), maps_to_text)
+MOUNT_WRITERS: Mapping[str, Callable[[Any], object]] = dict.fromkeys(("uid_map", "gid_map"), _write_maps)
 
 
-__all__ = ["MOUNT_READERS", "MOUNT_WRITERS", "is_text", "read_list", "read_row", "read_texts"]
+__all__ = ["MOUNT_READERS", "MOUNT_WRITERS", "is_text", "read_flag", "read_list", "read_row", "read_texts"]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from .._core.plain import to_plain
 from .._core.records import fields
-from .columns import read_row
+from .columns import read_flag, read_row
 
 if TYPE_CHECKING:
     from .catalog import Catalog
@@ -25,7 +26,7 @@ class Table(Generic[Row]):
     :arg row: the dataclass of its rows. Fields are columns of the same name.
     :arg key: the columns that tell rows apart, by which they are sorted.
     :arg readers: by column, what turns its value into that of the field, as :func:`read_row` has it.
-    :arg writers: by column, the reverse.
+    :arg writers: by column, what turns the plain data of its field into the value of the column.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Table(Generic[Row]):
         self.name = name
         self._row = row
         self._key = key
-        self._readers = readers
+        flags = [field.name for field in fields(row) if field.type == "bool"]  # type: ignore[arg-type]  # any record
+        self._readers = {**dict.fromkeys(flags, read_flag), **readers}
         self._writers = writers
         self._is_key = " AND ".join(f"{column} = :{column}" for column in key)
 
@@ -52,7 +54,9 @@ class Table(Generic[Row]):
         given = {column: value for column, value in values.items() if value is not None}
         condition = " AND ".join(f"{column} = :{column}" for column in given) or "true"
         statement = f"SELECT * FROM {self.name} WHERE {condition} ORDER BY {', '.join(self._key)}"
-        return [read_row(catalog.path, self._row, row, self._readers) for row in catalog.execute(statement, given)]
+        return [
+            read_row(catalog.path, self._row, dict(row), self._readers) for row in catalog.execute(statement, given)
+        ]
 
     def find(self, catalog: Catalog, reference: str | int) -> Row | None:
         """Return the row with this id, or this name. Text of digits only is an id, because no name is.
@@ -85,12 +89,10 @@ class Table(Generic[Row]):
         catalog.execute(f"DELETE FROM {self.name} WHERE {self._is_key}", dict(zip(self._key, key)))
 
     def _values(self, row: Row) -> dict[str, object]:
-        values = {field.name: getattr(row, field.name) for field in fields(row)}
-        return {column: self._writers.get(column, _unchanged)(value) for column, value in values.items()}
-
-
-def _unchanged(value: object) -> object:
-    return value
+        return {
+            column: self._writers[column](value) if column in self._writers else value
+            for column, value in to_plain(row).items()
+        }
 
 
 __all__ = ["Table"]

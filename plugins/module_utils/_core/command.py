@@ -13,7 +13,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from .errors import CommandFailed, VmstoreError, printable
@@ -119,44 +119,77 @@ def _communicate(
     :raises _TooMuch: the command writes more than :data:`MOST_OUTPUT` bytes.
     """
     end = time.monotonic() + timeout
-    into, out, err = process.stdin, process.stdout, process.stderr
-    outputs = {out: bytearray(), err: bytearray()}
-    poller = select.poll()
-    for descriptor, event in ((into, select.POLLOUT), (out, select.POLLIN), (err, select.POLLIN)):
-        os.set_blocking(descriptor, False)
-        poller.register(descriptor, event)
-    waiting = {into, out, err}
+    exchange = _Exchange(process, stdin)
     watched = time.monotonic()
-    while waiting:
+    while exchange.is_open:
         left = max(0.0, end - time.monotonic())
-        ready = [
-            descriptor
-            for descriptor, _events in poller.poll((left if watch is None else min(left, WATCH_INTERVAL)) * 1000)
-        ]
+        ready = exchange.wait(left if watch is None else min(left, WATCH_INTERVAL))
         if not ready and time.monotonic() >= end:
             raise _TooLong
         if watch is not None and time.monotonic() - watched >= WATCH_INTERVAL:
             watch()
             watched = time.monotonic()
         for descriptor in ready:
-            if descriptor == into:
-                with contextlib.suppress(BrokenPipeError):
-                    stdin = stdin[os.write(into, stdin) :] if stdin else b""
-                    if stdin:
-                        continue
-                process.close_input()
-            else:
-                data = os.read(descriptor, CHUNK)
-                outputs[descriptor] += data
-                if sum(map(len, outputs.values())) > MOST_OUTPUT:
-                    raise _TooMuch
-                if data:
-                    continue
-            poller.unregister(descriptor)
-            waiting.remove(descriptor)
+            exchange.move(descriptor)
     if not process.wait(max(0.0, end - time.monotonic())):
         raise _TooLong
-    return bytes(outputs[out]), bytes(outputs[err])
+    return exchange.stdout, exchange.stderr
+
+
+class _Exchange:
+    """The bytes that a command gets, and those that it gives, until all its pipes are closed."""
+
+    def __init__(self, process: Process, stdin: bytes) -> None:
+        self._process = process
+        self._rest = stdin
+        self._outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
+        self._poller = select.poll()
+        self._open = {process.stdin, *self._outputs}
+        for descriptor in self._open:
+            os.set_blocking(descriptor, False)
+            self._poller.register(descriptor, select.POLLIN if descriptor in self._outputs else select.POLLOUT)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._open)
+
+    @property
+    def stdout(self) -> bytes:
+        return bytes(self._outputs[self._process.stdout])
+
+    @property
+    def stderr(self) -> bytes:
+        return bytes(self._outputs[self._process.stderr])
+
+    def wait(self, seconds: float) -> list[int]:
+        """Return the descriptors at which bytes can pass, as soon as there is one."""
+        return [descriptor for descriptor, _events in self._poller.poll(seconds * 1000)]
+
+    def move(self, descriptor: int) -> None:
+        """Let bytes pass at a descriptor that :meth:`wait` returned.
+
+        :raises _TooMuch: the command has written more than :data:`MOST_OUTPUT` bytes.
+        """
+        if not (self._take(descriptor) if descriptor in self._outputs else self._give()):
+            self._poller.unregister(descriptor)
+            self._open.remove(descriptor)
+
+    def _give(self) -> bool:
+        """Return whether there is more to give."""
+        with contextlib.suppress(BrokenPipeError):
+            self._rest = self._rest[os.write(self._process.stdin, self._rest) :] if self._rest else b""
+            if self._rest:
+                return True
+        self._process.close_input()
+        return False
+
+    def _take(self, descriptor: int) -> bool:
+        """Return whether there was something to take."""
+        data = os.read(descriptor, CHUNK)
+        self._outputs[descriptor] += data
+        if sum(map(len, self._outputs.values())) > MOST_OUTPUT:
+            raise _TooMuch
+        return bool(data)
 
 
 def stream(
@@ -166,7 +199,7 @@ def stream(
     failed: Callable[[str], VmstoreError],
     timeout: float = 60,
     limits: Sequence[str] = (),
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing
     the iterator stops the command.
 
@@ -245,7 +278,7 @@ class Conversation:
                 self._read_stderr()
             if self._out in ready or self._in in ready:
                 return self._out in ready, self._in in ready
-            if end is not None and time.monotonic() >= end:
+            if timeout is not None and end is not None and time.monotonic() >= end:
                 raise self._too_slow(timeout)
 
     def read(self) -> bytes:

@@ -202,7 +202,7 @@ def _allow(libc: ctypes.CDLL, ruleset: int, descriptor: int, rights: int) -> Non
 
 
 def _call(libc: ctypes.CDLL, number: int, *arguments: object) -> int:
-    result = libc.syscall(number, *arguments)
+    result = int(libc.syscall(number, *arguments))
     if result < 0:
         import ctypes
 

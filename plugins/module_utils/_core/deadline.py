@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Questions to a file system whose server may be dead: a child process asks, because a system call that waits for the
-server can't be given up.
+"""Calls that a file system with a dead server may never return from. They run in a child process, because a system call
+that waits for the server can't be given up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from .command import CHUNK, KILL_GRACE
@@ -27,21 +27,23 @@ Answer = TypeVar("Answer")
 _LENGTH = 8
 
 
-def within(seconds: float, what: str, function: Callable[[], Answer]) -> Answer:
-    """What ``function`` answers in a child process. What it changes in memory is lost, and the parent's open files
-    aren't open there.
+def run_with_deadline(seconds: float, doing: str, function: Callable[[], Answer]) -> Answer:
+    """Run ``function`` in a child process and return its result. Its changes in memory are lost, and the parent's open
+    files aren't open there.
 
-    :arg what: begins the message when there is no answer: ``Reading the directory /x``.
-    :raises CommandFailed: no answer in so many seconds.
-    :raises VmstoreError: what ``function`` raised.
+    :arg doing: the beginning of the message when no result comes: ``Reading the directory /x``.
+    :raises CommandFailed: no result in so many seconds.
+    :raises VmstoreError: ``function`` raised it.
     """
-    with contextlib.closing(each_within(seconds, what, lambda: [function()])) as answers:
+    with contextlib.closing(iterate_with_deadline(seconds, doing, lambda: [function()])) as answers:
         return next(answers)
 
 
-def each_within(seconds: float, what: str, function: Callable[[], Iterable[Answer]]) -> Iterator[Answer]:
-    """The answers that ``function`` yields in a child process, each of them within so many seconds of the one before;
-    else as :func:`within`.
+def iterate_with_deadline(
+    seconds: float, doing: str, function: Callable[[], Iterable[Answer]]
+) -> Generator[Answer, None, None]:
+    """Yield the items of ``function``, which runs in a child process. Each of them must come within so many seconds of
+    the one before; else as :func:`run_with_deadline`.
     """
     reading, writing = os.pipe()
     try:
@@ -55,7 +57,7 @@ def each_within(seconds: float, what: str, function: Callable[[], Iterable[Answe
     os.close(writing)
     try:
         while True:
-            sent = _receive(reading, seconds, what)
+            sent = _receive(reading, seconds, doing)
             if sent is None:
                 return
             kind, *values = sent
@@ -70,9 +72,9 @@ def each_within(seconds: float, what: str, function: Callable[[], Iterable[Answe
 
 
 def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoReturn:
-    """The child's life.
+    """Run ``function`` in the child process, send its items, and end the process.
 
-    It is no second run of the parent: whatever comes, it leaves without the parent's handlers and buffers.
+    Whatever happens, the child process ends without running the parent's handlers or writing its buffers.
     """
     try:
         _let_go(descriptor)
@@ -89,8 +91,8 @@ def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoRetu
 
 
 def _let_go(kept: int) -> None:
-    """Keep nothing of the parent's but the pipe: a child that hangs would hold its locks, and whoever reads its output
-    would wait for the child.
+    """Close all descriptors but that of the pipe. A child process that hangs would keep the parent's locks, and readers
+    of the parent's output would wait for the child.
     """
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -111,8 +113,8 @@ def _send(descriptor: int, value: object) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _receive(descriptor: int, seconds: float, what: str) -> Any:
-    """One answer. It comes from this program's own child, so it may be unpickled."""
+def _receive(descriptor: int, seconds: float, doing: str) -> Any:
+    """Return one answer. It comes from this program's own child, so it may be unpickled."""
     end = time.monotonic() + seconds
     data = b""
     wanted = _LENGTH
@@ -120,10 +122,10 @@ def _receive(descriptor: int, seconds: float, what: str) -> Any:
     poller.register(descriptor, select.POLLIN)
     while len(data) < wanted:
         if not poller.poll(max(0.0, end - time.monotonic()) * 1000):
-            raise CommandFailed(f"{what} did not end within {seconds:g} seconds and was stopped.")
+            raise CommandFailed(f"{doing} did not end within {seconds:g} seconds and was stopped.")
         chunk = os.read(descriptor, min(CHUNK, wanted - len(data)))
         if not chunk:
-            raise CommandFailed(f"{what} was stopped by another program.")
+            raise CommandFailed(f"{doing} was stopped by another program.")
         data += chunk
         if len(data) == wanted == _LENGTH:
             wanted += int.from_bytes(data, "big")
@@ -131,7 +133,7 @@ def _receive(descriptor: int, seconds: float, what: str) -> Any:
 
 
 def _revived(cls: type[VmstoreError], values: tuple[object, ...], attributes: dict[str, object]) -> VmstoreError:
-    """An error as it was, whatever arguments its class takes."""
+    """Return an error as it was, whatever arguments its class takes."""
     error = cls.__new__(cls, *values)
     error.__dict__.update(attributes)
     return error
@@ -145,4 +147,4 @@ def _stop(child: int) -> None:
         time.sleep(0.001)
 
 
-__all__ = ["each_within", "within"]
+__all__ = ["iterate_with_deadline", "run_with_deadline"]

@@ -17,7 +17,7 @@ import errno
 import grp
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .errors import PathNotAllowed
 
@@ -80,19 +80,54 @@ def opened_file_at(directory: int, name: str) -> Iterator[int]:
             os.close(descriptor)
 
 
-def open_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
-    """Open the regular file ``name`` of an open directory and return its descriptor. Links aren't followed.
+def require_regular(found: int) -> None:
+    """Refuse anything but a regular file.
 
-    :raises OSError: it can't be opened; with EINVAL it is no regular file.
+    :raises OSError: with EINVAL.
+    """
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def open_file_at(
+    directory: int, name: str, flags: int = os.O_RDONLY, *, check: Callable[[int], object] = require_regular
+) -> int:
+    """Open the file ``name`` of an open directory and return its descriptor, whatever anybody puts there meanwhile.
+
+    This is how the engine opens files whose names others can replace. Symbolic links aren't followed, and nothing is
+    opened that isn't a regular file, unless ``check`` accepts it.
+
+    :arg check: gets a descriptor (O_PATH) of what was found, and raises for what must not be opened.
+    :raises OSError: the file can't be opened; with EINVAL it is no regular file. What ``check`` raises passes.
     """
     # O_PATH opens nothing yet: no device notices it, no pipe is waited for.
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        check(found)
         return os.open(descriptor_path(found), flags | os.O_CLOEXEC)
     finally:
         os.close(found)
+
+
+def open_directory_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
+    """Open the directory ``name`` of an open directory and return its descriptor. A link isn't followed.
+
+    :arg flags: O_PATH for one in which nothing is listed.
+    :raises OSError: it can't be opened; :raises NotADirectoryError: it is something else.
+    """
+    return os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def list_directory(directory: int) -> list[str]:
+    """Return the names in an open directory, be it open with O_PATH only.
+
+    :raises OSError: it can't be read.
+    """
+    listing = open_directory_at(directory, ".")
+    try:
+        return os.listdir(listing)
+    finally:
+        os.close(listing)
 
 
 def descriptor_path(descriptor: int, name: str = "") -> str:
@@ -122,7 +157,7 @@ def _is_staff(gid: int) -> bool:
 
 def sync_opened(directory: int) -> None:
     """Make renames, creations and removals in an open directory durable (fsync(2))."""
-    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    descriptor = open_directory_at(directory, ".")
     try:
         os.fsync(descriptor)
     finally:
@@ -161,47 +196,83 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
     """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path``
     itself, and ``.``.
     """
-    todo = [part for part in path.split("/")[::-1] if part]
-    links = 0
-    #: Users who decide where the path leads, each with the directory of the link by which he does.
-    deciders: list[tuple[int | None, os.stat_result]] = []
-    name = "."
-    directory = _root()
+    way = _Way(path, option)
     try:
-        while todo:
-            name = todo.pop()
+        name = way.go(enter_last=enter_last)
+        way.require_trusted()
+    except BaseException:
+        os.close(way.directory)
+        raise
+    return way.directory, name
+
+
+class _Way:
+    """The way to a file, from the root directory on. ``directory`` is a descriptor of the directory that it came to."""
+
+    def __init__(self, path: str, option: str) -> None:
+        self.directory = _root()
+        self._path = path
+        self._option = option
+        self._todo = _components(path)
+        self._links = 0
+        #: Users who decide where the path leads, each with the directory of the link by which he does.
+        self._deciders: list[tuple[int | None, os.stat_result]] = []
+
+    def go(self, *, enter_last: bool) -> str:
+        """Go as far as the path leads, or up to the directory of its last component, and return the name in there.
+
+        :raises OSError: the path leads nowhere.
+        """
+        while self._todo:
+            name = self._todo.pop()
             # What ".." leads to belongs to somebody who hasn't been looked at yet.
-            last = not todo and not enter_last and name != ".."
-            try:
-                found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            except FileNotFoundError:
-                if last:
-                    break
-                raise
-            try:
-                status = os.fstat(found)
-                if stat.S_ISLNK(status.st_mode):
-                    links += 1
-                    if links > MOST_LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                    around = os.fstat(directory)
-                    deciders += [(user, around) for user in _deciders(status, around)]
-                    target = os.readlink("", dir_fd=found)
-                    todo += [part for part in target.split("/")[::-1] if part]
-                    name = "."  # where the link leads to the root directory
-                    if target.startswith("/"):
-                        previous, directory = directory, _root()
-                        os.close(previous)
-                    continue
-                if last:
-                    break
-                if not stat.S_ISDIR(status.st_mode):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-                directory, found, name = found, directory, "."
-            finally:
-                os.close(found)
-        status = os.fstat(directory)
-        for user, around in deciders:
+            is_last = not self._todo and not enter_last and name != ".."
+            if self._stays_before(name, is_last):
+                return name
+        return "."
+
+    def _stays_before(self, name: str, is_last: bool) -> bool:
+        """Enter the directory ``name``, or follow that link. The last component is only followed: return whether it is
+        no link.
+        """
+        try:
+            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+        except FileNotFoundError:
+            if is_last:
+                return True
+            raise
+        try:
+            status = os.fstat(found)
+            if stat.S_ISLNK(status.st_mode):
+                self._follow(found, status)
+            elif is_last:
+                return True
+            elif stat.S_ISDIR(status.st_mode):
+                self.directory, found = found, self.directory
+            else:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._path)
+        finally:
+            os.close(found)
+        return False
+
+    def _follow(self, link: int, status: os.stat_result) -> None:
+        self._links += 1
+        if self._links > MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self._path)
+        around = os.fstat(self.directory)
+        self._deciders += [(user, around) for user in _deciders(status, around)]
+        target = os.readlink("", dir_fd=link)
+        self._todo += _components(target)
+        if target.startswith("/"):
+            previous, self.directory = self.directory, _root()
+            os.close(previous)
+
+    def require_trusted(self) -> None:
+        """
+        :raises PathNotAllowed: a link of another user leads to a directory that isn't that user's.
+        """
+        status = os.fstat(self.directory)
+        for user, around in self._deciders:
             # In a sticky directory nobody renames what is somebody else's.
             stays = os.path.samestat(around, status) and not around.st_mode & stat.S_ISVTX
             if not stays and user != status.st_uid:
@@ -209,11 +280,12 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
                     "it leads through a symbolic link that another user can change to a directory that isn't that "
                     "user's"
                 )
-                raise PathNotAllowed(option, path, reason)
-    except BaseException:
-        os.close(directory)
-        raise
-    return directory, name
+                raise PathNotAllowed(self._option, self._path, reason)
+
+
+def _components(path: str) -> list[str]:
+    """Return the components of a path, the last one first."""
+    return [part for part in path.split("/")[::-1] if part]
 
 
 def _root() -> int:
@@ -241,7 +313,9 @@ __all__ = [
     "exists_at",
     "is_link_at",
     "is_writable_for_others",
+    "list_directory",
     "open_directory",
+    "open_directory_at",
     "open_file_at",
     "opened_directory",
     "opened_file_at",

@@ -22,7 +22,7 @@ import sys
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, is_dataclass, replace
+    from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
 else:
     _MISSING = object()
 
@@ -84,29 +84,6 @@ else:
             elif name not in changes:
                 changes[name] = getattr(value, name)
         return value.__class__(**changes)
-
-    def asdict(value):
-        """Return the fields of an instance as a dictionary, and so those of the instances in it, also in lists, tuples
-        and dictionaries; all of it copied.
-
-        :raises TypeError: it is no instance.
-        """
-        if isinstance(value, type):
-            raise TypeError("asdict() should be called on dataclass instances")
-        return {name: _plain(getattr(value, name)) for name in _fields(value)}
-
-    def _plain(value):
-        if isinstance(value, (str, int, float, bytes)) or value is None:
-            return value
-        if is_dataclass(value):
-            return asdict(value)
-        if isinstance(value, (list, tuple)):
-            return type(value)([_plain(one) for one in value])
-        if isinstance(value, dict):
-            return type(value)([(_plain(key), _plain(one)) for key, one in value.items()])
-        import copy  # few records hold anything else
-
-        return copy.deepcopy(value)
 
     def _fields(value):
         try:
@@ -249,4 +226,4 @@ else:
         return __setattr__, __delattr__
 
 
-__all__ = ["TYPE_CHECKING", "FrozenInstanceError", "asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]
+__all__ = ["TYPE_CHECKING", "FrozenInstanceError", "dataclass", "field", "fields", "is_dataclass", "replace"]

@@ -17,7 +17,7 @@ import stat
 import struct
 
 from .digits import is_hexadecimal
-from .directory import open_file_at
+from .directory import list_directory, open_file_at
 
 #: Upper bound of the bytes of the final name that are in the temporary one. NAME_MAX is 255.
 _LONGEST_STEM = 200
@@ -33,15 +33,31 @@ def create_temporary(directory: int, name: str) -> tuple[int, str]:
         others.
     """
     sweep_temporaries(directory, name)
+    return create_part(directory, f".{_stem(name)}", needs_lock=False)
+
+
+def create_part(directory: int, stem: str = "", *, needs_lock: bool = True) -> tuple[int, str]:
+    """Create an empty file with mode 0600 and a random name behind ``stem`` in an open directory, and lock it.
+
+    :arg needs_lock: whether the file is refused where the file system has no locks.
+    :return: descriptor to read and write by, and the name.
+    :raises OSError: it can't be created or locked.
+    """
     while True:
-        temporary = f".{_stem(name)}.{os.urandom(16).hex()}.part"
+        name = stem + new_part_name()
         descriptor = os.open(
-            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
         )
-        with contextlib.suppress(OSError):
-            lock(descriptor, fcntl.F_OFD_SETLKW)
-        if os.fstat(descriptor).st_nlink != 0:  # else another program swept it before it was locked
-            return descriptor, temporary
+        try:
+            with contextlib.nullcontext() if needs_lock else contextlib.suppress(OSError):
+                lock(descriptor, fcntl.F_OFD_SETLKW)
+            is_swept = os.fstat(descriptor).st_nlink == 0  # by another program, before it was locked
+        except BaseException:
+            os.unlink(name, dir_fd=directory)
+            os.close(descriptor)
+            raise
+        if not is_swept:
+            return descriptor, name
         os.close(descriptor)
 
 
@@ -52,19 +68,11 @@ def sweep_temporaries(directory: int, name: str) -> None:
     """
     beginning = f".{_stem(name)}."
     with contextlib.suppress(OSError):
-        listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            found = [
-                one
-                for one in os.listdir(listing)
-                if one.startswith(beginning) and is_part_name(one[len(beginning) - 1 :])
-            ]
-        finally:
-            os.close(listing)
-        for one in found:
-            with contextlib.suppress(OSError):
-                if stat.S_ISREG(os.stat(one, dir_fd=directory, follow_symlinks=False).st_mode):
-                    remove_unheld(directory, one)
+        for one in list_directory(directory):
+            if one.startswith(beginning) and is_part_name(one[len(beginning) - 1 :]):
+                with contextlib.suppress(OSError):
+                    if stat.S_ISREG(os.stat(one, dir_fd=directory, follow_symlinks=False).st_mode):
+                        remove_unheld(directory, one)
 
 
 def remove_unheld(directory: int, name: str) -> None:
@@ -89,7 +97,7 @@ def is_held(directory: int, name: str) -> bool:
     try:
         descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            (kind,) = struct.unpack_from("h", lock(descriptor, fcntl.F_OFD_GETLK))
+            kind: int = struct.unpack_from("h", lock(descriptor, fcntl.F_OFD_GETLK))[0]
         finally:
             os.close(descriptor)
     except OSError:
@@ -105,6 +113,11 @@ def lock(descriptor: int, how: int) -> bytes:
     return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
+def new_part_name() -> str:
+    """Return a name that :func:`is_part_name` accepts, and that nobody else draws."""
+    return f".{os.urandom(16).hex()}.part"
+
+
 def is_part_name(name: str) -> bool:
     """Return whether a name is a dot, 32 hexadecimal digits, and ``.part``."""
     return name.startswith(".") and name.endswith(".part") and is_hexadecimal(name[1:-5], 32)
@@ -114,4 +127,13 @@ def _stem(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:_LONGEST_STEM])
 
 
-__all__ = ["create_temporary", "is_held", "is_part_name", "lock", "remove_unheld", "sweep_temporaries"]
+__all__ = [
+    "create_part",
+    "create_temporary",
+    "is_held",
+    "is_part_name",
+    "lock",
+    "new_part_name",
+    "remove_unheld",
+    "sweep_temporaries",
+]

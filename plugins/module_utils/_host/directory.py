@@ -130,12 +130,12 @@ def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) 
 
     The result lacks all the others, and what follows a path that doesn't respond in time: :func:`look` says the reason.
     """
-    from .._core.deadline import each_within  # few actions need it
+    from .._core.deadline import iterate_with_deadline  # few actions need it
 
     found: dict[str, Directory] = {}
     with contextlib.suppress(CommandFailed):
         with contextlib.closing(
-            each_within(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))
+            iterate_with_deadline(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))
         ) as answers:
             for path, answer in zip(paths, answers):
                 if answer is not None:

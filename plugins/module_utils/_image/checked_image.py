@@ -168,9 +168,10 @@ def _check_tables(image: CheckedImage, file: TableFile, path: str, option: str) 
 
 def _allocation(image: CheckedImage, file: TableFile) -> Allocation:
     if image.format == "qcow2":
-        from .qcow2_tables import Qcow2Header, qcow2_allocation
+        from .qcow2 import HEADER_SIZE, Qcow2Header
+        from .qcow2_tables import qcow2_allocation
 
-        header = Qcow2Header.read(file)
+        header = Qcow2Header.parse(file.read(0, HEADER_SIZE))
         image.snapshots, image.is_encrypted = header.snapshots, header.is_encrypted
         return qcow2_allocation(file, header)
     if image.format == "vmdk":
@@ -222,10 +223,10 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
     """
     import json
 
-    from .qcow2_tables import Qcow2Header
+    from .qcow2 import HEADER_SIZE, Qcow2Header
     from .qemu_img import run_qemu_img
 
-    header = Qcow2Header.read(file)
+    header = Qcow2Header.parse(file.read(0, HEADER_SIZE))
     if header.is_corrupt:
         image.flaws.append("it is marked as corrupt (qemu-img check -r all repairs that)")
         return

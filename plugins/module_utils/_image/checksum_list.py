@@ -41,25 +41,25 @@ def fetch_list(url: str, *, headers: Mapping[str, str], ca: str | None, log: Cal
     from .decompress import decompressed, limited, peek
     from .magic import COMPRESSIONS
 
-    shown = Source(url).shown
+    redacted = Source(url).redacted
     with open_source(url, timeout=TIMEOUT, limit=LONGEST, headers=headers, ca=ca, log=log) as chunks:
-        kind, chunks = peek(_in_time(chunks, shown))
+        kind, chunks = peek(_in_time(chunks, redacted))
         # A server may send it with a Content-Encoding.
         return b"".join((decompressed if kind in COMPRESSIONS else limited)(chunks, limit=LONGEST, path=url))
 
 
-def _in_time(chunks: Iterator[bytes], shown: str) -> Iterator[bytes]:
+def _in_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
     end = None
     for chunk in chunks:
         end = end or time.monotonic() + LONGEST_TIME
         if time.monotonic() > end:
             raise TransferFailed(
-                f"Could not read {shown}: a file with checksums is expected within {LONGEST_TIME:g} seconds."
+                f"Could not read {redacted}: a file with checksums is expected within {LONGEST_TIME:g} seconds."
             )
         yield chunk
 
 
-def find_checksum(content: bytes, algorithm: str, origin: str, shown: str) -> str:
+def find_checksum(content: bytes, algorithm: str, origin: str, redacted: str) -> str:
     """Return the hexadecimal digits that such a file has for an image, in lower case.
 
     The lines are those of GNU coreutils (``sha256sum``, also with ``--tag``), BSD (``SHA256 (name) = digits``) and
@@ -70,7 +70,7 @@ def find_checksum(content: bytes, algorithm: str, origin: str, shown: str) -> st
     longest name count.
 
     :arg origin: path or URL of the image, before any redirect.
-    :arg shown: the URL of the file, for messages.
+    :arg redacted: the URL of the file without its secrets, for messages.
     :raises InvalidInput: the file has no checksum of the image, or two that differ.
     """
     path = unquote_to_bytes(urlsplit(origin).path) if "://" in origin else os.fsencode(origin)
@@ -87,17 +87,17 @@ def find_checksum(content: bytes, algorithm: str, origin: str, shown: str) -> st
     digests = sorted({digest for length, digest in found if length == longest})
     if len(digests) > 1:
         accepted = (
-            f"one {algorithm} checksum of {called} is expected, and {shown} has {' and '.join(digests[:2])}: give the "
+            f"one {algorithm} checksum of {called} is expected, and {redacted} has {' and '.join(digests[:2])}: give the "
             "right one itself"
         )
-        raise InvalidInput("checksum", _described(algorithm, shown), accepted)
+        raise InvalidInput("checksum", _described(algorithm, redacted), accepted)
     if not digests:
         accepted = (
             f"a file with the {algorithm} checksum of {called} is expected, and it has {_others(entries, algorithm)}"
         )
         raise InvalidInput(
             "checksum",
-            _described(algorithm, shown),
+            _described(algorithm, redacted),
             f"{accepted}: give the URL of the right file, or the checksum itself",
         )
     return digests[0]
@@ -107,8 +107,8 @@ def _text(path: bytes) -> str:
     return path.decode("latin-1")
 
 
-def _described(algorithm: str, shown: str) -> str:
-    return f"{algorithm}:{shown}"
+def _described(algorithm: str, redacted: str) -> str:
+    return f"{algorithm}:{redacted}"
 
 
 def _others(entries: list[tuple[bytes, str]], algorithm: str) -> str:

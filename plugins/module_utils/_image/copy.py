@@ -18,8 +18,8 @@ from .._core.block_device import is_block_device, length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
 from .._core.records import TYPE_CHECKING
+from .._core.throttle import throttle
 from .image_file import SECTOR, disk_size
-from .pace import paced
 from .room import may_compress, require_room, reserve_of, space, stores_all
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def copy_local(
             if digests:
                 _feed(digests, _read(target_fd))
         elif digests or bandwidth or is_block_device(source_fd) or not _copy_extents(source_fd, target_fd):
-            write_stream(paced(_read(source_fd), bandwidth), target_fd, digests=digests)
+            write_stream(throttle(_read(source_fd), bandwidth), target_fd, digests=digests)
         size = os.fstat(target_fd).st_size
         if not sparse and size:
             os.posix_fallocate(target_fd, 0, size)

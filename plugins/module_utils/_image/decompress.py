@@ -192,9 +192,9 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
     """Return a function that makes an error about ``path`` of a reason."""
 
     def refused(why: str) -> InvalidInput:
-        from .source import redacted  # a local file needs no URLs, which take longer to load than all this
+        from .source import redact  # a local file needs no URLs, which take longer to load than all this
 
-        return InvalidInput("path", redacted(path), why)
+        return InvalidInput("path", redact(path), why)
 
     return refused
 
@@ -326,7 +326,7 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
     :raises InvalidInput: something else, or a frame that needs more memory than :data:`MEMORY`.
     """
     steps = _zstd_steps(effort, damaged)
-    skipped, wanted = steps.send(None)
+    skipped, wanted = next(steps)
     header = b""
     for chunk in chunks:
         position = 0

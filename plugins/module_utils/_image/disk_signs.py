@@ -85,7 +85,7 @@ def _is_ext(head: bytes) -> bool:
     if head[1080:1082] != b"\x53\xef":
         return False
     inodes, block_size = struct.unpack_from("<I20xI", head, 1024)
-    return inodes > 0 and block_size <= 6
+    return bool(inodes > 0 and block_size <= 6)
 
 
 def _is_fat(head: bytes) -> bool:
@@ -110,7 +110,7 @@ def _is_hfs(head: bytes) -> bool:
     if head[1024:1026] != b"BD" or len(head) < 1048:
         return False
     block = struct.unpack_from(">I", head, 1044)[0]
-    return block > 0 and block % 512 == 0
+    return bool(block > 0 and block % 512 == 0)
 
 
 def _is_minix(head: bytes) -> bool:
@@ -155,7 +155,7 @@ def disk_sign(head: bytes) -> str | None:
     for name, offsets, magic in _SIGNS:
         if any(head.startswith(magic, offset) for offset in offsets):
             return name
-    return next((name for name, fits in _STRUCTURES if fits(head)), None)
+    return next((name for name, matches in _STRUCTURES if matches(head)), None)
 
 
 __all__ = ["disk_sign"]

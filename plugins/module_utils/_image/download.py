@@ -45,7 +45,7 @@ from urllib.request import (
 
 from .._core.command import CHUNK
 from .._core.errors import InvalidInput, TransferFailed, printable
-from .pace import MinimumRate
+from .._core.throttle import MinimumRate
 from .source import Source
 
 #: Seconds to wait before each attempt to resume. All attempts are there again after :data:`GAIN` bytes.
@@ -81,59 +81,97 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
     :raises TransferFailed: the server can't be reached or refuses, sends something else than was asked for or next to
         nothing, or the connection breaks and can't be resumed.
     """
-    position, total, validator = 0, None, None
-    pauses, counted = iter(PAUSES), 0
-    left_alone = 0.0
+    file = _Download(source, timeout, log, limit)
     while True:
         try:
-            with _get(
-                source, timeout, {"Range": f"bytes={position}-", "If-Range": validator} if validator else {}
-            ) as response:
-                start, expected, length = _range(response)
-                if validator is None:
-                    if response.status == 206:
-                        raise _UnaskedPart("the server sent a part of the file where all of it was asked for")
-                    total, validator = length, _validator(response)
-                    _require_room(total, limit)
-                    log(f"Downloading {source.shown}{_described(response, total)}")
-                elif (
-                    start != position
-                    or None not in (total, length)
-                    and total != length
-                    or _validator(response) not in (None, validator)
-                ):
-                    raise _Refused(
-                        f"the connection broke after {position} bytes, and the server can't go on there or has another "
-                        "file now"
-                    )
-                total = length if total is None else total
-                for chunk in _body(response, expected):
-                    position += len(chunk)
-                    if position - counted >= GAIN:
-                        pauses, counted = iter(PAUSES), position
-                    yield chunk
-            if total is not None and position != total:
-                raise ConnectionError(f"{position} of {total} bytes came")
+            yield from file.rest()
             return
         except _Refused as error:
             raise _failed(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
-            why = _why(error, timeout)
-            seconds = _retry_after(error)
-            if seconds is not None and left_alone + seconds <= LEFT_ALONE:
-                left_alone += seconds
-                log(f"For {source.shown}, {why} and is asked again in {seconds:.0f} seconds")
-                time.sleep(seconds)
-                continue
-            if isinstance(error, HTTPError):
-                lasting = validator is None or error.code < 500
-            else:
-                lasting = validator is None and not isinstance(error, _UnaskedPart)
-            pause = None if lasting else next(pauses, None)
-            if pause is None:
-                raise _failed(source, why) from error
-        log(f"The download of {source.shown} broke after {position} bytes ({why}) and is resumed")
+            file.wait_after(error)
+
+
+class _Download:
+    """A file of which more and more bytes are there; the arguments are those of :func:`download`."""
+
+    def __init__(self, source: Source, timeout: float, log: Callable[[str], object], limit: int | None) -> None:
+        self._source = source
+        self._timeout = timeout
+        self._log = log
+        self._limit = limit
+        #: Number of bytes that came.
+        self._position = 0
+        #: Number of bytes of the whole file, where the server says it.
+        self._total: int | None = None
+        #: What tells this file from another one, once the server has said it.
+        self._validator: str | None = None
+        #: The pauses that are left, and the position when all of them were there.
+        self._pauses, self._counted = iter(PAUSES), 0
+        #: Seconds for which the server has asked to be left alone so far.
+        self._left_alone = 0.0
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield the bytes from the current position on.
+
+        :raises _Refused: they can't be had; :raises OSError, HTTPException, ValueError: the connection broke.
+        """
+        validator = self._validator
+        ranges = {"Range": f"bytes={self._position}-", "If-Range": validator} if validator else {}
+        with _get(self._source, self._timeout, ranges) as response:
+            start, expected, length = _range(response)
+            if validator is None:
+                self._begin(response, length)
+            elif start != self._position or not self._is_same(response, length):
+                raise _Refused(
+                    f"the connection broke after {self._position} bytes, and the server can't go on there or has "
+                    "another file now"
+                )
+            self._total = length if self._total is None else self._total
+            for chunk in _body(response, expected):
+                self._position += len(chunk)
+                if self._position - self._counted >= GAIN:
+                    self._pauses, self._counted = iter(PAUSES), self._position
+                yield chunk
+        if self._total is not None and self._position != self._total:
+            raise ConnectionError(f"{self._position} of {self._total} bytes came")
+
+    def _begin(self, response: _Response, length: int | None) -> None:
+        if response.status == 206:
+            raise _UnaskedPart("the server sent a part of the file where all of it was asked for")
+        self._total, self._validator = length, _validator(response)
+        _require_room(length, self._limit)
+        self._log(f"Downloading {self._source.redacted}{_describe_length(response, length)}")
+
+    def _is_same(self, response: _Response, length: int | None) -> bool:
+        """Return whether an answer is about the file of which the beginning is there."""
+        has_same_length = None in (self._total, length) or self._total == length
+        return has_same_length and _validator(response) in (None, self._validator)
+
+    def wait_after(self, error: Exception) -> None:
+        """Wait until it makes sense to try once more.
+
+        :raises TransferFailed: it makes none.
+        """
+        why = _why(error, self._timeout)
+        seconds = _retry_after(error)
+        if seconds is not None and self._left_alone + seconds <= LEFT_ALONE:
+            self._left_alone += seconds
+            self._log(f"For {self._source.redacted}, {why} and is asked again in {seconds:.0f} seconds")
+            time.sleep(seconds)
+            return
+        pause = None if self._is_lasting(error) else next(self._pauses, None)
+        if pause is None:
+            raise _failed(self._source, why) from error
+        broken = f"The download of {self._source.redacted} broke after {self._position} bytes"
+        self._log(f"{broken} ({why}) and is resumed")
         time.sleep(pause)
+
+    def _is_lasting(self, error: Exception) -> bool:
+        """Return whether another attempt would fail, too."""
+        if isinstance(error, HTTPError):
+            return self._validator is None or error.code < 500
+        return self._validator is None and not isinstance(error, _UnaskedPart)
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
@@ -339,9 +377,9 @@ class _Redirects(HTTPRedirectHandler):
         if not allowed:
             return None
         if _server(req.full_url)[0] == "https" != _server(newurl)[0]:
-            shown = Source(newurl).shown
+            target = Source(newurl).redacted
             raise _Refused(
-                f"the server redirects from https to {shown}, where anybody on the way can change it: give that URL to "
+                f"the server redirects from https to {target}, where anybody on the way can change it: give that URL to "
                 "accept this"
             )
         # Python knows 308 since 3.11; 307 is the same to it.
@@ -381,7 +419,7 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
         HTTPDefaultErrorHandler(),
     ):
         opener.add_handler(handler)
-    response = opener.open(request, timeout=timeout)
+    response: _Response = opener.open(request, timeout=timeout)
     try:
         _check_coding(response)
     except BaseException:
@@ -442,7 +480,7 @@ def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
     return start, expected, length
 
 
-def _described(response: HTTPResponse, total: int | None) -> str:
+def _describe_length(response: HTTPResponse, total: int | None) -> str:
     if total is not None:
         return f" ({total} bytes)"
     return (
@@ -502,7 +540,7 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _failed(source: Source, why: str) -> TransferFailed:
-    return TransferFailed(f"Could not read {source.shown}: {why}.")
+    return TransferFailed(f"Could not read {source.redacted}: {why}.")
 
 
 def _why(error: Exception, timeout: float) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from .._core.command import stream
 from .._core.errors import TransferFailed
-from .pace import sustained
+from .._core.throttle import sustain
 
 #: Seconds in which the downloader must write a byte. Before the first one it may merge the increments of a backup on
 #: another host.
@@ -30,20 +30,22 @@ LONGEST_REST = 1 << 30
 CHARACTERS = r"[A-Za-z0-9._~:/@,+%=-]*(\?[A-Za-z0-9._~:/@,+%=&?-]*)?"
 
 
-def read_with_downloader(program: str, url: str, shown: str) -> Iterator[bytes]:
+def read_with_downloader(program: str, url: str, redacted: str) -> Iterator[bytes]:
     """Yield the bytes behind a URL.
 
     :arg program: path of the downloader.
-    :arg url: one that :func:`flaw_of` finds nothing wrong with.
-    :arg shown: the URL as it may be printed.
+    :arg url: one that :func:`expected_url` accepts.
+    :arg redacted: the URL without its secrets, for messages.
     :raises TransferFailed: the downloader failed, or is too slow.
     :raises CommandFailed: the downloader can't be started, or wrote nothing for too long.
     """
 
     def failed(reason: str) -> TransferFailed:
-        return TransferFailed(f"Could not read {shown}: {program} failed: {reason.rstrip('.').replace(url, shown)}.")
+        return TransferFailed(
+            f"Could not read {redacted}: {program} failed: {reason.rstrip('.').replace(url, redacted)}."
+        )
 
-    return sustained(stream([program, url, "-"], failed=failed, timeout=TIMEOUT), failed)
+    return sustain(stream([program, url, "-"], failed=failed, timeout=TIMEOUT), failed)
 
 
 def read_to_end(chunks: Iterator[bytes], size: int) -> None:
@@ -60,8 +62,8 @@ def read_to_end(chunks: Iterator[bytes], size: int) -> None:
             return
 
 
-def flaw_of(url: str) -> str | None:
-    """Return what is expected instead of a URL that the downloader must not get, ``None`` for one that it may."""
+def expected_url(url: str) -> str | None:
+    """Return a description of the URLs that the downloader may get; ``None`` when ``url`` is one of them."""
     rest = url.partition("://")[2]
     if re.fullmatch(CHARACTERS, rest) is None:
         return (
@@ -76,4 +78,4 @@ def flaw_of(url: str) -> str | None:
     return None
 
 
-__all__ = ["flaw_of", "read_to_end", "read_with_downloader"]
+__all__ = ["expected_url", "read_to_end", "read_with_downloader"]

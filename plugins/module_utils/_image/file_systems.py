@@ -78,7 +78,7 @@ def _ntfs(read: Read) -> int | None:
         or reserved
     ):
         return None
-    return sectors * size
+    return int(sectors * size)
 
 
 def _exfat(read: Read) -> int | None:
@@ -92,7 +92,7 @@ def _exfat(read: Read) -> int | None:
         or not 9 <= sector[108] <= 12
     ):
         return None
-    return sectors << sector[108]
+    return int(sectors << sector[108])
 
 
 def _fat(read: Read) -> int | None:
@@ -117,7 +117,7 @@ def _fat(read: Read) -> int | None:
         or bool(roots) != bool(long_table)
     ):
         return None
-    return sectors * size
+    return int(sectors * size)
 
 
 def _btrfs(read: Read) -> int | None:
@@ -133,7 +133,7 @@ def _btrfs(read: Read) -> int | None:
         or not _is_power(node, 4096, 65536)
     ):
         return None
-    return size
+    return int(size)
 
 
 def _f2fs(read: Read) -> int | None:
@@ -149,14 +149,14 @@ def _f2fs(read: Read) -> int | None:
         or segment != 9
     ):
         return None
-    return blocks << shift
+    return int(blocks << shift)
 
 
 def _squashfs(read: Read) -> int | None:
     """Linux, fs/squashfs/squashfs_fs.h: struct squashfs_super_block."""
     size, shift, major, minor, used = struct.unpack("<12xI6xH4xHH8xQ", read(0, 48))
     is_one = read(0, 4) == b"hsqs" and (major, minor) == (4, 0) and 12 <= shift <= 20 and size == 1 << shift
-    return used if is_one else None
+    return int(used) if is_one else None
 
 
 def _swap(read: Read) -> int | None:
@@ -164,7 +164,7 @@ def _swap(read: Read) -> int | None:
     for page in _PAGE_SIZES:
         version, last = struct.unpack("<II", read(1024, 8))
         if read(page - 10, 10) == b"SWAPSPACE2" and version == 1:
-            return (last + 1) * page
+            return int(last + 1) * page
     return None
 
 

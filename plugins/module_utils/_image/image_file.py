@@ -81,15 +81,19 @@ def require_alone(head: bytes, length: int | None, *, path: str, option: str = "
     :arg head: its first bytes, and ``length`` those of the whole, ``None`` where that isn't known or doesn't matter.
     :raises InvalidInput: as :func:`inspect`.
     """
-    image_format = sniff(head)
-    flaw = _flaw(image_format, head[:_SNIFFED].ljust(_SNIFFED, b"\0"), length or 0, length is None)
-    if flaw:
-        raise _not_alone(option, path, image_format, flaw)
+    image_format, beginning = sniff(head), head[:_SNIFFED].ljust(_SNIFFED, b"\0")
+    reason = _external_reference(image_format, beginning) or _missing_tables(image_format, beginning, length)
+    if reason:
+        raise _not_alone(option, path, image_format, reason)
 
 
 def is_encrypted(head: bytes) -> bool:
-    """Return whether qemu-img needs a key to read the image that begins so (QEMU, docs/interop/qcow2.txt, "Header")."""
-    return sniff(head) == "qcow2" and any(head[32:36])
+    """Return whether qemu-img needs a key to read the image that begins so."""
+    if sniff(head) != "qcow2":
+        return False
+    from .qcow2 import HEADER_SIZE, Qcow2Header
+
+    return Qcow2Header.parse(head.ljust(HEADER_SIZE, b"\0")).is_encrypted
 
 
 def disk_size(descriptor: int, image_format: str, path: str) -> int:
@@ -106,17 +110,30 @@ def disk_size(descriptor: int, image_format: str, path: str) -> int:
 
 @contextlib.contextmanager
 def opened_file(path: str) -> Iterator[int]:
-    """A descriptor to read a regular file by; never what a symbolic link leads to, and nothing that one waits for.
+    """Yield a descriptor to read a regular file by.
 
-    :raises InvalidInput: it isn't a regular file, or a link of another user leads to its directory; :raises
-        FileAccessFailed: it can't be opened.
+    :raises PathNotAllowed: a link of another user leads to its directory; :raises InvalidInput, FileAccessFailed: as
+        :func:`opened_image_at`.
     """
     directory, name = os.path.split(path)
     with contextlib.ExitStack() as stack:
         with os_errors(f"read {path}"):
             opened = stack.enter_context(opened_directory(directory, option="image"))
+        yield stack.enter_context(opened_image_at(opened, name, path))
+
+
+@contextlib.contextmanager
+def opened_image_at(directory: int, name: str, path: str) -> Iterator[int]:
+    """Yield a descriptor to read the regular file ``name`` of an open directory by.
+
+    :arg path: the path of the file, for messages.
+    :raises InvalidInput: it isn't a regular file, which a symbolic link is not; :raises FileAccessFailed: it can't be
+        opened.
+    """
+    with contextlib.ExitStack() as stack:
+        with os_errors(f"read {path}"):
             try:
-                descriptor = stack.enter_context(opened_file_at(opened, name))
+                descriptor = stack.enter_context(opened_file_at(directory, name))
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     raise InvalidInput("image", path, "a regular file is expected") from error
@@ -145,12 +162,15 @@ def inspect(
         size = length_of(descriptor)
     image_format = sniff(head)
     if image_format in QEMU_FORMATS:
-        flaw = _flaw(image_format, head.ljust(_SNIFFED, b"\0"), size, is_cut) or _missing_end(
-            descriptor, image_format, path
+        beginning = head.ljust(_SNIFFED, b"\0")
+        reason = (
+            _external_reference(image_format, beginning)
+            or _missing_tables(image_format, beginning, None if is_cut else size)
+            or _missing_end(descriptor, image_format, path)
         )
-        info = {} if flaw else _info(descriptor, image_format, option, path, timeout)
-        if flaw or "backing-filename" in info:
-            raise _not_alone(option, path, image_format, flaw or "has a backing file")
+        info = {} if reason else _info(descriptor, image_format, option, path, timeout)
+        if reason or "backing-filename" in info:
+            raise _not_alone(option, path, image_format, reason or "has a backing file")
         size = info["virtual-size"]
         told = _told_size(descriptor, image_format, option, path)
         if size != -(-told // SECTOR) * SECTOR:
@@ -177,8 +197,8 @@ def qemu_name(descriptor: int, image_format: str, path: str) -> str:
         return as_vhd(descriptor, by_geometry=is_by_geometry(os.pread(descriptor, FOOTER, 0).ljust(FOOTER, b"\0")))
 
 
-def _not_alone(option: str, path: str, image_format: str, flaw: str) -> InvalidInput:
-    return InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {flaw}")
+def _not_alone(option: str, path: str, image_format: str, reason: str) -> InvalidInput:
+    return InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {reason}")
 
 
 def _sane(size: int, option: str, path: str) -> int:
@@ -189,20 +209,12 @@ def _sane(size: int, option: str, path: str) -> int:
     return size
 
 
-def _flaw(image_format: str, head: bytes, length: int, is_cut: bool) -> str | None:
-    """What keeps a file from standing alone, as far as qemu-img would not refuse it, or would open the other file."""
-    if image_format == "qcow2":  # docs/interop/qcow2 of qemu
-        version, backing_file = struct.unpack_from(">IQ", head, 4)
-        l1_entries, l1_offset, refcount_offset, _clusters, snapshots, snapshots_offset = struct.unpack_from(
-            ">IQQIIQ", head, 36
-        )
-        if backing_file:
-            return "has a backing file"
-        if version >= 3 and head[79] & 4:
-            return "has an external data file"
-        # qemu reads zeros behind the end of a file; the smallest entry of the table of snapshots has 40 bytes.
-        if not is_cut and max(l1_offset + 8 * l1_entries, refcount_offset, snapshots_offset + 40 * snapshots) > length:
-            return "is not whole: its tables lie behind its end"
+def _external_reference(image_format: str, head: bytes) -> str | None:
+    """Return how an image depends on another file, as far as qemu-img would open that file or not refuse the image."""
+    if image_format == "qcow2":
+        from .qcow2 import Qcow2Header
+
+        return Qcow2Header.parse(head).external_reference
     # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's
     # Virtual Disk Format 5.0).
     if image_format == "vmdk" and (not head.startswith(b"KDMV") or not any(head[12:20])):
@@ -210,6 +222,16 @@ def _flaw(image_format: str, head: bytes, length: int, is_cut: bool) -> str | No
     if image_format == "vpc" and head[60:64] == b"\0\0\0\4":
         return "holds the differences to another image"
     return None
+
+
+def _missing_tables(image_format: str, head: bytes, length: int | None) -> str | None:
+    """Return why an image isn't whole; ``None`` where it can be, or where its ``length`` isn't known."""
+    if image_format != "qcow2" or length is None:
+        return None
+    from .qcow2 import Qcow2Header
+
+    # qemu reads zeros behind the end of a file.
+    return "is not whole: its tables lie behind its end" if Qcow2Header.parse(head).tables_end > length else None
 
 
 def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
@@ -236,7 +258,8 @@ def _info(descriptor: int, image_format: str, option: str, path: str, timeout: f
         raise InvalidInput(
             option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})"
         )
-    return json.loads(done.stdout)
+    info: dict[str, Any] = json.loads(done.stdout)
+    return info
 
 
 def _told_size(descriptor: int, image_format: str, option: str, path: str) -> int:
@@ -256,9 +279,11 @@ def _header_size(image_format: str, read: Read) -> int:
     """:raises struct.error, ValueError: the header is too short, or its offsets lead nowhere."""
     head = read(0, SECTOR)
     if image_format == "qcow2":
-        return struct.unpack_from(">Q", head, 24)[0]
+        from .qcow2 import Qcow2Header
+
+        return Qcow2Header.parse(head).virtual_size
     if image_format == "vdi":
-        return struct.unpack_from("<Q", head, 368)[0]
+        return int(struct.unpack_from("<Q", head, 368)[0])
     if image_format == "vhdx":
         from .vhdx_tables import vhdx_size
 
@@ -267,7 +292,7 @@ def _header_size(image_format: str, read: Read) -> int:
         from .vhd_tables import vhd_size
 
         return vhd_size(head)
-    capacity = struct.unpack_from("<Q", head, 12)[0] if head.startswith(b"KDMV") else 0
+    capacity: int = struct.unpack_from("<Q", head, 12)[0] if head.startswith(b"KDMV") else 0
     if not capacity:
         raise ValueError("a descriptor of other files")
     return 512 * capacity
@@ -281,6 +306,7 @@ __all__ = [
     "inspect",
     "is_encrypted",
     "opened_file",
+    "opened_image_at",
     "qemu_name",
     "require_alone",
     "virtual_size",

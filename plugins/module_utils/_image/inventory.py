@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is in a datastore's directory.
+"""List the files in a datastore's directory.
 
-Names, links and headers there can be anybody's: no link counts that leads elsewhere; only regular files are opened.
+The directory is untrusted: symbolic links that leave it are ignored, and only regular files are opened.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 
-from .._core.directory import is_link_at, opened_directory, opened_file_at
+from .._core.directory import is_link_at, open_directory_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
 from .._core.records import dataclass, replace
 from .._core.temporary import is_held, is_part_name
 from .image_file import HEAD_SIZE, virtual_size
+from .layout import SNAPSHOTS, is_image_name, parse_name, snapshot_directory, snapshot_file, snapshot_number
 from .magic import QEMU_FORMATS, sniff
-
-_IMAGE = re.compile("[0-9a-f]{32}")
-_BESIDE = re.compile(r"([0-9a-f]{32})\.(snap|md5sum)")
-_SNAPSHOT = re.compile("[0-9]{1,9}")
 
 #: Bytes that tell a format, and its size; only a VHDX has it further behind.
 _HEAD = 512
+
+#: Kinds of entries, by the meaning of their names.
+_IMAGE, _BESIDE, _STALE, _IN_PROGRESS, _FOREIGN = range(5)
 
 #: Bytes that are read at once.
 _CHUNK = 1 << 20
@@ -89,22 +88,22 @@ class StoredFile:
 @dataclass(frozen=True)
 class Inventory:
     """
-    :arg strays: the snapshots (else the checksum file) of images whose own file isn't there, together with the
-        checksum file.
-    :arg leftovers: parts that no running program holds.
-    :arg held: paths of parts that are being made or removed.
-    :arg unknown: names of all the rest, in which ``\\x`` and two digits stand for a byte that isn't UTF-8.
+    :arg orphaned: the directories of snapshots (else the checksum files) of images whose own file is missing, each
+        together with the checksum file.
+    :arg stale: temporary files that no running program holds.
+    :arg in_progress: paths of temporary files that a program is creating or removing.
+    :arg foreign: names of all other files, in which ``\\x`` and two digits stand for a byte that isn't UTF-8.
     """
 
     images: tuple[StoredImage, ...] = ()
-    strays: tuple[StoredFile, ...] = ()
-    leftovers: tuple[StoredFile, ...] = ()
-    held: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    orphaned: tuple[StoredFile, ...] = ()
+    stale: tuple[StoredFile, ...] = ()
+    in_progress: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool = False) -> Iterator[Inventory | None]:
-    """What is in ``directory``: the last item. The ones before, ``None``, tell whoever waits that data is being
+    """Yield the files in ``directory`` as the last item. The items before are ``None``: a sign that data is being
     read.
 
     :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is
@@ -130,12 +129,12 @@ def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool 
                     image = replace(image, checksum=digest.hexdigest())
             if whole:
                 yield None
-                image = replace(image, flaw=_flaw(opened, directory, image))
+                image = replace(image, flaw=_damage(opened, directory, image))
             images.append(image)
     yield replace(found, images=tuple(images))
 
 
-def _flaw(opened: int, directory: str, image: StoredImage) -> str | None:
+def _damage(opened: int, directory: str, image: StoredImage) -> str | None:
     from .checked_image import missing_end  # few actions need it
 
     name = os.path.basename(image.path)
@@ -146,39 +145,57 @@ def _flaw(opened: int, directory: str, image: StoredImage) -> str | None:
 
 
 def _scan(opened: int, directory: str) -> Inventory:
-    images, beside, leftovers, held, unknown = [], {}, [], [], []
+    images: list[StoredImage] = []
+    beside: dict[str, list[os.DirEntry[str]]] = {}
+    stale: list[os.DirEntry[str]] = []
+    in_progress: list[str] = []
+    foreign: list[str] = []
     with os_errors(f"read the directory {directory}"):
         listed = {entry.name: entry for entry in _entries(opened)}
         for name, entry in sorted(listed.items()):
-            of = _BESIDE.fullmatch(name)
-            if is_part_name(name):
-                if entry.is_file(follow_symlinks=False) and is_held(opened, name):
-                    held.append(os.path.join(directory, name))
-                else:
-                    leftovers.append(entry)
-            elif _IMAGE.fullmatch(name) and _has_data(opened, entry):
-                snapshots = listed.get(f"{name}.snap")
-                image = _image(
-                    opened, directory, entry, snapshots is not None and snapshots.is_dir(follow_symlinks=False)
-                )
-                if image is not None:
-                    images.append(image)
-            elif of is not None and (entry.is_dir if of[2] == "snap" else entry.is_file)(follow_symlinks=False):
-                beside.setdefault(of[1], []).append(entry)
+            kind = _kind(opened, entry)
+            if kind == _IMAGE:
+                snapshots = listed.get(snapshot_directory(name))
+                has_snapshots = snapshots is not None and snapshots.is_dir(follow_symlinks=False)
+                image = _image(opened, directory, entry, has_snapshots)
+                images += [] if image is None else [image]
+            elif kind == _BESIDE:
+                beside.setdefault(os.path.splitext(name)[0], []).append(entry)
+            elif kind == _STALE:
+                stale.append(entry)
+            elif kind == _IN_PROGRESS:
+                in_progress.append(os.path.join(directory, name))
             else:
-                unknown.append(os.fsencode(name).decode(errors="backslashreplace"))
+                foreign.append(os.fsencode(name).decode(errors="backslashreplace"))
+
+        def stored(entries: list[os.DirEntry[str]]) -> StoredFile:
+            return StoredFile(
+                os.path.join(directory, entries[-1].name), sum(_allocated(opened, entry) for entry in entries)
+            )
+
         whole = {os.path.basename(image.path) for image in images}
-        strays = [files for name, files in beside.items() if name not in whole]
         return Inventory(
             tuple(images),
-            tuple(
-                StoredFile(os.path.join(directory, files[-1].name), sum(_allocated(opened, file) for file in files))
-                for files in strays
-            ),
-            tuple(StoredFile(os.path.join(directory, entry.name), _allocated(opened, entry)) for entry in leftovers),
-            tuple(held),
-            tuple(unknown),
+            tuple(stored(entries) for name, entries in beside.items() if name not in whole),
+            tuple(stored([entry]) for entry in stale),
+            tuple(in_progress),
+            tuple(foreign),
         )
+
+
+def _kind(opened: int, entry: os.DirEntry[str]) -> int:
+    """Return what an entry is, by its name and its type."""
+    if is_part_name(entry.name):
+        is_locked = entry.is_file(follow_symlinks=False) and is_held(opened, entry.name)
+        return _IN_PROGRESS if is_locked else _STALE
+    found = parse_name(entry.name)
+    if found is None:
+        return _FOREIGN
+    _image_name, end = found
+    if not end:
+        return _IMAGE if _has_data(opened, entry) else _FOREIGN
+    is_expected = (entry.is_dir if end == SNAPSHOTS else entry.is_file)(follow_symlinks=False)
+    return _BESIDE if is_expected else _FOREIGN
 
 
 def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: bool) -> StoredImage | None:
@@ -207,20 +224,22 @@ def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
     """The file of each snapshot, of which one may be the image's own, and whether they are laid out for shared
     storage (see snapshots.py).
     """
-    files, shared = {}, False
-    with _directory_at(opened, f"{image}.snap") as snapshots:
+    files: dict[int, str] = {}
+    shared = False
+    with _directory_at(opened, snapshot_directory(image)) as snapshots:
         for entry in _entries(snapshots):
-            if entry.name == f"{image}.snap":
+            number = snapshot_number(entry.name)
+            if entry.name == snapshot_directory(image):
                 shared = entry.is_symlink()
-            elif _SNAPSHOT.fullmatch(entry.name):
+            elif number is not None:
                 if entry.is_file(follow_symlinks=False):
-                    files[int(entry.name)] = f"{image}.snap/{entry.name}"
+                    files[number] = snapshot_file(image, number)
                 elif (
                     entry.is_symlink()
                     and not is_link_at(opened, image)
                     and _same(os.stat(entry.name, dir_fd=snapshots), opened, image)
                 ):
-                    files[int(entry.name)] = image
+                    files[number] = image
     return files, shared
 
 
@@ -230,7 +249,7 @@ def _same(status: os.stat_result, directory: int, name: str) -> bool:
 
 def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[StoredSnapshot, ...]) -> StoredImage:
     status = os.stat(file, dir_fd=opened, follow_symlinks=False)
-    shown = os.path.join(directory, file)
+    place = os.path.join(directory, file)
     image_format, size, error = None, None, None
     try:
         with _file(opened, file) as descriptor:
@@ -240,11 +259,11 @@ def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[St
             if found == "vhdx":
                 head = os.pread(descriptor, HEAD_SIZE, 0)
             image_format = found if found in QEMU_FORMATS else "raw"
-            size = virtual_size(head, status.st_size, option="source", path=shown)
+            size = virtual_size(head, status.st_size, option="source", path=place)
     except FileNotFoundError:
         raise
     except OSError as refused:
-        error = str(from_os_error(refused, f"read {shown}"))
+        error = str(from_os_error(refused, f"read {place}"))
     except InvalidInput as refused:
         error = str(refused)
     path = os.path.join(directory, name)
@@ -275,7 +294,7 @@ def _file(opened: int, name: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _directory_at(opened: int, name: str) -> Iterator[int]:
-    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
+    descriptor = open_directory_at(opened, name)
     try:
         yield descriptor
     finally:
@@ -308,7 +327,7 @@ def stored_images(directory: str) -> list[str]:
     :raises NotFound, PathNotAllowed, FileAccessFailed: as :func:`take_inventory`.
     """
     with _opened(directory) as opened, os_errors(f"read the directory {directory}"):
-        return [entry.name for entry in _entries(opened) if _IMAGE.fullmatch(entry.name) and _has_data(opened, entry)]
+        return [entry.name for entry in _entries(opened) if is_image_name(entry.name) and _has_data(opened, entry)]
 
 
 @contextlib.contextmanager
@@ -346,11 +365,11 @@ def _data_file(opened: int, image: str) -> str | None:
     name = image
     with contextlib.suppress(OSError):
         if is_link_at(opened, image):
-            directory, number = os.path.split(os.readlink(image, dir_fd=opened))
-            own = f"{image}.snap"
-            if _SNAPSHOT.fullmatch(number) is None or not _same(os.stat(directory or ".", dir_fd=opened), opened, own):
+            directory, file = os.path.split(os.readlink(image, dir_fd=opened))
+            number, own = snapshot_number(file), snapshot_directory(image)
+            if number is None or not _same(os.stat(directory or ".", dir_fd=opened), opened, own):
                 return None
-            name = f"{own}/{number}"
+            name = snapshot_file(image, number)
         if stat.S_ISREG(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
             return name
     return None

@@ -235,7 +235,7 @@ def _is_arj(head: bytes) -> bool:
         return False
     import zlib
 
-    return zlib.crc32(head[4 : 4 + size]) == struct.unpack_from("<I", head, 4 + size)[0]
+    return head[4 + size : 8 + size] == struct.pack("<I", zlib.crc32(head[4 : 4 + size]))
 
 
 #: What has a short magic number or none, but fields that fit together.
@@ -365,13 +365,13 @@ def sniff(head: bytes, tail: bytes = b"") -> str:
     for _group, name, offset, magic in _MAGICS:
         if head.startswith(magic, offset) if offset >= 0 else tail[offset:].startswith(magic):
             return name
-    for _group, name, fits in _STRUCTURES:
-        if fits(head):
+    for _group, name, matches in _STRUCTURES:
+        if matches(head):
             return name
     sign = disk_sign(head)
     if sign:
         return "iso" if sign == "ISO 9660" else "raw"
-    return next((name for _group, name, fits in _WEAK if fits(head)), "raw")
+    return next((name for _group, name, matches in _WEAK if matches(head)), "raw")
 
 
 def _is_skippable_frame(data: bytes) -> bool:

@@ -16,15 +16,22 @@ owner can't open it before.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from .._core.directory import descriptor_path, exists_at, opened_directory, sync_opened
+from .._core.directory import (
+    descriptor_path,
+    exists_at,
+    list_directory,
+    open_directory_at,
+    opened_directory,
+    sync_opened,
+)
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
 from .._core.records import TYPE_CHECKING, dataclass
-from .._core.temporary import is_part_name, lock, remove_unheld
+from .._core.temporary import create_part, is_part_name, new_part_name, remove_unheld
+from .layout import name_of_part
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -63,7 +70,7 @@ class NewImage:
     @property
     def final(self) -> str:
         """The name that it gets. Nobody else draws the same 128 random bits, so it replaces nothing."""
-        return self.name[1:33]
+        return name_of_part(self.name)
 
     @property
     def path(self) -> str:
@@ -138,9 +145,9 @@ def new_image(
         if sweeping:
             _sweep(opened, place)
         with os_errors(f"make an image in {place}"):
-            image = _open_part(opened, place)
+            descriptor, name = create_part(opened)
+        image = NewImage(opened, place, name, descriptor, owner, mode, batch)
         try:
-            image.owner, image.mode, image.batch = owner, mode, batch
             yield image
         finally:
             with contextlib.suppress(OSError):
@@ -166,7 +173,7 @@ def replace_image(
     directory, name = target
     with os_errors(f"replace {path}"), contextlib.ExitStack() as undo:
         aside = _set_aside(part.directory, outdated, undo)
-        aside.append(_part_name())
+        aside.append(new_part_name())
         os.link(name, aside[-1], src_dir_fd=directory, dst_dir_fd=part.directory, follow_symlinks=False)
         undo.callback(_remove, part.directory, aside[-1])
         old = aside[-1]
@@ -178,7 +185,7 @@ def replace_image(
         if not os.path.samestat(os.fstat(directory), os.fstat(part.directory)):
             sync_opened(part.directory)
         if remove is not None:
-            aside.append(_part_name())
+            aside.append(new_part_name())
             os.rename(remove, aside[-1], src_dir_fd=part.directory, dst_dir_fd=part.directory)
         undo.pop_all()
     _finish(part.directory, part.place, aside)
@@ -246,7 +253,7 @@ def _set_aside(directory: int, names: Sequence[str], undo: contextlib.ExitStack)
     aside = []
     for name in names:
         if exists_at(directory, name):
-            aside.append(_part_name())
+            aside.append(new_part_name())
             os.rename(name, aside[-1], src_dir_fd=directory, dst_dir_fd=directory)
             undo.callback(os.rename, aside[-1], name, src_dir_fd=directory, dst_dir_fd=directory)
             sync_opened(directory)
@@ -268,37 +275,13 @@ def _finish(directory: int, place: str, aside: Sequence[str]) -> None:
 
 def _sweep(directory: int, place: str) -> None:
     with os_errors(f"read {place}"):
-        listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            parts = [name for name in os.listdir(listing) if is_part_name(name)]
-        finally:
-            os.close(listing)
+        parts = [name for name in list_directory(directory) if is_part_name(name)]
     for name in parts:
         with contextlib.suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                 remove_unheld(directory, name)
             else:
                 _remove(directory, name)
-
-
-def _open_part(directory: int, place: str) -> NewImage:
-    while True:
-        name = _part_name()
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
-        try:
-            lock(descriptor, fcntl.F_OFD_SETLKW)
-            swept = os.fstat(descriptor).st_nlink == 0  # by another run, before it was locked
-        except BaseException:
-            os.unlink(name, dir_fd=directory)
-            os.close(descriptor)
-            raise
-        if not swept:
-            return NewImage(directory, place, name, descriptor)
-        os.close(descriptor)
-
-
-def _part_name() -> str:
-    return f".{os.urandom(16).hex()}.part"
 
 
 def _remove(directory: int, name: str) -> None:
@@ -317,7 +300,7 @@ def _remove_directory(directory: int, name: str) -> None:
     """Remove a directory with the files in it, and no directories: those of snapshots have none, and its owner may have
     moved one of root's there.
     """
-    opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    opened = open_directory_at(directory, name)
     try:
         for file in os.listdir(opened):
             os.unlink(file, dir_fd=opened)

@@ -18,13 +18,13 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 from .._core.command import run
 from .._core.directory import open_file_at, opened_parent
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
-from .._core.records import asdict, dataclass
-from .._host.mount.options import check_options
+from .._core.plain import from_plain, to_plain
+from .._core.records import dataclass
+from .._host.mount.virtiofs import VIRTIOFS_OPTIONS
 from .._model.mount_names import check_mount_point, check_mount_tag
 
 #: By this volume id cloud-init finds a NoCloud seed.
@@ -144,7 +144,7 @@ def _contents(seed: Seed) -> dict[str, str]:
     return {
         "meta-data": _json({"instance-id": seed.instance_id}),
         "user-data": "#cloud-config\n" + _json(user_data),
-        MARKER: _json(asdict(seed)),
+        MARKER: _json(to_plain(seed)),
     }
 
 
@@ -159,7 +159,7 @@ def _fstab_fields(mount: SeedMount) -> list[str]:
             point,
             "cloud-init writes it to fstab as it is, so a path without blanks, '\\' and '#' is expected",
         )
-    words = check_options("options", [*(["ro"] if mount.read_only else []), mount.options])
+    words = VIRTIOFS_OPTIONS.check("options", [*(["ro"] if mount.read_only else []), mount.options])
     return [tag, point, "virtiofs", ",".join([*words, "nofail"]), "0", "0"]
 
 
@@ -185,12 +185,7 @@ def _parse_marker(data: bytes) -> Seed:
     """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what
     ``_contents`` wrote.
     """
-    found: Any = json.loads(data.decode("utf-8"))
-    mounts = tuple(
-        SeedMount(str(one["tag"]), str(one["mount_point"]), bool(one["read_only"]), str(one["options"]))
-        for one in found["mounts"]
-    )
-    seed = Seed(str(found["instance_id"]), mounts, int(found["format"]))
+    seed = from_plain(Seed, json.loads(data.decode("utf-8")))
     _contents(seed)  # what it refuses to write, it never wrote
     return seed
 

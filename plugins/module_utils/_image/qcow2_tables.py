@@ -9,16 +9,15 @@ Internal snapshots have tables of their own, which aren't counted.
 
 from __future__ import annotations
 
-import struct
 from array import array
 from typing import NamedTuple
 
-from .._core.records import dataclass
 from .compressed_cluster import is_whole_deflate, is_whole_zstd
+from .qcow2 import Qcow2Header
 from .table_file import Allocation, TableFile
 
-#: Incompatible features.
-_DIRTY, _CORRUPT, _EXTENDED_L2 = 1, 2, 16
+#: Sizes of a cluster that QEMU accepts, as powers of two.
+_CLUSTER_BITS = range(9, 22)
 #: Bits of an entry.
 _OFFSET = (1 << 56) - 512
 _COMPRESSED = 1 << 62
@@ -26,83 +25,26 @@ _ZERO = 1
 _SECTOR = 512
 #: Parts of a cluster that an extended entry allocates one by one.
 _SUBCLUSTERS = 32
-
-
 #: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take
 #: long.
 _MOST_LAST = 64
 
 
 class _Compressed(NamedTuple):
-    """Return where a compressed cluster begins, and where its last sector ends, in bytes."""
+    """The byte at which a compressed cluster begins, and the end of its last sector."""
 
     offset: int
     end: int
-
-
-@dataclass(frozen=True)
-class Qcow2Header:
-    """The fields that tell where the tables are; sizes in bytes.
-
-    :arg snapshots: how many internal snapshots there are.
-    """
-
-    cluster_bits: int
-    virtual_size: int
-    is_encrypted: bool
-    l1_entries: int
-    l1_offset: int
-    snapshots: int
-    features: int
-    refcount_bits: int
-    is_zstd: bool
-
-    @classmethod
-    def read(cls, file: TableFile) -> Qcow2Header:
-        """Read the header.
-
-        :raises OSError: the file can't be read; :raises ValueError: clusters of a size that qemu-img doesn't open.
-        """
-        head = file.read(0, 112)
-        version, cluster_bits, size, crypt, l1_entries, l1_offset, snapshots = struct.unpack_from(
-            ">4xI12xIQIIQ12xI", head
-        )
-        features, refcount_order, length = struct.unpack_from(">Q16xII", head, 72) if version >= 3 else (0, 4, 72)
-        if not 9 <= cluster_bits <= 21:
-            raise ValueError(cluster_bits)
-        return cls(
-            cluster_bits,
-            size,
-            crypt != 0,
-            l1_entries,
-            l1_offset,
-            snapshots,
-            features,
-            1 << refcount_order,
-            length > 104 and head[104] == 1,
-        )
-
-    @property
-    def is_dirty(self) -> bool:
-        """Return whether the reference counts are behind, which is no damage (lazy refcounts)."""
-        return bool(self.features & _DIRTY)
-
-    @property
-    def is_corrupt(self) -> bool:
-        """Return whether qemu found the image damaged, and marked it."""
-        return bool(self.features & _CORRUPT)
-
-    @property
-    def has_subclusters(self) -> bool:
-        return bool(self.features & _EXTENDED_L2)
 
 
 def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
     """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have
     storage.
 
-    :raises OSError: the file can't be read.
+    :raises OSError: the file can't be read; :raises ValueError: clusters of a size that qemu-img doesn't open.
     """
+    if header.cluster_bits not in _CLUSTER_BITS:
+        raise ValueError(header.cluster_bits)
     cluster = 1 << header.cluster_bits
     found = Allocation(file.length, cluster)
     width = 16 if header.has_subclusters else 8
@@ -177,10 +119,10 @@ def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
     that is allocated.
     """
     cluster = 1 << header.cluster_bits
-    within = max(min(cluster, header.virtual_size - number * cluster), 0)
+    readable = max(min(cluster, header.virtual_size - number * cluster), 0)
     if bitmap is None:
-        return within
-    return min(within, (bitmap & ((1 << _SUBCLUSTERS) - 1)).bit_length() * cluster // _SUBCLUSTERS)
+        return readable
+    return min(readable, (bitmap & ((1 << _SUBCLUSTERS) - 1)).bit_length() * cluster // _SUBCLUSTERS)
 
 
-__all__ = ["Qcow2Header", "qcow2_allocation"]
+__all__ = ["qcow2_allocation"]

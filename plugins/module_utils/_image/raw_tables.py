@@ -66,7 +66,7 @@ def gpt_size(read: Read, sector: int) -> int:
         return 0
     if crc32(header[:16] + bytes(4) + header[20:length]) != checksum:
         return 0
-    return (backup + 1) * sector
+    return int(backup + 1) * sector
 
 
 def mbr_size(read: Read) -> int | None:
@@ -110,7 +110,7 @@ def iso_size(read: Read) -> int | None:
     )
     if blocks != swapped or size != swapped_size or size not in (512, 1024, 2048):
         return None
-    return blocks * size
+    return int(blocks * size)
 
 
 __all__ = ["OwnSize", "gpt_size", "iso_size", "mbr_size", "own_sizes"]

@@ -17,10 +17,11 @@ import os
 from .._core.directory import descriptor_path, open_file_at, opened_directory, opened_file_at
 from .._core.errors import Conflict, os_errors
 from .image_file import inspect
+from .layout import checksum_file
 from .new_image import remove_files
 from .qemu_img import run_qemu_img
 from .room import require_length, require_room
-from .snapshots import content_files, list_snapshots
+from .snapshots import chain_files, list_snapshots
 from .still import is_used
 
 
@@ -33,7 +34,7 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
     :raises Conflict: it has snapshots, or a program uses it.
     :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
     """
-    if content_files(image, format) != [image] or list_snapshots(image):
+    if chain_files(image, format) != [image] or list_snapshots(image):
         raise Conflict(f"{image} can't grow while it has snapshots: delete them, or flatten one.")
     directory, name = os.path.split(image)
     with contextlib.ExitStack() as stack:
@@ -50,7 +51,7 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             return
         if not sparse:
             require_room(descriptor, growth, f"grow {image}")
-        remove_files(directory, [f"{name}.md5sum"])  # it is about the old data
+        remove_files(directory, [checksum_file(name)])  # it is about the old data
         if format == "raw":
             _grow_raw(descriptor, size, sparse, image)
         else:

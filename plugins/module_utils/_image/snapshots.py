@@ -19,18 +19,25 @@ repeated.
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import os
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 
-from .._core.digits import is_decimal, is_hexadecimal
-from .._core.directory import descriptor_path, exists_at, is_link_at, opened_directory, opened_file_at, sync_opened
+from .._core.directory import (
+    descriptor_path,
+    exists_at,
+    is_link_at,
+    list_directory,
+    open_directory_at,
+    opened_directory,
+    sync_opened,
+)
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.records import TYPE_CHECKING, dataclass
 from .copy import convert, copy_local, foresee_conversion, foresee_copy
-from .image_file import disk_size
+from .image_file import disk_size, opened_image_at
+from .layout import checksum_file, is_image_name, snapshot_directory, snapshot_file, snapshot_number
 from .new_image import NewImage, new_image, remove_files, replace_image, sweep
 
 if TYPE_CHECKING:
@@ -39,10 +46,7 @@ if TYPE_CHECKING:
 #: Seconds for a command that copies data.
 TIMEOUT = 86400
 
-#: Of the qcow2 header (QEMU, docs/interop/qcow2.txt): bytes up to the incompatible features, and the one that puts data
-#: into another file.
-_HEADER = 80
-_EXTERNAL_DATA_FILE = 4
+#: Upper bound of the name of a backing file in bytes (QEMU, docs/interop/qcow2.txt).
 _LONGEST_BACKING_NAME = 1023
 
 #: Files that one image may be made of: as many as libvirt runs. Each costs qemu-img a descriptor and a part of its
@@ -87,7 +91,7 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
             return
         with files.opened(source) as descriptor, files.new_image(descriptor) as part:
             copy_local(descriptor, part.fd)
-            replace_image(part, files.place(target), path=files.path(target), outdated=[f"{files.name}.md5sum"])
+            replace_image(part, files.place(target), path=files.path(target), outdated=[checksum_file(files.name)])
 
 
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
@@ -110,9 +114,8 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
                 convert(as_one_image(tuple(reads)), "qcow2", part.fd, "qcow2", reads=reads, timeout=timeout)
             else:
                 copy_local(next(iter(reads)), part.fd)
-            replace_image(
-                part, files.place(None), path=image, outdated=[f"{files.name}.md5sum"], remove=f"{files.name}.snap"
-            )
+            outdated, remove = [checksum_file(files.name)], snapshot_directory(files.name)
+            replace_image(part, files.place(None), path=image, outdated=outdated, remove=remove)
 
 
 def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
@@ -153,7 +156,7 @@ def list_snapshots(image: str) -> list[int]:
         return [number for number in files.numbers() if files.data_of(number) != active]
 
 
-def content_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
+def chain_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
     """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one
     it is based on.
 
@@ -184,9 +187,10 @@ def remove_image(image: str, *, sweeping: bool = True, batch: Batch | None = Non
     :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
     """
     directory, name = os.path.split(image)
-    if not is_hexadecimal(name, 32):
+    if not is_image_name(name):
         raise InvalidInput("source", image, "the path of an image is expected, which ends in 32 hexadecimal digits")
-    return remove_files(directory, [name, f"{name}.snap", f"{name}.md5sum"], sweeping=sweeping, batch=batch)
+    names = [name, snapshot_directory(name), checksum_file(name)]
+    return remove_files(directory, names, sweeping=sweeping, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,7 @@ class ImageFiles:
     snapshots: int | None
 
     def path(self, number: int | None) -> str:
-        return self.image if number is None else f"{self.image}.snap/{number:d}"
+        return self.image if number is None else snapshot_file(self.image, number)
 
     def place(self, number: int | None) -> tuple[int, str]:
         """A file's directory and its name there."""
@@ -229,21 +233,12 @@ class ImageFiles:
             os.unlink(name, dir_fd=directory)
             sync_opened(directory)
 
-    @contextlib.contextmanager
-    def opened(self, number: int | None) -> Iterator[int]:
-        """A descriptor to read a file by, for the length of a block.
+    def opened(self, number: int | None) -> contextlib.AbstractContextManager[int]:
+        """Open a file for the length of a block, in which its descriptor reads it.
 
-        :raises InvalidInput: it isn't a regular file; :raises FileAccessFailed.
+        :raises InvalidInput, FileAccessFailed: as :func:`opened_image_at`.
         """
-        with contextlib.ExitStack() as stack:
-            with os_errors(f"read {self.path(number)}"):
-                try:
-                    descriptor = stack.enter_context(opened_file_at(*self.place(number)))
-                except OSError as error:
-                    if error.errno == errno.EINVAL:
-                        raise InvalidInput("image", self.path(number), "a regular file is expected") from error
-                    raise
-            yield descriptor
+        return opened_image_at(*self.place(number), self.path(number))
 
     @contextlib.contextmanager
     def opened_all(self, numbers: list[int | None]) -> Iterator[Mapping[int, str]]:
@@ -273,17 +268,18 @@ class ImageFiles:
         raise Conflict(f"{path} is not used: it is not a regular file in a directory of the image {self.image}.")
 
     def numbers(self) -> list[int]:
-        with os_errors(f"read {self.image}.snap"):
-            listing = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.snapshots)
-            try:
-                return sorted(int(name) for name in os.listdir(listing) if is_decimal(name, 9))
-            finally:
-                os.close(listing)
+        """Return the numbers of all files in the directory with the snapshots, ascending."""
+        if self.snapshots is None:
+            return []
+        with os_errors(f"read {snapshot_directory(self.image)}"):
+            return sorted(
+                number for number in map(snapshot_number, list_directory(self.snapshots)) if number is not None
+            )
 
     def active(self) -> int | None:
         """The file that the image's data is written to."""
         target = self.target()
-        if target is None and self.snapshots is not None and is_link_at(self.snapshots, f"{self.name}.snap"):
+        if target is None and self.snapshots is not None and is_link_at(self.snapshots, snapshot_directory(self.name)):
             return self.data_of(self.numbers()[-1])
         return target
 
@@ -303,16 +299,19 @@ class ImageFiles:
         """Return the name of the backing file in the header of a qcow2 file, because qemu-img would open the backing
         file.
         """
+        from .qcow2 import HEADER_SIZE, Qcow2Header
+
         path = self.path(number)
         with self.opened(number) as descriptor, os_errors(f"read {path}"):
-            header = os.pread(descriptor, _HEADER, 0)
-            if len(header) < _HEADER or header[:4] != b"QFI\xfb":
-                raise Conflict(f"{path} is not used: it isn't a qcow2 image.")
-            version, offset, length = struct.unpack_from(">IQI", header, 4)
-            (features,) = struct.unpack_from(">Q", header, 72)
-            if version >= 3 and features & _EXTERNAL_DATA_FILE or length > _LONGEST_BACKING_NAME:
+            try:
+                header = Qcow2Header.parse(os.pread(descriptor, HEADER_SIZE, 0))
+            except ValueError as error:
+                raise Conflict(f"{path} is not used: it isn't a qcow2 image.") from error
+            if header.has_external_data or header.backing_length > _LONGEST_BACKING_NAME:
                 raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
-            return os.fsdecode(os.pread(descriptor, length, offset)) if offset else None
+            if not header.backing_offset:
+                return None
+            return os.fsdecode(os.pread(descriptor, header.backing_length, header.backing_offset))
 
     def chain(self, snapshot: int) -> list[int | None]:
         """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the
@@ -347,12 +346,14 @@ class ImageFiles:
         """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's
         directory.
         """
-        directory, number = os.path.split(name)
+        directory, file = os.path.split(name)
+        number = snapshot_number(file)
         with contextlib.suppress(OSError):
-            if is_decimal(number, 9) and self.snapshots is not None:
+            if number is not None and self.snapshots is not None:
                 if os.path.samestat(os.stat(directory or ".", dir_fd=self.directory), os.fstat(self.snapshots)):
-                    return int(number)
-        raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {self.image}.snap.")
+                    return number
+        place = snapshot_directory(self.image)
+        raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {place}.")
 
 
 @contextlib.contextmanager
@@ -361,20 +362,19 @@ def _opened(image: str) -> Iterator[ImageFiles]:
 
     :raises Conflict: what is named like the directory of its snapshots isn't one.
     """
-    place, name = os.path.split(image)
+    around, name = os.path.split(image)
     with contextlib.ExitStack() as stack:
         with os_errors(f"read {image}"):
-            directory = stack.enter_context(opened_directory(place, option="source"))
+            directory = stack.enter_context(opened_directory(around, option="source"))
             snapshots: int | None = None
             try:
-                snapshots = os.open(
-                    f"{name}.snap", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
-                )
+                snapshots = open_directory_at(directory, snapshot_directory(name), os.O_PATH)
                 stack.callback(os.close, snapshots)
             except FileNotFoundError:
                 pass
             except NotADirectoryError as error:
-                raise Conflict(f"{image}.snap is not used: it is not a directory of the image {image}.") from error
+                place = snapshot_directory(image)
+                raise Conflict(f"{place} is not used: it is not a directory of the image {image}.") from error
         yield ImageFiles(directory, name, image, snapshots)
 
 
@@ -391,35 +391,22 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
         # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They
         # count only where they lead to the chain.
         named = descriptor_path(files.directory, part.name)
-        data = disk_size(source, "qcow2", files.path(child))
-        opened = {
-            "reads": reads,
-            "writes": {part.fd: files.path(child)},
-            "directories": {files.directory: os.path.dirname(files.image)},
-            "data": data,
-        }
-        # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
-        run_qemu_img(
-            "rebase",
-            "-t",
-            "writethrough",
-            "-f",
-            "qcow2",
-            "-F",
-            "qcow2",
-            "-b",
-            name,
-            "--",
-            named,
-            **opened,
+        run = functools.partial(
+            run_qemu_img,
+            reads=reads,
+            writes={part.fd: files.path(child)},
+            directories={files.directory: os.path.dirname(files.image)},
+            data=disk_size(source, "qcow2", files.path(child)),
             timeout=timeout,
         )
-        run_qemu_img("check", "-q", "-f", "qcow2", "--", named, **opened, timeout=timeout)
+        # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
+        run(*"rebase -t writethrough -f qcow2 -F qcow2 -b".split(), name, "--", named)
+        run("check", "-q", "-f", "qcow2", "--", named)
         replace_image(part, files.place(child), path=files.path(child))
 
 
 __all__ = [
-    "content_files",
+    "chain_files",
     "data_file",
     "delete_snapshot",
     "flatten_snapshot",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
@@ -18,10 +18,10 @@ from .._core.command import stream
 from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
 from .._core.paths import absolute
 from .._core.records import dataclass, field
+from .._core.throttle import sustain, throttle
 from .._core.words import MODULE, Words
 from .._model.names import check_host
 from .._remote.ssh import CONNECT_TIMEOUT, ssh_command
-from .pace import paced, sustained
 
 #: Seconds between two lines of progress.
 PROGRESS_EVERY = 10.0
@@ -46,7 +46,7 @@ COPY = "; ".join(
 
 @dataclass(frozen=True)
 class Source:
-    """A local path or a URL, as given. A URL can hold a password or a signature; ``shown`` is what may be printed.
+    """A local path or a URL, as given. A URL can hold a password or a signature; ``redacted`` may be printed.
 
     :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, where there is one.
     :arg headers: what is sent to the HTTP server of the URL, and to no other that it redirects to.
@@ -65,12 +65,12 @@ class Source:
             absolute("path", self.path)
             return
         try:
-            flaw = self._flaw()
+            expected = self._expected_url()
         except ValueError:
-            flaw = "a URL with a valid host and port is expected"
-        if flaw:
+            expected = "a URL with a valid host and port is expected"
+        if expected:
             # Where the password is in something that isn't a URL, nobody can tell.
-            raise InvalidInput("path", f"{self.scheme}://..." if re.search("[@?]", self.path) else self.path, flaw)
+            raise InvalidInput("path", f"{self.scheme}://..." if re.search("[@?]", self.path) else self.path, expected)
 
     @property
     def scheme(self) -> str:
@@ -79,31 +79,34 @@ class Source:
         return scheme.lower() if separator and not self.path.startswith("/") else ""
 
     @property
-    def shown(self) -> str:
+    def redacted(self) -> str:
         """The path, or the URL without user, password, query and fragment."""
-        return redacted(self.path)
+        return redact(self.path)
 
     @property
     def is_for_downloader(self) -> bool:
         """Return whether the URL has a scheme that only the downloader knows."""
         return self.scheme not in ("", *SCHEMES)
 
-    def _flaw(self) -> str | None:
-        """:raises ValueError: a port or an address in brackets that isn't one."""
+    def _expected_url(self) -> str | None:
+        """Return a description of the URLs that are accepted; ``None`` when this is one of them.
+
+        :raises ValueError: a port or an address in brackets that isn't one.
+        """
         if self.is_for_downloader:
             # A file of this host has a path, which SAFE_DIRS and RESTRICTED_DIRS are compared with.
             if self.downloader is None or self.scheme == "file":
                 return "an absolute path or a URL with http, https or ssh is expected"
-            from .downloader import flaw_of
+            from .downloader import expected_url
 
-            return flaw_of(self.path)
+            return expected_url(self.path)
         if re.fullmatch("[!-~]+", self.path) is None:
             return "in a URL, blanks and all that isn't ASCII are percent-encoded, such as %20"
         parts = urlsplit(self.path)
         if re.fullmatch(r"([^.]{1,63}\.)*[^.]{1,63}\.?", parts.hostname or "") is None or parts.port == 0:
             raise ValueError
         if self.scheme == "ssh":
-            check_host("path", parts.hostname)
+            check_host("path", parts.hostname or "")
             absolute("path", _remote_path(parts.path))
             if (
                 parts.password
@@ -122,7 +125,7 @@ class Source:
 SCHEMES = ("http", "https", "ssh")
 
 
-def redacted(path: str) -> str:
+def redact(path: str) -> str:
     """Return a path as it is, or a URL of any scheme without user, password, query and fragment."""
     scheme, separator, _rest = path.partition("://")
     if not separator or path.startswith("/"):
@@ -167,21 +170,19 @@ def open_source(
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
     source = _remote(path, downloader, headers, ca)
+    chunks: Iterator[bytes]
     if source.is_for_downloader:
         from .downloader import read_with_downloader
 
-        chunks = read_with_downloader(str(downloader), path, source.shown)
+        chunks = read_with_downloader(str(downloader), path, source.redacted)
     elif source.scheme == "ssh":
-        chunks = _copied(source, timeout, verify, warn, words)
+        chunks = _copy_over_ssh(source, timeout, verify, warn, words)
     else:
         from .download import download  # HTTP and TLS take longer to load than all the rest
 
         chunks = download(source, timeout, log, limit)
-    chunks = _reported(paced(chunks, bandwidth), source, log)
-    try:
-        yield chunks
-    finally:
-        chunks.close()
+    with closing(_report(throttle(chunks, bandwidth), source, log)) as reported:
+        yield reported
 
 
 def read_head(
@@ -212,7 +213,7 @@ def read_head(
             break
     length, _newline, head = answer.partition(b"\n")
     if not length.isdigit() or len(head) > size:
-        raise TransferFailed(f"Could not read {source.shown}: the host doesn't answer as stat and head do.")
+        raise TransferFailed(f"Could not read {source.redacted}: the host doesn't answer as stat and head do.")
     return head, int(length)
 
 
@@ -223,7 +224,7 @@ def _remote(path: str, downloader: str | None, headers: Mapping[str, str], ca: s
     return source
 
 
-def _copied(
+def _copy_over_ssh(
     source: Source, timeout: float, verify: bool, warn: Callable[[str], object], words: Words
 ) -> Iterator[bytes]:
     try:
@@ -231,7 +232,7 @@ def _copied(
     except StaleState:
         if verify:
             raise
-        warn(f"{source.shown} changed while it was copied, and the copy can be a mixture of both states.")
+        warn(f"{source.redacted} changed while it was copied, and the copy can be a mixture of both states.")
 
 
 def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE) -> Iterator[bytes]:
@@ -245,15 +246,15 @@ def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE
 
     def failed(reason: str) -> VmstoreError:
         if reason == CHANGED:
-            return StaleState(f"Could not read {source.shown}: {reason}; {CONSENT.format(words.unverified)}.")
-        return TransferFailed(f"Could not read {source.shown}: {reason}.")
+            return StaleState(f"Could not read {source.redacted}: {reason}; {CONSENT.format(words.unverified)}.")
+        return TransferFailed(f"Could not read {source.redacted}: {reason}.")
 
     with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
-        yield from _marked(sustained(chunks, failed), failed)
+        yield from _skip_greeting(sustain(chunks, failed), failed)
 
 
-def _marked(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
-    """What comes after the line :data:`MARK`."""
+def _skip_greeting(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+    """Yield the bytes behind the line :data:`MARK`."""
     greeting, mark = b"", f"{MARK}\n".encode()
     for chunk in chunks:
         greeting += chunk
@@ -269,14 +270,15 @@ def _marked(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> I
     yield from chunks
 
 
-def _reported(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Iterator[bytes]:
-    total, told = 0, time.monotonic()
+def _report(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Generator[bytes, None, None]:
+    """Yield ``chunks``, and log how many bytes have come so far."""
+    total, logged = 0, time.monotonic()
     for chunk in chunks:
         total += len(chunk)
-        if time.monotonic() - told >= PROGRESS_EVERY:
-            log(f"{total >> 20} MiB of {source.shown} so far")
-            told = time.monotonic()
+        if time.monotonic() - logged >= PROGRESS_EVERY:
+            log(f"{total >> 20} MiB of {source.redacted} so far")
+            logged = time.monotonic()
         yield chunk
 
 
-__all__ = ["Source", "open_source", "read_head", "redacted"]
+__all__ = ["Source", "open_source", "read_head", "redact"]

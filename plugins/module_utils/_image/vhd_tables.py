@@ -48,7 +48,7 @@ def has_two_sizes(footer: bytes) -> bool:
     cylinders, heads, sectors = geometry
     if creator in (*_BY_GEOMETRY, *_BY_CURRENT_SIZE) or tuple(geometry) == _LARGEST_GEOMETRY:
         return False
-    return size != _SECTOR * cylinders * heads * sectors
+    return bool(size != _SECTOR * cylinders * heads * sectors)
 
 
 def vhd_size(footer: bytes) -> int:
@@ -57,7 +57,7 @@ def vhd_size(footer: bytes) -> int:
     :raises struct.error: it is no whole footer.
     """
     size, cylinders, heads, sectors = struct.unpack_from(">48xQHBB", footer)
-    return _SECTOR * cylinders * heads * sectors if is_by_geometry(footer) else size
+    return int(_SECTOR * cylinders * heads * sectors if is_by_geometry(footer) else size)
 
 
 def fixed_vhd_size(tail: bytes, length: int) -> int | None:
@@ -71,7 +71,7 @@ def fixed_vhd_size(tail: bytes, length: int) -> int | None:
     size, kind, checksum = struct.unpack_from(">48xQ4xII", footer)
     if kind != _FIXED or size != length - FOOTER or checksum != ~(sum(footer) - sum(footer[64:68])) & 0xFFFFFFFF:
         return None
-    return size
+    return int(size)
 
 
 def vhd_allocation(file: TableFile) -> Allocation:

@@ -31,7 +31,7 @@ def vhdx_size(read: Read) -> int:
 
     :raises struct.error, ValueError: the tables lead nowhere.
     """
-    return struct.unpack("<Q", _item(read, _VIRTUAL_SIZE, 8))[0]
+    return int(struct.unpack("<Q", _item(read, _VIRTUAL_SIZE, 8))[0])
 
 
 def vhdx_allocation(file: TableFile) -> Allocation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from .._core.records import asdict, dataclass, field
+from .._core.records import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Datastore:
     attributes: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """The row as plain data: tuples are lists."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the row as plain data."""
+        from .._core.plain import to_plain  # drivers don't need it
+
+        return dict(to_plain(self))
 
     def directories(self) -> list[str]:
         """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from .._core.arguments import is_integer
 from .._core.errors import InvalidInput
-from .._core.records import asdict, dataclass
+from .._core.records import dataclass
 
 #: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
 HIGHEST_ID = 2**32 - 2
@@ -39,7 +39,7 @@ class IdMap:
         return f"{self.start}:{self.target}:{self.count}"
 
     def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+        return {"start": self.start, "target": self.target, "count": self.count}
 
 
 def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tuple[IdMap, ...] | None:

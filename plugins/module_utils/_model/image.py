@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .._core.plain import to_plain
 from .._core.records import dataclass
 from .idmap import IdMap
 
@@ -79,17 +80,15 @@ class Image:
     checksum: str | None = None
 
     def as_dict(self, name_of: Callable[[int], str | None] = _no_name) -> dict[str, Any]:
-        """The row as plain data: maps are lists of dicts, and the origin of a clone is ``image:`` and a name.
+        """Return the row as plain data, in which the origin of a clone is ``image:`` and a name.
 
         :arg name_of: the name that an image has today, by its id. Without one, it is the name of the time when the
             clone was made.
         """
-        row = dict(vars(self))
+        row = dict(to_plain(self))
         source = clone_source(self.origin)
         if source is not None:
             row["origin"] = f"image:{(None if source.id is None else name_of(source.id)) or source.name}"
-        for column in ("uid_map", "gid_map"):
-            row[column] = None if row[column] is None else [one.as_dict() for one in row[column]]
         return row
 
 

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ledger = command("ledger", _ledger, "show what clients asked and got")
     for name in ("op", "path", "client", "rule", "since"):
-        ledger.add_argument(f"--{name}", **({"action": "append"} if name == "op" else {}))
+        ledger.add_argument(f"--{name}", action="append" if name == "op" else "store")
     ledger.add_argument("--limit", type=int, default=50)
     ledger.add_argument("--summary", action="store_true")
     ledger.add_argument("--mark", metavar="NAME", help="remember this moment, for --since")

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from . import checks
 from .errors import DaemonGone, SimulatedDatastoreError
+from .pipes import pipe_from, pipe_to
 from .system import MNT_DETACH, mounts, resolve, unmount
 
 #: One directory a datastore: its socket and which process serves it.
@@ -329,15 +330,16 @@ _children: list[subprocess.Popen[bytes]] = []
 def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float) -> dict[str, Any]:
     output = b""
     poll = select.poll()
-    poll.register(process.stdout, select.POLLIN)  # type: ignore[arg-type]
+    stdin, stdout = pipe_to(process), pipe_from(process)
+    poll.register(stdout, select.POLLIN)
     until = time.monotonic() + deadline
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # type: ignore[union-attr]
-        process.stdin.write(config)  # type: ignore[union-attr]
-    with process.stdout:  # type: ignore[union-attr]
+    with contextlib.suppress(BrokenPipeError), stdin:
+        stdin.write(config)
+    with stdout:
         while not output.endswith(b"\n"):
             if not poll.poll(max(0, until - time.monotonic()) * 1000):
                 raise SimulatedDatastoreError(f"The daemon wasn't ready within {deadline:g} seconds.")
-            if not (chunk := os.read(process.stdout.fileno(), 65536)):  # type: ignore[union-attr]
+            if not (chunk := os.read(stdout.fileno(), 65536)):
                 break
             output += chunk
     try:

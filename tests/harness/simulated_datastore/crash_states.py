@@ -271,9 +271,9 @@ class CrashStates:
         for fid, steps in self._files.items():
             kept &= ~_bits(_hidden(steps, self._sizes[fid], there))
         if self.names == "strict":
-            for change, applied in self._names(state):
+            for names, applied in self._names(state):
                 if not applied:
-                    kept &= ~self._mask(change)
+                    kept &= ~self._mask(names)
             later: set[tuple[int, Attribute]] = set()
             for change in reversed(self.changes):
                 if isinstance(change, Attributes) and self.whole(state, change):

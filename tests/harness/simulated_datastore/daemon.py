@@ -33,6 +33,7 @@ from .exports import Exports
 from .methods import Methods
 from .mount import Export, Mount
 from .nodes import Node
+from .pipes import pipe_to
 from .profiles import PROFILES, SQUASHES, choose
 from .system import SOURCE, mounts, resolve
 
@@ -81,7 +82,7 @@ class Daemon:
     def _tell_watchdog(self, kind: str, path: Path) -> None:
         # Of a watchdog that someone killed there is nothing to expect.
         try:
-            self._watchdog.stdin.write(json.dumps([kind, os.fspath(path)]).encode() + b"\n")  # type: ignore[union-attr]
+            pipe_to(self._watchdog).write(json.dumps([kind, os.fspath(path)]).encode() + b"\n")
         except BrokenPipeError:
             _log.warning("the watchdog is gone: should the daemon be killed, its mounts stay")
 
@@ -116,8 +117,13 @@ class Daemon:
                 self._close(adapter)
             self.datastore.close()
             # It removes the runtime directory, and is the last to go.
-            self._watchdog.stdin.close()  # type: ignore[union-attr]
+            pipe_to(self._watchdog).close()
             self._watchdog.wait()
+
+    def _running_nursery(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("the daemon doesn't run")
+        return self._nursery
 
     async def add_mount(
         self,
@@ -184,7 +190,7 @@ class Daemon:
         self._tell_watchdog("mount", path)
         self.adapters[export.client] = adapter
         self._note_mounts()
-        self._nursery.start_soon(self._serve, adapter)  # type: ignore[union-attr]
+        self._running_nursery().start_soon(self._serve, adapter)
 
     async def mount_export(
         self,

@@ -125,11 +125,13 @@ class Datastore:
     def recompile(self) -> None:
         """A policy was changed: from now on requests go through those that concern them."""
         for op in OPERATIONS:
-            stages = [
+            before, enter, after, settle = (
                 [policy for policy in stage if policy.concerns(op)]
                 for stage in (self._before, self._enter, self._after, self._settle)
-            ]
-            self.plans[op] = Plan(self.file_system.execute[op], *stages, self.ledger) if any(stages) else None
+            )
+            has_any = before or enter or after or settle
+            plan = Plan(self.file_system.execute[op], before, enter, after, settle, self.ledger) if has_any else None
+            self.plans[op] = plan
 
     def add_mount(self, export: Export) -> Mount:
         """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't

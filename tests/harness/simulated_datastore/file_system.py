@@ -68,7 +68,7 @@ class FileSystem:
     # Names
 
     def lookup(self, request: Request) -> None:
-        parent, name = request.node, request.name
+        parent, name = request.entry
         if name == b".":
             request.found, request.stat = parent, self.nodes.stat(parent)
             return
@@ -78,22 +78,22 @@ class FileSystem:
             return
         self._meet(request, parent, name)
 
-    def _meet(self, request: Request, parent: Node, name: bytes | None, *, is_new: bool = False) -> None:
-        status = os.stat(name, dir_fd=self.nodes.directory_fd(parent), follow_symlinks=False)  # type: ignore[arg-type]
-        request.found = self.nodes.meet(parent, name, status, is_new=is_new)  # type: ignore[arg-type]
+    def _meet(self, request: Request, parent: Node, name: bytes, *, is_new: bool = False) -> None:
+        status = os.stat(name, dir_fd=self.nodes.directory_fd(parent), follow_symlinks=False)
+        request.found = self.nodes.meet(parent, name, status, is_new=is_new)
         request.stat = status
 
     def _own(self, request: Request, parent_fd: int) -> None:
         """Give the new name to the caller, as it would have been had the caller made it (inode_init_owner in the
         kernel).
         """
-        caller, name = request.caller, request.name
+        caller, (_parent, name) = request.caller, request.entry
         if caller is None or (caller.uid == 0 and caller.gid == 0):
             return
-        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)  # type: ignore[arg-type]
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         parent = os.fstat(parent_fd)
         group = -1 if parent.st_mode & stat.S_ISGID else caller.gid
-        os.chown(name, caller.uid, group, dir_fd=parent_fd, follow_symlinks=False)  # type: ignore[arg-type]
+        os.chown(name, caller.uid, group, dir_fd=parent_fd, follow_symlinks=False)
         mode = stat.S_IMODE(status.st_mode)
         if not mode & _SPECIAL_BITS or stat.S_ISLNK(status.st_mode):
             return
@@ -107,40 +107,45 @@ class FileSystem:
         ):
             mode &= ~stat.S_ISGID
         # chown(2) took the special bits.
-        os.chmod(name, mode, dir_fd=parent_fd)  # type: ignore[arg-type]
+        os.chmod(name, mode, dir_fd=parent_fd)
 
     def mkdir(self, request: Request) -> None:
-        fd = self.nodes.directory_fd(request.node)
-        os.mkdir(request.name, request.mode, dir_fd=fd)  # type: ignore[arg-type]
+        parent, name = request.entry
+        fd = self.nodes.directory_fd(parent)
+        os.mkdir(name, request.mode, dir_fd=fd)
         if request.mode & _SPECIAL_BITS & ~stat.S_ISGID:
             # mkdir(2) may ignore them.
-            inherited = os.stat(request.name, dir_fd=fd, follow_symlinks=False).st_mode & stat.S_ISGID  # type: ignore[arg-type]
-            os.chmod(request.name, stat.S_IMODE(request.mode) | inherited, dir_fd=fd)  # type: ignore[arg-type]
+            inherited = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode & stat.S_ISGID
+            os.chmod(name, stat.S_IMODE(request.mode) | inherited, dir_fd=fd)
         self._made(request, fd)
 
     def mknod(self, request: Request) -> None:
-        fd = self.nodes.directory_fd(request.node)
-        os.mknod(request.name, request.mode, request.arguments, dir_fd=fd)  # type: ignore[arg-type]
+        parent, name = request.entry
+        fd = self.nodes.directory_fd(parent)
+        os.mknod(name, request.mode, request.arguments, dir_fd=fd)
         self._made(request, fd)
 
     def symlink(self, request: Request) -> None:
-        fd = self.nodes.directory_fd(request.node)
-        os.symlink(request.data, request.name, dir_fd=fd)  # type: ignore[arg-type]
+        parent, name = request.entry
+        fd = self.nodes.directory_fd(parent)
+        os.symlink(request.data, name, dir_fd=fd)
         self._made(request, fd)
 
     def _made(self, request: Request, fd: int) -> None:
+        parent, name = request.entry
         try:
             self._own(request, fd)
         except OSError:
-            (os.rmdir if request.op == "mkdir" else os.unlink)(request.name, dir_fd=fd)  # type: ignore[arg-type]
+            (os.rmdir if request.op == "mkdir" else os.unlink)(name, dir_fd=fd)
             raise
-        self._meet(request, request.node, request.name, is_new=True)
+        self._meet(request, parent, name, is_new=True)
 
     def create(self, request: Request) -> None:
-        fd = self.nodes.directory_fd(request.node)
+        parent, name = request.entry
+        fd = self.nodes.directory_fd(parent)
         flags = flags_below(request.flags) | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            file_fd = os.open(request.name, flags, request.mode, dir_fd=fd)  # type: ignore[arg-type]
+            file_fd = os.open(name, flags, request.mode, dir_fd=fd)
         except FileExistsError:
             if request.flags & os.O_EXCL:
                 raise
@@ -151,19 +156,19 @@ class FileSystem:
             self._own(request, fd)
         except OSError:
             os.close(file_fd)
-            os.unlink(request.name, dir_fd=fd)  # type: ignore[arg-type]
+            os.unlink(name, dir_fd=fd)
             raise
         request.stat = os.fstat(file_fd)
-        request.found = self.nodes.meet(request.node, request.name, request.stat, is_new=True)  # type: ignore[arg-type]
-        request.result = request.mount.add_handle(file_fd, request.found, request.flags)
+        request.found = made = self.nodes.meet(parent, name, request.stat, is_new=True)
+        request.result = request.mount.add_handle(file_fd, made, request.flags)
 
     def link(self, request: Request) -> None:
-        nodes, parent = self.nodes, request.new_parent
-        fd = nodes.directory_fd(parent)  # type: ignore[arg-type]
+        nodes, (parent, name) = self.nodes, request.target
+        fd = nodes.directory_fd(parent)
         # The path is a link of proc(5) to the inode itself, also of one that is a symbolic link.
         with nodes.path_of(request.node) as path:
-            os.link(path, request.new_name, dst_dir_fd=fd, follow_symlinks=True)
-        self._meet(request, parent, request.new_name)  # type: ignore[arg-type]
+            os.link(path, name, dst_dir_fd=fd, follow_symlinks=True)
+        self._meet(request, parent, name)
 
     def unlink(self, request: Request) -> None:
         self._remove(request, os.unlink)
@@ -172,10 +177,10 @@ class FileSystem:
         self._remove(request, os.rmdir)
 
     def _remove(self, request: Request, remove: Callable[..., None]) -> None:
-        parent, name = request.node, request.name
+        parent, name = request.entry
         fd = self.nodes.directory_fd(parent)
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)  # type: ignore[arg-type]
-        node = self.nodes.hold(parent, name, status.st_ino)  # type: ignore[arg-type]
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        node = self.nodes.hold(parent, name, status.st_ino)
         request.stat, request.found = status, node
         try:
             remove(name, dir_fd=fd)
@@ -184,13 +189,14 @@ class FileSystem:
                 self.nodes.release_pin(node)
             raise
         if node is not None:
-            self.nodes.unname(node, parent, name)  # type: ignore[arg-type]
+            self.nodes.unname(node, parent, name)
 
     def rename(self, request: Request) -> None:
         nodes = self.nodes
-        parent, name, new_parent, new_name = request.node, request.name, request.new_parent, request.new_name
-        fd, new_fd = _two(nodes, parent, new_parent)  # type: ignore[arg-type]
-        status = os.stat(name, dir_fd=fd, follow_symlinks=False)  # type: ignore[arg-type]
+        parent, name = request.entry
+        new_parent, new_name = request.target
+        fd, new_fd = _two(nodes, parent, new_parent)
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         node = nodes.known(status.st_ino)
         try:
             old = os.stat(new_name, dir_fd=new_fd, follow_symlinks=False)
@@ -199,13 +205,13 @@ class FileSystem:
         exchange = bool(request.flags & RENAME_EXCHANGE)
         replaced = None
         if old is not None and old.st_ino != status.st_ino:
-            replaced = nodes.known(old.st_ino) if exchange else nodes.hold(new_parent, new_name, old.st_ino)  # type: ignore[arg-type]
+            replaced = nodes.known(old.st_ino) if exchange else nodes.hold(new_parent, new_name, old.st_ino)
         request.stat, request.found, request.result = status, node, (old, replaced)
         try:
             if request.flags:
-                renameat2(fd, name, new_fd, new_name, request.flags)  # type: ignore[arg-type]
+                renameat2(fd, name, new_fd, new_name, request.flags)
             else:
-                os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd)  # type: ignore[arg-type]
+                os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd)
         except OSError:
             if replaced is not None and replaced.links and not exchange:
                 nodes.release_pin(replaced)
@@ -215,14 +221,14 @@ class FileSystem:
             return
         if exchange:
             if node is not None:
-                nodes.rename(node, parent, name, new_parent, new_name)  # type: ignore[arg-type]
+                nodes.rename(node, parent, name, new_parent, new_name)
             if replaced is not None:
-                nodes.rename(replaced, new_parent, new_name, parent, name)  # type: ignore[arg-type]
+                nodes.rename(replaced, new_parent, new_name, parent, name)
             return
         if replaced is not None:
-            nodes.unname(replaced, new_parent, new_name)  # type: ignore[arg-type]
+            nodes.unname(replaced, new_parent, new_name)
         if node is not None:
-            nodes.rename(node, parent, name, new_parent, new_name)  # type: ignore[arg-type]
+            nodes.rename(node, parent, name, new_parent, new_name)
 
     def readlink(self, request: Request) -> None:
         node = request.node
@@ -333,11 +339,10 @@ class FileSystem:
         """The snapshot that a directory is read from: made anew by every reading from the start, as rewinddir(3)
         wants.
         """
-        handle = request.handle
-        _fd(handle)
-        if handle.entries is None or request.offset == 0:  # type: ignore[union-attr]
-            handle.entries = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]  # type: ignore[union-attr]
-        request.result = handle.entries  # type: ignore[union-attr]
+        handle = _open(request.handle)
+        if handle.entries is None or request.offset == 0:
+            handle.entries = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]
+        request.result = handle.entries
 
     def entry(self, handle: Handle, name: bytes) -> tuple[Node, os.stat_result] | None:
         """The node of a name that readdir reports; None when it has gone since, or can't be passed on."""
@@ -374,10 +379,15 @@ def place(request: Request) -> None:
         request.offset = os.fstat(handle.fd).st_size
 
 
-def _fd(handle: Handle | None) -> int:
+def _open(handle: Handle | None) -> Handle:
+    """Return a handle that is open; raises ESTALE for any other."""
     if handle is None or handle.lost:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-    return handle.fd
+    return handle
+
+
+def _fd(handle: Handle | None) -> int:
+    return _open(handle).fd
 
 
 def _refuse_gone(request: Request) -> None:

@@ -142,13 +142,11 @@ class Journal:
         moved: set[tuple[Key, int | None]] = set()
         for change in reversed(self.changes):
             if isinstance(change, Names):
-                if any((key, new) in moved for key, _unused, new in change.changes):
+                if any((key, new) in moved for key, _old, new in change.changes):
                     _settle(change)
                 if change.durable:
-                    placed = {new for _unused, _unused, new in change.changes}
-                    moved.update(
-                        (key, old) for key, old, _unused in change.changes if old is not None and old in placed
-                    )
+                    placed = {new for _key, _old, new in change.changes}
+                    moved.update((key, old) for key, old, _new in change.changes if old is not None and old in placed)
 
     def sync_all(self) -> int:
         """Everything is durable but what is lost; returns how many changes weren't before."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import checks
+from .clock import MockClock
 from .datastore import Datastore
 from .errors import SimulatedDatastoreError
 from .ledger import CRITERIA
@@ -111,7 +112,7 @@ class Methods:
 
     def advance(self, seconds: float) -> float:
         clock = self.datastore.clock
-        if clock.kind != "mock":
+        if not isinstance(clock, MockClock):
             raise SimulatedDatastoreError(
                 "clock.advance: the clock of this daemon is the real one, mount with --mock-clock (clock: mock)."
             )

@@ -256,7 +256,8 @@ class Mount:
         )
 
     def _count(self, request: Request) -> Request:
-        self.count(request.found)  # type: ignore[arg-type]
+        if request.found is not None:
+            self.count(request.found)
         return request
 
     def count(self, node: Node) -> None:
@@ -368,7 +369,7 @@ class Mount:
     async def write(self, number: int, offset: int, data: bytes) -> int:
         handle = self.handles[number]
         if handle.opener is not None and data and not handle.lost:
-            await self._take_privileges(handle)
+            await self._take_privileges(handle, handle.opener)
         request = await self.run(
             Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data))
         )
@@ -377,12 +378,12 @@ class Mount:
             self.datastore.invalidate(self, handle.node, None, b"")
         return request.result
 
-    async def _take_privileges(self, handle: Handle) -> None:
+    async def _take_privileges(self, handle: Handle, opener: Caller) -> None:
         """Take set-user-ID and set-group-ID from a file that is going to be written to, as a request of its own, as the
         kernel does where it caches writes.
         """
         now = os.fstat(handle.fd)
-        mode = without_privileges(now.st_mode, now.st_gid, handle.opener)
+        mode = without_privileges(now.st_mode, now.st_gid, opener)
         if mode != now.st_mode:
             await self.run(Request("chmod", self, handle.node, arguments={"mode": mode}, handle=handle))
             self.datastore.invalidate(self, handle.node, None, b"")

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +128,7 @@ class NodeTable:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Node]:
         return iter(list(self._nodes.values()))
 
     def open_directories(self) -> int:
@@ -226,7 +227,7 @@ class NodeTable:
         return self._open(node, flags | os.O_NOFOLLOW)
 
     @contextlib.contextmanager
-    def path_of(self, node: Node):  # type: ignore[no-untyped-def]
+    def path_of(self, node: Node) -> Iterator[str]:
         """A path that leads to *node* for system calls that take nothing else; they must follow links, as it is one of
         proc(5).
         """

@@ -62,9 +62,14 @@ ON_HANDLE = DATA | SYNC | {"release", "releasedir", "readdir"}
 class Caller(Protocol):
     """Who asks: the ids the kernel gives with a request."""
 
-    uid: int
-    gid: int
-    pid: int
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def gid(self) -> int: ...
+
+    @property
+    def pid(self) -> int: ...
 
 
 class Request:
@@ -143,6 +148,26 @@ class Request:
         #: What each policy keeps from one stage to the next, by its name.
         self.notes: dict[str, Any] = {}
         self._path: bytes | None = None
+
+    @property
+    def entry(self) -> tuple[Node, bytes]:
+        """Return the directory of an operation on a name, and the name in it.
+
+        :raises ValueError: the operation isn't one on a name.
+        """
+        if self.name is None:
+            raise ValueError(f"{self.op} is about no name")
+        return self.node, self.name
+
+    @property
+    def target(self) -> tuple[Node, bytes]:
+        """Return the directory and the name that rename and link lead to.
+
+        :raises ValueError: another operation.
+        """
+        if self.new_parent is None:
+            raise ValueError(f"{self.op} has no target")
+        return self.new_parent, self.new_name
 
     @property
     def path(self) -> bytes:

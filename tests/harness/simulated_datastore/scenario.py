@@ -199,7 +199,8 @@ def _hang(
     try:
         ended = os.pidfd_open(process.pid)
         waiter.ask("wait_for", predicate={"hanging": before + 1}, timeout=deadline)
-        ready = select.select([waiter, ended], [], [], deadline + 30)[0]
+        sources: list[Control | int] = [waiter, ended]
+        ready = select.select(sources, [], [], deadline + 30)[0]
         os.close(ended)
         if waiter in ready:
             waiter.answer()

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import deadline
-from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline import each_within, within
+from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline import (
+    iterate_with_deadline,
+    run_with_deadline,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
 
 #: Seconds that no test waits for.
@@ -21,20 +24,20 @@ LONG = 60
 
 
 def test_the_answer_comes_from_another_process() -> None:
-    answer = within(LONG, "Asking", lambda: (os.getpid(), os.getppid(), {"names": ("a\nb", "\udcff")}))
+    answer = run_with_deadline(LONG, "Asking", lambda: (os.getpid(), os.getppid(), {"names": ("a\nb", "\udcff")}))
     assert answer[0] != os.getpid()
     assert answer[1:] == (os.getpid(), {"names": ("a\nb", "\udcff")})
 
 
 def test_an_answer_may_be_larger_than_a_pipe() -> None:
-    assert within(LONG, "Asking", lambda: "x" * (5 << 20)) == "x" * (5 << 20)
+    assert run_with_deadline(LONG, "Asking", lambda: "x" * (5 << 20)) == "x" * (5 << 20)
 
 
 def test_nothing_is_left_behind() -> None:
     before = os.listdir("/proc/self/fd")
-    within(LONG, "Asking", os.getpid)
+    run_with_deadline(LONG, "Asking", os.getpid)
     with pytest.raises(NoSpace):
-        within(LONG, "Asking", refuse)
+        run_with_deadline(LONG, "Asking", refuse)
     assert os.listdir("/proc/self/fd") == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
@@ -44,14 +47,14 @@ def test_who_does_not_answer_is_stopped() -> None:
     with pytest.raises(
         CommandFailed, match=r"^Reading the directory /ds did not end within 0\.2 seconds and was stopped\.$"
     ):
-        within(0.2, "Reading the directory /ds", signal.pause)
+        run_with_deadline(0.2, "Reading the directory /ds", signal.pause)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_child_that_is_killed_is_an_error() -> None:
     with pytest.raises(CommandFailed, match=r"^Reading was stopped by another program\.$"):
-        within(LONG, "Reading", lambda: os.kill(os.getpid(), signal.SIGKILL))
+        run_with_deadline(LONG, "Reading", lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def refuse() -> None:
@@ -64,9 +67,9 @@ def misuse() -> None:
 
 def test_errors_pass_through_as_they_were() -> None:
     with pytest.raises(NoSpace, match=r"^The disk is full\.$"):
-        within(LONG, "Asking", refuse)
+        run_with_deadline(LONG, "Asking", refuse)
     with pytest.raises(InvalidInput) as caught:
-        within(LONG, "Asking", misuse)
+        run_with_deadline(LONG, "Asking", misuse)
     assert (str(caught.value), caught.value.option, caught.value.value) == (
         r"path: 'x\ny' is not accepted: an absolute path is expected.",
         "path",
@@ -77,12 +80,12 @@ def test_errors_pass_through_as_they_were() -> None:
 @pytest.mark.parametrize("function", [lambda: 1 // 0, lambda: lambda: None, lambda: sys.exit(0)])
 def test_a_defect_is_no_answer(function) -> None:
     with pytest.raises((RuntimeError, CommandFailed)):
-        within(LONG, "Asking", function)
+        run_with_deadline(LONG, "Asking", function)
 
 
 def test_a_defect_says_where_it_is() -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        within(LONG, "Asking", lambda: 1 // 0)
+        run_with_deadline(LONG, "Asking", lambda: 1 // 0)
 
 
 def test_each_answer_has_the_time_anew() -> None:
@@ -94,13 +97,13 @@ def test_each_answer_has_the_time_anew() -> None:
 
     found = []
     with pytest.raises(CommandFailed):
-        for number in each_within(2, "Counting", count):
+        for number in iterate_with_deadline(2, "Counting", count):
             found.append(number)
     assert found == [0, 1, 2, 3, 4]
 
 
 def test_the_child_is_stopped_with_the_iterator() -> None:
-    answers = each_within(LONG, "Asking", lambda: iter(os.getpid, None))
+    answers = iterate_with_deadline(LONG, "Asking", lambda: iter(os.getpid, None))
     child = next(answers)
     answers.close()
     with pytest.raises(ProcessLookupError):
@@ -110,7 +113,7 @@ def test_the_child_is_stopped_with_the_iterator() -> None:
 def test_the_child_keeps_no_file_of_the_parent(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    links = within(
+    links = run_with_deadline(
         LONG,
         "Asking",
         lambda: [
@@ -126,15 +129,15 @@ def test_the_child_runs_nothing_of_the_parent(tmp_path: Path) -> None:
     """Neither its handlers of signals, nor what it does at its end, nor its buffers."""
     program = f"""
 import atexit, os, signal, sys
-from {deadline.__name__} import within
+from {deadline.__name__} import run_with_deadline
 atexit.register(print, "exit")
 signal.signal(signal.SIGTERM, lambda *unused: os.write(2, b"handler"))
 sys.stdout.write("buffered\\n")
 try:
-    within(60, "Asking", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    run_with_deadline(60, "Asking", lambda: os.kill(os.getpid(), signal.SIGTERM))
 except Exception as error:
     print(error)
-within(60, "Asking", lambda: print("lost"))
+run_with_deadline(60, "Asking", lambda: print("lost"))
 """
     # With this variable nothing would be in a buffer when the child is made.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -146,11 +149,11 @@ def test_a_child_that_hangs_keeps_nobody_waiting_for_the_output() -> None:
     """As one that is stuck in the kernel: it lives on, and whoever reads the parent's output sees its end."""
     program = f"""
 import os, signal
-from {deadline.__name__} import each_within
+from {deadline.__name__} import iterate_with_deadline
 def hang():
     yield os.getpid()
     signal.pause()
-answers = each_within(60, "Asking", hang)
+answers = iterate_with_deadline(60, "Asking", hang)
 print(next(answers), flush=True)
 os._exit(0)
 """

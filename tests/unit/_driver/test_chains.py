@@ -17,7 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
-from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, OpenContent
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain, OpenChain
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 NAME = "a" * 32
@@ -104,13 +104,13 @@ def test_a_revert_before_all_files_are_open(driver: FsDriver, image: Path, monke
     """The file of the newest becomes that of the oldest: its overlay is no part of either."""
 
     @contextlib.contextmanager
-    def late(content: Content) -> Iterator[OpenContent]:
+    def late(content: ImageChain) -> Iterator[OpenChain]:
         driver.snap_revert(str(image), "qcow2", 0)
         with opened(content) as found:
             yield found
 
-    opened = Content.opened
-    monkeypatch.setattr(Content, "opened", late)
+    opened = ImageChain.opened
+    monkeypatch.setattr(ImageChain, "opened", late)
     with pytest.raises(StaleState, match="changed while it was cloned; try again"):
         driver.clone(str(image), "qcow2", CopyOptions("datablock"))
     assert [name for name in os.listdir(image.parent) if name not in (NAME, f"{NAME}.snap")] == []

@@ -26,7 +26,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopiedImage, CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
-from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain, copy_chain
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
@@ -110,7 +110,7 @@ def test_a_vhd_of_another_program_keeps_its_end(
 def test_a_vhd_of_the_datastore_is_exported_as_a_whole(tmp_path: Path) -> None:
     size = vhd(tmp_path / "disk.vhd", b"vbox")
     with new_image(str(tmp_path)) as part:
-        copy_content(Content((str(tmp_path / "disk.vhd"),), "vpc"), part, "raw")
+        copy_chain(ImageChain((str(tmp_path / "disk.vhd"),), "vpc"), part, "raw")
         assert os.fstat(part.fd).st_size == size
 
 
@@ -193,7 +193,7 @@ def test_each_conversion_compares_the_sizes(tmp_path: Path) -> None:
                 CommandFailed, match="made a disk of 1048064 bytes of .*/disk, whose header says 1048476 bytes"
             ),
         ):
-            copy_content(Content((str(tmp_path / "disk"),), "qcow2"), part, wanted)
+            copy_chain(ImageChain((str(tmp_path / "disk"),), "qcow2"), part, wanted)
 
 
 # Snapshots

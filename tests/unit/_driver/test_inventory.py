@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core import records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     FileAccessFailed,
     NotFound,
     UnsupportedAction,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plain import to_plain
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import DatastoreDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
@@ -199,14 +199,14 @@ def test_what_is_no_image_is_told_apart(tmp_path: Path) -> None:
     Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xc3\xa9")).write_bytes(b"data")
     inventory = driver(tmp_path).inventory()
     assert [image.path for image in inventory.images] == [f"{tmp_path}/{name('a')}"]
-    assert [(stray.path, stray.allocated) for stray in inventory.strays] == [
+    assert [(stray.path, stray.allocated) for stray in inventory.orphaned] == [
         (f"{tmp_path}/{name('b')}.snap", du(tmp_path / f"{name('b')}.snap", tmp_path / f"{name('b')}.md5sum")),
         (f"{tmp_path}/{name('c')}.md5sum", du(tmp_path / f"{name('c')}.md5sum")),
     ]
-    assert sorted(inventory.unknown) == sorted(
+    assert sorted(inventory.foreign) == sorted(
         ["a\nb", f"{name('d')}.snap", name("e"), name("f"), f"{name('f')}.md5sum", "\\xffé"]
     )
-    json.dumps(records.asdict(inventory), ensure_ascii=False).encode()
+    json.dumps(to_plain(inventory), ensure_ascii=False).encode()
 
 
 HOLD = """
@@ -230,14 +230,14 @@ def test_parts_that_a_program_holds_are_no_leftovers(tmp_path: Path) -> None:
         link.symlink_to("/etc/passwd")
         with new_image(str(tmp_path)) as mine:  # which sweeps
             assert driver(tmp_path).inventory().held == tuple(sorted([held, str(tmp_path / mine.name)]))
-        assert driver(tmp_path).inventory().leftovers == ()
+        assert driver(tmp_path).inventory().stale == ()
         left.write_bytes(b"x" * 9000)
         directory.mkdir()
         (directory / "0").write_bytes(b"x" * 5000)
         link.symlink_to("/etc/passwd")
         inventory = driver(tmp_path).inventory()
-        assert inventory.held == (held,)
-        assert [(one.path, one.allocated) for one in inventory.leftovers] == [
+        assert inventory.in_progress == (held,)
+        assert [(one.path, one.allocated) for one in inventory.stale] == [
             (str(path), du(path)) for path in (left, directory, link)
         ]
         driver(tmp_path).sweep()

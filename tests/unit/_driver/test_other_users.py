@@ -31,7 +31,11 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
-from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content, same_content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import (
+    ImageChain,
+    copy_chain,
+    has_same_content,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
@@ -114,11 +118,11 @@ def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(
 def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(
     driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path
 ) -> None:
-    source = Content((str(qcow2(tmp_path / "image")),), "qcow2")
+    source = ImageChain((str(qcow2(tmp_path / "image")),), "qcow2")
     with swapping(tenant, secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError, OSError), new_image(str(tenant)) as part:
-                copy_content(source, part, "raw")
+                copy_chain(source, part, "raw")
                 part.commit()
     assert secret.read_bytes() == SECRET
 
@@ -154,15 +158,15 @@ def test_a_header_that_names_a_file_of_root_when_it_is_too_late_to_look_leads_no
         if leads == "data_file"
         else ["-b", str(secret), "-F", "raw", "-u"]
     )
-    top = Content((str(qcow2(base / "1", *options)), str(qcow2(base / "0"))), "qcow2")
+    top = ImageChain((str(qcow2(base / "1", *options)), str(qcow2(base / "0"))), "qcow2")
     secret.write_bytes(SECRET)  # qemu-img made it the data of the image
     if act == "copy":
         with contextlib.suppress(CommandFailed), new_image(str(base)) as part:
-            copy_content(top, part, "raw")
+            copy_chain(top, part, "raw")
             assert not holds_secret(base / part.name)
         return
-    with top.opened() as one, Content((str(secret),), "raw").opened() as other, contextlib.suppress(CommandFailed):
-        assert not same_content(one, other)
+    with top.opened() as one, ImageChain((str(secret),), "raw").opened() as other, contextlib.suppress(CommandFailed):
+        assert not has_same_content(one, other)
 
 
 def test_a_rebase_reads_no_file_of_root(driver: FsDriver, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,14 +316,14 @@ def test_without_landlock_root_reads_no_headers_of_others(
 ) -> None:
     monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # which the kernel refuses
     base = Path(driver.datastore.base_path)
-    content = Content((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
+    content = ImageChain((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
     with (
         pytest.raises(
             UnsupportedAction, match="can be changed by other users than root, and this kernel has no Landlock"
         ),
         new_image(str(base)) as part,
     ):
-        copy_content(content, part, "raw")
+        copy_chain(content, part, "raw")
     (tmp_path / "source.qcow2").write_bytes((base / "0").read_bytes())
     driver.datastore = Datastore(100, "images", "image", "fs", "local", str(base), safe_dirs=(str(tmp_path),))
     assert driver.cp(str(tmp_path / "source.qcow2"), CopyOptions("datablock", driver_format="raw")).size_mb == 1
@@ -334,13 +338,13 @@ def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) ->
         ).stdout.strip()
         try:
             Path(made, "secret").write_bytes(SECRET)
-            top = Content(
+            top = ImageChain(
                 (str(qcow2(base / "1", "-o", f"data_file={made}/secret,data_file_raw=on")), str(qcow2(base / "0"))),
                 "qcow2",
             )
             Path(made, "secret").write_bytes(SECRET)
             with pytest.raises(CommandFailed, match="Permission denied"), new_image(str(base)) as part:
-                copy_content(top, part, "raw")
+                copy_chain(top, part, "raw")
         finally:
             subprocess.run(["rm", "-rf", made, base / "1"], check=True)
 
@@ -435,7 +439,7 @@ def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.Mo
 def test_a_former_owner_who_has_a_file_open_leads_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path) -> None:
     """libvirt gives images to root where it can't remember whose they were."""
     base = Path(driver.datastore.base_path)
-    top = Content((str(qcow2(base / "1")), str(qcow2(base / "0"))), "qcow2")
+    top = ImageChain((str(qcow2(base / "1")), str(qcow2(base / "0"))), "qcow2")
     for path in top.files:
         os.chown(path, 0, 0)
         os.chmod(path, 0o640)
@@ -444,5 +448,5 @@ def test_a_former_owner_who_has_a_file_open_leads_nowhere_else(driver: FsDriver,
     Path(top.files[0]).write_bytes(header)
     with new_image(str(base)) as part:
         with pytest.raises(CommandFailed, match="Permission denied"):
-            copy_content(top, part, "raw")
+            copy_chain(top, part, "raw")
         assert not holds_secret(base / part.name)

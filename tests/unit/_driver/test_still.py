@@ -16,7 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
-from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content, copy_content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain, copy_chain
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._image.still import is_written_to
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
@@ -129,7 +129,7 @@ def test_an_image_that_is_written_to_is_not_cloned(
 def test_an_export_warns(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None], tmp_path: Path) -> None:
     opened_by_qemu(file, "-f", "raw")
     with new_image(str(tmp_path)) as part:
-        assert copy_content(Content((str(file),), "raw"), part, "raw") == [
+        assert copy_chain(ImageChain((str(file),), "raw"), part, "raw") == [
             f"{file} is open for writing in another program, such as a running virtual machine, so the copy may hold "
             "parts of different states."
         ]

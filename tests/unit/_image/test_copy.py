@@ -19,13 +19,13 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     NoSpace,
     StaleState,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._core.throttle import throttle
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy as copying
 from ansible_collections.granary.vmstore.plugins.module_utils._image.copy import (
     copy_local,
     creation_options,
     write_stream,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._image.pace import paced
 from ansible_collections.granary.vmstore.plugins.module_utils._image.room import capacity, room
 
 MEBIBYTE = 2**20
@@ -215,9 +215,9 @@ def test_bandwidth(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    assert list(paced([b"x" * 1000] * 5, 100)) == [b"x" * 1000] * 5
+    assert list(throttle([b"x" * 1000] * 5, 100)) == [b"x" * 1000] * 5
     assert now[0] == 50
-    assert list(paced([b"x"], None)) == [b"x"]
+    assert list(throttle([b"x"], None)) == [b"x"]
 
 
 def convert(source: Path, source_format: str, target: Path | str, target_format: str, **options: object) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
-from ansible_collections.granary.vmstore.plugins.module_utils._image.content import Content
+from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain
 from ansible_collections.granary.vmstore.plugins.module_utils._image.snapshots import (
-    content_files,
+    chain_files,
     delete_snapshot,
     flatten_snapshot,
     list_snapshots,
@@ -359,7 +359,7 @@ def test_an_image_that_is_not_qcow2_or_has_an_external_data_file(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(path := tmp_path / NAME)
     with pytest.raises(InvalidInput, match=f"^image: '{path}' is not accepted: a regular file is expected"):
-        content_files(str(path), "qcow2")
+        chain_files(str(path), "qcow2")
 
 
 def test_owner_and_mode(tmp_path):
@@ -383,10 +383,10 @@ def test_list(image, layout):
 def test_files(image, layout):
     """One file, or a chain that holds what the guest saw."""
     for snapshot, expected in [*enumerate(CONTENTS[:3]), (None, CONTENTS[3])]:
-        files = content_files(str(image), kind(layout), snapshot)
+        files = chain_files(str(image), kind(layout), snapshot)
         assert (len(files) > 1) == (layout in (chain, shared) and snapshot != 0)
         target = image.parent.parent / "whole"
-        with Content(tuple(files), kind(layout)).opened() as opened:
+        with ImageChain(tuple(files), kind(layout)).opened() as opened:
             argv = ["qemu-img", "convert", "-f", kind(layout), "-O", kind(layout), opened.image, target]
             subprocess.run(argv, check=True, pass_fds=tuple(opened.reads))
         assert content(target, kind(layout)) == expected
@@ -401,4 +401,4 @@ def test_files_elsewhere_are_refused(tmp_path, secret, name):
     rename_backing(image, 1, name.format(secret=secret, image=image))
     for snapshot in (None, 1):
         with pytest.raises(Conflict, match=r"is not used: "):
-            content_files(str(image), "qcow2", snapshot)
+            chain_files(str(image), "qcow2", snapshot)

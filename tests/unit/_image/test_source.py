@@ -24,13 +24,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core import throttle
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     InvalidInput,
     StaleState,
     TransferFailed,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._image import download, pace, source
+from ansible_collections.granary.vmstore.plugins.module_utils._image import download, source
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
 
 DATA = random.Random(4).randbytes(1_000_003)
@@ -205,7 +206,7 @@ def fetch(url: str, log: Callable[[str], None] = str, **options: float) -> bytes
 )
 def test_sources(path: str, scheme: str, shown: str) -> None:
     parsed = Source(path)
-    assert (parsed.scheme, parsed.shown) == (scheme, shown)
+    assert (parsed.scheme, parsed.redacted) == (scheme, shown)
     assert "secret" not in repr(parsed)
 
 
@@ -754,7 +755,7 @@ def test_chunks_of_one_byte_are_taken(serve: Serve) -> None:
 def test_a_server_that_sends_next_to_nothing_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
 ) -> None:
-    monkeypatch.setattr(pace, "RATE_PERIOD", 0.3)
+    monkeypatch.setattr(throttle, "RATE_PERIOD", 0.3)
     site = serve(dripping(begin, drop))
     with pytest.raises(
         TransferFailed,
@@ -766,8 +767,8 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
 
 
 def test_time_that_this_side_takes_does_not_count(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "RATE_PERIOD", 0.6)
-    monkeypatch.setattr(pace, "MINIMUM_RATE", 100 << 20)
+    monkeypatch.setattr(throttle, "RATE_PERIOD", 0.6)
+    monkeypatch.setattr(throttle, "MINIMUM_RATE", 100 << 20)
     assert fetch(serve(whole).url, bandwidth=len(DATA)) == DATA
 
 
@@ -1191,7 +1192,7 @@ def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tm
 
 
 def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "RATE_PERIOD", 0.3)
+    monkeypatch.setattr(throttle, "RATE_PERIOD", 0.3)
     os.mkfifo(tmp_path / "pipe")
     over = threading.Event()
 
@@ -1217,8 +1218,8 @@ def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, m
 def test_time_that_this_side_takes_does_not_count_over_ssh(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "RATE_PERIOD", 0.6)
-    monkeypatch.setattr(pace, "MINIMUM_RATE", 100 << 20)
+    monkeypatch.setattr(throttle, "RATE_PERIOD", 0.6)
+    monkeypatch.setattr(throttle, "MINIMUM_RATE", 100 << 20)
     (tmp_path / "image").write_bytes(DATA)
     assert fetch(f"{host}{tmp_path}/image", bandwidth=len(DATA)) == DATA
 

@@ -86,7 +86,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
         ("stored", [["x"]]),
         ("inventory", {"is": "Inventory", "images": ["x"]}),
         ("inventory", {"is": "Inventory", "images": [{"is": "StoredFile", "path": "x", "allocated": 1}]}),
-        ("inventory", {"is": "Inventory", "leftovers": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
+        ("inventory", {"is": "Inventory", "stale": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
     ],
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:

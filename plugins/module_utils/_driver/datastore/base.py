@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import NoReturn
 
-    from ..._image.content import Content
+    from ..._image.image_chain import ImageChain
     from ..._image.inventory import Inventory
 
 #: Attributes of a datastore by which images are made (spec: onestor-datastore).
@@ -378,7 +378,7 @@ class DatastoreDriver:
         """Return whether the image has the data of the snapshot. Both are read."""
         self._unsupported("snapshot")
 
-    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
         """Return the data of the image, or of one of its snapshots, for this host to read."""
         self._unsupported("content")
 

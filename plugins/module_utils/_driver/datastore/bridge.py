@@ -254,11 +254,11 @@ def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[],
     :arg bandwidth: upper bound in bytes a second.
     :arg check: is called before the last frame, and raises when the file isn't to be used.
     """
+    from ..._core.throttle import throttle
     from ..._image.copy import extents
-    from ..._image.pace import paced
 
     size = length_of(descriptor)
-    return sealed(paced(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
+    return sealed(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
 
 
 def _printable(copied: CopiedImage) -> CopiedImage:

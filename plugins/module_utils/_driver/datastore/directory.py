@@ -10,7 +10,7 @@ import contextlib
 import os
 
 from ..._core.digits import is_decimal
-from ..._core.directory import opened_directory, opened_parent, sync_opened
+from ..._core.directory import open_directory_at, opened_directory, opened_parent, sync_opened
 from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..info import DriverInfo
@@ -54,7 +54,7 @@ class DirectoryDriver(DatastoreDriver):
 
     @staticmethod
     def _hand_over(around: int, name: str, path: str) -> None:
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
+        descriptor = open_directory_at(around, name)
         try:
             if os.listdir(descriptor):  # whoever owns the one around it can have put another directory there
                 raise StaleState(f"Another program replaced the directory {path} while it was made.")

@@ -25,7 +25,7 @@ from .store import Store
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..._image.content import Content, OpenContent
+    from ..._image.image_chain import ImageChain, OpenChain
     from ..._image.inventory import Inventory
     from ..._image.still import StillFiles
     from ..._model.datastore import Datastore
@@ -158,15 +158,15 @@ class FsDriver(DirectoryDriver):
     @contextlib.contextmanager
     def _cloned(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
-    ) -> Iterator[tuple[OpenContent, StillFiles, list[str]]]:
+    ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
         """Yield the open files of an image to clone, their state at the beginning, and warnings about them."""
         from ..._image.checked_image import missing_ends
-        from ..._image.content import Content
+        from ..._image.image_chain import ImageChain
         from ..._image.still import StillFiles
 
         path = self.store.image(source, is_beside=True) if origin is None else Store(origin).image(source)
         files = _files(path, image_format)
-        with Content(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
+        with ImageChain(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
             still = StillFiles(content.reads, verify=options.verify, words=self.words)
             damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
             if damage and options.verify:
@@ -324,14 +324,14 @@ class FsDriver(DirectoryDriver):
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it can't be read, or not in time.
         """
-        from ..._core.deadline import within
+        from ..._core.deadline import run_with_deadline
         from ..._image.inventory import stored_images
 
         directory = self.datastore.base_path
         return frozenset(
             map(
                 self.store.source,
-                within(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
+                run_with_deadline(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
             )
         )
 
@@ -340,12 +340,12 @@ class FsDriver(DirectoryDriver):
         :raises NotFound: there is no such directory.
         :raises VmstoreError: it, or data whose checksum is wanted, can't be read, or gives nothing for too long.
         """
-        from ..._core.deadline import each_within
+        from ..._core.deadline import iterate_with_deadline
         from ..._image.inventory import Inventory, take_inventory
 
         directory = self.datastore.base_path
         found = Inventory()
-        for answer in each_within(
+        for answer in iterate_with_deadline(
             self.timeout,
             f"Reading the directory {directory}",
             lambda: take_inventory(directory, checksums, whole=whole),
@@ -440,23 +440,23 @@ class FsDriver(DirectoryDriver):
             return in_mebibytes(content.virtual_size())
 
     def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
-        from ..._image.content import same_content
+        from ..._image.image_chain import has_same_content
 
         with (
             self.content(source, image_format).opened() as now,
             self.content(source, image_format, snapshot).opened() as then,
         ):
-            return same_content(now, then)
+            return has_same_content(now, then)
 
-    def content(self, source: str, image_format: str, snapshot: int | None = None) -> Content:
-        from ..._image.content import Content
+    def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
+        from ..._image.image_chain import ImageChain
         from ..._image.image_file import inspect, opened_file
-        from ..._image.snapshots import content_files, data_file
+        from ..._image.snapshots import chain_files, data_file
 
         path = self.store.image(source)
         if image_format == "qcow2" or snapshot is not None:
             path, image_format = self._image_with_snapshots(source, image_format)
-            return Content(tuple(content_files(path, image_format, snapshot)), image_format)
+            return ImageChain(tuple(chain_files(path, image_format, snapshot)), image_format)
         file = data_file(path)
         if image_format != "raw":
             with opened_file(file) as descriptor:
@@ -464,7 +464,7 @@ class FsDriver(DirectoryDriver):
                     raise InvalidInput(
                         "image", source, f"an image in the format {image_format!r} is expected, as the catalog says"
                     )
-        return Content((file,), image_format)
+        return ImageChain((file,), image_format)
 
     def _image_with_snapshots(self, source: str, image_format: str) -> tuple[str, str]:
         if image_format not in FORMATS:
@@ -484,13 +484,13 @@ def _files(image: str, image_format: str | None) -> list[str]:
     """
     from ..._image.image_file import HEAD_SIZE, opened_file
     from ..._image.magic import sniff
-    from ..._image.snapshots import content_files, data_file
+    from ..._image.snapshots import chain_files, data_file
 
     file = data_file(image)
     if image_format is None:
         with opened_file(file) as descriptor:
             image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-    return content_files(image, "qcow2") if image_format == "qcow2" else [file]
+    return chain_files(image, "qcow2") if image_format == "qcow2" else [file]
 
 
 def _checksum(path: str, checksums: Mapping[str, str]) -> str | None:

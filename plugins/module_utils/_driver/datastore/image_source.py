@@ -273,9 +273,9 @@ def _read_through(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int]:
 def _redacted(path: str) -> str:
     if not is_url(path):
         return path
-    from ..._image.source import redacted
+    from ..._image.source import redact
 
-    return redacted(path)
+    return redact(path)
 
 
 __all__ = ["ImageSource", "ends"]

@@ -11,10 +11,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..._core.digits import is_hexadecimal
 from ..._core.errors import NotFound, TransferFailed
 from ..._core.paths import is_url
 from ..._core.records import TYPE_CHECKING
+from ..._image.layout import is_image_name
 from ..._remote.serve import Handlers, Request
 from ..._remote.stream import Received
 from .base import CopiedImage, CopyOptions, ImageUse
@@ -44,7 +44,7 @@ class ReceivingFsDriver(FsDriver):
         :raises VmstoreError: the directory can't be read.
         """
         names = self.image_users.names(is_running=running)
-        sources = {self.store.source(name) for name in names if is_hexadecimal(name, 32)}
+        sources = {self.store.source(name) for name in names if is_image_name(name)}
         with contextlib.suppress(NotFound):  # nothing was ever stored
             sources |= self.stored()
         return tuple(

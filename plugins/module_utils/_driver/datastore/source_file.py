@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from ..._core.directory import descriptor_path, is_writable_for_others, opened_parent
+from ..._core.directory import descriptor_path, is_writable_for_others, open_file_at, opened_parent
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.paths import absolute, is_within
 
@@ -41,15 +41,15 @@ def opened(path: str, check: Callable[..., object]) -> Iterator[int]:
             names = _names_of_device(path)
             check(os.path.realpath(path), *names)
             directory, name = stack.enter_context(opened_parent(path))
-            # O_PATH opens nothing yet: no device is touched, no pipe waited for.
-            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            stack.callback(os.close, found)
-            real, mode = absolute("path", os.readlink(descriptor_path(found))), os.fstat(found).st_mode
-            is_device = stat.S_ISBLK(mode) and is_within(real, DEVICES)
-            check(real, *(names if is_device else ()))
-            if not (stat.S_ISREG(mode) or is_device):
-                raise InvalidInput("path", path, f"a regular file is expected, or a block device in {DEVICES}")
-            descriptor = os.open(descriptor_path(found), os.O_RDONLY | os.O_CLOEXEC)
+
+            def check_found(found: int) -> None:
+                real, mode = absolute("path", os.readlink(descriptor_path(found))), os.fstat(found).st_mode
+                is_device = stat.S_ISBLK(mode) and is_within(real, DEVICES)
+                check(real, *(names if is_device else ()))
+                if not (stat.S_ISREG(mode) or is_device):
+                    raise InvalidInput("path", path, f"a regular file is expected, or a block device in {DEVICES}")
+
+            descriptor = open_file_at(directory, name, check=check_found)
             stack.callback(os.close, descriptor)
         yield descriptor
 

@@ -10,11 +10,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from ..._core.digits import is_decimal, is_hexadecimal
+from ..._core.digits import is_decimal
 from ..._core.directory import opened_directory
 from ..._core.errors import PathNotAllowed, os_errors
 from ..._core.paths import absolute
 from ..._core.records import TYPE_CHECKING
+from ..._image.layout import is_image_name
 
 if TYPE_CHECKING:
     from ..._image.batch import Batch
@@ -49,7 +50,7 @@ class Store:
         directory, name = os.path.split(path)
         own, *location = (absolute("base_path", one) for one in self._datastore.directories())
         elsewhere = is_beside and os.path.dirname(directory) in location and is_decimal(os.path.basename(directory))
-        if not (directory == own or elsewhere) or not is_hexadecimal(name, 32):
+        if not (directory == own or elsewhere) or not is_image_name(name):
             where = " or of one beside it" if is_beside else ""
             raise PathNotAllowed(
                 "source", source, f"an image of the datastore{where} is expected: {own}/<32 hexadecimal digits>"

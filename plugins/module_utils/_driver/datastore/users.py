@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from ..._core.errors import LibvirtFailed, VmstoreError
+from ..._image.layout import SNAPSHOTS
 
 #: The user of an image with QEMU's locks, where no program is known to have the image open.
 LOCKED = "a program such as QEMU, perhaps on another host that shares it"
@@ -61,7 +62,7 @@ class ImageUsers:
     @functools.cached_property
     def _domains(self) -> Mapping[str, Sequence[str]]:
         """Domains of this host's libvirt by the name of the image."""
-        from ..._libvirt.domain_disks import files_of_local_domains
+        from ..._libvirt.devices.disk_files import files_of_local_domains
 
         try:
             found = files_of_local_domains()
@@ -78,7 +79,7 @@ class ImageUsers:
         found: dict[str, list[str]] = {}
         for file, users in files.items():
             if file.startswith(prefix):
-                known = found.setdefault(file[len(prefix) :].partition("/")[0].partition(".snap")[0], [])
+                known = found.setdefault(file[len(prefix) :].partition("/")[0].partition(SNAPSHOTS)[0], [])
                 known += [user for user in users if user not in known]
         return found
 

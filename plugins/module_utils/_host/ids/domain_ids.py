@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..._core.errors import FileAccessFailed
 from ..._core.files import read_text
-from ..._core.records import asdict, dataclass
+from ..._core.plain import to_plain
+from ..._core.records import dataclass
 from ..root_state import DIRECTORY, write_state
 from .subid import SubidRange
 
@@ -59,7 +60,7 @@ def write_allocations(wanted: Mapping[str, DomainRange]) -> None:
     """:raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal."""
     write_state(
         ALLOCATIONS,
-        json.dumps({uuid: asdict(one) for uuid, one in wanted.items()}, indent=1, sort_keys=True).encode("ascii"),
+        json.dumps({uuid: to_plain(one) for uuid, one in wanted.items()}, indent=1, sort_keys=True).encode("ascii"),
     )
 
 

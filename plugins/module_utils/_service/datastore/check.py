@@ -66,12 +66,12 @@ class Checked:
 
     def __post_init__(self) -> None:
         self.stored = {one.path: one for one in self.inventory.images}
-        self.strays = {one.path.rpartition(".")[0] for one in self.inventory.strays}
+        self.strays = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
         self.orphans = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
         lost = [] if self.error else [image for image in self.images if image.path not in self.stored]
         self.missing = [{"id": image.id, "name": image.name, "path": image.path, "repaired": False} for image in lost]
         self.leftovers = [
-            {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.leftovers
+            {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.stale
         ]
         self.drift: list[Finding] = []
 
@@ -86,7 +86,7 @@ class Checked:
                 "id": datastore.id,
                 "name": datastore.name,
                 "error": self.error,
-                "unknown": list(self.inventory.unknown),
+                "unknown": list(self.inventory.foreign),
             },
             **{"consistent": self.error is None and all(one["repaired"] for kind in findings.values() for one in kind)},
             **findings,
@@ -269,7 +269,7 @@ class DatastoreCheckService(CatalogService):
                         f"remove: {reference!r} can't be removed, as the datastore {datastore.name!r} could not be "
                         f"checked: {one.error}"
                     )
-                if data is not None and os.path.basename(reference) in one.inventory.unknown:
+                if data is not None and os.path.basename(reference) in one.inventory.foreign:
                     break
                 return one, image or next((image for image in one.images if image.path == data), None), data
         raise InvalidInput("remove", reference, accepted)

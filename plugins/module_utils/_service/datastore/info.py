@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..._catalog.catalog import Catalog
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
-from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, VmstoreError
+from ..._core.plain import to_plain
 from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
 from ..._driver.registry import new_driver
 from ..._model.datastore import Datastore
@@ -78,7 +78,7 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
     inventory = None
     try:
         start = time.monotonic()
-        answer.update(records.asdict(driver.monitor()))
+        answer.update(to_plain(driver.monitor()))
         if holds_images(driver.info):
             # The time is for all that is asked, so that a file system which hangs between two questions isn't waited
             # for twice.
@@ -112,7 +112,7 @@ def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str,
                 "path": one.path,
                 "allocated_bytes": one.allocated + sum(snapshot.allocated for snapshot in one.snapshots),
             }
-    for one in inventory.strays:
+    for one in inventory.orphaned:
         if one.path.rpartition(".")[0] not in known:
             yield {"path": one.path, "allocated_bytes": one.allocated}
 

@@ -18,11 +18,12 @@ from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.catalog import Catalog
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
-from ..._core.arguments import ArgumentSpec, is_integer
+from ..._core.arguments import ArgumentSpec
 from ..._core.errors import CatalogFailed, Conflict, DependencyNotFound, InvalidInput, UnsupportedAction
 from ..._core.paths import absolute
+from ..._core.plain import Mismatch, from_plain, to_plain
 from ..._core.plan import Action, Plan
-from ..._core.records import asdict, dataclass, fields
+from ..._core.records import dataclass, fields, replace
 from ..._model.attachment import Attachment
 from ..._model.idmap import ID_MAP_OPTION, IdMap, id_maps_from_data, read_id_maps
 from ..._model.image import Image
@@ -63,52 +64,30 @@ class ImageAttachment:
     domain: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a module's result."""
-        plain = asdict(self)
-        for name in ("uid_map", "gid_map"):
-            plain[name] = None if plain[name] is None else list(plain[name])
-        return plain
+        """Return plain data, for a module's result."""
+        return dict(to_plain(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageAttachment:
-        """The attachment that :meth:`as_dict` described, checked: it comes from a playbook.
+        """Return the attachment that :meth:`as_dict` made ``data`` of. The data comes from a playbook.
 
         :raises InvalidInput: a key is missing, unknown or holds a value that no attachment has.
         """
-        names = [field.name for field in fields(cls)]
-        if not isinstance(data, Mapping) or sorted(map(str, data)) != sorted(names):
+        accepted = "the value that granary.vmstore.image_attachment returned is expected"
+        if not isinstance(data, Mapping) or set(data) != {field.name for field in fields(cls)}:
             given = ", ".join(sorted(map(str, data))) if isinstance(data, Mapping) else type(data).__name__
-            raise InvalidInput(
-                "attachment", given, "the value that granary.vmstore.image_attachment returned is expected"
-            )
-        types = {
-            "image_id": int,
-            "persistent": bool,
-            "read_only": bool,
-            "uid_map": (list, type(None)),
-            "gid_map": (list, type(None)),
-        }
-        for name in names:
-            expected = types.get(name, str)
-            if not isinstance(data[name], expected) or (expected is int and not is_integer(data[name])):
-                raise InvalidInput(
-                    f"attachment.{name}",
-                    data[name],
-                    "the value that granary.vmstore.image_attachment returned is expected",
-                )
-        return cls(
-            image_id=data["image_id"],
-            image=check_name("attachment.image", data["image"]),
-            source=absolute("attachment.source", data["source"]),
-            persistent=data["persistent"],
-            read_only=data["read_only"],
-            mount_tag=check_mount_tag("attachment.mount_tag", data["mount_tag"]),
-            mount_point=check_mount_point("attachment.mount_point", data["mount_point"]),
-            uid_map=id_maps_from_data("attachment.uid_map", data["uid_map"]),
-            gid_map=id_maps_from_data("attachment.gid_map", data["gid_map"]),
-            host=check_host("attachment.host", data["host"]),
-            domain=check_domain("attachment.domain", data["domain"]),
-        )
+            raise InvalidInput("attachment", given, accepted)
+        maps = {name: functools.partial(id_maps_from_data, f"attachment.{name}") for name in ("uid_map", "gid_map")}
+        try:
+            found = from_plain(cls, data, maps)
+        except Mismatch as error:
+            raise InvalidInput(f"attachment.{error.path}", error.value, accepted) from error
+        check_name("attachment.image", found.image)
+        check_mount_tag("attachment.mount_tag", found.mount_tag)
+        check_host("attachment.host", found.host)
+        check_domain("attachment.domain", found.domain)
+        source = absolute("attachment.source", found.source)
+        return replace(found, source=source, mount_point=check_mount_point("attachment.mount_point", found.mount_point))
 
 
 def resolve_attachment(

@@ -24,8 +24,8 @@ from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
 from ..._driver.datastore.source_file import chunks_of
 from ..._image.checked_image import missing_ends
-from ..._image.content import Content, OpenContent, copy_content, same_content
 from ..._image.copy import foresee_conversion, foresee_copy
+from ..._image.image_chain import ImageChain, OpenChain, copy_chain, has_same_content
 from ..._image.image_file import inspect
 from ..._image.new_image import new_image, sweep
 from ..._image.qemu_img import as_one_image
@@ -94,9 +94,9 @@ class ImageExportService(ImageWorkService):
             )
         return plan
 
-    def _write(self, plan: Plan, content: Content, image_format: str, planned: FoundFile | None) -> None:
+    def _write(self, plan: Plan, content: ImageChain, image_format: str, planned: FoundFile | None) -> None:
         with self._directory() as target, new_image(target.directory, mode=MODE) as part:
-            for warning in copy_content(content, part, image_format):
+            for warning in copy_chain(content, part, image_format):
                 plan.warn_once(warning)
             with os_errors(f"write {self.dest}"):
                 if target.look() != planned:
@@ -114,7 +114,7 @@ class ImageExportService(ImageWorkService):
             plan.result.update(measured(part.fd, self.dest))
 
     @staticmethod
-    def _foresee(content: Content, opened: OpenContent, image_format: str, directory: int) -> None:
+    def _foresee(content: ImageChain, opened: OpenChain, image_format: str, directory: int) -> None:
         """Refuse what can't be written.
 
         :raises VmstoreError: as writing would.
@@ -205,7 +205,7 @@ class Target:
             )
         return FoundFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
-    def holds(self, content: OpenContent, image_format: str) -> bool:
+    def holds(self, content: OpenChain, image_format: str) -> bool:
         """Whether the file is there already, in this format and standing alone."""
         if self.found is None:
             return False
@@ -217,11 +217,11 @@ class Target:
             return False
         # Its owner can still give it a backing file, such as a socket that never answers: none counts.
         image = as_one_image([self.fd]) if image_format == "qcow2" else descriptor_path(self.fd)
-        there = OpenContent(image, image_format, {self.fd: self.dest})
+        there = OpenChain(image, image_format, {self.fd: self.dest})
         # One raw file is a copy of another to the byte, not only to the sector.
         if image_format == content.format == "raw" and there.virtual_size() != content.virtual_size():
             return False
-        return same_content(content, there)
+        return has_same_content(content, there)
 
     def _stands_alone(self) -> bool:
         try:

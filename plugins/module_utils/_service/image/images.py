@@ -34,6 +34,7 @@ from ..._core.errors import (
     VmstoreError,
     printable,
 )
+from ..._core.plain import to_plain
 from ..._core.plan import Action, Plan, nothing
 from ..._core.secrets import withheld
 from ..._driver.datastore.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
@@ -594,7 +595,7 @@ def hidden(wish: DataWish) -> tuple[str, ...]:
 
 
 def _described(disk: Attachment) -> dict[str, object]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in records.asdict(disk).items()}
+    return dict(to_plain(disk))
 
 
 __all__ = ["IMAGE_SPEC", "ImageService"]

@@ -205,7 +205,7 @@ def _read_checksum(text: str | None) -> tuple[str | None, ChecksumList | None]:
     if found is None:
         return ":".join(read_checksum("checksum", text)), None
     try:
-        return None, ChecksumList(found[0], found[1], Source(found[1]).shown)
+        return None, ChecksumList(found[0], found[1], Source(found[1]).redacted)
     except InvalidInput as error:
         raise InvalidInput("checksum", text, error.accepted) from error
 
@@ -268,7 +268,7 @@ def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
         raise InvalidInput(
             "url", options["url"], "a URL with http, https or ssh is expected; a file of the front-end is given as path"
         )
-    return source.path, source.shown
+    return source.path, source.redacted
 
 
 __all__ = ["IMAGE_OPTIONS", "MOUNT_OPTIONS", "DataWish", "ImageWish", "read_wish"]

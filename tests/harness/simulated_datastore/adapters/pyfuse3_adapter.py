@@ -75,6 +75,8 @@ class Pyfuse3Adapter:
         self._session_lock = threading.Lock()
         self._closed = False
         self._ended = False
+        #: Descriptor of the session, once it is mounted.
+        self.session_fd: int
         #: Set when the mount has gone.
         self.closed = trio.Event()
         all_squash = mount.export.squash == "all"
@@ -309,6 +311,8 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
     def entry(done: Request) -> Any:
         """The node that the client has been given; too many of them, and the kernel is asked to forget some."""
         adapter.trim_nodes()
+        if done.found is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return attributes(done.found, done.stat)
 
     def guard(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -324,7 +328,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
 
         return guarded
 
-    class Handlers(pyfuse3.Operations):  # type: ignore[misc]
+    class Handlers(pyfuse3.Operations):
         supports_dot_lookup = True
         enable_writeback_cache = False
         enable_acl = acl

@@ -119,7 +119,8 @@ def fresh_module() -> tuple[Any, _Trio]:
         package.__path__ = [directory]
         sys.modules[name] = package
         module = importlib.import_module(f"{name}.pyfuse3")
-    module.trio = shim = _Trio()
+    shim = _Trio()
+    vars(module)["trio"] = shim
     return module, shim
 
 

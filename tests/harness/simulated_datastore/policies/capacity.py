@@ -326,7 +326,9 @@ class Capacity(Policy):
         if request.skip:
             return
         if op in _NEW:
-            uid, number = request.found.counted = (request.stat.st_uid, blocks(request.stat))  # type: ignore[union-attr]
+            uid, number = request.stat.st_uid, blocks(request.stat)
+            if request.found is not None:
+                request.found.counted = uid, number
             _charge(self._accounts, uid, request.path, number, 1)
         elif op in ("rmdir", "unlink"):
             self._removed(request.stat, request.found, request.path)
@@ -388,7 +390,7 @@ class Capacity(Policy):
         whole = self._accounts[0]
         scale = below.f_frsize / BLOCK
         if whole.block_limit is None:
-            sizes = tuple(int(value * scale) for value in (below.f_blocks, below.f_bfree, below.f_bavail))
+            sizes = int(below.f_blocks * scale), int(below.f_bfree * scale), int(below.f_bavail * scale)
         else:
             free = max(0, whole.block_limit - whole.used)
             sizes = (whole.block_limit, free, free)

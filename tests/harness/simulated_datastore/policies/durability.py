@@ -192,12 +192,12 @@ class Durability(Policy):
                     self._enter_truncate(request)
                 self._enter_attributes(request)
             elif op in ("unlink", "rmdir"):
-                request.notes[self.name] = self._fid_at(request.node, request.name or b"")
+                request.notes[self.name] = self._fid_at(*request.entry)
             elif op == "rename":
                 request.notes[self.name] = (
-                    self._fid_at(request.node, request.name or b""),
-                    self._fid_at(request.new_parent, request.new_name),
-                )  # type: ignore[arg-type]
+                    self._fid_at(*request.entry),
+                    self._fid_at(*request.target),
+                )
         except FileNotFoundError:
             # The operation itself will say so.
             pass
@@ -279,23 +279,22 @@ class Durability(Policy):
             )
 
     def _note_names(self, request: Request) -> None:
-        op, directory, noted = (
-            request.op,
-            self._fid(request.node) if request.name is not None else 0,
-            request.notes.get(self.name),
-        )
+        op, name, noted = request.op, request.name or b"", request.notes.get(self.name)
+        directory = self._fid(request.node) if request.name is not None else 0
         if op in ("create", "mkdir", "mknod", "symlink"):
             if request.found is not None:
                 # Its number may have been that of a file that is no more.
                 self._ids.pop(request.found.ino, None)
-                self.journal.names(op, ((directory, request.name), None, self._fid(request.found)))  # type: ignore[arg-type]
+                self.journal.names(op, ((directory, name), None, self._fid(request.found)))
         elif op == "link":
-            self.journal.names(op, ((self._fid(request.new_parent), request.new_name), None, self._fid(request.node)))  # type: ignore[arg-type]
+            new_parent, new_name = request.target
+            self.journal.names(op, ((self._fid(new_parent), new_name), None, self._fid(request.node)))
         elif op in ("unlink", "rmdir"):
-            self.journal.names(op, ((directory, request.name), noted, None))  # type: ignore[arg-type]
+            self.journal.names(op, ((directory, name), noted, None))
         elif op == "rename" and noted is not None:
             source, target = noted
-            new = (self._fid(request.new_parent), request.new_name)  # type: ignore[arg-type]
+            new_parent, new_name = request.target
+            new = (self._fid(new_parent), new_name)
             if source == target:
                 return
             if request.flags & RENAME_WHITEOUT:

@@ -205,14 +205,14 @@ def test_a_directory_that_is_exchanged_for_a_link(store, dest, monkeypatch) -> N
     store.copies()
     elsewhere = store.root / "elsewhere"
     elsewhere.mkdir()
-    copy = image_export.copy_content
+    copy = image_export.copy_chain
 
     def exchange(*arguments: object) -> list[str]:
         dest.parent.rename(store.root / "moved")
         dest.parent.symlink_to(elsewhere)
         return copy(*arguments)
 
-    monkeypatch.setattr(image_export, "copy_content", exchange)
+    monkeypatch.setattr(image_export, "copy_chain", exchange)
     store.service(EXPORT, dest=str(dest), format="qcow2").converge()
     assert os.listdir(elsewhere) == []
     assert os.listdir(store.root / "moved") == [dest.name]
@@ -220,13 +220,13 @@ def test_a_directory_that_is_exchanged_for_a_link(store, dest, monkeypatch) -> N
 
 def test_a_file_that_another_program_makes_meanwhile(store, dest, monkeypatch) -> None:
     store.copies()
-    copy = image_export.copy_content
+    copy = image_export.copy_chain
 
     def meanwhile(*arguments: object) -> list[str]:
         dest.write_bytes(b"theirs")
         return copy(*arguments)
 
-    monkeypatch.setattr(image_export, "copy_content", meanwhile)
+    monkeypatch.setattr(image_export, "copy_chain", meanwhile)
     with pytest.raises(StaleState, match="was changed by another program while the image was written"):
         store.service(EXPORT, dest=str(dest)).converge()
     assert dest.read_bytes() == b"theirs"

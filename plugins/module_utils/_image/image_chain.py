@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a guest would read from an image or a snapshot, whichever files it is made of: compared with something else, or
-copied into one file.
+"""The data that a guest reads from an image or a snapshot, whichever files the data is spread over: compare the data with
+that of another image, or copy all of it into one file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .still import StillFiles
 
 
 @dataclass(frozen=True)
-class OpenContent:
-    """Content whose files are open.
+class OpenChain:
+    """An :class:`ImageChain` whose files are open.
 
     :arg image: the name to give qemu-img together with the format.
     :arg reads: the paths of the files by descriptor.
@@ -35,11 +35,11 @@ class OpenContent:
 
     @property
     def first(self) -> int:
-        """Descriptor of the first file."""
+        """Return the descriptor of the first file."""
         return next(iter(self.reads))
 
     def virtual_size(self) -> int:
-        """Bytes that a guest sees.
+        """Return the size of the disk in bytes.
 
         :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
         """
@@ -48,8 +48,9 @@ class OpenContent:
 
 
 @dataclass(frozen=True)
-class Content:
-    """
+class ImageChain:
+    """The files that an image or a snapshot consists of.
+
     :arg files: one, or qcow2 overlays, each before the one it is based on. Whoever makes a record has checked that they
         belong together.
     :arg format: of the first file, by qemu's name.
@@ -59,8 +60,8 @@ class Content:
     format: str
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[OpenContent]:
-        """The files, open for the length of a block. No header of a qcow2 file leads elsewhere.
+    def opened(self) -> Iterator[OpenChain]:
+        """Open the files for the length of a block. The headers of qcow2 files are not followed.
 
         :raises InvalidInput: one isn't a regular file; :raises FileAccessFailed: one can't be opened.
         """
@@ -71,11 +72,11 @@ class Content:
                 if self.format == "qcow2"
                 else qemu_name([*reads][0], self.format, self.files[0])
             )
-            yield OpenContent(image, self.format, reads)
+            yield OpenChain(image, self.format, reads)
 
 
-def same_content(one: OpenContent, other: OpenContent) -> bool:
-    """Whether guests read the same from both; bytes by which a raw file ends within a sector count as zeros.
+def has_same_content(one: OpenChain, other: OpenChain) -> bool:
+    """Return whether guests read the same from both; bytes by which a raw file ends within a sector count as zeros.
 
     :raises InvalidInput, CommandFailed, FileAccessFailed: one can't be read.
     """
@@ -91,29 +92,29 @@ def same_content(one: OpenContent, other: OpenContent) -> bool:
     )
 
 
-def copy_content(content: Content, part: NewImage, format: str) -> list[str]:
+def copy_chain(chain: ImageChain, part: NewImage, format: str) -> list[str]:
     """Fill the empty image ``part``. One file that has the format is copied as it is; all else is merged or converted.
     Holes are kept.
 
     :return: a warning for each file that somebody wrote to meanwhile, or may have.
     :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.
     """
-    with content.opened() as source:
+    with chain.opened() as source:
         still = StillFiles(source.reads, verify=False)
-        if content.format == format and len(content.files) == 1:
+        if chain.format == format and len(chain.files) == 1:
             copy_local(source.first, part.fd)
         else:
-            convert(source.image, content.format, part.fd, format, reads=source.reads, timeout=TIMEOUT)
+            convert(source.image, chain.format, part.fd, format, reads=source.reads, timeout=TIMEOUT)
         still.check()
         return still.warnings
 
 
-def _inodes(content: OpenContent) -> list[tuple[int, int]]:
-    return [(found.st_dev, found.st_ino) for found in map(os.fstat, content.reads)]
+def _inodes(chain: OpenChain) -> list[tuple[int, int]]:
+    return [(found.st_dev, found.st_ino) for found in map(os.fstat, chain.reads)]
 
 
-def _sectors(content: OpenContent) -> int:
-    return -(-content.virtual_size() // SECTOR)
+def _sectors(chain: OpenChain) -> int:
+    return -(-chain.virtual_size() // SECTOR)
 
 
-__all__ = ["Content", "OpenContent", "copy_content", "same_content"]
+__all__ = ["ImageChain", "OpenChain", "copy_chain", "has_same_content"]

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rate of a transfer: LIMIT_TRANSFER_BW is the most that is used, and another side that sends next to nothing is
-not waited for.
+"""The rate of a transfer: it is limited to LIMIT_TRANSFER_BW, and a transfer ends when the other side sends next to
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from .._core.errors import VmstoreError
+from .errors import VmstoreError
 
 #: Lower bound of the rate at which another side sends, in bytes a second.
 MINIMUM_RATE = 1024
@@ -20,8 +20,8 @@ MINIMUM_RATE = 1024
 RATE_PERIOD = 60.0
 
 
-def paced(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
-    """``chunks``, held back so that on average at most ``bandwidth`` bytes a second pass; ``None`` is no limit."""
+def throttle(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
+    """Yield ``chunks``, on average at most ``bandwidth`` bytes a second; ``None`` is no limit."""
     began, passed = time.monotonic(), 0
     for chunk in chunks:
         yield chunk
@@ -31,7 +31,7 @@ def paced(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
 
 
 class MinimumRate:
-    """Compares the bytes that another side sends with the time that is spent waiting for them.
+    """The bytes that another side sends, compared with the time that is spent waiting for them.
 
     The time that this side takes, for a slow disk or a bandwidth limit, doesn't count.
     """
@@ -47,7 +47,7 @@ class MinimumRate:
         self._bytes += count
 
     def reason(self) -> str | None:
-        """Return why it is no use to wait for more, ``None`` where it is."""
+        """Return why it is no use to wait for more; ``None`` as long as bytes come fast enough."""
         if self._seconds < RATE_PERIOD:
             return None
         seconds, count = self._seconds, self._bytes
@@ -59,7 +59,7 @@ class MinimumRate:
         )
 
 
-def sustained(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+def sustain(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
     """Yield ``chunks`` while they come at the minimum rate. The time until the first of them doesn't count.
 
     :arg failed: the error to raise, made from the reason.
@@ -77,4 +77,4 @@ def sustained(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) ->
         began = time.monotonic()
 
 
-__all__ = ["MinimumRate", "paced", "sustained"]
+__all__ = ["MinimumRate", "sustain", "throttle"]

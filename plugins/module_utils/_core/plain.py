@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one conversion between records (:mod:`.records`) and plain data, which JSON, YAML and SQL can hold: texts, numbers,
+flags, null, lists and dictionaries.
+
+Plain data may come from anybody. What becomes of it is decided by the annotations of the record that is expected, never
+by the data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from .arguments import is_integer
+from .records import fields, is_dataclass
+
+Record = TypeVar("Record")
+
+#: Numbers that every reader of the data can hold: SQLite's and libvirt's have 64 bits.
+_NUMBERS = range(-(2**63), 2**63)
+
+
+def to_plain(value: Any) -> Any:
+    """Return plain data: a record is a dictionary of its fields, tuples and sets are lists. All of it is copied, but for
+    values that are neither plain nor a record.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: to_plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {key: to_plain(one) for key, one in value.items()}
+    return value
+
+
+class Mismatch(ValueError):
+    """A value isn't what its annotation says.
+
+    :arg path: the names that lead to the value: ``mounts.tag``; empty where the record itself is something else.
+    """
+
+    def __init__(self, path: str, value: object) -> None:
+        super().__init__(f"{path or 'the data'}: {value!r}")
+        self.path = path
+        self.value = value
+
+
+def from_plain(
+    cls: type[Record], data: object, readers: Mapping[str, Callable[[Any], object]] = MappingProxyType({})
+) -> Record:
+    """Return the record that :func:`to_plain` made ``data`` of.
+
+    Fields may be texts, whole numbers, flags, records of the same module, ``tuple[..., ...]`` and
+    ``dict[str, ...]`` of these, and any of these ``| None``.
+
+    :arg readers: by field, what turns plain data into the field's value instead. What it raises passes.
+    :raises Mismatch: a field is missing or unknown, or a value isn't of the field's type.
+    """
+    known = {one.name: str(one.type) for one in fields(cls)}  # type: ignore[arg-type]  # any record
+    if not isinstance(data, Mapping):
+        raise Mismatch("", data)
+    for name in data:
+        if name not in known:
+            raise Mismatch(str(name), data[name])
+    values = {}
+    for name, annotation in known.items():
+        if name not in data:
+            raise Mismatch(name, None)
+        try:
+            values[name] = readers[name](data[name]) if name in readers else _read(data[name], annotation, cls)
+        except Mismatch as error:
+            raise Mismatch(f"{name}.{error.path}".rstrip("."), error.value) from error
+    return cls(**values)
+
+
+def _read(value: Any, annotation: str, cls: type[Any]) -> Any:
+    """Return what plain data stands for in a field of the record ``cls``."""
+    if annotation.endswith(" | None"):
+        return None if value is None else _read(value, annotation[: -len(" | None")], cls)
+    if annotation.startswith("tuple[") and isinstance(value, (list, tuple)):
+        return tuple(_read(one, annotation[len("tuple[") : -len(", ...]")], cls) for one in value)
+    if (
+        annotation.startswith("dict[str, ")
+        and isinstance(value, Mapping)
+        and all(isinstance(key, str) for key in value)
+    ):
+        return {key: _read(one, annotation[len("dict[str, ") : -1], cls) for key, one in value.items()}
+    if annotation in _PLAIN:
+        if not _PLAIN[annotation](value):
+            raise Mismatch("", value)
+        return value
+    found = vars(sys.modules[cls.__module__]).get(annotation)
+    if not is_dataclass(found):
+        raise Mismatch("", value)
+    return from_plain(found, value)  # type: ignore[arg-type]  # a class, as annotations name classes
+
+
+#: Types of plain data.
+_PLAIN: Mapping[str, Callable[[object], bool]] = {
+    "int": lambda value: is_integer(value) and value in _NUMBERS,
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+}
+
+
+__all__ = ["Mismatch", "from_plain", "to_plain"]
