@@ -194,7 +194,8 @@ def _read_into(catalog: Catalog) -> None:
 
 
 def _check_file(path: str, place: CatalogPlace) -> None:
-    """
+    """Refuse a catalog that can't be opened.
+
     :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
     """
     if not os.path.lexists(place.path):
@@ -263,7 +264,8 @@ def locate_catalog(path: str) -> CatalogPlace:
 
 
 def _check_reachable(place: CatalogPlace) -> None:
-    """
+    """Refuse a place that the owner of the catalog can't reach.
+
     :raises CatalogFailed: a directory above the catalog's keeps its owner out.
     """
     directory = os.path.dirname(place.path)
@@ -278,7 +280,8 @@ def _check_reachable(place: CatalogPlace) -> None:
 
 
 def _check_owner(place: CatalogPlace) -> None:
-    """
+    """Refuse files of somebody else.
+
     :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or
         didn't put it there.
     """
@@ -373,7 +376,7 @@ def _remove(place: CatalogPlace, path: str) -> None:
 
 @contextlib.contextmanager
 def _translated(path: str) -> Iterator[None]:
-    """SQLite's errors in one sentence."""
+    """Turn SQLite's errors into one sentence."""
     try:
         yield
     except UnicodeEncodeError as error:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a module declares about its options, merged from parts that several modules share."""
+"""The declarations of a module's options, merged from parts that several modules share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .records import dataclass, field
 
 @dataclass(frozen=True)
 class ArgumentSpec:
-    """Keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
+    """The keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
 
     :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that
         its documentation has each once;
@@ -29,7 +29,7 @@ class ArgumentSpec:
     repeated: Sequence[str] = field(default_factory=list)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
-        """Both specs in one; an option that both declare takes the definition in ``other``."""
+        """Return both specs in one; an option that both declare takes the definition in ``other``."""
         return ArgumentSpec(
             {**self.argument_spec, **other.argument_spec},
             [*self.mutually_exclusive, *other.mutually_exclusive],
@@ -52,7 +52,7 @@ class ArgumentSpec:
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is a whole number, and not ``true`` or ``false``, which are such to Python."""
+    """Return whether a value is a whole number, and not ``true`` or ``false``, which are numbers to Python."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -44,7 +44,7 @@ MOST_OUTPUT = 256 << 20
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command answered. ``stdout`` and ``stderr`` are text; bytes that aren't UTF-8 survive as surrogates."""
+    """The result of a command. ``stdout`` and ``stderr`` are text; bytes that aren't UTF-8 survive as surrogates."""
 
     returncode: int
     stdout: str
@@ -258,8 +258,8 @@ class Conversation:
         _stop(self._process)
 
     def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
-        """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write``
-        waits.
+        """Return whether there is something to read, or its end, and whether the command takes bytes, for which only
+        ``write`` waits.
 
         :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to
             stderr doesn't count.
@@ -282,11 +282,11 @@ class Conversation:
                 raise self._too_slow(timeout)
 
     def read(self) -> bytes:
-        """At most :data:`CHUNK` bytes, none at the end."""
+        """Return at most :data:`CHUNK` bytes, none at the end."""
         return os.read(self._out, CHUNK)
 
     def write(self, data: bytes) -> bytes | None:
-        """What is left of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
+        """Write and return the rest of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
         try:
             return data[os.write(self._in, data) :]
         except BrokenPipeError:
@@ -296,7 +296,7 @@ class Conversation:
         self._process.close_input()
 
     def finish(self, timeout: float) -> Completed:
-        """How the command ended, once it has closed its output; of what it wrote to stderr only the end is there.
+        """Wait for the end of a command that has closed its output, and return its result with the end of its stderr.
 
         :raises CommandFailed: it goes on for more than ``timeout`` seconds.
         """
@@ -353,7 +353,7 @@ def _with_paths(text: str, files: Mapping[int, str]) -> str:
 
 
 def reason(completed: Completed) -> str:
-    """The last line a failed command wrote to stderr (else stdout): tools print their reason last, but for an
+    """Return the last line that a failed command wrote to stderr (else stdout): tools print their reason last, but for an
     explanation of their usage.
     """
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()

@@ -33,7 +33,8 @@ _CHECKED = (0, 2, 3)
 
 @dataclass
 class CheckedImage:
-    """
+    """An image whose format and tables were looked at.
+
     :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk
         without its footer.
     :arg data: upper bound of its data in bytes, which a conversion reads.

@@ -77,7 +77,7 @@ def decompressed(
     timeout: float = 60,
     require_image: Callable[[str], object] | None = None,
 ) -> Iterator[bytes]:
-    """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
+    """Yield ``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
     member or many. Reads no more than it must.
 
     :arg limit: bytes that may come out, of what isn't compressed too.
@@ -119,7 +119,7 @@ def limited(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has"
 
 
 class _Effort:
-    """Compares what a compressed stream takes, in bytes and CPU time, with what comes out."""
+    """The bytes and the CPU time that a compressed stream takes, compared with the bytes that come out."""
 
     def __init__(self, compression: str, refused: Callable[[str], InvalidInput]) -> None:
         self._compression = compression
@@ -128,7 +128,8 @@ class _Effort:
         self._seconds = 0.0
 
     def taken(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """
+        """Yield ``chunks``, which go into the decompression.
+
         :raises InvalidInput: next to nothing comes out.
         """
         for chunk in chunks:
@@ -146,8 +147,9 @@ class _Effort:
             yield chunk
 
     def spent(self, seconds: float) -> None:
-        """
-        :raises InvalidInput: it is too much CPU time.
+        """Count CPU time.
+
+        :raises InvalidInput: it is too much.
         """
         self._seconds += seconds
         most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
@@ -157,7 +159,8 @@ class _Effort:
             )
 
     def member(self, *, is_empty: bool) -> None:
-        """
+        """Count a member of the stream.
+
         :raises InvalidInput: too many are empty.
         """
         self._empty += 1 if is_empty else -1
@@ -240,7 +243,7 @@ def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effo
 
 
 def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iterator[bytes]:
-    """Never more than one ``CHUNK`` at once, however far the input expands."""
+    """Yield the decompressed members, never more than one ``CHUNK`` at once, however far the input expands."""
     decoder: Any = None
     size, is_empty = _SLICE, True
     for data in chunks:
@@ -287,7 +290,7 @@ def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> It
 
 
 def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
-    """By zstd(1): Python has no zstd before 3.14."""
+    """Decompress by zstd(1): Python has no zstd before 3.14."""
     import shutil
 
     command = shutil.which("zstd")

@@ -74,7 +74,7 @@ NO_CODING = frozenset(["", "identity", "none"])
 
 
 def download(source: Source, timeout: float, log: Callable[[str], object], limit: int | None = None) -> Iterator[bytes]:
-    """All bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
+    """Yield all bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
 
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length the server gives as more is refused at once.
@@ -175,8 +175,8 @@ class _Download:
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
-    """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the
-    server says it.
+    """Return the first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where
+    the server says it.
 
     :raises TransferFailed: as for :func:`download`.
     """
@@ -241,7 +241,7 @@ class _Patience:
         return made
 
     def _connect(self, address: tuple[str, int], *_timeout_and_source: object) -> socket.socket:
-        """As socket.create_connection(), which has no deadline for all the addresses of a name."""
+        """Connect as socket.create_connection() does, which has no deadline for all the addresses of a name."""
         failure: OSError | None = None
         for family, kind, protocol, _name, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
             made = socket.socket(family, kind, protocol)
@@ -286,11 +286,11 @@ class _Patience:
         return min(self._timeout, left)
 
     def begun(self) -> None:
-        """The headers are read, and the file follows."""
+        """Note that the headers are read, and the file follows."""
         self._end = None
 
     def gained(self, count: int) -> None:
-        """So many bytes were the file's."""
+        """Count bytes that were the file's."""
         self._gained += count
         self._rate.gained(count)
 
@@ -356,7 +356,7 @@ class _Https(HTTPSHandler):
 
 
 class _Redirects(HTTPRedirectHandler):
-    """To http and https only.
+    """Follow redirects to http and https only.
 
     The password and the user's headers are sent along to the same server only, whose they are.
     """
@@ -397,8 +397,10 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
-    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
-    coding that isn't known.
+    """Ask for a URL, and return the answer when its headers are read.
+
+    :raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
+        coding that isn't known.
     """
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
@@ -455,8 +457,8 @@ def _check_coding(response: HTTPResponse) -> None:
 
 
 def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
-    """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the
-    whole, where known (RFC 9110 14.4).
+    """Return the position of the first byte in ``response``, the number of bytes that follow there, and the length of
+    the whole, where known (RFC 9110 14.4).
     """
     if response.status in (200, 203):  # 203: what a proxy passed on, which it may have changed
         return 0, response.length, response.length
@@ -491,7 +493,7 @@ def _describe_length(response: HTTPResponse, total: int | None) -> str:
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """What says for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110
+    """Return what tells for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110
     8.8.2.2).
     """
     etag = response.headers.get("ETag")
@@ -505,7 +507,7 @@ def _validator(response: HTTPResponse) -> str | None:
 
 
 def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
-    """The bytes of an answer, ``expected`` ones where that is known.
+    """Yield the bytes of an answer, ``expected`` ones where that is known.
 
     :raises ConnectionError: they are fewer; :raises _Refused: they are more, or come too slowly.
     """
