@@ -15,8 +15,9 @@ options: {}
 attributes:
   check_mode:
     description:
-      - Says what would be done and changes nothing.
-      - Where something is missing that an earlier task may bring, such as a package, a datastore or a device, it warns of that and reports a change.
+      - Returns what would be done and changes nothing.
+      - If something is missing that an earlier task may create or install, such as a package, a datastore or a device,
+        the module warns of that and reports a change.
   diff_mode:
     description: Shows each change with the values before and after it.
   idempotent:
@@ -34,7 +35,7 @@ attributes:
     support: full
     details:
       - This module never changes anything.
-      - In check mode, it is skipped where what it reads is missing, because an earlier task may make it.
+      - In check mode, the module is skipped if what it reads is missing, because an earlier task may create it.
   diff_mode:
     support: N/A
     details:

@@ -23,6 +23,7 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 attributes:
   check_mode:
     support: full
@@ -115,13 +116,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.datastore_info
   - module: granary.vmstore.image
@@ -218,7 +212,9 @@ actions:
     - name: create datastore
       subject: fs_datastore
       before:
-      after: {id: 100, name: fs_datastore}
+      after:
+        id: 100
+        name: fs_datastore
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

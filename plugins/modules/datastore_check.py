@@ -24,6 +24,7 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 attributes:
   check_mode:
     support: full
@@ -62,13 +63,6 @@ options:
       O(checksums), from 1 to 86400.
     type: int
     default: 30
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.datastore_info
   - module: granary.vmstore.image
@@ -111,7 +105,9 @@ datastores:
       consistent: false
       error:
       orphans:
-        - {path: /var/lib/one/datastores/1/05d147c524ae30d046db542ec2859136, allocated_bytes: 4096, repaired: false}
+        - path: /var/lib/one/datastores/1/05d147c524ae30d046db542ec2859136
+          allocated_bytes: 4096
+          repaired: false
       missing: []
       drift: []
       leftovers: []

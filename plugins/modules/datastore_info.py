@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.info_module
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 options:
   name:
     description: Name or id of the datastore that is wanted. Without it, all are returned.
@@ -28,13 +29,6 @@ options:
     description: Seconds that the file system of one datastore has to answer, for all that is asked, from 1 to 86400.
     type: int
     default: 30
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.datastore
   - module: granary.vmstore.datastore_check
@@ -51,7 +45,9 @@ EXAMPLES = r"""
 
 - name: Show the images that take most on disk
   ansible.builtin.debug:
-    msg: "{{ result.datastores | map(attribute='images') | flatten | selectattr('allocated_bytes') | sort(attribute='allocated_bytes', reverse=true) }}"
+    msg: >-
+      {{ result.datastores | map(attribute='images') | flatten | selectattr('allocated_bytes')
+      | sort(attribute='allocated_bytes', reverse=true) }}
 """
 
 RETURN = r"""
@@ -73,14 +69,28 @@ datastores:
       bridge_list: []
       attributes: {}
       images:
-        - {id: 0, name: fs_data, path: /mnt/data, format: dir, allocated_bytes: null, virtual_bytes: null, snapshots: []}
+        - id: 0
+          name: fs_data
+          path: /mnt/data
+          format: dir
+          allocated_bytes:
+          virtual_bytes:
+          snapshots: []
       orphans: []
       used_mb: 0
       free_mb: 0
       total_mb: 0
       monitor_error:
       supports:
-        {backup: false, clone: false, disk_attach: false, export: false, increment_flatten: false, mkfs: false, resize: false, save_as: false, snapshot: false}
+        backup: false
+        clone: false
+        disk_attach: false
+        export: false
+        increment_flatten: false
+        mkfs: false
+        resize: false
+        save_as: false
+        snapshot: false
   contains:
     id:
       description: Its id. Ids are given from 100 on and never twice.

@@ -64,7 +64,11 @@ directory:
     missing and they weren't given.
   returned: success
   type: dict
-  sample: {"path": "/var/lib/one/datastores", "owner": "oneadmin", "group": "oneadmin", "mode": "0755"}
+  sample:
+    path: /var/lib/one/datastores
+    owner: oneadmin
+    group: oneadmin
+    mode: "0755"
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success
@@ -74,7 +78,10 @@ actions:
     - name: create directory
       subject: /var/lib/one/datastores
       before:
-      after: {"owner": "oneadmin", "group": "oneadmin", "mode": "0755"}
+      after:
+        owner: oneadmin
+        group: oneadmin
+        mode: "0755"
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

@@ -35,6 +35,8 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
+  - granary.vmstore._id_maps
 attributes:
   check_mode:
     support: full
@@ -195,26 +197,8 @@ options:
   uid_map:
     description: Which user ids of guests become which of the host, for type V(filesystem). Without it, the default of
       the host is used.
-    type: list
-    elements: dict
-    suboptions: &id_map
-      start:
-        description: First id in the guest.
-        type: int
-        default: 0
-      target:
-        description: The id on the host that the first one becomes.
-        type: int
-        required: true
-      count:
-        description: How many ids are mapped.
-        type: int
-        default: 65536
   gid_map:
     description: Which group ids of guests become which of the host, like user ids.
-    type: list
-    elements: dict
-    suboptions: *id_map
   remake:
     description:
       - Whether data that is proven to be wrong is made again from O(path), O(url), O(clone_from) or O(size). That is
@@ -254,13 +238,6 @@ options:
       long as it takes.
     type: int
     default: 300
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 notes:
   - In check mode a file is looked at as in a run, and read where it is compressed or has a checksum. Where C(mkfs)
     can't be kept from writing, it is tried on a sparse temporary file. Of a URL only the beginning is read, so the
@@ -442,7 +419,9 @@ actions:
     - name: create image
       subject: fs_data
       before:
-      after: {id: 0, name: fs_data}
+      after:
+        id: 0
+        name: fs_data
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

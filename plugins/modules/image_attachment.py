@@ -20,6 +20,8 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
+  - granary.vmstore._id_maps
 attributes:
   check_mode:
     support: full
@@ -52,38 +54,8 @@ options:
     type: bool
   uid_map:
     description: Which user ids of the guest become which of the host. The default is that of the image.
-    type: list
-    elements: dict
-    suboptions:
-      start:
-        description: First id in the guest.
-        type: int
-        default: 0
-      target:
-        description: The id on the host that O(uid_map[].start) becomes.
-        type: int
-        required: true
-      count:
-        description: How many ids are mapped.
-        type: int
-        default: 65536
   gid_map:
     description: Which group ids of the guest become which of the host. The default is that of the image.
-    type: list
-    elements: dict
-    suboptions:
-      start:
-        description: First id in the guest.
-        type: int
-        default: 0
-      target:
-        description: The id on the host that O(gid_map[].start) becomes.
-        type: int
-        required: true
-      count:
-        description: How many ids are mapped.
-        type: int
-        default: 65536
   state:
     description:
       - V(present) records the attachment, or its new values.
@@ -91,13 +63,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.image
   - module: granary.vmstore.virtiofs_export
@@ -180,7 +145,10 @@ actions:
     - name: add attachment
       subject: "image 'fs_data' in domain 'web' on host 'host01'"
       before:
-      after: {image_id: 0, host: host01, domain: web}
+      after:
+        image_id: 0
+        host: host01
+        domain: web
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

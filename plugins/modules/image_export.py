@@ -18,6 +18,7 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 attributes:
   check_mode:
     support: full
@@ -52,13 +53,6 @@ options:
     description: Replaces a file that has another content or format. Without it, such a file is an error.
     type: bool
     default: false
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 notes:
   - A file that is written belongs to the user who runs the module, who alone may read and write it (mode 0600). Use
     M(ansible.builtin.file) to change that; it isn't looked at again.
@@ -122,7 +116,11 @@ actions:
     - name: export image
       subject: database
       before:
-      after: {dest: /srv/exports/database.qcow2, format: qcow2, image: database, snapshot: null}
+      after:
+        dest: /srv/exports/database.qcow2
+        format: qcow2
+        image: database
+        snapshot:
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

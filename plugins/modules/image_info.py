@@ -17,6 +17,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.info_module
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 options:
   name:
     description: Name or id of the image that is wanted. Without it, all are returned.
@@ -24,13 +25,6 @@ options:
   datastore:
     description: Name or id of the datastore whose images are wanted.
     type: str
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 seealso:
   - module: granary.vmstore.image
 """

@@ -21,6 +21,7 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._catalog
 attributes:
   check_mode:
     support: full
@@ -60,13 +61,6 @@ options:
       - A domain that runs goes on writing to the files that it has open, so stop it first.
     type: bool
     default: false
-  catalog:
-    description:
-      - Path of the catalog, an SQLite database on the front-end that knows all datastores, images and attachments.
-      - It must be on a local disk. File locks of network file systems are not dependable.
-      - root reads and writes it with the rights of the owner of its directory, who has to own the file too.
-    type: path
-    default: /var/lib/one/vmstore/catalog.sqlite
 notes:
   - An image that becomes another gets the size that the snapshot has, and loses the checksum that the catalog has of
     its data.

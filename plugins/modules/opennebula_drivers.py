@@ -86,8 +86,8 @@ actions:
   sample:
     - name: install driver
       subject: /var/lib/one/remotes/datastore/fs
-      before: {"replaced": ["rm"]}
-      after: {"installed": ["rm"]}
+      before: {replaced: [rm]}
+      after: {installed: [rm]}
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

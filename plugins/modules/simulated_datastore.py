@@ -18,6 +18,7 @@ author:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._simulated_datastore
 attributes:
   check_mode:
     support: full
@@ -26,14 +27,6 @@ attributes:
   idempotent:
     support: full
 options:
-  executable:
-    description: The program. The role P(granary.vmstore.simulated_datastore#role) puts its name into C(/usr/local/bin).
-    type: path
-    default: simulated-datastore
-  name:
-    description: Name of the simulated datastore.
-    type: str
-    required: true
   backing:
     description:
       - The directory that holds its files. A missing one is created.
@@ -126,8 +119,12 @@ EXAMPLES = r"""
     name: images
     backing: /srv/backing
     mounts:
-      - {client: host1, path: /mnt/host1, profile: nfs4.2}
-      - {client: host2, path: /mnt/host2, profile: nfs4.2}
+      - client: host1
+        path: /mnt/host1
+        profile: nfs4.2
+      - client: host2
+        path: /mnt/host2
+        profile: nfs4.2
     settings:
       size: 1073741824
 
@@ -135,12 +132,17 @@ EXAMPLES = r"""
   granary.vmstore.simulated_datastore:
     name: images
     rules:
-      - {id: third, ops: [write], path: "*.qcow2", nth: 3, error: EIO}
+      - id: third
+        ops: [write]
+        path: "*.qcow2"
+        nth: 3
+        error: EIO
 
 - name: Let the server hang
   granary.vmstore.simulated_datastore:
     name: images
-    settings: {state: hung}
+    settings:
+      state: hung
 
 - name: Offer a datastore to a role that mounts nfs1:/images itself
   granary.vmstore.simulated_datastore:
@@ -160,7 +162,10 @@ actions:
     - name: mount for host1
       subject: /mnt/host1
       before:
-      after: {"client": "host1", "path": "/mnt/host1", "profile": "local"}
+      after:
+        client: host1
+        path: /mnt/host1
+        profile: local
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

@@ -16,15 +16,8 @@ extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.info_module
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._simulated_datastore
 options:
-  executable:
-    description: The program. The role P(granary.vmstore.simulated_datastore#role) puts its name into C(/usr/local/bin).
-    type: path
-    default: simulated-datastore
-  name:
-    description: Name of the simulated datastore.
-    type: str
-    required: true
   op:
     description: Only these operations or classes of operations.
     type: list
@@ -82,13 +75,26 @@ ledger:
   returned: success
   type: list
   elements: dict
-  sample: [{"seq": 7, "client": "host1", "op": "write", "path": "/disk.qcow2", "offset": 8192, "size": 4096, "error": 5, "rules": ["third"]}]
+  sample:
+    - seq: 7
+      client: host1
+      op: write
+      path: /disk.qcow2
+      offset: 8192
+      size: 4096
+      error: 5
+      rules: [third]
 summary:
   description: Requests, bytes and errors of the matching entries by client and operation.
   returned: success
   type: list
   elements: dict
-  sample: [{"client": "host1", "op": "write", "requests": 3, "bytes": 8192, "errors": 1}]
+  sample:
+    - client: host1
+      op: write
+      requests: 3
+      bytes: 8192
+      errors: 1
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module

@@ -86,7 +86,10 @@ subuid:
   returned: success
   type: list
   elements: dict
-  sample: [{"user": "oneadmin", "start": 100000, "count": 65536}]
+  sample:
+    - user: oneadmin
+      start: 100000
+      count: 65536
   contains:
     user:
       description: The owner as the entry names it, a login name or a decimal uid.
@@ -102,7 +105,10 @@ subgid:
   returned: success
   type: list
   elements: dict
-  sample: [{"user": "oneadmin", "start": 100000, "count": 65536}]
+  sample:
+    - user: oneadmin
+      start: 100000
+      count: 65536
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success

@@ -49,7 +49,10 @@ subuid:
   returned: success
   type: list
   elements: dict
-  sample: [{"user": "oneadmin", "start": 100000, "count": 65536}]
+  sample:
+    - user: oneadmin
+      start: 100000
+      count: 65536
   contains:
     user:
       description: The owner as the entry names it, a login name or a decimal uid.
@@ -65,7 +68,10 @@ subgid:
   returned: success
   type: list
   elements: dict
-  sample: [{"user": "oneadmin", "start": 100000, "count": 65536}]
+  sample:
+    - user: oneadmin
+      start: 100000
+      count: 65536
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module

@@ -47,6 +47,7 @@ requirements:
 extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
+  - granary.vmstore._id_maps
 attributes:
   check_mode:
     support: full
@@ -108,38 +109,8 @@ options:
       - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user), and
         id 0 of the guest must be among them.
       - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
-    type: list
-    elements: dict
-    suboptions:
-      start:
-        description: First id of the guest.
-        type: int
-        default: 0
-      target:
-        description: First id of this host.
-        type: int
-        required: true
-      count:
-        description: How many ids.
-        type: int
-        default: 65536
   gid_map:
     description: Which group ids of the guest become which ids of this host, like O(uid_map).
-    type: list
-    elements: dict
-    suboptions:
-      start:
-        description: First id of the guest.
-        type: int
-        default: 0
-      target:
-        description: First id of this host.
-        type: int
-        required: true
-      count:
-        description: How many ids.
-        type: int
-        default: 65536
   cache:
     description:
       - How long the guest may keep what it read.
@@ -382,18 +353,30 @@ device:
         map.
       type: list
       elements: dict
-      sample: [{"start": 0, "target": 100000, "count": 65536}]
+      sample:
+        - start: 0
+          target: 100000
+          count: 65536
     gid_map:
       description: The map of group ids, like RV(device.uid_map).
       type: list
       elements: dict
-      sample: [{"start": 0, "target": 100000, "count": 65536}]
+      sample:
+        - start: 0
+          target: 100000
+          count: 65536
     owners:
       description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest
         can't use.
       type: list
       elements: dict
-      sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
+      sample:
+        - guest: 0
+          uid: 100000
+          gid: 100000
+        - guest: 1000
+          uid: 101000
+          gid: 101000
     cache:
       description: As O(cache).
       type: str
@@ -444,10 +427,8 @@ actions:
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
 
 
 def main() -> None:

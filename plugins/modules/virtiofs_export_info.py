@@ -44,11 +44,15 @@ EXAMPLES = r"""
 
 - name: Show the exports that hang or hide what their guest writes
   ansible.builtin.debug:
-    msg: "{{ result.domains | map(attribute='devices') | flatten | selectattr('daemon', 'in', ['dead', 'stopped', 'other_directory']) }}"
+    msg: >-
+      {{ result.domains | map(attribute='devices') | flatten
+      | selectattr('daemon', 'in', ['dead', 'stopped', 'other_directory']) }}
 
 - name: Show the domains that have to be restarted to be as they are defined
   ansible.builtin.debug:
-    msg: "{{ result.domains | selectattr('devices', 'ne', []) | rejectattr('devices.0.differences', 'eq', []) | map(attribute='name') }}"
+    msg: >-
+      {{ result.domains | selectattr('devices', 'ne', []) | rejectattr('devices.0.differences', 'eq', [])
+      | map(attribute='name') }}
 """
 
 RETURN = r"""
@@ -91,18 +95,30 @@ domains:
             a map.
           type: list
           elements: dict
-          sample: [{"start": 0, "target": 100000, "count": 65536}]
+          sample:
+            - start: 0
+              target: 100000
+              count: 65536
         gid_map:
           description: The map of group ids, like RV(domains[].devices[].uid_map).
           type: list
           elements: dict
-          sample: [{"start": 0, "target": 100000, "count": 65536}]
+          sample:
+            - start: 0
+              target: 100000
+              count: 65536
         owners:
           description: What files of the guest's ids 0 and 1000 belong to on this host. V(none) is an id that the guest
             can't use.
           type: list
           elements: dict
-          sample: [{"guest": 0, "uid": 100000, "gid": 100000}, {"guest": 1000, "uid": 101000, "gid": 101000}]
+          sample:
+            - guest: 0
+              uid: 100000
+              gid: 100000
+            - guest: 1000
+              uid: 101000
+              gid: 101000
         cache:
           description: How virtiofsd lets the guest cache, V(auto) if the device doesn't say.
           type: str
@@ -171,7 +187,11 @@ domain_subids:
   returned: success
   type: list
   elements: dict
-  sample: [{"domain": "web1", "uuid": "90b11b1b-ae15-4ac6-9c52-399f36ea6e11", "start": 1879048192, "count": 65536}]
+  sample:
+    - domain: web1
+      uuid: 90b11b1b-ae15-4ac6-9c52-399f36ea6e11
+      start: 1879048192
+      count: 65536
   contains:
     domain:
       description: Name that the domain had when it got the range.

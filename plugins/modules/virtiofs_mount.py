@@ -113,7 +113,11 @@ mount:
   description: The mount once the module is done.
   returned: success
   type: dict
-  sample: {"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"]}
+  sample:
+    path: /srv/datasets
+    tag: datasets
+    live: [ro, noatime]
+    fstab: [ro, noatime, nofail]
   contains:
     path:
       description: The mount point, without symbolic links.
@@ -149,13 +153,12 @@ actions:
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
     VIRTIOFS_MOUNT_SPEC,
-    VirtiofsMountService,
-    read_wish,
+    build_virtiofs_mount,
 )
 
 
 def main() -> None:
-    run_module(VIRTIOFS_MOUNT_SPEC, lambda options: VirtiofsMountService(read_wish(options)))
+    run_module(VIRTIOFS_MOUNT_SPEC, build_virtiofs_mount)
 
 
 if __name__ == "__main__":

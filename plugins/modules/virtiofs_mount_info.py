@@ -37,7 +37,12 @@ mounts:
   returned: success
   type: list
   elements: dict
-  sample: [{"path": "/srv/datasets", "tag": "datasets", "live": ["ro", "noatime"], "fstab": ["ro", "noatime", "nofail"], "connected": true}]
+  sample:
+    - path: /srv/datasets
+      tag: datasets
+      live: [ro, noatime]
+      fstab: [ro, noatime, nofail]
+      connected: true
   contains:
     path:
       description: The mount point.
@@ -75,12 +80,12 @@ supported:
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
     VIRTIOFS_MOUNT_INFO_SPEC,
-    virtiofs_mount_info,
+    read_virtiofs_mounts,
 )
 
 
 def main() -> None:
-    run_info_module(VIRTIOFS_MOUNT_INFO_SPEC, lambda options: virtiofs_mount_info(**options))
+    run_info_module(VIRTIOFS_MOUNT_INFO_SPEC, lambda options: read_virtiofs_mounts())
 
 
 if __name__ == "__main__":

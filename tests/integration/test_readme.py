@@ -45,7 +45,7 @@ def test_the_playbook_works_and_a_second_run_changes_nothing(
     execute: Callable[..., str],
     ordinary: str,
 ) -> None:
-    text = block("README.md", "A playbook that works").text.replace("kvm1", "hv1").replace("web1", ordinary)
+    text = block("README.md", "A first shared directory").text.replace("kvm1", "hv1").replace("web1", ordinary)
     execute("hv1", "sh", "-c", 'echo "of the host" > "$0/file"', directory("hv1", "/srv/site"))
 
     def mount_point() -> str:
@@ -67,6 +67,31 @@ def test_the_playbook_works_and_a_second_run_changes_nothing(
             ("hv1", "datastore", {"name": "fs_datastore"}),
         ):
             module(machine, name, state="absent", **options)
+
+
+def test_a_first_disk_image_reaches_a_domain(
+    site: Lab, play: Playbook, module: Callable[..., dict[str, Any]], execute: Callable[..., str]
+) -> None:
+    text = block("README.md", "A first disk image").text.replace("kvm1", "hv1")
+    attach = re.search(r"`(virsh attach-disk .*)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert attach
+    try:
+        foretold = play(text, "--check")
+        assert play(text) == foretold
+        assert play(text) == {"hv1": "0"}
+        path = module("hv1", "image_info", name="web1-data")["images"][0]["path"]
+        command = attach[1].replace("web1", "hot").replace("FILE", path).split()
+        execute("hv1", *command)
+        # The guest's kernel sees a hot-plugged disk a moment later.
+        site.ssh("hot", "until test -b /dev/vdb; do :; done")
+        assert site.ssh("hot", "cat", "/sys/block/vdb/size") == f"{10 << 30 >> 9}\n"
+        # The magic number of ext4.
+        seen = site.ssh("hot", "dd if=/dev/vdb bs=1 skip=1080 count=2 2>/dev/null | od -A n -t x1")
+        assert seen.split() == ["53", "ef"]
+        assert module("hv1", "image", name="web1-data", state="absent")["failed"]
+    finally:
+        execute("hv1", "virsh", "detach-disk", "hot", "vdb", "--persistent", check=False)
+        module("hv1", "image", name="web1-data", state="absent")
 
 
 def test_images_that_hold_data(
@@ -163,7 +188,7 @@ def test_the_collection_is_built_and_installed(tmp_path: Path) -> None:
     subprocess.run(["tar", "-C", checkout, "-x"], input=packed, check=True)
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")}
     done = subprocess.run(
-        block("README.md", "Requirements").text,
+        block("README.md", "Install").text,
         shell=True,
         cwd=checkout,
         env=environment,

@@ -268,7 +268,7 @@ def test_a_play_can_be_checked_before_the_roles_have_run(
 ) -> None:
     """The play for the host; that for the guest is test_readme.py's."""
     execute(host, "mkdir", "-p", "/srv/site")
-    play = yaml.safe_load(block("README.md", "A playbook that works").text.replace("kvm1", host))[:1]
+    play = yaml.safe_load(block("README.md", "A first shared directory").text.replace("kvm1", host))[:1]
     play[0]["tasks"].append(
         {"ansible.builtin.debug": {"msg": "at {{ export.device.mount_tag }} and {{ export.device.mount_point }}"}}
     )

@@ -157,7 +157,7 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
         inventory.write_text(
             yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}})
         )
-        command = block("README.md", "A playbook that works", 1).text.split()
+        command = block("README.md", "A whole site").text.split()
         assert command[:3] == ["ansible-playbook", "-i", "inventory"]
         return ansible("-i", site.inventory, "-i", inventory, *command[3:], *arguments)
 

@@ -54,9 +54,9 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
     site: Lab, export: Callable[..., dict], daemon: Callable[..., str], directory: Make, execute: Execute
 ) -> None:
     directory("hv1", "/srv/dies")
-    wish = {"domain": "hot", "source": "/srv/dies", "mount_tag": "dies"}
+    desired = {"domain": "hot", "source": "/srv/dies", "mount_tag": "dies"}
     hot = site.guest("hot")
-    assert names(export(**wish)) == ["add virtiofs device", "plug virtiofs device"]
+    assert names(export(**desired)) == ["add virtiofs device", "plug virtiofs device"]
     try:
         assert daemon("hot") == "running"
         site.ssh(
@@ -67,7 +67,7 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
         kill(execute, "srv/dies")
         site.ssh("hot", "(echo lost > /mnt/dies/g) >/dev/null 2>&1 & sleep 0")
         assert daemon("hot") == "dead"
-        result = export(**wish)
+        result = export(**desired)
         assert (result["changed"], result["restart_required"]) == (False, True)
         assert result["restart_reasons"] == [
             "the virtiofsd of the device 'dies' has died, and only a start of the domain starts another one"
@@ -77,17 +77,17 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
         result = export(domain="hot", mount_tag="dies", state="absent")
         assert (names(result), result["restart_required"]) == (["remove virtiofs device"], True)
         assert result["restart_reasons"][0].endswith(", because its virtiofsd has died")
-        result = export(**wish)
+        result = export(**desired)
         assert (names(result), result["restart_required"]) == (["add virtiofs device"], True)
         # The restart, when it is asked for.
-        assert names(export(**wish, restart="when_needed", check=True)) == ["restart domain"]
-        result = export(**wish, restart="when_needed", restart_timeout=2)
+        assert names(export(**desired, restart="when_needed", check=True)) == ["restart domain"]
+        result = export(**desired, restart="when_needed", restart_timeout=2)
         assert "its guest did not shut down within 2 seconds" in result["msg"]
         assert (result["changed"], result["restart_required"]) == (False, True)
-        result = export(**wish, restart="when_needed_force", restart_timeout=1)
+        result = export(**desired, restart="when_needed_force", restart_timeout=1)
         assert (names(result), result["restart_required"], result["restart_reasons"]) == (["restart domain"], False, [])
         for check in (False, True):
-            again = export(**wish, restart="when_needed_force", check=check)
+            again = export(**desired, restart="when_needed_force", check=check)
             assert (again["changed"], again["restart_required"]) == (False, False)
         assert daemon("hot") == "running"
         hot.wait_ready()
@@ -95,7 +95,7 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
         assert execute("hv1", "cat", "/srv/dies/f") == "after\n"
         # A guest that isn't stuck shuts down by itself.
         execute("hv1", "truncate", "-s", "0", "/var/log/libvirt/qemu/hot.log")
-        result = export(**wish, cache="always", restart="when_needed")
+        result = export(**desired, cache="always", restart="when_needed")
         assert (names(result), result["restart_required"]) == (["change virtiofs device", "restart domain"], False)
         assert "<cache mode='always'/>" in execute("hv1", "virsh", "dumpxml", "hot")
         assert "shutting down, reason=shutdown" in execute("hv1", "cat", "/var/log/libvirt/qemu/hot.log")
@@ -130,12 +130,15 @@ def test_a_domain_that_does_not_start_again_runs_as_before(
     domain("hv1", "falls", start=True)
     directory("hv1", "/srv/falls")
     program = "/usr/local/bin/refusing-virtiofsd"
-    script = '#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec /usr/local/libexec/granary-virtiofsd "$@";; esac\necho "no such luck" >&2\nexit 1\n'
+    script = (
+        '#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec /usr/local/libexec/granary-virtiofsd "$@";; esac\n'
+        'echo "no such luck" >&2\nexit 1\n'
+    )
     execute("hv1", "sh", "-c", 'cat > "$0"; chmod 755 "$0"', program, stdin=script)
     before = execute("hv1", "virsh", "dumpxml", "--inactive", "falls")
     started = execute("hv1", "virsh", "domid", "falls")
-    wish = {"domain": "falls", "source": "/srv/falls", "mount_tag": "t", "binary": program}
-    result = export(**wish, restart="when_needed_force", restart_timeout=1)
+    desired = {"domain": "falls", "source": "/srv/falls", "mount_tag": "t", "binary": program}
+    result = export(**desired, restart="when_needed_force", restart_timeout=1)
     assert result["msg"].endswith(
         "virtiofsd said last: no such luck. The domain 'falls' runs again with its old definition."
     )
@@ -150,11 +153,11 @@ def test_a_daemon_is_found_whatever_the_domain_is_called(
     name = 'it\'s a "näme" that libvirt shortens -fs0'
     domain("hv1", name, shared=True, start=True)
     directory("hv1", "/srv/shortened")
-    wish = {"domain": name, "source": "/srv/shortened", "mount_tag": "t"}
-    assert names(export(**wish)) == ["add virtiofs device", "plug virtiofs device"]
+    desired = {"domain": name, "source": "/srv/shortened", "mount_tag": "t"}
+    assert names(export(**desired)) == ["add virtiofs device", "plug virtiofs device"]
     assert daemon(name) == "running"
     kill(execute, "srv/shortened", "STOP")
-    result = export(**wish)
+    result = export(**desired)
     assert "was stopped by a signal" in warnings(result)
     assert daemon(name) == "stopped"
     kill(execute, "srv/shortened", "CONT")
@@ -170,7 +173,7 @@ def test_a_daemon_is_found_whatever_the_domain_is_called(
         execute("hv1", "sh", "-c", "printf %s /run/libvirt/qemu/*that*-fs.pid"),
     )
     assert daemon(name) == "dead"
-    assert export(**wish)["restart_required"]
+    assert export(**desired)["restart_required"]
     execute("hv1", "virsh", "destroy", name)
     assert daemon(name) is None
 
@@ -180,12 +183,12 @@ def test_an_old_daemon_is_seen_too(
 ) -> None:
     domain("old", "ages", shared=True, start=True)
     directory("old", "/srv/ages")
-    wish = {"machine": "old", "domain": "ages", "source": "/srv/ages", "mount_tag": "t", "allow_unmapped": True}
-    assert names(export(**wish)) == ["add virtiofs device", "plug virtiofs device"]
+    desired = {"machine": "old", "domain": "ages", "source": "/srv/ages", "mount_tag": "t", "allow_unmapped": True}
+    assert names(export(**desired)) == ["add virtiofs device", "plug virtiofs device"]
     assert daemon("ages", "old") == "running"
     kill(execute, "srv/ages", machine="old")
     assert daemon("ages", "old") == "dead"
-    assert export(**wish)["restart_required"]
+    assert export(**desired)["restart_required"]
 
 
 @pytest.mark.parametrize(
@@ -201,19 +204,22 @@ def test_another_directory_below_a_live_export(
 ) -> None:
     domain("hv1", "lives", shared=True, start=True)
     execute("hv1", "sh", "-c", "mkdir -p /srv/live; mount -t tmpfs none /srv/live; chown 100000:100000 /srv/live")
-    wish = {"domain": "lives", "source": "/srv/live", "mount_tag": "t", "sandbox": sandbox}
+    desired = {"domain": "lives", "source": "/srv/live", "mount_tag": "t", "sandbox": sandbox}
     if sandbox == "chroot":
-        wish.update(binary="/usr/libexec/virtiofsd", allow_unmapped=True)
+        desired.update(binary="/usr/libexec/virtiofsd", allow_unmapped=True)
     try:
-        assert names(export(**wish)) == ["add virtiofs device", "plug virtiofs device"]
+        assert names(export(**desired)) == ["add virtiofs device", "plug virtiofs device"]
         assert daemon("lives") == "running"
         execute("hv1", "sh", "-c", change)
         assert daemon("lives") == "other_directory"
         if change == "umount /srv/live":
-            refused = "'/srv/live' was exported from the file system mounted on '/srv/live' and is now on the one mounted on '/'; put the old one back"
-            assert export(**wish)["msg"].startswith(refused)
+            refused = (
+                "'/srv/live' was exported from the file system mounted on '/srv/live' and is now on the one mounted on "
+                "'/'; put the old one back"
+            )
+            assert export(**desired)["msg"].startswith(refused)
         if change.startswith("mount"):
-            result = export(**wish, restart="when_needed_force", restart_timeout=1)
+            result = export(**desired, restart="when_needed_force", restart_timeout=1)
             assert (result["changed"], result["restart_required"]) == (False, True)
             assert result["restart_reasons"] == [
                 "the device 't' serves another directory than the one that is at '/srv/live' now"
@@ -232,13 +238,13 @@ def test_ids_that_somebody_else_got_later(
 ) -> None:
     domain("hv1", "shares")
     directory("hv1", "/srv/shares")
-    wish = {"domain": "shares", "source": "/srv/shares", "mount_tag": "t"}
-    result = export(**wish)
+    desired = {"domain": "shares", "source": "/srv/shares", "mount_tag": "t"}
+    result = export(**desired)
     assert "maps guest ids to" not in warnings(result)
     files = execute("hv1", "cat", "/etc/subuid")
     try:
         execute("hv1", "sh", "-c", "echo mallory:165535:10 >> /etc/subuid; useradd --uid 150003 --no-user-group trudy")
-        for again in (export(**wish), export(**wish, cache="always", check=True)):
+        for again in (export(**desired), export(**desired, cache="always", check=True)):
             assert "those of mallory:165535:10 in /etc/subuid, the account 'trudy' (uid 150003)." in warnings(again)
         [device] = module("hv1", "virtiofs_export_info", domain="shares")["domains"][0]["devices"]
         assert device["other_owners"] == ["mallory:165535:10 in /etc/subuid", "the account 'trudy' (uid 150003)"]

@@ -55,7 +55,7 @@ def test_cold_check_run_again_check_again(
 ) -> None:
     domain("hv1", "a")
     directory("hv1", ODD)
-    wish = {
+    desired = {
         "domain": "a",
         "source": ODD,
         "mount_tag": "odd",
@@ -66,9 +66,9 @@ def test_cold_check_run_again_check_again(
         "thread_pool": 2,
     }
     before = xml("a", "--inactive", "--security-info")
-    checked = export(**wish, check=True)
+    checked = export(**desired, check=True)
     assert xml("a", "--inactive", "--security-info") == before
-    result = export(**wish)
+    result = export(**desired)
     assert checked["actions"] == result["actions"]
     assert names(result) == ["add virtiofs device"]
     assert (result["mapped"], result["restart_required"], result["restart_reasons"]) == (True, False, [])
@@ -82,7 +82,7 @@ def test_cold_check_run_again_check_again(
     blocks = "".join(line[2:].strip() for line in changes)
     assert re.sub("<memoryBacking>.*?</memoryBacking>|<filesystem .*?</filesystem>", "", blocks) == ""
     assert "passwd='secret'" in after
-    for run in (export(**wish), export(**wish, check=True)):
+    for run in (export(**desired), export(**desired, check=True)):
         assert (run["changed"], run["actions"]) == (False, [])
     # libvirt and the wrapper hand over the name as it is.
     execute("hv1", "virsh", "start", "a")
@@ -116,10 +116,10 @@ def test_a_running_guest_gets_it_and_loses_it(
     site: Lab, export: Callable[..., dict], directory: Make, xml: Make, execute: Execute, module: Module
 ) -> None:
     directory("hv1", "/srv/hot data")
-    wish = {"domain": "hot", "source": "/srv/hot data", "mount_tag": "hot"}
-    assert names(export(**wish, check=True)) == ["add virtiofs device", "plug virtiofs device"]
+    desired = {"domain": "hot", "source": "/srv/hot data", "mount_tag": "hot"}
+    assert names(export(**desired, check=True)) == ["add virtiofs device", "plug virtiofs device"]
     assert "<filesystem" not in xml("hot")
-    result = export(**wish)
+    result = export(**desired)
     assert names(result) == ["add virtiofs device", "plug virtiofs device"]
     assert not result["restart_required"]
     try:
@@ -131,7 +131,7 @@ def test_a_running_guest_gets_it_and_loses_it(
         ]
         assert execute("hv1", "sh", "-c", "ps -o uid= -p $(pgrep -of '[v]irtiofsd.*hot data')").split() == ["100000"]
         for check in (False, True):
-            again = export(**wish, check=check)
+            again = export(**desired, check=check)
             assert (again["changed"], again["restart_required"]) == (False, False)
         info = module("hv1", "virtiofs_export_info", domain="hot")["domains"][0]
         assert [
@@ -139,7 +139,7 @@ def test_a_running_guest_gets_it_and_loses_it(
         ] == [("hot", True, True, [])]
         # What runs keeps its values until a restart, and that is said every time.
         for changed in (True, False):
-            result = export(**wish, cache="always")
+            result = export(**desired, cache="always")
             assert (result["changed"], result["restart_required"]) == (changed, True)
             assert result["restart_reasons"] == ["the running domain has the device with another cache"]
         info = module("hv1", "virtiofs_export_info", domain="hot")["domains"][0]
@@ -234,9 +234,9 @@ def test_memory_that_isnt_shared_needs_a_restart(
 ) -> None:
     domain("hv1", "private", start=True)
     directory("hv1", "/srv/private")
-    wish = {"domain": "private", "source": "/srv/private", "mount_tag": "t"}
+    desired = {"domain": "private", "source": "/srv/private", "mount_tag": "t"}
     for check, changed in ((True, True), (False, True), (False, False), (True, False)):
-        result = export(**wish, check=check)
+        result = export(**desired, check=check)
         assert (result["changed"], result["restart_required"]) == (changed, True)
         assert result["restart_reasons"] == ["the memory of the running domain is not shared, which virtiofs needs"]
     assert "<filesystem" in xml("private", "--inactive")
@@ -244,7 +244,7 @@ def test_memory_that_isnt_shared_needs_a_restart(
     execute("hv1", "virsh", "destroy", "private")
     execute("hv1", "virsh", "start", "private")
     assert "<filesystem" in xml("private")
-    result = export(**wish)
+    result = export(**desired)
     assert (result["changed"], result["restart_required"]) == (False, False)
 
 
@@ -282,7 +282,10 @@ def test_a_daemon_that_fails_leaves_the_definition_as_it_was(
 ) -> None:
     domain("hv1", "fails", shared=True, start=True)
     directory("hv1", "/srv/fails")
-    script = f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\necho "no such luck" >&2\nexit 1\n'
+    script = (
+        f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\n'
+        'echo "no such luck" >&2\nexit 1\n'
+    )
     execute(
         "hv1",
         "sh",
@@ -319,7 +322,7 @@ def test_a_seed_is_a_drive_and_a_file(
 ) -> None:
     domain("hv1", "seeded", shared=True)
     directory("hv1", "/srv/seeded")
-    wish = {
+    desired = {
         "domain": "seeded",
         "source": "/srv/seeded",
         "mount_tag": "t",
@@ -327,10 +330,13 @@ def test_a_seed_is_a_drive_and_a_file(
         "seed": "/var/lib/libvirt/images/seed.iso",
     }
     try:
-        assert names(export(**wish, check=True)) == names(export(**wish)) == ["add virtiofs device", "write seed"]
-        assert not export(**wish)["changed"]
-        extract = 'cd "$(mktemp -d)"; xorriso -osirrox on -indev "$0" -extract /user-data user-data 2>/dev/null; cat user-data; rm -r "$PWD"'
-        user_data = execute("hv1", "sh", "-c", extract, wish["seed"])
+        assert names(export(**desired, check=True)) == names(export(**desired)) == ["add virtiofs device", "write seed"]
+        assert not export(**desired)["changed"]
+        extract = (
+            'cd "$(mktemp -d)"; xorriso -osirrox on -indev "$0" -extract /user-data user-data 2>/dev/null; '
+            'cat user-data; rm -r "$PWD"'
+        )
+        user_data = execute("hv1", "sh", "-c", extract, desired["seed"])
         assert json.loads(user_data.partition("\n")[2])["mounts"][0][:3] == ["t", "/srv/in", "virtiofs"]
         execute("hv1", "virsh", "start", "seeded")
         drive = re.search("<disk type='file' device='cdrom'>.*?</disk>", xml("seeded"), re.DOTALL)[0]
@@ -358,28 +364,28 @@ def test_ids_that_the_host_does_not_grant(
 ) -> None:
     domain("hv1", "ids")
     directory("hv1", "/srv/ids")
-    wish = {"domain": "ids", "source": "/srv/ids", "mount_tag": "t"}
+    desired = {"domain": "ids", "source": "/srv/ids", "mount_tag": "t"}
     before = xml("ids", "--inactive")
     with edited(execute, "/etc/subgid", "somebody:100000:65536\n"):
-        result = export(**wish)
+        result = export(**desired)
     assert "'oneadmin' has no subordinate gids: add the line oneadmin:100000:65536 to /etc/subgid" in result["msg"]
-    result = export(**wish, uid_map=[{"start": 0, "target": 165000, "count": 1000}])
+    result = export(**desired, uid_map=[{"start": 0, "target": 165000, "count": 1000}])
     assert "add the line oneadmin:165000:1000 to /etc/subuid" in result["msg"]
-    result = export(**wish, uid_map=[{"target": 100000, "count": 10}, {"start": 5, "target": 100010, "count": 10}])
+    result = export(**desired, uid_map=[{"target": 100000, "count": 10}, {"start": 5, "target": 100010, "count": 10}])
     assert result["msg"].startswith("uid_map: '0:100000:10 5:100010:10' is not accepted")
-    assert export(**wish, sandbox="chroot")["msg"].startswith("sandbox: 'chroot' is not accepted")
-    assert "no account 'nobody-here'" in export(**wish, service_user="nobody-here")["msg"]
+    assert export(**desired, sandbox="chroot")["msg"].startswith("sandbox: 'chroot' is not accepted")
+    assert "no account 'nobody-here'" in export(**desired, service_user="nobody-here")["msg"]
     execute("hv1", "mv", "/usr/bin/newuidmap", "/usr/bin/newuidmap.away")
     try:
-        assert "install the package uidmap" in export(**wish)["msg"]
+        assert "install the package uidmap" in export(**desired)["msg"]
     finally:
         execute("hv1", "mv", "/usr/bin/newuidmap.away", "/usr/bin/newuidmap")
-    result = export(**wish, binary="/usr/libexec/virtiofsd")
+    result = export(**desired, binary="/usr/libexec/virtiofsd")
     assert "/usr/libexec/virtiofsd runs as root" in result["msg"]
     assert xml("ids", "--inactive") == before
     # Two ranges are one where they touch; what libvirt starts is what was asked for.
     with edited(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
-        assert export(**wish, uid_map=[{"target": 100000, "count": 2000}])["changed"]
+        assert export(**desired, uid_map=[{"target": 100000, "count": 2000}])["changed"]
         execute("hv1", "virsh", "start", "ids")
     assert "--uid-map=:0:100000:2000:" in execute(
         "hv1", "sh", "-c", "tr '\\0' ' ' < /proc/$(pgrep -of '[v]irtiofsd.*srv/ids')/cmdline"
@@ -394,7 +400,10 @@ def test_a_directory_that_the_mapped_root_cant_use_is_a_warning(
     execute("hv1", "sh", "-c", "chown 0:0 /srv/closed && chmod 755 /srv/closed")
     result = export(domain="closed", source="/srv/closed", mount_tag="t", check=True)
     assert result["changed"]
-    warning = "100000:100000 on this host and can't write to '/srv/closed', because /srv/closed belongs to 0:0 with mode 0755."
+    warning = (
+        "100000:100000 on this host and can't write to '/srv/closed', because /srv/closed belongs to 0:0 with mode "
+        "0755."
+    )
     assert warning in " ".join(result["warnings"].split())
 
 
@@ -408,9 +417,9 @@ def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
     directory("hv1", "/srv/shut/in")
     execute("hv1", "sh", "-c", f"chown {owner} /srv/shut && chmod {mode} /srv/shut")
     try:
-        wish = {"domain": "shut", "source": "/srv/shut/in", "mount_tag": "t"}
+        desired = {"domain": "shut", "source": "/srv/shut/in", "mount_tag": "t"}
         for check in (True, False):
-            refused = export(**wish, check=check)
+            refused = export(**desired, check=check)
             assert refused["msg"].startswith(
                 "source: with '/srv/shut/in' the domain wouldn't start, because /srv/shut belongs to "
             ), refused
@@ -421,7 +430,7 @@ def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
             "-c",
             "chmod o+x /srv/shut" if owner.startswith("oneadmin") else "setfacl -m u:oneadmin:x,u:100000:x /srv/shut",
         )
-        assert export(**wish)["changed"]
+        assert export(**desired)["changed"]
         execute("hv1", "virsh", "start", "shut")
     finally:
         execute("hv1", "sh", "-c", "virsh destroy shut; rm -rf /srv/shut")
@@ -432,17 +441,17 @@ def test_an_old_hypervisor_refuses_what_it_cant_do(
 ) -> None:
     domain("old", "a", shared=True, start=True)
     directory("old", "/srv/old")
-    wish = {"machine": "old", "domain": "a", "source": "/srv/old", "mount_tag": "t"}
+    desired = {"machine": "old", "domain": "a", "source": "/srv/old", "mount_tag": "t"}
     before = xml("a", "--inactive", machine="old")
-    assert "its libvirt is 9.0.0 and maps ids from 10.0.0 on" in export(**wish)["msg"]
-    assert "'allow_unmapped: true' accepts" in export(**wish)["msg"]
-    asked = export(**wish, allow_unmapped=True, uid_map=[{"target": 100000}])
+    assert "its libvirt is 9.0.0 and maps ids from 10.0.0 on" in export(**desired)["msg"]
+    assert "'allow_unmapped: true' accepts" in export(**desired)["msg"]
+    asked = export(**desired, allow_unmapped=True, uid_map=[{"target": 100000}])
     assert asked["msg"].startswith("uid_map: the map '0:100000:65536' can't be had on this host")
-    assert export(**wish, allow_unmapped=True, read_only=True)["msg"].startswith(
+    assert export(**desired, allow_unmapped=True, read_only=True)["msg"].startswith(
         "read_only: a read-only export can't be had on this host"
     )
     assert xml("a", "--inactive", machine="old") == before
-    result = export(**wish, allow_unmapped=True)
+    result = export(**desired, allow_unmapped=True)
     assert (names(result), result["mapped"], result["device"]["uid_map"]) == (
         ["add virtiofs device", "plug virtiofs device"],
         False,
@@ -450,7 +459,7 @@ def test_an_old_hypervisor_refuses_what_it_cant_do(
     )
     assert "guest's root is root in it" in " ".join(result["warnings"].split())
     assert execute("old", "sh", "-c", "ps -o user= -p $(pgrep -of '[v]irtiofsd.*srv/old')").strip() == "root"
-    assert not export(**wish, allow_unmapped=True)["changed"]
+    assert not export(**desired, allow_unmapped=True)["changed"]
     # Nothing runs in this domain that could release the device, and this QEMU waits for that.
     result = export(machine="old", domain="a", mount_tag="t", state="absent")
     assert names(result)[0] == "remove virtiofs device"

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_xml
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.cdrom import cdrom_of, create_cdrom
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.filesystem import (
+    VirtioFs,
+    create_filesystem,
+    filesystems,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.memory import share_memory
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.difference import first_difference
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
 FIXTURES = Path(__file__).resolve().parents[1] / "unit" / "fixtures" / "domain_xml"
@@ -51,22 +58,20 @@ def test_libvirt_takes_it_and_changes_nothing_else(execute: Callable[..., str], 
             "namespace",
             2,
         )
-    element = domain_xml.new_filesystem()
-    domain_xml.devices(root).append(element)
-    domain_xml.write_filesystem(element, wanted)
-    domain_xml.share_memory(root)
-    disk = domain_xml.add_cdrom(root, "/srv/seed.iso")
+    element, disk = create_filesystem(wanted), create_cdrom(root, "/srv/seed.iso")
+    domain_xml.devices(root).extend([element, disk])
+    share_memory(root)
     back = domain_xml.parse(execute(machine, "sh", "-c", DEFINE, "fixture", stdin=domain_xml.to_text(root)))
     back.remove(back.find("uuid"))
-    assert domain_xml.first_difference(root, back, frozenset({element, disk})) is None
-    [found] = [device for _element, device in domain_xml.filesystems(back) if device.tag == "new"]
+    assert first_difference(root, back, frozenset({element, disk})) is None
+    [found] = [device for _element, device in filesystems(back) if device.tag == "new"]
     assert found == wanted
     # The same by another tool: without what is ours, both are the same XML.
     for tree in (root, back):
         devices = domain_xml.devices(tree)
         for ours in [
-            *(one for one, device in domain_xml.filesystems(tree) if device.tag == "new"),
-            domain_xml.cdrom_of(tree, "/srv/seed.iso"),
+            *(one for one, device in filesystems(tree) if device.tag == "new"),
+            cdrom_of(tree, "/srv/seed.iso"),
         ]:
             devices.remove(ours)
         ports = [one for one in devices.findall("controller") if one.get("type") in ("pci", "sata", "ide")]

@@ -20,8 +20,7 @@ FRAGMENTS: dict[Key, str] = {
         "Pinned tools",
         0,
     ): "renews the lock files, and so changes the checkout by what the package index has today",
-    ("README.md", "Two commands", 0): "what script/demo prints: test_the_demo_of_readme_is_what_it_prints compares it",
-    ("README.md", "Two commands", 1): "the table of script/test, with numbers of one run",
+    ("README.md", "A whole site", 1): "what script/demo prints: test_the_demo_of_readme_is_what_it_prints compares it",
     (
         "docs/images.md",
         "Where data comes from",
@@ -124,7 +123,7 @@ def test_the_demo_of_readme_is_what_it_prints() -> None:
     """molecule/virtiofs compares what is there with the same table."""
     plays = yaml.safe_load((ROOT / "molecule" / "virtiofs" / "verify.yml").read_text())
     table = {row["what"]: str(row["expected"]) for row in plays[1]["vars"]["verify_table"]}
-    shown = next(one.text for one in read_blocks() if one.key == ("README.md", "Two commands", 0))
+    shown = next(one.text for one in read_blocks() if one.key == ("README.md", "A whole site", 1))
     rows = [line for line in shown.splitlines() if line.startswith("  ") and line.strip() != "..."]
     assert len(rows) > 5
     for row in rows:

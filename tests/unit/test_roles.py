@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +57,15 @@ def options_of_role(role: str, variable: str) -> dict[str, Any]:
     ][variable]["options"]
 
 
+@functools.cache
+def documentation() -> dict[str, Any]:
+    """Return the documentation of the modules in LISTS, with its fragments."""
+    names = sorted({f"granary.vmstore.{module}" for _role, _variable, module, *_others in LISTS})
+    return json.loads(subprocess.run(["ansible-doc", "--json", *names], check=True, stdout=subprocess.PIPE).stdout)
+
+
 def options_of_module(module: str) -> dict[str, Any]:
-    found = re.search(
-        r'^DOCUMENTATION = r?"""\n(.*?)^"""',
-        (ROOT / f"plugins/modules/{module}.py").read_text(),
-        re.DOTALL | re.MULTILINE,
-    )
-    return yaml.safe_load(found[1])["options"]
+    return documentation()[f"granary.vmstore.{module}"]["doc"]["options"]
 
 
 @CASES

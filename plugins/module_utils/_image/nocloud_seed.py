@@ -24,7 +24,7 @@ from .._core.directory import open_file_at, opened_parent
 from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
 from .._core.plain import from_plain, to_plain
 from .._core.records import dataclass
-from .._host.mount.options import check_options
+from .._host.mount.virtiofs import VIRTIOFS_OPTIONS
 from .._model.mount_names import check_mount_point, check_mount_tag
 
 #: By this volume id cloud-init finds a NoCloud seed.
@@ -159,7 +159,7 @@ def _fstab_fields(mount: SeedMount) -> list[str]:
             point,
             "cloud-init writes it to fstab as it is, so a path without blanks, '\\' and '#' is expected",
         )
-    words = check_options("options", [*(["ro"] if mount.read_only else []), mount.options])
+    words = VIRTIOFS_OPTIONS.check("options", [*(["ro"] if mount.read_only else []), mount.options])
     return [tag, point, "virtiofs", ",".join([*words, "nofail"]), "0", "0"]
 
 

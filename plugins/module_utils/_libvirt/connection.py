@@ -28,25 +28,24 @@ REQUEST_INTERVAL = 15
 
 
 def load_libvirt() -> ModuleType:
-    """The Python library of libvirt.
+    """Return the Python library of libvirt.
 
-    :raises LibvirtMissing: it isn't installed for this interpreter.
+    :raises LibvirtMissing: the library isn't installed for this interpreter.
     """
     try:
         return importlib.import_module("libvirt")
     except ImportError as error:
         raise LibvirtMissing(
             f"The Python library of libvirt is not installed for {sys.executable}: install the package "
-            "python3-libvirt "
-            "on this host "
-            "and let ansible_python_interpreter name the interpreter that the package belongs to (/usr/bin/python3)."
+            "python3-libvirt on this host and let ansible_python_interpreter name the interpreter that the package "
+            "belongs to (/usr/bin/python3)."
         ) from error
 
 
 def check_local(uri: str) -> str:
-    """``uri`` as given.
+    """Return ``uri``.
 
-    :raises InvalidInput: it names another host, whose directories and subordinate ids can't be looked at from here.
+    :raises InvalidInput: ``uri`` names another host, whose directories and subordinate ids can't be read from here.
     """
     # Any host is named behind '//', and any transport behind '+'.
     if re.fullmatch(r"[a-z]+:///[!-~]*", uri) is None:
@@ -62,11 +61,12 @@ def check_local(uri: str) -> str:
 class Hypervisor:
     """An open connection to the libvirt at ``uri``. It is closed with the process.
 
-    :arg read_only: changes nothing and is shown no secrets. Most hosts allow that to every user.
-    :raises LibvirtMissing: libvirt doesn't answer.
+    :arg read_only: opens a connection that changes nothing and reads no secrets. Most hosts allow that to every user.
+    :raises LibvirtMissing: libvirt can't be reached.
     """
 
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
+        self.uri = uri
         self.libvirt = load_libvirt()
         # Else every error is printed to stderr as well.
         self.libvirt.registerErrorHandler(lambda *unused: None, None)
@@ -80,31 +80,31 @@ class Hypervisor:
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:
-        """Translate libvirt's errors; ``doing`` says what was attempted, such as ``define the domain 'a'``."""
+        """Translate libvirt's errors. ``doing`` names the attempt, such as ``define the domain 'a'``."""
         try:
             yield
         except self.libvirt.libvirtError as error:
             if error.get_error_code() == self.libvirt.VIR_ERR_NO_DOMAIN:
                 raise NotFound(f"Could not {doing}: it doesn't exist (any more).") from error
-            raise LibvirtFailed(f"libvirt could not {doing}: {self._said(error).rstrip('.')}.") from error
+            raise LibvirtFailed(f"libvirt could not {doing}: {self._message_of(error).rstrip('.')}.") from error
 
-    def _said(self, error: Exception) -> str:
-        """libvirt's message in one line.
+    def _message_of(self, error: Any) -> str:
+        """Return libvirt's message in one line.
 
-        Behind the first, it quotes XML that it can't read, and so what that holds of secrets.
+        Its further lines quote XML that libvirt can't read, with the secrets in that XML.
         """
-        schema = error.get_error_code() == self.libvirt.VIR_ERR_XML_INVALID_SCHEMA  # type: ignore[attr-defined]
+        schema = error.get_error_code() == self.libvirt.VIR_ERR_XML_INVALID_SCHEMA
         return " ".join(str(error).splitlines() if schema else str(error).splitlines()[:1])
 
     @property
     def version(self) -> tuple[int, int, int]:
-        """libvirt's version: major, minor, release."""
-        with self.calls("tell its version"):
+        """Return libvirt's version: major, minor, release."""
+        with self.calls("return its version"):
             number = self._connection.getLibVersion()
         return number // 1000000, number // 1000 % 1000, number % 1000
 
     def find_domain(self, reference: str) -> Domain | None:
-        """The domain with this name or, when no name is the same, this UUID."""
+        """Return the domain with this name or, when no name is the same, this UUID."""
         for lookup in (self._connection.lookupByName, self._connection.lookupByUUIDString):
             try:
                 return Domain(self, lookup(reference))
@@ -115,7 +115,7 @@ class Hypervisor:
         return None
 
     def domain(self, reference: str) -> Domain:
-        """As :meth:`find_domain`.
+        """Return the domain with this name or UUID.
 
         :raises DependencyNotFound: there is no such domain.
         """
@@ -127,14 +127,14 @@ class Hypervisor:
         return found
 
     def domains(self) -> list[Domain]:
-        """Every domain, running or not, by name."""
+        """Return every domain, running or not, by name."""
         with self.calls("list its domains"):
             found = [Domain(self, one) for one in self._connection.listAllDomains()]
         return sorted(found, key=lambda one: one.name)
 
 
 class Domain:
-    """A domain of a :class:`Hypervisor`. Any call raises :class:`NotFound` once the domain is gone."""
+    """A domain of a :class:`Hypervisor`. Every method raises :class:`NotFound` once the domain is gone."""
 
     def __init__(self, hypervisor: Hypervisor, handle: Any) -> None:
         self._hypervisor = hypervisor
@@ -153,13 +153,13 @@ class Domain:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has a QEMU process, also while paused."""
+        """Return whether it has a QEMU process, also while paused."""
         with self._calls("look at"):
             return bool(self._handle.isActive())
 
     @property
     def is_halted(self) -> bool:
-        """Return whether its processors stand still, so that the guest can't do what it is asked to."""
+        """Return whether its processors stand still, so that the guest handles no request."""
         with self._calls("look at"):
             state, _reason = self._handle.state()
         return state in (
@@ -169,21 +169,21 @@ class Domain:
         )
 
     def persistent_xml(self, *, secrets: bool = True) -> str:
-        """The definition, with its secrets: a definition that is read without them and written back would lose them."""
+        """Return the definition, with its secrets: they would be lost if it was written back without them."""
+        flags = self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
         with self._calls("read"):
-            return self._handle.XMLDesc(
-                self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
-            )
+            return str(self._handle.XMLDesc(flags))
 
     def running_xml(self) -> str | None:
-        """What runs now; ``None`` when it is shut off."""
+        """Return the XML of the running domain; ``None`` while the domain is shut off."""
         with self._calls("read"):
-            text = self._handle.XMLDesc(0)
+            text = str(self._handle.XMLDesc(0))
         return text if self.is_running else None
 
     def saved_xml(self) -> str | None:
-        """What the next start resumes, where ``virsh managedsave`` wrote a state: with the devices of that time,
-        whatever the definition says.
+        """Return the XML that the next start resumes where ``virsh managedsave`` wrote a state; ``None`` without one.
+
+        The state has the devices of that time, whatever the definition has now.
         """
         with self._calls("read the saved state of"):
             return self._handle.managedSaveGetXMLDesc(0) if self._handle.hasManagedSaveImage(0) else None
@@ -191,20 +191,19 @@ class Domain:
     def define(self, text: str, *, validate: bool = True) -> None:
         """Replace the definition.
 
-        :arg validate: against libvirt's schema, so that what this libvirt doesn't know isn't dropped silently.
+        :arg validate: checks ``text`` against libvirt's schema first, because libvirt drops unknown elements silently.
         """
         flags = self._libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
         with self._calls("define"):
             self._handle.connect().defineXMLFlags(text, flags)
 
     def restore(self, text: str) -> None:
-        """Put back the definition that :meth:`persistent_xml` gave, unless the domain was undefined: then it stays
-        so.
-        """
+        """Put back a definition that :meth:`persistent_xml` returned, unless the domain was undefined meanwhile."""
         if self.is_persistent:
             self.define(text, validate=False)
 
     def start(self) -> None:
+        """Start the domain."""
         with self._calls("start"):
             self._handle.create()
 
@@ -214,7 +213,7 @@ class Domain:
             self._handle.destroy()
 
     def shut_down(self, deadline: float) -> bool:
-        """Ask the guest of the running domain to shut down and wait for that.
+        """Request the guest of the running domain to shut down and wait until the domain is off.
 
         :arg deadline: seconds.
         :return: whether the domain is off.
@@ -237,12 +236,12 @@ class Domain:
             self._handle.attachDeviceFlags(device, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def detach(self, device: str, is_gone: Callable[[str], bool], deadline: float) -> bool:
-        """Ask the guest of the running domain to release a device and wait for that.
+        """Request the guest of the running domain to release a device and wait for the release.
 
         :arg device: its XML as the running domain shows it.
-        :arg is_gone: tells from the running domain's XML whether it has gone.
+        :arg is_gone: returns whether the device is missing in the XML of the running domain.
         :arg deadline: seconds.
-        :return: whether the guest released it.
+        :return: whether the guest released the device.
         """
         start = time.monotonic()
         with self._calls("unplug the device from"):

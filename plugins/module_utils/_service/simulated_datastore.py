@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
 from .._core.errors import CommandFailed, Conflict, InvalidInput
-from .._core.files import read_text
 from .._core.paths import real_path
 from .._core.plan import Action, Plan, nothing
 from .._core.records import dataclass, field
@@ -323,7 +322,7 @@ def _leads_to(path: str, mount_point: str) -> bool:
         path = os.path.join(real_path(directory), name)
         # A mount point is no symbolic link.
         if path == mount_point or any(
-            mount.mount_point == path for mount in mountinfo.parse(read_text("/proc/self/mountinfo"))
+            mount.mount_point == path for mount in mountinfo.read_mounts()
         ):
             return path == mount_point
         if not os.path.islink(path):

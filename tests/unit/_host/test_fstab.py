@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab import FstabEntry, edited, parse
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab import (
+    FstabEntry,
+    parse,
+    replace_entries,
+)
 
 # By Debian's installer, cloud-init, and people.
 FSTAB = """# /etc/fstab: static file system information.
@@ -63,20 +67,22 @@ def test_meaning_ignores_order_defaults_and_cloud_inits_mark_alone(options, same
 
 def test_add_at_the_end():
     assert (
-        edited(FSTAB, [], FstabEntry("one-3", "/mnt/c", "virtiofs", ()))
+        replace_entries(FSTAB, [], FstabEntry("one-3", "/mnt/c", "virtiofs", ()))
         == FSTAB + "one-3 /mnt/c virtiofs defaults 0 0\n"
     )
     assert (
-        edited("# no end", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",)))
+        replace_entries("# no end", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",)))
         == "# no end\none-3 /mnt/c virtiofs ro 0 0\n"
     )
-    assert edited("", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",))) == "one-3 /mnt/c virtiofs ro 0 0\n"
+    assert (
+        replace_entries("", [], FstabEntry("one-3", "/mnt/c", "virtiofs", ("ro",))) == "one-3 /mnt/c virtiofs ro 0 0\n"
+    )
 
 
 def test_replace_in_place_and_nothing_else():
     lines = FSTAB.split("\n")
     lines[5] = "one-1 /mnt/one-fs-1 virtiofs ro 0 0"
-    assert edited(
+    assert replace_entries(
         FSTAB, found(FSTAB, "/mnt/one-fs-1"), FstabEntry("one-1", "/mnt/one-fs-1", "virtiofs", ("ro",))
     ) == "\n".join(lines)
 
@@ -84,15 +90,15 @@ def test_replace_in_place_and_nothing_else():
 def test_several_become_one_at_the_place_of_the_first():
     text = "a /x virtiofs ro 0 0\n# between\nb /x virtiofs ro 0 0\n"
     assert (
-        edited(text, found(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",)))
+        replace_entries(text, found(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",)))
         == "c /x virtiofs ro 0 0\n# between\n"
     )
 
 
 def test_remove_leaves_every_other_byte():
     text = "# caf\udce9 \x85 \x0c\r\na /x virtiofs ro 0 0\n  b\t/y ext4 \x0b 0 0\r\nno end"
-    assert edited(text, found(text, "/x"), None) == text.replace("a /x virtiofs ro 0 0\n", "")
-    assert edited("a /x virtiofs ro 0 0\n", found("a /x virtiofs ro 0 0\n", "/x"), None) == ""
+    assert replace_entries(text, found(text, "/x"), None) == text.replace("a /x virtiofs ro 0 0\n", "")
+    assert replace_entries("a /x virtiofs ro 0 0\n", found("a /x virtiofs ro 0 0\n", "/x"), None) == ""
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_remove_leaves_every_other_byte():
 def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     entry = FstabEntry("one-1", point, "virtiofs", ("ro", 'context="a,b"'))
     # A line that is none crashes the findmnt of Debian 13 (util-linux 2.41.5).
-    (tmp_path / "fstab").write_text(edited(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
+    (tmp_path / "fstab").write_text(replace_entries(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
     command = [
         "findmnt",
         "--tab-file",
@@ -117,4 +123,4 @@ def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     ]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     assert told.split(" ")[1:] == ["virtiofs", 'ro,context="a,b"\n']
-    assert [entry.mount_point for entry in parse(edited("", [], entry))] == [point]
+    assert [entry.mount_point for entry in parse(replace_entries("", [], entry))] == [point]

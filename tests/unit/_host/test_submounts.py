@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.submounts import unknown_submounts
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.submounts import unknown_submounts
 
 HOST = """538 500 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 600 538 0:50 / /srv rw - xfs /dev/vdb rw

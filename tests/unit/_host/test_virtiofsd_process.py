@@ -24,8 +24,8 @@ TABLE = """Num       RefCount Protocol Flags    Type St Inode Path
 0000000046a5c7ab: 00000003 00000000 00000000 0001 03 61803 /var/lib/libvirt/qemu/domain-1-hot/fs0-fs.sock
 00000000a95cecf4: 00000002 00000000 00010000 0001 01 84975 /var/lib/libvirt/qemu/domain-1-hot/fs1-fs.sock
 00000000fe41782a: 00000003 00000000 00000000 0001 03 85061 /var/lib/libvirt/qemu/domain-1-hot/monitor.sock
-0000000065668cc6: 00000002 00000000 00010000 0001 01 13759 /var/lib/libvirt/qemu/domain-5-wütig & "sehr" lang /monitor.sock
-0000000095b509d0: 00000003 00000000 00000000 0001 03 13598 /var/lib/libvirt/qemu/domain-5-wütig & "sehr" lang /ua-fs0-fs.sock
+0000000065668cc6: 00000002 00000000 00010000 0001 01 13759 /var/lib/libvirt/qemu/domain-5-wütig & "sehr" /monitor.sock
+0000000095b509d0: 00000003 00000000 00000000 0001 03 13598 /var/lib/libvirt/qemu/domain-5-wütig & "sehr" /ua-fs0-fs.sock
 00000000c7f2d4f9: 00000003 00000000 00000000 0001 03 13840 /home/u/.config/libvirt/qemu/lib/domain-1-mine/fs1-fs.sock
 00000000c7f2d4fa: 00000003 00000000 00000000 0001 03 13841
 00000000c7f2d4fb: 00000003 00000000 00000000 0001 03 13842 @/tmp/domain-1-hot/fs1-fs.sock
@@ -37,7 +37,7 @@ TABLE = """Num       RefCount Protocol Flags    Type St Inode Path
     [
         (1, "hot", DomainSockets("hot", frozenset({"fs0-fs.sock", "monitor.sock"}))),
         (1, "mine", DomainSockets("mine", frozenset({"fs1-fs.sock"}))),
-        (5, 'wütig & "sehr" lang ein Name', DomainSockets('wütig & "sehr" lang ', frozenset({"ua-fs0-fs.sock"}))),
+        (5, 'wütig & "sehr" langer Name', DomainSockets('wütig & "sehr" ', frozenset({"ua-fs0-fs.sock"}))),
         (2, "hot", None),
         (1, "other", None),
         (11, "hot", None),

@@ -101,7 +101,8 @@ def test_what_libvirt_quotes_of_a_definition_is_not_repeated() -> None:
     done = run(
         """
         domain = Hypervisor("test:///default").domain("test")
-        domain.define("<domain type='test'><name>test</name>\\n<devices><graphics passwd='precious'/><a>\\ufffe</a></devices></domain>")
+        devices = "<devices><graphics passwd='precious'/><a>\\ufffe</a></devices>"
+        domain.define(f"<domain type='test'><name>test</name>\\n{devices}</domain>")
         """
     )
     assert done.stdout.startswith("LibvirtFailed libvirt could not define the domain 'test': ")

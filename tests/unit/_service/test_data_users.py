@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import domain_disks
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices import disk_files
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
     DATASTORE_CHECK_SPEC,
     DatastoreCheckService,
@@ -65,8 +65,8 @@ def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "node.xml").write_text(
         f"<node><domain type='test'><name>other</name><memory>65536</memory><os><type>hvm</type></os></domain>{xml}</node>"
     )
-    monkeypatch.setattr(domain_disks, "DEFAULT_URI", f"test://{tmp_path}/node.xml")
-    monkeypatch.setattr(domain_disks, "SOCKETS", ("/",))
+    monkeypatch.setattr(disk_files, "DEFAULT_URI", f"test://{tmp_path}/node.xml")
+    monkeypatch.setattr(disk_files, "SOCKETS", ("/",))
 
 
 @pytest.mark.parametrize("check", [True, False])

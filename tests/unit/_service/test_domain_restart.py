@@ -19,10 +19,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
 
 URI = "test:///default"
 DOMAIN = "<domain type='test'><name>{}</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"
@@ -57,7 +55,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     (daemon := tmp_path / "virtiofsd").write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
     monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
-    wish = {
+    desired = {
         "domain": "a",
         "source": str(tmp_path / "shared"),
         "mount_tag": "t",
@@ -67,7 +65,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     }
 
     def make(**options: object) -> VirtiofsExportService:
-        return VirtiofsExportService({**DEFAULTS, **wish, "catalog": str(tmp_path / "catalog.sqlite"), **options})
+        return VirtiofsExportService({**DEFAULTS, **desired, "catalog": str(tmp_path / "catalog.sqlite"), **options})
 
     return make
 

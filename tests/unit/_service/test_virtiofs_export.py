@@ -34,26 +34,25 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
-    wrapper as virtiofsd_wrapper,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import wrapper as virtiofsd_wrapper
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import Daemon
 from ansible_collections.granary.vmstore.plugins.module_utils._image.nocloud_seed import SeedMount, read_seed
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xml import VirtioFs
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.filesystem import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import (
-    VIRTIOFS_EXPORT_SPEC,
-    VirtiofsExportService,
-)
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import (
-    check_read_only,
-    decide_maps,
-    map_obstacle,
-    owners,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export import support
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import decide_maps, owners
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.info import virtiofs_export_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
+from ansible_collections.granary.vmstore.plugins.module_utils._service.export.support import (
+    HostSupport,
+    check_read_only,
+    check_wrapper,
+    map_obstacle,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.attachment import (
     ImageAttachment,
     attachments,
@@ -62,8 +61,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.att
 )
 
 URI = "test:///default"
-DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata><memory unit='MiB'>64</memory>
-<os><type>hvm</type></os><devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
+DOMAIN = """<domain type='test'><name>{}</name><metadata><a:b xmlns:a='http://a'>x</a:b></metadata>
+<memory unit='MiB'>64</memory><os><type>hvm</type></os>
+<devices><graphics type='vnc' port='5901' passwd='secret'/>{}</devices></domain>"""
 DEVICE = (
     "<filesystem accessmode='passthrough'><driver type='virtiofs'/><source dir='{}'/><target dir='{}'/>{}</filesystem>"
 )
@@ -112,7 +112,7 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 
     def make(**options: Any) -> VirtiofsExportService:
-        wish = {
+        desired = {
             "domain": "a",
             "binary": str(daemon),
             "allow_unmapped": True,
@@ -121,9 +121,9 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             "catalog": str(tmp_path / "catalog.sqlite"),
             **options,
         }
-        if not any(name in wish for name in ("image", "attachment", "source")) and wish.get("state") != "absent":
-            wish.update({"source": str(shared), "mount_tag": "t", **options})
-        return VirtiofsExportService({**DEFAULTS, **wish})
+        if not any(name in desired for name in ("image", "attachment", "source")) and desired.get("state") != "absent":
+            desired.update({"source": str(shared), "mount_tag": "t", **options})
+        return VirtiofsExportService({**DEFAULTS, **desired})
 
     return make
 
@@ -177,16 +177,18 @@ def test_the_directory_gets_its_owner_before_the_domain_gets_the_directory(
     define: Callable, service: Callable, shared: Path
 ) -> None:
     define()
-    wish = {"owner": "guest:5", "group": "6", "mode": "0770"}
-    assert names(service(**wish).plan()) == ["change directory", "add virtiofs device"]
+    desired = {"owner": "guest:5", "group": "6", "mode": "0770"}
+    assert names(service(**desired).plan()) == ["change directory", "add virtiofs device"]
     assert os.stat(shared).st_uid == 0
-    assert names(run(service(**wish))) == ["change directory", "add virtiofs device"]
+    assert names(run(service(**desired))) == ["change directory", "add virtiofs device"]
     found = os.stat(shared)
     assert (found.st_uid, found.st_gid, oct(found.st_mode)) == (5, 6, "0o40770")
-    assert not run(service(**wish)).changed and not service(**wish).plan().changed and not service().plan().changed
+    assert (
+        not run(service(**desired)).changed and not service(**desired).plan().changed and not service().plan().changed
+    )
     shared.chmod(0o755)
-    assert names(run(service(**wish))) == ["change directory"]
-    assert names(run(service(state="absent", mount_tag="t", **wish))) == ["remove virtiofs device"]
+    assert names(run(service(**desired))) == ["change directory"]
+    assert names(run(service(state="absent", mount_tag="t", **desired))) == ["remove virtiofs device"]
     assert os.stat(shared).st_uid == 5
 
 
@@ -198,7 +200,7 @@ def test_it_gets_the_old_one_back_where_the_export_fails(
     def fail(*_arguments: object) -> None:
         raise LibvirtFailed("libvirt is gone.")
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", fail)
+    monkeypatch.setattr(Domain, "define", fail)
     with pytest.raises(LibvirtFailed):
         run(service(owner="5"))
     assert os.stat(shared).st_uid == 0
@@ -241,8 +243,8 @@ def test_a_domain_undefined_half_way_stays_undefined(
     host: libvirt.virConnect, define: Callable, service: Callable
 ) -> None:
     domain = define()
-    wish = service()
-    plan = wish.plan()
+    desired = service()
+    plan = desired.plan()
     domain.undefine()
     with pytest.raises(NotFound, match="the domain 'a': it doesn't exist"):
         plan.commit()
@@ -282,9 +284,9 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
 ) -> None:
     domain = define()
     before = domain.XMLDesc()
-    wish = service()
-    plan = wish.plan()
-    real = virtiofs_export.Domain.define
+    desired = service()
+    plan = desired.plan()
+    real = Domain.define
 
     def dropping(self, text, validate=True):
         """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that
@@ -292,7 +294,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
         """
         real(self, text.replace('<cache mode="none" />', ""), validate=False)
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", dropping)
+    monkeypatch.setattr(Domain, "define", dropping)
     with pytest.raises(
         LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"
     ):
@@ -408,24 +410,24 @@ def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def claims(catalog: Catalog) -> list[tuple[str, str]]:
+def attached(catalog: Catalog) -> list[tuple[str, str]]:
     return [(one.image, one.domain) for one in attachments(catalog)]
 
 
-def test_an_image_is_claimed_with_the_change_and_released_with_it(
+def test_an_image_is_attached_with_the_change_and_detached_with_it(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     domain = define()
     assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
     plan = run(service(image="pers"))
     assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
     assert not run(service(image="5")).changed
     assert names(run(service(image="pers", mount_point="/data"))) == ["claim image"]
     assert attachments(catalog)[0].mount_point == "/data"
     assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert (device_of(domain, "one-5"), claims(catalog)) == (None, [])
+    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [])
     assert not run(service(image="pers", state="absent")).changed
     assert not run(service(image="no such image", state="absent")).changed
 
@@ -455,25 +457,25 @@ def test_another_image_of_the_same_directory_is_not_removed(
     run(service(image="pers"))
     assert not run(service(image="reader", state="absent")).changed
     assert device_of(domain, "one-5") is not None
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
 
 
-def test_a_claim_outlives_a_device_that_the_guest_keeps(
+def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = define()
     run(service(image="pers"))
     domain.create()
-    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda *unused: False)
+    monkeypatch.setattr(Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
-    assert (names(plan), plan.result["restart_required"], claims(catalog)) == (
+    assert (names(plan), plan.result["restart_required"], attached(catalog)) == (
         ["remove virtiofs device"],
         True,
         [("pers", "a")],
     )
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
 
 
 def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
@@ -481,11 +483,16 @@ def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
 ) -> None:
     domain = define("a", "<controller type='pci' index='0' model='pci-root'/>")
     domain.create()
-    detached: list[str] = []
-    element = ET.fromstring(DEVICE.format("/x", "t", ""))
-    monkeypatch.setattr(virtiofs_export.Domain, "attach", lambda *unused: None)
-    monkeypatch.setattr(virtiofs_export.Domain, "detach", lambda _self, device, *unused: detached.append(device))
-    monkeypatch.setattr(virtiofs_export, "_live_device", lambda *unused: (element, VirtioFs("t", "/x")))
+    running, plugged, detached = domain.XMLDesc(), [], []
+
+    def attach(_domain: Domain, device: str) -> None:
+        plugged.append(device.replace("<source ", "<readonly /><source "))
+
+    monkeypatch.setattr(Domain, "attach", attach)
+    monkeypatch.setattr(Domain, "detach", lambda _self, device, *unused: detached.append(device))
+    monkeypatch.setattr(
+        Domain, "running_xml", lambda _domain: running.replace("</devices>", f"{''.join(plugged)}</devices>")
+    )
     with pytest.raises(LibvirtFailed, match="did not plug the device 't'"):
         run(service())
     assert len(detached) == 1
@@ -498,7 +505,7 @@ def test_root_is_known_whatever_the_uri_says(
     define()
     seen: list[bool] = []
     monkeypatch.setattr(
-        virtiofs_export, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1]
+        support, "map_obstacle", lambda *unused, runs_as_root: (seen.append(runs_as_root), "of this test")[1]
     )
     for user, uri in ((0, "test:///default"), (1000, "test:///default")):
         monkeypatch.setattr(os, "geteuid", lambda user=user: user)
@@ -531,19 +538,19 @@ def test_an_attachment_can_not_lead_to_a_directory_of_the_system(define: Callabl
             ).plan()
 
 
-def test_the_tag_alone_removes_the_claim_too(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_the_tag_alone_removes_the_attachment_too(define: Callable, service: Callable, catalog: Catalog) -> None:
     define()
     run(service(image="pers"))
     run(service(image="plain"))
     assert names(run(service(mount_tag="one-5", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert claims(catalog) == [("plain", "a")]
+    assert attached(catalog) == [("plain", "a")]
 
 
-def test_nothing_is_claimed_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_nothing_is_attached_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
     define("a", DEVICE.format("/srv/other", "one-5", ""))
     with pytest.raises(Conflict, match="/srv/other"):
         run(service(image="pers"))
-    assert claims(catalog) == []
+    assert attached(catalog) == []
 
 
 def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
@@ -559,7 +566,7 @@ def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
 
 
 @pytest.mark.parametrize("earlier", [{}, {"mount_point": "/data"}])
-def test_a_domain_that_fails_has_the_claim_it_had(
+def test_a_domain_that_fails_has_the_attachment_it_had(
     define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, earlier: dict[str, str]
 ) -> None:
     define()
@@ -570,7 +577,7 @@ def test_a_domain_that_fails_has_the_claim_it_had(
     def refuse(self, text, validate=True):
         raise LibvirtFailed("no")
 
-    monkeypatch.setattr(virtiofs_export.Domain, "define", refuse)
+    monkeypatch.setattr(Domain, "define", refuse)
     with pytest.raises(LibvirtFailed, match="^no$"):
         run(service(image="pers", cache="always"))
     assert attachments(catalog) == before
@@ -590,9 +597,9 @@ def test_nobody_waits_for_libvirt_to_write_to_the_catalog(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     define()
-    wish = service(image="pers")
-    with wish.exclusive():
-        wish.plan()
+    desired = service(image="pers")
+    with desired.exclusive():
+        desired.plan()
         with catalog.transaction():  # would wait for its deadline, and fail, if the module held one
             pass
 
@@ -613,29 +620,31 @@ def test_sharing_names_the_other_domain(define: Callable, service: Callable, cat
     assert run(service(source=str(tmp_path / "plain"), mount_tag="x", domain="c")).changed
 
 
-def test_a_claim_of_a_domain_that_is_gone_is_released(define: Callable, service: Callable, catalog: Catalog) -> None:
+def test_an_attachment_of_a_domain_that_is_gone_is_removed(
+    define: Callable, service: Callable, catalog: Catalog
+) -> None:
     gone = define("gone")
     run(service(domain="gone", image="pers"))
     gone.undefine()
     define("a")
     plan = service(image="pers").plan()
     assert any("'gone'" in warning for warning in plan.warnings)
-    assert claims(catalog) == [("pers", "gone")]
+    assert attached(catalog) == [("pers", "gone")]
     run(service(image="pers"))
-    assert claims(catalog) == [("pers", "a")]
+    assert attached(catalog) == [("pers", "a")]
     # Another host's domains can't be seen from here.
     with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
         service(image="pers", host="hv2").plan()
 
 
-def test_absent_where_the_domain_is_gone_releases_the_claim(
+def test_absent_where_the_domain_is_gone_removes_the_attachment(
     define: Callable, service: Callable, catalog: Catalog
 ) -> None:
     gone = define("gone")
     run(service(domain="gone", image="pers"))
     gone.undefine()
     assert names(run(service(domain="gone", image="pers", state="absent"))) == ["release image"]
-    assert claims(catalog) == []
+    assert attached(catalog) == []
     assert not run(service(domain="gone", image="pers", state="absent")).changed
 
 
@@ -692,7 +701,7 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(
     define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """A claim that the module image_attachment made is this one's."""
+    """The module image_attachment makes the same record."""
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
@@ -874,16 +883,21 @@ def test_check_mode_goes_on_without_the_image(
             catalog.take_id("image")
 
 
+@pytest.mark.parametrize(
+    ("version", "daemon", "may_be_installed"),
+    [
+        ((11, 0, 0), Daemon("/d", False, True, True), True),
+        # No task makes an old libvirt or an old virtiofsd a new one.
+        ((9, 0, 0), Daemon("/d", False, True, True), False),
+        ((11, 0, 0), Daemon("/d", False, False, True), False),
+    ],
+)
 def test_check_mode_goes_on_without_the_wrapper(
-    service: Callable[..., VirtiofsExportService], define: Callable[..., libvirt.virDomain]
+    version: tuple[int, int, int], daemon: Daemon, may_be_installed: bool
 ) -> None:
-    define()
-    made = service(allow_unmapped=False)
-    obstacle = map_obstacle((11, 0, 0), Daemon("/d", False, True, True), runs_as_root=True)
-    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
-    made.foretelling = True
-    with pytest.raises(DependencyMissing, match="the role granary.vmstore.hypervisor installs"):
-        made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, True, True))
-    # No task makes an old libvirt or an old virtiofsd a new one.
-    made._check_wrapper(obstacle, (9, 0, 0), Daemon("/d", False, True, True))
-    made._check_wrapper(obstacle, (11, 0, 0), Daemon("/d", False, False, True))
+    found = HostSupport(version, daemon.path, daemon, map_obstacle(version, daemon, runs_as_root=True))
+    if may_be_installed:
+        with pytest.raises(DependencyMissing, match="the role granary.vmstore.hypervisor installs"):
+            check_wrapper(found)
+    else:
+        check_wrapper(found)

@@ -22,10 +22,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     UnsupportedAction,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import (
-    VirtiofsMountService,
-    read_wish,
-    virtiofs_mount_info,
+    build_virtiofs_mount,
+    read_virtiofs_mounts,
 )
 
 ROOT = "24 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
@@ -57,12 +57,12 @@ class Machine:
         text = "".join(f"{number} 24 0:{number} / {line}\n" for number, line in enumerate(lines, 31))
         (self.base / "proc/self/mountinfo").write_text(ROOT + text)
 
-    def directories(self) -> list[str]:
-        return [str(self.base / name) for name in ("etc", "proc", "sys")]
+    def arguments(self) -> tuple[Virtiofs, str, str]:
+        etc, proc, sys = (str(self.base / name) for name in ("etc", "proc", "sys"))
+        return Virtiofs(proc, sys), etc, proc
 
     def plan(self, **options: object) -> Plan:
-        wish = read_wish({**DEFAULTS, "path": str(self.point), **options})
-        return VirtiofsMountService(wish, *self.directories()).plan()
+        return build_virtiofs_mount({**DEFAULTS, "path": str(self.point), **options}, *self.arguments()).plan()
 
     def actions(self, **options: object) -> list[str]:
         return [action.name for action in self.plan(**options).actions]
@@ -306,7 +306,7 @@ def test_info(machine):
         "0 "
         "0\n"
     )
-    assert virtiofs_mount_info(*machine.directories()) == {
+    assert read_virtiofs_mounts(*machine.arguments()) == {
         "mounts": [
             {
                 "path": str(machine.point),
@@ -328,15 +328,22 @@ def test_info(machine):
 PRELUDE = """
 import json, os, subprocess, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
-from ansible_collections.granary.vmstore.plugins.module_utils._service.mount import virtiofs_mount as service
-service.FSTYPE = "tmpfs"
-service.check_virtiofs = lambda proc: None
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
+from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.virtiofs_mount import build_virtiofs_mount
+
+class StandIn(Virtiofs):
+    name = "tmpfs"
+
+    def require_supported(self):
+        pass
+
 base, point = sys.argv[1:]
 fstab = os.path.join(base, "etc/fstab")
 
 def build(**options):
-    wish = service.read_wish({"path": point, "tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted", **options})
-    return service.VirtiofsMountService(wish, etc=os.path.join(base, "etc"), sys=os.path.join(base, "sys"))
+    defaults = {"path": point, "tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted"}
+    virtiofs = StandIn(sys=os.path.join(base, "sys"))
+    return build_virtiofs_mount({**defaults, **options}, virtiofs, os.path.join(base, "etc"))
 
 def run(change=lambda: None, **options):
     made = build(**options)
@@ -396,11 +403,12 @@ told += [oct(os.stat(point).st_mode & 0o7777), run(), run(state="unmounted"), li
 told += [run(state="absent"), live(), read(), os.path.isdir(point), run(state="absent")]
 """
     escaped = str(point).replace(" ", "\\040")
+    table = f"# fstab\none-1 {escaped} tmpfs nofail 0 0\n"
     assert in_namespace(machine, code, point) == [
-        ["create directory", "add fstab entry", "mount"], "0o40755", ["one-1 rw,relatime"], f"# fstab\none-1 {escaped} "
-                                                                                            "tmpfs nofail 0 0\n", [],
-        "0o700", ["mount"], ["unmount"], [], [], ["mount"], ["remove fstab entry", "unmount"], [], "# fstab\n", True, [],
-    ]  # fmt: skip
+        *(["create directory", "add fstab entry", "mount"], "0o40755", ["one-1 rw,relatime"], table, []),
+        *("0o700", ["mount"], ["unmount"], [], [], ["mount"]),
+        *(["remove fstab entry", "unmount"], [], "# fstab\n", True, []),
+    ]
 
 
 def test_other_options_keep_the_mount_where_they_can(machine):
@@ -409,13 +417,16 @@ run()
 open(os.path.join(point, "stays"), "w").close()
 told += [run(options=["ro", "noatime", "nosuid"]), live(), run(options=["ro", "noatime", "nosuid"])]
 told += [run(options=["noexec"]), live(), os.listdir(point), run(), live()]
-told += [run(options=["sync"]), os.listdir(point), live(), run(options=["sync"]), run(tag="one-2"), live(), run(tag="one-2")]
+told += [run(options=["sync"]), os.listdir(point), live(), run(options=["sync"])]
+told += [run(tag="one-2"), live(), run(tag="one-2")]
 """
+    remounted, replaced = ["replace fstab entry", "remount"], ["replace fstab entry", "unmount", "mount"]
     assert in_namespace(machine, code) == [
-        ["replace fstab entry", "remount"], ["one-1 ro,nosuid,noatime"], [], ["replace fstab entry", "remount"], ["one-1 rw,noexec,relatime"], ["stays"],
-        ["replace fstab entry", "remount"], ["one-1 rw,relatime"],
-        ["replace fstab entry", "unmount", "mount"], [], ["one-1 rw,relatime"], [], ["replace fstab entry", "unmount", "mount"], ["one-2 rw,relatime"], [],
-    ]  # fmt: skip
+        *(remounted, ["one-1 ro,nosuid,noatime"], []),
+        *(remounted, ["one-1 rw,noexec,relatime"], ["stays"], remounted, ["one-1 rw,relatime"]),
+        *(replaced, [], ["one-1 rw,relatime"], []),
+        *(replaced, ["one-2 rw,relatime"], []),
+    ]
 
 
 def test_a_superblock_that_is_read_only_is_made_writable(machine):
@@ -437,7 +448,8 @@ run()
 before = read()
 with open(os.path.join(point, "open"), "w"):
     told += [open("/proc/self/comm").read().strip(), os.getpid()]
-    told += [run(options=["ro"]), run(tag="one-2"), run(state="unmounted"), run(state="absent"), live(), read() == before]
+    told += [run(options=["ro"]), run(tag="one-2"), run(state="unmounted"), run(state="absent")]
+    told += [live(), read() == before]
 told += [run(state="absent")]
 """
     name, pid, *errors, still, same, done = in_namespace(machine, code)
@@ -649,9 +661,7 @@ attacked("mount", f"/bin/mv {point} {point}.old; /bin/ln -s {roots} {point}; exe
 told += [run(), live(roots), live(point + ".old"), read(), open("/proc/self/mountinfo").read().count(" one-1 ")]
 """
     error, *rest = in_namespace(machine, code, theirs / "mnt")
-    assert error.startswith(
-        f"StaleState: The mount point {theirs}/mnt was moved to another path while the tag was being mounted"
-    )
+    assert error.startswith(f"StaleState: The mount point {theirs}/mnt was moved to another path during the mount")
     assert rest == [[], [], "# fstab\n", 0]
 
 
@@ -663,7 +673,8 @@ told += [run()]
 subprocess.run(["mount", "-t", "tmpfs", "one-1", roots], check=True)
 def swap():
     script = f"mv {point} {point}.old; ln -s {roots} {point}"
-    subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-ec", f"umount {point}; {script}"], check=True)
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    subprocess.run([*unshare, "sh", "-ec", f"umount {point}; {script}"], check=True)
 told += [run(swap, state="absent"), live(roots)]
 """
     done, error, live = in_namespace(machine, code, theirs / "mnt")
@@ -718,7 +729,9 @@ for path in (os.path.join(point, "ssl"), os.path.join(base, "link", "new")):
 
 def test_what_is_mounted_on_a_system_directory_can_be_taken_away(machine):
     code = """
-told += [subprocess.run(["mount", "-t", "tmpfs", "one-1", "/var/lib/misc"]).returncode, run(path="/var/lib/misc", state="absent"), live("/var/lib/misc")]
+misc = "/var/lib/misc"
+told += [subprocess.run(["mount", "-t", "tmpfs", "one-1", misc]).returncode]
+told += [run(path=misc, state="absent"), live(misc)]
 """
     assert in_namespace(machine, code) == [0, ["unmount"], []]
 
@@ -769,3 +782,45 @@ told += [run(), run(options=["nosuid"]), live(), read()]
     assert first == [[], "# fstab\n"]
     assert done == ["add fstab entry", "mount"]
     assert (live, fstab) == (["one-1 rw,relatime"], f"# fstab\none-1 {machine.point} tmpfs nofail 0 0\n")
+
+
+def test_another_type_of_file_systems_needs_its_options_only(machine):
+    """What plans and makes mounts knows nothing of virtiofs."""
+    code = """
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.file_system import FileSystemType
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import OptionRules
+from ansible_collections.granary.vmstore.plugins.module_utils._service.mount import mount as mounts
+
+class Tmpfs(FileSystemType):
+    name = "tmpfs"
+    source_noun = "source"
+    options = OptionRules(values=("size",), synonyms={}, advice="Take another type.")
+
+def change(options=(), state="mounted"):
+    given = {"path": point, "options": list(options), "nofail": False, "mode": "0755", "state": state}
+    spec = mounts.parse_mount_options(given, Tmpfs(), "any name")
+    plan = mounts.MountService(spec, Tmpfs(), os.path.join(base, "etc")).converge()
+    return [action.name for action in plan.actions], plan.result["mount"]
+
+told += [change(["size=64k", "noexec"]), change(["noexec", "size=64k"]), read(), live()]
+told += [change(["size=64k", "nodev"])[0], change(["size=128k", "nodev"])[0], live(), change(state="absent")[0], read()]
+try:
+    change(["dax=never"])
+except VmstoreError as error:
+    told += [str(error)]
+"""
+    made, again, table, mounted, *others, refusal = in_namespace(machine, code)
+    words = ["size=64k", "noexec"]
+    result = {"path": str(machine.point), "source": "any name", "live": ["rw", "relatime", *reversed(words)]}
+    assert made == [["add fstab entry", "mount"], {**result, "fstab": words}]
+    assert again == [[], {**result, "fstab": words}]
+    assert table == f"# fstab\nany\\040name {machine.point} tmpfs size=64k,noexec 0 0\n"
+    assert mounted == ["any\\x20name rw,noexec,relatime"]
+    assert others == [
+        ["replace fstab entry", "remount"],
+        ["replace fstab entry", "unmount", "mount"],
+        ["any\\x20name rw,nodev,relatime"],
+        ["remove fstab entry", "unmount"],
+        "# fstab\n",
+    ]
+    assert refusal.startswith("options: 'dax=never' is not accepted: ")

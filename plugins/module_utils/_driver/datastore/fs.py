@@ -508,7 +508,7 @@ class FsDriver(DirectoryDriver):
     @functools.cached_property
     def _domains(self) -> Mapping[str, Sequence[str]]:
         """By the name of an image, the domains of this host's libvirt that have a file of it."""
-        from ..._libvirt.domain_disks import files_of_local_domains
+        from ..._libvirt.devices.disk_files import files_of_local_domains
 
         try:
             found = files_of_local_domains()

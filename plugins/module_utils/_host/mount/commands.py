@@ -86,10 +86,10 @@ def _check_same(mounted: Mount, found: int) -> None:
 
 
 def is_connected(mount_point: str) -> bool:
-    """Whether the server of a FUSE or virtiofs mount is there; one that is gone for good makes every call fail with
-    ENOTCONN.
+    """Return whether the server of a mount is connected. Without its server, every call on a FUSE or virtiofs mount
+    fails with ENOTCONN.
 
-    :raises CommandFailed: it didn't answer within 10 seconds.
+    :raises CommandFailed: the server didn't respond within 10 seconds.
     """
     try:
         completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
@@ -101,7 +101,7 @@ def is_connected(mount_point: str) -> bool:
 
 
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
-    """The processes that have a working directory, a root or an open file on the mount: ``bash (712)``.
+    """Return the processes that have a working directory, a root or an open file on the mount: ``bash (712)``.
 
     Doesn't touch the mount itself.
     """
@@ -114,7 +114,7 @@ def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
 
 
 def _links(directory: str) -> list[str]:
-    """Where cwd, root and the descriptors of a process point; none when it ended meanwhile."""
+    """Return the targets of cwd, root and the descriptors of a process; none if the process has ended."""
     links = [os.path.join(directory, "cwd"), os.path.join(directory, "root")]
     with contextlib.suppress(OSError):
         links += [entry.path for entry in os.scandir(os.path.join(directory, "fd"))]

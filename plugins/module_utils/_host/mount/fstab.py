@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
+from ..._core.command import run
+from ..._core.errors import CommandFailed
+from ..._core.files import remove_durably, write_atomic
 from ..._core.records import dataclass
 from .mountinfo import unescape
 from .options import split_options
@@ -33,8 +37,8 @@ class FstabEntry:
         )
 
     def means(self, other: FstabEntry) -> bool:
-        """Whether both say the same, however they order their options and spell the defaults, and whether cloud-init
-        marked one as its own.
+        """Return whether two entries make the same mount: the order of options, the words for defaults and cloud-init's
+        mark don't matter.
         """
         return self._meaning() == other._meaning()
 
@@ -50,12 +54,12 @@ class FstabEntry:
 
 
 def escape(field: str) -> str:
-    """A field with the characters that would end it, or begin an escape, as octal escapes."""
+    """Return a field with octal escapes for the characters that would end the field or begin an escape."""
     return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", field)
 
 
 def parse(text: str) -> list[FstabEntry]:
-    """The entries of an fstab; comments, blank lines and lines with less than three fields are none."""
+    """Return the entries of an fstab; comments, blank lines and lines with less than three fields are none."""
     return [
         found for number, line in enumerate(text.split("\n"), 1) if (found := _parse_line(line, number)) is not None
     ]
@@ -80,8 +84,9 @@ def _parse_line(line: str, number: int) -> FstabEntry | None:
     )
 
 
-def edited(text: str, old: Sequence[FstabEntry], new: FstabEntry | None) -> str:
-    """``text`` with the entries ``old``, read from it, replaced by ``new``: at the place of the first, else at the end.
+def replace_entries(text: str, old: Sequence[FstabEntry], new: FstabEntry | None) -> str:
+    """Return ``text`` with the entries ``old``, read from it, replaced by ``new``: at the place of the first, else at
+    the end.
 
     Every other line stays as it is, byte for byte.
     """
@@ -103,4 +108,23 @@ def edited(text: str, old: Sequence[FstabEntry], new: FstabEntry | None) -> str:
     return "\n".join(kept) + ("\n" if ended and kept else "")
 
 
-__all__ = ["FstabEntry", "edited", "escape", "parse"]
+def write(path: str, text: str | None) -> str | None:
+    """Write an fstab, and have systemd read it.
+
+    :arg text: ``None`` removes the file.
+    :return: a warning if systemd couldn't read the file.
+    :raises NoSpace, FileAccessFailed: the file is as before.
+    """
+    if text is None:
+        remove_durably(path)
+    else:
+        write_atomic(path, text.encode("utf-8", "surrogateescape"))
+    if os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        try:
+            run(["systemctl", "daemon-reload"])
+        except CommandFailed as error:
+            return f"systemd has not read the changed {path} yet: {error}"
+    return None
+
+
+__all__ = ["FstabEntry", "escape", "parse", "replace_entries", "write"]

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from ..._core.files import read_text
 from ..._core.paths import is_within
 from ..._core.records import dataclass
 from .options import split_options
@@ -38,12 +39,20 @@ class Mount:
 
 
 def unescape(field: str) -> str:
-    """A field with its ``\\ooo`` octal escapes replaced by the characters they stand for; fstab(5) escapes alike."""
+    """Return a field with its ``\\ooo`` octal escapes replaced by their characters; fstab(5) has the same escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
+def read_mounts(proc: str = "/proc", process: str = "self") -> list[Mount]:
+    """Return all mounts in the mount namespace of a process, oldest first.
+
+    :raises FileAccessFailed: there is no such process.
+    """
+    return parse(read_text(os.path.join(proc, process, "mountinfo")))
+
+
 def parse(text: str) -> list[Mount]:
-    """All mounts of a mountinfo file, oldest first.
+    """Return all mounts of a mountinfo file, oldest first.
 
     Lines end with a line feed and fields with a blank, whatever else a path holds.
     """
@@ -68,12 +77,12 @@ def _parse_line(line: str) -> Mount:
 
 
 def mounts_at(mounts: Sequence[Mount], path: str) -> list[Mount]:
-    """All mounts whose mount point is ``path``, seen or hidden, oldest first."""
+    """Return all mounts whose mount point is ``path``, seen or hidden, oldest first."""
     return [mount for mount in mounts if mount.mount_point == path]
 
 
 def visible(mounts: Sequence[Mount], path: str) -> list[Mount]:
-    """The mounts that a walk to ``path`` passes, from the root's to the one that serves ``path``.
+    """Return the mounts that a walk to ``path`` passes, from the root's to the one that serves ``path``.
 
     A mount that a later one hides, at a directory above, isn't passed. One under another at the same mount point is.
     """
@@ -114,4 +123,4 @@ def aliases(mounts: Sequence[Mount], path: str) -> list[str]:
     ]
 
 
-__all__ = ["Mount", "aliases", "mounts_at", "parse", "place", "unescape", "visible"]
+__all__ = ["Mount", "aliases", "mounts_at", "parse", "place", "read_mounts", "unescape", "visible"]

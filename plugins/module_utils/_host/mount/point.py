@@ -17,6 +17,23 @@ from collections.abc import Iterator, Sequence
 from ..._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
 from ..._core.errors import StaleState, from_os_error, os_errors
 from ..._core.files import read_text
+from .mountinfo import Mount, mounts_at
+
+
+def locate(path: str, mounts: Sequence[Mount], *, option: str) -> tuple[str, list[str]]:
+    """Return the mount point ``path`` without symbolic links, and the paths of the directories in it that are missing,
+    the uppermost first.
+
+    A mount point in ``mounts`` has no symbolic links and isn't touched: a dead server would block.
+
+    :raises PathNotAllowed, FileAccessFailed: as :func:`resolve`.
+    """
+    if mounts_at(mounts, path):
+        return path, []
+    parent, name = os.path.split(path)
+    directory, missing = resolve(parent, option=option)
+    point = os.path.join(directory, name)
+    return (point, missing) if mounts_at(mounts, point) else resolve(path, option=option)
 
 
 def resolve(path: str, *, option: str) -> tuple[str, list[str]]:
@@ -163,4 +180,4 @@ def _real_path(descriptor: int) -> str:
     return os.readlink(descriptor_path(descriptor))
 
 
-__all__ = ["changeable_by_others", "content", "create", "held", "mount_id", "opened", "remove", "resolve"]
+__all__ = ["changeable_by_others", "content", "create", "held", "locate", "mount_id", "opened", "remove", "resolve"]

@@ -271,10 +271,16 @@ def difference(recorded: Identity, found: Found, path: str) -> str | None:
         return f"{path!r} leads to {found.path!r} through a symbolic link"
     now = identify(found)
     if now.mount_point != recorded.mount_point:
-        return f"{path!r} was exported from the file system mounted on {recorded.mount_point!r} and is now on the one mounted on {now.mount_point!r}"
+        return (
+            f"{path!r} was exported from the file system mounted on {recorded.mount_point!r} and is now on the one "
+            f"mounted on {now.mount_point!r}"
+        )
     comparable = now.fstype in LASTING_INODES or (now.fstype in INODES_UNTIL_BOOT and now.boot == recorded.boot)
     if found.weakness is not None and comparable and now.inode != recorded.inode:
-        return f"{path!r} is another directory than the one that was exported, and {found.weakness.path!r} {found.weakness.reason}"
+        return (
+            f"{path!r} is another directory than the one that was exported, and {found.weakness.path!r} "
+            f"{found.weakness.reason}"
+        )
     return None
 
 
@@ -350,8 +356,10 @@ def check_maps(arguments: Sequence[str], user: str) -> None:
         # The first character separates the numbers: ":0:100000:65536:".
         maps = [value[1:].split(value[:1]) for value in _values(arguments, option)]
         if not any(one[0] == "0" for one in maps):
-            reason = f"the device maps no {option[2:5]} of the host to the guest's id 0, so the guest could use files of the user {user}"
-            raise Refused(f"{reason}; add one to <idmap>")
+            raise Refused(
+                f"the device maps no {option[2:5]} of the host to the guest's id 0, so the guest could use files of "
+                f"the user {user}; add one to <idmap>"
+            )
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The virtiofsd of a running export: what is wrong with it, and what heals that."""
+"""The virtiofsd of a running export: its faults and their remedies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import shlex
 import xml.etree.ElementTree as ET
 
 from ..._host.virtiofsd.process import DEAD, OTHER_DIRECTORY, STOPPED, DaemonState, daemon_state
-from ..._libvirt import domain_xml
 from ..._libvirt.connection import Domain
-from ..._libvirt.domain_xml import VirtioFs
+from ..._libvirt.devices.filesystem import VirtioFs, find_filesystem
+from ..._libvirt.domain_xml import attribute, parse
 from .domain_restart import RestartPlan
 
 
@@ -20,30 +20,24 @@ def find_state(domain: str, running: ET.Element, device: VirtioFs) -> DaemonStat
     """Return the state of the daemon of ``device``.
 
     :arg running: the XML of the running domain, which holds the device.
-    :return: ``None`` when it can't be found out, and for a daemon that somebody else than libvirt has started.
+    :return: ``None`` where the state can't be found out, and for a daemon that libvirt hasn't started.
     """
     number = running.get("id", "")
-    for element, found in domain_xml.filesystems(running):
-        alias = element.find("alias")
-        if (
-            (found.tag, found.source) == (device.tag, device.source)
-            and found.source
-            and alias is not None
-            and number.isdecimal()
-        ):
-            return daemon_state(int(number), domain, alias.get("name", ""), device.source)
-    return None
+    element = find_filesystem(running, device.tag, device.source)
+    if element is None or element.find("alias") is None or not device.source or not number.isdecimal():
+        return None
+    return daemon_state(int(number), domain, attribute(element, "alias", "name") or "", device.source)
 
 
 def has_died(domain: Domain, device: VirtioFs) -> bool:
     """Return whether the running domain has lost the daemon of ``device``."""
     text = domain.running_xml()
-    state = None if text is None else find_state(domain.name, domain_xml.parse(text), device)
+    state = None if text is None else find_state(domain.name, parse(text), device)
     return state is not None and state.value == DEAD
 
 
 def report_daemon(plan: RestartPlan, domain: str, running: ET.Element, device: VirtioFs) -> None:
-    """Add to ``plan`` what is wrong with the daemon of ``device``."""
+    """Add to ``plan`` the faults of the daemon of ``device``, as warnings and as reasons for a restart."""
     state = find_state(domain, running, device)
     if state is None:
         return
@@ -54,10 +48,8 @@ def report_daemon(plan: RestartPlan, domain: str, running: ET.Element, device: V
         )
         plan.warnings.append(
             f"The virtiofsd of the device {tag!r} in the domain {domain!r} has died, so the guest hangs where it uses "
-            f"{device.source!r}. "
-            f"Stop and start the domain: 'virsh shutdown {name}', or 'virsh destroy {name}' where the guest hangs too "
-            "much for that, "
-            f"then 'virsh start {name}'."
+            f"{device.source!r}. Stop and start the domain: 'virsh shutdown {name}', or 'virsh destroy {name}' where "
+            f"the guest hangs too much for that, then 'virsh start {name}'."
         )
     elif state.value == OTHER_DIRECTORY:
         plan.restart_for(f"the device {tag!r} serves another directory than the one that is at {device.source!r} now")
@@ -67,15 +59,13 @@ def report_daemon(plan: RestartPlan, domain: str, running: ET.Element, device: V
             f"The domain {domain!r} still uses the directory that was at {device.source!r} when its virtiofsd started. "
             "Since then a file system was "
             "mounted or unmounted there, or the directory was replaced, and this host doesn't see what the guest "
-            "writes. "
-            "Stop and start the domain once the right directory is there. No option of this module does that."
+            "writes. Stop and start the domain once the right directory is there. No option of this module does that."
         )
     elif state.value == STOPPED:
         pids = " ".join(map(str, state.pids))
         plan.warnings.append(
             f"The virtiofsd of the device {tag!r} in the domain {domain!r} was stopped by a signal, so the guest hangs "
-            f"where it uses {device.source!r}. "
-            f"'kill -CONT {pids}' lets it go on."
+            f"where it uses {device.source!r}. 'kill -CONT {pids}' lets it go on."
         )
 
 

@@ -2,22 +2,21 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The restart of a running domain, where a change needs one and the user has asked for it."""
+"""The restart of a running domain, where a change needs a restart and the options allow it."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ..._core.errors import InvalidInput, LibvirtFailed, PartlyDone
 from ..._core.plan import Action, Plan
-from ..._core.records import dataclass
+from ..._core.records import dataclass, field
 from ..._host.virtiofsd.program import last_words
 from ..._libvirt.connection import Domain
-from ..service import Service
 
-RESTART_OPTIONS = {
+RESTART_OPTIONS: Mapping[str, Mapping[str, object]] = {
     "restart": {"type": "str", "choices": ["never", "when_needed", "when_needed_force"], "default": "never"},
     "restart_timeout": {"type": "int", "default": 120},
 }
@@ -26,10 +25,13 @@ RESTART_OPTIONS = {
 RESTART = "restart domain"
 
 
-def check_timeout(options: Mapping[str, Any]) -> None:
-    """:raises InvalidInput: the guest gets no time to shut down."""
-    if options["restart_timeout"] < 1:
-        raise InvalidInput("restart_timeout", options["restart_timeout"], "a number of seconds from 1 on is expected")
+def check_timeout(seconds: int) -> None:
+    """Refuse a timeout without time for the guest to shut down.
+
+    :raises InvalidInput: ``seconds`` is less than 1.
+    """
+    if seconds < 1:
+        raise InvalidInput("restart_timeout", seconds, "a number of seconds from 1 on is expected")
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,18 @@ class DomainRestart:
         self.start()
 
     def stop(self) -> None:
-        """:raises LibvirtFailed: the guest doesn't shut down, and its power must not be turned off."""
+        """Shut the guest down.
+
+        :raises LibvirtFailed: the guest doesn't shut down, and its power must not be turned off.
+        """
         obstacle = None
         if self.domain.is_halted:
             obstacle = "it is paused"
         elif not self.domain.shut_down(self.timeout):
-            obstacle = f"its guest did not shut down within {self.timeout} seconds, and if it does so later, the domain stays off"
+            obstacle = (
+                f"its guest did not shut down within {self.timeout} seconds, and if it does so later, the domain stays "
+                "off"
+            )
         if obstacle is not None:
             if not self.force:
                 raise LibvirtFailed(
@@ -64,7 +72,10 @@ class DomainRestart:
                 self.domain.destroy()
 
     def start(self) -> None:
-        """:raises LibvirtFailed: the domain doesn't start; the message has the reason that virtiofsd gave."""
+        """Start the domain.
+
+        :raises LibvirtFailed: the domain doesn't start; the message has the reason that virtiofsd gave.
+        """
         start = time.time()
         try:
             self.domain.start()
@@ -77,16 +88,25 @@ class DomainRestart:
 
 @dataclass
 class RestartPlan(Plan):
-    """A plan that may need a restart of a running domain. ``restart`` is ``None`` where there must not be one."""
+    """A plan that may need a restart of a running domain.
+
+    :arg restart: the restart that is allowed; ``None`` forbids one.
+    :arg reasons: the reasons for a restart, one sentence each.
+    """
 
     restart: DomainRestart | None = None
+    reasons: list[str] = field(default_factory=list)
 
-    @property
-    def reasons(self) -> list[str]:
-        return list(self.result["restart_reasons"])  # type: ignore[call-overload]
+    def __post_init__(self) -> None:
+        self._report_reasons()
 
     def restart_for(self, reason: str) -> None:
-        self.result.update(restart_required=True, restart_reasons=[*self.reasons, reason])
+        """Note a reason for a restart."""
+        self.reasons = [*self.reasons, reason]
+        self._report_reasons()
+
+    def _report_reasons(self) -> None:
+        self.result.update(restart_required=bool(self.reasons), restart_reasons=self.reasons)
 
     def add_restart(self) -> None:
         """Put the restart behind the other actions, if a reason for it is known by now."""
@@ -100,17 +120,27 @@ class RestartPlan(Plan):
         super().commit()
 
 
-def allowed_restart(domain: Domain | None, options: Mapping[str, Any]) -> DomainRestart | None:
-    """Return the restart that ``options`` allow. A transient domain has none, because it would be gone."""
-    if domain is None or options["restart"] == "never" or not domain.is_running or not domain.is_persistent:
+def allowed_restart(domain: Domain | None, restart: str, timeout: int) -> DomainRestart | None:
+    """Return the restart that the options ``restart`` and ``restart_timeout`` allow.
+
+    A transient domain can't be restarted, because its definition would be lost.
+    """
+    if domain is None or restart == "never" or not domain.is_running or not domain.is_persistent:
         return None
-    return DomainRestart(domain, options["restart"] == "when_needed_force", options["restart_timeout"])
+    return DomainRestart(domain, restart == "when_needed_force", timeout)
 
 
-def finish(service: Service, plan: RestartPlan) -> None:
+def finish(
+    plan: RestartPlan,
+    exclusive: Callable[[], contextlib.AbstractContextManager[object]],
+    plan_again: Callable[[], RestartPlan],
+) -> None:
     """Restart the domain of a committed plan if it needs that, and do what waited for the restart.
 
-    The lock of the service isn't held meanwhile, because other domains shouldn't wait for this one.
+    The lock isn't held meanwhile, because other domains shouldn't wait for this one.
+
+    :arg exclusive: takes the lock under which the plan was committed.
+    :arg plan_again: returns the plan of what waited for the restart.
 
     :raises PartlyDone: the guest doesn't shut down.
     :raises LibvirtFailed: the domain doesn't start, so its old definition is back.
@@ -125,21 +155,23 @@ def finish(service: Service, plan: RestartPlan) -> None:
     try:
         plan.restart.start()
     except LibvirtFailed as error:
-        raise LibvirtFailed(f"{error} {_fall_back(service, plan.actions, plan.restart.domain, defined)}") from error
+        raise LibvirtFailed(f"{error} {_fall_back(exclusive, plan.actions, plan.restart.domain, defined)}") from error
     plan.add_restart()
-    with service.exclusive():
-        again = service.plan()
+    with exclusive():
+        again = plan_again()
         again.commit()
     plan.actions += again.actions
-    plan.result, plan.warnings = again.result, again.warnings
+    plan.result, plan.reasons, plan.warnings = again.result, again.reasons, again.warnings
 
 
-def _fall_back(service: Service, done: list[Action], domain: Domain, defined: str) -> str:
+def _fall_back(
+    exclusive: Callable[[], contextlib.AbstractContextManager[object]], done: list[Action], domain: Domain, defined: str
+) -> str:
     """Start the domain as it was before the actions ``done``, and return a sentence about that.
 
     :arg defined: its definition now.
     """
-    with service.exclusive():
+    with exclusive():
         if not done or domain.persistent_xml() != defined:  # by another program, whose change isn't taken back
             return f"The domain {domain.name!r} is off now."
         for action in reversed(done):
@@ -147,7 +179,10 @@ def _fall_back(service: Service, done: list[Action], domain: Domain, defined: st
     try:
         domain.start()
     except LibvirtFailed:
-        return f"The old definition of the domain {domain.name!r} is back, but it is off now, because it doesn't start with that either."
+        return (
+            f"The old definition of the domain {domain.name!r} is back, but it is off now, because it doesn't start "
+            "with that either."
+        )
     return f"The domain {domain.name!r} runs again with its old definition."
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which ids an export maps, and what this host's libvirt and virtiofsd can't do (spec: virtiofs-datastore, "User and
-Group ID mapping").
+"""The id maps of an export, and the owners of these ids on the host (spec: virtiofs-datastore, "User and Group ID
+mapping").
 """
 
 from __future__ import annotations
@@ -11,23 +11,18 @@ from __future__ import annotations
 from ..._core.errors import InvalidInput, UnsupportedAction
 from ..._host.ids import idmap_check
 from ..._host.ids import owners as id_owners
-from ..._host.virtiofsd.program import WRAPPER, Daemon
 from ..._host.virtiofsd.wrapper import configured_user
-from ..._libvirt.domain_xml import VirtioFs
+from ..._libvirt.devices.filesystem import VirtioFs
 from ..._model.idmap import IdMap
 
-#: libvirt before these versions takes <idmap> and <readonly/> of a virtiofs device for something else (its NEWS).
-VERSION_OF_IDMAP = (10, 0, 0)
-VERSION_OF_READ_ONLY = (11, 0, 0)
-
-#: The ids whose owner on the host the result tells: the guest's root and its first ordinary user.
-SHOWN_IDS = (0, 1000)
+#: Ids of the guest whose owners on the host are part of the result: its root and its first ordinary user.
+REPORTED_IDS = (0, 1000)
 
 #: The spec's service user, where the role granary.vmstore.hypervisor chose none.
 DEFAULT_USER = "oneadmin"
 
-#: Upper bound of the other owners that a warning names.
-SHOWN_OWNERS = 5
+#: Upper bound of the number of other owners that a warning names.
+LISTED_OWNERS = 5
 
 IdMaps = tuple[IdMap, ...]
 
@@ -42,10 +37,10 @@ def daemon_user(option: str | None) -> str:
 def decide_maps(
     uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, obstacle: str | None, allow_unmapped: bool
 ) -> tuple[IdMaps, IdMaps]:
-    """The maps to export with; none only where the host can't map, nobody asked for a map, and that is allowed.
+    """Return the maps to export with; none only where the host can't map, the user gives no map, and that is allowed.
 
     :arg user: the service user, whose subordinate ids are the default.
-    :arg obstacle: why this host can't map, from :func:`map_obstacle`.
+    :arg obstacle: the reason why this host can't map; ``None`` where it can.
     :raises UnsupportedAction: the host can't map; :raises DependencyNotFound: the maps lead out of the user's
         subordinate ids.
     :raises InvalidInput: a map lacks the guest's id 0.
@@ -59,8 +54,7 @@ def decide_maps(
         if not allow_unmapped:
             raise UnsupportedAction(
                 f"The guest's ids can't be mapped on this host, because {obstacle}; without a map the guest's root is "
-                "root in the directory, "
-                "which 'allow_unmapped: true' accepts."
+                "root in the directory, which 'allow_unmapped: true' accepts."
             )
         return (), ()
     for option, wanted in (("uid_map", uid_map), ("gid_map", gid_map)):
@@ -80,7 +74,7 @@ def decide_maps(
 def check_domain_range(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: str, obstacle: str | None) -> None:
     """Refuse a range for the domain alone where it can't be had.
 
-    :arg obstacle: why this host can't map, from :func:`map_obstacle`.
+    :arg obstacle: the reason why this host can't map; ``None`` where it can.
     :raises UnsupportedAction: the host can't map; :raises InvalidInput: maps were given; :raises DependencyNotFound:
         there is no such user.
     """
@@ -94,45 +88,16 @@ def check_domain_range(uid_map: IdMaps | None, gid_map: IdMaps | None, *, user: 
     idmap_check.check_tools()
 
 
-def map_obstacle(version: tuple[int, int, int], daemon: Daemon, *, runs_as_root: bool) -> str | None:
-    """Why an export of this host can't have a map, as the rest of a sentence.
-
-    :arg version: libvirt's.
-    :arg runs_as_root: whether this libvirt starts daemons as root, as ``qemu:///system`` does.
-    """
-    if version < VERSION_OF_IDMAP:
-        return f"its libvirt is {_dotted(version)} and maps ids from {_dotted(VERSION_OF_IDMAP)} on"
-    if not daemon.can_map:
-        return f"{daemon.path} has no --uid-map (virtiofsd in Rust is needed, the package virtiofsd)"
-    if runs_as_root and not daemon.is_wrapper:
-        return (
-            f"{daemon.path} runs as root and virtiofsd maps ids only as another user (the role "
-            f"granary.vmstore.hypervisor installs {WRAPPER} for that)"
-        )
-    return None
-
-
-def check_read_only(version: tuple[int, int, int], daemon: Daemon) -> None:
-    """:raises UnsupportedAction: this host can't export read-only."""
-    reason = None
-    if version < VERSION_OF_READ_ONLY:
-        reason = f"its libvirt is {_dotted(version)} and exports read-only from {_dotted(VERSION_OF_READ_ONLY)} on"
-    elif not daemon.can_read_only:
-        reason = f"{daemon.path} has no --readonly (virtiofsd 1.13 or later is needed)"
-    if reason is not None:
-        raise UnsupportedAction(f"read_only: a read-only export can't be had on this host, because {reason}.")
-
-
 def owners(uid_map: IdMaps, gid_map: IdMaps) -> list[dict[str, int | None]]:
-    """What ids of the guest are on the host; ``None`` is an id that the guest can't use."""
+    """Return the host ids of :data:`REPORTED_IDS`; ``None`` for an id that the guest can't use."""
     return [
         {"guest": one, "uid": idmap_check.host_id(uid_map, one), "gid": idmap_check.host_id(gid_map, one)}
-        for one in SHOWN_IDS
+        for one in REPORTED_IDS
     ]
 
 
 def other_owners(user: str, device: VirtioFs) -> list[str]:
-    """Return who else on this host has ids of the device's maps.
+    """Return the other owners on this host of ids in the device's maps.
 
     :arg user: the service user.
     """
@@ -140,32 +105,24 @@ def other_owners(user: str, device: VirtioFs) -> list[str]:
 
 
 def warning_of_owners(user: str, device: VirtioFs) -> str | None:
-    """Return the sentence about :func:`other_owners`, ``None`` without any."""
+    """Return a warning of :func:`other_owners`; ``None`` without any."""
     found = other_owners(user, device)
     if not found:
         return None
-    shown = ", ".join(found[:SHOWN_OWNERS]) + (
-        f" and {len(found) - SHOWN_OWNERS} more" if len(found) > SHOWN_OWNERS else ""
-    )
+    listed = ", ".join(found[:LISTED_OWNERS])
+    listed += f" and {len(found) - LISTED_OWNERS} more" if len(found) > LISTED_OWNERS else ""
     return (
-        f"On this host, ids that the device {device.tag!r} maps guest ids to are also those of {shown}. The guest's "
-        "users can act as them there, "
-        "and they as the guest's users. Give them other ids, or give the export other maps and its files the owners "
-        "for these."
+        f"On this host, ids that the device {device.tag!r} maps guest ids to are also those of {listed}. The guest's "
+        "users can act as them there, and they as the guest's users. Give them other ids, or give the export other "
+        "maps and its files the owners for these."
     )
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
 
 
 __all__ = [
     "IdMaps",
     "check_domain_range",
-    "check_read_only",
     "daemon_user",
     "decide_maps",
-    "map_obstacle",
     "other_owners",
     "owners",
     "warning_of_owners",

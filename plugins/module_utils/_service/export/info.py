@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The virtiofs devices of this host's domains: as defined, as running, and where these two differ."""
+"""The virtiofs devices of this host's domains: as defined, as running, and the differences of these two."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..._core.arguments import ArgumentSpec
 from ..._core.errors import NotFound
 from ..._host.ids.domain_ids import read_allocations
 from ..._host.share_risks import directory_risks
-from ..._libvirt import domain_xml
 from ..._libvirt.connection import DEFAULT_URI, Domain, Hypervisor, check_local
-from ..._libvirt.domain_xml import VirtioFs
+from ..._libvirt.devices.filesystem import VirtioFs, filesystems
+from ..._libvirt.domain_xml import parse
 from ..._model.names import check_domain
 from .daemon import find_state
 from .identity import daemon_user, other_owners, owners
@@ -32,9 +32,9 @@ VIRTIOFS_EXPORT_INFO_SPEC = ArgumentSpec(
 
 
 def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """One domain, or all of this host by name; one that vanishes while all are read is left out.
+    """Return one domain, or all domains of this host by name. A domain that vanishes meanwhile is left out.
 
-    :raises NotFound: the domain asked for doesn't exist.
+    :raises NotFound: the one domain doesn't exist.
     """
     hypervisor = Hypervisor(check_local(options["uri"]))
     user = daemon_user(options["service_user"])
@@ -63,25 +63,25 @@ def _domain_subids() -> list[dict[str, object]] | None:
 
 
 def _read(domain: Domain, user: str) -> dict[str, object]:
-    persistent = _devices(domain_xml.parse(domain.persistent_xml())) if domain.is_persistent else {}
+    persistent = _devices(parse(domain.persistent_xml())) if domain.is_persistent else {}
     text = domain.running_xml()
-    root = None if text is None else domain_xml.parse(text)
+    root = None if text is None else parse(text)
     running = {} if root is None else _devices(root)
     keys = [*persistent, *(key for key in running if key not in persistent)]
     devices = []
     for key in keys:
-        described = _describe(persistent.get(key), running.get(key), root is not None)
+        values = _combined_result(persistent.get(key), running.get(key), root is not None)
         state = None if root is None or key not in running else find_state(domain.name, root, running[key])
         others = other_owners(user, running.get(key) or persistent[key])
-        devices.append({**described, "daemon": None if state is None else state.value, "other_owners": others})
+        devices.append({**values, "daemon": None if state is None else state.value, "other_owners": others})
     return {"name": domain.name, "uuid": domain.uuid, "running": root is not None, "devices": devices}
 
 
 def _devices(root: ET.Element) -> dict[tuple[str, str], VirtioFs]:
-    return {(device.tag, device.source): device for _element, device in domain_xml.filesystems(root)}
+    return {(device.tag, device.source): device for _element, device in filesystems(root)}
 
 
-def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:
+def _combined_result(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:
     device = persistent or running
     if device is None:
         raise ValueError("a device that is neither defined nor running")
@@ -90,7 +90,7 @@ def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running:
     else:
         differences = ["running" if persistent else "persistent"] if is_running else []
     return {
-        **describe(device),
+        **device_as_result(device),
         "persistent": persistent is not None,
         "running": running is not None,
         "differences": differences,
@@ -98,8 +98,8 @@ def _describe(persistent: VirtioFs | None, running: VirtioFs | None, is_running:
     }
 
 
-def describe(device: VirtioFs) -> dict[str, object]:
-    """A device as a module returns it."""
+def device_as_result(device: VirtioFs) -> dict[str, object]:
+    """Return a device as plain data, for the result of a module."""
     return {
         "mount_tag": device.tag,
         "source": device.source,
@@ -116,4 +116,4 @@ def describe(device: VirtioFs) -> dict[str, object]:
     }
 
 
-__all__ = ["VIRTIOFS_EXPORT_INFO_SPEC", "describe", "virtiofs_export_info"]
+__all__ = ["VIRTIOFS_EXPORT_INFO_SPEC", "device_as_result", "virtiofs_export_info"]

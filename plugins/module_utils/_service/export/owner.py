@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Owner, group and mode of a directory that is exported, where the user gives them: the guest's root has to own what it
-is to write to.
+"""The owner, group and mode of an exported directory, where the user gives them.
+
+The guest's root has to own a directory to write to it.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from .identity import IdMaps
 
 OWNER_OPTIONS: Mapping[str, Mapping[str, object]] = {name: {"type": "str"} for name in ("owner", "group", "mode")}
 
-#: Upper bound of an id: (uid_t)-1 stands for "leave it" (chown(2)).
+#: Upper bound of an id: chown(2) leaves the owner with (uid_t)-1.
 HIGHEST_ID = 2**32 - 2
 
 
 class DirectoryOwner:
-    """
+    """The owner, group and mode that the options give.
+
     :raises InvalidInput: a value that isn't accepted.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = {name: options[name] for name in OWNER_OPTIONS if options[name] is not None}
+        self._options: dict[str, str] = {name: options[name] for name in OWNER_OPTIONS if options[name] is not None}
         self._mode = read_mode("mode", options["mode"]) if options["mode"] is not None else None
         for name in ("owner", "group"):
             found = re.fullmatch(r"(?:guest:)?([0-9]{1,10})", self._options.get(name, ""))
@@ -42,11 +44,10 @@ class DirectoryOwner:
                 raise InvalidInput(name, options[name], "a name, an id, or guest: and an id of the guest is expected")
 
     def action(self, directory: HeldDirectory, uid_map: IdMaps, gid_map: IdMaps) -> Action | None:
-        """Plan to change the directory, and let it be looked at as if it was changed; ``None`` where all is as it
-        should be.
+        """Return the action that changes the directory, and let checks treat it as changed; ``None`` without a change.
 
         :raises InvalidInput: the guest has no such id; :raises NotFound: this host has no such user or group.
-        :raises Conflict: somebody else than its owner could have put the directory there.
+        :raises Conflict: a user other than its owner could have put the directory there.
         """
         found = directory.status()
         wanted = Ownership(
@@ -62,8 +63,8 @@ class DirectoryOwner:
         return Action(
             "change directory",
             directory.path,
-            _described(before),
-            _described(wanted),
+            _as_result(before),
+            _as_result(wanted),
             functools.partial(self._change, directory, wanted),
             functools.partial(self._change, directory, before),
         )
@@ -93,7 +94,7 @@ class DirectoryOwner:
             wanted.give_to(directory.descriptor)
 
 
-def _described(state: Ownership) -> dict[str, str]:
+def _as_result(state: Ownership) -> dict[str, str]:
     return {"owner": user_name(state.uid), "group": group_name(state.gid), "mode": f"{state.mode:04o}"}
 
 

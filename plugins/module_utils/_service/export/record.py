@@ -4,7 +4,7 @@
 
 """The record of an exported directory.
 
-By it the wrapper finds out whether another one is in its place when the domain starts.
+The wrapper compares it with the directory when the domain starts, and refuses another directory in its place.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..prepared_action import prepared
 def resolve_source(path: str) -> str:
     """Return the directory that ``path`` leads to, a symbolic link of root's followed.
 
-    :raises PathNotAllowed: it leads through another link, so others than root would choose the directory.
+    :raises PathNotAllowed: it leads through another link, so users other than root would choose the directory.
     """
     try:
         virtiofsd_wrapper.find_directory(path).close()
     except UntrustedLink as error:
         raise PathNotAllowed("source", path, f"{error}; the path of the directory itself is expected") from error
     except Refused:
-        pass  # there is none, which is said where it is opened
+        pass  # opening the directory reports that it is missing
     return real_path(path)
 
 
@@ -55,8 +55,8 @@ class ExportRecord:
     def check(self, is_shared: bool) -> None:
         """Compare the directory with its record.
 
-        :arg is_shared: whether a domain has the directory; the record of one that none has is replaced.
-        :raises Conflict: it isn't the directory that was exported.
+        :arg is_shared: whether a domain has the directory. Without one, the record is replaced.
+        :raises Conflict: the directory isn't the recorded one.
         """
         if not is_shared:
             self._before = None
@@ -70,8 +70,8 @@ class ExportRecord:
             )
 
     def recorded_with(self, action: Action | None) -> list[Action]:
-        """Return ``action`` so that it records the directory first, where that is missing; without ``action``, one that
-        does nothing else.
+        """Return ``action`` so that it records the directory first, where the record is missing. Without ``action``,
+        return an action that records the directory.
         """
         if self._before is not None:
             return [] if action is None else [action]
@@ -79,13 +79,22 @@ class ExportRecord:
         record, restore = functools.partial(_write, self.path, self._now), functools.partial(_write, self.path, old)
         if action is not None:
             return [prepared(action, record, restore)]
-        return [Action("record directory", self.path, old and dict(vars(old)), dict(vars(self._now)), record, restore)]
+        return [
+            Action(
+                "record directory",
+                self.path,
+                None if old is None else dict(vars(old)),
+                dict(vars(self._now)),
+                record,
+                restore,
+            )
+        ]
 
 
 def forget_directories(shared: Callable[[], set[str]]) -> None:
-    """Drop the records of directories that no domain has any more.
+    """Remove the records of directories that no domain has any more.
 
-    :arg shared: returns the directories that domains have; called only where there are records.
+    :arg shared: returns the directories that domains have. It is called only where records exist.
     """
     records = _read()
     if not records:

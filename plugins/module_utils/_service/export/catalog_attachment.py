@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the catalog on this host records of an export.
+"""The actions that record an export of an image in the catalog on this host.
 
-Its transactions are short: nobody waits in one for libvirt or for a guest.
+Their transactions are short: libvirt and the guest work outside of them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from ..._core.plan import Action
 from ..image.attachment import ImageAttachment, record_attachment, remove_attachment
 
 
-def claim_action(
+def attach_action(
     path: str, before: Sequence[ImageAttachment], after: ImageAttachment, resolve: Callable[[Catalog], ImageAttachment]
 ) -> Action:
-    """Claim an image. To be done before the domain gets the device: without a claim, another host could give it away as
-    well.
+    """Return the action that records the attachment of an image.
+
+    It runs before the domain gets the device, because another host could give the image away meanwhile.
 
     :arg path: the catalog.
-    :arg before: the claims that this one replaces.
-    :arg resolve: what ``after`` came from; asked again in the transaction, because another host may have been faster.
+    :arg before: the attachments that this one replaces.
+    :arg resolve: returns ``after`` from the catalog. The transaction calls it again, because another host may have been
+        faster.
     """
 
     def apply() -> None:
@@ -43,17 +45,17 @@ def claim_action(
     return Action(
         "claim image",
         _subject(after),
-        _described(before),
-        _described([after]),
+        _as_result(before),
+        _as_result([after]),
         apply,
         functools.partial(_exchange, path, [after], before),
     )
 
 
-def release_action(path: str, claims: Sequence[ImageAttachment]) -> Action:
-    """Give images back. To be done once the domain has no device of them any more."""
-    apply, undo = functools.partial(_exchange, path, claims, []), functools.partial(_exchange, path, [], claims)
-    return Action("release image", _subject(claims[0]), _described(claims), None, apply, undo)
+def detach_action(path: str, attached: Sequence[ImageAttachment]) -> Action:
+    """Return the action that removes attachments, once the domain has no device of them any more."""
+    apply, undo = functools.partial(_exchange, path, attached, []), functools.partial(_exchange, path, [], attached)
+    return Action("release image", _subject(attached[0]), _as_result(attached), None, apply, undo)
 
 
 def _exchange(path: str, removed: Sequence[ImageAttachment], recorded: Sequence[ImageAttachment]) -> None:
@@ -64,12 +66,12 @@ def _exchange(path: str, removed: Sequence[ImageAttachment], recorded: Sequence[
             record_attachment(catalog, one)
 
 
-def _subject(claim: ImageAttachment) -> str:
-    return f"image {claim.image!r} on host {claim.host!r}"
+def _subject(attachment: ImageAttachment) -> str:
+    return f"image {attachment.image!r} on host {attachment.host!r}"
 
 
-def _described(claims: Sequence[ImageAttachment]) -> dict[str, object] | None:
-    return {one.domain: one.as_dict() for one in claims} or None
+def _as_result(attached: Sequence[ImageAttachment]) -> dict[str, object] | None:
+    return {one.domain: one.as_dict() for one in attached} or None
 
 
-__all__ = ["claim_action", "release_action"]
+__all__ = ["attach_action", "detach_action"]

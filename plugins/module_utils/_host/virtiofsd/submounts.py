@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""File systems mounted below a shared directory, and whether its virtiofsd knows them.
+"""File systems mounted below a shared directory that its virtiofsd doesn't know.
 
 virtiofsd has a mount namespace of its own. A later mount on the host appears in there only where the mounts of the host
 are shared (mount_namespaces(7)), as systemd makes them. A directory that is a mount point in another namespace alone
@@ -16,7 +16,7 @@ import os
 from ..._core.errors import FileAccessFailed
 from ..._core.files import read_text
 from ..._core.paths import is_within
-from . import mountinfo
+from ..mount import mountinfo
 
 
 def unknown_submounts(source: str, proc: str = "/proc") -> list[mountinfo.Mount]:
@@ -24,7 +24,7 @@ def unknown_submounts(source: str, proc: str = "/proc") -> list[mountinfo.Mount]
 
     :arg source: a directory of this host without symbolic links.
     """
-    mounts = mountinfo.parse(read_text(os.path.join(proc, "self", "mountinfo")))
+    mounts = mountinfo.read_mounts(proc)
     below = [
         mount
         for mount in mounts
@@ -62,7 +62,7 @@ def _tables_of_daemons(proc: str) -> list[list[mountinfo.Mount]]:
     for process in filter(str.isdigit, os.listdir(proc)):
         try:
             if read_text(os.path.join(proc, process, "comm")) == "virtiofsd\n":
-                tables.append(mountinfo.parse(read_text(os.path.join(proc, process, "mountinfo"))))
+                tables.append(mountinfo.read_mounts(proc, process))
         except FileAccessFailed:  # it has ended meanwhile
             continue
     return tables

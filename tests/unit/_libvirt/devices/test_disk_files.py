@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_disks import files_of_domains
+from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.disk_files import files_of_domains
 
 DOMAIN = """
 <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
@@ -19,7 +19,8 @@ DOMAIN = """
   <os><type>hvm</type><kernel>/boot/kernel</kernel></os>
   <devices>
     <disk type='file' device='disk'><source file='{disk}'/><target dev='vda'/></disk>
-    <disk type='network' device='disk'><source protocol='rbd' name='pool/x'><host name='h'/></source><target dev='vdb'/></disk>
+    <disk type='network' device='disk'><target dev='vdb'/>
+      <source protocol='rbd' name='pool/x'><host name='h'/></source></disk>
     <disk type='file' device='cdrom'><target dev='sda'/></disk>
   </devices>
   <test:runstate>{state}</test:runstate>

@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files that libvirt's domains have as disks, or start from, whoever gave them to the domains."""
+"""The files of libvirt's domains: disks, kernels and initial RAM disks, also of domains that this collection doesn't
+manage.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,21 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from .._core.command import run
-from .._core.errors import CommandFailed, LibvirtFailed, NotFound
-from .connection import DEFAULT_URI, Domain, Hypervisor
-from .domain_xml import parse
+from ..._core.command import run
+from ..._core.errors import CommandFailed, LibvirtFailed, NotFound
+from ..connection import DEFAULT_URI, Domain, Hypervisor
+from ..domain_xml import parse
 
-#: Sockets of libvirtd and of virtqemud. Where there is neither, this host runs no domains.
+#: Sockets of libvirtd and of virtqemud. A host without both runs no domains.
 SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
-#: Where a domain's XML names files (https://libvirt.org/formatdomain.html): also those that a disk is based on, or is
-#: copied to.
+#: Paths of the elements that name files in a domain's XML (https://libvirt.org/formatdomain.html), also of files that a
+#: disk is based on or is copied to.
 _FILES = (".//disk//source", ".//os/kernel", ".//os/initrd")
 
 #: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains which have
 #: one.
-_VIRSH_XML = (
+_VIRSH_XML: Sequence[tuple[list[str], list[str]]] = (
     (["dumpxml", "--inactive"], ["--all"]),
     (["dumpxml"], []),
     (["managedsave-dumpxml"], ["--all", "--with-managed-save"]),
@@ -34,21 +36,21 @@ _VIRSH_XML = (
 
 
 def files_of_local_domains() -> Mapping[str, Sequence[str]]:
-    """As :func:`files_of_domains` of this host's libvirt, if there is one."""
+    """Return :func:`files_of_domains` of this host's libvirt; nothing without a libvirt."""
     return files_of_domains(DEFAULT_URI) if any(map(os.path.exists, SOCKETS)) else {}
 
 
 def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
-    """The names of the domains, running or defined, by the paths of their files. Links are resolved.
+    """Return the names of the domains, running or defined, by the paths of their files. Symbolic links are resolved.
 
-    Without the Python library of libvirt virsh is asked, because a host that only runs domains has no other use for the
-    library.
+    Without the Python library of libvirt, virsh lists the domains, because a host that only runs domains has no other
+    use for the library.
 
-    :raises LibvirtFailed: libvirt isn't here, or doesn't answer.
+    :raises LibvirtFailed: libvirt is missing or can't be reached.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    asked = _by_library if importlib.util.find_spec("libvirt") else _by_virsh
-    for name, texts in asked(uri):
+    read = _by_library if importlib.util.find_spec("libvirt") else _by_virsh
+    for name, texts in read(uri):
         for path in sorted({os.path.realpath(path) for text in texts for path in disk_files(text)}):
             found[path].append(name)
     return found
@@ -71,7 +73,7 @@ def _by_library(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield what :func:`_by_library` yields."""
+    """Yield the same as :func:`_by_library`."""
     virsh = ["virsh", "--quiet", "--readonly", "--connect", uri]
     found: dict[str, list[str]] = defaultdict(list)
     try:
@@ -87,7 +89,7 @@ def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def disk_files(text: str) -> list[str]:
-    """The files in a domain's XML."""
+    """Return the files in a domain's XML."""
     tree = parse(text)
     elements = [element for place in _FILES for element in tree.iterfind(place)]
     return [

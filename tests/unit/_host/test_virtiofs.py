@@ -7,11 +7,7 @@ import subprocess
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.kernel import (
-    available_tags,
-    check_virtiofs,
-    has_virtiofs,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
 
 FILESYSTEMS = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n"
 
@@ -27,22 +23,22 @@ def test_tags_of_linux_6_9_and_later(sys):
     for number, tag in (("2", "one-1\n"), ("10", "data\n")):
         (sys / "fs/virtiofs" / number).mkdir(parents=True)
         (sys / "fs/virtiofs" / number / "tag").write_text(tag)
-    assert available_tags(str(sys)) == ["data", "one-1"]
+    assert Virtiofs(sys=str(sys)).available_tags() == ["data", "one-1"]
 
 
 def test_an_older_kernel_does_not_tell(sys):
     (sys / "bus/virtio/devices/virtio1").mkdir()
     (sys / "bus/virtio/devices/virtio1/device").write_text("0x001a\n")
-    assert available_tags(str(sys)) is None
+    assert Virtiofs(sys=str(sys)).available_tags() is None
 
 
 def test_without_a_device_there_is_no_tag_in_any_kernel(sys):
-    assert available_tags(str(sys)) == []
+    assert Virtiofs(sys=str(sys)).available_tags() == []
 
 
 def test_a_kernel_that_has_it(tmp_path):
     (tmp_path / "filesystems").write_text(FILESYSTEMS + "nodev\tvirtiofs\n")
-    assert has_virtiofs(str(tmp_path))
+    assert Virtiofs(str(tmp_path)).is_supported()
 
 
 @pytest.mark.parametrize(("answer", "expected"), [(0, True), (1, False), (None, False)])
@@ -55,7 +51,7 @@ def test_a_kernel_that_has_it_as_a_module_or_not(answer, expected, tmp_path, mon
         )
         (tmp_path / "modprobe").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if answer is not None else str(tmp_path))
-    assert has_virtiofs(str(tmp_path)) is expected
+    assert Virtiofs(str(tmp_path)).is_supported() is expected
 
 
 def test_the_refusal_names_the_kernel(tmp_path, monkeypatch):
@@ -65,5 +61,5 @@ def test_the_refusal_names_the_kernel(tmp_path, monkeypatch):
         UnsupportedAction,
         match=subprocess.run(["/bin/uname", "-r"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip(),
     ):
-        check_virtiofs(str(tmp_path))
+        Virtiofs(str(tmp_path)).require_supported()
     assert os.listdir(tmp_path) == ["filesystems"]

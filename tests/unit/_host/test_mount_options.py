@@ -5,18 +5,16 @@ from __future__ import annotations
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import (
-    check_options,
-    described,
     differing,
     kernel_words,
-    live_settings,
     split_options,
-    wanted_settings,
+    summarize,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import VIRTIOFS_OPTIONS
 
 
 def live(options: str, super_options: str = "rw") -> dict[str, str]:
-    return live_settings(options.split(","), super_options.split(","))
+    return VIRTIOFS_OPTIONS.live_settings(options.split(","), super_options.split(","))
 
 
 def test_a_comma_in_quotes_does_not_part_words():
@@ -25,7 +23,7 @@ def test_a_comma_in_quotes_does_not_part_words():
 
 
 def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
-    assert check_options("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == (
+    assert VIRTIOFS_OPTIONS.check("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == (
         "noatime",
         "ro",
         "x-systemd.requires=a.mount",
@@ -89,7 +87,7 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
 )
 def test_other_words_are_refused_by_name(word):
     with pytest.raises(InvalidInput) as refusal:
-        check_options("options", [word])
+        VIRTIOFS_OPTIONS.check("options", [word])
     assert str(refusal.value).startswith(f"options: {word!r} is not accepted: ")
 
 
@@ -107,13 +105,13 @@ def test_other_words_are_refused_by_name(word):
     ],
 )
 def test_words_for_fstab_that_leave_the_mount_as_it_is(word):
-    assert check_options("options", [word]) == (word,)
+    assert VIRTIOFS_OPTIONS.check("options", [word]) == (word,)
 
 
 @pytest.mark.parametrize("words", [["ro", "rw"], ["noatime,relatime"], ["dax=never", "dax=always"], ["auto,noauto"]])
 def test_words_that_contradict_each_other_are_refused(words):
     with pytest.raises(InvalidInput, match="only one of the two"):
-        check_options("options", words)
+        VIRTIOFS_OPTIONS.check("options", words)
 
 
 # What Linux 6.12 shows of virtiofs mounts made with the words on the right.
@@ -129,8 +127,8 @@ def test_words_that_contradict_each_other_are_refused(words):
         ("rw,relatime", "rw,context=u:r:t:s0", ['context="u:r:t:s0"']),
     ],
 )
-def test_live_and_wanted_agree(options, super_options, words):
-    assert differing(live(options, super_options), wanted_settings(words)) == set()
+def test_live_and_desired_agree(options, super_options, words):
+    assert differing(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == set()
 
 
 @pytest.mark.parametrize(
@@ -144,15 +142,15 @@ def test_live_and_wanted_agree(options, super_options, words):
         ("rw,relatime", "rw,dax=never", ["dax=always"], {"dax"}),
     ],
 )
-def test_live_and_wanted_differ(options, super_options, words, expected):
-    assert differing(live(options, super_options), wanted_settings(words)) == expected
+def test_live_and_desired_differ(options, super_options, words, expected):
+    assert differing(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == expected
 
 
 def test_words_for_mount_name_what_is_not_the_default_and_what_changes():
-    wanted = wanted_settings(["ro", "dax", "x-a"])
-    assert kernel_words(wanted) == ["ro", "dax=always"]
-    assert kernel_words(wanted, ["atime", "exec", "dirsync"]) == ["ro", "exec", "relatime", "dax=always"]
+    desired = VIRTIOFS_OPTIONS.desired_settings(["ro", "dax", "x-a"])
+    assert kernel_words(desired) == ["ro", "dax=always"]
+    assert kernel_words(desired, ["atime", "exec", "dirsync"]) == ["ro", "exec", "relatime", "dax=always"]
 
 
 def test_words_for_a_person():
-    assert described(wanted_settings(["noexec", "ro"])) == ["ro", "relatime", "noexec"]
+    assert summarize(VIRTIOFS_OPTIONS.desired_settings(["noexec", "ro"])) == ["ro", "relatime", "noexec"]

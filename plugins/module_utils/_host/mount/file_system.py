@@ -1,0 +1,46 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A type of file systems: the part of a mount that another type does in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..._core.errors import CommandFailed
+from .mountinfo import Mount
+from .options import OptionRules
+
+
+class FileSystemType:
+    """A type of file systems that can be mounted. Everything else about mounts is the same for all types.
+
+    By default, every kernel has the type, and mount(8) alone knows what can be mounted.
+    """
+
+    #: The type as fstab and the kernel's table of mounts have it.
+    name: str
+    #: The user's word for the source of a mount, also its name in results: ``tag``.
+    source_noun: str
+    options: OptionRules
+
+    def require_supported(self) -> None:
+        """:raises UnsupportedAction: the running kernel can't mount the type."""
+
+    def require_source(self, source: str) -> None:
+        """:raises DependencyNotFound: this machine has no such source."""
+
+    def require_compatible(self, mounts: Sequence[Mount], source: str, path: str, settings: Mapping[str, str]) -> None:
+        """:raises Conflict: a mount of the same source on another path rules out the settings."""
+
+    def explain(self, error: CommandFailed, source: str, path: str) -> CommandFailed:
+        """Return the error for a mount that mount(8) refused."""
+        return error
+
+    def settings_of(self, mount: Mount) -> dict[str, str]:
+        """Return the settings of a mount of this type."""
+        return self.options.live_settings(mount.options, mount.super_options)
+
+
+__all__ = ["FileSystemType"]

@@ -1,0 +1,112 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Live mounts with exactly the desired settings. A mount that gets others is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..._core.errors import CommandFailed, Conflict, StaleState
+from . import commands
+from .file_system import FileSystemType
+from .mountinfo import Mount, mounts_at, read_mounts, visible
+from .options import differing, kernel_words
+
+
+def require_single(mounts: Sequence[Mount], path: str, fstype: str) -> Mount:
+    """Return the one mount at ``path``.
+
+    :raises Conflict: several mounts, a hidden mount, a bind mount, or a mount of another type than ``fstype``.
+    """
+    here = mounts_at(mounts, path)
+    seen = visible(mounts, path)[-1]
+    if seen.mount_point != path:
+        raise Conflict(f"The mount {here[-1]} is hidden by the later mount {seen}; unmount that first.")
+    if len(here) > 1:
+        raise Conflict(
+            f"{len(here)} mounts are stacked on {path}, the last one is seen: {', '.join(map(str, here))}; "
+            "unmount all but one."
+        )
+    if here[0].fstype != fstype:
+        raise Conflict(f"Another file system is mounted on the path: {here[0]}; unmount it, or take another path.")
+    if here[0].root != "/":
+        raise Conflict(
+            f"The path {path} is a bind mount of {here[0].root} in {here[0]}; unmount it, or take another path."
+        )
+    return here[0]
+
+
+def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping[str, str]) -> None:
+    """Mount ``source`` on ``path``.
+
+    :raises StaleState: the mount point changed after it was checked.
+    :raises CommandFailed: mount(8) refused, or the kernel mounted with other settings.
+    """
+    before = {mount.mount_id for mount in read_mounts()}
+    try:
+        commands.mount(file_system.name, source, path, kernel_words(settings))
+    except CommandFailed as error:
+        raise file_system.explain(error, source, path) from error
+    try:
+        mounted = _last(path)
+        # Another mount of the source was there first, and shares its superblock.
+        if settings["access"] == "rw" and "ro" in mounted.super_options:
+            commands.remount(mounted, kernel_words(settings, ["access"]), superblock=True)
+        _require_settings(file_system, path, settings)
+    except BaseException:
+        # Where a directory above was renamed meanwhile, the mount is at another path.
+        for made in read_mounts():
+            if made.mount_id not in before and (made.fstype, made.source) == (file_system.name, source):
+                commands.unmount(made)
+        raise
+
+
+def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Change the settings of a mount from ``before`` to ``after``.
+
+    :arg live: the mount as it was found first.
+    :raises StaleState: something else is mounted there now.
+    :raises Conflict: the mount is busy.
+    :raises CommandFailed: mount(8) refused, or the kernel has other settings. The mount has its old settings then.
+    """
+    changes = differing(before, after)
+    # A superblock that is read-only is so for every mount of the source. The rest is a matter of this mount alone.
+    superblock = "access" in changes and "ro" in live.super_options
+    commands.remount(live, kernel_words(after, changes), superblock=superblock)
+    try:
+        _require_settings(file_system, live.mount_point, after)
+    except CommandFailed:
+        commands.remount(live, kernel_words(before, changes), superblock=superblock)
+        raise
+
+
+def unmount_last(path: str) -> None:
+    """Unmount what is mounted last on ``path``."""
+    commands.unmount(_last(path))
+
+
+def _last(path: str) -> Mount:
+    """Return what is mounted last on ``path``."""
+    here = mounts_at(read_mounts(), path)
+    if not here:
+        raise StaleState(
+            f"The mount point {path} was moved to another path during the mount; nothing is mounted on it now."
+        )
+    return here[-1]
+
+
+def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[str, str]) -> None:
+    mounted = _last(path)
+    found = file_system.settings_of(mounted)
+    changes = sorted(differing(found, settings))
+    if changes:
+        got, desired = (", ".join(repr(one[setting]) for setting in changes) for one in (found, settings))
+        raise CommandFailed(
+            f"The kernel mounted {mounted} with {got} instead of {desired}; it does not support that for "
+            f"{file_system.name}."
+        )
+
+
+__all__ = ["mount", "remount", "require_single", "unmount_last"]

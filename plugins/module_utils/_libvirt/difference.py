@@ -1,0 +1,65 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The comparison of a domain's definition with the one that libvirt keeps of it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Set
+
+from .domain_xml import attribute
+
+
+def first_difference(
+    expected: ET.Element, found: ET.Element, extensible: Set[ET.Element] = frozenset(), path: str = ""
+) -> str | None:
+    """Return the path of the first element of ``found`` that differs from ``expected``; ``None`` without a difference.
+
+    Only what libvirt itself rearranges is left out: the order of elements with different names, white space, and PCI
+    controllers and other controllers that it adds for new devices.
+
+    :arg extensible: elements of ``expected`` to which libvirt may add (address, alias).
+    """
+    here = f"{path}/{expected.tag}"
+    is_extensible = expected in extensible
+    attributes = dict(found.attrib)
+    if is_extensible:
+        attributes = {name: value for name, value in attributes.items() if name in expected.attrib}
+    if (
+        expected.tag != found.tag
+        or expected.attrib != attributes
+        or (expected.text or "").strip() != (found.text or "").strip()
+    ):
+        return here
+    wanted, got = _grouped(expected), _grouped(found)
+    known = {_place(child) for child in wanted}
+    got = [child for child in got if _place(child) in known or not (is_extensible or child.tag == "controller")]
+    for one, other in zip(wanted, got):
+        if _place(one) != _place(other):  # the earlier one has no counterpart
+            return f"{here}/{min(one, other, key=_place).tag}"
+        difference = first_difference(one, other, extensible, here)
+        if difference is not None:
+            return difference
+    alone = wanted[len(got) :] or got[len(wanted) :]
+    return f"{here}/{alone[0].tag}" if alone else None
+
+
+def _grouped(element: ET.Element) -> list[ET.Element]:
+    return sorted(element, key=_place)
+
+
+def _place(element: ET.Element) -> tuple[str, str]:
+    """Return the sort key of an element: disks go by their target, as in libvirt, and controllers by type and index.
+
+    Other elements keep their order.
+    """
+    if element.tag == "disk":
+        return "disk", attribute(element, "target", "dev") or ""
+    if element.tag == "controller":
+        return "controller", f"{element.get('type')} {element.get('index')}"
+    return str(element.tag), ""
+
+
+__all__ = ["first_difference"]
