@@ -248,8 +248,10 @@ def locate_catalog(path: str) -> CatalogPlace:
             place = CatalogPlace(os.path.join(os.readlink(descriptor_path(parent)), name), found, owner_of(found))
         check_local(os.path.dirname(place.path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
-        raise DependencyNotFound(message) from error
+        raise DependencyNotFound(
+            f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes "
+            "the default one."
+        ) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
     _check_reachable(place)
@@ -273,8 +275,10 @@ def _check_reachable(place: CatalogPlace) -> None:
         with acting_as(place.owner):
             os.stat(directory)
     except PermissionError as error:
-        message = f"The catalog can't be at {place.path}: the user {place.directory.st_uid}, who owns the directory {directory}, may not go there."
-        raise CatalogFailed(message) from error
+        raise CatalogFailed(
+            f"The catalog can't be at {place.path}: the user {place.directory.st_uid}, who owns the directory "
+            f"{directory}, may not go there."
+        ) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {place.path}") from error
 

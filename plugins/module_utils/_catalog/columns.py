@@ -76,7 +76,7 @@ def read_texts(text: str) -> dict[str, str]:
 
 
 def _write_maps(maps: object) -> str | None:
-    """Return id maps as a column holds them; ``None`` means that none are given, which isn't the same as an empty list."""
+    """Return id maps as a column holds them; ``None`` means that none are given, unlike an empty list."""
     return None if maps is None else json.dumps(maps)
 
 

@@ -353,8 +353,8 @@ def _with_paths(text: str, files: Mapping[int, str]) -> str:
 
 
 def reason(completed: Completed) -> str:
-    """Return the last line that a failed command wrote to stderr (else stdout): tools print their reason last, but for an
-    explanation of their usage.
+    """Return the last line that a failed command wrote to stderr (else stdout): tools print their reason last, but for
+    an explanation of their usage.
     """
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
     usage = next((number for number, line in enumerate(lines) if line.lower().startswith("usage:")), 0)

@@ -124,8 +124,7 @@ class StaleState(VmstoreError):
 
 
 def printable(text: str) -> str:
-    """Return a text of another host or program without the characters that would end the line or act on a terminal.
-    """
+    """Return a text of another host or program without the characters that would end the line or act on a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one conversion between records (:mod:`.records`) and plain data, which JSON, YAML and SQL can hold: texts, numbers,
-flags, null, lists and dictionaries.
+"""The one conversion between records (:mod:`.records`) and plain data, which JSON, YAML and SQL can hold: texts,
+numbers, flags, null, lists and dictionaries.
 
 Plain data may come from anybody. What becomes of it is decided by the annotations of the record that is expected, never
 by the data.
@@ -26,8 +26,8 @@ _NUMBERS = range(-(2**63), 2**63)
 
 
 def to_plain(value: Any) -> Any:
-    """Return plain data: a record is a dictionary of its fields, tuples and sets are lists. All of it is copied, but for
-    values that are neither plain nor a record.
+    """Return plain data: a record is a dictionary of its fields, tuples and sets are lists. All of it is copied, but
+    for values that are neither plain nor a record.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: to_plain(getattr(value, one.name)) for one in fields(value)}

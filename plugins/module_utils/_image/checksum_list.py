@@ -87,8 +87,8 @@ def find_checksum(content: bytes, algorithm: str, origin: str, redacted: str) ->
     digests = sorted({digest for length, digest in found if length == longest})
     if len(digests) > 1:
         accepted = (
-            f"one {algorithm} checksum of {called} is expected, and {redacted} has {' and '.join(digests[:2])}: give the "
-            "right one itself"
+            f"one {algorithm} checksum of {called} is expected, and {redacted} has {' and '.join(digests[:2])}: "
+            "give the right one itself"
         )
         raise InvalidInput("checksum", _described(algorithm, redacted), accepted)
     if not digests:

@@ -326,8 +326,8 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 
 def _copy_extents(source_fd: int, target_fd: int) -> bool:
-    """Copy by copy_file_range(2); return ``False`` when the kernel can't do that here, or when the file system hides where the
-    holes are.
+    """Copy by copy_file_range(2); return ``False`` when the kernel can't do that here, or when the file system hides
+    where the holes are.
     """
     found = os.fstat(source_fd)
     size = found.st_size

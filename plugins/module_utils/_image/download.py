@@ -175,8 +175,8 @@ class _Download:
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
-    """Return the first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where
-    the server says it.
+    """Return the first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole,
+    where the server says it.
 
     :raises TransferFailed: as for :func:`download`.
     """
@@ -379,8 +379,8 @@ class _Redirects(HTTPRedirectHandler):
         if _server(req.full_url)[0] == "https" != _server(newurl)[0]:
             target = Source(newurl).redacted
             raise _Refused(
-                f"the server redirects from https to {target}, where anybody on the way can change it: give that URL to "
-                "accept this"
+                f"the server redirects from https to {target}, where anybody on the way can change it: give that URL "
+                "to accept this"
             )
         # Python knows 308 since 3.11; 307 is the same to it.
         request = super().redirect_request(req, fp, 307, msg, headers, newurl)
@@ -493,8 +493,8 @@ def _describe_length(response: HTTPResponse, total: int | None) -> str:
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """Return what tells for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110
-    8.8.2.2).
+    """Return what tells for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC
+    9110 8.8.2.2).
     """
     etag = response.headers.get("ETag")
     if etag is not None:

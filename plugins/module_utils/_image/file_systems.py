@@ -66,7 +66,9 @@ def _xfs(read: Read) -> int | None:
 
 
 def _ntfs(read: Read) -> int | None:
-    """Return the bytes of NTFS (Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT). The last sector, a copy of the first, isn't counted there."""
+    """Return the bytes of NTFS (Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT). The last sector, a copy of the first, isn't
+    counted there.
+    """
     sector = read(0, 512)
     size, sectors = struct.unpack_from("<H", sector, 11)[0], struct.unpack_from("<Q", sector, 40)[0]
     reserved = any(sector[14:21]) or any(sector[22:24]) or any(sector[32:36])

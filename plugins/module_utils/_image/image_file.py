@@ -41,8 +41,8 @@ _SNIFFED = 64 << 10
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file. ``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes,
-    both in bytes.
+    """An image file. ``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the
+    file takes, both in bytes.
     """
 
     format: str
@@ -51,8 +51,8 @@ class ImageFile:
 
 
 def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
-    """Return the bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of the whole,
-    where known.
+    """Return the bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of
+    the whole, where known.
 
     :arg option: the option to name in errors, and ``path`` its value.
     :raises InvalidInput: ``head`` doesn't tell, or the size is absurd.

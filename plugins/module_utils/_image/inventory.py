@@ -69,8 +69,8 @@ class StoredImage:
     flaw: str | None = None
 
     def virtual_size(self, format: str) -> int | None:
-        """Return the bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header can't be
-        read.
+        """Return the bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header
+        can't be read.
         """
         if format == "raw":
             return self.length
@@ -359,8 +359,8 @@ def _has_data(opened: int, entry: os.DirEntry[str]) -> bool:
 
 
 def _data_file(opened: int, image: str) -> str | None:
-    """Return the name of the regular file that has an image's data: its own or, where it is a link, one of its snapshots;
-    ``None`` when it is neither.
+    """Return the name of the regular file that has an image's data: its own or, where it is a link, one of its
+    snapshots; ``None`` when it is neither.
     """
     name = image
     with contextlib.suppress(OSError):

@@ -220,8 +220,8 @@ def _file(data: bytes, wanted: str) -> bytes:
 
 
 def _extent(data: bytes, record: bytes) -> bytes:
-    """Return what a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32 bits,
-    little-endian first.
+    """Return what a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32
+    bits, little-endian first.
     """
     start = int.from_bytes(record[2:6], "little") * _SECTOR
     return data[start : start + int.from_bytes(record[10:14], "little")]

@@ -144,8 +144,8 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
 
 
 def list_snapshots(image: str) -> list[int]:
-    """Return the ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a number
-    among them.
+    """Return the ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a
+    number among them.
 
     :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
     """
@@ -157,8 +157,8 @@ def list_snapshots(image: str) -> list[int]:
 
 
 def chain_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
-    """Return the files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one
-    it is based on.
+    """Return the files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before
+    the one it is based on.
 
     :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular
         file.
@@ -252,7 +252,7 @@ class ImageFiles:
         return new_image(self.directory, owner=(found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
 
     def data_of(self, snapshot: int) -> int | None:
-        """Return the file that has a snapshot's data: its own, or the image's where the snapshot is a link back to it."""
+        """Return the file that has a snapshot's data: its own, or the image's where the snapshot links back to it."""
         path = self.path(snapshot)
         with os_errors(f"read {path}"):
             if not self.has(snapshot):
@@ -314,8 +314,8 @@ class ImageFiles:
             return os.fsdecode(os.pread(descriptor, header.backing_length, header.backing_offset))
 
     def chain(self, snapshot: int) -> list[int | None]:
-        """Return the qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the
-        image.
+        """Return the qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to
+        the image.
         """
         return self.chain_from(self.data_of(snapshot))
 
@@ -343,8 +343,8 @@ class ImageFiles:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _number(self, name: str, named_by: str) -> int:
-        """Return the snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's
-        directory.
+        """Return the snapshot that a symbolic link or a backing file's name means; relative names are relative to the
+        image's directory.
         """
         directory, file = os.path.split(name)
         number = snapshot_number(file)

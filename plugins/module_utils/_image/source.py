@@ -153,7 +153,8 @@ def open_source(
     warn: Callable[[str], object] = str,
     words: Words = MODULE,
 ) -> Iterator[Iterator[bytes]]:
-    """Open a URL for the length of a block and yield the bytes, as they are there. Nothing is opened before the first byte is asked for.
+    """Open a URL for the length of a block and yield the bytes, as they are there. Nothing is opened before the first
+    byte is asked for.
 
     :arg bandwidth: bytes a second at most.
     :arg timeout: seconds without a byte after which a connection is broken.

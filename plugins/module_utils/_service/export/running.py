@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from ..._core.errors import LibvirtFailed
 from ..._core.plan import Action
-from ..._host.virtiofsd.submounts import submount_warnings
 from ..._host.virtiofsd.program import last_words
+from ..._host.virtiofsd.submounts import submount_warnings
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.cdrom import cdrom_of
 from ..._libvirt.devices.filesystem import (

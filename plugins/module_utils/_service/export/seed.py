@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 
 from ..._core.errors import Conflict
 from ..._core.files import remove_durably, write_atomic
-from ..._core.plan import Action
 from ..._core.plain import to_plain
+from ..._core.plan import Action
 from ..._image.nocloud_seed import Seed, SeedMount, read_seed, seed_bytes
 from ..._libvirt.connection import Domain, Hypervisor
 
