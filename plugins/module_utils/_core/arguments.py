@@ -51,11 +51,6 @@ class ArgumentSpec:
         }
 
 
-def is_integer(value: object) -> bool:
-    """Return whether a value is a whole number, and not ``true`` or ``false``, which are numbers to Python."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
     """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word
     ``True``.
@@ -72,4 +67,4 @@ def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mappin
                 refuse_truth_values(option["options"], one, f"{within}{name}.")
 
 
-__all__ = ["ArgumentSpec", "is_integer", "refuse_truth_values"]
+__all__ = ["ArgumentSpec", "refuse_truth_values"]

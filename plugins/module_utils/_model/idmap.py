@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .._core.arguments import is_integer
 from .._core.errors import InvalidInput
+from .._core.plain import is_integer
 from .._core.records import dataclass
 
 #: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
