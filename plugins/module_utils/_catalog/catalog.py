@@ -94,7 +94,7 @@ class Catalog:
 
         :raises NoSpace: the file system is full; :raises CatalogFailed: anything else that SQLite refuses.
         """
-        with acting_as(self._owner), _translated(self.path):
+        with acting_as(self._owner), _translate_errors(self.path):
             return self._connection.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
@@ -114,7 +114,7 @@ class Catalog:
 
     def copy_to(self, other: Catalog) -> None:
         """Make ``other`` hold what this catalog holds now."""
-        with acting_as(self._owner), _translated(self.path):
+        with acting_as(self._owner), _translate_errors(self.path):
             self._connection.backup(other._connection)  # pylint: disable=protected-access
 
     def next_id(self, resource: str) -> int:
@@ -189,7 +189,7 @@ def _read_into(catalog: Catalog) -> None:
     place = locate_catalog(catalog.path)
     with os_errors(f"read the catalog {catalog.path}"), acting_as(place.owner):
         _check_file(catalog.path, place)
-        with _translated(catalog.path), opened_for_reading(place.path, timeout=LOCK_DEADLINE) as connection:
+        with _translate_errors(catalog.path), opened_for_reading(place.path, timeout=LOCK_DEADLINE) as connection:
             Catalog(connection, catalog.path).copy_to(catalog)
 
 
@@ -212,7 +212,7 @@ def _connect(path: str) -> Catalog:
     place = locate_catalog(path)
     with os_errors(f"open the catalog {path}"), acting_as(place.owner):
         _check_file(path, place)
-        with _translated(path):
+        with _translate_errors(path):
             address = f"file:{urllib.parse.quote(place.path)}?mode=rw"
             connection = sqlite3.connect(address, uri=True, timeout=LOCK_DEADLINE, isolation_level=None)
     with contextlib.ExitStack() as opened:
@@ -360,7 +360,7 @@ def _make(path: str, datastore_location: str) -> None:
             os.fchmod(descriptor, 0o640)
             with acting_as(place.owner):
                 with (
-                    _translated(path),
+                    _translate_errors(path),
                     Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog,
                 ):
                     catalog.execute("PRAGMA synchronous = FULL")
@@ -379,7 +379,7 @@ def _remove(place: CatalogPlace, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _translated(path: str) -> Iterator[None]:
+def _translate_errors(path: str) -> Iterator[None]:
     """Turn SQLite's errors into one sentence."""
     try:
         yield

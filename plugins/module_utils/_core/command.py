@@ -77,7 +77,7 @@ def run(
         isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
-    command = _limited(argv, limits)
+    command = _limit(argv, limits)
     if confinement is None:
         process = _start(command, tuple(files))
     else:
@@ -244,7 +244,7 @@ class Conversation:
 
     def __init__(self, argv: Sequence[str], limits: Sequence[str] = ()) -> None:
         self._name = argv[0]
-        self._process = _start(_limited(argv, limits))
+        self._process = _start(_limit(argv, limits))
         self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
         self._stderr, self._stderr_length = b"", 0
         self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
@@ -324,7 +324,7 @@ class Conversation:
         return CommandFailed(f"The command {self._name!r} did nothing for {timeout:g} seconds and was stopped.")
 
 
-def _limited(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
+def _limit(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
     return ["prlimit", *limits, *argv] if limits else argv
 
 

@@ -87,7 +87,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
             yield from file.rest()
             return
         except _Refused as error:
-            raise _failed(source, str(error)) from error
+            raise _failure(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
             file.wait_after(error)
 
@@ -162,7 +162,7 @@ class _Download:
             return
         pause = None if self._is_lasting(error) else next(self._pauses, None)
         if pause is None:
-            raise _failed(self._source, why) from error
+            raise _failure(self._source, why) from error
         broken = f"The download of {self._source.redacted} broke after {self._position} bytes"
         self._log(f"{broken} ({why}) and is resumed")
         time.sleep(pause)
@@ -194,12 +194,12 @@ def download_head(source: Source, size: int, timeout: float, limit: int | None =
             if length is not None and len(head) < min(size, length):
                 raise ValueError("less than was asked for")
     except _Refused as error:
-        raise _failed(source, str(error)) from error
+        raise _failure(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         why = _why(error, timeout)
         if isinstance(error, HTTPError) and error.code == 416:  # there are no bytes at all
             return b"", 0
-        raise _failed(source, why) from error
+        raise _failure(source, why) from error
     return head[:size], length
 
 
@@ -275,7 +275,7 @@ class _Patience:
             self._seconds()
             raise
         if self._end is None:
-            self._rate.waited(time.monotonic() - began)
+            self._rate.add_wait(time.monotonic() - began)
         self._received += count or 0
         return count
 
@@ -285,14 +285,14 @@ class _Patience:
             raise _Refused(f"the server did not begin its answer within {BEGINNING:g} seconds")
         return min(self._timeout, left)
 
-    def begun(self) -> None:
+    def begin(self) -> None:
         """Note that the headers are read, and the file follows."""
         self._end = None
 
-    def gained(self, count: int) -> None:
+    def add_bytes(self, count: int) -> None:
         """Count bytes that were the file's."""
         self._gained += count
-        self._rate.gained(count)
+        self._rate.add_bytes(count)
 
 
 class _Response(HTTPResponse):
@@ -427,7 +427,7 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
     except BaseException:
         response.close()
         raise
-    patience.begun()
+    patience.begin()
     return response
 
 
@@ -518,7 +518,7 @@ def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
             if missing:
                 raise ConnectionError(f"the connection was closed {missing} bytes too early")
             return
-        response.patience.gained(len(chunk))
+        response.patience.add_bytes(len(chunk))
         if missing is not None:
             missing -= len(chunk)
             if missing < 0:
@@ -541,7 +541,7 @@ def _retry_after(error: Exception) -> float | None:
         return None
 
 
-def _failed(source: Source, why: str) -> TransferFailed:
+def _failure(source: Source, why: str) -> TransferFailed:
     return TransferFailed(f"Could not read {source.redacted}: {why}.")
 
 

@@ -213,7 +213,7 @@ def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True,
                 if batch is None:
                     sync_opened(opened)
                 else:
-                    batch.removed(opened, place)
+                    batch.note_removal(opened, place)
                 return True
             try:
                 with contextlib.ExitStack() as undo:
