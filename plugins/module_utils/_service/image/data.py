@@ -17,7 +17,6 @@ from ..._core.plan import Preparation
 from ..._driver.datastore.attributes import copy_options
 from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
 from ..._image.datablock import check_datablock
-from ..._model.datastore import Datastore
 from ..._model.image import Image, clone_origin, clone_source
 from .known import KnownImages
 from .making import Batch, Growth, NewData
@@ -272,12 +271,7 @@ class ImageData:
             )
             raise InvalidInput("size", size, accepted)
         image_format = spec.format or options.driver_format or "raw"
-        if not driver.datastore.bridge_list:
-            settings = driver.settings
-            fs_options = settings.fs_options.get(spec.fs or "", "")
-            check_datablock(
-                format=image_format, size_mb=size, fs=spec.fs, supported=settings.supported_fs, fs_options=fs_options
-            )
+        driver.check_mkfs(size, image_format, spec.fs)
         if self._look:
             driver.preview_mkfs(size, image_format, spec.fs, sparse=options.sparse)
 
@@ -306,7 +300,9 @@ class ImageData:
                     f"{source.format}"
                 )
                 raise InvalidInput("clone_from", reference, accepted)
-        origin = self._elsewhere(source, driver.datastore)
+        other = self._known.datastore(source.datastore_id)
+        subject = f"clone_from: the image {source.name!r}"
+        origin = None if other is None else driver.clone_origin(other, subject)
         named = {} if origin is None else {"origin": origin}
         maker = self._planned.get(self._number_of.get(source.id, -1))
 
@@ -337,33 +333,6 @@ class ImageData:
         if maker.made is None:
             raise NotFound(f"clone_from: the image {source.name!r} could not be made.")
         return maker.made.source, maker.made.format
-
-    def _elsewhere(self, source: Image, datastore: Datastore) -> Datastore | None:
-        """Return the datastore on this host that has what is cloned into another; ``None`` where the driver finds the
-        source by itself.
-
-        :raises UnsupportedAction: no host is known to have both.
-        """
-        other = self._known.datastore(source.datastore_id)
-        if other is None or other.id == datastore.id:
-            return None
-        if not other.bridge_list and not datastore.bridge_list:
-            return other
-        if (
-            set(other.bridge_list) == set(datastore.bridge_list)
-            and other.directories()[1:] == datastore.directories()[1:] != []
-        ):
-            return None
-        places = [
-            f"{one.name!r} is on {'the hosts of its bridge_list' if one.bridge_list else 'this host'}"
-            for one in (other, datastore)
-        ]
-        raise UnsupportedAction(
-            f"clone_from: the image {source.name!r} can't be cloned into another datastore here, because "
-            f"{' and '.join(places)}; both have to be on this host, "
-            "or on the same hosts in directories beside each other that are named by their ids. Otherwise make the "
-            "image from the path or url of the first one."
-        )
 
     def _copy_options(self, driver: DatastoreDriver, spec: DataSpec, kind: str) -> CopyOptions:
         checksums = dict([spec.checksum.split(":")]) if spec.checksum else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, UnsupportedAction
 from ..._driver.datastore.base import DatastoreDriver
-from ..._driver.registry import DATASTORE_DRIVERS
+from ..._driver.registry import DATASTORE_DRIVERS, driver_class
 from ..._model.datastore import Datastore
 from ..._model.image import Image
 from .known import KnownImages
@@ -69,7 +69,7 @@ def type_of(known: KnownImages, spec: ImageSpec, found: Image | None, driver: Da
             f"{', '.join(served) or 'but it takes no images'}",
         )
     if kind not in served:
-        able = [name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types]
+        able = [name for name in DATASTORE_DRIVERS if kind in driver_class(name).info.image_types]
         fitting = next(name for name, kinds in IMAGE_TYPES.items() if kind in kinds)
         raise UnsupportedAction(
             f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of "
