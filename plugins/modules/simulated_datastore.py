@@ -172,12 +172,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible impo
 from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated_datastore import (
     SIMULATED_DATASTORE_SPEC,
     SimulatedDatastoreService,
-    SimulatedDatastoreWish,
+    SimulatedDatastoreSpec,
 )
 
 
 def main() -> None:
-    run_module(SIMULATED_DATASTORE_SPEC, lambda options: SimulatedDatastoreService(SimulatedDatastoreWish(**options)))
+    run_module(SIMULATED_DATASTORE_SPEC, lambda options: SimulatedDatastoreService(SimulatedDatastoreSpec(**options)))
 
 
 if __name__ == "__main__":

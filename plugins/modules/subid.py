@@ -125,12 +125,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible impo
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
     SUBID_SPEC,
     SubidService,
-    SubidWish,
+    SubidSpec,
 )
 
 
 def main() -> None:
-    run_module(SUBID_SPEC, lambda options: SubidService(SubidWish(**options)))
+    run_module(SUBID_SPEC, lambda options: SubidService(SubidSpec(**options)))
 
 
 if __name__ == "__main__":

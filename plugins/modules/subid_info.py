@@ -75,11 +75,11 @@ subgid:
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SUBID_INFO_SPEC, subid_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SUBID_INFO_SPEC, read_subids
 
 
 def main() -> None:
-    run_info_module(SUBID_INFO_SPEC, lambda options: subid_info(**options))
+    run_info_module(SUBID_INFO_SPEC, lambda options: read_subids(**options))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Ownership:
 
     @classmethod
     def of(cls, found: os.stat_result) -> Ownership:
-        """Return that of a directory by what stat(2) returned."""
+        """Return the ownership in a result of stat(2)."""
         return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
     def give_to(self, descriptor: int) -> None:

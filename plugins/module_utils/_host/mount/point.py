@@ -79,7 +79,7 @@ def _is_directory(parent: int, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: str) -> Iterator[tuple[int, str]]:
+def hold(path: str) -> Iterator[tuple[int, str]]:
     """Yield a descriptor (O_PATH) of the directory that holds the mount point, and the mount point's name in there.
 
     Neither pins a mount on the mount point, which can be unmounted.
@@ -101,8 +101,9 @@ def held(path: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def opened(parent: int, name: str) -> Iterator[int]:
-    """Yield a descriptor (O_PATH) of a mount point that is :func:`held`, or of the root of what is mounted there.
+def open_held(parent: int, name: str) -> Iterator[int]:
+    """Yield a descriptor (O_PATH) of a mount point that is held (:func:`hold`), or of the root of what is mounted
+    there.
 
     :raises StaleState: it was removed, or is a symbolic link or a file now.
     """
@@ -126,12 +127,13 @@ def mount_id(descriptor: int) -> int:
 
     The server of that mount isn't asked.
     """
-    return int(re.search(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)[1])
+    (found,) = re.findall(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
+    return int(found)
 
 
 def create(path: str, mode: int) -> None:
     """Create a directory with exactly ``mode``."""
-    with held(path) as (directory, name), os_errors(f"create the directory {path}"):
+    with hold(path) as (directory, name), os_errors(f"create the directory {path}"):
         os.mkdir(name, 0o700, dir_fd=directory)
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -144,14 +146,14 @@ def create(path: str, mode: int) -> None:
 
 def remove(path: str) -> None:
     """Remove an empty directory."""
-    with held(path) as (directory, name), os_errors(f"remove the directory {path}"):
+    with hold(path) as (directory, name), os_errors(f"remove the directory {path}"):
         os.rmdir(name, dir_fd=directory)
 
 
 def content(path: str) -> list[str]:
     """Return the names in the directory, sorted."""
-    with held(path) as (parent, name):
-        with opened(parent, name) as descriptor, os_errors(f"read the directory {path}"):
+    with hold(path) as (parent, name):
+        with open_held(parent, name) as descriptor, os_errors(f"read the directory {path}"):
             return sorted(os.listdir(descriptor_path(descriptor)))
 
 
@@ -180,4 +182,4 @@ def _real_path(descriptor: int) -> str:
     return os.readlink(descriptor_path(descriptor))
 
 
-__all__ = ["changeable_by_others", "content", "create", "held", "locate", "mount_id", "opened", "remove", "resolve"]
+__all__ = ["changeable_by_others", "content", "create", "hold", "locate", "mount_id", "open_held", "remove", "resolve"]

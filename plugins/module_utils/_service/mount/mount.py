@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..._host.mount import point as mount_point
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.options import REMOUNTABLE, differing, summarize
 from ..._model.mount_names import check_mount_point
+from ..directory import read_mode
 from ..service import Service
 
 #: Upper bound of the names in a warning about a directory that isn't empty.
@@ -58,14 +58,12 @@ def parse_mount_options(options: Mapping[str, Any], file_system: FileSystemType,
 
     :raises InvalidInput: naming the option.
     """
-    if re.fullmatch(r"0[0-7]{3,4}", options["mode"]) is None:
-        raise InvalidInput("mode", options["mode"], "a quoted octal number such as '0755' is expected")
     return MountSpec(
         path=absolute("path", options["path"]),
         source=source,
         options=file_system.options.check("options", options["options"]),
         nofail=options["nofail"],
-        mode=int(options["mode"], 8),
+        mode=read_mode("mode", options["mode"]),
         state=options["state"],
     )
 
