@@ -125,7 +125,8 @@ class BridgedFsDriver(DatastoreDriver):
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if self._needs_downloader(path):
             with self._downloaded(path, options.bandwidth) as data:
-                return self.ask("cp", (path, options), {}, data, UNKNOWN)
+                copied: CopiedImage = self.ask("cp", (path, options), {}, data, UNKNOWN)
+                return copied
         if is_url(path):
             return _printable(self.ask("cp", (path, options), {}))
         return self._ask_with_file("cp", path, options, bandwidth=options.bandwidth)
@@ -136,15 +137,15 @@ class BridgedFsDriver(DatastoreDriver):
             from ..._image.downloader import read_to_end
 
             with self._downloaded(path) as data:
-                size = self.ask("stat", (path,), named, data, UNKNOWN)
+                size = int(self.ask("stat", (path,), named, data, UNKNOWN))
                 read_to_end(data, size << 20)
                 return size
         if is_url(path):
-            return self.ask("stat", (path,), named)
+            return int(self.ask("stat", (path,), named))
         if os.path.isdir(path):
             return size_of_directory(self, path)
         with opened(path, self.check) as descriptor:
-            return self.ask("stat", (path,), named, frames(descriptor), length_of(descriptor))
+            return int(self.ask("stat", (path,), named, frames(descriptor), length_of(descriptor)))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
         if is_url(path):
