@@ -16,6 +16,7 @@ from ..._core import records
 from ..._core.block_device import length_of
 from ..._core.errors import CommandFailed, VmstoreError, printable
 from ..._core.paths import is_url
+from ..._image.layout import is_image_name
 from ..._model.names import check_host
 from ..._remote.session import Session
 from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, sealed
@@ -236,8 +237,10 @@ class BridgedFsDriver(DatastoreDriver):
         source = fields.pop("source")
         fields.pop("warnings", None)  # sentences; the rest are words
         checksum = fields.pop("checksum", None)
+        directory, name = os.path.split(source)
         return (
-            re.fullmatch(f"{re.escape(self.datastore.base_path)}/[0-9a-f]{{32}}", source) is not None
+            directory == self.datastore.base_path
+            and is_image_name(name)
             and all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())
             and (checksum is None or re.fullmatch("[a-z0-9]+:[0-9a-f]+", checksum) is not None)
         )
