@@ -177,7 +177,7 @@ class BridgedFsDriver(DatastoreDriver):
     @contextlib.contextmanager
     def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
         """Yield the data of the front-end's downloader, in frames."""
-        from ..._image.source import open_source
+        from ..._image.fetch import open_source
 
         with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
             yield sealed(frames_of_stream(chunks))
