@@ -209,7 +209,7 @@ def stream(
     :raises CommandFailed: the command is missing, did nothing for too long, or wrote too much to stderr.
     """
     with Conversation(argv, limits) as command:
-        waiting: bytes | None = b""
+        waiting: bytes | memoryview | None = b""
         source = iter(chunks)
         while True:
             can_read, can_write = command.wait(timeout, write=waiting is not None)
@@ -285,7 +285,7 @@ class Conversation:
         """Return at most :data:`CHUNK` bytes, none at the end."""
         return os.read(self._out, CHUNK)
 
-    def write(self, data: bytes) -> bytes | None:
+    def write(self, data: bytes | memoryview) -> bytes | memoryview | None:
         """Write and return the rest of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
         try:
             return data[os.write(self._in, data) :]

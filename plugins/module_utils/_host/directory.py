@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from .._core.command import reason, run
 from .._core.digits import is_decimal
-from .._core.directory import descriptor_path, open_directory, opened_directory
+from .._core.directory import descriptor_path, open_directory, open_directory_at, opened_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
 from .._core.records import TYPE_CHECKING, dataclass
@@ -163,7 +163,7 @@ def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
     :arg left: how many more entries may be counted.
     :raises OSError: there are more, or one can't be read.
     """
-    opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    opened = open_directory_at(directory, ".")
     try:
         total = os.fstat(opened).st_blocks * 512
         for name in os.listdir(opened):
@@ -172,7 +172,7 @@ def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
                 raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
             status = os.stat(name, dir_fd=opened, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
+                below = open_directory_at(opened, name, os.O_PATH)
                 try:
                     total += _count(below, seen, left)
                 finally:

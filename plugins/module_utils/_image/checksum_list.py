@@ -16,7 +16,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from .._core.errors import InvalidInput, TransferFailed, printable
 from .checksum import DIGEST_LENGTHS
-from .source import Source, open_source
+from .fetch import open_source
+from .source import Source
 
 #: Upper bound of such a file in bytes. That of a release with 100 images has 20 KiB.
 LONGEST = 1 << 20

@@ -91,7 +91,8 @@ def _source(name: str) -> str | None:
         return None
     if found is None or found.submodule_search_locations is not None or found.loader is None:
         return None
-    return found.loader.get_source(found.name)
+    source: str | None = found.loader.get_source(found.name)  # type: ignore[attr-defined]  # each file's loader has it
+    return source
 
 
 __all__ = ["ENGINE", "engine_sources", "pack_engine", "path_in_engine"]

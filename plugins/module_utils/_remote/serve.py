@@ -64,7 +64,7 @@ def serve(
             with contextlib.suppress(OSError):
                 answers.write(encode(failure(error)))
             return
-        answers.write(encode({"result": result}))
+        answers.write(encode({"result": result}, has_kinds=False))
         if is_confirmed:
             confirmation.wait()
     except BaseException:
@@ -81,7 +81,7 @@ class _Confirmation:
         import threading
 
         self._confirmed = threading.Event()
-        self._main = threading.main_thread().ident
+        self._main = threading.get_ident()
         self.wait = self._confirmed.wait
 
     def watch(self) -> None:

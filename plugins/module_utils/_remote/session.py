@@ -215,7 +215,7 @@ class Session:
             if can_read:
                 yield from self._read_lines(line)
             if can_write:
-                waiting = waiting or next(map(memoryview, parts), None)
+                waiting = waiting or next((memoryview(part) for part in parts), None)
                 if waiting is not None:
                     waiting = self._ssh.write(waiting)
                 allowed = timeout if waiting is None else min(STALL, timeout)

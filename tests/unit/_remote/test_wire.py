@@ -9,13 +9,28 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopiedImage, CopyOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import (
+    CopiedImage,
+    CopyOptions,
+    ImageUse,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge_protocol import (
     KINDS,
     OPERATIONS,
     kinds_in,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._image.inventory import (
+    Inventory,
+    StoredFile,
+    StoredImage,
+    StoredSnapshot,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import decode, encode, failure, read_answer
+
+
+#: The other fields of answers.
+REST = {"warnings": [], "checksum": None}
+NOTHING: dict[str, list[object]] = {"images": [], "orphaned": [], "stale": [], "in_progress": [], "foreign": []}
 
 
 def answer_to(action: str, line: bytes) -> dict[str, Any]:
@@ -29,6 +44,23 @@ def test_dataclasses_arrive_as_they_were() -> None:
         "none": None,
     }
     assert decode(encode(message), KINDS) == message
+
+
+@pytest.mark.parametrize(
+    ("action", "result"),
+    [
+        ("cp", CopiedImage("/x", "raw", 1, ("a", "b"))),
+        ("damage", None),
+        ("snapshots", (1, 2)),
+        ("uses", (ImageUse("/x", "a"),)),
+        (
+            "inventory",
+            Inventory((StoredImage("/x", "raw", 1, 1, 1, 1, (StoredSnapshot(0, 1),)),), stale=(StoredFile("/y", 1),)),
+        ),
+    ],
+)
+def test_results_arrive_as_they_were(action: str, result: object) -> None:
+    assert answer_to(action, encode({"result": result}, has_kinds=False)) == {"result": result}
 
 
 @pytest.mark.parametrize(
@@ -72,21 +104,25 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
     ("action", "result"),
     [
         ("cp", None),
-        ("cp", {"is": "CopiedImage", "source": 5, "format": "raw", "size_mb": 1}),
-        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": "1"}),
-        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": True}),
-        ("cp", {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": 2**63}),
-        ("cp", {"is": "Capacity", "used_mb": 1, "free_mb": 1, "total_mb": 1}),
+        ("cp", {"source": 5, "format": "raw", "size_mb": 1, **REST}),
+        ("cp", {"source": "/x/0", "format": "raw", "size_mb": "1", **REST}),
+        ("cp", {"source": "/x/0", "format": "raw", "size_mb": True, **REST}),
+        ("cp", {"source": "/x/0", "format": "raw", "size_mb": 2**63, **REST}),
+        ("cp", {"used_mb": 1, "free_mb": 1, "total_mb": 1}),
+        (
+            "cp",
+            {"is": "CopiedImage", "source": "/x/0", "format": "raw", "size_mb": 1, **REST},
+        ),
         ("mkfs", ["x"]),
         ("rm", "x"),
-        ("monitor", {"is": "Capacity", "used_mb": None, "free_mb": 1, "total_mb": 1}),
+        ("monitor", {"used_mb": None, "free_mb": 1, "total_mb": 1}),
         ("snap_same", 1),
         ("snapshots", "12"),
         ("snapshots", ["1"]),
         ("stored", [["x"]]),
-        ("inventory", {"is": "Inventory", "images": ["x"]}),
-        ("inventory", {"is": "Inventory", "images": [{"is": "StoredFile", "path": "x", "allocated": 1}]}),
-        ("inventory", {"is": "Inventory", "stale": [{"is": "StoredFile", "path": "x", "allocated": "1"}]}),
+        ("inventory", {**NOTHING, "images": ["x"]}),
+        ("inventory", {**NOTHING, "images": [{"path": "x", "allocated": 1}]}),
+        ("inventory", {**NOTHING, "stale": [{"path": "x", "allocated": "1"}]}),
     ],
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:

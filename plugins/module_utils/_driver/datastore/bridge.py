@@ -16,6 +16,7 @@ from ..._core import records
 from ..._core.block_device import length_of
 from ..._core.errors import CommandFailed, VmstoreError, printable
 from ..._core.paths import is_url
+from ..._image.layout import is_image_name
 from ..._model.names import check_host
 from ..._remote.session import Session
 from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, sealed
@@ -125,7 +126,8 @@ class BridgedFsDriver(DatastoreDriver):
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if self._needs_downloader(path):
             with self._downloaded(path, options.bandwidth) as data:
-                return self.ask("cp", (path, options), {}, data, UNKNOWN)
+                copied: CopiedImage = self.ask("cp", (path, options), {}, data, UNKNOWN)
+                return copied
         if is_url(path):
             return _printable(self.ask("cp", (path, options), {}))
         return self._ask_with_file("cp", path, options, bandwidth=options.bandwidth)
@@ -136,15 +138,15 @@ class BridgedFsDriver(DatastoreDriver):
             from ..._image.downloader import read_to_end
 
             with self._downloaded(path) as data:
-                size = self.ask("stat", (path,), named, data, UNKNOWN)
+                size = int(self.ask("stat", (path,), named, data, UNKNOWN))
                 read_to_end(data, size << 20)
                 return size
         if is_url(path):
-            return self.ask("stat", (path,), named)
+            return int(self.ask("stat", (path,), named))
         if os.path.isdir(path):
             return size_of_directory(self, path)
         with opened(path, self.check) as descriptor:
-            return self.ask("stat", (path,), named, frames(descriptor), length_of(descriptor))
+            return int(self.ask("stat", (path,), named, frames(descriptor), length_of(descriptor)))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
         if is_url(path):
@@ -175,7 +177,7 @@ class BridgedFsDriver(DatastoreDriver):
     @contextlib.contextmanager
     def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
         """Yield the data of the front-end's downloader, in frames."""
-        from ..._image.source import open_source
+        from ..._image.fetch import open_source
 
         with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
             yield sealed(frames_of_stream(chunks))
@@ -235,8 +237,10 @@ class BridgedFsDriver(DatastoreDriver):
         source = fields.pop("source")
         fields.pop("warnings", None)  # sentences; the rest are words
         checksum = fields.pop("checksum", None)
+        directory, name = os.path.split(source)
         return (
-            re.fullmatch(f"{re.escape(self.datastore.base_path)}/[0-9a-f]{{32}}", source) is not None
+            directory == self.datastore.base_path
+            and is_image_name(name)
             and all(re.fullmatch("[a-z0-9]+", str(word)) for word in fields.values())
             and (checksum is None or re.fullmatch("[a-z0-9]+:[0-9a-f]+", checksum) is not None)
         )

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from ..._core.records import TYPE_CHECKING
+from ..._image.fetch import open_source, read_head
 from ..._image.image_file import HEAD_SIZE
 from ..._image.magic import sniff
-from ..._image.source import Source, open_source, read_head
+from ..._image.source import Source
 from ..._image.vhd_tables import FOOTER
 from .base import CopiedImage
 from .directory import MEBIBYTE

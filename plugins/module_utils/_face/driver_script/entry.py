@@ -29,7 +29,7 @@ from .document import NFS_AUTO, Document, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import IO
+    from typing import IO, Any
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -51,7 +51,7 @@ class Action:
         self.datastore = datastore_of(driver, document)
         self._class = class_for(self.datastore)
 
-    def driver(self, **options: object) -> DatastoreDriver:
+    def driver(self, **options: Any) -> DatastoreDriver:
         return self._class(self.datastore, words=FRONT_END, log=log, **options)
 
     def reading(self) -> DatastoreDriver:

@@ -14,7 +14,14 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 
-from ..._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
+from ..._core.directory import (
+    descriptor_path,
+    is_writable_for_others,
+    open_directory,
+    open_directory_at,
+    opened_directory,
+    opened_parent,
+)
 from ..._core.errors import StaleState, from_os_error, os_errors
 from ..._core.files import read_text
 from .mountinfo import Mount, mounts_at
@@ -72,7 +79,7 @@ def _with_missing(present: str, missing: Sequence[str]) -> tuple[str, list[str]]
 
 def _is_directory(parent: int, name: str) -> bool:
     try:
-        os.close(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
+        os.close(open_directory_at(parent, name, os.O_PATH))
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -109,7 +116,7 @@ def open_held(parent: int, name: str) -> Iterator[int]:
     """
     path = os.path.join(_real_path(parent), name)
     try:
-        directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        directory = open_directory_at(parent, name, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a symbolic link, too
         raise StaleState(
             f"The mount point {path} was removed or replaced after it was checked; nothing was changed there."
@@ -135,7 +142,7 @@ def create(path: str, mode: int) -> None:
     """Create a directory with exactly ``mode``."""
     with hold(path) as (directory, name), os_errors(f"create the directory {path}"):
         os.mkdir(name, 0o700, dir_fd=directory)
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = open_directory_at(directory, name)
         try:
             if os.fstat(descriptor).st_uid != os.geteuid():
                 raise StaleState(f"The directory {path} was replaced by one of another user while it was created.")
