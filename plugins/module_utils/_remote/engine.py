@@ -15,7 +15,7 @@ import importlib.util
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 #: The name of the package on the other side.
 ENGINE = "granary_vmstore"
@@ -51,7 +51,7 @@ def engine_sources(module: str) -> dict[str, str]:
         packages = name.split(".")[:-1]
         for depth in range(1, len(packages) + 1):
             sources.setdefault("/".join([*packages[:depth], "__init__.py"]), "")
-        pending.extend(_imported(name, source))
+        pending.extend(_imported(name, source, sources))
     return sources
 
 
@@ -66,23 +66,31 @@ def path_in_engine(module: str) -> str:
 def pack_engine(module: str) -> bytes:
     """Return :func:`engine_sources` as a ZIP file, for zipimport(3)."""
     with io.BytesIO() as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        # The smallest archive isn't worth the time: it is read once, by one host.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for path, source in engine_sources(module).items():
                 archive.writestr(f"{ENGINE}/{path}", source)
         return file.getvalue()
 
 
-def _imported(name: str, source: str) -> Iterator[str]:
-    """Yield the names that may be modules of the engine."""
+def _imported(name: str, source: str, known: Container[str]) -> Iterator[str]:
+    """Yield the modules of the engine that a module imports, and perhaps names that are none.
+
+    Names in a module aren't looked for, because the search would run the module.
+
+    :arg known: the paths of modules that are known.
+    """
     for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("", source)):
         base = ".".join([*name.split(".")[: -len(dots)], *([path] if path else [])])
-        if path:
+        if path and (f"{base.replace('.', '/')}.py" in known or _source(base) is not None):
             yield base
+            continue
         for imported in (many or one.split("#")[0]).split(","):
             if imported.strip():
                 yield ".".join(filter(None, [base, imported.split()[0]]))
 
 
+@functools.cache
 def _source(name: str) -> str | None:
     """Return the source of a module of the engine; ``None`` for a package, and for what is no module."""
     try:
