@@ -407,7 +407,8 @@ restart_required:
   description:
     - Whether the domain has to be stopped and started to be what was asked for. In check mode, before O(restart) would
       have done it.
-    - If the device is to be removed, the image keeps its attachment until then, because the guest can still write to it.
+    - The image of a device that is to be removed keeps its attachment until then, because the guest can still write to
+      it.
   returned: success
   type: bool
 restart_reasons:
