@@ -1,24 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Count the test cases of JUnit XML files.
+"""Count the test cases of JUnit XML files, or list the slowest.
 
-Usage: junit.py FILE...
+Usage: junit.py [--slowest NUMBER] FILE...
 
 Prints `<passed> <failed>`. A skipped test counts as neither; a case with a failure or an error counts once, as failed.
+With --slowest it prints a table instead: the seconds of each of the slowest cases, with its fixtures, and its name.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from xml.etree import ElementTree
 
 
-def count(files: list[str]) -> tuple[int, int]:
-    cases = [case for file in files for case in ElementTree.parse(file).iter("testcase")]
+def cases_of(files: list[str]) -> list[ElementTree.Element]:
+    return [case for file in files for case in ElementTree.parse(file).iter("testcase")]
+
+
+def count(cases: list[ElementTree.Element]) -> tuple[int, int]:
+    """Return the numbers of passed and of failed cases."""
     failed = sum(1 for case in cases if case.find("failure") is not None or case.find("error") is not None)
     skipped = sum(1 for case in cases if case.find("skipped") is not None)
     return len(cases) - failed - skipped, failed
 
 
+def slowest(cases: list[ElementTree.Element], number: int) -> str:
+    """Return a table of the *number* slowest cases."""
+    ordered = sorted(cases, key=lambda case: -float(case.get("time") or 0))[:number]
+    rows = [f"{float(case.get('time') or 0):8.1f}  {case.get('classname')}::{case.get('name')}" for case in ordered]
+    return "\n".join(["", " seconds  the slowest tests", *rows])
+
+
 if __name__ == "__main__":
-    print(*count(sys.argv[1:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slowest", type=int)
+    parser.add_argument("files", nargs="+")
+    given = parser.parse_args()
+    found = cases_of(given.files)
+    print(slowest(found, given.slowest) if given.slowest else " ".join(map(str, count(found))))

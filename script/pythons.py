@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Find the real Python interpreters of this machine, for `ansible-test sanity`.
+"""Find the real Python interpreters of this machine, for `ansible-test sanity` and for the unit tests.
 
-Usage: pythons.py LINKS CORE_IN
+Usage: pythons.py [--oldest] LINKS CORE_IN
 
 Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up), and
 prints, for each ansible-core pinned in CORE_IN (a requirements file with markers), the newest of those interpreters
-that gets this pin: `<minor version> <path> <ansible-core version>`.
+that gets this pin: `<minor version> <path> <ansible-core version>`. With --oldest it first prints `<minor version>
+<path>` of the oldest Python that plugins support, if this machine has it.
 """
 
 from __future__ import annotations
@@ -66,14 +67,17 @@ def pin_for(minor: str, pins: list[Requirement]) -> str | None:
     return None
 
 
-def main(links: Path, core_in: Path) -> None:
-    pins = [Requirement(line) for line in core_in.read_text().splitlines() if line and not line.startswith("#")]
+def main(links: Path, core_in: Path, *, oldest: bool) -> None:
+    wanted = [Requirement(line) for line in core_in.read_text().splitlines() if line and not line.startswith("#")]
+    pins = [requirement for requirement in wanted if requirement.name == "ansible-core"]
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
     newest: dict[str, str] = {}
     for version, path in interpreters().items():
         minor = ".".join(map(str, version))
         (links / f"python{minor}").symlink_to(path)
+        if oldest and version == OLDEST:
+            print(minor, path)
         core = pin_for(minor, pins) if version >= (3, 11) else None
         if core:
             newest[core] = f"{minor} {path} {core}"
@@ -81,4 +85,4 @@ def main(links: Path, core_in: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[-2:]), oldest="--oldest" in sys.argv[1:-2])

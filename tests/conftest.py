@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Makes `ansible_collections.granary.vmstore` importable, wherever the checkout is.
+"""Make `ansible_collections.granary.vmstore` importable, wherever the checkout is, and give each test its tier.
 
 `ansible_collections` and `granary` are namespace packages, so one symbolic link in a directory on the import path is
 all that is needed.
@@ -40,6 +40,28 @@ sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
 # Tests also start Python and Ansible as processes of their own.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+
+
+#: Fixtures that only root can have.
+OF_HOST = frozenset(["tenant", "swapping", "xfs", "tmpfs", "mounted", "datastore_factory"])
+TIERS = ("lab", "host", "pure")
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test: the one it is marked with, or what its fixtures and its folder need."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    for tier in TIERS:
+        if item.get_closest_marker(tier):
+            return tier
+    if "lab_factory" in fixtures:
+        return "lab"
+    return "host" if fixtures & OF_HOST or "integration" in item.path.parts else "pure"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(tier_of(item))
 
 
 @pytest.fixture

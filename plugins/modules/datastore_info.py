@@ -82,14 +82,11 @@ datastores:
       total_mb: 0
       monitor_error:
       supports:
-        backup: false
         clone: false
-        disk_attach: false
+        content: false
         export: false
-        increment_flatten: false
         mkfs: false
         resize: false
-        save_as: false
         snapshot: false
   contains:
     id:
@@ -197,29 +194,20 @@ datastores:
       description: Which optional operations its driver has.
       type: dict
       contains:
-        backup:
-          description: Whether disks can be backed up.
-          type: bool
         clone:
           description: Whether images can be cloned.
           type: bool
-        disk_attach:
-          description: Whether images can be attached as disks to a running domain.
+        content:
+          description: Whether this host can read the data of images, such as for M(granary.vmstore.image_export).
           type: bool
         export:
           description: Whether images can be exported to another place.
-          type: bool
-        increment_flatten:
-          description: Whether increments of a backup can be merged.
           type: bool
         mkfs:
           description: Whether empty images can be made.
           type: bool
         resize:
           description: Whether images and disks can be resized.
-          type: bool
-        save_as:
-          description: Whether a disk can be saved as a new image.
           type: bool
         snapshot:
           description: Whether disks can have snapshots.

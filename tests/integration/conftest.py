@@ -247,7 +247,8 @@ LOGINS = {
     "h2": "",
     "bare": "",
     "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
-    "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
+    "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; """
+    r"""eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
     "slow": "exec cat",
     "welcoming": "exec yes welcome",
     "slowly": "while echo welcome; do sleep 0.05; done",

@@ -48,7 +48,10 @@ def test_guest_root_has_no_group_of_the_service_user(
     site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute
 ) -> None:
     path = directory("hv1", "/srv/groups")
-    script = 'cd "$0"; mkdir closed; echo secret | tee closed/file >file; chown -R oneadmin: closed file; chmod 0770 closed; chmod 0660 file closed/file'
+    script = (
+        'cd "$0"; mkdir closed; echo secret | tee closed/file >file; chown -R oneadmin: closed file; '
+        "chmod 0770 closed; chmod 0660 file closed/file"
+    )
     execute("hv1", "sh", "-c", script, path)
     mounted(source=path)
     said = site.ssh(
@@ -120,7 +123,10 @@ def test_a_guest_that_reads_does_not_change_access_times(
 ) -> None:
     path = directory("hv1", "/srv/read-only")
     # Every read would count: the access time is older than the last change.
-    script = 'cd "$0"; mkdir mounted; mount -t tmpfs none mounted; echo x | tee mounted/file >file; touch -a -d 2001-01-01 file mounted/file'
+    script = (
+        'cd "$0"; mkdir mounted; mount -t tmpfs none mounted; echo x | tee mounted/file >file; '
+        "touch -a -d 2001-01-01 file mounted/file"
+    )
     execute("hv1", "sh", "-c", script, path)
     try:
         mounted(source=path, read_only=True)
@@ -213,7 +219,10 @@ def test_a_swapped_directory_is_not_shared(
     domain("hv1", "swapped")
     wish = {"domain": "swapped", "source": SHARED, "mount_tag": "t"}
     result = export(**wish)
-    warning = "Others than root can put something else in the place of '/srv/tenant/way/one', because '/srv/tenant' belongs to the user tenant"
+    warning = (
+        "Others than root can put something else in the place of '/srv/tenant/way/one', because '/srv/tenant' belongs "
+        "to the user tenant"
+    )
     assert warning in " ".join(result["warnings"].split())
     assert any(
         warning in risk
@@ -299,7 +308,8 @@ while True:
 SERVED = """
 import collections, json, os, pwd, subprocess, sys, tempfile, time
 wrapper, shared, inode, rounds = sys.argv[1:]
-command = [wrapper, "--shared-dir", shared, "--uid-map", ":0:100000:65536:", "--gid-map", ":0:100000:65536:", "--socket-path"]
+maps = ["--uid-map", ":0:100000:65536:", "--gid-map", ":0:100000:65536:"]
+command = [wrapper, "--shared-dir", shared, *maps, "--socket-path"]
 seen = collections.Counter()
 for number in range(int(rounds)):
     with tempfile.TemporaryDirectory() as directory:
@@ -310,7 +320,9 @@ for number in range(int(rounds)):
         while not os.path.exists(socket) and daemon.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
         # At first, its root is still that of the host.
-        while daemon.poll() is None and os.path.samestat(root := os.stat(f"/proc/{daemon.pid}/root/"), os.stat("/")) and time.monotonic() < end:
+        while daemon.poll() is None and time.monotonic() < end:
+            if not os.path.samestat(root := os.stat(f"/proc/{daemon.pid}/root/"), os.stat("/")):
+                break
             time.sleep(0.005)
         if daemon.poll() is None:
             seen["the directory" if root.st_ino == int(inode) else "something else"] += 1

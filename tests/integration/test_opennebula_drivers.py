@@ -345,7 +345,9 @@ import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine import engine_sources
-from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import OpennebulaDriversService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import (
+    OpennebulaDriversService,
+)
 done = 0
 for number in range(60):
     try:

@@ -29,7 +29,8 @@ PLUGIN = """
 struct range { unsigned long start, count; };
 int shadow_subid_list_owner_ranges(const char *owner, int type, struct range **ranges, int *count)
 { *ranges = malloc(sizeof **ranges); (*ranges)->start = 700000; (*ranges)->count = 100; *count = 1; return 0; }
-int shadow_subid_has_range(const char *owner, unsigned long start, unsigned long count, int type, bool *result) { *result = true; return 0; }
+int shadow_subid_has_range(const char *owner, unsigned long start, unsigned long count, int type, bool *result)
+{ *result = true; return 0; }
 int shadow_subid_find_subid_owners(unsigned long id, int type, uid_t **uids, int *count) { *count = 0; return 0; }
 void shadow_subid_free(void *p) { free(p); }
 """

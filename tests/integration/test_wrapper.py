@@ -25,7 +25,8 @@ def text(path):
 with tempfile.TemporaryDirectory() as directory:
     os.chown(directory, pwd.getpwnam("oneadmin").pw_uid, -1)
     socket = directory + "/socket"
-    command = [wrapper, "--shared-dir", shared, "--socket-path", socket, "--uid-map", ":0:100000:65536:", "--gid-map", ":0:100000:65536:"]
+    maps = ["--uid-map", ":0:100000:65536:", "--gid-map", ":0:100000:65536:"]
+    command = [wrapper, "--shared-dir", shared, "--socket-path", socket, *maps]
     daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     end = time.monotonic() + 30
     while not os.path.exists(socket) and daemon.poll() is None and time.monotonic() < end:
@@ -33,7 +34,8 @@ with tempfile.TemporaryDirectory() as directory:
     seen = {}
     if daemon.poll() is None:
         status = dict(line.split(":", 1) for line in text(f"/proc/{daemon.pid}/status").splitlines())
-        seen = {"arguments": text(f"/proc/{daemon.pid}/cmdline").split("\\0")[:-1], "program": os.readlink(f"/proc/{daemon.pid}/exe"),
+        seen = {"arguments": text(f"/proc/{daemon.pid}/cmdline").split("\\0")[:-1],
+                "program": os.readlink(f"/proc/{daemon.pid}/exe"),
                 "uids": status["Uid"].split(), "groups": status["Groups"].split(), "command": command}
         daemon.kill()
     seen["error"] = daemon.communicate()[1].decode()

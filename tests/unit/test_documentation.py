@@ -68,7 +68,7 @@ FRAGMENTS: dict[Key, str] = {
     ): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
     (
         "roles/simulated_datastore/README.md",
-        "Test a role as it is",
+        "Test a role without changes",
         0,
     ): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
     (
@@ -78,7 +78,7 @@ FRAGMENTS: dict[Key, str] = {
     ): "begins a shell; the tests of the simulated datastore give it a directory of their own",
     (
         "tests/harness/README.md",
-        "Test a role as it is",
+        "Test a role without changes",
         0,
     ): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
     (

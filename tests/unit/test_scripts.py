@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "script"
 
 
 def run(*argv: str | Path) -> tuple[int, str]:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -59,7 +59,7 @@ def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "test", "unit", "molecul")
     assert status == 2
     assert '"molecul"' in output
-    assert "lint docs sanity unit integration molecule fresh" in output
+    assert "lint docs sanity unit integration molecule fresh, or quick" in output
 
 
 def test_a_new_machine_runs_every_suite_but_the_one_that_makes_it() -> None:
@@ -104,6 +104,59 @@ def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
     ]
     run(*alone, f"--junit-xml={report}", tmp_path)
     assert run(sys.executable, SCRIPT / "junit.py", report) == (0, "2 2\n")
+
+
+def test_the_slowest_tests_are_listed_first(tmp_path: Path) -> None:
+    for name, seconds in (("one", (0.1, 30.0)), ("two", (2.0,))):
+        cases = "".join(f'<testcase classname="t" name="{name}{time:g}" time="{time}"/>' for time in seconds)
+        (tmp_path / f"{name}.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    status, output = run(sys.executable, SCRIPT / "junit.py", "--slowest", "2", *tmp_path.glob("*.xml"))
+    assert status == 0
+    assert output == "\n seconds  the slowest tests\n    30.0  t::one30\n     2.0  t::two2\n"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose suites are replaced: unit fails, integration never runs a test, docs ends the shell."""
+    script = tmp_path / "script"
+    script.mkdir()
+    for name in ("junit.py", "lib.sh"):
+        (script / name).symlink_to(SCRIPT / name)
+    text = (SCRIPT / "test").read_text()
+    suites = """
+prepare() { :; }
+suite_lint() { check "a sentence" true; }
+suite_docs() { exit 7; }
+suite_unit() { check "one" true; check "two" false; }
+suite_integration() { :; }
+suite_molecule() { check "a scenario" sh -c 'until [ -e .cache/results/unit.count ]; do :; done'; }
+"""
+    assert text.endswith('\nmain "$@"\n')
+    (script / "test").write_text(text.removesuffix('main "$@"\n') + suites + 'main "$@"\n')
+    (script / "test").chmod(0o755)
+    return tmp_path
+
+
+def test_suites_run_beside_each_other_and_are_counted(checkout: Path) -> None:
+    # molecule waits for the end of unit: neither comes to its end if they run one after the other.
+    status, output = run(checkout / "script" / "test", "molecule", "integration", "lint", "unit")
+    assert status == 1
+    assert [line.split()[:3] for line in output.splitlines()[-5:]] == [
+        ["suite", "passed", "failed"],
+        ["molecule", "1", "0"],
+        ["integration", "0", "1"],
+        ["lint", "1", "0"],
+        ["unit", "1", "1"],
+    ]
+    assert "==> FAILED: two" in output
+    assert run(checkout / "script" / "test", "molecule", "lint", "unit")[0] == 1
+    assert run(checkout / "script" / "test", "lint")[0] == 0
+
+
+def test_a_suite_that_ends_the_run_has_failed(checkout: Path) -> None:
+    status, output = run(checkout / "script" / "test", "integration", "docs", "lint")
+    assert status == 1
+    assert [line.split()[:3] for line in output.splitlines()[-2:]] == [["docs", "0", "1"], ["lint", "0", "1"]]
 
 
 def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Path) -> None:

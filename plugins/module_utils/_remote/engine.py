@@ -4,7 +4,8 @@
 
 """The engine as a package that another interpreter can import: a module, and everything that the module imports.
 
-The engine is loaded from a checkout, from an installed collection, or from the archive that Ansible sends with a module.
+The engine is loaded from a checkout, from an installed collection, or from the archive that Ansible sends with a
+module.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))", re.MU
 
 @functools.cache
 def engine_sources(module: str) -> dict[str, str]:
-    """Return the source of ``module``, and of the modules of the engine that it imports, by the path below :data:`ENGINE`.
+    """Return the source of ``module``, and of the modules of the engine that it imports, by the path below
+    :data:`ENGINE`.
 
     Imports inside functions count, too. Each package has its ``__init__.py``, which is empty.
 
     :arg module: the full name of the module here.
     """
     sources: dict[str, str] = {"__init__.py": ""}
-    pending = [module[len(_HERE) + 1 :]]
+    pending = [path_in_engine(module)]
     while pending:
         name = pending.pop()
         path = f"{name.replace('.', '/')}.py"
@@ -51,6 +53,14 @@ def engine_sources(module: str) -> dict[str, str]:
             sources.setdefault("/".join([*packages[:depth], "__init__.py"]), "")
         pending.extend(_imported(name, source))
     return sources
+
+
+def path_in_engine(module: str) -> str:
+    """Return the name of a module below :data:`ENGINE`.
+
+    :arg module: the full name of the module here.
+    """
+    return module[len(_HERE) + 1 :]
 
 
 def pack_engine(module: str) -> bytes:
@@ -84,4 +94,4 @@ def _source(name: str) -> str | None:
     return found.loader.get_source(found.name)
 
 
-__all__ = ["ENGINE", "engine_sources", "pack_engine"]
+__all__ = ["ENGINE", "engine_sources", "pack_engine", "path_in_engine"]

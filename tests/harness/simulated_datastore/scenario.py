@@ -228,13 +228,17 @@ def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -
         control.call("rule.clear")
         control.call("state.set", state="up")
         process.communicate()
-        return f"{words[0]!r} didn't end within {deadline:g} seconds; all rules are cleared and the server is up for the next step"
+        return (
+            f"{words[0]!r} didn't end within {deadline:g} seconds; all rules are cleared and the server is up for the "
+            "next step"
+        )
     except BaseException:
         # It doesn't get the signals of the terminal.
         os.killpg(process.pid, signal.SIGKILL)
         raise
     if process.returncode != step.get("exit", 0):
-        return f"{words[0]!r} ended with {process.returncode}, expected {step.get('exit', 0)}: {' '.join(stderr.split())[-300:]}"
+        last = " ".join(stderr.split())[-300:]
+        return f"{words[0]!r} ended with {process.returncode}, expected {step.get('exit', 0)}: {last}"
     if step.get("stderr", "") not in stderr:
         return f"{words[0]!r} didn't say {step['stderr']!r} but {' '.join(stderr.split())[-300:]!r}"
     return ""

@@ -289,7 +289,10 @@ NOBODY = """
 import os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog import catalog
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-for opening in (lambda: catalog.open_catalog(sys.argv[1], create=False), lambda: catalog.read_catalog(sys.argv[1], missing_ok=False)):
+for opening in (
+    lambda: catalog.open_catalog(sys.argv[1], create=False),
+    lambda: catalog.read_catalog(sys.argv[1], missing_ok=False),
+):
     try:
         opening()
     except Exception as error:

@@ -17,7 +17,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.process impo
 #: Seconds that a command of these tests needs at most, on a busy machine.
 DEADLINE = 60
 
-LIST = "import os; print(*(name for name in sorted(map(int, os.listdir('/proc/self/fd'))) if os.path.exists(f'/proc/self/fd/{name}')))"
+LIST = (
+    "import os; numbers = sorted(map(int, os.listdir('/proc/self/fd'))); "
+    "print(*(number for number in numbers if os.path.exists(f'/proc/self/fd/{number}')))"
+)
 
 
 @contextmanager
@@ -113,7 +116,10 @@ def test_a_command_that_is_killed() -> None:
 
 def test_where_ended_children_are_forgotten() -> None:
     """A program that ignores SIGCHLD passes that on."""
-    program = "from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run; print(run(['echo', 'done'], timeout=60).stdout)"
+    program = (
+        "from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run; "
+        "print(run(['echo', 'done'], timeout=60).stdout)"
+    )
     ignoring = ["env", "--ignore-signal=CHLD", sys.executable, "-c", program]
     assert subprocess.run(ignoring, capture_output=True, text=True, check=True).stdout == "done\n\n"
 

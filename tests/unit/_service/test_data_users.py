@@ -61,10 +61,9 @@ def image(run: Run) -> Path:
 def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A domain ``web`` of libvirt's test driver has the image as a disk, and is off."""
     disk = f"<disk type='file' device='disk'><source file='{image}'/><target dev='vda'/></disk>"
-    xml = f"<domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices></domain>"
-    (tmp_path / "node.xml").write_text(
-        f"<node><domain type='test'><name>other</name><memory>65536</memory><os><type>hvm</type></os></domain>{xml}</node>"
-    )
+    head, tail = "<domain type='test'><name>", "</name><memory>65536</memory><os><type>hvm</type></os>"
+    xml = f"{head}web{tail}<devices>{disk}</devices></domain>"
+    (tmp_path / "node.xml").write_text(f"<node>{head}other{tail}</domain>{xml}</node>")
     monkeypatch.setattr(disk_files, "DEFAULT_URI", f"test://{tmp_path}/node.xml")
     monkeypatch.setattr(disk_files, "SOCKETS", ("/",))
 

@@ -335,9 +335,13 @@ def test_a_huge_id_is_only_unknown(run: Callable[..., Plan]) -> None:
 
 SAME_NAME = """
 import sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import DATASTORE_SPEC, DatastoreService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
+    DATASTORE_SPEC,
+    DatastoreService,
+)
 options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
-service = DatastoreService({**options, "catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"})
+given = {"catalog": sys.argv[1], "name": "same", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}
+service = DatastoreService({**options, **given})
 print("ready", flush=True)
 sys.stdin.readline()
 plan = service.converge()

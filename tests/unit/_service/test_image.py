@@ -400,13 +400,14 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.record import resolve_source
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 path, safe = "/proc/1/root/tmp/x", {"safe_dirs": ("/proc/1/root/tmp",)}
+store = (1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1")
 for attempt in (
     lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).cp(path, CopyOptions("os")),
     lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", "/srv/ds/1")).stat(path),
     lambda: FsDriver(Datastore(1, "d", "image", "fs", "local", path)).prepare(),
-    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1")).cp(path, CopyOptions("filesystem")),
-    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1", **safe)).cp("/usr", CopyOptions("filesystem")),
-    lambda: VirtiofsDriver(Datastore(1, "d", "image", "virtiofs", "virtiofs", "/srv/ds/1"), protected=[path]).cp("/usr", CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(*store)).cp(path, CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(*store, **safe)).cp("/usr", CopyOptions("filesystem")),
+    lambda: VirtiofsDriver(Datastore(*store), protected=[path]).cp("/usr", CopyOptions("filesystem")),
     lambda: read_catalog(path, missing_ok=True),
     lambda: resolve_source(path),
 ):
@@ -431,14 +432,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.ima
 counts = collections.Counter()
 directory = sys.argv[3]
 def count(event, arguments):
-    counts[event] += event in ("os.fork", "subprocess.Popen") or (event in ("os.listdir", "os.scandir") and isinstance(arguments[0], int))
+    listed = event in ("os.listdir", "os.scandir") and isinstance(arguments[0], int)
+    counts[event] += event in ("os.fork", "subprocess.Popen") or listed
 options = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
 one = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec["images"]["options"].items()}
 given = {"fs": {"path": directory}, "default": {"type": "datablock", "size": 1}}[sys.argv[4]]
 wishes = [{**one, "name": f"x{number}", "datastore": sys.argv[4], **given} for number in range(int(sys.argv[2]))]
 sys.addaudithook(count)
 for state in ("present", "present", "absent"):
-    ImageService({**options, "catalog": sys.argv[1], "images": [{**wish, "state": state} for wish in wishes]}).converge()
+    images = [{**wish, "state": state} for wish in wishes]
+    ImageService({**options, "catalog": sys.argv[1], "images": images}).converge()
     print({event: number for event, number in sorted(counts.items()) if number})
     counts.clear()
 """

@@ -20,8 +20,9 @@ from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
 from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._driver.datastore.attributes import check_values, settings_of
-from ..._driver.datastore.base import TIMEOUT, DatastoreDriver, DriverInfo
-from ..._driver.registry import datastore_driver
+from ..._driver.datastore.base import TIMEOUT, DatastoreDriver
+from ..._driver.info import DriverInfo
+from ..._driver.registry import class_for, new_driver
 from ..._model.datastore import Datastore
 from ..._model.names import check_host, check_name
 from ..catalog import CATALOG_OPTIONS, CatalogService
@@ -147,7 +148,7 @@ class DatastoreService(CatalogService):
         """Try new values once, and not in the transaction: commands are run for that."""
         known = [self._tried, None if found is None else found.attributes]
         if wanted.attributes not in known:
-            datastore_driver(wanted.ds_driver)(wanted).try_attributes()
+            new_driver(wanted).try_attributes()
             self._tried = wanted.attributes
 
     def _check_unique(self, wanted: Datastore) -> None:
@@ -230,7 +231,7 @@ def check_datastore(datastore: Datastore) -> None:
     """
     if datastore.type == "system" and datastore.ds_driver is not None:
         raise InvalidInput("ds_driver", datastore.ds_driver, "a datastore of type 'system' has none")
-    info = datastore_driver(datastore.ds_driver).info
+    info = class_for(datastore).info
     if datastore.type not in info.datastore_types:
         raise InvalidInput(
             "type", datastore.type, f"the {info.name} driver serves datastores of type {_listed(info.datastore_types)}"
@@ -288,8 +289,7 @@ def driver_of(
         for directory in other.directories()
     }
     protected.add(real_path(catalog.path))
-    driver = datastore_driver(datastore.ds_driver)
-    return driver(
+    return new_driver(
         datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log
     )
 

@@ -18,8 +18,8 @@ from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, VmstoreError
 from ..._core.plain import to_plain
-from ..._driver.datastore.base import OPTIONAL_ACTIONS, DriverInfo
-from ..._driver.registry import datastore_driver
+from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
+from ..._driver.registry import new_driver
 from ..._model.datastore import Datastore
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, reading
@@ -72,9 +72,9 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
     """What the file system says of one datastore; an error is part of the answer, so that the others are still
     answered.
     """
-    driver = datastore_driver(datastore.ds_driver)(datastore, timeout=timeout)
+    driver = new_driver(datastore, timeout=timeout)
     answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
-    answer["supports"] = {action.replace("-", "_"): action in driver.info.actions for action in OPTIONAL_ACTIONS}
+    answer["supports"] = {action: action in driver.info.actions for action in OPTIONAL_ACTIONS}
     inventory = None
     try:
         start = time.monotonic()

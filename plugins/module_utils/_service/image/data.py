@@ -15,7 +15,6 @@ from ..._core.errors import Conflict, InvalidInput, NotFound, StaleState, Unsupp
 from ..._driver.datastore.attributes import copy_options
 from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
 from ..._image.datablock import check_datablock
-from ..._model.datastore import Datastore
 from ..._model.image import Image, clone_origin, clone_source
 from .known import KnownImages
 from .options import DataWish
@@ -294,12 +293,7 @@ class ImageData:
             accepted = f"an image of type {options.image_type} is made of a path or a url; those of type {' and '.join(EMPTY_TYPES)} can be empty"
             raise InvalidInput("size", size, accepted)
         image_format = wish.format or options.driver_format or "raw"
-        if not driver.datastore.bridge_list:
-            settings = driver.settings
-            fs_options = settings.fs_options.get(wish.fs or "", "")
-            check_datablock(
-                format=image_format, size_mb=size, fs=wish.fs, supported=settings.supported_fs, fs_options=fs_options
-            )
+        driver.check_mkfs(size, image_format, wish.fs)
         if self.look:
             driver.preview_mkfs(size, image_format, wish.fs, sparse=options.sparse)
         self._to_make[number] = (
@@ -323,7 +317,9 @@ class ImageData:
             if source.format not in ("raw", ""):
                 accepted = f"an image of type {options.image_type} is a clone of a raw one, and {source.name!r} is {source.format}"
                 raise InvalidInput("clone_from", reference, accepted)
-        origin = self._elsewhere(source, driver.datastore)
+        other = self._known.datastore(source.datastore_id)
+        subject = f"clone_from: the image {source.name!r}"
+        origin = None if other is None else driver.clone_origin(other, subject)
         named = {} if origin is None else {"origin": origin}
         maker = self._wish_of.get(source.id)
 
@@ -345,33 +341,6 @@ class ImageData:
         self._to_make[number] = driver, functools.partial(clone, driver.clone)
         warnings = clone(driver.preview_clone).warnings if self.look and maker is None else ()
         return CopiedImage("", wanted or source.format, source.size_mb, warnings)
-
-    def _elsewhere(self, source: Image, datastore: Datastore) -> Datastore | None:
-        """Return the datastore on this host that has what is cloned into another; ``None`` where the driver finds the
-        source by itself.
-
-        :raises UnsupportedAction: no host is known to have both.
-        """
-        other = self._known.datastore(source.datastore_id)
-        if other is None or other.id == datastore.id:
-            return None
-        if not other.bridge_list and not datastore.bridge_list:
-            return other
-        if (
-            set(other.bridge_list) == set(datastore.bridge_list)
-            and other.directories()[1:] == datastore.directories()[1:] != []
-        ):
-            return None
-        places = [
-            f"{one.name!r} is on {'the hosts of its bridge_list' if one.bridge_list else 'this host'}"
-            for one in (other, datastore)
-        ]
-        raise UnsupportedAction(
-            f"clone_from: the image {source.name!r} can't be cloned into another datastore here, because "
-            f"{' and '.join(places)}; both have to be on this host, "
-            "or on the same hosts in directories beside each other that are named by their ids. Otherwise make the "
-            "image from the path or url of the first one."
-        )
 
     def _copy_options(self, driver: DatastoreDriver, wish: DataWish, kind: str) -> CopyOptions:
         checksums = dict([wish.checksum.split(":")]) if wish.checksum else {}

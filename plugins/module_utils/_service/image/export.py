@@ -57,6 +57,7 @@ class ImageExportService(ImageWorkService):
     def plan(self) -> Plan:
         image = self.image()
         driver = self.driver(image)
+        driver.require("content")
         snapshot = self.options["snapshot"]
         if snapshot is not None:
             driver.require("snapshot")

@@ -38,7 +38,7 @@ from ..._core.plain import to_plain
 from ..._core.plan import Action, Plan, nothing
 from ..._core.secrets import withheld
 from ..._driver.datastore.base import TIMEOUT, CopiedImage, CopyOptions, DatastoreDriver
-from ..._driver.registry import DATASTORE_DRIVERS
+from ..._driver.registry import DATASTORE_DRIVERS, driver_class
 from ..._model.attachment import Attachment
 from ..._model.datastore import Datastore
 from ..._model.image import Image
@@ -287,7 +287,7 @@ class ImageService(CatalogService):
                 f"{', '.join(served) or 'but it takes no images'}",
             )
         if kind not in served:
-            able = [name for name, other in DATASTORE_DRIVERS.items() if kind in other.info.image_types]
+            able = [name for name in DATASTORE_DRIVERS if kind in driver_class(name).info.image_types]
             fitting = next(name for name, kinds in IMAGE_TYPES.items() if kind in kinds)
             raise UnsupportedAction(
                 f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of "

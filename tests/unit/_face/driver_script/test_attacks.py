@@ -38,7 +38,8 @@ def call(scripts: Any, action: str, xml: bytes) -> subprocess.CompletedProcess[b
 
 def document(scripts: Any, size: int, inner: str = "") -> bytes:
     """One of the ``size`` for the action monitor, nearly all of it a text that no action reads."""
-    begin = f"<{ROOT}><DATASTORE><ID>100</ID><TYPE>0</TYPE><BASE_PATH>{scripts.store}</BASE_PATH></DATASTORE>{inner}<IMAGE><NOTE>"
+    datastore = f"<DATASTORE><ID>100</ID><TYPE>0</TYPE><BASE_PATH>{scripts.store}</BASE_PATH></DATASTORE>"
+    begin = f"<{ROOT}>{datastore}{inner}<IMAGE><NOTE>"
     end = f"</NOTE></IMAGE></{ROOT}>"
     return b"".join([begin.encode(), b"x" * (size - len(begin) - len(end)), end.encode()])
 
