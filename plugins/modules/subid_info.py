@@ -10,8 +10,8 @@ module: subid_info
 short_description: Read subordinate user and group ids
 description:
   - Reads the entries of C(/etc/subuid) and C(/etc/subgid).
-  - For one user, and where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, C(getsubids) is
-    asked.
+  - For one user, and if C(/etc/nsswitch.conf) takes subordinate ids from another source than files, the module runs
+    C(getsubids).
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -20,8 +20,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes.actiongroup_vmstore
 options:
   user:
-    description: Login name, or decimal uid, of the user whose ranges are wanted. Without it, all entries of the files
-      are returned.
+    description: Login name, or decimal uid, of a user. Without it, all entries of the files are returned.
     type: str
 seealso:
   - module: granary.vmstore.subid
