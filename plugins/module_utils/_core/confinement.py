@@ -67,7 +67,7 @@ _CONFIGURATION = (
 
 @dataclass(frozen=True)
 class Confinement:
-    """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
+    """The descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
 
     :arg directories: descriptors of those in which it looks up names.
     """
@@ -77,7 +77,7 @@ class Confinement:
     directories: Sequence[int] = ()
 
     def can_be_changed_by_others(self) -> Sequence[int]:
-        """Descriptors of what somebody else than root can rewrite or replace."""
+        """Return the descriptors of what somebody else than root can rewrite or replace."""
         return [
             descriptor
             for descriptor in (*self.reads, *self.writes, *self.directories)
@@ -163,7 +163,7 @@ def _refuse_sockets(libc: ctypes.CDLL) -> None:
     import ctypes
 
     class Program(ctypes.Structure):
-        """``struct sock_fprog``."""
+        """The ``struct sock_fprog`` of Linux."""
 
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 

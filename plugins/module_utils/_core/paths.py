@@ -19,10 +19,9 @@ LONGEST_PATH = 4095
 
 
 def absolute(option: str, path: str) -> str:
-    """``path`` with repeated slashes and trailing ones removed, checked to be absolute, UTF-8 and free of ``..``, NUL
-    and control characters.
+    """Return ``path`` without repeated and trailing slashes.
 
-    :raises InvalidInput: it isn't.
+    :raises InvalidInput: the path isn't absolute or isn't UTF-8, or has ``..``, NUL or control characters.
     """
     if not path.startswith("/"):
         raise InvalidInput(option, path, "an absolute path such as '/mnt/data' is expected")
@@ -64,7 +63,7 @@ def real_path(path: str) -> str:
 
 
 def is_within(path: str, directory: str) -> bool:
-    """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within
+    """Return whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within
     ``/x/safe``.
     """
     return os.path.commonpath([path, directory]) == directory

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where the bytes of an image come from: a local path, ``http(s)://`` or ``ssh://``."""
+"""The sources of an image's bytes: a local path, ``http(s)://`` or ``ssh://``."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class Source:
 
     @property
     def scheme(self) -> str:
-        """``http``, ``https`` or ``ssh``; empty for a local path."""
+        """Return ``http``, ``https`` or ``ssh``; empty for a local path."""
         scheme, separator, _rest = self.path.partition("://")
         return scheme.lower() if separator and not self.path.startswith("/") else ""
 
     @property
     def redacted(self) -> str:
-        """The path, or the URL without user, password, query and fragment."""
+        """Return the path, or the URL without user, password, query and fragment."""
         return redact(self.path)
 
     @property
@@ -153,7 +153,8 @@ def open_source(
     warn: Callable[[str], object] = str,
     words: Words = MODULE,
 ) -> Iterator[Iterator[bytes]]:
-    """The bytes behind a URL, as they are there. Nothing is opened before the first byte is asked for.
+    """Open a URL for the length of a block and yield the bytes, as they are there. Nothing is opened before the first
+    byte is asked for.
 
     :arg bandwidth: bytes a second at most.
     :arg timeout: seconds without a byte after which a connection is broken.
@@ -194,8 +195,8 @@ def read_head(
     headers: Mapping[str, str] = MappingProxyType({}),
     ca: str | None = None,
 ) -> tuple[bytes, int | None]:
-    """The first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole, where
-    known.
+    """Return the first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole,
+    where known.
 
     :arg limit: as :func:`open_source` takes it.
     :arg headers: as :class:`Source` takes them, and ``ca``.
@@ -236,7 +237,7 @@ def _copy_over_ssh(
 
 
 def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE) -> Iterator[bytes]:
-    """What a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
+    """Yield what a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
     command = (
