@@ -27,7 +27,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.inventory i
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import decode, encode, failure, read_answer
 
-
 #: The other fields of answers.
 REST = {"warnings": [], "checksum": None}
 NOTHING: dict[str, list[object]] = {"images": [], "orphaned": [], "stale": [], "in_progress": [], "foreign": []}
