@@ -259,8 +259,7 @@ def locate_catalog(path: str) -> CatalogPlace:
         directory = os.path.dirname(place.path)
         raise CatalogFailed(
             f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so "
-            "give it to one of them with chown, "
-            f"or keep them out with 'chmod go-w {directory}'."
+            f"give it to one of them with chown, or keep them out with 'chmod go-w {directory}'."
         )
     return place
 
@@ -299,8 +298,7 @@ def _check_owner(place: CatalogPlace) -> None:
             if uid != owner:
                 raise CatalogFailed(
                     f"The catalog's file {path} belongs to the user {uid} and its directory to the user {owner}, who "
-                    "has to own both: "
-                    f"look at the file, then run 'chown --no-dereference {owner} {path}'."
+                    f"has to own both: look at the file, then run 'chown --no-dereference {owner} {path}'."
                 )
 
 

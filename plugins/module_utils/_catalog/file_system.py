@@ -52,8 +52,8 @@ def check_local(directory: str) -> None:
     if is_shared(file_system):
         raise CatalogFailed(
             f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are "
-            "not dependable there "
-            "and two writers would damage it, so name a directory on a local disk of the front-end."
+            "not dependable there and two writers would damage it, so name a directory on a local disk of the "
+            "front-end."
         )
 
 

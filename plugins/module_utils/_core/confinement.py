@@ -106,9 +106,8 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
             return function()
         raise UnsupportedAction(
             f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has "
-            "no Landlock, without which root runs "
-            "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the "
-            "owner of the datastore (become_user)."
+            "no Landlock, without which root runs no command on such files; enable Landlock (kernel parameter "
+            "lsm=landlock,...), or run the task as the owner of the datastore (become_user)."
         )
     results: list[Result] = []
     errors: list[BaseException] = []

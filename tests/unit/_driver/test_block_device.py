@@ -227,8 +227,7 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
                 use(formatted, CopyOptions("os"))
             assert str(caught.value) == (
                 f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
-                "snapshot of it, "
-                "or give verify: false to store what comes out."
+                "snapshot of it, or give verify: false to store what comes out."
             )
         assert stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))

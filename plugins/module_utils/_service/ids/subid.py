@@ -159,8 +159,8 @@ class SubidService(Service):
             kept = ", ".join(f"{one.start}:{one.count}" for one in existing)
             plan.warn_once(
                 f"{self.desired.user!r} has the {kind} range {kept}, which is kept, and not {start}:{count}: replace: "
-                "true gives it that one only, and a line "
-                f"{self.desired.user}:{start}:{count} in {self._path(kind)} gives it both."
+                f"true gives it that one only, and a line {self.desired.user}:{start}:{count} in {self._path(kind)} "
+                "gives it both."
             )
 
     def _free_start(self) -> int:

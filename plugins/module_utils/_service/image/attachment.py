@@ -161,8 +161,7 @@ def _check_sharing(catalog: Catalog, image: Image, wanted: ImageAttachment) -> N
             )
             raise Conflict(
                 f"The image {image.name!r} is {kind} and the domain {other.domain!r} on the host {other.host!r} uses "
-                "it; "
-                f"only an image that is {remedy} can be shared."
+                f"it; only an image that is {remedy} can be shared."
             )
 
 

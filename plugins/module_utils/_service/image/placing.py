@@ -73,8 +73,8 @@ def type_of(known: KnownImages, spec: ImageSpec, found: Image | None, driver: Da
         fitting = next(name for name, kinds in IMAGE_TYPES.items() if kind in kinds)
         raise UnsupportedAction(
             f"datastore: images of type {kind!r} are not supported by the {driver.info.name} driver of "
-            f"{datastore.name!r}, a datastore of type "
-            f"{datastore.type!r}; use a datastore of type {fitting!r} with the driver {' or '.join(able)}."
+            f"{datastore.name!r}, a datastore of type {datastore.type!r}; use a datastore of type {fitting!r} with the "
+            f"driver {' or '.join(able)}."
         )
     return kind
 
