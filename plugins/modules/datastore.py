@@ -9,15 +9,16 @@ DOCUMENTATION = r"""
 module: datastore
 short_description: Manage datastores
 description:
-  - Creates, changes and removes datastores in the catalog. The first one makes the catalog, with the datastores 0
-    (C(system)), 1 (C(default)) and 2 (C(files)) that every front-end has.
+  - Creates, changes and removes datastores in the catalog. The first datastore creates the catalog, with the datastores
+    0 (C(system)), 1 (C(default)) and 2 (C(files)) that every front-end has.
   - A datastore with O(ds_driver=virtiofs) and O(tm_driver=virtiofs) holds images that are directories of hosts. It
     stores metadata only, so its capacity is 0. Snapshots, backups, attaching as a disk, resizing, saving as and cloning
     are not supported there.
-  - A datastore with O(ds_driver=fs) holds images that are files. Its directory is made with the first image, for the
+  - A datastore with O(ds_driver=fs) holds images that are files. Its directory is created with the first image, for the
     owner of the directory around it.
-  - Runs on the front-end. No directory is made by this module, and none is removed.
-  - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
+  - Runs on the front-end. The module neither creates nor removes directories.
+  - A name has 1 to 128 printable characters and no blank at either end. It is not only digits, because digits are an
+    id.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -34,34 +35,34 @@ attributes:
 options:
   id:
     description:
-      - Id of the datastore. Needed only to rename it, O(name) is its new name then.
-      - A new datastore gets its id by itself, from 100 on. No id is given twice.
+      - Id of the datastore. Needed only to rename the datastore. O(name) is the new name then.
+      - A new datastore gets the next free id, starting at 100. No id is used twice.
     type: int
   name:
-    description: Name of the datastore. At least one of O(id) and O(name) is needed.
+    description: Name of the datastore. At least one of O(id) and O(name) is required.
     type: str
   type:
     description:
-      - What the datastore holds. It can't change. The default of a new datastore is V(image).
+      - Content of the datastore. It can't change. The default of a new datastore is V(image).
       - There is no driver for V(backup) yet.
     type: str
     choices: [image, system, backup, file]
   ds_driver:
     description:
-      - The datastore driver, V(virtiofs) or V(fs). It can't change. A new datastore needs one, but for O(type=system),
-        which has none.
-      - V(fs) keeps images as files in a directory, V(virtiofs) registers directories of hosts.
+      - The datastore driver, V(virtiofs) or V(fs). It can't change. Required for a new datastore, except with
+        O(type=system), which has no driver.
+      - V(fs) stores images as files in a directory. V(virtiofs) registers directories of hosts.
     type: str
   tm_driver:
     description:
       - The transfer driver, V(virtiofs) with O(ds_driver=virtiofs), otherwise V(local), V(shared) or V(ssh).
-      - It can't change. A new datastore needs one.
+      - It can't change. Required for a new datastore.
     type: str
   base_path:
     description:
-      - Directory of the datastore's data. It can't change. The default of a new datastore is the id below
-        O(datastore_location).
-      - No datastore can be in the directory of another.
+      - Directory of the datastore's data. It can't change. The default of a new datastore is a directory in
+        O(datastore_location) that has the id as its name.
+      - No datastore can be in the directory of another datastore.
     type: str
   datastore_location:
     description: Directory in which new datastores get their O(base_path).
@@ -73,46 +74,46 @@ options:
     elements: int
   safe_dirs:
     description:
-      - Directories that images can be made of although they lie in restricted ones. The deeper of a safe and a
-        restricted directory wins.
-      - A block device needs one of them, such as C(/dev/GROUP), or is named here itself.
-      - A directory that holds a restricted one is never allowed. C(/var/tmp) is safe where this isn't given.
+      - Directories that can be sources of images although they are in restricted directories. The deeper entry of a
+        safe and a restricted directory wins.
+      - A block device is allowed by a directory here, such as C(/dev/GROUP), or by its own path.
+      - A directory that contains a restricted directory is never allowed. Without this option, C(/var/tmp) is safe.
     type: list
     elements: str
   restricted_dirs:
     description:
-      - Directories that images can't be made of, besides those that are always restricted. These are C(/bin), C(/boot),
-        C(/dev), C(/etc), C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run), C(/sbin), C(/sys),
-        C(/usr), C(/var) and the directories of all datastores. No image is made of the directory that holds the
-        catalog.
+      - Directories that can't be sources of images, besides the directories that are always restricted. These are
+        C(/bin), C(/boot), C(/dev), C(/etc), C(/lib), C(/lib32), C(/lib64), C(/libx32), C(/proc), C(/root), C(/run),
+        C(/sbin), C(/sys), C(/usr), C(/var) and the directories of all datastores. The directory with the catalog is
+        never the source of an image.
       - Add V(/) to allow O(safe_dirs) only.
     type: list
     elements: str
   bridge_list:
     description:
-      - Names or addresses of hosts that hold what the front-end doesn't. With V(virtiofs) they are asked in turn for a
-        directory that isn't on the front-end. With V(fs) each action runs on one of them, any that can be reached, over
-        one connection; it needs C(python3), 3.9 or newer, and C(qemu-img) there. Local paths that images are made of
-        are the front-end's.
-      - They are reached with C(ssh), without a password, as the user that runs the module and with that user's
+      - Names or addresses of bridges. With V(virtiofs), the bridges are asked in turn for a directory that is missing
+        on the front-end. With V(fs), each action runs on one reachable bridge over one connection. The bridge needs
+        C(python3), 3.9 or newer, and C(qemu-img). Local source paths of images are paths of the front-end.
+      - Bridges are reached with C(ssh), without a password, as the user that runs the module and with that user's
         C(~/.ssh/config).
     type: list
     elements: str
   attributes:
     description:
-      - Further attributes, by their names in lower case. They replace the ones that the datastore has.
-      - V(fs) knows C(driver), V(raw) or V(qcow2), the format that disks are converted to, unless C(convert) is V(no);
-        C(sparse), C(no_decompress) and C(verify), V(yes) or V(no); C(limit_transfer_bw), bytes a second, perhaps with
-        K, M or G; C(qcow2_options), such as V(cluster_size=2M); C(supported_fs), file systems that empty images can
-        have, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
-      - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) names hosts that
-        make the images.
-      - V(virtiofs) has none.
+      - Further attributes, by their names in lower case. They replace the current attributes of the datastore.
+      - V(fs) has the attributes C(driver), V(raw) or V(qcow2), the format to which disks are converted, unless
+        C(convert) is V(no); C(sparse), C(no_decompress) and C(verify), V(yes) or V(no); C(limit_transfer_bw), bytes a
+        second, perhaps with K, M or G; C(qcow2_options), such as V(cluster_size=2M); C(supported_fs), the file systems
+        for empty images, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
+      - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) has hosts that
+        create the images.
+      - V(virtiofs) has no attributes.
     type: dict
   state:
     description:
-      - V(present) makes sure that the datastore is there as described. An option that isn't given stays as it is.
-      - V(absent) removes it from the catalog. A datastore that has images can't be removed, and neither can 0, 1 and 2.
+      - V(present) makes sure that the datastore exists as described. An option that is not given stays as it is.
+      - V(absent) removes the datastore from the catalog. A datastore with images can't be removed, and neither can 0, 1
+        and 2.
     type: str
     choices: [present, absent]
     default: present

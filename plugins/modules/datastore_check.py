@@ -9,15 +9,16 @@ DOCUMENTATION = r"""
 module: datastore_check
 short_description: Compare the catalog with what is on disk
 description:
-  - Compares the images of the catalog with the data in datastores that store data, and returns where they disagree.
-  - An image that by its own tables isn't whole is found, too. With O(checksums), its checksum is compared where one is
-    recorded, which is the case from the beginning for an image that was made with a checksum. The module
-    M(granary.vmstore.image) makes such an image again with its option C(remake).
-  - Without O(repair) nothing is changed.
-  - With O(repair) the catalog gets the sizes that images really have, and what killed runs left is removed. No image
-    and no data of an image is lost by that.
-  - Data without an image is removed, and an image without data is removed from the catalog, only where O(remove) names
-    it. Data is on disk before its image is in the catalog, so data without an image may be one that is just being made.
+  - Compares the images of the catalog with the data in datastores that store data, and returns the differences.
+  - An image that is incomplete by its own tables is a difference, too. With O(checksums), the data is compared with the
+    recorded checksum. An image that was created with a checksum has a recorded checksum from the beginning. The module
+    M(granary.vmstore.image) creates a wrong image again with its option C(remake).
+  - Without O(repair), the module changes nothing.
+  - With O(repair), the catalog gets the real sizes of images, and stale temporaries of killed runs are removed. No
+    image and no data of an image is lost.
+  - Data without an image is removed only if O(remove) has its path. An image without data is removed from the catalog
+    only if O(remove) names the image. Data is on disk before its image is in the catalog, so data without an image may
+    belong to an image that is being created.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -34,32 +35,32 @@ attributes:
     support: full
 options:
   name:
-    description: Name or id of the datastore to check. Without it, all that store data are checked.
+    description: Name or id of the datastore to check. Without it, all datastores that store data are checked.
     type: str
   checksums:
     description:
-      - Also read the data of all images that are not persistent, and compare it with their recorded checksums.
-      - With O(repair), the SHA-256 of the data as it is stored is recorded for those without a checksum. A checksum
-        that differs stays as it was recorded.
-      - The data of persistent images may change, so it isn't read.
+      - Also read the data of all images that are not persistent, and compare the data with their recorded checksums.
+      - With O(repair), images without a checksum get the SHA-256 of their stored data. A recorded checksum that differs
+        stays.
+      - The data of persistent images may change, so it is not read.
     type: bool
     default: false
   repair:
-    description: Repair what can be repaired without a loss, and remove what O(remove) names.
+    description: Repair what can be repaired without a loss, and remove the items of O(remove).
     type: bool
     default: false
   remove:
     description:
-      - What to remove, with O(repair=true).
-      - The path of data without an image, as in RV(datastores[].orphans[].path). It is refused while a program has it
-        open, or a domain has it as a disk, on the hosts that the option O(granary.vmstore.image#module:force) names.
-      - The name, id or path of an image without data. It is removed from the catalog, unless a domain uses it.
-      - What is removed already is fine. An image whose data is there is refused.
+      - Data and images to remove, with O(repair=true).
+      - The path of data without an image, as in RV(datastores[].orphans[].path). It is refused while a program has the
+        data open, or a domain has it as a disk, on the hosts of the option O(granary.vmstore.image#module:force).
+      - The name, id or path of an image without data. It is removed from the catalog, unless a domain uses the image.
+      - An item that is removed already is accepted. An image with data is refused.
     type: list
     elements: str
     default: []
   timeout:
-    description: Seconds that the file system of one datastore has to answer, and to give each piece of data with
+    description: Upper bound of the seconds for the file system of one datastore, and for each piece of data with
       O(checksums), from 1 to 86400.
     type: int
     default: 30

@@ -9,9 +9,9 @@ DOCUMENTATION = r"""
 module: datastore_info
 short_description: Read datastores, their capacity and what is in them
 description:
-  - Reads the datastores of the catalog, how full each is, what each of its images takes on disk, and what is there that
-    belongs to no image.
-  - A file system that doesn't answer keeps no one waiting. Its datastore is returned with
+  - Reads the datastores of the catalog, their capacity, the disk usage of each image, and the data that belongs to no
+    image.
+  - A file system that doesn't respond delays nothing beyond O(timeout). Its datastore is returned with
     RV(datastores[].monitor_error).
   - Runs on the front-end.
 author:
@@ -23,10 +23,10 @@ extends_documentation_fragment:
   - granary.vmstore._catalog
 options:
   name:
-    description: Name or id of the datastore that is wanted. Without it, all are returned.
+    description: Name or id of a datastore. Without it, all datastores are returned.
     type: str
   timeout:
-    description: Seconds that the file system of one datastore has to answer, for all that is asked, from 1 to 86400.
+    description: Upper bound of the seconds for all requests to the file system of one datastore, from 1 to 86400.
     type: int
     default: 30
 seealso:
@@ -82,14 +82,11 @@ datastores:
       total_mb: 0
       monitor_error:
       supports:
-        backup: false
         clone: false
-        disk_attach: false
+        content: false
         export: false
-        increment_flatten: false
         mkfs: false
         resize: false
-        save_as: false
         snapshot: false
   contains:
     id:
@@ -197,29 +194,20 @@ datastores:
       description: Which optional operations its driver has.
       type: dict
       contains:
-        backup:
-          description: Whether disks can be backed up.
-          type: bool
         clone:
           description: Whether images can be cloned.
           type: bool
-        disk_attach:
-          description: Whether images can be attached as disks to a running domain.
+        content:
+          description: Whether this host can read the data of images, such as for M(granary.vmstore.image_export).
           type: bool
         export:
           description: Whether images can be exported to another place.
-          type: bool
-        increment_flatten:
-          description: Whether increments of a backup can be merged.
           type: bool
         mkfs:
           description: Whether empty images can be made.
           type: bool
         resize:
           description: Whether images and disks can be resized.
-          type: bool
-        save_as:
-          description: Whether a disk can be saved as a new image.
           type: bool
         snapshot:
           description: Whether disks can have snapshots.

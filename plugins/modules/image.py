@@ -9,27 +9,27 @@ DOCUMENTATION = r"""
 module: image
 short_description: Manage images
 description:
-  - Makes, registers, replaces and removes images, one or many in a run.
+  - Creates, registers, replaces and removes images, one or many in a run.
   - Images of type V(os), V(cdrom), V(datablock), V(kernel), V(ramdisk) and V(context) are files in their datastore.
-    They are copied from a file of the front-end or a URL, cloned from another image, or made empty. What is on its way
-    has a temporary name, so that a half-written image is never seen.
-  - An image of type V(filesystem) is a directory of a host, which virtual machines mount through virtiofs. The
-    directory itself is never changed, and stays where it is when the image is removed. It must be on the front-end or,
-    where it isn't, on a host of the datastore's bridge list, which is asked over one ssh connection.
-  - Symbolic links in a path are resolved, and the result has to be allowed by the safe and restricted directories of
-    the datastore.
-  - What is copied may be compressed with gzip, bzip2, xz or zstd, and is decompressed on the way, unless the
+    They are copied from a file of the front-end or a URL, cloned from another image, or created empty. Data in progress
+    has a temporary name, so nobody ever sees a half-written image.
+  - An image of type V(filesystem) is a directory of a host, which virtual machines mount through virtiofs. The module
+    never changes the directory itself, and leaves it in place when the image is removed. The directory must be on the
+    front-end, or on a host of the datastore's bridge list. A bridge is asked over one ssh connection.
+  - Symbolic links in a path are resolved. The safe and restricted directories of the datastore must allow the result.
+  - Copied data may be compressed with gzip, bzip2, xz or zstd. It is decompressed during the copy, unless the
     datastore's attribute C(no_decompress) is set. Images that need other files are refused, such as a qcow2 image with
     a backing file.
-  - For images of type V(os), V(cdrom) and V(datablock), whatever no guest could use as a disk is refused by its name.
-    That are archives (such as tar, cpio, zip and 7z), other compressions (such as lz4 and lzma), containers of other
-    programs (such as QED, Parallels, DMG and EWF) and documents (such as the HTML page of a proxy), also inside a
-    compressed file. With C(no_decompress), compressed files and archives are stored as they are.
-  - What nothing recognises is stored as a raw disk with a warning. It has no boot sector, partition table, file system,
-    LVM or LUKS, and doesn't begin with zeros.
-  - An empty file is refused, but for the type V(context).
+  - For images of type V(os), V(cdrom) and V(datablock), data that no guest could use as a disk is refused, and the
+    error names its format. Refused are archives (such as tar, cpio, zip and 7z), other compressions (such as lz4 and
+    lzma), containers of other programs (such as QED, Parallels, DMG and EWF) and documents (such as the HTML page of a
+    proxy), also inside a compressed file. With C(no_decompress), compressed files and archives are stored as they are.
+  - Data of an unknown format is stored as a raw disk with a warning. Such data has no boot sector, partition table,
+    file system, LVM or LUKS, and does not begin with zeros.
+  - An empty file is refused, except for the type V(context).
   - Runs on the front-end.
-  - A name has 1 to 128 printable characters, no blank at an end, and is not only digits, as those are an id.
+  - A name has 1 to 128 printable characters and no blank at either end. It is not only digits, because digits are an
+    id.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -47,119 +47,117 @@ attributes:
 options:
   images:
     description:
-      - Many images at the price of one. Each element has the options of a single image, from O(id) to O(state), with
-        the same defaults.
+      - Many images in one run, for the cost of one. Each element has the options of a single image, from O(id) to
+        O(state), with the same defaults.
       - The catalog and the directory of each datastore are read once.
-      - What is refused is refused before anything is made. Where the data of some images can't be made, such as by a
-        failing download, the others are made all the same, and then the module fails and names those. It returns what
-        was done as if it had not failed.
-      - An image can be the clone of one before it in the list.
+      - Invalid elements are refused before anything is created. If the data of some images can't be created, for
+        example because a download fails, the other images are still created. The module then fails and names the failed
+        images. It returns the completed changes as after a success.
+      - An image can be the clone of an earlier image in the list.
       - Not together with the options of a single image.
     type: list
     elements: dict
   id:
     description:
-      - Id of the image. Needed only to rename it, the name is its new name then.
-      - A new image gets its id by itself, from 0 on. No id is given twice.
+      - Id of the image. Needed only to rename the image. The name option is the new name then.
+      - A new image gets the next free id, starting at 0. No id is used twice.
     type: int
   name:
-    description: Name of the image. At least one of id and name is needed.
+    description: Name of the image. At least one of id and name is required.
     type: str
   datastore:
-    description: Name or id of its datastore. It can't change. A new image needs one.
+    description: Name or id of the image's datastore. It can't change. Required for a new image.
     type: str
   type:
     description:
-      - Type of the image. It can't change. A new image needs one, unless it is a clone, or its datastore takes images
-        of one type only.
+      - Type of the image. It can't change. Required for a new image, unless the image is a clone, or its datastore
+        takes images of one type only.
       - Datastores of type C(image) take V(os), V(cdrom) and V(datablock) with the driver C(fs), and V(filesystem) with
-        the driver C(virtiofs); those of type C(file) take V(kernel), V(ramdisk) and V(context).
+        the driver C(virtiofs). Datastores of type C(file) take V(kernel), V(ramdisk) and V(context).
     type: str
     choices: [os, cdrom, datablock, kernel, ramdisk, context, filesystem]
   path:
     description:
-      - What the image is made of, a file of the front-end or, for type V(filesystem), the directory. A link to it is
+      - The source of the image, a file of the front-end or, for type V(filesystem), the directory. Symbolic links are
         followed.
       - Two images can have the same directory, for example one persistent and one read-only.
-      - A file that changes after it was copied is no change.
-      - The file can be a block device in C(/dev), such as a logical volume, which is read from its beginning to its
-        end. As all of C(/dev) it is refused unless O(granary.vmstore.datastore#module:safe_dirs) names it, or a
-        directory that holds it. A name counts that root made for the device, such as C(/dev/GROUP/VOLUME).
-      - A device that is mounted, a part of another device or of a volume group, or open for writing in a program of
-        this host, is refused unless O(verify) is V(false). A snapshot of it isn't.
+      - A file that changes after the copy is no change of the image.
+      - The file can be a block device in C(/dev), such as a logical volume. It is read from its beginning to its end.
+        Like all of C(/dev), a device is refused unless O(granary.vmstore.datastore#module:safe_dirs) has the device or
+        a directory above it. Only names count that root created for the device, such as C(/dev/GROUP/VOLUME).
+      - A device is refused if it is mounted, a part of another device or of a volume group, or open for writing in a
+        program of this host, unless O(verify) is V(false). A snapshot of the device is accepted.
     type: str
   url:
     description:
-      - What the image is made of, with V(http), V(https) or V(ssh), such as C(ssh://user@host/path).
-      - Certificates are verified, and proxies of the environment used. A broken download over HTTP goes on where it
-        broke, if the server can.
+      - The source of the image, a URL with V(http), V(https) or V(ssh), such as C(ssh://user@host/path).
+      - Certificates are verified, and proxies of the environment are used. A broken download over HTTP is resumed if
+        the server supports that.
       - User, password and query of a URL are not stored, and so not compared.
-      - Another O(path) or O(url) with the O(checksum) that the image was made with is the same data. Only where it came
-        from is recorded anew then.
+      - If O(checksum) is the checksum that the image was created with, another O(path) or O(url) means the same data.
+        The module then only records the new source.
     type: str
   checksum:
     description:
-      - What the file or URL must have, as C(sha256:) and hexadecimal digits; C(md5), C(sha1), C(sha384) and C(sha512)
-        are other algorithms.
-      - It is that of the bytes as they are there, thus of a compressed file before it is decompressed.
-      - Instead of the digits, the C(http) or C(https) URL of a file that has them, such as
-        C(sha256:https://host/path/SHA256SUMS). Its lines are those of GNU coreutils or BSD, or it has nothing but the
-        digits. The image is looked up by the last part of the path of the O(url) or O(path).
-      - The front-end fetches that file in each run, also in check mode. Another checksum than the image was made with
-        is refused like one that is given here, and O(force) replaces the data. Where the file can't be fetched or has
-        no such checksum, an image that was made of the same O(url) or O(path) stays as it is, with a warning.
+      - The required checksum of the file or URL, as C(sha256:) and hexadecimal digits. Other algorithms are C(md5),
+        C(sha1), C(sha384) and C(sha512).
+      - It is the checksum of the bytes at the source, thus of a compressed file before it is decompressed.
+      - Instead of the digits, this can be the C(http) or C(https) URL of a file with checksums, such as
+        C(sha256:https://host/path/SHA256SUMS). The lines of that file are those of GNU coreutils or BSD, or the file
+        has nothing but the digits. The image's line is found by the last part of the path of the O(url) or O(path).
+      - The front-end fetches that file in each run, also in check mode. Another checksum than the image was created
+        with is refused like one that is given here, and O(force) replaces the data. If the file can't be fetched or
+        lacks the checksum, an image that was created from the same O(url) or O(path) stays as it is, with a warning.
       - A signature of the file is not verified.
     type: str
   headers:
     description:
-      - What the server of a O(url) with C(http) or C(https) is sent, such as C(Authorization) with a token, by the
-        names of HTTP headers.
-      - The file of a O(checksum) is fetched with them, too, if it is on the same server, or if the image is made of a
-        O(path). They are sent along where a server redirects to itself, with the same scheme, host and port, and never
-        to another one.
-      - Their values are secrets. They are neither stored nor compared, nor printed or logged.
+      - HTTP headers by name for the server of a O(url) with C(http) or C(https), such as C(Authorization) with a token.
+      - The file of a O(checksum) is fetched with these headers, too, if the file is on the same server, or if the
+        source is a O(path). The headers are sent again if a server redirects to itself, with the same scheme, host and
+        port. They are never sent to another server.
+      - The values are secrets. They are neither stored nor compared, nor printed or logged.
     type: dict
   ca_path:
     description:
-      - A file of the front-end with the certificates of CAs in PEM. Only these are trusted to have signed those of the
-        servers of O(url) and O(checksum), and of those that they redirect to. By default, the CAs that the front-end
-        trusts are.
-      - It isn't kept, and is read only when something is fetched.
+      - A file of the front-end with CA certificates in PEM. Only these CAs are trusted for the servers of O(url) and
+        O(checksum), and for the servers that they redirect to. The default is the CAs that the front-end trusts.
+      - The path is not stored. The file is read only for a download.
     type: path
   clone_from:
     description:
-      - Name or id of the image that a new image is a copy of. Both datastores are on the front-end or, with a bridge
-        list, both have the same one and are in one directory.
-      - That the other image is renamed, removed, or made anew under its name, is no change of the clone.
+      - Name or id of the image that a new image is a copy of. Both datastores are on the front-end. With a bridge list,
+        both have the same list and are in one directory.
+      - If the other image is renamed, removed, or created again under its name, the clone does not change.
     type: str
   size:
     description:
-      - Size in MiB of a new empty image of type V(os) or V(datablock). With V(G) or V(T) it is in GiB or TiB, such as
-        V(10G).
-      - An image that began empty grows to a larger one and keeps what it holds, while no domain is attached to it, no
-        program has it open, and it has no snapshots. A file system in it is not grown.
-      - It never shrinks. With O(force) a smaller one is a new empty image, and what the old one held is lost.
+      - Size in MiB of a new empty image of type V(os) or V(datablock). With V(G) or V(T), the size is in GiB or TiB,
+        such as V(10G).
+      - An image that was created empty grows to a larger size and keeps its data, as long as no domain is attached, no
+        program has the image open, and it has no snapshots. A file system in the image does not grow.
+      - An image never shrinks. With O(force), a smaller size creates a new empty image, and the old data is lost.
     type: str
   format:
     description:
       - Format of a new empty image. The default is the datastore's attribute C(driver), else V(raw).
-      - With O(path) or O(url), what the image is made of has to be V(qcow2), or is taken for V(raw) whatever it looks
-        like, and so is stored as it is. Without it, the content tells. It isn't kept, and so not compared.
-      - V(raw) stores what would be refused as an archive, a container or a document, and silences the warning about
-        what nothing recognises.
+      - With O(path) or O(url), V(qcow2) requires a source in qcow2. V(raw) stores the source as it is, whatever its
+        content looks like. Without this option, the content decides. The option is not stored, and so not compared.
+      - V(raw) also stores archives, containers and documents, and suppresses the warning about an unknown format.
     type: str
     choices: [raw, qcow2]
   fs:
     description:
-      - File system that is made in a new empty image. It is V(swap) or one that the datastore's attribute
-        C(supported_fs) lists, which by default has C(ext2), C(ext3), C(ext4) and C(xfs).
+      - File system of a new empty image, V(swap) or a file system in the datastore's attribute C(supported_fs). Its
+        default is C(ext2), C(ext3), C(ext4) and C(xfs).
       - Arguments of C(mkfs) can be in attributes of the datastore, such as C(fs_opts_ext4).
     type: str
   driver:
     description:
-      - Format that what is copied is converted to. The default is the datastore's attribute C(driver); without that, it
-        stays what it is.
-      - Images of type V(cdrom), V(kernel), V(ramdisk) and V(context) are stored as they are, and have no such choice.
+      - Format to which copied data is converted. The default is the datastore's attribute C(driver). Without that
+        attribute, data keeps its format.
+      - Images of type V(cdrom), V(kernel), V(ramdisk) and V(context) are stored as they are, and don't take this
+        option.
     type: str
     choices: [raw, qcow2]
   sparse:
@@ -168,25 +166,25 @@ options:
     type: bool
   verify:
     description:
-      - Whether a O(path), O(url) or O(clone_from) is refused that by its own tables isn't whole, that is marked as
-        damaged, or that a program writes to meanwhile. What is there is stored with a warning otherwise. The default is
+      - Whether to refuse a O(path), O(url) or O(clone_from) that is incomplete by its own tables, is marked as damaged,
+        or is written to by a program during the copy. With V(false), such data is stored with a warning. The default is
         the datastore's attribute C(verify), else V(true).
       - The tables are those of qcow2, VMDK, VDI, VHDX and VHD images, partition tables, file systems, and the volume
-        descriptor of an ISO image. A raw disk with other content is whole.
-      - It is about new data and isn't kept.
+        descriptor of an ISO image. A raw disk with other content counts as complete.
+      - The option is about new data and is not stored.
     type: bool
   persistent:
     description:
-      - Whether one domain has the image for itself and keeps what it writes. The default of a new image is V(false).
-      - An image of type V(filesystem) that is not persistent can be used by several domains if it is read-only.
+      - Whether one domain has the image for itself and keeps its changes. The default of a new image is V(false).
+      - Several domains can use an image of type V(filesystem) that is not persistent, if it is read-only.
     type: bool
   read_only:
     description: Whether every domain can only read the image. The default of a new image is V(true) for a V(cdrom),
       else V(false).
     type: bool
   mount_point:
-    description: Where guests mount an image of type V(filesystem). The default of a new image is C(/mnt/one-fs-) and
-      its id.
+    description: The mount point in guests of an image of type V(filesystem). The default of a new image is
+      C(/mnt/one-fs-) and its id.
     type: str
   mount_tag:
     description:
@@ -195,47 +193,49 @@ options:
       - No two images have one tag. The default of a new image is C(one-) and its id.
     type: str
   uid_map:
-    description: Which user ids of guests become which of the host, for type V(filesystem). Without it, the default of
-      the host is used.
+    description: Map of user ids of guests to user ids of the host, for type V(filesystem). The default is that of the
+      host.
   gid_map:
-    description: Which group ids of guests become which of the host, like user ids.
+    description: Map of group ids, like O(uid_map).
   remake:
     description:
-      - Whether data that is proven to be wrong is made again from O(path), O(url), O(clone_from) or O(size). That is
-        data without its end, and data with another checksum than the recorded one.
-      - All data of the image is read for that. Of a persistent image, only whether it is whole is looked at, and
-        O(force) is needed, too.
+      - Whether to create provably wrong data again from O(path), O(url), O(clone_from) or O(size). Wrong is data
+        without its end, and data with another checksum than the recorded one.
+      - All data of the image is read for this check. A persistent image is only checked for being complete, and
+        O(force) is required, too.
     type: bool
     default: false
   force:
     description:
-      - Whether data may be replaced where the options describe other data than the image was made with, such as another
-        path, checksum or a smaller size. What the image held is lost.
-      - It is also the only way to replace or remove an image that a domain uses. The catalog forgets the attachments of
-        an image that is removed.
-      - Use is also what the catalog doesn't know, namely programs with the image's file open, QEMU's locks on it, and
-        domains of libvirt, running or defined. This host is asked or, where the datastore has a bridge_list, each host
-        in there that can be reached. Other hosts show only by QEMU's locks, and by attachments that the module
-        granary.vmstore.image_attachment recorded. A user other than root sees no open files of other users.
-      - Data that a running program has open is not replaced even so.
-      - Where the data of a persistent image is lost, what domains wrote there is lost, too. It is only made anew with
-        it.
-      - Where the data of all images of a datastore is missing, its file system may not be mounted, and no image is made
-        there without it.
+      - Whether to replace data if the options describe other data than the image was created with, such as another
+        path, another checksum or a smaller size. The old data is lost.
+      - This option is also the only way to replace or remove an image that a domain uses. The catalog deletes the
+        attachments of an image that is removed.
+      - An image is also in use without an attachment in the catalog, that is by programs with the image's file open, by
+        QEMU's locks on it, and by domains of libvirt, running or defined. This host is checked. If the datastore has a
+        bridge_list, each of its hosts that can be reached is checked instead. On other hosts, only QEMU's locks and the
+        attachments of the module granary.vmstore.image_attachment are seen. A user other than root does not see the
+        open files of other users.
+      - Data that a running program has open is not replaced even with V(true).
+      - If the data of a persistent image is lost, the changes of its domains are lost, too. Such an image is only
+        created again with V(true).
+      - If the data of all images of a datastore is missing, its file system may not be mounted. Images are created
+        there only with V(true).
     type: bool
     default: false
   state:
     description:
-      - V(present) makes sure that the image exists as described. An option that isn't given stays as it is. Data that
-        was lost is made again, unless the image is persistent.
-      - V(absent) removes the image, its snapshots and its data; of type V(filesystem), only its entry in the catalog.
-      - An image that a domain uses can neither be changed nor removed, whether the catalog knows of the use or not.
+      - V(present) makes sure that the image exists as described. An option that is not given stays as it is. Lost data
+        is created again, unless the image is persistent.
+      - V(absent) removes the image, its snapshots and its data. Of an image of type V(filesystem), only the entry in
+        the catalog is removed.
+      - An image that a domain uses can neither be changed nor removed, also if the catalog has no attachment for that
+        use.
     type: str
     choices: [present, absent]
     default: present
   timeout:
-    description: Seconds that a file system may take to say what a directory holds, from 1 to 86400. Copying takes as
-      long as it takes.
+    description: Upper bound of the seconds for measuring a directory, from 1 to 86400. Copying has no bound.
     type: int
     default: 300
 notes:

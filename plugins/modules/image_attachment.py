@@ -9,11 +9,11 @@ DOCUMENTATION = r"""
 module: image_attachment
 short_description: Manage which domain uses which image
 description:
-  - Records in the catalog that a domain of a host uses an image, and checks the rules that hold over all hosts. Another
-    domain can't use a persistent image, nor one that isn't read-only. In one domain, no two images have the same tag or
-    mount point.
-  - Runs on the front-end, where the catalog is. What it returns is given to M(granary.vmstore.virtiofs_export) on the
-    hypervisor. A hypervisor that is the front-end too doesn't need this module, because
+  - Records in the catalog that a domain of a host uses an image, and checks the rules that hold across all hosts. A
+    persistent image, and an image that is not read-only, is used by one domain only. In one domain, no two images have
+    the same tag or mount point.
+  - Runs on the front-end, where the catalog is. Pass its result to M(granary.vmstore.virtiofs_export) on the
+    hypervisor. A hypervisor that is the front-end, too, doesn't need this module, because
     M(granary.vmstore.virtiofs_export) does the same for an image.
 author:
   - The granary.vmstore developers (@granary)
@@ -49,17 +49,17 @@ options:
     description: The mount point in this domain. The default is that of the image.
     type: str
   read_only:
-    description: Whether this domain can only read. The default is that of the image, and an image that is read-only
-      can't be written by any domain.
+    description: Whether this domain can only read. The default is that of the image. No domain can write to a read-only
+      image.
     type: bool
   uid_map:
-    description: Which user ids of the guest become which of the host. The default is that of the image.
+    description: Map of user ids of the guest to user ids of the host. The default is that of the image.
   gid_map:
-    description: Which group ids of the guest become which of the host. The default is that of the image.
+    description: Map of group ids of the guest to group ids of the host. The default is that of the image.
   state:
     description:
       - V(present) records the attachment, or its new values.
-      - V(absent) forgets it. Do that after the export is removed from the domain.
+      - V(absent) deletes the record. Remove the export from the domain before.
     type: str
     choices: [present, absent]
     default: present
@@ -75,12 +75,12 @@ EXAMPLES = r"""
     host: host01
     domain: web
   delegate_to: frontend
-  register: claim
+  register: recorded
 
 - name: Put it into the domain
   granary.vmstore.virtiofs_export:
     domain: web
-    attachment: "{{ claim.attachment }}"
+    attachment: "{{ recorded.attachment }}"
 """
 
 RETURN = r"""

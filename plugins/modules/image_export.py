@@ -9,10 +9,10 @@ DOCUMENTATION = r"""
 module: image_export
 short_description: Write an image into a file
 description:
-  - Writes what an image holds, or held at a snapshot, into one file on the front-end that needs no other file. Holes
-    stay holes.
-  - The file appears under its name when it is whole. A run that fails leaves what was there before.
-  - Runs on the front-end, which has to hold the data. Images in a datastore with a bridge list are refused.
+  - Writes the data of an image, or of one of its snapshots, to one file on the front-end. The file needs no other file.
+    Holes stay holes.
+  - The file gets its name once it is complete. A run that fails leaves the old file in place.
+  - Runs on the front-end, which must hold the data. Images in a datastore with a bridge list are refused.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -37,7 +37,7 @@ options:
     required: true
   dest:
     description:
-      - Path of the file, in a directory that exists. It can't be in a directory of a datastore.
+      - Path of the file, in a directory that exists. The path can't be in a directory of a datastore.
       - A symbolic link, and everything else that isn't a regular file, is refused. Links among the directories of the
         path are followed.
     type: path
@@ -47,10 +47,10 @@ options:
     type: str
     choices: [raw, qcow2]
   snapshot:
-    description: Id of a snapshot of the image that is written instead of what the image holds now.
+    description: Id of a snapshot of the image, to write instead of the image's current data.
     type: int
   force:
-    description: Replaces a file that has another content or format. Without it, such a file is an error.
+    description: Replaces a file with another content or format. Without it, such a file is an error.
     type: bool
     default: false
 notes:

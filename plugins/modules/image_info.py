@@ -20,10 +20,10 @@ extends_documentation_fragment:
   - granary.vmstore._catalog
 options:
   name:
-    description: Name or id of the image that is wanted. Without it, all are returned.
+    description: Name or id of an image. Without it, all images are returned.
     type: str
   datastore:
-    description: Name or id of the datastore whose images are wanted.
+    description: Name or id of a datastore, to return its images only.
     type: str
 seealso:
   - module: granary.vmstore.image

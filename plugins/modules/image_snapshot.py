@@ -9,12 +9,11 @@ DOCUMENTATION = r"""
 module: image_snapshot
 short_description: Delete, flatten or revert to snapshots of images
 description:
-  - Acts on a snapshot of an image whose datastore driver supports snapshots. Snapshots are made by the transfer
-    drivers, while a virtual machine has the image.
-  - Whatever fails, and whenever the host stops, the data that the task is to keep is there whole, and the task can be
-    repeated.
-  - Where O(state=flattened) was stopped between its two last steps, repeat it before anything else is done with the
-    image, as its other snapshots may be unusable already.
+  - Deletes, flattens or reverts to a snapshot of an image whose datastore driver supports snapshots. Transfer drivers
+    create snapshots while a virtual machine has the image.
+  - The data to keep is complete after any failure or power loss, and the task can be repeated.
+  - If O(state=flattened) was stopped between its last two steps, repeat the task before anything else is done with the
+    image, because its other snapshots may be unusable already.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -44,21 +43,21 @@ options:
     required: true
   state:
     description:
-      - V(absent) deletes the snapshot. What the image and its other snapshots hold stays. One that doesn't exist is
-        deleted already.
-      - V(reverted) makes the image hold what the snapshot holds. What it held is lost, all snapshots stay. They are
-        compared first, so nothing changes where they are the same.
-      - V(flattened) makes the image one file that holds what the snapshot holds, without any snapshots. What it held,
-        and the other snapshots, are lost. Nothing changes where there are no snapshots.
+      - V(absent) deletes the snapshot. The data of the image and of its other snapshots stays. A missing snapshot
+        counts as deleted.
+      - V(reverted) gives the image the data of the snapshot. The image's current data is lost, and all snapshots stay.
+        The data is compared before, so nothing changes if it is the same.
+      - V(flattened) turns the image into one file with the data of the snapshot and without any snapshots. The image's
+        current data and the other snapshots are lost. Nothing changes if there are no snapshots.
     type: str
     choices: [absent, flattened, reverted]
     required: true
   force:
     description:
-      - Acts also while a domain or another program uses the image, whether the catalog knows of that or not, and
-        flattens also where that loses other snapshots. Without it, both fail. The hosts that are asked are those of the
-        option O(granary.vmstore.image#module:force).
-      - A domain that runs goes on writing to the files that it has open, so stop it first.
+      - Acts also while a domain or another program uses the image, with or without an attachment in the catalog.
+        Flattens also if other snapshots are lost. Without it, both fail. The checked hosts are those of the option
+        O(granary.vmstore.image#module:force).
+      - A running domain continues to write to the files that it has open, so stop the domain before.
     type: bool
     default: false
 notes:

@@ -9,10 +9,9 @@ DOCUMENTATION = r"""
 module: simulated_datastore
 short_description: Mount a simulated datastore on a test host and set its policies
 description:
-  - Mounts storage that behaves, and misbehaves on command, so that a test sees what a playbook does when storage is
-    full, slow, broken or gone.
-  - It needs the program C(simulated-datastore) of the test harness of this collection on the host, which the role
-    P(granary.vmstore.simulated_datastore#role) installs, and root.
+  - Mounts storage that fails on command, to test a playbook with storage that is full, slow, broken or gone.
+  - Needs root, and on the host the program C(simulated-datastore) of the test harness of this collection. The role
+    P(granary.vmstore.simulated_datastore#role) installs the program.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -172,12 +171,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible impo
 from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated_datastore import (
     SIMULATED_DATASTORE_SPEC,
     SimulatedDatastoreService,
-    SimulatedDatastoreWish,
+    SimulatedDatastoreSpec,
 )
 
 
 def main() -> None:
-    run_module(SIMULATED_DATASTORE_SPEC, lambda options: SimulatedDatastoreService(SimulatedDatastoreWish(**options)))
+    run_module(SIMULATED_DATASTORE_SPEC, lambda options: SimulatedDatastoreService(SimulatedDatastoreSpec(**options)))
 
 
 if __name__ == "__main__":

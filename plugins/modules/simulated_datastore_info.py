@@ -8,8 +8,8 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: simulated_datastore_info
 short_description: Read the status and the ledger of a simulated datastore
-description:
-  - Returns what is mounted, which policies are in force, and what clients asked and got.
+description: Returns the mounts of a simulated datastore, the policies in force, and the requests and results of
+  clients.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:

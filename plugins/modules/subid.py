@@ -37,11 +37,12 @@ options:
   start:
     description:
       - First subordinate id.
-      - The default is that of the first range from 100000 on that nobody has in these files and that no account or
-        group is in, as C(useradd) finds it. C(SUB_UID_MIN) and the like in C(/etc/login.defs) say where to look.
+      - The default is the start of the first free range from 100000 on, as C(useradd) searches. A range is free if no
+        user has it in these files, and no account or group has an id in it. C(SUB_UID_MIN) and related settings in
+        C(/etc/login.defs) limit the search.
     type: int
   count:
-    description: How many ids, from O(start) on.
+    description: Number of ids, from O(start) on.
     type: int
     default: 65536
   type:
@@ -125,12 +126,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible impo
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
     SUBID_SPEC,
     SubidService,
-    SubidWish,
+    SubidSpec,
 )
 
 
 def main() -> None:
-    run_module(SUBID_SPEC, lambda options: SubidService(SubidWish(**options)))
+    run_module(SUBID_SPEC, lambda options: SubidService(SubidSpec(**options)))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ module: subid_info
 short_description: Read subordinate user and group ids
 description:
   - Reads the entries of C(/etc/subuid) and C(/etc/subgid).
-  - For one user, and where C(/etc/nsswitch.conf) takes subordinate ids from another source than files, C(getsubids) is
-    asked.
+  - For one user, and if C(/etc/nsswitch.conf) takes subordinate ids from another source than files, the module runs
+    C(getsubids).
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:
@@ -20,8 +20,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes.actiongroup_vmstore
 options:
   user:
-    description: Login name, or decimal uid, of the user whose ranges are wanted. Without it, all entries of the files
-      are returned.
+    description: Login name, or decimal uid, of a user. Without it, all entries of the files are returned.
     type: str
 seealso:
   - module: granary.vmstore.subid
@@ -75,11 +74,11 @@ subgid:
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module
-from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SUBID_INFO_SPEC, subid_info
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SUBID_INFO_SPEC, read_subids
 
 
 def main() -> None:
-    run_info_module(SUBID_INFO_SPEC, lambda options: subid_info(**options))
+    run_info_module(SUBID_INFO_SPEC, lambda options: read_subids(**options))
 
 
 if __name__ == "__main__":

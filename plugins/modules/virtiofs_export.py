@@ -9,33 +9,34 @@ DOCUMENTATION = r"""
 module: virtiofs_export
 short_description: Share a directory of a hypervisor with a virtual machine
 description:
-  - Adds a virtiofs device to a libvirt domain, changes it, or removes it. What is shared is an image of the catalog or
-    any directory.
+  - Adds a virtiofs device to a libvirt domain, changes the device, or removes it. The device shares an image of the
+    catalog or any directory.
   - Runs on the hypervisor, as root.
-  - The definition of the domain is changed, and the device is plugged into the running domain or unplugged from it
-    where that is possible. Where the running domain needs a restart to have the change, RV(restart_required) says so on
-    this and every later run until it had one. A restart is a stop and a start, which O(restart) does. A reboot from
-    within the guest keeps the old devices.
-  - The virtiofsd of a running device is looked at too. When it has died, only a restart heals the guest. When it serves
-    another directory than the one that is at O(source) now, because a file system was mounted or unmounted there, what
-    the guest writes is hidden from this host. Both are warned of, and RV(restart_required) is true.
-  - A warning names accounts of this host, and users with subordinate ids of their own, that have ids which the guest's
-    ids are mapped to.
-  - virtiofs needs shared memory. When a device is added, the memory of the domain is made shared. Huge pages are kept
-    if the domain has them, and so is memory that is backed by files, otherwise the source becomes memfd. It stays so
-    when the device is removed.
-  - Nothing else in the definition is touched. It is read back and compared, and the old definition is put back if
-    libvirt changed anything else or dropped a part of the device.
+  - The module changes the definition of the domain. Where that is possible, it also plugs the device into the running
+    domain or unplugs it. If the running domain needs a restart for the change, RV(restart_required) is true on this and
+    every later run until the restart. A restart is a stop and a start, and O(restart) does both. A reboot from within
+    the guest keeps the old devices.
+  - The module also checks the virtiofsd of a running device. If virtiofsd has died, only a restart helps the guest. If
+    virtiofsd serves another directory than the current one at O(source), because a file system was mounted or unmounted
+    there, the guest writes to a directory that is hidden from this host. The module warns of both, and
+    RV(restart_required) is true.
+  - A warning names accounts of this host, and users with subordinate ids, whose ids are those that the guest's ids are
+    mapped to.
+  - Virtiofs needs shared memory. When a device is added, the memory of the domain becomes shared. Huge pages and memory
+    that is backed by files are kept. Otherwise the source becomes memfd. The memory stays shared when the device is
+    removed.
+  - Nothing else in the definition changes. The module reads the definition back and compares it. It restores the old
+    definition if libvirt changed anything else or dropped a part of the device.
   - The ids of the guest are mapped to subordinate ids of O(service_user), so that root of the guest isn't root in the
     directory. This needs libvirt 10.0.0, virtiofsd in Rust, and a virtiofsd that doesn't run as root. The role
-    P(granary.vmstore.hypervisor#role) sees to that.
-  - The directory is recorded on this host. The wrapper that the role installs opens it anew whenever the domain starts,
-    follows no symbolic link that others than root can replace, and refuses to start virtiofsd when another directory or
-    another mount is there. This module refuses as well. Remove the export and add it again to share what is there now.
-    An export of an earlier version, which has no record, is recorded by the next run.
-  - Warns when others than root can replace the directory, and when its file system isn't mounted with C(nosuid), see
-    O(subid).
-  - virtiofs has neither snapshots nor backups, and a directory can't be attached as a disk, resized, cloned or saved as
+    P(granary.vmstore.hypervisor#role) sets this up.
+  - The directory is recorded on this host. The wrapper that the role installs opens the directory again at each start
+    of the domain. The wrapper follows no symbolic link that others than root can replace. It refuses to start virtiofsd
+    if another directory or another mount is at the path. This module refuses that, too. To share the new directory,
+    remove the export and add it again. The next run records an export of an earlier version that has no record.
+  - The module warns if others than root can replace the directory, and if its file system isn't mounted with C(nosuid),
+    see O(subid).
+  - Virtiofs has neither snapshots nor backups. A directory can't be attached as a disk, resized, cloned or saved as
     another image.
 author:
   - The granary.vmstore developers (@granary)
@@ -52,9 +53,9 @@ attributes:
   check_mode:
     support: full
     details:
-      - Whether the guest will release a device that is to be unplugged can't be known before it was asked to.
-      - Where libvirt, the wrapper, the domain or the image is missing, RV(device) has only what can be told. The tag
-        and mount point of an image that isn't in the catalog yet are those that the next new image gets.
+      - A guest may refuse to release a device, and check mode can't predict that.
+      - If libvirt, the wrapper, the domain or the image is missing, RV(device) has only the known values. The tag and
+        mount point of an image that isn't in the catalog yet are those that the next new image gets.
   diff_mode:
     support: full
   idempotent:
@@ -67,35 +68,35 @@ options:
   image:
     description:
       - Name or id of an image of type filesystem in the catalog on this host.
-      - The catalog records that the domain uses it before the domain is changed, and forgets it when that fails.
-      - A claim of the image by a domain that libvirt on this host no longer knows is released, with a warning.
+      - The catalog records the attachment before the domain is changed, and deletes the record if the change fails.
+      - An attachment of the image to a domain that libvirt on this host no longer has is deleted, with a warning.
     type: str
   attachment:
     description:
-      - RV(granary.vmstore.image_attachment#module:attachment), where the catalog is on another host.
-      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here too, whatever a
+      - RV(granary.vmstore.image_attachment#module:attachment), if the catalog is on another host.
+      - Directories of the system themselves (C(/), C(/etc), C(/var) and the like) are refused here, too, whatever a
         datastore allows.
-      - What it says about tag, mount point, read-only and id maps is final. Give these to
+      - Its values of tag, mount point, read-only and id maps are final. Pass these options to
         M(granary.vmstore.image_attachment).
     type: dict
   source:
     description:
-      - Absolute path of a directory that is no image. Symbolic links are resolved now, and what they lead to is
+      - Absolute path of a directory that is not an image. Symbolic links are resolved now, and their target is
         exported. A link that others than root can replace is refused.
-      - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and whatever holds one of them) are refused,
-        except those in C(/var/tmp).
-      - Whether other domains use it too isn't looked at.
+      - Directories of the system (C(/etc), C(/usr), C(/var) and the like, and directories that contain one of them) are
+        refused, except those in C(/var/tmp).
+      - The module does not check whether other domains use the directory.
     type: str
   mount_tag:
     description:
-      - By this name the guest mounts the directory.
+      - The name by which the guest mounts the directory.
       - The default is that of the image. Required with O(source).
-      - A device keeps its tag. To have another one, remove the export and add it again.
-      - With O(state=absent) this alone can name the device.
+      - A device keeps its tag. To change the tag, remove the export and add it again.
+      - With O(state=absent), the tag alone can name the device.
     type: str
   mount_point:
     description:
-      - Where the guest mounts it. The catalog and O(seed) keep it, and RV(device.mount_point) returns it.
+      - The mount point in the guest. The catalog and O(seed) store it, and RV(device.mount_point) returns it.
       - The default is that of the image. Required with O(source) and O(seed).
     type: str
   read_only:
@@ -106,18 +107,18 @@ options:
     type: bool
   uid_map:
     description:
-      - Which user ids of the guest become which ids of this host. They must be subordinate ids of O(service_user), and
-        id 0 of the guest must be among them.
+      - Map of user ids of the guest to ids of this host. These ids must be subordinate ids of O(service_user), and the
+        map must have id 0 of the guest.
       - The default is that of the image, else id 0 on the first subordinate id, for the whole of the first range.
   gid_map:
-    description: Which group ids of the guest become which ids of this host, like O(uid_map).
+    description: Map of group ids of the guest to ids of this host, like O(uid_map).
   cache:
     description:
-      - How long the guest may keep what it read.
+      - How long the guest may keep cached data.
       - V(none) shows every change by this host or another guest at once. Programs in the guest that map files into
         shared memory for writing may not run.
-      - V(auto) leaves it to virtiofsd, which shows changes after about a second and when a file is opened.
-      - V(always) is for a directory that only this guest writes to. It never looks again at what it has.
+      - V(auto) leaves the cache to virtiofsd, which shows changes after about a second and when a file is opened.
+      - V(always) is for a directory that only this guest writes to. Cached data is never read again.
     type: str
     choices: [none, auto, always]
     default: none
@@ -127,15 +128,15 @@ options:
   xattr:
     description:
       - Whether the guest can use extended attributes. Stays as it is if not given.
-      - The wrapper of the role P(granary.vmstore.hypervisor#role) refuses those that security modules of the host act
-        on, such as C(security.selinux).
+      - The wrapper of the role P(granary.vmstore.hypervisor#role) refuses attributes that security modules of the host
+        act on, such as C(security.selinux).
     type: bool
   sandbox:
-    description: How virtiofsd shuts itself in. V(chroot) is possible without id maps only. Stays as it is if not given.
+    description: The isolation of virtiofsd. V(chroot) is possible without id maps only. Stays as it is if not given.
     type: str
     choices: [namespace, chroot]
   thread_pool:
-    description: How many threads virtiofsd uses. Stays as it is if not given.
+    description: Number of virtiofsd's threads. Stays as it is if not given.
     type: int
   binary:
     description:
@@ -151,15 +152,15 @@ options:
     type: str
   subid:
     description:
-      - Which subordinate ids the guest gets when O(uid_map) and O(gid_map), and those of the image, are not given.
-      - V(shared) is the first range of O(service_user), the same for all domains. Files and processes of one guest are
-        then those of every other guest. A user of this host who runs a setuid program that one guest made can write to
-        the shares of all guests and stop their virtiofsd.
+      - The subordinate ids of the guest if O(uid_map) and O(gid_map), and those of the image, are not given.
+      - V(shared) is the first range of O(service_user), the same for all domains. Files and processes of one guest then
+        belong to every other guest, too. A user of this host who runs a setuid program that one guest created can write
+        to the shares of all guests and stop their virtiofsd.
       - V(per_domain) gives the domain a range of 65536 ids that no other domain has, and is recommended. The range is
         allocated with the first export, added to C(/etc/subuid) and C(/etc/subgid), used by all exports of the domain
-        that ask for it, and freed with the last of them. The UUID of the domain decides which one, so that it is the
-        same on every host, unless another domain has it there. Where a directory service grants subordinate ids, the
-        range is taken from those after the first range.
+        with this value, and freed with the last of them. The UUID of the domain decides the range, so the range is the
+        same on every host, unless another domain has it there. If a directory service grants subordinate ids, the range
+        is one of those after the first range.
       - With V(per_domain), files of one guest belong to nobody in another guest. Guests that change each other's files
         need the same map.
       - Files keep their owner when this option changes. Change the owners on the host, see RV(device.owners).
@@ -168,32 +169,33 @@ options:
     default: shared
   allow_unmapped:
     description:
-      - Whether to export without id maps where this host can't map and no map was asked for.
+      - Whether to export without id maps if this host can't map ids and no map was given.
       - Root of the guest is then root in the directory.
     type: bool
     default: false
   owner:
     description:
-      - Who owns the directory itself. An id or the name of a user of this host, or V(guest:) and an id of the guest,
-        such as V(guest:0) for its root. With O(subid=per_domain) only the latter is known before the first export.
-      - What is in the directory keeps its owners. Without this option, the directory does, too. O(state=absent) leaves
-        it as it is.
-      - A directory is not changed if another user than its owner could have put it there. A missing one is not created,
-        because it may be a file system that isn't mounted. Use M(granary.vmstore.directory) for that.
+      - The owner of the directory itself. An id or the name of a user of this host, or V(guest:) and an id of the
+        guest, such as V(guest:0) for its root. With O(subid=per_domain), only the latter is known before the first
+        export.
+      - The content of the directory keeps its owners. Without this option, the directory keeps its owner, too.
+        O(state=absent) leaves the owner as it is.
+      - A directory is not changed if another user than its owner could have put it there. A missing directory is not
+        created, because it may be a file system that isn't mounted. Use M(granary.vmstore.directory) to create it.
     type: str
   group:
     description: The group of the directory itself, like O(owner).
     type: str
   mode:
-    description: Permissions of the directory itself, as a quoted octal number. Without it, they stay.
+    description: Permissions of the directory itself, as a quoted octal number. Without this option, they stay.
     type: str
   seed:
     description:
-      - Path of an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). It is made
-        if it doesn't exist.
-      - The domain gets a read-only CD-ROM drive with it if it has none.
-      - It holds the mounts of all exports of the domain that were given with it. A domain needs a seed of its own.
-      - O(state=absent) takes the mount out of the seed and leaves the drive.
+      - Path of a seed, an image on this host that makes cloud-init in the guest mount the export at boot (NoCloud). A
+        missing seed is created.
+      - A domain without a CD-ROM drive for the seed gets a read-only drive.
+      - The seed has the mounts of all exports of the domain that were given with it. A domain needs a seed of its own.
+      - O(state=absent) removes the mount from the seed and leaves the drive.
     type: str
   uri:
     description: URI of libvirt on this host.
@@ -201,20 +203,20 @@ options:
     default: qemu:///system
   restart:
     description:
-      - What to do when a running domain needs a restart (RV(restart_required)), for whatever reason.
-      - V(when_needed) asks the guest to shut down, waits for that, and starts the domain. The module fails when the
-        guest doesn't shut down within O(restart_timeout), or when the domain is paused. What was changed before stays.
-        A guest that hangs on a dead virtiofsd often can't shut down.
-      - V(when_needed_force) does the same, and turns the power of the domain off when the guest doesn't shut down in
-        time. The guest can lose what it has not written yet.
+      - The action if a running domain needs a restart (RV(restart_required)), for whatever reason.
+      - V(when_needed) asks the guest to shut down, waits, and starts the domain. The module fails if the guest doesn't
+        shut down within O(restart_timeout), or if the domain is paused. Earlier changes stay. A guest that hangs on a
+        dead virtiofsd often can't shut down.
+      - V(when_needed_force) does the same, and turns off the power of the domain if the guest doesn't shut down in
+        time. The guest can lose unwritten data.
       - A domain that doesn't start again gets its old definition back and is started with that.
-      - A transient domain isn't restarted, because it would be gone. Nor is a domain whose device serves another
-        directory than the one that is at O(source) now, because only you know whether the right directory is there.
+      - A transient domain isn't restarted, because it would be gone. A domain whose device serves another directory
+        than the current one at O(source) isn't restarted either, because only you know which directory is right.
     type: str
     choices: [never, when_needed, when_needed_force]
     default: never
   restart_timeout:
-    description: Seconds that O(restart) gives the guest to shut down.
+    description: Upper bound of the seconds in which the guest must shut down for O(restart).
     type: int
     default: 120
   host:
@@ -227,9 +229,9 @@ options:
   state:
     description:
       - V(present) makes sure that the domain has the export.
-      - V(absent) removes this device only, and the claim of it if the catalog is on this host. The directory stays. It
-        is found by O(image), O(attachment), O(source) or O(mount_tag), or by those given together. Unmount it in the
-        guest first. A domain that doesn't exist has no export.
+      - V(absent) removes this device only, and its attachment if the catalog is on this host. The directory stays.
+        O(image), O(attachment), O(source) or O(mount_tag), or several of them together, name the device. Unmount it in
+        the guest first. A domain that doesn't exist has no export.
     type: str
     choices: [present, absent]
     default: present
@@ -296,12 +298,12 @@ EXAMPLES = r"""
     host: "{{ inventory_hostname }}"
     domain: web2
   delegate_to: frontend
-  register: claim
+  register: recorded
 
 - name: Share it with a domain of this hypervisor
   granary.vmstore.virtiofs_export:
     domain: web2
-    attachment: "{{ claim.attachment }}"
+    attachment: "{{ recorded.attachment }}"
 
 - name: Let cloud-init mount it at boot
   granary.vmstore.virtiofs_export:
@@ -405,7 +407,8 @@ restart_required:
   description:
     - Whether the domain has to be stopped and started to be what was asked for. In check mode, before O(restart) would
       have done it.
-    - An image keeps its claim until then where its device is to be removed, since the guest can still write to it.
+    - The image of a device that is to be removed keeps its attachment until then, because the guest can still write to
+      it.
   returned: success
   type: bool
 restart_reasons:

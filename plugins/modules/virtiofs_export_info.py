@@ -8,9 +8,8 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virtiofs_export_info
 short_description: Read which directories a hypervisor shares with its virtual machines
-description:
-  - Reads the virtiofs devices of libvirt domains, those in the definition and those of the running domain, and tells
-    where these differ.
+description: Reads the virtiofs devices of libvirt domains, in the definition and in the running domain, and returns the
+  differences between the two.
 author:
   - The granary.vmstore developers (@granary)
 requirements:

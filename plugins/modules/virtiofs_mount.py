@@ -11,14 +11,16 @@ short_description: Mount a virtiofs tag in a guest
 description:
   - Mounts a directory of the host, which the virtual machine sees as a virtio-fs device with a tag, now and at every
     boot.
-  - Compares three things, namely what is asked for, what C(/etc/fstab) says, and what is mounted
-    (C(/proc/self/mountinfo)), and changes those that differ.
-  - A mount with other options is remounted. One of another tag, or with an option that a remount can't change, is
-    unmounted and mounted again. When it is in use, the module fails, says by whom, and leaves everything as it was.
-  - A mount whose device was taken away, and is back, is dead. It is unmounted and mounted again, too.
-  - What isn't virtiofs is never touched. Another file system on O(path), mounts stacked on it, or mounts below that it
-    would hide, are an error that names them.
-  - A mount whose options don't take effect is taken back, and the module fails. C(/etc/fstab) then is as it was.
+  - Compares the desired state with C(/etc/fstab) and with the live mounts (C(/proc/self/mountinfo)), and changes those
+    that differ.
+  - A mount with other options is remounted. A mount of another tag, or with an option that a remount can't change, is
+    unmounted and mounted again. If the mount is in use, the module fails, names the users of the mount, and leaves
+    everything as it was.
+  - A mount is dead if its device was removed, even if the device is back. A dead mount is unmounted and mounted again,
+    too.
+  - Mounts of other types are never changed. Another file system on O(path), mounts stacked on it, or mounts below that
+    it would hide, are errors. The error names these mounts.
+  - A mount whose options don't take effect is unmounted again, and the module fails. C(/etc/fstab) is as before then.
   - C(/etc/fstab) is replaced atomically. Other lines and comments stay as they are. Where systemd runs, it reads the
     changed file at once.
   - Runs in the guest. A guest without Ansible can mount by cloud-init, see M(granary.vmstore.virtiofs_export).
@@ -40,48 +42,48 @@ requirements:
 options:
   path:
     description:
-      - The mount point. Directories that are missing are created when O(state=mounted).
-      - A symbolic link is followed, and the mount point is what it leads to. A link of another user leads only to
-        directories of the same user.
-      - With O(state=mounted) and O(state=present), no directory of the system is accepted, such as C(/usr/bin),
-        C(/etc/ssh), C(/var/lib/dpkg) or C(~/.ssh), under none of its names. C(/usr/local/data), C(/var/lib/mysql),
-        C(/home) or C(/tmp/data) are.
-      - The module warns when the directory isn't empty, because a mount hides its content, and when another user could
-        replace a directory above by a link, because a boot would follow that.
+      - The mount point. Missing directories are created with O(state=mounted).
+      - A symbolic link is followed, and its target is the mount point. A link of another user leads only to directories
+        of the same user.
+      - With O(state=mounted) and O(state=present), directories of the system are refused under all of their names, such
+        as C(/usr/bin), C(/etc/ssh), C(/var/lib/dpkg) or C(~/.ssh). C(/usr/local/data), C(/var/lib/mysql), C(/home) and
+        C(/tmp/data) are accepted.
+      - The module warns if the directory isn't empty, because a mount hides its content. It also warns if another user
+        could replace a directory above by a link, because a boot would follow that link.
     type: str
     required: true
   tag:
     description:
       - The tag of the virtio-fs device.
-      - Required with O(state=mounted) and O(state=present). Otherwise, only a mount of this tag is meant, or without it
-        that of any tag.
+      - Required with O(state=mounted) and O(state=present). With other states, the tag limits the task to a mount of
+        this tag. Without it, the task is about a mount of any tag.
     type: str
   options:
     description:
       - Mount options, for example V(ro) or V(noatime). All others are the kernel's defaults.
       - V(x-...), V(_netdev), V(auto), V(noauto) and V(comment=...) are written to C(/etc/fstab) only.
-      - Words with which a boot would mount something else than is mounted now are refused, such as
-        V(X-mount.subdir=...), V(X-mount.idmap=...) and V(x-systemd.automount). Words that order the mount, such as
-        V(x-systemd.requires=...), and V(X-mount.mkdir) are accepted.
+      - Words are refused if a boot would mount something else with them, such as V(X-mount.subdir=...),
+        V(X-mount.idmap=...) and V(x-systemd.automount). Words that order the mount, such as V(x-systemd.requires=...),
+        and V(X-mount.mkdir) are accepted.
     type: list
     elements: str
     default: []
   nofail:
-    description: Whether the guest boots even when the tag is missing then. Written to C(/etc/fstab).
+    description: Whether the guest boots without the tag. Written to C(/etc/fstab).
     type: bool
     default: true
   mode:
-    description: Permissions of the mount point when it is created, as a quoted octal number. They are seen while
-      nothing is mounted on it.
+    description: Permissions of a created mount point, as a quoted octal number. They are visible while nothing is
+      mounted on it.
     type: str
     default: "0755"
   state:
     description:
       - V(mounted) makes sure that the tag is mounted and in C(/etc/fstab).
-      - V(present) makes sure that it is in C(/etc/fstab), whatever is mounted now, for example while an image is
-        prepared.
-      - V(unmounted) makes sure that it isn't mounted now, and leaves C(/etc/fstab) as it is.
-      - V(absent) makes sure that it is neither mounted nor in C(/etc/fstab). The directory stays.
+      - V(present) makes sure that the tag is in C(/etc/fstab), and leaves live mounts as they are, for example while an
+        image is prepared.
+      - V(unmounted) makes sure that the tag isn't mounted now, and leaves C(/etc/fstab) as it is.
+      - V(absent) makes sure that the tag is neither mounted nor in C(/etc/fstab). The directory stays.
     type: str
     choices: [mounted, present, unmounted, absent]
     default: mounted

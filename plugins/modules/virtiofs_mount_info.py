@@ -8,8 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: virtiofs_mount_info
 short_description: Read the virtiofs mounts and tags of a guest
-description:
-  - Reads which virtiofs mounts there are, live and in C(/etc/fstab), and which tags the guest has.
+description: Reads the virtiofs mounts, live and in C(/etc/fstab), and the tags of the guest.
 author:
   - The granary.vmstore developers (@granary)
 extends_documentation_fragment:

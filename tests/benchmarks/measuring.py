@@ -59,8 +59,7 @@ def table(rows: Sequence[Row]) -> str:
         target = ", ".join(f"{name}: {'met' if found <= most else 'missed'}" for name, found, most in targets) or "-"
         more = "".join(f" {(row.more or {}).get(name, '-')} |" for name in further)
         lines.append(
-            f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | "
-            f"{ratio:.2f}x "
+            f"| {row.what} | {row.value:.3f} {row.unit} | {row.floor_name} | {row.floor:.3f} {row.unit} | {ratio:.2f}x "
             f"| {target} |{more}"
         )
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import DatastoreDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from lab import Lab
 
@@ -25,7 +25,7 @@ def driver(
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     execute("hv1", "mkdir", "-p", os.path.dirname(BASE))
-    yield lambda: FsDriver(Datastore(100, "x", "image", "fs", "shared", BASE, bridge_list=("hv1",)))
+    yield lambda: new_driver(Datastore(100, "x", "image", "fs", "shared", BASE, bridge_list=("hv1",)))
     execute("hv1", "rm", "-rf", os.path.dirname(BASE))
 
 

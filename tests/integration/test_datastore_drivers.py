@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +25,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import (
-    OPTIONAL_ACTIONS,
     CopyOptions,
     DatastoreDriver,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import DATASTORE_DRIVERS
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.info import OPTIONAL_ACTIONS
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import (
+    DATASTORE_DRIVERS,
+    class_for,
+    driver_class,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import ACTIONS
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
@@ -42,8 +47,8 @@ RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 #: monitoring always.
 OPTIONAL = {
     "clone": "clone",
+    "content": "content",
     "export": "export",
-    "increment_flatten": "increment-flatten",
     "mkfs": "mkfs",
     **dict.fromkeys(("snap_delete", "snap_flatten", "snap_revert"), "snapshot"),
 }
@@ -79,12 +84,20 @@ class Place:
         own = self.kind.info
         kind = "image" if "image" in own.datastore_types else min(own.datastore_types)
         name = None if self.kind is SystemDriver else own.name
-        return self.kind(Datastore(100, "x", kind, name, own.tm_drivers[0], str(self.base), bridge_list=self.hosts))
+        datastore = Datastore(100, "x", kind, name, own.tm_drivers[0], str(self.base), bridge_list=self.hosts)
+        assert class_for(datastore) is self.kind
+        return self.kind(datastore)
 
     def supports(self, action: str) -> bool:
         if action in OPTIONAL:
             return OPTIONAL[action] in self.info.actions
+        if action == "increment_flatten":
+            return False
         return action == "monitor" or bool(self.info.image_types)
+
+    def unsupported(self, action: str) -> str:
+        where = " where the data is on the hosts of a bridge_list" if self.hosts else ""
+        return f"{action} is not supported by the {self.info.name} driver{where}."
 
     def source(self, name: str = "a source") -> str:
         """The path of something that an image can be made of."""
@@ -156,7 +169,11 @@ class Place:
                 shell("qemu-img", "check", "-q", "-f", "qcow2", path)
 
 
-PLACES = {**DATASTORE_DRIVERS, "system": SystemDriver, "fs-bridged": DATASTORE_DRIVERS["fs"]}
+PLACES = {
+    **{name: driver_class(name) for name in DATASTORE_DRIVERS},
+    "system": SystemDriver,
+    "fs-bridged": driver_class("fs", is_bridged=True),
+}
 
 
 @pytest.fixture(params=PLACES)
@@ -168,8 +185,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 CALLS: dict[str, Callable[[Place, str], object]] = {
     "clone": lambda place, image: place.driver.clone(image, "raw", place.options()),
     "cp": lambda place, image: place.driver.cp(place.source(), place.options()),
+    "content": lambda place, image: place.driver.content(image, "raw"),
     "export": lambda place, image: place.driver.export(image, "raw"),
-    "increment_flatten": lambda place, image: place.driver.increment_flatten(),
+    "increment_flatten": lambda place, image: place.driver.require("increment_flatten"),
     "mkfs": lambda place, image: place.driver.mkfs(4, "raw", None),
     "monitor": lambda place, image: place.driver.monitor(),
     "rm": lambda place, image: place.driver.rm(image),
@@ -181,7 +199,7 @@ CALLS: dict[str, Callable[[Place, str], object]] = {
 
 
 def test_the_actions_are_those_of_the_contract() -> None:
-    assert set(CALLS) == set(ACTIONS)
+    assert set(CALLS) == {*ACTIONS, "content"}
     assert set(OPTIONAL.values()) <= set(OPTIONAL_ACTIONS)
     assert list(OPTIONAL_ACTIONS) == sorted(OPTIONAL_ACTIONS)
     for kind in PLACES.values():
@@ -201,7 +219,7 @@ def test_a_driver_does_what_its_record_says_and_nothing_else(place: Place, actio
     with pytest.raises(UnsupportedAction) as caught:
         CALLS[action](place, image)
     assert caught.type is UnsupportedAction
-    assert str(caught.value) == f"{action} is not supported by the {place.info.name} driver."
+    assert str(caught.value) == place.unsupported(action)
     assert place.stored() == before
 
 
@@ -210,9 +228,7 @@ def test_what_the_record_leaves_out_is_refused_before_it_is_tried(place: Place) 
         if action in place.info.actions:
             place.driver.require(action)
         else:
-            with pytest.raises(
-                UnsupportedAction, match=f"^{action} is not supported by the {place.info.name} driver.$"
-            ):
+            with pytest.raises(UnsupportedAction, match=f"^{re.escape(place.unsupported(action))}$"):
                 place.driver.require(action)
 
 

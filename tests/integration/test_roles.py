@@ -273,8 +273,7 @@ def test_a_play_can_be_checked_before_the_roles_have_run(
     assert "at one-0 and /mnt/one-fs-0" in done
     said = " ".join(done.split())
     assert (
-        "/var/lib/one/vmstore is not a directory; the role granary.vmstore.frontend makes the default one. If no "
-        "task "
+        "/var/lib/one/vmstore is not a directory; the role granary.vmstore.frontend makes the default one. If no task "
         "before this one" in said
     )
     assert ("The Python library of libvirt is not installed" in said) == (host == bare)
@@ -426,8 +425,7 @@ def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Exe
     )
     said = roles("strange", fails=True)
     assert (
-        f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on "
-        "Ubuntu "
+        f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on Ubuntu "
         "yet." in said
     )
     assert changed(said) == 0

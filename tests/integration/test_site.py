@@ -323,7 +323,7 @@ def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
     export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}
     converge([export])
     said = " ".join(converge([{**export, "state": "absent"}]).split())
-    assert "The domain stubborn on hv1 has the image site_rw until it is shut down" in said
+    assert "The domain stubborn on hv1 has the image site_rw until the domain is shut down" in said
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
     execute("hv1", "virsh", "destroy", "stubborn")
     assert changed(converge([{**export, "state": "absent"}])) == 1

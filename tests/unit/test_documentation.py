@@ -68,7 +68,7 @@ FRAGMENTS: dict[Key, str] = {
     ): "the fixture is that of all tests in tests/integration; a lab more would cost half a minute",
     (
         "roles/simulated_datastore/README.md",
-        "Test a role as it is",
+        "Test a role without changes",
         0,
     ): "has the role of a user in it; test_mount_helpers.py mounts as such a role does",
     (
@@ -78,7 +78,7 @@ FRAGMENTS: dict[Key, str] = {
     ): "begins a shell; the tests of the simulated datastore give it a directory of their own",
     (
         "tests/harness/README.md",
-        "Test a role as it is",
+        "Test a role without changes",
         0,
     ): "installs helpers for mount(8); test_mount_helpers.py does so in a place of its own",
     (
@@ -99,10 +99,13 @@ FRAGMENTS: dict[Key, str] = {
 }
 
 
-def claimed() -> set[Key]:
-    """Return the blocks that tests ask for, by the calls of block() and files_of() in them."""
+def run_by_tests() -> set[Key]:
+    """Return the blocks that tests run, by the calls of block() and files_of() in the tests."""
     found: set[Key] = set()
-    for path in (ROOT / "tests").glob("**/integration/**/test_*.py"):
+    tests = [
+        path for folder in ("integration", "harness/tests") for path in (ROOT / "tests" / folder).rglob("test_*.py")
+    ]
+    for path in tests:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("block", "files_of"):
                 arguments = [ast.literal_eval(one) for one in node.args]
@@ -115,8 +118,8 @@ def claimed() -> set[Key]:
 
 def test_every_block_is_run_or_has_a_reason() -> None:
     keys = {one.key for one in read_blocks()}
-    assert claimed() | FRAGMENTS.keys() == keys
-    assert claimed() & FRAGMENTS.keys() == set()
+    assert run_by_tests() | FRAGMENTS.keys() == keys
+    assert run_by_tests() & FRAGMENTS.keys() == set()
 
 
 def test_the_demo_of_readme_is_what_it_prints() -> None:

@@ -100,7 +100,7 @@ def test_they_reach_the_module(
 def test_the_site_gives_the_role_each_export_as_it_is_but_for_what_the_claim_has_decided() -> None:
     site, catalog = ((ROOT / "playbooks" / name).read_text() for name in ("site.yml", "tasks/catalog.yml"))
     claim = yaml.safe_load(
-        re.search(r"    - name: Claim images for domains\n(.*?)\n      loop:", catalog, re.DOTALL)[1]
+        re.search(r"    - name: Attach images to domains\n(.*?)\n      loop:", catalog, re.DOTALL)[1]
     )
     decided = yaml.safe_load(re.search(r"vmstore_decided: (.*)", site)[1])
     assert set(decided) == claim["granary.vmstore.image_attachment"].keys() - {"host", "domain"} | {

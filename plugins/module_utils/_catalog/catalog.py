@@ -94,7 +94,7 @@ class Catalog:
 
         :raises NoSpace: the file system is full; :raises CatalogFailed: anything else that SQLite refuses.
         """
-        with acting_as(self._owner), _translated(self.path):
+        with acting_as(self._owner), _translate_errors(self.path):
             return self._connection.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
@@ -114,7 +114,7 @@ class Catalog:
 
     def copy_to(self, other: Catalog) -> None:
         """Make ``other`` hold what this catalog holds now."""
-        with acting_as(self._owner), _translated(self.path):
+        with acting_as(self._owner), _translate_errors(self.path):
             self._connection.backup(other._connection)  # pylint: disable=protected-access
 
     def next_id(self, resource: str) -> int:
@@ -189,12 +189,13 @@ def _read_into(catalog: Catalog) -> None:
     place = locate_catalog(catalog.path)
     with os_errors(f"read the catalog {catalog.path}"), acting_as(place.owner):
         _check_file(catalog.path, place)
-        with _translated(catalog.path), opened_for_reading(place.path, timeout=LOCK_DEADLINE) as connection:
+        with _translate_errors(catalog.path), opened_for_reading(place.path, timeout=LOCK_DEADLINE) as connection:
             Catalog(connection, catalog.path).copy_to(catalog)
 
 
 def _check_file(path: str, place: CatalogPlace) -> None:
-    """
+    """Refuse a catalog that can't be opened.
+
     :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
     """
     if not os.path.lexists(place.path):
@@ -211,7 +212,7 @@ def _connect(path: str) -> Catalog:
     place = locate_catalog(path)
     with os_errors(f"open the catalog {path}"), acting_as(place.owner):
         _check_file(path, place)
-        with _translated(path):
+        with _translate_errors(path):
             address = f"file:{urllib.parse.quote(place.path)}?mode=rw"
             connection = sqlite3.connect(address, uri=True, timeout=LOCK_DEADLINE, isolation_level=None)
     with contextlib.ExitStack() as opened:
@@ -247,8 +248,10 @@ def locate_catalog(path: str) -> CatalogPlace:
             place = CatalogPlace(os.path.join(os.readlink(descriptor_path(parent)), name), found, owner_of(found))
         check_local(os.path.dirname(place.path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes the default one."
-        raise DependencyNotFound(message) from error
+        raise DependencyNotFound(
+            f"The catalog can't be at {path}: {directory} is not a directory; the role granary.vmstore.frontend makes "
+            "the default one."
+        ) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {path}") from error
     _check_reachable(place)
@@ -256,14 +259,14 @@ def locate_catalog(path: str) -> CatalogPlace:
         directory = os.path.dirname(place.path)
         raise CatalogFailed(
             f"The catalog can't be at {path}: the directory {directory} is root's and other users may write to it, so "
-            "give it to one of them with chown, "
-            f"or keep them out with 'chmod go-w {directory}'."
+            f"give it to one of them with chown, or keep them out with 'chmod go-w {directory}'."
         )
     return place
 
 
 def _check_reachable(place: CatalogPlace) -> None:
-    """
+    """Refuse a place that the owner of the catalog can't reach.
+
     :raises CatalogFailed: a directory above the catalog's keeps its owner out.
     """
     directory = os.path.dirname(place.path)
@@ -271,14 +274,17 @@ def _check_reachable(place: CatalogPlace) -> None:
         with acting_as(place.owner):
             os.stat(directory)
     except PermissionError as error:
-        message = f"The catalog can't be at {place.path}: the user {place.directory.st_uid}, who owns the directory {directory}, may not go there."
-        raise CatalogFailed(message) from error
+        raise CatalogFailed(
+            f"The catalog can't be at {place.path}: the user {place.directory.st_uid}, who owns the directory "
+            f"{directory}, may not go there."
+        ) from error
     except OSError as error:
         raise from_os_error(error, f"look for the catalog {place.path}") from error
 
 
 def _check_owner(place: CatalogPlace) -> None:
-    """
+    """Refuse files of somebody else.
+
     :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or
         didn't put it there.
     """
@@ -292,8 +298,7 @@ def _check_owner(place: CatalogPlace) -> None:
             if uid != owner:
                 raise CatalogFailed(
                     f"The catalog's file {path} belongs to the user {uid} and its directory to the user {owner}, who "
-                    "has to own both: "
-                    f"look at the file, then run 'chown --no-dereference {owner} {path}'."
+                    f"has to own both: look at the file, then run 'chown --no-dereference {owner} {path}'."
                 )
 
 
@@ -353,7 +358,7 @@ def _make(path: str, datastore_location: str) -> None:
             os.fchmod(descriptor, 0o640)
             with acting_as(place.owner):
                 with (
-                    _translated(path),
+                    _translate_errors(path),
                     Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog,
                 ):
                     catalog.execute("PRAGMA synchronous = FULL")
@@ -372,8 +377,8 @@ def _remove(place: CatalogPlace, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _translated(path: str) -> Iterator[None]:
-    """SQLite's errors in one sentence."""
+def _translate_errors(path: str) -> Iterator[None]:
+    """Turn SQLite's errors into one sentence."""
     try:
         yield
     except UnicodeEncodeError as error:

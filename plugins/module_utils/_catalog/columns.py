@@ -54,7 +54,10 @@ def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping
 
 
 def read_list(accepts: Callable[[Any], bool], text: str) -> tuple[Any, ...]:
-    """:raises ValueError: not a JSON list with values only that ``accepts`` takes."""
+    """Read a JSON list.
+
+    :raises ValueError: something else, or a value in the list that ``accepts`` doesn't take.
+    """
     value = json.loads(text)
     if not isinstance(value, list) or not all(map(accepts, value)):
         raise ValueError(text)
@@ -62,7 +65,10 @@ def read_list(accepts: Callable[[Any], bool], text: str) -> tuple[Any, ...]:
 
 
 def read_texts(text: str) -> dict[str, str]:
-    """:raises ValueError: not a JSON object with texts only."""
+    """Read a JSON object whose values are texts.
+
+    :raises ValueError: something else.
+    """
     value = json.loads(text)
     if not isinstance(value, dict) or not all(map(is_text, value.values())):
         raise ValueError(text)
@@ -70,7 +76,7 @@ def read_texts(text: str) -> dict[str, str]:
 
 
 def _write_maps(maps: object) -> str | None:
-    """Return id maps as a column holds them; ``None`` means that none are given, which isn't the same as an empty list."""
+    """Return id maps as a column holds them; ``None`` means that none are given, unlike an empty list."""
     return None if maps is None else json.dumps(maps)
 
 

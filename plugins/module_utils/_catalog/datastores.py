@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import json
 
-from .._core.arguments import is_integer
 from .._core.paths import absolute
+from .._core.plain import is_integer
 from .._model.datastore import Datastore
 from .columns import is_text, read_list, read_texts
 from .table import Table

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which file system a directory lies on, and whether SQLite can lock files there (spec: shared-file-system,
+"""Find out on which file system a directory lies, and whether SQLite can lock files there (spec: shared-file-system,
 "Considerations").
 """
 
@@ -31,7 +31,7 @@ def type_of(mountinfo: str, mount_id: int) -> str:
 
 
 def is_shared(file_system: str) -> bool:
-    """Whether a file system of this type may be written to by other hosts."""
+    """Return whether a file system of this type may be written to by other hosts."""
     return file_system in SHARED_TYPES or (
         re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES
     )
@@ -52,8 +52,8 @@ def check_local(directory: str) -> None:
     if is_shared(file_system):
         raise CatalogFailed(
             f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are "
-            "not dependable there "
-            "and two writers would damage it, so name a directory on a local disk of the front-end."
+            "not dependable there and two writers would damage it, so name a directory on a local disk of the "
+            "front-end."
         )
 
 

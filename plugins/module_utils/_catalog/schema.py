@@ -88,7 +88,8 @@ IMAGES_WITH_DATA = (
         CHECK ((type = 'filesystem') = (mount_point IS NOT NULL))
     )""",
     """INSERT INTO image
-        SELECT id, name, datastore_id, type, path, 'dir', size_mb, persistent, read_only, NULL, NULL, NULL, NULL, mount_tag, mount_point, uid_map, gid_map
+        SELECT id, name, datastore_id, type, path, 'dir', size_mb, persistent, read_only, NULL, NULL, NULL, NULL,
+            mount_tag, mount_point, uid_map, gid_map
         FROM old_image""",
     """CREATE TABLE vm_disk (
         image_id INTEGER NOT NULL REFERENCES image (id),
@@ -111,7 +112,8 @@ IMAGES_WITH_DATA = (
 #: The origin of a clone was the name of its source only. A source that was renamed or removed since has no id there.
 ORIGINS_BY_ID = (
     """UPDATE image SET origin = 'image:'
-        || coalesce((SELECT source.id FROM image AS source WHERE source.name = substr(image.origin, 7)), '') || ':' || substr(image.origin, 7)
+        || coalesce((SELECT source.id FROM image AS source WHERE source.name = substr(image.origin, 7)), '')
+        || ':' || substr(image.origin, 7)
         WHERE origin LIKE 'image:%'""",
 )
 

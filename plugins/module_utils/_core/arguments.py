@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a module declares about its options, merged from parts that several modules share."""
+"""The declarations of a module's options, merged from parts that several modules share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .records import dataclass, field
 
 @dataclass(frozen=True)
 class ArgumentSpec:
-    """Keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
+    """The keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
 
     :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that
         its documentation has each once;
@@ -29,7 +29,7 @@ class ArgumentSpec:
     repeated: Sequence[str] = field(default_factory=list)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
-        """Both specs in one; an option that both declare takes the definition in ``other``."""
+        """Return both specs in one; an option that both declare takes the definition in ``other``."""
         return ArgumentSpec(
             {**self.argument_spec, **other.argument_spec},
             [*self.mutually_exclusive, *other.mutually_exclusive],
@@ -51,11 +51,6 @@ class ArgumentSpec:
         }
 
 
-def is_integer(value: object) -> bool:
-    """Whether it is a whole number, and not ``true`` or ``false``, which are such to Python."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
     """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word
     ``True``.
@@ -72,4 +67,4 @@ def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mappin
                 refuse_truth_values(option["options"], one, f"{within}{name}.")
 
 
-__all__ = ["ArgumentSpec", "is_integer", "refuse_truth_values"]
+__all__ = ["ArgumentSpec", "refuse_truth_values"]

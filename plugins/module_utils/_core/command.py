@@ -44,7 +44,7 @@ MOST_OUTPUT = 256 << 20
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command answered. ``stdout`` and ``stderr`` are text; bytes that aren't UTF-8 survive as surrogates."""
+    """The result of a command. ``stdout`` and ``stderr`` are text; bytes that aren't UTF-8 survive as surrogates."""
 
     returncode: int
     stdout: str
@@ -77,7 +77,7 @@ def run(
         isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
     """
-    command = _limited(argv, limits)
+    command = _limit(argv, limits)
     if confinement is None:
         process = _start(command, tuple(files))
     else:
@@ -209,7 +209,7 @@ def stream(
     :raises CommandFailed: the command is missing, did nothing for too long, or wrote too much to stderr.
     """
     with Conversation(argv, limits) as command:
-        waiting: bytes | None = b""
+        waiting: bytes | memoryview | None = b""
         source = iter(chunks)
         while True:
             can_read, can_write = command.wait(timeout, write=waiting is not None)
@@ -244,7 +244,7 @@ class Conversation:
 
     def __init__(self, argv: Sequence[str], limits: Sequence[str] = ()) -> None:
         self._name = argv[0]
-        self._process = _start(_limited(argv, limits))
+        self._process = _start(_limit(argv, limits))
         self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
         self._stderr, self._stderr_length = b"", 0
         self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
@@ -258,8 +258,8 @@ class Conversation:
         _stop(self._process)
 
     def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
-        """Whether there is something to read, or its end, and whether the command takes bytes, for which only ``write``
-        waits.
+        """Return whether there is something to read, or its end, and whether the command takes bytes, for which only
+        ``write`` waits.
 
         :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to
             stderr doesn't count.
@@ -282,11 +282,11 @@ class Conversation:
                 raise self._too_slow(timeout)
 
     def read(self) -> bytes:
-        """At most :data:`CHUNK` bytes, none at the end."""
+        """Return at most :data:`CHUNK` bytes, none at the end."""
         return os.read(self._out, CHUNK)
 
-    def write(self, data: bytes) -> bytes | None:
-        """What is left of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
+    def write(self, data: bytes | memoryview) -> bytes | memoryview | None:
+        """Write and return the rest of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
         try:
             return data[os.write(self._in, data) :]
         except BrokenPipeError:
@@ -296,7 +296,7 @@ class Conversation:
         self._process.close_input()
 
     def finish(self, timeout: float) -> Completed:
-        """How the command ended, once it has closed its output; of what it wrote to stderr only the end is there.
+        """Wait for the end of a command that has closed its output, and return its result with the end of its stderr.
 
         :raises CommandFailed: it goes on for more than ``timeout`` seconds.
         """
@@ -324,7 +324,7 @@ class Conversation:
         return CommandFailed(f"The command {self._name!r} did nothing for {timeout:g} seconds and was stopped.")
 
 
-def _limited(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
+def _limit(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:
     return ["prlimit", *limits, *argv] if limits else argv
 
 
@@ -353,8 +353,8 @@ def _with_paths(text: str, files: Mapping[int, str]) -> str:
 
 
 def reason(completed: Completed) -> str:
-    """The last line a failed command wrote to stderr (else stdout): tools print their reason last, but for an
-    explanation of their usage.
+    """Return the last line that a failed command wrote to stderr (else stdout): tools print their reason last, but for
+    an explanation of their usage.
     """
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
     usage = next((number for number, line in enumerate(lines) if line.lower().startswith("usage:")), 0)

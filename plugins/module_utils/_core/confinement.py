@@ -67,7 +67,7 @@ _CONFIGURATION = (
 
 @dataclass(frozen=True)
 class Confinement:
-    """Descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
+    """The descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
 
     :arg directories: descriptors of those in which it looks up names.
     """
@@ -77,7 +77,7 @@ class Confinement:
     directories: Sequence[int] = ()
 
     def can_be_changed_by_others(self) -> Sequence[int]:
-        """Descriptors of what somebody else than root can rewrite or replace."""
+        """Return the descriptors of what somebody else than root can rewrite or replace."""
         return [
             descriptor
             for descriptor in (*self.reads, *self.writes, *self.directories)
@@ -106,9 +106,8 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
             return function()
         raise UnsupportedAction(
             f"{os.readlink(f'/proc/self/fd/{others[0]}')} can be changed by other users than root, and this kernel has "
-            "no Landlock, without which root runs "
-            "no command on such files; enable Landlock (kernel parameter lsm=landlock,...), or run the task as the "
-            "owner of the datastore (become_user)."
+            "no Landlock, without which root runs no command on such files; enable Landlock (kernel parameter "
+            "lsm=landlock,...), or run the task as the owner of the datastore (become_user)."
         )
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -163,7 +162,7 @@ def _refuse_sockets(libc: ctypes.CDLL) -> None:
     import ctypes
 
     class Program(ctypes.Structure):
-        """``struct sock_fprog``."""
+        """The ``struct sock_fprog`` of Linux."""
 
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 

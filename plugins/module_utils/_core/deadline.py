@@ -64,7 +64,7 @@ def iterate_with_deadline(
             if kind == "defect":
                 raise RuntimeError(values[0])
             if kind == "error":
-                raise _revived(*values)
+                raise _revive(*values)
             yield values[0]
     finally:
         os.close(reading)
@@ -132,7 +132,7 @@ def _receive(descriptor: int, seconds: float, doing: str) -> Any:
     return pickle.loads(data[_LENGTH:])
 
 
-def _revived(cls: type[VmstoreError], values: tuple[object, ...], attributes: dict[str, object]) -> VmstoreError:
+def _revive(cls: type[VmstoreError], values: tuple[object, ...], attributes: dict[str, object]) -> VmstoreError:
     """Return an error as it was, whatever arguments its class takes."""
     error = cls.__new__(cls, *values)
     error.__dict__.update(attributes)

@@ -268,7 +268,8 @@ class _Way:
             os.close(previous)
 
     def require_trusted(self) -> None:
-        """
+        """Refuse a way on which somebody else decides.
+
         :raises PathNotAllowed: a link of another user leads to a directory that isn't that user's.
         """
         status = os.fstat(self.directory)

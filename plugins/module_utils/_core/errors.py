@@ -24,7 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class VmstoreError(Exception):
-    """Anything this collection refuses or fails to do. ``str(error)`` is the sentence for the user."""
+    """The base of all errors of this collection. ``str(error)`` is the sentence for the user."""
 
 
 class InvalidInput(VmstoreError):
@@ -50,7 +50,7 @@ class InvalidInput(VmstoreError):
 
 
 class PartlyDone(VmstoreError):
-    """Some of what was asked for is done and stays.
+    """A part of the work is done and stays.
 
     :arg plan: what was done, a :class:`Plan`.
     """
@@ -65,7 +65,7 @@ class PathNotAllowed(InvalidInput):
 
 
 class Conflict(VmstoreError):
-    """The wish is valid but collides with something that exists; the message names the other side."""
+    """The desired state is valid but collides with something that exists; the message names the other side."""
 
 
 class UnsupportedAction(VmstoreError):
@@ -73,18 +73,18 @@ class UnsupportedAction(VmstoreError):
 
 
 class NotFound(VmstoreError):
-    """Something referred to by name or id doesn't exist."""
+    """An object that is referred to by name or id doesn't exist."""
 
 
 class DependencyMissing(VmstoreError):
-    """Something is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain.
+    """An object is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain.
 
-    In check mode it brings nothing.
+    In check mode the earlier task brings nothing.
     """
 
 
 class DependencyNotFound(DependencyMissing, NotFound):
-    """Something that an earlier task may make, and that is referred to by name or id."""
+    """An object is missing that an earlier task may make, and that is referred to by name or id."""
 
 
 class NoSpace(VmstoreError):
@@ -96,11 +96,11 @@ class FileAccessFailed(VmstoreError):
 
 
 class CommandFailed(VmstoreError):
-    """A command could not be run, ran too long, or answered with another exit code than expected."""
+    """A command could not be run, ran too long, or ended with another exit code than expected."""
 
 
 class TransferFailed(VmstoreError):
-    """Bytes could not be fetched from another host, or not all of them."""
+    """The bytes could not be fetched from another host, or not all of them."""
 
 
 class LockTimeout(VmstoreError):
@@ -108,11 +108,11 @@ class LockTimeout(VmstoreError):
 
 
 class LibvirtFailed(VmstoreError):
-    """libvirt can't be reached or refused a call."""
+    """The libvirt daemon can't be reached, or refused a call."""
 
 
 class LibvirtMissing(DependencyMissing, LibvirtFailed):
-    """libvirt, or its Python library, isn't there."""
+    """The libvirt daemon, or its Python library, is missing."""
 
 
 class CatalogFailed(VmstoreError):
@@ -120,18 +120,16 @@ class CatalogFailed(VmstoreError):
 
 
 class StaleState(VmstoreError):
-    """What was checked has changed before it was used."""
+    """A checked state has changed before it was used."""
 
 
 def printable(text: str) -> str:
-    """``text`` that somebody else wrote, such as another host: nothing in it ends the sentence's line or acts on a
-    terminal.
-    """
+    """Return a text of another host or program without the characters that would end the line or act on a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def from_os_error(error: OSError, doing: str) -> VmstoreError:
-    """The error for an ``OSError``; ``doing`` says what was attempted, such as ``write /etc/subuid``."""
+    """Return the error for an ``OSError``; ``doing`` is what was attempted, such as ``write /etc/subuid``."""
     if error.errno in FULL:
         return NoSpace(f"Could not {doing}: {error.strerror}. Nothing was changed.")
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")

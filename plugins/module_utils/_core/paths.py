@@ -19,10 +19,9 @@ LONGEST_PATH = 4095
 
 
 def absolute(option: str, path: str) -> str:
-    """``path`` with repeated slashes and trailing ones removed, checked to be absolute, UTF-8 and free of ``..``, NUL
-    and control characters.
+    """Return ``path`` without repeated and trailing slashes.
 
-    :raises InvalidInput: it isn't.
+    :raises InvalidInput: the path isn't absolute or isn't UTF-8, or has ``..``, NUL or control characters.
     """
     if not path.startswith("/"):
         raise InvalidInput(option, path, "an absolute path such as '/mnt/data' is expected")
@@ -43,6 +42,16 @@ def _is_unusable(character: str) -> bool:
     return character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" or character in "\ufffe\uffff"
 
 
+#: Characters of a URL's scheme beside letters and digits (RFC 3986, 3.1), for ``str.translate`` to leave out.
+_PUNCTUATION = dict.fromkeys(map(ord, "+.-"))
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL of any scheme."""
+    scheme, separator, _rest = path.partition("://")
+    return bool(separator) and scheme[:1].isalpha() and scheme.isascii() and scheme.translate(_PUNCTUATION).isalnum()
+
+
 def real_path(path: str) -> str:
     """Return ``path`` without symbolic links, as os.path.realpath does. What doesn't exist stays as it is.
 
@@ -54,7 +63,7 @@ def real_path(path: str) -> str:
 
 
 def is_within(path: str, directory: str) -> bool:
-    """Whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within
+    """Return whether the resolved ``path`` is ``directory`` or below it, by components: ``/x/safe-evil`` isn't within
     ``/x/safe``.
     """
     return os.path.commonpath([path, directory]) == directory
@@ -92,4 +101,4 @@ def check_allowed(
             raise PathNotAllowed(option, path, f"it lies in the restricted directory {root}{remedy}")
 
 
-__all__ = ["absolute", "check_allowed", "is_within", "real_path"]
+__all__ = ["absolute", "check_allowed", "is_url", "is_within", "real_path"]

@@ -4,50 +4,77 @@
 
 """A plan is a list of named actions, each with a before and an after.
 
-Check mode returns the plan, a normal run commits the same plan, the diff is the plan printed.
+Check mode returns the plan, a normal run runs the same plan, the diff is the plan printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
-from .errors import VmstoreError
+from .errors import PartlyDone, StaleState, VmstoreError
 from .records import dataclass, field
 
 
 def nothing() -> None:
-    """The undo of an action that needs none."""
+    """Do nothing: the phase of an action that needs none."""
+
+
+#: The slow part of an action. It returns its undo.
+Preparation = Callable[[], Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Action:
-    """One step.
+    """One step, in up to three phases.
+
+    ``record`` and ``prepare`` raise :class:`VmstoreError` and then have changed nothing.
 
     :arg name: what is done, as an imperative: ``add subordinate range``.
     :arg subject: what it is done to: ``/etc/subuid``.
     :arg before: the subject's relevant state now (text or plain data); ``None`` when it doesn't exist.
     :arg after: the same once the action is done; ``None`` when it will not exist.
-    :arg apply: does it; raises :class:`VmstoreError` and then has changed nothing.
-    :arg undo: takes it back when a later action of the same plan fails.
-    :arg shown: ``before`` and ``after`` for the diff, where a user reads something else there.
+    :arg record: makes the change, under the transaction or lock of the service.
+    :arg undo: takes back ``record`` when a later action of the same plan fails.
+    :arg diff: ``before`` and ``after`` for the diff, where a user reads something else there.
+    :arg prepare: what has to be done before any action is recorded, and outside the transaction, because it takes long.
+        What several actions share is done once.
+    :arg finish: does what can't be taken back, once all actions are recorded and the transaction has ended. Returns the
+        reason where it has to wait for something else.
     """
 
     name: str
     subject: str
     before: object
     after: object
-    apply: Callable[[], None]
-    undo: Callable[[], None] = nothing
-    shown: tuple[object, object] | None = None
+    record: Callable[[], object] = nothing
+    undo: Callable[[], object] = nothing
+    diff: tuple[object, object] | None = None
+    prepare: tuple[Preparation, ...] = ()
+    finish: Callable[[], str | None] = nothing
 
 
 @dataclass
 class Plan:
-    """What would be or was done, and what the module returns besides (``result``)."""
+    """What would be or was done, and what the module returns besides (``result``).
+
+    :arg errors: what failed while the rest of the plan was done.
+    :arg postponed: actions whose ``finish`` has to wait, each with the reason. They are none of ``actions`` any more.
+    :arg preparing: returns what is open while actions are prepared, such as a batch of many files.
+    :arg finishing: the same, while they are finished.
+    :arg afterwards: what is tidied up at the end, also where there are no actions. The user sees nothing of that.
+    """
 
     result: dict[str, object] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    errors: list[VmstoreError] = field(default_factory=list)
+    postponed: list[tuple[Action, str]] = field(default_factory=list)
+    preparing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    finishing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    afterwards: list[Callable[[], object]] = field(default_factory=list)
+    #: How to take back what was done, in its order.
+    _undos: list[tuple[Action, Callable[[], object]]] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -57,18 +84,72 @@ class Plan:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def commit(self) -> None:
-        """Apply every action in turn; when one fails, undo the earlier ones in reverse and raise its error."""
-        done: list[Action] = []
+    def run(
+        self, recording: Callable[[Plan], contextlib.AbstractContextManager[Plan]] = contextlib.nullcontext
+    ) -> Plan:
+        """Prepare, record and finish every action, and return the plan that was done.
+
+        When an action can't be prepared or recorded, all that was done is taken back in reverse.
+
+        :arg recording: opens the transaction of the records, and returns the plan that is to be recorded: this one, or
+            one that was made anew in the transaction, so that preconditions are checked under the lock of the change.
+        :raises StaleState: the new plan needs what wasn't prepared.
+        :raises PartlyDone: something failed that can't be taken back, or that the others don't need.
+        """
+        plan = self._record(recording) if self.actions else self
+        plan._finish()
+        if len(plan.errors) == 1 and not plan.changed:
+            raise plan.errors[0]
+        if plan.errors:
+            raise PartlyDone(" ".join(map(str, plan.errors)), plan)
+        return plan
+
+    def _record(self, recording: Callable[[Plan], contextlib.AbstractContextManager[Plan]]) -> Plan:
+        prepared: dict[Preparation, tuple[Action, Callable[[], object]]] = {}
+        recorded: list[tuple[Action, Callable[[], object]]] = []
         try:
-            for action in self.actions:
-                action.apply()
-                done.append(action)
+            with self.preparing():
+                for action in self.actions:
+                    for prepare in action.prepare:
+                        if prepare not in prepared:
+                            prepared[prepare] = action, prepare()
+            with recording(self) as plan:
+                needed = {prepare for action in plan.actions for prepare in action.prepare}
+                if not needed.issubset(prepared):
+                    raise StaleState(
+                        "Another program changed the catalog meanwhile; nothing was changed, run it again."
+                    )
+                for action in plan.actions:
+                    action.record()
+                    recorded.append((action, action.undo))
         except BaseException as error:
-            troubles = [trouble for trouble in map(_undo, reversed(done)) if trouble]
+            troubles = _take_back([*prepared.values(), *recorded])
             if troubles:
                 raise VmstoreError(" ".join([str(error), *troubles])) from error
             raise
+        unneeded = [undo for prepare, undo in prepared.items() if prepare not in needed]
+        plan.errors += [VmstoreError(trouble) for trouble in _take_back(unneeded)]
+        plan._undos = [*(undo for prepare, undo in prepared.items() if prepare in needed), *recorded]
+        return plan
+
+    def _finish(self) -> None:
+        with self.finishing():
+            for action in self.actions:
+                try:
+                    reason = action.finish()
+                except VmstoreError as error:
+                    self.errors.append(error)
+                else:
+                    self.postponed += [(action, reason)] if reason else []
+        waiting = [action for action, _reason in self.postponed]
+        self.actions = [action for action in self.actions if action not in waiting]
+        for tidy in self.afterwards:
+            tidy()
+
+    def take_back(self) -> list[str]:
+        """Take back what was prepared and recorded, the last first. Return what went wrong, a sentence each."""
+        undos, self._undos = self._undos, []
+        return _take_back(undos)
 
     def described(self) -> list[dict[str, object]]:
         """The actions as plain data, for the result's ``actions``."""
@@ -81,7 +162,7 @@ class Plan:
         """The actions in the form ``--diff`` prints: what changes, and nothing else."""
         entries = []
         for action in self.actions:
-            before, after = _difference(*(action.shown or (action.before, action.after)))
+            before, after = _difference(*(action.diff or (action.before, action.after)))
             headers = {"before_header": action.subject, "after_header": f"{action.subject} ({action.name})"}
             entries.append(
                 {**headers, "before": "" if before is None else before, "after": "" if after is None else after}
@@ -125,13 +206,15 @@ def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _undo(action: Action) -> str:
-    """Take ``action`` back; the answer says what went wrong, if anything."""
-    try:
-        action.undo()
-    except Exception as error:  # pylint: disable=broad-except  # whatever it is, the other actions are taken back too
-        return f"Taking back '{action.name}' on {action.subject} failed: {error}"
-    return ""
+def _take_back(undos: Sequence[tuple[Action, Callable[[], object]]]) -> list[str]:
+    """Undo in reverse. Return what went wrong, a sentence each."""
+    troubles = []
+    for action, undo in reversed(undos):
+        try:
+            undo()
+        except Exception as error:  # pylint: disable=broad-except  # whatever it is, the others are taken back too
+            troubles.append(f"Taking back '{action.name}' on {action.subject} failed: {error}")
+    return troubles
 
 
-__all__ = ["Action", "Plan"]
+__all__ = ["Action", "Plan", "Preparation", "nothing"]

@@ -50,7 +50,7 @@ class Process:
             actions: list[tuple[int, ...]] = [
                 (os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))
             ]
-            actions += _passing(passed)
+            actions += _pass_on(passed)
             # AnsibleModule.run_command is out of reach: the driver scripts run this too, without Ansible.
             self._pid = os.posix_spawnp(  # pylint: disable=ansible-bad-function
                 argv[0], list(argv), environment, file_actions=actions, setsigdef=_IGNORED
@@ -108,7 +108,7 @@ def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple
     return ends
 
 
-def _passing(passed: Sequence[int]) -> Iterator[tuple[int, ...]]:
+def _pass_on(passed: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Yield what the child process does with its descriptors behind the standard ones."""
     found = [int(name) for name in os.listdir("/proc/self/fd")]
     for descriptor in found:

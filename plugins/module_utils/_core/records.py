@@ -59,7 +59,7 @@ else:
             that isn't, or the other way.
         :raises ValueError: the default is mutable.
         """
-        return (lambda cls: _made(cls, frozen)) if cls is None else _made(cls, frozen)
+        return (lambda cls: _make(cls, frozen)) if cls is None else _make(cls, frozen)
 
     def is_dataclass(value):
         """Return whether a value is such a class or an instance of one."""
@@ -113,7 +113,7 @@ else:
             found[name] = one
         return found
 
-    def _made(cls, frozen):
+    def _make(cls, frozen):
         found = {}
         for base in reversed(cls.__mro__[1:]):
             if _FIELDS in base.__dict__:
@@ -147,7 +147,7 @@ else:
 
         def __init__(self, /, *values, **named):
             if named or len(values) != len(names):
-                values = _completed(type(self), names, defaults, factories, values, named)
+                values = _complete(type(self), names, defaults, factories, values, named)
             for name, value in zip(names, values):
                 _set(self, name, value)
             for name in late:
@@ -159,7 +159,7 @@ else:
 
     _set = object.__setattr__
 
-    def _completed(cls, names, defaults, factories, values, named):
+    def _complete(cls, names, defaults, factories, values, named):
         """Return the values of all ``names``, in their order."""
         if len(values) > len(names):
             raise TypeError(

@@ -40,10 +40,10 @@ class MinimumRate:
         self._seconds = 0.0
         self._bytes = 0
 
-    def waited(self, seconds: float) -> None:
+    def add_wait(self, seconds: float) -> None:
         self._seconds += seconds
 
-    def gained(self, count: int) -> None:
+    def add_bytes(self, count: int) -> None:
         self._bytes += count
 
     def reason(self) -> str | None:
@@ -68,8 +68,8 @@ def sustain(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> I
     began = None
     for chunk in chunks:
         if began is not None:
-            rate.waited(time.monotonic() - began)
-        rate.gained(len(chunk))
+            rate.add_wait(time.monotonic() - began)
+        rate.add_bytes(len(chunk))
         too_slow = rate.reason()
         if too_slow:
             raise failed(too_slow)

@@ -2,31 +2,63 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which drivers there are."""
+"""The registry of drivers: the only place that chooses a class. Only the class that is chosen is loaded."""
 
 from __future__ import annotations
 
 from .._core.errors import InvalidInput
-from .datastore.base import DatastoreDriver
-from .datastore.directory import SystemDriver
-from .datastore.fs import FsDriver
-from .datastore.virtiofs import VirtiofsDriver
+from .._core.records import TYPE_CHECKING
 
-DATASTORE_DRIVERS: dict[str, type[DatastoreDriver]] = {
-    driver.info.name: driver for driver in (FsDriver, VirtiofsDriver)
-}
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._model.datastore import Datastore
+    from .datastore.base import DatastoreDriver
+
+#: The names of the datastore drivers, in alphabetical order.
+DATASTORE_DRIVERS = ("fs", "virtiofs")
 
 
-def datastore_driver(name: str | None) -> type[DatastoreDriver]:
-    """The driver called ``name``; ``None`` asks for the one of system datastores.
+def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
+    """Return the class of the datastore driver ``name``. System datastores have no name of a driver.
 
-    :raises InvalidInput: there is none of that name.
+    :arg is_bridged: whether the datastore has a BRIDGE_LIST.
+    :raises InvalidInput: there is no driver of this name.
     """
     if name is None:
+        from .datastore.directory import SystemDriver
+
         return SystemDriver
-    if name not in DATASTORE_DRIVERS:
-        raise InvalidInput("ds_driver", name, f"one of {', '.join(sorted(DATASTORE_DRIVERS))} is expected")
-    return DATASTORE_DRIVERS[name]
+    if name == "virtiofs":  # which looks at the hosts of a BRIDGE_LIST by itself
+        from .datastore.virtiofs import VirtiofsDriver
+
+        return VirtiofsDriver
+    if name != "fs":
+        raise InvalidInput("ds_driver", name, f"one of {', '.join(DATASTORE_DRIVERS)} is expected")
+    if is_bridged:
+        from .datastore.bridge import BridgedFsDriver
+
+        return BridgedFsDriver
+    from .datastore.fs import FsDriver
+
+    return FsDriver
 
 
-__all__ = ["DATASTORE_DRIVERS", "datastore_driver"]
+def class_for(datastore: Datastore) -> type[DatastoreDriver]:
+    """Return the class of the driver of a datastore.
+
+    :raises InvalidInput: as :func:`driver_class`.
+    """
+    return driver_class(datastore.ds_driver, is_bridged=bool(datastore.bridge_list))
+
+
+def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
+    """Return the driver of a datastore.
+
+    :arg options: as :class:`DatastoreDriver` takes them.
+    :raises InvalidInput: as :func:`driver_class`.
+    """
+    return class_for(datastore)(datastore, **options)
+
+
+__all__ = ["DATASTORE_DRIVERS", "class_for", "driver_class", "new_driver"]

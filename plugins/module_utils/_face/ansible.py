@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
@@ -20,6 +19,27 @@ from .._core.errors import DependencyMissing, PartlyDone, VmstoreError, from_os_
 from .._core.plan import Plan
 from .._core.secrets import secrets_of
 from .._service.service import Service
+
+if TYPE_CHECKING:
+
+    class AnsibleModule:
+        """The parts of Ansible's class that this file uses. The private parts are tested on every ansible-core."""
+
+        params: dict[str, Any]
+        check_mode: bool
+        no_log_values: set[str]
+        _diff: bool
+
+        def __init__(self, **options: Any) -> None: ...
+        def _load_params(self) -> None: ...
+        def _log_invocation(self) -> None: ...
+        def _return_formatted(self, kwargs: dict[str, Any]) -> None: ...
+        def log(self, text: str) -> None: ...
+        def warn(self, text: str) -> None: ...
+        def exit_json(self, **result: Any) -> NoReturn: ...
+        def fail_json(self, msg: str, **result: Any) -> NoReturn: ...
+else:
+    from ansible.module_utils.basic import AnsibleModule
 
 #: The option whose values are secrets, whatever its names are. Ansible isn't told: it would hide short ones in all that
 #: a module returns.
@@ -31,9 +51,9 @@ SHORTEST_SECRET = 8
 
 
 class _Module(AnsibleModule):
-    """Ansible hides the value of an option or shows it.
+    """A module that hides the secrets in the values of its options, also in the invocation.
 
-    Of a URL, which is shown, this hides what may be a secret, also in the invocation.
+    Ansible hides the whole value of an option or nothing of it.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -41,12 +61,12 @@ class _Module(AnsibleModule):
         super().__init__(**options)
 
     def _load_params(self) -> None:
-        # Before the options are checked, because errors of that show values.
+        # Before Ansible checks the options, because its errors show values.
         super()._load_params()
         self.no_log_values.update(_secrets(self.params))
 
     def _log_invocation(self) -> None:
-        # The first that is told of the options as they are once converted, and called whether it is logged or not.
+        # The first call after Ansible has converted the options; made even if nothing is logged.
         self.no_log_values.update(_secrets(self.params))
         given = self.params
         self.params = _given(given)
@@ -61,7 +81,7 @@ class _Module(AnsibleModule):
 
 
 def _secrets(value: Any) -> Iterator[str]:
-    """Yield what may be a secret in options, also as Python prints it."""
+    """Yield the possible secrets in options, also as Python prints them."""
     if isinstance(value, Mapping):
         for name, one in value.items():
             yield from _secrets(name)
@@ -76,7 +96,7 @@ def _secrets(value: Any) -> Iterator[str]:
 
 
 def _header_secrets(value: Any) -> Iterator[str]:
-    """Yield what may be a secret in HTTP headers, which can be text until Ansible has converted them."""
+    """Yield the possible secrets in HTTP headers, which can be text until Ansible has converted them."""
     for one in [*value.values()] if isinstance(value, Mapping) else [value]:
         # Ansible hides a secret wherever it finds it, such as a 1 in all numbers.
         if len(str(one)) >= SHORTEST_SECRET:
@@ -123,7 +143,7 @@ def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
 
 
 def _given(value: Any) -> Any:
-    """The options that aren't null, also those of items in lists, and without the values of HTTP headers."""
+    """Return the options that aren't null, also those of items in lists, without the values of HTTP headers."""
     if isinstance(value, Mapping):
         return {
             name: _withheld(one) if name == HEADERS else _given(one) for name, one in value.items() if one is not None
@@ -135,8 +155,8 @@ def _withheld(headers: Any) -> Any:
     return dict.fromkeys(headers, WITHHELD) if isinstance(headers, Mapping) else WITHHELD
 
 
-def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> NoReturn:
-    """Return what ``read`` finds; an info module never changes anything."""
+def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:
+    """Return the result of ``read`` to Ansible. An info module never changes anything."""
     module = _Module(supports_check_mode=True, **spec.keywords())
     with _failing(module):
         refuse_truth_values(spec.argument_spec, module.params)
@@ -156,12 +176,12 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
 
 
 @contextlib.contextmanager
-def _failing(module: AnsibleModule):
-    """Every error becomes one sentence; the traceback of a defect of ours is kept for ``-vvv``."""
+def _failing(module: AnsibleModule) -> Iterator[None]:
+    """Turn every error into one sentence; keep the traceback of a defect for ``-vvv``."""
     try:
         yield
     except PartlyDone as error:
-        module.fail_json(msg=str(error), **_result(module, error.plan))
+        module.fail_json(msg=str(error), **_result(module, cast(Plan, error.plan)))
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A directory that a user names: its real path and how much it holds, on this host or on one of several others."""
+"""A directory that a user names: its real path and its size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-from .._core.command import Conversation, reason, run
+from .._core.command import reason, run
 from .._core.digits import is_decimal
-from .._core.directory import descriptor_path, open_directory, opened_directory
+from .._core.directory import descriptor_path, open_directory, open_directory_at, opened_directory
 from .._core.errors import CommandFailed, InvalidInput, StaleState, VmstoreError, os_errors, printable
 from .._core.paths import absolute
-from .._core.records import dataclass
-from .._remote.ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
+from .._core.records import TYPE_CHECKING, dataclass
 
 MEBIBYTE = 2**20
 
@@ -27,22 +27,6 @@ PROBE_TIMEOUT = 30
 
 #: Upper bound of the entries of a directory that :func:`look_at_many` counts itself. du(1) is faster at more.
 MOST_COUNTED = 500
-
-#: What :data:`LOOK` answers when there is no such directory.
-NOT_A_DIRECTORY = 3
-
-#: Prints the real path, waits for a line, and prints what du(1) says of the size in bytes. du measures what the shell
-#: has entered before, whatever the path leads to by then. A directory that can't be entered is one all the same.
-LOOK = """\
-cd -P -- {path} 2>/dev/null && pwd -P || { [ -d {path} ] && readlink -e -- {path} && closed=1 || exit 3; }
-read -r _ || exit 0
-[ -z "$closed" ] || { echo "du: cannot read directory '.': Permission denied"; printf '0\\t.\\n'; exit 1; }
-exec du -s -B1 . 2>&1
-"""
-GO_ON = b"\n"
-
-#: Upper bound of one line of a bridge in bytes: a path, quoted, and a reason.
-LONGEST_LINE = 1 << 16
 
 #: Upper bound of the names in the log line about what du(1) couldn't read.
 MOST_NAMES = 3
@@ -72,17 +56,28 @@ class Measuring:
     log: Callable[[str], object] = str
 
 
-def look(
-    path: str, *, bridges: Sequence[str] = (), check: Callable[[str], object] = str, measuring: Measuring | None = None
-) -> Directory:
-    """Find the directory ``path`` on this host or else on the first of ``bridges`` that has it, and measure it where
-    that is wanted.
+if TYPE_CHECKING:
+    #: A function that looks at a path on another host. Its arguments are the path, ``check`` and ``measuring``, as of
+    #: :func:`look`. It returns the directory, or the reason why there is none.
+    LookAt = Callable[[str, Callable[[str], object], "Measuring | None"], "Directory | str"]
 
-    :arg check: gets the resolved path and raises when it isn't acceptable. It comes before the measuring, and what is
-        measured is what was checked.
-    :raises InvalidInput: no host has such a directory; :raises PathNotAllowed: another user's link leads to what isn't
-        that user's.
-    :raises StaleState: the path has come to lead elsewhere meanwhile.
+
+def look(
+    path: str,
+    *,
+    check: Callable[[str], object] = str,
+    measuring: Measuring | None = None,
+    others: Mapping[str, LookAt] = MappingProxyType({}),
+) -> Directory:
+    """Find the directory ``path`` on this host, or else on the first of other hosts that has the directory. Measure the
+    directory where that is wanted.
+
+    :arg check: gets the resolved path and raises when the path isn't acceptable. The check comes before the measuring,
+        and the checked directory is measured.
+    :arg others: looks at the path on another host, by the name of the host.
+    :raises InvalidInput: no host has such a directory.
+    :raises PathNotAllowed: a link of another user leads to a directory that isn't that user's.
+    :raises StaleState: the path came to lead elsewhere meanwhile.
     :raises CommandFailed: du failed or needed longer.
     """
     path = absolute("path", path)
@@ -90,13 +85,13 @@ def look(
     if probe.stdout == "directory\n":
         return _look_here(path, check, measuring)
     refusals = [f"the front-end: {reason(probe).rpartition(': ')[2]}"]
-    if bridges:
-        check(path)  # bridges aren't asked about what is refused anyway
-    for bridge in bridges:
-        found = _look_there(bridge, path, check, measuring)
+    if others:
+        check(path)  # no other host is asked about a path that is refused anyway
+    for host, look_there in others.items():
+        found = look_there(path, check, measuring)
         if isinstance(found, Directory):
             return found
-        refusals.append(f"{bridge}: {found}")
+        refusals.append(f"{host}: {found}")
     raise InvalidInput(
         "path",
         path,
@@ -140,7 +135,9 @@ def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) 
     found: dict[str, Directory] = {}
     with contextlib.suppress(CommandFailed):
         with contextlib.closing(
-            iterate_with_deadline(PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths))
+            iterate_with_deadline(
+                PROBE_TIMEOUT, "Looking at directories", lambda: (_glance(path, check) for path in paths)
+            )
         ) as answers:
             for path, answer in zip(paths, answers):
                 if answer is not None:
@@ -166,7 +163,7 @@ def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
     :arg left: how many more entries may be counted.
     :raises OSError: there are more, or one can't be read.
     """
-    opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    opened = open_directory_at(directory, ".")
     try:
         total = os.fstat(opened).st_blocks * 512
         for name in os.listdir(opened):
@@ -175,7 +172,7 @@ def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
                 raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
             status = os.stat(name, dir_fd=opened, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
+                below = open_directory_at(opened, name, os.O_PATH)
                 try:
                     total += _count(below, seen, left)
                 finally:
@@ -193,52 +190,6 @@ def _is_same(path: str, descriptor: int) -> bool:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:
         return False
-
-
-def _look_there(host: str, path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory | str:
-    """Return the directory that a bridge has, or why there is none."""
-    import shlex
-
-    seconds = PROBE_TIMEOUT if measuring is None else measuring.timeout
-    wait = CONNECT_TIMEOUT + seconds + 5
-    with Conversation(script_command(host, LOOK.replace("{path}", shlex.quote(path)), timeout=seconds)) as ssh:
-        lines = _lines(ssh, wait)
-        answer = next(lines, None)
-        if answer is None:
-            ended = ssh.finish(wait)
-            if ended.returncode == NOT_A_DIRECTORY:
-                return "no such directory"
-            if ended.returncode == SSH_FAILED:
-                return reason(ended)
-            raise CommandFailed(f"The host {host} did not answer with a path: {reason(ended)}")
-        if not answer.startswith("/"):
-            raise CommandFailed(f"The host {host} did not answer with a path: {printable(answer)}")
-        real = absolute("path", answer)
-        check(real)
-        if measuring is None:
-            return Directory(real, None, host)
-        ssh.write(GO_ON)
-        output = DuOutput()
-        for line in lines:
-            output.take(line)
-        ended = ssh.finish(wait)
-        if ended.returncode == TIMED_OUT:
-            raise CommandFailed(f"The command 'du' on {host} did not end within {seconds:g} seconds and was stopped.")
-        return Directory(real, output.size_mb(f"du on {host}", real, ended.returncode, measuring.log), host)
-
-
-def _lines(ssh: Conversation, timeout: float) -> Iterator[str]:
-    """:raises CommandFailed: nothing came in time, or a line without end."""
-    rest = b""
-    while True:
-        can_read, _can_write = ssh.wait(timeout, write=False)
-        data = ssh.read() if can_read else b""
-        if can_read and not data:
-            return
-        *whole, rest = (rest + data).split(b"\n")
-        yield from map(os.fsdecode, whole)
-        if len(rest) > LONGEST_LINE:
-            raise CommandFailed("The host did not answer with lines of text.")
 
 
 class DuOutput:

@@ -13,7 +13,14 @@ from __future__ import annotations
 import os
 import stat
 
-from .._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
+from .._core.directory import (
+    descriptor_path,
+    is_writable_for_others,
+    open_directory,
+    open_directory_at,
+    opened_directory,
+    opened_parent,
+)
 from .._core.errors import PathNotAllowed
 from .._core.identity import acting_as, owner_of
 from .._core.records import dataclass
@@ -35,7 +42,7 @@ class Ownership:
 
     @classmethod
     def of(cls, found: os.stat_result) -> Ownership:
-        """Return that of a directory by what stat(2) returned."""
+        """Return the ownership in a result of stat(2)."""
         return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
     def give_to(self, descriptor: int) -> None:
@@ -68,7 +75,7 @@ def open_or_make(path: str, mode: int) -> int:
                 os.mkdir(name, mode, dir_fd=around)
         finally:
             os.umask(umask)
-        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=around)
+        return open_directory_at(around, name, os.O_PATH)
 
 
 def other_users(descriptor: int) -> set[int]:

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find out which files of a directory, or which block devices, programs of this host have open, by /proc (proc(5)) and
-the kernel's loop devices.
+"""Open files of a directory and open block devices: the programs of this host that have them open, by proc(5) and the
+kernel's loop devices.
 
 Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
 """
@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 
 def open_files(directory: str) -> Mapping[str, Sequence[str]]:
-    """Who has a file below ``directory`` open, by the file's path; this process doesn't count. Another user's programs
-    are seen by root only.
+    """Return the programs that have a file below ``directory`` open, by the file's path. This process doesn't count.
+    Only root sees programs of other users.
 
     A program that only looks at a file, such as another run of ours at its locks, has closed it at the second look and
     doesn't count.

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The directory with what a hypervisor remembers of its exports. Only root can read it."""
+"""The directory for the state of a hypervisor's exports. Only root can read it."""
 
 from __future__ import annotations
 

@@ -24,16 +24,14 @@ def share_risks(found: Found, *, read_only: bool) -> list[str]:
     if weak is not None:
         risks.append(
             f"Others than root can put something else in the place of {found.path!r}, because {weak.path!r} "
-            f"{weak.reason}; the domain then doesn't start. "
-            "Keep it in a directory that only root can change."
+            f"{weak.reason}; the domain then doesn't start. Keep it in a directory that only root can change."
         )
     if not read_only and not os.fstatvfs(found.descriptor).f_flag & os.ST_NOSUID and _is_open_to_all(found.path):
         risks.append(
             f"The guest can make setuid programs in {found.path!r}, and users of this host who run one get ids of the "
-            "guest, because the file system on "
-            f"{identify(found).mount_point!r} isn't mounted with nosuid. Mount it with nosuid, or keep the users of "
-            "this host out of a directory above. "
-            "With 'subid: per_domain', these ids are at least no other guest's."
+            f"guest, because the file system on {identify(found).mount_point!r} isn't mounted with nosuid. Mount it "
+            "with nosuid, or keep the users of this host out of a directory above. With 'subid: per_domain', these ids "
+            "are at least no other guest's."
         )
     return risks
 

@@ -53,11 +53,14 @@ class HeldDirectory:
         return descriptor
 
     def status(self) -> os.stat_result:
-        """Return what the opened directory is now, wherever its path leads."""
+        """Return the status of the opened directory now, wherever its path leads."""
         return os.fstat(self.descriptor)
 
     def check_same(self) -> None:
-        """:raises StaleState: the path no longer names the directory that was opened."""
+        """Refuse a path that leads to another directory than the opened one.
+
+        :raises StaleState: the directory was replaced.
+        """
         again = self._open()
         try:
             if not os.path.samestat(os.fstat(again), self.status()):
@@ -69,8 +72,8 @@ class HeldDirectory:
             os.close(again)
 
     def obstacle(self, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap], *, write: bool) -> str | None:
-        """The component of the path whose owner and mode keep the guest's root out, as part of a sentence; ``None``
-        when it gets in.
+        """Return the component of the path whose owner and mode keep the guest's root out, as part of a sentence;
+        ``None`` if the guest's root gets in.
 
         The guest's root is root over files whose owner and group are both mapped, and anybody else elsewhere.
         """
@@ -81,18 +84,18 @@ class HeldDirectory:
             found = self.planned if shared and self.planned else Ownership.of(_look(component))
             is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
             if not is_over_it and _lacks(found, *root, needed) and not _has_acl(component):
-                return _described(component, found)
+                return _describe(component, found)
         return None
 
     def closed_way(
         self, uid: int, gid: int, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap]
     ) -> tuple[str, str] | None:
-        """The directory above it that virtiofsd can't pass, and its owner and mode, as part of a sentence; ``None``
-        when it gets there.
+        """Return the directory above that virtiofsd can't pass, and its owner and mode, as part of a sentence; ``None``
+        if virtiofsd gets there.
 
         virtiofsd looks for the directory as the user that runs it, and once more as the guest's root.
 
-        :arg uid: of that user, and its ``gid``; it has no other groups.
+        :arg uid, gid: ids of that user, who has no other groups.
         """
         root = host_id(uid_map, 0), host_id(gid_map, 0)
         for component in self._components()[:-1]:
@@ -100,7 +103,7 @@ class HeldDirectory:
             is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
             closed_to_root = not is_over_it and _lacks(found, *root, stat.S_IXOTH)
             if (closed_to_root or _lacks(found, uid, gid, stat.S_IXOTH)) and not _has_acl(component):
-                return component, _described(component, found)
+                return component, _describe(component, found)
         return None
 
     def _components(self) -> list[str]:
@@ -116,12 +119,12 @@ def _look(path: str) -> os.stat_result:
 
 
 def _lacks(found: Ownership, uid: int | None, gid: int | None, needed: int) -> bool:
-    """Return whether owner and mode keep a user from what ``needed`` says in the bits of the others."""
+    """Return whether owner and mode refuse a user the permissions ``needed``, in the bits of the others."""
     granted = found.mode >> 6 if found.uid == uid else found.mode >> 3 if found.gid == gid else found.mode
     return bool(needed & ~granted)
 
 
-def _described(path: str, found: Ownership) -> str:
+def _describe(path: str, found: Ownership) -> str:
     return f"{path} belongs to {found.uid}:{found.gid} with mode {found.mode:04o}"
 
 
@@ -130,7 +133,7 @@ def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:
 
 
 def _has_acl(path: str) -> bool:
-    """Whether more than owner and mode decide about access, which the kernel alone can judge."""
+    """Return whether a directory has an access control list. Only the kernel can judge access then."""
     try:
         return "system.posix_acl_access" in os.listxattr(path)
     except OSError:

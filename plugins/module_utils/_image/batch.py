@@ -42,7 +42,7 @@ class Batch:
         self._waiting[image.path] = replace(image, directory=directory, fd=os.dup(image.fd))
         image.done = True
 
-    def removed(self, directory: int, place: str) -> None:
+    def note_removal(self, directory: int, place: str) -> None:
         """Note that a file of an open directory is removed; ``place`` is the path of the directory.
 
         :raises OSError, StaleState: as :meth:`add`.

@@ -33,7 +33,8 @@ _CHECKED = (0, 2, 3)
 
 @dataclass
 class CheckedImage:
-    """
+    """An image whose format and tables were looked at.
+
     :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk
         without its footer.
     :arg data: upper bound of its data in bytes, which a conversion reads.
@@ -98,7 +99,7 @@ def checked_image(
                 image.flaws += _raw_flaws(file.read, image.virtual_size)
     if verify is not None and image.format == "qcow2" and not image.flaws:
         _check_qcow2(image, file, path)
-    warnings = [] if verify is None else _judged(image.flaws, path, option, verify=verify, words=words)
+    warnings = [] if verify is None else _judge(image.flaws, path, option, verify=verify, words=words)
     if image.has_snapshots_to_leave_out:
         warnings.append(f"{path} has {image.snapshots} internal snapshots, which are left out.")
     return image, tuple(warnings)
@@ -112,7 +113,7 @@ def check_beginning(
     :arg head: its first bytes, and ``length`` those of the whole.
     """
     flaws = _raw_flaws(lambda offset, size: head[offset : offset + size].ljust(size, b"\0"), length)
-    return _judged(flaws, path, option, verify=verify, words=words)
+    return _judge(flaws, path, option, verify=verify, words=words)
 
 
 def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | None:
@@ -194,7 +195,7 @@ def _without_footer(file: TableFile) -> int:
     return fixed_vhd_size(file.read(file.length - FOOTER, FOOTER), file.length) or file.length
 
 
-def _judged(flaws: Sequence[str], path: str, option: str, *, verify: bool, words: Words) -> list[str]:
+def _judge(flaws: Sequence[str], path: str, option: str, *, verify: bool, words: Words) -> list[str]:
     """Return the warnings about flaws that are accepted.
 
     :raises InvalidInput: there are some that aren't.

@@ -14,7 +14,7 @@ DIGEST_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha384": 96, "sha512": 1
 
 
 def read_checksum(option: str, text: str) -> tuple[str, str]:
-    """Algorithm and digest, in lower case.
+    """Return the algorithm and the digest, in lower case.
 
     :raises InvalidInput: another algorithm, or another length than its digests have.
     """

@@ -16,7 +16,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from .._core.errors import InvalidInput, TransferFailed, printable
 from .checksum import DIGEST_LENGTHS
-from .source import Source, open_source
+from .fetch import open_source
+from .source import Source
 
 #: Upper bound of such a file in bytes. That of a release with 100 images has 20 KiB.
 LONGEST = 1 << 20
@@ -87,17 +88,17 @@ def find_checksum(content: bytes, algorithm: str, origin: str, redacted: str) ->
     digests = sorted({digest for length, digest in found if length == longest})
     if len(digests) > 1:
         accepted = (
-            f"one {algorithm} checksum of {called} is expected, and {redacted} has {' and '.join(digests[:2])}: give the "
-            "right one itself"
+            f"one {algorithm} checksum of {called} is expected, and {redacted} has {' and '.join(digests[:2])}: "
+            "give the right one itself"
         )
-        raise InvalidInput("checksum", _described(algorithm, redacted), accepted)
+        raise InvalidInput("checksum", _describe(algorithm, redacted), accepted)
     if not digests:
         accepted = (
             f"a file with the {algorithm} checksum of {called} is expected, and it has {_others(entries, algorithm)}"
         )
         raise InvalidInput(
             "checksum",
-            _described(algorithm, redacted),
+            _describe(algorithm, redacted),
             f"{accepted}: give the URL of the right file, or the checksum itself",
         )
     return digests[0]
@@ -107,7 +108,7 @@ def _text(path: bytes) -> str:
     return path.decode("latin-1")
 
 
-def _described(algorithm: str, redacted: str) -> str:
+def _describe(algorithm: str, redacted: str) -> str:
     return f"{algorithm}:{redacted}"
 
 

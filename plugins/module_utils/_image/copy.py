@@ -104,7 +104,7 @@ def _stored_size(descriptor: int, free: int) -> int:
 
 
 class StoredSize:
-    """Counts what :func:`write_stream`, which takes the same arguments, would store."""
+    """A counter of the bytes that :func:`write_stream`, which takes the same arguments, would store."""
 
     def __init__(self, *, limit: int, sparse: bool, path: str) -> None:
         self._limit, self._sparse, self._path = limit, sparse, path
@@ -132,7 +132,7 @@ def write_stream(
     limit: int | None = None,
     path: str = "an image",
 ) -> int:
-    """Fill the empty file ``target_fd`` with ``chunks`` of any length, and answer how many bytes they were.
+    """Fill the empty file ``target_fd`` with ``chunks`` of any length, and return how many bytes they were.
 
     :arg sparse: blocks of zeros become holes.
     :arg limit: upper bound of what is stored, in bytes, without the holes; ``path`` is where it comes from, for
@@ -282,7 +282,10 @@ def require_room_to_convert(directory: int, needed: int, *, taken: int, names: s
 
 
 def _check_space(target: int, reserve: int, doing: str) -> None:
-    """:raises NoSpace: the file system of ``target``, a descriptor, has no more than the reserve left."""
+    """Refuse to go on when a file system is nearly full.
+
+    :raises NoSpace: the file system of ``target``, a descriptor, has no more than the reserve left.
+    """
     if space(target).free < reserve:
         raise _no_space_left(reserve, doing)
 
@@ -293,8 +296,8 @@ def _no_space_left(reserve: int, doing: str) -> NoSpace:
 
 
 def creation_options(options: str | None) -> list[str]:
-    """QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o`` takes
-    them.
+    """Return QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o``
+    takes them.
 
     :raises InvalidInput: something else, or an option that isn't about the qcow2 file itself, such as a backing
         file.
@@ -323,8 +326,8 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 
 def _copy_extents(source_fd: int, target_fd: int) -> bool:
-    """By copy_file_range(2); ``False`` when the kernel can't do that here, or when the file system hides where the
-    holes are.
+    """Copy by copy_file_range(2); return ``False`` when the kernel can't do that here, or when the file system hides
+    where the holes are.
     """
     found = os.fstat(source_fd)
     size = found.st_size
@@ -366,7 +369,7 @@ def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(descriptor: int) -> Iterator[bytes]:
-    """The whole file; of holes nothing is read."""
+    """Yield the whole file; holes aren't read."""
     size = length_of(descriptor)
     position = 0
     for start, end in [*extents(descriptor, size), (size, size)]:
@@ -384,7 +387,7 @@ def _read(descriptor: int) -> Iterator[bytes]:
 
 
 def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of :data:`CHUNK`, the last one shorter."""
+    """Yield the same bytes in pieces of :data:`CHUNK`, the last one shorter."""
     rest = bytearray()
     for chunk in chunks:
         if not rest and len(chunk) == CHUNK:
@@ -399,7 +402,7 @@ def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _data(piece: bytes) -> Iterator[tuple[int, int]]:
-    """The runs of blocks that aren't all zeros, as (start, end)."""
+    """Yield the runs of blocks that aren't all zeros, as (start, end)."""
     if piece == _ZEROS:
         return
     start = None
@@ -424,8 +427,8 @@ def _send(descriptor: int, position: int, length: int) -> None:
     """Begin to write it to the disk while the next is copied, so that fsync(2) has little left to do: it halves the
     time of a large image.
 
-    Linux does that where pages that are no longer needed are dirty (mm/fadvise.c). What a host's memory holds isn't
-    replaced by an image, either.
+    Linux does that where pages that are no longer needed are dirty (mm/fadvise.c). The page cache isn't filled
+    with the image, either.
     """
     os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 

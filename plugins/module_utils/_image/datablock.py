@@ -93,7 +93,7 @@ def make_datablock(
 def check_datablock(
     *, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = ""
 ) -> list[str]:
-    """What is refused before anything is made. The answer is the command that makes the file system, but for the path;
+    """Refuse a datablock before anything is made. Return the command that makes the file system, but for the path;
     empty where there is to be none.
 
     Arguments and errors are those of :func:`make_datablock`.

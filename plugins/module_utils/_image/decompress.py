@@ -77,7 +77,7 @@ def decompressed(
     timeout: float = 60,
     require_image: Callable[[str], object] | None = None,
 ) -> Iterator[bytes]:
-    """``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
+    """Yield ``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
     member or many. Reads no more than it must.
 
     :arg limit: bytes that may come out, of what isn't compressed too.
@@ -98,7 +98,7 @@ def decompressed(
         yield from limited(chunks, limit=limit, path=path)
         return
     effort = _Effort(compression, refused)
-    inside, chunks = peek(effort.given(_unpack(compression, chunks, limit, effort, timeout)))
+    inside, chunks = peek(effort.give(_unpack(compression, chunks, limit, effort, timeout)))
     _require_once(compression, inside, refused)
     require_image(inside)
     yield from limited(chunks, limit=limit, path=path, verb="expands to")
@@ -119,7 +119,7 @@ def limited(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has"
 
 
 class _Effort:
-    """Compares what a compressed stream takes, in bytes and CPU time, with what comes out."""
+    """The bytes and the CPU time that a compressed stream takes, compared with the bytes that come out."""
 
     def __init__(self, compression: str, refused: Callable[[str], InvalidInput]) -> None:
         self._compression = compression
@@ -127,8 +127,9 @@ class _Effort:
         self._taken = self._given = self._empty = 0
         self._seconds = 0.0
 
-    def taken(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """
+    def take(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield ``chunks``, which go into the decompression.
+
         :raises InvalidInput: next to nothing comes out.
         """
         for chunk in chunks:
@@ -140,14 +141,15 @@ class _Effort:
                 )
             yield chunk
 
-    def given(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def give(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self._given += len(chunk)
             yield chunk
 
-    def spent(self, seconds: float) -> None:
-        """
-        :raises InvalidInput: it is too much CPU time.
+    def spend(self, seconds: float) -> None:
+        """Count CPU time.
+
+        :raises InvalidInput: it is too much.
         """
         self._seconds += seconds
         most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
@@ -156,8 +158,9 @@ class _Effort:
                 f"{self._compression} data that takes at most {most:.0f} seconds of CPU time so far is expected"
             )
 
-    def member(self, *, is_empty: bool) -> None:
-        """
+    def count_member(self, *, is_empty: bool) -> None:
+        """Count a member of the stream.
+
         :raises InvalidInput: too many are empty.
         """
         self._empty += 1 if is_empty else -1
@@ -235,12 +238,12 @@ def _require_image(path: str, kind: str) -> None:
 
 
 def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
-    chunks = effort.taken(chunks)
+    chunks = effort.take(chunks)
     return _zstd(chunks, limit, effort, timeout) if compression == "zstd" else _members(compression, chunks, effort)
 
 
 def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iterator[bytes]:
-    """Never more than one ``CHUNK`` at once, however far the input expands."""
+    """Yield the decompressed members, never more than one ``CHUNK`` at once, however far the input expands."""
     decoder: Any = None
     size, is_empty = _SLICE, True
     for data in chunks:
@@ -256,18 +259,18 @@ def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iter
             piece = data[position : position + size]
             position += len(piece)
             size = min(2 * size, CHUNK)
-            for out in _decoded(compression, decoder, piece, effort):
+            for out in _decode(compression, decoder, piece, effort):
                 is_empty = False
                 yield out
             if decoder.eof:
                 position -= len(decoder.unused_data)
                 decoder = None
-                effort.member(is_empty=is_empty)
+                effort.count_member(is_empty=is_empty)
     if decoder is not None:
         raise effort.refused(f"a whole {compression} stream is expected, and this one ends too early")
 
 
-def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Iterator[bytes]:
+def _decode(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Iterator[bytes]:
     """Yield what comes of ``data``, up to the end of the member."""
     while True:
         began = time.thread_time()
@@ -277,7 +280,7 @@ def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> It
             raise effort.refused(
                 f"a whole {compression} stream is expected, and this one is damaged or goes on behind its end ({error})"
             ) from error
-        effort.spent(time.thread_time() - began)
+        effort.spend(time.thread_time() - began)
         if out:
             yield out
         # Only zlib hands back what it didn't take yet; the others keep it.
@@ -287,7 +290,7 @@ def _decoded(compression: str, decoder: Any, data: bytes, effort: _Effort) -> It
 
 
 def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
-    """By zstd(1): Python has no zstd before 3.14."""
+    """Decompress by zstd(1): Python has no zstd before 3.14."""
     import shutil
 
     command = shutil.which("zstd")
@@ -354,7 +357,7 @@ def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Gene
         magic = int.from_bytes((yield skipped, 4), "little")
         if magic & ~0xF == _ZSTD_SKIPPABLE:
             skipped = int.from_bytes((yield 0, 4), "little")
-            effort.member(is_empty=True)
+            effort.count_member(is_empty=True)
             continue
         if magic != _ZSTD_FRAME:
             raise damaged("what follows a frame is no zstd frame")
@@ -381,7 +384,7 @@ def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Gene
             is_empty = is_empty and not size
             skipped = 1 if kind == 1 else size
         skipped += 4 if descriptor & 4 else 0  # a checksum
-        effort.member(is_empty=is_empty)
+        effort.count_member(is_empty=is_empty)
 
 
 def _zstd_window(descriptor: int) -> int:

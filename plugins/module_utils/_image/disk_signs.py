@@ -79,8 +79,8 @@ _SIGNS: tuple[tuple[str, tuple[int, ...], bytes], ...] = (
 
 
 def _is_ext(head: bytes) -> bool:
-    """ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a size of blocks up to 64 KiB,
-    and there are inodes.
+    """Return whether it is ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a size of
+    blocks up to 64 KiB, and there are inodes.
     """
     if head[1080:1082] != b"\x53\xef":
         return False
@@ -89,8 +89,8 @@ def _is_ext(head: bytes) -> bool:
 
 
 def _is_fat(head: bytes) -> bool:
-    """A boot sector of FAT without its signature, as on old floppy disks (Microsoft's FAT specification 1.03): sectors,
-    clusters and media fit.
+    """Return whether it is a boot sector of FAT without its signature, as on old floppy disks (Microsoft's FAT
+    specification 1.03): sectors, clusters and media fit.
     """
     if len(head) < 512 or head[0] not in (0xEB, 0xE9):
         return False
@@ -106,7 +106,7 @@ def _is_fat(head: bytes) -> bool:
 
 
 def _is_hfs(head: bytes) -> bool:
-    """HFS (Inside Macintosh: Files): two bytes of signature, and blocks of whole sectors."""
+    """Return whether it is HFS (Inside Macintosh: Files): two bytes of signature, and blocks of whole sectors."""
     if head[1024:1026] != b"BD" or len(head) < 1048:
         return False
     block = struct.unpack_from(">I", head, 1044)[0]
@@ -114,7 +114,9 @@ def _is_hfs(head: bytes) -> bool:
 
 
 def _is_minix(head: bytes) -> bool:
-    """The file system of MINIX (include/uapi/linux/minix_fs.h): two bytes of magic, and there are inodes."""
+    """Return whether it is the file system of MINIX (include/uapi/linux/minix_fs.h): two bytes of magic, and there are
+    inodes.
+    """
     if len(head) < 1056:
         return False
     one, three = struct.unpack_from("<16xH6xH", head, 1024)
@@ -122,12 +124,14 @@ def _is_minix(head: bytes) -> bool:
 
 
 def _is_nilfs(head: bytes) -> bool:
-    """NILFS2 (include/uapi/linux/nilfs2_ondisk.h): revision 2 and two bytes of magic."""
+    """Return whether it is NILFS2 (include/uapi/linux/nilfs2_ondisk.h): revision 2 and two bytes of magic."""
     return head[1024:1032] == b"\2\0\0\0\0\0\x34\x34"
 
 
 def _is_sun(head: bytes) -> bool:
-    """A label of Sun: two bytes of magic, and all words of the sector cancel out (block/partitions/sun.c of Linux)."""
+    """Return whether it is a label of Sun: two bytes of magic, and all words of the sector cancel out
+    (block/partitions/sun.c of Linux).
+    """
     if head[508:510] != b"\xda\xbe" or len(head) < 512:
         return False
     total = 0

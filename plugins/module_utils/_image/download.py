@@ -74,7 +74,7 @@ NO_CODING = frozenset(["", "identity", "none"])
 
 
 def download(source: Source, timeout: float, log: Callable[[str], object], limit: int | None = None) -> Iterator[bytes]:
-    """All bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
+    """Yield all bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
 
     :arg timeout: seconds without a byte after which a connection is broken.
     :arg limit: bytes; a file whose length the server gives as more is refused at once.
@@ -87,7 +87,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
             yield from file.rest()
             return
         except _Refused as error:
-            raise _failed(source, str(error)) from error
+            raise _failure(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
             file.wait_after(error)
 
@@ -162,7 +162,7 @@ class _Download:
             return
         pause = None if self._is_lasting(error) else next(self._pauses, None)
         if pause is None:
-            raise _failed(self._source, why) from error
+            raise _failure(self._source, why) from error
         broken = f"The download of {self._source.redacted} broke after {self._position} bytes"
         self._log(f"{broken} ({why}) and is resumed")
         time.sleep(pause)
@@ -175,8 +175,8 @@ class _Download:
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
-    """The first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole, where the
-    server says it.
+    """Return the first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole,
+    where the server says it.
 
     :raises TransferFailed: as for :func:`download`.
     """
@@ -194,12 +194,12 @@ def download_head(source: Source, size: int, timeout: float, limit: int | None =
             if length is not None and len(head) < min(size, length):
                 raise ValueError("less than was asked for")
     except _Refused as error:
-        raise _failed(source, str(error)) from error
+        raise _failure(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         why = _why(error, timeout)
         if isinstance(error, HTTPError) and error.code == 416:  # there are no bytes at all
             return b"", 0
-        raise _failed(source, why) from error
+        raise _failure(source, why) from error
     return head[:size], length
 
 
@@ -241,7 +241,7 @@ class _Patience:
         return made
 
     def _connect(self, address: tuple[str, int], *_timeout_and_source: object) -> socket.socket:
-        """As socket.create_connection(), which has no deadline for all the addresses of a name."""
+        """Connect as socket.create_connection() does, which has no deadline for all the addresses of a name."""
         failure: OSError | None = None
         for family, kind, protocol, _name, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
             made = socket.socket(family, kind, protocol)
@@ -275,7 +275,7 @@ class _Patience:
             self._seconds()
             raise
         if self._end is None:
-            self._rate.waited(time.monotonic() - began)
+            self._rate.add_wait(time.monotonic() - began)
         self._received += count or 0
         return count
 
@@ -285,14 +285,14 @@ class _Patience:
             raise _Refused(f"the server did not begin its answer within {BEGINNING:g} seconds")
         return min(self._timeout, left)
 
-    def begun(self) -> None:
-        """The headers are read, and the file follows."""
+    def begin(self) -> None:
+        """Note that the headers are read, and the file follows."""
         self._end = None
 
-    def gained(self, count: int) -> None:
-        """So many bytes were the file's."""
+    def add_bytes(self, count: int) -> None:
+        """Count bytes that were the file's."""
         self._gained += count
-        self._rate.gained(count)
+        self._rate.add_bytes(count)
 
 
 class _Response(HTTPResponse):
@@ -356,7 +356,7 @@ class _Https(HTTPSHandler):
 
 
 class _Redirects(HTTPRedirectHandler):
-    """To http and https only.
+    """Follow redirects to http and https only.
 
     The password and the user's headers are sent along to the same server only, whose they are.
     """
@@ -379,8 +379,8 @@ class _Redirects(HTTPRedirectHandler):
         if _server(req.full_url)[0] == "https" != _server(newurl)[0]:
             target = Source(newurl).redacted
             raise _Refused(
-                f"the server redirects from https to {target}, where anybody on the way can change it: give that URL to "
-                "accept this"
+                f"the server redirects from https to {target}, where anybody on the way can change it: give that URL "
+                "to accept this"
             )
         # Python knows 308 since 3.11; 307 is the same to it.
         request = super().redirect_request(req, fp, 307, msg, headers, newurl)
@@ -397,8 +397,10 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
-    """:raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
-    coding that isn't known.
+    """Ask for a URL, and return the answer when its headers are read.
+
+    :raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
+        coding that isn't known.
     """
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
@@ -425,7 +427,7 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
     except BaseException:
         response.close()
         raise
-    patience.begun()
+    patience.begin()
     return response
 
 
@@ -455,8 +457,8 @@ def _check_coding(response: HTTPResponse) -> None:
 
 
 def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
-    """The position of the first byte in ``response``, the number of bytes that follow there, and the length of the
-    whole, where known (RFC 9110 14.4).
+    """Return the position of the first byte in ``response``, the number of bytes that follow there, and the length of
+    the whole, where known (RFC 9110 14.4).
     """
     if response.status in (200, 203):  # 203: what a proxy passed on, which it may have changed
         return 0, response.length, response.length
@@ -491,8 +493,8 @@ def _describe_length(response: HTTPResponse, total: int | None) -> str:
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """What says for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC 9110
-    8.8.2.2).
+    """Return what tells for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC
+    9110 8.8.2.2).
     """
     etag = response.headers.get("ETag")
     if etag is not None:
@@ -505,7 +507,7 @@ def _validator(response: HTTPResponse) -> str | None:
 
 
 def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
-    """The bytes of an answer, ``expected`` ones where that is known.
+    """Yield the bytes of an answer, ``expected`` ones where that is known.
 
     :raises ConnectionError: they are fewer; :raises _Refused: they are more, or come too slowly.
     """
@@ -516,7 +518,7 @@ def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
             if missing:
                 raise ConnectionError(f"the connection was closed {missing} bytes too early")
             return
-        response.patience.gained(len(chunk))
+        response.patience.add_bytes(len(chunk))
         if missing is not None:
             missing -= len(chunk)
             if missing < 0:
@@ -539,7 +541,7 @@ def _retry_after(error: Exception) -> float | None:
         return None
 
 
-def _failed(source: Source, why: str) -> TransferFailed:
+def _failure(source: Source, why: str) -> TransferFailed:
     return TransferFailed(f"Could not read {source.redacted}: {why}.")
 
 

@@ -43,7 +43,7 @@ def _is_power(value: int, least: int, most: int) -> bool:
 
 
 def _ext(read: Read) -> int | None:
-    """Linux, Documentation/filesystems/ext4/super.rst."""
+    """Return the bytes of ext2, ext3 or ext4 (Linux, Documentation/filesystems/ext4/super.rst)."""
     block = read(1024, 1024)
     inodes, blocks, first, shift, per_group, inodes_per_group = struct.unpack_from("<II12xII4xI4xI", block)
     magic, revision, features = struct.unpack_from("<56xH18xI16xI", block)
@@ -56,7 +56,7 @@ def _ext(read: Read) -> int | None:
 
 
 def _xfs(read: Read) -> int | None:
-    """Linux, fs/xfs/libxfs/xfs_format.h: struct xfs_dsb."""
+    """Return the bytes of XFS (Linux, fs/xfs/libxfs/xfs_format.h: struct xfs_dsb)."""
     block = read(0, 512)
     size, blocks, per_group, groups = struct.unpack_from(">4xIQ68xII", block)
     shift = block[120]
@@ -66,7 +66,9 @@ def _xfs(read: Read) -> int | None:
 
 
 def _ntfs(read: Read) -> int | None:
-    """Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT. The last sector, a copy of the first, isn't counted there."""
+    """Return the bytes of NTFS (Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT). The last sector, a copy of the first, isn't
+    counted there.
+    """
     sector = read(0, 512)
     size, sectors = struct.unpack_from("<H", sector, 11)[0], struct.unpack_from("<Q", sector, 40)[0]
     reserved = any(sector[14:21]) or any(sector[22:24]) or any(sector[32:36])
@@ -82,7 +84,7 @@ def _ntfs(read: Read) -> int | None:
 
 
 def _exfat(read: Read) -> int | None:
-    """Microsoft, exFAT file system specification, 3.1."""
+    """Return the bytes of exFAT (Microsoft, exFAT file system specification, 3.1)."""
     sector = read(0, 512)
     sectors = struct.unpack_from("<Q", sector, 72)[0]
     if (
@@ -96,7 +98,7 @@ def _exfat(read: Read) -> int | None:
 
 
 def _fat(read: Read) -> int | None:
-    """Microsoft, FAT: General Overview of On-Disk Format (fatgen103), "Boot Sector and BPB"."""
+    """Return the bytes of FAT (Microsoft, General Overview of On-Disk Format: fatgen103, "Boot Sector and BPB")."""
     sector = read(0, 512)
     size, cluster, reserved, tables, roots, short, media, long_table = struct.unpack_from("<HBHBHHBH", sector, 11)
     sectors = short or struct.unpack_from("<I", sector, 32)[0]
@@ -121,7 +123,7 @@ def _fat(read: Read) -> int | None:
 
 
 def _btrfs(read: Read) -> int | None:
-    """Linux, include/uapi/linux/btrfs_tree.h: struct btrfs_super_block; of several devices, this one."""
+    """Return the bytes of btrfs on this device (Linux, include/uapi/linux/btrfs_tree.h: struct btrfs_super_block)."""
     block = read(65536, 4096)
     own, sector, node = struct.unpack_from("<Q", block, 48)[0], *struct.unpack_from("<II", block, 144)
     device, size = struct.unpack_from("<QQ", block, 201)
@@ -137,7 +139,7 @@ def _btrfs(read: Read) -> int | None:
 
 
 def _f2fs(read: Read) -> int | None:
-    """Linux, include/linux/f2fs_fs.h: struct f2fs_super_block."""
+    """Return the bytes of F2FS (Linux, include/linux/f2fs_fs.h: struct f2fs_super_block)."""
     block = read(1024, 1024)
     magic, major, sector, per_block, shift, segment, blocks = struct.unpack_from("<IH2xIIII12xQ", block)
     if (
@@ -153,14 +155,14 @@ def _f2fs(read: Read) -> int | None:
 
 
 def _squashfs(read: Read) -> int | None:
-    """Linux, fs/squashfs/squashfs_fs.h: struct squashfs_super_block."""
+    """Return the bytes of squashfs (Linux, fs/squashfs/squashfs_fs.h: struct squashfs_super_block)."""
     size, shift, major, minor, used = struct.unpack("<12xI6xH4xHH8xQ", read(0, 48))
     is_one = read(0, 4) == b"hsqs" and (major, minor) == (4, 0) and 12 <= shift <= 20 and size == 1 << shift
     return int(used) if is_one else None
 
 
 def _swap(read: Read) -> int | None:
-    """Linux, include/linux/swap.h: union swap_header."""
+    """Return the bytes of swap space (Linux, include/linux/swap.h: union swap_header)."""
     for page in _PAGE_SIZES:
         version, last = struct.unpack("<II", read(1024, 8))
         if read(page - 10, 10) == b"SWAPSPACE2" and version == 1:

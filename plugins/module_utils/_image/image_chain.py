@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The data that a guest reads from an image or a snapshot, whichever files the data is spread over: compare the data with
-that of another image, or copy all of it into one file.
+"""The data that a guest reads from an image or a snapshot, whichever files the data is spread over: compare the data
+with that of another image, or copy all of it into one file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an image file is: its format by its first bytes, its virtual size, and whether it can be trusted to stand alone.
+"""Tell the format of an image file by its first bytes, its virtual size, and whether the file stands alone.
 
 An image is hostile input. A small one can make qemu-img busy for half a minute or take gigabytes of memory (bitmaps),
 and a header can name other files whose content would then be the disk's. So the format is decided here and told to
@@ -41,8 +41,8 @@ _SNIFFED = 64 << 10
 
 @dataclass(frozen=True)
 class ImageFile:
-    """``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the file takes,
-    both in bytes.
+    """An image file. ``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the
+    file takes, both in bytes.
     """
 
     format: str
@@ -51,8 +51,8 @@ class ImageFile:
 
 
 def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
-    """Bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of the whole,
-    where known.
+    """Return the bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of
+    the whole, where known.
 
     :arg option: the option to name in errors, and ``path`` its value.
     :raises InvalidInput: ``head`` doesn't tell, or the size is absurd.
@@ -246,7 +246,7 @@ def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
 
 
 def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
-    """What ``qemu-img info`` says. It doesn't open backing files."""
+    """Return what ``qemu-img info`` prints. The command doesn't open backing files."""
     import json
 
     from .qemu_img import failure, limits_for, run_qemu_img
@@ -276,7 +276,10 @@ def _told_size(descriptor: int, image_format: str, option: str, path: str) -> in
 
 
 def _header_size(image_format: str, read: Read) -> int:
-    """:raises struct.error, ValueError: the header is too short, or its offsets lead nowhere."""
+    """Return the virtual size in bytes that a header says.
+
+    :raises struct.error, ValueError: the header is too short, or its offsets lead nowhere.
+    """
     head = read(0, SECTOR)
     if image_format == "qcow2":
         from .qcow2 import Qcow2Header

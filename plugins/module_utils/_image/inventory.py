@@ -36,7 +36,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """``allocated`` is in bytes, as everywhere here: what the file takes on disk."""
+    """A snapshot. ``allocated`` is in bytes, as everywhere here: what the file takes on disk."""
 
     id: int
     allocated: int
@@ -69,8 +69,8 @@ class StoredImage:
     flaw: str | None = None
 
     def virtual_size(self, format: str) -> int | None:
-        """Bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header can't be
-        read.
+        """Return the bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header
+        can't be read.
         """
         if format == "raw":
             return self.length
@@ -79,7 +79,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What is no image. A directory counts with the files in it."""
+    """A file that is no image. A directory counts with the files in it."""
 
     path: str
     allocated: int
@@ -87,7 +87,8 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Inventory:
-    """
+    """The files in a directory, by what they are.
+
     :arg orphaned: the directories of snapshots (else the checksum files) of images whose own file is missing, each
         together with the checksum file.
     :arg stale: temporary files that no running program holds.
@@ -199,7 +200,7 @@ def _kind(opened: int, entry: os.DirEntry[str]) -> int:
 
 
 def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: bool) -> StoredImage | None:
-    """``None`` when it has just been removed."""
+    """Return the image of an entry; ``None`` when it has just been removed."""
     name = entry.name
     try:
         active = _data_file(opened, name) if entry.is_symlink() else name
@@ -221,7 +222,7 @@ def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: 
 
 
 def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
-    """The file of each snapshot, of which one may be the image's own, and whether they are laid out for shared
+    """Return the file of each snapshot, of which one may be the image's own, and whether they are laid out for shared
     storage (see snapshots.py).
     """
     files: dict[int, str] = {}
@@ -274,8 +275,7 @@ def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[St
 
 @contextlib.contextmanager
 def _file(opened: int, name: str) -> Iterator[int]:
-    """A descriptor of a file that was a regular one when it was listed: what it was replaced by meanwhile doesn't
-    keep waiting, and no link is followed.
+    """Yield a descriptor of a file that was a regular one when it was listed.
 
     :arg name: of a file of the directory, or of one in a directory of snapshots, ``<image>.snap/<id>``.
     """
@@ -310,7 +310,7 @@ def _chunks(opened: int, name: str) -> Iterator[bytes]:
 
 
 def _allocated(opened: int, entry: os.DirEntry[str]) -> int:
-    """Bytes on disk of a file, or of a directory and the files in it; of what has just been removed none."""
+    """Return the bytes on disk of a file, or of a directory and the files in it; 0 when it has just been removed."""
     with contextlib.suppress(FileNotFoundError):
         taken = os.stat(entry.name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
         if entry.is_dir(follow_symlinks=False):
@@ -322,7 +322,7 @@ def _allocated(opened: int, entry: os.DirEntry[str]) -> int:
 
 
 def stored_images(directory: str) -> list[str]:
-    """The names of the images in ``directory`` whose data is there.
+    """Return the names of the images in ``directory`` whose data is there.
 
     :raises NotFound, PathNotAllowed, FileAccessFailed: as :func:`take_inventory`.
     """
@@ -343,24 +343,24 @@ def _opened(directory: str) -> Iterator[int]:
 
 
 def _entries(opened: int) -> list[os.DirEntry[str]]:
-    """The entries of an open directory.
+    """Return the entries of an open directory.
 
-    What they say of links is asked by name, and so only where no link is followed.
+    They look up links by name, so call their methods only with ``follow_symlinks=False``.
     """
     with os.scandir(opened) as entries:
         return list(entries)
 
 
 def _has_data(opened: int, entry: os.DirEntry[str]) -> bool:
-    """Costs a system call only for links, which images with qcow2 snapshots are."""
+    """Return whether an image has data. Only links cost a system call, which images with qcow2 snapshots are."""
     if entry.is_symlink():
         return _data_file(opened, entry.name) is not None
     return entry.is_file(follow_symlinks=False)
 
 
 def _data_file(opened: int, image: str) -> str | None:
-    """The name of the regular file that has an image's data: its own or, where it is a link, one of its snapshots;
-    ``None`` when it is neither.
+    """Return the name of the regular file that has an image's data: its own or, where it is a link, one of its
+    snapshots; ``None`` when it is neither.
     """
     name = image
     with contextlib.suppress(OSError):

@@ -189,7 +189,7 @@ def _markup(head: bytes) -> str | None:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """bzip2, by the magic number of its first block, or of the end (its source, compress.c)."""
+    """Return whether it is bzip2, by the magic number of its first block, or of the end (its source, compress.c)."""
     return head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
 
 
@@ -227,7 +227,7 @@ def _is_old_cpio(head: bytes) -> bool:
 
 
 def _is_arj(head: bytes) -> bool:
-    """ARJ's main header, by its CRC (technote.txt of ARJ)."""
+    """Return whether it is ARJ's main header, by its CRC (technote.txt of ARJ)."""
     if not head.startswith(b"\x60\xea") or len(head) < 8:
         return False
     size = struct.unpack_from("<H", head, 2)[0]

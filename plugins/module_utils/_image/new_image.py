@@ -78,7 +78,7 @@ class NewImage:
         return os.path.join(self.place, self.final)
 
     def commit(self) -> str:
-        """Give the image its final name, durably, and answer its path, ``<directory>/<32 hex digits>``. In a batch, the
+        """Give the image its final name, durably, and return its path, ``<directory>/<32 hex digits>``. In a batch, the
         batch gives it the name.
 
         :raises NoSpace, FileAccessFailed: it can't be written; it will be removed.
@@ -132,8 +132,8 @@ def new_image(
     sweeping: bool = True,
     batch: Batch | None = None,
 ) -> Iterator[NewImage]:
-    """An empty image file under a temporary name in ``directory``, a path or a descriptor; it is removed at the end of
-    the block unless it was committed.
+    """Create an empty image file under a temporary name in ``directory``, a path or a descriptor. It is removed at the
+    end of the block unless it was committed.
 
     :arg owner: uid and gid; otherwise those of the process.
     :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
@@ -213,7 +213,7 @@ def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True,
                 if batch is None:
                     sync_opened(opened)
                 else:
-                    batch.removed(opened, place)
+                    batch.note_removal(opened, place)
                 return True
             try:
                 with contextlib.ExitStack() as undo:
@@ -238,7 +238,7 @@ def sweep(directory: str | int) -> None:
 
 @contextlib.contextmanager
 def _opened(directory: str | int, doing: str) -> Iterator[tuple[int, str]]:
-    """A descriptor of a directory, and its path for messages."""
+    """Yield a descriptor of a directory, and its path for messages."""
     with contextlib.ExitStack() as stack:
         if isinstance(directory, int):
             opened, place = directory, os.readlink(descriptor_path(directory))

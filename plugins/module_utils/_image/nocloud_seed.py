@@ -46,7 +46,7 @@ _DEVICE_NAME = r"x?[shv]d[a-z][0-9]*|sr[0-9]+|ami|root|swap|ephemeral.*|ebs.*"
 
 @dataclass(frozen=True)
 class SeedMount:
-    """One virtiofs mount; ``options`` are more words for fstab, parted by commas."""
+    """A virtiofs mount; ``options`` are more words for fstab, parted by commas."""
 
     tag: str
     mount_point: str
@@ -56,7 +56,7 @@ class SeedMount:
 
 @dataclass(frozen=True)
 class Seed:
-    """What a seed says. Two seeds that are equal have the same files."""
+    """The content of a seed. Two seeds that are equal have the same files."""
 
     instance_id: str
     mounts: tuple[SeedMount, ...]
@@ -182,8 +182,9 @@ def _make_image(tree: str, image: str) -> None:
 
 
 def _parse_marker(data: bytes) -> Seed:
-    """:raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it isn't what
-    ``_contents`` wrote.
+    """Read the seed that ``_contents`` wrote.
+
+    :raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it is something else.
     """
     seed = from_plain(Seed, json.loads(data.decode("utf-8")))
     _contents(seed)  # what it refuses to write, it never wrote
@@ -219,8 +220,8 @@ def _file(data: bytes, wanted: str) -> bytes:
 
 
 def _extent(data: bytes, record: bytes) -> bytes:
-    """What a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32 bits,
-    little-endian first.
+    """Return what a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32
+    bits, little-endian first.
     """
     start = int.from_bytes(record[2:6], "little") * _SECTOR
     return data[start : start + int.from_bytes(record[10:14], "little")]

@@ -115,8 +115,8 @@ def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int
 
 
 def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
-    """Bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of the last one
-    that is allocated.
+    """Return the bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of
+    the last one that is allocated.
     """
     cluster = 1 << header.cluster_bits
     readable = max(min(cluster, header.virtual_size - number * cluster), 0)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""qemu-img(1), run on files that are open: it gets descriptors, not names, and where root runs it, it can open nothing
-else.
+"""Run qemu-img(1) on files that are open: the command gets descriptors, not names, and where root runs it, it can open
+nothing else.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _DESCRIPTOR = 32768
 
 @dataclass(frozen=True)
 class OwnSize:
-    """Size that a disk has at least, in bytes, and the name of the table that it is told by."""
+    """The size that a disk has at least, in bytes, and the name of the table that it is told by."""
 
     size: int
     table: str

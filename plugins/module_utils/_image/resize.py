@@ -93,7 +93,7 @@ def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -
 
 
 def _size_of(descriptor: int, format: str, image: str) -> int:
-    """In bytes, that a guest sees."""
+    """Return the size in bytes that a guest sees."""
     return (
         os.fstat(descriptor).st_size
         if format == "raw"

@@ -28,7 +28,7 @@ _COMPRESSING = ("bcachefs", "btrfs", "f2fs", "ntfs3", "zfs")
 
 @dataclass(frozen=True)
 class Space:
-    """In bytes: what is ``free`` in a file system to this user, and the ``reserve`` of that for others."""
+    """The bytes that are ``free`` in a file system to this user, and the ``reserve`` of these for others."""
 
     free: int
     reserve: int

@@ -144,8 +144,8 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
 
 
 def list_snapshots(image: str) -> list[int]:
-    """The ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a number
-    among them.
+    """Return the ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a
+    number among them.
 
     :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
     """
@@ -157,8 +157,8 @@ def list_snapshots(image: str) -> list[int]:
 
 
 def chain_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
-    """The files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before the one
-    it is based on.
+    """Return the files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before
+    the one it is based on.
 
     :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular
         file.
@@ -172,7 +172,7 @@ def chain_files(image: str, format: str, snapshot: int | None = None) -> list[st
 
 
 def data_file(image: str) -> str:
-    """The file that an image's name leads to: itself or, where it is a symbolic link, that of a snapshot.
+    """Return the file that an image's name leads to: itself or, where it is a symbolic link, that of a snapshot.
 
     :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`.
     """
@@ -212,7 +212,7 @@ class ImageFiles:
         return self.image if number is None else snapshot_file(self.image, number)
 
     def place(self, number: int | None) -> tuple[int, str]:
-        """A file's directory and its name there."""
+        """Return a file's directory and its name there."""
         if number is None or self.snapshots is None:
             return self.directory, self.name
         return self.snapshots, str(number)
@@ -242,17 +242,17 @@ class ImageFiles:
 
     @contextlib.contextmanager
     def opened_all(self, numbers: list[int | None]) -> Iterator[Mapping[int, str]]:
-        """The paths of files by their descriptors, for the length of a block."""
+        """Open files for the length of a block. Yield their paths by descriptor."""
         with contextlib.ExitStack() as stack:
             yield {stack.enter_context(self.opened(number)): self.path(number) for number in numbers}
 
     def new_image(self, like: int) -> contextlib.AbstractContextManager[NewImage]:
-        """A part in the image's directory that will belong to the owner of the file ``like``, a descriptor."""
+        """Create a part in the image's directory that will belong to the owner of the file ``like``, a descriptor."""
         found = os.fstat(like)
         return new_image(self.directory, owner=(found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
 
     def data_of(self, snapshot: int) -> int | None:
-        """The file that has a snapshot's data: its own, or the image's where the snapshot is a link back to it."""
+        """Return the file that has a snapshot's data: its own, or the image's where the snapshot links back to it."""
         path = self.path(snapshot)
         with os_errors(f"read {path}"):
             if not self.has(snapshot):
@@ -277,21 +277,21 @@ class ImageFiles:
             )
 
     def active(self) -> int | None:
-        """The file that the image's data is written to."""
+        """Return the file that the image's data is written to."""
         target = self.target()
         if target is None and self.snapshots is not None and is_link_at(self.snapshots, snapshot_directory(self.name)):
             return self.data_of(self.numbers()[-1])
         return target
 
     def target(self) -> int | None:
-        """The file that the image's own name leads to."""
+        """Return the file that the image's own name leads to."""
         with os_errors(f"read {self.image}"):
             if not is_link_at(self.directory, self.name):
                 return None
             return self.data_of(self._number(os.readlink(self.name, dir_fd=self.directory), self.image))
 
     def parent(self, number: int | None) -> int | None:
-        """The snapshot that a qcow2 file names as its backing file; ``None`` where it has none."""
+        """Return the snapshot that a qcow2 file names as its backing file; ``None`` where it has none."""
         name = self.backing_name(number)
         return None if name is None else self._number(name, self.path(number))
 
@@ -314,8 +314,8 @@ class ImageFiles:
             return os.fsdecode(os.pread(descriptor, header.backing_length, header.backing_offset))
 
     def chain(self, snapshot: int) -> list[int | None]:
-        """The qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to the
-        image.
+        """Return the qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to
+        the image.
         """
         return self.chain_from(self.data_of(snapshot))
 
@@ -334,7 +334,7 @@ class ImageFiles:
         return files
 
     def children(self, snapshot: int) -> list[int | None]:
-        """The qcow2 files of the image whose backing file is the snapshot."""
+        """Return the qcow2 files of the image whose backing file is the snapshot."""
         numbers = [None, *self.numbers()]
         return [number for number in numbers if not is_link_at(*self.place(number)) and self.parent(number) == snapshot]
 
@@ -343,8 +343,8 @@ class ImageFiles:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _number(self, name: str, named_by: str) -> int:
-        """The snapshot that a symbolic link or a backing file's name means; relative names are relative to the image's
-        directory.
+        """Return the snapshot that a symbolic link or a backing file's name means; relative names are relative to the
+        image's directory.
         """
         directory, file = os.path.split(name)
         number = snapshot_number(file)
@@ -358,7 +358,7 @@ class ImageFiles:
 
 @contextlib.contextmanager
 def _opened(image: str) -> Iterator[ImageFiles]:
-    """The files of an image, their directories open for the length of a block.
+    """Open the directories of an image's files for the length of a block.
 
     :raises Conflict: what is named like the directory of its snapshots isn't one.
     """

@@ -2,9 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether image files hold still while they are copied: a copy of what somebody writes to is an image that never was.
-
-And who has QEMU's locks on one.
+"""Check that image files don't change while they are copied: a copy of a file that somebody writes to is an image that
+never was. QEMU's locks tell who uses a file.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _PIECE = 64 << 10
 
 @dataclass
 class Allocation:
-    """What the tables of an image refer to, counted while they are read.
+    """The blocks that the tables of an image refer to, counted while they are read.
 
     :arg length: bytes of the file, and ``block`` those of one block.
     """

@@ -111,7 +111,8 @@ def try_datablock(
 
 
 def _try_mkfs(command: list[str], fs: str, size: int, directory: int, qcow2_options: str | None) -> None:
-    """
+    """Make the file system in a file that is thrown away.
+
     :arg size: bytes.
     :arg qcow2_options: of the qcow2 image that the file system is converted to, ``None`` where that stays raw.
     """
@@ -155,7 +156,7 @@ class _TooMuch(_NothingKnown):
 
 
 class _Watch:
-    """Ends a trial that takes more than ``limit`` bytes, or :data:`_TIMEOUT`."""
+    """The end of a trial that takes more than ``limit`` bytes, or :data:`_TIMEOUT`."""
 
     def __init__(self, descriptor: int, limit: int) -> None:
         self._descriptor, self._limit = descriptor, limit

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the table of a VDI refers to (VirtualBox, VDICore.h)."""
+"""The blocks that the table of a VDI refers to (VirtualBox, VDICore.h)."""
 
 from __future__ import annotations
 

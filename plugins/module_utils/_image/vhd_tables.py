@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""VHD (Microsoft, Virtual Hard Disk Image Format Specification 1.0): the size that its footer tells, and what the table
-of a dynamic one refers to.
+"""The size of a VHD that its footer tells, and the blocks that the table of a dynamic one refers to (Microsoft, Virtual
+Hard Disk Image Format Specification 1.0).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the tables of a VHDX refer to ([MS-VHDX] 2.2.3, 2.5 and 2.6), and where its header tells the virtual size."""
+"""The blocks that the tables of a VHDX refer to ([MS-VHDX] 2.2.3, 2.5 and 2.6), and its virtual size."""
 
 from __future__ import annotations
 

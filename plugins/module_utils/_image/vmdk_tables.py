@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the tables of a sparse VMDK refer to (VMware, Virtual Disk Format 5.0: sparse and stream-optimized extents)."""
+"""The blocks that the tables of a sparse VMDK refer to (VMware, Virtual Disk Format 5.0: sparse and stream-optimized
+extents).
+"""
 
 from __future__ import annotations
 

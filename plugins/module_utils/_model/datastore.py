@@ -37,7 +37,7 @@ class Datastore:
         return dict(to_plain(self))
 
     def directories(self) -> list[str]:
-        """Where its data is, and the directory of all datastores where that is its place: no image is made of these."""
+        """Return the directories that no image is made of: its own, and that of all datastores where it is in there."""
         base_path = os.path.normpath(self.base_path)
         location, name = os.path.split(base_path)
         return [base_path, location] if name == str(self.id) else [base_path]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .._core.arguments import is_integer
 from .._core.errors import InvalidInput
+from .._core.plain import is_integer
 from .._core.records import dataclass
 
 #: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
@@ -29,7 +29,7 @@ ID_MAP_OPTION = {
 
 @dataclass(frozen=True)
 class IdMap:
-    """``count`` ids: guest id ``start + n`` is host id ``target + n``."""
+    """A range of ``count`` ids: guest id ``start + n`` is host id ``target + n``."""
 
     start: int
     target: int
@@ -43,7 +43,7 @@ class IdMap:
 
 
 def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tuple[IdMap, ...] | None:
-    """The maps an option holds, checked; ``None`` when it isn't given.
+    """Return the maps that an option holds, checked; ``None`` when it isn't given.
 
     :raises InvalidInput: ids out of range, or two maps that claim one guest id or one host id.
     """
@@ -66,7 +66,7 @@ def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tupl
 
 
 def id_maps_from_data(option: str, value: object) -> tuple[IdMap, ...] | None:
-    """As :func:`read_id_maps`, of data that no argument spec has checked.
+    """Read id maps as :func:`read_id_maps` does, of data that no argument spec has checked.
 
     :raises InvalidInput: also where it isn't a list of maps.
     """

@@ -22,25 +22,28 @@ LONGEST_TAG = 36
 _NEEDED_BY_CONTENT: Mapping[str, str] = {
     "the whole system": "/",
     "programs and libraries": """
-        /bin/** /sbin/** /lib/** /lib32/** /lib64/** /libx32/** /usr/** /usr/src /usr/local /usr/local/share /snap/**
-        /nix /nix/store/** /gnu /gnu/store/** /usr/local/bin/** /usr/local/games/** /usr/local/include/** /usr/local/lib/**
-        /usr/local/lib64/** /usr/local/libexec/** /usr/local/sbin/**""",
+        /bin/** /sbin/** /lib/** /lib32/** /lib64/** /libx32/** /usr/** /usr/src /usr/local /usr/local/share
+        /snap/** /nix /nix/store/** /gnu /gnu/store/** /usr/local/bin/** /usr/local/games/** /usr/local/include/**
+        /usr/local/lib/** /usr/local/lib64/** /usr/local/libexec/** /usr/local/sbin/**""",
     "the configuration of the system": """
-        /etc/** /usr/local/etc/** /usr/local/share/ca-certificates/** /var/cache/debconf/** /var/spool/anacron/** /var/spool/at/** /var/spool/cron/**""",
+        /etc/** /usr/local/etc/** /usr/local/share/ca-certificates/** /var/cache/debconf/** /var/spool/anacron/**
+        /var/spool/at/** /var/spool/cron/**""",
     "the files that the system boots from": "/boot/** /efi/** /ostree/** /sysroot/**",
     "the interfaces of the kernel": "/dev/** /proc/** /sys/**",
     "the files of root": "/root /var/roothome",
     "the temporary files of all programs": "/tmp /var/tmp",
     "the sockets and locks of running services": """
-        /run /run/cloud-init/** /run/credentials/** /run/dbus/** /run/initctl/** /run/initramfs/** /run/lock/** /run/log/** /run/lvm/** /run/mount/**
-        /run/netns/** /run/network/** /run/NetworkManager/** /run/sshd/** /run/shm/** /run/sudo/** /run/systemd/** /run/udev/** /run/user/**""",
+        /run /run/cloud-init/** /run/credentials/** /run/dbus/** /run/initctl/** /run/initramfs/** /run/lock/**
+        /run/log/** /run/lvm/** /run/mount/** /run/netns/** /run/network/** /run/NetworkManager/** /run/sshd/**
+        /run/shm/** /run/sudo/** /run/systemd/** /run/udev/** /run/user/**""",
     "the data of several services": "/var /var/cache /var/lib /var/lib/private /var/log /var/log/audit/** "
     "/var/log/journal/** /var/spool",
     "the records of the package manager or another part of the system": """
-        /var/db/** /var/lib/alternatives/** /var/lib/apk/** /var/lib/apt/** /var/lib/cloud/** /var/lib/dbus/** /var/lib/dhclient/** /var/lib/dhcp/**
-        /var/lib/dhcpcd/** /var/lib/dnf/** /var/lib/dpkg/** /var/lib/initramfs-tools/** /var/lib/misc/** /var/lib/NetworkManager/** /var/lib/pacman/**
-        /var/lib/pam/** /var/lib/polkit-1/** /var/lib/python/** /var/lib/rpm/** /var/lib/selinux/** /var/lib/snapd/** /var/lib/sudo/**
-        /var/lib/systemd/** /var/lib/ucf/** /var/lib/yum/** /var/lib/zypp/**""",
+        /var/db/** /var/lib/alternatives/** /var/lib/apk/** /var/lib/apt/** /var/lib/cloud/** /var/lib/dbus/**
+        /var/lib/dhclient/** /var/lib/dhcp/** /var/lib/dhcpcd/** /var/lib/dnf/** /var/lib/dpkg/**
+        /var/lib/initramfs-tools/** /var/lib/misc/** /var/lib/NetworkManager/** /var/lib/pacman/** /var/lib/pam/**
+        /var/lib/polkit-1/** /var/lib/python/** /var/lib/rpm/** /var/lib/selinux/** /var/lib/snapd/**
+        /var/lib/sudo/** /var/lib/systemd/** /var/lib/ucf/** /var/lib/yum/** /var/lib/zypp/**""",
 }
 _NEEDED: Mapping[str, str] = {path: content for content, paths in _NEEDED_BY_CONTENT.items() for path in paths.split()}
 

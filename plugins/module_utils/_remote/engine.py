@@ -4,7 +4,8 @@
 
 """The engine as a package that another interpreter can import: a module, and everything that the module imports.
 
-The engine is loaded from a checkout, from an installed collection, or from the archive that Ansible sends with a module.
+The engine is loaded from a checkout, from an installed collection, or from the archive that Ansible sends with a
+module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import importlib.util
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 #: The name of the package on the other side.
 ENGINE = "granary_vmstore"
@@ -29,14 +30,15 @@ _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))", re.MU
 
 @functools.cache
 def engine_sources(module: str) -> dict[str, str]:
-    """Return the source of ``module``, and of the modules of the engine that it imports, by the path below :data:`ENGINE`.
+    """Return the source of ``module``, and of the modules of the engine that it imports, by the path below
+    :data:`ENGINE`.
 
     Imports inside functions count, too. Each package has its ``__init__.py``, which is empty.
 
     :arg module: the full name of the module here.
     """
     sources: dict[str, str] = {"__init__.py": ""}
-    pending = [module[len(_HERE) + 1 :]]
+    pending = [path_in_engine(module)]
     while pending:
         name = pending.pop()
         path = f"{name.replace('.', '/')}.py"
@@ -49,30 +51,46 @@ def engine_sources(module: str) -> dict[str, str]:
         packages = name.split(".")[:-1]
         for depth in range(1, len(packages) + 1):
             sources.setdefault("/".join([*packages[:depth], "__init__.py"]), "")
-        pending.extend(_imported(name, source))
+        pending.extend(_imported(name, source, sources))
     return sources
+
+
+def path_in_engine(module: str) -> str:
+    """Return the name of a module below :data:`ENGINE`.
+
+    :arg module: the full name of the module here.
+    """
+    return module[len(_HERE) + 1 :]
 
 
 def pack_engine(module: str) -> bytes:
     """Return :func:`engine_sources` as a ZIP file, for zipimport(3)."""
     with io.BytesIO() as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        # The smallest archive isn't worth the time: it is read once, by one host.
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for path, source in engine_sources(module).items():
                 archive.writestr(f"{ENGINE}/{path}", source)
         return file.getvalue()
 
 
-def _imported(name: str, source: str) -> Iterator[str]:
-    """Yield the names that may be modules of the engine."""
+def _imported(name: str, source: str, known: Container[str]) -> Iterator[str]:
+    """Yield the modules of the engine that a module imports, and perhaps names that are none.
+
+    Names in a module aren't looked for, because the search would run the module.
+
+    :arg known: the paths of modules that are known.
+    """
     for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("", source)):
         base = ".".join([*name.split(".")[: -len(dots)], *([path] if path else [])])
-        if path:
+        if path and (f"{base.replace('.', '/')}.py" in known or _source(base) is not None):
             yield base
+            continue
         for imported in (many or one.split("#")[0]).split(","):
             if imported.strip():
                 yield ".".join(filter(None, [base, imported.split()[0]]))
 
 
+@functools.cache
 def _source(name: str) -> str | None:
     """Return the source of a module of the engine; ``None`` for a package, and for what is no module."""
     try:
@@ -81,7 +99,8 @@ def _source(name: str) -> str | None:
         return None
     if found is None or found.submodule_search_locations is not None or found.loader is None:
         return None
-    return found.loader.get_source(found.name)
+    source: str | None = found.loader.get_source(found.name)  # type: ignore[attr-defined]  # each file's loader has it
+    return source
 
 
-__all__ = ["ENGINE", "engine_sources", "pack_engine"]
+__all__ = ["ENGINE", "engine_sources", "pack_engine", "path_in_engine"]

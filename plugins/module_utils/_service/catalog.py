@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Services whose state is in the catalog: check mode plans on a copy; what is to change is planned and committed in one
-transaction.
-"""
+"""Services whose state is in the catalog: they plan on a copy, and plan again in the transaction that records."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 from .._catalog.catalog import DEFAULT_LOCATION, DEFAULT_PATH, Catalog, catalog_exists, open_catalog, read_catalog
 from .._core.arguments import ArgumentSpec
@@ -18,11 +19,12 @@ CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_P
 
 
 class CatalogService(Service):
-    """Plans on :attr:`catalog`: a copy in check mode, else the catalog itself within a transaction that ends after the
-    commit.
+    """Plans on :attr:`catalog`, which is a copy, but in the transaction the catalog itself.
+
+    An invalid request creates nothing then, slow work holds no lock, and nothing is locked where nothing is to change.
     """
 
-    #: Whether a normal run makes a catalog where there is none; if not, it fails where something is to change.
+    #: Whether a normal run creates a catalog where there is none; if not, it fails where something is to change.
     create = False
 
     def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
@@ -38,31 +40,26 @@ class CatalogService(Service):
             self._open = read_catalog(self.path, missing_ok=True, datastore_location=self.datastore_location)
         return self._open
 
-    def converge(self) -> Plan:
-        # First on a copy: a wish that can't be granted makes no catalog, what takes long keeps no other program
-        # waiting, and what is so already needs no lock.
-        plan = self.rehearse()
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nothing is locked here; the next run reads the catalog again."""
+        try:
+            yield
+        finally:
+            self._close()
+
+    @contextlib.contextmanager
+    def recording(self, plan: Plan) -> Iterator[Plan]:
         self._close()
-        if not plan.changed:
-            return plan
         with (
             open_catalog(self.path, create=self.create, datastore_location=self.datastore_location) as catalog,
             catalog.transaction(),
         ):
             self._open, self._is_writing = catalog, True
             try:
-                plan = self.plan()
-                plan.commit()
+                yield self.plan()
             finally:
                 self._open, self._is_writing = None, False
-        return plan
-
-    def rehearse(self) -> Plan:
-        """The plan on a copy, before the plan that counts is made.
-
-        Subclasses do here what takes long and changes no state that others see.
-        """
-        return self.plan()
 
     def renewed(self) -> bool:
         """Read the catalog again if another program changed it since the copy was read, and return whether one did.
@@ -91,7 +88,7 @@ class CatalogService(Service):
 
 
 def reading(path: str) -> Catalog:
-    """The catalog as an info module sees it: a copy of one that must exist."""
+    """Return the catalog for an info module: a copy of one that must exist."""
     return read_catalog(absolute("catalog", path), missing_ok=False)
 
 

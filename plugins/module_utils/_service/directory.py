@@ -95,8 +95,8 @@ class DirectoryService(Service):
 
     def _apply(self) -> None:
         owner, group = self._ids()
-        for option, found in (("owner", owner), ("group", group)):
-            if option in self.wanted and found is None:
+        for option, number in (("owner", owner), ("group", group)):
+            if option in self.wanted and number is None:
                 raise NotFound(
                     f"{option}: this host has no {'user' if option == 'owner' else option} {self.wanted[option]!r}."
                 )
@@ -114,8 +114,9 @@ class DirectoryService(Service):
 
 
 def read_mode(option: str, text: str) -> int:
-    """
-    :raises InvalidInput: no octal number, or one that isn't quoted.
+    """Return the mode in an option.
+
+    :raises InvalidInput: no octal number, or an octal number without quotes.
     """
     if re.fullmatch(r"0[0-7]{3,4}", text) is None:
         raise InvalidInput(option, text, "a quoted octal number such as '0755' is expected")
@@ -123,18 +124,19 @@ def read_mode(option: str, text: str) -> int:
 
 
 def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> None:
-    """
-    :arg wanted: what the open directory is to be changed to, for the message.
+    """Refuse to change an open directory that another user could have put in its place.
+
+    :arg wanted: the desired ownership, for the message.
     :raises Conflict: another user than its owner could have put the directory there, to get rights in it.
     """
     found = Ownership.of(os.fstat(descriptor))
     others = other_users(descriptor) - {found.uid}
     if others:
         whose = "any user" if ANYBODY in others else f"the user {user_name(min(others))}"
+        desired = wanted if isinstance(wanted, str) else _shown(wanted)
         raise Conflict(
             f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not "
-            "changed to "
-            f"{wanted if isinstance(wanted, str) else _shown(wanted)}: look at it, and do that by hand or remove it."
+            f"changed to {desired}: look at it, and do that by hand or remove it."
         )
 
 
@@ -148,7 +150,7 @@ def user_id(name: str | None) -> int | None:
 
 
 def group_id(name: str | None) -> int | None:
-    """As :func:`user_id`, of a group."""
+    """Return the id of a group, like :func:`user_id`."""
     return _id_of(name, lambda known: grp.getgrnam(known).gr_gid)
 
 
@@ -170,7 +172,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """As :func:`user_name`, of a group."""
+    """Return the name of a group, like :func:`user_name`."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

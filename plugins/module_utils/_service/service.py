@@ -19,15 +19,24 @@ class Service:
     Subclasses look at the world and plan; they change nothing outside the plan's actions.
     """
 
-    #: Is told what goes on, one line a call.
+    #: Is given what goes on, one line a call.
     log: Callable[[str], object] = staticmethod(str)
 
     #: Whether nothing will be changed, and so nothing was by the tasks before.
     foretelling = False
 
+    #: Whether the plan is going to be run, so that nothing has to be tried for it.
+    will_run = False
+
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
-        """The lock under which a normal run plans and commits."""
+        """Return the lock under which a normal run plans and runs its plan."""
         return contextlib.nullcontext()
+
+    def recording(self, plan: Plan) -> contextlib.AbstractContextManager[Plan]:
+        """Return the transaction in which a normal run records: it returns the plan to record, which is ``plan`` where
+        nobody else can have changed anything since.
+        """
+        return contextlib.nullcontext(plan)
 
     def plan(self) -> Plan:
         """Compare the world with the desired state. Must not change anything."""
@@ -60,11 +69,10 @@ class Service:
             plan.actions.append(Action("not known yet", str(error), None, None, nothing))
 
     def converge(self) -> Plan:
-        """Make the desired state so, and answer what was done."""
+        """Bring about the desired state, and return what was done."""
+        self.will_run = True
         with self.exclusive():
-            plan = self.plan()
-            plan.commit()
-        return plan
+            return self.plan().run(self.recording)
 
 
 __all__ = ["Service"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A simulated datastore on a test host, by way of its command line, which speaks JSON."""
+"""A simulated datastore on a test host, controlled by its command line, which prints JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .._core.arguments import ArgumentSpec
 from .._core.command import run
@@ -21,7 +22,7 @@ from .._core.records import dataclass, field
 from .._host.mount import mountinfo
 from .service import Service
 
-#: Whose requests are the anonymous user's, by profile.
+#: Default squash, the users whose requests become the anonymous user's, by profile.
 _SQUASH = {"local": "none", "nfs3": "root", "nfs4.2": "root"}
 #: Settings that are sizes.
 _SIZES = ("size", "max_file", "read", "write")
@@ -30,7 +31,10 @@ _STATE = ("state", "client", "delay", "error")
 #: The defaults of a rule.
 _RULE = {"action": "error", "when": "before", "seed": 0, "error": "EIO", "delay": 1.0, "dirty": "keep"}
 
-_COMMAND = {"executable": {"type": "path", "default": "simulated-datastore"}, "name": {"type": "str", "required": True}}
+_COMMAND: Mapping[str, Mapping[str, object]] = {
+    "executable": {"type": "path", "default": "simulated-datastore"},
+    "name": {"type": "str", "required": True},
+}
 
 SIMULATED_DATASTORE_SPEC = ArgumentSpec(
     {
@@ -77,16 +81,16 @@ SIMULATED_DATASTORE_INFO_SPEC = ArgumentSpec(
 
 
 @dataclass(frozen=True)
-class SimulatedDatastoreWish:
-    """The options of the module ``simulated_datastore``."""
+class SimulatedDatastoreSpec:
+    """The desired state of a simulated datastore: the options of the module ``simulated_datastore``, checked."""
 
     executable: str
     name: str
     backing: str | None = None
-    mounts: Sequence[Mapping[str, object]] | None = None
-    exports: Sequence[Mapping[str, object]] | None = None
-    settings: Mapping[str, object] | None = None
-    rules: Sequence[Mapping[str, object]] | None = None
+    mounts: Sequence[Mapping[str, Any]] | None = None
+    exports: Sequence[Mapping[str, Any]] | None = None
+    settings: Mapping[str, Any] | None = None
+    rules: Sequence[Mapping[str, Any]] | None = None
     state: str = "mounted"
     tool: Tool = field(init=False)
 
@@ -108,24 +112,24 @@ class Tool:
     executable: str
     name: str
 
-    def __call__(self, command: str, *words: str) -> object:
-        """What a command prints.
+    def __call__(self, command: str, *words: str) -> Any:
+        """Return the JSON that a command prints.
 
-        :raises CommandFailed: it is missing, or refused what it was asked.
+        :raises CommandFailed: the program is missing, or refused the command.
         """
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
-    def status(self) -> dict[str, object] | None:
-        """Return what is mounted; None when nothing is.
+    def status(self) -> dict[str, Any] | None:
+        """Return the status of the datastore; ``None`` if it isn't mounted.
 
-        Other datastores aren't asked: they may be starting or ending.
+        Other datastores aren't asked, because they may be starting or ending.
         """
         found = self.on("status")
         if not isinstance(found, dict):
             raise CommandFailed(f"The command {self.executable!r} answered without a status.")
         return found.get(self.name)
 
-    def on(self, command: str, *words: str) -> object:
+    def on(self, command: str, *words: str) -> Any:
         return self(command, "--datastore", self.name, *words)
 
 
@@ -135,62 +139,62 @@ class SimulatedDatastoreService(Service):
     Nothing here looks at what is mounted: it may hang.
     """
 
-    def __init__(self, wish: SimulatedDatastoreWish) -> None:
-        self.wish = wish
+    def __init__(self, desired: SimulatedDatastoreSpec) -> None:
+        self.desired = desired
 
     def plan(self) -> Plan:
         plan = Plan()
-        status = self.wish.tool.status()
-        if self.wish.state == "unmounted":
+        status = self.desired.tool.status()
+        if self.desired.state == "unmounted":
             if status is not None:
                 plan.actions.append(
-                    Action("unmount", self.wish.name, sorted(status["clients"]), None, self._do("umount"))
+                    Action("unmount", self.desired.name, sorted(status["clients"]), None, self._do("umount"))
                 )
             return plan
         self._check_place(status)
-        backing = str(self.wish.backing if status is None else status["backing"])
+        backing = str(self.desired.backing if status is None else status["backing"])
         self._plan_exports(plan, backing, [] if status is None else status["exports"])
         self._plan_mounts(plan, backing, {} if status is None else status["clients"])
         self._plan_settings(plan, status)
         self._plan_rules(plan, [] if status is None else status["rules"])
         return plan
 
-    def _check_place(self, status: Mapping[str, object] | None) -> None:
-        wish = self.wish
+    def _check_place(self, status: Mapping[str, Any] | None) -> None:
+        desired = self.desired
         if status is None:
-            if wish.backing is None:
+            if desired.backing is None:
                 raise InvalidInput(
                     "backing",
                     None,
-                    f"the simulated datastore {wish.name!r} isn't there yet, so the directory that holds its files is "
-                    "needed",
+                    f"the simulated datastore {desired.name!r} isn't there yet, so the directory that holds its "
+                    "files is needed",
                 )
-            if not wish.mounts and not wish.exports:
+            if not desired.mounts and not desired.exports:
                 raise InvalidInput(
                     "mounts",
-                    wish.mounts,
-                    f"the simulated datastore {wish.name!r} isn't there yet, so a mount or an export is needed",
+                    desired.mounts,
+                    f"the simulated datastore {desired.name!r} isn't there yet, so a mount or an export is needed",
                 )
         elif (
-            wish.backing is not None
-            and wish.backing != status["backing"]
-            and real_path(wish.backing) != status["backing"]
+            desired.backing is not None
+            and desired.backing != status["backing"]
+            and real_path(desired.backing) != status["backing"]
         ):
             raise Conflict(
-                f"The simulated datastore {wish.name!r} is mounted from {status['backing']!r}, not from "
-                f"{wish.backing!r}: unmount it first."
+                f"The simulated datastore {desired.name!r} is mounted from {status['backing']!r}, not from "
+                f"{desired.backing!r}: unmount it first."
             )
 
-    def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, object]]) -> None:
-        if self.wish.exports is None:
+    def _plan_exports(self, plan: Plan, backing: str, now: Sequence[Mapping[str, Any]]) -> None:
+        if self.desired.exports is None:
             return
         there = {str(export["source"]): export for export in now}
-        for export in self.wish.exports:
+        for export in self.desired.exports:
             source = str(export["source"])
             old = there.pop(source, None)
             if old is not None and all(old[key] == export[key] for key in ("profile", "squash")):
                 continue
-            words = ["--name", self.wish.name, "--make-directories", *_options(export, "profile", "squash")]
+            words = ["--name", self.desired.name, "--make-directories", *_options(export, "profile", "squash")]
             undo = self._do("unexport", "--", source) if old is None else nothing
             plan.actions.append(
                 Action(
@@ -205,21 +209,21 @@ class SimulatedDatastoreService(Service):
         for source, old in there.items():
             plan.actions.append(Action("end export", source, dict(old), None, self._do("unexport", "--", source)))
 
-    def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, object]]) -> None:
-        if self.wish.mounts is None:
+    def _plan_mounts(self, plan: Plan, backing: str, clients: Mapping[str, Mapping[str, Any]]) -> None:
+        if self.desired.mounts is None:
             return
-        for mount in self.wish.mounts:
+        for mount in self.desired.mounts:
             client = str(mount["client"])
             now = clients.get(client)
             if now is None:
-                apply = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
+                record = self._run("mount", *self._mount_words(mount), "--", backing, str(mount["path"]))
                 plan.actions.append(
                     Action(
                         f"mount for {client}",
                         str(mount["path"]),
                         None,
                         dict(mount),
-                        apply,
+                        record,
                         self._do("umount", "--client", client),
                     )
                 )
@@ -230,14 +234,14 @@ class SimulatedDatastoreService(Service):
                     "path": now["mount_point"],
                     **{name: now[name] for name in ("profile", "squash", "read_only", "strict")},
                 }
-                apply, undo = (
+                record, undo = (
                     self._run("mount", "--replace", *self._mount_words(each), "--", backing, str(each["path"]))
                     for each in (mount, old)
                 )
                 plan.actions.append(
-                    Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), apply, undo)
+                    Action(f"mount again for {client}", str(mount["path"]), old, dict(mount), record, undo)
                 )
-        wanted = {str(mount["client"]) for mount in self.wish.mounts}
+        wanted = {str(mount["client"]) for mount in self.desired.mounts}
         for client, now in sorted(clients.items()):
             # What a mount helper mounted is the business of whoever called mount(8).
             if client not in wanted and not now["by_helper"]:
@@ -251,12 +255,18 @@ class SimulatedDatastoreService(Service):
                     )
                 )
 
-    def _mount_words(self, mount: Mapping[str, object]) -> list[str]:
+    def _mount_words(self, mount: Mapping[str, Any]) -> list[str]:
         flags = [f"--{name.replace('_', '-')}" for name in ("read_only", "strict") if mount[name]]
-        return ["--name", self.wish.name, "--make-directories", *_options(mount, "client", "profile", "squash"), *flags]
+        return [
+            "--name",
+            self.desired.name,
+            "--make-directories",
+            *_options(mount, "client", "profile", "squash"),
+            *flags,
+        ]
 
-    def _plan_settings(self, plan: Plan, status: Mapping[str, object] | None) -> None:
-        given = normalized(self.wish.settings or {})
+    def _plan_settings(self, plan: Plan, status: Mapping[str, Any] | None) -> None:
+        given = normalize(self.desired.settings or {})
         now = dict(status["settings"]) if status is not None else {}
         if given.get("client") is not None and status is not None:
             # The state of one client, until the state of all is set.
@@ -275,18 +285,18 @@ class SimulatedDatastoreService(Service):
             plan.actions.append(
                 Action(
                     "set",
-                    self.wish.name,
+                    self.desired.name,
                     {key: now.get(key) for key in wanted},
                     dict(wanted),
                     self._do("set", "--", *words),
                 )
             )
 
-    def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, object]]) -> None:
-        if self.wish.rules is None:
+    def _plan_rules(self, plan: Plan, now: Sequence[Mapping[str, Any]]) -> None:
+        if self.desired.rules is None:
             return
         there = {str(rule["id"]): rule for rule in now}
-        for rule in self.wish.rules:
+        for rule in self.desired.rules:
             name = str(rule["id"])
             old = there.pop(name, None)
             if old is not None and _is_same_rule(old, rule):
@@ -298,18 +308,18 @@ class SimulatedDatastoreService(Service):
         for name, old in there.items():
             plan.actions.append(Action("delete rule", name, dict(old), None, self._do("rule", "del", "--", name)))
 
-    def _do(self, command: str, *words: str):
-        return _quiet(functools.partial(self.wish.tool.on, command, *words))
+    def _do(self, command: str, *words: str) -> Callable[[], None]:
+        return _quiet(functools.partial(self.desired.tool.on, command, *words))
 
-    def _run(self, command: str, *words: str):
-        return _quiet(functools.partial(self.wish.tool, command, *words))
+    def _run(self, command: str, *words: str) -> Callable[[], None]:
+        return _quiet(functools.partial(self.desired.tool, command, *words))
 
 
-def _options(given: Mapping[str, object], *names: str) -> list[str]:
+def _options(given: Mapping[str, Any], *names: str) -> list[str]:
     return [word for name in names if given.get(name) is not None for word in (f"--{name}", str(given[name]))]
 
 
-def _is_mounted_as(now: Mapping[str, object], mount: Mapping[str, object]) -> bool:
+def _is_mounted_as(now: Mapping[str, Any], mount: Mapping[str, Any]) -> bool:
     squash = mount["squash"] or _SQUASH[str(mount["profile"])]
     same = all(now[name] == mount[name] for name in ("profile", "read_only", "strict")) and now["squash"] == squash
     return same and _leads_to(str(mount["path"]), str(now["mount_point"]))
@@ -321,9 +331,7 @@ def _leads_to(path: str, mount_point: str) -> bool:
         directory, name = os.path.split(os.path.normpath(path))
         path = os.path.join(real_path(directory), name)
         # A mount point is no symbolic link.
-        if path == mount_point or any(
-            mount.mount_point == path for mount in mountinfo.read_mounts()
-        ):
+        if path == mount_point or any(mount.mount_point == path for mount in mountinfo.read_mounts()):
             return path == mount_point
         if not os.path.islink(path):
             return False
@@ -331,9 +339,9 @@ def _leads_to(path: str, mount_point: str) -> bool:
     return False
 
 
-def normalized(settings: Mapping[str, object]) -> dict[str, object]:
+def normalize(settings: Mapping[str, Any]) -> dict[str, object]:
     """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
-    found = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
+    found: dict[str, Any] = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
         found["quotas"] = [
             {name: _bytes(value) if name == "size" else value for name, value in quota.items()}
@@ -353,7 +361,7 @@ def _bytes(value: object) -> object:
 
 
 def _holds(now: object, wanted: object) -> bool:
-    """Whether a setting is as ``wanted``; of latencies by operation, those that aren't given may be any."""
+    """Return whether a setting is as ``wanted``. Latencies of operations that aren't given may have any value."""
     if isinstance(wanted, Mapping) and isinstance(now, Mapping):
         return all(now.get(key) == value for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(now, list):
@@ -365,7 +373,7 @@ def _holds(now: object, wanted: object) -> bool:
     return now == wanted or (not now and not wanted) or (isinstance(now, Mapping) and now == {"all": wanted})
 
 
-def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool:
+def _is_same_rule(now: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
     """Return whether the rule ``now`` is ``rule``, which may leave out what is a default."""
     wanted = {**_RULE, **rule}
     if isinstance(wanted.get("ops"), str):
@@ -374,17 +382,17 @@ def _is_same_rule(now: Mapping[str, object], rule: Mapping[str, object]) -> bool
     return all(now.get(key, _RULE.get(key)) == wanted.get(key) for key in {*now, *wanted} - {"matches", "hits"})
 
 
-def _quiet(work):
-    """An action that returns nothing."""
+def _quiet(work: Callable[[], object]) -> Callable[[], None]:
+    """Return ``work`` without its result."""
 
-    def apply() -> None:
+    def record() -> None:
         work()
 
-    return apply
+    return record
 
 
-def read_simulated_datastore(options: Mapping[str, object]) -> dict[str, object]:
-    """What the module ``simulated_datastore_info`` returns: the status, and the entries of the ledger that match."""
+def read_simulated_datastore(options: Mapping[str, Any]) -> dict[str, object]:
+    """Return the result of the module ``simulated_datastore_info``: the status and the ledger's matching entries."""
     tool = Tool(str(options["executable"]), str(options["name"]))
     status = tool.status()
     if status is None:
@@ -405,6 +413,6 @@ __all__ = [
     "SIMULATED_DATASTORE_INFO_SPEC",
     "SIMULATED_DATASTORE_SPEC",
     "SimulatedDatastoreService",
-    "SimulatedDatastoreWish",
+    "SimulatedDatastoreSpec",
     "read_simulated_datastore",
 ]

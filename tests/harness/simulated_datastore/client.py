@@ -45,8 +45,7 @@ class Control:
         except OSError as error:
             self._socket.close()
             raise DaemonGone(
-                f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' "
-                "starts "
+                f"No daemon answers at {str(path)!r} ({error.strerror or error}): 'simulated-datastore mount' starts "
                 "one."
             ) from error
         self._lines = self._socket.makefile("rb")
@@ -382,8 +381,7 @@ def _locked() -> Iterator[None]:
     except OSError as error:
         raise SimulatedDatastoreError(
             f"The directory {str(RUNTIME)!r} can't be used: {error.strerror}. Name another one by the environment "
-            "variable "
-            "SIMULATED_DATASTORE_RUNTIME."
+            "variable SIMULATED_DATASTORE_RUNTIME."
         ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

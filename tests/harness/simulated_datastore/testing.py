@@ -399,8 +399,7 @@ class CrashWalker(_Walker):
         if state >= counted["listed"]:
             raise AssertionError(
                 f"before change {point} there were more than {state} states of the disk in the run before, and now "
-                "there are "
-                f"{counted['listed']}"
+                f"there are {counted['listed']}"
             )
         told = datastore.crash(state=state, names=names, seed=seed)
         try:
@@ -410,8 +409,7 @@ class CrashWalker(_Walker):
             what = f"{error}" if isinstance(error, AssertionError) else repr(error)
             raise AssertionError(
                 f"after a crash before change {point}, with {lost} lost and {torn} torn (state={state}, names={names}, "
-                f"seed={seed}): "
-                f"{what}"
+                f"seed={seed}): {what}"
             ) from error
         return counted, gone.hits > 0
 

@@ -128,8 +128,8 @@ def test_images_that_hold_data(front_end, tmp_path) -> None:
 
     assert front_end.errors(("image", {"name": "one", "path": str(other)})) == [
         f"path: the image 'one' was made with '{source}'; leave path out, or give checksum: {one['checksum']} if the "
-        "same is there, to keep its data, "
-        f"or give force: true to lose all that it holds and get new data with '{other}'."
+        "same is there, to keep its data, or give force: true to lose all that it holds and get new data with "
+        f"'{other}'."
     ]
     replaced = front_end.four("image", name="one", path=str(other), force=True)[1]["image"]
     assert Path(replaced["path"]).read_bytes() == other.read_bytes()

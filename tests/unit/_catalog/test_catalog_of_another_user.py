@@ -151,8 +151,7 @@ def test_what_root_made_in_that_directory_is_an_error_with_a_remedy(path: str) -
             use(path)
         assert str(caught.value) == (
             f"The catalog's file {path} belongs to the user 0 and its directory to the user {owner}, who has to own "
-            "both: "
-            f"look at the file, then run 'chown --no-dereference {owner} {path}'."
+            f"both: look at the file, then run 'chown --no-dereference {owner} {path}'."
         )
     subprocess.run(["chown", "--no-dereference", str(owner), path], check=True)
     write(path)

@@ -84,6 +84,6 @@ def test_a_catalog_on_a_network_file_system_is_refused_without_asking_its_server
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == (
         f"CatalogFailed The catalog can't be in {tmp_path}/remote, which is on the network file system 'fuse.sshfs': "
-        "file locks are not dependable there "
-        "and two writers would damage it, so name a directory on a local disk of the front-end.\n"
+        "file locks are not dependable there and two writers would damage it, so name a directory on a local disk of "
+        "the front-end.\n"
     )

@@ -13,10 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import bridge_protocol
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd import (
     wrapper as virtiofsd_wrapper,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._remote import engine, session
 
 UTILS = "ansible_collections.granary.vmstore.plugins.module_utils"
 
@@ -85,13 +86,16 @@ def test_the_engine_of_a_bridge_gets_no_messages(closed: str, what: str) -> None
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
             for name in ("__init__", "_driver/__init__", "_driver/datastore/__init__"):
-                archive.writestr(f"{bridge.ENGINE}/{name}.py", "")
+                archive.writestr(f"{engine.ENGINE}/{name}.py", "")
             archive.writestr(
-                f"{bridge.ENGINE}/_driver/datastore/bridge.py",
+                f"{engine.ENGINE}/_driver/datastore/bridge_protocol.py",
                 "import os\ndef serve(stdin): print(os.readlink('/proc/self/fd/2').split(':')[0])\n",
             )
         code = file.getvalue()
     done = subprocess.run(
-        ["sh", "-c", f"{bridge.COMMAND} {closed}"], input=b"%d\n%b" % (len(code), code), capture_output=True, check=True
+        ["sh", "-c", f"{session.command_for(bridge_protocol.__name__)} {closed}"],
+        input=b"%d\n%b" % (len(code), code),
+        capture_output=True,
+        check=True,
     )
-    assert done.stdout.decode().split("\n") == [bridge.READY, what, ""]
+    assert done.stdout.decode().split("\n") == [session.READY, what, ""]

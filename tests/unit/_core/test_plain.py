@@ -7,7 +7,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.plain import Mismatch, from_plain, to_plain
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plain import (
+    Mismatch,
+    from_plain,
+    read_plain,
+    to_plain,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.records import dataclass, field
 
 
@@ -97,3 +102,28 @@ def test_a_missing_field_is_refused_also_where_the_record_has_a_default() -> Non
 
 def test_a_reader_takes_the_place_of_the_annotation() -> None:
     assert from_plain(Part, {"name": ["a"], "size": 1}, {"name": "".join}) == Part("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "found"),
+    [
+        ("None", None, None),
+        ("int | str | None", "x", "x"),
+        ("int | str | None", 3, 3),
+        ("int | str | None", None, None),
+        ("tuple[Part, ...] | None", [{"name": "a", "size": 1}], (Part("a", 1),)),
+        ("tuple[str | None, ...]", ["a", None], ("a", None)),
+        ("Part", {"name": "a", "size": 1}, Part("a", 1)),
+    ],
+)
+def test_values_by_their_annotations(annotation: str, value: object, found: object) -> None:
+    assert read_plain(value, annotation, {"Part": Part}) == found
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [("None", 0), ("int | str | None", 3.5), ("Whole", {}), ("Part", Part("a")), ("list", []), ("Part", "Part")],
+)
+def test_values_of_other_types_and_unknown_records_are_refused(annotation: str, value: object) -> None:
+    with pytest.raises(Mismatch):
+        read_plain(value, annotation, {"Part": Part, "list": list})

@@ -3,30 +3,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import NoSpace, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    NoSpace,
+    PartlyDone,
+    StaleState,
+    VmstoreError,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan
 
 
-def action(log: list[str], name: str, *, fails: bool = False, undo_fails: bool = False) -> Action:
-    def step(word: str, failing: bool) -> None:
+def action(log: list[str], name: str, *, fails: str = "", waits: str = "", shares: Action | None = None) -> Action:
+    """Return an action that logs its phases.
+
+    :arg fails: the phases that fail.
+    :arg waits: why its end is postponed.
+    :arg shares: an action that is prepared together with this one.
+    """
+
+    def phase(word: str) -> None:
         log.append(f"{word} {name}")
-        if failing:
-            raise NoSpace(f"{word} {name} failed")
+        if word in fails.split():
+            raise NoSpace(f"{word} {name} failed.")
+
+    def prepare() -> Callable[[], None]:
+        phase("prepare")
+        return functools.partial(phase, "remove")
+
+    def finish() -> str:
+        phase("finish")
+        return waits
 
     return Action(
         name,
         "subject",
         None,
         name,
-        functools.partial(step, "apply", fails),
-        functools.partial(step, "undo", undo_fails),
+        functools.partial(phase, "record"),
+        functools.partial(phase, "undo"),
+        prepare=(prepare,) if shares is None else shares.prepare,
+        finish=finish,
     )
 
 
-def test_planning_changes_nothing_and_committing_does_all_in_order() -> None:
+def run(*actions: Action, **phases: Any) -> Plan:
+    return Plan(actions=list(actions)).run(**phases)
+
+
+def recording(log: list[str], actions: list[Action]) -> Callable[[Plan], contextlib.AbstractContextManager[Plan]]:
+    """Return how to open a transaction, in which the plan has ``actions``."""
+
+    @contextlib.contextmanager
+    def transaction(_plan: Plan) -> Iterator[Plan]:
+        log.append("begin")
+        yield Plan(actions=actions)
+        log.append("end")
+
+    return transaction
+
+
+def test_planning_changes_nothing_and_running_does_all_phases_in_order() -> None:
     log: list[str] = []
     plan = Plan(actions=[action(log, "a"), action(log, "b")])
     assert (plan.changed, plan.described()[0], log) == (
@@ -34,31 +75,123 @@ def test_planning_changes_nothing_and_committing_does_all_in_order() -> None:
         {"name": "a", "subject": "subject", "before": None, "after": "a"},
         [],
     )
-    plan.commit()
-    assert log == ["apply a", "apply b"]
+    assert plan.run() is plan
+    assert log == ["prepare a", "prepare b", "record a", "record b", "finish a", "finish b"]
+
+
+def test_an_action_needs_no_phase() -> None:
+    assert run(Action("a", "subject", None, None)).changed
 
 
 def test_a_failure_takes_back_what_was_done_in_reverse() -> None:
     log: list[str] = []
-    with pytest.raises(NoSpace, match="apply c failed"):
-        Plan(actions=[action(log, "a"), action(log, "b"), action(log, "c", fails=True)]).commit()
-    assert log == ["apply a", "apply b", "apply c", "undo b", "undo a"]
+    with pytest.raises(NoSpace, match="record c failed"):
+        run(action(log, "a"), action(log, "b"), action(log, "c", fails="record"))
+    assert log[3:] == ["record a", "record b", "record c", "undo b", "undo a", "remove c", "remove b", "remove a"]
+
+
+def test_what_cannot_be_prepared_is_not_recorded() -> None:
+    log: list[str] = []
+    with pytest.raises(NoSpace, match="prepare b failed"):
+        run(action(log, "a"), action(log, "b", fails="prepare"), recording=recording(log, []))
+    assert log == ["prepare a", "prepare b", "remove a"]
 
 
 def test_an_undo_that_fails_is_told_and_does_not_stop_the_others() -> None:
     log: list[str] = []
-    plan = Plan(actions=[action(log, "a"), action(log, "b", undo_fails=True), action(log, "c", fails=True)])
-    with pytest.raises(VmstoreError, match=r"apply c failed.*'b' on subject.*undo b failed"):
-        plan.commit()
-    assert log[-1] == "undo a"
+    with pytest.raises(VmstoreError, match=r"record c failed.*'b' on subject.*undo b failed"):
+        run(action(log, "a"), action(log, "b", fails="undo"), action(log, "c", fails="record"))
+    assert log[-4:] == ["undo a", "remove c", "remove b", "remove a"]
 
 
 def test_a_defect_in_an_undo_does_not_stop_the_others() -> None:
     log: list[str] = []
-    broken = Action("b", "subject", None, "b", apply=lambda: None, undo=lambda: int("no"))
-    with pytest.raises(VmstoreError, match="apply c failed.*'b' on subject"):
-        Plan(actions=[action(log, "a"), broken, action(log, "c", fails=True)]).commit()
-    assert log[-1] == "undo a"
+    broken = Action("b", "subject", None, "b", undo=lambda: int("no"))
+    with pytest.raises(VmstoreError, match="record c failed.*'b' on subject"):
+        run(action(log, "a"), broken, action(log, "c", fails="record"))
+    assert log[-3:] == ["undo a", "remove c", "remove a"]
+
+
+def test_what_is_done_can_be_taken_back_later_once() -> None:
+    log: list[str] = []
+    plan = run(action(log, "a", fails="undo"), action(log, "b"))
+    del log[:]
+    assert plan.take_back() == ["Taking back 'a' on subject failed: undo a failed."]
+    assert log == ["undo b", "undo a", "remove b", "remove a"]
+    assert plan.take_back() == []
+
+
+def test_the_plan_of_the_transaction_is_recorded() -> None:
+    """What was prepared for nothing is removed, and the end comes after the transaction."""
+    log: list[str] = []
+    a, b = action(log, "a"), action(log, "b")
+    done = run(a, b, recording=recording(log, [b]))
+    assert log == ["prepare a", "prepare b", "begin", "record b", "end", "remove a", "finish b"]
+    assert done.actions == [b]
+
+
+def test_the_plan_of_the_transaction_needs_more_than_was_prepared() -> None:
+    log: list[str] = []
+    with pytest.raises(StaleState, match="Another program changed the catalog meanwhile; nothing was changed"):
+        run(action(log, "a"), recording=recording(log, [action(log, "b")]))
+    assert log == ["prepare a", "begin", "remove a"]
+
+
+def test_nothing_is_opened_for_an_empty_plan() -> None:
+    log: list[str] = []
+    plan = Plan(afterwards=[lambda: log.append("tidy")])
+    plan.run(recording(log, []))
+    assert log == ["tidy"]
+
+
+def test_what_actions_share_is_prepared_once() -> None:
+    log: list[str] = []
+    a = action(log, "a")
+    run(a, action(log, "b", shares=a))
+    assert log[:2] == ["prepare a", "record a"]
+
+
+def test_phases_have_what_is_open_for_all_of_them() -> None:
+    log: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[None]:
+        log.append(f"open {name}")
+        yield
+        log.append(f"close {name}")
+
+    preparing, finishing = (functools.partial(opened, name) for name in ("x", "y"))
+    Plan(actions=[action(log, "a")], preparing=preparing, finishing=finishing).run()
+    assert log == ["open x", "prepare a", "close x", "record a", "open y", "finish a", "close y"]
+
+
+def test_a_postponed_action_is_not_done() -> None:
+    log: list[str] = []
+    a, b = action(log, "a", waits="the guest is asleep"), action(log, "b")
+    plan = run(a, b)
+    assert (plan.actions, plan.postponed) == ([b], [(a, "the guest is asleep")])
+
+
+def test_an_end_that_fails_stops_nothing_and_is_told() -> None:
+    log: list[str] = []
+    with pytest.raises(PartlyDone, match="^finish a failed. finish b failed.$") as raised:
+        run(action(log, "a", fails="finish"), action(log, "b", fails="finish"), action(log, "c"))
+    assert log[-3:] == ["finish a", "finish b", "finish c"]
+    assert isinstance(raised.value.plan, Plan) and len(raised.value.plan.actions) == 3
+
+
+def test_the_only_error_of_a_plan_that_changes_nothing_is_raised_itself() -> None:
+    error = NoSpace("no space")
+    with pytest.raises(NoSpace, match="^no space$"):
+        Plan(errors=[error]).run()
+
+
+def test_what_cannot_be_removed_is_told_once_the_rest_is_done() -> None:
+    log: list[str] = []
+    a, b = action(log, "a", fails="remove"), action(log, "b")
+    with pytest.raises(PartlyDone, match="^Taking back 'a' on subject failed: remove a failed.$"):
+        run(a, b, recording=recording(log, [b]))
+    assert log[-1] == "finish b"
 
 
 def test_the_diff_is_the_plan() -> None:
@@ -68,7 +201,7 @@ def test_the_diff_is_the_plan() -> None:
 
 
 def difference(before: object, after: object, **more: object) -> tuple[object, object]:
-    (entry,) = Plan(actions=[Action("change", "subject", before, after, lambda: None, **more)]).diff()
+    (entry,) = Plan(actions=[Action("change", "subject", before, after, **more)]).diff()
     assert (entry["before_header"], entry["after_header"]) == ("subject", "subject (change)")
     return entry["before"], entry["after"]
 
@@ -100,7 +233,7 @@ def test_a_diff_has_what_changes_and_nothing_else() -> None:
         {"size": 4, "tags": [], "gone": 1, "parts": {"b": 2}, "flag": True},
         {"size": 0, "tags": ["x"], "note": "new", "parts": {"b": 5}, "flag": False},
     )
-    plan = Plan(actions=[Action("change", "subject", before, after, lambda: None)])
+    plan = Plan(actions=[Action("change", "subject", before, after)])
     assert plan.described() == [{"name": "change", "subject": "subject", "before": before, "after": after}]
 
 
@@ -125,7 +258,7 @@ def test_a_diff_of_something_new_has_what_is_set() -> None:
 
 
 def test_a_diff_has_what_a_user_reads() -> None:
-    assert difference({"datastore_id": 1}, {"datastore_id": 2}, shown=({"datastore": "a"}, {"datastore": "b"})) == (
+    assert difference({"datastore_id": 1}, {"datastore_id": 2}, diff=({"datastore": "a"}, {"datastore": "b"})) == (
         {"datastore": "a"},
         {"datastore": "b"},
     )

@@ -23,11 +23,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge import Received, frames
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge import frames
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import opened
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import Received
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
     DATASTORE_SPEC,
     DatastoreService,
@@ -226,8 +227,7 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
                 use(formatted, CopyOptions("os"))
             assert str(caught.value) == (
                 f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
-                "snapshot of it, "
-                "or give verify: false to store what comes out."
+                "snapshot of it, or give verify: false to store what comes out."
             )
         assert stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))
@@ -312,7 +312,7 @@ def test_a_device_is_sent_to_another_host_whole(driver: Make, attach: Attach) ->
     with opened(device, driver(device).check) as descriptor:
         sent = b"".join(frames(descriptor))
     received = Received(io.BytesIO(sent), len(content), lambda: None)
-    head, chunks = received.begun()
+    head, chunks = received.begin(512)
     assert b"".join(chunks) == content and content.startswith(head)
 
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Capacity, CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import datastore_driver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 CALLS = Path(__file__).parent / "calls"
@@ -32,7 +32,7 @@ exec "$@"
 def driver_of(document: ElementTree.Element):
     found = document.find("DATASTORE")
     text = found.findtext
-    return datastore_driver(text("DS_MAD"))(
+    return new_driver(
         Datastore(
             int(text("ID")),
             text("NAME"),
@@ -129,16 +129,14 @@ def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["backup", "clone", "disk-attach", "mkfs", "resize", "save-as", "snapshot"])
 def test_what_the_spec_rules_out_has_one_sentence(action: str) -> None:
-    driver = datastore_driver("virtiofs")(Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100"))
+    driver = new_driver(Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100"))
     with pytest.raises(UnsupportedAction) as caught:
         driver.require(action)
     assert str(caught.value) == f"{action} is not supported by the virtiofs driver."
 
 
 def test_a_virtiofs_datastore_has_no_capacity() -> None:
-    assert datastore_driver("virtiofs")(
-        Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100")
-    ).monitor() == Capacity(0, 0, 0)
+    assert new_driver(Datastore(100, "x", "image", "virtiofs", "virtiofs", "/ds/100")).monitor() == Capacity(0, 0, 0)
 
 
 if __name__ == "__main__":

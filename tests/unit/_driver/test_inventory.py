@@ -229,7 +229,7 @@ def test_parts_that_a_program_holds_are_no_leftovers(tmp_path: Path) -> None:
         (directory / "0").write_bytes(b"x" * 5000)
         link.symlink_to("/etc/passwd")
         with new_image(str(tmp_path)) as mine:  # which sweeps
-            assert driver(tmp_path).inventory().held == tuple(sorted([held, str(tmp_path / mine.name)]))
+            assert driver(tmp_path).inventory().in_progress == tuple(sorted([held, str(tmp_path / mine.name)]))
         assert driver(tmp_path).inventory().stale == ()
         left.write_bytes(b"x" * 9000)
         directory.mkdir()
@@ -285,3 +285,12 @@ def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path, question: str) 
         "CommandFailed",
         f"Reading the directory {tmp_path} did not end within 0.5 seconds and was stopped.",
     ]
+
+
+def test_a_number_with_leading_zeros_is_no_snapshot(tmp_path: Path) -> None:
+    image, snapshots = tmp_path / ("a" * 32), tmp_path / f"{'a' * 32}.snap"
+    snapshots.mkdir()
+    for path in (image, snapshots / "1", snapshots / "007"):
+        path.write_bytes(bytes(512))
+    [found] = driver(tmp_path).inventory().images
+    assert [one.id for one in found.snapshots] == [1]

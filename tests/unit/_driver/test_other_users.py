@@ -391,7 +391,7 @@ def test_a_part_with_a_lease_is_not_waited_for(driver: FsDriver) -> None:
         assert process.stdout.readline() == b"ready\n"
         start = time.monotonic()
         driver.sweep()
-        assert driver.inventory().held == (part,)
+        assert driver.inventory().in_progress == (part,)
         process.stdin.close()
         assert time.monotonic() - start < int(Path("/proc/sys/fs/lease-break-time").read_text())
 

@@ -22,7 +22,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible impo
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
     SUBID_SPEC,
     SubidService,
-    SubidWish,
+    SubidSpec,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 
@@ -33,7 +33,7 @@ Answer = Callable[..., dict[str, Any]]
 def subid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
     def run(**arguments: object) -> dict[str, Any]:
         with patch_module_args({"user": "nobody-here", **arguments}), pytest.raises(SystemExit):
-            run_module(SUBID_SPEC, lambda options: SubidService(SubidWish(**options), str(tmp_path)))
+            run_module(SUBID_SPEC, lambda options: SubidService(SubidSpec(**options), str(tmp_path)))
         return json.loads(capsys.readouterr().out)
 
     return run

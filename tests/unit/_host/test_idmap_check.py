@@ -11,9 +11,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.idmap_ch
     check_account,
     check_maps,
     check_tools,
-    covered,
     default_map,
     host_id,
+    is_covered,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.subid import SubidRange
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
@@ -60,7 +60,7 @@ def test_the_message_has_the_line_to_add(etc: str) -> None:
 )
 def test_ranges_that_touch_are_one(start: int, count: int, answer: bool) -> None:
     ranges = [SubidRange("a", 110, 10), SubidRange("a", 100, 10), SubidRange("a", 130, 1)]
-    assert covered(ranges, start, count) is answer
+    assert is_covered(ranges, start, count) is answer
 
 
 def test_ids_on_the_host() -> None:

@@ -74,17 +74,19 @@ def test_a_line_counts_as_the_shadow_suite_counts_it(tmp_path: Path, line: str) 
 
 
 def test_other_lines_stay_as_they_are() -> None:
-    text = subid.edited(TEXT, {"alice"}, [SubidRange("alice", 7, 8)])
+    text = subid.replace_entries(TEXT, {"alice"}, [SubidRange("alice", 7, 8)])
     assert text == "# comment\r\nalice:7:8\nbroken line\n\nbob:200000:65536\n1234:300000:10\n"
 
 
 def test_a_new_range_goes_to_the_end_on_a_line_of_its_own() -> None:
-    assert subid.edited("bob:1:2", {"alice"}, [SubidRange("alice", 7, 8)]) == "bob:1:2\nalice:7:8\n"
-    assert subid.edited("", {"alice"}, [SubidRange("alice", 7, 8)]) == "alice:7:8\n"
+    assert subid.replace_entries("bob:1:2", {"alice"}, [SubidRange("alice", 7, 8)]) == "bob:1:2\nalice:7:8\n"
+    assert subid.replace_entries("", {"alice"}, [SubidRange("alice", 7, 8)]) == "alice:7:8\n"
 
 
 def test_removing_takes_every_range_of_the_owner() -> None:
-    assert subid.edited(TEXT, {"alice"}, []) == "# comment\r\nbroken line\n\nbob:200000:65536\n1234:300000:10\n"
+    assert (
+        subid.replace_entries(TEXT, {"alice"}, []) == "# comment\r\nbroken line\n\nbob:200000:65536\n1234:300000:10\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,4 +125,4 @@ def test_a_range_is_owned_by_name_or_by_uid(tmp_path) -> None:
 def test_only_a_line_feed_ends_a_line() -> None:
     comment = "# moved:\x0calice:100000:65536\u2028bob:200000:65536\x85"
     assert subid.parse(comment) == []
-    assert subid.edited(comment, {"alice"}, [SubidRange("alice", 7, 8)]) == f"{comment}\nalice:7:8\n"
+    assert subid.replace_entries(comment, {"alice"}, [SubidRange("alice", 7, 8)]) == f"{comment}\nalice:7:8\n"

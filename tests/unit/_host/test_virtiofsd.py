@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
-    described_daemon,
     find_daemon,
+    find_described_daemon,
     last_words,
 )
 
@@ -50,11 +50,11 @@ def test_libvirts_choice_is_the_first_description_and_etc_hides_its_namesake(tmp
     ):
         directory.mkdir(exist_ok=True)
         (directory / name).write_text(content)
-    assert described_daemon([str(usr), str(etc)]) == first
+    assert find_described_daemon([str(usr), str(etc)]) == first
     etc.mkdir()
     (etc / "50-virtiofsd.json").write_text(json.dumps({"type": "fs", "binary": second}))
-    assert described_daemon([str(usr), str(etc)]) == second
-    assert described_daemon([str(tmp_path / "none")]) is None
+    assert find_described_daemon([str(usr), str(etc)]) == second
+    assert find_described_daemon([str(tmp_path / "none")]) is None
 
 
 def test_the_last_words_are_of_this_domain_and_of_now(tmp_path: Path) -> None:

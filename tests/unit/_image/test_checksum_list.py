@@ -114,8 +114,7 @@ def test_a_file_without_the_image(content: str, origin: str, has: str) -> None:
     name = origin.rpartition("/")[2]
     assert refusal(content, origin) == (
         f"checksum: 'sha256:https://h/SHA256SUMS' is not accepted: a file with the sha256 checksum of {name!r} is "
-        f"expected, and it has {has}: "
-        "give the URL of the right file, or the checksum itself."
+        f"expected, and it has {has}: give the URL of the right file, or the checksum itself."
     )
 
 

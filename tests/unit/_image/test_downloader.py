@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._image import downloader
-from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
+from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch import open_source, read_head
+from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
 
 URL = "restic://100/23/0:25f4b298//disk.0"
 

@@ -31,8 +31,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     TransferFailed,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._image import download, source
-from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source, open_source, read_head
+from ansible_collections.granary.vmstore.plugins.module_utils._image import download
+from ansible_collections.granary.vmstore.plugins.module_utils._image import fetch as fetching
+from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch import open_source, read_head
+from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
 
 DATA = random.Random(4).randbytes(1_000_003)
 ETAG = '"v1"'
@@ -1005,7 +1007,7 @@ def test_bandwidth(serve: Serve) -> None:
 
 
 def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "PROGRESS_EVERY", 0)
+    monkeypatch.setattr(fetching, "PROGRESS_EVERY", 0)
     told: list[str] = []
     site = serve(whole)
     fetch(f"{site.url}/image", told.append)
@@ -1133,7 +1135,7 @@ def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(
             pass
     assert (
         str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
-        f"{source.CONSENT.format('verify: false')}."
+        f"{fetching.CONSENT.format('verify: false')}."
     )
 
 

@@ -200,10 +200,9 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompres": True}},
             "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', "
-            "'fs_opts_btrfs', 'fs_opts_ext2',"
-            " 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', 'fs_opts_xfs', 'limit_transfer_bw', "
-            "'no_decompress', 'qcow2_options',"
-            " 'sparse', 'supported_fs' or 'verify'; the nearest is 'no_decompress'.",
+            "'fs_opts_btrfs', 'fs_opts_ext2', 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', "
+            "'fs_opts_xfs', 'limit_transfer_bw', 'no_decompress', 'qcow2_options', 'sparse', 'supported_fs' or "
+            "'verify'; the nearest is 'no_decompress'.",
         ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"sparse": "maybe"}},

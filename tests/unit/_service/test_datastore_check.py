@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -522,18 +523,17 @@ def test_what_changes_meanwhile_gets_no_checksum(
 ) -> None:
     image = add(0, b"data")
     add(1, b"x" * 2 * MIB)
-    original = DatastoreCheckService.rehearse
+    original = DatastoreCheckService.recording
 
-    def rehearse(self: DatastoreCheckService) -> Plan:
-        plan = original(self)
+    def recording(self: DatastoreCheckService, plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         if what == "data":
             os.utime(image, ns=(1, 1))
         else:
             with open_catalog(catalog, create=False) as other, other.transaction():
                 IMAGES.update(other, records.replace(IMAGES.find(other, "x0"), persistent=True))
-        return plan
+        return original(self, plan)
 
-    monkeypatch.setattr(DatastoreCheckService, "rehearse", rehearse)
+    monkeypatch.setattr(DatastoreCheckService, "recording", recording)
     service(catalog, name="1", repair=True, checksums=True).converge()
     assert (row(catalog, "x0").checksum, row(catalog, "x1").checksum is None) == (None, False)
 
@@ -544,14 +544,13 @@ def test_an_image_that_is_recorded_meanwhile_is_no_orphan(
     """It was named as an orphan when it was one."""
     path = tmp_path / "1" / f"{5:032x}"
     path.write_bytes(b"data")
-    original = DatastoreCheckService.rehearse
+    original = DatastoreCheckService.recording
 
-    def rehearse(self: DatastoreCheckService) -> Plan:
-        plan = original(self)
+    def recording(self: DatastoreCheckService, plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         add(5)
-        return plan
+        return original(self, plan)
 
-    monkeypatch.setattr(DatastoreCheckService, "rehearse", rehearse)
+    monkeypatch.setattr(DatastoreCheckService, "recording", recording)
     with pytest.raises(Conflict, match="is the image 'x5', whose data is there"):
         service(catalog, repair=True, remove=[str(path)]).converge()
     assert path.read_bytes() == b"data"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, UnsupportedAction
-from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids import domain_ids
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.domain_ids import (
     COUNT,
@@ -44,8 +44,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def allocate(etc: Path) -> Callable[..., int]:
     def one(uuid: str, *used: IdMap, action: Action | None = None) -> int:
         ids = DomainIds(uuid, f"name of {uuid}", USER, used, str(etc))
-        for step in ids.granted_with(action):
-            step.apply()
+        Plan(actions=ids.granted_with(action)).run()
         return ids.map.target
 
     return one
@@ -78,7 +77,7 @@ def test_an_entry_that_was_removed_is_written_again(allocate: Callable, etc: Pat
     (etc / "subgid").write_text(f"{USER}:100000:65536\n")
     [action] = DomainIds("a", "a", USER, [], str(etc)).granted_with(None)
     assert (action.name, action.after) == ("grant subordinate ids", f"{USER}:{A}:65536")
-    action.apply()
+    action.record()
     assert f"{USER}:{A}:65536\n" in (etc / "subgid").read_text()
 
 
@@ -92,9 +91,8 @@ def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> N
     with pytest.raises(Conflict, match="^no$"):
         allocate("a", action=Action("add", "x", None, None, fail))
     assert (lines(etc), read_allocations()) == (before, {})
-    [done] = DomainIds("a", "a", USER, [], str(etc)).granted_with(Action("add", "x", None, None, lambda: None))
-    done.apply()
-    done.undo()
+    done = Plan(actions=DomainIds("a", "a", USER, [], str(etc)).granted_with(Action("add", "x", None, None))).run()
+    assert done.take_back() == []
     assert (lines(etc), read_allocations()) == (before, {})
 
 
@@ -102,11 +100,11 @@ def test_another_user_takes_the_range_over(allocate: Callable, etc: Path) -> Non
     allocate("a")
     before = lines(etc)
     [action] = DomainIds("a", "a", "another", [], str(etc)).granted_with(None)
-    action.apply()
+    plan = Plan(actions=[action]).run()
     assert lines(etc) == [f"{USER}:100000:65536", "# kept", f"another:{A}:65536"]
     assert read_allocations()["a"].user == "another"
     assert DomainIds("a", "a", "another", [], str(etc)).granted_with(None) == []
-    action.undo()
+    assert plan.take_back() == []
     assert (lines(etc), read_allocations()["a"].user) == (before, USER)
 
 

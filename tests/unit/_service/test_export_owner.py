@@ -60,11 +60,11 @@ def action(path: Path, **options: str) -> Action | None:
 def test_check_run_and_run_again(directory: Path, options: dict[str, str], expected: str) -> None:
     planned = action(directory, **options)
     assert planned is not None and planned.name == "change directory" and facts(directory) == "0:0 755"
-    Plan(actions=[planned]).commit()
+    plan = Plan(actions=[planned]).run()
     assert facts(directory) == expected
     assert facts(directory / "file").startswith("0:0 ")
     assert action(directory, **options) is None
-    planned.undo()
+    plan.take_back()
     assert facts(directory) == "0:0 755"
 
 
@@ -121,7 +121,7 @@ def test_a_directory_that_another_user_can_have_put_there_is_left(tenant: Path) 
         path, owner="guest:0", group="guest:0"
     )  # nobody gets anything by that but its owner, who has it already
     assert planned is not None
-    planned.apply()
+    planned.record()
     assert facts(path) == "200000:200000 755"
 
 
@@ -138,7 +138,7 @@ def test_a_directory_that_is_replaced_is_left(
             with contextlib.suppress(VmstoreError):
                 planned = action(path, owner="guest:0")
                 if planned is not None:
-                    planned.apply()
+                    planned.record()
     assert facts(directory) == "0:0 755"
 
 
@@ -147,7 +147,7 @@ def test_a_directory_that_another_one_replaced_meanwhile(directory: Path) -> Non
     directory.rename(directory.with_name("away"))
     directory.mkdir()
     with pytest.raises(StaleState, match="was replaced by another one"):
-        Plan(actions=[planned] if planned else []).commit()
+        Plan(actions=[planned] if planned else []).run()
     assert facts(directory) == facts(directory.with_name("away")) == "0:0 755"
 
 

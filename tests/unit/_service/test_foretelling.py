@@ -217,8 +217,7 @@ def test_what_has_no_key_is_not_converted(store: Store, url: str, suffix: str, r
     source = {"url": f"{url}/{path.name}{suffix}"} if remote else {"path": f"{path}{suffix}"}
     message = store.refused(**source, driver="raw")
     assert message.endswith(
-        "to be converted to raw, an image without encryption is expected, because qemu-img has no key; qcow2 keeps "
-        "it "
+        "to be converted to raw, an image without encryption is expected, because qemu-img has no key; qcow2 keeps it "
         "as it is."
     )
     stored = store.accepted(**source, driver="qcow2")

@@ -221,8 +221,7 @@ def test_an_image_in_use_can_not_be_removed(new: Callable[..., Plan], run: Calla
     assert (
         str(caught.value)
         == "The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' "
-        "on "
-        "the host 'h1'."
+        "on the host 'h1'."
     )
 
 
@@ -324,8 +323,7 @@ def test_a_link_to_a_restricted_directory(new: Callable[..., Plan], tmp_path: Pa
             {"datastore": "default", "type": "filesystem"},
             UnsupportedAction,
             "datastore: images of type 'filesystem' are not supported by the fs driver of 'default', a datastore of "
-            "type 'image'; "
-            "use a datastore of type 'image' with the driver virtiofs.",
+            "type 'image'; use a datastore of type 'image' with the driver virtiofs.",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
@@ -32,6 +33,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     NotFound,
     PartlyDone,
     PathNotAllowed,
+    StaleState,
     UnsupportedAction,
     VmstoreError,
 )
@@ -763,14 +765,13 @@ def test_data_that_another_image_has_as_well_stays(
 def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, stored: Callable[[], list[str]]) -> None:
     """By somebody who took it for data without an image."""
     service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
-    rehearse = service.rehearse
+    recording = service.recording
 
-    def meanwhile() -> Plan:
-        plan = rehearse()
+    def meanwhile(plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         os.unlink(*stored())
-        return plan
+        return recording(plan)
 
-    service.rehearse = meanwhile
+    service.recording = meanwhile
     with pytest.raises(
         VmstoreError,
         match="^The data of the image 'x' was removed by another program while it was made; run it again.$",
@@ -909,10 +910,14 @@ def test_all_is_removed_that_found_no_place(
 ) -> None:
     images = [options(path, name=name, datastore="default", type="os", path=str(source)) for name in "xyz"]
     service = ImageService(options(path, images=images))
-    monkeypatch.setattr(service, "plan", iter([service.plan()]).__next__)
+
+    def changed(_plan: Plan) -> NoReturn:
+        raise StaleState("changed")
+
+    monkeypatch.setattr(service, "recording", changed)
     first = []
     unremovable(monkeypatch, lambda source: source in first or first.append(source) is None and len(first) == 1)
-    with pytest.raises(FileAccessFailed, match="^no "):
+    with pytest.raises(VmstoreError, match="^changed Taking back 'create image' on z failed: no "):
         service.converge()
     assert stored() == first[:1]
 
@@ -980,14 +985,13 @@ def test_data_that_found_no_place_in_the_catalog_is_removed(
 ) -> None:
     given = options(path, name="x", datastore="default", type="os", path=str(source))
     service, other = ImageService(given), ImageService(given)
-    rehearse = service.rehearse
+    recording = service.recording
 
-    def meanwhile() -> Plan:
-        plan = rehearse()
+    def meanwhile(plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         other.converge()
-        return plan
+        return recording(plan)
 
-    service.rehearse = meanwhile
+    service.recording = meanwhile
     assert service.converge().actions == []
     with open_catalog(path, create=False) as catalog:
         assert [image.path for image in IMAGES.rows(catalog)] == stored()
@@ -997,15 +1001,14 @@ def test_a_catalog_that_changed_meanwhile(path: str, new: Run, source: Path, sto
     new()
     images = [options(path, name=name, datastore="default", type="os", path=str(source)) for name in ("x", "y")]
     service = ImageService(options(path, images=images))
-    rehearse = service.rehearse
+    recording = service.recording
 
-    def meanwhile() -> Plan:
-        plan = rehearse()
+    def meanwhile(plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         with open_catalog(path, create=False) as catalog:
             IMAGES.delete(catalog, 0)
-        return plan
+        return recording(plan)
 
-    service.rehearse = meanwhile
+    service.recording = meanwhile
     with pytest.raises(VmstoreError, match="Another program changed the catalog meanwhile"):
         service.converge()
     assert len(stored()) == 1

@@ -272,8 +272,8 @@ def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(
         run(check=check, **wish)
     assert str(caught.value) == (
         f"checksum: the image 'x' was made with 'sha256:{sha256(disk(1))}'; leave checksum out to keep its data, or "
-        "give force: true "
-        f"to lose all that it holds and get new data with 'sha256:{sha256(disk(2))}' of {site.url}/SHA256SUMS."
+        f"give force: true to lose all that it holds and get new data with 'sha256:{sha256(disk(2))}' of "
+        f"{site.url}/SHA256SUMS."
     )
     assert Path(path).read_bytes() == disk(1)
     if not check:

@@ -6,6 +6,7 @@ loss.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -140,15 +141,14 @@ def test_the_only_image_is_removed_while_it_is_looked_for(catalog: str, monkeypa
 def test_a_datastore_is_made_anew_while_an_image_is_made_in_it(catalog: str, tmp_path: Path) -> None:
     converge(catalog, "datastore", D)
     service = ImageService(options("image", catalog, IN_D))
-    rehearse = service.rehearse
+    recording = service.recording
 
-    def meanwhile() -> Plan:
-        plan = rehearse()
+    def meanwhile(plan: Plan) -> contextlib.AbstractContextManager[Plan]:
         converge(catalog, "datastore", NO_D)
         converge(catalog, "datastore", D)
-        return plan
+        return recording(plan)
 
-    service.rehearse = meanwhile
+    service.recording = meanwhile
     with pytest.raises(
         StaleState, match="Another program changed the catalog meanwhile; nothing was changed, run it again"
     ):

@@ -19,8 +19,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
     SubidService,
-    SubidWish,
-    subid_info,
+    SubidSpec,
+    read_subids,
 )
 
 
@@ -32,14 +32,14 @@ def etc(tmp_path: Path) -> Path:
 
 
 def planned(etc: Path, **options: object) -> Plan:
-    return SubidService(SubidWish(**{"user": "alice", **options}), str(etc)).plan()
+    return SubidService(SubidSpec(**{"user": "alice", **options}), str(etc)).plan()
 
 
 def committed(etc: Path, **options: object) -> Plan:
-    service = SubidService(SubidWish(**{"user": "alice", **options}), str(etc))
+    service = SubidService(SubidSpec(**{"user": "alice", **options}), str(etc))
     with service.exclusive():
         plan = service.plan()
-        plan.commit()
+        plan.run()
     return plan
 
 
@@ -96,9 +96,9 @@ def test_accounts_are_avoided_and_warned_of(etc: Path) -> None:
 
 NEXT_TO_AN_ACCOUNT = """
 import sys
-from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SubidService, SubidWish
-print(SubidService(SubidWish("root"), sys.argv[1]).plan().result["subuid"][0]["start"])
-print(*SubidService(SubidWish("root", 100000), sys.argv[1]).plan().warnings)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import SubidService, SubidSpec
+print(SubidService(SubidSpec("root"), sys.argv[1]).plan().result["subuid"][0]["start"])
+print(*SubidService(SubidSpec("root", 100000), sys.argv[1]).plan().warnings)
 """
 
 
@@ -152,12 +152,12 @@ def test_absent_removes_the_users_entries_only(etc: Path) -> None:
 
 def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path) -> None:
     (etc / "subgid").unlink()
-    service = SubidService(SubidWish("alice"), str(etc))
+    service = SubidService(SubidSpec("alice"), str(etc))
     with service.exclusive():
         plan = service.plan()
         (etc / "subgid").mkdir()
         with pytest.raises(VmstoreError, match="Could not write .*/subgid"):
-            plan.commit()
+            plan.run()
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
 
@@ -168,7 +168,7 @@ def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.
     (etc / "nsswitch.conf").write_text("subid: sss\n")
     with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
         planned(etc, user="nosuchuser")
-    assert subid_info("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
+    assert read_subids("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CommandFailed, match="'getsubids' is not installed"):
         planned(etc)
@@ -188,19 +188,19 @@ def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.
 )
 def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{message}"):
-        SubidWish(**{"user": "alice", **options})
+        SubidSpec(**{"user": "alice", **options})
 
 
 def test_info_lists_everything_or_one_users_ranges(etc: Path) -> None:
-    assert subid_info(None, str(etc)) == {
+    assert read_subids(None, str(etc)) == {
         "source": "files",
         "subuid": [{"user": "bob", "start": 300000, "count": 65536}],
         "subgid": [],
     }
-    assert subid_info("alice", str(etc))["subuid"] == []
+    assert read_subids("alice", str(etc))["subuid"] == []
 
 
 def test_the_shadow_suites_locks_are_held(etc: Path) -> None:
-    with SubidService(SubidWish("alice"), str(etc)).exclusive():
+    with SubidService(SubidSpec("alice"), str(etc)).exclusive():
         assert [(etc / f"{name}.lock").read_bytes() for name in ("subuid", "subgid")] == [b"%d\0" % os.getpid()] * 2
     assert sorted(path.name for path in etc.iterdir()) == [".pwd.lock", "subgid", "subuid"]

@@ -131,7 +131,7 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 def run(service: VirtiofsExportService) -> Plan:
     with service.exclusive():
         plan = service.plan()
-        plan.commit()
+        plan.run()
     return plan
 
 
@@ -247,7 +247,7 @@ def test_a_domain_undefined_half_way_stays_undefined(
     plan = desired.plan()
     domain.undefine()
     with pytest.raises(NotFound, match="the domain 'a': it doesn't exist"):
-        plan.commit()
+        plan.run()
     assert host.listAllDomains() == []
 
 
@@ -256,7 +256,7 @@ def test_another_programs_change_is_not_lost(host: libvirt.virConnect, define: C
     plan = service().plan()
     host.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE).replace("5901", "5977"))
     with pytest.raises(StaleState, match="changed by another program"):
-        plan.commit()
+        plan.run()
     assert "5977" in domain.XMLDesc()
     assert device_of(domain) is None
 
@@ -267,7 +267,7 @@ def test_a_directory_that_becomes_a_link_before_it_is_used(define: Callable, ser
     shared.rename(shared.parent / "moved")
     shared.symlink_to("/etc")
     with pytest.raises(StaleState, match="now leads to '/etc'"):
-        plan.commit()
+        plan.run()
     assert device_of(domain) is None
     shared.unlink()
     shared.mkdir()
@@ -275,7 +275,7 @@ def test_a_directory_that_becomes_a_link_before_it_is_used(define: Callable, ser
     shared.rmdir()
     (shared.parent / "moved").rename(shared)
     with pytest.raises(StaleState, match="was replaced"):
-        plan.commit()
+        plan.run()
     assert device_of(domain) is None
 
 
@@ -298,7 +298,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
     with pytest.raises(
         LibvirtFailed, match="did not keep /domain/devices/filesystem/binary/cache of the definition of 'a'"
     ):
-        plan.commit()
+        plan.run()
     assert domain.XMLDesc() == before
 
 
@@ -311,7 +311,7 @@ def test_a_later_step_that_fails_puts_the_old_definition_back(
     plan = service(seed=str(tmp_path / "gone" / "seed.iso"), mount_point="/srv/x").plan()
     (tmp_path / "gone").rmdir()
     with pytest.raises(VmstoreError, match="seed.iso"):
-        plan.commit()
+        plan.run()
     assert domain.XMLDesc() == before
 
 
@@ -589,7 +589,7 @@ def test_another_host_that_was_faster_has_the_image(define: Callable, service: C
     plan = service(image="pers").plan()
     record_attachment(catalog, resolve_attachment(catalog, "pers", "hv2", "web"))
     with pytest.raises(Conflict, match="the domain 'web' on the host 'hv2' uses it"):
-        plan.commit()
+        plan.run()
     assert domain.XMLDesc() == before
 
 

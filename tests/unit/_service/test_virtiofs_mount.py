@@ -351,7 +351,7 @@ def run(change=lambda: None, **options):
         plan = made.plan()
         change()
         try:
-            plan.commit()
+            plan.run()
         except VmstoreError as error:
             return f"{type(error).__name__}: {error} {' '.join(plan.warnings)}".strip()
     return [action.name for action in plan.actions]
@@ -703,8 +703,7 @@ told += [warnings()]
     warned, nothing, again = in_namespace(machine, code, theirs / "mnt")
     assert warned == [
         f"Another user than root can replace {theirs}/mnt by a symbolic link, and a boot would mount the tag where "
-        "that leads: "
-        "take a mount point in a directory that only root can change."
+        "that leads: take a mount point in a directory that only root can change."
     ]
     assert (nothing, again) == ([], [])
 
@@ -744,8 +743,7 @@ told += [warnings(), warnings(state="present"), run(), warnings(), warnings(opti
 """
     warned, *rest = in_namespace(machine, code)
     assert warned == [
-        f"The directory {machine.point} is not empty; while the tag is mounted there, its content can't be seen: "
-        "'a', "
+        f"The directory {machine.point} is not empty; while the tag is mounted there, its content can't be seen: 'a', "
         "'b', 'c', 'd', 'e' and others."
     ]
     assert rest == [[], ["add fstab entry", "mount"], [], []]

@@ -13,7 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..._core.errors import InvalidInput
+from ..._core.records import TYPE_CHECKING, replace
 from .base import CopyOptions, Settings
+
+if TYPE_CHECKING:
+    from typing import Any
 
 #: How images are made. ``yes`` or ``no``, each with its default.
 FLAGS = {"convert": True, "no_decompress": False, "sparse": True, "verify": True}
@@ -40,12 +44,13 @@ def copy_options(
     driver = attributes.get("driver", "").strip()
     if driver not in ("", *DRIVERS):
         raise InvalidInput(called("driver"), driver, "raw or qcow2 is expected")
+    flags: dict[str, Any] = {name: flag(attributes, name) for name in FLAGS}
     return CopyOptions(
         image_type=image_type,
         driver_format=driver or None,
         bandwidth=_bandwidth(called("limit_transfer_bw"), attributes.get("limit_transfer_bw", "")),
         checksums=checksums,
-        **{name: flag(attributes, name) for name in FLAGS},
+        **flags,
     )
 
 
@@ -69,13 +74,11 @@ def _bandwidth(attribute: str, text: str) -> int | None:
 
 def settings_of(attributes: Mapping[str, str]) -> Settings:
     """What is configured for all datastores of a front-end can be an attribute of one, too."""
-    given = {}
-    if "supported_fs" in attributes:
-        given["supported_fs"] = tuple(attributes["supported_fs"].replace(",", " ").split())
-    if "qcow2_options" in attributes:
-        given["qcow2_options"] = attributes["qcow2_options"]
     options = {name[len("fs_opts_") :]: value for name, value in attributes.items() if name.startswith("fs_opts_")}
-    return Settings(fs_options=options, **given)
+    settings = Settings(fs_options=options, qcow2_options=attributes.get("qcow2_options", ""))
+    if "supported_fs" not in attributes:
+        return settings
+    return replace(settings, supported_fs=tuple(attributes["supported_fs"].replace(",", " ").split()))
 
 
 def check_values(attributes: Mapping[str, str]) -> None:

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What every datastore driver is asked, and how it declares what it can do (spec: storage-driver, "Datastore
-Drivers").
-"""
+"""The operations of a datastore driver (spec: storage-driver, "Datastore Drivers")."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from ..._core.paths import check_allowed
 from ..._core.records import TYPE_CHECKING, dataclass, field
 from ..._core.words import MODULE, Words
 from ..._model.datastore import Datastore
+from ..info import DriverInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,27 +23,14 @@ if TYPE_CHECKING:
     from ..._image.image_chain import ImageChain
     from ..._image.inventory import Inventory
 
-#: Actions that a driver need not have, in alphabetical order.
-OPTIONAL_ACTIONS = (
-    "backup",
-    "clone",
-    "disk-attach",
-    "export",
-    "increment-flatten",
-    "mkfs",
-    "resize",
-    "save-as",
-    "snapshot",
-)
-
-#: Attributes of a datastore that say how images are made (spec: onestor-datastore).
+#: Attributes of a datastore by which images are made (spec: onestor-datastore).
 COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "verify")
 
-#: Seconds for one question to a file system.
+#: Seconds for a file system to answer one question.
 TIMEOUT = 300
 
-#: RESTRICTED_DIRS of every datastore: what a system and its services live of. The root directory is an ancestor of
-#: these.
+#: RESTRICTED_DIRS of every datastore: the directories of the system and its services. The root directory is an
+#: ancestor of these.
 SYSTEM_DIRS = tuple("/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr /var".split())
 
 #: SAFE_DIRS of a datastore that names none.
@@ -52,26 +38,8 @@ SAFE_DIRS = ("/var/tmp",)
 
 
 @dataclass(frozen=True)
-class DriverInfo:
-    """What a driver can do. Services ask this record, never the driver's name."""
-
-    name: str
-    #: The types of datastore it serves, and of images it registers.
-    datastore_types: frozenset[str]
-    image_types: frozenset[str]
-    #: The transfer drivers it works with.
-    tm_drivers: tuple[str, ...]
-    #: Whether it makes and removes the data of images; if not, that is the user's.
-    stores_data: bool = True
-    #: Which of :data:`OPTIONAL_ACTIONS` it has.
-    actions: frozenset[str] = frozenset()
-    #: Further attributes that a datastore of it may have.
-    attributes: frozenset[str] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What is configured for all datastores of a front-end (spec: onestor-datastore, "Additional Configuration").
+    """The configuration for all datastores of a front-end (spec: onestor-datastore, "Additional Configuration").
 
     :arg fs_options: arguments of ``mkfs.<fs>``, by file system (FS_OPTS_<FS>).
     :arg qcow2_options: of every qcow2 image that is made, as ``qemu-img -o`` takes them.
@@ -84,13 +52,13 @@ class Settings:
     downloader: str | None = None
 
 
-#: Those of a front-end that configures nothing.
+#: Settings of a front-end that configures nothing.
 DEFAULT_SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Of a datastore, in MiB."""
+    """The capacity of a datastore in MiB."""
 
     used_mb: int
     free_mb: int
@@ -99,20 +67,21 @@ class Capacity:
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """How ``cp`` and ``clone`` make an image.
+    """The way in which ``cp`` and ``clone`` make an image.
 
-    :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2); ``None`` leaves each as it
-        is.
-    :arg image_format: what the source is (raw or qcow2), whatever it looks like; ``None`` lets its content tell.
-    :arg any_content: whether what is no image, such as an archive, is stored as it is. What is an image is
-        recognised nevertheless.
-    :arg verify: whether a source is refused that by its own tables isn't whole, or that somebody writes to.
-    :arg bandwidth: bytes a second at most (LIMIT_TRANSFER_BW).
-    :arg measure: whether the size of a directory is wanted, which takes long if it holds many files.
-    :arg checksums: hexadecimal digests of the bytes at the path, as they are there, by the name of the algorithm.
-    :arg headers: what the HTTP server of a URL is sent, and no other that it redirects to.
-    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that the
-        host trusts.
+    :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2). ``None`` keeps the format of
+        each source.
+    :arg image_format: the format of the source (raw or qcow2), whatever its content looks like. ``None`` lets the
+        content decide.
+    :arg any_content: whether files that are no image, such as archives, are stored as they are. Images are recognised
+        nevertheless.
+    :arg verify: whether a source is refused that isn't whole by its own tables, or that a program writes to.
+    :arg bandwidth: upper bound in bytes a second (LIMIT_TRANSFER_BW).
+    :arg measure: whether a directory is measured, which takes long if the directory holds many files.
+    :arg checksums: hexadecimal digests of the bytes at the path, before decompression, by the name of the algorithm.
+    :arg headers: headers for the HTTP server of a URL. Servers that it redirects to don't get them.
+    :arg ca: certificates in PEM, one of which must have signed the certificate of an HTTPS server. ``None`` stands
+        for the certificates that the host trusts.
     """
 
     image_type: str
@@ -132,12 +101,12 @@ class CopyOptions:
 
 @dataclass(frozen=True)
 class CopiedImage:
-    """Answer of ``cp``: where the image's data is, its format, and its size in MiB, rounded up; 0 for a directory
-    that wasn't measured.
+    """The result of ``cp``: the place of the image's data, its format, and its size in MiB, rounded up. The size of a
+    directory that wasn't measured is 0.
 
-    :arg warnings: sentences for the user about what was found in the source.
-    :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the data as it is stored, where a checksum of the source
-        was asked for and nothing was converted.
+    :arg warnings: sentences for the user about the content of the source.
+    :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the data as it is stored, where the options have a checksum
+        of the source and nothing was converted.
     """
 
     source: str
@@ -149,7 +118,7 @@ class CopiedImage:
 
 @dataclass(frozen=True)
 class ImageUse:
-    """Who uses the data of the image ``source``, in words."""
+    """One user of the data of the image ``source``, in words."""
 
     source: str
     user: str
@@ -157,7 +126,7 @@ class ImageUse:
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """What ``export`` answers: where the image's data is, its format and its MD5."""
+    """The result of ``export``: the place of the image's data, its format and its MD5."""
 
     source: str
     format: str
@@ -165,16 +134,19 @@ class ExportedImage:
 
 
 class DatastoreDriver:
-    """Acts on one datastore.
+    """The driver of one datastore. Every operation that a driver need not have raises :class:`UnsupportedAction` here.
 
     :arg protected: directories that images must never be made of, besides those that the driver and the datastore
         restrict.
     :arg timeout: seconds instead of :data:`TIMEOUT`.
-    :arg words: what errors call the choices of the user.
-    :arg log: is told what goes on, one line a call.
+    :arg words: the words of error messages for the choices of the user.
+    :arg log: gets one line a call about the progress.
     """
 
     info: DriverInfo
+
+    #: The place where the driver works, as the end of "is not supported by the fs driver".
+    _where = ""
 
     def __init__(
         self,
@@ -210,14 +182,15 @@ class DatastoreDriver:
             raise UnsupportedAction(f"Images of type {image_type!r} are not supported by the {self.info.name} driver.")
 
     def _unsupported(self, action: str) -> NoReturn:
-        raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver.")
+        raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver{self._where}.")
 
     def check(self, path: str, *names: str) -> None:
-        """Refuse what no image may be made of or, since the rules may have changed, be used from. ``path`` is
-        resolved.
+        """Refuse a resolved path that no image may be made of. The rules may have changed since an image was made, so
+        the path is checked again when the image is used.
 
-        :arg names: other names that root gave it, by which it can be allowed or restricted, too.
-        :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow it; it names the restricted directory.
+        :arg names: other names that root gave the file, by which the file can be allowed or restricted, too.
+        :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path. The message has the restricted
+            directory.
         """
         restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
         safe = self.datastore.safe_dirs or SAFE_DIRS
@@ -226,40 +199,65 @@ class DatastoreDriver:
         )
 
     def prepare(self) -> None:
-        """Make what a new datastore needs before anything is stored in it; the front-end leaves that to the first
-        action.
-        """
+        """Make the directories that a new datastore needs. A front-end leaves this to the first action."""
 
     def look_ahead(self, paths: Sequence[str]) -> None:
-        """Prepare :meth:`cp` of many paths, where looking at all of them at once is faster."""
+        """Prepare :meth:`cp` of many paths, where it is faster to look at all of them at once."""
 
     def try_attributes(self) -> None:
-        """Refuse attributes of the datastore whose values the commands of the host that makes its images don't
-        accept, as far as that is known here.
+        """Refuse values of the datastore's attributes that the commands of this host don't accept, where this host
+        makes the images.
 
-        :raises InvalidInput: naming the attribute.
+        :raises InvalidInput: one of the values; its option is the attribute.
         """
 
-    def batch(self) -> AbstractContextManager[None]:
-        """A block in which many images are made or removed, where doing that together is faster: images have their
-        names only after :meth:`publish`.
+    def check_mkfs(self, size_mb: int, image_format: str, fs: str | None) -> None:
+        """Refuse arguments of :meth:`mkfs` that this host knows to be wrong without trying, where this host makes the
+        images.
 
-        What isn't published at the end of the block is removed.
+        :raises InvalidInput: one of the arguments.
+        """
+
+    def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
+        """Return the argument ``origin`` of :meth:`clone` for an image of the datastore ``other``; ``None`` where the
+        driver finds the image without it.
+
+        :arg subject: the image, as the beginning of an error message.
+        :raises UnsupportedAction: no host is known to have the data of both datastores.
+        """
+        self._unsupported("clone")
+
+    def _refuse_origin(self, other: Datastore, subject: str) -> NoReturn:
+        places = [
+            f"{one.name!r} is on {'the hosts of its bridge_list' if one.bridge_list else 'this host'}"
+            for one in (other, self.datastore)
+        ]
+        raise UnsupportedAction(
+            f"{subject} can't be cloned into another datastore here, because {' and '.join(places)}; both have to be "
+            "on this host, or on the same hosts in directories beside each other that are named by their ids. "
+            "Otherwise make the image from the path or url of the first one."
+        )
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Return a block in which many images are made or removed together, where that is faster. Images get their
+        names only in :meth:`publish`.
+
+        Images that aren't published at the end of the block are removed.
         """
         from contextlib import nullcontext
 
         return nullcontext()
 
     def publish(self) -> Mapping[str, VmstoreError]:
-        """Make durable what was made and removed in a :meth:`batch`. Return the errors by the source of the image;
-        an image with one is removed.
+        """Make the images and removals of a :meth:`batch` durable. Return the errors by the source of the image. An
+        image with an error is removed.
 
         :raises FileAccessFailed: removals aren't durable yet.
         """
         return {}
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
-        """Register what is at ``path`` as an image."""
+        """Register the data at ``path`` as an image."""
         self._unsupported("cp")
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
@@ -267,23 +265,23 @@ class DatastoreDriver:
         self._unsupported("mkfs")
 
     def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """Grow an image's data to ``size_mb`` MiB. What it holds stays. Doing it twice is the same as once."""
+        """Grow an image's data to ``size_mb`` MiB. The content stays. A second call changes nothing."""
         self._unsupported("resize")
 
     def rm(self, source: str) -> None:
-        """Remove an image's data. Doing it twice is the same as once."""
+        """Remove an image's data. A second call changes nothing."""
         self._unsupported("rm")
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
-        """The size in MiB, rounded up, that an image made of ``path`` would have.
+        """Return the size in MiB, rounded up, of an image made of ``path``.
 
-        :arg no_decompress: as :class:`CopyOptions` has it, and ``any_content``.
+        :arg no_decompress: as in :class:`CopyOptions`, like ``any_content``.
         """
         self._unsupported("stat")
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        """Return what :meth:`cp` would make of ``path`` without making it: the size in MiB, 0 where it isn't known,
-        and the warnings. Raise as it would.
+        """Return the result of :meth:`cp` without making the image: the size in MiB, 0 where the size isn't known, and
+        the warnings. Raise the errors of :meth:`cp`.
         """
         self._unsupported("preview")
 
@@ -296,102 +294,97 @@ class DatastoreDriver:
         self._unsupported("clone")
 
     def monitor(self) -> Capacity:
-        """How much the datastore holds and can hold."""
+        """Return the capacity of the datastore."""
         self._unsupported("monitor")
 
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """Return what :meth:`clone` would make, as :meth:`preview` does."""
+        """Return the result of :meth:`clone` without making the image, as :meth:`preview` does."""
         self._unsupported("clone")
 
     def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
-        """Raise as :meth:`mkfs` would, as far as that is known before."""
+        """Raise the errors of :meth:`mkfs` that can be foreseen."""
         self._unsupported("mkfs")
 
     def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """Raise as :meth:`resize` would, as far as that is known before."""
+        """Raise the errors of :meth:`resize` that can be foreseen."""
         self._unsupported("resize")
 
     def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
-        """Raise as an action about a snapshot would, such as ``snap_flatten``, for lack of space."""
+        """Raise the error of an action about a snapshot, such as ``snap_flatten``, for which the space isn't enough."""
         self._unsupported(action)
 
     def stored(self) -> frozenset[str]:
-        """The sources of the images whose data is in the datastore now; cheaper than :meth:`inventory`."""
+        """Return the sources of the images whose data is in the datastore. This is cheaper than :meth:`inventory`."""
         self._unsupported("stored")
 
     def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
-        """Everything that is in the datastore now.
+        """Return everything that is in the datastore.
 
-        :arg checksums: names of algorithms by the source of an image whose checksum is wanted, too; that reads all
-            its data.
-        :arg whole: whether each image is compared with its own tables, as far as its format has some.
+        :arg checksums: names of algorithms by the source of an image whose checksum is wanted. For a checksum, all of
+            the image's data is read.
+        :arg whole: whether each image is compared with its own tables, where its format has tables.
         """
         self._unsupported("inventory")
 
     def users(self, source: str, *, running: bool = False) -> Sequence[str]:
-        """Return who uses an image's data on the hosts that have it, in words: programs and loop devices that have
-        it open, and domains of their libvirt.
+        """Return the users of an image's data on the hosts that have the data, in words: programs and loop devices that
+        have the data open, and domains of these hosts' libvirt.
 
-        What isn't shown to the user who runs this, such as programs of others, isn't found. Each host is asked once.
+        Users that this process may not see, such as programs of others, are left out. Each host is asked once.
 
-        :arg running: whether only those count that have it open now, and no domain that would open it when it
-            starts.
+        :arg running: whether only users count that have the data open now, and no domain that opens the data when the
+            domain starts.
         """
         return ()
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
-        """Return why an image's data is proven to be wrong, as a part of a sentence; ``None`` where it isn't.
+        """Return the proof that an image's data is wrong, as a part of a sentence; ``None`` where there is no proof.
 
-        :arg checksum: ``<algorithm>:<hexadecimal digits>`` that the data should have; that reads all of it.
+        :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the right data. For a checksum, all of the data is read.
         """
         self._unsupported("damage")
 
     def sweep(self) -> None:
-        """Remove what killed runs left: the leftovers of the :meth:`inventory`."""
+        """Remove the stale temporaries of the :meth:`inventory`, which killed runs left."""
         self._unsupported("sweep")
 
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
-        """Delete a snapshot of a persistent image. Doing it twice is the same as once."""
+        """Delete a snapshot of a persistent image. A second call changes nothing."""
         self._unsupported("snap_delete")
 
     def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
-        """Make the image what it was at the snapshot, without any snapshots."""
+        """Give the image the data of the snapshot, and delete all snapshots."""
         self._unsupported("snap_flatten")
 
     def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
-        """Make the image what it was at the snapshot."""
+        """Give the image the data of the snapshot."""
         self._unsupported("snap_revert")
 
-    def increment_flatten(self) -> NoReturn:
-        """Merge increments of a backup: backup drivers have it."""
-        self._unsupported("increment_flatten")
-
     def export(self, source: str, image_format: str | None) -> ExportedImage:
-        """What another place needs to fetch the image."""
+        """Return what another place needs to fetch the image."""
         self._unsupported("export")
 
     def snapshots(self, source: str) -> list[int]:
-        """The ids of an image's snapshots, ascending."""
+        """Return the ids of an image's snapshots, ascending."""
         self._unsupported("snapshot")
 
     def snap_size(self, source: str, image_format: str, snapshot: int) -> int:
-        """The size in MiB, rounded up, that the image had at the snapshot."""
+        """Return the size of the image at the snapshot in MiB, rounded up."""
         self._unsupported("snapshot")
 
     def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
-        """Whether the image is what it was at the snapshot; that reads both."""
+        """Return whether the image has the data of the snapshot. Both are read."""
         self._unsupported("snapshot")
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
-        """What the image holds now, or held at a snapshot, for this host to read."""
-        self._unsupported("export")
+        """Return the data of the image, or of one of its snapshots, for this host to read."""
+        self._unsupported("content")
 
 
 __all__ = [
     "COPY_ATTRIBUTES",
-    "OPTIONAL_ACTIONS",
     "SAFE_DIRS",
     "SYSTEM_DIRS",
     "TIMEOUT",
@@ -399,7 +392,6 @@ __all__ = [
     "CopiedImage",
     "CopyOptions",
     "DatastoreDriver",
-    "DriverInfo",
     "ExportedImage",
     "ImageUse",
     "Settings",

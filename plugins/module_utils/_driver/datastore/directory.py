@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Datastores that are a directory: how full its file system is."""
+"""Datastores that are a directory, and the capacity of its file system."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ from ..._core.digits import is_decimal
 from ..._core.directory import open_directory_at, opened_directory, opened_parent, sync_opened
 from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
-from .base import Capacity, DatastoreDriver, DriverInfo
+from ..info import DriverInfo
+from .base import Capacity, DatastoreDriver
 
 if TYPE_CHECKING:
     from ..._core.command import Completed
 
+#: Bytes.
 MEBIBYTE = 2**20
+
+
+def in_mebibytes(size: int) -> int:
+    """Return ``size`` bytes in MiB, rounded up."""
+    return -(-size // MEBIBYTE)
 
 
 class DirectoryDriver(DatastoreDriver):
     def prepare(self) -> None:
-        """Make the directory where it is missing; the one it lies in has to exist, since it may be a mount point.
+        """Make the datastore's directory where it is missing. The directory around it has to exist, because that may be
+        a mount point.
 
-        It belongs to the service user even if root makes it: to whom the one it lies in belongs.
+        The new directory gets the owner of the directory around it, the service user, also where root makes it.
 
-        :raises PathNotAllowed: a link of another user leads to it; :raises FileAccessFailed: it can't be made.
-        :raises StaleState: somebody put another directory in its place.
+        :raises PathNotAllowed: a link of another user leads to the directory.
+        :raises FileAccessFailed: the directory can't be made.
+        :raises StaleState: another program put another directory in its place.
         """
         path = self.datastore.base_path
         with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
@@ -57,10 +66,10 @@ class DirectoryDriver(DatastoreDriver):
             os.close(descriptor)
 
     def monitor(self) -> Capacity:
-        """Ask another process, because a dead file server keeps the one that asks for ever.
+        """Run stat(1), because a process that reads from a dead file server waits for ever.
 
         :raises NotFound: there is no such directory.
-        :raises CommandFailed: no answer in time.
+        :raises CommandFailed: stat(1) failed, or needed too long.
         """
         from ..._core.command import run
 
@@ -71,9 +80,19 @@ class DirectoryDriver(DatastoreDriver):
         return read_capacity(path, completed)
 
 
+def size_of_directory(driver: DatastoreDriver, path: str) -> int:
+    """Return the size of a directory of this host in MiB, rounded up.
+
+    :raises VmstoreError: the directory isn't allowed, or can't be measured.
+    """
+    from ..._host.directory import Measuring, look
+
+    return look(path, check=driver.check, measuring=Measuring(driver.timeout, driver.log)).size_mb or 0
+
+
 class SystemDriver(DirectoryDriver):
-    """System datastores have no datastore driver (spec: storage-driver); on the front-end they are directories like
-    those of ``fs``.
+    """The stand-in of system datastores, which have no datastore driver (spec: storage-driver). On the front-end they
+    are directories like those of ``fs``.
     """
 
     info = DriverInfo(
@@ -82,7 +101,12 @@ class SystemDriver(DirectoryDriver):
 
 
 def read_capacity(path: str, completed: Completed) -> Capacity:
-    """The capacity in the output of stat(1): block size, blocks, free blocks, blocks free to users; as df(1) counts."""
+    """Return the capacity as df(1) counts it.
+
+    :arg completed: stat(1), whose output is the block size, the blocks, the free blocks, and the blocks free to users.
+    :raises NotFound: there is no such directory.
+    :raises CommandFailed: stat(1) failed.
+    """
     numbers = completed.stdout.split()
     if completed.returncode != 0 or len(numbers) != 4 or not all(map(is_decimal, numbers)):
         from ..._core.command import reason
@@ -94,4 +118,4 @@ def read_capacity(path: str, completed: Completed) -> Capacity:
     return Capacity(block * (blocks - free) // MEBIBYTE, block * available // MEBIBYTE, block * blocks // MEBIBYTE)
 
 
-__all__ = ["MEBIBYTE", "DirectoryDriver", "SystemDriver", "read_capacity"]
+__all__ = ["MEBIBYTE", "DirectoryDriver", "SystemDriver", "in_mebibytes", "read_capacity", "size_of_directory"]

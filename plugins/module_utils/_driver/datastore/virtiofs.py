@@ -4,7 +4,7 @@
 
 """Directories of hosts as images (spec: virtiofs-datastore).
 
-Only their metadata is stored; nothing is ever copied or removed.
+Only their metadata is stored. Nothing is ever copied or removed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from ..._core.records import TYPE_CHECKING
-from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver, DriverInfo
+from ..info import DriverInfo
+from .base import Capacity, CopiedImage, CopyOptions, DatastoreDriver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..._host.directory import Directory
+    from ..._host.directory import Directory, LookAt
 
 
 class VirtiofsDriver(DatastoreDriver):
@@ -29,7 +30,7 @@ class VirtiofsDriver(DatastoreDriver):
         stores_data=False,
     )
 
-    #: What :meth:`look_ahead` found.
+    #: The directories that :meth:`look_ahead` found, by path.
     _seen: Mapping[str, Directory] = MappingProxyType({})
 
     def look_ahead(self, paths: Sequence[str]) -> None:
@@ -57,7 +58,17 @@ class VirtiofsDriver(DatastoreDriver):
         from ..._host.directory import Measuring, look
 
         how = Measuring(self.timeout, self.log) if measuring else None
-        return look(path, bridges=self.datastore.bridge_list, check=self.check, measuring=how)
+        return look(path, check=self.check, measuring=how, others=self._bridges())
+
+    def _bridges(self) -> Mapping[str, LookAt]:
+        """Return the functions that look at a directory of a bridge, by the bridge."""
+        if not self.datastore.bridge_list:
+            return {}
+        from functools import partial
+
+        from ..._remote.directory import look_there
+
+        return {host: partial(look_there, host) for host in self.datastore.bridge_list}
 
     def rm(self, source: str) -> None:
         """The directory is the user's."""

@@ -23,12 +23,13 @@ from ..._core.records import TYPE_CHECKING
 from ..._core.signals import SIGTERM, signal
 from ..._core.words import FRONT_END
 from ..._driver.datastore.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
+from ..._driver.registry import DATASTORE_DRIVERS, class_for
 from ..._model.datastore import Datastore
 from .document import NFS_AUTO, Document, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import IO
+    from typing import IO, Any
 
 #: Seconds for a file system to say how full it is.
 MONITOR_TIMEOUT = 30
@@ -44,13 +45,13 @@ CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 class Action:
     """One call of a driver."""
 
-    def __init__(self, remotes: str, driver: type[DatastoreDriver], document: Document) -> None:
+    def __init__(self, remotes: str, driver: str, document: Document) -> None:
         self.remotes = remotes
         self.document = document
-        self.datastore = datastore_of(driver.info.name, document)
-        self._class = driver
+        self.datastore = datastore_of(driver, document)
+        self._class = class_for(self.datastore)
 
-    def driver(self, **options: object) -> DatastoreDriver:
+    def driver(self, **options: Any) -> DatastoreDriver:
         return self._class(self.datastore, words=FRONT_END, log=log, **options)
 
     def reading(self) -> DatastoreDriver:
@@ -179,7 +180,7 @@ class Action:
         )
 
     def increment_flatten(self) -> None:
-        self.driver().increment_flatten()
+        self.driver().require("increment_flatten")
 
     def export(self) -> None:
         found = self.driver().export(
@@ -192,9 +193,8 @@ class Action:
             "FORMAT": found.format,
             "DISPOSE": "NO",
         }
-        answer(
-            f"<IMPORT_INFO>{''.join(f'<{name}>{escaped(str(value))}</{name}>' for name, value in elements.items())}</IMPORT_INFO>\n"
-        )
+        inner = "".join(f"<{name}>{escaped(str(value))}</{name}>" for name, value in elements.items())
+        answer(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
 
 
 #: The actions of the contract, each a method of :class:`Action`.
@@ -214,24 +214,6 @@ ACTIONS = (
 
 #: What is stored can always be removed.
 REMOVING = ("rm", "snap_delete")
-
-
-def driver_called(name: str) -> type[DatastoreDriver]:
-    """As the registry has it, but only this driver is imported.
-
-    :raises UnsupportedAction: there is none of that name.
-    """
-    if name == "fs":
-        from ..._driver.datastore.fs import FsDriver
-
-        return FsDriver
-    if name == "virtiofs":
-        from ..._driver.datastore.virtiofs import VirtiofsDriver
-
-        return VirtiofsDriver
-    raise UnsupportedAction(
-        f"There is no datastore driver {name!r}: the name of the script's directory has to be fs or virtiofs."
-    )
 
 
 def datastore_of(driver: str, document: Document) -> Datastore:
@@ -338,12 +320,16 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
         raise UnsupportedAction(
             f"There is no action {action!r}: the script's name has to be one of {', '.join(ACTIONS)}."
         )
-    driver = driver_called(mad)
+    if mad not in DATASTORE_DRIVERS:
+        raise UnsupportedAction(
+            f"There is no datastore driver {mad!r}: the name of the script's directory has to be "
+            f"{' or '.join(DATASTORE_DRIVERS)}."
+        )
     with os_errors("read the document on standard input"):
         document = read_document(stdin)
     if action not in REMOVING:
         refuse_automatic_mounts(document)
-    getattr(Action(os.path.dirname(datastore_directory), driver, document), action)()
+    getattr(Action(os.path.dirname(datastore_directory), mad, document), action)()
 
 
 def _terminate(number: int, _frame: object) -> None:

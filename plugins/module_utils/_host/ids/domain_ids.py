@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Ranges of subordinate ids that belong to one domain each: which are allocated, and which one a domain gets."""
+"""Ranges of subordinate ids, each for one domain: the allocated ranges, and the choice of a new one."""
 
 from __future__ import annotations
 
@@ -56,11 +56,16 @@ def read_allocations() -> dict[str, DomainRange]:
         raise FileAccessFailed(f"{ALLOCATIONS} holds no ranges of domains: {error}.") from error
 
 
-def write_allocations(wanted: Mapping[str, DomainRange]) -> None:
-    """:raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal."""
+def write_allocations(allocations: Mapping[str, DomainRange]) -> None:
+    """Replace the allocated ranges.
+
+    :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
+    """
     write_state(
         ALLOCATIONS,
-        json.dumps({uuid: to_plain(one) for uuid, one in wanted.items()}, indent=1, sort_keys=True).encode("ascii"),
+        json.dumps({uuid: to_plain(one) for uuid, one in allocations.items()}, indent=1, sort_keys=True).encode(
+            "ascii"
+        ),
     )
 
 

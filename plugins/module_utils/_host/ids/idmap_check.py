@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether this host lets a user map what a virtiofs export maps (newuidmap(1)), found out before a guest would."""
+"""Checks that this host lets a user map the ids of a virtiofs export (newuidmap(1)), made before a guest starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SPEC_RANGE = (100000, 65536)
 
 
 def check_account(user: str) -> None:
-    """:raises DependencyNotFound: this host has no such account."""
+    """Refuse a user without an account.
+
+    :raises DependencyNotFound: this host has no such account.
+    """
     try:
         pwd.getpwnam(user)
     except (KeyError, ValueError) as error:  # ValueError: no name of an account can be like this
@@ -30,7 +33,10 @@ def check_account(user: str) -> None:
 
 
 def check_tools() -> None:
-    """:raises DependencyNotFound: newuidmap or newgidmap isn't installed."""
+    """Refuse a host without the programs that map ids.
+
+    :raises DependencyNotFound: newuidmap or newgidmap isn't installed.
+    """
     for tool in ("newuidmap", "newgidmap"):
         if shutil.which(tool) is None:
             raise DependencyNotFound(
@@ -40,11 +46,11 @@ def check_tools() -> None:
 
 
 def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
-    """Guest id 0 on the first id of the user's first range that no domain has for itself, for the whole of that
-    range.
+    """Return the map of a user without a map of its own: guest id 0 on the first id of the user's first range that is
+    no domain's, for the whole of that range.
 
     :arg kind: ``uid`` or ``gid``.
-    :raises DependencyNotFound: the user has no range; the message says which line to add.
+    :raises DependencyNotFound: the user has no range; the message has the line to add.
     """
     own = {(one.start, one.count) for one in read_allocations().values()}
     ranges = [one for one in subid.ranges_of(user, kind, etc) if (one.start, one.count) not in own]
@@ -56,10 +62,13 @@ def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
 
 
 def check_maps(user: str, kind: str, maps: Sequence[IdMap], etc: str = "/etc") -> None:
-    """:raises DependencyNotFound: a map leads out of the user's subordinate ids; the message says which line to add."""
+    """Refuse maps that lead out of the user's subordinate ids.
+
+    :raises DependencyNotFound: naming the line to add.
+    """
     ranges = subid.ranges_of(user, kind, etc)
     for one in maps:
-        if not covered(ranges, one.target, one.count):
+        if not is_covered(ranges, one.target, one.count):
             owned = ", ".join(f"{found.start}:{found.count}" for found in ranges) or "none"
             remedy = _remedy(user, kind, one.target, one.count, etc)
             raise DependencyNotFound(
@@ -74,8 +83,8 @@ def _remedy(user: str, kind: str, start: int, count: int, etc: str) -> str:
     return f"add the line {user}:{start}:{count} to {etc}/{subid.FILES[kind]}"
 
 
-def covered(ranges: Sequence[subid.SubidRange], start: int, count: int) -> bool:
-    """Whether ``ranges`` together hold ``count`` ids from ``start`` on, as newuidmap(1) asks."""
+def is_covered(ranges: Sequence[subid.SubidRange], start: int, count: int) -> bool:
+    """Return whether ``ranges`` together hold ``count`` ids from ``start`` on, as newuidmap(1) asks."""
     position, end = start, start + count
     while position < end:
         holding = [found for found in ranges if found.holds(position, 1)]
@@ -86,8 +95,8 @@ def covered(ranges: Sequence[subid.SubidRange], start: int, count: int) -> bool:
 
 
 def host_id(maps: Sequence[IdMap], guest_id: int) -> int | None:
-    """What a guest's id is on the host: itself without a map, ``None`` outside the maps, where the guest gets
-    EINVAL.
+    """Return the id on the host for an id of the guest: the same id without a map, ``None`` outside the maps. The
+    guest gets EINVAL there.
     """
     if not maps:
         return guest_id
@@ -97,4 +106,4 @@ def host_id(maps: Sequence[IdMap], guest_id: int) -> int | None:
     return None
 
 
-__all__ = ["check_account", "check_maps", "check_tools", "covered", "default_map", "host_id"]
+__all__ = ["check_account", "check_maps", "check_tools", "default_map", "host_id", "is_covered"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who else on this host has ids that a guest's ids are mapped to, perhaps since after the export was made."""
+"""Other users of this host with ids that a guest's ids are mapped to. They may have got them after the export."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Subordinate id ranges: the files of subuid(5) and subgid(5), and what NSS says of them."""
+"""Subordinate id ranges: the files of subuid(5) and subgid(5), and the ranges that NSS returns."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class SubidRange:
 
 
 def parse_line(line: str) -> SubidRange | None:
-    """The range a line of subuid(5) names; ``None`` for a comment, a blank line, or one the shadow suite ignores too.
+    """Return the range in a line of subuid(5); ``None`` for a comment, a blank line, or a line that the shadow suite
+    ignores, too.
 
-    It takes numbers as strtoull(3) with base 0 reads them, nothing behind them, and ignores further fields (shadow,
-    lib/subordinateio.c).
+    The shadow suite takes numbers as strtoull(3) with base 0 reads them, nothing behind them, and ignores further
+    fields (shadow, lib/subordinateio.c).
     """
     owner, *numbers = line.rstrip("\n").split(":")[:3]
     if len(numbers) != 2 or re.fullmatch(r"[^#\s]\S*", owner) is None:
@@ -61,9 +62,9 @@ def _number(text: str) -> int | None:
     return int(match[3] or match[1] or match[2] or "0", 10 if match[3] else 16 if match[1] else 8)
 
 
-def free_start(count: int, taken: Sequence[SubidRange], limits: tuple[int, int]) -> int | None:
-    """The first of ``count`` ids in a row that none of ``taken`` has, as useradd(8) looks for it; ``None`` where there
-    are none.
+def find_free_start(count: int, taken: Sequence[SubidRange], limits: tuple[int, int]) -> int | None:
+    """Return the first of ``count`` ids in a row that are in none of ``taken``, as useradd(8) searches; ``None``
+    without so many.
 
     :arg limits: the lowest and the highest id.
     """
@@ -76,7 +77,7 @@ def free_start(count: int, taken: Sequence[SubidRange], limits: tuple[int, int])
 
 
 def limits(kind: str, etc: str = "/etc") -> tuple[int, int]:
-    """The lowest and the highest subordinate id that useradd(8) gives to users, by login.defs(5).
+    """Return the lowest and the highest subordinate id that useradd(8) gives to users, by login.defs(5).
 
     :arg kind: ``uid`` or ``gid``.
     """
@@ -89,20 +90,20 @@ def limits(kind: str, etc: str = "/etc") -> tuple[int, int]:
 
 
 def parse(text: str) -> list[SubidRange]:
-    """All ranges in the text of a subuid(5) file, in its order."""
+    """Return all ranges in the text of a subuid(5) file, in its order."""
     return [found for found in map(parse_line, text.split("\n")) if found is not None]
 
 
 def owner_names(user: str) -> set[str]:
-    """The names under which ``user``, a login name or a decimal uid, may own a range: both, when the account exists
-    (subuid(5)).
+    """Return the names under which ``user``, a login name or a decimal uid, may own a range: both, when the account
+    exists (subuid(5)).
     """
     account = _account(user)
     return {user} if account is None else {user, account.pw_name, str(account.pw_uid)}
 
 
 def has_account(user: str) -> bool:
-    """Whether this host knows ``user``, a login name or a decimal uid."""
+    """Return whether this host has an account ``user``, a login name or a decimal uid."""
     return _account(user) is not None
 
 
@@ -113,16 +114,15 @@ def _account(user: str) -> pwd.struct_passwd | None:
         return None
 
 
-def edited(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
-    """``text`` with the ranges of ``owners`` replaced by ``ranges``: at the place of the first, else at the end.
+def replace_entries(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
+    """Return ``text`` with the ranges of ``owners`` replaced by ``ranges``: at the place of the first, else at the end.
 
     Every other line, comment and line ending stays as it is.
     """
     kept: list[str] = []
     place: int | None = None
-    for line in re.findall(
-        r"[^\n]*\n|[^\n]+", text
-    ):  # a line feed alone ends a line there; str.splitlines knows ten others
+    # A line feed alone ends a line there; str.splitlines has ten other characters.
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
         found = parse_line(line)
         if found is not None and found.owner in owners:
             place = len(kept) if place is None else place
@@ -132,13 +132,13 @@ def edited(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
         place = len(kept)
     if ranges and place > 0 and not kept[place - 1].endswith("\n"):
         kept[place - 1] += "\n"
-    kept[place:place] = [f"{wanted}\n" for wanted in ranges]
+    kept[place:place] = [f"{one}\n" for one in ranges]
     return "".join(kept)
 
 
 def nss_source(etc: str = "/etc") -> str:
-    """Where this host takes subordinate ids from, by nsswitch.conf(5): ``files`` or an NSS module's name such as
-    ``sss``.
+    """Return the source of this host's subordinate ids by nsswitch.conf(5): ``files``, or the name of an NSS module
+    such as ``sss``.
     """
     for line in read_text(os.path.join(etc, "nsswitch.conf")).splitlines():
         database, colon, sources = line.partition("#")[0].partition(":")
@@ -148,13 +148,13 @@ def nss_source(etc: str = "/etc") -> str:
 
 
 def parse_getsubids(output: str) -> list[SubidRange]:
-    """The ranges in the output of getsubids(1): lines such as ``0: oneadmin 100000 65536``."""
+    """Return the ranges in the output of getsubids(1): lines such as ``0: oneadmin 100000 65536``."""
     matches = (re.fullmatch(r"[0-9]+: (\S+) ([0-9]+) ([0-9]+)", line.strip()) for line in output.splitlines())
     return [SubidRange(match[1], int(match[2]), int(match[3])) for match in matches if match]
 
 
 def ranges_from_nss(user: str, kind: str) -> list[SubidRange]:
-    """What NSS grants ``user``, asked of getsubids(1); it answers exit code 1 for a user without ranges.
+    """Return the ranges that NSS grants ``user``, by getsubids(1). Its exit code is 1 for a user without ranges.
 
     :arg kind: ``uid`` or ``gid``.
     :raises CommandFailed: getsubids is not installed.
@@ -164,7 +164,7 @@ def ranges_from_nss(user: str, kind: str) -> list[SubidRange]:
 
 
 def ranges_of(user: str, kind: str, etc: str = "/etc") -> list[SubidRange]:
-    """The ranges ``user`` may map, wherever this host takes them from.
+    """Return the ranges that ``user`` may map, from files or NSS.
 
     :arg kind: ``uid`` or ``gid``.
     """
@@ -177,8 +177,7 @@ def ranges_of(user: str, kind: str, etc: str = "/etc") -> list[SubidRange]:
 __all__ = [
     "FILES",
     "SubidRange",
-    "edited",
-    "free_start",
+    "find_free_start",
     "has_account",
     "limits",
     "nss_source",
@@ -188,4 +187,5 @@ __all__ = [
     "parse_line",
     "ranges_from_nss",
     "ranges_of",
+    "replace_entries",
 ]

@@ -18,7 +18,7 @@ from ..._core.errors import CommandFailed, Conflict, StaleState, printable
 from ..._core.files import read_text
 from ..._core.paths import is_within
 from .mountinfo import Mount
-from .point import held, mount_id, opened
+from .point import hold, mount_id, open_held
 
 #: umount(8) follows a symbolic link, and would wait for a server that hangs: in a process of its own, umount2(2) can be
 #: given up.
@@ -37,8 +37,8 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
     :raises StaleState: the mount point was replaced, or something was mounted on it, after it was checked.
     :raises CommandFailed: mount(8) refused.
     """
-    with held(mount_point) as (parent, name):
-        with opened(parent, name) as directory:
+    with hold(mount_point) as (parent, name):
+        with open_held(parent, name) as directory:
             if mount_id(directory) != mount_id(parent):
                 raise StaleState(
                     f"Something was mounted on {mount_point} after it was checked; nothing was changed there."
@@ -55,8 +55,8 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
     :raises Conflict: it is busy, for example a file is open for writing and ``ro`` is asked for.
     """
     words = ["remount" if superblock else "remount,bind", *options]
-    with held(mounted.mount_point) as (parent, name):
-        with opened(parent, name) as directory:
+    with hold(mounted.mount_point) as (parent, name):
+        with open_held(parent, name) as directory:
             _check_same(mounted, mount_id(directory))
             completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
     _raise_failure("mount", mounted.mount_point, completed)
@@ -68,8 +68,8 @@ def unmount(mounted: Mount) -> None:
     :raises StaleState: something else is mounted there now.
     :raises Conflict: it is busy.
     """
-    with held(mounted.mount_point) as (parent, name):
-        with opened(parent, name) as directory:
+    with hold(mounted.mount_point) as (parent, name):
+        with open_held(parent, name) as directory:
             _check_same(mounted, mount_id(directory))
         # An open descriptor makes a mount busy, so the mount is named here. Only root can mount anything else under
         # that name.

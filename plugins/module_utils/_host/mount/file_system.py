@@ -26,13 +26,22 @@ class FileSystemType:
     options: OptionRules
 
     def require_supported(self) -> None:
-        """:raises UnsupportedAction: the running kernel can't mount the type."""
+        """Refuse a kernel that can't mount the type.
+
+        :raises UnsupportedAction: the running kernel lacks it.
+        """
 
     def require_source(self, source: str) -> None:
-        """:raises DependencyNotFound: this machine has no such source."""
+        """Refuse a source that this machine doesn't have.
+
+        :raises DependencyNotFound: naming the sources of this machine.
+        """
 
     def require_compatible(self, mounts: Sequence[Mount], source: str, path: str, settings: Mapping[str, str]) -> None:
-        """:raises Conflict: a mount of the same source on another path rules out the settings."""
+        """Refuse settings that a mount of the same source on another path rules out.
+
+        :raises Conflict: naming that mount.
+        """
 
     def explain(self, error: CommandFailed, source: str, path: str) -> CommandFailed:
         """Return the error for a mount that mount(8) refused."""

@@ -14,7 +14,14 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 
-from ..._core.directory import descriptor_path, is_writable_for_others, open_directory, opened_directory, opened_parent
+from ..._core.directory import (
+    descriptor_path,
+    is_writable_for_others,
+    open_directory,
+    open_directory_at,
+    opened_directory,
+    opened_parent,
+)
 from ..._core.errors import StaleState, from_os_error, os_errors
 from ..._core.files import read_text
 from .mountinfo import Mount, mounts_at
@@ -72,14 +79,14 @@ def _with_missing(present: str, missing: Sequence[str]) -> tuple[str, list[str]]
 
 def _is_directory(parent: int, name: str) -> bool:
     try:
-        os.close(os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
+        os.close(open_directory_at(parent, name, os.O_PATH))
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
 
 @contextlib.contextmanager
-def held(path: str) -> Iterator[tuple[int, str]]:
+def hold(path: str) -> Iterator[tuple[int, str]]:
     """Yield a descriptor (O_PATH) of the directory that holds the mount point, and the mount point's name in there.
 
     Neither pins a mount on the mount point, which can be unmounted.
@@ -101,14 +108,15 @@ def held(path: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def opened(parent: int, name: str) -> Iterator[int]:
-    """Yield a descriptor (O_PATH) of a mount point that is :func:`held`, or of the root of what is mounted there.
+def open_held(parent: int, name: str) -> Iterator[int]:
+    """Yield a descriptor (O_PATH) of a mount point that is held (:func:`hold`), or of the root of what is mounted
+    there.
 
     :raises StaleState: it was removed, or is a symbolic link or a file now.
     """
     path = os.path.join(_real_path(parent), name)
     try:
-        directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        directory = open_directory_at(parent, name, os.O_PATH)
     except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a symbolic link, too
         raise StaleState(
             f"The mount point {path} was removed or replaced after it was checked; nothing was changed there."
@@ -126,14 +134,15 @@ def mount_id(descriptor: int) -> int:
 
     The server of that mount isn't asked.
     """
-    return int(re.search(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)[1])
+    (found,) = re.findall(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
+    return int(found)
 
 
 def create(path: str, mode: int) -> None:
     """Create a directory with exactly ``mode``."""
-    with held(path) as (directory, name), os_errors(f"create the directory {path}"):
+    with hold(path) as (directory, name), os_errors(f"create the directory {path}"):
         os.mkdir(name, 0o700, dir_fd=directory)
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = open_directory_at(directory, name)
         try:
             if os.fstat(descriptor).st_uid != os.geteuid():
                 raise StaleState(f"The directory {path} was replaced by one of another user while it was created.")
@@ -144,14 +153,14 @@ def create(path: str, mode: int) -> None:
 
 def remove(path: str) -> None:
     """Remove an empty directory."""
-    with held(path) as (directory, name), os_errors(f"remove the directory {path}"):
+    with hold(path) as (directory, name), os_errors(f"remove the directory {path}"):
         os.rmdir(name, dir_fd=directory)
 
 
 def content(path: str) -> list[str]:
     """Return the names in the directory, sorted."""
-    with held(path) as (parent, name):
-        with opened(parent, name) as descriptor, os_errors(f"read the directory {path}"):
+    with hold(path) as (parent, name):
+        with open_held(parent, name) as descriptor, os_errors(f"read the directory {path}"):
             return sorted(os.listdir(descriptor_path(descriptor)))
 
 
@@ -180,4 +189,4 @@ def _real_path(descriptor: int) -> str:
     return os.readlink(descriptor_path(descriptor))
 
 
-__all__ = ["changeable_by_others", "content", "create", "held", "locate", "mount_id", "opened", "remove", "resolve"]
+__all__ = ["changeable_by_others", "content", "create", "hold", "locate", "mount_id", "open_held", "remove", "resolve"]

@@ -160,9 +160,9 @@ def _serves(pid: int, source: str) -> bool:
 
 
 def _identity(path: str) -> str | None:
-    """Device and inode of a directory, ``None`` when it is missing.
+    """Return device and inode of a directory, ``None`` if it is missing.
 
-    :raises CommandFailed: it can't be looked at. The process that looks can be left behind where it hangs.
+    :raises CommandFailed: stat(1) failed or hung. A process that hangs is left behind.
     """
     found = run(["stat", "--dereference", "--format=%d %i", "--", path], accept=None, timeout=STAT_DEADLINE)
     if found.returncode != 0 and not found.stderr.strip().endswith(("No such file or directory", "Not a directory")):

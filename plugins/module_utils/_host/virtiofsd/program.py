@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The virtiofsd that libvirt starts on this host: which one, and what it can do."""
+"""The virtiofsd that libvirt starts on this host: its program, and its abilities."""
 
 from __future__ import annotations
 
@@ -40,38 +40,35 @@ class Daemon:
 
 
 def find_daemon(binary: str | None) -> Daemon:
-    """The daemon behind ``binary`` or, without one, the daemon that libvirt chooses.
+    """Return the daemon behind ``binary`` or, without one, the daemon that libvirt chooses.
 
-    What it can do is read from its ``--help``: the C implementation and old releases lack options.
+    The daemon's abilities are read from its ``--help``: the C implementation and old releases lack options.
 
     :raises InvalidInput: ``binary`` isn't the absolute path of a program.
     :raises DependencyNotFound: there is none on this host.
     :raises CommandFailed: it doesn't run.
     """
-    if binary is not None:
-        path = absolute("binary", binary)
-        if not _is_program(path):
-            raise InvalidInput("binary", binary, "the path of an executable file on this host is expected")
-    else:
-        path = described_daemon()
-        if path is None:
-            raise DependencyNotFound(
-                "There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of "
-                "qemu-system-common)."
-            )
+    path = find_described_daemon() if binary is None else absolute("binary", binary)
+    if path is None:
+        raise DependencyNotFound(
+            "There is no virtiofsd on this host: install the package virtiofsd (Debian 12: it is part of "
+            "qemu-system-common)."
+        )
+    if not _is_program(path):
+        raise InvalidInput("binary", path, "the path of an executable file on this host is expected")
     completed = run([path, "--help"], timeout=20)
     words = (completed.stdout + completed.stderr).split()
     return Daemon(path, _is_script(path), "--uid-map" in words, "--readonly" in words)
 
 
 def default_binary() -> str | None:
-    """The wrapper where it is installed; ``None`` leaves the choice to libvirt."""
+    """Return the wrapper if it is installed; ``None`` leaves the choice to libvirt."""
     return WRAPPER if _is_program(WRAPPER) else None
 
 
-def described_daemon(directories: Sequence[str] = DESCRIPTIONS) -> str | None:
-    """The program that libvirt takes for a virtiofs device without ``<binary path>``: the first description by file
-    name.
+def find_described_daemon(directories: Sequence[str] = DESCRIPTIONS) -> str | None:
+    """Return the program that libvirt takes for a virtiofs device without ``<binary path>``: the first description by
+    file name.
     """
     files = {
         os.path.basename(path): path
@@ -102,9 +99,9 @@ def _is_script(path: str) -> bool:
 
 
 def last_words(domain: str, since: float, directory: str = LOGS) -> str | None:
-    """The last line that a virtiofsd of ``domain`` logged after the time ``since`` (seconds since the epoch).
+    """Return the last line that a virtiofsd of ``domain`` logged after the time ``since`` (seconds since the epoch).
 
-    libvirt reports a daemon that ends at once as a refused connection; only its log says why.
+    If a daemon ends at once, libvirt reports a refused connection. Only the daemon's log has the reason.
     """
     logs = glob.glob(os.path.join(glob.escape(directory), f"{glob.escape(domain)}-fs*-virtiofsd.log"))
     recent = [path for path in logs if os.stat(path).st_mtime >= since]
@@ -112,4 +109,4 @@ def last_words(domain: str, since: float, directory: str = LOGS) -> str | None:
     return lines[-1] if lines else None
 
 
-__all__ = ["DESCRIPTIONS", "WRAPPER", "Daemon", "default_binary", "described_daemon", "find_daemon", "last_words"]
+__all__ = ["DESCRIPTIONS", "WRAPPER", "Daemon", "default_binary", "find_daemon", "find_described_daemon", "last_words"]

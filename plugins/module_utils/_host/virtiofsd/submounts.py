@@ -50,9 +50,8 @@ def submount_warnings(domain: str, source: str) -> list[str]:
     """Return a warning for each of :func:`unknown_submounts`, in an order that stays."""
     return [
         f"The file system {mount} was mounted after a virtiofsd began to share {source}, which does not see it: the "
-        "guest can unmount it on this host "
-        "by removing the directory. Make the mounts of this host shared ('mount --make-rshared /'), then stop and "
-        f"start the domain {domain!r}."
+        "guest can unmount it on this host by removing the directory. Make the mounts of this host shared ('mount "
+        f"--make-rshared /'), then stop and start the domain {domain!r}."
         for mount in sorted(unknown_submounts(source), key=lambda mount: mount.mount_point)
     ]
 

@@ -56,10 +56,8 @@ AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 #: Names of extended attributes that a guest may set on files of the host, as ``virtiofsd --xattrmap`` takes them:
 #: those of users, access control lists and the capabilities of files, not those of security modules and of root.
 ATTRIBUTES = (
-    ":ok:all:security.capability:security.capability:"
-    ":unsupported:all:security.:security.:"
-    ":unsupported:all:trusted.:trusted.:"
-    ":ok:all:::"
+    ":ok:all:security.capability:security.capability::unsupported:all:security.:security.:"
+    ":unsupported:all:trusted.:trusted.::ok:all:::"
 )
 
 
@@ -316,8 +314,7 @@ def check(path: str) -> Found:
     changed = None if recorded is None else difference(recorded, found, path)
     if changed is not None:
         raise Refused(
-            f"{changed}; put the old one back, or remove the export and add it again (virtiofs_export) to share "
-            "what "
+            f"{changed}; put the old one back, or remove the export and add it again (virtiofs_export) to share what "
             "is there now"
         )
     return found

@@ -42,10 +42,10 @@ DATASTORE_CHECK_SPEC = ArgumentSpec(
     }
 ).merge(CATALOG_OPTIONS)
 
-#: Of the checksums that are recorded.
+#: The algorithm of checksums that are recorded.
 ALGORITHM = "sha256"
 
-#: What a finding names as its attribute where the data by itself is not whole.
+#: The attribute of a finding about data that is not whole by itself.
 DATA = "data"
 
 #: Paths of images, and of what lies beside them.
@@ -56,7 +56,7 @@ Finding = dict[str, Any]
 
 @records.dataclass
 class Checked:
-    """A datastore, with what the catalog and the disk say of it."""
+    """A datastore, as the catalog and as the disk has it."""
 
     driver: DatastoreDriver
     images: Sequence[Image]
@@ -66,35 +66,65 @@ class Checked:
 
     def __post_init__(self) -> None:
         self.stored = {one.path: one for one in self.inventory.images}
-        self.strays = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
-        self.orphans = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
-        lost = [] if self.error else [image for image in self.images if image.path not in self.stored]
-        self.missing = [{"id": image.id, "name": image.name, "path": image.path, "repaired": False} for image in lost]
-        self.leftovers = [
+        self.orphaned = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
+        self.orphans: list[Finding] = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
+        self.missing: list[Finding] = [
+            {"id": image.id, "name": image.name, "path": image.path, "repaired": False}
+            for image in self.images
+            if self.error is None and image.path not in self.stored
+        ]
+        self.leftovers: list[Finding] = [
             {"path": one.path, "allocated_bytes": one.allocated, "repaired": False} for one in self.inventory.stale
         ]
         self.drift: list[Finding] = []
 
+    def forget(self, reference: str, image: Image) -> None:
+        """Note that an image is forgotten.
+
+        :raises Conflict: it has data.
+        """
+        if image.path in self.stored:
+            raise Conflict(
+                f"remove: {reference!r} is the image {image.name!r}, whose data is there; the module "
+                "granary.vmstore.image removes it."
+            )
+        for finding in self.missing:
+            if finding["id"] == image.id:
+                finding["repaired"] = True
+
+    def remove(self, reference: str, data: str) -> Finding | None:
+        """Note that data is removed, and return the finding of it; ``None`` where it is gone already.
+
+        :raises Conflict: the data is used.
+        """
+        found = [finding for finding in self.orphans if data_of(finding["path"]) == data]
+        for finding in found:
+            finding["repaired"] = True
+        users = self.driver.users(data)
+        if users:
+            raise Conflict(f"remove: {reference!r} can't be removed while it is used by {', '.join(users)}.")
+        if found:
+            return found[0]
+        return {"path": data, "allocated_bytes": None} if data in self.orphaned else None
+
     def has_drift(self, image: Image) -> bool:
         return any(finding["id"] == image.id and not finding["repaired"] for finding in self.drift)
 
-    def described(self) -> dict[str, object]:
+    def as_result(self) -> dict[str, object]:
         datastore = self.driver.datastore
         findings = {"orphans": self.orphans, "missing": self.missing, "drift": self.drift, "leftovers": self.leftovers}
         return {
-            **{
-                "id": datastore.id,
-                "name": datastore.name,
-                "error": self.error,
-                "unknown": list(self.inventory.foreign),
-            },
-            **{"consistent": self.error is None and all(one["repaired"] for kind in findings.values() for one in kind)},
+            "id": datastore.id,
+            "name": datastore.name,
+            "error": self.error,
+            "unknown": list(self.inventory.foreign),
+            "consistent": self.error is None and all(one["repaired"] for kind in findings.values() for one in kind),
             **findings,
         }
 
 
 class DatastoreCheckService(CatalogService):
-    """Plans the repair of one datastore or of all; without ``repair`` the plan is empty, and only its result tells."""
+    """Plans the repair of one datastore or of all; without ``repair`` the plan is empty and has only a result."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
@@ -106,7 +136,8 @@ class DatastoreCheckService(CatalogService):
         self.remove = [absolute("remove", one) if one.startswith("/") else one for one in options["remove"]]
         # Data is read before the transaction. These outlive the plan: checksums, by what tells that it is still the
         # same data, and what didn't answer.
-        self._checksums: dict[tuple[str, int, int], str] | None = None
+        self._checksums: dict[tuple[str, int, int], str] = {}
+        self._has_read_data = False
         self._failed: dict[int, str] = {}
 
     def plan(self) -> Plan:
@@ -115,8 +146,8 @@ class DatastoreCheckService(CatalogService):
                 f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
             )
         self._plan = Plan()
-        read_data = self.options["checksums"] and self._checksums is None
-        self._checksums = self._checksums or {}
+        read_data = self.options["checksums"] and not self._has_read_data
+        self._has_read_data = True
         checked = [
             self._check(driver, read_data)
             for driver in (
@@ -134,8 +165,8 @@ class DatastoreCheckService(CatalogService):
         if self.repair:
             for one in checked:
                 self._sweep(one)
-        described = [one.described() for one in checked]
-        self._plan.result = {"datastores": described, "consistent": all(one["consistent"] for one in described)}
+        result = [one.as_result() for one in checked]
+        self._plan.result = {"datastores": result, "consistent": all(one["consistent"] for one in result)}
         return self._plan
 
     def _check(self, driver: DatastoreDriver, read_data: bool) -> Checked:
@@ -159,12 +190,12 @@ class DatastoreCheckService(CatalogService):
         return Checked(driver, images, error=self._failed[datastore.id])
 
     def _compare(self, checked: Checked) -> None:
-        """What is wrong with the rows of images whose data is there."""
+        """Find what is wrong with the rows of images that have data."""
         for image in checked.images:
             stored = checked.stored.get(image.path)
             if stored is None:
                 continue
-            changes: dict[str, object] = {}
+            changes: dict[str, Any] = {}
             for attribute, found in self._differences(image, stored):
                 # What else differs is no mistake of the catalog: something has happened to the data.
                 repaired = self.repair and attribute == "size_mb" and found is not None
@@ -191,11 +222,11 @@ class DatastoreCheckService(CatalogService):
                 changes["checksum"] = checksum
             if changes:
                 before = {name: getattr(image, name) for name in changes}
-                apply = functools.partial(IMAGES.update, self.catalog, records.replace(image, **changes))
-                self._plan.actions.append(Action("correct image", image.name, before, changes, apply))
+                record = functools.partial(IMAGES.update, self.catalog, records.replace(image, **changes))
+                self._plan.actions.append(Action("correct image", image.name, before, changes, record))
 
     def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:
-        """Attributes, and what was found; ``None`` where that can't be told."""
+        """Yield attributes that differ, each with what was found; ``None`` where that isn't known."""
         size = stored.virtual_size(image.format)
         if stored.format is None or image.format not in ("raw", stored.format):
             yield "format", stored.format
@@ -219,26 +250,16 @@ class DatastoreCheckService(CatalogService):
             if one is None:
                 continue
             if image is not None:
-                if image.path in one.stored:
-                    raise Conflict(
-                        f"remove: {reference!r} is the image {image.name!r}, whose data is there; the module "
-                        "granary.vmstore.image removes it."
-                    )
+                one.forget(reference, image)
                 forgotten[image.id] = image
-                for finding in one.missing:
-                    finding["repaired"] |= finding["id"] == image.id
             if data is not None:
-                found = [finding for finding in one.orphans if data_of(finding["path"]) == data]
-                for finding in found:
-                    finding["repaired"] = True
-                users = one.driver.users(data)
-                if users:
-                    raise Conflict(f"remove: {reference!r} can't be removed while it is used by {', '.join(users)}.")
-                if found or data in one.strays:
-                    removed[data] = (one, found[0] if found else {"path": data, "allocated_bytes": None})
+                finding = one.remove(reference, data)
+                if finding is not None:
+                    removed[data] = one, finding
         for image in forgotten.values():
             self._forget(image)
-        # Last, as it can't be taken back; what has no row needs none.
+        # Last, as it can't be taken back, and in the transaction, because nobody may record the data meanwhile. What
+        # has no row needs none.
         for data, (one, finding) in removed.items():
             before = {"allocated_bytes": finding["allocated_bytes"]}
             self._plan.actions.append(
@@ -248,8 +269,8 @@ class DatastoreCheckService(CatalogService):
             )
 
     def _named(self, reference: str, checked: Sequence[Checked]) -> tuple[Checked | None, Image | None, str | None]:
-        """What a user wants removed: its datastore, its image where the catalog has one, and the path of its data where
-        that is named.
+        """Return what is to be removed: the datastore, the image where the catalog has one, and the path of data where
+        ``reference`` is one.
         """
         accepted = "the path of data in a datastore that is checked, or the name or id of an image there, is expected"
         data = data_of(reference) if reference.startswith("/") else None
@@ -301,13 +322,13 @@ def _fits_origin(image: Image, checksum: str) -> bool:
 
 
 def algorithm_of(image: Image) -> str:
-    """The algorithm of the image's recorded checksum, or of the one to record."""
+    """Return the algorithm of the image's recorded checksum, or of the one to record."""
     algorithm = (image.checksum or image.origin_checksum or "").partition(":")[0]
     return algorithm if algorithm in DIGEST_LENGTHS else ALGORITHM
 
 
 def data_of(path: str) -> str | None:
-    """The path of the image that ``path`` is, or lies beside."""
+    """Return the path of the image that ``path`` is, or lies beside."""
     found = _DATA.fullmatch(path)
     return found and found[1]
 

@@ -20,15 +20,16 @@ from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
 from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._driver.datastore.attributes import check_values, settings_of
-from ..._driver.datastore.base import TIMEOUT, DatastoreDriver, DriverInfo
-from ..._driver.registry import datastore_driver
+from ..._driver.datastore.base import TIMEOUT, DatastoreDriver
+from ..._driver.info import DriverInfo
+from ..._driver.registry import class_for, new_driver
 from ..._model.datastore import Datastore
 from ..._model.names import check_host, check_name
 from ..catalog import CATALOG_OPTIONS, CatalogService
 
 TYPES = ("image", "system", "backup", "file")
 
-#: A day.
+#: Upper bound of a timeout in seconds: a day.
 LONGEST_TIMEOUT = 86400
 
 DATASTORE_SPEC = ArgumentSpec(
@@ -50,7 +51,7 @@ DATASTORE_SPEC = ArgumentSpec(
     required_one_of=[["id", "name"]],
 ).merge(CATALOG_OPTIONS)
 
-#: What can't be changed: the data would have to move, or be read by another driver.
+#: Options that can't be changed, because the data would have to move, or be read by another driver.
 FIXED = ("type", "ds_driver", "tm_driver", "base_path")
 
 
@@ -65,8 +66,8 @@ class DatastoreService(CatalogService):
         self.create = options["state"] == "present"
         self.id: int | None = options["id"]
         self.name: str | None = options["name"]
-        self.wish = read_wish(options)
-        self._tried: dict[str, str] = {}
+        self._given = parse_options(options)
+        self._tried: Mapping[str, str] = {}
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -79,10 +80,9 @@ class DatastoreService(CatalogService):
                     self.path,
                     None,
                     {"datastores": [one.name for one in DATASTORES.rows(self.catalog)]},
-                    lambda: None,
                 )
             )
-        found = DATASTORES.find(self.catalog, self.name if self.id is None else self.id)
+        found = DATASTORES.find(self.catalog, str(self.name) if self.id is None else self.id)
         if not self.create:
             if found is not None:
                 plan.actions.append(self._removal(found))
@@ -94,14 +94,14 @@ class DatastoreService(CatalogService):
         check_datastore(wanted)
         self._try_attributes(wanted, found)
         if wanted != found:
-            apply = (
+            record = (
                 functools.partial(self._insert, wanted)
                 if found is None
                 else functools.partial(DATASTORES.update, self.catalog, wanted)
             )
             verb = "create" if found is None else "update"
             plan.actions.append(
-                Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), apply)
+                Action(f"{verb} datastore", wanted.name, found and found.as_dict(), wanted.as_dict(), record)
             )
         plan.result["datastore"] = wanted.as_dict()
         return plan
@@ -120,9 +120,9 @@ class DatastoreService(CatalogService):
             raise NotFound(
                 f"id: there is no datastore {self.id} in the catalog {self.path}, and a new one gets its id by itself."
             )
-        kind = self.wish.get("type", "image")
+        kind = self._given.get("type", "image")
         for option, types in (("ds_driver", ("image", "backup", "file")), ("tm_driver", ("image", "system", "file"))):
-            if kind in types and option not in self.wish:
+            if kind in types and option not in self._given:
                 raise InvalidInput(option, None, f"a new datastore of type {kind!r} needs one")
         number = self.catalog.next_id("datastore")
         defaults = {
@@ -131,23 +131,23 @@ class DatastoreService(CatalogService):
             "tm_driver": None,
             "base_path": f"{self.datastore_location}/{number}",
         }
-        return Datastore(id=number, name=str(self.name), **{**defaults, **self.wish})
+        return Datastore(id=number, name=str(self.name), **{**defaults, **self._given})
 
     def _updated(self, found: Datastore) -> Datastore:
         for option in FIXED:
             old = getattr(found, option)
-            if self.wish.get(option, old) != old:
+            if self._given.get(option, old) != old:
                 raise Conflict(
                     f"{option}: the datastore {found.name!r} was created with {old!r}, which can't change to "
-                    f"{self.wish[option]!r}."
+                    f"{self._given[option]!r}."
                 )
-        return records.replace(found, name=self.name or found.name, **self.wish)
+        return records.replace(found, name=self.name or found.name, **self._given)
 
     def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
         """Try new values once, and not in the transaction: commands are run for that."""
         known = [self._tried, None if found is None else found.attributes]
         if wanted.attributes not in known:
-            datastore_driver(wanted.ds_driver)(wanted).try_attributes()
+            new_driver(wanted).try_attributes()
             self._tried = wanted.attributes
 
     def _check_unique(self, wanted: Datastore) -> None:
@@ -159,7 +159,10 @@ class DatastoreService(CatalogService):
                     )
 
     def _check_apart(self, wanted: Datastore) -> None:
-        """One datastore in another would have files there that are none of its images."""
+        """Refuse one datastore in another, which would find files there that are none of its images.
+
+        :raises Conflict: ``base_path`` is within another one, or around it.
+        """
         for other in DATASTORES.rows(self.catalog):
             if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
                 raise Conflict(
@@ -189,26 +192,26 @@ class DatastoreService(CatalogService):
         )
 
 
-def read_wish(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are given, checked one by one, as values of :class:`Datastore`."""
+def parse_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are given, checked one by one, as values of :class:`Datastore`."""
     if options["name"] is not None:
         check_name("name", options["name"])
-    wish = {name: options[name] for name in FIXED if options[name] is not None}
-    if "base_path" in wish:
-        wish["base_path"] = absolute("base_path", wish["base_path"])
+    given: dict[str, Any] = {name: options[name] for name in FIXED if options[name] is not None}
+    if "base_path" in given:
+        given["base_path"] = absolute("base_path", given["base_path"])
     for name in ("safe_dirs", "restricted_dirs"):
         if options[name] is not None:
-            wish[name] = _unique(absolute(name, path) for path in options[name])
+            given[name] = _unique(absolute(name, path) for path in options[name])
     if options["bridge_list"] is not None:
-        wish["bridge_list"] = _unique(check_host("bridge_list", host) for host in options["bridge_list"])
+        given["bridge_list"] = _unique(check_host("bridge_list", host) for host in options["bridge_list"])
     if options["clusters"] is not None:
         for cluster in options["clusters"]:
             if cluster < 0:
                 raise InvalidInput("clusters", cluster, "ids from 0 on are expected")
-        wish["clusters"] = _unique(options["clusters"])
+        given["clusters"] = _unique(options["clusters"])
     if options["attributes"] is not None:
-        wish["attributes"] = {str(name): _attribute_text(name, value) for name, value in options["attributes"].items()}
-    return wish
+        given["attributes"] = {str(name): _attribute_text(name, value) for name, value in options["attributes"].items()}
+    return given
 
 
 def _unique(values: Any) -> tuple[Any, ...]:
@@ -230,7 +233,7 @@ def check_datastore(datastore: Datastore) -> None:
     """
     if datastore.type == "system" and datastore.ds_driver is not None:
         raise InvalidInput("ds_driver", datastore.ds_driver, "a datastore of type 'system' has none")
-    info = datastore_driver(datastore.ds_driver).info
+    info = class_for(datastore).info
     if datastore.type not in info.datastore_types:
         raise InvalidInput(
             "type", datastore.type, f"the {info.name} driver serves datastores of type {_listed(info.datastore_types)}"
@@ -276,11 +279,12 @@ def driver_of(
     datastores: Sequence[Datastore] | None = None,
     log: Callable[[str], object] = str,
 ) -> DatastoreDriver:
-    """The driver of a datastore of this catalog. No image is made of what any datastore stores, or of the catalog.
+    """Return the driver of a datastore of this catalog, which makes no image of the files of any datastore or of the
+    catalog.
 
     :arg timeout: seconds for one question to a file system.
     :arg datastores: all of the catalog, where they are read already.
-    :arg log: is told what the driver does, one line a call.
+    :arg log: is given what the driver does, one line a call.
     """
     protected = {
         directory
@@ -288,18 +292,17 @@ def driver_of(
         for directory in other.directories()
     }
     protected.add(real_path(catalog.path))
-    driver = datastore_driver(datastore.ds_driver)
-    return driver(
+    return new_driver(
         datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log
     )
 
 
 def check_timeout(seconds: int) -> None:
     """
-    :raises InvalidInput: less than a second, or so long that nobody waits for it.
+    :raises InvalidInput: ``seconds`` is less than one, or so long that nobody waits for it.
     """
     if not 1 <= seconds <= LONGEST_TIMEOUT:
         raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")
 
 
-__all__ = ["DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "driver_of", "read_wish"]
+__all__ = ["DATASTORE_SPEC", "DatastoreService", "check_datastore", "check_timeout", "driver_of", "parse_options"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Datastores as they are: what the catalog knows of them, how full they are, and what is in them (spec: storage-driver,
+"""Datastores as they are: as the catalog has them, how full they are, and their data (spec: storage-driver,
 "monitor").
 """
 
@@ -18,8 +18,8 @@ from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, VmstoreError
 from ..._core.plain import to_plain
-from ..._driver.datastore.base import OPTIONAL_ACTIONS, DriverInfo
-from ..._driver.registry import datastore_driver
+from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
+from ..._driver.registry import new_driver
 from ..._model.datastore import Datastore
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, reading
@@ -37,8 +37,9 @@ DATASTORE_INFO_SPEC = ArgumentSpec(
 
 
 def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """Every datastore, or one by name or id, each with its capacity and its images, or why they couldn't be read, and
-    its driver's abilities.
+    """Return every datastore, or one by name or id.
+
+    Each has its capacity and its images, or why they couldn't be read, and the abilities of its driver.
 
     :raises DependencyNotFound: there is none of that name or id.
     """
@@ -51,7 +52,7 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
-    """All, or the one of this name or id.
+    """Return all datastores, or the one of this name or id.
 
     :raises DependencyNotFound: there is none.
     """
@@ -64,17 +65,15 @@ def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
 
 
 def holds_images(info: DriverInfo) -> bool:
-    """Whether the data of images is in the datastore, so that there is an inventory."""
+    """Return whether the data of images is in the datastore, so that there is an inventory."""
     return info.stores_data and bool(info.image_types)
 
 
 def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
-    """What the file system says of one datastore; an error is part of the answer, so that the others are still
-    answered.
-    """
-    driver = datastore_driver(datastore.ds_driver)(datastore, timeout=timeout)
+    """Return the file system's part of one datastore, or an error as its part, so that the others are returned, too."""
+    driver = new_driver(datastore, timeout=timeout)
     answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
-    answer["supports"] = {action.replace("-", "_"): action in driver.info.actions for action in OPTIONAL_ACTIONS}
+    answer["supports"] = {action: action in driver.info.actions for action in OPTIONAL_ACTIONS}
     inventory = None
     try:
         start = time.monotonic()
@@ -87,12 +86,12 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
     except VmstoreError as error:
         answer["monitor_error"] = str(error)
     stored = {one.path: one for one in inventory.images} if inventory is not None else {}
-    answer["images"] = [_described(image, stored.get(image.path)) for image in images]
+    answer["images"] = [_as_result(image, stored.get(image.path)) for image in images]
     answer["orphans"] = [] if inventory is None else list(orphans(inventory, images))
     return answer
 
 
-def _described(image: Image, stored: StoredImage | None) -> dict[str, object]:
+def _as_result(image: Image, stored: StoredImage | None) -> dict[str, object]:
     return {
         **{name: getattr(image, name) for name in ("id", "name", "path", "format")},
         "allocated_bytes": stored and stored.allocated,
@@ -102,9 +101,7 @@ def _described(image: Image, stored: StoredImage | None) -> dict[str, object]:
 
 
 def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
-    """Data of no image of the catalog: image files with their snapshots, and snapshots or checksums without an image
-    file.
-    """
+    """Yield data of no image of the catalog: image files with their snapshots, and snapshots or checksums alone."""
     known = {image.path for image in images}
     for one in inventory.images:
         if one.path not in known:
@@ -112,9 +109,9 @@ def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str,
                 "path": one.path,
                 "allocated_bytes": one.allocated + sum(snapshot.allocated for snapshot in one.snapshots),
             }
-    for one in inventory.orphaned:
-        if one.path.rpartition(".")[0] not in known:
-            yield {"path": one.path, "allocated_bytes": one.allocated}
+    for beside in inventory.orphaned:
+        if beside.path.rpartition(".")[0] not in known:
+            yield {"path": beside.path, "allocated_bytes": beside.allocated}
 
 
 __all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "holds_images", "orphans", "wanted_datastores"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Scripts of a front-end that ours replace, kept for the way back.
+"""Scripts of a front-end that the drivers replace, kept for the way back.
 
 They are kept outside the remotes, because a front-end copies all files there to every host, and not executable, in a
 directory that only root can change.
@@ -35,7 +35,7 @@ OLDER = r"(?P<action>[a-z_]+)(\.[0-9]+)?(?P<date>\.[0-9]{4}-[0-9]{2}-[0-9]{2}@[0
 
 
 class KeptScripts:
-    """The scripts that are kept of one driver.
+    """The kept scripts of one driver.
 
     :arg kept: where the scripts of all drivers are kept, below the paths that they had.
     :arg driver: path of the driver's directory in the remotes.
@@ -53,7 +53,7 @@ class KeptScripts:
         self._keep(opened, action, action + time.strftime(DATE))
 
     def move(self, opened: int, names: Sequence[str]) -> None:
-        """Move here what an older version kept in the driver's directory: files with names that :func:`kept_beside`
+        """Move here what an older version kept in the driver's directory: files with names that :func:`find_older`
         returns.
 
         :raises InvalidInput, NoSpace, FileAccessFailed: as :meth:`keep`.
@@ -74,7 +74,7 @@ class KeptScripts:
             write_atomic(f"{self.directory}/{kept}", script, mode=0o600)
 
 
-def kept_beside(names: Sequence[str], actions: Sequence[str]) -> list[str]:
+def find_older(names: Sequence[str], actions: Sequence[str]) -> list[str]:
     """Return those of the names in a driver's directory under which an older version kept scripts of the actions."""
     matches = (re.fullmatch(OLDER, name) for name in sorted(names))
     return [found[0] for found in matches if found and found["action"] in actions]
@@ -109,4 +109,4 @@ def _read(opened: int, name: str) -> bytes | None:
     return script
 
 
-__all__ = ["MARK", "KeptScripts", "kept_beside"]
+__all__ = ["MARK", "KeptScripts", "find_older"]

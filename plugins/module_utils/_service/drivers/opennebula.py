@@ -31,7 +31,7 @@ from ..._core.plan import Action, Plan
 from ..._host.made_directory import open_or_make, require_only_root
 from ..._remote.engine import ENGINE
 from ..service import Service
-from .kept_scripts import MARK, KeptScripts, kept_beside
+from .kept_scripts import MARK, KeptScripts, find_older
 
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
     {
@@ -184,9 +184,10 @@ class OpennebulaDriversService(Service):
     # The drivers
 
     def _check_remotes(self) -> None:
-        """
-        :raises NotFound: there is no such directory, or it isn't that of a front-end; :raises PathNotAllowed: links of
-            others lead to it.
+        """Refuse a directory that isn't the directory of remotes of a front-end.
+
+        :raises NotFound: there is no such directory, or something is missing in it.
+        :raises PathNotAllowed: links of others lead to it.
         """
         for path in (self.remotes, *(os.path.join(self.remotes, name) for name in REMOTES)):
             with os_errors(f"look at the directory {path}"):
@@ -211,22 +212,22 @@ class OpennebulaDriversService(Service):
         ):
             there = os.listdir(descriptor_path(descriptor))
             found = {action: self._is_right(descriptor, action) for action in ACTIONS if action in there}
-            older = kept_beside(there, ACTIONS)
+            older = find_older(there, ACTIONS)
         wrong = [action for action in ACTIONS if not found.get(action)]
         kept = KeptScripts(self.kept, path)
         if older or any(action in found for action in wrong):
             with os_errors(f"look at the directory {self.kept}"):
                 require_only_root("kept", self.kept, "the front-end's own scripts are restored from there")
         if older:
-            apply = functools.partial(self._move_kept, path, kept, older)
+            record = functools.partial(self._move_kept, path, kept, older)
             plan.actions.append(
-                Action("move kept scripts", path, {"kept": older}, {"directory": kept.directory}, apply)
+                Action("move kept scripts", path, {"kept": older}, {"directory": kept.directory}, record)
             )
         if wrong:
             before = [action for action in wrong if action in found]
-            apply = functools.partial(self._install_driver, path, kept)
+            record = functools.partial(self._install_driver, path, kept)
             plan.actions.append(
-                Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, apply)
+                Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, record)
             )
 
     @staticmethod

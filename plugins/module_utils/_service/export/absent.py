@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ..._catalog.catalog import read_catalog
 from ..._catalog.images import IMAGES
 from ..._core.paths import real_path
-from ..._core.plan import Action
+from ..._core.plan import Action, nothing
 from ..._core.records import dataclass, replace
 from ..._image.nocloud_seed import SeedMount, read_seed
 from ..._libvirt.connection import Hypervisor
@@ -21,10 +21,10 @@ from ..._libvirt.devices.filesystem import VirtioFs
 from ..image.attachment import ImageAttachment, attachments
 from .catalog_attachment import detach_action
 from .definition import removal_action
+from .domain_restart import RestartPlan
 from .domains import devices_of
 from .guest_ids import free_own_ids
 from .options import ExportSpec
-from .plan import ExportPlan
 from .record import forget_directories
 from .running import plan_unplug
 from .seed import seed_action
@@ -51,7 +51,7 @@ class Selection:
         )
 
 
-def plan_absent(plan: ExportPlan, spec: ExportSpec, hypervisor: Hypervisor) -> None:
+def plan_absent(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor) -> None:
     """Add to ``plan`` the actions that take the export from a domain."""
     domain = hypervisor.find_domain(spec.domain)
     name = spec.domain if domain is None else domain.name
@@ -99,20 +99,19 @@ def _without_mounts(tags: set[str], mounts: Iterable[SeedMount]) -> list[SeedMou
     return [one for one in mounts if one.tag not in tags]
 
 
-def _detach_action(plan: ExportPlan, catalog: str, attached: list[ImageAttachment]) -> Action:
+def _detach_action(plan: RestartPlan, catalog: str, attached: list[ImageAttachment]) -> Action:
     """Return the action that removes attachments from the catalog, unless the guest keeps a device: as long as it can
     write to the directory, no other domain may.
     """
     action = detach_action(catalog, attached)
 
-    def detach() -> None:
-        if plan.postponed:
-            plan.postponed.append(detaching)
-        else:
-            action.apply()
+    def detach() -> str | None:
+        if plan.postponed or plan.errors:
+            return "the guest keeps a device"
+        action.record()
+        return None
 
-    detaching = replace(action, apply=detach)
-    return detaching
+    return replace(action, record=nothing, undo=nothing, finish=detach)
 
 
 def _shared_directories(hypervisor: Hypervisor) -> set[str]:

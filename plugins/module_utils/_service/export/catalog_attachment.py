@@ -31,7 +31,7 @@ def attach_action(
         faster.
     """
 
-    def apply() -> None:
+    def record() -> None:
         with open_catalog(path, create=False) as catalog, catalog.transaction():
             for one in before:
                 remove_attachment(catalog, one.image_id, one.host, one.domain)
@@ -47,15 +47,15 @@ def attach_action(
         _subject(after),
         _as_result(before),
         _as_result([after]),
-        apply,
+        record,
         functools.partial(_exchange, path, [after], before),
     )
 
 
 def detach_action(path: str, attached: Sequence[ImageAttachment]) -> Action:
     """Return the action that removes attachments, once the domain has no device of them any more."""
-    apply, undo = functools.partial(_exchange, path, attached, []), functools.partial(_exchange, path, [], attached)
-    return Action("release image", _subject(attached[0]), _as_result(attached), None, apply, undo)
+    record, undo = functools.partial(_exchange, path, attached, []), functools.partial(_exchange, path, [], attached)
+    return Action("release image", _subject(attached[0]), _as_result(attached), None, record, undo)
 
 
 def _exchange(path: str, removed: Sequence[ImageAttachment], recorded: Sequence[ImageAttachment]) -> None:

@@ -57,9 +57,9 @@ def report_daemon(plan: RestartPlan, domain: str, running: ET.Element, device: V
         plan.restart = None
         plan.warnings.append(
             f"The domain {domain!r} still uses the directory that was at {device.source!r} when its virtiofsd started. "
-            "Since then a file system was "
-            "mounted or unmounted there, or the directory was replaced, and this host doesn't see what the guest "
-            "writes. Stop and start the domain once the right directory is there. No option of this module does that."
+            "Since then a file system was mounted or unmounted there, or the directory was replaced, and this host "
+            "doesn't see what the guest writes. Stop and start the domain once the right directory is there. No option "
+            "of this module does that."
         )
     elif state.value == STOPPED:
         pids = " ".join(map(str, state.pids))

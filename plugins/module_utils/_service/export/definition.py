@@ -125,9 +125,9 @@ def removal_action(domain: Domain, is_unwanted: Callable[[VirtioFs], bool]) -> t
     return action, {tag for _element, tag in found}
 
 
-def _action(name: str, edit: DefinitionEdit, apply: Callable[[], None]) -> Action:
+def _action(name: str, edit: DefinitionEdit, record: Callable[[], None]) -> Action:
     before, after = edit.differing_elements()
-    return Action(name, f"domain {edit.domain.name!r}", before, after, apply, edit.undo)
+    return Action(name, f"domain {edit.domain.name!r}", before, after, record, edit.undo)
 
 
 __all__ = ["check_other_domains", "complete_device", "create_device", "definition_action", "removal_action"]

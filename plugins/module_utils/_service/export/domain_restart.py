@@ -114,10 +114,12 @@ class RestartPlan(Plan):
             subject, before = f"domain {self.restart.domain.name!r}", {"restart_reasons": self.reasons}
             self.actions.append(Action(RESTART, subject, before, {"restart_reasons": []}, self.restart.apply))
 
-    def commit(self) -> None:
-        """Apply every action but the restart, which takes long and can't be taken back: :func:`finish` does it."""
+    def run(
+        self, recording: Callable[[Plan], contextlib.AbstractContextManager[Plan]] = contextlib.nullcontext
+    ) -> Plan:
+        """Run every action but the restart, which takes long and can't be taken back: :func:`finish` does it."""
         self.actions = [action for action in self.actions if action.name != RESTART]
-        super().commit()
+        return super().run(recording)
 
 
 def allowed_restart(domain: Domain | None, restart: str, timeout: int) -> DomainRestart | None:
@@ -155,27 +157,28 @@ def finish(
     try:
         plan.restart.start()
     except LibvirtFailed as error:
-        raise LibvirtFailed(f"{error} {_fall_back(exclusive, plan.actions, plan.restart.domain, defined)}") from error
+        raise LibvirtFailed(f"{error} {_fall_back(exclusive, plan, plan.restart.domain, defined)}") from error
     plan.add_restart()
     with exclusive():
         again = plan_again()
-        again.commit()
+        again.run()
     plan.actions += again.actions
     plan.result, plan.reasons, plan.warnings = again.result, again.reasons, again.warnings
 
 
 def _fall_back(
-    exclusive: Callable[[], contextlib.AbstractContextManager[object]], done: list[Action], domain: Domain, defined: str
+    exclusive: Callable[[], contextlib.AbstractContextManager[object]], done: RestartPlan, domain: Domain, defined: str
 ) -> str:
-    """Start the domain as it was before the actions ``done``, and return a sentence about that.
+    """Start the domain as it was before the plan ``done``, and return a sentence about that.
 
     :arg defined: its definition now.
     """
     with exclusive():
-        if not done or domain.persistent_xml() != defined:  # by another program, whose change isn't taken back
+        if not done.changed or domain.persistent_xml() != defined:  # by another program, whose change isn't taken back
             return f"The domain {domain.name!r} is off now."
-        for action in reversed(done):
-            action.undo()
+        troubles = done.take_back()
+    if troubles:
+        return " ".join([f"The domain {domain.name!r} is off now.", *troubles])
     try:
         domain.start()
     except LibvirtFailed:

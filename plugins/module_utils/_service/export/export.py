@@ -18,9 +18,8 @@ from ..._core.locks import locked
 from ..._libvirt.connection import Hypervisor
 from ..service import Service
 from .absent import plan_absent
-from .domain_restart import allowed_restart, finish
+from .domain_restart import RestartPlan, allowed_restart, finish
 from .options import parse_options
-from .plan import ExportPlan
 from .present import plan_present
 from .resolve import foretell_device
 
@@ -50,8 +49,8 @@ class VirtiofsExportService(Service):
         with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
             yield
 
-    def plan(self) -> ExportPlan:
-        plan = ExportPlan()
+    def plan(self) -> RestartPlan:
+        plan = RestartPlan()
         try:
             domain = self.hypervisor.find_domain(self.spec.domain)
         except LibvirtMissing as error:
@@ -68,15 +67,15 @@ class VirtiofsExportService(Service):
         plan.add_restart()
         return plan
 
-    def converge(self) -> ExportPlan:
+    def converge(self) -> RestartPlan:
         with self.exclusive():
             plan = self.plan()
-            plan.commit()
+            plan.run()
         finish(plan, self.exclusive, self.plan)
         return plan
 
-    def unknown(self) -> ExportPlan:
-        plan = ExportPlan()
+    def unknown(self) -> RestartPlan:
+        plan = RestartPlan()
         device = foretell_device(self.spec) if self.spec.is_present else None
         plan.result.update(domain=self.spec.domain, device=device)
         return plan

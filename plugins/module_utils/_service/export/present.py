@@ -19,12 +19,12 @@ from ..._libvirt.devices.filesystem import VirtioFs
 from ..._libvirt.edit import DefinitionEdit
 from .access import check_access
 from .definition import check_other_domains, complete_device, create_device, definition_action
+from .domain_restart import RestartPlan
 from .domains import read_domains
 from .guest_ids import GuestIds, decide_ids, free_own_ids
 from .identity import daemon_user, warning_of_owners
 from .info import device_as_result
 from .options import ExportSpec
-from .plan import ExportPlan
 from .record import ExportRecord
 from .resolve import Export, resolve_export
 from .running import plan_plug
@@ -32,7 +32,7 @@ from .seed import seed_action
 from .support import check_read_only, check_wrapper, find_support
 
 
-def plan_present(plan: ExportPlan, spec: ExportSpec, hypervisor: Hypervisor, *, is_foretelling: bool) -> None:
+def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *, is_foretelling: bool) -> None:
     """Add to ``plan`` the actions that give a domain the export.
 
     :arg is_foretelling: whether this is check mode, where tasks before this one have changed nothing.

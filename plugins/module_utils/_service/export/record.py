@@ -15,10 +15,10 @@ from collections.abc import Callable
 from ..._core.errors import Conflict, FileAccessFailed, PathNotAllowed, StaleState, os_errors
 from ..._core.paths import real_path
 from ..._core.plan import Action
+from ..._core.records import replace
 from ..._host.root_state import write_state
 from ..._host.virtiofsd import wrapper as virtiofsd_wrapper
 from ..._host.virtiofsd.wrapper import Found, Identity, Refused, UntrustedLink
-from ..prepared_action import prepared
 
 
 def resolve_source(path: str) -> str:
@@ -77,8 +77,13 @@ class ExportRecord:
             return [] if action is None else [action]
         old = _read().get(self.path)
         record, restore = functools.partial(_write, self.path, self._now), functools.partial(_write, self.path, old)
+
+        def prepare() -> Callable[[], None]:
+            record()
+            return restore
+
         if action is not None:
-            return [prepared(action, record, restore)]
+            return [replace(action, prepare=(prepare, *action.prepare))]
         return [
             Action(
                 "record directory",

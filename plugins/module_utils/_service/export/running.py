@@ -29,8 +29,8 @@ from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.domain_xml import parse, pretty
 from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
 from .daemon import has_died, report_daemon
+from .domain_restart import RestartPlan
 from .domains import shares
-from .plan import ExportPlan
 
 SAVED_STATE = (
     "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh "
@@ -38,7 +38,7 @@ SAVED_STATE = (
 )
 
 
-def plan_plug(plan: ExportPlan, domain: Domain, device: VirtioFs, seed: str | None) -> None:
+def plan_plug(plan: RestartPlan, domain: Domain, device: VirtioFs, seed: str | None) -> None:
     """Plan to plug ``device`` into the domain if it runs, or note why a restart is needed.
 
     :arg seed: the image that a CD-ROM drive of the domain has to hold.
@@ -64,7 +64,7 @@ def plan_plug(plan: ExportPlan, domain: Domain, device: VirtioFs, seed: str | No
         plan.actions.append(_plug_action(domain, device))
 
 
-def _check_live(plan: ExportPlan, domain: Domain, running: ET.Element, device: VirtioFs, live: VirtioFs) -> None:
+def _check_live(plan: RestartPlan, domain: Domain, running: ET.Element, device: VirtioFs, live: VirtioFs) -> None:
     """Compare the device of the running domain with ``device``."""
     plan.warnings.extend(submount_warnings(domain.name, device.source))
     report_daemon(plan, domain.name, running, live)
@@ -119,7 +119,7 @@ def _plug(plugged: RunningDevice, device: VirtioFs, element: ET.Element) -> None
         )
 
 
-def plan_unplug(plan: ExportPlan, domain: Domain, is_unwanted: Callable[[VirtioFs], bool]) -> set[str]:
+def plan_unplug(plan: RestartPlan, domain: Domain, is_unwanted: Callable[[VirtioFs], bool]) -> set[str]:
     """Plan to unplug devices from the domain if it runs, and return the mount tags of these devices.
 
     A device of the saved state of a domain can't be unplugged and needs a restart.
@@ -133,26 +133,18 @@ def plan_unplug(plan: ExportPlan, domain: Domain, is_unwanted: Callable[[VirtioF
     return {device.tag for _element, device in found}
 
 
-def _unplug_action(plan: ExportPlan, domain: Domain, element: ET.Element, device: VirtioFs) -> Action:
+def _unplug_action(plan: RestartPlan, domain: Domain, element: ET.Element, device: VirtioFs) -> Action:
     plugged = _running_device(domain, device)
 
-    def unplug() -> None:
-        if not plugged.unplug():
-            plan.postponed.append(action)
-            why = ", because its virtiofsd has died" if has_died(domain, device) else ""
-            plan.restart_for(
-                f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
-            )
+    def unplug() -> str | None:
+        if plugged.unplug():
+            return None
+        why = ", because its virtiofsd has died" if has_died(domain, device) else ""
+        reason = f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
+        plan.restart_for(reason)
+        return reason
 
-    action = Action(
-        "unplug virtiofs device",
-        f"running domain {domain.name!r}",
-        pretty(element),
-        None,
-        unplug,
-        functools.partial(plugged.plug_again, create_filesystem(device)),
-    )
-    return action
+    return Action("unplug virtiofs device", f"running domain {domain.name!r}", pretty(element), None, finish=unplug)
 
 
 def _running_device(domain: Domain, device: VirtioFs) -> RunningDevice:

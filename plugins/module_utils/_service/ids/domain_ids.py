@@ -27,10 +27,9 @@ from ..._host.ids.domain_ids import (
     read_allocations,
     write_allocations,
 )
-from ..._host.ids.idmap_check import covered
+from ..._host.ids.idmap_check import is_covered
 from ..._host.ids.shadow_lock import shadow_lock
 from ..._model.idmap import IdMap
-from ..prepared_action import prepared
 
 
 class DomainIds:
@@ -68,14 +67,14 @@ class DomainIds:
             ]
             taken += [(one.start, one.count) for one in lines if one.owner not in owners]
         else:
-            pool = [(one.start, one.count) for one in owned["uid"][1:] if covered(owned["gid"], one.start, one.count)]
+            pool = [
+                (one.start, one.count) for one in owned["uid"][1:] if is_covered(owned["gid"], one.start, one.count)
+            ]
         start = choose_start(self.uuid, pool, taken)
         if start is None and source != "files":
             raise UnsupportedAction(
                 f"subid: no range of {COUNT} ids is free for the domain: grant {user!r} further subordinate uids "
-                "and "
-                "gids, with the same numbers, "
-                f"where this host takes them from (subid: {source} in nsswitch.conf)."
+                f"and gids, with the same numbers, where this host takes them from (subid: {source} in nsswitch.conf)."
             )
         if start is None:
             raise Conflict(
@@ -89,17 +88,15 @@ class DomainIds:
         return IdMap(0, self.range.start, self.range.count)
 
     def granted_with(self, action: Action | None) -> list[Action]:
-        """Return ``action`` so that it allocates the range first, where that is missing; without ``action``, one
-        that does nothing else.
-        """
+        """Return ``action`` preceded by the allocation of a missing range; without ``action``, the allocation alone."""
         before, files = read_allocations(), self._missing_entries()
         if self._before == self.range and not files:
             return [] if action is None else [action]
         former = None if self._before in (None, self.range) else self._before
 
         def allocate() -> None:
-            # First the note, because a range without an entry is nobody's, but an entry without a note would be
-            # given away again.
+            # The allocation comes first: nobody gets a range without an entry in the files, but an entry without an
+            # allocation would be given away again.
             write_allocations({**before, self.uuid: self.range})
             if former is not None:
                 _edit_entries(list(subid.FILES), self.etc, functools.partial(_without, as_range(former)), former.user)
@@ -111,8 +108,12 @@ class DomainIds:
                 _edit_entries(list(subid.FILES), self.etc, lambda ranges: [*ranges, as_range(former)], former.user)
             write_allocations(before)
 
+        def prepare() -> Callable[[], None]:
+            allocate()
+            return take_back
+
         if action is not None:
-            return [prepared(action, allocate, take_back)]
+            return [replace(action, prepare=(prepare, *action.prepare))]
         return [
             Action(
                 "grant subordinate ids",
@@ -129,19 +130,21 @@ class DomainIds:
         return [
             kind
             for kind in subid.FILES
-            if not covered(subid.ranges_of(self.range.user, kind, self.etc), self.range.start, self.range.count)
+            if not is_covered(subid.ranges_of(self.range.user, kind, self.etc), self.range.start, self.range.count)
         ]
 
 
 def check_foreign_ranges(uuid: str, maps: Sequence[IdMap]) -> None:
-    """:raises Conflict: a map leads into the range of another domain."""
+    """Refuse maps into the range of another domain.
+
+    :raises Conflict: naming the map and the domain.
+    """
     for other, found in read_allocations().items():
         for one in maps:
             if other != uuid and found.overlaps(one.target, one.count):
                 raise Conflict(
                     f"The map {str(one)!r} leads into the ids {found.start}:{found.count} of the domain "
-                    f"{found.name!r} "
-                    "alone."
+                    f"{found.name!r} alone."
                 )
 
 
@@ -170,7 +173,7 @@ def free_ranges(name: str, known: set[str], uuid: str | None, used: Sequence[IdM
 def _edit_entries(
     kinds: Sequence[str], etc: str, edit: Callable[[list[subid.SubidRange]], list[subid.SubidRange]], user: str
 ) -> None:
-    """Change what a user has in subuid(5) and subgid(5); nothing where this host takes subordinate ids from
+    """Change the entries of a user in subuid(5) and subgid(5); do nothing if this host takes subordinate ids from
     elsewhere.
     """
     if not kinds or subid.nss_source(etc) != "files":
@@ -181,9 +184,9 @@ def _edit_entries(
         for path in paths:
             text = read_text(path)
             ranges = [one for one in subid.parse(text) if one.owner in owners]
-            wanted = edit(ranges)
-            if wanted != ranges:
-                write_atomic(path, subid.edited(text, owners, wanted).encode("utf-8", "surrogateescape"))
+            after = edit(ranges)
+            if after != ranges:
+                write_atomic(path, subid.replace_entries(text, owners, after).encode("utf-8", "surrogateescape"))
 
 
 def _without(gone: subid.SubidRange, ranges: list[subid.SubidRange]) -> list[subid.SubidRange]:

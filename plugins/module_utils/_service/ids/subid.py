@@ -23,7 +23,7 @@ from ..._host.ids.shadow_lock import shadow_lock
 from ..._model.idmap import HIGHEST_ID
 from ..service import Service
 
-#: How many ids the spec's range has.
+#: Number of ids in the spec's range.
 DEFAULT_COUNT = 65536
 
 SUBID_SPEC = ArgumentSpec(
@@ -41,8 +41,8 @@ SUBID_INFO_SPEC = ArgumentSpec({"user": {"type": "str"}})
 
 
 @dataclass(frozen=True)
-class SubidWish:
-    """The options of the module ``subid``, checked."""
+class SubidSpec:
+    """The desired state of a user's ranges: the options of the module ``subid``, checked."""
 
     user: str
     start: int | None = None
@@ -82,22 +82,22 @@ class SubidService(Service):
     ``etc`` is the directory of both and of nsswitch.conf.
     """
 
-    def __init__(self, wish: SubidWish, etc: str = "/etc") -> None:
-        self.wish = wish
+    def __init__(self, desired: SubidSpec, etc: str = "/etc") -> None:
+        self.desired = desired
         self.etc = etc
 
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
-        return shadow_lock(*(self._path(kind) for kind in self.wish.kinds))
+        return shadow_lock(*(self._path(kind) for kind in self.desired.kinds))
 
     def plan(self) -> Plan:
         plan = Plan()
-        for kind in self.wish.kinds:
+        for kind in self.desired.kinds:
             ranges = self._plan_kind(plan, kind)
             plan.result[subid.FILES[kind]] = [as_result(found) for found in ranges]
             for other in accounts_within(kind, ranges):
                 plan.warn_once(
-                    f"{other} is in the {kind} range of {self.wish.user!r}: guests whose ids are mapped there act as "
-                    "it. Give another start."
+                    f"{other} is in the {kind} range of {self.desired.user!r}: guests whose ids are mapped there act "
+                    "as it. Give another start."
                 )
         return plan
 
@@ -105,13 +105,13 @@ class SubidService(Service):
         return os.path.join(self.etc, subid.FILES[kind])
 
     def _plan_kind(self, plan: Plan, kind: str) -> list[subid.SubidRange]:
-        """Add what has to be done for ``kind``; the answer is what the user owns afterwards."""
-        owners = subid.owner_names(self.wish.user)
+        """Plan the change of the ranges of one kind, and return the user's ranges afterwards."""
+        owners = subid.owner_names(self.desired.user)
         text = read_text(self._path(kind))
         written = subid.parse(text)
-        existing = subid.ranges_of(self.wish.user, kind, self.etc)
-        wanted = self._wanted(existing)
-        if wanted == existing:
+        existing = subid.ranges_of(self.desired.user, kind, self.etc)
+        after = self._ranges_after(existing)
+        if after == existing:
             self._warn_of_other_range(plan, kind, existing)
             return existing
         source = subid.nss_source(self.etc)
@@ -121,63 +121,65 @@ class SubidService(Service):
                 f"written to {self._path(kind)}."
             )
         for other in written:
-            if other.owner not in owners and any(other.overlaps(new) for new in wanted):
+            if other.owner not in owners and any(other.overlaps(new) for new in after):
                 raise Conflict(
-                    f"The {kind} range {self.wish.start}:{self.wish.count} of {self.wish.user!r} overlaps "
+                    f"The {kind} range {self.desired.start}:{self.desired.count} of {self.desired.user!r} overlaps "
                     f"{other.start}:{other.count} of {other.owner!r} in {self._path(kind)}. Without a start, the first "
                     "free range is taken."
                 )
-        if wanted and not subid.has_account(self.wish.user):
+        if after and not subid.has_account(self.desired.user):
             plan.warn_once(
-                f"There is no account {self.wish.user!r} on this host; its subordinate ids are of no use until there "
-                "is."
+                f"There is no account {self.desired.user!r} on this host; its subordinate ids are of no use until "
+                "there is."
             )
-        self._add_action(plan, kind, existing, wanted, text, subid.edited(text, owners, wanted))
-        return wanted
+        self._add_action(plan, kind, existing, after, text, subid.replace_entries(text, owners, after))
+        return after
 
-    def _wanted(self, existing: list[subid.SubidRange]) -> list[subid.SubidRange]:
-        if self.wish.state == "absent":
+    def _ranges_after(self, existing: list[subid.SubidRange]) -> list[subid.SubidRange]:
+        if self.desired.state == "absent":
             return []
-        as_asked = [found.count for found in existing] == [self.wish.count] and self.wish.start in (
+        as_asked = [found.count for found in existing] == [self.desired.count] and self.desired.start in (
             None,
             existing[0].start,
         )
-        if existing and (not self.wish.replace or as_asked):
+        if existing and (not self.desired.replace or as_asked):
             return existing  # the spec: an existing entry is respected and not modified
         return [
             subid.SubidRange(
-                self.wish.user, self._free_start() if self.wish.start is None else self.wish.start, self.wish.count
+                self.desired.user,
+                self._free_start() if self.desired.start is None else self.desired.start,
+                self.desired.count,
             )
         ]
 
     def _warn_of_other_range(self, plan: Plan, kind: str, existing: list[subid.SubidRange]) -> None:
-        """What the user has is kept, but isn't what was asked for."""
-        start, count = self.wish.start, self.wish.count
+        """Warn that the user keeps ranges without the desired one."""
+        start, count = self.desired.start, self.desired.count
         if existing and start is not None and not any(one.holds(start, count) for one in existing):
             kept = ", ".join(f"{one.start}:{one.count}" for one in existing)
             plan.warn_once(
-                f"{self.wish.user!r} has the {kind} range {kept}, which is kept, and not {start}:{count}: replace: "
-                "true gives it that one only, and a line "
-                f"{self.wish.user}:{start}:{count} in {self._path(kind)} gives it both."
+                f"{self.desired.user!r} has the {kind} range {kept}, which is kept, and not {start}:{count}: replace: "
+                f"true gives it that one only, and a line {self.desired.user}:{start}:{count} in {self._path(kind)} "
+                "gives it both."
             )
 
     def _free_start(self) -> int:
-        """Of a range that is free in all files, so that both get the same where one will do.
+        """Return the first id of a range that is free in all files, so that users and groups get the same numbers.
 
-        :raises Conflict: there is none.
+        :raises Conflict: no range is free.
         """
-        owners = subid.owner_names(self.wish.user)
+        owners = subid.owner_names(self.desired.user)
         taken, lowest, highest = [], 1, HIGHEST_ID
-        for kind in self.wish.kinds:
+        for kind in self.desired.kinds:
             taken += [one for one in subid.parse(read_text(self._path(kind))) if one.owner not in owners]
             taken += [subid.SubidRange(name, number, 1) for _what, name, number in accounts(kind)]
             low, high = subid.limits(kind, self.etc)
             lowest, highest = max(lowest, low), min(highest, high)
-        start = subid.free_start(self.wish.count, taken, (lowest, highest))
+        start = subid.find_free_start(self.desired.count, taken, (lowest, highest))
         if start is None:
             raise Conflict(
-                f"No {self.wish.count} ids in a row are free from {lowest} to {highest} (login.defs), so give a start "
-                f"for {self.wish.user!r}."
+                f"No {self.desired.count} ids in a row are free from {lowest} to {highest} (login.defs), so give a "
+                f"start for {self.desired.user!r}."
             )
         return start
 
@@ -193,14 +195,17 @@ class SubidService(Service):
                 path,
                 as_lines(before),
                 as_lines(after),
-                apply=functools.partial(self._write, path, new),
-                undo=functools.partial(self._write, path, old) if existed else functools.partial(remove_durably, path),
+                record=functools.partial(self._write, path, new),
+                undo=functools.partial(self._write, path, old if existed else None),
             )
         )
 
     @staticmethod
-    def _write(path: str, text: str) -> None:
-        write_atomic(path, text.encode("utf-8", "surrogateescape"))
+    def _write(path: str, text: str | None) -> None:
+        if text is None:
+            remove_durably(path)
+        else:
+            write_atomic(path, text.encode("utf-8", "surrogateescape"))
 
 
 def as_lines(ranges: list[subid.SubidRange]) -> str | None:
@@ -211,8 +216,8 @@ def as_result(found: subid.SubidRange) -> dict[str, object]:
     return {"user": found.owner, "start": found.start, "count": found.count}
 
 
-def subid_info(user: str | None, etc: str = "/etc") -> Mapping[str, object]:
-    """All ranges of this host's files, or those that ``user`` has wherever they come from."""
+def read_subids(user: str | None, etc: str = "/etc") -> Mapping[str, object]:
+    """Return all ranges of this host's files, or those of ``user`` from files or NSS."""
     if user is not None:
         check_user(user)
     found: dict[str, object] = {"source": subid.nss_source(etc)}
@@ -222,4 +227,4 @@ def subid_info(user: str | None, etc: str = "/etc") -> Mapping[str, object]:
     return found
 
 
-__all__ = ["SUBID_INFO_SPEC", "SUBID_SPEC", "SubidService", "SubidWish", "subid_info"]
+__all__ = ["SUBID_INFO_SPEC", "SUBID_SPEC", "SubidService", "SubidSpec", "read_subids"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which domain uses which image, and how (spec: virtiofs-datastore, "Usage" and "Considerations").
+"""Attachments: the images of domains (spec: virtiofs-datastore, "Usage" and "Considerations").
 
 The rules here hold over all hosts of a site, because the catalog knows them all; the export of one host can't check
 them.
@@ -11,7 +11,7 @@ them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..._catalog.attachments import ATTACHMENTS
@@ -102,9 +102,9 @@ def resolve_attachment(
     uid_map: tuple[IdMap, ...] | None = None,
     gid_map: tuple[IdMap, ...] | None = None,
 ) -> ImageAttachment:
-    """The attachment of ``image`` (a name or an id) to ``domain`` of ``host`` as it would be recorded. Changes nothing.
+    """Return the attachment of ``image`` (a name or an id) to ``domain`` of ``host`` as it would be recorded.
 
-    What isn't given is the image's. Call it in the transaction that records the answer.
+    What isn't given is the image's. Call this in the transaction that records the attachment.
 
     :raises DependencyNotFound: no such image; :raises UnsupportedAction: one that isn't a directory.
     :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
@@ -161,8 +161,7 @@ def _check_sharing(catalog: Catalog, image: Image, wanted: ImageAttachment) -> N
             )
             raise Conflict(
                 f"The image {image.name!r} is {kind} and the domain {other.domain!r} on the host {other.host!r} uses "
-                "it; "
-                f"only an image that is {remedy} can be shared."
+                f"it; only an image that is {remedy} can be shared."
             )
 
 
@@ -180,14 +179,14 @@ def _check_domain_of(catalog: Catalog, wanted: ImageAttachment) -> None:
 
 
 def record_attachment(catalog: Catalog, attachment: ImageAttachment) -> None:
-    """Remember the attachment, or its new values. Doing it twice is the same as once."""
+    """Record the attachment, or its new values. Doing so twice is the same as once."""
     ATTACHMENTS.put(
         catalog, Attachment(**{field.name: getattr(attachment, field.name) for field in fields(Attachment)})
     )
 
 
 def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -> bool:
-    """Forget the attachment; ``False`` when there was none."""
+    """Remove the attachment; return ``False`` when there was none."""
     existed = bool(ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain))
     ATTACHMENTS.delete(catalog, image_id, host, domain)
     return existed
@@ -196,7 +195,7 @@ def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -
 def attachments(
     catalog: Catalog, *, host: str | None = None, domain: str | None = None, image_id: int | None = None
 ) -> list[ImageAttachment]:
-    """What is attached to a domain, on a host, of an image, or any of these together."""
+    """Return what is attached to a domain, on a host, of an image, or any of these together."""
     found = []
     for row in ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain):
         image = IMAGES.find(catalog, row.image_id)
@@ -207,7 +206,7 @@ def attachments(
 
 
 class ImageAttachmentService(CatalogService):
-    """Plans what the catalog knows of one image in one domain."""
+    """Plans the attachment of one image to one domain."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
@@ -224,28 +223,32 @@ class ImageAttachmentService(CatalogService):
         before = None
         if found is not None:
             before = next(iter(attachments(self.catalog, image_id=found.id, host=self.host, domain=self.domain)), None)
-        after = (
-            None
-            if self.state == "absent"
-            else resolve_attachment(self.catalog, self.image, self.host, self.domain, **self.overrides)
-        )
-        if before != after:
-            plan.actions.append(self._action(before, after))
-        if after is not None:
+        record: Callable[[], object]
+        if self.state == "present":
+            after = resolve_attachment(self.catalog, self.image, self.host, self.domain, **self.overrides)
             plan.result["attachment"] = after.as_dict()
+            if before != after:
+                record = functools.partial(record_attachment, self.catalog, after)
+                plan.actions.append(self._action("update" if before else "add", after.image, before, after, record))
+        elif before is not None:
+            record = functools.partial(remove_attachment, self.catalog, before.image_id, self.host, self.domain)
+            plan.actions.append(self._action("remove", before.image, before, None, record))
         return plan
 
-    def _action(self, before: ImageAttachment | None, after: ImageAttachment | None) -> Action:
-        known = before or after
-        verb = "add" if before is None else "remove" if after is None else "update"
+    def _action(
+        self,
+        verb: str,
+        image: str,
+        before: ImageAttachment | None,
+        after: ImageAttachment | None,
+        record: Callable[[], object],
+    ) -> Action:
         return Action(
             f"{verb} attachment",
-            f"image {known.image!r} in domain {self.domain!r} on host {self.host!r}",
-            before and before.as_dict(),
-            after and after.as_dict(),
-            apply=functools.partial(record_attachment, self.catalog, after)
-            if after
-            else functools.partial(remove_attachment, self.catalog, before.image_id, self.host, self.domain),
+            f"image {image!r} in domain {self.domain!r} on host {self.host!r}",
+            None if before is None else before.as_dict(),
+            None if after is None else after.as_dict(),
+            record,
         )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..._catalog.datastores import DATASTORES
@@ -27,7 +27,7 @@ from ..._image.checked_image import missing_ends
 from ..._image.copy import foresee_conversion, foresee_copy
 from ..._image.image_chain import ImageChain, OpenChain, copy_chain, has_same_content
 from ..._image.image_file import inspect
-from ..._image.new_image import new_image, sweep
+from ..._image.new_image import NewImage, new_image, sweep
 from ..._image.qemu_img import as_one_image
 from ..._image.snapshots import TIMEOUT
 from ..catalog import CATALOG_OPTIONS
@@ -57,6 +57,7 @@ class ImageExportService(ImageWorkService):
     def plan(self) -> Plan:
         image = self.image()
         driver = self.driver(image)
+        driver.require("content")
         snapshot = self.options["snapshot"]
         if snapshot is not None:
             driver.require("snapshot")
@@ -70,7 +71,7 @@ class ImageExportService(ImageWorkService):
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):
                 plan.result.update(target.measured())
-                self.sweep = functools.partial(sweep, os.path.dirname(self.dest))
+                plan.afterwards.append(functools.partial(sweep, os.path.dirname(self.dest)))
                 return plan
             if target.found is not None and not self.options["force"]:
                 raise Conflict(
@@ -80,11 +81,25 @@ class ImageExportService(ImageWorkService):
             self._foresee(content, opened, wanted, target.directory)
         before = None if found is None else {"dest": self.dest, "size": found.size}
         after = {"dest": self.dest, "format": wanted, "image": image.name, "snapshot": snapshot}
-        plan.actions.append(
-            Action(
-                "export image", image.name, before, after, functools.partial(self._write, plan, content, wanted, found)
-            )
-        )
+        # What the copy has open until the file has its name.
+        opened_copy = contextlib.ExitStack()
+        copies: list[tuple[Target, NewImage]] = []
+
+        def prepare() -> Callable[[], None]:
+            with contextlib.ExitStack() as stack:
+                target = stack.enter_context(self._directory())
+                part = stack.enter_context(new_image(target.directory, mode=MODE))
+                for warning in copy_chain(content, part, wanted):
+                    plan.warn_once(warning)
+                copies.append((target, part))
+                opened_copy.push(stack.pop_all())
+            return opened_copy.close
+
+        def record() -> None:
+            with opened_copy:
+                plan.result.update(self._publish(*copies[0], found))
+
+        plan.actions.append(Action("export image", image.name, before, after, record, prepare=(prepare,)))
         users = users_of(self.catalog, image)
         if users and snapshot is None:
             plan.warn_once(
@@ -93,24 +108,25 @@ class ImageExportService(ImageWorkService):
             )
         return plan
 
-    def _write(self, plan: Plan, content: ImageChain, image_format: str, planned: FoundFile | None) -> None:
-        with self._directory() as target, new_image(target.directory, mode=MODE) as part:
-            for warning in copy_chain(content, part, image_format):
-                plan.warn_once(warning)
-            with os_errors(f"write {self.dest}"):
-                if target.look() != planned:
-                    raise StaleState(
-                        f"dest: {self.dest!r} was changed by another program while the image was written; try again."
-                    )
-                part.publish(target.directory, target.name)
-            try:
-                sync_opened(target.directory)
-            except OSError as error:
-                # Not NoSpace, which says that nothing was changed.
-                raise FileAccessFailed(
-                    f"{self.dest} is written, but a crash could still undo that: {error.strerror}."
-                ) from error
-            plan.result.update(measured(part.fd, self.dest))
+    def _publish(self, target: Target, part: NewImage, planned: FoundFile | None) -> dict[str, object]:
+        """Give a copy its name. Return its size and its checksum.
+
+        :raises StaleState: ``dest`` isn't what was ``planned`` to be replaced.
+        """
+        with os_errors(f"write {self.dest}"):
+            if target.look() != planned:
+                raise StaleState(
+                    f"dest: {self.dest!r} was changed by another program while the image was written; try again."
+                )
+            part.publish(target.directory, target.name)
+        try:
+            sync_opened(target.directory)
+        except OSError as error:
+            # Not NoSpace, which says that nothing was changed.
+            raise FileAccessFailed(
+                f"{self.dest} is written, but a crash could still undo that: {error.strerror}."
+            ) from error
+        return measured(part.fd, self.dest)
 
     @staticmethod
     def _foresee(content: ImageChain, opened: OpenChain, image_format: str, directory: int) -> None:

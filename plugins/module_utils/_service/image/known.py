@@ -25,13 +25,15 @@ from ..datastore.desired import driver_of
 
 
 class KnownImages:
-    """
+    """The images, and what is planned for them so far.
+
     :arg timeout: seconds for one question to a file system.
-    :arg log: is told what drivers do.
+    :arg log: is given what drivers do.
     """
 
     def __init__(self, catalog: Catalog, *, timeout: float, log: Callable[[str], object]) -> None:
         self._catalog = catalog
+        self.path = catalog.path
         self._timeout = timeout
         self._log = log
         self.next_id = catalog.next_id("image")
@@ -40,9 +42,9 @@ class KnownImages:
         self._by_name = {image.name: image for image in self._by_id.values()}
         self._at = Counter(image.path for image in self._by_id.values())
         self._by_tag = {image.mount_tag: image for image in self._by_id.values() if image.mount_tag is not None}
-        self._disks: dict[int, list[Attachment]] = defaultdict(list)
-        for disk in ATTACHMENTS.rows(catalog):
-            self._disks[disk.image_id].append(disk)
+        self._attachments: dict[int, list[Attachment]] = defaultdict(list)
+        for attachment in ATTACHMENTS.rows(catalog):
+            self._attachments[attachment.image_id].append(attachment)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
         # As they were before anything was planned.
@@ -51,7 +53,7 @@ class KnownImages:
             self._recorded[image.datastore_id].add(image.path)
 
     def find(self, reference: str | int) -> Image | None:
-        """The image with this id, or this name; text of digits only is an id, as no name is."""
+        """Return the image with this id, or this name. Text of digits only is an id, as no name is."""
         text = str(reference)
         if re.fullmatch("[0-9]+", text) is None:
             return self._by_name.get(text)
@@ -61,7 +63,7 @@ class KnownImages:
     def name_of(self, image_id: int) -> str | None:
         """Return the name that an image has now, or will have; ``None`` where there is none with this id."""
         image = self._by_id.get(image_id)
-        return image and image.name
+        return None if image is None else image.name
 
     def source(self, reference: str) -> Image:
         """
@@ -73,7 +75,7 @@ class KnownImages:
         return found
 
     def is_at(self, path: str) -> bool:
-        """Whether the data of an image is there, as far as the catalog knows.
+        """Return whether an image has its data at ``path``, as far as the catalog knows.
 
         Only one that was made by hand has two images with the same data.
         """
@@ -91,14 +93,14 @@ class KnownImages:
         return self._drivers[datastore.id]
 
     def has_data(self, image: Image, datastore: Datastore) -> bool:
-        """Whether the data of an image of a driver that stores data exists. The datastore is asked once.
+        """Return whether the data of an image of a driver that stores data exists. The datastore is read once.
 
-        :raises VmstoreError: it doesn't answer.
+        :raises VmstoreError: the datastore doesn't answer.
         """
         return self.has_data_at(image.path, datastore)
 
     def has_data_at(self, path: str, datastore: Datastore) -> bool:
-        """As :meth:`has_data`, of an image that isn't known yet."""
+        """Return the same as :meth:`has_data`, for an image that isn't known yet."""
         return path in self._data(datastore)
 
     def check_mounted(self, datastore: Datastore) -> None:
@@ -125,14 +127,14 @@ class KnownImages:
         return self._stored[datastore.id]
 
     def put(self, image: Image) -> None:
-        """What is planned for an image, new or changed.
+        """Note what is planned for an image, new or changed.
 
         :raises Conflict: another image has its name or its mount tag.
         """
         other = self._by_name.get(image.name)
         if other is not None and other.id != image.id:
             raise Conflict(f"name: {image.name!r} belongs to the image {other.id}.")
-        other = self._by_tag.get(image.mount_tag)
+        other = None if image.mount_tag is None else self._by_tag.get(image.mount_tag)
         if other is not None and other.id != image.id:
             raise Conflict(
                 f"mount_tag: {image.mount_tag!r} belongs to the image {other.name!r}, and two images can't have one "
@@ -150,7 +152,8 @@ class KnownImages:
         if image is not None:
             del self._by_name[image.name]
             self._at[image.path] -= 1
-            self._by_tag.pop(image.mount_tag, None)
+            if image.mount_tag is not None:
+                self._by_tag.pop(image.mount_tag, None)
 
     def data_users(self, image: Image, *, running: bool) -> str:
         """Return who uses its data in fact, in words; empty when nobody does.
@@ -161,9 +164,8 @@ class KnownImages:
         datastore = self.datastore(image.datastore_id)
         return "" if datastore is None else ", ".join(self.driver(datastore).users(image.path, running=running))
 
-    def disks(self, image: Image) -> list[Attachment]:
-        """Where it is used."""
-        return self._disks[image.id]
+    def attachments(self, image: Image) -> list[Attachment]:
+        return self._attachments[image.id]
 
 
 __all__ = ["KnownImages"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a user wants of one image, as the options say it: checked one by one, before anything is looked at."""
+"""The desired state of one image: the options, checked one by one, before anything is looked at."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
-#: Each says where the data of a new image comes from.
+#: Options for the data of a new image, of which one is given.
 SOURCES = ("path", "url", "clone_from", "size")
 
-#: What only an image that is mounted has.
+#: Options of images that are mounted.
 MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
 
-#: Which of :data:`SOURCES` an option is about.
+#: The :data:`SOURCES` that an option goes with.
 BELONGS_TO = {
     "ca_path": ("path", "url"),
     "checksum": ("path", "url"),
@@ -72,27 +72,27 @@ BELONGS_TO = {
 class ChecksumList:
     """A file such as SHA256SUMS, which has the checksum.
 
-    :arg url: as given, with http or https, and ``shown`` as :class:`DataWish` has it.
+    :arg url: as given, with http or https, and ``redacted`` as :class:`DataSpec` has it.
     """
 
     algorithm: str
     url: str = field(repr=False)
-    shown: str
+    redacted: str
 
 
 @dataclass(frozen=True)
-class DataWish:
-    """What the data of an image is made of; ``None`` is what wasn't given.
+class DataSpec:
+    """The desired data of an image. ``None`` stands for what isn't given.
 
     :arg origin: the path or URL to copy from, as given.
-    :arg shown: the same without what a URL may hold in secret.
+    :arg redacted: the same without what a URL may hold in secret.
     :arg checksum_list: where the checksum is, if it isn't given itself.
-    :arg format: of a new empty image, or what is at the path or URL, whatever it looks like.
-    :arg headers: what the HTTP server is sent, and ``ca_path`` the file with the CAs that vouch for it.
+    :arg format: of a new empty image, or of what is at the path or URL, whatever it looks like.
+    :arg headers: for the HTTP server, and ``ca_path`` is the file with the certificates of its CAs.
     """
 
     origin: str | None = None
-    shown: str | None = None
+    redacted: str | None = None
     checksum: str | None = None
     clone_from: str | None = None
     size: int | None = None
@@ -106,7 +106,7 @@ class DataWish:
     ca_path: str | None = None
 
     def headers_for(self, url: str) -> Mapping[str, str]:
-        """Return what the server of ``url`` gets: nothing, unless the image comes from there, or only its checksum
+        """Return the headers for the server of ``url``: none, unless the image comes from there, or only its checksum
         comes from any server.
         """
         origin = self.origin or ""
@@ -114,14 +114,17 @@ class DataWish:
 
 
 @dataclass(frozen=True)
-class ImageWish:
-    """``changes`` are the fields of the catalog's row that are given and can change."""
+class ImageSpec:
+    """The desired state of an image.
+
+    :arg changes: the fields of the catalog's row that are given and can change.
+    """
 
     id: int | None
     name: str | None
     datastore: str | None
     type: str | None
-    data: DataWish
+    data: DataSpec
     remake: bool
     force: bool
     absent: bool
@@ -132,7 +135,7 @@ class ImageWish:
         return self.id if self.id is not None else str(self.name)
 
 
-def read_wish(options: Mapping[str, Any]) -> ImageWish:
+def parse_options(options: Mapping[str, Any]) -> ImageSpec:
     """
     :raises InvalidInput: a value can't be used, or two that can't go together.
     """
@@ -140,7 +143,7 @@ def read_wish(options: Mapping[str, Any]) -> ImageWish:
         raise InvalidInput("name", None, "an image needs a name, or the id of one that exists")
     if options["name"] is not None:
         check_name("name", options["name"])
-    return ImageWish(
+    return ImageSpec(
         id=options["id"],
         name=options["name"],
         datastore=options["datastore"],
@@ -166,7 +169,7 @@ def _read_changes(options: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _read_data(options: Mapping[str, Any]) -> DataWish:
+def _read_data(options: Mapping[str, Any]) -> DataSpec:
     sources = [name for name in SOURCES if options[name] is not None]
     if len(sources) > 1:
         # Of a URL nothing is shown before it is known what in it is a secret.
@@ -175,26 +178,30 @@ def _read_data(options: Mapping[str, Any]) -> DataWish:
     for name, owners in BELONGS_TO.items():
         if options[name] is not None and sources and sources[0] not in owners:
             raise InvalidInput(
-                name, _shown_value(name, options[name]), f"it goes with {' or '.join(owners)}, not with {sources[0]}"
+                name, _redacted_value(name, options[name]), f"it goes with {' or '.join(owners)}, not with {sources[0]}"
             )
-    origin, shown = _read_origin(options)
+    origin, redacted = _read_origin(options)
     checksum, checksum_list = _read_checksum(options["checksum"])
-    wish = DataWish(
-        origin,
-        shown,
-        checksum,
-        options["clone_from"],
-        None if options["size"] is None else read_size("size", options["size"]),
-        *(options[name] for name in ("format", "fs", "driver", "sparse", "verify")),
+    spec = DataSpec(
+        origin=origin,
+        redacted=redacted,
+        checksum=checksum,
+        clone_from=options["clone_from"],
+        size=None if options["size"] is None else read_size("size", options["size"]),
+        format=options["format"],
+        fs=options["fs"],
+        driver=options["driver"],
+        sparse=options["sparse"],
+        verify=options["verify"],
         checksum_list=checksum_list,
         headers=read_headers("headers", options["headers"]),
         ca_path=None if options["ca_path"] is None else absolute("ca_path", options["ca_path"]),
     )
-    _check_servers(wish, options)
-    return wish
+    _check_servers(spec, options)
+    return spec
 
 
-def _shown_value(name: str, value: Any) -> object:
+def _redacted_value(name: str, value: Any) -> object:
     return ", ".join(map(str, value)) if name == "headers" else value
 
 
@@ -214,33 +221,33 @@ def _is_http(url: str) -> bool:
     return re.match("https?://", url, re.IGNORECASE) is not None
 
 
-def _check_servers(wish: DataWish, options: Mapping[str, Any]) -> None:
+def _check_servers(spec: DataSpec, options: Mapping[str, Any]) -> None:
     """
     :raises InvalidInput: headers or a CA for what no HTTP server sends, or a file with checksums and no image to look
         up there.
     """
-    if wish.checksum_list is not None and wish.origin is None:
+    if spec.checksum_list is not None and spec.origin is None:
         raise InvalidInput(
             "checksum",
             options["checksum"],
             "a file with checksums goes with a path or a url, whose name is looked up there",
         )
-    urls = [url for url in (wish.origin, wish.checksum_list and wish.checksum_list.url) if url and _is_http(url)]
+    urls = [url for url in (spec.origin, spec.checksum_list and spec.checksum_list.url) if url and _is_http(url)]
     for name in ("headers", "ca_path"):
-        if options[name] is not None and wish.origin is not None and not urls:
+        if options[name] is not None and spec.origin is not None and not urls:
             raise InvalidInput(
                 name,
-                _shown_value(name, options[name]),
+                _redacted_value(name, options[name]),
                 "it goes with a url, or a checksum from a URL, with http or https",
             )
-    if "authorization" in map(str.lower, wish.headers) and any("@" in urlsplit(url).netloc for url in urls):
+    if "authorization" in map(str.lower, spec.headers) and any("@" in urlsplit(url).netloc for url in urls):
         raise InvalidInput(
             "headers", "Authorization", "it doesn't go together with a user in a URL, which is sent as that header"
         )
 
 
 def read_size(option: str, text: object) -> int:
-    """A size in MiB, of a number of MiB, GiB (``G``) or TiB (``T``).
+    """Return a size in MiB, of a number of MiB, GiB (``G``) or TiB (``T``).
 
     :raises InvalidInput: something else.
     """
@@ -251,7 +258,7 @@ def read_size(option: str, text: object) -> int:
 
 
 def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """What to copy from, and how it may be printed."""
+    """Return the path or URL to copy from, and its form for messages."""
     if options["path"] is not None:
         scheme, separator, _rest = options["path"].partition("://")
         if separator and scheme.isalpha():
@@ -271,4 +278,4 @@ def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return source.path, source.redacted
 
 
-__all__ = ["IMAGE_OPTIONS", "MOUNT_OPTIONS", "DataWish", "ImageWish", "read_wish"]
+__all__ = ["IMAGE_OPTIONS", "MOUNT_OPTIONS", "DataSpec", "ImageSpec", "parse_options"]

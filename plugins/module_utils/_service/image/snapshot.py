@@ -75,24 +75,24 @@ class ImageSnapshotService(ImageWorkService):
         # The row comes first: whatever happens then, it has no checksum of other data, and a repeat puts the rest
         # right.
         if outcome.image != image:
-            apply, undo = (
+            record, undo = (
                 functools.partial(self._record, *pair) for pair in ((image, outcome.image), (outcome.image, image))
             )
             plan.actions.append(
-                Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), apply, undo)
+                Action("update image", image.name, image.as_dict(name_of), outcome.image.as_dict(name_of), record, undo)
             )
         if outcome.work is None:
-            self.sweep = driver.sweep
+            plan.afterwards.append(driver.sweep)
         else:
             self._check_unused(image)
             self._check_data_unused(image, driver)
             driver.preview_snapshot(outcome.work, image.path, image.format, self.snapshot)
-            apply = functools.partial(
+            record = functools.partial(
                 self._work,
                 image,
                 functools.partial(getattr(driver, outcome.work), image.path, image.format, self.snapshot),
             )
-            plan.actions.append(Action(outcome.name, image.name, outcome.before, outcome.after, apply))
+            plan.actions.append(Action(outcome.name, image.name, outcome.before, outcome.after, record))
         return plan
 
     def _absent(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:

@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from ..._core.arguments import is_integer
 from ..._core.directory import opened_file_at, opened_parent
 from ..._core.errors import InvalidInput, os_errors
+from ..._core.plain import is_integer
 
 #: Upper bound of a file with certificates, in bytes. That of all CAs of the world has 250 KiB.
 LONGEST_CA = 4 << 20

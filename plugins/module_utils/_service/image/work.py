@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..._catalog.attachments import ATTACHMENTS
@@ -20,7 +20,7 @@ from ..._catalog.images import IMAGES
 from ..._catalog.reserve import LOCK_SUFFIX
 from ..._core.errors import CatalogFailed, DependencyNotFound, NotFound
 from ..._core.locks import locked
-from ..._core.plan import Plan, nothing
+from ..._core.plan import Plan
 from ..._driver.datastore.base import DatastoreDriver
 from ..._model.image import Image
 from ..catalog import CatalogService
@@ -28,23 +28,24 @@ from ..datastore.desired import driver_of
 
 
 class ImageWorkService(CatalogService):
-    """Plans on the data of one image of the catalog, which the option ``image`` names."""
+    """Plans work on the data of one image of the catalog, which the option ``image`` names."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
         self.options = options
         self.reference: str | int = options["image"]
-        #: Removes what killed runs left. The plan sets it where nothing of the plan does that.
-        self.sweep: Callable[[], object] = nothing
 
-    def converge(self) -> Plan:
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
         self.reference = self.image().id
         with image_lock(self.path, self.reference):
             self._close()  # what other runs changed is read again
-            plan = self.plan()
-            plan.commit()
-            self.sweep()
-        return plan
+            yield
+
+    @contextlib.contextmanager
+    def recording(self, plan: Plan) -> Iterator[Plan]:
+        """Each action has its own transaction, because the work in between takes too long for one."""
+        yield plan
 
     def image(self) -> Image:
         """
@@ -67,7 +68,7 @@ class ImageWorkService(CatalogService):
 
 def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> None:
     """
-    :raises NotFound: it isn't one of the image's ``snapshots``.
+    :raises NotFound: ``snapshot`` isn't one of the image's ``snapshots``.
     """
     if snapshot not in snapshots:
         known = f"it has {', '.join(map(str, snapshots))}" if snapshots else "it has none"
@@ -75,7 +76,7 @@ def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> Non
 
 
 def users_of(catalog: Catalog, image: Image) -> str:
-    """The domains that use an image, as the end of a sentence; empty when none does."""
+    """Return the domains that use an image, as the end of a sentence; empty when none does."""
     return ", ".join(map(str, ATTACHMENTS.rows(catalog, image_id=image.id)))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..._host.mount import point as mount_point
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.options import REMOUNTABLE, differing, summarize
 from ..._model.mount_names import check_mount_point
+from ..directory import read_mode
 from ..service import Service
 
 #: Upper bound of the names in a warning about a directory that isn't empty.
@@ -58,14 +58,12 @@ def parse_mount_options(options: Mapping[str, Any], file_system: FileSystemType,
 
     :raises InvalidInput: naming the option.
     """
-    if re.fullmatch(r"0[0-7]{3,4}", options["mode"]) is None:
-        raise InvalidInput("mode", options["mode"], "a quoted octal number such as '0755' is expected")
     return MountSpec(
         path=absolute("path", options["path"]),
         source=source,
         options=file_system.options.check("options", options["options"]),
         nofail=options["nofail"],
-        mode=int(options["mode"], 8),
+        mode=read_mode("mode", options["mode"]),
         state=options["state"],
     )
 
@@ -120,7 +118,7 @@ class MountService(Service):
                     directory,
                     None,
                     f"mode {mode:04o}",
-                    apply=functools.partial(mount_point.create, directory, mode),
+                    record=functools.partial(mount_point.create, directory, mode),
                     undo=functools.partial(mount_point.remove, directory),
                 )
             )
@@ -202,7 +200,7 @@ class MountService(Service):
                 self.fstab,
                 "".join(f"{entry}\n" for entry in present) or None,
                 None if desired is None else f"{desired}\n",
-                apply=functools.partial(self._write_fstab, plan, fstab.replace_entries(text, present, desired)),
+                record=functools.partial(self._write_fstab, plan, fstab.replace_entries(text, present, desired)),
                 undo=functools.partial(self._write_fstab, plan, text if existed else None),
             )
         )
@@ -277,7 +275,7 @@ class MountService(Service):
                 path,
                 None,
                 self._describe(source, settings),
-                apply=functools.partial(live.mount, self.file_system, source, path, settings),
+                record=functools.partial(live.mount, self.file_system, source, path, settings),
                 undo=functools.partial(live.unmount_last, path),
             )
         )
@@ -293,7 +291,7 @@ class MountService(Service):
                 path,
                 self._describe(mounted.source, settings),
                 None,
-                apply=functools.partial(commands.unmount, mounted),
+                record=functools.partial(commands.unmount, mounted),
                 undo=functools.partial(live.mount, self.file_system, mounted.source, path, settings),
             )
         )
@@ -307,7 +305,7 @@ class MountService(Service):
                 mounted.mount_point,
                 self._describe(mounted.source, before),
                 self._describe(mounted.source, after),
-                apply=functools.partial(live.remount, self.file_system, mounted, before, after),
+                record=functools.partial(live.remount, self.file_system, mounted, before, after),
                 undo=functools.partial(live.remount, self.file_system, mounted, after, before),
             )
         )

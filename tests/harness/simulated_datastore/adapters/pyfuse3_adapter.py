@@ -254,8 +254,7 @@ def _why_not() -> str:
     if not effective >> _SYS_ADMIN & 1:
         return (
             "this process lacks the capability CAP_SYS_ADMIN. A container gets it by --device /dev/fuse --cap-add "
-            "SYS_ADMIN, and a user without root by "
-            "unshare --user --map-root-user --mount"
+            "SYS_ADMIN, and a user without root by unshare --user --map-root-user --mount"
         )
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))

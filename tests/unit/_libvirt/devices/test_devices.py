@@ -104,9 +104,8 @@ def test_9p_devices_count_as_tags_only() -> None:
 def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
     root = domain(
         devices="<filesystem><driver type='virtiofs' iommu='on' queue='64'/><binary path='/x' xattr='on'><cache "
-        "mode='always'/><lock posix='on'/></binary>"
-        "<source dir='/a'/><target dir='t'/><readonly/><idmap><uid start='0' target='1' count='1'/></idmap><address "
-        "type='pci' bus='0x03'/></filesystem>"
+        "mode='always'/><lock posix='on'/></binary><source dir='/a'/><target dir='t'/><readonly/><idmap><uid start='0' "
+        "target='1' count='1'/></idmap><address type='pci' bus='0x03'/></filesystem>"
     )
     [(element, device)] = filesystems(root)
     write_filesystem(element, VirtioFs("t", "/a").completed(device))

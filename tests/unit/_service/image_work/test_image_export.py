@@ -264,7 +264,7 @@ def test_no_such_snapshot(filled, dest) -> None:
 
 def test_a_driver_without_data(store, dest) -> None:
     store.row(type="filesystem", path="/srv", format="dir", datastore_id=101, mount_tag="t", mount_point="/x")
-    with pytest.raises(UnsupportedAction, match="export is not supported by the virtiofs driver"):
+    with pytest.raises(UnsupportedAction, match="content is not supported by the virtiofs driver"):
         store.service(EXPORT, dest=str(dest)).plan()
 
 

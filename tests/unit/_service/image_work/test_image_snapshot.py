@@ -85,7 +85,7 @@ def test_the_size_is_that_of_the_snapshot(store, state) -> None:
 
 def test_a_run_that_was_killed_after_the_row_or_after_the_data(filled) -> None:
     plan = filled.service(SNAPSHOT, snapshot=0, state="reverted").plan()
-    plan.actions[0].apply()
+    plan.actions[0].record()
     filled.four(SNAPSHOT, snapshot=0, state="reverted")
     assert filled.holds() == [1, 0, 0, 0]
 
@@ -139,7 +139,7 @@ def test_a_row_that_another_program_changes_meanwhile(filled) -> None:
     filled.service(SNAPSHOT, snapshot=2, state="reverted").converge()
     before = filled.tree()
     with pytest.raises(StaleState, match="try again"):
-        plan.commit()
+        plan.run()
     assert filled.tree() == before
 
 

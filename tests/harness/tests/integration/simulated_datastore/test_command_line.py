@@ -252,7 +252,7 @@ def test_a_scenario(shell: Shell) -> None:
 
 def test_the_scenario_of_the_page(shell: Shell) -> None:
     path = shell.root / "page.yml"
-    path.write_text(block("tests/harness/README.md", "The simulated datastore", 2).text)
+    path.write_text(block("tests/harness/README.md", "Scenarios").text)
     names = [step["name"] for step in yaml.safe_load(path.read_text())["steps"]]
     assert len(names) > 2
     assert [(step["step"], step["problem"]) for step in shell.json("run", path)] == [(name, "") for name in names]

@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._service.simulated_datastore import (
     SimulatedDatastoreService,
-    SimulatedDatastoreWish,
+    SimulatedDatastoreSpec,
     read_simulated_datastore,
 )
 from simulated_datastore.client import Control
@@ -55,7 +55,7 @@ class Host:
 
     def partial(self, **options: Any) -> Any:
         return SimulatedDatastoreService(
-            SimulatedDatastoreWish(**{"executable": str(self.program), "name": "module", **options})
+            SimulatedDatastoreSpec(**{"executable": str(self.program), "name": "module", **options})
         ).plan()
 
     def control(self) -> Control:

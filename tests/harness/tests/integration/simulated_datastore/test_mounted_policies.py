@@ -405,10 +405,9 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
         (root / name).mkdir(parents=True)
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from simulated_datastore.client "
-        "import start;"
-        "root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / 'mount')}], "
-        "parent=os.getpid(), log=root / 'log');"
-        "(root / 'mount/file').write_text('x'); os.kill(os.getpid(), 9)"
+        "import start;root = Path(sys.argv[2]); start('orphan', root / 'backing', [{'mount_point': str(root / "
+        "'mount')}], parent=os.getpid(), log=root / 'log');(root / 'mount/file').write_text('x'); os.kill(os.getpid(), "
+        "9)"
     )
     harness = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code, str(harness), str(root)], check=False).returncode == -9

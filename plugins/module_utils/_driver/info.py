@@ -1,0 +1,36 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The capability record of a driver."""
+
+from __future__ import annotations
+
+from .._core.records import dataclass
+
+#: Actions that a driver need not have, in alphabetical order. ``content`` is reading an image's data on this host.
+OPTIONAL_ACTIONS = ("clone", "content", "export", "mkfs", "resize", "snapshot")
+
+
+@dataclass(frozen=True)
+class DriverInfo:
+    """The abilities of a driver. Services read this record, never the driver's name or its datastore's attributes.
+
+    :arg datastore_types: the types of datastore that the driver serves, and ``image_types`` those of images that it
+        registers.
+    :arg tm_drivers: the transfer drivers that the driver works with.
+    :arg stores_data: whether the driver makes and removes the data of images. Otherwise the data is the user's.
+    :arg actions: those of :data:`OPTIONAL_ACTIONS` that the driver has.
+    :arg attributes: further attributes that a datastore of the driver may have.
+    """
+
+    name: str
+    datastore_types: frozenset[str]
+    image_types: frozenset[str]
+    tm_drivers: tuple[str, ...]
+    stores_data: bool = True
+    actions: frozenset[str] = frozenset()
+    attributes: frozenset[str] = frozenset()
+
+
+__all__ = ["OPTIONAL_ACTIONS", "DriverInfo"]

@@ -1,0 +1,188 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fetch the bytes of an image from a URL: over HTTP, over ssh, or by the front-end's downloader."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from .._core.command import stream
+from .._core.errors import InvalidInput, StaleState, TransferFailed, VmstoreError
+from .._core.throttle import sustain, throttle
+from .._core.words import MODULE, Words
+from .._remote.ssh import CONNECT_TIMEOUT, ssh_command
+from .source import Source, remote_path
+
+#: Seconds between two lines of progress.
+PROGRESS_EVERY = 10.0
+
+#: A line before the bytes, because a login shell may write something first, and the upper bound of that in bytes.
+MARK = "granary.vmstore begins here"
+LONGEST_GREETING = 64 << 10
+
+#: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no
+#: modification of its own.
+CHANGED = "it changed while it was copied"
+CONSENT = "copy it when nothing writes to it, or give {} to store what comes out"
+COPY = "; ".join(
+    (
+        '[ -f "$1" ] || exec cat -- "$1"',
+        'before=$(stat -L -c "%s %y" -- "$1" 2>/dev/null)',
+        'cat -- "$1" || exit',
+        f'[ "$(stat -L -c "%s %y" -- "$1" 2>/dev/null)" = "$before" ] || {{ echo {CHANGED} >&2; exit 1; }}',
+    )
+)
+
+
+@contextmanager
+def open_source(
+    path: str,
+    *,
+    bandwidth: int | None = None,
+    timeout: float = 30,
+    limit: int | None = None,
+    verify: bool = True,
+    downloader: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ca: str | None = None,
+    log: Callable[[str], object],
+    warn: Callable[[str], object] = str,
+    words: Words = MODULE,
+) -> Iterator[Iterator[bytes]]:
+    """Open a URL for the length of a block and yield the bytes, as they are there. Nothing is opened before the first
+    byte is asked for.
+
+    :arg bandwidth: bytes a second at most.
+    :arg timeout: seconds without a byte after which a connection is broken.
+    :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
+    :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a
+        sentence.
+    :arg downloader: as :class:`Source` takes it, ``headers`` and ``ca``, too.
+    :arg log: gets lines of progress, without credentials.
+    :arg words: what errors call the choices of the user.
+    :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
+    :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before
+        they should.
+    :raises StaleState: the file changed while it was copied.
+    :raises CommandFailed: ssh(1) is missing or stalled.
+    """
+    source = _remote(path, downloader, headers, ca)
+    chunks: Iterator[bytes]
+    if source.is_for_downloader:
+        from .downloader import read_with_downloader
+
+        chunks = read_with_downloader(str(downloader), path, source.redacted)
+    elif source.scheme == "ssh":
+        chunks = _copy_over_ssh(source, timeout, verify, warn, words)
+    else:
+        from .download import download  # HTTP and TLS take longer to load than all the rest
+
+        chunks = download(source, timeout, log, limit)
+    with closing(_report(throttle(chunks, bandwidth), source, log)) as reported:
+        yield reported
+
+
+def read_head(
+    path: str,
+    size: int,
+    *,
+    timeout: float = 30,
+    limit: int | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ca: str | None = None,
+) -> tuple[bytes, int | None]:
+    """Return the first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole,
+    where known.
+
+    :arg limit: as :func:`open_source` takes it.
+    :arg headers: as :class:`Source` takes them, and ``ca``.
+    :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
+    """
+    source = _remote(path, None, headers, ca)
+    if source.scheme != "ssh":
+        from .download import download_head
+
+        return download_head(source, size, timeout, limit)
+    answer = b""
+    for chunk in _over_ssh(source, f'stat -L -c %s -- "$1" && exec head -c {size} -- "$1"', timeout):
+        answer += chunk
+        if len(answer) > size + 20:
+            break
+    length, _newline, head = answer.partition(b"\n")
+    if not length.isdigit() or len(head) > size:
+        raise TransferFailed(f"Could not read {source.redacted}: the host doesn't answer as stat and head do.")
+    return head, int(length)
+
+
+def _remote(path: str, downloader: str | None, headers: Mapping[str, str], ca: str | None) -> Source:
+    source = Source(path, downloader, headers, ca)
+    if not source.scheme:
+        raise InvalidInput("path", path, "a URL with http, https or ssh is expected")
+    return source
+
+
+def _copy_over_ssh(
+    source: Source, timeout: float, verify: bool, warn: Callable[[str], object], words: Words
+) -> Iterator[bytes]:
+    try:
+        yield from _over_ssh(source, COPY, timeout, words)
+    except StaleState:
+        if verify:
+            raise
+        warn(f"{source.redacted} changed while it was copied, and the copy can be a mixture of both states.")
+
+
+def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE) -> Iterator[bytes]:
+    """Yield what a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
+    parts = urlsplit(source.path)
+    user = f"{parts.username}@" if parts.username else ""
+    command = (
+        f"exec env LC_ALL=C sh -c {shlex.quote(f'echo {MARK}; {script}')} sh {shlex.quote(remote_path(parts.path))}"
+    )
+    argv = ssh_command(f"{user}{parts.hostname}", command, port=parts.port)
+
+    def failed(reason: str) -> VmstoreError:
+        if reason == CHANGED:
+            return StaleState(f"Could not read {source.redacted}: {reason}; {CONSENT.format(words.unverified)}.")
+        return TransferFailed(f"Could not read {source.redacted}: {reason}.")
+
+    with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
+        yield from _skip_greeting(sustain(chunks, failed), failed)
+
+
+def _skip_greeting(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+    """Yield the bytes behind the line :data:`MARK`."""
+    greeting, mark = b"", f"{MARK}\n".encode()
+    for chunk in chunks:
+        greeting += chunk
+        _greeting, found, rest = greeting.partition(mark)
+        if found:
+            if rest:
+                yield rest
+            break
+        if len(greeting) > LONGEST_GREETING:
+            raise failed("the host writes something else than the file")
+    else:
+        raise failed("the host doesn't run the command")
+    yield from chunks
+
+
+def _report(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Generator[bytes, None, None]:
+    """Yield ``chunks``, and log how many bytes have come so far."""
+    total, logged = 0, time.monotonic()
+    for chunk in chunks:
+        total += len(chunk)
+        if time.monotonic() - logged >= PROGRESS_EVERY:
+            log(f"{total >> 20} MiB of {source.redacted} so far")
+            logged = time.monotonic()
+        yield chunk
+
+
+__all__ = ["open_source", "read_head"]

@@ -1,0 +1,301 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The plan of one image after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..._core import records
+from ..._core.errors import Conflict, InvalidInput, NotFound
+from ..._core.plan import Preparation
+from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
+from ..._model.image import Image
+from .actions import ImageActions
+from .data import EMPTY_TYPES, ImageData, grows
+from .known import KnownImages
+from .options import MOUNT_OPTIONS, DataSpec, ImageSpec
+from .placing import IMAGE_TYPES, datastore_of, type_of
+
+#: Options of the data that images which are directories don't have.
+DATA_OPTIONS = ("checksum", "ca_path", "driver", "format", "fs", "sparse", "verify")
+
+
+class Findings:
+    """What was found out about the images of a list, by their numbers there. It outlives a plan, because looking takes
+    long.
+    """
+
+    def __init__(self) -> None:
+        self._directories: dict[int, tuple[object, CopiedImage]] = {}
+        self._damage: dict[int, str | None] = {}
+
+    def has_directory(self, number: int, driver: DatastoreDriver) -> bool:
+        return number in self._directories and self._directories[number][0] == _rules(driver)
+
+    def directory(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
+        """
+        :raises VmstoreError: no image can be made of the directory.
+        """
+        if not self.has_directory(number, driver):
+            self._directories[number] = _rules(driver), driver.cp(path, CopyOptions(kind))
+        return self._directories[number][1]
+
+    def damage(self, number: int, image: Image, driver: DatastoreDriver) -> str | None:
+        """Return why the data of an image is wrong. All of it is read."""
+        if number not in self._damage:
+            checksum = None if image.persistent else image.checksum
+            self._damage[number] = driver.damage(image.path, image.format, checksum)
+        return self._damage[number]
+
+
+def _rules(driver: DatastoreDriver) -> object:
+    return driver.datastore, driver.protected
+
+
+class ImagePlanner:
+    """Plans the images of a list, each of which sees what was planned for those before."""
+
+    def __init__(
+        self,
+        specs: Sequence[ImageSpec],
+        known: KnownImages,
+        data: ImageData,
+        findings: Findings,
+        actions: ImageActions,
+    ) -> None:
+        self._specs = specs
+        self._known = known
+        self._data = data
+        self._findings = findings
+        self._actions = actions
+        #: The number of each image that was planned, by its id.
+        self._number_of: dict[int, int] = {}
+        #: The ids of datastores whose directories were looked at together.
+        self._looked: set[int] = set()
+
+    def plan(self, number: int) -> dict[str, object] | None:
+        """Return the image as it will be, for the result.
+
+        :raises VmstoreError: the desired state can't be reached.
+        """
+        spec = self._specs[number]
+        found = self._known.find(spec.reference)
+        if found is not None:
+            self._check_once(number, found)
+        if spec.absent:
+            if found is not None:
+                self._actions.check_unused(found, "removed", spec.force)
+                self._actions.check_data_unused(found, "removed", spec.force)
+                self._actions.remove(found)
+            return None
+        datastore = datastore_of(self._known, spec, found)
+        driver = self._known.driver(datastore)
+        kind = type_of(self._known, spec, found, driver)
+        plan = self._plan_data if driver.info.stores_data else self._plan_directory
+        image, size_mb = plan(number, spec, found, driver, kind)
+        self._check_once(number, image)
+        self._known.put(image)
+        return {
+            **image.as_dict(self._known.name_of),
+            "datastore": datastore.name,
+            "path": image.path or None,
+            "format": image.format or None,
+            "size_mb": size_mb,
+        }
+
+    def _check_once(self, number: int, image: Image) -> None:
+        if self._number_of.setdefault(image.id, number) != number:
+            raise Conflict(f"The image {image.name!r} is in the list more than once.")
+
+    # Images that are directories
+
+    def _plan_directory(
+        self, number: int, spec: ImageSpec, found: Image | None, driver: DatastoreDriver, kind: str
+    ) -> tuple[Image, int]:
+        if spec.data.clone_from is not None:
+            driver.require("clone")
+        if spec.data.size is not None:
+            driver.require("mkfs" if found is None else "resize")
+        _check_directory_options(spec.data, kind)
+        looked = None if spec.data.origin is None else self._look(number, spec.data.origin, driver, kind)
+        if found is None:
+            if looked is None:
+                raise InvalidInput("path", None, "a new image needs one")
+            new = self._known.next_id
+            values = {
+                "persistent": False,
+                "read_only": False,
+                "mount_tag": f"one-{new}",
+                "mount_point": f"/mnt/one-fs-{new}",
+                **spec.changes,
+            }
+            wanted = Image(new, str(spec.name), driver.datastore.id, kind, looked.source, looked.size_mb, **values)
+            self._actions.create(wanted)
+        else:
+            wanted = self._updated_directory(spec, found, looked)
+        return wanted, wanted.size_mb if looked is None else looked.size_mb
+
+    def _updated_directory(self, spec: ImageSpec, found: Image, looked: CopiedImage | None) -> Image:
+        if looked is not None and looked.source != found.path:
+            raise Conflict(
+                f"path: the image {found.name!r} was registered with {found.path!r}, which can't change to "
+                f"{looked.source!r}."
+            )
+        wanted = records.replace(found, name=spec.name or found.name, **spec.changes)
+        if wanted != found:
+            self._actions.check_unused(found, "changed")
+            wanted = wanted if looked is None else records.replace(wanted, size_mb=looked.size_mb)
+            self._actions.update("update image", found, wanted)
+        return wanted
+
+    def _look(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
+        """Look at a directory, together with those of all following images that are declared in the same datastore."""
+        if not self._findings.has_directory(number, driver) and driver.datastore.id not in self._looked:
+            self._looked.add(driver.datastore.id)
+            alike = [
+                spec.data.origin
+                for spec in self._specs[number:]
+                if spec.datastore == self._specs[number].datastore and not spec.absent
+            ]
+            if len(alike) > 1:
+                driver.look_ahead([path for path in alike if path is not None and path.startswith("/")])
+        return self._findings.directory(number, path, driver, kind)
+
+    # Images that are data in the datastore
+
+    def _plan_data(
+        self, number: int, spec: ImageSpec, found: Image | None, driver: DatastoreDriver, kind: str
+    ) -> tuple[Image, int | None]:
+        _check_data_options(spec, kind)
+        if found is None:
+            return self._new_data(number, spec, driver, kind)
+        spec = records.replace(spec, data=self._data.compared(number, spec.data, found))
+        difference = self._data.difference(spec.data, found)
+        is_lost = not self._known.has_data(found, driver.datastore)
+        if is_lost and spec.data == DataSpec():
+            remedy = "say with path, url, clone_from or size how to make it again, or remove the image"
+            raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
+        damage = self._findings.damage(number, found, driver) if spec.remake and not is_lost else None
+        if is_lost or difference or damage:
+            return self._replaced_data(number, spec, found, driver, is_lost, damage, difference)
+        return self._updated_data(number, spec, found, driver)
+
+    def _new_data(self, number: int, spec: ImageSpec, driver: DatastoreDriver, kind: str) -> tuple[Image, int | None]:
+        if not spec.force:
+            self._known.check_mounted(driver.datastore)
+        values = {"persistent": False, "read_only": kind == "cdrom", **spec.changes}
+        empty = Image(self._known.next_id, str(spec.name), driver.datastore.id, kind, "", 0, **values)
+        wanted, prepare = self._data.plan(number, spec.data, empty, driver)
+        self._actions.create(wanted, hidden=_hidden(spec.data), prepare=prepare)
+        return wanted, wanted.size_mb or None
+
+    def _replaced_data(
+        self,
+        number: int,
+        spec: ImageSpec,
+        found: Image,
+        driver: DatastoreDriver,
+        is_lost: bool,
+        damage: str | None,
+        difference: str,
+    ) -> tuple[Image, int | None]:
+        if not spec.force:
+            self._check_replaceable(found, driver, is_lost, damage, difference)
+        self._actions.check_unused(found, "replaced", spec.force)
+        self._actions.check_data_unused(found, "replaced", spec.force)
+        wanted = records.replace(found, name=spec.name or found.name, **spec.changes)
+        wanted, prepare = self._data.plan(number, _completed(spec.data, found), wanted, driver)
+        name = "make lost data of image" if is_lost else "remake data of image" if damage else "replace data of image"
+        outdated = None if is_lost else driver
+        self._actions.update(name, found, wanted, hidden=_hidden(spec.data), prepare=prepare, outdated=outdated)
+        return wanted, wanted.size_mb or None
+
+    def _check_replaceable(
+        self, found: Image, driver: DatastoreDriver, is_lost: bool, damage: str | None, difference: str
+    ) -> None:
+        """
+        :raises Conflict: something would be lost that only ``force`` gives up.
+        """
+        if not is_lost and not damage:
+            raise Conflict(difference)
+        if is_lost:
+            self._known.check_mounted(driver.datastore)
+        if found.persistent:
+            where = f"is damaged ({damage})" if damage else f"is not at {found.path}"
+            raise Conflict(
+                f"The data of the persistent image {found.name!r} {where}, and with it all that domains wrote there: "
+                "restore it from a backup, or give force: true to make the image anew without that."
+            )
+
+    def _updated_data(
+        self, number: int, spec: ImageSpec, found: Image, driver: DatastoreDriver
+    ) -> tuple[Image, int | None]:
+        wanted = records.replace(found, name=spec.name or found.name, **spec.changes)
+        if wanted != found:
+            self._actions.check_unused(found, "changed")
+        name = "update image"
+        prepare: tuple[Preparation, ...] = ()
+        if grows(spec.data, found):
+            self._actions.check_unused(found, "grown")
+            self._actions.check_data_unused(found, "grown", True)
+            name = "grow image"
+            wanted, prepare = self._data.grow(number, spec.data, wanted, driver)
+        wanted = self._data.moved(spec.data, found, wanted)
+        if wanted != found:
+            self._actions.update(name, found, wanted, prepare=prepare)
+        return wanted, wanted.size_mb
+
+
+def _check_directory_options(spec: DataSpec, kind: str) -> None:
+    """
+    :raises InvalidInput: an option that images which are directories don't have.
+    """
+    given: Mapping[str, object] = {
+        **{name: getattr(spec, name) for name in DATA_OPTIONS},
+        "headers": "..." if spec.headers else None,
+    }
+    if spec.checksum_list is not None:
+        given = {**given, "checksum": "..."}
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidInput(name, value, f"an image of type {kind} is a directory, which stays as it is")
+    if spec.origin != spec.redacted or "://" in (spec.origin or ""):
+        raise InvalidInput("url", spec.redacted, f"an image of type {kind} is a directory, which is given as path")
+
+
+def _check_data_options(spec: ImageSpec, kind: str) -> None:
+    """
+    :raises InvalidInput: an option that images of this type don't have.
+    """
+    for name in MOUNT_OPTIONS:
+        if name in spec.changes:
+            raise InvalidInput(
+                name, spec.changes[name], f"only images of type filesystem are mounted, and this is one of type {kind}"
+            )
+    if kind in IMAGE_TYPES["file"] and spec.changes.get("persistent"):
+        raise InvalidInput("persistent", True, f"images of type {kind} are never changed by a domain")
+    if kind not in EMPTY_TYPES and spec.data.driver is not None:
+        raise InvalidInput("driver", spec.data.driver, f"images of type {kind} are stored as they are")
+    if kind not in EMPTY_TYPES and spec.data.format == "qcow2":
+        raise InvalidInput("format", "qcow2", f"images of type {kind} are stored as they are, and so are raw")
+
+
+def _completed(spec: DataSpec, found: Image) -> DataSpec:
+    """Return ``spec`` for an empty image instead of another: what isn't given is what that one was made with."""
+    given = (spec.size, spec.format, spec.fs)
+    if found.origin is not None or given == (None, None, None):
+        return spec
+    return records.replace(
+        spec, size=spec.size or found.size_mb, format=spec.format or found.format, fs=spec.fs or found.fs
+    )
+
+
+def _hidden(spec: DataSpec) -> tuple[str, ...]:
+    """Return the columns that aren't known before the data is made."""
+    return ("path",) if spec.size is not None else ("path", "format", "size_mb", "checksum")
+
+
+__all__ = ["Findings", "ImagePlanner"]
