@@ -852,7 +852,7 @@ def test_a_binary_left_to_libvirt_is_no_difference() -> None:
 def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExportService], shared: Path) -> None:
     with pytest.raises(LibvirtMissing):
         service(uri="test:///none").plan()
-    plan = service(uri="test:///none", mount_point="/srv").foretell()
+    plan = service(uri="test:///none", mount_point="/srv").dry_run()
     assert names(plan) == ["not known yet"]
     assert len(plan.warnings) == 1 and plan.warnings[0].endswith(
         "If no task before this one would bring that, the run fails here."
@@ -864,7 +864,7 @@ def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExpor
         "mount_point": "/srv",
         "read_only": False,
     }
-    absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").foretell()
+    absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").dry_run()
     assert (names(absent), absent.result["device"], len(absent.warnings)) == ([], None, 1)
 
 
@@ -873,7 +873,7 @@ def test_check_mode_goes_on_without_the_image(
 ) -> None:
     define()
     for number in (0, 1):
-        plan = service(image="new", source=None, mount_tag=None).foretell()
+        plan = service(image="new", source=None, mount_tag=None).dry_run()
         assert names(plan) == ["not known yet"]
         assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == (
             f"one-{number}",
