@@ -27,6 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     LibvirtFailed,
     LibvirtMissing,
     NotFound,
+    PartlyDone,
     PathNotAllowed,
     StaleState,
     UnsupportedAction,
@@ -476,6 +477,25 @@ def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
     assert attached(catalog) == []
+
+
+def test_a_device_that_libvirt_does_not_unplug_keeps_its_image(
+    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is done: the guest may have begun to release the device, so nothing is taken back."""
+    domain = define()
+    run(service(image="pers"))
+    domain.create()
+
+    def refuse(*_arguments: object) -> bool:
+        raise LibvirtFailed("libvirt is busy.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Domain, "detach", refuse)
+        with pytest.raises(PartlyDone, match="^libvirt is busy.$"):
+            run(service(image="pers", state="absent"))
+    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [("pers", "a")])
+    assert names(service(image="pers", state="absent").plan()) == ["unplug virtiofs device", "release image"]
 
 
 def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
