@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What script/demo shows: the site of molecule/virtiofs in a lab of its own, converged, looked at, converged again, and
-removed.
-"""
+"""Show the site of molecule/virtiofs in a lab of its own: converge, verify, converge again, remove the lab."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ ANSIBLE = {
 
 
 class DemoError(Exception):
-    """The demo can't go on; ``str(error)`` says why."""
+    """The demo can't go on; ``str(error)`` is the reason."""
 
 
 BEGIN = time.monotonic()
@@ -40,7 +38,7 @@ def main() -> int:
     if len(sys.argv) > 1:
         print(f"script/demo: {sys.argv[1]!r} is not accepted: it takes no arguments.", file=sys.stderr)
         return 2
-    # What ends it from outside ends it like Ctrl-C: the lab is removed.
+    # SIGTERM and SIGHUP end the demo like Ctrl-C, so that the lab is removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     lab = Lab("demo")
@@ -49,7 +47,7 @@ def main() -> int:
         try:
             show(lab)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one is enough; what it began is brought to its end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the removal
             lab.down()
     except (DemoError, LabError) as error:
         print(f"script/demo: {error}", file=sys.stderr)
@@ -71,7 +69,7 @@ def show(lab: Lab) -> None:
         playbook(lab, "verify.yml", "--extra-vars", json.dumps({"verify_report": str(report)}), quiet=True)
         print_table(json.loads(report.read_text()))
     say("the same playbook once more")
-    changed = changes(playbook(lab, "converge.yml"))
+    changed = count_changes(playbook(lab, "converge.yml"))
     if changed:
         raise DemoError(f"the second run changed {changed} things, and it should have changed none.")
     say("second run: changed=0")
@@ -105,8 +103,8 @@ def playbook(lab: Lab, name: str, *arguments: str, quiet: bool = False) -> str:
     return "".join(lines)
 
 
-def changes(output: str) -> int:
-    """The sum of the play recap's ``changed``."""
+def count_changes(output: str) -> int:
+    """Return the sum of ``changed`` in the play recap."""
     return sum(int(number) for number in re.findall(r"\bchanged=(\d+)", output))
 
 

@@ -4,16 +4,16 @@
 
 Usage: execs.py PID FILE
 
-Prints "attached" as soon as every execve is seen. Adds a line of JSON to FILE for each program that is executed: the
+Prints "attached" as soon as every execve is traced. Appends a line of JSON to FILE for each executed program: the
 ``path`` that was given to execve(2), the file that became the process (``exe``, for a script the interpreter), and the
-program of the parent process (``by``). Ends with the last process, or with SIGTERM, after which the processes go on
-untraced.
+program of the parent process (``by``). Ends with the last process, or with SIGTERM; the processes then go on untraced.
 
-A process whose root directory isn't that of PID belongs to another root tree, such as a container's. The tracer
-detaches from it when it executes its first program there, so its descendants aren't traced either. Other processes stop
-only for execve, fork and clone (ptrace(2), PTRACE_O_TRACEEXEC). strace(1) can do neither: it stops at each system call,
-also those of emulated guests, and the demo misses its deadlines. strace --seccomp-bpf sets no_new_privs, and
-virtiofsd's newuidmap then has no privileges.
+A process whose root directory differs from that of PID belongs to another root tree, such as a container's. The tracer
+detaches from such a process when the process executes its first program there, so its descendants aren't traced either.
+Other processes stop only for execve, fork and clone (ptrace(2), PTRACE_O_TRACEEXEC).
+
+strace(1) doesn't serve here: strace stops at each system call, also of emulated guests, and the demo misses its
+deadlines. strace --seccomp-bpf sets no_new_privs, and the newuidmap of virtiofsd then has no privileges.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 def ptrace(request: int, pid: int, data: int = 0) -> None:
-    """Do *request*; a process that was killed meanwhile is no error. Raises :class:`OSError`."""
+    """Send *request* to a traced process. A process that was killed meanwhile is no error. Raises :class:`OSError`."""
     if _libc.ptrace(request, pid, None, data) == -1 and (number := ctypes.get_errno()) != errno.ESRCH:
         raise OSError(number, f"ptrace of process {pid}: {os.strerror(number)}")
 
 
-def root_of(pid: int) -> tuple[int, int]:
+def identify_root(pid: int) -> tuple[int, int]:
     root = os.stat(f"/proc/{pid}/root/")
     return root.st_dev, root.st_ino
 
 
-def executed(pid: int) -> dict[str, str]:
-    """Return what the process, stopped in its execve, has become."""
+def describe_execve(pid: int) -> dict[str, str]:
+    """Return what a process, stopped in its execve, executes: path, program, and program of the parent."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
         address = dict(struct.iter_unpack("@LL", file.read()))[AT_EXECFN]
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
@@ -63,7 +63,7 @@ def executed(pid: int) -> dict[str, str]:
         parent = file.read().rpartition(")")[2].split()[1]
     try:
         by = os.readlink(f"/proc/{parent}/exe")
-    except OSError:  # it has ended
+    except OSError:  # the parent has ended
         by = "?"
     return {
         "path": os.path.join(os.readlink(f"/proc/{pid}/cwd"), path),
@@ -73,8 +73,8 @@ def executed(pid: int) -> dict[str, str]:
 
 
 def follow(first: int, log: TextIO) -> None:
-    """Trace until no process is left; raises :class:`OSError`."""
-    root = root_of(first)
+    """Trace until no process is left. Raises :class:`OSError`."""
+    root = identify_root(first)
     ptrace(SEIZE, first, FORK_VFORK_CLONE_EXEC)
     print("attached", flush=True)
     while True:
@@ -87,16 +87,16 @@ def follow(first: int, log: TextIO) -> None:
         event, number = status >> 16, os.WSTOPSIG(status)
         if event == EVENT_EXEC:
             try:
-                if root_of(pid) != root:
+                if identify_root(pid) != root:
                     ptrace(DETACH, pid)
                     continue
-                print(json.dumps(executed(pid)), file=log, flush=True)
+                print(json.dumps(describe_execve(pid)), file=log, flush=True)
             except (FileNotFoundError, ProcessLookupError):  # killed in its execve
                 pass
         if event == EVENT_STOP and number in STOP_SIGNALS:
             ptrace(LISTEN, pid)
         else:
-            # Without an event it is a signal that the process is to get.
+            # A stop without an event is a signal, which the process must get.
             ptrace(CONT, pid, 0 if event else number)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Run one of the README's two commands in a clone of the checkout, in a new root tree of each release.
+"""Run script/demo or script/test in a clone of the checkout, in a new root tree of each release.
 
 The tree runs as a privileged container with a network of its own. Its labs can therefore have the names, addresses and
 packet filters of labs on this machine, and nothing of them is left when the container ends. The programs that the demo
@@ -26,10 +26,10 @@ from lab import LabError, cache, podman, trees
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
-#: All of script/test but the one that runs this.
+#: The suites of script/test, without the suite that runs this program.
 SUITES = ("lint", "docs", "sanity", "unit", "integration", "molecule")
 
-#: How this machine reaches packages, where it needs something for that.
+#: Files that this machine may need to reach packages.
 SETTINGS = ("/etc/pip.conf", "/etc/xdg/pip", "/usr/local/share/ca-certificates")
 VARIABLES = (
     "http_proxy",
@@ -41,8 +41,7 @@ VARIABLES = (
     *(name for name in os.environ if name.startswith("PIP_")),
 )
 
-#: Runs as PID 1, so it reaps. It ends when nobody holds the other end of its input any more, at the latest after the
-#: command.
+#: The program of PID 1, which reaps. The program ends after the command, or when the other end of its input is closed.
 INIT = """
 update-ca-certificates >/dev/null 2>&1
 cd /srv/vmstore
@@ -61,7 +60,7 @@ BEGIN = time.monotonic()
 
 
 class FreshError(Exception):
-    """A release failed; ``str(error)`` says why."""
+    """A release failed; ``str(error)`` is the reason."""
 
 
 def main() -> int:
@@ -75,7 +74,7 @@ def main() -> int:
     rows = []
     for release in [options.release] if options.release else RELEASES:
         begin = time.monotonic()
-        # What ends it from outside ends it like Ctrl-C: the container is removed.
+        # SIGTERM and SIGHUP end the program like Ctrl-C, so that the container is removed.
         on_signals(lambda number, _: sys.exit(128 + number))
         try:
             attempt(release, options.test, options.cached)
@@ -94,7 +93,7 @@ def on_signals(handler: Callable[[int, object], NoReturn] | signal.Handlers) -> 
 
 
 def attempt(release: str, test: bool, cached: bool) -> None:
-    """Run the demo, or the tests, in a new tree of *release*; raises :class:`FreshError` or :class:`LabError`."""
+    """Run the demo, or the tests, in a new tree of *release*. Raises :class:`FreshError` or :class:`LabError`."""
     say(f"{release}: a minimal root tree of {RELEASES[release]}")
     tree = trees.minimal_tree(release)
     path = ROOT / ".cache" / "fresh" / f"{release}.log"
@@ -110,19 +109,19 @@ def attempt(release: str, test: bool, cached: bool) -> None:
         command = ["script/test", *SUITES] if test else ["script/demo"]
         with container(name, tree, checkout, cached, command) as process:
             wait_for("fresh: ready", process, log)
-            # Each test may run what it likes, so only the demo is looked at.
+            # A test may run any program, so only the demo is traced.
             tracer = None if test else trace(name, executed)
             say(
                 f"{release}: {command[0]} in a clone of this "
                 f"checkout{', with the root trees of this machine' if cached else ''} ({path.relative_to(ROOT)})"
             )
-            tell(process)
+            proceed(process)
             status = wait_for("fresh: ended with ", process, log)
             if test:
                 log.seek(0)
                 print("suite " + log.read().rpartition("\nsuite ")[2].rpartition("fresh: ")[0], end="")
             if status != "0":
-                raise FreshError(f"{command[0]} ended with {status}, and its output with:\n{end_of(log)}")
+                raise FreshError(f"{command[0]} ended with {status}, and its output with:\n{read_end(log)}")
             if tracer:
                 tracer.terminate()
                 tracer.wait()
@@ -136,7 +135,7 @@ def attempt(release: str, test: bool, cached: bool) -> None:
 
 
 def clone(directory: Path) -> None:
-    """Clone this checkout as it is, but for files that git doesn't know; raises :class:`FreshError`."""
+    """Clone this checkout with its changes to tracked files. Raises :class:`FreshError`."""
     git(ROOT, "clone", "--quiet", "--no-hardlinks", str(ROOT), str(directory))
     changes = git(ROOT, "diff", "--binary", "HEAD")
     if changes:
@@ -144,7 +143,7 @@ def clone(directory: Path) -> None:
 
 
 def git(directory: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    # root may work on a checkout that belongs to somebody else.
+    # Without safe.directory git refuses root the checkout of another user.
     done = subprocess.run(
         ["git", "-c", "safe.directory=*", "-C", directory, *arguments], input=stdin, capture_output=True, check=False
     )
@@ -159,7 +158,7 @@ def git(directory: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 def container(
     name: str, tree: Path, checkout: Path, cached: bool, command: list[str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a container on *tree* that waits for :func:`tell` before it runs *command*; it is gone afterwards."""
+    """Start a container on *tree* that runs *command* after :func:`proceed`, and remove the container at the end."""
     volumes = [f"{checkout}:/srv/vmstore", *(f"{path}:{path}:ro" for path in SETTINGS if os.path.exists(path))]
     if cached:
         volumes.append(f"{cache.root()}:/root/.cache/granary-vmstore")
@@ -172,8 +171,8 @@ def container(
         name,
         "--privileged",
         "--systemd=false",
-        # What podman and overlay file systems in there write must not be on an overlay. Tests look at what files take
-        # on a disk.
+        # The writable files of podman and of overlay file systems in the container must not be on an overlay. Tests
+        # compare the space that files take on a disk.
         "--tmpfs=/run:exec",
         "--tmpfs=/tmp:exec",
         "--tmpfs=/var/lib/containers",
@@ -189,7 +188,7 @@ def container(
         "bash",
         *command,
     ]
-    # A terminal's Ctrl-C is for this process only.
+    # In a session of its own, podman gets no Ctrl-C of the terminal.
     with subprocess.Popen(
         arguments,
         stdin=subprocess.PIPE,
@@ -203,9 +202,9 @@ def container(
         try:
             yield process
         finally:
-            on_signals(signal.SIG_IGN)  # one is enough; what it began is brought to its end
+            on_signals(signal.SIG_IGN)  # a second Ctrl-C must not interrupt the removal
             podman_command("rm", "--force", "--ignore", "--volumes", "--time", "0", name)
-            # Where the container wasn't there yet, it ends by itself now.
+            # A container that podman was still creating ends at the end of its input.
             process.stdin.close()
             process.stdout.close()
             process.wait()
@@ -222,15 +221,16 @@ def podman_command(*arguments: str, stdin: IO[str] | int = subprocess.DEVNULL) -
     )
 
 
-def tell(process: subprocess.Popen[str]) -> None:
-    """Let the container's init go on."""
+def proceed(process: subprocess.Popen[str]) -> None:
+    """Let the container's init continue."""
     process.stdin.write("\n")
     process.stdin.flush()
 
 
 def wait_for(word: str, process: subprocess.Popen[str], log: IO[str]) -> str:
-    """Copy the container's output to *log*, and its headings to the terminal, up to a line that begins with *word*;
-    return the rest of that line.
+    """Read the container's output up to a line that begins with *word*, and return the rest of that line.
+
+    All lines go to *log*, and headings also to the terminal. Raises :class:`FreshError`.
     """
     for line in process.stdout:
         log.write(line)
@@ -239,11 +239,11 @@ def wait_for(word: str, process: subprocess.Popen[str], log: IO[str]) -> str:
             return line[len(word) :].strip()
         if line.startswith("==> "):
             say(f"  {re.sub(r'^==> ( *[0-9]+ s: )?', '', line)[:100].rstrip()}")
-    raise FreshError(f"the container ended with {process.wait()}, and its output with:\n{end_of(log)}")
+    raise FreshError(f"the container ended with {process.wait()}, and its output with:\n{read_end(log)}")
 
 
 def trace(name: str, executed: Path) -> subprocess.Popen[str]:
-    """Write what the container runs to *executed*, from now on."""
+    """Start to write the programs that the container runs to *executed*. Raises :class:`FreshError`."""
     pid = podman_command("inspect", "--format", "{{.State.Pid}}", name).stdout.strip()
     tracer = subprocess.Popen(
         [sys.executable, ROOT / "script" / "execs.py", pid, executed], stdout=subprocess.PIPE, text=True
@@ -253,7 +253,7 @@ def trace(name: str, executed: Path) -> subprocess.Popen[str]:
     return tracer
 
 
-def end_of(log: IO[str]) -> str:
+def read_end(log: IO[str]) -> str:
     log.seek(0)
     return "".join(log.readlines()[-40:]).rstrip()
 

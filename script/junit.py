@@ -5,7 +5,8 @@
 Usage: junit.py [--slowest NUMBER] FILE...
 
 Prints `<passed> <failed>`. A skipped test counts as neither; a case with a failure or an error counts once, as failed.
-With --slowest it prints a table instead: the seconds of each of the slowest cases, with its fixtures, and its name.
+With --slowest the program prints a table instead: the seconds of each of the slowest cases, with its fixtures, and its
+name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 from xml.etree import ElementTree
 
 
-def cases_of(files: list[str]) -> list[ElementTree.Element]:
+def read_cases(files: list[str]) -> list[ElementTree.Element]:
     return [case for file in files for case in ElementTree.parse(file).iter("testcase")]
 
 
@@ -25,7 +26,7 @@ def count(cases: list[ElementTree.Element]) -> tuple[int, int]:
     return len(cases) - failed - skipped, failed
 
 
-def slowest(cases: list[ElementTree.Element], number: int) -> str:
+def tabulate_slowest(cases: list[ElementTree.Element], number: int) -> str:
     """Return a table of the *number* slowest cases."""
     ordered = sorted(cases, key=lambda case: -float(case.get("time") or 0))[:number]
     rows = [f"{float(case.get('time') or 0):8.1f}  {case.get('classname')}::{case.get('name')}" for case in ordered]
@@ -37,5 +38,5 @@ if __name__ == "__main__":
     parser.add_argument("--slowest", type=int)
     parser.add_argument("files", nargs="+")
     given = parser.parse_args()
-    found = cases_of(given.files)
-    print(slowest(found, given.slowest) if given.slowest else " ".join(map(str, count(found))))
+    found = read_cases(given.files)
+    print(tabulate_slowest(found, given.slowest) if given.slowest else " ".join(map(str, count(found))))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Compare the programs that ran with what a list of packages brings to a minimal system.
+"""Compare the executed programs with the packages in a list.
 
 Usage: programs.py FILE PACKAGE...
 
-FILE is what execs.py wrote. A program is covered by each PACKAGE, by the packages that these depend on, and by the
-minimal system: its essential and required packages, and apt. Each program that isn't covered is printed with the
-program that started it, and the exit code is 1. Files that the run itself has made belong to no package and aren't
-compared: those in the checkout, in /tmp and /var/tmp, scripts of dpkg and debconf, and files in memory.
+FILE is what execs.py wrote. Covered are the programs of each PACKAGE, of the packages that these depend on, and of the
+minimal system: the essential and required packages, and apt. Each program that isn't covered is printed with the
+program that started it, and the exit code is 1. Files that the run itself has created belong to no package and aren't
+compared: files in the checkout, in /tmp and /var/tmp, scripts of dpkg and debconf, and files in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Package:
     provides: list[str]
 
 
-def installed() -> dict[str, Package]:
+def read_installed() -> dict[str, Package]:
     """Return the installed packages by name (deb-control(5))."""
     found = {}
     for paragraph in (DPKG / "status").read_text(encoding="utf-8").split("\n\n"):
@@ -63,10 +63,8 @@ def _name(relation: str) -> str:
     return re.split(r"[\s(:]", relation.strip(), maxsplit=1)[0]
 
 
-def closure(packages: dict[str, Package], listed: Iterable[str]) -> set[str]:
-    """Return the basic and the *listed* packages with all that they depend on; alternatives count as far as they are
-    installed.
-    """
+def resolve_dependencies(packages: dict[str, Package], listed: Iterable[str]) -> set[str]:
+    """Return the basic and the *listed* packages with all installed dependencies."""
     providers: dict[str, list[str]] = {}
     for name, package in packages.items():
         for provided in (name, *package.provides):
@@ -87,8 +85,10 @@ def closure(packages: dict[str, Package], listed: Iterable[str]) -> set[str]:
     return done
 
 
-def owners() -> dict[str, str]:
-    """Return the package of each path that dpkg installed; where /usr is merged a path has two names."""
+def read_owners() -> dict[str, str]:
+    """Return the package of each path that dpkg installed, without the leading /usr, because a merged /usr gives a path
+    two names.
+    """
     found = {}
     for file in (DPKG / "info").glob("*.list"):
         package = file.name.removesuffix(".list").partition(":")[0]
@@ -97,9 +97,9 @@ def owners() -> dict[str, str]:
     return found
 
 
-def unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Iterator[str]:
-    """Yield a sentence for each program that the *listed* packages don't bring."""
-    covered, owner, seen = closure(installed(), listed), owners(), set()
+def list_unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each program outside of the *listed* packages."""
+    covered, owner, seen = resolve_dependencies(read_installed(), listed), read_owners(), set()
     for entry in executed:
         for path in (entry["path"], entry["exe"]):
             path = path if path.startswith(OUTSIDE) else os.path.realpath(path)
@@ -119,7 +119,7 @@ def unlisted(executed: Iterable[dict[str, str]], listed: Iterable[str]) -> Itera
 
 def main() -> int:
     executed = [json.loads(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
-    sentences = list(unlisted(executed, sys.argv[2:]))
+    sentences = list(list_unlisted(executed, sys.argv[2:]))
     print(*sentences, sep="\n", end="\n" if sentences else "")
     return 1 if sentences or not executed else 0
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Find the real Python interpreters of this machine, for `ansible-test sanity` and for the unit tests.
+"""Find the Python interpreters of this machine, for `ansible-test sanity` and for the unit tests.
 
 Usage: pythons.py [--oldest] LINKS CORE_IN
 
-Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up), and
-prints, for each ansible-core pinned in CORE_IN (a requirements file with markers), the newest of those interpreters
-that gets this pin: `<minor version> <path> <ansible-core version>`. With --oldest it first prints `<minor version>
-<path>` of the oldest Python that plugins support, if this machine has it.
+Fills the directory LINKS with one symbolic link `python3.N` per interpreter that the plugins support (3.9 and up).
+CORE_IN is a requirements file with markers. For each ansible-core pinned there the program prints the newest
+interpreter that gets this pin: `<minor version> <path> <ansible-core version>`. With --oldest the first line is `<minor
+version> <path>` of the oldest Python that the plugins support, if this machine has it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 OLDEST = (3, 9)
-# A shim would choose an interpreter by the current directory, so pyenv is asked for its versions' own directories.
+# pyenv's shims choose an interpreter by the current directory, so the search is in the directories of its versions.
 PYENV_ROOTS = (os.environ.get("PYENV_ROOT", ""), str(Path.home() / ".pyenv"))
 PROBE = "import ensurepip, sys, venv; print(*sys.version_info[:3])"
 
 
-def candidates() -> list[Path]:
-    """Directories' `python3.N` executables, the system's own first."""
+def list_candidates() -> list[Path]:
+    """Return the `python3.N` executables, those of the system first."""
     directories = [Path("/usr/bin"), Path("/usr/local/bin")]
     directories += [path for root in PYENV_ROOTS if root for path in sorted(Path(root, "versions").glob("3.*/bin"))]
     return [
@@ -39,8 +39,8 @@ def candidates() -> list[Path]:
     ]
 
 
-def version_of(python: Path) -> tuple[int, ...] | None:
-    """The interpreter's version, or None where it doesn't run or can't make a virtual environment."""
+def probe_version(python: Path) -> tuple[int, ...] | None:
+    """Return the interpreter's version; None if Python doesn't run or can't create a virtual environment."""
     try:
         done = subprocess.run([python, "-I", "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -48,18 +48,18 @@ def version_of(python: Path) -> tuple[int, ...] | None:
     return tuple(int(part) for part in done.stdout.split())
 
 
-def interpreters() -> dict[tuple[int, ...], Path]:
-    """One interpreter for each minor version, oldest first."""
+def find_interpreters() -> dict[tuple[int, ...], Path]:
+    """Return one interpreter for each minor version, oldest first."""
     found: dict[tuple[int, ...], Path] = {}
-    for path in candidates():
-        version = version_of(path)
+    for path in list_candidates():
+        version = probe_version(path)
         if version and version[:2] >= OLDEST:
             found.setdefault(version[:2], path)
     return dict(sorted(found.items()))
 
 
-def pin_for(minor: str, pins: list[Requirement]) -> str | None:
-    """The ansible-core version that an interpreter of this minor version gets."""
+def choose_pin(minor: str, pins: list[Requirement]) -> str | None:
+    """Return the ansible-core version that an interpreter of this minor version gets."""
     environment = {"python_version": minor, "python_full_version": f"{minor}.0"}
     for pin in pins:
         if pin.marker is None or pin.marker.evaluate(environment):
@@ -73,12 +73,12 @@ def main(links: Path, core_in: Path, *, oldest: bool) -> None:
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
     newest: dict[str, str] = {}
-    for version, path in interpreters().items():
+    for version, path in find_interpreters().items():
         minor = ".".join(map(str, version))
         (links / f"python{minor}").symlink_to(path)
         if oldest and version == OLDEST:
             print(minor, path)
-        core = pin_for(minor, pins) if version >= (3, 11) else None
+        core = choose_pin(minor, pins) if version >= (3, 11) else None
         if core:
             newest[core] = f"{minor} {path} {core}"
     print("\n".join(newest.values()))

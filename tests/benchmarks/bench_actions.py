@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The CPU time, children included, and the processes of each datastore action, against ``python3 -c pass`` with the
-flags of the drivers' scripts.
+"""Measure the CPU time, children included, and the processes of each datastore action.
 
-The images are of 1 MiB, so that what is left is what an action costs before it has any data to move. ``export`` reads
-its image for a checksum. The image of 8 MiB comes from a server in this process, whose time doesn't count.
+The floor is ``python3 -c pass`` with the flags of the drivers' scripts. Images have 1 MiB, so that the figures are the
+cost of an action without data. ``export`` reads its image for a checksum. The image of 8 MiB comes from a server in
+this process, whose time doesn't count.
 """
 
 from __future__ import annotations
@@ -20,18 +20,30 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from measuring import MIB, PYTHON, FrontEnd, Row, cpu, document, interleaved, place, processes, run, table
+from measuring import (
+    MIB,
+    PYTHON,
+    FrontEnd,
+    Row,
+    build_document,
+    count_processes,
+    format_table,
+    interleave,
+    make_directory,
+    measure_cpu,
+    run,
+)
 
-#: The largest ratios that were asked for, and the largest time in ms.
+#: Largest ratios to the floor, and largest times in ms.
 TARGETS = {"rm": 3, "stat": 3, "monitor": 3, "rm, virtiofs": 2, "stat, virtiofs": 2, "monitor, virtiofs": 2}
 LIMITS = {"cp, raw, 8 MiB by HTTP": 100}
 
-#: The name of the image that each action is about.
+#: Name of the image of each action.
 NAME = "0123456789abcdef0123456789abcdef"
 
 
 class Store:
-    """A datastore, as it is before an action."""
+    """A datastore in the state before an action."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / "datastores" / "100"
@@ -68,8 +80,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(directory: Path) -> Iterator[str]:
-    """Serve the files in a directory by HTTP, below the URL."""
+def serve(directory: Path) -> Iterator[str]:
+    """Serve the files in *directory* by HTTP, and yield the URL."""
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(directory))
     ) as server:
@@ -78,8 +90,8 @@ def served(directory: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def actions(store: Store, url: str) -> dict[str, tuple[str, str, Callable[[], None], Mapping[str, object]]]:
-    """By what the table calls it: action, driver, what is done before, and the elements of the image."""
+def list_actions(store: Store, url: str) -> dict[str, tuple[str, str, Callable[[], None], Mapping[str, object]]]:
+    """Return the actions by their names in the table: action, driver, preparation, and the elements of the image."""
     image = {"SOURCE": store.path / NAME, "FORMAT": "raw", "SIZE": 1}
     snapshot = {**image, "TARGET_SNAPSHOT": 0}
     return {
@@ -111,31 +123,31 @@ def main() -> None:
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(place(options.directory))
+        directory = stack.enter_context(make_directory(options.directory))
         front_end = FrontEnd(directory)
         store = Store(directory)
-        url = stack.enter_context(served(store.files))
+        url = stack.enter_context(serve(store.files))
         commands = {
-            name: (before, front_end.script(action, driver), document(store.path, image))
-            for name, (action, driver, before, image) in actions(store, url).items()
+            name: (before, front_end.script(action, driver), build_document(store.path, image))
+            for name, (action, driver, before, image) in list_actions(store, url).items()
         }
         counts = {}
         for name, (before, argv, stdin) in commands.items():
             before()
-            run(argv, stdin)  # an action that fails would be quick
+            run(argv, stdin)  # a failed action would be quick
             before()
-            counts[name] = processes(argv, stdin)
+            counts[name] = count_processes(argv, stdin)
 
-        def measured(before: Callable[[], None], argv: list[object], stdin: bytes) -> float:
+        def run_once(before: Callable[[], None], argv: list[object], stdin: bytes) -> float:
             before()
-            return cpu(argv, stdin)
+            return measure_cpu(argv, stdin)
 
         floor = [*PYTHON, "-c", "pass"]
-        found = interleaved(
+        found = interleave(
             options.runs,
             {
-                "floor": lambda: cpu(floor),
-                **{name: lambda call=call: measured(*call) for name, call in commands.items()},
+                "floor": lambda: measure_cpu(floor),
+                **{name: lambda call=call: run_once(*call) for name, call in commands.items()},
             },
         )
     rows = [
@@ -151,7 +163,7 @@ def main() -> None:
         )
         for name in commands
     ]
-    print(table(rows))
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

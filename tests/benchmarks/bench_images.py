@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A second run of a play that declares 1,000 images in one task, against a play with one ``ansible.builtin.ping``:
-Ansible's own time is in both.
+"""Measure the second run of a play that declares 1,000 images in one task.
 
-The table has the first run too, which makes the images.
+The floor is a play with one ``ansible.builtin.ping``, because Ansible's own time is in both. The table also has the
+first run, which creates the images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from measuring import Row, interleaved, place, run, table, timed
+from measuring import Row, format_table, interleave, make_directory, measure_time, run
 
 
 class Plays:
@@ -32,7 +32,7 @@ class Plays:
             json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}])
         )
         output: list[str] = []
-        seconds = timed(
+        seconds = measure_time(
             lambda: output.append(
                 run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", playbook])
             )
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
     os.environ["ANSIBLE_PIPELINING"] = "1"
-    with place(options.directory) as directory:
+    with make_directory(options.directory) as directory:
         plays = Plays(directory)
         catalog = str(directory / "catalog.sqlite")
         (directory / "datastores").mkdir()
@@ -78,10 +78,10 @@ def main() -> None:
                 raise RuntimeError("the second run changed something")
             return seconds
 
-        found = interleaved(options.runs, {"second": second, "ping": lambda: plays("ansible.builtin.ping", {})})
+        found = interleave(options.runs, {"second": second, "ping": lambda: plays("ansible.builtin.ping", {})})
     what = f"{options.images:,} images declared"
     print(
-        table(
+        format_table(
             [
                 Row(f"{what}, second run", found["second"], "ansible.builtin.ping", found["ping"], target=2),
                 Row(f"{what}, first run, measured once", first, "ansible.builtin.ping", found["ping"]),

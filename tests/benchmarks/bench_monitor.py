@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The action monitor of a datastore with 10,000 images, against the same with an empty one and against ``stat -f``:
-images aren't counted one by one.
+"""Measure the action monitor of a datastore with 10,000 images.
+
+The floors are the action with an empty datastore, because monitor must not count the images one by one, and ``stat
+-f``.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from measuring import FrontEnd, Row, document, interleaved, place, run, table, timed
+from measuring import FrontEnd, Row, build_document, format_table, interleave, make_directory, measure_time, run
 
 
 def main() -> None:
@@ -17,7 +19,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
-    with place(options.directory) as directory:
+    with make_directory(options.directory) as directory:
         front_end = FrontEnd(directory)
         stores = {name: directory / name for name in ("full", "empty")}
         for store in stores.values():
@@ -25,13 +27,15 @@ def main() -> None:
         for number in range(options.images):
             (stores["full"] / f"{number:032x}").touch()
         script = front_end.script("monitor")
-        documents = {name: document(store, {}) for name, store in stores.items()}
-        works = {name: lambda stdin=stdin: timed(lambda: run(script, stdin)) for name, stdin in documents.items()}
-        works["stat"] = lambda: timed(lambda: run(["stat", "--file-system", stores["full"]]))
-        found = interleaved(options.runs, works)
+        documents = {name: build_document(store, {}) for name, store in stores.items()}
+        works = {
+            name: lambda stdin=stdin: measure_time(lambda: run(script, stdin)) for name, stdin in documents.items()
+        }
+        works["stat"] = lambda: measure_time(lambda: run(["stat", "--file-system", stores["full"]]))
+        found = interleave(options.runs, works)
     what = f"monitor, {options.images:,} images"
     print(
-        table(
+        format_table(
             [
                 Row(what, found["full"], "monitor, no image", found["empty"], target=1.2),
                 Row(what, found["full"], "stat --file-system", found["stat"]),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The simulated datastore against the file system beneath it, and against the passthrough example of the library that
-it is built on.
+"""Measure the simulated datastore against the file system beneath and against the passthrough example of pyfuse3.
 
-Medians of interleaved runs in one session, all on one processor: whether a client and a daemon share one would decide
-more than their code. Policies and ledger are on, and no rule matches. The example is fetched with the library's source
-distribution when this runs; where that can't be had, a line says so and its column stays empty.
+Figures are medians of interleaved runs in one session. All runs are on one processor, because sharing a processor
+between client and daemon would matter more than their code. Policies and ledger are on, and no rule matches. The
+example comes with pyfuse3's source distribution, which is downloaded. Without the download a message says so and the
+column stays empty.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
 
 
-def timed(work: Callable[[], object]) -> float:
+def measure_time(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 class Loads:
-    """Each returns seconds, and leaves nothing behind."""
+    """The loads. Each load returns seconds and removes its files."""
 
     def __init__(self, scale: float) -> None:
         self.size = max(4, int(1024 * scale)) * MIB
@@ -65,7 +65,7 @@ class Loads:
 
     def write(self, path: Path) -> float:
         file = path / "file"
-        seconds = timed(lambda: self._fill(file))
+        seconds = measure_time(lambda: self._fill(file))
         file.unlink()
         return seconds
 
@@ -85,7 +85,7 @@ class Loads:
                 while stream.read(MIB):
                     pass
 
-        seconds = timed(work)
+        seconds = measure_time(work)
         file.unlink()
         return seconds
 
@@ -102,7 +102,7 @@ class Loads:
             for offset in offsets:
                 os.pread(fd, 4096, offset)
 
-        seconds = timed(work)
+        seconds = measure_time(work)
         os.close(fd)
         file.unlink()
         return seconds
@@ -113,7 +113,7 @@ class Loads:
             os.close(os.open(directory / str(number), os.O_CREAT | os.O_WRONLY))
 
     def create(self, path: Path) -> float:
-        seconds = timed(lambda: self._make(path / "d"))
+        seconds = measure_time(lambda: self._make(path / "d"))
         shutil.rmtree(path / "d")
         return seconds
 
@@ -126,7 +126,7 @@ class Loads:
                 os.stat(name)
 
         work()
-        seconds = timed(work)
+        seconds = measure_time(work)
         shutil.rmtree(path / "d")
         return seconds
 
@@ -137,7 +137,7 @@ class Loads:
             for number in range(self.files):
                 os.unlink(path / "d" / str(number))
 
-        seconds = timed(work)
+        seconds = measure_time(work)
         os.rmdir(path / "d")
         return seconds
 
@@ -149,7 +149,7 @@ class Loads:
                 stream.seek(offset)
                 stream.write(os.urandom(MIB))
         drop_caches()
-        seconds = timed(
+        seconds = measure_time(
             lambda: subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, path / "image"], check=True)
         )
         source.unlink()
@@ -158,7 +158,7 @@ class Loads:
 
 
 def fetch_example(root: Path) -> Path | None:
-    """The library's passthrough example, of the version that is installed."""
+    """Download the passthrough example of the installed pyfuse3; None if the download fails."""
     number = version("pyfuse3")
     done = subprocess.run(
         [
@@ -187,8 +187,8 @@ def fetch_example(root: Path) -> Path | None:
 
 
 @contextmanager
-def example(root: Path) -> Iterator[Path | None]:
-    """A mount of the example."""
+def mount_example(root: Path) -> Iterator[Path | None]:
+    """Mount the example."""
     script = fetch_example(root)
     if script is None:
         print("The example is left out: the source distribution of pyfuse3 can't be downloaded.", file=sys.stderr)
@@ -225,14 +225,18 @@ def main() -> None:
         (root / "beneath").mkdir()
         datastore = mount("bench", root / "simulated", size=6 << 30)
         try:
-            with datastore.fault(["all"], path="nothing/*"), example(root) as point:
+            with datastore.fault(["all"], path="nothing/*"), mount_example(root) as point:
                 rows = measure(options, {"beneath": root / "beneath", "example": point, "simulated": datastore.path()})
         finally:
             datastore.end()
     finally:
         subprocess.run(["umount", "--lazy", root], check=False)
         root.rmdir()
-    print(json.dumps(rows, indent=2) if options.json else f"{options.runs} runs on {machine()}\n\n{table(rows)}")
+    print(
+        json.dumps(rows, indent=2)
+        if options.json
+        else f"{options.runs} runs on {describe_machine()}\n\n{format_table(rows)}"
+    )
 
 
 def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list[dict[str, Any]]:
@@ -256,8 +260,8 @@ def measure(options: argparse.Namespace, places: dict[str, Path | None]) -> list
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Medians, each with the shortest and the longest run, and the ratio of medians."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Return a table of medians, each with the shortest and the longest run, and of ratios."""
 
     def cell(row: dict[str, Any], place: str) -> str:
         return "{:.3f} ({:.3f} to {:.3f})".format(row[place], *row["spread"][place]) if place in row else "-"
@@ -273,8 +277,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Return what it was measured on, and what else that had to do."""
+def describe_machine() -> str:
+    """Return processor, versions and load of this machine."""
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What the benchmarks share: medians of interleaved runs, the table, and the drivers as a front-end has them.
+"""The common parts of the benchmarks: medians of interleaved runs, the table, and the drivers as on a front-end.
 
-A figure only means something beside another one of the same machine and minute: each row has a floor, which was
-measured in turn with it.
+A figure only has a meaning beside another figure of the same machine and minute. Each row therefore has a floor, which
+was measured in turns with the figure.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tempfile import TemporaryDirectory
 
 MIB = 1 << 20
 
-#: As the role has it, and as the first line of each script.
+#: The interpreter and its flags in the first line of each script that the role installs.
 PYTHON = ["/usr/bin/python3", "-ISXutf8"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio that was asked for, where one was,
-    and ``limit`` the largest value.
+    """One figure. ``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio and ``limit`` the largest
+    value, None without a requirement.
     """
 
     what: str
@@ -45,8 +45,8 @@ class Row:
     more: Mapping[str, object] | None = None
 
 
-def table(rows: Sequence[Row]) -> str:
-    """In Markdown. Whatever it says, it is no test: nothing fails."""
+def format_table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table. A missed target is printed and is no error."""
     further = list(next((row.more for row in rows if row.more), {}))
     lines = [
         f"| what | figure | floor | its figure | ratio | target |{''.join(f' {name} |' for name in further)}",
@@ -65,9 +65,11 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def interleaved(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of what each of ``works`` returns, by name: all take a turn, ``runs`` times, each time in another
-    order, as one can slow down the next.
+def interleave(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Return by name the median of the results of each of ``works``.
+
+    Each of them runs ``runs`` times, in turns. The order changes with each turn, because one work can slow down the
+    next.
     """
     found: dict[str, list[float]] = {name: [] for name in works}
     order = random.Random(1)
@@ -79,7 +81,7 @@ def interleaved(runs: int, works: Mapping[str, Callable[[], float]]) -> dict[str
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def timed(work: Callable[[], object]) -> float:
+def measure_time(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -92,10 +94,8 @@ def run(argv: Sequence[object], stdin: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-def cpu(argv: Sequence[object], stdin: bytes = b"") -> float:
-    """Milliseconds of CPU time, user and system, of a command with all its children, as the kernel counts for
-    wait4(2).
-    """
+def measure_cpu(argv: Sequence[object], stdin: bytes = b"") -> float:
+    """Return the CPU time of a command with all its children, user and system, in milliseconds (wait4(2))."""
     process = subprocess.Popen(
         [str(word) for word in argv], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -107,8 +107,8 @@ def cpu(argv: Sequence[object], stdin: bytes = b"") -> float:
     return 1000 * (usage.ru_utime + usage.ru_stime)
 
 
-def processes(argv: Sequence[object], stdin: bytes = b"") -> int:
-    """How many processes a command is, itself included, as strace(1) sees the kernel start them."""
+def count_processes(argv: Sequence[object], stdin: bytes = b"") -> int:
+    """Return the number of processes of a command, itself included, counted by strace(1)."""
     with TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         command = ["strace", "-f", "-qq", "-o", log, "-e", "trace=fork,vfork,clone,clone3", "-e", "signal=none", *argv]
@@ -120,14 +120,14 @@ def processes(argv: Sequence[object], stdin: bytes = b"") -> int:
 
 
 @contextmanager
-def place(directory: str) -> Iterator[Path]:
-    """A directory of this run's own."""
+def make_directory(directory: str) -> Iterator[Path]:
+    """Yield a directory of this run."""
     with TemporaryDirectory(prefix="granary-bench-", dir=directory) as name:
         yield Path(name)
 
 
 class FrontEnd:
-    """The drivers, installed below ``root`` by their role, and one datastore."""
+    """The drivers, installed below ``root`` by their role."""
 
     def __init__(self, root: Path) -> None:
         self.remotes = root / "front-end" / "remotes"
@@ -149,8 +149,8 @@ class FrontEnd:
         return [self.remotes / "datastore" / driver / action, "7"]
 
 
-def document(store: Path, image: Mapping[str, object]) -> bytes:
-    """What a front-end sends: the datastore of type image in ``store``, and the elements of the image."""
+def build_document(store: Path, image: Mapping[str, object]) -> bytes:
+    """Return the document that a front-end sends: the image datastore in ``store``, and the elements of the image."""
     elements = "".join(f"<{name}>{text}</{name}>" for name, text in {"TYPE": 0, **image}.items())
     datastore = (
         f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH><TEMPLATE/>"
