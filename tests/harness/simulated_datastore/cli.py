@@ -21,7 +21,7 @@ from .client import Control, Running, running, start
 from .errors import DaemonGone, SimulatedDatastoreError
 from .profiles import choose
 from .system import mounts, resolve
-from .values import amount, assignments
+from .values import format_amount, parse_assignments
 
 #: Upper bound of the entries in a cell of a table; the JSON has all of them.
 _MOST = 8
@@ -343,7 +343,7 @@ def _rules(rules: list[dict[str, Any]]) -> str:
 
 def _set(options: argparse.Namespace) -> None:
     control = _control(options)
-    settings.apply(control, assignments(options.settings))
+    settings.apply(control, parse_assignments(options.settings))
     status = control.call("status")
     _print(
         options, {key: status[key] for key in ("state", "capacity", "schedule", "crash_tracking")}, lambda: "in force"
@@ -353,7 +353,7 @@ def _set(options: argparse.Namespace) -> None:
 def _rule(options: argparse.Namespace) -> None:
     control = _control(options)
     if options.action == "add":
-        given = assignments(options.words)
+        given = parse_assignments(options.words)
         # Option values are texts, even if they look like numbers.
         for key, _unused, text in (word.partition("=") for word in options.words):
             if key in ("client", "id", "path") and not isinstance(given[key], str):
@@ -374,11 +374,11 @@ def _rule(options: argparse.Namespace) -> None:
 
 
 def _crash(options: argparse.Namespace) -> None:
-    control, given = _control(options), assignments(options.words)
+    control, given = _control(options), parse_assignments(options.words)
     if options.action == "states":
         states = control.call("crash.states", **given)
         counted = control.call("crash.count", **given)
-        number = amount(counted["states"], counted["exact"])
+        number = format_amount(counted["states"], counted["exact"])
         _print(
             options,
             states,

@@ -122,7 +122,7 @@ class Running:
             return {}
         return record if isinstance(record, dict) and {"pid", "started"} <= record.keys() else {}
 
-    def _noted_mounts(self) -> list[Any]:
+    def _read_noted_mounts(self) -> list[Any]:
         """Return device and mount point of each mount in the daemon's notes."""
         try:
             found = json.loads((self.runtime / "mounts.json").read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ class Running:
 
     def note(self, **changes: Any) -> None:
         """Change the record of a daemon that still exists."""
-        with _locked():
+        with _hold_lock():
             if record := self.record():
                 self._note({**record, **changes})
 
@@ -147,7 +147,7 @@ class Running:
         Raises :class:`SimulatedDatastoreError` when the daemon is neither ready nor gone after *deadline* seconds.
         """
         until = time.monotonic() + deadline
-        while self.alive():
+        while self.is_alive():
             with contextlib.suppress(DaemonGone):
                 return self.control()
             if time.monotonic() > until:
@@ -180,10 +180,10 @@ class Running:
                 control.close()
         return None
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Return True if the daemon's process exists. A later process with the same number doesn't count."""
         record = self.record()
-        return bool(record) and _started(record["pid"]) == record["started"]
+        return bool(record) and _read_start(record["pid"]) == record["started"]
 
     def end(self, deadline: float = 10) -> None:
         """End the daemon, by request and then by signals, and remove its files and mounts. A missing daemon is no
@@ -201,7 +201,7 @@ class Running:
                 control.close()
         if record:
             for number in (None, signal.SIGTERM, signal.SIGKILL):
-                if number is not None and _started(record["pid"]) == record["started"]:
+                if number is not None and _read_start(record["pid"]) == record["started"]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(record["pid"], number)
                 if _wait_gone(record["pid"], record["started"], deadline):
@@ -214,14 +214,14 @@ class Running:
 
         The unmount is lazy, because programs may still use the mount.
         """
-        with _locked():
+        with _hold_lock():
             self._sweep(record)
 
     def _sweep(self, record: dict[str, Any]) -> None:
         now = self.record()
         if now and (now["pid"], now["started"]) != (record.get("pid"), record.get("started")):
             return
-        noted = self._noted_mounts()
+        noted = self._read_noted_mounts()
         for mount in reversed(mounts()):
             if [mount.device, mount.path] in noted:
                 # Programs with pending requests get ENOTCONN. Without a mounted fusectl they get it when the daemon
@@ -278,9 +278,9 @@ def start(
     tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
     python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
-    with _locked(), _log_file(config["log"]) as errors:
+    with _hold_lock(), _log_file(config["log"]) as errors:
         _sweep_all()
-        if running.alive():
+        if running.is_alive():
             raise SimulatedDatastoreError(
                 f"name: the datastore {name!r} is mounted already, give another name or unmount it."
             )
@@ -294,7 +294,7 @@ def start(
             env=environment,
             start_new_session=True,
         )
-        record = {"pid": process.pid, "started": _started(process.pid)}
+        record = {"pid": process.pid, "started": _read_start(process.pid)}
         running._note(record)
     try:
         answer = _first_line(process, json.dumps(config).encode(), deadline)
@@ -307,7 +307,7 @@ def start(
         process.wait()
         running.sweep(record)
         raise SimulatedDatastoreError(answer["error"])
-    running.note(watchdog=answer["watchdog"], watchdog_started=_started(answer["watchdog"]))
+    running.note(watchdog=answer["watchdog"], watchdog_started=_read_start(answer["watchdog"]))
     # A child without wait(2) would stay a zombie.
     _children.append(process)
     return running
@@ -351,10 +351,10 @@ def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float
 
 def running() -> list[Running]:
     """Return the running datastores."""
-    return [found for found in _known() if found.alive()]
+    return [found for found in _list_known() if found.is_alive()]
 
 
-def _known() -> list[Running]:
+def _list_known() -> list[Running]:
     """Return the running datastores, and those with files or mounts left."""
     return (
         [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name) and path.is_dir()]
@@ -365,13 +365,13 @@ def _known() -> list[Running]:
 
 def _sweep_all() -> None:
     """Remove the files and mounts of dead daemons."""
-    for found in _known():
-        if not found.alive():
+    for found in _list_known():
+        if not found.is_alive():
             found._sweep(found.record())
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def _hold_lock() -> Iterator[None]:
     """Hold the lock of all datastores' directories. Watchdogs take it, too."""
     try:
         RUNTIME.mkdir(parents=True, exist_ok=True)
@@ -390,7 +390,7 @@ def _locked() -> Iterator[None]:
         os.close(fd)
 
 
-def _started(pid: int) -> int:
+def _read_start(pid: int) -> int:
     """Return a process's start in ticks since boot (proc_pid_stat(5), field 22); 0 for a missing one or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -401,7 +401,7 @@ def _started(pid: int) -> int:
 
 def _wait_gone(pid: int, started: int, deadline: float) -> bool:
     until = time.monotonic() + deadline
-    if not pid or _started(pid) != started:
+    if not pid or _read_start(pid) != started:
         return True
     try:
         fd = os.pidfd_open(pid)
@@ -410,7 +410,7 @@ def _wait_gone(pid: int, started: int, deadline: float) -> bool:
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while _started(pid) == started:
+        while _read_start(pid) == started:
             left = until - time.monotonic()
             if left <= 0:
                 return False

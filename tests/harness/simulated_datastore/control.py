@@ -150,13 +150,13 @@ async def _take(room: trio.Semaphore, count: int, stream: trio.SocketStream) -> 
             count -= 1
     if count:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_gone, stream)
+            nursery.start_soon(_wait_closed, stream)
             for _unused in range(count):
                 await room.acquire()
             nursery.cancel_scope.cancel()
 
 
-async def _gone(stream: trio.SocketStream) -> None:
+async def _wait_closed(stream: trio.SocketStream) -> None:
     """Wait, and raise :class:`trio.BrokenResourceError` when the client closes both directions, which a read doesn't
     show.
     """

@@ -121,7 +121,7 @@ class CrashStates:
         there = state >> first
         return [self.pieces[first + each] for each in range(number) if there >> each & 1]
 
-    def _there(self, state: State) -> list[bool]:
+    def _unpack(self, state: State) -> list[bool]:
         """Return for each piece True if *state* has it."""
         return [digit == "1" for digit in f"{state:0{len(self.pieces)}b}"[::-1]]
 
@@ -271,9 +271,9 @@ class CrashStates:
 
     def visible(self, state: State) -> State:
         """Return *state* without invisible pieces: overwritten, beyond the end, or impossible without others."""
-        kept, there = state, self._there(state)
+        kept, there = state, self._unpack(state)
         for fid, steps in self._files.items():
-            kept &= ~_bits(_hidden(steps, self._sizes[fid], there))
+            kept &= ~_bits(_find_invisible(steps, self._sizes[fid], there))
         if self.names == "strict":
             for names, applied in self._names(state):
                 if not applied:
@@ -401,7 +401,7 @@ class CrashStates:
 
     def contents(self, state: State) -> dict[int, Recipe]:
         """Return by fid the steps from the current content to the content in *state*."""
-        there = self._there(state)
+        there = self._unpack(state)
         recipes: dict[int, Recipe] = {}
         files: dict[int, list[Content]] = {}
         for change in self.changes:
@@ -447,7 +447,7 @@ def _pieces(change: Content, size: int) -> list[Piece]:
     ]
 
 
-def _hidden(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
+def _find_invisible(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
     """Return the invisible ones among the pieces of a file."""
     deciding: _Step | None = None
     there = [step for step in steps if step.number is None or alive[step.number]]

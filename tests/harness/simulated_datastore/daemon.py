@@ -108,7 +108,7 @@ class Daemon:
                 nursery.start_soon(self._write_ledger)
                 if "parent" in self.config:
                     nursery.start_soon(self._watch_parent, self.config["parent"])
-                _ready({"ready": True, "watchdog": self._watchdog.pid})
+                _announce({"ready": True, "watchdog": self._watchdog.pid})
                 gc.collect()
                 gc.freeze()
                 await self.stop.wait()
@@ -328,7 +328,7 @@ class Daemon:
             await trio.sleep(0.2)
 
 
-def _ready(message: dict[str, Any]) -> None:
+def _announce(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
     # The reader of standard output gets its end now.
     null = os.open(os.devnull, os.O_WRONLY)
@@ -367,7 +367,7 @@ def main() -> NoReturn:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        _ready({"error": str(error)})
+        _announce({"error": str(error)})
         sys.exit(1)
     sys.exit(0)
 

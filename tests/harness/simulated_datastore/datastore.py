@@ -34,7 +34,7 @@ _CHANGES = NAMES | ATTRIBUTES | {"truncate", "write"}
 
 
 class Datastore:
-    """One simulated datastore. Raises :class:`SimulatedDatastoreError` unless *backing* is a directory."""
+    """A simulated datastore. Raises :class:`SimulatedDatastoreError` unless *backing* is a directory."""
 
     def __init__(self, backing: Path, capabilities: Capabilities, clock: Clock | None = None) -> None:
         # Nodes and open files get a share of this process's descriptors each. The rest is for pins, sockets and
@@ -155,14 +155,14 @@ class Datastore:
         self.shared = len(self.mounts) > 1
         self.recompile()
 
-    def changed(self, request: Request) -> None:
+    def invalidate_others(self, request: Request) -> None:
         """Invalidate the caches of other clients after a change by one client."""
         self._tell(
             request,
             [mount for mount in self.mounts.values() if mount is not request.mount and mount.export.profile.coherent],
         )
 
-    def disagree(self, request: Request) -> None:
+    def invalidate_all(self, request: Request) -> None:
         """Invalidate the caches of all clients after a false answer."""
         self._tell(request, list(self.mounts.values()))
 

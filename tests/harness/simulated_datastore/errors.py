@@ -10,7 +10,7 @@ class SimulatedDatastoreError(Exception):
 
 
 class DaemonGone(SimulatedDatastoreError):
-    """No daemon accepts the connection, or the daemon has ended."""
+    """The daemon accepts no connection, or has ended."""
 
 
 __all__ = ["DaemonGone", "SimulatedDatastoreError"]

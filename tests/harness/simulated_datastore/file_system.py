@@ -104,7 +104,7 @@ class FileSystem:
             and mode & stat.S_ISGID
             and mode & stat.S_IXGRP
             and caller.uid
-            and parent.st_gid not in _groups(caller.pid, caller.gid)
+            and parent.st_gid not in _read_groups(caller.pid, caller.gid)
         ):
             mode &= ~stat.S_ISGID
         # chown(2) cleared the special bits.
@@ -196,7 +196,7 @@ class FileSystem:
         nodes = self.nodes
         parent, name = request.entry
         new_parent, new_name = request.target
-        fd, new_fd = _two(nodes, parent, new_parent)
+        fd, new_fd = _open_two(nodes, parent, new_parent)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         node = nodes.known(status.st_ino)
         try:
@@ -392,18 +392,18 @@ def _refuse_gone(request: Request) -> None:
     """Raise ESTALE for a nameless file of a network client that no one has open: the client's kernel repeats the
     lookup.
     """
-    if not request.node.links and not request.node.in_use and not request.mount.export.profile.coherent:
+    if not request.node.links and not request.node.is_in_use and not request.mount.export.profile.coherent:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
-def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
+def _open_two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
     """Return descriptors of two directories that are valid together, even in a small LRU."""
     nodes.directory_fd(first)
     second_fd = nodes.directory_fd(second)
     return nodes.directory_fd(first), second_fd
 
 
-def without_privileges(mode: int, group: int, caller: Caller) -> int:
+def clear_privileges(mode: int, group: int, caller: Caller) -> int:
     """Return the *mode* of a file of *group* after *caller* changed its content.
 
     The set-user-ID bit is cleared. The set-group-ID bit is cleared if the group may execute the file or isn't one of
@@ -411,12 +411,12 @@ def without_privileges(mode: int, group: int, caller: Caller) -> int:
     """
     if not stat.S_ISREG(mode):
         return mode
-    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _groups(caller.pid, caller.gid)):
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _read_groups(caller.pid, caller.gid)):
         mode &= ~stat.S_ISGID
     return mode & ~stat.S_ISUID
 
 
-def _groups(pid: int, group: int) -> set[int]:
+def _read_groups(pid: int, group: int) -> set[int]:
     """Return the groups of a process: *group* and the supplementary ones."""
     try:
         for line in lines(Path(f"/proc/{pid}/status")):
@@ -427,4 +427,4 @@ def _groups(pid: int, group: int) -> set[int]:
     return {group}
 
 
-__all__ = ["CAPABILITY", "FileSystem", "place", "without_privileges"]
+__all__ = ["CAPABILITY", "FileSystem", "place", "clear_privileges"]

@@ -74,9 +74,9 @@ class Ledger:
             )
         )
         if self.watchers:
-            self.changed()
+            self.call_watchers()
 
-    def changed(self) -> None:
+    def call_watchers(self) -> None:
         """Call the watchers."""
         for watcher in tuple(self.watchers):
             watcher()
@@ -157,7 +157,7 @@ class Ledger:
             )
         return since
 
-    def chosen(self, criteria: dict[str, Any]) -> Iterator[Row]:
+    def select(self, criteria: dict[str, Any]) -> Iterator[Row]:
         """Yield the entries that match *criteria*, a mapping with any keys."""
         for key in criteria:
             choose("criteria", key, CRITERIA)
@@ -167,13 +167,13 @@ class Ledger:
         """Return the matching entries, oldest first, as plain data; with *limit* the last ones."""
         if limit is not None:
             checks.whole("limit", limit)
-        rows = list(self.chosen(criteria))
+        rows = list(self.select(criteria))
         return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)) :])]
 
     def summary(self, **criteria: Any) -> list[dict[str, Any]]:
         """Return requests, bytes and errors by client and operation."""
         sums: dict[tuple[str, str], list[int]] = {}
-        for row in self.chosen(criteria):
+        for row in self.select(criteria):
             entry = sums.setdefault((row[2], row[3]), [0, 0, 0])
             entry[0] += 1
             entry[1] += row[7] if row[3] in ("read", "write") else 0

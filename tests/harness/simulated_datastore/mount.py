@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""One client's mount of the datastore, with the operations that the adapter calls.
+"""A client's mount of the datastore, with the operations that the adapter calls.
 
 Every method takes the kernel's inode numbers, and returns a :class:`Request` or raises :class:`OSError`.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from .file_system import without_privileges
+from .file_system import clear_privileges
 from .nodes import Node
 from .profiles import Profile
 from .request import Caller, Request
@@ -125,10 +125,10 @@ class Mount:
                 await plan.run(request)
             except OSError:
                 if request.rules:
-                    self.datastore.disagree(request)
+                    self.datastore.invalidate_all(request)
                 raise
             if request.skip:
-                self.datastore.disagree(request)
+                self.datastore.invalidate_all(request)
         else:
             try:
                 self._execute[request.op](request)
@@ -138,7 +138,7 @@ class Mount:
             finally:
                 self._ledger.note(request)
         if self.datastore.shared:
-            self.datastore.changed(request)
+            self.datastore.invalidate_others(request)
         return request
 
     async def park(self, request: Request, wait: Awaitable[Any], *, hangs: bool = False) -> None:
@@ -148,7 +148,7 @@ class Mount:
         lists = [self.datastore.parked, self.datastore.hanging] if hangs else [self.datastore.parked]
         for waiting in lists:
             waiting.append(request)
-        self._ledger.changed()
+        self._ledger.call_watchers()
         try:
             await self._wait(wait)
         finally:
@@ -211,10 +211,10 @@ class Mount:
         request = self._count(
             await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller))
         )
-        self._opened(request.result, caller)
+        self._store_opener(request.result, caller)
         return request
 
-    def _opened(self, handle: Handle, caller: Caller) -> Handle:
+    def _store_opener(self, handle: Handle, caller: Caller) -> Handle:
         """Store the user who opened a file, because write requests have no user.
 
         The kernel leaves clearing the set-ID bits to the server in three cases: on a strict mount, for a squashed root,
@@ -292,7 +292,7 @@ class Mount:
         acting = self._acting(caller) if op == "truncate" else None
         if acting is not None:
             now = self.nodes.stat(node)
-            mode = without_privileges(now.st_mode, now.st_gid, acting)
+            mode = clear_privileges(now.st_mode, now.st_gid, acting)
             if mode != now.st_mode:
                 change["mode"] = mode
         return await self.run(
@@ -329,13 +329,15 @@ class Mount:
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Handle:
         node = self.nodes.get(ino)
-        handle = self._opened((await self.run(Request("open", self, node, flags=flags, caller=caller))).result, caller)
+        handle = self._store_opener(
+            (await self.run(Request("open", self, node, flags=flags, caller=caller))).result, caller
+        )
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             try:
                 change = {"size": 0}
                 now = os.fstat(handle.fd)
                 mode = (
-                    now.st_mode if handle.opener is None else without_privileges(now.st_mode, now.st_gid, handle.opener)
+                    now.st_mode if handle.opener is None else clear_privileges(now.st_mode, now.st_gid, handle.opener)
                 )
                 if mode != now.st_mode:
                     # When the kernel leaves the truncate to the server, the set-ID bits are the server's, too
@@ -382,7 +384,7 @@ class Mount:
         writes.
         """
         now = os.fstat(handle.fd)
-        mode = without_privileges(now.st_mode, now.st_gid, opener)
+        mode = clear_privileges(now.st_mode, now.st_gid, opener)
         if mode != now.st_mode:
             await self.run(Request("chmod", self, handle.node, arguments={"mode": mode}, handle=handle))
             self.datastore.invalidate(self, handle.node, None, b"")
@@ -421,7 +423,7 @@ class Mount:
         self.handles[handle.number] = handle
         node.handles.append(handle)
         if not node.links and not node.orphan:
-            self.datastore.capacity.opened(node)
+            self.datastore.capacity.count_opened(node)
         return handle
 
     def remove_handle(self, handle: Handle) -> None:
@@ -440,7 +442,7 @@ class Mount:
         node = handle.node
         if node.orphan and all(other is handle or other.lost for other in node.handles):
             node.orphan = False
-            self.datastore.capacity.closed(node)
+            self.datastore.capacity.subtract_closed(node)
 
     def make_stale(self) -> None:
         """Make all handles of this client stale."""

@@ -72,7 +72,7 @@ class Node:
         self._path_epoch = -1
 
     @property
-    def in_use(self) -> bool:
+    def is_in_use(self) -> bool:
         """True if a client has the node open, by a handle that the server hasn't lost."""
         return any(not handle.lost for handle in self.handles)
 
@@ -105,7 +105,7 @@ class Node:
 
 
 class NodeTable:
-    """All known nodes of one datastore, by inode number.
+    """The known nodes of one datastore, by inode number.
 
     *limit* is the number of open directories, and of pinned nodes without a handle. Raises :class:`OSError` if *root*
     can't be opened as a directory.

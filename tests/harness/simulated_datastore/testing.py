@@ -21,7 +21,7 @@ from typing import Any
 from . import settings
 from .client import Control, Running, start
 from .profiles import choose
-from .values import amount
+from .values import format_amount
 
 #: The errors of a fault walker by default: those of disks, servers and quotas.
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
@@ -119,7 +119,7 @@ class LedgerView:
 
 
 class SimulatedDatastore:
-    """One datastore with its clients. *backing* is the backing directory."""
+    """A datastore with its clients. *backing* is the backing directory."""
 
     def __init__(self, running: Running, backing: Path, mount_points: dict[str, Path], log: Path) -> None:
         self.running = running
@@ -320,7 +320,9 @@ class Crashes(int):
     exact: bool
 
     def __str__(self) -> str:
-        return f"{int(self):,} crashes, into {int(self):,} of {amount(self.states, self.exact)} states of the disk"
+        return (
+            f"{int(self):,} crashes, into {int(self):,} of {format_amount(self.states, self.exact)} states of the disk"
+        )
 
 
 class CrashWalker(_Walker):

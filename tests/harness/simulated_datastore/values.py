@@ -20,7 +20,7 @@ def size(value: Any) -> Any:
     return int(match[1]) * _UNITS[match[2].upper()] if match else value
 
 
-def assignments(words: list[str]) -> dict[str, Any]:
+def parse_assignments(words: list[str]) -> dict[str, Any]:
     """Parse ``key=value`` words. A value is JSON or otherwise a text, a size is bytes, and dots in a key create
     mappings.
 
@@ -45,11 +45,11 @@ def assignments(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def amount(number: int, exact: bool) -> str:
+def format_amount(number: int, exact: bool) -> str:
     """Return the text of a number that may be very large, or an upper bound unless *exact*."""
     if number >= 10**12:
         return f"about 10^{len(str(number)) - 1}"
     return f"{number:,}" if exact else f"at most {number:,}"
 
 
-__all__ = ["amount", "assignments", "size"]
+__all__ = ["format_amount", "parse_assignments", "size"]

@@ -33,7 +33,7 @@ from ..mount import Mount
 from ..nodes import Node
 from ..request import Request
 from ..system import mounts
-from .pyfuse3_module import fresh_module
+from .pyfuse3_module import copy_module
 
 CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
 #: Options of mount(8) that exist for each file system, and that libfuse accepts, too.
@@ -55,7 +55,7 @@ class KernelTable:
 
 
 class Pyfuse3Adapter:
-    """One mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` for a failed
+    """A mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` for a failed
     mount.
 
     *trim* is the number of nodes in the client's memory above which the kernel has to forget the oldest.
@@ -66,7 +66,7 @@ class Pyfuse3Adapter:
         self.mount_point = mount_point
         self.trim = trim
         self.table = table
-        self._pyfuse3, self._trio = fresh_module()
+        self._pyfuse3, self._trio = copy_module()
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
@@ -91,7 +91,9 @@ class Pyfuse3Adapter:
         try:
             self._pyfuse3.init(operations, os.fspath(mount_point), options)
         except RuntimeError as error:
-            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: {_why_not() or error}.") from error
+            raise SimulatedDatastoreError(
+                f"{str(mount_point)!r} can't be mounted: {_explain_refusal() or error}."
+            ) from error
         # Read the kernel's table only: a system call on the mount would wait for this process.
         self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
@@ -99,7 +101,7 @@ class Pyfuse3Adapter:
         # The kernel withdraws a request when its process is killed before the read. A blocking read would then stop the
         # daemon.
         os.set_blocking(self.session_fd, False)
-        self._trio.ready = _ready(self.session_fd, mount.datastore.parked)
+        self._trio.ready = _make_ready_check(self.session_fd, mount.datastore.parked)
         mount.relieve = self._relieve
 
     def _session_fd(self) -> int:
@@ -226,7 +228,7 @@ _sessions = select.poll()
 _adapters: list[Pyfuse3Adapter] = []
 
 
-def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
+def _make_ready_check(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
     """Return a function that returns True if a request is ready. Without parked requests it waits a millisecond for
     one.
     """
@@ -247,7 +249,7 @@ def _read_ahead(device: str, size: int = 1024) -> None:
         Path("/sys/class/bdi", device, "read_ahead_kb").write_text(str(size), encoding="ascii")
 
 
-def _why_not() -> str:
+def _explain_refusal() -> str:
     """Return the reason why this process can't mount; empty for an unknown one."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     effective = int(status.partition("CapEff:")[2].split()[0], 16)

@@ -92,7 +92,7 @@ class _Trio(types.ModuleType):
             self._until = time.monotonic() + self.BURST
 
 
-def fresh_module() -> tuple[Any, _Trio]:
+def copy_module() -> tuple[Any, _Trio]:
     """Return a new copy of ``pyfuse3`` with a session of its own, and its replacement of trio.
 
     Raises :class:`SimulatedDatastoreError` if pyfuse3 is missing.
@@ -121,4 +121,4 @@ def fresh_module() -> tuple[Any, _Trio]:
     return module, shim
 
 
-__all__ = ["fresh_module"]
+__all__ = ["copy_module"]

@@ -197,7 +197,7 @@ class Capacity(Policy):
                 seen.add(status.st_ino)
                 _charge(accounts, status.st_uid, path, blocks(status), 1)
         for node in self._nodes:
-            if node.ino not in seen and not node.links and node.in_use:
+            if node.ino not in seen and not node.links and node.is_in_use:
                 self._charge_nameless(accounts, node)
 
     def _charge_nameless(self, accounts: list[Account], node: Node) -> None:
@@ -256,7 +256,7 @@ class Capacity(Policy):
             if node is not None and node.counted is None:
                 with contextlib.suppress(OSError):
                     status = self._nodes.stat(node)
-                    if status.st_nlink or node.in_use:
+                    if status.st_nlink or node.is_in_use:
                         node.counted = (status.st_uid, blocks(status))
 
     def reports_at(self, mount: Mount) -> str:
@@ -330,11 +330,11 @@ class Capacity(Policy):
                 request.found.counted = uid, number
             _charge(self._accounts, uid, request.path, number, 1)
         elif op in ("rmdir", "unlink"):
-            self._removed(request.stat, request.found, request.path)
+            self._subtract_removed(request.stat, request.found, request.path)
         elif op == "rename":
             old, replaced = request.result
             if old is not None and old.st_ino != request.stat.st_ino and not request.flags & RENAME_EXCHANGE:
-                self._removed(old, replaced, request.new_path)
+                self._subtract_removed(old, replaced, request.new_path)
 
     def settle(self, request: Request) -> None:
         if not self._accounts:
@@ -359,12 +359,12 @@ class Capacity(Policy):
         elif number != before[1]:
             _charge(self._accounts, uid, node.path, number - before[1], 0)
 
-    def _removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
+    def _subtract_removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
         """Subtract a file from the use after the removal of a name, if the file has no other name and isn't open."""
         if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
             return
         uid, number = (node and node.counted) or (status.st_uid, blocks(status))
-        if node is not None and node.in_use:
+        if node is not None and node.is_in_use:
             node.orphan, node.counted = True, (uid, number)
             return
         _charge(self._accounts, uid, path, -number, -1)
@@ -372,12 +372,12 @@ class Capacity(Policy):
             # Clients may still know the node, but their changes don't count any more.
             node.counted = None
 
-    def opened(self, node: Node) -> None:
+    def count_opened(self, node: Node) -> None:
         """Count a nameless file that is open again, by a program's descriptor with O_PATH."""
         if self._accounts:
             self._charge_nameless(self._accounts, node)
 
-    def closed(self, node: Node) -> None:
+    def subtract_closed(self, node: Node) -> None:
         """Subtract a nameless file after its last close."""
         if self._accounts and node.counted is not None:
             (uid, number), node.counted = node.counted, None

@@ -137,7 +137,9 @@ class Durability(Policy):
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
         states = CrashStates(self.journal, names)
-        return [{"state": number, **self._tell(states, state)} for number, state in enumerate(states.take(limit, seed))]
+        return [
+            {"state": number, **self._describe(states, state)} for number, state in enumerate(states.take(limit, seed))
+        ]
 
     def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
         """Return the number of states (``states``, at most 10**100), ``exact`` (false for an upper bound), and
@@ -148,7 +150,7 @@ class Durability(Policy):
         number, exact = states.count()
         return {"states": number, "exact": exact, "listed": len(states.take(limit, seed))}
 
-    def _tell(self, states: CrashStates, state: State) -> dict[str, list[str]]:
+    def _describe(self, states: CrashStates, state: State) -> dict[str, list[str]]:
         """Return the surviving, the lost and the torn changes."""
         told: dict[str, list[str]] = {"survivors": [], "lost": [], "torn": []}
         for change in states.pending:
@@ -400,7 +402,7 @@ class Durability(Policy):
                     f"state: there are {len(listed)} crash states, {state} isn't the number of one."
                 )
             chosen = listed[state]
-        told = self._tell(states, chosen)
+        told = self._describe(states, chosen)
         for fid, recipe in states.contents(chosen).items():
             _replay(self._files[fid].fd, recipe)
         for fid, values in states.attribute_values(chosen).items():

@@ -20,7 +20,7 @@ from ..ledger import path_glob
 from ..profiles import choose
 from ..request import ATTRIBUTES, CLASSES, DATA, ON_HANDLE, OPERATIONS, Request, expand
 from . import Policy
-from .schedule import fraction
+from .schedule import compute_fraction
 
 if TYPE_CHECKING:
     from ..datastore import Datastore
@@ -43,7 +43,7 @@ _ALSO_AFTER = frozenset({"error", "kill", "crash", "disconnect"})
 
 @dataclass
 class Rule:
-    """One rule. All given conditions must hold.
+    """A rule. All given conditions must hold.
 
     A request *matches* when *ops*, *path*, *client* and *uid* hold. It *hits* when the trigger holds as well: the
     request is the *nth* match, comes *after* that many, is a multiple of *every*, the matches have moved more than
@@ -122,7 +122,7 @@ class _Active:
             and (rule.every is None or number % rule.every == 0)
             and (rule.bytes is None or self.moved > rule.bytes)
             and (rule.times is None or self.hits < rule.times)
-            and (rule.probability is None or fraction(rule.seed, rule.id, number) < rule.probability)
+            and (rule.probability is None or compute_fraction(rule.seed, rule.id, number) < rule.probability)
         )
         if hit:
             self.hits += 1
@@ -139,7 +139,7 @@ class _Active:
 
 
 class Rules(Policy):
-    """All rules, in the order of their addition."""
+    """The rules, in the order of their addition."""
 
     name = "rules"
 
@@ -302,7 +302,7 @@ class Rules(Policy):
             if request.op == "fsync" and rule.dirty == "forget":
                 self._datastore.durability.forget(request.node)
                 if request.handle is not None:
-                    self._datastore.writeback.told(request.handle, errnos.number("error", rule.error))
+                    self._datastore.writeback.record_reported(request.handle, errnos.number("error", rule.error))
             raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
         if rule.action == "short":
             request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
@@ -349,7 +349,7 @@ def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
     """Return *data* with one flipped bit."""
     if not data:
         return data
-    bit = int(fraction(rule.seed, rule.id, "bit", hit) * len(data) * 8)
+    bit = int(compute_fraction(rule.seed, rule.id, "bit", hit) * len(data) * 8)
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..datastore import Datastore
 
 
-def fraction(*seed: object) -> float:
+def compute_fraction(*seed: object) -> float:
     """Return a number in [0, 1) that depends only on *seed*, so that a random run can be repeated."""
     digest = hashlib.blake2b("\0".join(map(str, seed)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / (1 << 64)
@@ -108,7 +108,7 @@ class Schedule(Policy):
         latency = self._latency.get(op)
         if latency is not None:
             self._ordinal += 1
-            due += latency + speed.jitter * fraction(speed.seed, "jitter", self._ordinal)
+            due += latency + speed.jitter * compute_fraction(speed.seed, "jitter", self._ordinal)
         for bucket, rate, tokens in (
             ("requests", speed.requests, 1),
             (op, speed.read if op == "read" else speed.write if op == "write" else 0, request.size),
@@ -121,4 +121,4 @@ class Schedule(Policy):
             await request.mount.park(request, clock.sleep_until(due))
 
 
-__all__ = ["Schedule", "fraction"]
+__all__ = ["Schedule", "compute_fraction"]

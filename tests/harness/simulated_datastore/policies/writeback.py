@@ -71,7 +71,7 @@ class Writeback(Policy):
         """Record that the data of a successful write can't be stored; *number* is the errno."""
         self._mapping(handle).pending = number
 
-    def told(self, handle: Handle, number: int) -> None:
+    def record_reported(self, handle: Handle, number: int) -> None:
         """Record a failed write-back that this descriptor's fsync has just reported."""
         mapping = self._mapping(handle)
         mapping.fail(number)

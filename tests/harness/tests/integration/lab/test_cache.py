@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What takes long to make is made once, whole or not at all."""
+"""The cache: a thing that takes long to build is built once, as a whole or not at all."""
 
 from __future__ import annotations
 

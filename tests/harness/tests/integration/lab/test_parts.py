@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Archives, module order, the files a user works with."""
+"""Archives, the order of modules, and the files of a lab's user."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_name_of_a_lab_is_said_before_or_after_the_command() -> None:
         ]
         assert [one.lab for one in options] == ["one", "one"]
         assert make_parser().parse_args(words).lab is None
-    # What is behind the machine is its command's.
+    # Words behind the machine belong to its command.
     assert make_parser().parse_args(["--lab", "one", "ssh", "rw", "ls", "--lab", "two"]).command == [
         "ls",
         "--lab",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Precautions are taken where a probe asks for them, and only there."""
+"""Precautions follow from probes only."""
 
 from __future__ import annotations
 
