@@ -40,22 +40,62 @@ sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
 # Tests also start Python and Ansible as processes of their own.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+os.environ["ANSIBLE_NOCOLOR"] = "1"
+# One connection a task. Without pipelining, Ansible makes six.
+os.environ["ANSIBLE_PIPELINING"] = "1"
 
 
-#: Fixtures that only root can have.
-OF_HOST = frozenset(["tenant", "swapping", "xfs", "tmpfs", "mounted", "datastore_factory"])
-TIERS = ("lab", "host", "pure")
+#: Folders and files below tests/unit whose tests need root, or programs of QEMU, sshd(8) or mkfs(8).
+HOST = (
+    "_catalog/test_catalog.py",
+    "_catalog/test_catalog_of_another_user.py",
+    "_catalog/test_file_system.py",
+    "_core/test_directory.py",
+    "_core/test_files.py",
+    "_driver/",
+    "_face/driver_script/test_attacks.py",
+    "_face/driver_script/test_entry.py",
+    "_face/driver_script/test_existing_drivers.py",
+    "_host/test_directory.py",
+    "_host/test_mount_point.py",
+    "_host/test_open_files.py",
+    "_host/test_shadow_lock.py",
+    "_host/test_shared_directory.py",
+    "_host/test_ssh.py",
+    "_host/test_subid.py",
+    "_host/test_virtiofsd_process.py",
+    "_host/test_virtiofsd_wrapper.py",
+    "_image/",
+    "_service/image_work/",
+    "_service/test_data_users.py",
+    "_service/test_datastore_check.py",
+    "_service/test_directory.py",
+    "_service/test_export_owner.py",
+    "_service/test_foretelling.py",
+    "_service/test_full_file_system.py",
+    "_service/test_image.py",
+    "_service/test_image_data.py",
+    "_service/test_image_origins.py",
+    "_service/test_image_urls.py",
+    "_service/test_parallel.py",
+    "_service/test_subid.py",
+    "_service/test_virtiofs_export.py",
+    "_service/test_virtiofs_mount.py",
+    "simulated_datastore/test_capacity.py",
+    "simulated_datastore/test_durability.py",
+    "simulated_datastore/test_policies.py",
+    "test_programs.py",
+    "test_scripts.py",
+)
 
 
 def tier_of(item: pytest.Item) -> str:
-    """Return the tier of a test: the one it is marked with, or what its fixtures and its folder need."""
-    fixtures = set(getattr(item, "fixturenames", ()))
-    for tier in TIERS:
-        if item.get_closest_marker(tier):
-            return tier
-    if "lab_factory" in fixtures:
+    """Return the tier of a test: what its fixtures, its folder or its file need."""
+    if "lab_factory" in getattr(item, "fixturenames", ()):
         return "lab"
-    return "host" if fixtures & OF_HOST or "integration" in item.path.parts else "pure"
+    path = item.path.as_posix()
+    unit = path.rpartition("/tests/unit/")[2]
+    return "host" if "/integration/" in path or unit.startswith(HOST) else "pure"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -57,9 +57,7 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     playbook = lab.state / "hypervisors.yml"
     playbook.write_text(play)
     command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return lab
 
@@ -85,7 +83,6 @@ def module(site: Lab) -> Callable[..., dict[str, Any]]:
             **os.environ,
             "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
-            "ANSIBLE_NOCOLOR": "1",
         }
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert "=> {" in done.stdout, done.stdout + done.stderr
@@ -211,7 +208,6 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout

@@ -30,6 +30,8 @@ def play(site: Lab, tmp_path: Path) -> Playbook:
             capture_output=True,
             text=True,
             check=False,
+            # As users have it who set nothing.
+            env={**os.environ, "ANSIBLE_PIPELINING": "0"},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(re.findall(r"^(\w+) +: .*changed=(\d+)", done.stdout, re.MULTILINE))

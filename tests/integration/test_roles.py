@@ -7,7 +7,6 @@ own already.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -71,7 +70,6 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -254,7 +252,6 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -404,12 +401,11 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         str(inventory),
         "granary.vmstore.site",
     ]
-    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
     if frontend == "fresh":
         # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows
         # nothing yet.
-        subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True, env=environment)
-    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False, env=environment)
+        subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True)
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert changed(done.stdout) > 0
     assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""

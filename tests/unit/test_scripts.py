@@ -173,6 +173,17 @@ def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Pa
             0,
             f"{path} {minor}\n",
         )
+    oldest = run(
+        sys.executable,
+        SCRIPT / "pythons.py",
+        "--oldest",
+        tmp_path / "links",
+        SCRIPT.parent / "requirements" / "core.in",
+    )[1]
+    first = (
+        [f"3.9 {(tmp_path / 'links' / 'python3.9').readlink()}"] if (tmp_path / "links" / "python3.9").exists() else []
+    )
+    assert oldest.splitlines() == [*first, *output.splitlines()]
     for link in (tmp_path / "links").iterdir():
         # A shim is a script of pyenv, an interpreter is a program.
         assert link.read_bytes()[:4] == b"\x7fELF"

@@ -53,6 +53,11 @@ class Action:
     prepare: tuple[Preparation, ...] = ()
     finish: Callable[[], str | None] = nothing
 
+    @property
+    def is_recorded(self) -> bool:
+        """True where the action has done something before it is finished."""
+        return self.record is not nothing or bool(self.prepare)
+
 
 @dataclass
 class Plan:
@@ -133,16 +138,20 @@ class Plan:
         return plan
 
     def _finish(self) -> None:
+        done = []
         with self.finishing():
             for action in self.actions:
                 try:
                     reason = action.finish()
                 except VmstoreError as error:
                     self.errors.append(error)
+                    done += [action] if action.is_recorded else []
+                    continue
+                if reason:
+                    self.postponed.append((action, reason))
                 else:
-                    self.postponed += [(action, reason)] if reason else []
-        waiting = [action for action, _reason in self.postponed]
-        self.actions = [action for action in self.actions if action not in waiting]
+                    done.append(action)
+        self.actions = done
         for tidy in self.afterwards:
             tidy()
 

@@ -131,10 +131,5 @@ class RunningDevice:
             return True
         return self.domain.detach(to_text(element), lambda text: self.find(parse(text)) is None, UNPLUG_DEADLINE)
 
-    def plug_again(self, device: ET.Element) -> None:
-        """Undo :meth:`unplug`: plug the device in unless the running domain has it or the domain is off."""
-        if self.domain.is_running and self.element() is None:
-            self.domain.attach(to_text(device))
-
 
 __all__ = ["UNPLUG_DEADLINE", "DefinitionEdit", "RunningDevice"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -67,14 +66,12 @@ class FrontEnd:
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local"]
         command += ["-e", f"ansible_python_interpreter={sys.executable}", str(playbook)]
         answers.unlink(missing_ok=True)
-        environment = {**os.environ, "ANSIBLE_PIPELINING": "1"}
         done = subprocess.run(
             [*self.enter, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            env=environment,
         )
         assert "Traceback" not in done.stdout
         assert answers.exists(), done.stdout

@@ -15,7 +15,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     VmstoreError,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan
+from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Action, Plan, nothing
+from ansible_collections.granary.vmstore.plugins.module_utils._core.records import replace
 
 
 def action(log: list[str], name: str, *, fails: str = "", waits: str = "", shares: Action | None = None) -> Action:
@@ -170,6 +171,15 @@ def test_a_postponed_action_is_not_done() -> None:
     a, b = action(log, "a", waits="the guest is asleep"), action(log, "b")
     plan = run(a, b)
     assert (plan.actions, plan.postponed) == ([b], [(a, "the guest is asleep")])
+
+
+def test_an_action_that_only_finishes_is_not_done_where_that_fails() -> None:
+    log: list[str] = []
+    with pytest.raises(PartlyDone) as raised:
+        run(action(log, "a"), replace(action(log, "b", fails="finish"), record=nothing, prepare=()))
+    assert [one["name"] for one in raised.value.plan.described()] == ["a"]
+    with pytest.raises(NoSpace, match="^finish b failed.$"):
+        run(replace(action(log, "b", fails="finish"), record=nothing, prepare=()))
 
 
 def test_an_end_that_fails_stops_nothing_and_is_told() -> None:

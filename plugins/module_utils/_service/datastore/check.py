@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..._core.plan import Action, Plan
 from ..._driver.datastore.base import DatastoreDriver
 from ..._image.checksum import DIGEST_LENGTHS
 from ..._image.inventory import Inventory, StoredImage
+from ..._image.layout import parse_name
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..image.work import users_of
@@ -47,9 +47,6 @@ ALGORITHM = "sha256"
 
 #: The attribute of a finding about data that is not whole by itself.
 DATA = "data"
-
-#: Paths of images, and of what lies beside them.
-_DATA = re.compile(r"(.*/[0-9a-f]{32})(?:\.snap|\.md5sum)?")
 
 Finding = dict[str, Any]
 
@@ -329,8 +326,9 @@ def algorithm_of(image: Image) -> str:
 
 def data_of(path: str) -> str | None:
     """Return the path of the image that ``path`` is, or lies beside."""
-    found = _DATA.fullmatch(path)
-    return found and found[1]
+    directory, name = os.path.split(path)
+    found = parse_name(name)
+    return None if found is None else os.path.join(directory, found[0])
 
 
 def _identity(stored: StoredImage) -> tuple[str, int, int]:
