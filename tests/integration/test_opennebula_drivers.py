@@ -45,7 +45,7 @@ def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callab
 
 
 def make_remotes(path: Path) -> Path:
-    """A directory of remotes without drivers."""
+    """Create a directory of remotes without drivers."""
     for name in ("datastore", "tm"):
         (path / name).mkdir(parents=True)
     return path
@@ -65,7 +65,7 @@ def test_check_mode_says_what_would_be_changed(
 def test_what_is_not_a_front_ends_directory_of_remotes(
     drivers_play: Callable[..., str], tmp_path: Path, missing: str
 ) -> None:
-    """A misspelled path makes nothing."""
+    """A misspelled path creates no directories."""
     if missing:
         (make_remotes(tmp_path / "remotes") / missing).rmdir()
     before = list(tmp_path.rglob("*"))
@@ -76,7 +76,7 @@ def test_what_is_not_a_front_ends_directory_of_remotes(
 
 
 def kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
-    """What is kept of a driver, by name without the date."""
+    """Return the kept scripts of a driver, by name without the date."""
     place = Path(f"{remotes.parent}/kept{remotes}/datastore/{driver}")
     names = sorted(place.iterdir()) if place.exists() else []
     assert {oct(path.stat().st_mode) for path in names} <= {"0o100600"}
@@ -101,7 +101,7 @@ def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(
 
 
 def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
-    """A restored one would start an engine that is gone."""
+    """A restored script of ours would start a missing engine."""
     script = driver_scripts / "datastore" / "virtiofs" / "rm"
     script.write_text(script.read_text().replace("#!/", "#!/usr/../"))
     assert changed(drivers_play(driver_scripts)) == 1
@@ -111,7 +111,7 @@ def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callab
 def test_what_an_older_version_kept_in_the_remotes_is_moved(
     drivers_play: Callable[..., str], remotes: Path, programs: Path
 ) -> None:
-    """It stayed executable there, and the front-end copied it to every host."""
+    """Older versions left an executable script there, and the front-end copied it to every host."""
     library = programs.parent / "library"
     drivers_play(remotes, library=library)
     directory = remotes / "datastore" / "fs"
@@ -138,7 +138,7 @@ def test_what_an_older_version_kept_in_the_remotes_is_moved(
 def test_a_directory_that_others_can_change_keeps_nothing(
     remotes: Path, programs: Path, drivers_play: Callable[..., str]
 ) -> None:
-    """A script that is restored from there would be somebody else's."""
+    """A script restored from there could belong to another user."""
     (directory := remotes / "datastore" / "fs").mkdir()
     (directory / "cp").write_text("the front-end's own\n")
     (programs.parent / "kept").mkdir()
@@ -149,7 +149,7 @@ def test_a_directory_that_others_can_change_keeps_nothing(
 
 
 def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
-    """It brings back the newest script of each action that the front-end came with."""
+    """The commands restore the front-end's newest script of each action."""
     own = {
         "fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"},
         "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"},
@@ -179,7 +179,7 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
 def test_another_engine_leaves_nothing_of_the_one_before(
     driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path
 ) -> None:
-    """But the one that it replaces stays as a whole until the next one, for actions that are under way."""
+    """The previous engine stays whole until the next change, for actions in progress."""
     library = tmp_path / "library"
     for name in ("older", "before"):
         (library / name / "granary_vmstore").mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_another_engine_leaves_nothing_of_the_one_before(
 
 
 def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
-    """Nothing of it is taken from elsewhere, whatever the environment of the front-end says."""
+    """No part comes from elsewhere, whatever the environment of the front-end contains."""
     library = (driver_scripts.parent / "library" / "current").resolve()
     sources = sorted(library.rglob("*.py"))
     assert len(sources) > 20
@@ -209,7 +209,7 @@ def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
 
 
 def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
-    """Also where a backup or a copy gave the sources another time."""
+    """The test includes sources with another time, for example after a backup or a copy."""
     library = (driver_scripts.parent / "library" / "current").resolve()
     source = library / "granary_vmstore" / "_face" / "driver_script" / "entry.py"
     before = source.stat()
@@ -219,7 +219,7 @@ def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
         done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     finally:
         os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # The name of a source that is compiled isn't quoted.
+    # The message doesn't quote the name of a compiled source.
     assert f"# code object from '{source.parent}/__pycache__/entry." in done.stderr
     assert f"# code object from {library}" not in done.stderr
 
@@ -252,7 +252,7 @@ def test_what_the_front_end_came_with_is_kept(driver_scripts: Path) -> None:
 
 @pytest.fixture
 def remotes(tenant: Path) -> Path:
-    """A directory of remotes that belongs to the front-end's user, in a home directory of that user."""
+    """Return a directory of remotes in the home directory of the front-end's user, to whom it belongs."""
     path = make_remotes(tenant / "remotes")
     owner = tenant.stat().st_uid
     for name in ("", "datastore", "tm"):
@@ -262,7 +262,7 @@ def remotes(tenant: Path) -> Path:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Path]:
-    """A directory of root with programs that are called like actions, which stay what they are."""
+    """Return a directory of root with programs that have names of actions. These programs must stay unchanged."""
     (path := tmp_path / "bin").mkdir()
     for name in ("cp", "rm", "stat"):
         (path / name).write_text("root's own\n")
@@ -312,7 +312,7 @@ def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(
 def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_restored(
     remotes: Path, programs: Path, drivers_play: Callable[..., str], mode: int
 ) -> None:
-    """It lies in a directory of that user or, where all may write, of root."""
+    """The link is in a directory of this user or, where all users may write, of root."""
     owner = remotes.stat().st_uid
     (secret := remotes.parent / "secret").write_text("secret\n")
     secret.chmod(0o600)
@@ -330,7 +330,7 @@ def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_resto
 def test_a_library_that_others_can_change_is_refused(
     remotes: Path, programs: Path, drivers_play: Callable[..., str]
 ) -> None:
-    """root would compile what is in there, and every user of the drivers would run it."""
+    """root would compile the files in there, and every user of the drivers would run them."""
     (shared := programs.parent / "shared").mkdir()
     shared.chmod(0o777)
     for library in (remotes / "library", shared, shared / "library"):

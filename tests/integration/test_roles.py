@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The roles hypervisor and frontend on hosts that know nothing of them, and on those that have something of their
-own already.
-"""
+"""The roles hypervisor and frontend on unprepared hosts, and on hosts with configuration of their own."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ DOMAIN = """
 </domain>
 """
 
-#: One host for each state that a test finds a host in.
+#: Names of the hosts, one for each initial state of a test.
 HOSTS = dict.fromkeys(("fresh", "blank", "bare", "documented", "taken", "strange"), "debian13") | {"aged": "debian12"}
 
 
@@ -53,7 +51,7 @@ def execute(lab: Lab) -> Execute:
 
 @pytest.fixture(scope="module")
 def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
-    """Run roles on hosts and return what Ansible printed."""
+    """Run roles on hosts and return the output of Ansible."""
 
     def run(hosts: str, *arguments: str, roles: Sequence[str] = ROLES, fails: bool = False, **variables: object) -> str:
         playbook = tmp_path_factory.mktemp("play") / "play.yml"
@@ -78,7 +76,7 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
 
 
 def changes(output: str) -> dict[str, int]:
-    """What changed on each host."""
+    """Return the changes on each host."""
     return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
 
 
@@ -88,9 +86,7 @@ def changed(output: str) -> int:
 
 @pytest.fixture(scope="module")
 def ready(roles: Playbook, execute: Execute) -> str:
-    """The pattern of a new and of an old host that the roles ran on, after they told in check mode what they would
-    do.
-    """
+    """Run the roles on a new and on an old host, first in check mode, and return the pattern of both hosts."""
     hosts = "fresh:aged"
     look = "cat /etc/passwd /etc/group /etc/subuid /etc/subgid; ls -R /usr/local /var/lib/one 2>&1; true"
     before = [execute(host, "sh", "-c", look) for host in ("fresh", "aged")]
@@ -113,7 +109,7 @@ def test_a_hypervisor_is_ready(execute: Execute) -> None:
     user = execute("fresh", "getent", "passwd", "oneadmin").strip().split(":")
     assert 0 < int(user[2]) < 1000
     assert user[5:] == ["/var/lib/one", "/usr/sbin/nologin"]
-    # A member of libvirt or kvm could do to the host what guests must not.
+    # A member of libvirt or kvm could attack the host in ways that guests must not.
     assert execute("fresh", "id", "-nG", "oneadmin").split() == ["oneadmin"]
     for name in ("subuid", "subgid"):
         assert execute("fresh", "cat", f"/etc/{name}").splitlines() == ["oneadmin:100000:65536"]
@@ -131,7 +127,9 @@ def test_a_front_end_is_ready(execute: Execute) -> None:
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("name", ["vmstore", "datastores"])
 def test_the_service_user_gets_no_directory_of_root(roles: Playbook, execute: Execute, name: str) -> None:
-    """It may put anything into its home directory: here links to, and moved there, what is root's."""
+    """The service user may put anything into the home directory: here links to root's directories, and such directories
+    themselves.
+    """
     path = f"/var/lib/one/{name}"
     execute("fresh", "mkdir", "--mode=0700", "/srv/root", "/var/lib/one/root")
     execute("fresh", "mv", path, f"{path}.before")
@@ -215,17 +213,17 @@ def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Ex
 
 
 def test_packages_are_not_looked_for_when_all_are_there(roles: Playbook) -> None:
-    # The lab's hosts reach no package archive, and have no package lists.
+    # The lab's hosts have no network access to a package archive, and no package lists.
     assert "skipping: [fresh]" in roles("fresh").split("Install the missing packages]")[1].split("TASK")[0]
 
 
-#: What a new hypervisor lacks, and what the play on it needs.
+#: Packages that a new hypervisor lacks, and packages that its play needs.
 PACKAGES = ("libvirt-clients", "libvirt-daemon-system", "python3-libvirt", "uidmap", "virtiofsd", "xorriso")
 
 
 @pytest.fixture(scope="module")
 def bare(execute: Execute) -> str:
-    """A host without libvirt and what belongs to it."""
+    """Return a host without libvirt and its related packages."""
     execute("bare", "dpkg", "--purge", "--force-depends", *PACKAGES)
     execute("bare", "rm", "-rf", "/etc/apparmor.d/usr.sbin.libvirtd")
     return "bare"
@@ -233,7 +231,7 @@ def bare(execute: Execute) -> str:
 
 @pytest.fixture
 def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
-    """Run a playbook, a text or one of the collection, and return what Ansible printed."""
+    """Run a playbook, a text or one of the collection, and return the output of Ansible."""
 
     def run_playbook(text: str, *arguments: str | Path) -> str:
         playbook = text
@@ -263,7 +261,7 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
 def test_a_play_can_be_checked_before_the_roles_have_run(
     run: Callable[..., str], execute: Execute, bare: str, host: str
 ) -> None:
-    """The play for the host; that for the guest is test_readme.py's."""
+    """The test covers the play of the host. test_readme.py covers the play of the guest."""
     execute(host, "mkdir", "-p", "/srv/site")
     play = yaml.safe_load(block("README.md", "A first shared directory").text.replace("kvm1", host))[:1]
     play[0]["tasks"].append(
@@ -277,8 +275,8 @@ def test_a_play_can_be_checked_before_the_roles_have_run(
         "before this one" in said
     )
     assert ("The Python library of libvirt is not installed" in said) == (host == bare)
-    # Three tasks for the user, one each for the missing packages of two roles, directories, ids; three for the
-    # wrapper, one for AppArmor; three modules.
+    # There are three tasks for the user, one for the missing packages of each of two roles, and one each for
+    # directories and ids. The wrapper has three tasks, AppArmor one, and the modules three.
     assert changes(done) == {host: 13 + (host == bare)}
     assert execute(host, "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
@@ -356,7 +354,7 @@ def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execut
 
 
 def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execute: Execute) -> None:
-    """Also the way back to the front-end's own script."""
+    """The test includes the way back to the front-end's own script."""
     script = "/var/lib/one/remotes/datastore/fs/cp"
     execute("documented", "sh", "-euc", "getent passwd oneadmin || useradd --system oneadmin")
     execute(
@@ -402,8 +400,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         "granary.vmstore.site",
     ]
     if frontend == "fresh":
-        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows
-        # nothing yet.
+        # The front-end is complete, so that only the export is planned, on a still unprepared hypervisor.
         subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True)
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -419,7 +416,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
     ],
 )
 def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Execute, release: str, name: str) -> None:
-    # Only the file that tells the system's name is another's.
+    # Only the file with the system's name differs.
     execute(
         "strange", "sh", "-c", 'rm -f /etc/debian_version /etc/os-release && printf %s "$0" >/etc/os-release', release
     )

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An export when its target fails: each operation that writes fails once, and a crash comes before each of them."""
+"""An export when its target fails: each writing operation fails once, and a crash precedes each of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.exp
 from simulated_datastore.testing import CrashWalker, FaultWalker
 
 OLD = b"what was there before"
-#: qemu-img takes its time, and asks for each block.
+#: Injected errors by format. qcow2 has only one, because qemu-img is slow and queries each block.
 ERRNOS = {"raw": (errno.ENOSPC, errno.EIO, errno.EDQUOT), "qcow2": (errno.ENOSPC,)}
 PART = r"\.[0-9a-f]{32}\.part"
 
 
 @pytest.fixture(params=["raw", "qcow2"])
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], bool]:
-    """Write an image into ``disk`` of a directory, over the file that is there, and answer whether that was needed."""
+    """Write an image to ``disk`` in a directory, replacing the existing file, and return whether a write was needed."""
     store = tmp_path / "store"
     store.mkdir()
     image, catalog_path = store / ("a" * 32), str(tmp_path / "catalog.sqlite")
@@ -51,7 +51,7 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], b
         return ImageExportService(options).converge().changed
 
     def whole(directory: Path) -> bool:
-        """The old file or the image, and nothing else but parts; the answer is whether it is the image."""
+        """Require the old file or the image, and no other files but parts. Return whether the file is the image."""
         assert [name for name in os.listdir(directory) if not re.fullmatch(PART, name)] == ["disk"]
         if (directory / "disk").read_bytes() == OLD:
             return False
