@@ -97,7 +97,7 @@ def module(site: Lab) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def execute(site: Lab) -> Callable[..., str]:
-    """Run a command as root on a host, and return what it printed."""
+    """Run a command as root on a host, and return its output."""
     hosts = site.hosts()
 
     def run(machine: str, *argv: str, stdin: str = "", check: bool = True, deadline: float = 60) -> str:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's layers: imports point downwards only, no circle of modules, and one file that knows Ansible."""
+"""The engine's layers: imports point downwards only, no circle of modules, and one file that imports Ansible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 UTILS = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 
-#: From the bottom to the top. Packages of the same level don't import each other.
+#: Layers from the bottom to the top. Packages of the same level don't import each other.
 LAYERS = (
     {"_core"},
     {"_model"},
@@ -33,7 +33,7 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield every node, but for those that only type checkers see."""
+    """Yield every node, except for those that only type checkers see."""
     for child in ast.iter_child_nodes(tree):
         if is_for_type_checkers(child):
             yield from (node for other in child.orelse for node in [other, *nodes(other)])
@@ -80,7 +80,7 @@ def test_no_circles() -> None:
 
 
 def test_one_file_knows_ansible() -> None:
-    """No other can break when a new version of ansible-core changes."""
+    """A new version of ansible-core can break no other file."""
     knowing = set()
     for name, tree in trees().items():
         for node in ast.walk(tree):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The archive for Ansible Galaxy holds what users need, and nothing else."""
+"""The archive for Ansible Galaxy holds the files that users need, and no others."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NEEDED = (
     # The program that the role simulated_datastore installs on hosts.
     "tests/harness/simulated_datastore/",
 )
-#: Exceptions to these: settings of our build of the documentation.
+#: Exceptions: settings of our build of the documentation.
 LEFT_OUT = {"docs/docsite/conf.py"}
-#: Files that ansible-galaxy makes.
+#: Files that ansible-galaxy creates.
 MADE = {"MANIFEST.json", "FILES.json"}
 
 
@@ -44,7 +44,7 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory in which the archive of a checkout is unpacked, one with things that work leaves behind."""
+    """Return the directory of the unpacked archive, built from a checkout with typical leftovers of development."""
     checkout, unpacked = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("unpacked")
     leftovers = [".cache/a", ".venv/b", ".ansible/c", "plugins/modules/__pycache__/image.cpython-311.pyc", "x.tar.gz"]
     for name in tracked():
@@ -69,7 +69,7 @@ def test_the_archive_holds_what_users_need(packed: Path) -> None:
 
 
 def test_the_role_finds_the_program_that_it_installs(packed: Path) -> None:
-    """The role names it by its own place in the collection."""
+    """The role has the program's path relative to itself in the collection."""
     role = packed / "roles" / "simulated_datastore"
     harness = yaml.safe_load((role / "vars" / "main.yml").read_text())["simulated_datastore_harness"]
     directory = harness.replace("{{ role_path | dirname | dirname }}", str(packed))

@@ -28,7 +28,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def stored(tmp_path: Path, statement: str) -> list[tuple[object, ...]]:
-    """Return what SQLite itself finds in the file."""
+    """Return the rows that SQLite itself finds in the file."""
     with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
         found = connection.execute(statement).fetchall()
     connection.close()

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Paths that other users may change, and the directories that they lead to."""
+"""Paths that other users may change, and the directories at their ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = 61002
 
 @pytest.fixture
 def theirs(tmp_path) -> Path:
-    """A directory of another user, reached through directories of root."""
+    """Return a directory of another user below directories of root."""
     found = tmp_path / "theirs"
     found.mkdir()
     os.chown(found, USER, USER)

@@ -23,7 +23,7 @@ def action(log: list[str], name: str, *, fails: str = "", waits: str = "", share
     """Return an action that logs its phases.
 
     :arg fails: the phases that fail.
-    :arg waits: why its end is postponed.
+    :arg waits: the reason why its finish phase is postponed.
     :arg shares: an action that is prepared together with this one.
     """
 
@@ -57,7 +57,7 @@ def run(*actions: Action, **phases: Any) -> Plan:
 
 
 def recording(log: list[str], actions: list[Action]) -> Callable[[Plan], contextlib.AbstractContextManager[Plan]]:
-    """Return how to open a transaction, in which the plan has ``actions``."""
+    """Return a function that opens a transaction with the ``actions`` as its plan."""
 
     @contextlib.contextmanager
     def transaction(_plan: Plan) -> Iterator[Plan]:
@@ -123,7 +123,7 @@ def test_what_is_done_can_be_taken_back_later_once() -> None:
 
 
 def test_the_plan_of_the_transaction_is_recorded() -> None:
-    """What was prepared for nothing is removed, and the end comes after the transaction."""
+    """Unneeded results of prepare are removed, and the finish phase follows the transaction."""
     log: list[str] = []
     a, b = action(log, "a"), action(log, "b")
     done = run(a, b, recording=recording(log, [b]))

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an image is made of, by what it begins and ends with: a file of each kind, from the program that writes it or
-from its specification.
+"""The recognition of an image's format by the beginning and the end of the file.
+
+There is a file of each format, from the program that writes this format or from its specification.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import disk
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 KIB, MIB = 1 << 10, 1 << 20
-#: What nothing recognises.
+#: Content without a known format.
 NOISE = random.Random(7).randbytes(300 * KIB)
 
 PACKAGES = {
@@ -66,11 +67,11 @@ def begins(header: bytes) -> Callable[[Path], bytes]:
 
 
 def at(offset: int, data: bytes) -> Callable[[Path], bytes]:
-    """Noise, with ``data`` in it."""
+    """Return noise that contains ``data``."""
     return lambda _directory: NOISE[:offset].ljust(offset, b"\x07") + data + NOISE
 
 
-# What is refused
+# Refused formats
 
 
 def member(directory: Path) -> str:
@@ -87,7 +88,7 @@ def archived(form: str) -> Callable[[Path], bytes]:
 
 
 def swapped(directory: Path) -> bytes:
-    """As a machine of the other byte order writes it: words of a header are swapped, bytes of names are not."""
+    """Return a file of a machine with the other byte order: words of a header are swapped, bytes of names are not."""
     data = archived("bin")(directory)
     words = struct.unpack_from("<13H", data)
     return struct.pack(">13H", *words) + data[26:]
@@ -95,7 +96,7 @@ def swapped(directory: Path) -> bytes:
 
 def unsigned_tar(directory: Path) -> bytes:
     data = bytearray(tarred("v7")(directory))
-    data[0] = 0xE9  # a name that isn't ASCII
+    data[0] = 0xE9  # a name with characters outside of ASCII
     header = struct.unpack("512b", bytes(data[:148]) + b" " * 8 + bytes(data[156:512]))
     data[148:156] = b"%06o\0 " % sum(header)
     return bytes(data)
@@ -140,10 +141,10 @@ def dmg(beginning: bytes) -> Callable[[Path], bytes]:
 LHA = b"\x21\x8a-lh5-" + struct.pack("<IIIBB", 1000, 3000, 0x5B3D2A10, 0x20, 2)
 EWF_SEGMENT = b"\1\1\0\0\0"
 
-#: What follows the header.
+#: Bytes after the header.
 LZMA = lzma.compress(NOISE, lzma.FORMAT_ALONE)[13:]
 
-#: What each is called, and what makes a file of it.
+#: Names of the formats, and functions that create a file of each format.
 REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     # archives
     "tar v7": ("a tar archive", tarred("v7")),
@@ -333,7 +334,7 @@ def driver(tmp_path: Path) -> FsDriver:
 
 @pytest.fixture
 def files(driver: FsDriver, tmp_path: Path) -> Path:
-    """Where images come from."""
+    """Return the directory of the images' sources."""
     return tmp_path / "files"
 
 
@@ -347,7 +348,7 @@ def stored(driver: FsDriver) -> list[bytes]:
 
 
 def refused(driver: FsDriver, path: str, options: CopyOptions) -> str:
-    """Why, which the preview says as well."""
+    """Return the reason of a refusal, which must be the same in the preview."""
     reasons = []
     for act in (driver.cp, driver.preview):
         with pytest.raises(InvalidInput) as caught:
@@ -367,7 +368,7 @@ def test_what_is_no_image_is_refused_by_its_name(driver: FsDriver, files: Path, 
         expected = f"path: '{path}' is not accepted: an image is expected, and this is {called}: "
         message = refused(driver, path, CopyOptions(image_type))
         assert message.startswith(expected) and message.endswith("; format: raw stores it as it is.")
-    if kind != "DMG with bzip2":  # which would be compressed twice
+    if kind != "DMG with bzip2":  # doubly compressed
         compressed = written(files / "x.gz", gzip.compress(data, 1))
         assert f"and this is {called}: " in refused(driver, compressed, CopyOptions("os"))
     copied = driver.cp(path, CopyOptions("os", image_format="raw"))
@@ -393,7 +394,7 @@ def test_each_row_of_the_table_has_a_file(tmp_path: Path) -> None:
         assert any(map(fits, signs)), name
 
 
-# What tells that it is a disk
+# Signs of a disk
 
 
 def made(name: str, *arguments: str, size: int = 64 * MIB) -> Callable[[Path], bytes]:
@@ -523,7 +524,7 @@ def test_a_disk_is_stored_without_a_warning(driver: FsDriver, files: Path, tmp_p
 
 @pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign not in ("floppy", "Sun", "ISO")])
 def test_it_is_a_disk_though_its_first_code_looks_like_something(tmp_path: Path, sign: str) -> None:
-    """The magic numbers of two or three bytes could be instructions of a boot sector."""
+    """Magic numbers of two or three bytes can also be instructions of a boot sector."""
     data = SIGNS[sign](tmp_path)
     for code in (
         b"\x1f\x9d\x90",
@@ -533,7 +534,7 @@ def test_it_is_a_disk_though_its_first_code_looks_like_something(tmp_path: Path,
         b"\x5d\0\0\x80\0" + b"\xff" * 8 + b"\0",
     ):
         disk = code + data[len(code) :]
-        if disk_signs.disk_sign(disk):  # it isn't the sign that the code is written over
+        if disk_signs.disk_sign(disk):  # the code may have overwritten the sign itself
             assert magic.sniff(disk) == "raw"
 
 
@@ -552,7 +553,7 @@ def test_an_archive_of_a_disk_is_an_archive(tmp_path: Path) -> None:
     assert magic.sniff((tmp_path / "x.tar").read_bytes()) == "tar"
 
 
-# What nothing recognises
+# Unknown content
 
 
 @pytest.mark.parametrize(
@@ -710,7 +711,7 @@ def test_a_datastore_that_decompresses_nothing_stores_what_is_packed(
         )
 
 
-# What the user says
+# The format given by the user
 
 
 def test_what_is_said_to_be_raw_is_stored_as_it_is(driver: FsDriver, files: Path, tmp_path: Path) -> None:
@@ -761,7 +762,7 @@ def test_a_cdrom_is_no_image_of_qemu(driver: FsDriver, files: Path, tmp_path: Pa
 
 @pytest.fixture
 def url(files: Path) -> Iterator[tuple[str, list[str]]]:
-    """A web server of the files, and what it was asked for."""
+    """Serve the files, and record the requests."""
     asked: list[str] = []
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -813,5 +814,5 @@ def test_the_preview_of_a_url_is_one_request(
     assert "a tar archive" in refused(driver, f"{address}/tar.xz", CopyOptions("os"))
     assert "inside gzip there is xz again" in refused(driver, f"{address}/twice", CopyOptions("os"))
     assert "this is empty" in refused(driver, f"{address}/empty", CopyOptions("os"))
-    os.truncate(files / "disk.gz", 20)  # too little to tell anything by
+    os.truncate(files / "disk.gz", 20)  # too few bytes to recognise a format
     assert driver.preview(f"{address}/disk.gz", CopyOptions("os")).size_mb == 0

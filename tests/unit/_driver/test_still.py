@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A source that somebody writes to while it is copied.
+"""A source that another process writes to during the copy.
 
-The writers are qemu-io(1), which locks as a virtual machine does, and the test itself.
+The writers are qemu-io(1), which locks like a virtual machine, and the test itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def driver(tmp_path: Path) -> FsDriver:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A raw disk that may be imported."""
+    """Return a raw disk below a permitted directory."""
     path = tmp_path / "files" / "disk"
     path.parent.mkdir()
     path.write_bytes(b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(4 * MIB - 512))
@@ -101,7 +101,7 @@ def test_what_changes_meanwhile_is_refused(
 
     monkeypatch.setattr(copy, "copy_local", meanwhile)
     before = file.stat()
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # however coarse the file system's clock is
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # whatever the clock resolution is
     if verify:
         with pytest.raises(
             StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"

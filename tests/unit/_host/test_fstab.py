@@ -11,7 +11,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab 
     replace_entries,
 )
 
-# By Debian's installer, cloud-init, and people.
+# Entries of Debian's installer, of cloud-init, and of people.
 FSTAB = """# /etc/fstab: static file system information.
 #
 UUID=6a8e0d7c-5b1d-4a35-9a8e-000000000001 /               ext4    errors=remount-ro 0       1
@@ -106,7 +106,7 @@ def test_remove_leaves_every_other_byte():
 )
 def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     entry = FstabEntry("one-1", point, "virtiofs", ("ro", 'context="a,b"'))
-    # A line that is none crashes the findmnt of Debian 13 (util-linux 2.41.5).
+    # An invalid line crashes the findmnt of Debian 13 (util-linux 2.41.5).
     (tmp_path / "fstab").write_text(replace_entries(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
     command = [
         "findmnt",

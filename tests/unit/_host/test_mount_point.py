@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mount points below directories that other users may change. What is mounted there is in test_virtiofs_mount.py."""
+"""Mount points below directories that other users may change. The mounts themselves are in test_virtiofs_mount.py."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_directories_that_another_user_can_replace(owner, mode, tmp_path):
         for name in ("roots", "theirs", "missing")
         if mount_point.changeable_by_others(str(above / name / "x")) == str(above / name)
     }
-    # In a sticky directory a name belongs to its owner, and root's own group is no other user.
+    # In a sticky directory a name belongs to its owner, and root's own group has no other users.
     expected = {"roots", "theirs", "missing"} if owner or mode == 0o777 else {"theirs"} if mode == 0o1777 else set()
     assert changeable == expected
     assert mount_point.changeable_by_others(str(tmp_path / "roots/x")) is None

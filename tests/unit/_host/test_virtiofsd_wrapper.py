@@ -29,8 +29,9 @@ ALICE = 54321
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """A directory that only root can change, in one that everybody can change: /var/tmp, where nobody else can replace
-    it.
+    """Create a directory that only root can change, in /var/tmp, where all users can write.
+
+    The sticky bit prevents other users from replacing the directory.
     """
     path = Path(
         subprocess.run(
@@ -60,7 +61,7 @@ def test_a_way_that_only_root_can_change(top: Path) -> None:
     ("owner", "group", "mode", "child", "reason"),
     [
         (ALICE, 0, 0o755, 0, f"belongs to the user id {ALICE}"),
-        (ALICE, 0, 0o500, 0, f"belongs to the user id {ALICE}"),  # who can change the mode
+        (ALICE, 0, 0o500, 0, f"belongs to the user id {ALICE}"),  # an owner can change the mode
         (0, 0, 0o757, 0, "can be changed by others than root (mode 0757)"),
         (0, ALICE, 0o775, 0, "can be changed by others than root (mode 0775)"),
         (0, 0, 0o775, 0, None),
@@ -83,7 +84,7 @@ def test_who_can_replace_a_directory(
 
 
 def test_an_acl_that_lets_somebody_write(top: Path) -> None:
-    # As setfacl --modify user:54321:rwx: version 2, then tag, permissions and id of each entry.
+    # Attribute written by setfacl --modify user:54321:rwx: version 2, then tag, permissions and id of each entry.
     entries = [(1, 7, -1), (2, 7, ALICE), (4, 5, -1), (16, 7, -1), (32, 5, -1)]
     value = (2).to_bytes(4, "little") + b"".join(
         tag.to_bytes(2, "little") + allowed.to_bytes(2, "little") + owner.to_bytes(4, "little", signed=owner < 0)
@@ -117,7 +118,7 @@ def test_links_of_others_are_not(top: Path) -> None:
         Refused, match=f"'{top}/way/link' is a symbolic link, and '{top}/way' belongs to the user id {ALICE}"
     ):
         found(top / "way" / "link")
-    # In a directory with the sticky bit, a link of root's is one that nobody else can replace.
+    # In a directory with the sticky bit, no other user can replace a link of root.
     os.chown(top / "way", 0, 0)
     (top / "way").chmod(0o1777)
     assert found(top / "way" / "link").path == str(top / "way" / "shared")

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of image files share: file systems of their own, and other tools' views of a file."""
+"""Fixtures of the tests of image files: separate file systems, and other tools' views of a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def xfs(tmp_path: Path) -> Iterator[Path]:
-    """A directory of a file system where files can share data."""
+    """Return a directory of a file system with shared extents."""
     disk, point = tmp_path / "xfs.disk", tmp_path / "xfs"
     point.mkdir()
     subprocess.run(["truncate", "-s", "400M", str(disk)], check=True)
@@ -25,7 +25,7 @@ def xfs(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A directory of a file system with 64 MiB, where files can't share data."""
+    """Return a directory of a file system with 64 MiB, without shared extents."""
     point = tmp_path / "tmpfs"
     point.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tests", str(point)], check=True)

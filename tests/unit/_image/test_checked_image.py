@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Images of qemu's formats: whole ones are accepted, cut, damaged and hostile ones refused.
 
-What is lost by a cut is judged by qemu-img.
+qemu-img determines the data that a cut removes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def image_of(path: Path, data: bytes, image_format: str, options: str = "") -> P
 
 
 def content(path: Path, image_format: str) -> bytes | None:
-    """What qemu-img reads, and nothing where it can't."""
+    """Return the data that qemu-img reads, and nothing on an error."""
     target = path.with_suffix(".content")
     done = subprocess.run(
         ["qemu-img", "convert", "-f", image_format, "-O", "raw", path, target], stderr=subprocess.DEVNULL, check=False
@@ -83,13 +83,13 @@ def content(path: Path, image_format: str) -> bytes | None:
 
 
 def noise(size: int, seed: object) -> bytes:
-    """Random bytes, none of them zero, with a hole of zeros in the middle."""
+    """Return random bytes other than zero, with a hole of zeros in the middle."""
     data = bytearray(random.Random(str(seed)).randbytes(size).replace(b"\0", b"\1"))
     data[size // 2 // 512 * 512 : size // 2 // 512 * 512 + 128 * 1024] = bytes(128 * 1024)
     return bytes(data[:size])
 
 
-#: Format and options of qemu-img convert. Those with -c are compressed.
+#: Format and options of qemu-img convert. Options with -c compress the data.
 VARIANTS = [
     ("qcow2", ""),
     ("qcow2", "compat=0.10"),
@@ -133,7 +133,7 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
     }
     ends |= {choose.randrange(len(whole)) // step * step for step in (1, 512, 65536) for _number in range(5)}
     for end in sorted(ends):
-        if end < CLUSTER // 2:  # nothing is recognised
+        if end < CLUSTER // 2:  # too short to recognise the format
             continue
         path.write_bytes(whole[:end])
         if content(path, image_format) != data:
@@ -145,8 +145,8 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
     "options", ["", "extended_l2=on", "cluster_size=2M,extended_l2=on", "cluster_size=512", "preallocation=metadata"]
 )
 def test_what_a_guest_cannot_read_may_be_missing(tmp_path: Path, options: str) -> None:
-    """A cluster reaches behind the end of the disk, or has subclusters without storage at its end. qemu ends files
-    there itself.
+    """A cluster can reach beyond the end of the disk, or have subclusters without storage at its end. qemu ends files
+    at this place.
     """
     path = create(tmp_path / "image", "qcow2", 10 * MIB + 1536, options)
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q {10 * MIB} 1536", path)
@@ -170,7 +170,7 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q -c -s {tmp_path}/pattern 0 64k", path)
     assert path.stat().st_size % 512
     assert not checked(path)[1]
-    os.truncate(path, path.stat().st_size - 4)  # deflate's last byte may be its end mark only
+    os.truncate(path, path.stat().st_size - 4)  # the last byte of deflate may be only its end mark
     with pytest.raises(InvalidInput, match="by the tables of this qcow2 image"):
         checked(path)
 
@@ -203,7 +203,7 @@ def test_what_qemu_writes_is_whole(tmp_path: Path, image_format: str, options: s
 
 
 def stream_optimized_of_vmware(path: Path) -> Path:
-    """As other programs than qemu write it: the header at the beginning refers to the one at the end."""
+    """Create an image like those of other programs than qemu: the header at the beginning refers to the footer."""
     image_of(path, noise(2 * MIB, path), "vmdk", "subformat=streamOptimized")
     header = path.read_bytes()[:512]
     footer = struct.pack("<QII496x", 1, 0, 3) + header + bytes(512)
@@ -229,7 +229,7 @@ def test_a_vhd_without_its_footer(tmp_path: Path) -> None:
         checked(path)
 
 
-# Who wants it nevertheless
+# Storing despite damage
 
 
 def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
     assert len(checked(path, verify=False)[1]) == 1
 
 
-# What is damaged
+# Damaged images
 
 
 def refused_or_warned(path: Path, why: str) -> None:
@@ -267,7 +267,7 @@ def test_an_image_that_is_marked_as_corrupt(tmp_path: Path) -> None:
 
 
 def test_reference_counts(tmp_path: Path) -> None:
-    """A cluster in use that counts as free is written to by the next who allocates one; a free one that counts as used
+    """A used cluster that counts as free can be overwritten by the next allocation. A free cluster that counts as used
     only takes space.
     """
     path = image_of(tmp_path / "image", noise(MIB, "counts"), "qcow2")
@@ -304,11 +304,11 @@ def test_an_encrypted_image_is_not_read(tmp_path: Path) -> None:
     assert not warnings
 
 
-# What is hostile
+# Hostile images
 
 
 def shared_qcow2(path: Path) -> Path:
-    """1 TiB in 400 KB: all entries of the first table lead to one table, whose entries lead to one cluster."""
+    """Create 1 TiB in 400 KB: all entries of the first table refer to one table, whose entries refer to one cluster."""
     create(path, "qcow2", TIB)
     table = struct.unpack(">Q", path.read_bytes()[40:48])[0]
     entry = struct.pack(">Q", 5 * CLUSTER | 1 << 63)
@@ -317,7 +317,7 @@ def shared_qcow2(path: Path) -> Path:
 
 
 def shared_compressed(path: Path) -> Path:
-    """The same with one compressed cluster."""
+    """Create the same image with one compressed cluster."""
     image_of(path, b"x" * CLUSTER, "qcow2", " -c")
     whole = path.read_bytes()
     table = struct.unpack(">Q", whole[40:48])[0]
@@ -349,7 +349,7 @@ def shared_vdi(path: Path) -> Path:
 
 
 def shared_vdi_in_a_hole(path: Path) -> Path:
-    """All zeros, without storage: each entry leads to the first block."""
+    """Create an image of zeros without storage: each entry refers to the first block."""
     shared_vdi(path)
     table, data = struct.unpack("<II", path.read_bytes()[340:348])
     with open(path, "r+b") as file:
@@ -394,7 +394,7 @@ def test_snapshots_share_blocks_with_what_is_active(tmp_path: Path) -> None:
 
 
 def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """8,000 snapshots that are all the active tables: a check reads the same tables again for each."""
+    """All 8,000 snapshots have the active tables, and a check reads the same tables again for each snapshot."""
     path = create(tmp_path / "image", "qcow2", 64 << 30)
     qemu(
         "qemu-io",
@@ -416,7 +416,7 @@ def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: p
 
 
 def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would be decompressed to see whether it is whole."""
+    """The check would have to decompress each cluster to find out if its data is whole."""
     path = image_of(tmp_path / "image", b"x" * CLUSTER, "qcow2", " -c")
     whole = path.read_bytes()
     table = struct.unpack(">Q", whole[40:48])[0]

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files such as SHA256SUMS, made by the programs that make them."""
+"""Files such as SHA256SUMS, written by the original programs."""
 
 from __future__ import annotations
 
@@ -129,5 +129,5 @@ def test_checksums_that_contradict_each_other() -> None:
     "line", [b"(" * MIB, b"SHA256 (" + b")" * MIB, b"\\" * MIB, b"\n" * MIB, ONE.encode() + b" \t" * MIB + b"x"]
 )
 def test_a_hostile_file_takes_little_time(line: bytes) -> None:
-    """Any of these would take hours if the time grew with the square of the length."""
+    """Each of these files would take hours if the time grew with the square of the length."""
     assert "is not accepted" in refusal(line)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes from file to file, looked at with cmp, du, filefrag and sha256sum."""
+"""Copies from file to file, verified with cmp, du, filefrag and sha256sum."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def output(*argv: object) -> str:
 
 
 def allocated(path: Path) -> int:
-    """KiB."""
+    """Return the allocated size in KiB."""
     return int(output("du", "--block-size=1K", path).split()[0])
 
 
 @pytest.fixture
 def source(tmpfs: Path) -> Path:
-    """5 MiB and 3 bytes: data, a hole, data that begins and ends within a block, a hole at the end."""
+    """Write 5 MiB and 3 bytes: data, a hole, data with unaligned ends, a hole at the end."""
     path = tmpfs / "source"
     with open(path, "wb") as file:
         file.write(random.Random(1).randbytes(MEBIBYTE))
@@ -88,7 +88,7 @@ def test_an_empty_file(tmp_path):
 
 
 def test_zeros_become_holes_where_the_file_system_tells_no_holes(datastore):
-    """Of the simulated datastore's files, lseek(2) says that they are all data."""
+    """On the simulated datastore lseek(2) reports all of a file as data."""
     path = datastore.path()
     subprocess.run(["truncate", "-s", "1M", str(path / "source")], check=True)
     with opened(path / "source", path / "target") as (reading, writing):
@@ -112,7 +112,7 @@ def test_between_file_systems(source, xfs):
     with opened(source, xfs / "target") as (reading, writing):
         copy_local(reading, writing)
     assert output("cmp", source, xfs / "target") == ""
-    assert allocated(xfs / "target") < 2 * 1024  # XFS may keep some room behind what was written
+    assert allocated(xfs / "target") < 2 * 1024  # XFS may preallocate some space at the end of a file
 
 
 def test_a_full_file_system(source, tmpfs):
@@ -141,7 +141,7 @@ def test_a_source_that_becomes_shorter(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_stream_of_any_chunks(tmp_path, seed):
-    """Whatever the chunks are: the file is their sum, and has holes for blocks of zeros and nothing else."""
+    """The file is the sum of all chunks, and has holes exactly for blocks of zeros."""
     choose = random.Random(seed)
     data = b"".join(
         choose.choice([bytes, choose.randbytes])(choose.choice([1, 4095, 4096, 10_000, 2 * MEBIBYTE]))
@@ -182,7 +182,7 @@ def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
 
 
 def test_the_room_of_a_file_system(tmpfs):
-    """What is free, but for 16 MiB of a small one."""
+    """The room is the free space, less 16 MiB on a small file system."""
     directory = os.open(tmpfs, os.O_RDONLY)
     try:
         whole, free = capacity(directory), room(directory)
@@ -246,7 +246,7 @@ def test_convert(source, tmp_path, image_format):
 
 
 def test_convert_never_guesses_a_format(tmp_path):
-    """A raw disk whose guest wrote a qcow2 header to it stays raw."""
+    """A raw disk stays raw, even if its guest wrote a qcow2 header to it."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "source"), "1M"], check=True)
     convert(tmp_path / "source", "raw", tmp_path / "target", "raw")
     size = (tmp_path / "source").stat().st_size

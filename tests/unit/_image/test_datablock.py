@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Datablocks, looked at with blkid, qemu-img and the checkers of the file systems."""
+"""Datablocks, verified with blkid, qemu-img and the checkers of the file systems."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def file_system(path: str) -> str:
 
 
 def allocated(path: str) -> int:
-    """KiB."""
+    """Return the allocated size in KiB."""
     return int(output("du", "--block-size=1K", path).split()[0])
 
 
@@ -53,7 +53,7 @@ def test_an_empty_raw_one_with_all_its_storage(tmp_path):
 def test_with_a_file_system(tmp_path, fs, size, check, image_format, sparse):
     path = datablock(tmp_path, fs=fs, size_mb=size, format=image_format, sparse=sparse)
     assert os.listdir(tmp_path) == [os.path.basename(path)]
-    # XFS makes a log of its own of 64 MiB.
+    # XFS creates an internal log of 64 MiB.
     assert allocated(path) >= size * 1024 if not sparse else allocated(path) < size * 512
     if image_format == "qcow2":
         output("qemu-img", "check", path)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What gzip(1), bzip2(1), xz(1), zstd(1), tar(1) and Python's zip make, and what somebody made of that."""
+"""Files of gzip(1), bzip2(1), xz(1), zstd(1), tar(1) and Python's zip, and manipulated versions of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import deco
 from ansible_collections.granary.vmstore.plugins.module_utils._image.decompress import decompressed
 
 TOOLS = ("gzip", "bzip2", "xz", "zstd")
-#: Bytes of an image: half of it doesn't compress.
+#: Content of an image: half of it is incompressible.
 DATA = random.Random(4).randbytes(300_000) + bytes(300_000)
 MIB = 1 << 20
 
@@ -127,7 +127,7 @@ def test_what_is_not_compressed_has_the_limit_too() -> None:
 
 
 def greedy(tool: str, window_log: int = 30) -> bytes:
-    """A small stream whose header asks for a gigabyte of memory, or less."""
+    """Create a small stream whose header requests a gigabyte of memory, or less."""
     if tool == "zstd":
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with (
@@ -165,7 +165,7 @@ def test_zstd_itself_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
         unpacked(greedy("zstd", 27))
 
 
-# What zstd(1) would take behind a frame
+# Trailing data that zstd(1) would accept after a frame
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
@@ -215,7 +215,7 @@ def test_a_block_without_a_valid_header_is_refused(block: bytes) -> None:
         unpacked(b"\x28\xb5\x2f\xfd\x20\x05" + block + bytes(100))
 
 
-# What costs more than it is worth
+# Streams of excessive cost
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -236,8 +236,8 @@ def test_small_members_are_not(tool: str) -> None:
 
 
 def test_blocked_gzip() -> None:
-    """As bgzip(1) writes it (SAM/BAM format specification, 4.1): members of at most 64 KiB, and an empty one at the end
-    of each file.
+    """bgzip(1) writes members of at most 64 KiB, and an empty one at the end of each file (SAM/BAM
+    specification, 4.1).
     """
     data = DATA * 20
     blocks = b"".join(gzip.compress(piece) for piece in pieces(data, 65_280))
@@ -245,7 +245,7 @@ def test_blocked_gzip() -> None:
 
 
 def long_name() -> Iterator[bytes]:
-    """A gzip header with a file name that does not end (RFC 1952, 2.3.1)."""
+    """Return a gzip header with an endless file name (RFC 1952, 2.3.1)."""
     return itertools.chain([b"\x1f\x8b\x08\x08" + bytes(6)], itertools.repeat(b"x" * 65536))
 
 
@@ -317,7 +317,7 @@ def test_so_are_compressed_ones(tar: bytes, tool: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 1 << 20])
 def test_a_disk_is_no_archive_though_it_begins_like_one(size: int) -> None:
-    """What tells that it is a disk, the magic number of btrfs, lies far behind."""
+    """The sign of the disk, the magic number of btrfs, is far from the beginning."""
     disk = b"\x1f\x9d\x90" + b"\7" * 65597 + b"_BHRfS_M" + DATA
     assert unpacked(disk, size=size) == disk
     with pytest.raises(InvalidInput, match="this is compressed with compress: decompress it first"):

@@ -37,7 +37,7 @@ def seed(tmp_path: Path) -> Path:
 
 
 def extracted(path: Path, directory: Path) -> Path:
-    """The files as another program than our reader sees them."""
+    """Return the files as another program than our reader extracts them."""
     subprocess.run(
         ["xorriso", "-osirrox", "on", "-indev", str(path), "-extract", "/", str(directory)],
         check=True,
@@ -68,7 +68,7 @@ def test_the_files(seed, tmp_path):
 def test_bootcmd_makes_cloud_init_apply_mounts_again(seed, tmp_path):
     commands = json.loads((extracted(seed, tmp_path / "files") / "user-data").read_text().partition("\n")[2])["bootcmd"]
     assert commands[0] == ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"]
-    # Only lines that cloud-init wrote for virtiofs go.
+    # Only the lines that cloud-init wrote for virtiofs disappear.
     kept = "# one-1 virtiofs\none-9 /x virtiofs ro 0 0\nUUID=1\t/\text4\tdefaults,comment=cloudconfig\t0\t1\n"
     table = tmp_path / "fstab"
     table.write_text(kept + "one-1\t/mnt/one-fs-1\tvirtiofs\tnofail,comment=cloudconfig\t0\t0\n")
@@ -127,12 +127,12 @@ def marked(path: Path, marker: bytes, volume: str = "cidata") -> None:
 
 def damaged(path: Path) -> None:
     data = bytearray(seed_bytes(UUID, MOUNTS))
-    data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far behind the end
+    data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far beyond the end
     path.write_bytes(data)
 
 
 def test_another_users_link_is_not_read(tmp_path: Path, tenant: Path) -> None:
-    """Also a seed tells what it isn't told: the mounts of somebody else's machine."""
+    """The content of a seed is private: it describes the mounts of another user's machine."""
     (tmp_path / "seed.iso").write_bytes(seed_bytes(UUID, MOUNTS))
     owner = tenant.stat().st_uid
     for name, target, path in (("seed.iso", "seed.iso", "seed.iso"), ("directory", "", "directory/seed.iso")):

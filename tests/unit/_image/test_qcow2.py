@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The header of qcow2 images, compared with what qemu-img made or prints."""
+"""The header of qcow2 images, compared with images and output of qemu-img."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_what_is_no_header(data: bytes) -> None:
 
 
 def test_an_absurd_size_of_reference_counts_takes_no_memory(tmp_path: Path) -> None:
-    """A shift by the number in the header would take half a gigabyte."""
+    """A shift by the number in the header would allocate half a gigabyte."""
     created(tmp_path / "x")
     head = bytearray((tmp_path / "x").read_bytes()[:HEADER_SIZE])
     head[96:100] = b"\xff\xff\xff\xff"

@@ -50,11 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.asked.append(dict(self.headers, path=self.path))
         answers = self.server.answers
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who breaks off is tested, too
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # tests include clients that disconnect
             answers[min(len(self.server.asked), len(answers)) - 1](self)
 
     def do_CONNECT(self) -> None:
-        """As a proxy: both ends talk through, whatever the name."""
+        """Act as a proxy that forwards both directions, whatever the name is."""
         self.server.asked.append(dict(self.headers, path=self.path))
         self.close_connection = True
         self.send_response(200)
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             back.join()
 
     def log_message(self, *_args: object) -> None:
-        """pytest's output is no place for it."""
+        """Keep the server's log out of pytest's output."""
 
     def head(self, status: int, **headers: object) -> None:
         self.send_response(status)
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def reset(self) -> None:
-        """Break the connection: the client gets an error, not an end."""
+        """Reset the connection: the client gets an error instead of an end."""
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -90,10 +90,10 @@ def pump(here: socket.socket, there: socket.socket) -> None:
 
 
 class Site(ThreadingHTTPServer):
-    """Answers the first request with the first of its answers and so on, the last one ever after.
+    """A server that sends the next of its answers for each request, and repeats the last one.
 
-    ``asked`` are the headers of the requests, with their path. ``begun`` is for the test to
-    say that the client got something, and ``over`` is set when the test is over.
+    ``asked`` has the headers of the requests, with their path. A test sets ``begun`` after the client's first read, and
+    ``over`` at its end.
     """
 
     daemon_threads = True
@@ -109,7 +109,7 @@ class Site(ThreadingHTTPServer):
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that doesn't trust the certificate."""
+        """Ignore a client that doesn't trust the certificate."""
 
 
 Serve = Callable[..., Site]
@@ -140,7 +140,7 @@ def whole(handler: Handler) -> None:
 
 
 def ranges(handler: Handler) -> None:
-    """As servers do that can resume."""
+    """Send the requested range, like a server that supports resuming."""
     wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
     if wanted is None or handler.headers.get("If-Range", ETAG) != ETAG:
         whole(handler)
@@ -156,7 +156,9 @@ def ranges(handler: Handler) -> None:
 
 
 def breaks(length: int, *, reset: bool = False, **headers: object) -> Answer:
-    """Sends ``length`` bytes of the data and ends, or breaks the connection when the client has begun to read."""
+    """Return an answer that sends ``length`` bytes of the data and ends, or resets the connection after the client's
+    first read.
+    """
 
     def answer(handler: Handler) -> None:
         handler.head(200, Content_Length=len(DATA), **(headers or {"ETag": ETAG}))
@@ -192,7 +194,7 @@ def fetch(url: str, log: Callable[[str], None] = str, **options: float) -> bytes
         return b"".join(chunks)
 
 
-# What a source is
+# Kinds of sources
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_chunked_and_unknown_lengths(serve: Serve) -> None:
 
 
 def in_advance(*statuses: int, then: Answer = ranges) -> Answer:
-    """Answers that aren't the final one come before it (RFC 9110 15.2)."""
+    """Send informational responses before the final one (RFC 9110 15.2)."""
 
     def answer(handler: Handler) -> None:
         for status in statuses:
@@ -428,7 +430,9 @@ def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, lengt
 
 
 def more_than_asked(**headers: object) -> Answer:
-    """The rest of the data, and as much again. Without a length, an answer ends with its connection."""
+    """Send the rest of the data, and the same amount again. Without a length, the end of the connection ends the
+    response.
+    """
 
     def answer(handler: Handler) -> None:
         start = int(re.search(r"\d+", handler.headers["Range"])[0])
@@ -496,7 +500,7 @@ def test_last_modified_will_do(serve: Serve) -> None:
     site = serve(breaks(1000, Last_Modified=MODIFIED), ranges)
     with pytest.raises(
         TransferFailed, match="has another file now"
-    ):  # `ranges` knows the ETag only and sends the whole
+    ):  # `ranges` compares the ETag only and sends the whole file
         fetch(site.url)
     assert site.asked[1]["If-Range"] == MODIFIED
 
@@ -507,7 +511,7 @@ def test_last_modified_will_do(serve: Serve) -> None:
 )
 def test_what_may_have_changed_is_not_resumed(serve: Serve, headers: dict[str, str]) -> None:
     if headers.get("Last_Modified") == "now":
-        # It may change once more within the second that the date counts in.
+        # The file may change again within the second of its date.
         headers = {"Last_Modified": email.utils.formatdate(time.time() + 60, usegmt=True)}
     site = serve(breaks(1000, **headers), ranges)
     with pytest.raises(TransferFailed, match="Could not read"):
@@ -637,11 +641,11 @@ def test_a_length_that_is_none_is_refused(serve: Serve, lengths: tuple[str, ...]
         fetch(serve(raw(f"HTTP/1.1 200 OK\r\n{headers}\r\nabcde".encode())).url)
 
 
-# Servers that never come to an end
+# Servers without an end
 
 
 def dripping(begin: bytes, drop: bytes) -> Answer:
-    """Begins at once, and goes on with a drop at a time."""
+    """Return an answer that starts immediately, and then sends small drops."""
 
     def answer(handler: Handler) -> None:
         handler.wfile.write(begin)
@@ -691,7 +695,7 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
 
 
 def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a server that accepts none: its queue is full."""
+    """The server accepts no connection, because its queue is full."""
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -962,7 +966,7 @@ def test_proxies(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypat
     assert len(proxy.asked) == 4
 
 
-# The head
+# The beginning of a source
 
 
 @pytest.mark.parametrize("answer", [ranges, whole])
@@ -1019,9 +1023,9 @@ def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The start of a URL: an sshd.
+    """Start an sshd and return the start of its URL.
 
-    What the client must know of it is in the configuration that ``ssh`` is told to use.
+    The configuration of the ``ssh`` program has the address and the keys of the server.
     """
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     ssh = shutil.which("ssh")
@@ -1042,7 +1046,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "no\nPermitRootLogin yes\n"
         f"AuthorizedKeysFile {tmp_path}/key.pub\nPrintMotd no\n"
     )
-    # ssh(1) takes the home directory from /etc/passwd.
+    # ssh(1) reads the home directory of /etc/passwd.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {shlex.quote(f"{tmp_path}/client")} "$@"\n')
     (tmp_path / "bin" / "ssh").chmod(0o755)
@@ -1106,7 +1110,7 @@ def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def image(host: str, tmp_path: Path) -> tuple[str, Path]:
-    """The URL of a file that is more than pipes and sockets hold, and the file."""
+    """Return the URL of a file larger than the buffers of pipes and sockets, and the file."""
     path = tmp_path / "image"
     path.write_bytes(bytes(64 << 20))
     return f"{host}{path}", path
@@ -1158,7 +1162,7 @@ def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -
 
 
 def logging_in(tmp_path: Path, command: str) -> None:
-    """Run a command instead of the one that is asked for, as sshd(8) does for a key."""
+    """Run a command instead of the requested one, like sshd(8) for a key with a command."""
     key = (tmp_path / "key.pub").read_text()
     (tmp_path / "key.pub").write_text(f'command="{command}" {key}')
 
@@ -1183,7 +1187,7 @@ def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str
 
 
 def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tmp_path: Path) -> None:
-    """As on systems that aren't Linux."""
+    """Systems other than Linux have such a stat."""
     logging_in(tmp_path, rf"PATH={tmp_path}/odd:$PATH; eval \"$SSH_ORIGINAL_COMMAND\"")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "stat").write_text("#!/bin/sh\necho illegal option >&2\nexit 1\n")

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Data in frames: what arrives is what was sent, holes included, or an error."""
+"""Data in frames: the receiver gets exactly the sent data, holes included, or an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 def received(data: bytes) -> tuple[bytes, bytes, list[str]]:
-    """Return the beginning of what arrives, all of it, and whether the end was reached."""
+    """Return the beginning of the received data, all of the data, and the calls at its end."""
     ended: list[str] = []
     head, chunks = Received(io.BytesIO(data), UNKNOWN, lambda: ended.append("ended")).begin(512)
     return head, b"".join(chunks), ended
@@ -32,7 +32,7 @@ def received(data: bytes) -> tuple[bytes, bytes, list[str]]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    """A file of 8 MiB with data in the middle."""
+    """Yield a file of 8 MiB with data in the middle."""
     with (tmp_path / "x").open("w+b") as opened:
         os.pwrite(opened.fileno(), random.Random(1).randbytes(MIB), 3 * MIB)
         opened.truncate(8 * MIB)

@@ -39,8 +39,8 @@ MIB = 1 << 20
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
-    """A catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), whose directories
-    are there.
+    """Create a catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), with their
+    directories.
     """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
@@ -54,7 +54,7 @@ def catalog(tmp_path: Path) -> str:
 
 @pytest.fixture
 def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
-    """Adds an image, x0, x1 and so on, to the catalog; with ``data`` it is there, too. Answers its path."""
+    """Add an image, x0, x1 and so on, to the catalog, optionally with ``data``, and return its path."""
 
     def add_image(
         number: int, data: bytes | None = None, datastore: int = 1, persistent: bool = False, **given: object
@@ -102,7 +102,7 @@ def test_an_image_that_was_removed_meanwhile_is_not_missing(catalog: str, add: C
 
 @pytest.fixture
 def repair(run: Callable[..., Plan]) -> Callable[..., Plan]:
-    """Repairs, having planned the same in check mode; doing it again changes nothing."""
+    """Repair a datastore after the same plan in check mode. A second repair changes nothing."""
 
     def repaired(**given: object) -> Plan:
         planned = run(check=True, repair=True, **given)
@@ -128,7 +128,7 @@ def names(plan: Plan) -> list[tuple[str, str]]:
 
 
 def du(*paths: Path) -> int:
-    """Bytes on disk."""
+    """Return the allocated bytes on disk."""
     done = subprocess.run(["du", "-B1", "-s", "--total", *paths], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1].split()[0])
 
@@ -138,7 +138,7 @@ def sha256(path: Path) -> str:
 
 
 def orphan(directory: Path, digit: str = "a") -> Path:
-    """Data without an image, with a snapshot and a checksum."""
+    """Create data without an image, with a snapshot and a checksum."""
     path = directory / (digit * 32)
     path.write_bytes(b"x" * 9000)
     Path(f"{path}.snap").mkdir()
@@ -541,7 +541,7 @@ def test_what_changes_meanwhile_gets_no_checksum(
 def test_an_image_that_is_recorded_meanwhile_is_no_orphan(
     catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was named as an orphan when it was one."""
+    """The plan lists data as an orphan that has since become an image."""
     path = tmp_path / "1" / f"{5:032x}"
     path.write_bytes(b"data")
     original = DatastoreCheckService.recording

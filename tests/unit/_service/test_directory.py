@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Directories that root makes and gives away, below directories of a user who may put anything there at any moment."""
+"""Directories that root creates and gives away, below directories of a user who may change them at any moment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = 61002
 
 
 def make(path: Path, **options: object) -> list[str]:
-    """Plan, plan and commit, plan again; the answer is what was done."""
+    """Plan in check mode, converge, plan again without changes, and return the names of the actions."""
     given = {
         **{name: option.get("default") for name, option in DIRECTORY_SPEC.argument_spec.items()},
         "path": str(path),
@@ -37,7 +37,7 @@ def make(path: Path, **options: object) -> list[str]:
 
 
 def facts(path: Path) -> str:
-    """What stat(1) says: it asks for the names of a numeric id itself."""
+    """Return the output of stat(1), with numeric ids."""
     return subprocess.run(
         ["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -119,7 +119,7 @@ def test_no_link_of_another_user_gives_a_directory_of_root_away(tmp_path: Path, 
 
 @pytest.mark.parametrize("place", ["", "around"])
 def test_no_directory_of_root_that_another_user_moved_there_is_given_away(tenant: Path, place: str) -> None:
-    """Renaming takes the right to write to the directories around it, and none to the directory itself."""
+    """A rename needs write permission on the parent directories only, not on the directory itself."""
     owner = tenant.stat().st_uid
     around = owned(tenant / "around", 0) if place else tenant
     path = owned(around / "datastores", 0, 0o700)
@@ -146,7 +146,7 @@ def test_a_directory_of_root_in_which_all_rename_decides_nothing(tmp_path: Path)
 
 @pytest.mark.parametrize(("gid", "refused"), [(0, False), (50, False), (1, True)])
 def test_groups_that_rename_in_a_directory_of_root(tmp_path: Path, gid: int, refused: bool) -> None:
-    """Those that are as trusted as root: Debian gives /usr/local to the group staff."""
+    """Some groups are as trusted as root: Debian gives /usr/local to the group staff."""
     owned(tmp_path / "local", 0)
     os.chown(tmp_path / "local", 0, gid)
     (tmp_path / "local").chmod(0o2775)
@@ -192,7 +192,7 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_account_may_be_missing_in_check_mode_only(tmp_path: Path) -> None:
-    """The role that makes the account makes it in the same run."""
+    """The role that creates the account does so in the same run."""
     for option in ("owner", "group"):
         with pytest.raises(NotFound, match=f"^{option}: this host has no (user|group) 'nosuch'"):
             make(tmp_path / "a", **{option: "nosuch"})

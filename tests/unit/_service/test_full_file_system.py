@@ -1,8 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A catalog and a datastore on a file system that is full, or read-only: what is there can be looked at, and
-removed.
-"""
+"""A catalog and a datastore on a full or read-only file system. Existing images can be read, and removed."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.inf
 
 TENANT = 61001
 
-#: Size, command and package of each kind of file system. They are about as small as they can be.
+#: Size, command and package of each file system type, with nearly the minimal size.
 KINDS = {
     "ext4": ("12M", "mkfs.ext4", "e2fsprogs"),
     "xfs": ("400M", "mkfs.xfs", "xfsprogs"),
@@ -81,7 +79,7 @@ def absent(*names: str) -> list[dict[str, object]]:
 
 
 def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
-    """A catalog and a datastore with images of 20 KiB."""
+    """Create a catalog and a datastore with images of 20 KiB."""
     source = disk.parent / "source"
     source.write_bytes(os.urandom(20480))
     for name in ("catalog", "datastores"):
@@ -101,7 +99,7 @@ def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
 
 
 def fill(directory: Path) -> None:
-    """Take all blocks, also those that are reserved for root."""
+    """Allocate all blocks, including those reserved for root."""
     with open(directory / "filler", "ab", buffering=0) as file:
         size = 2**20
         while size:
@@ -113,7 +111,7 @@ def fill(directory: Path) -> None:
 
 
 def names(catalog: str) -> list[str]:
-    """The names of the images, by way of every module that only looks."""
+    """Return the names of the images, according to every module that only reads."""
     options = {name: option.get("default") for name, option in DATASTORE_CHECK_SPEC.argument_spec.items()}
     assert DatastoreCheckService({**options, "catalog": catalog}).plan().result["consistent"]
     assert len(datastore_info({"catalog": catalog, "name": None, "timeout": 30})["datastores"]) == 3  # type: ignore[arg-type]
@@ -169,7 +167,7 @@ def test_removing_needs_no_inode(tenant: Path) -> None:
 
 
 def test_a_catalog_without_its_reserve_has_the_space_of_the_data(ext4: Path) -> None:
-    """As SQLite's own tools leave it, or a backup."""
+    """SQLite's own tools and backups create catalogs of this kind."""
     catalog = make_catalog(ext4)
     os.unlink(f"{catalog}-journal")
     fill(ext4)
@@ -205,7 +203,7 @@ def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Pat
 
 
 def killed(*statements: str) -> str:
-    """A program that writes to a catalog by SQLite alone and ends without closing it."""
+    """Return a program that writes to a catalog with SQLite alone, and ends without closing the catalog."""
     return f"""
 import os, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -215,8 +213,8 @@ os._exit(0)
 """
 
 
-#: How the last writer left the catalog: in order, with a journal to roll back, or with the write-ahead log that
-#: catalogs had before, also an empty one.
+#: Programs of the last writer. They leave a clean catalog, a journal to roll back, or the write-ahead log of earlier
+#: versions, which may be empty.
 LEFT = {
     "in order": "",
     "a hot journal": killed(
@@ -234,7 +232,7 @@ LEFT = {
 
 
 def contents(directory: str) -> dict[str, tuple[int, bytes]]:
-    """All files but an index of SQLite's, which is no content."""
+    """Return all files except SQLite's shared-memory index, which has no content of its own."""
     return {
         entry.name: (entry.stat().st_mtime_ns, Path(entry).read_bytes())
         for entry in os.scandir(directory)

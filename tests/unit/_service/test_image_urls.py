@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images from a site's own servers: the checksum is in a file beside the image, the certificate is of the site's CA,
-and a header has a token.
+"""Images from a site's own servers.
+
+A file beside the image has its checksum, the site's CA signed the certificate, and a header has a token.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ TOKEN = "Bearer s3cr3t-t0ken"
 
 
 class Site(ThreadingHTTPServer):
-    """Serves ``files`` by path: bytes, or a URL to redirect to.
+    """A server of ``files`` by path: bytes, or a URL to redirect to.
 
     ``asked`` are the paths of the requests, each with its headers.
     """
@@ -60,7 +61,7 @@ class Site(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def paths(self) -> list[str]:
-        """The paths that were asked for since the last call."""
+        """Return the requested paths since the last call."""
         asked, self.asked = [path for path, _headers in self.asked], []
         return asked
 
@@ -69,7 +70,7 @@ class Site(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that doesn't trust the certificate."""
+        """Ignore a client that doesn't trust the certificate."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,11 +97,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def log_message(self, *_args: object) -> None:
-        """pytest's output is no place for it."""
+        """Keep the server's log out of pytest's output."""
 
 
 def disk(number: int) -> bytes:
-    """A raw disk with a boot sector."""
+    """Return a raw disk with a boot sector."""
     return b"\xeb\x63\x90".ljust(510, bytes([number])) + b"\x55\xaa" + bytes((1 << 20) - 512)
 
 
@@ -116,7 +117,7 @@ def published(site: Site, **disks: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the certificate of a CA, and a server's certificate that it signed."""
+    """Return a directory with the certificate of a CA, and a server's certificate signed by the CA."""
     place = tmp_path_factory.mktemp("ca")
 
     def openssl(*arguments: str) -> None:
@@ -315,7 +316,7 @@ def test_an_image_that_is_there_needs_no_mirror(run: Run, serve: Serve, catalog:
         assert len(plan.warnings) == 1
         assert plan.warnings[0].startswith("The image 'x' stays as it is, and wasn't compared with its checksum: ")
         assert f"{site.url}/SHA256SUMS" in plan.warnings[0]
-    # What is to be made, or came from elsewhere, needs it.
+    # An image that must be created, or has another origin, needs the list.
     with pytest.raises(VmstoreError, match=re.escape(f"{site.url}/SHA256SUMS")):
         run(check=True, name="x", url=f"{site.url}/other/a.img", checksum=wish["checksum"])
     path.unlink()
@@ -374,7 +375,7 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
     site.files.update({"/SHA256SUMS": gzip.compress(good), "/a.img": gzip.compress(disk(1))})
     with pytest.raises(
         InvalidInput, match=f"the sha256 of what is at {site.url}/a.img is"
-    ):  # it is that of the bytes as they are there
+    ):  # the sum of the compressed bytes on the server
         run(**wish)
     monkeypatch.setattr(checksum_list, "LONGEST_TIME", -1.0)
     with pytest.raises(

@@ -162,9 +162,7 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
 
 
 def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer comes from the system's own getsubids(1), which reads the system's nsswitch.conf: no user has such a
-    range here.
-    """
+    """The system's own getsubids(1) reads the system's nsswitch.conf, where no user has such a range."""
     (etc / "nsswitch.conf").write_text("subid: sss\n")
     with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
         planned(etc, user="nosuchuser")

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the service decides, on libvirt's own test driver: real definitions, nothing that runs.
+"""Decisions of the service, on libvirt's own test driver, with real definitions and no running guests.
 
-What needs a running domain, a real virtiofsd or a mapped id is in tests/integration/test_virtiofs_export.py.
+tests/integration/test_virtiofs_export.py has the tests that need a running domain, a real virtiofsd or a mapped id.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ DEFAULTS = {name: option.get("default") for name, option in VIRTIOFS_EXPORT_SPEC
 
 @pytest.fixture
 def host() -> Iterator[libvirt.virConnect]:
-    """The test driver's host, as another client sees it. It is forgotten with its last connection."""
+    """Yield another client's connection to the test driver's host. The host exists until its last connection ends."""
     libvirt.registerErrorHandler(lambda *unused: None, None)
     connection = libvirt.open(URI)
     for domain in connection.listAllDomains():
@@ -103,7 +103,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VirtiofsExportService]:
-    """Services whose virtiofsd can't map, so that nothing depends on the accounts of the machine."""
+    """Return services whose virtiofsd can't map, so that the tests are independent of the machine's accounts."""
     daemon = tmp_path / "virtiofsd"
     daemon.write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
@@ -164,7 +164,7 @@ def test_check_run_again_check_again(define: Callable, service: Callable, shared
     assert device_of(domain).find("source").get("dir") == str(shared)
     assert not run(service()).changed
     assert not service().plan().changed
-    # Back to where it was, but for the shared memory, which stays.
+    # The definition is restored, except for the shared memory, which stays.
     assert names(run(service(state="absent", mount_tag="t"))) == ["remove virtiofs device"]
     after = re.sub(
         r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL
@@ -289,9 +289,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
     real = Domain.define
 
     def dropping(self, text, validate=True):
-        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that
-        out.
-        """
+        """Define like a libvirt without support of <cache>, which drops the element if the schema isn't checked."""
         real(self, text.replace('<cache mode="none" />', ""), validate=False)
 
     monkeypatch.setattr(Domain, "define", dropping)
@@ -558,7 +556,7 @@ def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
 ) -> None:
     domain = define()
     before = domain.XMLDesc()
-    # A trigger makes SQLite refuse the row, as a full disk would.
+    # A trigger makes SQLite refuse the row, like a full disk would.
     catalog.execute("CREATE TRIGGER refuse BEFORE INSERT ON vm_disk BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(VmstoreError, match="catalog"):
         run(service(image="pers"))
@@ -600,7 +598,7 @@ def test_nobody_waits_for_libvirt_to_write_to_the_catalog(
     desired = service(image="pers")
     with desired.exclusive():
         desired.plan()
-        with catalog.transaction():  # would wait for its deadline, and fail, if the module held one
+        with catalog.transaction():  # would fail at its deadline if the module held a transaction
             pass
 
 
@@ -616,7 +614,7 @@ def test_sharing_names_the_other_domain(define: Callable, service: Callable, cat
     define("c")
     with pytest.raises(Conflict, match="'plain' is not read-only and the domain 'a' on the host 'hv1' uses it"):
         service(domain="c", image="plain").plan()
-    # A directory that is no image is not looked at.
+    # A directory without an image is ignored.
     assert run(service(source=str(tmp_path / "plain"), mount_tag="x", domain="c")).changed
 
 
@@ -632,7 +630,7 @@ def test_an_attachment_of_a_domain_that_is_gone_is_removed(
     assert attached(catalog) == [("pers", "gone")]
     run(service(image="pers"))
     assert attached(catalog) == [("pers", "a")]
-    # Another host's domains can't be seen from here.
+    # Domains of another host are out of reach.
     with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
         service(image="pers", host="hv2").plan()
 
@@ -701,7 +699,7 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(
     define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """The module image_attachment makes the same record."""
+    """The module image_attachment writes the same record."""
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
@@ -786,7 +784,7 @@ def test_no_map_only_where_it_is_allowed() -> None:
 
 @pytest.mark.parametrize("kind", ["uid", "gid"])
 def test_the_guests_root_has_to_be_mapped(kind: str) -> None:
-    # Without, virtiofsd keeps the ids of the user that runs it.
+    # Without a mapped root, virtiofsd keeps the ids of its own user.
     maps = {"uid_map": None, "gid_map": None, f"{kind}_map": (IdMap(1, 200000, 10),)}
     with pytest.raises(
         InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"
@@ -846,7 +844,7 @@ def test_a_binary_left_to_libvirt_is_no_difference() -> None:
     ]
 
 
-# What earlier tasks would bring
+# Prerequisites that earlier tasks would install
 
 
 def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExportService], shared: Path) -> None:
@@ -887,7 +885,7 @@ def test_check_mode_goes_on_without_the_image(
     ("version", "daemon", "may_be_installed"),
     [
         ((11, 0, 0), Daemon("/d", False, True, True), True),
-        # No task makes an old libvirt or an old virtiofsd a new one.
+        # No task upgrades an old libvirt or an old virtiofsd.
         ((9, 0, 0), Daemon("/d", False, True, True), False),
         ((11, 0, 0), Daemon("/d", False, False, True), False),
     ],

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plans on recorded files, and whole runs on the real kernel.
 
-Where a mount is made, tmpfs stands in for virtiofs, in a mount namespace of its own: a tmpfs takes any name for its
-source, as virtiofs takes a tag.
+In runs with mounts tmpfs represents virtiofs, in a separate mount namespace: a tmpfs accepts any source name, like the
+tag of a virtiofs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULTS = {"tag": "one-1", "options": [], "nofail": True, "mode": "0755", "stat
 
 
 class Machine:
-    """Directories that look like a guest's /etc, /proc and /sys, and a place for mount points."""
+    """Directories that represent a guest's /etc, /proc and /sys, and a directory for mount points."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -53,7 +53,7 @@ class Machine:
             (self.base / f"sys/fs/virtiofs/{number}/tag").write_text(f"{tag}\n")
 
     def live(self, *lines: str) -> None:
-        """Mounts by the end of their line: ``MOUNT_POINT OPTIONS - TYPE SOURCE OPTIONS``."""
+        """Set the live mounts by the end of their line: ``MOUNT_POINT OPTIONS - TYPE SOURCE OPTIONS``."""
         text = "".join(f"{number} 24 0:{number} / {line}\n" for number, line in enumerate(lines, 31))
         (self.base / "proc/self/mountinfo").write_text(ROOT + text)
 
@@ -77,7 +77,7 @@ def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", 
     return f"{machine.point} {options} - virtiofs {tag} {super_options}"
 
 
-# What is done, by what is there
+# Actions by present state
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", 
 @pytest.mark.parametrize("tag", ["one-1", None])
 def test_three_states_are_compared(live, entry, state, expected, tag, machine):
     if tag is None and state in ("mounted", "present"):
-        return  # the argument spec asks for it
+        return  # the argument spec requires a tag
     if live:
         machine.live(mounted(machine))
     if entry:
@@ -168,7 +168,7 @@ def test_a_symbolic_link_is_followed(machine):
     (machine.base / "link").symlink_to("mnt")
     plan = machine.plan(path=str(machine.base / "link"))
     assert plan.actions[0].after == f"one-1 {machine.point} virtiofs nofail 0 0\n"
-    # An entry under either name is the one that is meant.
+    # An entry under either name counts.
     machine.fstab.write_text(f"one-1 {machine.base / 'link'} virtiofs nofail 0 0\n")
     machine.live(mounted(machine))
     assert machine.actions(path=str(machine.base / "link")) == ["replace fstab entry"]
@@ -188,7 +188,7 @@ def test_absent_leaves_what_is_not_virtiofs(machine):
     assert machine.actions(state="absent") == machine.actions(state="unmounted") == []
 
 
-# What is refused
+# Refusals
 
 
 def refused(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
@@ -378,7 +378,7 @@ def attacked(command, attack):
 
 
 def in_namespace(machine: Machine, code: str, point: Path | None = None) -> list:
-    """The values that ``code`` gives to ``told``, run where mounts are nobody else's."""
+    """Return the values that ``code`` appends to ``told``, in a separate mount namespace."""
     program = PRELUDE + "told = []\n" + code + "\nprint(json.dumps(told))"
     command = [
         "unshare",
@@ -472,7 +472,7 @@ told += [run(state="absent")]
 
 
 def test_a_mount_that_fails_leaves_nothing_behind(machine):
-    """tmpfs refuses an option of virtiofs, as virtiofs refuses it without a DAX window."""
+    """tmpfs refuses an option of virtiofs, like a virtiofs without a DAX window."""
     point = machine.point / "a/b"
     code = """
 told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
@@ -581,7 +581,7 @@ USER = 61001
 
 @pytest.fixture
 def theirs(machine) -> Path:
-    """A directory of another user, with a mount point in it."""
+    """Create a directory of another user, with a mount point in it."""
     found = machine.base / "theirs"
     for directory in (found, found / "mnt"):
         directory.mkdir()
@@ -617,7 +617,7 @@ told += [live(roots), read(), os.listdir(roots)]
 
 @pytest.mark.parametrize("new", ["", "/new", "/new/deeper"])
 def test_a_directory_that_is_swapped_after_it_was_checked(machine, theirs, new):
-    """Nothing is created, mounted or given a mode where the link leads."""
+    """The action creates, mounts and changes nothing at the target of the link."""
     (machine.base / "roots/mnt").mkdir(mode=0o700)
     code = """
 theirs = os.path.join(base, "theirs")
@@ -654,7 +654,7 @@ told += [run(path=link), run(path=link), live(), run(path=link, state="absent"),
 
 
 def test_a_directory_that_is_swapped_while_mount_runs(machine, theirs):
-    """The mount is made on the opened directory, found at another path, and taken back."""
+    """The mount is made on the opened directory, detected at another path, and undone."""
     code = """
 roots = os.path.join(base, "roots")
 attacked("mount", f"/bin/mv {point} {point}.old; /bin/ln -s {roots} {point}; exec /bin/mount \\"$@\\"")
@@ -666,7 +666,7 @@ told += [run(), live(roots), live(point + ".old"), read(), open("/proc/self/moun
 
 
 def test_a_mount_point_that_its_owner_replaces_in_another_namespace(machine, theirs):
-    """The kernel detaches the mount then. Nothing else is unmounted in its place."""
+    """The kernel then detaches the mount. No other mount may be unmounted instead."""
     code = """
 roots = os.path.join(base, "roots")
 told += [run()]
@@ -708,11 +708,11 @@ told += [warnings()]
     assert (nothing, again) == ([], [])
 
 
-# What a mount would hide
+# Directories that a mount would hide
 
 
 def test_another_name_of_a_system_directory(machine):
-    """A bind mount, over which a mount would appear under both names."""
+    """A mount on a bind mount would appear under both names."""
     (machine.base / "link").symlink_to(machine.point)
     code = """
 subprocess.run(["mount", "--bind", "/etc", point], check=True)
@@ -783,7 +783,7 @@ told += [run(), run(options=["nosuid"]), live(), read()]
 
 
 def test_another_type_of_file_systems_needs_its_options_only(machine):
-    """What plans and makes mounts knows nothing of virtiofs."""
+    """The code that plans and mounts is independent of virtiofs."""
     code = """
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.file_system import FileSystemType
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import OptionRules

@@ -36,7 +36,7 @@ def zstd(data: bytes) -> bytes:
     return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
 
 
-#: 4 MiB, with data at the beginning only.
+#: Content of 4 MiB, with data at the beginning only.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
@@ -73,7 +73,7 @@ def copied(scripts: Any, **elements: object) -> tuple[Path, str]:
 
 
 def refused(scripts: Any, action: str = "cp", **elements: object) -> str:
-    """The message for the user, when nothing was changed."""
+    """Return the message for the user, and require that no files changed."""
     before = scripts.stored()
     done = scripts(action, **elements)
     assert (done.returncode, done.stdout) == (1, "")
@@ -200,7 +200,9 @@ def test_what_is_no_image_is_refused(scripts: Any) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_what_is_no_image_is_stored_where_the_template_says_so(scripts: Any, suffix: str) -> None:
-    """A front-end asks for the size first, and without the FORMAT: a refusal there would leave no way to consent."""
+    """A front-end requests the size first, and without the FORMAT. A refusal of the size would leave no way
+    to consent.
+    """
     page = b"<!DOCTYPE html><html><body>" + b"x" * MIB + b"</body></html>"
     (path := scripts.files / f"x{suffix}").write_bytes(gzip.compress(page) if suffix else page)
     done = scripts("stat", I_PATH=path)
@@ -213,7 +215,7 @@ def test_what_is_no_image_is_stored_where_the_template_says_so(scripts: Any, suf
 
 
 def test_what_is_an_image_stays_one_whatever_the_template_says(scripts: Any, qcow2: Path) -> None:
-    """A front-end passes the FORMAT of appliances of a marketplace, which are compressed or in another format."""
+    """A front-end passes the FORMAT of a marketplace's appliances, which are compressed or in another format."""
     (path := scripts.files / "x.gz").write_bytes(gzip.compress(RAW))
     stored, image_format = copied(scripts, I_PATH=path, I_FORMAT="raw")
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
@@ -288,7 +290,7 @@ SMALL = (
 
 @pytest.mark.parametrize("content", ["bomb", "full", "converted"])
 def test_what_does_not_fit_leaves_nothing(scripts: Any, content: str) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     path = scripts.files / "x"
     path.write_bytes(
         gzip.compress(bytes(64 * MIB))
@@ -441,7 +443,7 @@ def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element:
 def test_a_datastore_that_the_drivers_are_to_mount(
     scripts: Any, image: Path, action: str, attributes: dict[str, str], named: str
 ) -> None:
-    """The first monitoring would make its directory on the local disk."""
+    """The first monitoring would create its directory on the local disk."""
     scripts.store.rmdir()
     given = {f"DT_NFS_AUTO_{name}": value for name, value in attributes.items()}
     done = scripts(
@@ -484,7 +486,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def url(scripts: Any) -> Iterator[str]:
-    """A web server of the files."""
+    """Serve the files over HTTP."""
 
     def handler(*args: Any) -> Handler:
         return Handler(*args, directory=str(scripts.files))
@@ -515,7 +517,7 @@ def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
     (scripts.files / "page").write_bytes(b"<html>")
     assert "this is an HTML page: it is probably the login or error page" in refused(scripts, I_PATH=f"{url}/page")
     assert scripts("stat", I_PATH=f"{url}/page").stdout == "1\n"
-    # What came, and isn't accepted, is named without the secrets of its URL, too.
+    # The error about refused data also names its URL without secrets.
     (scripts.files / "bad").write_bytes(b"QFI\xfb" + bytes(4))
     for action in ("cp", "stat"):
         message = refused(scripts, action, I_PATH=f"{url.replace('//', '//user:hunter2@')}/bad?token=hunter2")
@@ -529,8 +531,10 @@ BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
 
 @pytest.fixture
 def downloader(scripts: Any) -> Callable[[str], Path]:
-    """Give the front-end a downloader that notes its arguments, one a line, and then does what the script says; return
-    where the notes are.
+    """Return a function that gives the front-end a downloader.
+
+    The downloader writes its arguments to a file, one a line, and then runs the script. The function returns the path
+    of the file.
     """
 
     def make(script: str) -> Path:
@@ -586,7 +590,7 @@ def test_what_the_downloader_reads_is_a_strangers(scripts: Any, downloader: Any,
 
 @pytest.mark.parametrize("what", ["/dev/zero", "/dev/urandom"])
 def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, what: str) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     downloader(f"exec cat {what}")
     done = scripts("cp", within=[*SMALL, scripts.store], I_PATH=BACKUP)
     assert (done.returncode, done.stdout) == (1, "")
@@ -594,7 +598,7 @@ def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, 
 
 
 def test_a_downloader_gets_to_its_end(scripts: Any, downloader: Any, qcow2: Path) -> None:
-    """There it removes the image that it merged of increments, perhaps on another host."""
+    """At its end the downloader removes the image that it merged from increments, perhaps on another host."""
     with qcow2.open("ab") as file:
         file.truncate(8 * MIB)
     for name, size in ((qcow2, 64), (qcow2.with_suffix(".gz"), 64)):
@@ -615,7 +619,7 @@ def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
         message = refused(scripts, action, I_PATH=f"{BACKUP}?key=hunter2")
         assert (
             message == f"Could not read {BACKUP}?...: {program} failed: Cannot read from {BACKUP}?...."
-        )  # the last one ends the sentence
+        )  # the last dot ends the sentence
     program.write_text("no program")
     assert "could not be started" in refused(scripts, I_PATH=BACKUP)
     program.chmod(0o644)
@@ -650,7 +654,7 @@ def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
     ],
 )
 def test_what_a_downloader_must_not_get(scripts: Any, downloader: Any, rest: str) -> None:
-    """It passes its argument on to shells, and a list of processes shows it."""
+    """The downloader passes its argument on to shells, and process lists show the argument."""
     notes = downloader("echo x")
     for action in ("cp", "stat"):
         message = refused(scripts, action, I_PATH=f"rsync://{rest}")
@@ -666,15 +670,15 @@ def test_a_file_of_the_front_end_is_no_url(scripts: Any, downloader: Any) -> Non
 
 
 def test_what_the_downloader_learns_from_its_environment(scripts: Any, downloader: Any) -> None:
-    """It looks there whether to unpack, and in the document for the keys of a storage."""
+    """The environment has the setting for unpacking, and the document with the keys of a storage."""
     notes = downloader('printf "%s\\n" "$NO_DECOMPRESS" "$DRV_ACTION" >>"${0%/*}/../../../../notes"; echo image')
     assert scripts("cp", I_PATH=BACKUP).returncode == 0
     assert notes.read_text().splitlines() == [BACKUP, "-", "yes", scripts.document(I_PATH=BACKUP).decode()]
-    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # more than a variable can hold
+    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # too long for a variable
 
 
 def test_a_terminated_action_leaves_nothing(scripts: Any) -> None:
-    """It is ended while it waits for the rest of a download."""
+    """The signal arrives while the action waits for the rest of a download."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         document = scripts.document(I_PATH=f"http://127.0.0.1:{server.getsockname()[1]}/x")
         process = subprocess.Popen(
@@ -730,7 +734,7 @@ def closing(scripts: Any, closed: str, *, action: str = "cp", **elements: object
 def test_messages_that_nobody_reads_are_not_in_the_image(
     scripts: Any, url: str, image: Path, driver: str | None
 ) -> None:
-    # Whether a directory or the image would get the number depends on how many directories are above.
+    # The number of parent directories decides if a directory or the image would get the descriptor.
     for place in (scripts.store, scripts.store / "below"):
         place.mkdir(exist_ok=True)
         done = closing(scripts, "2", I_PATH=f"{url}/raw.img", DT_DRIVER=driver, D_BASE_PATH=place)
@@ -854,7 +858,7 @@ def test_a_clone_is_of_an_image(scripts: Any, image: Path) -> None:
 
 
 def test_what_a_guest_wrote_into_its_raw_disk_is_data(scripts: Any, qcow2: Path) -> None:
-    """Even if it looks like an image with a backing file."""
+    """The rule includes data that looks like an image with a backing file."""
     shell("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2)
     (scripts.store / NAME).write_bytes(qcow2.read_bytes())
     done = scripts("clone", I_PATH=scripts.store / NAME, I_FORMAT="raw", DT_DRIVER="qcow2")
@@ -913,7 +917,7 @@ def test_a_directory_becomes_an_image(scripts: Any) -> None:
 
 
 def test_a_directory_has_a_size_only_where_it_is_asked_for(scripts: Any) -> None:
-    """A share of millions of files is registered at once."""
+    """A share of millions of files is registered without a delay."""
     for number in range(3):
         (scripts.files / str(number)).mkdir()
     log = scripts.files.parent / "strace"
@@ -948,7 +952,7 @@ def test_what_the_front_ends_user_can_not_read_does_not_count(scripts: Any) -> N
         "-all",
         "--inh-caps",
         "-all",
-    ]  # root without its rights on others' files
+    ]  # root without rights on files of other users
     done = scripts("stat", name="virtiofs", within=as_other_user, I_PATH=scripts.files)
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert (

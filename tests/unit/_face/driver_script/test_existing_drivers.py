@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the datastore drivers that front-ends come with get wrong: for each defect a test, named after it, of what
-happens here instead.
+"""Defects of the datastore drivers that are part of a front-end.
+
+For each defect, a test with its name shows the correct behaviour of our drivers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def image(scripts: Any) -> Path:
 
 
 def traced(scripts: Any, calls: str, action: str, **elements: object) -> list[str]:
-    """The system calls of an action that succeeds, in order."""
+    """Return the system calls of a successful action, in order."""
     log = scripts.files.parent / "strace"
     done = scripts(
         action,
@@ -146,7 +147,7 @@ def test_a_link_is_stored_and_not_what_it_led_to(scripts: Any) -> None:
 def test_a_cp_that_fails_leaves_its_files(
     scripts: Any, image: Path, elements: dict[str, object], content: bytes
 ) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     image.write_bytes(content)
     done = scripts("cp", within=[*TMPFS, scripts.store], I_PATH=image, **elements)
     assert (done.returncode, done.stdout) == (1, "")
@@ -199,7 +200,7 @@ def test_a_document_of_more_than_128_kib_gives_the_figures_of_another_file_syste
 
 def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     script = scripts.path("monitor")
-    # The same with less patience.
+    # The same script with a shorter timeout.
     script.write_text(
         script.read_text().replace("launch()\n", "launch.__globals__['MONITOR_TIMEOUT'] = 0.5\nlaunch()\n")
     )
@@ -215,7 +216,7 @@ def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     assert done.stderr == b"The command 'stat' did not end within 0.5 seconds and was stopped.\n"
 
 
-# HTTP, and what it all costs
+# HTTP, and costs of the actions
 
 
 class Missing(http.server.BaseHTTPRequestHandler):
@@ -231,7 +232,7 @@ class Missing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
-    """It has nothing."""
+    """Start a server without any files."""
     Missing.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Missing) as server:
         (thread := threading.Thread(target=server.serve_forever)).start()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices in domain XML that libvirt printed.
 
-Real libvirts read what is written here in tests/integration/test_virtiofs_export_xml.py.
+tests/integration/test_virtiofs_export_xml.py passes the written XML to real libvirts.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_what_is_read_and_written_back_is_the_same(name: str) -> None:
     found = list(filesystems(root))
     assert found
     for element, device in found:
-        if device.source:  # a device with the socket of a daemon of its own has none
+        if device.source:  # devices with an external daemon's socket have no source
             write_filesystem(element, device)
     assert domain_xml.pretty(root) == before
 
