@@ -242,7 +242,7 @@ def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None
     assert bridges.stored() == before
 
 
-def refused(*acts: Callable[[], object]) -> str:
+def expect_refusal(*acts: Callable[[], object]) -> str:
     """Return the message, which is the same for all."""
     messages = set()
     for act in acts:
@@ -255,10 +255,10 @@ def refused(*acts: Callable[[], object]) -> str:
 
 def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, image: Path) -> None:
     wrong = CopyOptions("os", checksums={"md5": "0" * 32})
-    assert "the md5 of what is at" in refused(
+    assert "the md5 of what is at" in expect_refusal(
         lambda: driver().preview(str(image), wrong), lambda: driver().cp(str(image), wrong)
     )
-    message = refused(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
+    message = expect_refusal(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
     assert (
         message == "On the bridge h1: mkfs.xfs makes no file system of 100 MiB: Filesystem must be larger than 300MB."
     )
@@ -270,7 +270,7 @@ def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, ima
     assert driver().preview_clone(source, "qcow2", OS).format == "qcow2"
     os.truncate(bridges.path(source), 300_000)
     options = {"words": FRONT_END}
-    message = refused(
+    message = expect_refusal(
         lambda: driver(**options).preview_clone(source, "qcow2", OS),
         lambda: driver(**options).clone(source, "qcow2", OS),
     )

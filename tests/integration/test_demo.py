@@ -19,7 +19,7 @@ def podman(*arguments: str) -> str:
     return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def left() -> str:
+def find_leftovers() -> str:
     """Return the remains of the demo's lab: directories, containers with their processes, and network bridges."""
     containers = podman("ps", "--all", "--noheading", "--filter", "label=granary.lab=demo")
     networks = podman("network", "ls", "--quiet", "--filter", "label=granary.lab=demo")
@@ -32,12 +32,12 @@ def test_nothing_is_left_of_a_demo_that_is_ended(number: signal.Signals, status:
     with subprocess.Popen([sys.executable, DEMO], stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
         line = next(line for line in demo.stdout or () if "TASK" in line)  # within the first playbook
         assert line
-        assert left()
+        assert find_leftovers()
         # Ctrl-C in a terminal reaches all processes, SIGTERM of a service manager only the first one.
         (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
         output, _nothing = demo.communicate(timeout=120)
     assert demo.returncode == status, output
-    assert left() == ""
+    assert find_leftovers() == ""
     assert subprocess.run(["pgrep", "--session", str(demo.pid)], capture_output=True, check=False).stdout == b""
 
 

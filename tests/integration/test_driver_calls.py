@@ -207,7 +207,7 @@ def contents(path: Path, image_format: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[int]:
+def serve_directory(directory: Path) -> Iterator[int]:
     """Start a web server of ``directory``, and yield its port."""
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_args: None})
     with http.server.ThreadingHTTPServer(
@@ -291,11 +291,11 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
     bridges = request.getfixturevalue("bridges") if name in ON_BRIDGES else None
     action = call["action"]
     assert (call["kind"], call["driver"], call["stdin_encoding"]) == ("datastore", "fs", "base64")
-    with serving(tree.files) as port:
+    with serve_directory(tree.files) as port:
         document = tree.document(call, port)
         if action in ("clone", "rm") or action.startswith("snap_"):
             write_image(tree, name, call, document)
-        if action != "monitor" or not made(call, document.findtext("DATASTORE/ID")):
+        if action != "monitor" or not find_created(call, document.findtext("DATASTORE/ID")):
             tree.directory(document.findtext("DATASTORE/ID"))
         image = document.findtext("IMAGE/SOURCE")
         held = (
@@ -389,7 +389,7 @@ def check_stat(
     assert found == {"added": set(), "removed": set(), "changed": set()}
 
 
-def made(call: dict[str, Any], number: str) -> set[str]:
+def find_created(call: dict[str, Any], number: str) -> set[str]:
     """Return the directory of the datastore if the recorded call created it.
 
     Other processes created the directories of other datastores during the recording.
@@ -403,7 +403,7 @@ def check_monitor(
     assert shape(stdout) == shape(call["stdout"])
     number = document.findtext("DATASTORE/ID")
     # The first monitoring of a new datastore creates its directory.
-    assert found == {"added": made(call, number), "removed": set(), "changed": set()}
+    assert found == {"added": find_created(call, number), "removed": set(), "changed": set()}
     status = (tree.datastores / number).lstat()
     assert oct(status.st_mode) == "0o40755"
     answer = dict(line.split("=") for line in stdout.splitlines())

@@ -185,7 +185,7 @@ def tenant(execute: Execute) -> Iterator[Callable[..., str]]:
     execute("hv1", "sh", "-c", f"umount {SHARED}; rm -rf /srv/tenant; userdel tenant", check=False)
 
 
-def refusal(execute: Execute, name: str) -> str:
+def expect_refusal(execute: Execute, name: str) -> str:
     """Start a domain, which must fail, and return the last message of its virtiofsd."""
     assert "error" in execute("hv1", "sh", "-c", 'virsh start "$0" 2>&1', name, check=False)
     assert execute("hv1", "virsh", "domstate", name).strip() == "shut off"
@@ -231,13 +231,13 @@ def test_a_swapped_directory_is_not_shared(
     )
     for swap, reason in SWAPS:
         tenant(swap)
-        assert refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
+        assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
         if "mkdir" in swap:
             assert export(**wish)["msg"].startswith(reason)
         tenant(BACK)
     execute("hv1", "mount", "--bind", "/var/lib/one", SHARED)
     reason = f"'{SHARED}' was exported from the file system mounted on '/' and is now on the one mounted on '{SHARED}'"
-    assert refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason};")
+    assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason};")
     assert export(**wish)["msg"].startswith(reason)
     execute("hv1", "umount", SHARED)
     # The exported directory is still shared, and a run changes nothing.
@@ -258,7 +258,7 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(
     execute("hv1", "virsh", "destroy", "moved")
     execute("hv1", "mount", "-t", "tmpfs", "none", path)
     try:
-        assert "was exported from the file system mounted on '/'" in refusal(execute, "moved")
+        assert "was exported from the file system mounted on '/'" in expect_refusal(execute, "moved")
         assert "remove the export (state: absent) and add it again" in export(**wish)["msg"]
         assert export(domain="moved", source=path, state="absent")["changed"]
         assert export(**wish)["changed"]
@@ -282,14 +282,14 @@ def test_an_export_of_an_earlier_version(
     execute("hv1", "virsh", "destroy", "early")
     # A link is refused even without a record.
     tenant(SWAPS[1][0])
-    assert "is a symbolic link" in refusal(execute, "early")
+    assert "is a symbolic link" in expect_refusal(execute, "early")
     tenant(BACK)
     for check in (True, False):
         result = export(**wish, check=check)
         assert [action["name"] for action in result.get("actions", ())] == ["record directory"], result
     assert not export(**wish)["changed"]
     tenant(SWAPS[2][0])
-    assert "is another directory" in refusal(execute, "early")
+    assert "is another directory" in expect_refusal(execute, "early")
     tenant(BACK)
     assert export(domain="early", source=SHARED, state="absent")["changed"]
     assert SHARED not in execute("hv1", "cat", "/var/lib/granary-vmstore/exports.json")

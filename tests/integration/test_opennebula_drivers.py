@@ -19,7 +19,7 @@ ROLE = Path(__file__).parents[2] / "roles" / "opennebula_drivers"
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
 
 
@@ -40,7 +40,7 @@ def test_the_drivers_are_there(driver_scripts: Path) -> None:
 
 def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
     before = files(driver_scripts.parent)
-    assert changed(drivers_play(driver_scripts)) == 0
+    assert count_changes(drivers_play(driver_scripts)) == 0
     assert files(driver_scripts.parent) == before
 
 
@@ -56,9 +56,9 @@ def test_check_mode_says_what_would_be_changed(
 ) -> None:
     remotes = make_remotes(tmp_path / "remotes")
     before = list(tmp_path.rglob("*"))
-    assert changed(drivers_play(remotes, "--check")) == 1
+    assert count_changes(drivers_play(remotes, "--check")) == 1
     assert list(tmp_path.rglob("*")) == before
-    assert changed(drivers_play(driver_scripts, "--check")) == 0
+    assert count_changes(drivers_play(driver_scripts, "--check")) == 0
 
 
 @pytest.mark.parametrize("missing", ["", "datastore", "tm"])
@@ -75,7 +75,7 @@ def test_what_is_not_a_front_ends_directory_of_remotes(
     assert list(tmp_path.rglob("*")) == before
 
 
-def kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
+def find_kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
     """Return the kept scripts of a driver, by name without the date."""
     place = Path(f"{remotes.parent}/kept{remotes}/datastore/{driver}")
     names = sorted(place.iterdir()) if place.exists() else []
@@ -94,9 +94,9 @@ def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(
     (script := driver_scripts / "datastore" / "fs" / "rm").write_text("another\n")
     drivers_play(driver_scripts, "--check")
     assert script.read_text() == "another\n"
-    assert changed(drivers_play(driver_scripts)) == 1
+    assert count_changes(drivers_play(driver_scripts)) == 1
     assert script.read_text() == (driver_scripts / "datastore" / "fs" / "cp").read_text()
-    assert kept_scripts(driver_scripts, "fs") == {"rm": "another\n"}
+    assert find_kept_scripts(driver_scripts, "fs") == {"rm": "another\n"}
     assert sorted(os.listdir(script.parent)) == ACTIONS
 
 
@@ -104,8 +104,8 @@ def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callab
     """A restored script of ours would start a missing engine."""
     script = driver_scripts / "datastore" / "virtiofs" / "rm"
     script.write_text(script.read_text().replace("#!/", "#!/usr/../"))
-    assert changed(drivers_play(driver_scripts)) == 1
-    assert kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
+    assert count_changes(drivers_play(driver_scripts)) == 1
+    assert find_kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
 
 
 def test_what_an_older_version_kept_in_the_remotes_is_moved(
@@ -123,8 +123,8 @@ def test_what_an_older_version_kept_in_the_remotes_is_moved(
         (directory / name).chmod(0o755)
     assert "move kept scripts" in drivers_play(remotes, "--check", "--diff", library=library)
     assert (directory / "cp.2025-01-02@03:04:05~").exists()
-    assert changed(drivers_play(remotes, library=library)) == 1
-    assert changed(drivers_play(remotes, library=library)) == 0
+    assert count_changes(drivers_play(remotes, library=library)) == 1
+    assert count_changes(drivers_play(remotes, library=library)) == 0
     assert sorted(os.listdir(directory)) == sorted([*ACTIONS, *others])
     place = Path(f"{programs.parent}/kept{directory}")
     assert {path.name: path.read_text() for path in place.iterdir()} == {
@@ -187,7 +187,7 @@ def test_another_engine_leaves_nothing_of_the_one_before(
     (library / "granary_vmstore").mkdir()
     (library / "current").symlink_to("before")
     remotes = make_remotes(tmp_path / "remotes")
-    assert changed(drivers_play(remotes)) == 1
+    assert count_changes(drivers_play(remotes)) == 1
     current = os.readlink(library / "current")
     assert sorted(os.listdir(library)) == sorted(["before", "current", current])
     assert not list((library / current).rglob("stale*"))
@@ -247,7 +247,7 @@ def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -
 
 
 def test_what_the_front_end_came_with_is_kept(driver_scripts: Path) -> None:
-    assert kept_scripts(driver_scripts, "virtiofs")["stat"].endswith("the front-end's own\n")
+    assert find_kept_scripts(driver_scripts, "virtiofs")["stat"].endswith("the front-end's own\n")
 
 
 @pytest.fixture
@@ -301,8 +301,8 @@ def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(
     put_link(directory / "cp", programs / "cp")
     os.mkfifo(directory / "rm")
     library = programs.parent / "library"
-    assert changed(drivers_play(remotes, library=library)) == 1
-    assert changed(drivers_play(remotes, "--check", library=library)) == 0
+    assert count_changes(drivers_play(remotes, library=library)) == 1
+    assert count_changes(drivers_play(remotes, "--check", library=library)) == 0
     found = set((remotes / "datastore").rglob("*"))
     assert {(path.lstat().st_uid, oct(path.lstat().st_mode & 0o7777)) for path in found} == {(owner, "0o755")}
     assert sorted(os.listdir(directory)) == ACTIONS

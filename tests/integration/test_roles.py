@@ -80,7 +80,7 @@ def changes(output: str) -> dict[str, int]:
     return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(changes(output).values())
 
 
@@ -100,8 +100,8 @@ def ready(roles: Playbook, execute: Execute) -> str:
 
 
 def test_a_second_run_changes_nothing(roles: Playbook, ready: str) -> None:
-    assert changed(roles(ready)) == 0
-    assert changed(roles(ready, "--check")) == 0
+    assert count_changes(roles(ready)) == 0
+    assert count_changes(roles(ready, "--check")) == 0
 
 
 @pytest.mark.usefixtures("ready")
@@ -174,7 +174,7 @@ def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> 
     assert execute("taken", "getent", "passwd", "oneadmin", check=False) == ""
     assert execute("taken", "stat", "--format=%U:%G", "/var/lib/one/vmstore").strip() == "keeper:stewards"
     assert json.loads(execute("taken", "cat", CONFIGURATION)) == {"user": "keeper"}
-    assert changed(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
+    assert count_changes(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
 
 
 def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> None:
@@ -183,10 +183,10 @@ def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> N
         "hypervisor_service_user": "keeper",
         "hypervisor_virtiofsd_user": "granary-virtiofsd",
     }
-    assert changed(roles("taken", "--check", **variables)) > 0
+    assert count_changes(roles("taken", "--check", **variables)) > 0
     assert execute("taken", "getent", "passwd", "granary-virtiofsd", check=False) == ""
     roles("taken", **variables)
-    assert changed(roles("taken", **variables)) == 0
+    assert count_changes(roles("taken", **variables)) == 0
     assert execute("taken", "getent", "passwd", "granary-virtiofsd").strip().split(":")[5:] == [
         "/nonexistent",
         "/usr/sbin/nologin",
@@ -313,15 +313,15 @@ def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> N
         {"domain": name, "source": f"/srv/{name}", "mount_tag": name, "cache": "auto"} for name in ("first", "second")
     ]
     role = ["granary.vmstore.hypervisor"]
-    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
+    assert count_changes(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
     assert "virtiofs" not in execute("fresh", "virsh", "dumpxml", "first")
-    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 1
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=exports)) == 1
     for name in ("first", "second"):
         assert f"<source dir='/srv/{name}'/>" in execute("fresh", "virsh", "dumpxml", name)
-    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 0
-    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 0
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=exports)) == 0
+    assert count_changes(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 0
     gone = [{**exports[0], "state": "absent"}, exports[1]]
-    assert changed(roles("fresh", roles=role, hypervisor_exports=gone)) == 1
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=gone)) == 1
     assert ["virtiofs" in execute("fresh", "virsh", "dumpxml", name) for name in ("first", "second")] == [False, True]
     said = roles("fresh", roles=role, fails=True, hypervisor_exports=[{"domain": "first", "directory": "/srv"}])
     assert "hypervisor_exports.directory. Supported parameters include" in said
@@ -338,9 +338,9 @@ def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execut
     )
     execute("documented", "sh", "-euc", "mkdir -p /srv/web1 /srv/models; chown 100000:100000 /srv/web1")
     execute("documented", "sh", "-euc", 'printf %s "$0" | virsh define /dev/stdin', DOMAIN.format("web1"))
-    assert changed(run(frontend)) > 0
-    assert changed(run(hypervisor)) > 0
-    assert changed(run(frontend + hypervisor)) == 0
+    assert count_changes(run(frontend)) > 0
+    assert count_changes(run(hypervisor)) > 0
+    assert count_changes(run(frontend + hypervisor)) == 0
     assert execute("documented", "stat", "--format=%U", "/var/lib/one/vmstore").strip() == "oneadmin"
     assert json.loads(execute("documented", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
     described = execute("documented", "virsh", "dumpxml", "web1")
@@ -370,7 +370,7 @@ def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execut
     foretold = changes(run(playbook, "--check"))
     assert changes(run(playbook)) == foretold
     assert "granary" in execute("documented", "cat", script)
-    assert changed(run(playbook)) == 0
+    assert count_changes(run(playbook)) == 0
     execute("documented", "sh", "-euc", block("roles/opennebula_drivers/README.md", "The way back").text)
     assert execute("documented", "cat", script) == "echo own\n"
     assert execute("documented", "stat", "--format=%U %a", script) == "oneadmin 755\n"
@@ -404,7 +404,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True)
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert changed(done.stdout) > 0
+    assert count_changes(done.stdout) > 0
     assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
 
@@ -425,7 +425,7 @@ def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Exe
         f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on Ubuntu "
         "yet." in said
     )
-    assert changed(said) == 0
+    assert count_changes(said) == 0
 
 
 def test_an_option_that_is_none_is_refused(roles: Playbook) -> None:

@@ -44,7 +44,7 @@ def changes(output: str) -> dict[str, int]:
     return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(changes(output).values())
 
 
@@ -196,15 +196,15 @@ def test_an_export_comes_and_goes(
     }
     foretold([export])
     assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
     gone = {**export, "state": "absent"}
-    assert changed(foretold([gone])) == 2
+    assert count_changes(foretold([gone])) == 2
     assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/site", check=False) == ""
     assert "/srv/site" not in site.ssh("hot", "cat", "/etc/fstab")
     for arguments in (["hot"], ["--inactive", "hot"]):
         assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
-    assert changed(converge([gone])) == 0
+    assert count_changes(converge([gone])) == 0
 
 
 def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callable[..., str]) -> None:
@@ -216,7 +216,7 @@ def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callab
         "/srv/new"
     ]
     assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
-    assert changed(converge([moved])) == 0
+    assert count_changes(converge([moved])) == 0
 
 
 def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
@@ -234,7 +234,7 @@ def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
     )
     # Each run prints the notice until the restart is done.
     again = converge([second])
-    assert changed(again) == 0
+    assert count_changes(again) == 0
     assert "unshared on hv1." in again
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "--inactive", "unshared")
     assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
@@ -253,7 +253,7 @@ def test_an_export_restarts_its_domain_where_that_is_asked_for(
     }
     assert "Shut these domains down" not in converge([export])
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(
@@ -273,7 +273,7 @@ def test_a_guest_has_the_mount_once_its_domain_was_restarted(
     assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
         "/srv/site"
     ]
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
 
 def test_images_with_data_are_kept(
@@ -305,7 +305,7 @@ def test_images_with_data_are_kept(
             "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done",
         )
         assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
-        assert changed(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
+        assert count_changes(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
     finally:
         gone = [{**image, "state": "absent"} for image in images[:0:-1]]
         converge(
@@ -326,5 +326,5 @@ def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
     assert "The domain stubborn on hv1 has the image site_rw until the domain is shut down" in said
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
     execute("hv1", "virsh", "destroy", "stubborn")
-    assert changed(converge([{**export, "state": "absent"}])) == 1
-    assert changed(converge([{**export, "state": "absent"}])) == 0
+    assert count_changes(converge([{**export, "state": "absent"}])) == 1
+    assert count_changes(converge([{**export, "state": "absent"}])) == 0

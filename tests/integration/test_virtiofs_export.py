@@ -350,7 +350,7 @@ def test_a_seed_is_a_drive_and_a_file(
 
 
 @contextlib.contextmanager
-def edited(execute: Execute, path: str, text: str) -> Iterator[None]:
+def edit_file(execute: Execute, path: str, text: str) -> Iterator[None]:
     old = execute("hv1", "cat", path)
     execute("hv1", "sh", "-c", 'cat > "$0"', path, stdin=text)
     try:
@@ -366,7 +366,7 @@ def test_ids_that_the_host_does_not_grant(
     directory("hv1", "/srv/ids")
     desired = {"domain": "ids", "source": "/srv/ids", "mount_tag": "t"}
     before = xml("ids", "--inactive")
-    with edited(execute, "/etc/subgid", "somebody:100000:65536\n"):
+    with edit_file(execute, "/etc/subgid", "somebody:100000:65536\n"):
         result = export(**desired)
     assert "'oneadmin' has no subordinate gids: add the line oneadmin:100000:65536 to /etc/subgid" in result["msg"]
     result = export(**desired, uid_map=[{"start": 0, "target": 165000, "count": 1000}])
@@ -384,7 +384,7 @@ def test_ids_that_the_host_does_not_grant(
     assert "/usr/libexec/virtiofsd runs as root" in result["msg"]
     assert xml("ids", "--inactive") == before
     # Adjacent ranges are merged into one. libvirt uses exactly the requested ranges.
-    with edited(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
+    with edit_file(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
         assert export(**desired, uid_map=[{"target": 100000, "count": 2000}])["changed"]
         execute("hv1", "virsh", "start", "ids")
     assert "--uid-map=:0:100000:2000:" in execute(

@@ -21,7 +21,7 @@ UNMARKED_SUFFIXES = {".json", ".md", ".rst", ".txt", ".xml"}
 UNMARKED_NAMES = {"COPYING", "changelog.yaml"}
 
 
-def tracked() -> list[Path]:
+def list_tracked() -> list[Path]:
     names = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=True, text=True
     ).stdout.split("\0")
@@ -96,7 +96,7 @@ def test_every_file_names_its_license() -> None:
     marker = "SPDX-License-Identifier" + ": GPL-3.0-or-later"
     assert [
         str(path.relative_to(ROOT))
-        for path in tracked()
+        for path in list_tracked()
         if path.suffix not in UNMARKED_SUFFIXES
         and path.name not in UNMARKED_NAMES
         and path.stat().st_size

@@ -97,7 +97,7 @@ FRAGMENTS: dict[Key, str] = {
 }
 
 
-def run_by_tests() -> set[Key]:
+def find_blocks_in_tests() -> set[Key]:
     """Return the blocks that tests run, according to the calls of block() and files_of() in the tests."""
     found: set[Key] = set()
     tests = [
@@ -116,8 +116,8 @@ def run_by_tests() -> set[Key]:
 
 def test_every_block_is_run_or_has_a_reason() -> None:
     keys = {one.key for one in read_blocks()}
-    assert run_by_tests() | FRAGMENTS.keys() == keys
-    assert run_by_tests() & FRAGMENTS.keys() == set()
+    assert find_blocks_in_tests() | FRAGMENTS.keys() == keys
+    assert find_blocks_in_tests() & FRAGMENTS.keys() == set()
 
 
 def test_the_demo_of_readme_is_what_it_prints() -> None:

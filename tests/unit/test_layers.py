@@ -42,7 +42,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from nodes(child)
 
 
-def imported(name: str, tree: ast.AST) -> set[str]:
+def find_imports(name: str, tree: ast.AST) -> set[str]:
     """Return the modules of the engine that a module imports."""
     found = set()
     for node in nodes(tree):
@@ -65,7 +65,7 @@ def test_imports_point_downwards() -> None:
     wrong = []
     for name, tree in trees().items():
         package = name.split(".")[0]
-        for other in imported(name, tree):
+        for other in find_imports(name, tree):
             below = other.split(".")[0]
             if package != below and LEVEL[below] >= LEVEL[package]:
                 wrong.append(f"{name} imports {other}")
@@ -74,7 +74,7 @@ def test_imports_point_downwards() -> None:
 
 def test_no_circles() -> None:
     try:
-        graphlib.TopologicalSorter({name: imported(name, tree) for name, tree in trees().items()}).prepare()
+        graphlib.TopologicalSorter({name: find_imports(name, tree) for name, tree in trees().items()}).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 

@@ -36,7 +36,7 @@ LEFT_OUT = {"docs/docsite/conf.py"}
 MADE = {"MANIFEST.json", "FILES.json"}
 
 
-def tracked() -> list[str]:
+def list_tracked() -> list[str]:
     command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\0")
     return [name for name in names if name and (ROOT / name).is_file()]
@@ -47,7 +47,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of the unpacked archive, built from a checkout with typical leftovers of development."""
     checkout, unpacked = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("unpacked")
     leftovers = [".cache/a", ".venv/b", ".ansible/c", "plugins/modules/__pycache__/image.cpython-311.pyc", "x.tar.gz"]
-    for name in tracked():
+    for name in list_tracked():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes((ROOT / name).read_bytes())
     for name in leftovers:
@@ -62,7 +62,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_archive_holds_what_users_need(packed: Path) -> None:
-    expected = {name for name in tracked() if name.startswith(NEEDED)} - LEFT_OUT
+    expected = {name for name in list_tracked() if name.startswith(NEEDED)} - LEFT_OUT
     found = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert sorted(found - MADE - expected) == []
     assert sorted(expected - found) == []

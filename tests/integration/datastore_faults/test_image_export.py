@@ -72,7 +72,7 @@ def parts(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if re.fullmatch(PART, name)]
 
 
-def again(export: Callable[[Path], bool], directory: Path, done: bool) -> None:
+def repeat_export(export: Callable[[Path], bool], directory: Path, done: bool) -> None:
     assert export(directory) != done
     assert export.whole(directory)
     assert parts(directory) == []
@@ -89,7 +89,7 @@ def test_each_write_fails_once(
         assert done or raised is not None
         assert parts(directory) == []
         ends["unaffected" if raised is None else "new" if done else "old"] += 1
-        again(export, directory, done)
+        repeat_export(export, directory, done)
 
     injected = walk_faults(export, check, prepare=prepare, errnos=ERRNOS[export.format])
     assert injected > 10
@@ -105,7 +105,7 @@ def test_a_crash_at_each_step(
     def check(directory: Path) -> None:
         done = export.whole(directory)
         ends["new" if done else "old"] += 1
-        again(export, directory, done)
+        repeat_export(export, directory, done)
 
     crashes = walk_crashes(export, check, prepare=prepare, names="strict", limit=1 if export.format == "qcow2" else 8)
     assert crashes > 5

@@ -24,7 +24,7 @@ LIST = (
 
 
 @contextmanager
-def running(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
+def run_process(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
     made = Process(argv, dict(os.environ), passed)
     try:
         yield made
@@ -35,7 +35,7 @@ def running(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
 
 
 def output(*argv: str, passed: tuple[int, ...] = ()) -> str:
-    with running(*argv, passed=passed) as made:
+    with run_process(*argv, passed=passed) as made:
         made.close_input()
         with open(made.stdout, closefd=False) as file:
             text = file.read()
@@ -88,7 +88,7 @@ def test_signals_end_a_command_as_they_should() -> None:
     """Python itself ignores SIGPIPE, and child processes inherit this setting."""
     ignored = int(output("grep", "SigIgn", "/proc/self/status").split()[1], 16)
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
-    with running("yes") as made:
+    with run_process("yes") as made:
         os.close(made.stdout)
         made._open.remove(made.stdout)
         assert made.wait(DEADLINE)
@@ -96,7 +96,7 @@ def test_signals_end_a_command_as_they_should() -> None:
 
 
 def test_the_end_is_waited_for_and_kept() -> None:
-    with running("sh", "-c", "read line; exit 7") as made:
+    with run_process("sh", "-c", "read line; exit 7") as made:
         assert not made.wait(0)
         assert not made.wait(0.01)
         made.close_input()
@@ -108,7 +108,7 @@ def test_the_end_is_waited_for_and_kept() -> None:
 
 
 def test_a_command_that_is_killed() -> None:
-    with running("sleep", "60") as made:
+    with run_process("sleep", "60") as made:
         made.kill()
         assert made.wait(DEADLINE)
         assert made.returncode == -signal.SIGKILL
@@ -143,6 +143,6 @@ def test_nothing_is_left_open_of_a_command_that_cannot_be_started(
 
 def test_no_other_process_keeps_the_pipes_open() -> None:
     """With the pipes inherited by another process, a command would never reach the end of its input."""
-    with running("cat") as first, running("sleep", "60"):
+    with run_process("cat") as first, run_process("sleep", "60"):
         first.close_input()
         assert first.wait(DEADLINE)

@@ -84,7 +84,7 @@ def driver(tmp_path: Path) -> Make:
     return make
 
 
-def stored(driver: FsDriver) -> list[str]:
+def list_stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
@@ -129,7 +129,7 @@ def test_a_disk_that_is_longer_than_its_device(driver: Make, attach: Attach, tmp
             InvalidInput, match="by its ext2/3/4 superblock the disk has 8388608 bytes, of which 4194304 are there"
         ):
             use(device, CopyOptions("os"))
-    assert stored(driver()) == []
+    assert list_stored(driver()) == []
 
 
 def test_an_empty_device(driver: Make, attach: Attach) -> None:
@@ -229,7 +229,7 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
                 f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
                 "snapshot of it, or give verify: false to store what comes out."
             )
-        assert stored(driver()) == []
+        assert list_stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))
         assert copied.warnings[0].startswith(
             f"{formatted} is mounted, or a part of another device or of a volume group, so the copy may hold parts of"
@@ -296,7 +296,7 @@ def test_a_device_that_is_written_to_meanwhile(
     if verify:
         with pytest.raises(StaleState, match=f"^{device} was written to while it was copied"):
             driver(device).cp(device, CopyOptions("os"))
-        assert stored(driver()) == []
+        assert list_stored(driver()) == []
     else:
         assert (
             "was written to while it was copied"

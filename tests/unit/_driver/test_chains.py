@@ -65,7 +65,7 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def holds(path: str, image_format: str) -> list[int]:
+def read_content(path: str, image_format: str) -> list[int]:
     """Return the first byte of each MiB."""
     raw = f"{path}.content"
     qemu("qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw)
@@ -80,7 +80,7 @@ def test_a_clone_has_all_the_data(driver: FsDriver, image: Path, image_format: s
     before = sorted(os.listdir(image.parent))
     cloned = driver.clone(str(image), image_format, CopyOptions("datablock", driver_format=wanted))
     assert (cloned.format, cloned.size_mb) == (wanted or "qcow2", 4)
-    assert holds(cloned.source, cloned.format) == [1, 2, 3, 0]
+    assert read_content(cloned.source, cloned.format) == [1, 2, 3, 0]
     told = json.loads(qemu("qemu-img", "info", "--output=json", cloned.source))
     assert "backing-filename" not in told
     if cloned.format == "qcow2":
@@ -97,9 +97,9 @@ def test_a_revert_while_it_is_cloned(driver: FsDriver, image: Path, monkeypatch:
 
     convert = copy.convert
     monkeypatch.setattr(copy, "convert", late)
-    assert holds(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 2, 3, 0]
+    assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 2, 3, 0]
     monkeypatch.undo()
-    assert holds(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]
+    assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]
 
 
 def test_a_revert_before_all_files_are_open(driver: FsDriver, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_clone_of_an_image_in_the_datastore_beside_it(driver: FsDriver, tmp_pa
     link_to_newest(tmp_path / "7" / NAME)
     cloned = driver.clone(str(tmp_path / "7" / NAME), "qcow2", CopyOptions("datablock"))
     assert os.path.dirname(cloned.source) == str(tmp_path / "100")
-    assert holds(cloned.source, "qcow2") == [1, 2, 3, 0]
+    assert read_content(cloned.source, "qcow2") == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", None])

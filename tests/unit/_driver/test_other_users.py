@@ -80,7 +80,7 @@ def driver(tenant: Path) -> FsDriver:
 
 
 @contextlib.contextmanager
-def swapping(directory: Path, target: Path) -> Iterator[None]:
+def swap_parts(directory: Path, target: Path) -> Iterator[None]:
     with subprocess.Popen(
         [sys.executable, "-c", SWAP, directory, target, str(TENANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -108,7 +108,7 @@ def holds_secret(path: Path) -> bool:
 def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(
     driver: FsDriver, secret: Path, image_format: str, fs: str | None
 ) -> None:
-    with swapping(Path(driver.datastore.base_path), secret):
+    with swap_parts(Path(driver.datastore.base_path), secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError):
                 driver.mkfs(2, image_format, fs)
@@ -119,7 +119,7 @@ def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(
     driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path
 ) -> None:
     source = ImageChain((str(qcow2(tmp_path / "image")),), "qcow2")
-    with swapping(tenant, secret):
+    with swap_parts(tenant, secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError, OSError), new_image(str(tenant)) as part:
                 copy_chain(source, part, "raw")

@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def stored(driver: FsDriver) -> list[str]:
+def list_stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
@@ -55,7 +55,7 @@ def test_what_a_program_has_open_for_writing_is_refused(
         Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"
     ):
         driver.cp(str(file), CopyOptions("os"))
-    assert stored(driver) == []
+    assert list_stored(driver) == []
 
 
 def test_check_mode_says_so(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
@@ -107,7 +107,7 @@ def test_what_changes_meanwhile_is_refused(
             StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"
         ):
             driver.cp(str(file), CopyOptions("os"))
-        assert stored(driver) == []
+        assert list_stored(driver) == []
     else:
         copied = driver.cp(str(file), CopyOptions("os", verify=False))
         assert copied.warnings == (
@@ -122,7 +122,7 @@ def test_an_image_that_is_written_to_is_not_cloned(
     opened_by_qemu(Path(image), "-f", "raw")
     with pytest.raises(Conflict, match=f"{image} is open for writing"):
         driver.clone(image, "raw", CopyOptions("os"))
-    assert stored(driver) == [os.path.basename(image)]
+    assert list_stored(driver) == [os.path.basename(image)]
     assert len(driver.clone(image, "raw", CopyOptions("os", verify=False)).warnings) == 1
 
 

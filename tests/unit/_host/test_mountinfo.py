@@ -51,22 +51,22 @@ def test_what_only_python_takes_for_a_line_end_or_a_blank_is_part_of_a_path():
     assert [mount.mount_point for mount in parse(text)] == ["/mnt/a\x85b\xa0c\x1cd"]
 
 
-def walked(path: str) -> list[int]:
+def walk_ids(path: str) -> list[int]:
     return [mount.mount_id for mount in visible(parse(GUEST), path)]
 
 
 def test_a_walk_passes_what_serves_the_path():
-    assert walked("/etc") == [24]
-    assert walked("/mnt/b l#a\\nk\tt/x") == [24, 31]
-    assert walked("/mnt/b") == [24]
+    assert walk_ids("/etc") == [24]
+    assert walk_ids("/mnt/b l#a\\nk\tt/x") == [24, 31]
+    assert walk_ids("/mnt/b") == [24]
 
 
 def test_a_walk_passes_a_stack_from_its_bottom():
-    assert walked("/mnt/stack") == [24, 33, 34]
+    assert walk_ids("/mnt/stack") == [24, 33, 34]
 
 
 def test_a_walk_does_not_pass_a_hidden_mount():
-    assert walked("/srv/hidden/deep") == [24, 36]
+    assert walk_ids("/srv/hidden/deep") == [24, 36]
     assert [mount.mount_id for mount in mounts_at(parse(GUEST), "/srv/hidden/deep")] == [35]
 
 

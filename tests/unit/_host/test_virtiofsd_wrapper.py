@@ -44,7 +44,7 @@ def top() -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
-def found(path: Path) -> Found:
+def walk_to(path: Path) -> Found:
     walked = find_directory(str(path))
     walked.close()
     return walked
@@ -76,7 +76,7 @@ def test_who_can_replace_a_directory(
     os.chown(top / "way" / "shared", child, child)
     os.chown(top / "way", owner, group)
     (top / "way").chmod(mode)
-    weakness = found(top / "way" / "shared").weakness
+    weakness = walk_to(top / "way" / "shared").weakness
     if reason is None:
         assert weakness is None
     else:
@@ -91,24 +91,24 @@ def test_an_acl_that_lets_somebody_write(top: Path) -> None:
         for tag, allowed, owner in entries
     )
     os.setxattr(top / "way", "system.posix_acl_access", value)
-    assert found(top / "way" / "shared").weakness.path == str(top / "way")
+    assert walk_to(top / "way" / "shared").weakness.path == str(top / "way")
 
 
 def test_the_first_weak_directory_counts_and_the_rest_of_the_way_is_known(top: Path) -> None:
     (top / "way" / "shared" / "deeper").mkdir()
     os.chown(top / "way", ALICE, ALICE)
     os.chown(top / "way" / "shared", ALICE + 1, ALICE)
-    weakness = found(top / "way" / "shared" / "deeper").weakness
+    weakness = walk_to(top / "way" / "shared" / "deeper").weakness
     assert (weakness.path, [name for name, _descriptor in weakness.below]) == (str(top / "way"), ["shared", "deeper"])
 
 
 def test_links_of_root_are_followed(top: Path) -> None:
     (top / "absolute").symlink_to(top / "way")
     (top / "relative").symlink_to("way/../absolute/./shared")
-    assert found(top / "relative").path == str(top / "way" / "shared")
+    assert walk_to(top / "relative").path == str(top / "way" / "shared")
     (top / "loop").symlink_to("loop")
     with pytest.raises(Refused, match="leads through more than 40 symbolic links"):
-        found(top / "loop")
+        walk_to(top / "loop")
 
 
 def test_links_of_others_are_not(top: Path) -> None:
@@ -117,14 +117,14 @@ def test_links_of_others_are_not(top: Path) -> None:
     with pytest.raises(
         Refused, match=f"'{top}/way/link' is a symbolic link, and '{top}/way' belongs to the user id {ALICE}"
     ):
-        found(top / "way" / "link")
+        walk_to(top / "way" / "link")
     # In a directory with the sticky bit, no other user can replace a link of root.
     os.chown(top / "way", 0, 0)
     (top / "way").chmod(0o1777)
-    assert found(top / "way" / "link").path == str(top / "way" / "shared")
+    assert walk_to(top / "way" / "link").path == str(top / "way" / "shared")
     os.lchown(top / "way" / "link", ALICE, ALICE)
     with pytest.raises(Refused, match="is a symbolic link"):
-        found(top / "way" / "link")
+        walk_to(top / "way" / "link")
 
 
 def test_the_way_does_not_go_up_where_others_can_move_directories(top: Path) -> None:
@@ -147,7 +147,7 @@ def test_only_a_directory(top: Path, kind: str) -> None:
 def test_no_descriptor_stays_open(top: Path) -> None:
     os.chown(top / "way", ALICE, ALICE)
     before = os.listdir("/proc/self/fd")
-    found(top / "way" / "shared")
+    walk_to(top / "way" / "shared")
     assert os.listdir("/proc/self/fd") == before
 
 

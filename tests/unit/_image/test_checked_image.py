@@ -30,7 +30,7 @@ TIB = 1 << 40
 CLUSTER = 65536
 
 
-def checked(path: Path, **options: object) -> tuple[CheckedImage, tuple[str, ...]]:
+def check(path: Path, **options: object) -> tuple[CheckedImage, tuple[str, ...]]:
     with opened_file(str(path)) as descriptor:
         return checks.checked_image(descriptor, path=str(path), **options)
 
@@ -123,7 +123,7 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
     tmp_path: Path, image_format: str, options: str, size: int
 ) -> None:
     path = image_of(tmp_path / "image", noise(size, options), image_format, options)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert (image.format, image.flaws, warnings) == (image_format, [], ())
     whole, data = path.read_bytes(), content(path, image_format)
     choose = random.Random(image_format + options)
@@ -138,7 +138,7 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
         path.write_bytes(whole[:end])
         if content(path, image_format) != data:
             with pytest.raises(InvalidInput):
-                checked(path)
+                check(path)
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_what_a_guest_cannot_read_may_be_missing(tmp_path: Path, options: str) -
     """
     path = create(tmp_path / "image", "qcow2", 10 * MIB + 1536, options)
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q {10 * MIB} 1536", path)
-    assert not checked(path)[1]
+    assert not check(path)[1]
     length, data = path.stat().st_size, content(path, "qcow2")
     told = json.loads(qemu("qemu-img", "map", "-f", "qcow2", "--output=json", path))
     end = max(extent["offset"] + extent["length"] for extent in told if extent["data"])
     assert end <= length
     os.truncate(path, end)
     assert content(path, "qcow2") == data
-    assert not checked(path)[1]
+    assert not check(path)[1]
     os.truncate(path, end - 1)
     with pytest.raises(InvalidInput, match=f"of which {end - 1} are there; verify: false stores it nevertheless"):
-        checked(path)
+        check(path)
 
 
 @pytest.mark.parametrize("options", ["", "compression_type=zstd"])
@@ -169,10 +169,10 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
     (tmp_path / "pattern").write_bytes(bytes(random.Random(0).choices(b"abcdefgh", k=CLUSTER)))
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q -c -s {tmp_path}/pattern 0 64k", path)
     assert path.stat().st_size % 512
-    assert not checked(path)[1]
+    assert not check(path)[1]
     os.truncate(path, path.stat().st_size - 4)  # the last byte of deflate may be only its end mark
     with pytest.raises(InvalidInput, match="by the tables of this qcow2 image"):
-        checked(path)
+        check(path)
 
 
 OPERATIONS = ["write -q", "write -q -P 0", "write -q -z", "write -q -z -u", "discard -q"]
@@ -199,7 +199,7 @@ def test_what_qemu_writes_is_whole(tmp_path: Path, image_format: str, options: s
         )
         if image_format == "qcow2":
             qemu("qemu-img", "resize", "-q", "-f", "qcow2", path, size + MIB)
-        assert not checked(path)[1], commands
+        assert not check(path)[1], commands
 
 
 def stream_optimized_of_vmware(path: Path) -> Path:
@@ -215,18 +215,18 @@ def stream_optimized_of_vmware(path: Path) -> Path:
 def test_a_vmdk_with_a_header_at_its_end(tmp_path: Path) -> None:
     path = stream_optimized_of_vmware(tmp_path / "image")
     assert qemu("qemu-img", "info", "-f", "vmdk", path)
-    assert not checked(path)[1]
+    assert not check(path)[1]
     for cut in (1, 512, 1024, 65536):
         os.truncate(path, path.stat().st_size - cut)
         with pytest.raises(InvalidInput, match="is not whole: the header at its end is missing"):
-            checked(path)
+            check(path)
 
 
 def test_a_vhd_without_its_footer(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(MIB, "vhd"), "vpc")
     os.truncate(path, path.stat().st_size - 2)
     with pytest.raises(InvalidInput, match="by the tables of this vpc image"):
-        checked(path)
+        check(path)
 
 
 # Storing despite damage
@@ -240,16 +240,16 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
         f"by the tables of this qcow2 image the file has {length} bytes at least, of which {length - 100} are there"
     )
     with pytest.raises(InvalidInput) as caught:
-        checked(path)
+        check(path)
     assert (
         str(caught.value)
         == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it "
         "nevertheless."
     )
-    assert checked(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
-    assert checked(path, verify=None)[1] == ()
+    assert check(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
+    assert check(path, verify=None)[1] == ()
     os.truncate(path, CLUSTER)  # all tables are missing
-    assert len(checked(path, verify=False)[1]) == 1
+    assert len(check(path, verify=False)[1]) == 1
 
 
 # Damaged images
@@ -257,8 +257,8 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
 
 def refused_or_warned(path: Path, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
-        checked(path)
-    (warning,) = checked(path, verify=False)[1]
+        check(path)
+    (warning,) = check(path, verify=False)[1]
     assert why in warning
 
 
@@ -280,7 +280,7 @@ def test_reference_counts(tmp_path: Path) -> None:
     with open(path, "ab") as file:
         file.truncate(101 * CLUSTER)
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False, stderr=subprocess.DEVNULL).returncode == 3
-    assert not checked(path)[1]
+    assert not check(path)[1]
 
 
 def test_a_dirty_image_is_not_judged_by_its_counts(tmp_path: Path) -> None:
@@ -292,14 +292,14 @@ def test_a_dirty_image_is_not_judged_by_its_counts(tmp_path: Path) -> None:
     )
     assert path.read_bytes()[79] & 1
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False, stderr=subprocess.DEVNULL).returncode == 2
-    assert not checked(path)[1]
+    assert not check(path)[1]
 
 
 def test_an_encrypted_image_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "image"
     secret = ["--object", "secret,id=key,data=abc", "-o", "encrypt.format=aes,encrypt.key-secret=key"]
     qemu("qemu-img", "create", "-q", "-f", "qcow2", *secret, path, MIB)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert image.is_encrypted
     assert not warnings
 
@@ -381,14 +381,14 @@ def test_tables_that_refer_to_one_block_many_times(tmp_path: Path, make: Callabl
     path = make(tmp_path / "image")
     for verify in (True, False, None):
         with pytest.raises(InvalidInput, match="image refer to the same blocks several times"):
-            checked(path, verify=verify)
+            check(path, verify=verify)
 
 
 def test_snapshots_share_blocks_with_what_is_active(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(2 * MIB, "snapshots"), "qcow2")
     for name in "abcdefgh":
         qemu("qemu-img", "snapshot", "-c", name, path)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert image.snapshots == 8
     assert warnings == (f"{path} has 8 internal snapshots, which are left out.",)
 
@@ -412,7 +412,7 @@ def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"
     ):
-        checked(path)
+        check(path)
 
 
 def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +434,7 @@ def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch
         qcow2_tables, "is_whole_deflate", lambda data, cluster: seen.append(data) or is_whole(data, cluster)
     )
     with pytest.raises(InvalidInput):
-        checked(path)
+        check(path)
     assert len(seen) <= 64
 
 
@@ -454,7 +454,7 @@ def test_chance_in_the_tables_raises_nothing_unexpected(tmp_path: Path, image_fo
             )
         path.write_bytes(hostile)
         with contextlib.suppress(InvalidInput):
-            image, _warnings = checked(path, verify=choose.choice([True, False, None]))
+            image, _warnings = check(path, verify=choose.choice([True, False, None]))
             assert 0 <= image.data <= image.virtual_size
 
 
@@ -465,8 +465,8 @@ def test_a_fixed_vhd_is_a_raw_disk_with_a_footer(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(3 * MIB, "fixed"), "vpc", "subformat=fixed,force_size=on")
     length = path.stat().st_size
     assert length == 3 * MIB + 512
-    assert (checked(path)[0].format, checked(path)[0].virtual_size) == ("raw", 3 * MIB)
-    assert checked(path, image_format="raw")[0].virtual_size == length
+    assert (check(path)[0].format, check(path)[0].virtual_size) == ("raw", 3 * MIB)
+    assert check(path, image_format="raw")[0].virtual_size == length
     whole = path.read_bytes()
     changes = {
         "checksum": (length - 448, b"\0"),
@@ -476,6 +476,6 @@ def test_a_fixed_vhd_is_a_raw_disk_with_a_footer(tmp_path: Path) -> None:
     }
     for _name, (offset, byte) in changes.items():
         path.write_bytes(whole)
-        assert checked(patch(path, offset, byte))[0].virtual_size == length
+        assert check(patch(path, offset, byte))[0].virtual_size == length
     path.write_bytes(whole + bytes(512))
-    assert checked(path)[0].virtual_size == length + 512
+    assert check(path)[0].virtual_size == length + 512

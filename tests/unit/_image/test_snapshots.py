@@ -121,7 +121,7 @@ def active(image: Path, layout: Layout) -> Path:
     return Path(f"{image}.snap/3") if layout is shared else image
 
 
-def whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -> None:
+def require_whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -> None:
     """Require all expected files with their content, qcow2 files without errors, and no other files."""
     names = {re.sub("^[0-9a-f]{32}", "image", name) for name in os.listdir(image.parent)}
     assert names - {"image.md5sum"} == {"image", "image.snap"}
@@ -133,10 +133,10 @@ def whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -
     assert content(paths[0], kind(layout)) == now
     if kind(layout) == "qcow2":
         for path in paths:
-            checked(path)
+            check(path)
 
 
-def checked(path: Path) -> None:
+def check(path: Path) -> None:
     alone = "json:" + json.dumps({"file": {"driver": "file", "filename": str(path)}, "backing": None})
     found = json.loads(qemu_img("check", "--output=json", "-f", "qcow2", alone))
     assert (found["check-errors"], found.get("corruptions", 0), found.get("leaks", 0)) == (0, 0, 0)
@@ -153,7 +153,7 @@ def image(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
 def layout(request: pytest.FixtureRequest, image: Path) -> Layout:
     request.param(image)
-    whole(image, request.param, (0, 1, 2), CONTENTS[3])
+    require_whole(image, request.param, (0, 1, 2), CONTENTS[3])
     Path(f"{image}.md5sum").touch()
     return request.param
 
@@ -162,11 +162,11 @@ def layout(request: pytest.FixtureRequest, image: Path) -> Layout:
 def test_revert(image, layout, snapshot):
     for _time in range(2):
         revert_snapshot(str(image), kind(layout), snapshot)
-        whole(image, layout, (0, 1, 2), CONTENTS[snapshot])
+        require_whole(image, layout, (0, 1, 2), CONTENTS[snapshot])
         assert not os.path.exists(f"{image}.md5sum")
     # Later writes change no snapshot.
     write(active(image, layout), 3, kind(layout))
-    whole(image, layout, (0, 1, 2), bytes([4, *CONTENTS[snapshot][1:3], 4]))
+    require_whole(image, layout, (0, 1, 2), bytes([4, *CONTENTS[snapshot][1:3], 4]))
 
 
 def test_a_revert_keeps_what_the_image_is(image, layout):
@@ -184,7 +184,7 @@ def test_flatten(image, layout, snapshot):
         assert not image.is_symlink()
         assert content(image, kind(layout)) == CONTENTS[snapshot]
         if kind(layout) == "qcow2":
-            checked(image)
+            check(image)
             assert "backing" not in qemu_img("info", image)
 
 
@@ -204,7 +204,7 @@ def test_delete(image, layout, order):
             delete_snapshot(str(image), kind(layout), snapshot)
         left.remove(snapshot)
         assert not os.path.lexists(f"{image}.snap/{snapshot}")
-        whole(image, layout, tuple(left), CONTENTS[3])
+        require_whole(image, layout, tuple(left), CONTENTS[3])
 
 
 @pytest.mark.parametrize("snapshot", [0, 7])
@@ -231,7 +231,7 @@ def test_after_a_revert_a_leaf_is_deleted_without_its_data_going_anywhere(image)
     revert_snapshot(str(image), "qcow2", 0)
     delete_snapshot(str(image), "qcow2", 2)
     delete_snapshot(str(image), "qcow2", 1)
-    whole(image, chain, (0,), CONTENTS[0])
+    require_whole(image, chain, (0,), CONTENTS[0])
 
 
 def test_remove(image, layout):
@@ -262,7 +262,7 @@ def test_only_images_are_removed(tmp_path, name):
 def test_no_such_snapshot(image, layout, action, snapshot):
     with pytest.raises(NotFound, match=f"has no snapshot {snapshot}: "):
         action(str(image), kind(layout), snapshot)
-    whole(image, layout, (0, 1, 2), CONTENTS[3])
+    require_whole(image, layout, (0, 1, 2), CONTENTS[3])
 
 
 def test_no_such_image(tmp_path):
@@ -278,7 +278,7 @@ def test_what_the_image_is_now_is_not_deleted(tmp_path, layout_with_overlays):
     layout_with_overlays(image)
     with pytest.raises(Conflict, match=r"3 can't be deleted: it is not a snapshot"):
         delete_snapshot(str(image), "qcow2", 3)
-    whole(image, layout_with_overlays, (0, 1, 2), CONTENTS[3])
+    require_whole(image, layout_with_overlays, (0, 1, 2), CONTENTS[3])
 
 
 def rename_backing(image: Path, number: int, name: str) -> None:

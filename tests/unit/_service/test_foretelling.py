@@ -160,7 +160,7 @@ def url(store: Store) -> Iterator[str]:
     server.server_close()
 
 
-def encrypted(store: Store, name: str = "secret.qcow2") -> Path:
+def encrypt(store: Store, name: str = "secret.qcow2") -> Path:
     path = store.files / name
     qemu_img(
         "create",
@@ -210,7 +210,7 @@ def test_an_image_that_needs_another_file(store: Store, url: str, suffix: str, r
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_has_no_key_is_not_converted(store: Store, url: str, suffix: str, remote: bool) -> None:
-    path = encrypted(store)
+    path = encrypt(store)
     store.file(f"{path.name}.gz", gzip.compress(path.read_bytes()))
     source = {"url": f"{url}/{path.name}{suffix}"} if remote else {"path": f"{path}{suffix}"}
     message = store.refused(**source, driver="raw")
@@ -423,7 +423,7 @@ def test_a_clone_of_what_is_damaged(store: Store) -> None:
 
 
 def test_a_clone_without_a_key(store: Store) -> None:
-    store.accepted(path=str(encrypted(store)))
+    store.accepted(path=str(encrypt(store)))
     message = store.refused(name="y", clone_from="x", driver="raw")
     assert message.startswith("clone_from: 'x' is not accepted: its data at ")
     store.accepted(name="y", clone_from="x")
@@ -476,7 +476,7 @@ def test_an_export_that_does_not_fit(store: Store, image_format: str) -> None:
 
 
 def test_an_export_without_a_key(store: Store) -> None:
-    store.accepted(path=str(encrypted(store)))
+    store.accepted(path=str(encrypt(store)))
     assert "encrypt.key-secret" in store.refused("image_export", image="x", dest=f"{store.root}/disk", format="raw")
 
 

@@ -34,7 +34,7 @@ KINDS = {
 
 
 @contextlib.contextmanager
-def mounted(kind: str, around: Path) -> Iterator[Path]:
+def mount_file_system(kind: str, around: Path) -> Iterator[Path]:
     disk, point = around / "disk", around / "mounted"
     point.mkdir()
     if kind == "tmpfs":
@@ -56,13 +56,13 @@ def mounted(kind: str, around: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["ext4", "tmpfs", "xfs", "btrfs"])
 def disk(request: pytest.FixtureRequest, tenant: Path) -> Iterator[Path]:
-    with mounted(request.param, tenant) as point:
+    with mount_file_system(request.param, tenant) as point:
         yield point
 
 
 @pytest.fixture
 def ext4(tenant: Path) -> Iterator[Path]:
-    with mounted("ext4", tenant) as point:
+    with mount_file_system("ext4", tenant) as point:
         yield point
 
 
@@ -119,7 +119,7 @@ def names(catalog: str) -> list[str]:
     return [image["name"] for image in found]  # type: ignore[attr-defined]
 
 
-def stored(disk: Path) -> list[str]:
+def list_stored(disk: Path) -> list[str]:
     return os.listdir(disk / "datastores" / "1")
 
 
@@ -131,7 +131,7 @@ def test_images_of_a_full_file_system_are_seen_and_removed(disk: Path, owner: in
     assert run_images(catalog, *absent("i0")) == ["remove image"]
     fill(disk)
     assert run_images(catalog, *absent(*(f"i{number}" for number in range(1, 30)))) == ["remove image"] * 29
-    assert (names(catalog), stored(disk)) == ([], [])
+    assert (names(catalog), list_stored(disk)) == ([], [])
 
 
 AS_TENANT = """
@@ -157,7 +157,7 @@ def test_the_service_user_sees_and_removes_them_too(ext4: Path) -> None:
 
 
 def test_removing_needs_no_inode(tenant: Path) -> None:
-    with mounted("tmpfs", tenant) as disk:
+    with mount_file_system("tmpfs", tenant) as disk:
         catalog = make_catalog(disk, TENANT)
         with pytest.raises(OSError, match="No space left"):
             for number in range(1000):
@@ -172,13 +172,13 @@ def test_a_catalog_without_its_reserve_has_the_space_of_the_data(ext4: Path) -> 
     os.unlink(f"{catalog}-journal")
     fill(ext4)
     assert run_images(catalog, *absent(*(f"i{number}" for number in range(10)))) == ["remove image"] * 10
-    assert (len(names(catalog)), len(stored(ext4))) == (20, 20)
+    assert (len(names(catalog)), len(list_stored(ext4))) == (20, 20)
 
 
 def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> None:
     catalog = make_catalog(ext4)
     os.unlink(f"{catalog}-journal")
-    for name in stored(ext4):
+    for name in list_stored(ext4):
         os.truncate(ext4 / "datastores" / "1" / name, 0)
     fill(ext4)
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> No
         match="^The data of 'i0', 'i1' is removed, but the catalog .* still has the images: remove them again when",
     ):
         run_images(catalog, *absent("i0", "i1"))
-    assert len(stored(ext4)) == 28
+    assert len(list_stored(ext4)) == 28
     os.unlink(ext4 / "filler")
     assert run_images(catalog, *absent("i0", "i1")) == ["remove image"] * 2
     assert len(image_info({"catalog": catalog, "name": None, "datastore": None})["images"]) == 28  # type: ignore[arg-type]
@@ -199,10 +199,10 @@ def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Pat
         run_images(
             catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")}
         )
-    assert (len(names(catalog)), len(stored(ext4))) == (30, 30)
+    assert (len(names(catalog)), len(list_stored(ext4))) == (30, 30)
 
 
-def killed(*statements: str) -> str:
+def make_killed_writer(*statements: str) -> str:
     """Return a program that writes to a catalog with SQLite alone, and ends without closing the catalog."""
     return f"""
 import os, sqlite3, sys
@@ -217,13 +217,13 @@ os._exit(0)
 #: versions, which may be empty.
 LEFT = {
     "in order": "",
-    "a hot journal": killed(
+    "a hot journal": make_killed_writer(
         "PRAGMA cache_size = 1",
         "BEGIN",
         "UPDATE image SET origin = printf('%.9999c', 'x')",
         "UPDATE image SET name = name || 'x'",
     ),
-    "a log": killed(
+    "a log": make_killed_writer(
         "PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "UPDATE image SET name = name || '.new'"
     ),
     "a closed log": "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = "

@@ -796,7 +796,7 @@ ImageService(json.loads(sys.argv[1])).converge()
 """
 
 
-def opened_by(process: int) -> list[str]:
+def list_opened_files(process: int) -> list[str]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for descriptor in Path(f"/proc/{process}/fd").iterdir():
@@ -824,7 +824,9 @@ def test_a_run_that_is_ended_leaves_nothing(
         try:
             deadline = time.monotonic() + 20
             # A run that reads the source cleans up its part. An earlier signal leaves the part to the next run.
-            while not (sorted(modes(stored())) == [0o600, 0o600, 0o640] and str(source) in opened_by(running.pid)):
+            while not (
+                sorted(modes(stored())) == [0o600, 0o600, 0o640] and str(source) in list_opened_files(running.pid)
+            ):
                 assert time.monotonic() < deadline and running.poll() is None
             running.send_signal(number)
             assert running.wait(20) != 0
@@ -833,7 +835,7 @@ def test_a_run_that_is_ended_leaves_nothing(
     assert stored() == []
 
 
-def synced(path: str, log: Path, **given: object) -> list[str]:
+def trace_syncs(path: str, log: Path, **given: object) -> list[str]:
     """Return the fsynced files and directories of a run, with repetitions."""
     converge = [sys.executable, "-c", CONVERGE, json.dumps(options(path, **given))]
     subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", log, *converge], check=True)
@@ -846,14 +848,14 @@ def test_a_directory_is_made_durable_once_for_many_images(
     """Each fsync takes as long as a disk needs to flush its cache."""
     golden = options(path, name="golden", datastore="default", type="os", path=str(source))
     clones = [options(path, name=f"clone{number}", datastore="default", clone_from="golden") for number in range(20)]
-    made = synced(path, tmp_path / "log", images=[golden, *clones])
+    made = trace_syncs(path, tmp_path / "log", images=[golden, *clones])
     files = stored()
     directory = os.path.dirname(files[0])
     assert len(files) == 21
     # The golden image is renamed before its clones.
     assert made.count(directory) == 2
     assert len([name for name in made if name.startswith(f"{directory}/")]) == 21
-    removed = synced(
+    removed = trace_syncs(
         path, tmp_path / "log", images=[options(path, name=one["name"], state="absent") for one in [golden, *clones]]
     )
     assert stored() == []

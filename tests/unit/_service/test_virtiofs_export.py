@@ -408,7 +408,7 @@ def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def attached(catalog: Catalog) -> list[tuple[str, str]]:
+def query_attachments(catalog: Catalog) -> list[tuple[str, str]]:
     return [(one.image, one.domain) for one in attachments(catalog)]
 
 
@@ -417,15 +417,15 @@ def test_an_image_is_attached_with_the_change_and_detached_with_it(
 ) -> None:
     domain = define()
     assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
     plan = run(service(image="pers"))
     assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
-    assert attached(catalog) == [("pers", "a")]
+    assert query_attachments(catalog) == [("pers", "a")]
     assert not run(service(image="5")).changed
     assert names(run(service(image="pers", mount_point="/data"))) == ["claim image"]
     assert attachments(catalog)[0].mount_point == "/data"
     assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [])
+    assert (device_of(domain, "one-5"), query_attachments(catalog)) == (None, [])
     assert not run(service(image="pers", state="absent")).changed
     assert not run(service(image="no such image", state="absent")).changed
 
@@ -455,7 +455,7 @@ def test_another_image_of_the_same_directory_is_not_removed(
     run(service(image="pers"))
     assert not run(service(image="reader", state="absent")).changed
     assert device_of(domain, "one-5") is not None
-    assert attached(catalog) == [("pers", "a")]
+    assert query_attachments(catalog) == [("pers", "a")]
 
 
 def test_an_attachment_outlives_a_device_that_the_guest_keeps(
@@ -466,14 +466,14 @@ def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     domain.create()
     monkeypatch.setattr(Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
-    assert (names(plan), plan.result["restart_required"], attached(catalog)) == (
+    assert (names(plan), plan.result["restart_required"], query_attachments(catalog)) == (
         ["remove virtiofs device"],
         True,
         [("pers", "a")],
     )
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
 
 
 def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
@@ -541,14 +541,14 @@ def test_the_tag_alone_removes_the_attachment_too(define: Callable, service: Cal
     run(service(image="pers"))
     run(service(image="plain"))
     assert names(run(service(mount_tag="one-5", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert attached(catalog) == [("plain", "a")]
+    assert query_attachments(catalog) == [("plain", "a")]
 
 
 def test_nothing_is_attached_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
     define("a", DEVICE.format("/srv/other", "one-5", ""))
     with pytest.raises(Conflict, match="/srv/other"):
         run(service(image="pers"))
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
 
 
 def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
@@ -627,9 +627,9 @@ def test_an_attachment_of_a_domain_that_is_gone_is_removed(
     define("a")
     plan = service(image="pers").plan()
     assert any("'gone'" in warning for warning in plan.warnings)
-    assert attached(catalog) == [("pers", "gone")]
+    assert query_attachments(catalog) == [("pers", "gone")]
     run(service(image="pers"))
-    assert attached(catalog) == [("pers", "a")]
+    assert query_attachments(catalog) == [("pers", "a")]
     # Domains of another host are out of reach.
     with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
         service(image="pers", host="hv2").plan()
@@ -642,7 +642,7 @@ def test_absent_where_the_domain_is_gone_removes_the_attachment(
     run(service(domain="gone", image="pers"))
     gone.undefine()
     assert names(run(service(domain="gone", image="pers", state="absent"))) == ["release image"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
     assert not run(service(domain="gone", image="pers", state="absent")).changed
 
 

@@ -73,7 +73,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", super_options: str = "rw") -> str:
+def format_mount(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", super_options: str = "rw") -> str:
     return f"{machine.point} {options} - virtiofs {tag} {super_options}"
 
 
@@ -104,7 +104,7 @@ def test_three_states_are_compared(live, entry, state, expected, tag, machine):
     if tag is None and state in ("mounted", "present"):
         return  # the argument spec requires a tag
     if live:
-        machine.live(mounted(machine))
+        machine.live(format_mount(machine))
     if entry:
         machine.fstab.write_text(f"one-1 {machine.point} virtiofs nofail 0 0\n")
     plan = machine.plan(state=state, tag=tag)
@@ -130,17 +130,17 @@ def test_three_states_are_compared(live, entry, state, expected, tag, machine):
     ],
 )
 def test_other_options_are_remounted_where_a_remount_can(live, super_options, options, expected, machine):
-    machine.live(mounted(machine, live, super_options=super_options))
+    machine.live(format_mount(machine, live, super_options=super_options))
     assert machine.actions(options=options)[1:] == expected
 
 
 def test_another_tag_is_unmounted_first(machine):
-    machine.live(mounted(machine, tag="one-2"))
+    machine.live(format_mount(machine, tag="one-2"))
     assert machine.actions() == ["add fstab entry", "unmount", "mount"]
 
 
 def test_the_diff_shows_each_state(machine):
-    machine.live(mounted(machine, "rw,relatime"))
+    machine.live(format_mount(machine, "rw,relatime"))
     machine.fstab.write_text(f"one-1 {machine.point} virtiofs noexec 0 0\n")
     diff = [(one["before"], one["after"]) for one in machine.plan(options=["ro"]).diff()]
     assert diff == [
@@ -170,13 +170,13 @@ def test_a_symbolic_link_is_followed(machine):
     assert plan.actions[0].after == f"one-1 {machine.point} virtiofs nofail 0 0\n"
     # An entry under either name counts.
     machine.fstab.write_text(f"one-1 {machine.base / 'link'} virtiofs nofail 0 0\n")
-    machine.live(mounted(machine))
+    machine.live(format_mount(machine))
     assert machine.actions(path=str(machine.base / "link")) == ["replace fstab entry"]
     assert machine.actions(path=str(machine.base / "link"), state="absent") == ["remove fstab entry", "unmount"]
 
 
 def test_absent_with_a_tag_means_only_that_tag(machine):
-    machine.live(mounted(machine, tag="one-2"))
+    machine.live(format_mount(machine, tag="one-2"))
     machine.fstab.write_text(f"one-2 {machine.point} virtiofs nofail 0 0\n")
     assert machine.actions(state="absent") == []
     assert machine.actions(state="absent", tag=None) == ["remove fstab entry", "unmount"]
@@ -191,7 +191,7 @@ def test_absent_leaves_what_is_not_virtiofs(machine):
 # Refusals
 
 
-def refused(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
+def expect_refusal(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
     before = machine.fstab.read_text()
     with pytest.raises(error) as refusal:
         machine.plan(**options)
@@ -202,56 +202,58 @@ def refused(machine: Machine, error: type[Exception], *parts: str, **options: ob
 def test_a_kernel_without_virtiofs(machine, monkeypatch):
     (machine.base / "proc/filesystems").write_text("nodev\tproc\n")
     monkeypatch.setenv("PATH", str(machine.base))
-    refused(machine, UnsupportedAction, os.uname().release)
+    expect_refusal(machine, UnsupportedAction, os.uname().release)
     assert machine.actions(state="present") == ["add fstab entry"]
 
 
 def test_a_tag_that_is_not_there(machine):
-    refused(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
-    machine.live(mounted(machine))
-    refused(machine, NotFound, "'one-3'", tag="one-3")
+    expect_refusal(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
+    machine.live(format_mount(machine))
+    expect_refusal(machine, NotFound, "'one-3'", tag="one-3")
     assert machine.actions(state="present", tag="one-3") == ["add fstab entry"]
 
 
 def test_another_file_system_on_the_path(machine):
     machine.live(f"{machine.point} rw,relatime - nfs4 nas:/x rw")
-    refused(machine, Conflict, "nas:/x (type nfs4)", str(machine.point))
+    expect_refusal(machine, Conflict, "nas:/x (type nfs4)", str(machine.point))
 
 
 def test_a_bind_mount_of_a_part_of_a_share(machine):
-    machine.live(mounted(machine))
+    machine.live(format_mount(machine))
     table = machine.base / "proc/self/mountinfo"
     table.write_text(table.read_text().replace(" / " + str(machine.point), " /sub " + str(machine.point)))
     for state in ("mounted", "absent"):
-        refused(machine, Conflict, "bind mount of /sub", state=state)
+        expect_refusal(machine, Conflict, "bind mount of /sub", state=state)
 
 
 def test_stacked_mounts_are_listed(machine):
     (machine.base / "proc/self/mountinfo").write_text(
-        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / "
-        f"{mounted(machine)}\n"
+        ROOT + f"31 24 0:31 / {format_mount(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / "
+        f"{format_mount(machine)}\n"
     )
     for state in ("mounted", "unmounted", "absent"):
-        refused(machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state)
+        expect_refusal(
+            machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state
+        )
     assert machine.actions(state="present") == ["add fstab entry"]
 
 
 def test_a_hidden_mount(machine):
     (machine.base / "proc/self/mountinfo").write_text(
-        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
+        ROOT + f"31 24 0:31 / {format_mount(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
     )
     for state in ("mounted", "unmounted", "absent"):
-        refused(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
+        expect_refusal(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
 
 
 def test_an_fstab_entry_of_another_file_system(machine):
     machine.fstab.write_text(f"# one\nnas:/x {machine.point}/ nfs4 ro 0 0\n")
-    refused(machine, Conflict, "Line 2 ", "nas:/x")
+    expect_refusal(machine, Conflict, "Line 2 ", "nas:/x")
 
 
 def test_the_same_tag_elsewhere_with_other_superblock_options(machine):
     machine.live(f"{machine.base}/other rw,relatime - virtiofs one-1 rw,sync")
-    refused(machine, Conflict, f"{machine.base}/other", "sync")
+    expect_refusal(machine, Conflict, f"{machine.base}/other", "sync")
     assert machine.actions(options=["sync", "ro"]) == ["add fstab entry", "mount"]
 
 
@@ -260,7 +262,7 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
     (machine.base / "link").symlink_to("file")
     for path in ("file", "file/below", "link", "link/below"):
         for state in ("mounted", "present"):
-            refused(
+            expect_refusal(
                 machine,
                 InvalidInput,
                 f"{machine.base}/file exists and isn't a directory",
@@ -271,7 +273,7 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
 
 def test_a_link_to_a_directory_the_guest_needs(machine):
     (machine.base / "link").symlink_to("/etc")
-    refused(machine, InvalidInput, "path: '/etc'", path=str(machine.base / "link"))
+    expect_refusal(machine, InvalidInput, "path: '/etc'", path=str(machine.base / "link"))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_values_that_are_refused(option, value, machine):
 
 def test_info(machine):
     machine.live(
-        mounted(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw"
+        format_mount(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw"
     )
     machine.fstab.write_text(
         f"one-1 {machine.point} virtiofs ro,nofail 0 0\none-3 /srv/boot virtiofs defaults 0 0\nnas:/x /net nfs4 ro "

@@ -97,7 +97,7 @@ def test_entities_are_refused(scripts: Any, doctype: str) -> None:
 
 
 @contextlib.contextmanager
-def swapping(path: Path, targets: list[Path]) -> Iterator[None]:
+def swap_link(path: Path, targets: list[Path]) -> Iterator[None]:
     """Make ``path`` a link to each of the ``targets`` in turn, as fast as possible."""
     done = threading.Event()
 
@@ -125,7 +125,7 @@ def test_a_link_that_is_swapped_in_a_race_leads_nowhere_else(scripts: Any, swapp
         scripts.files / name / "x" if swapped == "file" else scripts.files / name for name in ("allowed", "secret")
     ]
     link = scripts.files / "link"
-    with swapping(link, targets):
+    with swap_link(link, targets):
         results = [
             scripts("cp", I_PATH=link if swapped == "file" else link / "x", DT_RESTRICTED_DIRS=scripts.files / "secret")
             for _time in range(30)

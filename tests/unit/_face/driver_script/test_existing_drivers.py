@@ -40,7 +40,7 @@ def image(scripts: Any) -> Path:
     return path
 
 
-def traced(scripts: Any, calls: str, action: str, **elements: object) -> list[str]:
+def trace_calls(scripts: Any, calls: str, action: str, **elements: object) -> list[str]:
     """Return the system calls of a successful action, in order."""
     log = scripts.files.parent / "strace"
     done = scripts(
@@ -157,7 +157,9 @@ def test_a_cp_that_fails_leaves_its_files(
 def test_neither_the_file_nor_its_directory_is_synced(scripts: Any, image: Path, action: str) -> None:
     (scripts.store / NAME).write_bytes(RAW)
     path = scripts.store / NAME if action == "clone" else image
-    calls = traced(scripts, "fsync,fdatasync,rename,renameat,renameat2", action, I_PATH=path, I_FORMAT="raw", I_SIZE=1)
+    calls = trace_calls(
+        scripts, "fsync,fdatasync,rename,renameat,renameat2", action, I_PATH=path, I_FORMAT="raw", I_SIZE=1
+    )
     (source,) = {entry for entry in scripts.stored() if entry != NAME}
     renamed = next(number for number, call in enumerate(calls) if "rename" in call and f'"{source}"' in call)
     assert any(
@@ -172,7 +174,9 @@ def test_a_revert_removes_the_image_before_it_copies_the_snapshot(scripts: Any) 
     (scripts.store / f"{NAME}.snap").mkdir()
     (scripts.store / f"{NAME}.snap" / "0").write_bytes(RAW[::-1])
     elements = {"I_SOURCE": scripts.store / NAME, "I_FORMAT": "raw", "I_TARGET_SNAPSHOT": 0}
-    calls = traced(scripts, "rename,renameat,renameat2,unlink,unlinkat,truncate,ftruncate", "snap_revert", **elements)
+    calls = trace_calls(
+        scripts, "rename,renameat,renameat2,unlink,unlinkat,truncate,ftruncate", "snap_revert", **elements
+    )
     touched = [call for call in calls if f'"{NAME}"' in call]
     assert len(touched) == 1 and re.search(rf'rename\w*\(.*\.part", .*"{NAME}"', touched[0]), touched
     assert (scripts.store / NAME).read_bytes() == RAW[::-1]
@@ -288,5 +292,7 @@ def test_the_certificate_of_a_server_is_not_verified(
 
 def test_a_cp_starts_a_hundred_processes(scripts: Any, image: Path) -> None:
     assert [
-        call for call in traced(scripts, "fork,vfork,clone,clone3", "cp", I_PATH=image) if "CLONE_THREAD" not in call
+        call
+        for call in trace_calls(scripts, "fork,vfork,clone,clone3", "cp", I_PATH=image)
+        if "CLONE_THREAD" not in call
     ] == []

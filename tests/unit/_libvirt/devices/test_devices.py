@@ -47,7 +47,7 @@ def domain(inside: str = "", devices: str = "", machine: str = "q35") -> ET.Elem
     )
 
 
-def added(root: ET.Element, wanted: VirtioFs) -> ET.Element:
+def add_device(root: ET.Element, wanted: VirtioFs) -> ET.Element:
     element = create_filesystem(wanted)
     domain_xml.devices(root).append(element)
     return element
@@ -117,7 +117,7 @@ def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
 
 def test_hostile_names_are_text() -> None:
     path = '/srv/it\'s <a> & "$(touch x)"'
-    again = domain_xml.parse(domain_xml.to_text(added(domain(), VirtioFs("t", path))))
+    again = domain_xml.parse(domain_xml.to_text(add_device(domain(), VirtioFs("t", path))))
     assert read_filesystem(again).source == path
 
 
@@ -126,7 +126,7 @@ def test_adding_a_device_adds_lines_and_takes_none_away(name: str) -> None:
     root = tree_of(name)
     was_shared = memory_is_shared(root)
     old = domain_xml.pretty(root)
-    added(root, VirtioFs("new", "/srv/new", uid_map=MAPS, gid_map=MAPS, cache="none"))
+    add_device(root, VirtioFs("new", "/srv/new", uid_map=MAPS, gid_map=MAPS, cache="none"))
     share_memory(root)
     lines = [line for line in difflib.ndiff(old.splitlines(), domain_xml.pretty(root).splitlines()) if line[0] in "+-"]
     assert [line for line in lines if line.startswith("-")] == []
