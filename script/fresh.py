@@ -95,7 +95,7 @@ def on_signals(handler: Callable[[int, object], NoReturn] | signal.Handlers) -> 
 def attempt(release: str, test: bool, cached: bool) -> None:
     """Run the demo, or the tests, in a new tree of *release*. Raises :class:`FreshError` or :class:`LabError`."""
     say(f"{release}: a minimal root tree of {RELEASES[release]}")
-    tree = trees.minimal_tree(release)
+    tree = trees.build_minimal_tree(release)
     path = ROOT / ".cache" / "fresh" / f"{release}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f"vmstore-fresh-{os.getpid()}"

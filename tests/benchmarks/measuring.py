@@ -31,7 +31,7 @@ PYTHON = ["/usr/bin/python3", "-ISXutf8"]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. ``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio and ``limit`` the largest
+    """A figure. ``value`` and ``floor`` are in ``unit``; ``target`` is the largest ratio and ``limit`` the largest
     value, None without a requirement.
     """
 

@@ -114,7 +114,7 @@ def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
         service.log = module.log
-        plan = service.foretell() if module.check_mode else service.converge()
+        plan = service.dry_run() if module.check_mode else service.converge()
     result = _result(module, plan)
     # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer
     # than all the rest.

@@ -23,7 +23,7 @@ class Service:
     log: Callable[[str], object] = staticmethod(str)
 
     #: Whether nothing will be changed, and so nothing was by the tasks before.
-    foretelling = False
+    is_dry_run = False
 
     #: Whether the plan is going to be run, so that nothing has to be tried for it.
     will_run = False
@@ -42,27 +42,27 @@ class Service:
         """Compare the world with the desired state. Must not change anything."""
         raise NotImplementedError
 
-    def foretell(self) -> Plan:
-        """Plan in check mode, where what earlier tasks would bring is missing."""
-        self.foretelling = True
+    def dry_run(self) -> Plan:
+        """Plan in check mode, where the results of earlier tasks are missing."""
+        self.is_dry_run = True
         try:
             return self.plan()
         except DependencyMissing as error:
-            plan = self.unknown()
-            self.lack(plan, error)
+            plan = self.plan_unknown()
+            self.report_missing(plan, error)
             return plan
 
-    def unknown(self) -> Plan:
-        """Return the plan without any action for :meth:`foretell`, with what can be told of the result."""
+    def plan_unknown(self) -> Plan:
+        """Return the plan of :meth:`dry_run` without any action, and with what is known of the result."""
         return Plan()
 
-    def lack(self, plan: Plan, error: DependencyMissing, *, is_planned: bool = False) -> None:
+    def report_missing(self, plan: Plan, error: DependencyMissing, *, is_planned: bool = False) -> None:
         """Raise the error, or in check mode warn of it.
 
         :arg is_planned: whether the plan has, or gets, the actions that need what is missing. Otherwise one stands for
             them.
         """
-        if not self.foretelling:
+        if not self.is_dry_run:
             raise error
         plan.warn_once(f"{error} If no task before this one would bring that, the run fails here.")
         if not is_planned:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The files a user works with: keys, ssh_config(5), known_hosts, an Ansible inventory."""
+"""The files of a lab's user: keys, ssh_config(5), known_hosts, an Ansible inventory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .run import run
 
 @dataclass(frozen=True)
 class Machine:
-    """A host or a guest as ssh sees it; *through* names the host that a guest is reached through, "" for a host."""
+    """A host or a guest for ssh; *through* is the name of the host on the way to a guest, "" for a host."""
 
     name: str
     kind: str
@@ -24,19 +24,17 @@ class Machine:
 
 
 def make_key(path: Path) -> None:
-    """Make an ed25519 key pair at *path* and *path*.pub."""
+    """Create an ed25519 key pair at *path* and *path*.pub."""
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)])
 
 
-def known_host(name: str, public_key: str) -> str:
-    """A line of known_hosts for the machine that ssh knows as *name*."""
+def format_known_host(name: str, public_key: str) -> str:
+    """Return a line of known_hosts for the machine called *name* in ssh_config."""
     return f"{name} {' '.join(public_key.split()[:2])}\n"
 
 
-def ssh_config(machines: Mapping[str, Machine], directory: Path, sockets: Path) -> str:
-    """The text of an ssh_config(5) that reaches *machines* with the files in *directory* and keeps connections open by
-    *sockets*.
-    """
+def format_ssh_config(machines: Mapping[str, Machine], directory: Path, sockets: Path) -> str:
+    """Return an ssh_config(5) for *machines* with the files in *directory*; connections stay open by *sockets*."""
     parts = []
     for machine in machines.values():
         lines = [f"HostName {machine.address}", f"HostKeyAlias {machine.name}"]
@@ -66,8 +64,8 @@ def ssh_config(machines: Mapping[str, Machine], directory: Path, sockets: Path) 
     return "\n".join(parts)
 
 
-def inventory(machines: Mapping[str, Machine], config: Path) -> str:
-    """An Ansible inventory in YAML with the groups hosts and guests and one per kind."""
+def format_inventory(machines: Mapping[str, Machine], config: Path) -> str:
+    """Return an Ansible inventory in YAML with the groups hosts and guests and one group per kind."""
     groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {"hosts": {"hosts": {}}, "guests": {"hosts": {}}}
     for machine in machines.values():
         variables = {
@@ -79,9 +77,9 @@ def inventory(machines: Mapping[str, Machine], config: Path) -> str:
             variables |= {"lab_host": machine.through, "lab_domain": machine.name}
         groups["guests" if machine.through else "hosts"]["hosts"][machine.name] = variables
         groups.setdefault(machine.kind, {"hosts": {}})["hosts"][machine.name] = {}
-    # Without ansible_ssh_args Ansible would put connections of its own into the user's home, which outlive the lab.
+    # With its default ansible_ssh_args, Ansible would open connections in the user's home, and these outlive the lab.
     common = {"ansible_ssh_common_args": f"-F '{config}'", "ansible_ssh_args": "-o BatchMode=yes"}
     return yaml.safe_dump({"all": {"vars": common, "children": groups}}, sort_keys=False)
 
 
-__all__ = ["Machine", "inventory", "known_host", "make_key", "ssh_config"]
+__all__ = ["Machine", "format_inventory", "format_known_host", "make_key", "format_ssh_config"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What takes long to make is made once: a directory per recipe, named by the recipe's hash."""
+"""A cache of things that take long to build: a directory per recipe, named by the recipe's hash."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from typing import Any
 
 from .errors import LabError
 
-#: An older version of a thing goes when nothing mounts it and nobody asked for it for so long (seconds).
+#: Seconds until an older version is removed, counted from its last use. A mounted version stays.
 KEEP_UNUSED = 7 * 24 * 3600
 
 
 def root() -> Path:
-    """The cache directory, made if it isn't there."""
+    """Return the cache directory; create a missing one."""
     path = Path(os.environ.get("XDG_CACHE_HOME") or "/root/.cache") / "granary-vmstore"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 @contextmanager
-def locked(name: str, deadline: float) -> Iterator[None]:
-    """Hold the lock called *name*; raises :class:`LabError` after *deadline* seconds of waiting.
+def hold_lock(name: str, deadline: float) -> Iterator[None]:
+    """Hold the lock called *name*. Raises :class:`LabError` after *deadline* seconds of waiting.
 
-    The holder's process id stands in the lock file.  The kernel gives the lock back when the holder dies.
+    The lock file has the holder's process id. The kernel releases the lock when the holder dies.
     """
     directory = root() / "locks"
     directory.mkdir(exist_ok=True)
@@ -46,8 +46,8 @@ def locked(name: str, deadline: float) -> Iterator[None]:
                 if time.monotonic() >= end:
                     file.seek(0)
                     raise LabError(
-                        f"Process {file.read().strip() or '?'} is still at work on {name!r} after {deadline:g} seconds "
-                        "of waiting."
+                        f"Process {file.read().strip() or '?'} still holds the lock {name!r} after {deadline:g} "
+                        "seconds of waiting."
                     ) from None
                 time.sleep(0.05)
         file.truncate(0)
@@ -56,16 +56,16 @@ def locked(name: str, deadline: float) -> Iterator[None]:
         yield
 
 
-def made_once(name: str, recipe: Any, make: Callable[[Path], None], deadline: float = 1800) -> Path:
-    """The cached directory for *recipe*, a value that JSON can hold; *make* fills an empty directory when it isn't
-    there yet.
+def build_once(name: str, recipe: Any, make: Callable[[Path], None], deadline: float = 1800) -> Path:
+    """Return the cached directory for *recipe*, a value for JSON; *make* fills the empty directory of a new recipe.
 
-    Two processes that ask for the same thing at once make it once.  A half-made one never bears the final name.
+    Two processes with the same recipe build it once. An incomplete directory never has the final name. Raises
+    :class:`LabError` after *deadline* seconds of waiting.
     """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     path = root() / f"{name}-{digest}"
     temporary = root() / f".{name}-{digest}.tmp"
-    with locked(path.name, deadline):
+    with hold_lock(path.name, deadline):
         if not path.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
@@ -76,14 +76,14 @@ def made_once(name: str, recipe: Any, make: Callable[[Path], None], deadline: fl
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            _prune(name, path)
+            _remove_unused(name, path)
         os.utime(path.parent / "locks" / path.name)
     return path
 
 
-def _prune(name: str, current: Path) -> None:
-    """Remove the versions of *name* other than *current* that are unused."""
-    mounted = _mountinfo()
+def _remove_unused(name: str, current: Path) -> None:
+    """Remove the unused versions of *name* other than *current*."""
+    mounted = _read_mounts()
     for other in current.parent.glob(f"{name}-{'[0-9a-f]' * 16}"):
         lock = current.parent / "locks" / other.name
         used = lock.stat().st_mtime if lock.exists() else 0
@@ -92,8 +92,8 @@ def _prune(name: str, current: Path) -> None:
             lock.unlink(missing_ok=True)
 
 
-def _mountinfo() -> str:
-    """The mounts of every process: what a container has from here shows only in its own mount namespace."""
+def _read_mounts() -> str:
+    """Return the mounts of every process, because the mounts of a container are only in its own mount namespace."""
     texts = []
     for path in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):
@@ -101,4 +101,4 @@ def _mountinfo() -> str:
     return "".join(texts)
 
 
-__all__ = ["locked", "made_once", "root"]
+__all__ = ["hold_lock", "build_once", "root"]

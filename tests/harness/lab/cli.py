@@ -16,12 +16,12 @@ from typing import NoReturn
 
 from . import kvm, probes
 from .errors import LabError
-from .running import Lab, check_root, names
+from .running import Lab, check_root, list_labs
 from .spec import load_spec
 
 
 def main() -> NoReturn:
-    # SIGTERM ends like Ctrl-C: what was made is removed.
+    # SIGTERM ends the program like Ctrl-C, so that an incomplete lab is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = make_parser().parse_args()
     try:
@@ -35,22 +35,24 @@ def main() -> NoReturn:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. ``work`` in what it returns is the command's function."""
+    """Return the parser of the command line. ``work`` in the parsed options is the function of the command."""
     parser = argparse.ArgumentParser(prog="lab", description="Hosts and guests for tests.")
-    parser.add_argument("--lab", metavar="NAME", help="which lab (default: the only one), before or after COMMAND")
+    parser.add_argument(
+        "--lab", metavar="NAME", help="name of the lab (default: the only lab), before or after COMMAND"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    up = commands.add_parser("up", help="make the hosts and guests of a lab file")
+    up = commands.add_parser("up", help="create the hosts and guests of a lab file")
     up.add_argument("file", type=Path, metavar="FILE.yml")
     up.add_argument(
         "--state",
         type=Path,
         metavar="DIR",
-        help="where ssh_config and inventory.yml go (default: /run/granary-lab/NAME)",
+        help="directory of ssh_config and inventory.yml (default: /run/granary-lab/NAME)",
     )
     up.set_defaults(work=_up)
 
-    status = commands.add_parser("status", help="tell what is there")
+    status = commands.add_parser("status", help="print the hosts and guests of a lab")
     status.add_argument("--json", action="store_true")
     status.set_defaults(work=_status)
 
@@ -66,31 +68,31 @@ def make_parser() -> argparse.ArgumentParser:
     guest.add_argument("name", metavar="NAME")
     guest.set_defaults(work=_guest)
 
-    probe = commands.add_parser("probe", help="tell which precautions this machine needs")
+    probe = commands.add_parser("probe", help="print the precautions that this machine needs")
     probe.set_defaults(work=_probe)
 
     down = commands.add_parser("down", help="remove a lab, whole or in parts")
     down.set_defaults(work=_down)
 
-    # A default here would replace what was said before COMMAND.
+    # A default here would overwrite an option before COMMAND.
     up.add_argument(
-        "--lab", metavar="NAME", default=argparse.SUPPRESS, help="what the lab is called (default: as the file says)"
+        "--lab", metavar="NAME", default=argparse.SUPPRESS, help="name of the lab (default: the name in the file)"
     )
     for command in (status, ssh, guest, down):
         command.add_argument(
-            "--lab", metavar="NAME", default=argparse.SUPPRESS, help="which lab (default: the only one)"
+            "--lab", metavar="NAME", default=argparse.SUPPRESS, help="name of the lab (default: the only lab)"
         )
     return parser
 
 
 def _lab(options: argparse.Namespace) -> Lab:
-    found = names()
+    found = list_labs()
     if options.lab or len(found) == 1:
         return Lab(options.lab or found[0])
     raise LabError(
-        f"--lab: there are {len(found)} labs ({', '.join(found)}), name one."
+        f"--lab: there are {len(found)} labs ({', '.join(found)}), name a lab."
         if found
-        else "There is no lab: 'lab up FILE' makes one."
+        else "There is no lab: 'lab up FILE' creates one."
     )
 
 
@@ -109,7 +111,7 @@ def _status(options: argparse.Namespace) -> None:
         print(json.dumps(status, indent=2))
         return
     print(
-        f"{status['name']}: {'up' if status['complete'] else 'not whole'}, {status['accelerator']}, {status['state']}"
+        f"{status['name']}: {'up' if status['complete'] else 'incomplete'}, {status['accelerator']}, {status['state']}"
     )
     for name, host in status["hosts"].items():
         print(f"  {name:20} {host['kind']:10} {host['address']:16} {'running' if host['running'] else 'stopped'}")
@@ -138,8 +140,8 @@ def _guest(options: argparse.Namespace) -> None:
 
 def _probe(options: argparse.Namespace) -> None:
     if options.lab:
-        raise LabError("--lab: 'lab probe' looks at this machine, and not at a lab.")
-    found = [*probes.machine(), kvm.probe()]
+        raise LabError("--lab: 'lab probe' is about this machine, and takes no lab.")
+    found = [*probes.probe_machine(), kvm.probe()]
     width = max(len(probe.found) for probe in found)
     for probe in found:
         print(f"{probe.name:18} {probe.found:{width}}  {probe.precaution or '-'}")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The one error the lab raises for anything a user can meet."""
+"""The error of the lab."""
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """One sentence that names what was refused and what would be accepted."""
+    """A sentence that names the refused value and the accepted ones, or the failed step and its reason."""
 
 
 __all__ = ["LabError"]

@@ -10,13 +10,13 @@ from xml.sax.saxutils import escape, quoteattr
 
 from .errors import LabError
 from .hosts import LAB_DIRECTORY, Host
-from .initramfs import Entry, archive
-from .run import last_words
+from .initramfs import Entry, build_archive
+from .run import shorten_output
 from .spec import GuestSpec
 
 GATEWAY = "192.168.150.1"
 IMAGES = {False: "guest", True: "cloud"}
-#: Seconds until a guest must have booted, emulated on a loaded machine.
+#: Upper bound of a guest's boot time in seconds, emulated on a loaded machine; by ``cloud_init``.
 BOOT_DEADLINE = {False: 120, True: 600}
 
 KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0"
@@ -30,7 +30,7 @@ NETWORK = f"""<network>
 </network>
 """
 
-#: Runs in the host: returns when the guest's sshd has sent its banner.
+#: Program for the host: return after the banner of the guest's sshd.
 _WAIT_FOR_SSH = """
 import socket, sys, time
 end = time.monotonic() + float(sys.argv[2])
@@ -45,7 +45,7 @@ while time.monotonic() < end:
 sys.exit("no ssh banner")
 """
 
-#: Runs in the host: returns when the console's log has the word after the given offset.
+#: Program for the host: return when the word is in the console's log, behind the offset.
 _WAIT_FOR_WORD = """
 import sys, time
 path, offset, word, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode(), float(sys.argv[4])
@@ -72,7 +72,9 @@ done
 
 @dataclass(frozen=True)
 class Guest:
-    """A domain called *name* in *host*; *number* is its place among the lab's guests and gives its address and MAC."""
+    """A domain called *name* in *host*. *number* is the guest's index in the lab; address and MAC follow from the
+    index.
+    """
 
     name: str
     spec: GuestSpec
@@ -94,12 +96,12 @@ class Guest:
 
     @property
     def console(self) -> str:
-        """The path, in the host, of all that the guest wrote to its serial console."""
+        """The path, in the host, of the log of the guest's serial console."""
         return f"/var/log/libvirt/qemu/{self.name}-console.log"
 
     def prepare(self, image: Path, authorized_keys: bytes) -> None:
-        """Put what the guest boots with into the host's directory: the cached initramfs and, after it, what is this
-        guest's own.
+        """Write the guest's initramfs into the host's directory: the cached archive, and an archive of the guest's
+        files.
         """
         key = self.host.files / f"{self.name}_ed25519_key"
         network = f"LAB_NAME={self.name}\nLAB_ADDRESS={self.address}/24\nLAB_GATEWAY={GATEWAY}\n"
@@ -110,11 +112,11 @@ class Guest:
             Entry("lab/etc/ssh/lab_authorized_keys", authorized_keys),
         ]
         initrd = self.host.files / f"{self.name}.initrd"
-        initrd.write_bytes((image / "initrd").read_bytes() + archive(own))
+        initrd.write_bytes((image / "initrd").read_bytes() + build_archive(own))
         initrd.chmod(0o644)
 
     def define(self) -> None:
-        """Make the root disk and define the domain."""
+        """Create the root disk and define the domain."""
         disk = f"/var/lib/libvirt/images/{self.name}.qcow2"
         self.host.execute(
             "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", f"{LAB_DIRECTORY}/{self.image}/root.img", disk
@@ -123,13 +125,14 @@ class Guest:
         self.host.execute("virsh", "define", "--validate", "/dev/stdin", stdin=xml.encode())
 
     def start(self) -> None:
-        """Start the domain, if it isn't running; ``wait_ready`` waits for it."""
+        """Start a stopped domain, without waiting for the boot (:meth:`wait_ready`)."""
         if not self.running():
             self.host.execute("virsh", "start", self.name)
 
     def wait_ready(self, offset: int = 0) -> None:
-        """Return when the guest answers (with cloud-init: when it reported on its console, behind *offset*); raises
-        :class:`LabError`.
+        """Return when sshd accepts connections, or when cloud-init's report is on the console behind *offset*.
+
+        Raises :class:`LabError`.
         """
         deadline = BOOT_DEADLINE[self.spec.cloud_init]
         script = (
@@ -143,7 +146,7 @@ class Guest:
             )
 
     def stop(self) -> None:
-        """End the domain: by its power button, and after a minute by force."""
+        """Stop the domain by its power button, and after a minute by force."""
         if self.running():
             self.host.execute("sh", "-c", _STOP, self.name, deadline=90)
 
@@ -151,20 +154,18 @@ class Guest:
         return self.host.execute("virsh", "domstate", self.name, check=False).stdout.strip() == "running"
 
     def console_size(self) -> int:
-        """Bytes that the console's log has now."""
+        """Return the size of the console's log in bytes."""
         return int(self.host.execute("sh", "-c", 'stat -c %s "$0" 2>/dev/null || echo 0', self.console).stdout)
 
     def console_tail(self) -> str:
-        return last_words(self.host.execute("tail", "-n", "20", self.console, check=False).stdout, lines=8)
+        return shorten_output(self.host.execute("tail", "-n", "20", self.console, check=False).stdout, lines=8)
 
     def _boot_files(self) -> tuple[str, str]:
         """Return the paths of kernel and initramfs in the host."""
         return f"{LAB_DIRECTORY}/{self.image}/vmlinuz", f"{LAB_DIRECTORY}/host/{self.name}.initrd"
 
     def virt_install(self, disk: str) -> list[str]:
-        """Return the command that prints the domain as an operator gets it: all that isn't given here is virt-install's
-        choice, the ports among it.
-        """
+        """Return the command that prints an operator's domain: virt-install chooses all other options and devices."""
         kernel, initrd = self._boot_files()
         return [
             "virt-install",
@@ -176,7 +177,7 @@ class Guest:
             self.name,
             "--memory",
             str(self.spec.memory),
-            # The youngest system that the virt-install of both kinds of hosts knows.
+            # The newest system that the virt-install of both kinds of hosts has.
             "--osinfo",
             "debian12",
             "--disk",
@@ -192,13 +193,15 @@ class Guest:
         ]
 
     def xml(self, disk: str) -> str:
-        """The domain: q35 with nothing that an emulated boot would wait for, and *root_ports* free PCIe ports."""
+        """Return the domain's XML: a q35 without devices that delay an emulated boot, with *root_ports* free PCIe
+        ports.
+        """
         memory = (
             "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
             if self.spec.shared_memory
             else ""
         )
-        # rdrand: without it the guest's sshd waits for entropy.
+        # Without rdrand the guest's sshd waits for entropy.
         cpu = (
             "<cpu mode='host-passthrough'/>"
             if self.kvm

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Hosts: the interface that every kind has, and the kind that is a container with systemd as PID 1."""
+"""Hosts: the interface of every kind, and the kind that is a container with systemd as PID 1."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from pathlib import Path
 from . import trees
 from .errors import LabError
 from .podman import Podman
-from .run import last_words
+from .run import shorten_output
 
-#: Where a host finds what the lab gives it: files of its own, and the guests' images.
+#: Directory in a host with the lab's files: those of the host, and the guests' images.
 LAB_DIRECTORY = "/usr/local/share/granary-lab"
 
 
-#: Waits for the end of systemd's start; before its bus answers, systemctl says nothing or "offline".
+#: Program for the host: wait for the end of systemd's start. Until its bus is ready, systemctl prints nothing or
+#: "offline".
 _BOOTED = (
     'until state=$(systemctl is-system-running --wait 2>/dev/null); [ "$state" = running ] || [ "$state" = degraded ]; '
     'do sleep 0.05; done; echo "$state"'
 )
 
 
-#: systemd shares all mounts with the namespaces made later, but not in a container, where mounts on a host would stay
-#: unknown to virtiofsd.
+#: systemd shares all mounts with later namespaces, but not in a container. virtiofsd needs the mounts of the host.
 _INIT = "mount --make-rshared / && exec /sbin/init"
 
 
 class Host(ABC):
-    """A machine of the lab, reached as root by ssh at *address* once ``wait_ready`` came back."""
+    """A machine of the lab. After ``wait_ready`` root can log in by ssh at *address*."""
 
     def __init__(self, name: str, kind: str, address: str, files: Path) -> None:
         self.name = name
         self.kind = kind
         self.address = address
-        #: This host's own directory on the machine: host key, authorized keys, what guests boot with.
+        #: Directory of this host's files on the machine: host key, authorized keys, the guests' initramfs.
         self.files = files
 
     @abstractmethod
     def start(self, neighbours: Mapping[str, str], shared: Mapping[Path, str]) -> None:
-        """Start it with *neighbours* (names and addresses) in /etc/hosts and each *shared* directory read-only at its
-        path.
+        """Start the host with *neighbours* (names and addresses) in /etc/hosts and each *shared* directory read-only at
+        its path.
         """
 
     @abstractmethod
     def wait_ready(self) -> None:
-        """Return when sshd and the host's services answer; raises :class:`LabError`."""
+        """Return when sshd and the host's services are ready. Raises :class:`LabError`."""
 
     @abstractmethod
     def execute(
         self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as root in the host; raises :class:`LabError` when it fails (with *check*)."""
+        """Run a command as root in the host. Raises :class:`LabError` for a failed command (with *check*)."""
 
     @abstractmethod
     def running(self) -> bool:
-        """Whether the host is up."""
+        """Return True if the host is up."""
 
 
 class ContainerHost(Host):
@@ -84,8 +84,8 @@ class ContainerHost(Host):
             self.name,
             "--label",
             self._podman.label,
-            # A fixed MAC with a fixed address: else the neighbours' stale ARP entries cost half a minute after a new
-            # start.
+            # A fixed address needs a fixed MAC: with another one, the neighbours' stale ARP entries cost half a minute
+            # after a restart.
             "--network",
             self._network,
             "--ip",
@@ -98,7 +98,7 @@ class ContainerHost(Host):
             f"--volume={key}.pub:/etc/ssh/{key.name}.pub:ro",
             f"--volume={self.files / 'authorized_keys'}:/etc/ssh/lab_authorized_keys:ro",
             "--rootfs",
-            f"{trees.tree(self.kind)}:O",
+            f"{trees.build_tree(self.kind)}:O",
             "/bin/sh",
             "-c",
             _INIT,
@@ -108,7 +108,7 @@ class ContainerHost(Host):
         state = self.execute("sh", "-c", _BOOTED).stdout
         failed = self.execute("systemctl", "--failed", "--plain", "--no-legend", check=False).stdout
         if failed.strip() or self.execute("virsh", "--connect", "qemu:///system", "version", check=False).returncode:
-            raise LabError(f"Host {self.name!r} came up {last_words(state)}: {last_words(failed)}.")
+            raise LabError(f"Host {self.name!r} came up {shorten_output(state)}: {shorten_output(failed)}.")
 
     def execute(
         self, *argv: str, stdin: bytes = b"", deadline: float = 60, check: bool = True
@@ -123,7 +123,7 @@ class ContainerHost(Host):
 
 
 def _mac(address: str) -> str:
-    """A locally administered MAC address that follows from an IPv4 address."""
+    """Return a locally administered MAC address that follows from an IPv4 address."""
     return ":".join(["02", "6c", *(f"{int(part):02x}" for part in address.split("."))])
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What guests boot: a kernel, an initramfs with the few modules it needs, and a root disk made without mounting it."""
+"""Guest images: a kernel, an initramfs with its few modules, and a root disk that is built without a mount."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from importlib import resources
 from pathlib import Path
 
 from . import cache, trees
-from .initramfs import Entry, archive
+from .initramfs import Entry, build_archive
 from .run import run
 
-#: What each kind of guest needs to see its disks; ext4, fuse, virtiofs and virtio-pci are built into Debian's cloud
-#: kernel. cloud-init looks for a seed on a CD-ROM before udev loads anything, as on a cloud image with its larger
-#: initramfs.
+#: Modules that each kind of guest needs for its disks. ext4, fuse, virtiofs and virtio-pci are built into Debian's
+#: cloud kernel. cloud-init searches the CD-ROMs for a seed before udev loads modules, and a cloud image's larger
+#: initramfs would have them.
 _MODULES = {"guest": ("virtio_blk", "virtio_net"), "cloud": ("virtio_blk", "virtio_net", "ahci", "sr_mod", "isofs")}
 
 
-def guest_image(name: str) -> Path:
-    """The directory of the image made of the tree called *name*, built if it isn't cached; raises :class:`LabError`.
+def build_guest_image(name: str) -> Path:
+    """Return the directory of the image of the tree *name*; build a missing image. Raises :class:`LabError`.
 
-    It holds ``vmlinuz``, ``initrd``, ``probe`` (an initramfs that only says a word) and ``root.img`` (raw ext4).
+    The directory holds ``vmlinuz``, ``initrd``, ``probe`` (an initramfs that only prints a line) and ``root.img`` (raw
+    ext4).
     """
-    tree = trees.tree(name)
+    tree = trees.build_tree(name)
     recipe = {
         "tree": tree.name,
         "init": _init("init-ramfs.sh"),
         "probe": _init("init-probe.sh"),
         "modules": _MODULES[name],
     }
-    return cache.made_once(f"image-{name}", recipe, lambda directory: _build(tree, _MODULES[name], directory))
+    return cache.build_once(f"image-{name}", recipe, lambda directory: _build(tree, _MODULES[name], directory))
 
 
 def _init(name: str) -> str:
@@ -43,15 +44,15 @@ def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
     (directory / "vmlinuz").write_bytes(kernel.read_bytes())
     busybox = Entry("bin/busybox", (tree / "usr/bin/busybox").read_bytes(), 0o755)
     (drivers,) = (tree / "usr/lib/modules").iterdir()
-    order = load_order((drivers / "modules.dep").read_text(encoding="ascii"), wanted)
+    order = order_modules((drivers / "modules.dep").read_text(encoding="ascii"), wanted)
     modules = [
         Entry(f"modules/{number:02}.ko", lzma.decompress((drivers / name).read_bytes()))
         for number, name in enumerate(order)
     ]
     (directory / "initrd").write_bytes(
-        archive([Entry("init", _init("init-ramfs.sh").encode(), 0o755), busybox, *modules])
+        build_archive([Entry("init", _init("init-ramfs.sh").encode(), 0o755), busybox, *modules])
     )
-    (directory / "probe").write_bytes(archive([Entry("init", _init("init-probe.sh").encode(), 0o755), busybox]))
+    (directory / "probe").write_bytes(build_archive([Entry("init", _init("init-probe.sh").encode(), 0o755), busybox]))
     disk = directory / "root.img"
     run(
         [
@@ -73,17 +74,15 @@ def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
     directory.chmod(0o755)
 
 
-def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:
-    """The files to load for the *wanted* modules, each after those it needs; *modules_dep* is the text of
-    modules.dep(5).
-    """
+def order_modules(modules_dep: str, wanted: Iterable[str]) -> list[str]:
+    """Return the files to load for the *wanted* modules, dependencies first; *modules_dep* is a modules.dep(5)."""
     needs = {file: rest.split() for file, _colon, rest in (line.partition(":") for line in modules_dep.splitlines())}
     by_name = {file.rpartition("/")[2].partition(".")[0]: file for file in needs}
     order: list[str] = []
     for name in wanted:
-        # modules.dep names what must be loaded first last.
+        # modules.dep lists the first dependency to load last.
         order += [file for file in (*reversed(needs[by_name[name]]), by_name[name]) if file not in order]
     return order
 
 
-__all__ = ["guest_image", "load_order"]
+__all__ = ["build_guest_image", "order_modules"]

@@ -21,10 +21,10 @@ class Entry:
     mode: int = 0o644
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
-    """An archive of *entries* and of the directories above them.
+def build_archive(entries: Iterable[Entry]) -> bytes:
+    """Return an archive of *entries* and of their parent directories.
 
-    Archives can be put one after the other: the kernel unpacks each.
+    The kernel unpacks each of several concatenated archives.
     """
     out = bytearray()
     made: set[PurePosixPath] = {PurePosixPath(".")}
@@ -49,4 +49,4 @@ def _append(out: bytearray, name: str, content: bytes, mode: int, inode: int) ->
     out += b"\0" * (-len(out) % 4)
 
 
-__all__ = ["Entry", "archive"]
+__all__ = ["Entry", "build_archive"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Whether KVM really runs a kernel here: capabilities and even a boot sector say yes where a kernel hangs."""
+"""The probe of KVM. Only a boot proves it, because a kernel can hang where capabilities and even a boot sector work."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from . import cache
 from .errors import LabError
 from .podman import Podman
 from .probes import Probe
-from .run import last_words
+from .run import shorten_output
 
-#: Seconds; the same boot takes five under emulation.
+#: Upper bound of the boot in seconds; an emulated boot takes five.
 DEADLINE = 15
 
 
-def works(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -> bool:
-    """Boot the image's kernel with KVM in a container on *tree*, once per boot of the machine."""
+def boots_kernel(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -> bool:
+    """Return True if KVM boots the image's kernel in a container on *tree*; tried once per boot of the machine."""
     if not os.path.exists("/dev/kvm"):
         return False
-    answer = _answer_file()
+    answer = _locate_answer()
     if not answer.exists():
-        say(f"           trying whether KVM runs a kernel here, for at most {DEADLINE} seconds")
+        say(f"           booting a kernel with KVM as a trial, for at most {DEADLINE} seconds")
         done = podman(
             "run",
             "--rm",
@@ -63,7 +63,7 @@ def works(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -
             check=False,
         )
         if done.returncode in range(125, 128):
-            raise LabError(f"The KVM probe could not be run: {last_words(done.stderr)}")
+            raise LabError(f"The KVM probe can't be run: {shorten_output(done.stderr)}")
         temporary = answer.with_suffix(f".{os.getpid()}")
         temporary.write_text("yes" if "lab: a kernel runs here" in done.stdout else "no", encoding="ascii")
         temporary.rename(answer)
@@ -71,10 +71,10 @@ def works(podman: Podman, tree: Path, image: Path, say: Callable[[str], None]) -
 
 
 def probe() -> Probe:
-    """What is known about KVM without trying it."""
+    """Return the known state of KVM, without a boot."""
     if not os.path.exists("/dev/kvm"):
         return Probe("KVM", "no /dev/kvm", "guests are emulated (TCG)")
-    answer = _answer_file()
+    answer = _locate_answer()
     if not answer.exists():
         return Probe("KVM", "not tried since the machine's start: the first lab with a guest does")
     if answer.read_text(encoding="ascii") == "yes":
@@ -82,9 +82,9 @@ def probe() -> Probe:
     return Probe("KVM", "runs no kernel", "guests are emulated (TCG), hosts have no /dev/kvm")
 
 
-def _answer_file() -> Path:
+def _locate_answer() -> Path:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return cache.root() / f"kvm-{boot}"
 
 
-__all__ = ["probe", "works"]
+__all__ = ["probe", "boots_kernel"]

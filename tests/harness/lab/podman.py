@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""podman, with the precautions that this machine needs."""
+"""podman with the precautions that this machine needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .run import MARK, run
 
 
 class Podman:
-    """The containers and the network of one lab; every one of them carries the lab's label."""
+    """The containers and the network of one lab. All of them carry the lab's label."""
 
     def __init__(self, lab: str) -> None:
         self.label = f"granary.lab={lab}"
@@ -24,9 +24,9 @@ class Podman:
     def __call__(
         self, *arguments: str, deadline: float = 60, stdin: bytes = b"", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run podman; raises :class:`LabError`.
+        """Run podman. Raises :class:`LabError`.
 
-        A podman that has begun is left to end, so that its database stays true to what exists.
+        The end of the lab's process doesn't kill a running podman, so that podman's database stays consistent.
         """
         return run(
             ["podman", *arguments],
@@ -38,26 +38,26 @@ class Podman:
         )
 
     def create_network(self, name: str) -> str:
-        """Make a network with a free IPv4 subnet and return the subnet."""
+        """Create a network with a free IPv4 subnet and return the subnet."""
         self("network", "create", "--disable-dns", "--label", self.label, name)
         return str(json.loads(self("network", "inspect", name).stdout)[0]["subnets"][0]["subnet"])
 
     def networks(self) -> list[dict[str, Any]]:
-        """The networks of this lab as ``podman network inspect`` tells them."""
+        """Return the networks of this lab from ``podman network inspect``."""
         names = self("network", "ls", "--quiet", "--filter", f"label={self.label}").stdout.split()
         return list(json.loads(self("network", "inspect", *names).stdout)) if names else []
 
     def containers(self) -> list[str]:
-        """The ids of this lab's containers, running or not."""
+        """Return the ids of this lab's containers, running or not."""
         return self("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={self.label}").stdout.split()
 
 
 def environment() -> dict[str, str]:
-    """The variables for a podman with the precautions that this machine needs."""
-    text = probes.containers_conf(probes.machine())
+    """Return the environment variables for podman's precautions on this machine."""
+    text = probes.format_containers_conf(probes.probe_machine())
     if not text:
         return {}
-    # A container that has the cache may need other precautions than its machine.
+    # A container that shares the cache may need other precautions than its machine, hence the hash in the name.
     path = cache.root() / f"containers-{hashlib.sha256(text.encode()).hexdigest()[:16]}.conf"
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")

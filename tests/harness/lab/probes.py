@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What this machine is like, and which precautions podman and the guests need for it."""
+"""Probes of this machine, and the precautions for podman and the guests that follow from them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CAP_SYS_RESOURCE = 24
-#: podman lowers its own limits to these; without CAP_SYS_RESOURCE a container can't have more.
+#: Upper bounds of podman's own limits. Without CAP_SYS_RESOURCE a container can't have more.
 PODMAN_NOFILE = 1048576
 PODMAN_NPROC = 32768
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one probe *found*, and the *precaution* that follows from it ("" for none)."""
+    """The result of one probe (*found*), and the *precaution* that follows ("" for none)."""
 
     name: str
     found: str
     precaution: str = ""
 
 
-def cgroups(mounts: str) -> Probe:
-    """crun refuses cgroup v1 and hybrids of v1 and v2, and podman would share one cgroup path among containers
-    there.
+def probe_cgroups(mounts: str) -> Probe:
+    """Probe for cgroup v1 and hybrids of v1 and v2 in *mounts*, the text of /proc/self/mounts.
 
-    *mounts* is the text of /proc/self/mounts.
+    crun refuses these versions, and podman would share one cgroup path among containers.
     """
     kinds = {
         line.split()[2]
@@ -43,40 +42,36 @@ def cgroups(mounts: str) -> Probe:
     )
 
 
-def service_manager(booted: bool) -> Probe:
-    """Without systemd as the machine's PID 1 podman can ask nobody for a scope, and there is no journal for its
-    events.
-    """
+def probe_service_manager(booted: bool) -> Probe:
+    """Probe for systemd as PID 1. Without systemd there are no scopes for podman, and no journal for its events."""
     if booted:
         return Probe("service manager", "systemd")
     return Probe("service manager", "not systemd", "cgroup manager cgroupfs, no event log")
 
 
-def resource_limits(effective_capabilities: int) -> Probe:
-    """Without CAP_SYS_RESOURCE podman's default limits, higher than the machine's, can't be set (setrlimit(2))."""
+def probe_resource_limits(effective_capabilities: int) -> Probe:
+    """Probe for CAP_SYS_RESOURCE. Without it podman's default limits can't exceed the machine's (setrlimit(2))."""
     if effective_capabilities >> CAP_SYS_RESOURCE & 1:
         return Probe("CAP_SYS_RESOURCE", "present")
     return Probe("CAP_SYS_RESOURCE", "missing", "no default ulimit above the machine's")
 
 
-def machine() -> list[Probe]:
-    """The probes that need nothing but /proc."""
+def probe_machine() -> list[Probe]:
+    """Run the probes that need only /proc."""
     status = dict(
         line.split(":", 1)
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         if ":" in line
     )
     return [
-        cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")),
-        service_manager(os.path.isdir("/run/systemd/system")),
-        resource_limits(int(status["CapEff"], 16)),
+        probe_cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")),
+        probe_service_manager(os.path.isdir("/run/systemd/system")),
+        probe_resource_limits(int(status["CapEff"], 16)),
     ]
 
 
-def containers_conf(probes: list[Probe], limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> str:
-    """The text of a containers.conf(5) that applies the precautions, "" when none is needed.  *limit* gives (soft,
-    hard).
-    """
+def format_containers_conf(probes: list[Probe], limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> str:
+    """Return a containers.conf(5) with the precautions, "" without any; *limit* returns the (soft, hard) limit."""
     needed = {probe.name for probe in probes if probe.precaution}
     engine: list[str] = []
     containers: list[str] = []
@@ -107,4 +102,11 @@ def _at_most(value: int, most: int) -> int:
     return most if value == resource.RLIM_INFINITY else min(value, most)
 
 
-__all__ = ["Probe", "cgroups", "containers_conf", "machine", "resource_limits", "service_manager"]
+__all__ = [
+    "Probe",
+    "probe_cgroups",
+    "format_containers_conf",
+    "probe_machine",
+    "probe_resource_limits",
+    "probe_service_manager",
+]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""pytest: the fixture ``lab_factory``."""
+"""The pytest fixture ``lab_factory``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ LabFactory = Callable[[Mapping[str, Any] | str | Path], Lab]
 
 @pytest.fixture(scope="session")
 def lab_factory() -> Iterator[LabFactory]:
-    """Calling it with a lab file, or the mapping that one holds, gives a :class:`Lab` that is up until the session
-    ends, also by a kill.
+    """Return a function that creates a :class:`Lab` from a lab file or its mapping.
+
+    The lab is removed when the session ends, also when the session is killed.
     """
     with contextlib.ExitStack() as stack:
 
@@ -30,7 +31,7 @@ def lab_factory() -> Iterator[LabFactory]:
             spec = load_spec(source)
             lab = Lab(spec.name)
             instance = uuid.uuid4().hex
-            stack.enter_context(_watched(lab, instance))
+            stack.enter_context(_watch(lab, instance))
             lab.up(spec, instance=instance)
             return lab
 
@@ -38,8 +39,8 @@ def lab_factory() -> Iterator[LabFactory]:
 
 
 @contextlib.contextmanager
-def _watched(lab: Lab, instance: str) -> Iterator[None]:
-    """Take the lab down at the end; the watchdog does it when the end is a kill."""
+def _watch(lab: Lab, instance: str) -> Iterator[None]:
+    """Take the lab down at the end. If this process is killed, the watchdog does."""
     dog = watchdog.start(lab.name, instance)
     try:
         yield

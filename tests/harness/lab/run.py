@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Run a command: an argument list, a deadline, and one sentence when it fails."""
+"""Run a command: an argument list, a deadline, and one sentence for a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from .errors import LabError
 
-#: In the environment of every command of a lab, so that ``down`` finds those that a killed lab left behind.
+#: Name of a variable in the environment of every command of a lab, by which ``down`` finds the commands of a killed
+#: lab.
 MARK = "GRANARY_LAB"
 
 
@@ -26,10 +27,10 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run *argv* and return its result with text output.
 
-    *deadline* is in seconds.  The command gets SIGKILL when the lab's process dies, unless *dies_with_lab* is false
-    (prctl(2), PR_SET_PDEATHSIG).  *env* is added to the lab's own environment.
+    *deadline* is in seconds. The command gets SIGKILL when the lab's process dies, unless *dies_with_lab* is false
+    (prctl(2), PR_SET_PDEATHSIG). *env* is added to the lab's own environment.
 
-    Raises :class:`LabError` when the program is missing, exits non-zero (with *check*) or misses the deadline.
+    Raises :class:`LabError` for a missing program, a non-zero exit code (with *check*) and a missed deadline.
     """
     command = ["setpriv", "--pdeathsig", "KILL", "--", *argv] if dies_with_lab else list(argv)
     try:
@@ -39,22 +40,24 @@ def run(
     except FileNotFoundError as error:
         raise LabError(f"The program {command[0]!r} is missing: install the packages of apt-packages.txt.") from error
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"'{_short(argv)}' did not end within {deadline:g} seconds.") from error
+        raise LabError(f"'{_shorten(argv)}' did not end within {deadline:g} seconds.") from error
     result = subprocess.CompletedProcess(
         argv, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     )
     if check and result.returncode != 0:
-        raise LabError(f"'{_short(argv)}' ended with {result.returncode}: {last_words(result.stderr or result.stdout)}")
+        raise LabError(
+            f"'{_shorten(argv)}' ended with {result.returncode}: {shorten_output(result.stderr or result.stdout)}"
+        )
     return result
 
 
-def _short(argv: Sequence[str], words: int = 5) -> str:
+def _shorten(argv: Sequence[str], words: int = 5) -> str:
     return shlex.join(argv[:words]) + (" ..." if len(argv) > words else "")
 
 
-def last_words(text: str, lines: int = 3) -> str:
-    """The last non-empty *lines* of a program's output, on one line."""
-    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:]) or "it said nothing"
+def shorten_output(text: str, lines: int = 3) -> str:
+    """Return the last non-empty *lines* of a program's output, on one line."""
+    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:]) or "no output"
 
 
-__all__ = ["MARK", "last_words", "run"]
+__all__ = ["MARK", "shorten_output", "run"]

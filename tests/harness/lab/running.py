@@ -28,8 +28,8 @@ from .podman import Podman
 from .run import MARK, run
 from .spec import LabSpec, check_name, parse_spec
 
-#: One directory a lab: where its state is, which lab it is, and the sockets of its ssh connections (their paths must be
-#: short).
+#: The parent of one directory per lab: the path of its state, its instance, and its ssh sockets, which need short
+#: paths.
 RUNTIME = Path("/run/granary-lab")
 
 _STATE = re.compile(r"[A-Za-z0-9/._+ -]+")
@@ -43,7 +43,7 @@ def say_on_stderr(line: str) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """What a running lab left in its state directory: enough to find it again."""
+    """The record of a running lab in its state directory. A later process needs nothing else to find the lab."""
 
     spec: LabSpec
     addresses: dict[str, str]
@@ -53,7 +53,7 @@ class _Record:
 
 
 class Lab:
-    """The lab called *name*.  Nothing is kept in the object: two processes that have one lab see the same."""
+    """The lab called *name*. The object holds no state: two processes with the same lab see the same state."""
 
     def __init__(self, name: str, say: Say = say_on_stderr) -> None:
         self.name = check_name(name, "name")
@@ -61,15 +61,15 @@ class Lab:
         self._say = say
         self._podman = Podman(self.name)
 
-    # What there is
+    # Queries
 
     @property
     def state(self) -> Path:
-        """The directory with ssh_config and inventory.yml; raises :class:`LabError` when the lab isn't up."""
+        """The directory with ssh_config and inventory.yml. Raises :class:`LabError` when the lab isn't up."""
         try:
             return Path((self.runtime / "state").read_text(encoding="utf-8"))
         except OSError as error:
-            raise LabError(f"There is no lab {self.name!r}: 'lab up FILE' makes one.") from error
+            raise LabError(f"There is no lab {self.name!r}: 'lab up FILE' creates one.") from error
 
     @property
     def ssh_config(self) -> Path:
@@ -93,7 +93,7 @@ class Lab:
         return guests[name]
 
     def status(self) -> dict[str, Any]:
-        """The lab as plain data: name, state directory, whether ``up`` came to its end, hosts and guests."""
+        """Return the lab as plain data: name, state directory, completion of ``up``, hosts and guests."""
         record = self._record()
         hosts = self._hosts(record)
         up = {name: host.running() for name, host in hosts.items()}
@@ -117,7 +117,7 @@ class Lab:
         }
 
     def ssh(self, name: str, *command: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> str:
-        """Run a command line (as ssh(1) takes it) on a machine and return what it printed; raises :class:`LabError`."""
+        """Run a command line (as ssh(1) takes it) on a machine and return its output. Raises :class:`LabError`."""
         return run(
             ["ssh", "-F", str(self.ssh_config), "--", name, *command],
             deadline=deadline,
@@ -129,24 +129,23 @@ class Lab:
     # Up and down
 
     def up(self, spec: LabSpec, state: Path | None = None, instance: str = "") -> None:
-        """Make everything *spec* asks for, in *state* (default: the runtime directory).
+        """Create the lab of *spec*, in *state* (default: the runtime directory).
 
-        A lab of this name that is there, whole or in parts, is taken down first.  What was made is removed when a step
-        fails.
-        *instance* is a word that no other lab has, for :meth:`down`.  Raises :class:`LabError`.
+        An older lab of this name, complete or not, is removed first. When a step fails, the new lab is removed.
+        *instance* is a unique word, for :meth:`down`. Raises :class:`LabError`.
         """
         check_tools()
         state = (state or self.runtime).absolute()
         if not _STATE.fullmatch(str(state)):
-            # ssh_config(5) and the inventory would give other characters a meaning.
+            # Other characters would have a meaning in ssh_config(5) and in the inventory.
             raise LabError(
                 f"The state directory {str(state)!r} has a character that isn't accepted: letters, digits, blanks and "
-                "any of /._+- are."
+                "/._+- are."
             )
-        with self._locked():
+        with self._hold_lock():
             self._sweep()
             if state.exists() and not (state.is_dir() and not any(state.iterdir())):
-                raise LabError(f"The state directory {str(state)!r} isn't empty: name one that is, or a new one.")
+                raise LabError(f"The state directory {str(state)!r} isn't empty: name an empty or a new directory.")
             try:
                 self._up(spec, state, instance or uuid.uuid4().hex)
             except BaseException:
@@ -154,17 +153,17 @@ class Lab:
                 raise
 
     def down(self, instance: str = "") -> None:
-        """Remove everything that carries the lab's name, also what a killed lab left behind.
+        """Remove everything that carries the lab's name, also after the death of a lab's process.
 
-        With *instance*, only if that one is still what is there (and not a later lab of the same name).
+        With *instance* a later lab of the same name stays.
         """
-        with self._locked():
+        with self._hold_lock():
             if not instance or self.instance() == instance:
                 with self._step(f"lab {self.name} is gone"):
                     self._sweep()
 
     def instance(self) -> str:
-        """A word that no other lab, of this or another name, ever had; "" when there is no lab."""
+        """Return the unique word of this lab, "" without a lab."""
         with contextlib.suppress(OSError):
             return (self.runtime / "instance").read_text(encoding="ascii")
         return ""
@@ -174,11 +173,13 @@ class Lab:
         self._make_directories(record, state, instance)
         kinds = sorted({host.kind for host in spec.hosts.values()})
         wanted = sorted({IMAGES[guest.cloud_init] for guest in spec.guests.values()})
-        self._each(kinds, lambda kind: self._timed(f"root tree {kind}", lambda: trees.tree(kind)))
+        self._run_parallel(kinds, lambda kind: self._run_step(f"root tree {kind}", lambda: trees.build_tree(kind)))
         pictures = dict(
             zip(
                 wanted,
-                self._each(wanted, lambda name: self._timed(f"guest image {name}", lambda: images.guest_image(name))),
+                self._run_parallel(
+                    wanted, lambda name: self._run_step(f"guest image {name}", lambda: images.build_guest_image(name))
+                ),
                 strict=True,
             )
         )
@@ -187,21 +188,22 @@ class Lab:
         record = replace(
             record,
             addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
-            kvm=bool(wanted) and kvm.works(self._podman, trees.tree(kinds[-1]), pictures[wanted[0]], self._say),
+            kvm=bool(wanted)
+            and kvm.boots_kernel(self._podman, trees.build_tree(kinds[-1]), pictures[wanted[0]], self._say),
         )
         self._write_record(record, state)
         hosts = self._hosts(record)
         guests = self._guests(record, hosts)
         self._make_access(hosts, guests, state)
         shared = {picture: f"{LAB_DIRECTORY}/{name}" for name, picture in pictures.items()}
-        self._each(hosts.values(), lambda host: self._start_host(host, record, shared))
+        self._run_parallel(hosts.values(), lambda host: self._start_host(host, record, shared))
         for guest in guests.values():
             guest.prepare(pictures[guest.image], (state / "key.pub").read_bytes())
-        self._each(
+        self._run_parallel(
             sorted({guest.host.name for guest in guests.values()}),
             lambda name: self._define_guests(hosts[name], guests),
         )
-        self._each([guest for guest in guests.values() if guest.spec.running], self._start_guest)
+        self._run_parallel([guest for guest in guests.values() if guest.spec.running], self._start_guest)
         self._write_record(replace(record, complete=True), state)
 
     def _make_directories(self, record: _Record, state: Path, instance: str) -> None:
@@ -229,25 +231,27 @@ class Lab:
                 if not guest.spec.cloud_init
             }
             known = "".join(
-                access.known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii"))
+                access.format_known_host(name, key.with_name(key.name + ".pub").read_text(encoding="ascii"))
                 for name, key in keys.items()
             )
             (state / "known_hosts").write_text(known, encoding="ascii")
-            (state / "ssh_config").write_text(access.ssh_config(machines, state, self.runtime), encoding="utf-8")
-            (state / "inventory.yml").write_text(access.inventory(machines, state / "ssh_config"), encoding="utf-8")
+            (state / "ssh_config").write_text(access.format_ssh_config(machines, state, self.runtime), encoding="utf-8")
+            (state / "inventory.yml").write_text(
+                access.format_inventory(machines, state / "ssh_config"), encoding="utf-8"
+            )
 
     def _start_host(self, host: Host, record: _Record, shared: dict[Path, str]) -> None:
         with self._step(f"host {host.name} ({host.kind}, {host.address})"):
             host.start(record.addresses, shared)
             host.wait_ready()
             if not record.kvm:
-                # Else libvirt in the host would offer a KVM that hangs.
+                # libvirt in the host would offer a KVM that hangs.
                 host.execute("rm", "-f", "/dev/kvm")
 
     def _define_guests(self, host: Host, guests: dict[str, Guest]) -> None:
         own = [guest for guest in guests.values() if guest.host is host]
         with self._step(f"guests defined in {host.name}: {', '.join(guest.name for guest in own)}"):
-            # libvirt writes there, but makes it only for a network that needs dnsmasq.
+            # libvirt writes to the directory, but creates it only for a network that needs dnsmasq.
             host.execute("mkdir", "-p", "/var/lib/libvirt/dnsmasq")
             host.execute("virsh", "net-define", "/dev/stdin", stdin=NETWORK.encode())
             host.execute("virsh", "net-autostart", "lab")
@@ -263,7 +267,7 @@ class Lab:
     # Removal
 
     def _sweep(self) -> None:
-        """Remove what carries the lab's name, in the order in which it depends on each other."""
+        """Remove everything that carries the lab's name, dependents first."""
         _end_processes(self.name)
         for socket in self.runtime.glob("*") if self.runtime.is_dir() else ():
             if socket.is_socket():
@@ -272,7 +276,7 @@ class Lab:
             self._podman("rm", "--force", "--time", "0", *containers, deadline=120)
         for network in self._podman.networks():
             bridge = network["network_interface"]
-            # podman removes the bridge with the last container, unless it was killed on the way.
+            # podman removes the bridge with the last container, unless podman is killed meanwhile.
             if Path("/sys/class/net", bridge).exists():
                 run(["ip", "link", "delete", bridge], check=False)
             self._podman("network", "rm", "--force", network["name"])
@@ -284,8 +288,8 @@ class Lab:
 
     # Parts
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return cache.locked(f"lab-{self.name}", 60)
+    def _hold_lock(self) -> contextlib.AbstractContextManager[None]:
+        return cache.hold_lock(f"lab-{self.name}", 60)
 
     def _hosts(self, record: _Record) -> dict[str, Host]:
         return {
@@ -313,7 +317,7 @@ class Lab:
             return _Record(**{**data, "spec": parse_spec(data["spec"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LabError(
-                f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes what is left of it."
+                f"The state of lab {self.name!r} can't be read ({error}): 'lab down' removes the rest of the lab."
             ) from error
 
     @staticmethod
@@ -322,7 +326,7 @@ class Lab:
         temporary.write_text(json.dumps({**vars(record), "spec": record.spec.to_dict()}), encoding="utf-8")
         temporary.rename(state / "lab.json")
 
-    def _timed(self, text: str, work: Callable[[], _T]) -> _T:
+    def _run_step(self, text: str, work: Callable[[], _T]) -> _T:
         with self._step(text):
             return work()
 
@@ -333,24 +337,24 @@ class Lab:
         self._say(f"{time.monotonic() - begin:7.1f} s  {text}")
 
     @staticmethod
-    def _each(things: Any, work: Callable[[Any], _T]) -> list[_T]:
+    def _run_parallel(things: Any, work: Callable[[Any], _T]) -> list[_T]:
         with ThreadPoolExecutor(max_workers=4) as pool:
             return list(pool.map(work, things))
 
 
-def names() -> list[str]:
-    """The labs that are there, whole or in parts."""
+def list_labs() -> list[str]:
+    """Return the names of the labs, complete or not."""
     return sorted(path.name for path in RUNTIME.iterdir()) if RUNTIME.is_dir() else []
 
 
 def check_root() -> None:
-    """Raise :class:`LabError` unless this is root."""
+    """Raise :class:`LabError` without root."""
     if os.geteuid() != 0:
         raise LabError("A lab needs root: run it with sudo.")
 
 
 def check_tools() -> None:
-    """Raise :class:`LabError` unless this is root on a machine that has what a lab needs."""
+    """Raise :class:`LabError` without root, or without the programs that a lab needs."""
     check_root()
     packages = {
         "podman": "podman",
@@ -359,21 +363,20 @@ def check_tools() -> None:
         "ssh": "openssh-client",
         "ip": "iproute2",
         "setpriv": "util-linux",
-        # podman's netavark runs one of these, which one depends on its version, and doesn't say which when it is
-        # missing.
+        # podman's netavark runs one of the two, depending on its version, and its error for a missing one has no name.
         "iptables": "iptables",
         "nft": "nftables",
     }
-    if any(probe.name == "cgroups" and probe.precaution for probe in probes.machine()):
+    if any(probe.name == "cgroups" and probe.precaution for probe in probes.probe_machine()):
         packages["runc"] = "runc"
     if missing := [package for program, package in packages.items() if not shutil.which(program)]:
         raise LabError(f"Packages are missing: apt-get install {' '.join(missing)}.")
 
 
 def _end_processes(name: str) -> None:
-    """End what a killed lab of this name still runs: podman may come to its end by itself, the rest is killed."""
+    """End the processes of a killed lab of this name. A running podman may finish, all others are killed."""
     patience = time.monotonic() + 20
-    while processes := _processes(name):
+    while processes := _find_processes(name):
         for process, program in processes.items():
             if program != "podman" or time.monotonic() > patience:
                 with contextlib.suppress(ProcessLookupError):
@@ -381,10 +384,8 @@ def _end_processes(name: str) -> None:
         time.sleep(0.05)
 
 
-def _processes(name: str) -> dict[int, str]:
-    """The processes with the lab's mark in their environment, and what each is called; monitors of running containers
-    aren't among them.
-    """
+def _find_processes(name: str) -> dict[int, str]:
+    """Return id and name of each process with the lab's mark in its environment, without the monitors of containers."""
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -399,4 +400,4 @@ def _processes(name: str) -> dict[int, str]:
     return found
 
 
-__all__ = ["Lab", "check_root", "check_tools", "names"]
+__all__ = ["Lab", "check_root", "check_tools", "list_labs"]

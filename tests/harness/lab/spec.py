@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The lab file: which hosts and guests there shall be."""
+"""The lab file, which declares hosts and guests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from .errors import LabError
 
 HOST_KINDS = ("debian12", "debian13")
-#: The guests of one host share a /24 network: .1 is the host, guests begin at .10.
+#: Upper bound of the guests of a lab. Guests of one host share a /24 network: the host is .1, guests begin at .10.
 MAX_GUESTS = 200
 MAX_HOSTS = 200
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -29,8 +29,8 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """*memory* is in MiB; *root_ports* counts the PCIe ports that stay free for hot-plug; *virt_install*: the domain is
-    what virt-install(1) makes.
+    """The options of a guest: *memory* in MiB; *root_ports*, the number of PCIe ports that stay free for hot-plug; with
+    *virt_install* the domain is the one that virt-install(1) creates.
     """
 
     host: str
@@ -57,15 +57,15 @@ class LabSpec:
 
 
 def load_spec(source: Mapping[str, Any] | str | Path) -> LabSpec:
-    """Read a lab file, or the mapping that one holds.
+    """Read a lab file or its mapping.
 
-    Raises :class:`LabError` for a file that can't be read, an unknown key and a value out of range.
+    Raises :class:`LabError` for an unreadable file, an unknown key and a value out of range.
     """
     return parse_spec(source if isinstance(source, Mapping) else _read(Path(source)))
 
 
 def parse_spec(data: Any) -> LabSpec:
-    """Turn the mapping of a lab file into a :class:`LabSpec`; raises :class:`LabError`."""
+    """Convert the mapping of a lab file to a :class:`LabSpec`. Raises :class:`LabError`."""
     top = _mapping(data, "the lab file", ("name", "hosts", "guests"))
     name = check_name(top.get("name"), "name")
     hosts = {check_name(key, "hosts"): _host(key, value) for key, value in _mapping(top.get("hosts"), "hosts").items()}
@@ -79,12 +79,12 @@ def parse_spec(data: Any) -> LabSpec:
         raise LabError(f"guests.{both[0]}: a host has this name already; give every machine a name of its own.")
     for what, found, most in (("hosts", hosts, MAX_HOSTS), ("guests", guests, MAX_GUESTS)):
         if len(found) > most:
-            raise LabError(f"{what}: {len(found)} are too many, accepted are at most {most}.")
+            raise LabError(f"{what}: {len(found)} are too many, at most {most} are accepted.")
     return LabSpec(name, hosts, guests)
 
 
 def check_name(value: Any, option: str) -> str:
-    """Return *value* if it can name a lab, a host or a guest; raises :class:`LabError`."""
+    """Return *value* if it is a valid name of a lab, a host or a guest. Raises :class:`LabError`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise LabError(
             f"{option}: {value!r} is not a name, accepted are 1 to 32 of a-z, 0-9 and '-', without '-' at an end."
@@ -102,7 +102,7 @@ def _read(path: Path) -> Any:
 
 
 def _mapping(value: Any, option: str, known: Iterable[str] = ()) -> Mapping[str, Any]:
-    """Return *value* if it is a mapping with only *known* keys (any, when none are given)."""
+    """Return *value* if it is a mapping with only *known* keys (any, without *known*). Raises :class:`LabError`."""
     if not isinstance(value, Mapping):
         raise LabError(f"{option}: {value!r} is not a mapping.")
     known = list(known)
@@ -135,7 +135,7 @@ def _guest(name: str, value: Any, hosts: Mapping[str, HostSpec]) -> GuestSpec:
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
             raise LabError(f"guests.{name}.{key}: {number!r} is not a whole number from {least} to {most}.")
     if options.get("cloud_init"):
-        # A stock systemd and cloud-init don't fit into a minimal guest's memory.
+        # systemd and cloud-init need more memory than a minimal guest.
         options.setdefault("memory", 512)
     return GuestSpec(**options)
 

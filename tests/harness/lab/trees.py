@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Root trees: what mmdebstrap installs for each kind of host and guest."""
+"""Root trees: the installation of each kind of host and guest by mmdebstrap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run import run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-#: Not wanted in a tree that only a test looks at.
+#: Paths that no test needs.
 _EXCLUDE = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 _SSHD = (
@@ -22,7 +22,7 @@ _SSHD = (
     "/etc/ssh/lab_authorized_keys\n"
 )
 
-#: In a privileged container these would act on the machine itself, or wait for hardware that isn't there.
+#: Units that in a privileged container would change the machine itself, or wait for hardware.
 _MASKED_IN_HOSTS = (
     "systemd-udevd.service",
     "systemd-udev-trigger.service",
@@ -40,7 +40,7 @@ _MASKED_IN_HOSTS = (
     "sshd-keygen.service",
 )
 
-#: Slow under emulation, and nothing that a NoCloud seed asks for depends on them.
+#: Units that are slow under emulation, and that nothing in a NoCloud seed depends on.
 _MASKED_IN_CLOUD = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -78,7 +78,7 @@ _HOST_PACKAGES = (
     "xorriso",
 )
 
-#: The kernel's package without what it depends on: nothing in a guest makes an initramfs.
+#: Command that unpacks the kernel's package without its dependencies, because a guest builds no initramfs.
 _KERNEL = (
     'chroot "$1" sh -euc \''
     "cd /var/tmp; "
@@ -90,7 +90,7 @@ _KERNEL = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a tree what it is; its hash names the tree in the cache.
+    """The content of a tree. Its hash names the tree in the cache.
 
     *files* maps paths in the tree to their text (a text that begins with ``#!`` is executable), *links* maps paths to
     link targets.
@@ -112,8 +112,8 @@ def _host(suite: str, *packages: str) -> Recipe:
     return Recipe(suite, (*_HOST_PACKAGES, *packages), files=(("/etc/ssh/sshd_config.d/lab.conf", _SSHD),), links=masks)
 
 
-def recipes() -> dict[str, Recipe]:
-    """Every tree by the name that it has in the cache."""
+def list_recipes() -> dict[str, Recipe]:
+    """Return all recipes by the names of their trees."""
     return {
         "debian13": _host("trixie", "virtiofsd"),
         "debian12": _host("bookworm"),
@@ -121,7 +121,7 @@ def recipes() -> dict[str, Recipe]:
             "trixie",
             ("acl", "attr", "busybox-static", "iproute2", "kmod", "openssh-server", "procps", "python3"),
             files=(
-                # A TCG guest takes a second for the default, post-quantum, key exchange.
+                # The default, post-quantum, key exchange takes an emulated guest a second.
                 ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + "UsePAM no\nKexAlgorithms curve25519-sha256\n"),
                 ("/etc/inittab", _text("inittab")),
                 ("/usr/local/sbin/lab-boot", _text("lab-boot")),
@@ -158,18 +158,22 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def tree(name: str) -> Path:
-    """The directory of the tree called *name*, built if it isn't cached; raises :class:`LabError`."""
-    recipe = recipes()[name]
-    return cache.made_once(f"tree-{name}", asdict(recipe), lambda directory: _build(recipe, directory))
+def build_tree(name: str) -> Path:
+    """Return the directory of the tree called *name*; build a missing tree. Raises :class:`LabError`."""
+    recipe = list_recipes()[name]
+    return cache.build_once(f"tree-{name}", asdict(recipe), lambda directory: _build(recipe, directory))
 
 
-def minimal_tree(suite: str) -> Path:
-    """The directory of a tree with what every machine has, and what gets a checkout of the project onto it; raises
-    :class:`LabError`.
+def build_minimal_tree(suite: str) -> Path:
+    """Return the directory of a tree with the packages of every machine, and those that a checkout of the project
+    needs.
+
+    Raises :class:`LabError`.
     """
     packages = ("ca-certificates", "git")
-    return cache.made_once(f"tree-minimal-{suite}", packages, lambda directory: _mmdebstrap(suite, packages, directory))
+    return cache.build_once(
+        f"tree-minimal-{suite}", packages, lambda directory: _mmdebstrap(suite, packages, directory)
+    )
 
 
 def _build(recipe: Recipe, directory: Path) -> None:
@@ -202,8 +206,8 @@ def _mmdebstrap(suite: str, packages: tuple[str, ...], directory: Path, *options
         raise LabError(f"{KEYRING} is missing: install the package debian-archive-keyring.")
     temporary = cache.root() / "tmp"
     temporary.mkdir(exist_ok=True)
-    # In PID and mount namespaces of its own, so that nothing of a killed build goes on, stays mounted or lies about in
-    # /tmp.
+    # The build runs in PID and mount namespaces of its own, so that a killed build leaves no processes, mounts and
+    # files.
     run(
         [
             "unshare",
@@ -231,4 +235,4 @@ def _mmdebstrap(suite: str, packages: tuple[str, ...], directory: Path, *options
     )
 
 
-__all__ = ["Recipe", "minimal_tree", "recipes", "tree"]
+__all__ = ["Recipe", "build_minimal_tree", "list_recipes", "build_tree"]

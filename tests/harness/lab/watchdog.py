@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A process that takes a lab down when the one that holds the other end of its standard input is gone, however it
-went.
-"""
+"""A process that takes a lab down at the end of its standard input, also after a kill of the writing process."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from .running import Lab
 
 
 def start(name: str, instance: str) -> subprocess.Popen[bytes]:
-    """Watch over the lab *name* for as long as the caller lives and keeps the result's stdin open."""
+    """Watch over the lab *name* while the caller lives and keeps the result's stdin open."""
     return subprocess.Popen(
         [sys.executable, "-m", __name__, name, instance],
         stdin=subprocess.PIPE,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""``python -m simulated_datastore``: the command line."""
+"""The command line: ``python -m simulated_datastore``."""
 
 from __future__ import annotations
 

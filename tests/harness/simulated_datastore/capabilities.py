@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What an adapter to the kernel can do. A policy that needs more is refused when it is set."""
+"""The capabilities of an adapter to the kernel. A policy is refused when its capability is missing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Capabilities:
     """The capability record of one adapter."""
 
     adapter: str
-    #: The uid and pid of read, write, close and fsync requests are known.
+    #: The adapter passes the uid and pid of read, write, close and fsync requests.
     caller_of_data: bool = False
-    #: A client can be cut off its mount.
+    #: The adapter can cut a client off its mount.
     disconnect: bool = False
     #: Reads and writes can bypass the page cache.
     strict: bool = False
-    #: The kernel's caches can be told that something changed.
+    #: The adapter can invalidate the kernel's caches.
     invalidate: bool = False
-    #: Requests that are passed on at all.
+    #: The kernel passes fallocate requests.
     fallocate: bool = False
     seek_hole: bool = False
     copy_file_range: bool = False

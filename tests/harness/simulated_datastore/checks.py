@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Checks of values that come from outside.
+"""Checks of external values.
 
-Each returns the value, or raises :class:`SimulatedDatastoreError` with a sentence that names the option.
+Each check returns the value, or raises :class:`SimulatedDatastoreError` with a sentence that names the option.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from .errors import SimulatedDatastoreError
 
-#: The largest whole number, as that of an off_t.
+#: The largest whole number: the maximum of an off_t.
 MOST = (1 << 63) - 1
-#: The largest uid and gid; the one above stands for none (chown(2)).
+#: The largest uid and gid; the next number means no change in chown(2).
 MOST_ID = (1 << 32) - 2
-#: How many states of a crash there are at most.
+#: Upper bound of the states of a crash.
 STATES = 10_000
-#: The largest number of seconds, or of anything a second.
+#: The largest number of seconds, or of anything per second.
 _LONGEST = 1e15
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 
@@ -49,7 +49,7 @@ def flag(option: str, value: Any) -> bool:
 
 
 def text(option: str, value: Any, *, path: bool = False) -> str:
-    """A *path* may have bytes that aren't UTF-8, the way os.fsdecode() gives them."""
+    """Return a text. A *path* may have bytes outside of UTF-8, in the form of os.fsdecode()."""
     try:
         good = (
             isinstance(value, str)
@@ -73,9 +73,7 @@ def texts(option: str, value: Any) -> list[str]:
 
 
 def name(option: str, value: Any) -> str:
-    """Of a datastore or a client: it becomes a directory, or an option of the mount, so nothing in it may mean
-    something there.
-    """
+    """Return the name of a datastore or a client, which must be usable as a directory and as an option of the mount."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise SimulatedDatastoreError(
             f"{option}: {value!r} isn't a name of up to 41 letters, digits, '_', '.' and '-' that begins with a letter "
@@ -85,7 +83,7 @@ def name(option: str, value: Any) -> str:
 
 
 def crash(given: dict[str, Any]) -> dict[str, Any]:
-    """The numbers and truth values among the parameters of a crash."""
+    """Return the checked numbers and booleans among the parameters of a crash."""
     for option, most in (("seed", MOST), ("count", MOST), ("state", STATES - 1)):
         if given.get(option) is not None:
             whole(option, given[option], most=most)

@@ -2,8 +2,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """The command line: ``simulated-datastore mount|export|status|set|rule|crash|ledger|umount|run|helpers``.
 
-Exit code 0: done; 1: refused or failed, one sentence says why; 2: wrong usage; 3: a step of a scenario didn't do
-what it had to.
+Exit code 0: done; 1: refused or failed, with a sentence on the reason; 2: wrong usage; 3: a step of a scenario failed.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .client import Control, Running, running, start
 from .errors import DaemonGone, SimulatedDatastoreError
 from .profiles import choose
 from .system import mounts, resolve
-from .values import amount, assignments
+from .values import format_amount, parse_assignments
 
-#: Upper bound of what a cell of a table lists: all of it is in the JSON.
+#: Upper bound of the entries in a cell of a table; the JSON has all of them.
 _MOST = 8
 
 
 def main() -> NoReturn:
     parser = _parser()
     options, rest = parser.parse_known_args()
-    # What comes after an option is left over where a command takes any number of words.
+    # For a command with any number of words, argparse leaves the words after an option.
     if rest and (not hasattr(options, "words") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -55,10 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simulated-datastore", description="Storage that behaves, and misbehaves on command."
     )
-    parser.add_argument(
-        "-d", "--datastore", metavar="NAME", help="the datastore that a command is about (default: the only one)"
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("-d", "--datastore", metavar="NAME", help="name of the datastore (default: the only one)")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
@@ -66,25 +63,29 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(work=work, is_about_one=chosen)
-        # Before the command or after it: what isn't given here must not hide what was given there.
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for programs")
+        # The option is accepted before and after the command. A default here would overwrite the option before.
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs")
         if chosen:
             sub.add_argument(
-                "-d", "--datastore", metavar="NAME", default=argparse.SUPPRESS, help="which one (default: the only one)"
+                "-d",
+                "--datastore",
+                metavar="NAME",
+                default=argparse.SUPPRESS,
+                help="name of the datastore (default: the only one)",
             )
         return sub
 
     def served(sub: argparse.ArgumentParser, profile: str | None) -> None:
-        sub.add_argument("--name", help="of the datastore (default: that of the backing directory)")
+        sub.add_argument("--name", help="name of the datastore (default: that of the backing directory)")
         sub.add_argument("--client", default="host1")
         sub.add_argument("--profile", default=profile, metavar="local|nfs3|nfs4.2")
         sub.add_argument("--squash", metavar="none|root|all")
         sub.add_argument("--anonymous-uid", type=int, default=65534)
         sub.add_argument("--anonymous-gid", type=int, default=65534)
-        sub.add_argument("--mock-clock", action="store_true", help="time stands still until it is advanced")
+        sub.add_argument("--mock-clock", action="store_true", help="a clock that stands still until clock.advance")
         sub.add_argument("--ledger", type=Path, metavar="FILE", help="append the ledger to a file")
         sub.add_argument("--log", type=Path, metavar="FILE")
-        sub.add_argument("--make-directories", action="store_true", help="make the directories that are missing")
+        sub.add_argument("--make-directories", action="store_true", help="create missing directories")
 
     mount = command(
         "mount", _mount, "mount a datastore, or one that is mounted already for another client", chosen=False
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     served(mount, "local")
     mount.add_argument("--read-only", action="store_true")
     mount.add_argument("--strict", action="store_true", help="without page cache: the ledger is exact, mmap fails")
-    mount.add_argument("--replace", action="store_true", help="instead of the mount that the client has")
+    mount.add_argument("--replace", action="store_true", help="replace the client's mount")
     export = command(
         "export",
         _export,
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         ledger.add_argument(f"--{name}", action="append" if name == "op" else "store")
     ledger.add_argument("--limit", type=int, default=50)
     ledger.add_argument("--summary", action="store_true")
-    ledger.add_argument("--mark", metavar="NAME", help="remember this moment, for --since")
+    ledger.add_argument("--mark", metavar="NAME", help="store a mark of this moment, for --since")
     umount = command("umount", _umount, "unmount, whatever hangs")
     umount.add_argument("--client", help="only this client's mount")
     install = command(
@@ -139,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         help="sim is mount.sim; nfs stands in for mount.nfs and mount.nfs4",
     )
     install.add_argument(
-        "--replace", action="store_true", help="also where the system has its own, which comes back with 'remove'"
+        "--replace", action="store_true", help="also replace the system's own helper; 'remove' restores it"
     )
     run = command("run", _run, "run a scenario", chosen=False)
     run.add_argument("scenario", metavar="SCENARIO.yml", type=Path)
@@ -153,9 +154,9 @@ def _chosen(options: argparse.Namespace) -> Running:
     if len(found) != 1:
         names = ", ".join(each.name for each in found)
         raise SimulatedDatastoreError(
-            f"--datastore: there are {len(found)} ({names}), name one."
+            f"--datastore: there are {len(found)} ({names}), name a datastore."
             if found
-            else "There is no datastore: 'simulated-datastore mount' makes one."
+            else "There is no datastore: 'simulated-datastore mount' creates one."
         )
     return found[0]
 
@@ -165,7 +166,7 @@ def _control(options: argparse.Namespace) -> Control:
     control = chosen.connect()
     if control is None:
         raise SimulatedDatastoreError(
-            f"There is no datastore {chosen.name!r}: 'simulated-datastore status' names those that there are."
+            f"There is no datastore {chosen.name!r}: 'simulated-datastore status' lists the existing ones."
         )
     return control
 
@@ -175,7 +176,7 @@ def _print(options: argparse.Namespace, data: Any, table: Callable[[], str]) -> 
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """A table of the *columns* that anything is in."""
+    """Return a table of those *columns* that have values."""
     cells = [[_cell(column, row.get(column)) for column in columns] for row in rows]
     used = [number for number in range(len(columns)) if any(line[number] for line in cells)]
     lines = [[columns[number].upper() for number in used], *([line[number] for number in used] for line in cells)]
@@ -192,7 +193,7 @@ def _cell(column: str, value: Any) -> str:
         return errnos.name(value) if value else ""
     if isinstance(value, list):
         return ",".join(map(str, value[:_MOST])) + (f" and {len(value) - _MOST} more" if len(value) > _MOST else "")
-    # A name may hold what moves the cursor.
+    # A name may have characters that move the cursor.
     return str(value) if str(value).isprintable() else repr(value)
 
 
@@ -220,19 +221,19 @@ def _export(options: argparse.Namespace) -> None:
 def _make_directories(options: argparse.Namespace, *others: str) -> None:
     if not options.make_directories:
         return
-    # What is mounted may hang.
+    # A mounted directory may hang.
     taken = {mount.path for mount in mounts()}
     for path in (resolve(options.backing), *others):
         try:
             if path not in taken:
                 os.makedirs(path, exist_ok=True)
         except OSError as error:
-            raise SimulatedDatastoreError(f"The directory {path!r} can't be made: {error.strerror}.") from error
+            raise SimulatedDatastoreError(f"The directory {path!r} can't be created: {error.strerror}.") from error
 
 
 def _unexport(options: argparse.Namespace) -> None:
     with contextlib.suppress(DaemonGone):
-        # It goes with the last thing it was there for.
+        # A datastore without mounts and exports ends.
         _control(options).call("unexport", source=options.source)
     _print(options, {"source": options.source}, lambda: f"{options.source}: no new mount finds it")
 
@@ -242,9 +243,7 @@ def _client(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add(options: argparse.Namespace, method: str, given: dict[str, Any], **first: Any) -> str:
-    """Call *method* of the datastore that is there, or start one, that begins with what is *first*; returns its
-    name.
-    """
+    """Call *method* of a running datastore, or start one with *first*, its mounts or exports; return its name."""
     name = checks.name("name", options.name or options.backing.absolute().name)
     existing = Running(name)
     status = existing.ask("status")
@@ -273,7 +272,7 @@ def _status(options: argparse.Namespace) -> None:
         except SimulatedDatastoreError as error:
             if options.datastore:
                 raise
-            # The others have an answer.
+            # The status of the others is still printed.
             print(f"simulated-datastore: {error}", file=sys.stderr)
             continue
         if status is not None:
@@ -344,7 +343,7 @@ def _rules(rules: list[dict[str, Any]]) -> str:
 
 def _set(options: argparse.Namespace) -> None:
     control = _control(options)
-    settings.apply(control, assignments(options.settings))
+    settings.apply(control, parse_assignments(options.settings))
     status = control.call("status")
     _print(
         options, {key: status[key] for key in ("state", "capacity", "schedule", "crash_tracking")}, lambda: "in force"
@@ -354,8 +353,8 @@ def _set(options: argparse.Namespace) -> None:
 def _rule(options: argparse.Namespace) -> None:
     control = _control(options)
     if options.action == "add":
-        given = assignments(options.words)
-        # These are texts, whatever else they look like.
+        given = parse_assignments(options.words)
+        # Option values are texts, even if they look like numbers.
         for key, _unused, text in (word.partition("=") for word in options.words):
             if key in ("client", "id", "path") and not isinstance(given[key], str):
                 given[key] = text
@@ -375,11 +374,11 @@ def _rule(options: argparse.Namespace) -> None:
 
 
 def _crash(options: argparse.Namespace) -> None:
-    control, given = _control(options), assignments(options.words)
+    control, given = _control(options), parse_assignments(options.words)
     if options.action == "states":
         states = control.call("crash.states", **given)
         counted = control.call("crash.count", **given)
-        number = amount(counted["states"], counted["exact"])
+        number = format_amount(counted["states"], counted["exact"])
         _print(
             options,
             states,
@@ -424,7 +423,7 @@ def _ledger(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None
     }
     if criteria.get("since", "").isdecimal():
-        # An entry's number; else it is a mark.
+        # A number is the number of an entry; anything else is a mark.
         criteria["since"] = int(criteria["since"])
     if options.summary:
         rows = control.call("ledger.summary", **criteria)
@@ -439,7 +438,7 @@ def _umount(options: argparse.Namespace) -> None:
     found = _chosen(options)
     if options.client:
         with contextlib.suppress(DaemonGone):
-            # It goes with its last mount.
+            # A datastore ends with its last mount.
             _control(options).call("umount", client=options.client)
     elif not found.runtime.exists():
         raise SimulatedDatastoreError(f"There is no datastore {found.name!r}.")

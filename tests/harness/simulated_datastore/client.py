@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A daemon as its users see it: start one, talk to it, end it. Standard library only."""
+"""The client side of a daemon: start, call and end it. Standard library only."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .errors import DaemonGone, SimulatedDatastoreError
 from .pipes import pipe_from, pipe_to
 from .system import MNT_DETACH, mounts, resolve, unmount
 
-#: One directory a datastore: its socket and which process serves it.
+#: The parent of one directory per datastore, with its socket and the record of its process.
 RUNTIME = Path(os.environ.get("SIMULATED_DATASTORE_RUNTIME", "/run/simulated-datastore"))
 
 
 class Control:
     """A connection to the control socket at *path*.
 
-    Raises :class:`SimulatedDatastoreError` when nobody answers there.
+    Raises :class:`SimulatedDatastoreError` when no daemon accepts the connection.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,20 +51,21 @@ class Control:
         self._lines = self._socket.makefile("rb")
 
     def call(self, method: str, /, deadline: float = 60, **params: Any) -> Any:
-        """What *method* returns; raises :class:`SimulatedDatastoreError` with what the daemon refused, or when it
-        says nothing for *deadline* seconds.
+        """Call *method* and return its result.
+
+        Raises :class:`SimulatedDatastoreError` with the daemon's refusal, or without an answer for *deadline* seconds.
         """
         self.ask(method, deadline, **params)
         return self.answer(deadline)
 
     def ask(self, method: str, /, deadline: float = 60, **params: Any) -> None:
-        """Ask without waiting for the :meth:`answer`, which is there when :meth:`fileno` can be read."""
+        """Send a request. Its :meth:`answer` is ready when :meth:`fileno` is readable."""
         number, self._next, self._asked = self._next, self._next + 1, method
         with self._errors(deadline):
             self._socket.sendall(json.dumps({"id": number, "method": method, "params": params}).encode() + b"\n")
 
     def answer(self, deadline: float = 60) -> Any:
-        """What the method returns that was asked for."""
+        """Return the result of the sent request. Raises as :meth:`call`."""
         with self._errors(deadline):
             line = self._lines.readline()
         if not line:
@@ -95,7 +96,7 @@ class Control:
 
 
 class Running:
-    """The daemon called *name*, which runs already or has left something."""
+    """The daemon called *name*, running or dead."""
 
     def __init__(self, name: str) -> None:
         self.name = checks.name("name", name)
@@ -107,22 +108,22 @@ class Running:
 
     @property
     def log(self) -> Path:
-        """Its log, unless it was started with another one; it stays when the daemon goes."""
+        """The default path of the daemon's log, which stays when the daemon ends."""
         return Path(f"/var/log/simulated-datastore-{self.name}.log")
 
     def control(self) -> Control:
         return Control(self.socket)
 
     def record(self) -> dict[str, Any]:
-        """What was noted when it was started; empty when there is nothing."""
+        """Return the record of the daemon's start; empty if it is missing."""
         try:
             record = json.loads((self.runtime / "daemon.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) and {"pid", "started"} <= record.keys() else {}
 
-    def _noted_mounts(self) -> list[Any]:
-        """Device and mount point of each mount that the daemon noted."""
+    def _read_noted_mounts(self) -> list[Any]:
+        """Return device and mount point of each mount in the daemon's notes."""
         try:
             found = json.loads((self.runtime / "mounts.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -130,8 +131,8 @@ class Running:
         return found if isinstance(found, list) else []
 
     def note(self, **changes: Any) -> None:
-        """Change the record of a daemon that is still there."""
-        with _locked():
+        """Change the record of a daemon that still exists."""
+        with _hold_lock():
             if record := self.record():
                 self._note({**record, **changes})
 
@@ -141,33 +142,32 @@ class Running:
         temporary.rename(self.runtime / "daemon.json")
 
     def connect(self, deadline: float = 30) -> Control | None:
-        """Return a connection to the daemon; None when there is none. One that is just starting or ending is waited
-        for, until it answers or has gone.
+        """Return a connection to the daemon, None without a daemon. A starting or ending daemon is waited for.
 
-        Raises :class:`SimulatedDatastoreError` when it does neither for *deadline* seconds.
+        Raises :class:`SimulatedDatastoreError` when the daemon is neither ready nor gone after *deadline* seconds.
         """
         until = time.monotonic() + deadline
-        while self.alive():
+        while self.is_alive():
             with contextlib.suppress(DaemonGone):
                 return self.control()
             if time.monotonic() > until:
                 raise SimulatedDatastoreError(
-                    f"The datastore {self.name!r} is neither ready nor gone after {deadline:g} seconds, its log may "
-                    "tell why."
+                    f"The datastore {self.name!r} is neither ready nor gone after {deadline:g} seconds, see its log."
                 )
             time.sleep(0.02)
         return None
 
     def is_ready(self) -> bool:
-        """Return whether it answers; one that is just starting or ending is waited for."""
+        """Return True if the daemon accepts a connection. A starting or ending daemon is waited for."""
         control = self.connect()
         if control is not None:
             control.close()
         return control is not None
 
     def ask(self, method: str, /, **params: Any) -> Any:
-        """What *method* returns; None when there is no daemon, or when it goes before it answers. Raises
-        :class:`SimulatedDatastoreError` as :meth:`connect` and :meth:`Control.call` do.
+        """Call *method* and return its result; None without a daemon, or when the daemon ends before its answer.
+
+        Raises :class:`SimulatedDatastoreError` as :meth:`connect` and :meth:`Control.call` do.
         """
         until = time.monotonic() + 30
         while (control := self.connect()) is not None:
@@ -180,18 +180,18 @@ class Running:
                 control.close()
         return None
 
-    def alive(self) -> bool:
-        """Whether its process is there: the same one, not a later one of the same number."""
+    def is_alive(self) -> bool:
+        """Return True if the daemon's process exists. A later process with the same number doesn't count."""
         record = self.record()
-        return bool(record) and _started(record["pid"]) == record["started"]
+        return bool(record) and _read_start(record["pid"]) == record["started"]
 
     def end(self, deadline: float = 10) -> None:
-        """End the daemon and remove everything it made, first asking it and then without; raises nothing for what is
-        gone already.
+        """End the daemon, by request and then by signals, and remove its files and mounts. A missing daemon is no
+        error.
 
-        Requests that hang are answered with an error as their mount goes.
+        Hanging requests get an error when their mount goes.
         """
-        # It goes with the daemon.
+        # The daemon removes its record when it ends.
         record = self.record()
         with contextlib.suppress(SimulatedDatastoreError):
             control = self.control()
@@ -201,7 +201,7 @@ class Running:
                 control.close()
         if record:
             for number in (None, signal.SIGTERM, signal.SIGKILL):
-                if number is not None and _started(record["pid"]) == record["started"]:
+                if number is not None and _read_start(record["pid"]) == record["started"]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(record["pid"], number)
                 if _wait_gone(record["pid"], record["started"], deadline):
@@ -210,21 +210,22 @@ class Running:
         self.sweep(record)
 
     def sweep(self, record: dict[str, Any]) -> None:
-        """Remove what a daemon has left, lazily, as someone may still be in there; nothing when by now another
-        daemon than that of *record* has the name.
+        """Remove the rest of a daemon, unless another daemon than that of *record* has the name by now.
+
+        The unmount is lazy, because programs may still use the mount.
         """
-        with _locked():
+        with _hold_lock():
             self._sweep(record)
 
     def _sweep(self, record: dict[str, Any]) -> None:
         now = self.record()
         if now and (now["pid"], now["started"]) != (record.get("pid"), record.get("started")):
             return
-        noted = self._noted_mounts()
+        noted = self._read_noted_mounts()
         for mount in reversed(mounts()):
             if [mount.device, mount.path] in noted:
-                # Whoever still waits for an answer gets ENOTCONN; where fusectl isn't mounted, the end of the daemon
-                # has to do.
+                # Programs with pending requests get ENOTCONN. Without a mounted fusectl they get it when the daemon
+                # ends.
                 with contextlib.suppress(OSError):
                     Path("/sys/fs/fuse/connections", mount.device.rpartition(":")[2], "abort").write_text(
                         "1", encoding="ascii"
@@ -247,18 +248,17 @@ def start(
     known: int = 200_000,
     deadline: float = 30,
 ) -> Running:
-    """Start the daemon of a datastore on *backing*, mounted as *mounts* say (the parameters of the method
-    ``mount``). With *exports* (those of the method ``export``) it stays when nothing is mounted.
+    """Start the daemon of a datastore on *backing*, with *mounts* (parameters of the method ``mount``).
 
-    With *parent* it ends when that process does. A client knows about *known* files at most; the kernel is asked to
-    forget the others. Raises
-    :class:`SimulatedDatastoreError` when it doesn't come up; nothing is left then.
+    With *exports* (parameters of the method ``export``) the daemon runs on without a mount. With *parent* the daemon
+    ends together with that process. *known* is the number of files in a client's memory above which the kernel has to
+    forget the others. Raises :class:`SimulatedDatastoreError` for a failed start, of which nothing remains.
     """
     running = Running(name)
     if os.geteuid() != 0:
-        raise SimulatedDatastoreError("A simulated datastore needs root: it makes files in the name of every user.")
+        raise SimulatedDatastoreError("A simulated datastore needs root, because it creates files of every user.")
     for mount in mounts:
-        # As the kernel's table has it.
+        # The kernel's table has resolved paths.
         mount["mount_point"] = resolve(mount["mount_point"])
     config: dict[str, Any] = {
         "runtime": str(running.runtime),
@@ -273,19 +273,19 @@ def start(
         config["parent"] = parent
     if ledger is not None:
         config["ledger"] = os.path.abspath(ledger)
-    # Each large read or write takes memory and gives it back: kept, and in huge pages, that is a twentieth faster
-    # (malloc(3), "Memory Allocation Tunables").
+    # Each large read or write allocates and frees memory. Kept memory in huge pages is five percent faster (malloc(3),
+    # "Memory Allocation Tunables").
     tunables = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=134217728"
     python_path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {"GLIBC_TUNABLES": tunables, **os.environ, "PYTHONPATH": python_path}
-    with _locked(), _log_file(config["log"]) as errors:
+    with _hold_lock(), _log_file(config["log"]) as errors:
         _sweep_all()
-        if running.alive():
+        if running.is_alive():
             raise SimulatedDatastoreError(
                 f"name: the datastore {name!r} is mounted already, give another name or unmount it."
             )
         running.runtime.mkdir(mode=0o700)
-        # -P: what is in the current directory is no part of the program.
+        # -P: modules in the current directory are no part of the program.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "simulated_datastore.daemon"],
             stdin=subprocess.PIPE,
@@ -294,7 +294,7 @@ def start(
             env=environment,
             start_new_session=True,
         )
-        record = {"pid": process.pid, "started": _started(process.pid)}
+        record = {"pid": process.pid, "started": _read_start(process.pid)}
         running._note(record)
     try:
         answer = _first_line(process, json.dumps(config).encode(), deadline)
@@ -307,8 +307,8 @@ def start(
         process.wait()
         running.sweep(record)
         raise SimulatedDatastoreError(answer["error"])
-    running.note(watchdog=answer["watchdog"], watchdog_started=_started(answer["watchdog"]))
-    # Our child, whom nobody waits for, would stay a zombie.
+    running.note(watchdog=answer["watchdog"], watchdog_started=_read_start(answer["watchdog"]))
+    # A child without wait(2) would stay a zombie.
     _children.append(process)
     return running
 
@@ -322,7 +322,7 @@ def _log_file(path: str) -> IO[bytes]:
         ) from error
 
 
-#: Daemons of this process, collected by each later start and end.
+#: Daemons of this process, which each later start and end collects.
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -345,17 +345,17 @@ def _first_line(process: subprocess.Popen[bytes], config: bytes, deadline: float
         return json.loads(output)
     except ValueError as error:
         raise SimulatedDatastoreError(
-            f"The daemon ended with {process.wait()} before it was ready, its log may tell why."
+            f"The daemon ended with {process.wait()} before it was ready, see its log."
         ) from error
 
 
 def running() -> list[Running]:
-    """The datastores that are there: none that has only left something."""
-    return [found for found in _known() if found.alive()]
+    """Return the running datastores."""
+    return [found for found in _list_known() if found.is_alive()]
 
 
-def _known() -> list[Running]:
-    """The datastores that are there, or have left something."""
+def _list_known() -> list[Running]:
+    """Return the running datastores, and those with files or mounts left."""
     return (
         [Running(path.name) for path in sorted(RUNTIME.iterdir()) if checks.NAME.fullmatch(path.name) and path.is_dir()]
         if RUNTIME.is_dir()
@@ -364,15 +364,15 @@ def _known() -> list[Running]:
 
 
 def _sweep_all() -> None:
-    """Remove the leftovers of daemons that are no more."""
-    for found in _known():
-        if not found.alive():
+    """Remove the files and mounts of dead daemons."""
+    for found in _list_known():
+        if not found.is_alive():
             found._sweep(found.record())
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Nobody else makes or removes the directory of a datastore meanwhile, watchdogs included."""
+def _hold_lock() -> Iterator[None]:
+    """Hold the lock of all datastores' directories. Watchdogs take it, too."""
     try:
         RUNTIME.mkdir(parents=True, exist_ok=True)
         fd = os.open(RUNTIME, os.O_RDONLY | os.O_DIRECTORY)
@@ -390,10 +390,8 @@ def _locked() -> Iterator[None]:
         os.close(fd)
 
 
-def _started(pid: int) -> int:
-    """When a process was started, in ticks since boot (proc_pid_stat(5), field 22); 0 for one that is gone or a
-    zombie.
-    """
+def _read_start(pid: int) -> int:
+    """Return a process's start in ticks since boot (proc_pid_stat(5), field 22); 0 for a missing one or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -403,7 +401,7 @@ def _started(pid: int) -> int:
 
 def _wait_gone(pid: int, started: int, deadline: float) -> bool:
     until = time.monotonic() + deadline
-    if not pid or _started(pid) != started:
+    if not pid or _read_start(pid) != started:
         return True
     try:
         fd = os.pidfd_open(pid)
@@ -412,7 +410,7 @@ def _wait_gone(pid: int, started: int, deadline: float) -> bool:
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while _started(pid) == started:
+        while _read_start(pid) == started:
             left = until - time.monotonic()
             if left <= 0:
                 return False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Time as the datastore sees it: real, or moved by hand so that a test needs no patience."""
+"""The datastore's clocks: a real one, and one that tests move without waiting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MockClock:
         await event.wait()
 
     def advance(self, seconds: float) -> None:
-        """Move on; raises :class:`ValueError` for a step that is negative or not finite."""
+        """Move the clock forward. Raises :class:`ValueError` for a negative or infinite step."""
         if not (seconds >= 0 and math.isfinite(seconds)):
             raise ValueError(seconds)
         self._now += seconds

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The control socket: one JSON object a line, ``{"id", "method", "params"}``; answered, once the change is in force, by
-``{"id", "result"}`` or ``{"id", "error"}``. This is the daemon's end; the other one is in :mod:`.client`.
+"""The daemon's end of the control socket; :mod:`.client` is the other end.
+
+A request is a line of JSON, ``{"id", "method", "params"}``. The answer, ``{"id", "result"}`` or ``{"id", "error"}``,
+follows when the change is in force.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from .errors import SimulatedDatastoreError
 from .profiles import choose
 
 Method = Callable[..., Any | Awaitable[Any]]
-#: The longest line that is read, in bytes.
+#: Upper bound of a line in bytes.
 _LONGEST = 1 << 20
-#: How many requests of a connection may be in progress: whoever asks more, or reads no answers, is read no further.
+#: Upper bound of the requests of a connection in progress. At this bound, and until the client reads its answers, the
+#: server reads no more lines.
 _MOST = 64
 _log = logging.getLogger(__name__)
 
 
 class ControlServer:
-    """Serves *methods* on a unix socket at *path*, which only its owner may connect to."""
+    """A server of *methods* on a unix socket at *path*. Only the owner may connect."""
 
     def __init__(self, path: Path, methods: dict[str, Method]) -> None:
         self.path = path
@@ -43,7 +46,7 @@ class ControlServer:
             await listener.bind(os.fspath(self.path))
         except OSError as error:
             raise SimulatedDatastoreError(
-                f"The control socket {str(self.path)!r} can't be made: {error.strerror or error}."
+                f"The control socket {str(self.path)!r} can't be created: {error.strerror or error}."
             ) from error
         finally:
             os.umask(old)
@@ -55,7 +58,7 @@ class ControlServer:
                     try:
                         connection, _unused = await listener.accept()
                     except OSError as error:
-                        # Too many descriptors, say: no reason to end the mounts.
+                        # A lack of descriptors, for example, must not end the mounts.
                         _log.warning("a connection can't be accepted: %s", error.strerror)
                         await trio.sleep(0.1)
                         continue
@@ -70,23 +73,23 @@ class ControlServer:
                     *lines, buffer = (buffer + chunk).split(b"\n")
                     for line in lines:
                         await _take(room, 1, stream)
-                        # A request that waits must not hold up those after it.
+                        # A waiting request must not delay later ones.
                         nursery.start_soon(
                             self._request, stream, lock, room, None if too_long or len(line) > _LONGEST else line
                         )
                         too_long = False
                     if len(buffer) > _LONGEST:
                         buffer, too_long = b"", True
-                # It may have no more to ask and still want its answers.
+                # The client may have closed its sending side and still read the answers.
                 await _take(room, _MOST, stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The other end has gone: nobody is waiting for an answer.
+            # The client is gone: no one reads an answer.
             pass
 
     async def _request(
         self, stream: trio.SocketStream, lock: trio.Lock, room: trio.Semaphore, line: bytes | None
     ) -> None:
-        """Answer a line; None is one that was too long to be kept."""
+        """Answer a line; None stands for a line over the bound."""
         if line is not None:
             answer = await self.answer(line)
         else:
@@ -96,7 +99,7 @@ class ControlServer:
         room.release()
 
     async def answer(self, line: bytes) -> dict[str, Any]:
-        """The answer to one line."""
+        """Return the answer to one line."""
         number = None
         try:
             try:
@@ -106,14 +109,14 @@ class ControlServer:
             if not isinstance(message, dict) or not isinstance(message.get("params", {}), dict):
                 raise SimulatedDatastoreError("A request must be a JSON object, and its params one as well.")
             if isinstance(message.get("id"), (dict, list)):
-                raise SimulatedDatastoreError("id: it must be a number or a text.")
+                raise SimulatedDatastoreError("id: only a number or a text is accepted.")
             number = message.get("id")
             method = self._methods[choose("method", message.get("method"), sorted(self._methods))]
             params = message.get("params", {})
             parameters = inspect.signature(method).parameters
             if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
                 if params and not parameters:
-                    raise SimulatedDatastoreError(f"params of {message['method']}: it takes none.")
+                    raise SimulatedDatastoreError(f"params of {message['method']}: none are accepted.")
                 for key in params:
                     choose(f"params of {message['method']}", key, sorted(parameters))
                 missing = [
@@ -140,24 +143,22 @@ class ControlServer:
 
 
 async def _take(room: trio.Semaphore, count: int, stream: trio.SocketStream) -> None:
-    """Wait until *count* more requests may be in progress; raises :class:`trio.BrokenResourceError` when the other end
-    goes meanwhile.
-    """
+    """Wait for room for *count* more requests. Raises :class:`trio.BrokenResourceError` if the client goes."""
     with contextlib.suppress(trio.WouldBlock):
         while count:
             room.acquire_nowait()
             count -= 1
     if count:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_gone, stream)
+            nursery.start_soon(_wait_closed, stream)
             for _unused in range(count):
                 await room.acquire()
             nursery.cancel_scope.cancel()
 
 
-async def _gone(stream: trio.SocketStream) -> None:
-    """Raises :class:`trio.BrokenResourceError` when the other end is closed in both directions, which reading doesn't
-    tell.
+async def _wait_closed(stream: trio.SocketStream) -> None:
+    """Wait, and raise :class:`trio.BrokenResourceError` when the client closes both directions, which a read doesn't
+    show.
     """
     poll = select.poll()
     poll.register(stream.socket.fileno(), 0)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The states a disk may be in after a crash: which pieces of the pending changes are on it. Pure, as the journal is.
+"""The possible states of a disk after a crash: the sets of pieces of pending changes on the disk.
 
-POSIX promises nothing but what was synced (fsync(2)), so content is on the disk in any order, and in part. A write
-gets there page by page; one within a page may be cut at a sector, which disks write as a whole. A write beyond the
-end also changes the size, which grows at the end of any of its pieces, whether their data is there or not: what
-isn't is zeros. Truncates, names and attributes are there or not; how far the order of the latter two is kept is what
-*names* says (:meth:`Journal.pending`). A rename is one step.
+The module is pure, like the journal. POSIX only promises the durability of synced changes (fsync(2)). Content therefore
+gets to the disk in any order, and in part:
+
+- A write gets there page by page. A write within one page may be cut at a sector, which disks write as a whole.
+- A write beyond the end also changes the size. The size grows to the end of any piece, with or without its data;
+  missing data is zeros.
+- Truncates, and changes of names and attributes, are on the disk as a whole or not at all. *names* decides how far the
+  order of the latter two is kept (:meth:`Journal.pending`). A rename is one step.
 """
 
 from __future__ import annotations
@@ -20,22 +23,22 @@ from typing import Literal
 from .journal import PAGE, Attribute, Attributes, Change, Content, Journal, Key, Names
 
 SECTOR = 512
-#: Which pieces are there: bit *n* for the piece *n* of all that is pending.
+#: A set of pieces on the disk: bit *n* for the piece *n* of all pending ones.
 State = int
-#: Counts above count as this one.
+#: Upper bound of counts; larger ones count as this one.
 MOST = 10**100
-#: With at most so many pieces every combination is listed.
+#: Number of pieces up to which every combination is listed.
 _FEW = 12
-#: How many states in a row may be known already before the search for another one ends.
+#: Number of already known states in a row after which the search for another one ends.
 _VAIN = 1000
-#: How many combinations of names that depend on each other are looked at to count them.
+#: Upper bound of the combinations of dependent names that are tried for the count.
 _TRIED = 4096
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What is on the disk or isn't: bytes of a write from *start* to *end*, the *size* of the file that a write has
-    led to (*end*), or a *whole* change.
+    """A unit that is on the disk or not: bytes of a write from *start* to *end*, the *size* after a write (*end*), or a
+    *whole* change.
     """
 
     change: Change
@@ -46,7 +49,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Step:
-    """A piece in the life of one file. Its *number* is None for what is on the disk in any case."""
+    """A piece in the history of one file. *number* is None for a durable piece."""
 
     number: int | None
     kind: str
@@ -56,28 +59,28 @@ class _Step:
 
 
 class CrashStates:
-    """The states after a crash now."""
+    """The possible states after a crash at this moment."""
 
     def __init__(self, journal: Journal, names: str) -> None:
         self.names = names
         self.changes = list(journal.changes)
         self.pending = journal.pending(names)
         self.pieces: list[Piece] = []
-        #: By number of a change, its first piece and how many there are.
+        #: By number of a change, its first piece and the number of its pieces.
         self._spans: dict[int, tuple[int, int]] = {}
         self._files: dict[int, list[_Step]] = {}
-        #: The size that a file certainly had before all that.
+        #: By file, its durable size before all changes.
         self._sizes: dict[int, int] = {}
         self._divide()
         self.everything: State = (1 << len(self.pieces)) - 1
-        #: What can only be there up to some point, in order.
+        #: Changes that are only kept in order: the disk has a prefix of them.
         self._ordered = (
             [change for change in self.pending if not isinstance(change, Content)] if names == "ordered" else []
         )
         self._free = [change for change in self.pending if names != "ordered" or isinstance(change, Content)]
 
     def _divide(self) -> None:
-        """Number the pieces of what is pending, and list those of each file."""
+        """Number the pieces of the pending changes, and list those of each file."""
         pending = {change.seq for change in self.pending}
         sizes: dict[int, int] = {}
         for change in self.changes:
@@ -99,7 +102,7 @@ class CrashStates:
                 self.pieces += found
 
     def of(self, *numbers: int) -> State:
-        """The changes with these numbers, whole, and nothing else."""
+        """Return the state with exactly the changes of these numbers."""
         return self._of(change for change in self.pending if change.seq in numbers)
 
     def _of(self, changes: Iterable[Change]) -> State:
@@ -113,25 +116,25 @@ class CrashStates:
         return ((1 << number) - 1) << first
 
     def parts(self, state: State, change: Change) -> list[Piece]:
-        """The pieces of *change* that are there."""
+        """Return the pieces of *change* in *state*."""
         first, number = self._spans[change.seq]
         there = state >> first
         return [self.pieces[first + each] for each in range(number) if there >> each & 1]
 
-    def _there(self, state: State) -> list[bool]:
-        """Of each piece, whether it is there."""
+    def _unpack(self, state: State) -> list[bool]:
+        """Return for each piece True if *state* has it."""
         return [digit == "1" for digit in f"{state:0{len(self.pieces)}b}"[::-1]]
 
     def whole(self, state: State, change: Change) -> bool:
-        """Whether all of *change* is there, as what isn't pending is in any case."""
+        """Return True if *state* has all of *change*. A change that isn't pending is in every state."""
         mask = self._mask(change)
         return state & mask == mask and not (isinstance(change, Content) and change.lost)
 
     # Choice
 
     def one(self, keep: str, seed: int = 0, count: int | None = None) -> State:
-        """Nothing that is pending is there (none), the first *count* changes (prefix; default by *seed*), some of
-        all pieces (subset), or the first *count* changes and of the next write some pieces (torn).
+        """Return one state. *keep* is none (nothing pending), prefix (the first *count* changes, by default a random
+        number), subset (random pieces), or torn (a prefix and some pieces of the next write).
         """
         if keep == "none":
             return 0
@@ -147,10 +150,11 @@ class CrashStates:
         return first
 
     def take(self, limit: int, seed: int = 0) -> list[State]:
-        """At most *limit* different states: nothing, everything, and what was not in order; then families of states
-        take turns, one of them by chance of
-        *seed*. What differs only in what nobody can see, such as a page that is overwritten later, is the same
-        state.
+        """Return at most *limit* different states: nothing, everything, and disorder first, then families of states in
+        turns.
+
+        One family is random by *seed*. States that differ only in invisible pieces, such as an overwritten page, count
+        as one.
         """
         seen: set[State] = set()
         found: list[State] = []
@@ -177,15 +181,16 @@ class CrashStates:
             yield from _in_turn([*families, (self._sample(seed, number) for number in itertools.count())])
 
     def _kinds(self) -> Iterator[State]:
-        """Names and attributes without content, with sizes, and content without names."""
+        """Yield names and attributes without content but with sizes, without sizes, and content without names."""
         content = self._of(change for change in self.pending if isinstance(change, Content))
         yield int("0" + "".join("0" if piece.kind == "data" else "1" for piece in reversed(self.pieces)), 2)
         yield self.everything & ~content
         yield content
 
     def _pairs(self) -> Iterator[State]:
-        """For every two changes, a state that has the first only and one that has the second only, all in two for
-        each digit of how many there are.
+        """Yield states such that for every two changes, one state has only the first and one only the second.
+
+        Two states per binary digit of the number of changes suffice.
         """
         units = [self._mask(change) for change in self._free]
         if self._ordered:
@@ -199,8 +204,9 @@ class CrashStates:
             yield self.everything & ~chosen
 
     def _torn(self) -> Iterator[State]:
-        """A part of one write, after all that was before it and beside everything else; the last write first, as the
-        others were it in earlier crashes.
+        """Yield parts of one write, after all earlier changes and beside all others.
+
+        The last write is first, because each earlier write was the last in an earlier crash.
         """
         writes = [(number, change) for number, change in enumerate(self.pending) if len(self._split(change)[0]) > 1]
         for which in [len(writes) - 1, *_spread(len(writes) - 1)] if writes else []:
@@ -216,13 +222,13 @@ class CrashStates:
         yield _bits(sizes + data[::2])
         yield _bits(sizes + data[1::2])
         for cut in _spread(len(data)):
-            # Up to there, with the size of there; without one piece; and with only that.
+            # Everything before the page with its size, all but the page, and only the page.
             yield _bits(data[:cut] + [size for size in sizes if self.pieces[size].end <= self.pieces[data[cut]].start])
             yield _bits(sizes + data[:cut] + data[cut + 1 :])
             yield _bits([*sizes, data[cut]])
 
     def _split(self, change: Change) -> tuple[list[int], list[int]]:
-        """The numbers of the pieces of a write that are data, and of those that are a size."""
+        """Return the numbers of the data pieces of a write, and those of its sizes."""
         found: tuple[list[int], list[int]] = ([], [])
         first, number = self._spans[change.seq]
         for each in range(first, first + number):
@@ -231,7 +237,7 @@ class CrashStates:
         return found
 
     def _tear(self, change: Change, chance: random.Random) -> State:
-        """Some pieces of a write, neither none nor all of its data."""
+        """Return some pieces of a write, neither none nor all of its data."""
         data, sizes = self._split(change)
         chosen = chance.sample(data, chance.randrange(1, len(data)))
         return _bits(chosen + sizes[: chance.randrange(len(sizes) + 1)])
@@ -243,7 +249,7 @@ class CrashStates:
         yield from (self.everything & ~self._mask(self._free[number]) for number in _spread(len(self._free)))
 
     def _sample(self, *seed: int) -> State:
-        """By chance, each change is there, isn't, or is there in part."""
+        """Return a random state in which each change is present, missing, or present in part."""
         chance = random.Random(" ".join(map(str, seed)))
         state = self._of(self._ordered[: chance.randrange(len(self._ordered) + 1)])
         for change in self._free:
@@ -255,21 +261,19 @@ class CrashStates:
         return state
 
     def _all(self) -> Iterator[State]:
-        """Every combination."""
+        """Yield every combination."""
         ordered = [self._of(self._ordered[:number]) for number in range(len(self._ordered) + 1)]
         for state in range(1 << len(self.pieces)):
             if state & ordered[-1] in ordered:
                 yield state
 
-    # What can be seen
+    # Visibility
 
     def visible(self, state: State) -> State:
-        """*state* without the pieces that make no difference: overwritten, beyond the end, or impossible without
-        others.
-        """
-        kept, there = state, self._there(state)
+        """Return *state* without invisible pieces: overwritten, beyond the end, or impossible without others."""
+        kept, there = state, self._unpack(state)
         for fid, steps in self._files.items():
-            kept &= ~_bits(_hidden(steps, self._sizes[fid], there))
+            kept &= ~_bits(_find_invisible(steps, self._sizes[fid], there))
         if self.names == "strict":
             for names, applied in self._names(state):
                 if not applied:
@@ -283,12 +287,13 @@ class CrashStates:
                     later |= found
         return kept
 
-    # How many there are
+    # Count
 
     def count(self) -> tuple[int, bool]:
-        """How many different states there are, at most :data:`MOST`, and whether that is exact; else it is how many
-        there could be at most. It is exact where writes to a file concern the same bytes or none that the other
-        does, and nothing is truncated.
+        """Return the number of different states, at most :data:`MOST`, and True if the number is exact.
+
+        An inexact number is an upper bound. The number is exact if no file is truncated, and any two writes to a file
+        have equal or disjoint ranges.
         """
         total, exact = len(self._ordered) + 1, True
         groups = [_count_content(steps, self._sizes[fid]) for fid, steps in self._files.items()]
@@ -308,7 +313,7 @@ class CrashStates:
             yield number + 1, not any(fid == other and names != others and names & others for other, others in versions)
 
     def _count_names(self) -> Iterator[tuple[int, bool]]:
-        """Of names that have nothing to do with each other, each group by itself."""
+        """Yield the counts of groups of names that are independent of each other."""
         group: dict[Key, list[Names]] = {}
         for change in self.changes:
             if isinstance(change, Names):
@@ -325,7 +330,7 @@ class CrashStates:
             yield (number, True) if number else (2**pending, False)
 
     def _combinations(self, changes: list[Names]) -> int:
-        """How many choices of *changes* are possible; 0 when that are too many to look at."""
+        """Return the number of possible choices of *changes*; 0 for more than can be tried."""
         states: list[dict[Key, int | None]] = [
             {key: old for change in reversed(changes) for key, old, _unused in change.changes}
         ]
@@ -343,10 +348,12 @@ class CrashStates:
                 return 0
         return len(states)
 
-    # What a state means
+    # Meaning of a state
 
     def _names(self, state: State) -> Iterator[tuple[Names, bool]]:
-        """Each change of names that is there, and whether it has an effect: only if what it builds on is there."""
+        """Yield each change of names in *state*, and True if it has an effect, because the changes below it are in
+        *state*.
+        """
         target: dict[Key, int | None] = {}
         for change in self.changes:
             if isinstance(change, Names):
@@ -359,7 +366,7 @@ class CrashStates:
                     yield change, applied
 
     def entries(self, state: State) -> dict[Key, tuple[int | None, int | None]]:
-        """The directory entries that differ: by key, the fid that is there now and the one there will be."""
+        """Return the directory entries that differ: by key, the current fid and the one in *state*."""
         base: dict[Key, int | None] = {}
         now: dict[Key, int | None] = {}
         for change in self.changes:
@@ -374,7 +381,7 @@ class CrashStates:
         return {key: (now[key], target[key]) for key in base if now[key] != target[key]}
 
     def attribute_values(self, state: State) -> dict[int, dict[Attribute, object]]:
-        """By fid, the attributes that will have another value than now, and that value."""
+        """Return by fid the attributes that differ, with their values in *state*."""
         now: dict[tuple[int, Attribute], object] = {}
         target: dict[tuple[int, Attribute], object] = {}
         for change in self.changes:
@@ -393,8 +400,8 @@ class CrashStates:
         return values
 
     def contents(self, state: State) -> dict[int, Recipe]:
-        """By fid, how the content that is there now becomes the one there will be."""
-        there = self._there(state)
+        """Return by fid the steps from the current content to the content in *state*."""
+        there = self._unpack(state)
         recipes: dict[int, Recipe] = {}
         files: dict[int, list[Content]] = {}
         for change in self.changes:
@@ -420,9 +427,7 @@ class CrashStates:
 
 @dataclass
 class Recipe:
-    """Undo the changes *undo*, do *redo* again (bytes at an offset; None: cut there), and at last set the *size*:
-    data beyond it is lost.
-    """
+    """The steps to a content: undo the changes *undo*, apply *redo* (bytes at an offset, None: cut), set *size*."""
 
     undo: list[Content]
     redo: list[tuple[int, bytes | None]]
@@ -430,7 +435,7 @@ class Recipe:
 
 
 def _pieces(change: Content, size: int) -> list[Piece]:
-    """Of a write to a file that was *size* bytes long."""
+    """Return the pieces of a write to a file of *size* bytes."""
     start, end = change.offset, change.offset + len(change.new)
     cuts = [start, *range(start - start % PAGE + PAGE, end, PAGE), end]
     if len(cuts) == 2 and (sectors := range(start - start % SECTOR + SECTOR, end, SECTOR)):
@@ -442,8 +447,8 @@ def _pieces(change: Content, size: int) -> list[Piece]:
     ]
 
 
-def _hidden(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
-    """The pieces of a file that are there and make no difference."""
+def _find_invisible(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
+    """Return the invisible ones among the pieces of a file."""
     deciding: _Step | None = None
     there = [step for step in steps if step.number is None or alive[step.number]]
     for step in there:
@@ -465,7 +470,7 @@ def _hidden(steps: list[_Step], size: int, alive: list[bool]) -> list[int]:
 
 
 def _count_content(steps: list[_Step], size: int) -> tuple[int, bool]:
-    """How many contents a file can have, and whether that is exact."""
+    """Return the number of possible contents of a file, and True if it is exact."""
     sizes = {size}
     versions: dict[tuple[int, int], int] = {}
     for step in steps:
@@ -491,7 +496,7 @@ def _count_content(steps: list[_Step], size: int) -> tuple[int, bool]:
 
 
 def _bits(numbers: list[int]) -> State:
-    """The state that has the pieces with these numbers."""
+    """Return the state with the pieces of these numbers."""
     if not numbers:
         return 0
     digits = bytearray(b"0" * (max(numbers) + 1))
@@ -511,9 +516,7 @@ def _in_turn(families: list[Iterator[State]]) -> Iterator[State]:
 
 
 def _spread(number: int) -> Iterator[int]:
-    """The numbers below *number*, so that the first of them are far from each other: by their binary digits in
-    reverse.
-    """
+    """Yield the numbers below *number* so that the first ones are far apart: by their reversed binary digits."""
     digits = max(number - 1, 0).bit_length()
     for each in range(1 << digits if number > 0 else 0):
         found = int(f"{each:0{digits}b}"[::-1], 2) if digits else 0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The daemon: one datastore, the mounts of its clients, and the control socket. ``python -m
-simulated_datastore.daemon`` with its configuration on standard input as JSON; one line of JSON on standard output says
-that it is ready, or why not.
+"""The daemon: one datastore, the mounts of its clients, and the control socket.
+
+``python -m simulated_datastore.daemon`` reads its configuration as JSON from standard input. One line of JSON on
+standard output announces that the daemon is ready, or the reason of its failure.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _log = logging.getLogger("simulated_datastore")
 
 
 class _BugCounter(logging.Handler):
-    """Counts what was logged as an error: in this daemon, that is a bug."""
+    """A handler that counts logged errors, because an error in the daemon's log is a bug."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -52,7 +53,7 @@ class _BugCounter(logging.Handler):
 
 
 class Daemon:
-    """Runs until it is told to stop, its last mount has gone and nothing is exported, or its parent has ended."""
+    """The daemon. It ends on request, with its parent, or when nothing is mounted and nothing exported."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -66,7 +67,7 @@ class Daemon:
         self.datastore.disconnect = self.disconnect
         self.adapters: dict[str, Pyfuse3Adapter] = {}
         self.exports = Exports()
-        #: How many mounts are being replaced: with the last mount gone, there will be another one.
+        #: Number of mounts in replacement. Another mount follows, so the daemon must not end with the last one.
         self._replacing = 0
         self.stop = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -80,14 +81,14 @@ class Daemon:
         )
 
     def _tell_watchdog(self, kind: str, path: Path) -> None:
-        # Of a watchdog that someone killed there is nothing to expect.
+        # A dead watchdog sends nothing.
         try:
             pipe_to(self._watchdog).write(json.dumps([kind, os.fspath(path)]).encode() + b"\n")
         except BrokenPipeError:
-            _log.warning("the watchdog is gone: should the daemon be killed, its mounts stay")
+            _log.warning("the watchdog is gone: if the daemon is killed, its mounts stay")
 
     async def run(self) -> None:
-        """Raises :class:`SimulatedDatastoreError` for what keeps it from starting."""
+        """Serve until the end. Raises :class:`SimulatedDatastoreError` for a failed start."""
         if "ledger" in self.config:
             self.datastore.ledger.open_file(Path(self.config["ledger"]))
         methods: dict[str, Method] = {**Methods(self.datastore, self).table()}
@@ -102,12 +103,12 @@ class Daemon:
                     for key in mount:
                         choose("mount", key, list(inspect.signature(self.add_mount).parameters))
                     await self.add_mount(**mount)
-                # Last: whoever gets a connection finds it ready.
+                # Listen last, so that a connected client finds the daemon ready.
                 await nursery.start(server.serve)
                 nursery.start_soon(self._write_ledger)
                 if "parent" in self.config:
                     nursery.start_soon(self._watch_parent, self.config["parent"])
-                _ready({"ready": True, "watchdog": self._watchdog.pid})
+                _announce({"ready": True, "watchdog": self._watchdog.pid})
                 gc.collect()
                 gc.freeze()
                 await self.stop.wait()
@@ -116,7 +117,7 @@ class Daemon:
             for adapter in list(self.adapters.values()):
                 self._close(adapter)
             self.datastore.close()
-            # It removes the runtime directory, and is the last to go.
+            # The watchdog removes the runtime directory, and ends last.
             pipe_to(self._watchdog).close()
             self._watchdog.wait()
 
@@ -141,12 +142,11 @@ class Daemon:
         flags: list[str] | None = None,
         soft: float | None = None,
     ) -> dict[str, str]:
-        """Mount the datastore for one more client; with *replace*, instead of the mount that it has. Returns where;
-        raises :class:`SimulatedDatastoreError`.
+        """Mount the datastore for one more client, or with *replace* instead of the client's mount.
 
-        *source* and *type* are what the kernel's table of mounts shows, the latter as ``fuse.TYPE`` (default: the
-        client); *flags* are options of mount(8) that are there for each file system. With *soft*, what hangs fails
-        after so many seconds.
+        *source* and *type* are the values in the kernel's table of mounts, with the type as ``fuse.TYPE`` (default: the
+        client); *flags* are options of mount(8) for any file system. With *soft* a hanging request fails after that
+        many seconds. Returns client and mount point. Raises :class:`SimulatedDatastoreError`.
         """
         checks.name("client", client)
         found = PROFILES[choose("profile", profile, list(PROFILES))]
@@ -202,7 +202,7 @@ class Daemon:
         flags: list[str] | None = None,
         soft: float | None = None,
     ) -> dict[str, Any]:
-        """Mount what is exported as *source*, as a mount helper was asked to; returns the parameters.
+        """Mount the export *source* for a mount helper, and return the parameters of the mount.
 
         Raises :class:`SimulatedDatastoreError`.
         """
@@ -218,7 +218,7 @@ class Daemon:
         return mount
 
     def delete_export(self, source: str) -> None:
-        """Offer a source no more. Raises :class:`SimulatedDatastoreError`."""
+        """Delete an export. Raises :class:`SimulatedDatastoreError`."""
         self.exports.delete(source)
         self._stop_if_unused()
 
@@ -227,7 +227,7 @@ class Daemon:
             self.stop.set()
 
     def _note_mounts(self) -> None:
-        """Note what has to go, should this daemon and its watchdog be killed."""
+        """Write the list of mounts to remove, in case this daemon and its watchdog are killed."""
         noted = [[adapter.device, os.fspath(adapter.mount_point)] for adapter in self.adapters.values()]
         temporary = self.runtime / ".mounts.json"
         with contextlib.suppress(OSError):
@@ -235,8 +235,9 @@ class Daemon:
             temporary.rename(self.runtime / "mounts.json")
 
     def _check_mount_point(self, mount_point: str, old: Pyfuse3Adapter | None) -> Path:
-        """The path without symbolic links; raises :class:`SimulatedDatastoreError` where nothing can be mounted, unless
-        the *old* mount is there.
+        """Return the path without symbolic links.
+
+        Raises :class:`SimulatedDatastoreError` for an invalid mount point. The point of the *old* mount is valid.
         """
         if not os.path.exists("/dev/fuse"):
             raise SimulatedDatastoreError(
@@ -246,17 +247,17 @@ class Daemon:
         resolved = Path(resolve(path))
         if old is not None and resolved == old.mount_point:
             return resolved
-        # A mount can't be looked at, as it may hang; a table of the kernel tells of it.
+        # A mount may hang, so the check reads the kernel's table and not the mount.
         if os.fspath(resolved) in {found.path for found in mounts()}:
             raise SimulatedDatastoreError(
                 f"mount_point: {str(path)!r} is in use, give a directory where nothing is mounted."
             )
         if any(adapter.mount_point in resolved.parents for adapter in self.adapters.values()):
-            # Its answer would be ours, while we wait for it.
+            # This daemon would have to answer the check, while it waits for the answer.
             raise SimulatedDatastoreError(
                 f"mount_point: {str(path)!r} is in a mount of this datastore, give a directory outside."
             )
-        # Unlike that of Path, this one takes a path that is too long as well.
+        # Unlike the method of Path, os.path.isdir() accepts too long a path.
         if not os.path.isdir(resolved):
             raise SimulatedDatastoreError(f"mount_point: {str(path)!r} isn't a directory.")
         if resolved == self.backing or self.backing in resolved.parents or resolved in self.backing.parents:
@@ -285,7 +286,9 @@ class Daemon:
         adapter.closed.set()
 
     async def unmount(self, client: str) -> None:
-        """Return when the mount has gone. Raises :class:`SimulatedDatastoreError` for a client that has no mount."""
+        """Unmount, and return when the mount is gone. Raises :class:`SimulatedDatastoreError` for a client without a
+        mount.
+        """
         adapter = self.adapters[choose("client", client, list(self.adapters))]
         adapter.terminate()
         await adapter.closed.wait()
@@ -306,9 +309,9 @@ class Daemon:
                 self.stop.set()
 
     async def _watch_parent(self, parent: int) -> None:
-        """Stop when the process that wants this daemon ends.
+        """End the daemon when its parent process ends.
 
-        A parent-death signal would come when the thread ends that started it.
+        A parent-death signal would already come at the end of the thread that started the daemon.
         """
         try:
             fd = os.pidfd_open(parent)
@@ -325,20 +328,20 @@ class Daemon:
             await trio.sleep(0.2)
 
 
-def _ready(message: dict[str, Any]) -> None:
+def _announce(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
-    # Whoever waits for the end of this output gets it now.
+    # The reader of standard output gets its end now.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
 
 
 def _go_first(nice: int = -10) -> None:
-    """Be served before others, as a disk doesn't wait for a processor: on a busy machine each request would else wait
-    some milliseconds, until somebody's time is up.
+    """Raise the priority of this process, because a disk doesn't wait for a processor.
 
-    The scheduler weighs each session as a whole (sched(7), "The autogroup feature"), and where it doesn't, each
-    process. Only root may ask for more.
+    On a busy machine each request would otherwise wait some milliseconds, until a deadline is missed. The scheduler
+    weighs each session as a whole (sched(7), "The autogroup feature"), or without that feature each process. Only root
+    may raise the priority.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
@@ -352,7 +355,7 @@ def main() -> NoReturn:
     os.umask(0)
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    # A request leaves no cycles behind; collections would only stop the clients.
+    # A request creates no reference cycles, so frequent collections would only delay clients.
     gc.set_threshold(100_000, 50, 50)
     logging.basicConfig(
         filename=config["log"], level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -364,7 +367,7 @@ def main() -> NoReturn:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        _ready({"error": str(error)})
+        _announce({"error": str(error)})
         sys.exit(1)
     sys.exit(0)
 

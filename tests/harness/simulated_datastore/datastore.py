@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The datastore: a backing directory, its policies, its ledger, and the mounts of its clients.
-
-Nothing here knows FUSE.
-"""
+"""The datastore: a backing directory, its policies, its ledger, and the mounts of its clients. Independent of FUSE."""
 
 from __future__ import annotations
 
@@ -37,11 +34,11 @@ _CHANGES = NAMES | ATTRIBUTES | {"truncate", "write"}
 
 
 class Datastore:
-    """One simulated datastore. *backing* must be a directory; raises :class:`SimulatedDatastoreError` otherwise."""
+    """A simulated datastore. Raises :class:`SimulatedDatastoreError` unless *backing* is a directory."""
 
     def __init__(self, backing: Path, capabilities: Capabilities, clock: Clock | None = None) -> None:
-        # A share of the descriptors that this process may have each; the rest is for pins, sockets and what a request
-        # needs.
+        # Nodes and open files get a share of this process's descriptors each. The rest is for pins, sockets and
+        # requests in progress.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
             self.nodes = NodeTable(backing, min(512, most // 8))
@@ -58,23 +55,23 @@ class Datastore:
         self.ledger = Ledger()
         self.ledger.check_path = self.check_path
         self.mounts: dict[str, Mount] = {}
-        #: By operation; None where no policy concerns it.
+        #: By operation; None for an operation without policies.
         self.plans: dict[str, Plan | None] = dict.fromkeys(OPERATIONS)
-        #: Called with a mount whose cache is out of date, and what it is about: (node, parent, name).
+        #: Function that invalidates a mount's cache of (node, parent, name).
         self.invalidate: Callable[[Mount, Node | None, Node | None, bytes], None] = lambda mount, node, parent, name: (
             None
         )
-        #: The requests that wait for something.
+        #: The waiting requests.
         self.parked: list[Request] = []
-        #: Those of them that wait until somebody changes something.
+        #: Those of *parked* that wait for a change by a user.
         self.hanging: list[Request] = []
-        #: Whether several clients have it mounted.
+        #: True with several clients.
         self.shared = False
-        #: Called with a mount whose client is to be cut off.
+        #: Function that cuts the client of a mount off.
         self.disconnect: Callable[[Mount], None] = lambda mount: None
-        #: A directory that exists in the backing directory while a crash is being made.
+        #: A directory that exists in the backing directory during a crash.
         self.hidden = b".simulated-datastore-crash"
-        #: Counts crashes: what waited for something meanwhile is lost.
+        #: Number of crashes. A request that waited during a crash is lost.
         self.crashes = 0
         self.state = ServerState(self)
         self.rules = Rules(self)
@@ -88,13 +85,14 @@ class Datastore:
         self._settle: list[Policy] = [self.capacity]
 
     def _check_numbers(self, backing: Path) -> None:
-        """Raise :class:`SimulatedDatastoreError` where a new file isn't of the file system of its directory: inode
-        numbers would be ambiguous.
+        """Raise :class:`SimulatedDatastoreError` if new files are on another file system than their directory.
+
+        Inode numbers would be ambiguous.
         """
         try:
             fd = os.open(backing, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
-            # Not every file system has such files, nor can every one be written to.
+            # Some file systems have no nameless files, and some are read-only.
             return
         device = os.fstat(fd).st_dev
         os.close(fd)
@@ -106,8 +104,8 @@ class Datastore:
             )
 
     def check_path(self, option: str, path: str) -> None:
-        """Raise :class:`SimulatedDatastoreError` for the path of a file as a client has it, mount point and all: it
-        would match nothing.
+        """Raise :class:`SimulatedDatastoreError` for a path that begins with a mount point, because it would match no
+        request.
         """
         for place in (*(mount.export.mount_point for mount in self.mounts.values()), os.fspath(self.backing)):
             inside = path.removeprefix(place)
@@ -123,7 +121,7 @@ class Datastore:
                 )
 
     def recompile(self) -> None:
-        """A policy was changed: from now on requests go through those that concern them."""
+        """Recompute which policies each operation goes through, after the change of a policy."""
         for op in OPERATIONS:
             before, enter, after, settle = (
                 [policy for policy in stage if policy.concerns(op)]
@@ -134,8 +132,10 @@ class Datastore:
             self.plans[op] = plan
 
     def add_mount(self, export: Export) -> Mount:
-        """Raises :class:`SimulatedDatastoreError` for a client that has a mount already, or an export the adapter can't
-        offer.
+        """Add the mount of a client.
+
+        Raises :class:`SimulatedDatastoreError` for a client with a mount, or an export beyond the adapter's
+        capabilities.
         """
         if export.client in self.mounts:
             raise SimulatedDatastoreError(f"client: {export.client!r} has this datastore mounted already.")
@@ -155,15 +155,15 @@ class Datastore:
         self.shared = len(self.mounts) > 1
         self.recompile()
 
-    def changed(self, request: Request) -> None:
-        """One client changed something: tell the caches of the others that want to know."""
+    def invalidate_others(self, request: Request) -> None:
+        """Invalidate the caches of other clients after a change by one client."""
         self._tell(
             request,
             [mount for mount in self.mounts.values() if mount is not request.mount and mount.export.profile.coherent],
         )
 
-    def disagree(self, request: Request) -> None:
-        """What the client was answered isn't what happened: the caches of all, its own too, may be wrong."""
+    def invalidate_all(self, request: Request) -> None:
+        """Invalidate the caches of all clients after a false answer."""
         self._tell(request, list(self.mounts.values()))
 
     def _tell(self, request: Request, mounts: list[Mount]) -> None:
@@ -180,16 +180,15 @@ class Datastore:
                 self.invalidate(mount, None, request.new_parent, request.new_name)
 
     def check_crash(self, **parameters: Any) -> None:
-        """Raise :class:`SimulatedDatastoreError` unless :meth:`crash` can be called with these."""
+        """Raise :class:`SimulatedDatastoreError` unless :meth:`crash` accepts the parameters."""
         for key in parameters:
             choose("crash", key, ["count", "keep", "names", "restart", "seed", "state"])
         self.durability.check(**parameters)
 
     def crash(self, **parameters: Any) -> dict[str, Any]:
-        """Lose what was not synced, as the parameters say (keep, names, seed, count or state); with *restart* come up
-        again at once.
+        """Lose unsynced changes, by the parameters keep, names, seed, count or state; with *restart* come up at once.
 
-        Every open file is lost to its client (ESTALE), and so is every node that is no longer where it was.
+        Every open file is lost to its client (ESTALE), and so is every node that has moved.
         """
         self.check_crash(**parameters)
         lost = self.durability.apply(**parameters)
@@ -203,11 +202,11 @@ class Datastore:
         return lost
 
     def restart(self) -> None:
-        """Come up again after a crash, or from any other state."""
+        """Come up after a crash, or from any other state."""
         self.state.set("up")
 
     def forget_caches(self) -> None:
-        """Make every client ask again for everything."""
+        """Invalidate all caches of all clients."""
         for mount in self.mounts.values():
             for ino in mount.lookups:
                 node = self.nodes.known(ino)
@@ -218,7 +217,7 @@ class Datastore:
             self.invalidate(mount, self.nodes.root, None, b"")
 
     def status(self) -> dict[str, Any]:
-        """The datastore as plain data."""
+        """Return the datastore as plain data."""
         return {
             "backing": str(self.backing),
             "pid": os.getpid(),
@@ -249,7 +248,7 @@ class Datastore:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Everything that can be set, by the keys it is set with."""
+        """Return all settings by their keys."""
         capacity = self.capacity.status()
         state = {key: value for key, value in self.state.status().items() if key != "clients"}
         quotas = [

@@ -11,7 +11,7 @@ from .errors import SimulatedDatastoreError
 
 
 def number(option: str, name: object) -> int:
-    """The number of an error like ``EIO``; raises :class:`SimulatedDatastoreError` for a name that isn't one."""
+    """Return the number of an error like ``EIO``. Raises :class:`SimulatedDatastoreError` for an unknown name."""
     found = getattr(errno, name, None) if isinstance(name, str) and name.startswith("E") else None
     if not isinstance(found, int):
         near = difflib.get_close_matches(str(name).upper(), list(errno.errorcode.values()), 1)
@@ -23,7 +23,7 @@ def number(option: str, name: object) -> int:
 
 
 def name(number: int) -> str:
-    """The name of an error, its number if it has none."""
+    """Return the name of an error, or its number without a name."""
     return errno.errorcode.get(number, str(number))
 
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Anything a user can meet is one error."""
+"""The errors of the simulated datastore."""
 
 from __future__ import annotations
 
 
 class SimulatedDatastoreError(Exception):
-    """One sentence that names what was refused, the value, and what would be accepted."""
+    """A sentence that names the option, the refused value, and the accepted values."""
 
 
 class DaemonGone(SimulatedDatastoreError):
-    """No daemon answers, or not any more."""
+    """The daemon accepts no connection, or has ended."""
 
 
 __all__ = ["DaemonGone", "SimulatedDatastoreError"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The sources, such as ``nfs1:/images``, that mount(8) finds a datastore by."""
+"""Exports: the sources, such as ``nfs1:/images``, by which mount(8) finds a datastore."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from .profiles import PROFILES, SQUASHES, choose
 
 @dataclass(frozen=True)
 class Source:
-    """What a mount of *source* is like. *profile* and *squash* are None where the version of NFS, and then its profile,
-    decide.
-    """
+    """The options of mounts of *source*. If *profile* and *squash* are None, the version of NFS decides."""
 
     source: str
     client: str = "host1"
@@ -40,8 +38,9 @@ class Source:
         checks.whole("anonymous_gid", self.anonymous_gid, most=checks.MOST_ID)
 
     def mount(self, version: str | None, clients: list[str]) -> dict[str, Any]:
-        """The parameters of a mount by a program that asked for this *version* of NFS (None: it didn't), beside those
-        *clients* that have a mount.
+        """Return the parameters of a mount with this *version* of NFS (None: no version given).
+
+        *clients* are the clients that have a mount.
         """
         if version is not None:
             checks.text("version", version)
@@ -58,7 +57,7 @@ class Source:
 
 
 class Exports:
-    """The sources of one datastore."""
+    """The exports of one datastore."""
 
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
@@ -67,14 +66,14 @@ class Exports:
         return bool(self._sources)
 
     def set(self, **given: Any) -> dict[str, Any]:
-        """Offer a source, or change one; mounts that are there stay as they are.
+        """Add or change an export; existing mounts stay as they are.
 
         Raises :class:`SimulatedDatastoreError`.
         """
         for key in given:
             choose("export", key, list(Source.__dataclass_fields__))
         if "source" not in given:
-            raise SimulatedDatastoreError("source: name what is mounted, such as 'nfs1:/images'.")
+            raise SimulatedDatastoreError("source: give the source of the mount, such as 'nfs1:/images'.")
         source = Source(**given)
         self._sources[source.source] = source
         return asdict(source)
@@ -83,7 +82,7 @@ class Exports:
         return self._sources[choose("source", source, list(self._sources))]
 
     def delete(self, source: str) -> None:
-        """Offer a source no more; mounts that are there stay."""
+        """Delete an export; existing mounts stay. Raises :class:`SimulatedDatastoreError`."""
         del self._sources[choose("source", source, list(self._sources))]
 
     def status(self) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What each operation does to the backing directory when no policy interferes.
+"""The operations on the backing directory, without policies.
 
-Each function takes a :class:`Request`, does what it asks as the caller (new files belong to the caller; the kernel
-has checked permissions already) and puts the outcome into it. Each raises :class:`OSError` as the system call would.
+Each function executes a :class:`Request` on behalf of the caller and stores the outcome in the request. New files
+belong to the caller; the kernel has already checked permissions. Each function raises :class:`OSError` like its system
+call.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class FileSystem:
         request.stat = status
 
     def _own(self, request: Request, parent_fd: int) -> None:
-        """Give the new name to the caller, as it would have been had the caller made it (inode_init_owner in the
+        """Give the new name the owner and mode that the caller's system call would give (inode_init_owner in the
         kernel).
         """
         caller, (_parent, name) = request.caller, request.entry
@@ -103,10 +104,10 @@ class FileSystem:
             and mode & stat.S_ISGID
             and mode & stat.S_IXGRP
             and caller.uid
-            and parent.st_gid not in _groups(caller.pid, caller.gid)
+            and parent.st_gid not in _read_groups(caller.pid, caller.gid)
         ):
             mode &= ~stat.S_ISGID
-        # chown(2) took the special bits.
+        # chown(2) cleared the special bits.
         os.chmod(name, mode, dir_fd=parent_fd)
 
     def mkdir(self, request: Request) -> None:
@@ -114,7 +115,7 @@ class FileSystem:
         fd = self.nodes.directory_fd(parent)
         os.mkdir(name, request.mode, dir_fd=fd)
         if request.mode & _SPECIAL_BITS & ~stat.S_ISGID:
-            # mkdir(2) may ignore them.
+            # mkdir(2) may ignore the special bits.
             inherited = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode & stat.S_ISGID
             os.chmod(name, stat.S_IMODE(request.mode) | inherited, dir_fd=fd)
         self._made(request, fd)
@@ -149,8 +150,8 @@ class FileSystem:
         except FileExistsError:
             if request.flags & os.O_EXCL:
                 raise
-            # Another client, or someone in the backing directory, was faster: the kernel looks again and checks
-            # whether the caller may open it.
+            # Another client, or a user of the backing directory, was faster. The kernel repeats the lookup and checks
+            # permissions.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         try:
             self._own(request, fd)
@@ -165,7 +166,7 @@ class FileSystem:
     def link(self, request: Request) -> None:
         nodes, (parent, name) = self.nodes, request.target
         fd = nodes.directory_fd(parent)
-        # The path is a link of proc(5) to the inode itself, also of one that is a symbolic link.
+        # The path is a link of proc(5) to the inode itself, even if the inode is a symbolic link.
         with nodes.path_of(request.node) as path:
             os.link(path, name, dst_dir_fd=fd, follow_symlinks=True)
         self._meet(request, parent, name)
@@ -195,7 +196,7 @@ class FileSystem:
         nodes = self.nodes
         parent, name = request.entry
         new_parent, new_name = request.target
-        fd, new_fd = _two(nodes, parent, new_parent)
+        fd, new_fd = _open_two(nodes, parent, new_parent)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         node = nodes.known(status.st_ino)
         try:
@@ -217,7 +218,7 @@ class FileSystem:
                 nodes.release_pin(replaced)
             raise
         if old is not None and old.st_ino == status.st_ino:
-            # Two names of one file: rename(2) does nothing.
+            # For two names of one file rename(2) does nothing.
             return
         if exchange:
             if node is not None:
@@ -244,7 +245,7 @@ class FileSystem:
         request.stat = self.nodes.stat(request.node)
 
     def setattr(self, request: Request) -> None:
-        """*arguments* are size, uid, gid, mode, atime_ns, mtime_ns, in any choice."""
+        """Set attributes. *arguments* has any of size, uid, gid, mode, atime_ns, mtime_ns."""
         node, change = request.node, request.arguments
         if "size" in change:
             self._truncate(request, change["size"])
@@ -330,22 +331,20 @@ class FileSystem:
                 while done < len(data):
                     done += os.pwrite(fd, view[done:], offset + done)
             except OSError:
-                # As write(2): what was written counts, the next call meets the error.
+                # Like write(2): the written bytes count, and the next call gets the error.
                 pass
         request.node.version += 1
         request.result = done
 
     def readdir(self, request: Request) -> None:
-        """The snapshot that a directory is read from: made anew by every reading from the start, as rewinddir(3)
-        wants.
-        """
+        """Read the names of a directory. A read from the start takes a new snapshot, as after rewinddir(3)."""
         handle = _open(request.handle)
         if handle.entries is None or request.offset == 0:
             handle.entries = [b".", b"..", *map(os.fsencode, os.listdir(handle.fd))]
         request.result = handle.entries
 
     def entry(self, handle: Handle, name: bytes) -> tuple[Node, os.stat_result] | None:
-        """The node of a name that readdir reports; None when it has gone since, or can't be passed on."""
+        """Return the node of a name that readdir reports; None for a name that is gone or can't be passed on."""
         nodes, directory = self.nodes, handle.node
         if name in (b".", b".."):
             node = directory if name == b"." or not directory.links else directory.links[0][0]
@@ -357,12 +356,11 @@ class FileSystem:
             return None
 
     def close(self, request: Request) -> None:
-        # A duplicate is closed, as the caller closed one: the file system beneath reports what it has to report
-        # then.
+        # The caller closed a duplicate, too. The file system beneath reports errors in close(2), if ever.
         os.close(os.dup(_fd(request.handle)))
 
     def release(self, request: Request) -> None:
-        """Nothing can fail: the mount closes the handle at the end of the request, whatever policies say of it."""
+        """Do nothing: the mount closes the handle at the end of the request, whatever the policies raise."""
 
     def fsync(self, request: Request) -> None:
         fd = _fd(request.handle)
@@ -373,14 +371,14 @@ class FileSystem:
 
 
 def place(request: Request) -> None:
-    """Give a write to a file that is open with O_APPEND its place: at the end of now."""
+    """Set the offset of a write with O_APPEND to the current end of the file."""
     handle = request.handle
     if handle is not None and handle.flags & os.O_APPEND and not handle.lost and request.mount.appends_at_end:
         request.offset = os.fstat(handle.fd).st_size
 
 
 def _open(handle: Handle | None) -> Handle:
-    """Return a handle that is open; raises ESTALE for any other."""
+    """Return an open handle. Raises ESTALE for any other."""
     if handle is None or handle.lost:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return handle
@@ -391,34 +389,35 @@ def _fd(handle: Handle | None) -> int:
 
 
 def _refuse_gone(request: Request) -> None:
-    """Raise ESTALE when a network client still knows a file that has no name any more and that nobody has open: its
-    kernel looks the name up again.
+    """Raise ESTALE for a nameless file of a network client that no one has open: the client's kernel repeats the
+    lookup.
     """
-    if not request.node.links and not request.node.in_use and not request.mount.export.profile.coherent:
+    if not request.node.links and not request.node.is_in_use and not request.mount.export.profile.coherent:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
-def _two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
-    """Descriptors of two directories that are good together, however small the LRU is."""
+def _open_two(nodes: NodeTable, first: Node, second: Node) -> tuple[int, int]:
+    """Return descriptors of two directories that are valid together, even in a small LRU."""
     nodes.directory_fd(first)
     second_fd = nodes.directory_fd(second)
     return nodes.directory_fd(first), second_fd
 
 
-def without_privileges(mode: int, group: int, caller: Caller) -> int:
-    """Return the *mode* that a file of *group* has after *caller* changed its content: without the set-user-ID bit,
-    and without the set-group-ID bit when the group may execute it or isn't one of the caller's
-    (setattr_should_drop_suidgid in the kernel). Root, by CAP_FSETID, keeps both: it isn't a *caller* here.
+def clear_privileges(mode: int, group: int, caller: Caller) -> int:
+    """Return the *mode* of a file of *group* after *caller* changed its content.
+
+    The set-user-ID bit is cleared. The set-group-ID bit is cleared if the group may execute the file or isn't one of
+    the caller's (setattr_should_drop_suidgid in the kernel). Root keeps both by CAP_FSETID, and is no *caller* here.
     """
     if not stat.S_ISREG(mode):
         return mode
-    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _groups(caller.pid, caller.gid)):
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or group not in _read_groups(caller.pid, caller.gid)):
         mode &= ~stat.S_ISGID
     return mode & ~stat.S_ISUID
 
 
-def _groups(pid: int, group: int) -> set[int]:
-    """The groups of a process, its *group* and the supplementary ones."""
+def _read_groups(pid: int, group: int) -> set[int]:
+    """Return the groups of a process: *group* and the supplementary ones."""
     try:
         for line in lines(Path(f"/proc/{pid}/status")):
             if line.startswith("Groups:"):
@@ -428,4 +427,4 @@ def _groups(pid: int, group: int) -> set[int]:
     return {group}
 
 
-__all__ = ["CAPABILITY", "FileSystem", "place", "without_privileges"]
+__all__ = ["CAPABILITY", "FileSystem", "place", "clear_privileges"]

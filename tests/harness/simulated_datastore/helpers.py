@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The mount helpers of this host: small scripts in ``/sbin``, where mount(8) looks for them, that run
-:mod:`.mount_helper`.
-"""
+"""The mount helpers of this host: small scripts in ``/sbin`` for mount(8) that run :mod:`.mount_helper`."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from pathlib import Path
 from .client import RUNTIME
 from .errors import SimulatedDatastoreError
 
-#: Where mount(8) looks first.
+#: The first directory in which mount(8) searches.
 DIRECTORY = Path("/sbin")
-#: Appended to the name of a helper of the system while a shim has its place.
+#: Suffix of the system's helper while the shim has its name.
 REAL = ".before-simulated-datastore"
-#: The helpers of each kind. mount(8) calls those of ``fuse.TYPE`` to remount what fstab(5) doesn't have.
+#: The helpers of each kind. A remount without fstab(5) uses the helper of ``fuse.TYPE``.
 KINDS = {
     "sim": ("mount.sim", "mount.fuse.sim"),
     "nfs": ("mount.nfs", "mount.nfs4", "mount.fuse.nfs", "mount.fuse.nfs4"),
@@ -27,10 +25,10 @@ _MARK = "# Part of the simulated datastore: 'simulated-datastore helpers remove'
 
 
 def install(kinds: list[str], *, replace: bool = False) -> list[str]:
-    """Install the helpers of *kinds*, and return the names of those that were missing or other ones.
+    """Install the helpers of *kinds*, and return the names of the missing and different ones.
 
-    Raises :class:`SimulatedDatastoreError` for a helper that isn't ours, unless *replace* is true: then it is kept
-    beside the shim.
+    Raises :class:`SimulatedDatastoreError` for a foreign helper. With *replace* the foreign helper is kept beside the
+    shim.
     """
     names = [name for kind in kinds for name in KINDS[kind]]
     foreign = [name for name in names if os.path.lexists(DIRECTORY / name) and not _is_ours(DIRECTORY / name)]
@@ -60,9 +58,10 @@ def install(kinds: list[str], *, replace: bool = False) -> list[str]:
 
 
 def remove(kinds: list[str]) -> list[str]:
-    """Remove the helpers of *kinds*, put back what was in their place, and return the names of those that were there.
-    Raises
-    :class:`SimulatedDatastoreError`."""
+    """Remove the helpers of *kinds*, restore the system's helpers, and return the names of the removed ones.
+
+    Raises :class:`SimulatedDatastoreError`.
+    """
     changed = []
     try:
         for name in (name for kind in kinds for name in KINDS[kind]):
@@ -73,7 +72,7 @@ def remove(kinds: list[str]) -> list[str]:
                 changed.append(name)
             if os.path.lexists(real):
                 if os.path.lexists(path):
-                    # A package has put a newer one there meanwhile.
+                    # A package has installed a newer one meanwhile.
                     real.unlink()
                 else:
                     real.rename(path)

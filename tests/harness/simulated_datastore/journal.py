@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What a crash would lose: the changes since the last sync point. Pure: numbers and bytes, no file system.
+"""The journal: the changes since the last sync point, which a crash would lose. Pure: numbers and bytes, no file
+system.
 
-A file is known by a number of ours (``fid``). A change of content remembers the old bytes and the new ones. A change of
-names is a set of directory entries that change together; it can only have reached the disk if what it builds on has, or
-by a sync of all its directories. A change of attributes has each one's old and new value.
+A file has a number in the journal (``fid``). A change of content has the old bytes and the new ones. A change of names
+is a set of directory entries that change together. Such a change can only be on the disk if the changes below it are,
+or after a sync of all its directories. A change of attributes has the old and the new value of each.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass, field
 PAGE = 4096
 #: A directory entry: the directory's fid and the name.
 Key = tuple[int, bytes]
-#: ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns``, or the name of an extended attribute, in bytes, whose value
-#: is None where there is none.
+#: ``mode``, ``uid``, ``gid``, ``atime_ns``, ``mtime_ns``, or in bytes the name of an extended attribute, whose value is
+#: None if missing.
 Attribute = str | bytes
 
 
 @dataclass(eq=False)
 class Content:
-    """*new* has replaced *old* at *offset*; the file was *size* bytes long before, and is cut to or extended to *cut*
-    (truncate) if that isn't None.
+    """A change of content: *new* replaces *old* at *offset* in a file of *size* bytes; *cut* is the size after a
+    truncate.
     """
 
     seq: int
@@ -32,9 +33,9 @@ class Content:
     old: bytes
     size: int
     cut: int | None = None
-    #: It is on the disk in any case, and here only because an older change isn't.
+    #: The change is on the disk. The journal keeps it, because an older change isn't.
     durable: bool = False
-    #: Will never be on the disk: a failed fsync has forgotten it.
+    #: The change is never on the disk, because a failed fsync has dropped it.
     lost: bool = False
 
     @property
@@ -49,9 +50,10 @@ class Names:
     seq: int
     op: str
     changes: tuple[tuple[Key, int | None, int | None], ...]
-    #: A sync of anything came later: on the disk where names are kept in order, as in a journal.
+    #: A sync of any file followed. A file system that keeps names in order, like a journaling one, has the change on
+    #: disk.
     journaled: bool = False
-    #: The directories that were synced later.
+    #: The directories with a later sync.
     synced: set[int] = field(default_factory=set)
 
     @property
@@ -67,9 +69,9 @@ class Attributes:
     fid: int
     op: str
     changes: tuple[tuple[Attribute, object, object], ...]
-    #: As of names.
+    #: As for names.
     journaled: bool = False
-    #: The file was fsynced later.
+    #: An fsync of the file followed.
     durable: bool = False
 
 
@@ -77,8 +79,8 @@ Change = Content | Names | Attributes
 
 
 class Journal:
-    """The log. *limit* is how many bytes it may hold before the oldest changes count as written back, *length* how many
-    changes.
+    """The journal. *limit* is its upper bound in bytes, and *length* in changes. Beyond, the oldest count as written
+    back.
     """
 
     def __init__(self, limit: int = 256 << 20, length: int = 10_000) -> None:
@@ -86,14 +88,14 @@ class Journal:
         self.length = length
         self.changes: list[Change] = []
         self.weight = 0
-        #: How many changes count as on the disk only for lack of room here.
+        #: Number of changes that count as durable only for lack of room.
         self.written_back = 0
         self._next = 1
 
     def content(
         self, fid: int, offset: int, new: bytes, old: bytes, size: int, cut: int | None = None, *, durable: bool = False
     ) -> None:
-        """A write, or with *cut* a truncate."""
+        """Record a write, or with *cut* a truncate."""
         change = Content(self._next, fid, offset, new, old, size, cut, durable)
         self._next += 1
         if durable and not any(isinstance(other, Content) and other.fid == fid for other in self.changes):
@@ -113,8 +115,10 @@ class Journal:
         self._write_back()
 
     def sync(self, fid: int, data_only: bool = False) -> None:
-        """A file was fsynced: its content is durable, its attributes are but for an fdatasync(2), and in a journaling
-        file system all names and attributes so far are.
+        """Record an fsync of a file, or with *data_only* an fdatasync(2).
+
+        Its content is durable, and after an fsync its attributes. In a journaling file system all earlier names and
+        attributes are durable, too.
         """
         for change in self.changes:
             if not isinstance(change, Content):
@@ -126,7 +130,7 @@ class Journal:
         self._prune()
 
     def sync_directory(self, fid: int) -> None:
-        """A directory was fsynced: its names and its attributes are durable."""
+        """Record an fsync of a directory: its names and its attributes are durable."""
         for change in self.changes:
             if not isinstance(change, Content):
                 change.journaled = True
@@ -138,7 +142,7 @@ class Journal:
         self._prune()
 
     def _carry_moves(self) -> None:
-        """What a durable rename has moved can't be where an older one took it from: that one is durable too."""
+        """Make older changes durable whose entries a durable rename has moved away."""
         moved: set[tuple[Key, int | None]] = set()
         for change in reversed(self.changes):
             if isinstance(change, Names):
@@ -149,19 +153,19 @@ class Journal:
                     moved.update((key, old) for key, old, _new in change.changes if old is not None and old in placed)
 
     def sync_all(self) -> int:
-        """Everything is durable but what is lost; returns how many changes weren't before."""
+        """Make all changes durable except lost ones. Return the number of newly durable ones."""
         settled = sum(_settle(change) for change in self.changes)
         self._prune()
         return settled
 
     def forget(self, fid: int) -> None:
-        """An fsync has failed and the dirty pages were dropped, as Linux does: nothing will write them any more."""
+        """Mark the dirty pages of a file as lost after a failed fsync, as in Linux."""
         for change in self.changes:
             if isinstance(change, Content) and change.fid == fid and not change.durable:
                 change.lost = True
 
     def _prune(self) -> None:
-        """Drop what is durable and can't be hidden by what isn't."""
+        """Drop durable changes that no other change can hide."""
         held: set[int | Key] = set()
         kept: list[Change] = []
         for change in self.changes:
@@ -182,7 +186,7 @@ class Journal:
     def _write_back(self) -> None:
         if self.weight <= self.limit and len(self.changes) <= self.length:
             return
-        # A quarter at once, so that it isn't the price of every change.
+        # Drop a quarter at once, because dropping for every change would be slow.
         bytes_left, changes_left = self.limit * 3 // 4, self.length * 3 // 4
         weight, count = self.weight, len(self.changes)
         for change in self.changes:
@@ -195,8 +199,10 @@ class Journal:
         self._prune()
 
     def pending(self, names: str) -> list[Change]:
-        """The changes that may or may not be on the disk, where *names* and attributes are durable at once (none), kept
-        in order (ordered), or only safe by an fsync of their directory or file (strict).
+        """Return the changes that may be missing on the disk.
+
+        *names*: names and attributes are durable at once (none), kept in order (ordered), or only durable after an
+        fsync of their directory or file (strict).
         """
         return [
             change
@@ -211,7 +217,7 @@ class Journal:
 
 
 def _settle(change: Change) -> bool:
-    """*change* is durable, unless it is lost; returns whether it wasn't before."""
+    """Make *change* durable unless it is lost. Return True if it wasn't durable before."""
     if change.durable or (isinstance(change, Content) and change.lost):
         return False
     if isinstance(change, Names):

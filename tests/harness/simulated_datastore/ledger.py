@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What every client asked and got: the record that tests query.
+"""The ledger: a record of all requests and their results, which tests query.
 
-The page cache hides reads that it can answer, and reads ahead of what was asked; only a *strict* mount shows every
-byte that a program read.
+The page cache hides reads, and reads ahead. Only a *strict* mount shows every byte that a program read.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ from .errors import SimulatedDatastoreError
 from .profiles import choose
 from .request import CLASSES, OPERATIONS, Request, expand
 
-#: An entry in memory; ``path`` and ``new_path`` are bytes there.
+#: Fields of an entry; in memory, ``path`` and ``new_path`` are bytes.
 FIELDS = ("seq", "time_ns", "client", "op", "path", "new_path", "offset", "size", "error", "uid", "rules")
-#: What entries can be chosen by.
+#: The criteria of a query.
 CRITERIA = ("op", "path", "client", "rule", "error", "since")
 Row = tuple[int, int, str, str, bytes, bytes, int, int, int, int, tuple[str, ...]]
 
 
 class Ledger:
-    """The last *limit* entries in memory and, if wanted, all of them in a file of one JSON object a line."""
+    """The last *limit* entries in memory and, optionally, all of them in a file of one JSON object per line."""
 
     def __init__(self, limit: int = 500_000) -> None:
         self.limit = limit
         self._rows: deque[Row] = deque(maxlen=limit)
         self._next = 1
         self._marks: dict[str, int] = {}
-        #: Called with an option and its path, to refuse one that can't match.
+        #: Function that raises for the path of an option that can't match.
         self.check_path: Callable[[str, str], None] = lambda option, path: None
-        #: Called after each entry, and when a request begins to wait.
+        #: Functions that are called after each entry, and when a request begins to wait.
         self.watchers: list[Callable[[], None]] = []
         self._file: int | None = None
         self._written = 0
-        #: Why the file is not complete; empty when it is.
+        #: The reason why the file is incomplete; empty for a complete one.
         self.file_error = ""
 
     def note(self, request: Request) -> None:
-        """Enter a request that is over."""
+        """Add the entry of a finished request."""
         number = self._next
         self._next = number + 1
         op = request.op
@@ -75,20 +74,20 @@ class Ledger:
             )
         )
         if self.watchers:
-            self.changed()
+            self.call_watchers()
 
-    def changed(self) -> None:
-        """Tell those who wait for something that it may have come."""
+    def call_watchers(self) -> None:
+        """Call the watchers."""
         for watcher in tuple(self.watchers):
             watcher()
 
     @property
     def dropped(self) -> int:
-        """How many of the oldest entries are no longer in memory."""
+        """Number of the oldest entries that are no longer in memory."""
         return self._next - 1 - len(self._rows)
 
     def mark(self, name: str) -> int:
-        """Remember this moment as *name*; returns the number of the next entry."""
+        """Store *name* as a mark of this moment, and return the number of the next entry."""
         self._marks[checks.text("name", name)] = self._next
         return self._next
 
@@ -102,11 +101,10 @@ class Ledger:
         error: int | None = None,
         since: str | int | None = None,
     ) -> Iterator[Row]:
-        """The entries that match all that is given: operations or classes, a glob over either path, a mark or an
-        entry's number to begin with.
+        """Yield the entries that match all criteria: operations or classes, a glob over either path, ...
 
-        Raises :class:`SimulatedDatastoreError` for names that don't exist, and for a beginning that is no longer in
-        memory.
+        *since* is a mark or the number of an entry. Raises :class:`SimulatedDatastoreError` for an unknown name, and
+        for a beginning that is no longer in memory.
         """
         ops = None
         for option, value in (("path", path), ("client", client), ("rule", rule)):
@@ -159,23 +157,23 @@ class Ledger:
             )
         return since
 
-    def chosen(self, criteria: dict[str, Any]) -> Iterator[Row]:
-        """The entries that match *criteria*, which may have any keys."""
+    def select(self, criteria: dict[str, Any]) -> Iterator[Row]:
+        """Yield the entries that match *criteria*, a mapping with any keys."""
         for key in criteria:
             choose("criteria", key, CRITERIA)
         return self.rows(**criteria)
 
     def query(self, limit: int | None = None, **criteria: Any) -> list[dict[str, Any]]:
-        """The matching entries, oldest first, as plain data; with *limit* the last so many."""
+        """Return the matching entries, oldest first, as plain data; with *limit* the last ones."""
         if limit is not None:
             checks.whole("limit", limit)
-        rows = list(self.chosen(criteria))
+        rows = list(self.select(criteria))
         return [as_dict(row) for row in (rows if limit is None else rows[len(rows) - min(limit, len(rows)) :])]
 
     def summary(self, **criteria: Any) -> list[dict[str, Any]]:
-        """Requests, bytes and errors by client and operation."""
+        """Return requests, bytes and errors by client and operation."""
         sums: dict[tuple[str, str], list[int]] = {}
-        for row in self.chosen(criteria):
+        for row in self.select(criteria):
             entry = sums.setdefault((row[2], row[3]), [0, 0, 0])
             entry[0] += 1
             entry[1] += row[7] if row[3] in ("read", "write") else 0
@@ -197,9 +195,7 @@ class Ledger:
     # The file
 
     def open_file(self, path: Path) -> None:
-        """Append all entries from now on to *path*; raises :class:`SimulatedDatastoreError` when that can't be
-        opened.
-        """
+        """Append all later entries to *path*. Raises :class:`SimulatedDatastoreError` if the file can't be opened."""
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -209,7 +205,7 @@ class Ledger:
         self._written = self._next - 1
 
     def flush(self) -> None:
-        """Bring the file up to date. A disk that is full stops the file, not the mount: *file_error* tells."""
+        """Write pending entries to the file. A full disk ends the file, not the mount, and sets *file_error*."""
         if self._file is None or self._written == self._next - 1:
             return
         fresh = (
@@ -241,14 +237,14 @@ class Ledger:
 
 
 def path_glob(pattern: str) -> Callable[[bytes], bool]:
-    """A glob over paths below the root.
+    """Return the matcher of a glob over paths below the root.
 
-    Without a slash it is one for the last component, as in gitignore(5); ``*`` also stands for slashes.
+    A glob without a slash matches the last component, as in gitignore(5); ``*`` also matches slashes.
     """
     last_only = "/" not in pattern
     if not last_only and not pattern.startswith("/"):
         pattern = "/" + pattern
-    # Latin-1 gives every byte a character of its own, so that the glob is one over bytes.
+    # Latin-1 maps every byte to one character, which turns the glob into one over bytes.
     match = re.compile(fnmatch.translate(os.fsencode(pattern).decode("latin-1")).encode("latin-1"), re.DOTALL).match
     if last_only:
         return lambda path: match(path.rsplit(b"/", 1)[-1]) is not None

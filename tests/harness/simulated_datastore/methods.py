@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What can be asked of a daemon over its control socket."""
+"""The methods of the control socket."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 class Methods:
-    """The methods by name; each takes keyword arguments and raises :class:`SimulatedDatastoreError` for what it
-    refuses.
-    """
+    """The methods by name. Each has keyword arguments and raises :class:`SimulatedDatastoreError` for a refusal."""
 
     def __init__(self, datastore: Datastore, daemon: Daemon) -> None:
         self.datastore = datastore
@@ -65,7 +63,7 @@ class Methods:
         }
 
     def shutdown(self) -> None:
-        """Release who hangs, and stop."""
+        """Release hanging requests, and end the daemon."""
         self.datastore.rules.clear()
         self.datastore.state.set("up")
         self.daemon.stop.set()
@@ -84,7 +82,7 @@ class Methods:
         )
 
     async def statfs(self) -> dict[str, int]:
-        """What a client's statfs(3) answers, without its caches."""
+        """Return the result of a client's statfs(3) without caches."""
         if not self.datastore.mounts:
             raise SimulatedDatastoreError("statfs: no client has the datastore mounted.")
         request = Request("statfs", next(iter(self.datastore.mounts.values())), self.datastore.nodes.root)
@@ -122,8 +120,8 @@ class Methods:
     async def wait_for(self, predicate: dict[str, Any], timeout: float = 10) -> dict[str, Any]:
         """Wait until *predicate* holds, at most *timeout* seconds.
 
-        It has either ``parked``, a number of requests that must be waiting for something, or ``hanging``, a number of
-        those that hang, or criteria of the ledger with ``count``, how many entries must match (default 1).
+        The predicate has one of: ``parked``, the number of waiting requests; ``hanging``, the number of hanging
+        requests; criteria of the ledger with ``count``, the number of matching entries (default 1).
         """
         checks.seconds("timeout", timeout)
         if not isinstance(predicate, dict):
@@ -136,9 +134,7 @@ class Methods:
         waiting = next((key for key in ("parked", "hanging") if key in wanted), None)
         number = None if waiting is None else checks.whole(waiting, wanted.pop(waiting))
         if waiting is not None and wanted:
-            raise SimulatedDatastoreError(
-                f"predicate: {waiting} goes with nothing else, take {', '.join(wanted)} away."
-            )
+            raise SimulatedDatastoreError(f"predicate: {waiting} must stand alone, remove {', '.join(wanted)}.")
         count = checks.whole("count", wanted.pop("count", 1))
 
         def found() -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""One client's mount of the datastore: what the adapter calls.
+"""A client's mount of the datastore, with the operations that the adapter calls.
 
-Every method takes inode numbers, as the kernel does, and answers with a :class:`Request` or raises :class:`OSError`.
+Every method takes the kernel's inode numbers, and returns a :class:`Request` or raises :class:`OSError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from .file_system import without_privileges
+from .file_system import clear_privileges
 from .nodes import Node
 from .profiles import Profile
 from .request import Caller, Request
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .datastore import Datastore
     from .policies.writeback import Mapping
 
-#: What setattr is called, by the first thing it changes.
+#: The operation of a setattr, by its first changed attribute.
 _SETATTR = (
     ("size", "truncate"),
     ("uid", "chown"),
@@ -37,24 +37,23 @@ _SETATTR = (
 
 @dataclass(frozen=True)
 class Export:
-    """How a client sees the datastore. Uid and gid of the anonymous user, timeouts in seconds."""
+    """The export of the datastore to a client: profile, ids of the anonymous user, timeouts in seconds, ..."""
 
     client: str
     profile: Profile
     squash: str
     anonymous: tuple[int, int] = (65534, 65534)
     read_only: bool = False
-    #: Without the page cache: the ledger is exact, mmap doesn't work.
+    #: The mount bypasses the page cache: the ledger is exact, and mmap doesn't work.
     strict: bool = False
-    #: Where it is mounted: a path that begins so isn't one of the datastore.
+    #: The mount point. No path of the datastore begins with it.
     mount_point: str = ""
-    #: Seconds after which a request that hangs fails with EIO, as on an NFS mount with the option "soft" (nfs(5));
-    #: None: never.
+    #: Seconds until a hanging request fails with EIO, as on an NFS mount with the option "soft" (nfs(5)); None: never.
     soft: float | None = None
 
 
 class Opener(NamedTuple):
-    """A user that isn't root, who has opened a file; *pid* is 0 for one without other groups."""
+    """The user other than root who opened a file; *pid* is 0 for a user without supplementary groups."""
 
     uid: int
     gid: int
@@ -69,29 +68,27 @@ class Handle:
     def __init__(self, mount: Mount, number: int, node: Node, flags: int) -> None:
         self.mount = mount
         self.number = number
-        #: The descriptor that is open now, -1 for none.
+        #: The open descriptor, -1 for none.
         self.held = -1
-        #: The server has forgotten it in a crash.
+        #: The server has lost the handle in a crash.
         self.lost = False
         self.node = node
         self.flags = flags
         self.entries: list[bytes] | None = None
-        #: Who has opened it, where that has to be known: the requests to write don't tell.
+        #: The user who opened the file, needed because write requests have no user.
         self.opener: Opener | None = None
         mapping = mount.mappings.get(node)
-        #: The number of the last error of writing back that it has heard of, or that was told before it was opened.
+        #: Number of the last write-back error that was reported to this handle, or before its open.
         self.heard = 0 if mapping is None else mapping.sample()
 
     @property
     def fd(self) -> int:
-        """A descriptor that is good until another handle's is asked for; raises :class:`OSError` when it had to be
-        opened again and can't.
-        """
+        """A descriptor that is valid until the next use of another. Raises :class:`OSError` if a reopen fails."""
         return self.mount.open_files.use(self)
 
 
 class Mount:
-    """The operations for one client."""
+    """The operations of one client."""
 
     def __init__(self, datastore: Datastore, export: Export) -> None:
         self.datastore = datastore
@@ -100,13 +97,13 @@ class Mount:
         self.nodes = datastore.nodes
         self.open_files = datastore.open_files
         self.handles: dict[int, Handle] = {}
-        #: How often this client has been given a node, by inode number.
+        #: Number of lookups of each node by this client, by inode number.
         self.lookups: dict[int, int] = {}
-        #: The version of the content whose attributes this client was given last, for close-to-open.
+        #: Version of the content with this client's last attributes of the node, for close-to-open.
         self.seen: dict[int, int] = {}
-        #: The files that this client has met errors with while it wrote them back.
+        #: Files with write-back errors of this client.
         self.mappings: dict[Node, Mapping] = {}
-        #: Called before a request waits for something: the adapter lets another task read on.
+        #: Function that is called before a request waits, so that the adapter starts another reader.
         self.relieve: Callable[[], None] = lambda: None
         self._next = 1
         self._plans = datastore.plans
@@ -115,23 +112,23 @@ class Mount:
 
     @property
     def appends_at_end(self) -> bool:
-        """Whether O_APPEND is at the end that the file has, and not at that which the client's kernel knows, as with a
-        network file system.
+        """True if O_APPEND writes at the file's end, false if at the end in the client's kernel, as on a network file
+        system.
         """
         return self.datastore.shared and self.export.profile.coherent
 
     async def run(self, request: Request) -> Request:
-        """Execute *request* with all policies that concern it."""
+        """Execute *request* with all its policies."""
         plan = self._plans[request.op]
         if plan is not None:
             try:
                 await plan.run(request)
             except OSError:
                 if request.rules:
-                    self.datastore.disagree(request)
+                    self.datastore.invalidate_all(request)
                 raise
             if request.skip:
-                self.datastore.disagree(request)
+                self.datastore.invalidate_all(request)
         else:
             try:
                 self._execute[request.op](request)
@@ -141,17 +138,17 @@ class Mount:
             finally:
                 self._ledger.note(request)
         if self.datastore.shared:
-            self.datastore.changed(request)
+            self.datastore.invalidate_others(request)
         return request
 
     async def park(self, request: Request, wait: Awaitable[Any], *, hangs: bool = False) -> None:
-        """Let *request* wait, and the others go on. It *hangs* when it isn't time that it waits for."""
+        """Let *request* wait for *wait*, while others continue. With *hangs* an event other than time ends it."""
         self.relieve()
         crashes = self.datastore.crashes
         lists = [self.datastore.parked, self.datastore.hanging] if hangs else [self.datastore.parked]
         for waiting in lists:
             waiting.append(request)
-        self._ledger.changed()
+        self._ledger.call_watchers()
         try:
             await self._wait(wait)
         finally:
@@ -162,7 +159,7 @@ class Mount:
         self.datastore.state.gate(request)
 
     async def _wait(self, wait: Awaitable[Any]) -> None:
-        """Raises EIO when the client has no patience any more."""
+        """Await *wait*. Raises EIO at the end of the client's time."""
         if self.export.soft is None:
             await wait
             return
@@ -214,19 +211,20 @@ class Mount:
         request = self._count(
             await self.run(Request("create", self, self.nodes.get(parent), name, mode=mode, flags=flags, caller=caller))
         )
-        self._opened(request.result, caller)
+        self._store_opener(request.result, caller)
         return request
 
-    def _opened(self, handle: Handle, caller: Caller) -> Handle:
-        """Remember who has opened a file: the requests to write don't tell. The kernel leaves it to us to take away
-        what a write takes away on a strict mount, for a root that is another user to the server, and for who isn't in
-        the group of a file that its group can't execute.
+    def _store_opener(self, handle: Handle, caller: Caller) -> Handle:
+        """Store the user who opened a file, because write requests have no user.
+
+        The kernel leaves clearing the set-ID bits to the server in three cases: on a strict mount, for a squashed root,
+        and for users outside the group of a file that the group can't execute.
         """
         handle.opener = self._acting(caller)
         return handle
 
     def _acting(self, caller: Caller) -> Opener | None:
-        """Who *caller* is to the server; None for root."""
+        """Return *caller* in the eyes of the server; None for root."""
         export = self.export
         if export.squash == "all" or (export.squash == "root" and caller.uid == 0):
             return Opener(*export.anonymous, pid=0)
@@ -261,12 +259,12 @@ class Mount:
         return request
 
     def count(self, node: Node) -> None:
-        """The client has been given *node* once more."""
+        """Count a lookup of *node* by the client."""
         node.lookups += 1
         self.lookups[node.ino] = self.lookups.get(node.ino, 0) + 1
 
     def forget(self, ino: int, number: int) -> None:
-        """The client has forgotten *number* of the times it was given the node."""
+        """Record that the client has forgotten *number* lookups of the node."""
         left = self.lookups.get(ino, 0) - number
         node = self.nodes.known(ino)
         if left > 0:
@@ -275,7 +273,7 @@ class Mount:
             self.lookups.pop(ino, None)
             self.seen.pop(ino, None)
             if node is not None:
-                # Its inode goes from the client's memory, and with it what nobody has heard of.
+                # The inode leaves the client's memory, and its unreported errors with it.
                 self.mappings.pop(node, None)
         if node is not None:
             node.lookups -= number
@@ -288,13 +286,13 @@ class Mount:
         return await self.run(Request("getattr", self, self.nodes.get(ino), caller=caller))
 
     async def setattr(self, ino: int, change: dict[str, int], handle: int | None, caller: Caller) -> Request:
-        """*change* has any of size, uid, gid, mode, atime_ns, mtime_ns."""
+        """Set attributes; *change* has any of size, uid, gid, mode, atime_ns, mtime_ns."""
         node = self.nodes.get(ino)
         op = next((op for key, op in _SETATTR if key in change), "getattr")
         acting = self._acting(caller) if op == "truncate" else None
         if acting is not None:
             now = self.nodes.stat(node)
-            mode = without_privileges(now.st_mode, now.st_gid, acting)
+            mode = clear_privileges(now.st_mode, now.st_gid, acting)
             if mode != now.st_mode:
                 change["mode"] = mode
         return await self.run(
@@ -331,16 +329,19 @@ class Mount:
 
     async def open(self, ino: int, flags: int, caller: Caller) -> Handle:
         node = self.nodes.get(ino)
-        handle = self._opened((await self.run(Request("open", self, node, flags=flags, caller=caller))).result, caller)
+        handle = self._store_opener(
+            (await self.run(Request("open", self, node, flags=flags, caller=caller))).result, caller
+        )
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             try:
                 change = {"size": 0}
                 now = os.fstat(handle.fd)
                 mode = (
-                    now.st_mode if handle.opener is None else without_privileges(now.st_mode, now.st_gid, handle.opener)
+                    now.st_mode if handle.opener is None else clear_privileges(now.st_mode, now.st_gid, handle.opener)
                 )
                 if mode != now.st_mode:
-                    # The kernel leaves it to us to take them when it leaves us to truncate (file_remove_privs).
+                    # When the kernel leaves the truncate to the server, the set-ID bits are the server's, too
+                    # (file_remove_privs).
                     change["mode"] = mode
                 await self.run(Request("truncate", self, node, arguments=change, handle=handle, caller=caller))
             except OSError:
@@ -355,7 +356,7 @@ class Mount:
         handle = self.handles[number]
         request = Request("read", self, handle.node, handle=handle, offset=offset, size=size)
         if self._plans["read"] is None and not handle.lost:
-            # The shortest way, as it is the most frequent request.
+            # A short path, because this is the most frequent request.
             try:
                 data = request.result = os.pread(handle.fd, size, offset)
             except OSError as error:
@@ -374,16 +375,16 @@ class Mount:
             Request("write", self, handle.node, handle=handle, offset=offset, data=data, size=len(data))
         )
         if request.offset != offset:
-            # The kernel has put it elsewhere in its cache.
+            # The kernel has cached the written bytes at another offset.
             self.datastore.invalidate(self, handle.node, None, b"")
         return request.result
 
     async def _take_privileges(self, handle: Handle, opener: Caller) -> None:
-        """Take set-user-ID and set-group-ID from a file that is going to be written to, as a request of its own, as the
-        kernel does where it caches writes.
+        """Clear the set-ID bits of a file before a write, by a request of its own, like the kernel where it caches
+        writes.
         """
         now = os.fstat(handle.fd)
-        mode = without_privileges(now.st_mode, now.st_gid, opener)
+        mode = clear_privileges(now.st_mode, now.st_gid, opener)
         if mode != now.st_mode:
             await self.run(Request("chmod", self, handle.node, arguments={"mode": mode}, handle=handle))
             self.datastore.invalidate(self, handle.node, None, b"")
@@ -412,7 +413,7 @@ class Mount:
         try:
             await self.run(Request(op, self, handle.node, handle=handle))
         finally:
-            # The kernel ignores an error and has forgotten the handle.
+            # The kernel ignores the error and has dropped the handle.
             self.remove_handle(handle)
 
     def add_handle(self, fd: int, node: Node, flags: int) -> Handle:
@@ -422,11 +423,11 @@ class Mount:
         self.handles[handle.number] = handle
         node.handles.append(handle)
         if not node.links and not node.orphan:
-            self.datastore.capacity.opened(node)
+            self.datastore.capacity.count_opened(node)
         return handle
 
     def remove_handle(self, handle: Handle) -> None:
-        """Close a handle; it is gone whatever close(2) reports."""
+        """Close a handle, which is gone even if close(2) fails."""
         if self.handles.pop(handle.number, None) is None:
             return
         node = handle.node
@@ -437,21 +438,21 @@ class Mount:
             self.nodes.drop(node)
 
     def _lets_go(self, handle: Handle) -> None:
-        """Before *handle* goes: a nameless file goes with the last handle that the server knows."""
+        """Note the end of *handle*: a nameless file goes with its last handle on the server."""
         node = handle.node
         if node.orphan and all(other is handle or other.lost for other in node.handles):
             node.orphan = False
-            self.datastore.capacity.closed(node)
+            self.datastore.capacity.subtract_closed(node)
 
     def make_stale(self) -> None:
-        """The server has forgotten what this client has open."""
+        """Make all handles of this client stale."""
         for handle in self.handles.values():
             self._lets_go(handle)
             handle.lost = True
             self.open_files.close(handle)
 
     def disconnect(self) -> None:
-        """The client is gone: forget everything it was given."""
+        """Drop all nodes and handles of the client, which is gone."""
         for handle in list(self.handles.values()):
             self.remove_handle(handle)
         for ino, number in list(self.lookups.items()):

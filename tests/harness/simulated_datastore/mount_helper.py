@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What mount(8) calls for the file system types ``sim`` and, where the shim is installed, ``nfs`` and ``nfs4``:
-``mount.TYPE SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]`` (mount(8), "EXTERNAL HELPERS").
+"""The mount helper of the file system type ``sim`` and, with an installed shim, of ``nfs`` and ``nfs4``.
 
-It mounts the simulated datastore that is exported as SPEC, so that a role's own ``mount -t nfs nfs1:/images
-/mnt/images`` runs as it is. Messages and exit codes are those of mount.nfs(8).
+mount(8) calls ``mount.TYPE SPEC DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]`` (mount(8), "EXTERNAL
+HELPERS"). The helper mounts the simulated datastore with the export SPEC, so that a role's ``mount -t nfs nfs1:/images
+/mnt/images`` needs no change. Messages and exit codes are those of mount.nfs(8).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .system import mounts, remount, resolve
 
 #: Exit codes (mount(8)).
 _USAGE, _FAILED = 1, 32
-#: Minutes for which a mount is tried in the foreground and in the background (nfs(5), "retry").
+#: Minutes until a mount in the foreground and in the background fails (nfs(5), "retry").
 _RETRY = {"fg": 2, "bg": 10_000}
-#: Options of mount(8), by the flag of mount(2) that a remount sets; None for those that have no effect here.
+#: Options of mount(8), with the flag of mount(2) that a remount sets; None for an option without effect here.
 _FLAGS: dict[str, int | None] = {
     "ro": 1,
     "nosuid": 2,
@@ -74,7 +74,7 @@ _FLAGS: dict[str, int | None] = {
         )
     ),
 }
-#: What the kernel shows of a FUSE mount, and mount(8) gives back for a remount.
+#: Options of a FUSE mount in the kernel's table, which mount(8) passes to a remount.
 _FUSE = frozenset({"allow_other", "blksize", "default_permissions", "group_id", "max_read", "user_id"})
 #: Options of nfs(5).
 _NFS = frozenset(
@@ -162,9 +162,9 @@ class _Failure(Exception):
 
 
 class Call:
-    """What mount(8) asks for.
+    """The arguments of a call by mount(8).
 
-    Raises :class:`_Failure` for a call that isn't of its form, or an option that doesn't exist.
+    Raises :class:`_Failure` for a malformed call, or an unknown option.
     """
 
     def __init__(self, kind: str, words: list[str]) -> None:
@@ -217,12 +217,12 @@ class Call:
 
     @property
     def read_only(self) -> bool:
-        """The last one of "ro" and "rw" counts."""
+        """True if "ro" follows the last "rw"."""
         return "ro" in [name for name in self.options if name in ("ro", "rw")][-1:]
 
     @property
     def version(self) -> str | None:
-        """The version of NFS that is asked for."""
+        """The requested version of NFS, None for any."""
         found = self.options.get("vers", self.options.get("nfsvers"))
         for version in _VERSIONS:
             if f"v{version}" in self.options:
@@ -242,7 +242,7 @@ class Call:
 
     @property
     def soft(self) -> float | None:
-        """Seconds after which a soft mount gives up: the first timeout, and one for each retransmission (nfs(5),
+        """Seconds until a hanging request of a soft mount fails: the first timeout, and one per retransmission (nfs(5),
         "timeo", "retrans").
         """
         if "soft" not in self.options and "softerr" not in self.options:
@@ -256,7 +256,7 @@ class Call:
         return int(value)
 
     def flags(self) -> list[str]:
-        """The flags that are to be set, but for "ro"."""
+        """Return the flags of the mount without "ro"."""
         return [name for name in self.options if _FLAGS.get(name) and name != "ro"]
 
 
@@ -270,7 +270,7 @@ def _mount(call: Call) -> None:
     until = time.monotonic() + 60 * call.number("retry", _RETRY["bg" if background else "fg"])
     while problem := _unreachable(server):
         if background:
-            # As mount.nfs: the parent is done, the child goes on trying.
+            # Like mount.nfs, the parent ends and the child continues to try.
             print(f'mount.{call.kind}: backgrounding "{call.spec}"', file=sys.stderr, flush=True)
             if os.fork():
                 return
@@ -318,7 +318,7 @@ def _mount_point(call: Call) -> str:
 
 
 def _remount(call: Call, point: str) -> None:
-    """Change the flags. The datastore isn't asked, nor does it have to answer."""
+    """Change the flags of a mount. The datastore isn't involved, and may hang."""
     flags = sum(_FLAGS[name] or 0 for name in call.flags()) | (1 if call.read_only else 0)
     try:
         remount(point, flags)
@@ -333,7 +333,7 @@ def _exports() -> Iterator[tuple[Running, dict[str, Any]]]:
 
 
 def _server(call: Call) -> Running:
-    """The datastore that is exported as what the call names."""
+    """Return the datastore with the export of the call."""
     spec = call.spec.rstrip("/") if not call.spec.endswith(":/") else call.spec
     hosts = set()
     for each, export in _exports():
@@ -344,7 +344,7 @@ def _server(call: Call) -> Running:
     _real(call.kind)
     if _host(spec) not in hosts:
         raise _Failure(
-            f"Failed to resolve server {_host(spec)}: Name or service not known ('simulated-datastore export' makes "
+            f"Failed to resolve server {_host(spec)}: Name or service not known ('simulated-datastore export' creates "
             "one)"
         )
     if (call.version or "4").startswith("3"):
@@ -357,9 +357,9 @@ def _host(spec: str) -> str:
 
 
 def _unreachable(server: Running) -> str:
-    """Why a client can't reach *server* now; empty when it can.
+    """Return the reason why a client can't reach *server* now; empty if it can.
 
-    Raises :class:`_Failure` when the datastore has ended: then it never can.
+    Raises :class:`_Failure` for an ended datastore, which will never be reachable.
     """
     status = server.ask("status")
     if status is None:
@@ -368,7 +368,7 @@ def _unreachable(server: Running) -> str:
 
 
 def _real(kind: str) -> None:
-    """Go on as the system's own helper, where the shim has taken its place."""
+    """Execute the system's own helper if a shim has its name."""
     path = DIRECTORY / ("mount.nfs" + REAL)
     if kind != "sim" and path.exists():
         os.execv(path, [f"mount.{kind}", *sys.argv[2:]])
@@ -378,7 +378,7 @@ def main() -> NoReturn:
     name = Path(sys.argv[1]).name
     kind = name.rpartition(".")[2]
     if name.startswith("umount."):
-        # A link of the system that leads to its mount.nfs, whose place the shim has taken.
+        # The system has a link to its mount.nfs, whose name the shim has.
         with contextlib.suppress(OSError):
             os.execv(DIRECTORY / ("mount.nfs" + REAL), [name, *sys.argv[2:]])
         os.execvp("umount", ["umount", "-i", *sys.argv[2:]])

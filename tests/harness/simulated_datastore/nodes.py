@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The files and directories that clients know, and how each is reached in the backing directory.
+"""The files and directories in the clients' memory, and the ways to them in the backing directory.
 
-A node has no descriptor of its own: it is reached by name through the descriptor of its directory, and these
-descriptors are an LRU. So a million known files need a few hundred descriptors. A node that loses its last known name
-is *pinned* by an ``O_PATH`` descriptor until every client has forgotten it, so that it can still be used and its inode
-number isn't given to another file.
+A node has no descriptor of its own. Its name and the descriptor of its directory lead to the node, and the descriptors
+of directories are an LRU. A million known files therefore need a few hundred descriptors. A node without a known name
+is *pinned* by an ``O_PATH`` descriptor until every client has forgotten the node. A pinned node is still usable, and
+its inode number isn't given to another file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _O_PATH_NOFOLLOW = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Node:
-    """A file, directory or other inode of the backing directory that some client knows."""
+    """A file, directory or other inode of the backing directory in the memory of some client."""
 
     __slots__ = (
         "_path",
@@ -49,38 +49,38 @@ class Node:
     def __init__(self, table: NodeTable, ino: int, kind: int, generation: int = 0) -> None:
         self.table = table
         self.ino = ino
-        #: The file type, as ``stat.S_IFMT`` gives it.
+        #: The file type, from ``stat.S_IFMT``.
         self.kind = kind
         self.generation = generation
         #: The known names: pairs of directory and name.
         self.links: list[tuple[Node, bytes]] = []
-        #: How often clients have been given this node and not forgotten it, over all mounts.
+        #: Number of lookups minus number of forgotten ones, over all mounts.
         self.lookups = 0
         self.handles: list[Handle] = []
         self.pin: int | None = None
-        #: Gone by a crash or from outside: requests get ESTALE.
+        #: The file was lost in a crash or replaced from outside: requests get ESTALE.
         self.stale = False
-        #: Known to carry no ``security.capability``, which the kernel asks for before each write.
+        #: The file has no ``security.capability``, which the kernel requests before each write.
         self.no_capability = False
-        #: For capacity: the owner and the blocks that this is counted with, None when they have to be looked up.
+        #: Owner and blocks in the accounts of capacity, None if unknown.
         self.counted: tuple[int, int] | None = None
-        #: Counts changes of content, for close-to-open.
+        #: Number of changes of the content, for close-to-open.
         self.version = 0
-        #: Has no name any more; capacity counts it while it is open.
+        #: The file has no name, and capacity counts it while it is open.
         self.orphan = False
         self._path: bytes | None = None
         self._path_epoch = -1
 
     @property
-    def in_use(self) -> bool:
-        """Whether a client has it open, by a handle that the server knows."""
+    def is_in_use(self) -> bool:
+        """True if a client has the node open, by a handle that the server hasn't lost."""
         return any(not handle.lost for handle in self.handles)
 
     @property
     def path(self) -> bytes:
-        """The path below the root of the datastore by the first known name; of a nameless node the last one it had."""
+        """The path below the root of the datastore by the first known name; for a nameless node the last path."""
         epoch = self.table.epoch
-        # Upwards to what is known, and down again: a tree may be deeper than calls may be nested.
+        # Two loops, up to a known path and down again, because a tree may be deeper than the stack of calls.
         unknown: list[tuple[Node, bytes]] = []
         node = self
         while node._path is None or (node.links and node._path_epoch != epoch):
@@ -105,10 +105,10 @@ class Node:
 
 
 class NodeTable:
-    """All known nodes of one datastore, by inode number.
+    """The known nodes of one datastore, by inode number.
 
-    *limit* is how many directories are kept open, and how many nodes are pinned that nobody has open. Raises
-    :class:`OSError` when *root* can't be opened as a directory.
+    *limit* is the number of open directories, and of pinned nodes without a handle. Raises :class:`OSError` if *root*
+    can't be opened as a directory.
     """
 
     def __init__(self, root: Path, limit: int) -> None:
@@ -116,7 +116,7 @@ class NodeTable:
         status = os.fstat(self.root_fd)
         self.device = status.st_dev
         self.limit = limit
-        #: Counts renames of directories: cached paths of an older epoch are made anew.
+        #: Number of renames of directories. Cached paths of an older epoch are computed again.
         self.epoch = 0
         self.root = Node(self, status.st_ino, stat.S_IFDIR)
         self.root.lookups = 1
@@ -135,7 +135,7 @@ class NodeTable:
         return len(self._directories)
 
     def get(self, ino: int) -> Node:
-        """The node with this number; raises ESTALE for one that was forgotten or lost."""
+        """Return the node with this number. Raises ESTALE for a forgotten or lost one."""
         node = self._nodes.get(ino)
         if node is None or node.stale:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -145,20 +145,20 @@ class NodeTable:
         return self._nodes.get(ino)
 
     def meet(self, parent: Node, name: bytes, status: os.stat_result, *, is_new: bool = False) -> Node:
-        """The node of a directory entry that was just looked at.
+        """Return the node of a directory entry after its lstat(2).
 
-        *is_new* says that the file was just made, so that it is none that a client knows. One with its number has lost
-        its names in a crash, and a client still keeps it in memory.
+        *is_new* is true for a file that was just created. A known node with its number is then an older file, which has
+        lost its names in a crash.
         """
         if status.st_dev != self.device:
-            # Inode numbers of another file system could be those of other files of this one.
+            # Inode numbers are unambiguous in one file system only.
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         kind = stat.S_IFMT(status.st_mode)
         node = self._nodes.get(status.st_ino)
         if node is None:
             node = self._nodes[status.st_ino] = Node(self, status.st_ino, kind)
         elif node.kind != kind or node.stale or is_new:
-            # The number was given to another file behind our back: the kernel tells them apart by generation.
+            # The file system has given the number to another file. The kernel distinguishes the two by generation.
             node.stale = True
             successor = self._nodes[status.st_ino] = Node(self, status.st_ino, kind, node.generation + 1)
             successor.lookups, node.lookups = node.lookups, 0
@@ -176,8 +176,8 @@ class NodeTable:
     # Descriptors
 
     def directory_fd(self, node: Node) -> int:
-        """A descriptor of a directory, good until the next call; raises :class:`OSError`, ESTALE when it isn't there
-        any more.
+        """Return a descriptor of a directory, valid until the next call. Raises :class:`OSError`, ESTALE for a missing
+        one.
         """
         unopened = []
         while (fd := self._held(node)) is None:
@@ -218,7 +218,7 @@ class NodeTable:
         return fd
 
     def open(self, node: Node, flags: int) -> int:
-        """A new descriptor of *node* itself, never of what a symbolic link points to."""
+        """Open *node* itself, never the target of a symbolic link, and return the descriptor."""
         flags |= os.O_CLOEXEC
         if node.pin is not None:
             return os.open(f"/proc/self/fd/{node.pin}", flags)
@@ -228,8 +228,8 @@ class NodeTable:
 
     @contextlib.contextmanager
     def path_of(self, node: Node) -> Iterator[str]:
-        """A path that leads to *node* for system calls that take nothing else; they must follow links, as it is one of
-        proc(5).
+        """Yield a path to *node* for system calls without descriptors. The path is a link of proc(5), so these must
+        follow links.
         """
         if node.pin is not None:
             yield f"/proc/self/fd/{node.pin}"
@@ -245,7 +245,7 @@ class NodeTable:
             os.close(fd)
 
     def stat(self, node: Node) -> os.stat_result:
-        """lstat(2) of *node*; raises ESTALE when it is gone."""
+        """Return the lstat(2) of *node*. Raises ESTALE for a missing one."""
         if node.handles and (fd := node.handles[0].held) >= 0:
             return os.fstat(fd)
         if node.pin is not None:
@@ -266,9 +266,9 @@ class NodeTable:
     # Names
 
     def hold(self, parent: Node, name: bytes, ino: int) -> Node | None:
-        """Before a name goes: pin the node behind it when this is the last name it is known by.
+        """Pin the node of a name that is going to be removed, if the name is its last known one.
 
-        Returns the node if clients know it.
+        Returns the node if a client knows it.
         """
         node = self._nodes.get(ino)
         if node is None or node is self.root:
@@ -281,7 +281,7 @@ class NodeTable:
         return node
 
     def unname(self, node: Node, parent: Node, name: bytes) -> None:
-        """A name of *node* has gone."""
+        """Remove a name of *node*."""
         path = node.path
         if (parent, name) in node.links:
             node.links.remove((parent, name))
@@ -290,7 +290,7 @@ class NodeTable:
             node.forget_path()
         else:
             node._path = path
-            # Its descriptor in the LRU would do, but the pin lasts as long as the node.
+            # The descriptor of the LRU isn't kept for long enough.
             fd = self._directories.pop(node, None)
             if fd is not None:
                 os.close(fd)
@@ -298,7 +298,7 @@ class NodeTable:
             self.drop(node)
 
     def rename(self, node: Node, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
-        """*node* has another name now."""
+        """Replace a name of *node*."""
         if (parent, name) in node.links:
             node.links[node.links.index((parent, name))] = (new_parent, new_name)
         node.forget_path()
@@ -312,8 +312,8 @@ class NodeTable:
             del self._pinned[node]
 
     def _forget_oldest(self) -> None:
-        """Clients that never let go of what is gone must not use up the descriptors: to them it is stale, unless
-        someone has it open.
+        """Make the oldest pinned node without a handle stale, because clients that never forget must not use up the
+        descriptors.
         """
         oldest = next((node for node in self._pinned if not node.handles), None)
         if oldest is not None and not oldest.links:
@@ -321,7 +321,7 @@ class NodeTable:
             self.release_pin(oldest)
 
     def drop(self, node: Node) -> None:
-        """Every client has forgotten *node*."""
+        """Drop *node*, which no client knows any more."""
         if node is self.root:
             return
         self.release_pin(node)
@@ -332,7 +332,7 @@ class NodeTable:
             del self._nodes[node.ino]
 
     def recheck(self) -> None:
-        """After a crash: what is no longer where it was is stale, and what has no name is gone."""
+        """After a crash, make nodes stale whose file has moved, and drop the pins of nameless ones."""
         self.close_directories()
         self.epoch += 1
         for node in self:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The descriptors of what clients have open: an LRU, so that all clients together can have more open than one
-process may.
-"""
+"""The descriptors of the clients' open files: an LRU, because all clients together may exceed a process's limit."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ from .nodes import NodeTable
 if TYPE_CHECKING:
     from .mount import Handle
 
-#: Of the flags of open(2), what a descriptor in the backing directory must not have: O_APPEND, as the kernel gives
-#: offsets; O_DIRECT, as our buffers aren't aligned; O_CREAT, O_EXCL and O_TRUNC, as they are requests of their own.
+#: Flags of open(2) that a descriptor in the backing directory must not have. O_APPEND: the kernel passes offsets.
+#: O_DIRECT: the daemon's buffers aren't aligned. O_CREAT, O_EXCL and O_TRUNC: requests of their own.
 _NOT_BELOW = os.O_APPEND | os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 
 
 def flags_below(flags: int) -> int:
-    """The flags a file is opened with in the backing directory: a writer's descriptor can also be read, for policies
-    that look at what was there.
+    """Return the flags for the backing directory. A writer's descriptor is also readable, because policies read old
+    data.
     """
     flags &= ~_NOT_BELOW
     if flags & os.O_ACCMODE == os.O_WRONLY:
@@ -31,9 +29,7 @@ def flags_below(flags: int) -> int:
 
 
 class OpenFiles:
-    """At most *limit* descriptors: the one that was used longest ago is closed, and opened again when its handle is
-    used.
-    """
+    """At most *limit* descriptors. The least recently used one is closed, and opened again for its handle."""
 
     def __init__(self, nodes: NodeTable, limit: int) -> None:
         self._nodes = nodes
@@ -44,7 +40,7 @@ class OpenFiles:
         return len(self._order)
 
     def add(self, handle: Handle, fd: int) -> None:
-        """*fd* is the descriptor of *handle*."""
+        """Add *fd* as the descriptor of *handle*."""
         while len(self._order) >= self.limit:
             oldest = self._order.popitem(last=False)[0]
             os.close(oldest.held)
@@ -53,7 +49,7 @@ class OpenFiles:
         self._order[handle] = None
 
     def use(self, handle: Handle) -> int:
-        """The descriptor of *handle*, good until the next call; raises :class:`OSError` when it can't be opened
+        """Return the descriptor of *handle*, valid until the next call. Raises :class:`OSError` if it can't be opened
         again.
         """
         if handle.held >= 0:
@@ -63,7 +59,9 @@ class OpenFiles:
         return handle.held
 
     def close(self, handle: Handle) -> None:
-        """Whatever close(2) reports, the descriptor is gone."""
+        """Close the descriptor of *handle*. Raises the :class:`OSError` of close(2), after which the descriptor is
+        gone, too.
+        """
         if handle.held >= 0:
             del self._order[handle]
             fd, handle.held = handle.held, -1

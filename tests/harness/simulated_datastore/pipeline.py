@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The way of one request through the policies."""
+"""The order of the policies for one request."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .request import Request
 
 
 class Plan:
-    """The policies that concern one operation, each in its place: all *before* in order, all *enter*, execution, all
-    *after* in order, all *settle*.
+    """The policies of one operation: all *before* in order, all *enter*, the operation, all *after* in order, all
+    *settle*.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Plan:
         self.ledger = ledger
 
     async def run(self, request: Request) -> None:
-        """Raises :class:`OSError`; the effects on counters and the ledger are settled in any case."""
+        """Run *request*. Raises :class:`OSError`; counters and the ledger are up to date in any case."""
         request.error = errno.EINTR
         try:
             for policy in self.before:
                 await policy.before(request)
             if not request.skip:
                 if request.op == "write":
-                    # Before anybody looks at what will be overwritten.
+                    # The policies need the offset of the data that will be overwritten.
                     place(request)
                 for policy in self.enter:
                     policy.enter(request)
@@ -59,7 +59,7 @@ class Plan:
             raise
         finally:
             if request.error and isinstance(request.result, Handle):
-                # It was opened, but the client will never know.
+                # The file is open, but the client gets an error instead of the handle.
                 request.mount.remove_handle(request.result)
             for policy in self.settle:
                 policy.settle(request)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""How an export reaches its clients: as a local file system, or as a network one with its caches and its late
-errors.
-"""
+"""Profiles of an export: a local file system, or a network file system with its caches and its late errors."""
 
 from __future__ import annotations
 
@@ -14,19 +12,19 @@ from .errors import SimulatedDatastoreError
 
 @dataclass(frozen=True)
 class Profile:
-    """Times are in seconds."""
+    """A profile. Times are in seconds."""
 
     name: str
-    #: How long the kernel may trust names and attributes.
+    #: Time for which the kernel may use cached names and attributes.
     timeout: float
-    #: Which users become the anonymous one, unless the export says otherwise: none, root, all.
+    #: Users that become the anonymous user by default: none, root, all.
     squash: str
-    #: Where a lack of space is reported: write, close or fsync.
+    #: Operation in which a lack of space is reported: write, close or fsync.
     error_at: str
-    #: Whether ``user.*`` extended attributes exist.
+    #: Support for ``user.*`` extended attributes.
     user_xattr: bool
-    #: Whether caches of all clients are told of each change; else a client learns of it at its next open
-    #: (close-to-open), or when its time is over.
+    #: Each change invalidates the caches of all clients. Otherwise a client gets a change at its next open
+    #: (close-to-open), or after the timeout.
     coherent: bool
 
 
@@ -43,7 +41,9 @@ ERROR_AT = ("write", "close", "fsync")
 
 
 def choose(option: str, value: object, accepted: list[str] | tuple[str, ...]) -> str:
-    """*value* if it is accepted; else raises :class:`SimulatedDatastoreError` that names the nearest accepted one."""
+    """Return an accepted *value*. Raises :class:`SimulatedDatastoreError` for another one, with the nearest accepted
+    value.
+    """
     if isinstance(value, str) and value in accepted:
         return value
     near = difflib.get_close_matches(str(value), accepted, 1)

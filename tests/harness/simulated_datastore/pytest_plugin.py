@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Fixtures: ``datastore``, ``datastore_factory``, ``walk_faults``, ``walk_crashes`` and ``walk_kills``. They need root
-and /dev/fuse.
+"""The pytest fixtures ``datastore``, ``datastore_factory``, ``walk_faults``, ``walk_crashes`` and ``walk_kills``.
 
-Every datastore ends with its test, whatever hangs; the test fails when a daemon has logged a bug.
+The fixtures need root and /dev/fuse. Every datastore ends with its test, even with hanging requests. The test fails if
+a daemon has logged a bug.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ import pytest
 from .errors import SimulatedDatastoreError
 from .testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore, mount
 
-#: The property of a test that tells of a walk.
+#: The property of a test with the result of a walk.
 _WALK = "walk_crashes"
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
 def datastore_factory() -> Iterator[Callable[..., SimulatedDatastore]]:
-    """Makes datastores: ``datastore_factory({"host1": {}, "host2": {"profile": "nfs3"}}, size="10M")``."""
-    # pytest closes its own directory to other users, and clients may be any.
+    """Return a function that creates datastores.
+
+    Example: ``datastore_factory({"host1": {}, "host2": {"profile": "nfs3"}}, size="10M")``.
+    """
+    # pytest's own directory is closed to other users, and clients may have any user.
     root = Path(tempfile.mkdtemp(prefix="simulated-datastore-"))
     root.chmod(0o755)
     made: list[SimulatedDatastore] = []
@@ -56,13 +59,13 @@ def datastore_factory() -> Iterator[Callable[..., SimulatedDatastore]]:
 
 @pytest.fixture
 def datastore(datastore_factory: Callable[..., SimulatedDatastore]) -> SimulatedDatastore:
-    """A datastore with one client, ``host1``."""
+    """Return a datastore with one client, ``host1``."""
     return datastore_factory()
 
 
 @pytest.fixture
 def walk_faults(datastore_factory: Callable[..., SimulatedDatastore]) -> FaultWalker:
-    """Makes each write-side operation of a piece of code fail once with each errno."""
+    """Return a walker that makes each write-side operation of a piece of code fail once with each errno."""
     return FaultWalker(datastore_factory)
 
 
@@ -70,8 +73,10 @@ def walk_faults(datastore_factory: Callable[..., SimulatedDatastore]) -> FaultWa
 def walk_crashes(
     datastore_factory: Callable[..., SimulatedDatastore], request: pytest.FixtureRequest
 ) -> Iterator[CrashWalker]:
-    """Crashes at each change of a piece of code, into states the disk may be in. How many of how many is in the summary
-    of the run, and a property of the test in its JUnit file.
+    """Return a walker that crashes at each change of a piece of code, into possible states of the disk.
+
+    The numbers of tried and of possible states are in the summary of the run, and in a property of the test in the
+    JUnit file.
     """
     walker = CrashWalker(datastore_factory)
     yield walker
@@ -79,7 +84,7 @@ def walk_crashes(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell of each walk how many states it has looked at, and how many there are."""
+    """Print for each walk the numbers of tried and of possible states."""
     lines = [
         f"{report.nodeid}: {value}"
         for reports in terminalreporter.stats.values()
@@ -95,7 +100,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def walk_kills(datastore_factory: Callable[..., SimulatedDatastore]) -> KillWalker:
-    """Kills a piece of code before each change that it makes."""
+    """Return a walker that kills a piece of code before each of its changes."""
     return KillWalker(datastore_factory)
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""One request of a client, and the names and classes of operations.
+"""A request of a client, and the names and classes of operations.
 
-The names are those of the system calls behind a request. FUSE's SETATTR is ``truncate``, ``chown``, ``chmod`` or
-``utimens``, the first of these that it asks for; FUSE's FLUSH, which every close(2) of a descriptor sends, is
-``close``.
+Names are those of the system calls behind a request. FUSE's SETATTR is the first requested one of ``truncate``,
+``chown``, ``chmod`` and ``utimens``. FUSE's FLUSH, which every close(2) of a descriptor sends, is ``close``.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
     from .mount import Handle, Mount
     from .nodes import Node
 
-#: Operations that move file content. The adapter may know neither pid nor uid of these (capability ``caller_of_data``).
+#: Operations on content. The adapter may have neither pid nor uid of these (capability ``caller_of_data``).
 DATA = frozenset({"read", "write"})
-#: Operations whose success promises that something is durable, or where late errors are reported.
+#: Operations that promise durability, or report late errors.
 SYNC = frozenset({"close", "fsync", "fsyncdir"})
 #: Operations that change names.
 NAMES = frozenset({"create", "link", "mkdir", "mknod", "rename", "rmdir", "symlink", "unlink"})
@@ -43,7 +42,7 @@ META = (
         }
     )
 )
-#: Everything that changes the file system, or promises durability of a change: what can go wrong on the way to the
+#: Operations that change the file system, or promise the durability of a change: all that can fail on the way to the
 #: disk.
 CHANGE = NAMES | ATTRIBUTES | SYNC | {"truncate", "write"}
 OPERATIONS = DATA | META | SYNC
@@ -55,12 +54,12 @@ CLASSES: dict[str, frozenset[str]] = {
     "change": CHANGE,
     "all": OPERATIONS,
 }
-#: Requests on a descriptor that is open already: no caller in them with pyfuse3.
+#: Operations on an open descriptor. pyfuse3 passes no caller with these.
 ON_HANDLE = DATA | SYNC | {"release", "releasedir", "readdir"}
 
 
 class Caller(Protocol):
-    """Who asks: the ids the kernel gives with a request."""
+    """The caller of a request: the ids from the kernel."""
 
     @property
     def uid(self) -> int: ...
@@ -73,12 +72,12 @@ class Caller(Protocol):
 
 
 class Request:
-    """What one client asks, and what became of it.
+    """A request of a client, with its outcome.
 
-    *node* is what the request is about; for an operation on a name it is the directory, and *name* the name in it.
+    *node* is the subject of the request. For an operation on a name, *node* is the directory and *name* the name in it.
     *new_parent* and *new_name* are the target of rename and link. *offset* and *size* are in bytes. After execution,
-    *found* is the node an operation on a name led to, *stat* its attributes, *result* anything else an operation
-    returns, *error* the errno it failed with (0: none) and *rules* the ids of the rules that hit it.
+    *found* is the node of the name, *stat* has its attributes, and *result* any other result. *error* is the errno (0:
+    none), and *rules* has the ids of the rules with a hit.
     """
 
     __slots__ = (
@@ -143,17 +142,17 @@ class Request:
         self.result: Any = None
         self.error = 0
         self.rules: tuple[str, ...] = ()
-        #: A policy has answered: nothing is executed, *result* is the reply.
+        #: True if a policy has replaced the execution; *result* is the reply.
         self.skip = False
-        #: What each policy keeps from one stage to the next, by its name.
+        #: Data of each policy between its stages, by its name.
         self.notes: dict[str, Any] = {}
         self._path: bytes | None = None
 
     @property
     def entry(self) -> tuple[Node, bytes]:
-        """Return the directory of an operation on a name, and the name in it.
+        """The directory and the name of an operation on a name.
 
-        :raises ValueError: the operation isn't one on a name.
+        :raises ValueError: for another operation.
         """
         if self.name is None:
             raise ValueError(f"{self.op} is about no name")
@@ -161,9 +160,9 @@ class Request:
 
     @property
     def target(self) -> tuple[Node, bytes]:
-        """Return the directory and the name that rename and link lead to.
+        """The directory and the name of the target of rename and link.
 
-        :raises ValueError: another operation.
+        :raises ValueError: for another operation.
         """
         if self.new_parent is None:
             raise ValueError(f"{self.op} has no target")
@@ -171,21 +170,19 @@ class Request:
 
     @property
     def path(self) -> bytes:
-        """The path below the root of the datastore when the request came, with a leading slash."""
+        """The path below the root of the datastore at the request's arrival, with a leading slash."""
         if self._path is None:
             self._path = self.node.path if self.name is None else self.node.child_path(self.name)
         return self._path
 
     @property
     def new_path(self) -> bytes:
-        """The target's path of rename and link; empty for others."""
+        """The target's path of rename and link; empty for other operations."""
         return self.new_parent.child_path(self.new_name) if self.new_parent is not None else b""
 
 
 def expand(names: list[str]) -> frozenset[str]:
-    """The operations that *names* (operations and classes) stand for; raises :class:`KeyError` with the first unknown
-    one.
-    """
+    """Return the operations of *names* (operations, classes). Raises :class:`KeyError` with the first unknown name."""
     found: set[str] = set()
     for name in names:
         if name in OPERATIONS:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Runs a scenario: a datastore, its policies, and steps that act on it and look at what came of them."""
+"""Scenarios: a datastore, its policies, and steps that act and check results."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from .errors import SimulatedDatastoreError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step: *problem* is empty when it did what it had to."""
+    """The outcome of a step: *problem* is empty for a success."""
 
     step: str
     problem: str = ""
 
 
 class _Problem(Exception):
-    """What keeps a step from being done."""
+    """The reason why a step failed."""
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The scenario in *path*; raises :class:`SimulatedDatastoreError` for a file that can't be read or isn't one."""
+    """Read the scenario in *path*. Raises :class:`SimulatedDatastoreError` for an unreadable or invalid file."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -64,9 +64,9 @@ def load(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[str, str]]]:
-    """The datastore of a scenario: its control, and the mount point of each client.
+    """Mount the datastore of a scenario, and yield its control and the mount point of each client.
 
-    It and what it made go at the end.
+    At the end the datastore and its directories are removed.
     """
     base = path.absolute().parent
     own = Path(tempfile.mkdtemp(prefix="simulated-datastore-"))
@@ -108,8 +108,9 @@ def mounted(data: dict[str, Any], path: Path) -> Iterator[tuple[Control, dict[st
 
 
 def run(path: Path) -> Iterator[Outcome]:
-    """Run the scenario in *path* and tell the outcome of each step; raises :class:`SimulatedDatastoreError` for what
-    can't be set.
+    """Run the scenario in *path*, and yield the outcome of each step.
+
+    Raises :class:`SimulatedDatastoreError` for invalid settings.
     """
     data = load(path)
     killed: list[subprocess.Popen[str]] = []
@@ -161,7 +162,7 @@ def _step(
 
 
 def _start(step: dict[str, Any], mount_points: dict[str, str], stderr: int) -> subprocess.Popen[str]:
-    """The command of a step; raises :class:`_Problem` when it can't be run."""
+    """Start the command of a step. Raises :class:`_Problem` if it can't be started."""
     words = []
     for word in step["run"]:
         for client, point in mount_points.items():
@@ -185,9 +186,9 @@ def _start(step: dict[str, Any], mount_points: dict[str, str], stderr: int) -> s
 def _hang(
     control: Control, step: dict[str, Any], mount_points: dict[str, str], killed: list[subprocess.Popen[str]]
 ) -> str:
-    """Run a command that must hang, and kill it: it ends when what it waits for answers.
+    """Run a command that must hang, and kill it. The command ends when its request is answered.
 
-    Else it goes on waiting, as it would for a real server.
+    Without an answer the command would wait on, as with a real server.
     """
     deadline, before = step.get("deadline", 60), control.call("status")["hanging"]
     try:
@@ -224,7 +225,7 @@ def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -
         _unused, stderr = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        # A request that hangs must be answered before its process can end.
+        # A process ends only after the answer to its hanging request.
         control.call("rule.clear")
         control.call("state.set", state="up")
         process.communicate()
@@ -233,7 +234,7 @@ def _run(control: Control, step: dict[str, Any], mount_points: dict[str, str]) -
             "next step"
         )
     except BaseException:
-        # It doesn't get the signals of the terminal.
+        # The process doesn't get the signals of the terminal.
         os.killpg(process.pid, signal.SIGKILL)
         raise
     if process.returncode != step.get("exit", 0):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Checks data against the part of JSON Schema that the schema of scenarios uses, with errors for people."""
+"""Checks of data against the part of JSON Schema that the schema of scenarios uses, with errors for people."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def check(data: Any, schema: dict[str, Any] | None = None, where: str = "scenario") -> None:
-    """Raise :class:`SimulatedDatastoreError` for the first thing in *data* that *schema* (default: that of scenarios)
-    doesn't allow.
+    """Raise :class:`SimulatedDatastoreError` for the first violation of *schema* in *data* (default: that of
+    scenarios).
     """
     root = json.loads(SCHEMA.read_text(encoding="utf-8"))
     _check(data, schema or root, root, where)
@@ -35,7 +35,7 @@ def _check(data: Any, schema: dict[str, Any], root: dict[str, Any], where: str) 
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
     if "anyOf" in schema:
-        # The first one of its type; else the last one says what is wrong.
+        # The first schema of the data's type, otherwise the last one, whose error is useful.
         schema = next((each for each in schema["anyOf"] if isinstance(data, _TYPES[each["type"]])), schema["anyOf"][-1])
     if "enum" in schema and data not in schema["enum"]:
         raise SimulatedDatastoreError(
@@ -44,7 +44,7 @@ def _check(data: Any, schema: dict[str, Any], root: dict[str, Any], where: str) 
     types = schema.get("type")
     if types is not None:
         names = [types] if isinstance(types, str) else types
-        # In Python, a truth value is a number.
+        # In Python a boolean is a number.
         if not any(
             isinstance(data, _TYPES[name]) and (name == "boolean" or not isinstance(data, bool)) for name in names
         ):

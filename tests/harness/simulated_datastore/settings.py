@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The settings of a datastore, in one mapping: which method each of them belongs to."""
+"""The settings of a datastore in one mapping, and the method of each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ KEYS = (*_CAPACITY, *_SCHEDULE, *_STATE, "crash_tracking")
 
 
 def apply(control: Control, settings: dict[str, Any]) -> None:
-    """Put *settings* into force; what isn't given stays, latencies by operation too, but for a state, which is set as a
-    whole. Raises
-    :class:`SimulatedDatastoreError`."""
+    """Put *settings* into force. Other settings stay, also latencies of other operations. A state is set as a whole.
+
+    Raises :class:`SimulatedDatastoreError`.
+    """
     for key in settings:
         choose("set", key, KEYS)
     given = {
@@ -34,8 +35,8 @@ def apply(control: Control, settings: dict[str, Any]) -> None:
         ]
     for key in _STATE[1:]:
         if key in given and "state" not in given:
-            raise SimulatedDatastoreError(f"{key}: it belongs to a state, give state= with it.")
-    # These come last: what is wrong with them by itself must not show after the others are in force.
+            raise SimulatedDatastoreError(f"{key}: this option belongs to a state, give state= as well.")
+    # State and delay are set last, but checked here, so that an error leaves the other settings unchanged.
     schema.check({key: given[key] for key in ("state", "delay") if key in given}, {"$ref": "#/$defs/settings"}, "set")
     if "error" in given:
         errnos.number("error", given["error"])
@@ -51,7 +52,7 @@ def apply(control: Control, settings: dict[str, Any]) -> None:
 
 
 def _schedule(now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The whole schedule, with what is *given*; a latency of None goes."""
+    """Return the whole schedule with the *given* values; None removes a latency."""
     latency = given.get("latency", {})
     if isinstance(latency, dict):
         latency = {op: value for op, value in {**now["latency"], **latency}.items() if value is not None}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""System calls that the standard library doesn't offer, through ctypes."""
+"""System calls that are missing in the standard library, through ctypes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-#: rename(2).
+#: Flag of rename(2).
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
-#: umount2(2).
+#: Flag of umount2(2).
 MNT_DETACH = 2
-#: mount(2).
+#: Flag of mount(2).
 _MS_REMOUNT = 32
 
-#: Source of a mount that no mount helper made, in the kernel's table.
+#: Source, in the kernel's table, of a mount without a mount helper.
 SOURCE = "simulated-datastore"
-#: File system types that the mount helpers are there for (mount(8), "EXTERNAL HELPERS").
+#: File system types with a mount helper (mount(8), "EXTERNAL HELPERS").
 HELPER_TYPES = ("sim", "nfs", "nfs4")
 #: Upper bound of the symbolic links in a path (path_resolution(7)).
 _MOST_LINKS = 40
@@ -36,31 +36,29 @@ def _check(result: int, path: object = None) -> None:
 
 
 def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
-    """renameat2(2); raises :class:`OSError`."""
+    """Call renameat2(2). Raises :class:`OSError`."""
     _check(_libc.renameat2(old_fd, ctypes.c_char_p(old), new_fd, ctypes.c_char_p(new), ctypes.c_uint(flags)))
 
 
 def unmount(path: str, flags: int = 0) -> None:
-    """umount2(2); raises :class:`OSError`."""
+    """Call umount2(2). Raises :class:`OSError`."""
     _check(_libc.umount2(ctypes.c_char_p(os.fsencode(path)), ctypes.c_int(flags)), path)
 
 
 def remount(path: str, flags: int) -> None:
-    """mount(2) with MS_REMOUNT: change the flags of what is mounted at *path*. Raises :class:`OSError`."""
+    """Change the flags of the mount at *path* by mount(2) with MS_REMOUNT. Raises :class:`OSError`."""
     _check(_libc.mount(None, ctypes.c_char_p(os.fsencode(path)), None, ctypes.c_ulong(_MS_REMOUNT | flags), None), path)
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a file of proc(5): a line feed alone ends one, while names may hold what else
-    :meth:`str.splitlines` takes for an end.
+    """Return the lines of a file of proc(5). Only a line feed ends a line, because names may have the other line ends
+    of :meth:`str.splitlines`.
     """
     return path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
 
 
 class MountEntry(NamedTuple):
-    """One line of the table of mounts (proc_pid_mountinfo(5)): device number, mount point, source and file system
-    type.
-    """
+    """A line of the table of mounts (proc_pid_mountinfo(5)): device number, mount point, source, file system type."""
 
     device: str
     path: str
@@ -69,15 +67,15 @@ class MountEntry(NamedTuple):
 
     @property
     def is_simulated(self) -> bool:
-        """Whether a simulated datastore serves it.
+        """True for a mount of a simulated datastore.
 
-        A mount by a mount helper has the source that the helper was given, and a type of its own.
+        A mount helper's mount has the source from the call, and a type of its own.
         """
         return self.type.startswith("fuse.") and (self.source == SOURCE or self.type.partition(".")[2] in HELPER_TYPES)
 
 
 def mounts() -> list[MountEntry]:
-    """What is mounted here, oldest first. No mount is looked at."""
+    """Return the mounts here, oldest first, without access to any mount."""
     found = []
     for line in lines(Path("/proc/self/mountinfo")):
         fields = line.split(" ")
@@ -87,10 +85,10 @@ def mounts() -> list[MountEntry]:
 
 
 def resolve(path: str | os.PathLike[str]) -> str:
-    """Return *path* without symbolic links, as :func:`os.path.realpath` does, and never look at a simulated
-    datastore, which may hang.
+    """Return *path* without symbolic links, like :func:`os.path.realpath`, without access to a simulated datastore.
 
-    A mount point is no symbolic link, so that none is looked at. What lies in a simulated datastore stays as it is.
+    A simulated datastore may hang. A mount point is no symbolic link, so the function needs no access to it. The rest
+    of a path inside a simulated datastore is returned unchanged.
     """
     table = mounts()
     taken = {mount.path for mount in table}
@@ -117,7 +115,7 @@ def resolve(path: str | os.PathLike[str]) -> str:
 
 
 def _target(path: str) -> str | None:
-    """What a symbolic link holds; None for what isn't one, or is missing."""
+    """Return the target of a symbolic link; None for another or a missing file."""
     try:
         return os.readlink(path) if stat.S_ISLNK(os.lstat(path).st_mode) else None
     except OSError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A datastore as a test sees it. The daemon is a process of its own: in the test's process it would wait for itself."""
+"""A datastore for tests. The daemon is a separate process, because in the test's process it would wait for itself."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from typing import Any
 from . import settings
 from .client import Control, Running, start
 from .profiles import choose
-from .values import amount
+from .values import format_amount
 
-#: What a fault walker injects unless told otherwise: what disks, servers and quotas answer.
+#: The errors of a fault walker by default: those of disks, servers and quotas.
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE)
-#: What a fault walker makes fail: all that changes the file system or promises durability.
+#: The operations of a fault walker by default: all that change the file system or promise durability.
 WRITE_SIDE = ("change",)
 
-#: prctl(2).
+#: Option of prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FaultRule:
-    """A rule in force: *hits* proves that the fault was injected."""
+    """A rule in force; *hits* proves the injection of the fault."""
 
     def __init__(self, control: Control, status: dict[str, Any]) -> None:
         self._control = control
@@ -47,7 +47,7 @@ class FaultRule:
 
     @property
     def matches(self) -> int:
-        """How many requests it was about, whether its trigger held or not."""
+        """The number of matching requests, with or without a hit."""
         return self._status()["matches"]
 
     def _status(self) -> dict[str, Any]:
@@ -74,9 +74,9 @@ class Reads:
         return sum(row["size"] for row in self.rows)
 
     def assert_once(self) -> None:
-        """Every byte of the file was read exactly once.
+        """Assert that every byte of the file was read exactly once.
 
-        Exact on a *strict* mount; else the page cache may have answered before, or read ahead.
+        The check is exact on a *strict* mount. Elsewhere the page cache may have answered a read, or read ahead.
         """
         position = 0
         for start_, end in sorted((row["offset"], row["offset"] + row["size"]) for row in self.rows):
@@ -89,19 +89,19 @@ class Reads:
             raise AssertionError(f"{self.path}: bytes {position} to {self.file_size} were never read")
 
     def assert_none(self) -> None:
-        """The file was not read at all."""
+        """Assert that the file was not read."""
         if self.rows:
             raise AssertionError(f"{self.path}: {self.bytes} bytes were read in {len(self.rows)} requests")
 
 
 class LedgerView:
-    """The ledger of a datastore, with questions that tests ask."""
+    """The ledger of a datastore, with queries for tests."""
 
     def __init__(self, datastore: SimulatedDatastore) -> None:
         self._datastore = datastore
 
     def query(self, **criteria: Any) -> list[dict[str, Any]]:
-        """The entries that match op, path, client, rule, error, since and limit."""
+        """Return the entries that match op, path, client, rule, error, since and limit."""
         return self._datastore.control.call("ledger.query", **criteria)
 
     def summary(self, **criteria: Any) -> list[dict[str, Any]]:
@@ -111,15 +111,15 @@ class LedgerView:
         self._datastore.control.call("ledger.mark", name=name)
 
     def read(self, path: str, **criteria: Any) -> Reads:
-        """The reads of the file *path*, which is below the mount point."""
+        """Return the reads of the file *path* below the mount point."""
         size = os.stat(self._datastore.backing / path.lstrip("/")).st_size
-        # A glob that is a literal.
+        # A glob that matches only the literal path.
         literal = "/" + "".join(f"[{character}]" if character in "*?[" else character for character in path.lstrip("/"))
         return Reads(self.query(op="read", path=literal, **criteria), path, size)
 
 
 class SimulatedDatastore:
-    """One datastore with its clients. *backing* is the backing directory."""
+    """A datastore with its clients. *backing* is the backing directory."""
 
     def __init__(self, running: Running, backing: Path, mount_points: dict[str, Path], log: Path) -> None:
         self.running = running
@@ -131,23 +131,21 @@ class SimulatedDatastore:
         self._root = os.stat(backing)
 
     def path(self, client: str = "host1") -> Path:
-        """The mount point of a client."""
+        """Return the mount point of a client."""
         return self._mount_points[choose("client", client, list(self._mount_points))]
 
     def status(self) -> dict[str, Any]:
         return self.control.call("status")
 
     def set(self, **given: Any) -> None:
-        """Change settings, as ``simulated-datastore set`` does: size, inodes, quotas, latency, read, write, state,
+        """Change settings, like ``simulated-datastore set``: size, inodes, quotas, latency, read, write, state,
         crash_tracking, ...
         """
         settings.apply(self.control, given)
 
     @contextmanager
     def fault(self, ops: str | list[str], error: int | str = errno.EIO, **rule: Any) -> Iterator[FaultRule]:
-        """A rule for the time of a ``with`` block: ``with ds.fault("write", errno.EIO, path="*.qcow2", nth=3) as rule:
-        ...``.
-        """
+        """Add a rule for a ``with`` block: ``with ds.fault("write", errno.EIO, path="*.qcow2", nth=3) as rule:``."""
         name = errno.errorcode[error] if isinstance(error, int) else error
         found = FaultRule(
             self.control, self.control.call("rule.add", ops=[ops] if isinstance(ops, str) else ops, error=name, **rule)
@@ -158,8 +156,9 @@ class SimulatedDatastore:
             found.delete()
 
     def renew(self, prepare: Callable[[Path], Any] | None = None) -> Path:
-        """Be as it was at the beginning, but for settings: no rules, no crash tracking, and nothing there but what
-        *prepare* makes. The first mount point.
+        """Reset the datastore except for its settings: no rules, no crash tracking, and only the files of *prepare*.
+
+        Returns the first mount point.
         """
         self.control.call("rule.clear")
         self.control.call("crash.track", enabled=False)
@@ -180,14 +179,16 @@ class SimulatedDatastore:
         return path
 
     def crash(self, **parameters: Any) -> dict[str, Any]:
-        """Crash and come up again, having lost what *keep*, *names*, *seed*, *count* or *state* say."""
+        """Crash, come up again without the losses of *keep*, *names*, *seed*, *count* or *state*, and return the
+        losses.
+        """
         return self.control.call("crash", restart=True, **parameters)
 
     def wait_for(self, timeout: float = 10, **predicate: Any) -> None:
         self.control.call("wait_for", predicate=predicate, timeout=timeout, deadline=timeout + 30)
 
     def end(self) -> None:
-        """Unmount. Raises :class:`AssertionError` when the daemon has logged a bug."""
+        """Unmount. Raises :class:`AssertionError` if the daemon has logged a bug."""
         self.control.close()
         self.running.end()
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -204,8 +205,9 @@ def mount(
     clock: str = "real",
     **given: Any,
 ) -> SimulatedDatastore:
-    """A datastore below *root* that ends with this process; *clients* maps each one to the options of its mount,
-    *given* are settings.
+    """Mount a datastore below *root* that ends with this process.
+
+    *clients* maps each client to the options of its mount; *given* are settings.
     """
     if backing is None:
         backing = root / "backing"
@@ -230,8 +232,8 @@ def mount(
 
 
 class _Walker:
-    """Runs a piece of code again and again, each time as if the datastore were new: it is the same one, as to start a
-    daemon takes longer than most runs.
+    """A walker runs a piece of code repeatedly, each time on a reset datastore. Starting a daemon takes longer than
+    most runs.
     """
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
@@ -247,7 +249,7 @@ class _Walker:
 
 
 class FaultWalker(_Walker):
-    """Makes each write-side operation of a piece of code fail once with each errno."""
+    """A walker that makes each write-side operation of a piece of code fail once with each errno."""
 
     def __call__(
         self,
@@ -258,11 +260,11 @@ class FaultWalker(_Walker):
         errnos: tuple[int, ...] = ERRNOS,
         ops: tuple[str, ...] = WRITE_SIDE,
     ) -> int:
-        """Run *work* on a mount once without faults and count its operations; then anew for each operation and errno.
+        """Run *work* on a mount once without faults, and count its operations. Repeat for each operation and errno.
 
-        *prepare* makes what must be there before. After each run *check* gets the directory and what *work* raised
-        (None: nothing), and asserts what must hold whatever fails. Returns how many faults were injected. An operation
-        that is no longer reached, as *work* took another way, ends the walk of its errno.
+        *prepare* creates files before each run. After each run, *check* gets the directory and the exception of *work*
+        (None without one), and asserts what must hold in spite of the fault. Returns the number of injected faults. If
+        *work* takes another way and an operation isn't reached any more, the walk of its errno ends.
         """
         with self._datastore() as datastore:
             total = self._once(datastore, work, check, prepare, ops, None, 0)[0]
@@ -286,7 +288,7 @@ class FaultWalker(_Walker):
         number: int,
     ) -> tuple[int, int]:
         path = datastore.renew(prepare)
-        # The first run counts: its rule never hits.
+        # The first run counts the operations: its rule never hits.
         trigger = {"nth": nth} if nth is not None else {"after": 1 << 40}
         raised: BaseException | None = None
         with datastore.fault(list(ops), number or errno.EIO, **trigger) as rule:
@@ -310,21 +312,24 @@ class FaultWalker(_Walker):
 
 
 class Crashes(int):
-    """How many crashes there were. *states* is how many states the disk could be in at all those moments; if not
-    *exact*, at most so many.
+    """The number of crashes. *states* is the number of possible states of the disk at all crashes, unless *exact* an
+    upper bound.
     """
 
     states: int
     exact: bool
 
     def __str__(self) -> str:
-        return f"{int(self):,} crashes, into {int(self):,} of {amount(self.states, self.exact)} states of the disk"
+        return (
+            f"{int(self):,} crashes, into {int(self):,} of {format_amount(self.states, self.exact)} states of the disk"
+        )
 
 
 class CrashWalker(_Walker):
-    """Crashes before each change that a piece of code makes and after the last, into states that the disk may be in
-    then. Each walk adds a line to
-    *reports*."""
+    """A walker that crashes before each change of a piece of code and after the last, into possible states of the disk.
+
+    Each walk adds a line to *reports*.
+    """
 
     def __init__(self, factory: Callable[..., SimulatedDatastore]) -> None:
         super().__init__(factory)
@@ -340,12 +345,11 @@ class CrashWalker(_Walker):
         limit: int = 20,
         seed: int = 0,
     ) -> Crashes:
-        """Run *work* anew for every crash: before its first change, its second one, ..., and after the last; each time
-        into at most *limit* states. Where there are more, those come first in which something is there without what was
-        before it; *seed* chooses a part of the others.
+        """Run *work* for every crash: before its first change, its second one, ..., and after the last.
 
-        *check* gets the directory as it is after the restart, and asserts what must hold after any crash. Returns how
-        many crashes there were, and of how many.
+        Each crash leads into at most *limit* states. If there are more, the first ones are those with a later change
+        but without an earlier one; *seed* chooses among the others. *check* gets the directory after the restart, and
+        asserts what must hold after any crash. Returns the numbers of crashes and of possible states.
         """
         crashes, possible, exact = 0, 0, True
         with self._datastore() as datastore:
@@ -353,8 +357,8 @@ class CrashWalker(_Walker):
             for point in itertools.count(1):
                 state = 0
                 while True:
-                    # Another seed at each point: what is unsynced at one is, but for a change, what was at the point
-                    # before.
+                    # A different seed at each point, because the unsynced changes of two neighbouring points are almost
+                    # the same.
                     counted, reached = self._once(
                         datastore, work, check, prepare, names, point, state, limit, seed + point
                     )
@@ -383,10 +387,10 @@ class CrashWalker(_Walker):
         limit: int,
         seed: int,
     ) -> tuple[dict[str, Any], bool]:
-        """How many states there are, and whether *work* got to this *point*."""
+        """Run *work* up to *point*, crash, check. Return the number of states, and True if *work* got to the point."""
         path = datastore.renew(prepare)
         datastore.set(crash_tracking=True)
-        # From this change on the server is gone: what was done up to there is what may be on the disk.
+        # From this change on the server is gone, so the earlier changes are those that may be on the disk.
         with datastore.fault("change", errno.EIO, after=point - 1) as gone:
             failed = None
             try:
@@ -415,7 +419,7 @@ class CrashWalker(_Walker):
 
 
 class KillWalker(_Walker):
-    """Kills a piece of code before each change that it makes."""
+    """A walker that kills a piece of code before each of its changes."""
 
     def __call__(
         self,
@@ -426,14 +430,13 @@ class KillWalker(_Walker):
         ops: tuple[str, ...] = WRITE_SIDE,
         deadline: float = 60,
     ) -> int:
-        """Run *work* anew in a process of its own, a fork of this one, for every kill: before its first change, its
-        second one, ..., until there is no more.
+        """Run *work* in a fork of this process for every kill: before its first change, its second one, ..., up to the
+        last.
 
-        While the change waits, the process gets SIGKILL, and so do those that it has started, in its process group; the
-        change isn't made. When they are gone
-        *check* gets the directory, and asserts what must hold whenever the process ends; at last after a run that
-        nobody killed. Returns how many kills there were. Raises :class:`SimulatedDatastoreError` when *work* neither
-        ends nor makes a change for *deadline* seconds.
+        While the change waits, the process group of *work* gets SIGKILL, and the change isn't executed. After the end
+        of the group, *check* gets the directory, and asserts what must hold after a kill. The last run has no kill.
+        Returns the number of kills. Raises :class:`SimulatedDatastoreError` if *work* neither ends nor makes a change
+        for *deadline* seconds.
         """
         with self._datastore() as datastore:
             for point in itertools.count(1):
@@ -451,7 +454,7 @@ class KillWalker(_Walker):
         point: int,
         deadline: float,
     ) -> bool:
-        """Whether *work* got to this *point*."""
+        """Run *work* up to *point*, kill and check. Return True if *work* got to the point."""
         path = datastore.renew(prepare)
         hang = FaultRule(datastore.control, datastore.control.call("rule.add", ops=ops, action="hang", after=point - 1))
         with datastore.fault(ops, errno.EIO, after=point - 1):
@@ -460,13 +463,11 @@ class KillWalker(_Walker):
                 killed = process.waits(datastore, deadline)
             finally:
                 process.kill()
-                # Who waits in the kernel dies when it is answered: by the other rule.
+                # A process that waits in the kernel dies at the answer, which the other rule gives.
                 hang.delete()
                 status = process.wait()
         if not killed and status:
-            raise AssertionError(
-                f"the process ended with {status} though nobody killed it, its standard error may tell why"
-            )
+            raise AssertionError(f"the process ended with {status} without a kill, see its standard error")
         try:
             check(path)
         except AssertionError as error:
@@ -477,9 +478,9 @@ class KillWalker(_Walker):
 
 
 class _Process:
-    """A fork of this process that does *work* in a process group of its own.
+    """A fork of this process that runs *work* in a process group of its own.
 
-    Another one, between them, collects it and all that it leaves behind.
+    A keeper process in between collects the fork and all its orphans.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -497,7 +498,9 @@ class _Process:
         self._ended = os.pidfd_open(self._keeper)
 
     def waits(self, datastore: SimulatedDatastore, deadline: float) -> bool:
-        """Wait until it waits for the datastore, or has ended, which is False."""
+        """Wait for a request of the process to wait in the datastore, and return True; False if the process ends
+        before.
+        """
         control = datastore.running.control()
         try:
             control.ask("wait_for", predicate={"parked": 1}, timeout=deadline)
@@ -516,15 +519,15 @@ class _Process:
             os.killpg(self._group, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait until all are gone; the exit status of the one that worked, negative for a signal."""
+        """Wait until all processes are gone. Return the exit status of *work*, negative for a signal."""
         os.close(self._ended)
         return os.waitstatus_to_exitcode(os.waitpid(self._keeper, 0)[1])
 
 
 def _keep(work: Callable[[], Any], told: int) -> int:
-    """Start *work* and tell its process group; wait until that, and all whose parent has ended, are gone.
+    """Start *work*, write its process group to *told*, and wait until the process and all orphans are gone.
 
-    Its exit status, at most 127: others are signals.
+    Returns the exit status; above 127 it is 128 plus a signal.
     """
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Values as people write them."""
+"""The values in words of the command line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def size(value: Any) -> Any:
-    """Bytes from a text like ``10M`` (binary units); anything else as it is."""
+    """Return the bytes of a text like ``10M`` (binary units); anything else unchanged."""
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     return int(match[1]) * _UNITS[match[2].upper()] if match else value
 
 
-def assignments(words: list[str]) -> dict[str, Any]:
-    """``key=value`` words; a value is JSON or else a text, a size is bytes, and dots in a key make mappings.
+def parse_assignments(words: list[str]) -> dict[str, Any]:
+    """Parse ``key=value`` words. A value is JSON or otherwise a text, a size is bytes, and dots in a key create
+    mappings.
 
     Raises :class:`SimulatedDatastoreError`.
     """
@@ -44,11 +45,11 @@ def assignments(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def amount(number: int, exact: bool) -> str:
-    """A number that may be very large, or too large by what isn't *exact*."""
+def format_amount(number: int, exact: bool) -> str:
+    """Return the text of a number that may be very large, or an upper bound unless *exact*."""
     if number >= 10**12:
         return f"about 10^{len(str(number)) - 1}"
     return f"{number:,}" if exact else f"at most {number:,}"
 
 
-__all__ = ["amount", "assignments", "size"]
+__all__ = ["format_amount", "parse_assignments", "size"]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A process that outlives the daemon, to remove what a daemon that was killed leaves behind.
+"""A process that outlives the daemon, and removes the files and mounts of a killed daemon.
 
-Its arguments are the daemon's process id and runtime directory. It reads lines of JSON from its standard input:
-``["mount", PATH]`` names what will have to go, ``["gone", PATH]`` what has gone. At the end of input it unmounts the
-rest and removes the directory, unless someone else has done so by then: a later daemon may have both. Nothing but the
-standard library, and no import of the package: it starts in some ten milliseconds.
+Its arguments are the daemon's process id and runtime directory. Its standard input has lines of JSON: ``["mount",
+PATH]`` adds a mount, ``["gone", PATH]`` drops one. At the end of input the watchdog unmounts the rest and removes the
+directory, unless a later daemon has both by then. The program imports the standard library only, so that it starts in
+some ten milliseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         else:
             left[path] = None
     with contextlib.suppress(OSError):
-        # The lock under which datastores are made and removed (client.py).
+        # The lock of all datastores' directories (client.py).
         fcntl.flock(os.open(os.path.dirname(runtime), os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
         if _owner(runtime) == daemon:
             libc = ctypes.CDLL(None)

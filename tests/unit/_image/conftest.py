@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def xfs(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory of a file system with shared extents."""
-    disk, point = tmp_path / "xfs.disk", tmp_path / "xfs"
+@pytest.fixture(scope="session")
+def xfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("xfs")
+    disk, point = directory / "disk", directory / "mount"
     point.mkdir()
     subprocess.run(["truncate", "-s", "400M", str(disk)], check=True)
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(disk)], check=True)
@@ -24,10 +24,20 @@ def xfs(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory of a file system with 64 MiB, without shared extents."""
-    point = tmp_path / "tmpfs"
-    point.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tests", str(point)], check=True)
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
+def xfs(xfs_mount: Path) -> Iterator[Path]:
+    """Yield an empty directory of a file system with shared extents. The path is the same in each test."""
+    yield xfs_mount
+    subprocess.run(["find", str(xfs_mount), "-mindepth", "1", "-delete"], check=True)
+
+
+@pytest.fixture(scope="session")
+def tmpfs_point(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tmpfs")
+
+
+@pytest.fixture
+def tmpfs(tmpfs_point: Path) -> Iterator[Path]:
+    """Yield an empty file system of 64 MiB without shared extents. The path is the same in each test."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tests", str(tmpfs_point)], check=True)
+    yield tmpfs_point
+    subprocess.run(["umount", str(tmpfs_point)], check=True)

@@ -271,10 +271,10 @@ def test_convert_writes_to_the_same_file_while_it_is_locked(source, tmp_path):
 
 
 def test_convert_fails(tmp_path):
-    (tmp_path / "source").write_bytes(b"no image".ljust(1024, b"\0"))
+    (tmp_path / "source").write_bytes(b"QFI\xfb\0\0\0\3".ljust(1024, b"\0"))
     with pytest.raises(CommandFailed, match="'qemu-img' failed"):
         convert(tmp_path / "source", "qcow2", tmp_path / "target", "raw")
-    (tmp_path / "source").write_bytes(b"no image")
+    (tmp_path / "source").write_bytes(b"no image".ljust(1024, b"\0"))
     with pytest.raises(InvalidInput, match="a qcow2 image with a size in its header is expected"):
         convert(tmp_path / "source", "qcow2", tmp_path / "target", "raw")
 

@@ -150,10 +150,24 @@ def image(request: pytest.FixtureRequest) -> Path:
     return directory / NAME
 
 
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of datastores that tests copy, with an image in each layout on each file system."""
+    return tmp_path_factory.mktemp("templates")
+
+
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
-def layout(request: pytest.FixtureRequest, image: Path) -> Layout:
-    request.param(image)
-    require_whole(image, request.param, (0, 1, 2), CONTENTS[3])
+def layout(request: pytest.FixtureRequest, image: Path, templates: Path) -> Layout:
+    # Files contain the path of the image, which is therefore the same in each test.
+    template = templates / request.param.__name__ / str(image.parent).lstrip("/")
+    copy = ["cp", "--archive", "--sparse=always", "--no-target-directory"]
+    if template.exists():
+        subprocess.run([*copy, template, image.parent], check=True)
+    else:
+        request.param(image)
+        require_whole(image, request.param, (0, 1, 2), CONTENTS[3])
+        template.parent.mkdir(parents=True)
+        subprocess.run([*copy, image.parent, template], check=True)
     Path(f"{image}.md5sum").touch()
     return request.param
 

@@ -384,7 +384,7 @@ def test_check_mode_goes_on_without_the_directory_of_the_catalog(tmp_path: Path)
         DATASTORE_SPEC.argument_spec,
         {"catalog": str(tmp_path / "none" / "catalog.sqlite"), "name": "x", "ds_driver": "fs", "tm_driver": "ssh"},
     )
-    plan = DatastoreService(options).foretell()
+    plan = DatastoreService(options).dry_run()
     assert names(plan) == ["create catalog", "create datastore"]
     assert len(plan.warnings) == 1 and f"{tmp_path}/none is not a directory" in plan.warnings[0]
     with pytest.raises(

@@ -469,7 +469,7 @@ def test_check_mode_goes_on_without_the_datastore(path: str, data: Path, new: Ca
         {**options, "name": name, "datastore": datastore, "path": str(data)}
         for name, datastore in (("a", "none"), ("b", "fs"), ("c", "none"))
     ]
-    plan = ImageService({**options, "catalog": path, "images": images}).foretell()
+    plan = ImageService({**options, "catalog": path, "images": images}).dry_run()
     assert [(action.name, action.subject.partition(":")[0]) for action in plan.actions] == [
         ("not known yet", "images[0] (a)"),
         ("create image", "b"),
@@ -485,5 +485,5 @@ def test_check_mode_goes_on_without_the_catalog(tmp_path: Path, data: Path) -> N
     for place in (tmp_path / "none.sqlite", tmp_path / "none" / "none.sqlite"):
         plan = ImageService(
             {**options, "catalog": str(place), "name": "x", "datastore": "fs", "path": str(data)}
-        ).foretell()
+        ).dry_run()
         assert [action.name for action in plan.actions] == ["not known yet"]

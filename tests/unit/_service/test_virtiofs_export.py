@@ -27,6 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     LibvirtFailed,
     LibvirtMissing,
     NotFound,
+    PartlyDone,
     PathNotAllowed,
     StaleState,
     UnsupportedAction,
@@ -476,6 +477,25 @@ def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     assert query_attachments(catalog) == []
 
 
+def test_a_device_that_libvirt_does_not_unplug_keeps_its_image(
+    define: Callable, service: Callable, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is done: the guest may have begun to release the device, so nothing is taken back."""
+    domain = define()
+    run(service(image="pers"))
+    domain.create()
+
+    def refuse(*_arguments: object) -> bool:
+        raise LibvirtFailed("libvirt is busy.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Domain, "detach", refuse)
+        with pytest.raises(PartlyDone, match="^libvirt is busy.$"):
+            run(service(image="pers", state="absent"))
+    assert (device_of(domain, "one-5"), query_attachments(catalog)) == (None, [("pers", "a")])
+    assert names(service(image="pers", state="absent").plan()) == ["unplug virtiofs device", "release image"]
+
+
 def test_a_device_that_is_not_as_it_was_asked_for_is_unplugged(
     define: Callable, service: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -850,7 +870,7 @@ def test_a_binary_left_to_libvirt_is_no_difference() -> None:
 def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExportService], shared: Path) -> None:
     with pytest.raises(LibvirtMissing):
         service(uri="test:///none").plan()
-    plan = service(uri="test:///none", mount_point="/srv").foretell()
+    plan = service(uri="test:///none", mount_point="/srv").dry_run()
     assert names(plan) == ["not known yet"]
     assert len(plan.warnings) == 1 and plan.warnings[0].endswith(
         "If no task before this one would bring that, the run fails here."
@@ -862,7 +882,7 @@ def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExpor
         "mount_point": "/srv",
         "read_only": False,
     }
-    absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").foretell()
+    absent = service(uri="test:///none", state="absent", source=None, mount_tag="t").dry_run()
     assert (names(absent), absent.result["device"], len(absent.warnings)) == ([], None, 1)
 
 
@@ -871,7 +891,7 @@ def test_check_mode_goes_on_without_the_image(
 ) -> None:
     define()
     for number in (0, 1):
-        plan = service(image="new", source=None, mount_tag=None).foretell()
+        plan = service(image="new", source=None, mount_tag=None).dry_run()
         assert names(plan) == ["not known yet"]
         assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == (
             f"one-{number}",

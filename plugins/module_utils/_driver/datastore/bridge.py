@@ -68,7 +68,6 @@ class BridgedFsDriver(DatastoreDriver):
     snap_delete = _bridged("snap_delete")
     snap_flatten = _bridged("snap_flatten")
     snap_revert = _bridged("snap_revert")
-    snapshots = _bridged("snapshots")
     snap_size = _bridged("snap_size")
     snap_same = _bridged("snap_same")
     export = _bridged("export")
@@ -79,6 +78,9 @@ class BridgedFsDriver(DatastoreDriver):
     preview_mkfs = _bridged("preview_mkfs")
     preview_resize = _bridged("preview_resize")
     preview_snapshot = _bridged("preview_snapshot")
+
+    def snapshots(self, source: str) -> list[int]:
+        return list(self.ask("snapshots", (source,), {}))
 
     def stored(self) -> frozenset[str]:
         return frozenset(self.ask("stored", (), {}))

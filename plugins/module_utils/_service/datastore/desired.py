@@ -113,7 +113,7 @@ class DatastoreService(CatalogService):
         try:
             locate_catalog(self.path)
         except DependencyNotFound as error:
-            self.lack(plan, error, is_planned=True)
+            self.report_missing(plan, error, is_planned=True)
 
     def _new(self) -> Datastore:
         if self.id is not None:

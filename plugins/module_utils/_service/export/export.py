@@ -54,14 +54,15 @@ class VirtiofsExportService(Service):
         try:
             domain = self.hypervisor.find_domain(self.spec.domain)
         except LibvirtMissing as error:
-            if self.spec.is_present or not self.foretelling:
+            if self.spec.is_present or not self.is_dry_run:
                 raise
-            self.lack(plan, error, is_planned=True)  # to remove nothing, because without libvirt there are no domains
-            plan.result.update(self.unknown().result)
+            # Nothing is to be removed, because without libvirt there are no domains.
+            self.report_missing(plan, error, is_planned=True)
+            plan.result.update(self.plan_unknown().result)
             return plan
         plan.restart = allowed_restart(domain, self.spec.restart, self.spec.restart_timeout)
         if self.spec.is_present:
-            plan_present(plan, self.spec, self.hypervisor, is_foretelling=self.foretelling)
+            plan_present(plan, self.spec, self.hypervisor, is_dry_run=self.is_dry_run)
         else:
             plan_absent(plan, self.spec, self.hypervisor)
         plan.add_restart()
@@ -74,7 +75,7 @@ class VirtiofsExportService(Service):
         finish(plan, self.exclusive, self.plan)
         return plan
 
-    def unknown(self) -> RestartPlan:
+    def plan_unknown(self) -> RestartPlan:
         plan = RestartPlan()
         device = foretell_device(self.spec) if self.spec.is_present else None
         plan.result.update(domain=self.spec.domain, device=device)

@@ -32,10 +32,10 @@ from .seed import seed_action
 from .support import check_read_only, check_wrapper, find_support
 
 
-def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *, is_foretelling: bool) -> None:
+def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *, is_dry_run: bool) -> None:
     """Add to ``plan`` the actions that give a domain the export.
 
-    :arg is_foretelling: whether this is check mode, where tasks before this one have changed nothing.
+    :arg is_dry_run: whether this is check mode, where tasks before this one have changed nothing.
     """
     domains = read_domains(hypervisor, spec.domain)
     domain = domains.domain
@@ -47,7 +47,7 @@ def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *,
     support = find_support(hypervisor, spec.binary)
     if export.read_only:
         check_read_only(support.version, support.daemon)
-    if is_foretelling and not spec.allow_unmapped:
+    if is_dry_run and not spec.allow_unmapped:
         check_wrapper(support)
     user = daemon_user(spec.service_user)
     ids = decide_ids(spec, export, domains, support.obstacle)

@@ -128,7 +128,7 @@ class ImageService(CatalogService):
             message = (
                 f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
             )
-            self.lack(plan, DependencyNotFound(message), is_planned=True)
+            self.report_missing(plan, DependencyNotFound(message), is_planned=True)
         self._actions.complete()
         if self._is_list:
             plan.result["images"] = images
@@ -145,7 +145,9 @@ class ImageService(CatalogService):
         try:
             return planner.plan(number)
         except DependencyMissing as error:
-            self.lack(plan, error if not self._is_list else DependencyMissing(self._located(number, str(error))))
+            self.report_missing(
+                plan, error if not self._is_list else DependencyMissing(self._located(number, str(error)))
+            )
             return None
         except VmstoreError as error:
             raise self._located_error(number, error) from error

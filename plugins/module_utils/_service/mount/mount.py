@@ -265,7 +265,7 @@ class MountService(Service):
         try:
             self.file_system.require_source(source)
         except DependencyNotFound as error:
-            self.lack(plan, error, is_planned=True)
+            self.report_missing(plan, error, is_planned=True)
         self.file_system.require_compatible(mounts, source, path, settings)
 
     def _add_mount(self, plan: Plan, source: str, path: str, settings: Mapping[str, str]) -> None:

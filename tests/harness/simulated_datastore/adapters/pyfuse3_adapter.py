@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The adapter to FUSE by way of pyfuse3.
+"""The adapter to FUSE that uses pyfuse3.
 
-One rule keeps a mount alive: pyfuse3 ends its loop at any exception but its own FUSEError, so every handler turns what
-it meets into one. An
-:class:`OSError` is the answer to the client; anything else is a bug, which is EIO and a traceback in the log.
+pyfuse3 ends its loop at any exception other than FUSEError. Every handler therefore converts its exceptions:
+:class:`OSError` is the client's error; any other exception is a bug, for which the client gets EIO and the log a
+traceback.
 """
 
 from __future__ import annotations
@@ -33,23 +33,21 @@ from ..mount import Mount
 from ..nodes import Node
 from ..request import Request
 from ..system import mounts
-from .pyfuse3_module import fresh_module
+from .pyfuse3_module import copy_module
 
 CAPABILITIES = Capabilities(adapter="pyfuse3", disconnect=True, strict=True, invalidate=True)
-#: Options of mount(8) that are there for each file system, and that libfuse knows as well.
+#: Options of mount(8) that exist for each file system, and that libfuse accepts, too.
 FLAGS = ("noatime", "nodev", "nodiratime", "noexec", "nosuid")
-#: The bit of CAP_SYS_ADMIN (linux/capability.h).
+#: Number of CAP_SYS_ADMIN (linux/capability.h).
 _SYS_ADMIN = 21
-#: The number by which FUSE calls the root.
+#: Inode number of the root in FUSE.
 _ROOT = 1
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class KernelTable:
-    """A row of the kernel's table of mounts: the source, the type after ``fuse.``, and options that are there for each
-    file system.
-    """
+    """A row of the kernel's table of mounts: the source, the type after ``fuse.``, and options of each file system."""
 
     source: str
     type: str
@@ -57,10 +55,10 @@ class KernelTable:
 
 
 class Pyfuse3Adapter:
-    """One mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` when it can't
-    be mounted.
+    """A mount at *mount_point*, a path without symbolic links. Raises :class:`SimulatedDatastoreError` for a failed
+    mount.
 
-    *trim* is how many nodes a client may know before the kernel is asked to forget those that it knows longest.
+    *trim* is the number of nodes in the client's memory above which the kernel has to forget the oldest.
     """
 
     def __init__(self, mount: Mount, mount_point: Path, trim: int, table: KernelTable) -> None:
@@ -68,24 +66,24 @@ class Pyfuse3Adapter:
         self.mount_point = mount_point
         self.trim = trim
         self.table = table
-        self._pyfuse3, self._trio = fresh_module()
+        self._pyfuse3, self._trio = copy_module()
         self._nursery: trio.Nursery | None = None
         self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
         self._trimming = False
         self._session_lock = threading.Lock()
         self._closed = False
         self._ended = False
-        #: Descriptor of the session, once it is mounted.
+        #: Descriptor of the session; set by the mount.
         self.session_fd: int
-        #: Set when the mount has gone.
+        #: Event that the mount is gone.
         self.closed = trio.Event()
         all_squash = mount.export.squash == "all"
         source = table.source.replace("\\", "\\\\").replace(",", "\\,")
         options = {f"fsname={source}", f"subtype={table.type}", "allow_other", *table.flags}
-        # Root's mounts have neither "nodev" nor "nosuid" unless asked for.
+        # Root's mounts have neither "nodev" nor "nosuid" by default.
         options |= {"dev", "suid"} - {flag.removeprefix("no") for flag in table.flags}
         if not all_squash:
-            # Else the kernel would check permissions of users whom the server takes for another.
+            # Without it the kernel would check permissions of users that the server squashes.
             options.add("default_permissions")
         if mount.export.read_only:
             options.add("ro")
@@ -93,19 +91,21 @@ class Pyfuse3Adapter:
         try:
             self._pyfuse3.init(operations, os.fspath(mount_point), options)
         except RuntimeError as error:
-            raise SimulatedDatastoreError(f"{str(mount_point)!r} can't be mounted: {_why_not() or error}.") from error
-        # No more than a look at a table of the kernel: a system call on the mount would wait for ourselves.
+            raise SimulatedDatastoreError(
+                f"{str(mount_point)!r} can't be mounted: {_explain_refusal() or error}."
+            ) from error
+        # Read the kernel's table only: a system call on the mount would wait for this process.
         self.device = next((mount.device for mount in reversed(mounts()) if mount.path == os.fspath(mount_point)), "")
         _read_ahead(self.device)
         _sessions.register(self._session_fd(), select.POLLIN)
-        # A request is withdrawn when its process is killed before anybody reads it: to wait for the next one would stop
-        # the daemon.
+        # The kernel withdraws a request when its process is killed before the read. A blocking read would then stop the
+        # daemon.
         os.set_blocking(self.session_fd, False)
-        self._trio.ready = _ready(self.session_fd, mount.datastore.parked)
+        self._trio.ready = _make_ready_check(self.session_fd, mount.datastore.parked)
         mount.relieve = self._relieve
 
     def _session_fd(self) -> int:
-        """The descriptor of the session: the newest one of /dev/fuse."""
+        """Return the descriptor of the session: the newest descriptor of /dev/fuse."""
         found = [int(name) for name in os.listdir("/proc/self/fd") if _target(name) == "/dev/fuse"]
         taken = {fd for adapter in _adapters for fd in (adapter.session_fd,)}
         self.session_fd = next(fd for fd in sorted(found, reverse=True) if fd not in taken)
@@ -127,30 +127,31 @@ class Pyfuse3Adapter:
             self._jobs.put(None)
 
     async def _reader(self) -> None:
-        # Of two readers that come to wait, the second ends (min_tasks 0); the library starts none, however many have
-        # ended (max_tasks).
+        # The second of two waiting readers ends (min_tasks 0). The library starts no readers, however many have ended
+        # (max_tasks).
         await self._pyfuse3.main(0, -1 << 30)
         if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
-            # It wasn't superfluous: the session has ended, and who is still parked waits for nobody.
+            # The last reader ends only with the session. Parked requests have no client then.
             self._nursery.cancel_scope.cancel()
 
     def _relieve(self) -> None:
-        """The reader is going to wait for something else: another one must read on."""
+        """Start another reader, because the current one is going to wait for something other than requests."""
         if not self._trio.waiting and not self._trio.starting and self._nursery is not None:
             self._trio.starting = True
             self._nursery.start_soon(self._reader)
 
     def terminate(self) -> None:
-        """End the session: :meth:`run` returns, at once if it comes later."""
+        """End the session: :meth:`run` returns, at once if it is called later."""
         self._ended = True
         if self._nursery is not None:
             self._pyfuse3.terminate()
             self._nursery.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Unmount and free the session; the kernel answers what is still asked with ENOTCONN."""
+        """Unmount and free the session. Pending requests get ENOTCONN from the kernel."""
         _sessions.unregister(self.session_fd)
-        # A thread that is just invalidating uses the session; one that waits in the kernel goes on when the mount goes.
+        # An invalidating thread still uses the session. A thread that waits in the kernel continues when the mount
+        # goes.
         locked = self._session_lock.acquire(timeout=2)
         self._closed = True
         if locked:
@@ -161,13 +162,14 @@ class Pyfuse3Adapter:
     # Caches of the kernel
 
     def invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
-        """Make the kernel forget what it knows of a node, or of a name; it happens soon, in a thread, as it may have to
-        wait for other requests.
+        """Invalidate the kernel's cache of a node, or of a name.
+
+        The call returns at once: a thread does the work, because the kernel may wait for other requests.
         """
         self._jobs.put((node, parent, name))
 
     def invalidate_attributes(self, node: Node) -> None:
-        """Make the kernel forget the attributes of *node*: done when this returns, as for these it waits for nobody."""
+        """Invalidate the kernel's attributes of *node* before returning; here the kernel waits for no request."""
         with contextlib.suppress(OSError):
             self._pyfuse3.invalidate_inode(self.number(node), attr_only=True)
 
@@ -185,12 +187,12 @@ class Pyfuse3Adapter:
                 elif parent is not None:
                     self._pyfuse3.invalidate_entry(self.number(parent), name)
         except OSError as error:
-            # The kernel doesn't know it, or the mount is going.
+            # The kernel has no such node, or the mount is going.
             if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EBADF, errno.ENODEV):
                 _log.warning("invalidation: %s", error)
 
     def trim_nodes(self) -> None:
-        """Have the kernel forget names while it knows too many: what is in use stays."""
+        """Start to make the kernel forget unused names if it has too many nodes."""
         if len(self.mount.lookups) <= self.trim or self._trimming:
             return
         self._trimming = True
@@ -206,11 +208,11 @@ class Pyfuse3Adapter:
                     if node is not None and not node.handles and not stat.S_ISDIR(node.kind):
                         for parent, name in list(node.links):
                             self._invalidate(None, parent, name)
-                # It tells a little later what it has forgotten.
+                # The forget requests of the kernel follow a little later.
                 time.sleep(0.1)
                 if all(ino in lookups for ino in oldest):
-                    # All are in use, or the kernel is late. To try again has its price, but nobody else may come by:
-                    # what it knows it doesn't ask for.
+                    # All nodes are in use, or the kernel is late. A retry has its price. But no client request may
+                    # start the next trim, because the kernel sends no requests for cached nodes.
                     time.sleep(1)
         except Exception:
             _log.exception("a bug in the forgetting of %s", self.mount.client)
@@ -220,15 +222,15 @@ class Pyfuse3Adapter:
         return _ROOT if node is self.mount.nodes.root else node.ino
 
 
-#: The descriptors of all sessions.
+#: Descriptors of all sessions.
 _sessions = select.poll()
-#: Of this process, one a mount.
+#: Adapters of this process, one per mount.
 _adapters: list[Pyfuse3Adapter] = []
 
 
-def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
-    """A function that tells whether a request is there, or comes within a millisecond in which nobody else has anything
-    to do.
+def _make_ready_check(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
+    """Return a function that returns True if a request is ready. Without parked requests it waits a millisecond for
+    one.
     """
     poll = _sessions.poll
 
@@ -242,13 +244,13 @@ def _ready(session_fd: int, parked: list[Request]) -> Callable[[], bool]:
 
 
 def _read_ahead(device: str, size: int = 1024) -> None:
-    """Let the kernel read ahead *size* KiB: sequential reads are a fifth faster. Not everywhere is /sys writable."""
+    """Set the kernel's read-ahead to *size* KiB, which makes sequential reads a fifth faster. /sys may be read-only."""
     with contextlib.suppress(OSError):
         Path("/sys/class/bdi", device, "read_ahead_kb").write_text(str(size), encoding="ascii")
 
 
-def _why_not() -> str:
-    """Return why this process can't mount; empty when no reason is known."""
+def _explain_refusal() -> str:
+    """Return the reason why this process can't mount; empty for an unknown one."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     if not effective >> _SYS_ADMIN & 1:
@@ -271,7 +273,7 @@ def _target(name: str) -> str:
 
 
 def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
-    """An instance of the operations class of this copy of *pyfuse3*."""
+    """Return an instance of the operations class of this copy of *pyfuse3*."""
     mount = adapter.mount
     nodes = mount.nodes
     root = nodes.root
@@ -308,7 +310,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
         return found
 
     def entry(done: Request) -> Any:
-        """The node that the client has been given; too many of them, and the kernel is asked to forget some."""
+        """Return the client's node. With too many nodes the trim of the kernel's cache starts."""
         adapter.trim_nodes()
         if done.found is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -408,8 +410,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             if close_to_open:
                 node = handle.node
                 if mount.seen.get(ino) != node.version:
-                    # Its page cache goes with every open; the attributes that the client was given, the size among
-                    # them, must go as well.
+                    # Every open drops the page cache. The client's attributes, with the size, must go as well.
                     adapter.invalidate_attributes(node)
                     mount.seen[ino] = node.version
             return file_info(fh=handle.number, direct_io=strict)
@@ -456,7 +457,7 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
                         nodes.drop(node)
                     break
                 if position > 1:
-                    # "." and ".." aren't counted by the kernel.
+                    # The kernel doesn't count "." and "..".
                     mount.count(node)
             adapter.trim_nodes()
 
@@ -491,8 +492,8 @@ def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
             await mount.setxattr(real(number), name, value, ctx)
 
         async def getxattr(self, number: int, name: bytes, ctx: Any) -> bytes:
-            # The kernel asks for this one before each write, for itself: nothing that a client does, and half the time
-            # of small writes.
+            # The kernel requests security.capability before each write. Such a request is no client's operation, and
+            # takes half the time of small writes.
             if (
                 name == CAPABILITY
                 and (node := nodes.known(real(number))) is not None

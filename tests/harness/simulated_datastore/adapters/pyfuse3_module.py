@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Copies of the pyfuse3 extension: it keeps its session in module globals, so that each mount of a process needs a
-module of its own.
-"""
+"""Copies of the pyfuse3 extension. Its session is in module globals, so each mount needs a module of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 class _Lock:
-    """In place of trio's lock, which makes a checkpoint each time: the adapter never has two readers that wait."""
+    """A replacement of trio's lock without its checkpoint. The adapter never has two waiting readers."""
 
     async def __aenter__(self) -> None:
         pass
@@ -35,8 +33,9 @@ class _Lock:
 
 
 class _Nursery:
-    """In place of trio's: pyfuse3 starts one loop in it, as long as it may have no more. That begins again when there
-    was no request after all; it leaves its buffer behind then, some hundred KiB.
+    """A replacement of trio's nursery for the one loop of pyfuse3.
+
+    The loop starts again after a withdrawn request, because pyfuse3 would leak its buffer of some hundred KiB.
     """
 
     def __init__(self) -> None:
@@ -59,11 +58,9 @@ class _Nursery:
 
 
 class _Trio(types.ModuleType):
-    """What pyfuse3's loop takes from trio, with as few checkpoints as other tasks can bear: one costs as much as a
-    small request.
-    """
+    """The part of trio that pyfuse3's loop uses, with few checkpoints, because one costs as much as a small request."""
 
-    #: For how long, in seconds, requests may follow each other without a checkpoint.
+    #: Upper bound of the time in seconds in which requests follow each other without a checkpoint.
     BURST = 0.02
 
     def __init__(self) -> None:
@@ -75,11 +72,11 @@ class _Trio(types.ModuleType):
         self.current_trio_token = trio.lowlevel.current_trio_token
         self.current_task = trio.lowlevel.current_task
         self.notify_closing = trio.lowlevel.notify_closing
-        #: Whether a request is there, or comes very soon: waiting here costs a fraction of what waiting by way of trio
-        #: does.
+        #: Function that returns True if a request is ready, or very soon. A wait in it costs a fraction of a wait in
+        #: trio.
         self.ready: Callable[[], bool] = lambda: False
         self._until = 0.0
-        #: Whether a reader waits for the next request, or is about to.
+        #: True while a reader waits for the next request; ``starting`` is true before its first wait.
         self.waiting = False
         self.starting = False
 
@@ -95,10 +92,10 @@ class _Trio(types.ModuleType):
             self._until = time.monotonic() + self.BURST
 
 
-def fresh_module() -> tuple[Any, _Trio]:
-    """A module like ``pyfuse3`` with a session of its own, and the part of trio it uses.
+def copy_module() -> tuple[Any, _Trio]:
+    """Return a new copy of ``pyfuse3`` with a session of its own, and its replacement of trio.
 
-    Raises :class:`SimulatedDatastoreError` when it isn't there.
+    Raises :class:`SimulatedDatastoreError` if pyfuse3 is missing.
     """
     try:
         import pyfuse3
@@ -109,7 +106,7 @@ def fresh_module() -> tuple[Any, _Trio]:
         ) from error
     name = f"_simulated_datastore_mount_{next(_numbers)}"
     with tempfile.TemporaryDirectory(prefix="simulated-datastore-") as directory:
-        # The file must be another one: the dynamic linker gives the same one's variables to both.
+        # Two modules of one file would share their variables in the dynamic linker.
         shutil.copytree(
             Path(pyfuse3.__file__).parent,
             Path(directory, "pyfuse3"),
@@ -124,4 +121,4 @@ def fresh_module() -> tuple[Any, _Trio]:
     return module, shim
 
 
-__all__ = ["fresh_module"]
+__all__ = ["copy_module"]

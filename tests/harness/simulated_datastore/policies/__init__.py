@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The policies, one a file, and what all of them are."""
+"""The policies, one per file, and their base class."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from ..request import Request
 
 
 class Policy:
-    """One stage of the pipeline. A policy raises :class:`OSError` to answer a request with an error."""
+    """A stage of the pipeline. A policy raises :class:`OSError` to give a request an error."""
 
-    #: Its key in the notes of a request, and its name in the status.
+    #: Key in the notes of a request, and name in the status.
     name = ""
 
     def concerns(self, op: str) -> bool:
-        """Whether requests of this kind pass through this policy, as it is set now."""
+        """Return True if the policy, as it is set now, has an effect on requests of this operation."""
         return False
 
     async def before(self, request: Request) -> None:
-        """Before the request is executed."""
+        """Act before the execution. The policy may wait."""
 
     def enter(self, request: Request) -> None:
-        """Right before the request is executed: nothing else happens in between."""
+        """Act right before the execution, with nothing in between."""
 
     def after(self, request: Request) -> None:
-        """After it has been executed with success, before its reply."""
+        """Act after a successful execution, before the reply."""
 
     def settle(self, request: Request) -> None:
-        """At the end of every request that concerned this policy, successful or not."""
+        """Act at the end of every request of this policy, successful or not."""
 
 
 __all__ = ["Policy"]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Space and inodes: what is used, to the 4 KiB block, and what happens when there is no more.
+"""Space and inodes: their use in blocks of 4 KiB, and the errors at the limits.
 
-Counted is what is allocated (``st_blocks`` of the backing directory), never a length: a file with several names
-once, a file without a name until it is closed, directories as far as they take blocks there. Usage is counted once,
-when a limit is set, and then follows from what each request changed.
+Allocated blocks count (``st_blocks`` of the backing directory), never lengths. A file with several names counts once. A
+nameless file counts until its last close. A directory counts if it has blocks beneath. The use is computed once, when a
+limit is set, and then follows from the changes by each request.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _CONCERNED = _NEW | {
 
 
 def blocks(status: os.stat_result) -> int:
-    """The 4 KiB blocks a file takes."""
+    """Return the number of 4 KiB blocks of a file."""
     return (status.st_blocks * 512 + BLOCK - 1) // BLOCK
 
 
 @dataclass
 class Account:
-    """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*); in blocks and inodes, None is
-    without limit.
+    """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*), in blocks and inodes. None: no
+    limit.
     """
 
     error: int
@@ -90,7 +90,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Statvfs:
-    """What statfs answers where the datastore has limits of its own (statvfs(3))."""
+    """The result of statfs where the datastore has limits of its own (statvfs(3))."""
 
     f_bsize: int
     f_frsize: int
@@ -116,9 +116,10 @@ class Capacity(Policy):
     # Control
 
     def set(self, **given: Any) -> dict[str, Any]:
-        """Change the limits that are given: *size* and *max_file* in bytes, *inodes*, *error_at*, and *quotas*, a
-        list of mappings with uid or path, and size or inodes. None takes a limit away. Raises
-        :class:`SimulatedDatastoreError` for one that is below what is used.
+        """Change limits: *size* and *max_file* in bytes, *inodes*, *error_at*, and *quotas*.
+
+        *quotas* is a list of mappings with uid or path, and size or inodes. None removes a limit. Raises
+        :class:`SimulatedDatastoreError` for a limit below the use.
         """
         for key in given:
             choose("capacity", key, ["size", "inodes", "max_file", "error_at", "quotas"])
@@ -181,7 +182,7 @@ class Capacity(Policy):
         }
 
     def recount(self) -> None:
-        """Count anew what is used, after something changed behind the requests."""
+        """Compute the use again, after changes other than by requests."""
         if self._accounts:
             for account in self._accounts:
                 account.used = account.inodes = 0
@@ -196,7 +197,7 @@ class Capacity(Policy):
                 seen.add(status.st_ino)
                 _charge(accounts, status.st_uid, path, blocks(status), 1)
         for node in self._nodes:
-            if node.ino not in seen and not node.links and node.in_use:
+            if node.ino not in seen and not node.links and node.is_in_use:
                 self._charge_nameless(accounts, node)
 
     def _charge_nameless(self, accounts: list[Account], node: Node) -> None:
@@ -207,7 +208,7 @@ class Capacity(Policy):
             _charge(accounts, uid, node.path, number, 1)
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Everything in the backing directory that clients can see."""
+        """Yield path and status of everything in the backing directory that clients can see."""
         root = self._nodes.root_fd
         yield b"/", os.fstat(root)
         for directory, names, files, fd in os.fwalk(b".", dir_fd=root):
@@ -225,14 +226,12 @@ class Capacity(Policy):
     def concerns(self, op: str) -> bool:
         if op not in _CONCERNED:
             return False
-        # A request that can wait may meet limits that were set after it came.
+        # A waiting request may meet limits that are set later.
         store = self._datastore
         return bool(self._accounts) or any(policy.concerns(op) for policy in (store.state, store.rules, store.schedule))
 
     def enter(self, request: Request) -> None:
-        """Hold the request to the limits of now, however long it waited, and look at what it may change, where that
-        isn't known.
-        """
+        """Apply the current limits to the request, even after a wait, and note the old use of its nodes."""
         if not self._accounts:
             return
         op = request.op
@@ -250,18 +249,18 @@ class Capacity(Policy):
                 or self._above_quota(request.path)
                 or self._above_quota(request.new_path)
             ):
-                # As between projects of XFS: a file would take its use along, and a directory that of the quotas
-                # below it.
+                # Like XFS between projects: a file would take its use along, and a directory the use of the quotas
+                # below.
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         for node in (request.node, request.new_parent):
             if node is not None and node.counted is None:
                 with contextlib.suppress(OSError):
                     status = self._nodes.stat(node)
-                    if status.st_nlink or node.in_use:
+                    if status.st_nlink or node.is_in_use:
                         node.counted = (status.st_uid, blocks(status))
 
     def reports_at(self, mount: Mount) -> str:
-        """Where *mount* reports a lack of space: write, close or fsync."""
+        """Return the operation in which *mount* reports a lack of space: write, close or fsync."""
         return self._error_at or mount.export.profile.error_at
 
     def _of_path(self, path: bytes) -> list[bytes]:
@@ -307,7 +306,7 @@ class Capacity(Policy):
         accounts = [account for account in self._accounts if account.covers(uid, request.path)]
         if request.op == "create" and not request.flags & os.O_EXCL:
             with contextlib.suppress(OSError):
-                # Another client was faster: nothing is new, and the request is going to be refused.
+                # Another client was faster: the request creates nothing and will be refused.
                 os.stat(request.name or b"", dir_fd=self._nodes.directory_fd(request.node), follow_symlinks=False)
                 return
         need = 1 if request.op == "mkdir" and os.fstat(self._nodes.root_fd).st_blocks else 0
@@ -331,11 +330,11 @@ class Capacity(Policy):
                 request.found.counted = uid, number
             _charge(self._accounts, uid, request.path, number, 1)
         elif op in ("rmdir", "unlink"):
-            self._removed(request.stat, request.found, request.path)
+            self._subtract_removed(request.stat, request.found, request.path)
         elif op == "rename":
             old, replaced = request.result
             if old is not None and old.st_ino != request.stat.st_ino and not request.flags & RENAME_EXCHANGE:
-                self._removed(old, replaced, request.new_path)
+                self._subtract_removed(old, replaced, request.new_path)
 
     def settle(self, request: Request) -> None:
         if not self._accounts:
@@ -345,9 +344,7 @@ class Capacity(Policy):
             self._measure(request.new_parent)
 
     def _measure(self, node: Node) -> None:
-        """Count what has changed of *node* since it was looked at; the file system beneath may have allocated some
-        of it later than it was written.
-        """
+        """Update the use of *node*. The file system beneath may allocate blocks later than the write."""
         before = node.counted
         if before is None:
             return
@@ -362,26 +359,26 @@ class Capacity(Policy):
         elif number != before[1]:
             _charge(self._accounts, uid, node.path, number - before[1], 0)
 
-    def _removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
-        """A name of a file has gone, and with the last one the file, unless it is open."""
+    def _subtract_removed(self, status: os.stat_result, node: Node | None, path: bytes) -> None:
+        """Subtract a file from the use after the removal of a name, if the file has no other name and isn't open."""
         if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
             return
         uid, number = (node and node.counted) or (status.st_uid, blocks(status))
-        if node is not None and node.in_use:
+        if node is not None and node.is_in_use:
             node.orphan, node.counted = True, (uid, number)
             return
         _charge(self._accounts, uid, path, -number, -1)
         if node is not None:
-            # Clients may know it still, but what they do to it counts no more.
+            # Clients may still know the node, but their changes don't count any more.
             node.counted = None
 
-    def opened(self, node: Node) -> None:
-        """A nameless file is open again: some process knew it by a descriptor with O_PATH."""
+    def count_opened(self, node: Node) -> None:
+        """Count a nameless file that is open again, by a program's descriptor with O_PATH."""
         if self._accounts:
             self._charge_nameless(self._accounts, node)
 
-    def closed(self, node: Node) -> None:
-        """The last descriptor of a nameless file is closed."""
+    def subtract_closed(self, node: Node) -> None:
+        """Subtract a nameless file after its last close."""
         if self._accounts and node.counted is not None:
             (uid, number), node.counted = node.counted, None
             _charge(self._accounts, uid, node.path, -number, -1)
@@ -410,14 +407,12 @@ def _charge(accounts: list[Account], uid: int, path: bytes, number: int, inodes:
 
 
 def _prefix(fd: int, offset: int, size: int, free: int) -> int:
-    """How many of *size* bytes at *offset* fit if *free* blocks are left: blocks that are there already cost
-    nothing.
-    """
+    """Return how many of *size* bytes at *offset* fit into *free* blocks. Allocated blocks cost nothing."""
     end, need, block = offset + size, 0, offset // BLOCK
     while block * BLOCK < end:
         data, hole = _data(fd, block * BLOCK)
         if data // BLOCK > block:
-            # A hole up to there.
+            # A hole up to the next data.
             here = min(data // BLOCK, (end - 1) // BLOCK + 1) - block
             if need + here > free:
                 return max(0, (block + free - need) * BLOCK - offset)
@@ -429,7 +424,7 @@ def _prefix(fd: int, offset: int, size: int, free: int) -> int:
 
 
 def _data(fd: int, offset: int) -> tuple[int, int]:
-    """Where the next data begin and end (lseek(2), SEEK_DATA)."""
+    """Return begin and end of the next data (lseek(2), SEEK_DATA)."""
     try:
         data = os.lseek(fd, offset, os.SEEK_DATA)
     except OSError:
@@ -462,7 +457,7 @@ def _quota(given: Any) -> Account:
         path = b"/" + os.fsencode(checks.text("quotas path", given["path"], path=True)).strip(b"/")
         if {b"", b".", b".."} & set(path[1:].split(b"/")):
             raise SimulatedDatastoreError(
-                f"quotas: {given['path']!r} isn't the path of a subtree, for the whole datastore there is size."
+                f"quotas: {given['path']!r} isn't the path of a subtree, use size for the whole datastore."
             )
     uid = checks.whole("quotas uid", given["uid"], most=checks.MOST_ID) if "uid" in given else None
     return Account(

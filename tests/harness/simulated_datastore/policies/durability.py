@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Crashes: everything is written through at once, and the journal knows what a crash would have lost."""
+"""Crashes. Every change is written at once, and the journal has the changes that a crash would have lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEEPS = ("none", "prefix", "subset", "torn")
 ORDERS = ("none", "ordered", "strict")
-#: fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
+#: Flags of fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
 _PUNCH = 0x03
 _TRACKED = NAMES | ATTRIBUTES | {"close", "fsync", "fsyncdir", "truncate", "write"}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class _File:
-    """A file of the journal: a descriptor keeps it, with a name or without."""
+    """A file of the journal. Its descriptor keeps a nameless file, too."""
 
     __slots__ = ("fd", "ino")
 
@@ -47,13 +47,13 @@ class Durability(Policy):
     name = "durability"
 
     def __init__(self, datastore: Datastore, most_files: int = 2000) -> None:
-        #: How many files the journal may hold open before everything counts as written back.
+        #: Number of open files of the journal above which everything counts as written back.
         self.most_files = most_files
         self._datastore = datastore
         self._nodes = datastore.nodes
         self.tracking = False
         self.journal = Journal()
-        #: The log says already that the journal has no room for everything.
+        #: The warning of the full journal is in the log.
         self._told = False
         self._files: dict[int, _File] = {}
         self._ids: dict[int, int] = {}
@@ -62,7 +62,7 @@ class Durability(Policy):
     # Control
 
     def track(self, enabled: bool = True, limit: int | None = None) -> dict[str, Any]:
-        """Begin or end to keep a journal, of at most *limit* bytes. What was done before is durable."""
+        """Start or end the journal, of at most *limit* bytes. Earlier changes count as durable."""
         if not isinstance(enabled, bool):
             raise SimulatedDatastoreError(f"crash_tracking: {enabled!r} is neither true nor false.")
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
@@ -85,7 +85,7 @@ class Durability(Policy):
     ) -> None:
         """Raise :class:`SimulatedDatastoreError` unless a crash with these parameters is possible."""
         if not self.tracking:
-            raise SimulatedDatastoreError("crash: nothing is known of what was synced, set crash tracking before.")
+            raise SimulatedDatastoreError("crash: there is no record of unsynced changes, set crash tracking before.")
         choose("keep", keep, KEEPS)
         choose("names", names, ORDERS)
         for option, value in (("seed", seed), ("count", count), ("state", state)):
@@ -93,8 +93,9 @@ class Durability(Policy):
                 raise SimulatedDatastoreError(f"{option}: {value!r} isn't a whole number that is at least 0.")
 
     def unsynced(self) -> dict[str, Any]:
-        """What a crash could lose, at worst: bytes and ranges by file, names, and attributes; and how many changes it
-        can't lose only because the journal had no room for them (``written_back``).
+        """Return the possible losses in a crash: bytes and ranges by file, names, and attributes.
+
+        ``written_back`` is the number of changes that count as durable only for lack of room in the journal.
         """
         self.check()
         files: dict[int, list[tuple[int, int]]] = {}
@@ -128,26 +129,29 @@ class Durability(Policy):
         }
 
     def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
-        """At most *limit* of the states the disk may be in after a crash now; the number of one is *state* of crash,
-        with the same *seed*.
+        """Return at most *limit* of the possible states of the disk after a crash now.
+
+        The number of a state is the parameter *state* of crash, with the same *seed*.
         """
         self.check(names=names, seed=seed)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise SimulatedDatastoreError(f"limit: {limit!r} isn't a whole number that is at least 1.")
         states = CrashStates(self.journal, names)
-        return [{"state": number, **self._tell(states, state)} for number, state in enumerate(states.take(limit, seed))]
+        return [
+            {"state": number, **self._describe(states, state)} for number, state in enumerate(states.take(limit, seed))
+        ]
 
     def count(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> dict[str, Any]:
-        """How many states there are (``states``, at most 10**100), whether that is ``exact`` or could be less, and how
-        many :meth:`states` lists.
+        """Return the number of states (``states``, at most 10**100), ``exact`` (false for an upper bound), and
+        ``listed``, the number of states in :meth:`states`.
         """
         self.check(names=names, seed=seed)
         states = CrashStates(self.journal, names)
         number, exact = states.count()
         return {"states": number, "exact": exact, "listed": len(states.take(limit, seed))}
 
-    def _tell(self, states: CrashStates, state: State) -> dict[str, list[str]]:
-        """The changes that are on the disk, those that are lost, and those of which there is a part."""
+    def _describe(self, states: CrashStates, state: State) -> dict[str, list[str]]:
+        """Return the surviving, the lost and the torn changes."""
         told: dict[str, list[str]] = {"survivors": [], "lost": [], "torn": []}
         for change in states.pending:
             if states.whole(state, change):
@@ -166,13 +170,13 @@ class Durability(Policy):
         return told
 
     def forget(self, node: Node) -> None:
-        """An fsync of *node* has failed and dropped its dirty pages."""
+        """Mark the dirty pages of *node* as lost after a failed fsync."""
         fid = self._ids.get(node.ino)
         if fid is not None:
             self.journal.forget(fid)
 
     def sync(self) -> None:
-        """Make everything durable, as sync(2) on the server would."""
+        """Make everything durable, like sync(2) on the server."""
         self.journal.sync_all()
         self._release_unused()
 
@@ -182,7 +186,7 @@ class Durability(Policy):
         return self.tracking and op in _TRACKED
 
     def enter(self, request: Request) -> None:
-        """Remember what will be overwritten, and hold what may go."""
+        """Note the content that will be overwritten, and open the files that may lose their name."""
         op = request.op
         try:
             if op == "write":
@@ -199,7 +203,7 @@ class Durability(Policy):
                     self._fid_at(*request.target),
                 )
         except FileNotFoundError:
-            # The operation itself will say so.
+            # The operation itself will raise the error.
             pass
 
     def _enter_write(self, request: Request) -> None:
@@ -215,7 +219,7 @@ class Durability(Policy):
         size = os.fstat(fd).st_size
         old = b""
         if 0 <= cut < size:
-            # Only what there is: the rest of a sparse file needs no memory.
+            # Only data up to the end: the rest of a sparse file needs no memory.
             old = _read(fd, cut, min(size - cut, self.journal.limit))
         request.notes[self.name] = (fid, old, size)
 
@@ -234,7 +238,7 @@ class Durability(Policy):
         if request.op in ("removexattr", "setxattr"):
             changes.append((request.data, value, request.arguments))
         else:
-            # Other times change by themselves.
+            # Other times change without a request.
             names += [name for name in ("atime_ns", "mtime_ns") if name in request.arguments]
         changes += [(name, getattr(before, f"st_{name}"), getattr(after, f"st_{name}")) for name in names]
         if changes := [change for change in changes if change[1] != change[2]]:
@@ -242,7 +246,7 @@ class Durability(Policy):
 
     def after(self, request: Request) -> None:
         if request.skip:
-            # Nothing was done, whatever the client was told.
+            # The operation wasn't executed, even if the client got a success.
             return
         op, mount, noted = request.op, request.mount, request.notes.get(self.name)
         network = not mount.export.profile.coherent
@@ -258,13 +262,13 @@ class Durability(Policy):
                 if not network:
                     self._note_attributes(request)
         elif op == "fsync" or (op == "close" and network):
-            # A network client commits what it has written when it closes.
+            # A network client commits its writes in close.
             fid = self._ids.get(request.node.ino)
             self.journal.sync(-1 if fid is None else fid, data_only=bool(request.arguments))
         elif op == "fsyncdir":
             self.journal.sync_directory(self._fid(request.node))
         elif op != "close" and not network:
-            # A server answers a change of names or attributes when it is on the disk.
+            # A server's reply to a change of names or attributes comes after the change is on the disk.
             if op not in ATTRIBUTES:
                 self._note_names(request)
             elif "attributes" in request.notes:
@@ -274,7 +278,7 @@ class Durability(Policy):
         if self.journal.written_back and not self._told:
             self._told = True
             _log.warning(
-                "crash tracking has no room for all that isn't synced: the oldest changes count as written back from "
+                "crash tracking has no room for all unsynced changes: the oldest changes count as written back from "
                 "now on"
             )
 
@@ -283,7 +287,7 @@ class Durability(Policy):
         directory = self._fid(request.node) if request.name is not None else 0
         if op in ("create", "mkdir", "mknod", "symlink"):
             if request.found is not None:
-                # Its number may have been that of a file that is no more.
+                # The inode number may have been that of a removed file.
                 self._ids.pop(request.found.ino, None)
                 self.journal.names(op, ((directory, name), None, self._fid(request.found)))
         elif op == "link":
@@ -318,7 +322,7 @@ class Durability(Policy):
         return fid
 
     def _fid_at(self, directory: Node, name: bytes) -> int | None:
-        """The file behind a name, None when there is none; whether clients know it or not."""
+        """Return the file of a name, known to a client or not; None for a missing one."""
         fd = self._nodes.directory_fd(directory)
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -337,14 +341,14 @@ class Durability(Policy):
         return fid
 
     def _make_room(self) -> None:
-        """Let go of the files that aren't needed; when too many are, everything counts as written back."""
+        """Close unused files. If too many are in use, everything counts as written back."""
         self._release_unused()
         if len(self._files) > self.most_files * 3 // 4:
             self.journal.written_back += self.journal.sync_all()
             self._release_unused()
 
     def _release_unused(self) -> None:
-        """Let go of the files that the journal no longer speaks of."""
+        """Close the files that aren't in the journal any more."""
         used: set[int | None] = set()
         for change in self.journal.changes:
             if not isinstance(change, Names):
@@ -386,7 +390,7 @@ class Durability(Policy):
         state: int | None = None,
         restart: bool = False,
     ) -> dict[str, Any]:
-        """Bring the backing directory into a state that the disk may be in; returns what was lost."""
+        """Change the backing directory into a possible state of the disk, and return the losses."""
         self.check(keep, names, seed, count, state, restart)
         states = CrashStates(self.journal, names)
         if state is None:
@@ -398,7 +402,7 @@ class Durability(Policy):
                     f"state: there are {len(listed)} crash states, {state} isn't the number of one."
                 )
             chosen = listed[state]
-        told = self._tell(states, chosen)
+        told = self._describe(states, chosen)
         for fid, recipe in states.contents(chosen).items():
             _replay(self._files[fid].fd, recipe)
         for fid, values in states.attribute_values(chosen).items():
@@ -418,7 +422,7 @@ class Durability(Policy):
             os.mkdir(hidden, 0o700, dir_fd=root)
         store = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         try:
-            # First everything out of the way, then to its place.
+            # Move all entries away first, because the old and new names can overlap.
             for (directory, name), (now, _unused) in differing.items():
                 if now is not None:
                     self._put_aside(directory, name, now, store)
@@ -426,7 +430,7 @@ class Durability(Policy):
             while waiting:
                 placed = [key for key, fid in waiting.items() if self._place(key[0], key[1], fid, store)]
                 if not placed:
-                    # Below directories that are lost themselves.
+                    # The directory below is lost itself.
                     break
                 for key in placed:
                     del waiting[key]
@@ -438,7 +442,7 @@ class Durability(Policy):
         where = self._files[directory].fd
         kept = str(fid).encode()
         with contextlib.suppress(FileNotFoundError):
-            # One of several names will do.
+            # One of several names suffices.
             os.rename(name, kept, src_dir_fd=where, dst_dir_fd=store)
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(name, dir_fd=where)
@@ -463,7 +467,7 @@ class Durability(Policy):
         return True
 
     def _recreate(self, file: _File, status: os.stat_result, where: int, name: bytes) -> None:
-        """A file that has no name any more can't get one: make another one like it."""
+        """Create a copy of a nameless file, because such a file can't get a name."""
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             os.mkdir(name, dir_fd=where)
@@ -493,7 +497,7 @@ def _replay(fd: int, recipe: Recipe) -> None:
             os.ftruncate(fd, change.size)
         if change.old:
             if change.old.count(0) == len(change.old):
-                # It may have been a hole.
+                # The old data may have been a hole.
                 _libc.fallocate(fd, _PUNCH, ctypes.c_int64(change.offset), ctypes.c_int64(len(change.old)))
             else:
                 _write(fd, change.old, change.offset)
@@ -507,7 +511,9 @@ def _replay(fd: int, recipe: Recipe) -> None:
 
 
 def _set_attributes(path: str, values: dict[Attribute, Any]) -> None:
-    """*path* leads to the file itself. The mode comes after what changes it along: ACLs and owners."""
+    """Set the attributes of the file at *path*, a link of proc(5). ACLs and owners come first, because they change the
+    mode.
+    """
     now = os.stat(path)
     for name, value in values.items():
         if isinstance(name, bytes):
@@ -538,7 +544,7 @@ def _read(fd: int, offset: int, size: int) -> bytes:
 
 
 def _copy(source: int, target: int) -> None:
-    """Content with its holes."""
+    """Copy content with its holes."""
     size, offset = os.fstat(source).st_size, 0
     while offset < size:
         try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Who a caller is for the server: root_squash and all_squash, with permissions checked as the anonymous user; and what
-the protocol doesn't have.
+"""The caller's identity on the server: root_squash and all_squash, permissions of the anonymous user, and operations
+that the protocol lacks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHECKED = (
 
 
 class _Anonymous:
-    """The caller as the server sees it."""
+    """The caller in the eyes of the server."""
 
     __slots__ = ("gid", "pid", "uid")
 
@@ -62,7 +62,7 @@ class Identity(Policy):
         self._check(request)
 
     def _check(self, request: Request) -> None:
-        """Raise EACCES or EPERM where the anonymous user may not do this."""
+        """Raise EACCES or EPERM unless the anonymous user may do this."""
         caller, op, node, nodes = request.caller, request.op, request.node, self._datastore.nodes
         if caller is None or op == "getattr":
             return
@@ -106,7 +106,7 @@ class Identity(Policy):
                 self._need(node, _WRITE, request)
 
     def _need_path(self, node: Node, request: Request) -> None:
-        """Every directory above must be searchable; the kernel may have looked the names up for another user."""
+        """Raise EACCES unless every directory above is searchable. The kernel may have looked up for another user."""
         while node.links:
             node = node.links[0][0]
             self._need(node, _SEARCH, request)

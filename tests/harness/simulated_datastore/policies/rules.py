@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Fault rules: which requests, at which time, and what happens to them."""
+"""Fault rules: the affected requests, the trigger, and the action."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from ..ledger import path_glob
 from ..profiles import choose
 from ..request import ATTRIBUTES, CLASSES, DATA, ON_HANDLE, OPERATIONS, Request, expand
 from . import Policy
-from .schedule import fraction
+from .schedule import compute_fraction
 
 if TYPE_CHECKING:
     from ..datastore import Datastore
 
 _log = logging.getLogger(__name__)
-#: Bytes that a disk writes as one.
+#: Upper bound of the bytes that a disk writes as one.
 PAGE = 4096
-#: What can be said to have been done and not be done.
+#: Operations whose reply can be a success without an execution.
 _CAN_BE_NOTHING = ATTRIBUTES | {"close", "fsync", "fsyncdir", "rename", "rmdir", "truncate", "unlink", "write"}
-#: The operations each action makes sense for, where these aren't all.
+#: The operations of each action that isn't for all.
 _ONLY: dict[str, frozenset[str]] = {
     "short": DATA,
     "torn": frozenset({"write"}),
     "corrupt": DATA,
     "noop": _CAN_BE_NOTHING,
 }
-#: The actions that can also come after the effect.
+#: The actions that are also possible after the execution.
 _ALSO_AFTER = frozenset({"error", "kill", "crash", "disconnect"})
 
 
 @dataclass
 class Rule:
-    """One rule, as a user gives it. Conditions that aren't given are true; all must be.
+    """A rule. All given conditions must hold.
 
-    A request *matches* when *ops*, *path*, *client* and *uid* fit, and *hits* when the trigger holds as well: it is the
-    *nth* match, comes *after* so many, is each so-maniest (*every*), the matches have moved more than *bytes* bytes,
-    and a die of *seed* falls under *probability*; at most *times* hits.
+    A request *matches* when *ops*, *path*, *client* and *uid* hold. It *hits* when the trigger holds as well: the
+    request is the *nth* match, comes *after* that many, is a multiple of *every*, the matches have moved more than
+    *bytes* bytes, and a random number from *seed* is below *probability*. There are at most *times* hits.
     """
 
     id: str
@@ -64,21 +64,20 @@ class Rule:
     probability: float | None = None
     seed: int = 0
     bytes: int | None = None
-    #: Of the action error.
+    #: Parameter of the action error.
     error: str = "EIO"
-    #: Of delay, in seconds.
+    #: Parameter of the action delay in seconds.
     delay: float = 1.0
-    #: Of short and torn: how many bytes remain (None: half), rounded down to pages for torn.
+    #: Parameter of the actions short and torn: number of kept bytes (None: half), rounded down to pages for torn.
     keep: int | None = None
-    #: Of an error at fsync: whether what was written stays dirty (keep) or is dropped and never written (forget), as
-    #: Linux does.
+    #: Parameter of an error in fsync: dirty data stays dirty (keep), or is dropped like in Linux (forget).
     dirty: str = "keep"
-    #: Of crash: the parameters of the method crash.
+    #: Parameter of the action crash: the parameters of the method crash.
     crash: dict[str, Any] | None = None
 
 
 _KEYS = [field.name for field in fields(Rule)]
-#: The options that belong to some actions only.
+#: The options of single actions.
 _OF_ACTION = {
     "error": ("error",),
     "dirty": ("error",),
@@ -102,7 +101,7 @@ class _Active:
         self._path: Callable[[bytes], bool] | None = path_glob(rule.path) if rule.path is not None else None
 
     def applies(self, request: Request) -> bool:
-        """Count a match, and tell whether it is a hit."""
+        """Count a match, and return True for a hit."""
         rule = self.rule
         if rule.client is not None and rule.client != request.mount.client:
             return False
@@ -123,7 +122,7 @@ class _Active:
             and (rule.every is None or number % rule.every == 0)
             and (rule.bytes is None or self.moved > rule.bytes)
             and (rule.times is None or self.hits < rule.times)
-            and (rule.probability is None or fraction(rule.seed, rule.id, number) < rule.probability)
+            and (rule.probability is None or compute_fraction(rule.seed, rule.id, number) < rule.probability)
         )
         if hit:
             self.hits += 1
@@ -140,42 +139,43 @@ class _Active:
 
 
 class Rules(Policy):
-    """All rules, in the order in which they were added."""
+    """The rules, in the order of their addition."""
 
     name = "rules"
 
     def __init__(self, datastore: Datastore) -> None:
         self._datastore = datastore
         self._rules: dict[str, _Active] = {}
-        #: The rules that may concern an operation.
+        #: The rules that may affect an operation.
         self._by_op: dict[str, list[_Active]] = {}
         self._next = 1
 
     # Control
 
     def add(self, **given: Any) -> dict[str, Any]:
-        """Put a rule into force, with the fields of :class:`Rule`; without *id* it gets one. Raises
-        :class:`SimulatedDatastoreError` for one that is wrong, can't match or can't be honoured.
+        """Put a rule into force, with the fields of :class:`Rule`; the default *id* is new.
+
+        Raises :class:`SimulatedDatastoreError` for a rule that is invalid, can't match or needs a missing capability.
         """
         for key in given:
             choose("rule", key, _KEYS)
         if "id" not in given:
-            # Never one that was there before: the ledger still speaks of it.
+            # A new id was never used before, because the ledger keeps the old ones.
             while f"rule-{self._next}" in self._rules:
                 self._next += 1
             given["id"] = f"rule-{self._next}"
             self._next += 1
-        # In a list, for what can't be a key.
+        # In a list, because a wrong id may be no valid key.
         if given["id"] in list(self._rules):
             raise SimulatedDatastoreError(f"id: there is a rule {given['id']!r} already, give another id.")
         if "ops" not in given:
-            raise SimulatedDatastoreError("ops: name the operations or classes that the rule is about.")
+            raise SimulatedDatastoreError("ops: name the operations or classes of the rule.")
         given["ops"] = [given["ops"]] if isinstance(given["ops"], str) else given["ops"]
         rule = Rule(**given)
         for key, actions in _OF_ACTION.items():
             if key in given and choose("action", rule.action, _ACTIONS) not in actions:
                 raise SimulatedDatastoreError(
-                    f"{key}: the action {rule.action} doesn't take it, give action={actions[0]}."
+                    f"{key}: the action {rule.action} has no such parameter, give action={actions[0]}."
                 )
         active = _Active(rule, self._check(rule))
         self._rules[rule.id] = active
@@ -189,7 +189,7 @@ class Rules(Policy):
         self._datastore.recompile()
 
     def _check(self, rule: Rule) -> frozenset[str]:
-        """The operations of *rule*."""
+        """Check *rule*, and return its operations."""
         _check_types(rule)
         choose("action", rule.action, _ACTIONS)
         choose("when", rule.when, ("before", "after"))
@@ -206,7 +206,7 @@ class Rules(Policy):
                 f"accepted are {', '.join(known)}."
             ) from error
         if rule.dirty == "forget" and ops != {"fsync"}:
-            raise SimulatedDatastoreError("dirty: only an fsync can forget what is dirty, give ops=fsync.")
+            raise SimulatedDatastoreError("dirty: only an fsync can forget dirty data, give ops=fsync.")
         if not ops:
             raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
         if rule.when == "after" and rule.action not in _ALSO_AFTER:
@@ -253,14 +253,14 @@ class Rules(Policy):
         return ops
 
     def delete(self, id: str) -> dict[str, Any]:
-        """Take a rule out of force; who hangs because of it goes on."""
+        """Remove a rule, and release the requests that hang because of it."""
         active = self._rules.pop(choose("id", id, list(self._rules)))
         active.released.set()
         self._changed()
         return active.status()
 
     def clear(self) -> int:
-        """Take all rules out of force; returns how many there were."""
+        """Remove all rules, and return their number."""
         return len([self.delete(name) for name in list(self._rules)])
 
     def status(self) -> list[dict[str, Any]]:
@@ -274,7 +274,7 @@ class Rules(Policy):
     async def before(self, request: Request) -> None:
         later = []
         for active in self._by_op.get(request.op, ()):
-            # While an earlier one let it wait, a later one may have gone.
+            # During the wait for an earlier rule a later one may have been removed.
             if active.rule.id not in self._rules or not active.applies(request):
                 continue
             rule = active.rule
@@ -302,7 +302,7 @@ class Rules(Policy):
             if request.op == "fsync" and rule.dirty == "forget":
                 self._datastore.durability.forget(request.node)
                 if request.handle is not None:
-                    self._datastore.writeback.told(request.handle, errnos.number("error", rule.error))
+                    self._datastore.writeback.record_reported(request.handle, errnos.number("error", rule.error))
             raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
         if rule.action == "short":
             request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
@@ -327,7 +327,7 @@ class Rules(Policy):
             try:
                 self._datastore.crash(**(rule.crash or {}))
             except SimulatedDatastoreError as error:
-                # Tracking has ended since, say: there is nothing to lose, and yet the server goes.
+                # For example, tracking has ended since. Nothing is lost then, but the server still goes down.
                 _log.warning("rule %s: %s", rule.id, error)
                 self._datastore.state.set("down")
             raise OSError(errnos.number("error", "EIO"), f"rule {rule.id}")
@@ -336,7 +336,7 @@ class Rules(Policy):
             raise OSError(errnos.number("error", "ENOTCONN"), f"rule {rule.id}")
 
     def _tear(self, request: Request, kept: bytes) -> None:
-        """Write the first pages only, and say that it was all."""
+        """Write only the first pages, and report a complete write."""
         whole = len(request.data)
         if kept:
             request.data, request.size = kept, len(kept)
@@ -346,10 +346,10 @@ class Rules(Policy):
 
 
 def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
-    """*data* with one bit that is another one."""
+    """Return *data* with one flipped bit."""
     if not data:
         return data
-    bit = int(fraction(rule.seed, rule.id, "bit", hit) * len(data) * 8)
+    bit = int(compute_fraction(rule.seed, rule.id, "bit", hit) * len(data) * 8)
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""How long requests take: a latency for each operation, and a token bucket for bytes and for requests."""
+"""The duration of requests: a latency per operation, and a token bucket for bytes and for requests."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ..datastore import Datastore
 
 
-def fraction(*seed: object) -> float:
-    """A number in [0, 1) that depends on nothing but *seed*: what looks random replays exactly."""
+def compute_fraction(*seed: object) -> float:
+    """Return a number in [0, 1) that depends only on *seed*, so that a random run can be repeated."""
     digest = hashlib.blake2b("\0".join(map(str, seed)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / (1 << 64)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """*latency* and *jitter* in seconds by operation or class, *read* and *write* in bytes a second, *requests* a
-    second; 0 is without limit.
+    """*latency* and *jitter* in seconds by operation or class, *read* and *write* in bytes per second, *requests* per
+    second; 0 means no limit.
     """
 
     latency: dict[str, float]
@@ -38,7 +38,7 @@ class Speed:
 
 
 class Schedule(Policy):
-    """Every request gets a due time; its reply is parked until then, and the others go on."""
+    """The due times of requests. A reply waits until its time, while other requests continue."""
 
     name = "schedule"
 
@@ -58,7 +58,7 @@ class Schedule(Policy):
         requests: float = 0,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Set everything anew, what isn't given is without limit. Raises :class:`SimulatedDatastoreError`."""
+        """Replace the schedule; a missing value means no limit. Raises :class:`SimulatedDatastoreError`."""
         if latency is not None and not isinstance(latency, (dict, int, float)):
             raise SimulatedDatastoreError(
                 f"latency: {latency!r} is neither a number of seconds nor a mapping of such by operation or class."
@@ -74,7 +74,7 @@ class Schedule(Policy):
             checks.number(option, value)
         checks.whole("seed", seed, -checks.MOST)
         exact: dict[str, float] = {}
-        # The smaller the class, the later, so that the closest one counts.
+        # Smaller classes come later, because the closest class counts.
         for key in sorted(wanted, key=lambda key: -len(CLASSES.get(key, ()))):
             try:
                 exact |= dict.fromkeys(expand([key]), wanted[key])
@@ -108,7 +108,7 @@ class Schedule(Policy):
         latency = self._latency.get(op)
         if latency is not None:
             self._ordinal += 1
-            due += latency + speed.jitter * fraction(speed.seed, "jitter", self._ordinal)
+            due += latency + speed.jitter * compute_fraction(speed.seed, "jitter", self._ordinal)
         for bucket, rate, tokens in (
             ("requests", speed.requests, 1),
             (op, speed.read if op == "read" else speed.write if op == "write" else 0, request.size),
@@ -121,4 +121,4 @@ class Schedule(Policy):
             await request.mount.park(request, clock.sleep_until(due))
 
 
-__all__ = ["Schedule", "fraction"]
+__all__ = ["Schedule", "compute_fraction"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What the server is doing: up, slow, hung, down, read-only, or one that forgot its clients' handles."""
+"""The state of the server: up, slow, hung, down, read-only, or stale after a loss of all handles."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ..datastore import Datastore
 
 STATES = ("up", "slow", "hung", "down", "read-only", "stale")
-#: The server never hears of these.
+#: Operations that only concern the client.
 _LOCAL = frozenset({"release", "releasedir"})
 _CHANGES = NAMES | ATTRIBUTES | {"truncate", "write"}
 
 
 @dataclass(frozen=True)
 class State:
-    """*delay* in seconds is how much slower each request of a slow server is, *error* what one that is down answers."""
+    """A state. *delay* is the extra time of each request to a slow server in seconds, *error* the errno when down."""
 
     state: str = "up"
     delay: float = 0.0
@@ -36,7 +36,7 @@ class State:
 
 
 class ServerState(Policy):
-    """The state for all clients, and another one for some."""
+    """The state for all clients, and the states for single clients."""
 
     name = "state"
 
@@ -50,7 +50,7 @@ class ServerState(Policy):
         return op in OPERATIONS - _LOCAL and any(state.state != "up" for state in (self._all, *self._clients.values()))
 
     def set(self, state: str, client: str | None = None, delay: float = 1.0, error: str = "EIO") -> dict[str, Any]:
-        """Change the state, for one *client* or (None) for all; whoever hangs meets the new one.
+        """Change the state, for one *client* or (None) for all. Hanging requests meet the new state.
 
         Raises :class:`SimulatedDatastoreError`.
         """
@@ -87,7 +87,7 @@ class ServerState(Policy):
         self.gate(request)
 
     def gate(self, request: Request) -> None:
-        """Raise :class:`OSError` for what the server, as it is now, doesn't do."""
+        """Raise :class:`OSError` if the current state of the server refuses *request*."""
         state = self._clients.get(request.mount.client, self._all)
         if request.op in _LOCAL:
             return

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Errors of writing back, which a program hears of later: at fsync, or when it closes the file.
+"""Write-back errors, which a program gets later: in fsync, or when it closes the file.
 
-They belong to the file, as one client's kernel has it, and not to a descriptor: fsync(2) tells each descriptor that was
-open at the time once, and one that was opened later if it is the first to hear of it (fsync(2), "ERRORS"; errseq_t in
-the kernel's documentation). close(2) tells of what nobody has heard of by fsync, as that of an NFS client does
-(close(2), "NOTES").
+Such an error belongs to the file in one client's kernel, not to a descriptor. fsync(2) reports it once per descriptor
+that was open at the time. To a descriptor that was opened later fsync(2) only reports an unreported error (fsync(2),
+"ERRORS"; errseq_t in the kernel's documentation). close(2) reports an error that no fsync has reported, like in an NFS
+client (close(2), "NOTES").
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class Mapping:
-    """The content of one file in the page cache of one client, as far as errors are concerned."""
+    """The write-back errors of one file in the page cache of one client."""
 
     def __init__(self) -> None:
-        #: The errno that what isn't written back yet will meet; 0 for none.
+        #: The errno that the next write-back will meet; 0 for none.
         self.pending = 0
-        #: The last error, the number of it, and whether anybody has heard of it.
+        #: The last error, its number, and True if it was reported.
         self.error = 0
         self.number = 0
         self.heard = True
 
     def fail(self, number: int) -> None:
-        """Writing back has failed: an error that nobody has heard of is the same one still."""
+        """Record a failed write-back. An unreported error keeps its number."""
         self.error = number
         if self.heard:
             self.number += 1
@@ -45,14 +45,12 @@ class Mapping:
             self.pending = 0
 
     def sample(self) -> int:
-        """The error that a descriptor knows which is opened now: the one before the last, when nobody has heard of
-        that.
-        """
+        """Return the number of the last error for a new descriptor; an unreported error doesn't count."""
         return self.number if self.heard else self.number - 1
 
 
 class Writeback(Policy):
-    """Which client and file has met an error."""
+    """The write-back errors of all clients and files."""
 
     name = "writeback"
 
@@ -70,11 +68,11 @@ class Writeback(Policy):
         return mappings[handle.node]
 
     def lose(self, handle: Handle, number: int) -> None:
-        """A write was accepted, and what it wrote can't be stored: *number* is the errno."""
+        """Record that the data of a successful write can't be stored; *number* is the errno."""
         self._mapping(handle).pending = number
 
-    def told(self, handle: Handle, number: int) -> None:
-        """Writing back has failed, and the fsync of this descriptor has just told so."""
+    def record_reported(self, handle: Handle, number: int) -> None:
+        """Record a failed write-back that this descriptor's fsync has just reported."""
         mapping = self._mapping(handle)
         mapping.fail(number)
         mapping.heard, handle.heard = True, mapping.number

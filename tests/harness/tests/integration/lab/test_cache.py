@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What takes long to make is made once, whole or not at all."""
+"""The cache: a thing that takes long to build is built once, as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(directory: Path) -> None:
     with open(directory.parent / "made", "a") as file:
         file.write("x")
     (directory / "file").write_text("whole")
-print(cache.made_once("thing", {"a": 1}, make))
+print(cache.build_once("thing", {"a": 1}, make))
 """
 
 
@@ -48,7 +48,7 @@ def test_made_once_by_two_processes() -> None:
 
 
 def test_another_recipe_is_another_thing() -> None:
-    assert cache.made_once("thing", {"a": 1}, _make) != cache.made_once("thing", {"a": 2}, _make)
+    assert cache.build_once("thing", {"a": 1}, _make) != cache.build_once("thing", {"a": 2}, _make)
 
 
 def test_a_failure_leaves_nothing() -> None:
@@ -57,9 +57,9 @@ def test_a_failure_leaves_nothing() -> None:
         raise LabError("no")
 
     with pytest.raises(LabError):
-        cache.made_once("thing", 1, fail)
+        cache.build_once("thing", 1, fail)
     assert not list(cache.root().glob("*thing-*"))
-    assert (cache.made_once("thing", 1, _make) / "file").exists()
+    assert (cache.build_once("thing", 1, _make) / "file").exists()
 
 
 KILLED = """
@@ -70,7 +70,7 @@ def make(directory: Path) -> None:
     (directory / "half").touch()
     print("half", flush=True)
     sys.stdin.read()
-cache.made_once("thing", 1, make)
+cache.build_once("thing", 1, make)
 """
 
 
@@ -79,22 +79,22 @@ def test_a_killed_one_is_made_anew() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(LabError, match=str(process.pid)):
-            cache.made_once("thing", 1, _make, deadline=0.1)
+            cache.build_once("thing", 1, _make, deadline=0.1)
         os.kill(process.pid, signal.SIGKILL)
-    path = cache.made_once("thing", 1, _make)
+    path = cache.build_once("thing", 1, _make)
     assert [file.name for file in path.iterdir()] == ["file"]
 
 
 def test_an_old_version_goes_when_it_was_long_unused() -> None:
-    old, recent = cache.made_once("thing", "old", _make), cache.made_once("thing", "recent", _make)
+    old, recent = cache.build_once("thing", "old", _make), cache.build_once("thing", "recent", _make)
     long_ago = time.time() - cache.KEEP_UNUSED - 60
     os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
-    new = cache.made_once("thing", "new", _make)
+    new = cache.build_once("thing", "new", _make)
     assert (old.exists(), recent.exists(), new.exists()) == (False, True, True)
 
 
 def test_an_old_version_stays_while_another_mount_namespace_has_it() -> None:
-    old = cache.made_once("thing", "old", _make)
+    old = cache.build_once("thing", "old", _make)
     long_ago = time.time() - cache.KEEP_UNUSED - 60
     os.utime(cache.root() / "locks" / old.name, (long_ago, long_ago))
     script = 'mount --bind "$0" /mnt && echo mounted && read -r line'
@@ -102,6 +102,6 @@ def test_an_old_version_stays_while_another_mount_namespace_has_it() -> None:
         ["unshare", "--mount", "sh", "-c", script, str(old)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"mounted\n"
-        cache.made_once("thing", "new", _make)
+        cache.build_once("thing", "new", _make)
         assert old.exists()
         holder.communicate(b"\n")

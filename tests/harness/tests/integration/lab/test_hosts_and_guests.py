@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A lab with both kinds of container hosts, looked at with ssh, virsh and Ansible."""
+"""A lab with both kinds of container hosts, observed by ssh, virsh and Ansible."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_the_page_says_works(tmp_path: Path) -> None:
     )
     (tmp_path / "site.yml").write_text(SITE, encoding="utf-8")
     commands = block("tests/harness/README.md", "Your playbook against it").text.replace("/virtiofs/", "/documented/")
-    # Other labs may be up as well.
+    # Other labs may be up, too.
     commands = commands.replace("lab ssh", "lab --lab documented ssh").replace("lab down", "lab --lab documented down")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     try:

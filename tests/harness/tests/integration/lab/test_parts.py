@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Archives, module order, the files a user works with."""
+"""Archives, the order of modules, and the files of a lab's user."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import yaml
 from lab import access, images
 from lab.cli import make_parser
-from lab.initramfs import Entry, archive
+from lab.initramfs import Entry, build_archive
 
 
 def test_cpio_unpacks_the_archive(tmp_path: Path) -> None:
-    first = archive(
+    first = build_archive(
         [
             Entry("init", b"#!/bin/sh\n", 0o755),
             Entry("lab/etc/ssh/key", b"secret", 0o600),
@@ -33,13 +33,13 @@ def test_cpio_unpacks_the_archive(tmp_path: Path) -> None:
 
 def test_the_same_entries_give_the_same_archive() -> None:
     entries = [Entry("a/b", b"1"), Entry("a/c", b"2")]
-    assert archive(entries) == archive(entries)
-    assert len(archive(entries)) % 4 == 0
+    assert build_archive(entries) == build_archive(entries)
+    assert len(build_archive(entries)) % 4 == 0
 
 
 def test_modules_are_loaded_after_what_they_need() -> None:
     text = "k/a.ko.xz:\nk/b.ko.xz: k/a.ko.xz\nk/c.ko.xz: k/b.ko.xz k/a.ko.xz\nk/d.ko.xz: k/a.ko.xz\n"
-    assert images.load_order(text, ["c", "d", "c"]) == ["k/a.ko.xz", "k/b.ko.xz", "k/c.ko.xz", "k/d.ko.xz"]
+    assert images.order_modules(text, ["c", "d", "c"]) == ["k/a.ko.xz", "k/b.ko.xz", "k/c.ko.xz", "k/d.ko.xz"]
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def machines() -> dict[str, access.Machine]:
 def test_ssh_reads_the_configuration(tmp_path: Path, machines: dict[str, access.Machine]) -> None:
     directory = tmp_path / "a b"
     directory.mkdir()
-    (directory / "ssh_config").write_text(access.ssh_config(machines, directory, Path("/run/x")), encoding="utf-8")
+    (directory / "ssh_config").write_text(
+        access.format_ssh_config(machines, directory, Path("/run/x")), encoding="utf-8"
+    )
     out = subprocess.run(
         ["ssh", "-G", "-F", str(directory / "ssh_config"), "rw"], capture_output=True, text=True, check=True
     ).stdout
@@ -66,7 +68,7 @@ def test_ssh_reads_the_configuration(tmp_path: Path, machines: dict[str, access.
 
 
 def test_the_inventory(machines: dict[str, access.Machine]) -> None:
-    tree = yaml.safe_load(access.inventory(machines, Path("/s t/ssh_config")))["all"]
+    tree = yaml.safe_load(access.format_inventory(machines, Path("/s t/ssh_config")))["all"]
     assert tree["vars"]["ansible_ssh_common_args"] == "-F '/s t/ssh_config'"
     assert set(tree["children"]) == {"hosts", "guests", "debian13", "guest"}
     guest = tree["children"]["guests"]["hosts"]["rw"]
@@ -82,7 +84,7 @@ def test_the_name_of_a_lab_is_said_before_or_after_the_command() -> None:
         ]
         assert [one.lab for one in options] == ["one", "one"]
         assert make_parser().parse_args(words).lab is None
-    # What is behind the machine is its command's.
+    # Words behind the machine belong to its command.
     assert make_parser().parse_args(["--lab", "one", "ssh", "rw", "ls", "--lab", "two"]).command == [
         "ls",
         "--lab",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Precautions are taken where a probe asks for them, and only there."""
+"""Precautions follow from probes only."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ HYBRID = (
     ("mounts", "asks"), [(V2, False), (HYBRID, True), ("", True), ("proc /proc proc rw 0 0\nbroken\n" + V2, False)]
 )
 def test_cgroups(mounts: str, asks: bool) -> None:
-    assert bool(probes.cgroups(mounts).precaution) is asks
+    assert bool(probes.probe_cgroups(mounts).precaution) is asks
 
 
 def test_service_manager() -> None:
-    assert not probes.service_manager(True).precaution
-    assert probes.service_manager(False).precaution
+    assert not probes.probe_service_manager(True).precaution
+    assert probes.probe_service_manager(False).precaution
 
 
 def test_resource_limits() -> None:
-    assert not probes.resource_limits(0x1FFFFFFFFFF).precaution
-    assert probes.resource_limits(0x1FFFEFFFFFF).precaution
+    assert not probes.probe_resource_limits(0x1FFFFFFFFFF).precaution
+    assert probes.probe_resource_limits(0x1FFFEFFFFFF).precaution
 
 
 def test_an_ordinary_podman_gets_no_configuration() -> None:
     assert (
-        probes.containers_conf([probes.cgroups(V2), probes.service_manager(True), probes.resource_limits(1 << 24)])
+        probes.format_containers_conf(
+            [probes.probe_cgroups(V2), probes.probe_service_manager(True), probes.probe_resource_limits(1 << 24)]
+        )
         == ""
     )
 
@@ -49,22 +51,22 @@ def test_each_precaution_by_itself() -> None:
     def limit(_number: int) -> tuple[int, int]:
         return 1024, 20000
 
-    hybrid = tomllib.loads(probes.containers_conf([probes.cgroups(HYBRID)], limit))
+    hybrid = tomllib.loads(probes.format_containers_conf([probes.probe_cgroups(HYBRID)], limit))
     assert hybrid == {"engine": {"runtime": "runc"}, "containers": {"cgroupns": "private"}}
-    no_systemd = tomllib.loads(probes.containers_conf([probes.service_manager(False)], limit))
+    no_systemd = tomllib.loads(probes.format_containers_conf([probes.probe_service_manager(False)], limit))
     assert no_systemd == {"engine": {"cgroup_manager": "cgroupfs", "events_logger": "none"}}
-    limited = tomllib.loads(probes.containers_conf([probes.resource_limits(0)], limit))
+    limited = tomllib.loads(probes.format_containers_conf([probes.probe_resource_limits(0)], limit))
     assert limited == {"containers": {"default_ulimits": ["nofile=20000:20000", "nproc=20000:20000"]}}
 
 
 def test_no_limit_is_not_a_limit_of_minus_one() -> None:
-    text = probes.containers_conf([probes.resource_limits(0)], lambda _number: (0, resource.RLIM_INFINITY))
+    text = probes.format_containers_conf([probes.probe_resource_limits(0)], lambda _number: (0, resource.RLIM_INFINITY))
     assert tomllib.loads(text)["containers"]["default_ulimits"] == ["nofile=1048576:1048576", "nproc=32768:32768"]
 
 
 def test_podman_takes_what_this_machine_needs() -> None:
     runtime = Podman("probes")("info", "--format", "{{.Host.OCIRuntime.Name}} {{.Host.CgroupManager}}").stdout.split()
-    needed = {probe.name for probe in probes.machine() if probe.precaution}
+    needed = {probe.name for probe in probes.probe_machine() if probe.precaution}
     assert "cgroups" not in needed or runtime[0] == "runc"
     assert "service manager" not in needed or runtime[1] == "cgroupfs"
 

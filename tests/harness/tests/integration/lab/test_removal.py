@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Nothing of a lab is left: after down, after a kill at any moment, after pytest was killed."""
+"""The complete removal of a lab: by down, after a kill at any moment, after a kill of pytest."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_down_leaves_nothing_and_can_be_repeated(lab_file: Path, traces: Any) ->
 
 @pytest.mark.parametrize("moment", ["network", "keys, ssh_config", "host hv1", "guests defined", "is up"])
 def test_after_a_kill(lab_file: Path, moment: str, traces: Any) -> None:
-    """The lab is killed when it has said *moment*: between two steps, while podman makes the container, while the guest
-    boots, when all is there.
+    """Kill the lab after its line *moment*: between two steps, during the creation of the container, during the guest's
+    boot, and at the end.
     """
     with subprocess.Popen(["lab", "up", str(lab_file)], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -89,7 +89,7 @@ def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) 
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    # Told apart from the other cases by this: podman is still at work.
+    # Only here podman still runs after the kill.
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     down()
     assert traces.all_of(NAME, ids, links) == NOTHING

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The lab file: what is accepted, and one sentence for what isn't."""
+"""The lab file: accepted content, and one sentence for each refusal."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The same operations on two file systems, and what can be seen of them afterwards."""
+"""The same operations on two file systems, and their visible results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Operation = Callable[[], Any]
 
 
 def as_user(user: User, directory: Path, operations: list[Operation], umask: int = 0o022) -> list[Any]:
-    """What *operations* do in a process of *user* in *directory*, one after the other: results as JSON makes them, or
+    """Run *operations* in a process of *user* in *directory*. Return the result of each, as JSON would make it, or its
     errno.
     """
     reader, writer = os.pipe()
@@ -65,8 +65,8 @@ def as_user(user: User, directory: Path, operations: list[Operation], umask: int
 
 
 def snapshot(root: Path) -> dict[str, Any]:
-    """Everything below *root*: type, mode, owner, links, size, device, target or content, which names are one file, and
-    timestamps as they were set.
+    """Return the state of everything below *root*: type, mode, owner, links, size, device, target or content, names of
+    the same file, and the timestamps that were set.
     """
     found: dict[str, Any] = {}
     same: dict[int, str] = {}
@@ -97,12 +97,12 @@ def snapshot(root: Path) -> dict[str, Any]:
     return found
 
 
-#: Long ago, in nanoseconds: a timestamp that is this one still hasn't been touched by an operation.
+#: An old timestamp in nanoseconds, by which a changed one is found.
 OLD = 1_000_000_000_123_456_789
 
 
 def touched(root: Path) -> dict[str, tuple[bool, bool]]:
-    """Whether atime and mtime of everything below *root* aren't :data:`OLD` any more."""
+    """Return for everything below *root* True for a changed atime and mtime (not :data:`OLD`)."""
     found = {}
     for directory, directories, files in os.walk(root):
         for name in [*directories, *files]:
@@ -114,7 +114,7 @@ def touched(root: Path) -> dict[str, tuple[bool, bool]]:
 
 
 def furnish(root: Path) -> None:
-    """A tree with one of each kind, of several owners."""
+    """Create a tree with one file of each type, of several owners."""
     root.mkdir()
     os.chown(root, 1001, 1001)
     with contextlib.chdir(root):
@@ -181,7 +181,7 @@ def furnish(root: Path) -> None:
             os.umask(old)
 
 
-#: Names of every kind that system calls meet.
+#: Names of every kind.
 TARGETS = (
     "file",
     "hard",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""A datastore of a test."""
+"""The mounted datastore of a test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from simulated_datastore.client import Control, Running, start
 
 
 class Mounted:
-    """A datastore of a test: *path* is its mount, *backing* the directory beneath, *beside* a directory of the same
-    file system.
+    """A mounted datastore: *path* is its mount, *backing* the directory beneath, *beside* a directory of the same file
+    system.
     """
 
     def __init__(self, name: str, root: Path, mounts: list[dict[str, Any]] | None = None, **options: Any) -> None:

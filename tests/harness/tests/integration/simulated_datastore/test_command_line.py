@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The command line and scenarios, run as a user runs them."""
+"""The command line and scenarios, as a user runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Shell:
-    """Runs the program with a runtime directory of its own, so that it sees no other datastores."""
+    """A runner of the program with a runtime directory of its own, without other datastores."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -99,7 +99,7 @@ def test_a_session(shell: Shell) -> None:
     assert "/unsynced" in shell("crash", "unsynced")
     states = shell("crash", "states", "limit=2")
     assert "write 1@0" in states
-    # With the name or without it; empty, with the byte, and with a zero instead.
+    # With or without the name; empty, with the byte, and with a zero.
     assert states.endswith("\n2 of 6 states\n")
     assert "create /unsynced" in shell("crash", "now", "keep=none", "restart=true")
     assert not (root / "one/unsynced").exists()
@@ -167,12 +167,12 @@ def test_a_dead_daemon(shell: Shell) -> None:
     assert "no datastore 'other'" in shell("set", "-d", "other", "size=1M", code=1)
     (shell.root / "run/other").rmdir()
     os.kill(pid, 9)
-    # However far the watchdog is by now: what is left is swept.
+    # The watchdog may still be at work: the start removes the rest.
     shell("mount", "backing", "one", "--log", shell.root / "log")
 
 
 def test_while_other_datastores_come_and_go(shell: Shell) -> None:
-    """They are starting or ending then, and what is no datastore at all is none."""
+    """Other datastores start or end meanwhile, and a foreign file is in the runtime directory."""
     shell("mount", "backing", "one", "--log", "log")
     (shell.root / "other").mkdir()
     (shell.root / "run/a-directory/in-there").mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_while_other_datastores_come_and_go(shell: Shell) -> None:
     assert asked
     assert list(shell.json("status")) == ["backing"]
     shell("set", "size=2M")
-    # The commands that wait go on when it has ended.
+    # Waiting commands continue after the end of the datastore.
     shell("mount", "other", "two", "--log", "log")
     ending = subprocess.Popen(
         [sys.executable, "-m", "simulated_datastore", "umount", "-d", "other"],
@@ -206,7 +206,7 @@ def test_while_other_datastores_come_and_go(shell: Shell) -> None:
         check=False,
     )
     assert ending.wait(60) == 0
-    # Whoever came first: nothing but a sentence about a mount that is still there.
+    # The only accepted error is about a mount that still exists.
     assert again.returncode == 0 or "in use" in again.stderr, again.stderr
 
 
@@ -301,7 +301,7 @@ steps:
 
 
 def test_a_path_that_a_client_has(shell: Shell) -> None:
-    """With the mount point in it, it would match nothing."""
+    """A path with the mount point would match nothing."""
     shell("mount", "backing", "one", "--log", "log")
     path = f"{shell.root}/one/dir/*.raw"
     for words in (
@@ -312,7 +312,7 @@ def test_a_path_that_a_client_has(shell: Shell) -> None:
         assert f"begins with '{shell.root}/one'" in (refusal := shell(*words, code=1))
         assert "give '/dir/*.raw'" in refusal
     assert "give '/'" in shell("rule", "add", "ops=write", f"path={shell.root}/backing", code=1)
-    # A name that only begins alike is another one, and so is one that is really there.
+    # A name with the same beginning, and a directory of the same name, are accepted.
     shell("rule", "add", "ops=write", f"path={shell.root}/oneself")
     (shell.root / f"backing{shell.root}/one").mkdir(parents=True)
     shell("rule", "add", "ops=write", f"path={path}")
@@ -336,7 +336,7 @@ def test_the_name_comes_before_the_command_or_after_it(shell: Shell) -> None:
 
 
 def test_a_table_is_for_people(shell: Shell) -> None:
-    """All of a long list is in the JSON."""
+    """A table shortens a long list, and the JSON has all of it."""
     shell("mount", "backing", "one", "--log", "log")
     shell("set", "crash_tracking=true")
     fd = os.open(shell.root / "one/file", os.O_CREAT | os.O_WRONLY)
@@ -370,7 +370,7 @@ def test_without_the_capability(shell: Shell) -> None:
 
 
 def test_without_root(shell: Shell) -> None:
-    """In a user name space of one's own, which has no rights outside."""
+    """The program runs in a user namespace without rights outside."""
     program = shlex.join([sys.executable, "-m", "simulated_datastore"])
     work = f"""set -e
         {program} mount backing one --log log
@@ -389,7 +389,7 @@ def test_without_root(shell: Shell) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "content" in done.stdout
-    # What is the real root's can't be written there.
+    # Files of the real root can't be written there.
     unwritable = {"SIMULATED_DATASTORE_RUNTIME": "/proc/simulated-datastore"}
     done = subprocess.run(
         [sys.executable, "-m", "simulated_datastore", "mount", "backing", "one"],
@@ -414,8 +414,7 @@ def test_two_clients_of_a_new_datastore_at_once(shell: Shell) -> None:
         for point in ("one", "two")
     ]
     codes = [each.wait(60) for each in both]
-    # Whoever comes second is another client, or is told that the name is just being taken; never a daemon that doesn't
-    # answer yet.
+    # The second start is another client, or is refused because the name is being taken. The daemon is always ready.
     assert 0 in codes
     assert set(shell.json("status")["backing"]["clients"]) == {
         point for point, code in zip(("one", "two"), codes, strict=True) if code == 0

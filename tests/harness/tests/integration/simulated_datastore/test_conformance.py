@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""With no policy it is the file system beneath: every operation on every kind of name, by every kind of user, here and
-there.
-"""
+"""Equality with the file system beneath, without policies: every operation, every kind of name and of user."""
 
 from __future__ import annotations
 
@@ -125,7 +123,7 @@ OPERATIONS: dict[str, Callable[[str], Any]] = {
     "chdir": os.chdir,
     "stat": lambda path: oct(os.stat(path).st_mode),
 }
-#: The second names of rename.
+#: Second names of rename.
 RENAME_TO = (
     "new",
     "file",
@@ -158,7 +156,7 @@ class Pair:
     @contextlib.contextmanager
     def trees(self) -> Iterator[tuple[Path, Path]]:
         self.number += 1
-        # One more level, as an operation on ".." changes the parent.
+        # A parent directory of its own, because an operation on ".." changes it.
         trees = self.ds.beside / f"t{self.number}/tree", self.ds.path / f"t{self.number}/tree"
         for tree in trees:
             tree.parent.mkdir()
@@ -166,7 +164,7 @@ class Pair:
         yield trees
 
     def compare(self, user: User, operations: dict[str, Callable[[], Any]], umask: int = 0o022) -> list[str]:
-        """What differs after *operations*, one after the other; empty when nothing does."""
+        """Return the differences after *operations*; empty without any."""
         with self.trees() as trees:
             here, there = (as_user(user, tree, list(operations.values()), umask) for tree in trees)
             different = [
@@ -206,7 +204,7 @@ def test_rename(pair: Pair, target: str, user: str) -> None:
 
 
 MODES = (0o6777, 0o4767, 0o2767, 0o2777, 0o2707, 0o6666, 0o0777)
-#: What changes the content of the file "special".
+#: Operations that change the content of the file "special".
 CHANGES: dict[str, Callable[[], Any]] = {
     "write": lambda: _write("special"),
     "append": lambda: _append("special"),
@@ -251,7 +249,7 @@ def kind(request: pytest.FixtureRequest, tmpfs: Path) -> Iterator[Mounted]:
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_content_takes_privileges(kind: Mounted, change: str, user: str) -> None:
-    """Set-user-ID and set-group-ID go as they do beneath, whoever caches (or doesn't cache) the write."""
+    """Set-user-ID and set-group-ID are cleared like beneath, with and without a write cache."""
     for mode in MODES:
         modes = []
         for tree in (kind.beside, kind.path):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What programs rely on beyond single calls: open files without a name, descriptors, timestamps, caches, ACLs - and
-real loads.
-"""
+"""Properties beyond single calls: nameless open files, descriptors, timestamps, caches, ACLs - and real loads."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ def test_an_open_file_outlives_its_name(ds: Any) -> None:
         file.seek(0)
         assert file.read() == b"before and a"
         assert os.fstat(file.fileno()).st_mode & 0o777 == 0o600
-        # Its number isn't another file's, though the file system beneath likes to give it away.
+        # The new file has another number, although the file system beneath likes to reuse numbers.
         (ds.path / "next").write_text("next")
         assert os.stat(ds.path / "next").st_ino != os.fstat(file.fileno()).st_ino
 
@@ -235,7 +233,7 @@ def test_few_descriptors_for_many_directories(ds: Any) -> None:
         shutil.rmtree(ds.path / f"dir-{number}")
     ds.call("wait_for", predicate={"op": "rmdir", "count": 1500})
     subprocess.run(["mount", "-o", "remount", str(ds.path)], check=False)
-    # Forgetting comes with later requests.
+    # The kernel sends forget requests together with later requests.
     for _unused in range(200):
         os.statvfs(ds.path)
     assert ds.call("status")["nodes"] < 50
@@ -305,7 +303,7 @@ def test_files_are_forgotten(mounted: Callable[..., Any]) -> None:
     deadline = time.monotonic() + 20
     numbers = itertools.cycle(range(6000))
     while (nodes := ds.call("status")["nodes"]) > 1500:
-        # It is asked to forget, and tells what it has forgotten, with other requests.
+        # The kernel's forget requests come with other requests.
         os.stat(ds.path / f"dir/{next(numbers)}")
         assert time.monotonic() < deadline, nodes
     assert os.fstat(held).st_nlink == 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The fixtures that users get, on code that is right and on code that is wrong."""
+"""The fixtures for users, on right and on wrong code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, Si
 
 
 def careful(directory: Path) -> None:
-    """A temporary name, fsync, rename, fsync of the directory; what failed leaves nothing behind."""
+    """Write a temporary file, fsync, rename, fsync the directory. A failure leaves nothing behind."""
     temporary = directory / "config.new"
     try:
         fd = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
@@ -40,7 +40,7 @@ def careful(directory: Path) -> None:
 
 
 def careless(directory: Path) -> None:
-    """The same without fsync, and without a look at what failed."""
+    """Do the same without fsync and without error handling."""
     (directory / "config.new").write_bytes(b"new content")
     os.rename(directory / "config.new", directory / "config")
 
@@ -103,7 +103,7 @@ def test_the_daemon_is_scheduled_before_others(datastore: SimulatedDatastore) ->
     pid = datastore.status()["pid"]
     assert os.getpriority(os.PRIO_PROCESS, pid) == -10
     group = Path(f"/proc/{pid}/autogroup")
-    # The kernel may have been built without.
+    # The kernel may lack the feature.
     assert not group.exists() or group.read_text().endswith(" nice -10\n")
 
 
@@ -127,7 +127,7 @@ def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalk
 
 
 def survivable(directory: Path) -> None:
-    """What a kill may leave beside must not be in the way."""
+    """Assert that the rest of a killed run is in nobody's way."""
     whole(directory)
     assert set(os.listdir(directory)) <= {"config", "config.new"}
     careful(directory)
@@ -135,7 +135,7 @@ def survivable(directory: Path) -> None:
 
 
 def in_place(directory: Path) -> None:
-    """With another process, which is to be killed as well."""
+    """Run another process, which must be killed as well."""
     subprocess.run(["sh", "-c", "echo new content > config; wait; echo more >> config"], cwd=directory, check=True)
 
 
@@ -190,7 +190,7 @@ def test_sqlite_survives_every_crash(walk_crashes: CrashWalker) -> None:
 
 
 def pages(directory: Path) -> None:
-    """More changes than a walk has states."""
+    """Make more changes than a walk has states."""
     fd = os.open(directory / "pages", os.O_WRONLY)
     for number in range(24):
         os.pwrite(fd, b"n" * 4096, number * 4096)
@@ -228,7 +228,7 @@ def test_the_crash_walker_finds_a_write_ahead_log_that_is_not_synced(walk_crashe
         walk_crashes(lambda directory: work(directory, "off"), balanced, prepare=prepare)
     assert walk_crashes.reports == []
     crashes = walk_crashes(lambda directory: work(directory, "full"), balanced, prepare=prepare, limit=2)
-    # Not all of them were looked at, and that is told.
+    # The walk tried some of the states, and reports both numbers.
     assert crashes < crashes.states
     assert walk_crashes.reports == [f"{crashes} (limit=2, seed=0)"]
 
@@ -258,6 +258,6 @@ def test_walk(walk_crashes):
         env={**os.environ, "PYTHONPATH": str(Path(testing.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    # 1, 2 with the name or without it, and twice 2 times 7 contents: before it is closed, and after.
+    # 1; 2, with the name or without; and 2 times 2 times 7 contents: before the close, and after.
     assert "test_it.py::test_walk: 9 crashes, into 9 of 31 states of the disk (limit=3, seed=0)" in done.stdout
     assert 'name="walk_crashes"' in (tmp_path / "junit.xml").read_text()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The service behind the Ansible module, on real mounts by way of the real program."""
+"""The service behind the Ansible module, on real mounts by the real program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Host:
-    """A test host with the program, of which no other datastores are seen."""
+    """A test host with the program, without other datastores."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -76,7 +76,7 @@ def test_mounts_settings_and_rules(host: Host) -> None:
         "rules": [{"id": "r", "ops": ["write"], "nth": 3}],
     }
     plan = host.plan(**wish)
-    # Check mode: nothing has happened yet.
+    # In check mode nothing changes.
     assert not os.path.ismount(host.root / "one")
     assert [action.name for action in plan.actions] == ["mount for one", "mount for two", "set", "add rule"]
     plan.commit()
@@ -99,7 +99,7 @@ def test_what_is_refused(host: Host) -> None:
         host.plan(rules=[{"ops": ["write"]}])
     with pytest.raises(VmstoreError, match="did you mean 'size'"):
         host.plan(settings={"sise": 5}).commit()
-    # What the failed run had mounted is unmounted again.
+    # The mount of the failed run is unmounted.
     assert not os.path.ismount(host.root / "one")
     host.plan().commit()
     with pytest.raises(VmstoreError, match="unmount it first"):
@@ -132,7 +132,9 @@ def names(plan: Any) -> list[str]:
 
 
 def in_time(work: Callable[[], Any], seconds: float = 60) -> Any:
-    """What *work* returns. A process in state D can't be killed: the test goes on without it, and releases it."""
+    """Return the result of *work*, or fail after *seconds*. A process in state D can't be killed, so the test releases
+    it.
+    """
     pool = ThreadPoolExecutor(1)
     try:
         return pool.submit(work).result(seconds)
@@ -142,7 +144,7 @@ def in_time(work: Callable[[], Any], seconds: float = 60) -> Any:
 
 @pytest.mark.parametrize("link", [False, True])
 def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
-    """The mount point isn't looked at, by whatever path it is given: that would hang, too."""
+    """Access the mount point by no path, because an access would hang, too."""
     root = host.root
     if link:
         root = host.root.with_name(host.root.name + "-link")
@@ -162,7 +164,7 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
     control = host.control()
     try:
         host.partial(settings={"state": "hung"}).commit()
-        # A program that looks hangs: nothing that the kernel remembers answers for the server.
+        # A program's access hangs, because the kernel has nothing cached.
         hanging = subprocess.Popen(["ls", str(host.root / "one")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         control.call("wait_for", predicate={"parked": 1})
         before = control.call("ledger.mark", name="hung")
@@ -199,7 +201,7 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
 
 
 def test_other_datastores_are_none_of_its_business(host: Host) -> None:
-    """One that is just starting or ending, or has left something, answers nothing."""
+    """A datastore that starts or ends, or is dead, changes nothing."""
     host.plan().commit()
     other = host.root / "run/other"
     other.mkdir()
@@ -252,7 +254,7 @@ def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
 def test_a_rule_is_added_once_and_replaced_when_it_differs(host: Host, rule: dict[str, Any]) -> None:
     host.plan(rules=[{"id": "r", **rule}]).commit()
     assert not host.partial(rules=[{"id": "r", **rule}]).changed
-    # A key that is no longer there is a difference.
+    # A removed key is a difference.
     assert names(host.partial(rules=[{"id": "r", "ops": rule["ops"], "times": 1}])) == ["delete rule", "add rule"]
     host.partial(rules=[{"id": "r", "ops": rule["ops"], "times": 1}]).commit()
     assert names(host.partial(rules=[{"id": "r", "ops": rule["ops"]}])) == ["delete rule", "add rule"]
@@ -282,7 +284,7 @@ def test_a_mount_is_replaced_and_the_rest_stays(host: Host) -> None:
     assert not os.path.ismount(mount["path"])
     with pytest.raises(OSError, match="Input/output"):
         (host.root / "two/below/dir").mkdir()
-    # What can't be mounted again leaves the mount that there is.
+    # A refused new mount leaves the old mount.
     with pytest.raises(VmstoreError, match="must not contain"):
         host.partial(mounts=[{**moved, "path": str(host.root / "backing")}]).commit()
     assert os.path.ismount(moved["path"])
@@ -311,7 +313,7 @@ def test_exports(host: Host) -> None:
             }
         ]
     ).commit()
-    # It goes with the last thing it is there for.
+    # A datastore ends with its last mount and export.
     host.partial(exports=[], mounts=[]).commit()
     with pytest.raises(VmstoreError, match="backing"):
         host.partial(settings={"size": 4096})

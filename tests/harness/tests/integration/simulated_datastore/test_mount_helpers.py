@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""mount(8), umount(8) and fstab(5) on exported datastores, in a mount namespace where /sbin and fstab are copies:
-nothing of it is seen outside.
-"""
+"""mount(8), umount(8) and fstab(5) with exported datastores, in a mount namespace with copies of /sbin and fstab."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ HARNESS = Path(__file__).resolve().parents[3]
 
 
 class Host:
-    """A mount namespace of its own. *root* is a tmpfs in there, with *mnt* to mount at and *backing*; its *up* has what
-    is changed in /sbin.
+    """A mount namespace of its own. *root* is a tmpfs with the mount point *mnt* and with *backing*; *up* has the
+    changes in /sbin.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,7 +53,7 @@ class Host:
         assert self._process.stdout.readline() == "ready\n"
 
     def __call__(self, *words: object, code: int = 0, deadline: float = 60) -> str:
-        """The output of a command in there."""
+        """Run a command in the namespace, and return its output."""
         done = subprocess.run(
             [*self.enter, *map(str, words)],
             capture_output=True,
@@ -132,7 +130,7 @@ def test_a_role_mounts_as_it_is(host: Host) -> None:
     host("touch", f"{host.mnt}/file")
     assert "nosuid" in host.findmnt("OPTIONS").split(",")
     host("umount", host.mnt)
-    # The server is still there, with its settings and files.
+    # The datastore still runs, with its settings and files.
     assert host.status()["images"]["clients"] == {}
     host("sh", "-c", f"echo 'nfs1:/images {host.mnt} nfs rw,nfsvers=3,nofail,_netdev 0 0' >> /etc/fstab")
     host("mount", host.mnt)
@@ -164,7 +162,7 @@ def test_what_is_refused(host: Host) -> None:
         "mount", "-t", "nfs", "-o", "soft,timeo=x", "nfs1:/images", host.mnt, code=32
     )
     assert "not supported" in host("mount", "-t", "nfs", "-o", "vers=5", "nfs1:/images", host.mnt, code=32)
-    # mount(8), or the helper, says so.
+    # The error is from mount(8) or from the helper.
     assert "does not exist" in host("mount", "-t", "nfs", "nfs1:/images", f"{host.root}/nothing", code=32)
     host("/sbin/mount.nfs", "nfs1:/images", host.mnt, "-f")
     host("/sbin/mount.nfs", "nfs1:/images", code=1)
@@ -181,7 +179,7 @@ def test_a_dead_server(host: Host) -> None:
     assert "Connection timed out" in host("mount", "-t", "nfs", "-o", "retry=0", "nfs1:/images", host.mnt, code=32)
     host.program("set", "state=down")
     assert "Connection refused" in host("mount", "-t", "nfs", "-o", "retry=0", "nfs1:/images", host.mnt, code=32)
-    # In the background it goes on until the server is there.
+    # The mount in the background succeeds when the server is up.
     host("mount", "-t", "nfs", "-o", "bg", "nfs1:/images", host.mnt)
     host("findmnt", host.mnt, code=1)
     host.program("set", "state=up")
@@ -189,7 +187,7 @@ def test_a_dead_server(host: Host) -> None:
     while not host.status()["images"]["clients"]:
         assert time.monotonic() < deadline
     host("umount", host.mnt)
-    # A soft mount doesn't wait for ever; a hard one does, and goes when it must.
+    # A soft mount gives up. A hard mount waits, and ends with the unmount.
     host("mount", "-t", "nfs", "-o", "soft,timeo=5,retrans=1", "nfs1:/images", host.mnt)
     host.program("set", "state=hung")
     assert "Input/output error" in host("stat", f"{host.mnt}/new", code=1)
@@ -216,7 +214,7 @@ def test_a_mount_doesnt_wait_for_a_datastore_that_has_ended(host: Host) -> None:
         env=host.environment,
     )
     host.program("umount", "-d", "images")
-    # It may have come when there was nothing to wait for any more.
+    # The mount may have succeeded already.
     assert waiting.communicate(timeout=60)[1].startswith(
         ("mount.nfs: Connection refused", "mount.nfs: Failed to resolve")
     )
@@ -236,7 +234,7 @@ def test_the_systems_own_helper_is_kept(host: Host) -> None:
     host("mount", "-t", "nfs", "nfs1:/images", host.mnt)
     assert host.findmnt("SOURCE") == "nfs1:/images"
     host("umount", host.mnt)
-    # A server that nobody simulates is the system's business.
+    # An unknown server is for the system's own helper.
     assert "the real one" in host("mount", "-t", "nfs", "-o", "vers=3", "elsewhere:/images", host.mnt)
     assert "the real one" in host("/sbin/umount.nfs", host.mnt)
     host.program("helpers", "remove")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The policies as programs meet them on real mounts: what df, du, dd, stat and the shell see."""
+"""The policies as seen by programs on real mounts: df, du, dd, stat and the shell."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_every_kind_of_operation_can_fail(ds: Any, op: str) -> None:
         "setxattr": lambda: os.setxattr(ds.path / "file", "user.a", b"b"),
         "close": lambda: os.close(os.dup(held)),
     }
-    # A read-ahead that fails is asked for once more.
+    # The kernel repeats a failed read-ahead.
     ds.call("rule.add", ops=[op], error="EDQUOT", times=2 if op == "read" else 1)
     with pytest.raises(OSError) as caught:  # noqa: PT011
         work[op]()
@@ -165,8 +165,8 @@ def test_hundreds_of_hung_requests_leave_the_mount_alive(ds: Any) -> None:
 
 
 def test_a_request_withdrawn_before_it_is_read_stops_nobody(ds: Any) -> None:
-    """The kernel takes a request back when its process is killed before the daemon has read it: then there is
-    nothing to read after all.
+    """The kernel withdraws a request when its process is killed before the daemon's read. The read then finds no
+    request.
     """
     for number in range(100):
         process = os.fork()
@@ -416,9 +416,7 @@ def test_it_ends_with_its_parent(tmpfs: Path) -> None:
 
 
 def test_the_mount_of_another_datastore_stays(mounted: Callable[..., Any]) -> None:
-    """A daemon that is killed leaves its own mounts behind, and none that another one has made at a place it had
-    once.
-    """
+    """A killed daemon leaves its own mounts behind, but no mount of another daemon at the same place."""
     old = mounted([{"client": "host1"}, {"client": "host2"}])
     one, two = (Path(client["mount_point"]) for client in old.call("status")["clients"].values())
     old.call("umount", client="host1")
@@ -463,7 +461,7 @@ def test_who_removes_a_datastore_waits_for_who_makes_one(ds: Any) -> None:
         daemon = os.pidfd_open(record["pid"])
         os.kill(record["pid"], signal.SIGKILL)
         wait_for_exit(daemon)
-        # A later daemon has the name by now, as far as the watchdog can tell.
+        # For the watchdog, a later daemon has the name.
         (runtime / "daemon.json").write_text(json.dumps({**record, "pid": os.getpid()}))
     finally:
         os.close(lock)
@@ -473,7 +471,7 @@ def test_who_removes_a_datastore_waits_for_who_makes_one(ds: Any) -> None:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """What other clients see follows within milliseconds."""
+    """Wait for *condition*, because other clients see a change after some milliseconds."""
     deadline = time.monotonic() + 10
     while not (found := condition()) and time.monotonic() < deadline:
         os.sched_yield()
@@ -643,7 +641,7 @@ def test_what_is_refused_at_start(ds: Any, tmp_path: Path) -> None:
 
 
 def test_a_bug_is_one_error_and_a_traceback(ds: Any) -> None:
-    """There is no known bug to meet, so one is made: a method that the daemon must answer all the same."""
+    """A method of the daemon is replaced with a bug, because no bug is known. The daemon must still answer."""
     with pytest.raises(SimulatedDatastoreError, match="did you mean 'status'"):
         ds.call("statu")
     with pytest.raises(SimulatedDatastoreError, match="'nmae' isn't one of"):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""docs/simulated_datastore_tutorial.md, word by word, on a copy of this machine's file system: nothing of it is seen
-outside.
-"""
+"""docs/simulated_datastore_tutorial.md, word by word, on an overlay of this machine's file system."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ from pathlib import Path
 import pytest
 from documentation import ROOT, Block, block, files_of
 
-#: Mount and process ids are those of a namespace, and directories that the page changes are overlays. /etc is copied
-#: because it may have files mounted in it.
+#: Namespaces of mounts and processes. Changed directories are overlays. /etc is copied, because files may be mounted in
+#: it.
 NAMESPACE = [
     "unshare",
     "--mount",
@@ -56,7 +54,7 @@ mkdir -p /run/simulated-datastore
 mount -t tmpfs none /run/simulated-datastore
 mount -t tmpfs none /run/lock
 """
-#: What the page must leave as it was.
+#: Commands whose output must be the same before and after.
 LOOK = (
     "cat /etc/fstab; ls -d /opt/* /usr/local/bin/* /sbin/mount* /srv/* /mnt/* /tmp/* /run/simulated-datastore/* "
     "2>/dev/null || true"
@@ -65,7 +63,7 @@ LOOK = (
 
 @dataclass(frozen=True)
 class Step:
-    """A block of commands, the block of the lines that they print, and whether they have to fail."""
+    """A block of commands, the block of their output, and True if they must fail."""
 
     commands: Block
     printed: Block | None = None
@@ -73,7 +71,7 @@ class Step:
 
 
 def script(steps: list[Step]) -> str:
-    """All commands in one shell, as a user runs them."""
+    """Return all commands for one shell, as a user runs them."""
     parts = []
     for number, step in enumerate(steps):
         commands = (
@@ -90,7 +88,7 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file.text, encoding="utf-8")
-    # The commands before install packages, which are there, and Molecule, which .venv has.
+    # The commands before install packages and Molecule, which exist already.
     build = block("docs/simulated_datastore_tutorial.md", "Install", 1)
     steps = [
         Step(
@@ -148,7 +146,7 @@ def test_the_page_works_word_by_word(tmp_path: Path) -> None:
     for step, output in zip(steps, outputs, strict=True):
         position = 0
         for line in step.printed.text.splitlines() if step.printed else []:
-            # In this order.
+            # The lines are in this order.
             position = output.find(line, position)
             assert position >= 0, f"{line!r} is missing after {step.commands.text}:\n{output}"
             position += len(line)

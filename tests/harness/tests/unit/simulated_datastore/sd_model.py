@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Drives a datastore as an adapter would, without a kernel."""
+"""A driver of a datastore that replaces adapter and kernel."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Model:
         self.run(work)
 
     def tree(self) -> dict[str, bytes | None]:
-        """What is in the backing directory: content by path, None for directories."""
+        """Return the content of the backing directory: bytes by path, None for directories."""
         return {
             str(path.relative_to(self.root)): None if path.is_dir() else path.read_bytes()
             for path in sorted(self.root.rglob("*"))
@@ -165,7 +165,7 @@ class Model:
 
 
 def error_of(work: Callable[[], Any]) -> str:
-    """The name of the error that *work* meets."""
+    """Return the name of the error that *work* raises."""
     with pytest.raises(OSError) as caught:  # noqa: PT011
         work()
     return errno.errorcode[caught.value.errno or 0]

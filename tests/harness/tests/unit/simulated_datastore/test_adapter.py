@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The adapter's handlers with a fake model, and no mount: what they make of answers, errors and bugs."""
+"""The adapter's handlers with a fake model and without a mount: their results for answers, errors and bugs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from simulated_datastore.profiles import PROFILES
 
 
 class FakeMount:
-    """Answers with what the test has put into it."""
+    """A mount with the test's answers."""
 
     client = "host1"
 

@@ -23,11 +23,11 @@ def test_capacity_is_exact_to_the_block(model: Model) -> None:
     capacity = model.datastore.capacity
     used = capacity.set(size=1 << 30)["used"]
     capacity.set(size=used + 2 * BLOCK)
-    # The rest of its second block costs nothing.
+    # The rest of the second block costs nothing.
     assert model.write(handle, 5000, b"y" * 3192) == 3192
     assert model.write(handle, 8192, b"z" * 3 * BLOCK) == 2 * BLOCK
     assert error_of(lambda: model.write(handle, 8192 + 2 * BLOCK, b"z")) == "ENOSPC"
-    # What is there already can be written anew.
+    # Overwriting costs nothing.
     assert model.write(handle, 0, b"a" * 4 * BLOCK) == 4 * BLOCK
     assert capacity.status()["used"] == used + 2 * BLOCK
     model.setattr("file", size=BLOCK)
@@ -93,7 +93,7 @@ def test_inodes_and_quotas(model: Model) -> None:
 
 
 def test_an_append_is_limited_where_it_is_made(model: Model) -> None:
-    """Two clients, of whom the first doesn't know how long the file has become."""
+    """The first of two clients doesn't know the new end of the file."""
     other = model.add("host2")
     model.close(model.create("log", b"kept "))
     handle = model.open("log", os.O_RDWR | os.O_APPEND)
@@ -127,20 +127,18 @@ def test_late_errors(make: Callable[..., Model], at: str, profile: str) -> None:
     if at == "fsync":
         close()
     else:
-        # Each close tells, until an fsync has.
+        # Each close reports the error until an fsync does.
         assert error_of(close) == "ENOSPC"
         assert error_of(close) == "ENOSPC"
     assert error_of(lambda: model.fsync(handle)) == "ENOSPC"
-    # It is told once.
+    # The error was reported once.
     model.fsync(handle)
     close()
     assert model.tree()["file"] == b"x" * BLOCK
 
 
 def test_a_late_error_belongs_to_the_file(model: Model) -> None:
-    """As on Linux from 4.13 on: each descriptor that was open hears of it once, and one that is opened later if nobody
-    has.
-    """
+    """Report like Linux since 4.13: each open descriptor gets the error once, and a later one an unreported error."""
     capacity = model.datastore.capacity
     capacity.set(size=capacity.set(size=1 << 30)["used"] + BLOCK, error_at="fsync")
     writer = model.create("file")
@@ -155,13 +153,13 @@ def test_a_late_error_belongs_to_the_file(model: Model) -> None:
     model.fsync(model.open("file"))
     assert error_of(lambda: model.fsync(reader)) == "ENOSPC"
     model.fsync(reader)
-    # Another error is another one.
+    # A new error is reported again.
     again = model.open("file")
     model.write(again, 8 * BLOCK, b"x")
     for handle in (reader, late, again):
         assert error_of(lambda handle=handle: model.fsync(handle)) == "ENOSPC"
         model.fsync(handle)
-    # What nobody has heard of yet, the next one hears of.
+    # The next descriptor gets an unreported error.
     model.write(again, 8 * BLOCK, b"x")
     model.write(again, 9 * BLOCK, b"x")
     assert [error_of(lambda: model.fsync(model.open("file")))] == ["ENOSPC"]
@@ -177,7 +175,7 @@ def test_a_late_error_belongs_to_a_client(model: Model) -> None:
     other = model.run(lambda: host2.open(handle.node.ino, os.O_RDWR, model.caller))
     model.run(lambda: host2.fsync(other.number, False))
     assert error_of(lambda: model.fsync(handle)) == "ENOSPC"
-    # A file that is forgotten takes along what nobody has heard of.
+    # A forgotten file loses its unreported errors.
     model.write(handle, 0, b"x" * 3 * BLOCK)
     model.close(handle)
     model.mount.forget(handle.node.ino, model.mount.lookups[handle.node.ino])
@@ -218,7 +216,7 @@ def test_a_nameless_file_that_is_opened_again_counts_again(model: Model) -> None
     ino = model.run(lambda: model.ino("file"))
     model.unlink("file")
     assert capacity.status()["used"] == start
-    # As by a descriptor that was opened with O_PATH.
+    # Like a descriptor with O_PATH.
     handle = model.run(lambda: model.mount.open(ino, os.O_RDWR, model.caller))
     assert capacity.status()["used"] == start + 4 * BLOCK
     model.write(handle, 4 * BLOCK, b"x")
@@ -356,7 +354,7 @@ def test_what_was_done_counts_also_when_a_rule_makes_an_error_of_it(model: Model
 
 
 def census(model: Model) -> list[tuple[int, int]]:
-    """Bytes and inodes in the backing directory and of nameless open files: of all, of uid 1001, and below d."""
+    """Return bytes and inodes in the backing directory and of nameless open files: of all, of uid 1001, and below d."""
     found = {}
     for path in (model.root, *model.root.rglob("*")):
         found[path.lstat().st_ino] = (path.lstat(), f"/{path.relative_to(model.root)}")
@@ -394,7 +392,7 @@ def test_whatever_several_clients_do_what_is_counted_is_what_is_there(model: Mod
         return dice.choice(["", "d/", "d/e/", "f/"]) + dice.choice("abcd")
 
     def node() -> int:
-        """A file as a client knows it by its name, or has known it."""
+        """Return the inode number of a file that the client knows, or has known, by a name."""
         if dice.random() < 0.3:
             return dice.choice(known)
         known.append(model.run(lambda: model.ino(path())))
@@ -420,7 +418,7 @@ def test_whatever_several_clients_do_what_is_counted_is_what_is_there(model: Mod
     def write() -> None:
         handle = dice.choice(handles)
         model.mount = handle.mount
-        # At most four extents, so that no file system needs a block for the map of them later.
+        # At most four extents, so that no file system allocates a block for their map later.
         offset = dice.randrange(7 * BLOCK)
         model.write(handle, offset, b"x" * dice.randrange(1, 8 * BLOCK - offset))
 
@@ -466,10 +464,10 @@ def test_whatever_several_clients_do_what_is_counted_is_what_is_there(model: Mod
     for step in range(500):
         name = dice.choices(list(operations), [weight for weight, _unused in operations.values()])[0]
         if name in ("link", "rename") and not capacity.status()["limited"]:
-            # A file with a name inside a later quota and another outside could count as either.
+            # A file with a name inside and a name outside of a later quota could count as either.
             continue
         model.mount = dice.choice(mounts)
-        # What the kernel would have refused, the file system does.
+        # The file system raises the errors that the kernel would raise.
         with contextlib.suppress(OSError, IndexError):
             operations[name][1]()
             done.add(name)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Which states a disk may be in, in which order they are listed, and how many there are."""
+"""The possible states of a disk after a crash, their order and their number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def journal() -> Journal:
 
 
 def result(states: CrashStates, state: State, now: bytes, fid: int = 1) -> bytes:
-    """What a file that holds *now* has after the crash."""
+    """Return the content after the crash of a file with the content *now*."""
     content = bytearray(now)
 
     def cut(size: int) -> None:
@@ -47,7 +47,7 @@ def result(states: CrashStates, state: State, now: bytes, fid: int = 1) -> bytes
 
 
 def pages(content: bytes) -> str:
-    """The letter of each page; 0 for zeros."""
+    """Return the letter of each page; 0 for zeros."""
     return "".join(
         chr(content[at] or ord("0")) if len(set(content[at : at + PAGE])) == 1 else "?"
         for at in range(0, len(content), PAGE)
@@ -88,9 +88,9 @@ def test_appends_survive_in_any_order(journal: Journal) -> None:
     journal.content(1, 0, b"a" * PAGE, b"", 0)
     journal.content(1, PAGE, b"b" * PAGE, b"", PAGE)
     found = outcomes(journal, b"a" * PAGE + b"b" * PAGE)
-    # A write within one page is cut in its middle, which is "?".
+    # A write within one page is torn in its middle, shown as "?".
     assert {"", "00", "a0", "0b", "ab", "?0", "?b"} <= found
-    # Sizes 0 to 4 halves, each with any of the halves before its end.
+    # Sizes from 0 to 4 halves, each with any set of the halves before its end.
     assert CrashStates(journal, "ordered").count() == (1 + 2 + 4 + 8 + 16, True)
 
 
@@ -120,7 +120,7 @@ def test_a_rename_survives_what_was_written_before_it_and_the_other_way_round(jo
     for names in ("ordered", "strict"):
         states = CrashStates(journal, names)
         first = [(bool(states.entries(state)), result(states, state, b"n" * PAGE)) for state in states.take(5)]
-        # Lost together, kept together, a name without content, with only its size, and the content without its name.
+        # All lost, all kept, a name without content, a name with a size only, and content without a name.
         assert set(first) == {
             (True, b""),
             (False, b"n" * PAGE),
@@ -146,7 +146,7 @@ def test_twenty_states_of_many_changes_are_of_all_families(journal: Journal, nam
         any(states.parts(state, change) for change in states.pending if not states.whole(state, change))
         for state in taken
     ]
-    # In order, neither none nor all; all but one; a part of one write; and neither.
+    # A proper prefix; all but one; a part of one write; and a mixture.
     assert sum(0 < sum(each) < 101 and each == sorted(each, reverse=True) for each in there) >= 2
     assert sum(sum(each) == 100 for each in there) >= 2
     assert sum(torn) >= 2
@@ -236,9 +236,7 @@ def test_names_that_build_on_each_other_are_counted_as_far_as_they_can_be_there(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_where_the_number_is_exact_there_are_so_many(journal: Journal, seed: int) -> None:
-    """Of small histories, whose every combination is looked at here by itself: the number is that of different contents
-    and names.
-    """
+    """Compare the number with that of different contents and names over all combinations, in small histories."""
     chance = random.Random(seed)
     size, now, names = PAGE, bytearray(b"o" * PAGE), 0
     for number in range(4):
@@ -266,8 +264,8 @@ def test_where_the_number_is_exact_there_are_so_many(journal: Journal, seed: int
 
 
 def test_the_datastore_takes_every_state_that_it_lists(make: Callable[..., Model]) -> None:
-    """An append of three pages and its overwrite, on a real file: each number leads to another content, and the answer
-    says which pages are there.
+    """Write three pages and overwrite them in a real file. Each number leads to another content, and the answer names
+    its pages.
     """
     found: dict[bytes, str] = {}
     number = 0

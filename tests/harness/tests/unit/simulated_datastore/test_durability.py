@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What a crash loses and what it can't, without a mount."""
+"""The losses of a crash, and the durable changes, without a mount."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def test_fsync_keeps_content_and_in_a_journaling_file_system_the_name(model: Mod
 
 
 def test_every_crash_state_of_the_classic_replacement(make: Callable[..., Model]) -> None:
-    """Write a new file, rename it over the old one: without fsync some state has neither the old content nor the new
-    one, with it none has.
-    """
+    """Write a new file and rename it over the old one. Only without fsync a state has neither of the contents."""
 
     def outcomes(sync: bool, names: str) -> set[bytes]:
         found = set()
@@ -79,7 +77,7 @@ def test_every_crash_state_of_the_classic_replacement(make: Callable[..., Model]
             number += 1
 
     assert outcomes(True, "ordered") == {b"old content", b"new content"}
-    # Not yet renamed; or renamed with any size, and the data or none.
+    # Not renamed; or renamed with any size, with data or without.
     assert outcomes(False, "ordered") == {b"old content", b"new content", b"", bytes(11)}
 
 
@@ -90,7 +88,7 @@ def test_a_failed_fsync_that_forgets(model: Model) -> None:
     model.write(handle, 0, b"FIRST")
     model.datastore.rules.add(ops=["fsync"], dirty="forget", times=1)
     assert error_of(lambda: model.fsync(handle)) == "EIO"
-    # The second fsync succeeds, and yet the data isn't there.
+    # The second fsync succeeds, but the data isn't on the disk.
     model.fsync(handle)
     model.datastore.crash(restart=True)
     assert model.tree() == {"file": b"first"}
@@ -285,7 +283,7 @@ def test_too_many_files_count_as_written_back_and_that_is_told(model: Model, cap
     for number in range(15, 100):
         model.create(f"file{number}", b"x")
     unsynced = durability.unsynced()
-    # 101 names, of the first file too, and 100 contents.
+    # 101 names, including the first file's, and 100 contents.
     assert unsynced["written_back"] + len(unsynced["files"]) + len(unsynced["names"]) == 201
     assert unsynced["written_back"] > 100
     assert [record.levelname for record in caplog.records] == ["WARNING"]

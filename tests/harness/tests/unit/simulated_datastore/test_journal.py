@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The journal, which is pure: what is pending after which sync, and what becomes of it in a crash."""
+"""The journal: the pending changes after each sync, and their fate in a crash."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_a_failed_fsync_forgot_never_comes_back(journal: Journal) -> None:
     journal.forget(1)
     write(journal, 1, 1, b"BBB")
     journal.sync(1)
-    # The durable change stays in the log, as undoing the lost one would hide it.
+    # The durable change stays in the journal, because undoing the lost change would hide it.
     assert [(change.lost, change.durable) for change in journal.changes if isinstance(change, Content)] == [
         (True, False),
         (False, True),
@@ -134,7 +134,7 @@ def test_a_durable_name_stays_while_an_older_change_of_it_is_pending(journal: Jo
     journal.names("create", ((5, b"x"), None, 2))
     journal.sync_directory(5)
     assert (survivors(journal, "none"), survivors(journal, "ordered"), survivors(journal, "strict")) == ([], [], [1])
-    # The rename may be lost, and yet the new file has the name.
+    # The rename may be lost, but the new file keeps the name.
     assert CrashStates(journal, "strict").entries(0) == {(4, b"x"): (None, 1)}
     journal.names("rename", ((5, b"x"), 2, None), ((5, b"y"), None, 2))
     journal.sync(2)
@@ -157,19 +157,17 @@ def test_a_rename_that_is_durable_has_what_an_older_one_brought(journal: Journal
 
 
 class Reference:
-    """What a disk must hold, without a log of changes to undo: of each name and byte every value since it was last made
-    durable.
-    """
+    """The required content of a disk, without a journal: of each name and byte every value since the last sync."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.now: dict[tuple[int, bytes], int] = {}
-        #: By name, the values it had, each with the directories that were not synced since.
+        #: By name, its values, each with the directories without a later sync.
         self.values: dict[tuple[int, bytes], list[tuple[int | None, set[int]]]] = {}
-        #: All the names after each change since the last sync of anything.
+        #: All names after each change since the last sync.
         self.snapshots: list[dict[tuple[int, bytes], int]] = [{}]
         self.content: dict[int, bytes] = {}
-        #: By file, the values of each byte since it was fsynced.
+        #: By file, the values of each byte since its fsync.
         self.bytes: dict[int, list[set[int]]] = {}
         self.linked: set[int] = set()
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The table of what clients know."""
+"""The table of the clients' nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulated_datastore.nodes import NodeTable
 
 
 def test_a_file_that_was_just_made_is_none_that_a_client_knows(tmp_path: Path) -> None:
-    """After a crash a client can keep one whose number the backing file system has given away."""
+    """After a crash a client may keep a file whose number the backing file system has reused."""
     table = NodeTable(tmp_path, limit=10)
     (tmp_path / "old").touch()
     old = table.meet(table.root, b"old", os.lstat(tmp_path / "old"))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What comes from outside: values of the command line, scenarios, lines on the control socket."""
+"""External input: values of the command line, scenarios, lines on the control socket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from simulated_datastore.exports import Source
 from simulated_datastore.methods import Methods
 from simulated_datastore.policies.rules import Rule
 from simulated_datastore.settings import KEYS
-from simulated_datastore.values import assignments, size
+from simulated_datastore.values import parse_assignments, size
 
 
 def test_sizes() -> None:
@@ -43,7 +43,7 @@ def test_sizes() -> None:
 
 
 def test_assignments() -> None:
-    assert assignments(
+    assert parse_assignments(
         [
             "size=10M",
             "latency.fsync=0.5",
@@ -63,7 +63,7 @@ def test_assignments() -> None:
     }
     for words in (["size"], ["=5"], ["latency=1", "latency.read=2"]):
         with pytest.raises(SimulatedDatastoreError):
-            assignments(words)
+            parse_assignments(words)
 
 
 CLIENTS = {"clients": [{"client": "host1"}]}
@@ -141,17 +141,17 @@ def test_a_bug_in_a_method_is_answered(tmp_path: Path, caplog: pytest.LogCapture
     ],
 )
 def test_nothing_is_set_when_the_last_setting_is_wrong(wrong: dict[str, Any], says: str) -> None:
-    """Without a control, so that what would be set first fails otherwise."""
+    """Run without a control, so that setting any value first would fail differently."""
     with pytest.raises(SimulatedDatastoreError, match=says):
         settings.apply(None, {"size": 10 << 20, **wrong})  # type: ignore[arg-type]
 
 
-# The methods of a daemon: what is of a wrong type or out of range is refused with a sentence, and changes nothing.
+# Methods of a daemon: a value of a wrong type or out of range is refused with a sentence, and changes nothing.
 
 
 @contextmanager
 def without_mounts(root: Path) -> Iterator[Daemon]:
-    """A daemon that serves no mount, with crash tracking and a clock that is moved by hand."""
+    """Yield a daemon without mounts, with crash tracking and a clock that is moved by hand."""
     for name in ("backing", "runtime"):
         (root / name).mkdir()
     made = Daemon(
@@ -166,7 +166,7 @@ def without_mounts(root: Path) -> Iterator[Daemon]:
     )
     made.datastore.durability.track()
     try:
-        # Should a mount that must be refused not be, it is to be on nobody else's directory, and to go.
+        # A mount by a failed check would be in this directory, which is removed.
         with chdir(root):
             yield made
     finally:
@@ -186,13 +186,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One for all tests that change nothing."""
+    """Yield the daemon of all tests that change nothing."""
     with without_mounts(tmp_path_factory.mktemp("refusing")) as made:
         yield made
 
 
 def ask(daemon: Daemon, method: str, params: Any) -> dict[str, Any]:
-    """The answer of *daemon*, by way of a line as it comes from a socket."""
+    """Return the daemon's answer to a line of the socket."""
     server = ControlServer(daemon.runtime / "socket", Methods(daemon.datastore, daemon).table())
 
     async def main() -> dict[str, Any]:
@@ -205,7 +205,7 @@ def ask(daemon: Daemon, method: str, params: Any) -> dict[str, Any]:
 
 
 def in_force(daemon: Daemon) -> dict[str, Any]:
-    """All that a method can change; a daemon whose status can't be told has been damaged."""
+    """Return everything that a method can change. An error here means a damaged daemon."""
     status = ask(daemon, "status", {})["result"]
     return {
         key: status[key]
@@ -382,7 +382,7 @@ VALUES = [
 
 
 def test_no_value_of_any_parameter_is_a_bug(daemon: Daemon) -> None:
-    """Whatever a parameter is, the answer is a result or a sentence, and the daemon can tell its status afterwards."""
+    """For any parameter the answer is a result or a sentence, and the daemon's status is still readable."""
     table: dict[str, Method] = Methods(daemon.datastore, daemon).table()
     more = {
         "rule.add": list(Rule.__dataclass_fields__),
@@ -392,7 +392,7 @@ def test_no_value_of_any_parameter_is_a_bug(daemon: Daemon) -> None:
         "export": list(Source.__dataclass_fields__),
         "ledger.summary": ["op", "path", "client", "rule", "error", "since"],
     }
-    # A mount point must not be there: nothing is to be mounted.
+    # The mount point must not exist, so that nothing is mounted.
     needed: dict[str, dict[str, Any]] = {
         "rule.add": {**WRITE, "action": "error"},
         "state.set": {"state": "slow"},
@@ -446,7 +446,7 @@ def nested(depth: int) -> bytes:
 
 
 def is_too_deep(depth: int) -> bool:
-    """Whether json doesn't read it, which depends on the version of Python."""
+    """Return True if json refuses the depth, which depends on the version of Python."""
     try:
         json.loads(nested(depth))
     except RecursionError:
@@ -455,7 +455,7 @@ def is_too_deep(depth: int) -> bool:
 
 
 def test_no_depth_of_nesting_is_a_bug(tmp_path: Path) -> None:
-    """Where json still reads it, repr() may not."""
+    """repr() may fail at a depth that json still reads."""
 
     def echo(value: Any) -> None:
         raise SimulatedDatastoreError(repr(value))
@@ -468,7 +468,7 @@ def test_no_depth_of_nesting_is_a_bug(tmp_path: Path) -> None:
 
 
 def serve(path: Path, methods: dict[str, Method], work: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """Do *work* with a connection to a server of *methods*."""
+    """Run *work* with a connection to a server of *methods*."""
 
     async def main() -> None:
         with trio.fail_after(20):
