@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Desired directories of this host, which may lie in directories of other users."""
+"""The desired directories of this host. A directory may be inside a directory of another user."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ DIRECTORY_SPEC = ArgumentSpec(
 
 
 class DirectoryService(Service):
-    """Plans one directory.
+    """Plan one directory.
 
-    An owner or a group that isn't given stays as it is; a new directory has those of the directory around it, or
-    root's.
+    An owner or a group that isn't given stays unchanged. A new directory gets those of its parent directory, or root's.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -56,8 +55,8 @@ class DirectoryService(Service):
         return plan
 
     def _look(self) -> dict[str, str] | None:
-        """Return owner, group and mode, the first two as the options call them if they are right; ``None`` if there is
-        no such directory.
+        """Return owner, group and mode; ``None`` without the directory. A correct owner or group has the spelling of
+        the option.
         """
         try:
             with opened_directory(self.path) as descriptor:
@@ -78,7 +77,7 @@ class DirectoryService(Service):
         }
 
     def _ids(self) -> tuple[int | None, int | None]:
-        """Return user id and group id; ``None`` for one that isn't asked for, or has no account yet."""
+        """Return user id and group id; ``None`` for an option that isn't given or an account that is missing."""
         return user_id(self.wanted.get("owner")), group_id(self.wanted.get("group"))
 
     def _is_right(self, found: os.stat_result) -> bool:
@@ -116,7 +115,7 @@ class DirectoryService(Service):
 def read_mode(option: str, text: str) -> int:
     """Return the mode in an option.
 
-    :raises InvalidInput: no octal number, or an octal number without quotes.
+    :raises InvalidInput: the value is no octal number, or lacks quotes.
     """
     if re.fullmatch(r"0[0-7]{3,4}", text) is None:
         raise InvalidInput(option, text, "a quoted octal number such as '0755' is expected")
@@ -127,7 +126,7 @@ def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> Non
     """Refuse to change an open directory that another user could have put in its place.
 
     :arg wanted: the desired ownership, for the message.
-    :raises Conflict: another user than its owner could have put the directory there, to get rights in it.
+    :raises Conflict: a user other than the owner could have put the directory there, to get rights in it.
     """
     found = Ownership.of(os.fstat(descriptor))
     others = other_users(descriptor) - {found.uid}
@@ -145,12 +144,12 @@ def _shown(state: Ownership) -> str:
 
 
 def user_id(name: str | None) -> int | None:
-    """Return the id of a user by name or number; ``None`` without one, or where there is no such account."""
+    """Return the id of a user by name or number; ``None`` without a user, or where the account is missing."""
     return _id_of(name, lambda known: pwd.getpwnam(known).pw_uid)
 
 
 def group_id(name: str | None) -> int | None:
-    """Return the id of a group, like :func:`user_id`."""
+    """Return the id of a group by name or number; ``None`` without a group, or where the group is missing."""
     return _id_of(name, lambda known: grp.getgrnam(known).gr_gid)
 
 
@@ -164,7 +163,7 @@ def _id_of(name: str | None, look_up: Callable[[str], int]) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or its number where there is none."""
+    """Return the name of a user, or the number of a user without a name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -172,7 +171,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """Return the name of a group, like :func:`user_name`."""
+    """Return the name of a group, or the number of a group without a name."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

@@ -51,14 +51,14 @@ DATASTORE_SPEC = ArgumentSpec(
     required_one_of=[["id", "name"]],
 ).merge(CATALOG_OPTIONS)
 
-#: Options that can't be changed, because the data would have to move, or be read by another driver.
+#: Options that can't be changed, because the data would have to move, or another driver would read the data.
 FIXED = ("type", "ds_driver", "tm_driver", "base_path")
 
 
 class DatastoreService(CatalogService):
-    """Plans one datastore of the catalog.
+    """Plan one datastore of the catalog.
 
-    An option that isn't given stays as it is, or is the default of a new datastore.
+    An option that isn't given keeps its value. A new datastore gets the default.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class DatastoreService(CatalogService):
         plan = Plan()
         if self.create and self.missing:
             self._check_place(plan)
-            # The catalog is made before the plan is committed; a plan that is refused is refused before that.
+            # A plan that is refused creates no catalog, because the catalog is created after planning.
             plan.actions.append(
                 Action(
                     "create catalog",
@@ -107,8 +107,9 @@ class DatastoreService(CatalogService):
         return plan
 
     def _check_place(self, plan: Plan) -> None:
-        """
-        :raises DependencyNotFound: the catalog's directory is missing.
+        """Require the directory of the catalog.
+
+        :raises DependencyNotFound: the directory is missing.
         """
         try:
             locate_catalog(self.path)
@@ -144,7 +145,7 @@ class DatastoreService(CatalogService):
         return records.replace(found, name=self.name or found.name, **self._given)
 
     def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
-        """Try new values once, and not in the transaction: commands are run for that."""
+        """Check new values once and outside the transaction, because the check runs commands."""
         known = [self._tried, None if found is None else found.attributes]
         if wanted.attributes not in known:
             new_driver(wanted).try_attributes()
@@ -159,9 +160,9 @@ class DatastoreService(CatalogService):
                     )
 
     def _check_apart(self, wanted: Datastore) -> None:
-        """Refuse one datastore in another, which would find files there that are none of its images.
+        """Refuse a datastore inside another one, which would find files there that belong to none of its images.
 
-        :raises Conflict: ``base_path`` is within another one, or around it.
+        :raises Conflict: ``base_path`` is inside the directory of another datastore, or holds that directory.
         """
         for other in DATASTORES.rows(self.catalog):
             if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
@@ -193,7 +194,7 @@ class DatastoreService(CatalogService):
 
 
 def parse_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are given, checked one by one, as values of :class:`Datastore`."""
+    """Return the given options as values of :class:`Datastore`, each checked by itself."""
     if options["name"] is not None:
         check_name("name", options["name"])
     given: dict[str, Any] = {name: options[name] for name in FIXED if options[name] is not None}
@@ -227,9 +228,9 @@ def _attribute_text(name: str, value: object) -> str:
 
 
 def check_datastore(datastore: Datastore) -> None:
-    """Refuse a combination that no driver serves.
+    """Refuse a combination that no driver supports.
 
-    :raises InvalidInput: an unknown driver, type, transfer driver or attribute for this driver.
+    :raises InvalidInput: an unknown driver, type or transfer driver, or an unknown attribute of this driver.
     """
     if datastore.type == "system" and datastore.ds_driver is not None:
         raise InvalidInput("ds_driver", datastore.ds_driver, "a datastore of type 'system' has none")
@@ -279,12 +280,12 @@ def driver_of(
     datastores: Sequence[Datastore] | None = None,
     log: Callable[[str], object] = str,
 ) -> DatastoreDriver:
-    """Return the driver of a datastore of this catalog, which makes no image of the files of any datastore or of the
-    catalog.
+    """Return the driver of a datastore of this catalog. The driver makes no image of files of the catalog or of any
+    datastore.
 
     :arg timeout: seconds for one question to a file system.
-    :arg datastores: all of the catalog, where they are read already.
-    :arg log: is given what the driver does, one line a call.
+    :arg datastores: all datastores of the catalog, where the caller has read them already.
+    :arg log: a callable that gets each log line of the driver.
     """
     protected = {
         directory
@@ -298,8 +299,9 @@ def driver_of(
 
 
 def check_timeout(seconds: int) -> None:
-    """
-    :raises InvalidInput: ``seconds`` is less than one, or so long that nobody waits for it.
+    """Refuse a timeout outside of 1 to :data:`LONGEST_TIMEOUT` seconds.
+
+    :raises InvalidInput: ``seconds`` is outside of these bounds.
     """
     if not 1 <= seconds <= LONGEST_TIMEOUT:
         raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")

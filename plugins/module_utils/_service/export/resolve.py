@@ -102,8 +102,8 @@ def _of_image(plan: Plan, spec: ExportSpec, image: str, domain: str, defined: se
         for one in stale:
             remove_attachment(view, one.image_id, one.host, one.domain)
             plan.warnings.append(
-                f"The domain {one.domain!r}, which this host no longer has, had claimed the image {one.image!r}; "
-                "that claim is released."
+                f"The domain {one.domain!r}, which this host no longer has, was attached to the image {one.image!r}; "
+                "that attachment is removed."
             )
         found = _resolve_image(spec, image, domain, view)
     export = Export.of_attachment("image", found)
