@@ -212,7 +212,7 @@ class DuOutput:
     def take(self, line: str) -> None:
         unread = None
         if line.startswith("du: cannot "):
-            import re  # the most frequent obstacle is a file that can't be read
+            import re  # only a few directories have unreadable files
 
             unread = re.fullmatch(r"du: cannot (?:access|read directory) (.*): ([^:]+)", line)
         size, tab, _path = line.partition("\t")

@@ -79,7 +79,7 @@ def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
         for command, selection in _VIRSH_XML:
             for uuid in run([*virsh, "list", "--uuid", *selection]).stdout.split():
                 done = run([*virsh, *command, uuid], accept=None)
-                if done.returncode == 0:  # the domain has just been removed or shut off
+                if done.returncode == 0:  # else the domain was just removed or shut off
                     found[uuid].append(done.stdout)
     except CommandFailed as error:
         raise LibvirtFailed(f"libvirt can't be asked for its domains: {error}") from error
