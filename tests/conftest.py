@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,19 +90,32 @@ HOST = (
 )
 
 
+#: Parts of the paths of tests that start a lab by a command, and not by its fixture.
+LAB = ("/integration/lab/", "/integration/test_demo.py", "/integration/test_fresh.py", "/integration/test_testing.py")
+#: The tiers, beginning with the one whose tests take longest.
+TIERS = ("lab", "host", "pure")
+
+
 def tier_of(item: pytest.Item) -> str:
     """Return the tier of a test, according to the needs of its fixtures, its folder and its file."""
-    if "lab_factory" in getattr(item, "fixturenames", ()):
-        return "lab"
     path = item.path.as_posix()
+    if "lab_factory" in getattr(item, "fixturenames", ()) or any(part in path for part in LAB):
+        return "lab"
     unit = path.rpartition("/tests/unit/")[2]
     return "host" if "/integration/" in path or unit.startswith(HOST) else "pure"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(tier_of(item))
+    """Mark each test with its tier, and put files that take long first, so that two workers end at the same time."""
+    sizes = Counter(item.path for item in items)
+    tiers = {item: tier_of(item) for item in items}
+    for item, tier in tiers.items():
+        item.add_marker(tier)
+    first: dict[Path, int] = {}
+    for item, tier in tiers.items():
+        first[item.path] = min(TIERS.index(tier), first.get(item.path, len(TIERS)))
+    items.sort(key=lambda item: (first[item.path], -sizes[item.path], item.path))
 
 
 @pytest.fixture
