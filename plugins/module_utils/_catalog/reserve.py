@@ -46,16 +46,16 @@ def reserve(place: CatalogPlace) -> None:
         if not os.path.lexists(
             place.path + LOCK_SUFFIX
         ):  # closing an existing file would end this process' own locks on it (fcntl(2))
-            with _opened_beside(place, LOCK_SUFFIX, catalog):
+            with _open_beside(place, LOCK_SUFFIX, catalog):
                 pass
         wanted = max(2 * catalog.st_size, SMALLEST_RESERVE)
-        with _opened_beside(place, "-journal", catalog) as descriptor, acting_as(place.owner):
+        with _open_beside(place, "-journal", catalog) as descriptor, acting_as(place.owner):
             if os.fstat(descriptor).st_blocks * 512 < wanted:
                 os.posix_fallocate(descriptor, 0, wanted)
 
 
 @contextlib.contextmanager
-def _opened_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) -> Iterator[int]:
+def _open_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) -> Iterator[int]:
     """Yield a descriptor of a file of the catalog. A new file has the catalog's group and mode, like SQLite's files.
 
     :raises OSError: the file can't be opened.

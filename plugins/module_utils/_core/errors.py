@@ -36,9 +36,9 @@ class InvalidInput(VmstoreError):
     """
 
     def __init__(self, option: str, value: object, accepted: str) -> None:
-        from .secrets import withheld  # a mistyped URL, or a URL in another option, still contains its password
+        from .secrets import withhold  # a mistyped URL, or a URL in another option, still contains its password
 
-        shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
+        shown = repr(withhold(value)) if isinstance(value, str) else withhold(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
         super().__init__(

@@ -36,7 +36,7 @@ def may_hold_secret(text: str) -> bool:
     return _SUSPICIOUS.search(text) is not None and _WITHOUT_PASSWORD.fullmatch(text) is None
 
 
-def withheld(text: str) -> str:
+def withhold(text: str) -> str:
     """Return ``text`` for a message: a text that may hold a secret is cut after the scheme."""
     if not may_hold_secret(text):
         return text
@@ -71,4 +71,4 @@ def secrets_of(text: str) -> Iterator[str]:
         yield from (part for part in _AROUND.split(text) if part != text and may_hold_secret(part))
 
 
-__all__ = ["may_hold_secret", "secrets_of", "withheld"]
+__all__ = ["may_hold_secret", "secrets_of", "withhold"]

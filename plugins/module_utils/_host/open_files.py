@@ -57,7 +57,7 @@ def writers_of_device(number: int) -> Sequence[str]:
         f"the program {_name(process)} (process {process})"
         for process in filter(str.isdigit, os.listdir("/proc"))
         if int(process) != os.getpid()
-        and any(_writes_to(process, descriptor, number) for descriptor in _listed(process))
+        and any(_writes_to(process, descriptor, number) for descriptor in _list_descriptors(process))
     ]
 
 
@@ -72,14 +72,14 @@ def _writes_to(process: str, descriptor: str, number: int) -> bool:
     return False
 
 
-def _listed(process: str) -> Sequence[str]:
+def _list_descriptors(process: str) -> Sequence[str]:
     with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
         return os.listdir(f"/proc/{process}/fd")
     return ()
 
 
 def _descriptors(process: str) -> Iterator[str]:
-    for descriptor in _listed(process):
+    for descriptor in _list_descriptors(process):
         with contextlib.suppress(OSError):
             yield os.readlink(f"/proc/{process}/fd/{descriptor}")
 

@@ -85,7 +85,7 @@ class HeldDirectory:
             shared = component == self.path
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
             found = self.planned if shared and self.planned else Ownership.of(_look(component))
-            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
+            is_over_it = _is_mapped(uid_map, found.uid) and _is_mapped(gid_map, found.gid)
             if not is_over_it and _lacks(found, *root, needed) and not _has_acl(component):
                 return _describe(component, found)
         return None
@@ -103,7 +103,7 @@ class HeldDirectory:
         root = host_id(uid_map, 0), host_id(gid_map, 0)
         for component in self._components()[:-1]:
             found = Ownership.of(_look(component))
-            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
+            is_over_it = _is_mapped(uid_map, found.uid) and _is_mapped(gid_map, found.gid)
             closed_to_root = not is_over_it and _lacks(found, *root, stat.S_IXOTH)
             if (closed_to_root or _lacks(found, uid, gid, stat.S_IXOTH)) and not _has_acl(component):
                 return component, _describe(component, found)
@@ -131,7 +131,7 @@ def _describe(path: str, found: Ownership) -> str:
     return f"{path} belongs to {found.uid}:{found.gid} with mode {found.mode:04o}"
 
 
-def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:
+def _is_mapped(maps: Sequence[IdMap], host_id: int) -> bool:
     return any(one.target <= host_id < one.target + one.count for one in maps)
 
 

@@ -33,7 +33,7 @@ def first_difference(
         or (expected.text or "").strip() != (found.text or "").strip()
     ):
         return here
-    wanted, got = _grouped(expected), _grouped(found)
+    wanted, got = _group(expected), _group(found)
     known = {_place(child) for child in wanted}
     got = [child for child in got if _place(child) in known or not (is_extensible or child.tag == "controller")]
     for one, other in zip(wanted, got):
@@ -46,7 +46,7 @@ def first_difference(
     return f"{here}/{alone[0].tag}" if alone else None
 
 
-def _grouped(element: ET.Element) -> list[ET.Element]:
+def _group(element: ET.Element) -> list[ET.Element]:
     return sorted(element, key=_place)
 
 

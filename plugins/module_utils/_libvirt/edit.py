@@ -53,7 +53,7 @@ class DefinitionEdit:
         All other elements are left out, because a definition can hold secrets.
         """
         before, after = _parts(self._before), _parts(self.root)
-        return _missing_in(after, before), _missing_in(before, after)
+        return _subtract(after, before), _subtract(before, after)
 
     def apply(self) -> None:
         """Define the domain again and compare the definition that libvirt keeps with :attr:`root`.
@@ -86,7 +86,7 @@ def _parts(root: ET.Element) -> list[ET.Element]:
     return [*(child for child in root if child is not inner), *inner]
 
 
-def _missing_in(others: list[ET.Element], elements: list[ET.Element]) -> str | None:
+def _subtract(others: list[ET.Element], elements: list[ET.Element]) -> str | None:
     """Return those of ``elements`` that are missing in ``others``, as text."""
     counterparts = set(map(to_text, others))
     return "".join(pretty(element) for element in elements if to_text(element) not in counterparts) or None

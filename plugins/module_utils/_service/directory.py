@@ -62,7 +62,7 @@ class DirectoryService(Service):
             with opened_directory(self.path) as descriptor:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    check_changeable(self.path, descriptor, self._shown())
+                    check_changeable(self.path, descriptor, self._describe())
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -89,7 +89,7 @@ class DirectoryService(Service):
         )
         return wanted == (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
-    def _shown(self) -> str:
+    def _describe(self) -> str:
         return f"{self.wanted.get('owner', '')}:{self.wanted.get('group', '')} with mode {self.mode:04o}"
 
     def _apply(self) -> None:
@@ -104,7 +104,7 @@ class DirectoryService(Service):
             try:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    check_changeable(self.path, descriptor, self._shown())
+                    check_changeable(self.path, descriptor, self._describe())
                     Ownership(
                         found.st_uid if owner is None else owner, found.st_gid if group is None else group, self.mode
                     ).give_to(descriptor)
@@ -132,14 +132,14 @@ def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> Non
     others = other_users(descriptor) - {found.uid}
     if others:
         whose = "any user" if ANYBODY in others else f"the user {user_name(min(others))}"
-        desired = wanted if isinstance(wanted, str) else _shown(wanted)
+        desired = wanted if isinstance(wanted, str) else _describe(wanted)
         raise Conflict(
-            f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not "
+            f"The directory {path} belongs to {_describe(found)}, and {whose} could have put it there, so it is not "
             f"changed to {desired}: look at it, and do that by hand or remove it."
         )
 
 
-def _shown(state: Ownership) -> str:
+def _describe(state: Ownership) -> str:
     return f"{user_name(state.uid)}:{group_name(state.gid)} with mode {state.mode:04o}"
 
 

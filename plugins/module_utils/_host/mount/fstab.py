@@ -40,9 +40,9 @@ class FstabEntry:
         """Return whether two entries make the same mount. The order of options, the words for defaults and
         cloud-init's mark are ignored.
         """
-        return self._meaning() == other._meaning()
+        return self._normalize() == other._normalize()
 
-    def _meaning(self) -> tuple[object, ...]:
+    def _normalize(self) -> tuple[object, ...]:
         return (
             self.source,
             self.mount_point,

@@ -12,7 +12,7 @@ from ..._core.errors import CommandFailed, Conflict, StaleState
 from . import commands
 from .file_system import FileSystemType
 from .mountinfo import Mount, mounts_at, read_mounts, visible
-from .options import differing, kernel_words
+from .options import find_differences, kernel_words
 
 
 def require_single(mounts: Sequence[Mount], path: str, fstype: str) -> Mount:
@@ -71,7 +71,7 @@ def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str],
     :raises Conflict: the mount is busy.
     :raises CommandFailed: mount(8) refused, or the kernel has other settings. The mount has its old settings then.
     """
-    changes = differing(before, after)
+    changes = find_differences(before, after)
     # A read-only superblock is read-only for every mount of the source. All other settings belong to this mount alone.
     superblock = "access" in changes and "ro" in live.super_options
     commands.remount(live, kernel_words(after, changes), superblock=superblock)
@@ -100,7 +100,7 @@ def _last(path: str) -> Mount:
 def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[str, str]) -> None:
     mounted = _last(path)
     found = file_system.settings_of(mounted)
-    changes = sorted(differing(found, settings))
+    changes = sorted(find_differences(found, settings))
     if changes:
         got, desired = (", ".join(repr(one[setting]) for setting in changes) for one in (found, settings))
         raise CommandFailed(

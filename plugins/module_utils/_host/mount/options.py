@@ -138,7 +138,7 @@ def split_options(text: str) -> list[str]:
     return re.findall(r'(?:"[^"]*"|[^,"]|")+', text)
 
 
-def differing(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
+def find_differences(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
     """Return the names of the settings in which two mounts of the same type differ.
 
     The kernel shows the double quotes of a value only if the value has a comma.
@@ -163,4 +163,4 @@ def kernel_words(settings: Mapping[str, str], explicit: Collection[str] = ()) ->
     return [word for setting, word in settings.items() if word and (word != _default(setting) or setting in explicit)]
 
 
-__all__ = ["REMOUNTABLE", "OptionRules", "differing", "kernel_words", "split_options", "summarize"]
+__all__ = ["REMOUNTABLE", "OptionRules", "find_differences", "kernel_words", "split_options", "summarize"]

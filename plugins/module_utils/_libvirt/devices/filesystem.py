@@ -30,7 +30,7 @@ class VirtioFs:
     sandbox: str | None = None
     thread_pool: int | None = None
 
-    def completed(self, other: VirtioFs | None) -> VirtioFs:
+    def complete_from(self, other: VirtioFs | None) -> VirtioFs:
         """Return this device with missing tunables taken from ``other``."""
         if other is None:
             return self

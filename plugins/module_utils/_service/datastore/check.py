@@ -29,7 +29,7 @@ from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..image.work import users_of
 from .desired import check_timeout, driver_of
-from .info import find_datastores, has_images, orphans
+from .info import find_datastores, find_orphans, has_images
 
 DATASTORE_CHECK_SPEC = ArgumentSpec(
     {
@@ -63,7 +63,7 @@ class Checked:
     def __post_init__(self) -> None:
         self.stored = {one.path: one for one in self.inventory.images}
         self.orphaned = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
-        self.orphans: list[Finding] = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
+        self.orphans: list[Finding] = [{**one, "repaired": False} for one in find_orphans(self.inventory, self.images)]
         self.missing: list[Finding] = [
             {"id": image.id, "name": image.name, "path": image.path, "repaired": False}
             for image in self.images
@@ -93,7 +93,7 @@ class Checked:
 
         :raises Conflict: the data is used.
         """
-        found = [finding for finding in self.orphans if data_of(finding["path"]) == data]
+        found = [finding for finding in self.orphans if find_image_path(finding["path"]) == data]
         for finding in found:
             finding["repaired"] = True
         users = self.driver.users(data)
@@ -168,12 +168,12 @@ class DatastoreCheckService(CatalogService):
     def _check(self, driver: DatastoreDriver, read_data: bool) -> Checked:
         datastore = driver.datastore
         images = IMAGES.rows(self.catalog, datastore_id=datastore.id)
-        wanted = {image.path: algorithm_of(image) for image in images if not image.persistent} if read_data else {}
+        wanted = {image.path: choose_algorithm(image) for image in images if not image.persistent} if read_data else {}
         try:
             if datastore.id not in self._failed:
                 inventory = driver.inventory(wanted, whole=True)
                 self._checksums.update(
-                    {_identity(one): one.checksum for one in inventory.images if one.checksum is not None}
+                    {_identify(one): one.checksum for one in inventory.images if one.checksum is not None}
                 )
                 return Checked(driver, images, inventory)
         except VmstoreError as error:
@@ -212,7 +212,7 @@ class DatastoreCheckService(CatalogService):
                 self.repair
                 and checksum is not None
                 and image.checksum is None
-                and _fits_origin(image, checksum)
+                and _can_record(image, checksum)
                 and not checked.has_drift(image)
             ):
                 changes["checksum"] = checksum
@@ -235,14 +235,14 @@ class DatastoreCheckService(CatalogService):
             yield "checksum", checksum
 
     def _checksum(self, image: Image, stored: StoredImage) -> str | None:
-        digest = None if image.persistent else self._checksums.get(_identity(stored))
-        return digest and f"{algorithm_of(image)}:{digest}"
+        digest = None if image.persistent else self._checksums.get(_identify(stored))
+        return digest and f"{choose_algorithm(image)}:{digest}"
 
     def _plan_removals(self, checked: Sequence[Checked]) -> None:
         forgotten: dict[int, Image] = {}
         removed: dict[str, tuple[Checked, Finding]] = {}
         for reference in self.remove:
-            one, image, data = self._named(reference, checked)
+            one, image, data = self._find_named(reference, checked)
             if one is None:
                 continue
             if image is not None:
@@ -264,12 +264,14 @@ class DatastoreCheckService(CatalogService):
                 )
             )
 
-    def _named(self, reference: str, checked: Sequence[Checked]) -> tuple[Checked | None, Image | None, str | None]:
+    def _find_named(
+        self, reference: str, checked: Sequence[Checked]
+    ) -> tuple[Checked | None, Image | None, str | None]:
         """Return the datastore, the image and the path of the data to remove. The image is ``None`` without a row in
-        the catalog, the path where ``reference`` isn't one.
+        the catalog, and the path is ``None`` where ``reference`` isn't a path.
         """
         accepted = "the path of data in a datastore that is checked, or the name or id of an image there, is expected"
-        data = data_of(reference) if reference.startswith("/") else None
+        data = find_image_path(reference) if reference.startswith("/") else None
         image = IMAGES.find(self.catalog, reference) if data is None else None
         if data is None and image is None and not reference.startswith("/"):
             return None, None, None  # the image is forgotten already
@@ -310,27 +312,27 @@ class DatastoreCheckService(CatalogService):
             )
 
 
-def _fits_origin(image: Image, checksum: str) -> bool:
+def _can_record(image: Image, checksum: str) -> bool:
     """Return whether a checksum can be recorded. Data that is stored unchanged must have the checksum of its origin,
     because other data may be damaged.
     """
     return image.origin_checksum in (None, checksum)
 
 
-def algorithm_of(image: Image) -> str:
+def choose_algorithm(image: Image) -> str:
     """Return the algorithm of the image's recorded checksum, or of the checksum to record."""
     algorithm = (image.checksum or image.origin_checksum or "").partition(":")[0]
     return algorithm if algorithm in DIGEST_LENGTHS else ALGORITHM
 
 
-def data_of(path: str) -> str | None:
+def find_image_path(path: str) -> str | None:
     """Return the path of the image file that ``path`` names or belongs to."""
     directory, name = os.path.split(path)
     found = parse_name(name)
     return None if found is None else os.path.join(directory, found[0])
 
 
-def _identity(stored: StoredImage) -> tuple[str, int, int]:
+def _identify(stored: StoredImage) -> tuple[str, int, int]:
     return stored.path, stored.length, stored.modified
 
 

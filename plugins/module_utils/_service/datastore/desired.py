@@ -87,7 +87,7 @@ class DatastoreService(CatalogService):
             if found is not None:
                 plan.actions.append(self._removal(found))
             return plan
-        wanted = self._new() if found is None else self._updated(found)
+        wanted = self._create() if found is None else self._update(found)
         self._check_unique(wanted)
         if found is None:
             self._check_apart(wanted)
@@ -116,7 +116,7 @@ class DatastoreService(CatalogService):
         except DependencyNotFound as error:
             self.report_missing(plan, error, is_planned=True)
 
-    def _new(self) -> Datastore:
+    def _create(self) -> Datastore:
         if self.id is not None:
             raise NotFound(
                 f"id: there is no datastore {self.id} in the catalog {self.path}, and a new one gets its id by itself."
@@ -134,7 +134,7 @@ class DatastoreService(CatalogService):
         }
         return Datastore(id=number, name=str(self.name), **{**defaults, **self._given})
 
-    def _updated(self, found: Datastore) -> Datastore:
+    def _update(self, found: Datastore) -> Datastore:
         for option in FIXED:
             old = getattr(found, option)
             if self._given.get(option, old) != old:
@@ -237,13 +237,13 @@ def check_datastore(datastore: Datastore) -> None:
     info = class_for(datastore).info
     if datastore.type not in info.datastore_types:
         raise InvalidInput(
-            "type", datastore.type, f"the {info.name} driver serves datastores of type {_listed(info.datastore_types)}"
+            "type", datastore.type, f"the {info.name} driver serves datastores of type {_join(info.datastore_types)}"
         )
     if datastore.tm_driver not in info.tm_drivers:
         raise InvalidInput(
             "tm_driver",
             datastore.tm_driver,
-            f"{_listed(info.tm_drivers)} is expected with datastores of the {info.name} driver",
+            f"{_join(info.tm_drivers)} is expected with datastores of the {info.name} driver",
         )
     for name in datastore.attributes:
         _check_attribute(name, info)
@@ -259,7 +259,7 @@ def _check_attribute(name: str, info: DriverInfo) -> None:
         accepted = f"give it as the module's option {name.lower()}"
     elif info.attributes:
         hint = f"; the nearest is {nearest[0]!r}" if nearest[0] in info.attributes else ""
-        accepted = f"the attributes of the {info.name} driver are {_listed(info.attributes)}{hint}"
+        accepted = f"the attributes of the {info.name} driver are {_join(info.attributes)}{hint}"
     else:
         accepted = (
             f"the {info.name} driver has no further attributes; the nearest option of the module is {nearest[0]!r}"
@@ -267,7 +267,7 @@ def _check_attribute(name: str, info: DriverInfo) -> None:
     raise InvalidInput("attributes", name, accepted)
 
 
-def _listed(names: Sequence[str] | frozenset[str]) -> str:
+def _join(names: Sequence[str] | frozenset[str]) -> str:
     ordered = [repr(name) for name in sorted(names)]
     return ", ".join(ordered[:-1]) + (" or " if len(ordered) > 1 else "") + ordered[-1]
 

@@ -44,7 +44,7 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = [(one, IMAGES.rows(catalog, datastore_id=one.id)) for one in find_datastores(catalog, options["name"])]
-    return {"datastores": [{**one.as_dict(), **_monitored(one, images, options["timeout"])} for one, images in found]}
+    return {"datastores": [{**one.as_dict(), **_monitor(one, images, options["timeout"])} for one, images in found]}
 
 
 def find_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
@@ -65,7 +65,7 @@ def has_images(info: DriverInfo) -> bool:
     return info.stores_data and bool(info.image_types)
 
 
-def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
+def _monitor(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
     """Return the capacity and the data of one datastore. An error becomes a part of the result, so that the other
     datastores are returned, too.
     """
@@ -85,7 +85,7 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
         answer["monitor_error"] = str(error)
     stored = {one.path: one for one in inventory.images} if inventory is not None else {}
     answer["images"] = [_as_result(image, stored.get(image.path)) for image in images]
-    answer["orphans"] = [] if inventory is None else list(orphans(inventory, images))
+    answer["orphans"] = [] if inventory is None else list(find_orphans(inventory, images))
     return answer
 
 
@@ -98,7 +98,7 @@ def _as_result(image: Image, stored: StoredImage | None) -> dict[str, object]:
     }
 
 
-def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
+def find_orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
     """Yield data that belongs to no image of the catalog: image files with their snapshots, and snapshots or
     checksums alone.
     """
@@ -114,4 +114,4 @@ def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str,
             yield {"path": beside.path, "allocated_bytes": beside.allocated}
 
 
-__all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "has_images", "orphans", "find_datastores"]
+__all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "has_images", "find_orphans", "find_datastores"]

@@ -18,7 +18,7 @@ from ..._core.locks import locked
 from ..._libvirt.connection import Hypervisor
 from ..service import Service
 from .absent import plan_absent
-from .domain_restart import RestartPlan, allowed_restart, finish
+from .domain_restart import RestartPlan, finish, read_restart
 from .options import parse_options
 from .present import plan_present
 from .resolve import foretell_device
@@ -60,7 +60,7 @@ class VirtiofsExportService(Service):
             self.report_missing(plan, error, is_planned=True)
             plan.result.update(self.plan_unknown().result)
             return plan
-        plan.restart = allowed_restart(domain, self.spec.restart, self.spec.restart_timeout)
+        plan.restart = read_restart(domain, self.spec.restart, self.spec.restart_timeout)
         if self.spec.is_present:
             plan_present(plan, self.spec, self.hypervisor, is_dry_run=self.is_dry_run)
         else:

@@ -69,7 +69,7 @@ class ExportRecord:
                 "is there now."
             )
 
-    def recorded_with(self, action: Action | None) -> list[Action]:
+    def prepend_to(self, action: Action | None) -> list[Action]:
         """Return ``action`` so that it records the directory first, where the record is missing. Without ``action``,
         return an action that records the directory.
         """

@@ -87,7 +87,7 @@ class DomainIds:
     def map(self) -> IdMap:
         return IdMap(0, self.range.start, self.range.count)
 
-    def granted_with(self, action: Action | None) -> list[Action]:
+    def prepend_to(self, action: Action | None) -> list[Action]:
         """Return ``action`` preceded by the allocation of a missing range; without ``action``, the allocation alone."""
         before, files = read_allocations(), self._missing_entries()
         if self._before == self.range and not files:

@@ -26,7 +26,7 @@ from ..._core.errors import (
     printable,
 )
 from ..._core.plan import Plan
-from ..._core.secrets import withheld
+from ..._core.secrets import withhold
 from ..._driver.datastore.base import TIMEOUT
 from ..._model.names import LONGEST_NAME
 from ..catalog import CATALOG_OPTIONS, CatalogService
@@ -67,7 +67,7 @@ class ImageService(CatalogService):
         self._specs: list[ImageSpec] = []
         for number, one in enumerate(options["images"] if self._is_list else [options]):
             self._references.append(
-                printable(withheld(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME])
+                printable(withhold(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME])
             )
             try:
                 self._specs.append(parse_options(one))

@@ -21,7 +21,7 @@ from ..._core.records import dataclass
 from ..._host.mount import commands, fstab, live, mountinfo
 from ..._host.mount import point as mount_point
 from ..._host.mount.file_system import FileSystemType
-from ..._host.mount.options import REMOUNTABLE, differing, summarize
+from ..._host.mount.options import REMOUNTABLE, find_differences, summarize
 from ..._model.mount_names import check_mount_point
 from ..directory import read_mode
 from ..service import Service
@@ -240,7 +240,7 @@ class MountService(Service):
             return None
         source = str(self.desired.source)
         after = self.file_system.options.desired_settings(self.desired.options)
-        changes = set() if before is None else differing(before, after)
+        changes = set() if before is None else find_differences(before, after)
         if mounted is None or before is None or not self._can_stay(mounted, changes):
             self._check_mountable(plan, mounts, source, path, after)
             if mounted is None:
