@@ -313,7 +313,7 @@ def _check_version(catalog: Catalog) -> None:
     known = len(schema.MIGRATIONS)
     if version > known:
         raise CatalogFailed(
-            f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows "
+            f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one supports "
             f"schema {known}."
         )
 

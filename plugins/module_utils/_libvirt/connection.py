@@ -121,9 +121,7 @@ class Hypervisor:
         """
         found = self.find_domain(reference)
         if found is None:
-            raise DependencyNotFound(
-                f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host."
-            )
+            raise DependencyNotFound(f"domain: libvirt has no domain with the name or UUID {reference!r} on this host.")
         return found
 
     def domains(self) -> list[Domain]:

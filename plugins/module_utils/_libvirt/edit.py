@@ -120,8 +120,8 @@ class RunningDevice:
         if element is None or not is_as_requested(element):
             self.unplug()
             raise LibvirtFailed(
-                f"libvirt did not plug the device {self.name!r} into the running domain {self.domain.name!r} as it was "
-                "asked to."
+                f"libvirt did not plug the device {self.name!r} into the running domain {self.domain.name!r} as "
+                "requested."
             )
 
     def unplug(self) -> bool:

@@ -126,7 +126,7 @@ class Tool:
         """
         found = self.on("status")
         if not isinstance(found, dict):
-            raise CommandFailed(f"The command {self.executable!r} answered without a status.")
+            raise CommandFailed(f"The command {self.executable!r} returned no status.")
         return found.get(self.name)
 
     def on(self, command: str, *words: str) -> Any:
@@ -166,14 +166,14 @@ class SimulatedDatastoreService(Service):
                 raise InvalidInput(
                     "backing",
                     None,
-                    f"the simulated datastore {desired.name!r} isn't there yet, so the directory that holds its "
+                    f"the simulated datastore {desired.name!r} doesn't exist yet, so the directory that holds its "
                     "files is needed",
                 )
             if not desired.mounts and not desired.exports:
                 raise InvalidInput(
                     "mounts",
                     desired.mounts,
-                    f"the simulated datastore {desired.name!r} isn't there yet, so a mount or an export is needed",
+                    f"the simulated datastore {desired.name!r} doesn't exist yet, so a mount or an export is needed",
                 )
         elif (
             desired.backing is not None

@@ -656,7 +656,7 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     os.unlink(new().result["image"]["path"])
     with pytest.raises(
         NotFound,
-        match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again",
+        match="^The data of the image 'x' is not at .*: give path, url, clone_from or size to make it again",
     ):
         run(name="x")
     done = new()

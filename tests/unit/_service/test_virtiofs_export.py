@@ -320,7 +320,7 @@ def test_a_later_step_that_fails_puts_the_old_definition_back(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"domain": "nope"}, NotFound, "domain: libvirt knows no domain with the name or UUID 'nope'"),
+        ({"domain": "nope"}, NotFound, "domain: libvirt has no domain with the name or UUID 'nope'"),
         ({"source": "relative"}, InvalidInput, "source: 'relative'"),
         ({"source": "/etc"}, PathNotAllowed, "source: '/etc'"),
         ({"source": "/"}, PathNotAllowed, "source: '/'"),

@@ -96,7 +96,7 @@ def is_connected(mount_point: str) -> bool:
         completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
     except CommandFailed as error:
         raise CommandFailed(
-            f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy."
+            f"The mount on {mount_point} did not respond within 10 seconds: its server hangs, or is very busy."
         ) from error
     return "Transport endpoint is not connected" not in completed.stderr
 

@@ -82,7 +82,7 @@ def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
                 if done.returncode == 0:  # else the domain was just removed or shut off
                     found[uuid].append(done.stdout)
     except CommandFailed as error:
-        raise LibvirtFailed(f"libvirt can't be asked for its domains: {error}") from error
+        raise LibvirtFailed(f"libvirt could not list its domains: {error}") from error
     for uuid, texts in found.items():
         yield parse(texts[0]).findtext("name") or uuid, texts
 

@@ -109,7 +109,7 @@ class OpennebulaDriversService(Service):
         match = re.fullmatch(r"([0-9]+) ([0-9]+) (\S+)\n", answer)
         if match is None or (int(match[1]), int(match[2])) < (3, 9):
             raise InvalidInput(
-                "python", self.python, f"Python 3.9 or newer is expected, and it says of itself {answer.strip()!r}"
+                "python", self.python, f"Python 3.9 or newer is expected, and it reports {answer.strip()!r}"
             )
         return hashlib.sha256(json.dumps([self.sources, match[3]], sort_keys=True).encode()).hexdigest()
 

@@ -82,7 +82,7 @@ class DomainRestart:
         except LibvirtFailed as error:
             words = last_words(self.domain.name, start)
             raise LibvirtFailed(
-                f"{error} virtiofsd said last: {words.rstrip('.')}." if words else str(error)
+                f"{error} virtiofsd logged last: {words.rstrip('.')}." if words else str(error)
             ) from error
 
 

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The service of an export: a directory of this host in a libvirt domain (spec: virtiofs-datastore), with the device in
-the definition, the device in the running domain, and the attachment in the catalog.
+"""The service of an export: a directory of this host in a libvirt domain (spec: virtiofs-datastore).
+
+An export is a device in the definition, a device in the running domain, and an attachment in the catalog.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _domain_subids() -> list[dict[str, object]] | None:
-    """Return the ranges of single domains; ``None`` where only root may know them."""
+    """Return the ranges of single domains; ``None`` for users other than root, who may not read them."""
     if os.geteuid() != 0:
         return None
     return [

@@ -75,7 +75,7 @@ def _as_list(action: Action | None) -> list[Action]:
 
 
 def _with_records(definition: Action | None, record: ExportRecord | None, ids: GuestIds) -> list[Action]:
-    """Return ``definition`` with what is to be recorded before it: the directory and the domain's own ids."""
+    """Return ``definition`` preceded by the records of the directory and of the domain's own ids."""
     actions = _as_list(definition) if record is None else record.prepend_to(definition)
     return actions if ids.own is None else ids.own.prepend_to(actions[0] if actions else None)
 

@@ -97,7 +97,7 @@ def _of_image(plan: Plan, spec: ExportSpec, image: str, domain: str, defined: se
     with read_catalog(spec.catalog, missing_ok=False) as view:  # a copy in memory
         recorded = _attachments_of_image(image, spec.host, view)
         before = [one for one in recorded if one.domain == domain]
-        # Only this host can know that a domain of this host is gone.
+        # Only this host has the list of its domains.
         stale = [one for one in recorded if one.domain not in defined]
         for one in stale:
             remove_attachment(view, one.image_id, one.host, one.domain)

@@ -15,8 +15,8 @@ from ..._core.records import dataclass
 from ..._host.virtiofsd.program import WRAPPER, Daemon, default_binary, find_daemon
 from ..._libvirt.connection import Hypervisor
 
-#: Versions of libvirt that first know ``<idmap>`` and ``<readonly/>`` of a virtiofs device (its NEWS). An older libvirt
-#: takes them for something else.
+#: Versions of libvirt that first support ``<idmap>`` and ``<readonly/>`` of a virtiofs device (its NEWS). An older
+#: libvirt misinterprets them.
 VERSION_OF_IDMAP = (10, 0, 0)
 VERSION_OF_READ_ONLY = (11, 0, 0)
 
@@ -84,7 +84,8 @@ def check_read_only(version: Version, daemon: Daemon) -> None:
     """
     reason = None
     if version < VERSION_OF_READ_ONLY:
-        reason = f"its libvirt is {_format_version(version)} and exports read-only from {_format_version(VERSION_OF_READ_ONLY)} on"
+        first = _format_version(VERSION_OF_READ_ONLY)
+        reason = f"its libvirt is {_format_version(version)} and exports read-only from {first} on"
     elif not daemon.can_read_only:
         reason = f"{daemon.path} has no --readonly (virtiofsd 1.13 or later is needed)"
     if reason is not None:

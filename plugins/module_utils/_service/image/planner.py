@@ -175,7 +175,7 @@ class ImagePlanner:
         difference = self._data.find_difference(spec.data, found)
         is_lost = not self._known.has_data(found, driver.datastore)
         if is_lost and spec.data == DataSpec():
-            remedy = "say with path, url, clone_from or size how to make it again, or remove the image"
+            remedy = "give path, url, clone_from or size to make it again, or remove the image"
             raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
         damage = self._findings.damage(number, found, driver) if spec.remake and not is_lost else None
         if is_lost or difference or damage:
