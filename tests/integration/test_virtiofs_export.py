@@ -296,7 +296,7 @@ def test_a_daemon_that_fails_leaves_the_definition_as_it_was(
     before = xml("fails", "--inactive")
     result = export(domain="fails", source="/srv/fails", mount_tag="t", binary="/usr/local/bin/failing-virtiofsd")
     assert result["msg"].startswith("libvirt could not plug the device into the domain 'fails': ")
-    assert result["msg"].endswith("virtiofsd said last: no such luck")
+    assert result["msg"].endswith("virtiofsd logged last: no such luck")
     assert xml("fails", "--inactive") == before
     assert "<filesystem" not in xml("fails")
 

@@ -209,7 +209,7 @@ def test_a_server_that_hangs_is_an_error_soon(guest: Guest) -> None:
     signal = f"pkill -{{}} -f -- {shlex.quote(f'--shared-dir {SHARES}/one-1( |$)')}"
     guest.on_host(signal.format("STOP"))
     try:
-        assert f"The mount on {POINT} did not answer within 10 seconds" in guest.mount()["msg"]
+        assert f"The mount on {POINT} did not respond within 10 seconds" in guest.mount()["msg"]
     finally:
         guest.on_host(signal.format("CONT"))
     assert not guest.mount()["changed"]

@@ -2,15 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalog: an SQLite database on the front-end that knows every datastore, image and attachment.
+"""The catalog: an SQLite database on the front-end with every datastore, image and attachment.
 
 SQLite opens the catalog and its journal by name, in a directory that usually belongs to the service user. So root has
-that user's rights while SQLite works (:mod:`.._core.identity`): a link that the user puts there leads root only to what
-the user can write anyway.
+that user's rights while SQLite works (:mod:`.._core.identity`). A link that the user puts there then leads root only to
+files that the user can write anyway.
 
-A full file system must not keep images from being removed. So the journal stays between transactions, with enough
-blocks (:mod:`.reserve`). Without a write-ahead log, reading creates no file, so that it works on full and on read-only
-file systems, too (:mod:`.reading`).
+Images must be removable on a full file system. So the journal stays between transactions, with enough blocks
+(:mod:`.reserve`). Without a write-ahead log, reading creates no file. So reading also works on full and on read-only
+file systems (:mod:`.reading`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from .reserve import overwrite_in_place, reserve
 DEFAULT_PATH = "/var/lib/one/vmstore/catalog.sqlite"
 DEFAULT_LOCATION = "/var/lib/one/datastores"
 
-#: Seconds to wait for another program's transaction.
+#: Time to wait for another program's transaction, in seconds.
 LOCK_DEADLINE = 30
 
-#: What part of SQLite's message means what. SQLite's codes reach Python only from 3.11 on.
+#: Meanings of parts of SQLite's messages. SQLite's error codes are available only in Python 3.11 and later.
 MEANINGS = {
     "database is locked": f"another program has been writing to it for more than {LOCK_DEADLINE} seconds",
     "not a database": "the file is damaged or was not made by granary.vmstore",
@@ -50,7 +50,7 @@ MEANINGS = {
     "unable to open": "this user may not read and write the file and its directory",
 }
 
-#: Ends of the names of the files of a database (https://www.sqlite.org/tempfiles.html).
+#: Suffixes of the files of a database (https://www.sqlite.org/tempfiles.html).
 FILE_SUFFIXES = ("", "-journal", "-wal", "-shm")
 
 
@@ -58,8 +58,8 @@ FILE_SUFFIXES = ("", "-journal", "-wal", "-shm")
 class CatalogPlace:
     """A catalog's path without symbolic links.
 
-    :arg directory: facts about its directory.
-    :arg owner: who owns the directory and opens every file there; ``None`` for this process's user.
+    :arg directory: status of the catalog's directory.
+    :arg owner: the owner of the directory, who opens every file there; ``None`` for this process's user.
     """
 
     path: str
@@ -68,7 +68,7 @@ class CatalogPlace:
 
 
 class Catalog:
-    """An open catalog. Not for use by several threads. As a context manager it closes itself.
+    """An open catalog. Not for use by several threads. As a context manager, the catalog closes itself.
 
     :arg owner: the user whose rights SQLite gets.
     """
@@ -92,15 +92,16 @@ class Catalog:
     def execute(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[sqlite3.Row]:
         """Run one SQL statement and return all its rows.
 
-        :raises NoSpace: the file system is full; :raises CatalogFailed: anything else that SQLite refuses.
+        :raises NoSpace: the file system is full; :raises CatalogFailed: SQLite refuses the statement for another
+            reason.
         """
         with acting_as(self._owner), _translate_errors(self.path):
             return self._connection.execute(statement, values).fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """The only writer for the length of a block (BEGIN IMMEDIATE); committed at its end, rolled back when it
-        raises.
+        """Open the only write transaction for the length of a block (BEGIN IMMEDIATE). The end of the block commits
+        the transaction, an exception rolls it back.
         """
         self.execute("BEGIN IMMEDIATE")
         try:
@@ -113,12 +114,12 @@ class Catalog:
             raise
 
     def copy_to(self, other: Catalog) -> None:
-        """Make ``other`` hold what this catalog holds now."""
+        """Replace the content of ``other`` by a copy of this catalog."""
         with acting_as(self._owner), _translate_errors(self.path):
             self._connection.backup(other._connection)  # pylint: disable=protected-access
 
     def next_id(self, resource: str) -> int:
-        """The id that the next :meth:`take_id` gives. Stays true only within a transaction."""
+        """Return the id that the next :meth:`take_id` returns. It is valid only within a transaction."""
         found = self.execute("SELECT next FROM counter WHERE resource = ?", [resource])
         if not found or not isinstance(found[0]["next"], int):
             raise CatalogFailed(
@@ -127,16 +128,18 @@ class Catalog:
         return found[0]["next"]
 
     def take_id(self, resource: str) -> int:
-        """A new id of a ``datastore`` or an ``image``; it is never given again, also when its owner is removed."""
+        """Return a new id of a ``datastore`` or an ``image``. No id is ever reused, also after its owner was
+        removed.
+        """
         taken = self.next_id(resource)
         self.execute("UPDATE counter SET next = ? WHERE resource = ?", [taken + 1, resource])
         return taken
 
 
 def catalog_exists(path: str) -> bool:
-    """Return whether there is a catalog. Where its directory is missing, there is none.
+    """Return whether there is a catalog. Without its directory, there is none.
 
-    :raises CatalogFailed: as :func:`open_catalog`, where a catalog can't be at ``path``.
+    :raises CatalogFailed: a catalog can't be at ``path``, for the reasons of :func:`open_catalog`.
     """
     try:
         place = locate_catalog(path)
@@ -149,11 +152,11 @@ def catalog_exists(path: str) -> bool:
 def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_LOCATION) -> Catalog:
     """Open the catalog for reading and writing, and bring its tables up to date.
 
-    :arg create: make one when there is none, with the datastores 0, 1 and 2 in ``datastore_location``. Its directory
-        must exist.
-    :raises NotFound: there is none and ``create`` is false.
-    :raises CatalogFailed: it is on a network file system, damaged, not a catalog, or was written by a newer version of
-        this collection.
+    :arg create: whether a missing catalog is created, with the datastores 0, 1 and 2 in ``datastore_location``. Its
+        directory must exist.
+    :raises NotFound: the catalog is missing and ``create`` is false.
+    :raises CatalogFailed: the catalog is on a network file system, or damaged; or the file isn't a catalog, or was
+        written by a newer version of this collection.
     """
     if create and not catalog_exists(path):
         _make(path, datastore_location)
@@ -167,10 +170,11 @@ def open_catalog(path: str, *, create: bool, datastore_location: str = DEFAULT_L
 
 
 def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAULT_LOCATION) -> Catalog:
-    """A copy of the catalog in memory, as it is at this moment: what is done to it changes nothing on disk.
+    """Return a copy in memory of the catalog at this moment. Changes of the copy change nothing on disk.
 
-    :arg missing_ok: where there is none, answer what a new one would hold.
-    :raises NotFound: there is none and that isn't ok; :raises CatalogFailed: as :func:`open_catalog`.
+    :arg missing_ok: whether a missing catalog is read like a new one.
+    :raises NotFound: the catalog is missing and ``missing_ok`` is false; :raises CatalogFailed: as for
+    :func:`open_catalog`.
     """
     with contextlib.ExitStack() as opened:
         catalog = opened.enter_context(Catalog(sqlite3.connect(":memory:", isolation_level=None), path))
@@ -185,7 +189,7 @@ def read_catalog(path: str, *, missing_ok: bool, datastore_location: str = DEFAU
 
 
 def _read_into(catalog: Catalog) -> None:
-    """Make ``catalog``, which is in memory, hold what the file at its path holds."""
+    """Copy the content of the file into ``catalog``, which is in memory."""
     place = locate_catalog(catalog.path)
     with os_errors(f"read the catalog {catalog.path}"), acting_as(place.owner):
         _check_file(catalog.path, place)
@@ -196,7 +200,7 @@ def _read_into(catalog: Catalog) -> None:
 def _check_file(path: str, place: CatalogPlace) -> None:
     """Refuse a catalog that can't be opened.
 
-    :raises NotFound: there is no catalog; :raises CatalogFailed: the file is another user's, or no regular file.
+    :raises NotFound: the catalog is missing; :raises CatalogFailed: the file belongs to another user, or isn't regular.
     """
     if not os.path.lexists(place.path):
         raise DependencyNotFound(
@@ -208,7 +212,7 @@ def _check_file(path: str, place: CatalogPlace) -> None:
 
 
 def _connect(path: str) -> Catalog:
-    """Open an existing catalog for writing, whichever version of its tables this collection knows."""
+    """Open an existing catalog for writing. This collection must support the version of its tables."""
     place = locate_catalog(path)
     with os_errors(f"open the catalog {path}"), acting_as(place.owner):
         _check_file(path, place)
@@ -225,7 +229,7 @@ def _connect(path: str) -> Catalog:
 def _prepare_writing(catalog: Catalog) -> None:
     catalog.execute("PRAGMA foreign_keys = ON")
     catalog.execute("PRAGMA synchronous = FULL")
-    # A catalog of an earlier version has a write-ahead log, until no program has it open.
+    # A catalog of an earlier version has a write-ahead log, until no program has the catalog open.
     catalog.execute("PRAGMA journal_mode = PERSIST")
     # Without these, SQLite writes temporary files, and a large transaction locks readers out before its end.
     catalog.execute("PRAGMA temp_store = MEMORY")
@@ -233,11 +237,11 @@ def _prepare_writing(catalog: Catalog) -> None:
 
 
 def locate_catalog(path: str) -> CatalogPlace:
-    """Find out where the catalog is, or will be. A network file system is refused before it is asked anything: its
-    server may be dead.
+    """Return the place of the catalog, which may be missing. A network file system is refused before any access,
+    because its server may be dead.
 
-    :raises DependencyNotFound: its directory is missing.
-    :raises CatalogFailed: a catalog can't be there, or others than the owner of its directory could replace it.
+    :raises DependencyNotFound: the directory is missing.
+    :raises CatalogFailed: a catalog can't be there, or users other than the owner of its directory could replace it.
     :raises PathNotAllowed: another user's symbolic link leads there.
     """
     directory = os.path.dirname(path)
@@ -267,7 +271,7 @@ def locate_catalog(path: str) -> CatalogPlace:
 def _check_reachable(place: CatalogPlace) -> None:
     """Refuse a place that the owner of the catalog can't reach.
 
-    :raises CatalogFailed: a directory above the catalog's keeps its owner out.
+    :raises CatalogFailed: the owner may not pass a directory above the catalog's.
     """
     directory = os.path.dirname(place.path)
     try:
@@ -283,12 +287,12 @@ def _check_reachable(place: CatalogPlace) -> None:
 
 
 def _check_owner(place: CatalogPlace) -> None:
-    """Refuse files of somebody else.
+    """Refuse files of another user.
 
-    :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open it or
-        didn't put it there.
+    :raises CatalogFailed: a file of the catalog doesn't belong to the owner of its directory, who couldn't open the
+        file or didn't put it there.
     """
-    # In a directory of root's, others make files only if it is sticky.
+    # In a directory of root, other users can create files only if the directory is sticky.
     if place.owner is None and not (os.geteuid() == 0 and place.directory.st_mode & stat.S_ISVTX):
         return
     owner = place.directory.st_uid
@@ -309,7 +313,7 @@ def _check_version(catalog: Catalog) -> None:
     known = len(schema.MIGRATIONS)
     if version > known:
         raise CatalogFailed(
-            f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one knows "
+            f"The catalog {catalog.path} was written by a newer granary.vmstore (schema {version}); this one supports "
             f"schema {known}."
         )
 
@@ -319,11 +323,11 @@ def _pragma(catalog: Catalog, name: str) -> int:
 
 
 def _migrate(catalog: Catalog) -> None:
-    """Do the steps that this catalog lacks: all of them, or none."""
+    """Run the migrations that this catalog lacks: all of them, or none."""
     if _pragma(catalog, "user_version") == len(schema.MIGRATIONS):
         return
     with catalog.transaction():
-        # Read again: another program may have done them while this one waited for its turn.
+        # The version is read again, because another program may have migrated the catalog before this one got the lock.
         for statements in schema.MIGRATIONS[_pragma(catalog, "user_version") :]:
             for statement in statements:
                 catalog.execute(statement)
@@ -331,7 +335,7 @@ def _migrate(catalog: Catalog) -> None:
 
 
 def _fill(catalog: Catalog, datastore_location: str) -> None:
-    """Make an empty database a catalog."""
+    """Create the tables and the default datastores in an empty database."""
     catalog.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     _migrate(catalog)
     with catalog.transaction():
@@ -340,9 +344,10 @@ def _fill(catalog: Catalog, datastore_location: str) -> None:
 
 
 def _make(path: str, datastore_location: str) -> None:
-    """Make a catalog under a temporary name and give it its own when it is whole, unless another program was faster.
+    """Create a catalog under a temporary name, and rename it when it is complete. If another program was faster, its
+    catalog stays.
 
-    It belongs to the owner of its directory, and the group may read it.
+    The catalog belongs to the owner of its directory, and the group may read it.
     """
     place = locate_catalog(path)
     directory, name = os.path.split(place.path)
@@ -351,7 +356,7 @@ def _make(path: str, datastore_location: str) -> None:
             with acting_as(place.owner):
                 opened = stack.enter_context(opened_directory(directory, option="catalog"))
                 descriptor, temporary = create_temporary(opened, name)
-            stack.callback(os.close, descriptor)  # last, because that ends SQLite's locks, too (fcntl(2))
+            stack.callback(os.close, descriptor)  # closed last, because closing ends SQLite's locks, too (fcntl(2))
             stack.callback(_remove, place, os.path.join(directory, temporary))
             overwrite_in_place(descriptor)
             os.fchown(descriptor, -1, place.directory.st_gid)
@@ -362,7 +367,7 @@ def _make(path: str, datastore_location: str) -> None:
                     Catalog(sqlite3.connect(os.path.join(directory, temporary), isolation_level=None), path) as catalog,
                 ):
                     catalog.execute("PRAGMA synchronous = FULL")
-                    catalog.execute("PRAGMA journal_mode = MEMORY")  # nobody repairs a file that has no name yet
+                    catalog.execute("PRAGMA journal_mode = MEMORY")  # a file without its final name is never repaired
                     _fill(catalog, datastore_location)
                 with contextlib.suppress(FileExistsError):
                     os.link(temporary, name, src_dir_fd=opened, dst_dir_fd=opened)
@@ -378,14 +383,14 @@ def _remove(place: CatalogPlace, path: str) -> None:
 
 @contextlib.contextmanager
 def _translate_errors(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into one sentence."""
+    """Convert SQLite's errors to errors of one sentence."""
     try:
         yield
     except UnicodeEncodeError as error:
         raise CatalogFailed(f"The catalog {path} holds text in UTF-8, which {error.object!r} is not.") from error
     except sqlite3.Error as error:
         message = str(error)
-        # A quota that is used up shows as an I/O error, and a file system without inodes as a file that can't be
+        # For an exhausted quota, SQLite reports an I/O error; for a file system without inodes, a file that can't be
         # opened.
         if "is full" in message or (re.search("I/O error|unable to open", message) and _is_full(path)):
             raise NoSpace(
@@ -396,8 +401,8 @@ def _translate_errors(path: str) -> Iterator[None]:
 
 
 def _is_full(path: str) -> bool:
-    """Return whether this user can't create a file beside the catalog for lack of space; SQLite's reason doesn't reach
-    Python.
+    """Return whether this user can't create a file beside the catalog for lack of space, because SQLite's error code
+    isn't available in Python.
     """
     try:
         with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))) as file:

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rows of the catalog as records.
+"""The conversion of the catalog's rows to records.
 
-The file may come from anywhere, and SQLite's columns hold any type: what is read is checked.
+The file is untrusted, and SQLite's columns hold any type. So every value is checked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def is_text(value: object) -> bool:
 
 
 def read_flag(value: Any) -> bool:
-    """Read a flag, for which SQLite has no type.
+    """Return the flag in a column, because SQLite has no type for flags.
 
-    :raises ValueError: neither 0 nor 1.
+    :raises ValueError: the value is neither 0 nor 1.
     """
     if value not in (0, 1):
         raise ValueError(value)
@@ -40,8 +40,8 @@ def read_flag(value: Any) -> bool:
 def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping[str, Callable[[Any], object]]) -> Row:
     """Return a row of the catalog at ``path`` as the record ``cls``.
 
-    :arg readers: as :func:`from_plain` takes them; they raise ``ValueError``, ``TypeError`` or ``InvalidInput``.
-    :raises CatalogFailed: the row holds what this collection never writes.
+    :arg readers: as for :func:`from_plain`; they raise ``ValueError``, ``TypeError`` or ``InvalidInput``.
+    :raises CatalogFailed: the row holds a value that this collection never writes.
     """
     try:
         return from_plain(cls, row, readers)
@@ -54,9 +54,9 @@ def read_row(path: str, cls: type[Row], row: Mapping[str, Any], readers: Mapping
 
 
 def read_list(accepts: Callable[[Any], bool], text: str) -> tuple[Any, ...]:
-    """Read a JSON list.
+    """Return the JSON list in a column.
 
-    :raises ValueError: something else, or a value in the list that ``accepts`` doesn't take.
+    :raises ValueError: the value isn't a list, or ``accepts`` refuses a value in the list.
     """
     value = json.loads(text)
     if not isinstance(value, list) or not all(map(accepts, value)):
@@ -65,9 +65,9 @@ def read_list(accepts: Callable[[Any], bool], text: str) -> tuple[Any, ...]:
 
 
 def read_texts(text: str) -> dict[str, str]:
-    """Read a JSON object whose values are texts.
+    """Return the JSON object in a column, whose values are texts.
 
-    :raises ValueError: something else.
+    :raises ValueError: the value is anything else.
     """
     value = json.loads(text)
     if not isinstance(value, dict) or not all(map(is_text, value.values())):
@@ -76,7 +76,7 @@ def read_texts(text: str) -> dict[str, str]:
 
 
 def _write_maps(maps: object) -> str | None:
-    """Return id maps as a column holds them; ``None`` means that none are given, unlike an empty list."""
+    """Return id maps for a column; ``None`` means that no maps are given, unlike an empty list."""
     return None if maps is None else json.dumps(maps)
 
 
@@ -84,7 +84,7 @@ def _read_maps(option: str, text: str | None) -> tuple[IdMap, ...] | None:
     return None if text is None else id_maps_from_data(option, json.loads(text))
 
 
-#: How a mount is described, in an image's row as in a VM disk's.
+#: Readers of the columns that describe a mount, in an image's row and in an attachment's row.
 MOUNT_READERS: Mapping[str, Callable[[Any], object]] = {
     "mount_tag": functools.partial(check_mount_tag, "mount_tag"),
     "mount_point": functools.partial(absolute, "mount_point"),

@@ -31,7 +31,7 @@ DATASTORES = Table(
 
 
 def default_datastores(location: str) -> list[Datastore]:
-    """Return the three that a front-end starts with, in the directory ``location``."""
+    """Return the three default datastores of a new catalog, in the directory ``location``."""
     return [
         Datastore(0, "system", "system", None, "local", f"{location}/0"),
         Datastore(1, "default", "image", "fs", "local", f"{location}/1"),

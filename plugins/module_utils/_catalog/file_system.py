@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find out on which file system a directory lies, and whether SQLite can lock files there (spec: shared-file-system,
+"""The file system of a directory, and whether SQLite can lock files there (spec: shared-file-system,
 "Considerations").
 """
 
@@ -14,24 +14,26 @@ import re
 from .._core.errors import CatalogFailed
 from .._core.files import read_text
 
-#: File systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not
+#: Types of file systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not
 #: dependable (https://www.sqlite.org/howtocorrupt.html, "File locking problems").
 SHARED_TYPES = frozenset(
     """9p acfs afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2
     smb2 smb3 smbfs vboxsf virtiofs vmhgfs""".split()
 )
-#: The only user-space file system known to be local; of any other it can't be told.
+#: The only type of user-space file systems that is known to be local. Other types may be remote.
 LOCAL_FUSE_TYPES = frozenset(["fuse.fuse-overlayfs", "fuse.lxcfs"])
 
 
 def type_of(mountinfo: str, mount_id: int) -> str:
-    """The type of the mount with this id in the text of proc_pid_mountinfo(5); ``unknown`` when it isn't listed."""
+    """Return the type of the mount with this id in the text of proc_pid_mountinfo(5); ``unknown`` without such a
+    mount.
+    """
     match = re.search(rf"^{mount_id} .*? - (\S+) ", mountinfo, re.MULTILINE)
     return match[1] if match else "unknown"
 
 
 def is_shared(file_system: str) -> bool:
-    """Return whether a file system of this type may be written to by other hosts."""
+    """Return whether other hosts may write to a file system of this type."""
     return file_system in SHARED_TYPES or (
         re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES
     )
@@ -40,9 +42,10 @@ def is_shared(file_system: str) -> bool:
 def check_local(directory: str) -> None:
     """Refuse a directory on a network file system.
 
-    :raises CatalogFailed: naming the file system and the reason; :raises OSError: it can't be opened.
+    :raises CatalogFailed: naming the file system and the reason; :raises OSError: the directory can't be opened.
     """
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)  # asks the file system nothing: its server may be dead
+    # O_PATH makes no request to the file system, because its server may be dead.
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
         facts = read_text(f"/proc/self/fdinfo/{descriptor}")
     finally:

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open an SQLite database for reading without writing anything beside it, whatever its last writer left there.
+"""An SQLite database opened for reading, without writing a file beside it, whatever files its last writer left.
 
-SQLite needs to write where a killed writer left a journal, and wherever there is a write-ahead log
-(https://www.sqlite.org/wal.html#read_only_databases). There a copy is read.
+SQLite needs to write if a killed writer left a journal, and if there is a write-ahead log
+(https://www.sqlite.org/wal.html#read_only_databases). In these cases, a copy is read.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from collections.abc import Iterator
 
 from .._core.directory import opened_directory, opened_file_at
 
-#: Place of the format's version in a database, and the version with a write-ahead log
+#: Offset of the format's version in a database, and the version with a write-ahead log
 #: (https://www.sqlite.org/fileformat.html).
 _VERSION_OFFSET, _WAL_VERSION = 18, 2
 
-#: Ends of the names of files that make up the content, together with that of the database itself, which comes last.
+#: Suffixes of the files with the content of a database, ending with the database itself.
 _CONTENT = ("-journal", "-wal", "")
 
 #: Upper bound of the attempts to copy a database that a program writes to.
 _ATTEMPTS = 100
 
-#: A file system in memory (shm_overview(7)), which isn't the one that is full.
+#: A file system in memory (shm_overview(7)), independent of the file system that is full.
 _MEMORY = "/dev/shm"
 
 
 @contextlib.contextmanager
 def opened_for_reading(path: str, *, timeout: float) -> Iterator[sqlite3.Connection]:
-    """Yield a connection to the database at ``path`` that has begun to read, or to a copy of it.
+    """Yield a connection with a read transaction on the database at ``path``, or on a copy of the database.
 
     This process must not have the database open for writing: closing a file that is read here ends the locks on it
     (fcntl(2)).
 
     :arg timeout: seconds to wait for a writer that commits.
-    :raises sqlite3.Error, OSError: it can't be read.
+    :raises sqlite3.Error, OSError: the database can't be read.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -67,7 +67,8 @@ def _connect(path: str, timeout: float, mode: str = "ro") -> sqlite3.Connection:
     )
     try:
         connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM sqlite_master")  # which waits for a writer, no longer than the timeout
+        # The query waits for a writer, no longer than the timeout.
+        connection.execute("SELECT count(*) FROM sqlite_master")
     except BaseException:
         connection.close()
         raise
@@ -82,13 +83,13 @@ def _has_log(path: str) -> bool:
     try:
         return _read(path, _VERSION_OFFSET + 1)[_VERSION_OFFSET:] == bytes([_WAL_VERSION])
     except PermissionError:
-        return False  # SQLite says the rest
+        return False  # SQLite reports the error
 
 
 def _copy(path: str, copy: str) -> None:
-    """Copy the database as it is at one moment, at which a crash could have come, too: SQLite repairs the copy.
+    """Copy the database in a consistent state. A crash could have left the same state, so SQLite repairs the copy.
 
-    :raises sqlite3.OperationalError: it changed all the time.
+    :raises sqlite3.OperationalError: the database changed during every attempt.
     """
     content = _contents(path)
     for _attempt in range(_ATTEMPTS):
@@ -108,7 +109,7 @@ def _contents(path: str) -> dict[str, bytes]:
 
 
 def _read(path: str, size: int = -1) -> bytes:
-    """The first ``size`` bytes of a file, or all; none if it doesn't exist."""
+    """Return the first ``size`` bytes of a file, or all bytes; none if the file is missing."""
     directory, name = os.path.split(path)
     try:
         with opened_directory(directory, option="catalog") as opened, opened_file_at(opened, name) as descriptor:

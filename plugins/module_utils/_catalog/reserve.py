@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Take what the catalog needs to be written to on a full file system, while there is space."""
+"""The reservation of space for the catalog, so that the catalog can be written on a full file system."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .._core.temporary import sweep_temporaries
 if TYPE_CHECKING:
     from .catalog import CatalogPlace
 
-#: End of the name of the file that work on the data of images is locked by.
+#: Suffix of the lock file for work on the data of images.
 LOCK_SUFFIX = ".images.lock"
 
-#: Lower bound of the bytes that the journal holds on to.
+#: Lower bound of the bytes that the journal keeps.
 SMALLEST_RESERVE = 1 << 18
 
 #: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_NOCOW_FL (linux/fs.h).
@@ -32,11 +32,11 @@ _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
 
 
 def reserve(place: CatalogPlace) -> None:
-    """Create the files that a transaction needs, with blocks enough to change every page of the catalog, so that it
-    succeeds on a full file system.
+    """Create the files that a transaction needs, with enough blocks to change every page of the catalog. A transaction
+    then succeeds on a full file system.
 
-    The journal is larger than the pages in it (https://www.sqlite.org/fileformat.html#the_rollback_journal). What can't
-    be had now isn't missed before the file system is full.
+    The journal is larger than the pages in it (https://www.sqlite.org/fileformat.html#the_rollback_journal). A failure
+    here is no error, because the space is needed only once the file system is full.
     """
     with contextlib.suppress(OSError):
         with acting_as(place.owner):
@@ -45,20 +45,20 @@ def reserve(place: CatalogPlace) -> None:
                 sweep_temporaries(directory, os.path.basename(place.path))
         if not os.path.lexists(
             place.path + LOCK_SUFFIX
-        ):  # closing one that exists would end this process' own locks on it (fcntl(2))
-            with _opened_beside(place, LOCK_SUFFIX, catalog):
+        ):  # closing an existing file would end this process' own locks on it (fcntl(2))
+            with _open_beside(place, LOCK_SUFFIX, catalog):
                 pass
         wanted = max(2 * catalog.st_size, SMALLEST_RESERVE)
-        with _opened_beside(place, "-journal", catalog) as descriptor, acting_as(place.owner):
+        with _open_beside(place, "-journal", catalog) as descriptor, acting_as(place.owner):
             if os.fstat(descriptor).st_blocks * 512 < wanted:
                 os.posix_fallocate(descriptor, 0, wanted)
 
 
 @contextlib.contextmanager
-def _opened_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) -> Iterator[int]:
-    """A descriptor of a file of the catalog. A new one has the catalog's group and mode, as SQLite gives them.
+def _open_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) -> Iterator[int]:
+    """Yield a descriptor of a file of the catalog. A new file has the catalog's group and mode, like SQLite's files.
 
-    :raises OSError: it can't be opened.
+    :raises OSError: the file can't be opened.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     created = False
@@ -79,8 +79,8 @@ def _opened_beside(place: CatalogPlace, suffix: str, catalog: os.stat_result) ->
 
 
 def overwrite_in_place(descriptor: int) -> None:
-    """Let btrfs write to the blocks that an empty file is about to get, and not to free ones, of which a full file
-    system has none (ioctl_iflags(2)).
+    """Let btrfs overwrite the blocks of a file that is still empty. Copy-on-write would need free blocks, which a
+    full file system lacks (ioctl_iflags(2)).
     """
     with contextlib.suppress(OSError):
         (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(struct.calcsize("l"))))

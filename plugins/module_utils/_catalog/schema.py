@@ -2,18 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The tables of the catalog, and the steps from each version of them to the next.
+"""The tables of the catalog, and the migrations from each version to the next.
 
-A released step never changes; what changes the tables is appended as a new one. ``PRAGMA user_version`` counts the
-steps done.
+A released migration never changes; a change of the tables is a new migration at the end. ``PRAGMA user_version`` is the
+number of completed migrations.
 """
 
 from __future__ import annotations
 
-#: ``PRAGMA application_id``, so that another program's database is never taken for a catalog: "grvs".
+#: Value of ``PRAGMA application_id``, "grvs". It distinguishes a catalog from other databases.
 APPLICATION_ID = 0x67727673
 
-#: Lists and dicts are columns of JSON. ``counter`` holds the next id of each resource: an id is never given twice.
+#: Lists and dicts are columns of JSON. ``counter`` holds the next id of each resource, because ids are never reused.
 FIRST_TABLES = (
     "CREATE TABLE counter (resource TEXT PRIMARY KEY, next INTEGER NOT NULL)",
     "INSERT INTO counter VALUES ('datastore', 100), ('image', 0)",
@@ -59,8 +59,7 @@ FIRST_TABLES = (
     )""",
 )
 
-#: Images that hold data. A column of a table that others refer to can't be changed in place, so both tables are made
-#: anew.
+#: Images that hold data. A table that is referenced can't change a column in place, so both tables are created again.
 IMAGES_WITH_DATA = (
     "CREATE TABLE old_image AS SELECT * FROM image",
     "CREATE TABLE old_vm_disk AS SELECT * FROM vm_disk",
@@ -109,7 +108,8 @@ IMAGES_WITH_DATA = (
     "DROP TABLE old_vm_disk",
 )
 
-#: The origin of a clone was the name of its source only. A source that was renamed or removed since has no id there.
+#: The origin of a clone was only the name of its source. A source that was renamed or removed since then has no id in
+#: the new origin.
 ORIGINS_BY_ID = (
     """UPDATE image SET origin = 'image:'
         || coalesce((SELECT source.id FROM image AS source WHERE source.name = substr(image.origin, 7)), '')

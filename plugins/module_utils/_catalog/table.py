@@ -20,13 +20,13 @@ Row = TypeVar("Row")
 
 
 class Table(Generic[Row]):
-    """Read and write the rows of one table.
+    """A table of the catalog: reads and writes its rows.
 
-    :arg name: of the table in the schema.
-    :arg row: the dataclass of its rows. Fields are columns of the same name.
-    :arg key: the columns that tell rows apart, by which they are sorted.
-    :arg readers: by column, what turns its value into that of the field, as :func:`read_row` has it.
-    :arg writers: by column, what turns the plain data of its field into the value of the column.
+    :arg name: name of the table in the schema.
+    :arg row: the dataclass of the rows. Fields are columns of the same name.
+    :arg key: the columns that identify a row; rows are sorted by them.
+    :arg readers: by column, a function that converts the column's value to that of the field, as for :func:`read_row`.
+    :arg writers: by column, a function that converts the plain data of the field to the column's value.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Table(Generic[Row]):
     def rows(self, catalog: Catalog, **values: object) -> list[Row]:
         """Return the rows with these values in their columns, sorted by key. ``None`` stands for any value.
 
-        :raises CatalogFailed: a row holds what this collection never writes.
+        :raises CatalogFailed: a row holds a value that this collection never writes.
         """
         given = {column: value for column, value in values.items() if value is not None}
         condition = " AND ".join(f"{column} = :{column}" for column in given) or "true"
@@ -59,9 +59,9 @@ class Table(Generic[Row]):
         ]
 
     def find(self, catalog: Catalog, reference: str | int) -> Row | None:
-        """Return the row with this id, or this name. Text of digits only is an id, because no name is.
+        """Return the row with this id or this name. Text of digits only is an id, because no name has digits only.
 
-        :raises CatalogFailed: as :meth:`rows`.
+        :raises CatalogFailed: a row holds a value that this collection never writes.
         """
         column = "id" if str(reference).isdigit() else "name"
         found = self.rows(catalog, **{column: str(reference)})

@@ -17,9 +17,9 @@ from .records import dataclass, field
 class ArgumentSpec:
     """The keyword arguments of ``AnsibleModule``, mergeable: ``ArgumentSpec(...).merge(CATALOG_OPTIONS)``.
 
-    :arg repeated: names of lists whose elements have options of the module itself. Ansible isn't told which, so that
-        its documentation has each once;
-        :func:`run_module` checks these lists by the same declarations.
+    :arg repeated: names of lists whose elements have options of the module itself. Ansible gets no declaration of these
+        elements, so that its documentation has each option once. :func:`run_module` checks these lists by the same
+        declarations.
     """
 
     argument_spec: Mapping[str, Mapping[str, object]]
@@ -29,7 +29,7 @@ class ArgumentSpec:
     repeated: Sequence[str] = field(default_factory=list)
 
     def merge(self, other: ArgumentSpec) -> ArgumentSpec:
-        """Return both specs in one; an option that both declare takes the definition in ``other``."""
+        """Return both specs in one. If both declare an option, the definition in ``other`` applies."""
         return ArgumentSpec(
             {**self.argument_spec, **other.argument_spec},
             [*self.mutually_exclusive, *other.mutually_exclusive],
@@ -39,7 +39,7 @@ class ArgumentSpec:
         )
 
     def keywords(self) -> dict[str, object]:
-        """The arguments to call ``AnsibleModule`` with."""
+        """Return the arguments to call ``AnsibleModule`` with."""
         return {
             "argument_spec": {
                 name: {key: value for key, value in option.items() if not (name in self.repeated and key == "options")}
@@ -52,8 +52,8 @@ class ArgumentSpec:
 
 
 def refuse_truth_values(options: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any], within: str = "") -> None:
-    """Refuse ``true`` and ``false`` as whole numbers, which Ansible takes them for: a file would then hold the word
-    ``True``.
+    """Refuse ``true`` and ``false`` in options for whole numbers. Ansible accepts them there, and a file would then
+    hold the word ``True``.
 
     :arg options: declares ``values``, as in :class:`ArgumentSpec`.
     :raises InvalidInput: naming the option.

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run a command as an argument list: no shell, a fixed locale, a deadline.
+"""Commands run as an argument list, with a fixed locale and a deadline, and without a shell.
 
-:func:`run` waits for the answer, :func:`stream` passes bytes on as they come.
+:func:`run` waits for the result, :func:`stream` yields the output while the command runs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .records import TYPE_CHECKING, dataclass
 if TYPE_CHECKING:
     from .confinement import Confinement
 
-#: Seconds for a killed command to end.
+#: Upper bound of the time that a killed command takes to end, in seconds.
 KILL_GRACE = 1
 
-#: Seconds between two calls of ``watch``.
+#: Time between two calls of ``watch``, in seconds.
 WATCH_INTERVAL = 0.25
 
-#: Bytes that :func:`stream` reads at once.
+#: Upper bound of the bytes that :func:`stream` reads at once.
 CHUNK = 1 << 18
 
-#: Bytes of what a streaming command wrote to stderr that are kept: the last ones.
+#: Upper bound of the bytes kept from stderr of a streaming command: the last ones.
 LONGEST_STDERR = 4096
 
 #: Upper bound of what a streaming command may write to stderr in all, in bytes.
@@ -44,7 +44,7 @@ MOST_OUTPUT = 256 << 20
 
 @dataclass(frozen=True)
 class Completed:
-    """The result of a command. ``stdout`` and ``stderr`` are text; bytes that aren't UTF-8 survive as surrogates."""
+    """The result of a command. ``stdout`` and ``stderr`` are text, in which bytes that aren't UTF-8 are surrogates."""
 
     returncode: int
     stdout: str
@@ -62,17 +62,17 @@ def run(
     confinement: Confinement | None = None,
     watch: Callable[[], object] | None = None,
 ) -> Completed:
-    """Run ``argv`` and wait at most ``timeout`` seconds, also for a command that hangs in the kernel and can't be
+    """Run ``argv`` and wait at most ``timeout`` seconds, even for a command that hangs in the kernel and can't be
     killed.
 
-    :arg accept: exit codes that are answers; any other raises. ``None`` takes every code.
-    :arg files: paths by the descriptors that the command gets under the same numbers. It is told ``/proc/self/fd/N``,
-        and messages have the path instead.
+    :arg accept: exit codes that raise no error. ``None`` accepts every code.
+    :arg files: paths by the descriptors that the command inherits under the same numbers. The arguments of the command
+        contain ``/proc/self/fd/N``, and messages contain the path instead.
     :arg limits: options of prlimit(1), such as ``--cpu=10``; a command that exceeds them is killed, which gives a
         negative exit code.
-    :arg confinement: the only files that the command can open, where this process is root's.
+    :arg confinement: the only files that the command can open, if this process is root's.
     :arg watch: is called several times a second while the command runs. An error that it raises stops the command, and
-        passes.
+        is raised.
     :raises CommandFailed: the command is missing, ran too long, wrote more than :data:`MOST_OUTPUT`, or its exit code
         isn't accepted.
     :raises UnsupportedAction: the kernel can't confine the command.
@@ -103,7 +103,7 @@ def run(
 
 
 class _TooLong(Exception):
-    """A command goes on after its deadline."""
+    """The command ran longer than its deadline."""
 
 
 class _TooMuch(Exception):
@@ -113,9 +113,9 @@ class _TooMuch(Exception):
 def _communicate(
     process: Process, stdin: bytes, timeout: float, watch: Callable[[], object] | None
 ) -> tuple[bytes, bytes]:
-    """Return stdout and stderr of a command that gets ``stdin``, once it has ended.
+    """Return stdout and stderr of a command that reads ``stdin``, once the command has ended.
 
-    :raises _TooLong: the command goes on for more than ``timeout`` seconds.
+    :raises _TooLong: the command runs for more than ``timeout`` seconds.
     :raises _TooMuch: the command writes more than :data:`MOST_OUTPUT` bytes.
     """
     end = time.monotonic() + timeout
@@ -137,7 +137,7 @@ def _communicate(
 
 
 class _Exchange:
-    """The bytes that a command gets, and those that it gives, until all its pipes are closed."""
+    """The input and the output of a command, until all pipes of the command are closed."""
 
     def __init__(self, process: Process, stdin: bytes) -> None:
         self._process = process
@@ -162,11 +162,11 @@ class _Exchange:
         return bytes(self._outputs[self._process.stderr])
 
     def wait(self, seconds: float) -> list[int]:
-        """Return the descriptors at which bytes can pass, as soon as there is one."""
+        """Return the descriptors that are ready, as soon as one is."""
         return [descriptor for descriptor, _events in self._poller.poll(seconds * 1000)]
 
     def move(self, descriptor: int) -> None:
-        """Let bytes pass at a descriptor that :meth:`wait` returned.
+        """Read or write at a descriptor that :meth:`wait` returned.
 
         :raises _TooMuch: the command has written more than :data:`MOST_OUTPUT` bytes.
         """
@@ -175,7 +175,7 @@ class _Exchange:
             self._open.remove(descriptor)
 
     def _give(self) -> bool:
-        """Return whether there is more to give."""
+        """Write a part of the input, and return whether more input is left."""
         with contextlib.suppress(BrokenPipeError):
             self._rest = self._rest[os.write(self._process.stdin, self._rest) :] if self._rest else b""
             if self._rest:
@@ -184,7 +184,7 @@ class _Exchange:
         return False
 
     def _take(self, descriptor: int) -> bool:
-        """Return whether there was something to take."""
+        """Read a part of the output, and return whether the pipe had any."""
         data = os.read(descriptor, CHUNK)
         self._outputs[descriptor] += data
         if sum(map(len, self._outputs.values())) > MOST_OUTPUT:
@@ -200,12 +200,12 @@ def stream(
     timeout: float = 60,
     limits: Sequence[str] = (),
 ) -> Generator[bytes, None, None]:
-    """Yield what ``argv`` writes to stdout while it gets ``chunks`` on stdin, at the pace of whoever takes it; closing
+    """Yield the stdout of ``argv`` while the command reads ``chunks`` from stdin, at the pace of the consumer. Closing
     the iterator stops the command.
 
-    :arg failed: the error to raise for an exit code other than 0, made from the last line on stderr.
-    :arg timeout: seconds in which the command must take or give a byte, or end.
-    :arg limits: as :func:`run` takes them.
+    :arg failed: returns the error for an exit code other than 0, from the last line on stderr.
+    :arg timeout: seconds in which the command must read or write a byte, or end.
+    :arg limits: options of prlimit(1), as for :func:`run`.
     :raises CommandFailed: the command is missing, did nothing for too long, or wrote too much to stderr.
     """
     with Conversation(argv, limits) as command:
@@ -236,9 +236,9 @@ def stream(
 
 
 class Conversation:
-    """A command that gets and gives bytes while it runs; at the end of the block it is stopped.
+    """A command that reads and writes while this process uses it. The end of the block stops the command.
 
-    :arg limits: as :func:`run` takes them.
+    :arg limits: options of prlimit(1), as for :func:`run`.
     :raises CommandFailed: the command is missing.
     """
 
@@ -258,12 +258,12 @@ class Conversation:
         _stop(self._process)
 
     def wait(self, timeout: float | None, *, write: bool) -> tuple[bool, bool]:
-        """Return whether there is something to read, or its end, and whether the command takes bytes, for which only
-        ``write`` waits.
+        """Return two flags: whether output or its end can be read, and whether the command takes input. The second one
+        is for ``write`` only.
 
-        :arg timeout: seconds in which the command must take or give a byte; ``None`` waits for ever. What it writes to
-            stderr doesn't count.
-        :raises CommandFailed: it did neither, or wrote too much to stderr.
+        :arg timeout: seconds in which the command must read or write a byte; ``None`` waits for ever. Output on stderr
+            doesn't count.
+        :raises CommandFailed: the command did neither, or wrote too much to stderr.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -282,11 +282,13 @@ class Conversation:
                 raise self._too_slow(timeout)
 
     def read(self) -> bytes:
-        """Return at most :data:`CHUNK` bytes, none at the end."""
+        """Return at most :data:`CHUNK` bytes, none at the end of the output."""
         return os.read(self._out, CHUNK)
 
     def write(self, data: bytes | memoryview) -> bytes | memoryview | None:
-        """Write and return the rest of ``data``; ``None`` when nobody reads any more, which the exit code explains."""
+        """Write ``data`` and return the rest; ``None`` if the command has closed its input. Its exit code explains
+        the reason.
+        """
         try:
             return data[os.write(self._in, data) :]
         except BrokenPipeError:
@@ -296,12 +298,12 @@ class Conversation:
         self._process.close_input()
 
     def finish(self, timeout: float) -> Completed:
-        """Wait for the end of a command that has closed its output, and return its result with the end of its stderr.
+        """Wait for the end of a command that has closed its output. Return its result with the end of its stderr.
 
-        :raises CommandFailed: it goes on for more than ``timeout`` seconds.
+        :raises CommandFailed: the command runs for more than ``timeout`` seconds.
         """
         # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the
-        # command left behind.
+        # command started.
         self.close_input()
         if not self._process.wait(timeout):
             raise self._too_slow(timeout)
@@ -339,7 +341,7 @@ def _start(argv: Sequence[str], passed: Sequence[int] = ()) -> Process:
 
 def _stop(process: Process) -> None:
     process.kill()
-    # A process that waits for a dead file server dies when the server comes back; it isn't waited for.
+    # A process that waits for a dead file server dies when the server comes back. So there is no wait for its end.
     process.wait(KILL_GRACE)
     process.close()
 
@@ -353,8 +355,9 @@ def _with_paths(text: str, files: Mapping[int, str]) -> str:
 
 
 def reason(completed: Completed) -> str:
-    """Return the last line that a failed command wrote to stderr (else stdout): tools print their reason last, but for
-    an explanation of their usage.
+    """Return the last line that a failed command wrote to stderr (else stdout).
+
+    Tools print the reason last, apart from an explanation of their usage.
     """
     lines = (completed.stderr.strip() or completed.stdout.strip()).splitlines()
     usage = next((number for number, line in enumerate(lines) if line.lower().startswith("usage:")), 0)

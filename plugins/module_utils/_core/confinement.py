@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Landlock (landlock(7)): a command of root that reads hostile files can open those files, its own program, and nothing
-else, and no sockets.
+"""The confinement of a root command that reads hostile files, by Landlock (landlock(7)). The command can open those
+files and its own program, but no other file and no socket.
 
-The owner of an image can rewrite its header while qemu-img has it open, so that it names any file of the host. A check
-of the header comes too early or too late. So the kernel checks each open: by inode, whatever name the command uses.
+The owner of an image can rewrite its header while qemu-img has the image open, so that the header names any file of the
+host. A check of the header comes too early or too late. So the kernel checks each open by inode, independent of names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 _NETWORK_VERSION = 4
 _NETWORK = 3
 
-#: By machine, its AUDIT_ARCH and the number of socket(2).
+#: Per machine: its AUDIT_ARCH and the number of socket(2).
 _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 #: seccomp(2) and its filter language (linux/seccomp.h, linux/filter.h).
 _SET_SECCOMP, _MODE_FILTER = 22, 2
@@ -47,8 +47,8 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _OFFSET_OF_NUMBER, _OFFSET_OF_ARCHITECTURE = 0, 4
 _RETURN_ERROR, _RETURN_ALLOW = 0x00050000, 0x7FFF0000
 
-#: What programs and their libraries are loaded from: where packages install them, so that none of it is secret. An
-#: administrator's /opt can be.
+#: Directories of programs and their libraries. Packages install the files there, so that no file is secret. An
+#: administrator's /opt can hold secrets.
 _PROGRAMS = tuple(
     f"{usr}/{name}" for usr in ("", "/usr", "/usr/local") for name in ("bin", "sbin", "lib", "lib32", "lib64")
 )
@@ -69,15 +69,15 @@ _CONFIGURATION = (
 class Confinement:
     """The descriptors of the files that a command may open again, through ``/proc/self/fd`` or by name.
 
-    :arg directories: descriptors of those in which it looks up names.
+    :arg directories: descriptors of the directories in which the command looks up names.
     """
 
     reads: Sequence[int] = ()
     writes: Sequence[int] = ()
     directories: Sequence[int] = ()
 
-    def can_be_changed_by_others(self) -> Sequence[int]:
-        """Return the descriptors of what somebody else than root can rewrite or replace."""
+    def list_untrusted(self) -> Sequence[int]:
+        """Return the descriptors of the files that a user other than root can rewrite or replace."""
         return [
             descriptor
             for descriptor in (*self.reads, *self.writes, *self.directories)
@@ -86,12 +86,12 @@ class Confinement:
 
 
 def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
-    """Return the result of ``function``, whose child processes can open only ``files``. Only root is confined: others
-    have nothing to lose to a file's owner.
+    """Return the result of ``function``, whose child processes can open only ``files``. Only processes of root are
+    confined, because other users have no rights that a file's owner could abuse.
 
-    Files that are root's are no exception, as a former owner can have one open.
+    Files of root are no exception, because a former owner can have them open.
 
-    :raises UnsupportedAction: this kernel can't confine, and somebody else than root can change one of the files.
+    :raises UnsupportedAction: this kernel can't confine, and a user other than root can change one of the files.
     """
     if os.geteuid() != 0:
         return function()
@@ -101,7 +101,7 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
-        others = files.can_be_changed_by_others()
+        others = files.list_untrusted()
         if not others:
             return function()
         raise UnsupportedAction(
@@ -119,8 +119,8 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
         except BaseException as error:  # pylint: disable=broad-except  # raised again below
             errors.append(error)
 
-    # A thread of its own: the restriction holds for the thread and the processes that it starts, and ends with the
-    # thread.
+    # The function has its own thread, because the restriction applies to the thread and its child processes, and ends
+    # with the thread.
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -143,7 +143,7 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
         for path in _CONFIGURATION:
             _allow_path(libc, ruleset, path, _READ_FILE)
         _allow_path(libc, ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)
-        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # Process looks there for descriptors to close
+        _allow_path(libc, ruleset, "/proc", _READ_DIR)  # Process lists the descriptors to close there
         for descriptor in files.reads:
             _allow(libc, ruleset, descriptor, _READ_FILE)
         for descriptor in files.writes:
@@ -156,8 +156,8 @@ def _restrict(libc: ctypes.CDLL, version: int, files: Confinement) -> None:
 
 
 def _refuse_sockets(libc: ctypes.CDLL) -> None:
-    """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket, where its owner lets the command
-    wait. Landlock doesn't see these.
+    """Let socket(2) fail with EPERM (seccomp(2)), because a header can name a socket whose owner never responds.
+    Landlock doesn't cover sockets.
     """
     import ctypes
 
@@ -186,7 +186,7 @@ def _refuse_sockets(libc: ctypes.CDLL) -> None:
 def _allow_path(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # not on every system
+    except OSError:  # some systems lack the path
         return
     try:
         _allow(libc, ruleset, descriptor, rights)

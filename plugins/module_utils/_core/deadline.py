@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Calls that a file system with a dead server may never return from. They run in a child process, because a system call
-that waits for the server can't be given up.
+"""Calls that may hang on a file system with a dead server. They run in a child process, because a system call that
+waits for the server can't be interrupted.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from .errors import CommandFailed, VmstoreError, from_os_error
 
 Answer = TypeVar("Answer")
 
-#: Bytes of the length that each answer in the pipe begins with.
+#: Length in bytes of the number before each message in the pipe.
 _LENGTH = 8
 
 
 def run_with_deadline(seconds: float, doing: str, function: Callable[[], Answer]) -> Answer:
-    """Run ``function`` in a child process and return its result. Its changes in memory are lost, and the parent's open
-    files aren't open there.
+    """Run ``function`` in a child process and return its result.
 
-    :arg doing: the beginning of the message when no result comes: ``Reading the directory /x``.
-    :raises CommandFailed: no result in so many seconds.
+    The parent doesn't see changes in memory, and the child process lacks the parent's open files.
+
+    :arg doing: the beginning of the message without a result: ``Reading the directory /x``.
+    :raises CommandFailed: there was no result in so many seconds.
     :raises VmstoreError: ``function`` raised it.
     """
     with contextlib.closing(iterate_with_deadline(seconds, doing, lambda: [function()])) as answers:
@@ -42,8 +43,9 @@ def run_with_deadline(seconds: float, doing: str, function: Callable[[], Answer]
 def iterate_with_deadline(
     seconds: float, doing: str, function: Callable[[], Iterable[Answer]]
 ) -> Generator[Answer, None, None]:
-    """Yield the items of ``function``, which runs in a child process. Each of them must come within so many seconds of
-    the one before; else as :func:`run_with_deadline`.
+    """Yield the items of ``function``, which runs in a child process.
+
+    Each item must follow the previous one within so many seconds. Errors are those of :func:`run_with_deadline`.
     """
     reading, writing = os.pipe()
     try:
@@ -84,15 +86,15 @@ def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoRetu
             _send(descriptor, None)
         except VmstoreError as error:
             _send(descriptor, ("error", type(error), error.args, error.__dict__))
-        except Exception:  # pylint: disable=broad-except  # a defect is the parent's to report
+        except Exception:  # the parent reports a defect
             _send(descriptor, ("defect", traceback.format_exc()))
     finally:
         os._exit(0)
 
 
 def _let_go(kept: int) -> None:
-    """Close all descriptors but that of the pipe. A child process that hangs would keep the parent's locks, and readers
-    of the parent's output would wait for the child.
+    """Close all descriptors except that of the pipe. A child process that hangs would keep the parent's locks, and
+    readers of the parent's output would wait for the child.
     """
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -102,7 +104,7 @@ def _let_go(kept: int) -> None:
         os.dup2(nothing, descriptor)
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in (0, 1, 2, kept):
-            with contextlib.suppress(OSError):  # the one by which that directory was read
+            with contextlib.suppress(OSError):  # the descriptor of the listed directory itself
                 os.close(int(name))
 
 
@@ -114,7 +116,7 @@ def _send(descriptor: int, value: object) -> None:
 
 
 def _receive(descriptor: int, seconds: float, doing: str) -> Any:
-    """Return one answer. It comes from this program's own child, so it may be unpickled."""
+    """Return one message. It comes from this program's own child process, so unpickling is safe."""
     end = time.monotonic() + seconds
     data = b""
     wanted = _LENGTH
@@ -133,7 +135,7 @@ def _receive(descriptor: int, seconds: float, doing: str) -> Any:
 
 
 def _revive(cls: type[VmstoreError], values: tuple[object, ...], attributes: dict[str, object]) -> VmstoreError:
-    """Return an error as it was, whatever arguments its class takes."""
+    """Return an error with all its attributes, independent of the arguments of its class."""
     error = cls.__new__(cls, *values)
     error.__dict__.update(attributes)
     return error
@@ -141,7 +143,7 @@ def _revive(cls: type[VmstoreError], values: tuple[object, ...], attributes: dic
 
 def _stop(child: int) -> None:
     os.kill(child, signal.SIGKILL)
-    # One that waits for a dead file server dies when the server comes back; it isn't waited for.
+    # A process that waits for a dead file server dies when the server comes back. So there is no wait for its end.
     end = time.monotonic() + KILL_GRACE
     while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
         time.sleep(0.001)

@@ -10,16 +10,17 @@ import os
 
 
 def open_standard_descriptors() -> None:
-    """Open those of the descriptors 0, 1 and 2 that are closed, to be called before any file is opened.
+    """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed. Call this function before any file is
+    opened.
 
-    The next file would get the number otherwise, and an image would get the messages. Messages go to /dev/null. Reading
-    standard input and writing standard output still fail with EBADF, because somebody has to learn of that.
+    Otherwise the next file would get the number, and messages would be written to an image. Reading standard input and
+    writing standard output still fail with EBADF, so that the caller notices.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # this gets the lowest number that is free
+            os.open(os.devnull, mode)  # the descriptor gets the lowest number that is free
             os.set_inheritable(number, True)
 
 

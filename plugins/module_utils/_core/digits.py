@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Recognize texts that are digits and nothing else, without loading ``re``."""
+"""Tests whether a text consists of digits, without loading ``re``."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open directories and files so that nobody else decides where a path leads.
+"""Directories and files are opened so that no other user decides where a path leads.
 
-Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path
-is walked component by component with descriptors, and then used through the descriptor. The rule for links is that
-of systemd's chase(CHASE_SAFE): a link that another user may have made never leads to something that isn't that
-user's. One that stays in its directory may: whoever can make it can rename files there, too.
+Root works in directories of other users, who can replace any name there by a symbolic link at any moment. So a path is
+walked component by component with descriptors, and then used through the descriptor. The rule for links is that of
+systemd's chase(CHASE_SAFE): a link that another user may have made leads only to files of the same user. A link within
+one directory is allowed, because its maker can also rename files there.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def opened_directory(path: str, *, option: str = "path") -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str]]:
-    """Yield a descriptor (O_PATH) of the directory that holds, or will hold, the file ``path``, and the file's name
-    in there.
+    """Yield a descriptor (O_PATH) of the parent directory of the file ``path``, and the file's name. The file may be
+    missing.
 
-    A symbolic link in the place of the file is followed under the same rule. Somebody can put another one there
+    A symbolic link in the place of the file is followed under the same rule. Another user can put a new link there
     afterwards: open the file with O_NOFOLLOW.
 
-    :raises PathNotAllowed, OSError: as :func:`opened_directory`.
+    :raises PathNotAllowed, OSError: as for :func:`opened_directory`.
     """
     descriptor, name = _walk(path, option, enter_last=False)
     try:
@@ -61,16 +61,16 @@ def opened_parent(path: str, *, option: str = "path") -> Iterator[tuple[int, str
 
 
 def open_directory(path: str, *, option: str = "path") -> int:
-    """Return a descriptor as :func:`opened_directory` does, for the caller to close."""
+    """Return a descriptor as :func:`opened_directory` does. The caller closes it."""
     descriptor, _name = _walk(path, option, enter_last=True)
     return descriptor
 
 
 @contextlib.contextmanager
 def opened_file_at(directory: int, name: str) -> Iterator[int]:
-    """Yield a descriptor to read the regular file ``name`` of an open directory by. Links aren't followed.
+    """Yield a descriptor to read the regular file ``name`` of an open directory. Links aren't followed.
 
-    :raises OSError: as :func:`open_file_at`.
+    :raises OSError: as for :func:`open_file_at`.
     """
     descriptor = open_file_at(directory, name)
     try:
@@ -92,15 +92,16 @@ def require_regular(found: int) -> None:
 def open_file_at(
     directory: int, name: str, flags: int = os.O_RDONLY, *, check: Callable[[int], object] = require_regular
 ) -> int:
-    """Open the file ``name`` of an open directory and return its descriptor, whatever anybody puts there meanwhile.
+    """Open the file ``name`` of an open directory and return its descriptor, even if other users replace the file
+    meanwhile.
 
-    This is how the engine opens files whose names others can replace. Symbolic links aren't followed, and nothing is
-    opened that isn't a regular file, unless ``check`` accepts it.
+    The engine opens files in directories of other users by this function. Symbolic links aren't followed. Only regular
+    files are opened, unless ``check`` accepts another file.
 
-    :arg check: gets a descriptor (O_PATH) of what was found, and raises for what must not be opened.
-    :raises OSError: the file can't be opened; with EINVAL it is no regular file. What ``check`` raises passes.
+    :arg check: gets a descriptor (O_PATH) of the file, and raises if the file must not be opened.
+    :raises OSError: the file can't be opened; with EINVAL the file isn't regular. Errors of ``check`` are raised, too.
     """
-    # O_PATH opens nothing yet: no device notices it, no pipe is waited for.
+    # O_PATH doesn't open the file yet: devices don't react, and a FIFO doesn't block.
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         check(found)
@@ -112,16 +113,16 @@ def open_file_at(
 def open_directory_at(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
     """Open the directory ``name`` of an open directory and return its descriptor. A link isn't followed.
 
-    :arg flags: O_PATH for one in which nothing is listed.
-    :raises OSError: it can't be opened; :raises NotADirectoryError: it is something else.
+    :arg flags: O_PATH for a directory that isn't listed.
+    :raises OSError: the directory can't be opened; :raises NotADirectoryError: the name isn't that of a directory.
     """
     return os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
 def list_directory(directory: int) -> list[str]:
-    """Return the names in an open directory, be it open with O_PATH only.
+    """Return the names in an open directory. A descriptor with O_PATH is enough.
 
-    :raises OSError: it can't be read.
+    :raises OSError: the directory can't be read.
     """
     listing = open_directory_at(directory, ".")
     try:
@@ -131,14 +132,14 @@ def list_directory(directory: int) -> list[str]:
 
 
 def descriptor_path(descriptor: int, name: str = "") -> str:
-    """Return the path that leads to what ``descriptor`` has open, or to ``name`` in there, in this process and in
-    one that inherits the descriptor.
+    """Return the path of the open file ``descriptor``, or of ``name`` in that directory. The path is valid in this
+    process and in child processes that inherit the descriptor.
     """
     return f"/proc/self/fd/{descriptor}" + (f"/{name}" if name else "")
 
 
 def is_writable_for_others(status: os.stat_result) -> bool:
-    """Return whether everybody may write to a directory, or a group that isn't as trusted as root."""
+    """Return whether a directory is writable for everybody, or for a group that is less trusted than root."""
     return bool(
         status.st_mode & stat.S_IWOTH
         or (status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not _is_staff(status.st_gid))
@@ -146,8 +147,8 @@ def is_writable_for_others(status: os.stat_result) -> bool:
 
 
 def _is_staff(gid: int) -> bool:
-    """Return whether it is Debian's group of those who may change /usr/local, and with it what root runs
-    (base-passwd).
+    """Return whether a group is Debian's group staff. Its members may change /usr/local, and so programs that root
+    runs (base-passwd).
     """
     try:
         return gid == STAFF and grp.getgrgid(gid).gr_name == "staff"
@@ -165,7 +166,7 @@ def sync_opened(directory: int) -> None:
 
 
 def exists_at(directory: int, name: str) -> bool:
-    """Return whether an open directory has an entry ``name``, be it a symbolic link that leads nowhere."""
+    """Return whether an open directory has an entry ``name``. A dangling symbolic link is an entry, too."""
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -174,9 +175,9 @@ def exists_at(directory: int, name: str) -> bool:
 
 
 def require_writable(directory: int) -> None:
-    """Refuse an open directory in which this process can't make a file, without making one.
+    """Require that this process can create a file in an open directory, without creating one.
 
-    :raises OSError: as making a file there would.
+    :raises OSError: as creating a file there would.
     """
     if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -193,8 +194,8 @@ def is_link_at(directory: int, name: str) -> bool:
 
 
 def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
-    """Return a descriptor of the directory of ``path``, and the last component; with ``enter_last``, of ``path``
-    itself, and ``.``.
+    """Return a descriptor of the parent directory of ``path``, and the last component. With ``enter_last``, return a
+    descriptor of ``path`` itself, and ``.``.
     """
     way = _Way(path, option)
     try:
@@ -207,7 +208,9 @@ def _walk(path: str, option: str, *, enter_last: bool) -> tuple[int, str]:
 
 
 class _Way:
-    """The way to a file, from the root directory on. ``directory`` is a descriptor of the directory that it came to."""
+    """The way to a file, from the root directory on. ``directory`` is a descriptor of the directory that the way has
+    reached.
+    """
 
     def __init__(self, path: str, option: str) -> None:
         self.directory = _root()
@@ -215,25 +218,25 @@ class _Way:
         self._option = option
         self._todo = _components(path)
         self._links = 0
-        #: Users who decide where the path leads, each with the directory of the link by which he does.
+        #: Users who decide where the path leads, each with the directory of their link.
         self._deciders: list[tuple[int | None, os.stat_result]] = []
 
     def go(self, *, enter_last: bool) -> str:
-        """Go as far as the path leads, or up to the directory of its last component, and return the name in there.
+        """Follow the path, or the path to the parent directory of its last component, and return the name there.
 
         :raises OSError: the path leads nowhere.
         """
         while self._todo:
             name = self._todo.pop()
-            # What ".." leads to belongs to somebody who hasn't been looked at yet.
+            # The owner of ".." hasn't been checked yet.
             is_last = not self._todo and not enter_last and name != ".."
             if self._stays_before(name, is_last):
                 return name
         return "."
 
     def _stays_before(self, name: str, is_last: bool) -> bool:
-        """Enter the directory ``name``, or follow that link. The last component is only followed: return whether it is
-        no link.
+        """Enter the directory ``name``, or follow the link ``name``. The last component is only followed. Return
+        whether the last component is no link.
         """
         try:
             found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
@@ -268,13 +271,13 @@ class _Way:
             os.close(previous)
 
     def require_trusted(self) -> None:
-        """Refuse a way on which somebody else decides.
+        """Refuse a way that another user decides.
 
-        :raises PathNotAllowed: a link of another user leads to a directory that isn't that user's.
+        :raises PathNotAllowed: a link of another user leads to a directory that doesn't belong to that user.
         """
         status = os.fstat(self.directory)
         for user, around in self._deciders:
-            # In a sticky directory nobody renames what is somebody else's.
+            # In a sticky directory, only the owner of a file can rename it.
             stays = os.path.samestat(around, status) and not around.st_mode & stat.S_ISVTX
             if not stays and user != status.st_uid:
                 reason = (
@@ -294,12 +297,12 @@ def _root() -> int:
 
 
 def _deciders(link: os.stat_result, directory: os.stat_result) -> list[int | None]:
-    """Return the user who may have put a symbolic link where it is, ``None`` for several; nobody where only root or
-    this process's user can.
+    """Return the user who may have put a symbolic link in its place; ``None`` for several users. The result is empty
+    if only root or this process's user can.
     """
     trusted = (0, os.geteuid())
-    # In a sticky directory (/tmp) a link is its owner's; elsewhere whoever may write to the directory can have moved
-    # any link there.
+    # In a sticky directory (/tmp), a link belongs to its owner. In other directories, every user with write access can
+    # have moved the link there.
     if link.st_uid not in trusted:
         return [link.st_uid]
     if directory.st_uid not in trusted:

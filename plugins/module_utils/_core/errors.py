@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one error tree. Raised below, caught once per face (module, driver script), printed there its own way.
+"""The error tree. Errors are raised below and caught once per face (module, driver script), which prints them.
 
-A message is one sentence: what was refused, the offending value, what would be accepted.
+A message is one sentence: the refused action, the offending value, and the accepted values.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .records import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Characters of an offending value that a message repeats.
+#: Upper bound of the characters of an offending value in a message.
 LONGEST_SHOWN = 200
 
-#: Numbers of the errors of a file system that is full, and of a quota that is used up.
+#: Error numbers of a full file system and of an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -28,17 +28,17 @@ class VmstoreError(Exception):
 
 
 class InvalidInput(VmstoreError):
-    """A value the user gave can't be used.
+    """A value from the user is invalid.
 
     :arg option: the option's name as the user wrote it.
     :arg value: the offending value; ``None`` is an option that is missing.
-    :arg accepted: what would be accepted, as the rest of a sentence.
+    :arg accepted: the accepted values, as the rest of a sentence.
     """
 
     def __init__(self, option: str, value: object, accepted: str) -> None:
-        from .secrets import withheld  # a mistyped URL, or one that was given to another option, still has its password
+        from .secrets import withhold  # a mistyped URL, or a URL in another option, still contains its password
 
-        shown = repr(withheld(value)) if isinstance(value, str) else withheld(repr(value))
+        shown = repr(withhold(value)) if isinstance(value, str) else withhold(repr(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
         super().__init__(
@@ -52,7 +52,7 @@ class InvalidInput(VmstoreError):
 class PartlyDone(VmstoreError):
     """A part of the work is done and stays.
 
-    :arg plan: what was done, a :class:`Plan`.
+    :arg plan: the :class:`Plan` that was done.
     """
 
     def __init__(self, message: str, plan: object) -> None:
@@ -65,7 +65,7 @@ class PathNotAllowed(InvalidInput):
 
 
 class Conflict(VmstoreError):
-    """The desired state is valid but collides with something that exists; the message names the other side."""
+    """The desired state is valid but collides with an existing object, which the message names."""
 
 
 class UnsupportedAction(VmstoreError):
@@ -77,14 +77,15 @@ class NotFound(VmstoreError):
 
 
 class DependencyMissing(VmstoreError):
-    """An object is missing that an earlier task of the same play may bring, such as a package, a datastore or a domain.
+    """An object is missing that an earlier task of the same play may create, such as a package, a datastore or a
+    domain.
 
-    In check mode the earlier task brings nothing.
+    In check mode, the earlier task creates nothing.
     """
 
 
 class DependencyNotFound(DependencyMissing, NotFound):
-    """An object is missing that an earlier task may make, and that is referred to by name or id."""
+    """An object that is referred to by name or id is missing, and an earlier task may create it."""
 
 
 class NoSpace(VmstoreError):
@@ -100,7 +101,7 @@ class CommandFailed(VmstoreError):
 
 
 class TransferFailed(VmstoreError):
-    """The bytes could not be fetched from another host, or not all of them."""
+    """Bytes from another host are missing, all or a part of them."""
 
 
 class LockTimeout(VmstoreError):
@@ -124,19 +125,19 @@ class StaleState(VmstoreError):
 
 
 def printable(text: str) -> str:
-    """Return a text of another host or program without the characters that would end the line or act on a terminal."""
+    """Return a text of another host or program without line ends and control characters for a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def from_os_error(error: OSError, doing: str) -> VmstoreError:
-    """Return the error for an ``OSError``; ``doing`` is what was attempted, such as ``write /etc/subuid``."""
+    """Return the error for an ``OSError``. ``doing`` is the attempted action, such as ``write /etc/subuid``."""
     if error.errno in FULL:
         return NoSpace(f"Could not {doing}: {error.strerror}. Nothing was changed.")
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
 
 
 class os_errors:
-    """A block in which an ``OSError`` becomes what :func:`from_os_error` makes of it."""
+    """Convert an ``OSError`` in a block to the error that :func:`from_os_error` returns."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing

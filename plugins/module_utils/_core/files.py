@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Write files so that a half-written one never bears a final name (design: one discipline for all data)."""
+"""Atomic writes: a half-written file never has a final name (design: one discipline for all data)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from .temporary import create_temporary
 
 
 def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace ``path`` by a new file holding ``data``: temporary name beside it, fsync, rename, fsync of the directory.
+    """Replace ``path`` by a new file with ``data``: a temporary name beside it, fsync, rename, fsync of the directory.
 
-    Owner, group, mode and extended attributes of an existing file are kept; a new file gets ``mode``. A symbolic link
-    is followed, so that the link stays, unless another user could have put it there to lead elsewhere
-    (:mod:`.directory`). On failure the old file is as it was and nothing is left behind; what a killed program leaves,
-    the next one removes that writes the same file (:mod:`.temporary`).
+    An existing file's owner, group, mode and extended attributes are kept; a new file gets ``mode``. A symbolic link is
+    followed, so that the link stays, unless another user could have put the link there (:mod:`.directory`). On failure
+    the old file is unchanged and the new one is removed. A temporary file of a killed program is removed by the next
+    write of the same file (:mod:`.temporary`).
 
-    :raises PathNotAllowed: such a link; :raises NoSpace: the file system is full; :raises FileAccessFailed: any other
-        refusal.
+    :raises PathNotAllowed: another user could have put the link there; :raises NoSpace: the file system is full;
+        :raises FileAccessFailed: any other refusal.
     """
     with os_errors(f"write {path}"), opened_parent(path) as (directory, name):
         replace_file(directory, name, data, mode)
 
 
 def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Do what :func:`write_atomic` does for the file ``name`` of an open directory, whatever is put there meanwhile.
+    """Replace the file ``name`` of an open directory like :func:`write_atomic`, even if other users change the name
+    meanwhile.
 
     :arg owner: user and group of a new file; without them they are this process's.
     :raises OSError: the operating system refuses, or ``name`` is no regular file.
@@ -46,7 +47,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
                     os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-            # While it is open: closing it ends the lock that keeps it from being swept.
+            # The rename comes before the close, because closing ends the lock that protects the file from removal.
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -56,7 +57,9 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
 
 
 def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
-    """Give the file open as ``descriptor`` the attributes of the file ``name``; ``False`` if there is no such file."""
+    """Give the file open as ``descriptor`` the attributes of the file ``name``. Return ``False`` without such a
+    file.
+    """
     try:
         source = open_file_at(directory, name)
     except FileNotFoundError:
@@ -74,10 +77,10 @@ def _copy_attributes(directory: int, name: str, descriptor: int) -> bool:
 
 
 def remove_durably(path: str) -> bool:
-    """Remove the file or the link ``path``; ``False`` when it wasn't there.
+    """Remove the file or the link ``path``. Return ``False`` when the name is missing.
 
-    :raises PathNotAllowed: its directory is behind a link that another user could have put there; :raises
-        FileAccessFailed: any other refusal.
+    :raises PathNotAllowed: another user could have put a link in the way to the directory; :raises FileAccessFailed:
+        any other refusal.
     """
     directory, name = os.path.split(os.path.abspath(path))
     try:
@@ -92,10 +95,10 @@ def remove_durably(path: str) -> bool:
 
 
 def read_text(path: str) -> str:
-    """The text of a file of the system, or ``""`` when it doesn't exist; undecodable bytes survive a round trip
-    (surrogateescape).
+    """Return the text of a file of the system, or ``""`` when the file is missing. Undecodable bytes survive a round
+    trip (surrogateescape).
 
-    It waits for a FIFO and follows every link: a file in a directory of another user is opened by :mod:`.directory`.
+    Reading waits for a FIFO and follows every link. Open a file in a directory of another user by :mod:`.directory`.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Act with the rights of another user.
+"""The rights of another user for a block of code.
 
 Some work in a directory of another user can't be done by descriptors: SQLite opens the files of a database by name.
-With the rights of that user, no link in the directory leads root to a file that the user can't write himself.
+With the rights of that user, links in the directory lead root only to files that the user can write himself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Identity:
 
 def owner_of(status: os.stat_result) -> Identity | None:
     """Return the owner of a directory; ``None`` if the owner is this process's user, or if this process isn't root's
-    and can be nobody else.
+    and can't change its user.
     """
     if os.geteuid() != 0 or status.st_uid == 0:
         return None
@@ -46,7 +46,7 @@ def owner_of(status: os.stat_result) -> Identity | None:
 
 @contextlib.contextmanager
 def acting_as(identity: Identity | None) -> Iterator[None]:
-    """Have the effective user and groups of ``identity`` for the length of a block; ``None`` changes nothing.
+    """Set the effective user and groups to ``identity`` for the length of a block; ``None`` changes nothing.
 
     The real and the saved user stay root, so that the other user can neither trace nor signal the process
     (credentials(7)).

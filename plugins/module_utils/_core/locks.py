@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Locks with a deadline. The check is made under the same lock as the change."""
+"""Locks with a deadline. A check is made under the same lock as the change."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from .errors import LockTimeout, from_os_error
 from .identity import Identity, acting_as
 
-#: Seconds between two tries for a lock that has no blocking call with a deadline.
+#: Time between two tries for a lock that has no blocking call with a deadline, in seconds.
 RETRY_INTERVAL = 0.05
 
 
 def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> None:
-    """Call ``attempt`` until it answers ``True``; after ``deadline`` seconds raise :class:`LockTimeout` naming
-    ``what``.
+    """Call ``attempt`` until it returns ``True``.
+
+    :raises LockTimeout: ``deadline`` seconds have passed; the message contains ``what``.
     """
     end = time.monotonic() + deadline
     while not attempt():
@@ -43,11 +44,11 @@ def locked(
 
     :arg deadline: seconds.
     :arg identity: the user who opens the file, and owns a new one.
-    :arg style: ``fcntl.flock`` (flock(2)) or ``fcntl.lockf`` (fcntl(2) record lock, as lckpwdf(3) takes).
-    :raises LockTimeout: another process held it all that time.
+    :arg style: ``fcntl.flock`` (flock(2)) or ``fcntl.lockf`` (fcntl(2) record lock, like lckpwdf(3)).
+    :raises LockTimeout: another process held the lock all that time.
     """
     try:
-        # No link is followed: root also locks in directories where another user may have put one.
+        # Links aren't followed, because root also locks in directories where another user may have put one.
         with acting_as(identity):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -14,7 +14,7 @@ from .records import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Bytes (PATH_MAX in linux/limits.h, less the NUL at the end).
+#: Upper bound of the length in bytes (PATH_MAX in linux/limits.h, less the NUL at the end).
 LONGEST_PATH = 4095
 
 
@@ -36,8 +36,8 @@ def absolute(option: str, path: str) -> str:
 
 
 def _is_unusable(character: str) -> bool:
-    """Return whether neither the catalog nor XML can hold it: control characters, bytes that aren't UTF-8 (as
-    os.fsdecode gives them), two that are none.
+    """Return whether the catalog or XML can't hold the path: it has control characters, bytes that aren't UTF-8 (as
+    os.fsdecode converts them), or one of two characters that XML forbids.
     """
     return character < " " or character == "\x7f" or "\ud800" <= character <= "\udfff" or character in "\ufffe\uffff"
 
@@ -53,7 +53,7 @@ def is_url(path: str) -> bool:
 
 
 def real_path(path: str) -> str:
-    """Return ``path`` without symbolic links, as os.path.realpath does. What doesn't exist stays as it is.
+    """Return ``path`` without symbolic links, like os.path.realpath. Missing components are kept.
 
     :raises FileAccessFailed: a link can't be read, such as ``/proc/1/root`` without the right to trace that process
         (proc_pid_root(5)).
@@ -80,19 +80,19 @@ def check_allowed(
 ) -> None:
     """Refuse a resolved ``path`` that SAFE_DIRS and RESTRICTED_DIRS don't allow.
 
-    A restricted directory and every ancestor of one are refused. Below a restricted directory a path is allowed only
-    when a safe directory covers it that is the same or deeper: the more specific of the two wins. Everything else is
-    allowed. Both lists hold absolute paths, which are resolved here as well.
+    A restricted directory and every ancestor of a restricted directory are refused. Below a restricted directory, a
+    path is allowed only inside a safe directory that is the same or deeper, because the more specific of the two wins.
+    Every other path is allowed. Both lists hold absolute paths, which are resolved here as well.
 
-    :arg safe_option: what the user calls the safe directories, where they can be chosen.
-    :arg names: other names of the same file. One that a safe directory covers is enough, and each can be restricted.
+    :arg safe_option: the user's name for the safe directories, if the user can choose them.
+    :arg names: other names of the same file. One name inside a safe directory is enough, and each can be restricted.
     :raises PathNotAllowed: naming the restricted directory; :raises FileAccessFailed: one of the lists can't be
         resolved.
     """
     safe_roots = [real_path(directory) for directory in safe]
     paths = (path, *names)
     covering = [len(root) for root in safe_roots if any(is_within(one, root) for one in paths)]
-    # On another host, a link of this one may be a directory: both names are restricted.
+    # On another host, a link of this host may be a directory: both names are restricted.
     for root in sorted({*map(os.path.normpath, restricted), *map(real_path, restricted)}):
         if is_within(root, path):
             raise PathNotAllowed(option, path, f"it is or contains the restricted directory {root}")

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one conversion between records (:mod:`.records`) and plain data, which JSON, YAML and SQL can hold: texts,
-numbers, flags, null, lists and dictionaries.
+"""The conversion between records (:mod:`.records`) and plain data for JSON, YAML and SQL: texts, numbers, flags, null,
+lists and dictionaries.
 
-Plain data may come from anybody. What becomes of it is decided by the annotations of the record that is expected, never
-by the data.
+Plain data is untrusted. The annotations of the expected record alone decide the types of the values.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 
     Record = TypeVar("Record")
 
-#: Numbers that every reader of the data can hold: SQLite's and libvirt's have 64 bits.
+#: Bounds of numbers that every reader of the data supports: those of SQLite and libvirt have 64 bits.
 _NUMBERS = range(-(2**63), 2**63)
 
 
 def to_plain(value: Any) -> Any:
-    """Return plain data: a record is a dictionary of its fields, tuples and sets are lists. All of it is copied, but
-    for values that are neither plain nor a record.
+    """Return plain data: a record becomes a dictionary of its fields, tuples and sets become lists. All of it is
+    copied, except for values that are neither plain nor a record.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: to_plain(getattr(value, one.name)) for one in fields(value)}
@@ -40,9 +39,9 @@ def to_plain(value: Any) -> Any:
 
 
 class Mismatch(ValueError):
-    """A value isn't what its annotation says.
+    """A value doesn't have the type of its annotation.
 
-    :arg path: the names that lead to the value: ``mounts.tag``; empty where the record itself is something else.
+    :arg path: the names that lead to the value: ``mounts.tag``; empty for the record itself.
     """
 
     def __init__(self, path: str, value: object) -> None:
@@ -54,10 +53,12 @@ class Mismatch(ValueError):
 def from_plain(
     cls: type[Record], data: object, readers: Mapping[str, Callable[[Any], object]] = MappingProxyType({})
 ) -> Record:
-    """Return the record that :func:`to_plain` made ``data`` of. Annotations of its fields are as :func:`read_plain`
-    takes them, with records that the module of ``cls`` knows.
+    """Return the record that :func:`to_plain` converted to ``data``.
 
-    :arg readers: by field, what turns plain data into the field's value instead. What it raises passes.
+    Annotations of its fields are those that :func:`read_plain` takes, with records in the module of ``cls``.
+
+    :arg readers: by field, a function that converts plain data to the field's value instead. Errors of the function are
+        raised unchanged.
     :raises Mismatch: a field is missing or unknown, or a value isn't of the field's type.
     """
     known = {one.name: str(one.type) for one in fields(cls)}  # type: ignore[arg-type]  # any record
@@ -80,7 +81,7 @@ def from_plain(
 
 
 def read_plain(value: Any, annotation: str, kinds: Mapping[str, Any]) -> Any:
-    """Return what plain data stands for.
+    """Return the value that plain data stands for.
 
     :arg annotation: ``str``, ``int`` (of at most 64 bits), ``bool``, ``None``, the name of a record,
         ``tuple[..., ...]`` or ``dict[str, ...]`` of these, or several of all these with ``|`` between them.
@@ -97,7 +98,7 @@ def read_plain(value: Any, annotation: str, kinds: Mapping[str, Any]) -> Any:
             return read_plain(value, first, kinds)
         except Mismatch:
             if others == ["None"] and value is not None:
-                raise  # which tells more
+                raise  # this error has more details
             return read_plain(value, " | ".join(others), kinds)
     if annotation in _PLAIN:
         if not _PLAIN[annotation](value):
@@ -122,7 +123,9 @@ def _read_dict(value: Any, annotation: str, kinds: Mapping[str, Any]) -> dict[st
 
 
 def is_integer(value: object) -> bool:
-    """Return whether a value is a whole number, and not ``true`` or ``false``, which are numbers to Python."""
+    """Return whether a value is a whole number. ``true`` and ``false`` are none, although they are numbers in
+    Python.
+    """
     return isinstance(value, int) and not isinstance(value, bool)
 
 

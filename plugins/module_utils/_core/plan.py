@@ -4,7 +4,7 @@
 
 """A plan is a list of named actions, each with a before and an after.
 
-Check mode returns the plan, a normal run runs the same plan, the diff is the plan printed.
+Check mode returns the plan, a normal run runs the same plan, and the diff is the printed plan.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Preparation = Callable[[], Callable[[], object]]
 
 @dataclass(frozen=True)
 class Action:
-    """One step, in up to three phases.
+    """An action of a plan, in up to three phases.
 
-    ``record`` and ``prepare`` raise :class:`VmstoreError` and then have changed nothing.
+    After ``record`` or ``prepare`` raised :class:`VmstoreError`, nothing is changed.
 
-    :arg name: what is done, as an imperative: ``add subordinate range``.
-    :arg subject: what it is done to: ``/etc/subuid``.
-    :arg before: the subject's relevant state now (text or plain data); ``None`` when it doesn't exist.
-    :arg after: the same once the action is done; ``None`` when it will not exist.
+    :arg name: the action as an imperative: ``add subordinate range``.
+    :arg subject: the object of the action: ``/etc/subuid``.
+    :arg before: the subject's relevant state now (text or plain data); ``None`` when the subject is missing.
+    :arg after: the same state after the action; ``None`` when the subject will be missing.
     :arg record: makes the change, under the transaction or lock of the service.
-    :arg undo: takes back ``record`` when a later action of the same plan fails.
-    :arg diff: ``before`` and ``after`` for the diff, where a user reads something else there.
-    :arg prepare: what has to be done before any action is recorded, and outside the transaction, because it takes long.
-        What several actions share is done once.
-    :arg finish: does what can't be taken back, once all actions are recorded and the transaction has ended. Returns the
-        reason where it has to wait for something else.
+    :arg undo: reverts ``record`` when a later action of the same plan fails.
+    :arg diff: ``before`` and ``after`` for the diff, if they differ from those of the result.
+    :arg prepare: long work before any action is recorded, outside the transaction. A preparation that several actions
+        share runs once.
+    :arg finish: an irreversible step, once all actions are recorded and the transaction has ended. It returns the
+        reason if the step has to wait.
     """
 
     name: str
@@ -55,19 +55,19 @@ class Action:
 
     @property
     def is_recorded(self) -> bool:
-        """True where the action has done something before it is finished."""
+        """Return whether the action has changed something before its ``finish``."""
         return self.record is not nothing or bool(self.prepare)
 
 
 @dataclass
 class Plan:
-    """Actions that would be or were done, and the rest of what the module returns (``result``).
+    """The planned or completed actions, and further values of the module's result (``result``).
 
-    :arg errors: what failed while the rest of the plan was done.
-    :arg postponed: actions whose ``finish`` has to wait, each with the reason. They are none of ``actions`` any more.
-    :arg preparing: returns what is open while actions are prepared, such as a batch of many files.
-    :arg finishing: the same, while they are finished.
-    :arg afterwards: what is tidied up at the end, also where there are no actions. The user sees nothing of that.
+    :arg errors: failures while the rest of the plan was done.
+    :arg postponed: actions whose ``finish`` has to wait, each with the reason. They are no longer in ``actions``.
+    :arg preparing: returns a block in which actions are prepared, such as a batch of many files.
+    :arg finishing: returns a block in which actions are finished.
+    :arg afterwards: clean-up at the end, which also runs without actions. The result doesn't contain it.
     """
 
     result: dict[str, object] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Plan:
     preparing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     finishing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     afterwards: list[Callable[[], object]] = field(default_factory=list)
-    #: How to take back what was done, in its order.
+    #: The undo functions of the completed phases, in the order of these.
     _undos: list[tuple[Action, Callable[[], object]]] = field(default_factory=list)
 
     @property
@@ -94,12 +94,12 @@ class Plan:
     ) -> Plan:
         """Prepare, record and finish every action, and return the plan that was done.
 
-        When an action can't be prepared or recorded, all that was done is taken back in reverse.
+        When an action can't be prepared or recorded, all completed phases are undone in reverse order.
 
-        :arg recording: opens the transaction of the records, and returns the plan that is to be recorded: this one, or
-            one that was made anew in the transaction, so that preconditions are checked under the lock of the change.
-        :raises StaleState: the new plan needs what wasn't prepared.
-        :raises PartlyDone: something failed that can't be taken back, or that the others don't need.
+        :arg recording: opens the transaction of the records, and returns the plan to record. That is this plan, or a
+            new plan that was made in the transaction, so that preconditions are checked under the lock of the change.
+        :raises StaleState: the new plan needs another preparation.
+        :raises PartlyDone: a step failed that can't be undone, or that the other actions don't need.
         """
         plan = self._record(recording) if self.actions else self
         plan._finish()
@@ -156,19 +156,19 @@ class Plan:
             tidy()
 
     def take_back(self) -> list[str]:
-        """Take back what was prepared and recorded, the last first. Return what went wrong, a sentence each."""
+        """Undo the preparations and records in reverse order. Return one sentence for each failure."""
         undos, self._undos = self._undos, []
         return _take_back(undos)
 
-    def described(self) -> list[dict[str, object]]:
-        """The actions as plain data, for the result's ``actions``."""
+    def as_result(self) -> list[dict[str, object]]:
+        """Return the actions as plain data, for the result's ``actions``."""
         return [
             {"name": action.name, "subject": action.subject, "before": action.before, "after": action.after}
             for action in self.actions
         ]
 
     def diff(self) -> list[dict[str, object]]:
-        """The actions in the form ``--diff`` prints: what changes, and nothing else."""
+        """Return the actions in the form of ``--diff``, with the differences only."""
         entries = []
         for action in self.actions:
             before, after = _difference(*(action.diff or (action.before, action.after)))
@@ -180,7 +180,7 @@ class Plan:
 
 
 def _difference(before: object, after: object) -> tuple[object, object]:
-    """Reduce two states to the values that differ. Of something new or removed, that is what is set."""
+    """Reduce two states to the values that differ. Without one of the states, these are the values of the other."""
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return _set_values(before), _set_values(after)
     old, new = _without_ids(before), _without_ids(after)
@@ -193,7 +193,7 @@ def _difference(before: object, after: object) -> tuple[object, object]:
 
 
 def _set_values(state: object) -> object:
-    """``state``; if it is a mapping, without what is off or empty."""
+    """Return ``state``; of a mapping, only the values that are neither false nor empty."""
     if not isinstance(state, Mapping):
         return state
     values = {name: _set_values(value) for name, value in _without_ids(state).items()}
@@ -207,7 +207,7 @@ def _not_null(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
-    """Leave out the ids of the catalog, which tell a user nothing. A mapping by name may have any name."""
+    """Leave out the ids of the catalog, because they mean nothing to a user. A mapping by name may have any key."""
     return {
         name: value
         for name, value in state.items()
@@ -216,12 +216,12 @@ def _without_ids(state: Mapping[str, object]) -> dict[str, object]:
 
 
 def _take_back(undos: Sequence[tuple[Action, Callable[[], object]]]) -> list[str]:
-    """Undo in reverse. Return what went wrong, a sentence each."""
+    """Call the undo functions in reverse order. Return one sentence for each failure."""
     troubles = []
     for action, undo in reversed(undos):
         try:
             undo()
-        except Exception as error:  # pylint: disable=broad-except  # whatever it is, the others are taken back too
+        except Exception as error:  # after any error, the other functions are called as well
             troubles.append(f"Taking back '{action.name}' on {action.subject} failed: {error}")
     return troubles
 

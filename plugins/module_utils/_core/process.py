@@ -4,7 +4,7 @@
 
 """A child process with a pipe at each of its standard descriptors, started by posix_spawn(3).
 
-``subprocess`` can do more, and loading it takes longer than most commands run (:mod:`.records` has the rule).
+``subprocess`` has more features, but loading it takes longer than most commands run (:mod:`.records` has the rule).
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from .signals import SIGKILL, SIGPIPE, SIGXFSZ
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-#: Signals that Python ignores, and that a command expects to be ended by.
+#: Signals that Python ignores, but that end a command by default.
 _IGNORED = (SIGPIPE, SIGXFSZ)
 
-#: Seconds between two looks whether a process has ended: at first, and later on.
+#: Time between two checks whether a process has ended, in seconds: the first and the longest.
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.0005, 0.05
 
 
 class Process:
-    """A command that runs.
+    """A running command.
 
-    ``stdin``, ``stdout`` and ``stderr`` are this side's descriptors of the pipes. ``returncode`` counts once
-    :meth:`wait` returned that the end has come; it is negative where a signal ended the command.
+    ``stdin``, ``stdout`` and ``stderr`` are this side's descriptors of the pipes. ``returncode`` is valid once
+    :meth:`wait` returned true; it is negative if a signal ended the command.
 
     :arg argv: looked up in PATH.
-    :arg passed: further descriptors that the command gets, under the same numbers; others, whoever opened them, it
-        doesn't get.
-    :raises OSError: it can't be started.
+    :arg passed: further descriptors that the command inherits, under the same numbers. It inherits no others.
+    :raises OSError: the command can't be started.
     """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], passed: Sequence[int] = ()) -> None:
@@ -45,8 +44,8 @@ class Process:
             stdin, self.stdin = _pipe(theirs, ours)
             self.stdout, stdout = _pipe(ours, theirs)
             self.stderr, stderr = _pipe(ours, theirs)
-            # Where this process has closed its own standard descriptors, the pipes have such numbers. None of theirs is
-            # replaced before it has been copied.
+            # If this process has closed its own standard descriptors, the pipes have such numbers. No pipe is replaced
+            # before it has been copied.
             actions: list[tuple[int, ...]] = [
                 (os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate((stdin, stdout, stderr))
             ]
@@ -59,7 +58,7 @@ class Process:
         self._open = {self.stdin, self.stdout, self.stderr}
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end. Return whether it has come."""
+        """Wait for the end, and return whether the command has ended."""
         end = time.monotonic() + seconds
         pause = _SHORTEST_WAIT
         while not self._has_ended():
@@ -74,19 +73,19 @@ class Process:
         if not self._is_gone:
             try:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
-            except ChildProcessError:  # where this process ignores SIGCHLD, the kernel forgets how children ended
+            except ChildProcessError:  # if this process ignores SIGCHLD, the kernel discards exit codes
                 pid, status = self._pid, 0
             if pid:
                 self._is_gone, self.returncode = True, os.waitstatus_to_exitcode(status)
         return self._is_gone
 
     def kill(self) -> None:
-        """End it, if it still runs (SIGKILL)."""
+        """Kill the command, if it still runs (SIGKILL)."""
         if not self._has_ended():
             os.kill(self._pid, SIGKILL)
 
     def close_input(self) -> None:
-        """Let the command read the end of its input."""
+        """Close the input of the command."""
         self._close(self.stdin)
 
     def close(self) -> None:
@@ -101,7 +100,7 @@ class Process:
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    """Open a pipe whose ends are closed with the stacks, and return the end to read from, and the end to write to."""
+    """Open a pipe whose ends are closed with the stacks. Return the end to read from and the end to write to."""
     ends = os.pipe()
     for descriptor, stack in zip(ends, (reading, writing)):
         stack.callback(os.close, descriptor)
@@ -109,15 +108,15 @@ def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple
 
 
 def _pass_on(passed: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield what the child process does with its descriptors behind the standard ones."""
+    """Yield the operations by which the child process gets its descriptors after the standard ones."""
     found = [int(name) for name in os.listdir("/proc/self/fd")]
     for descriptor in found:
-        with contextlib.suppress(OSError):  # the one by which that directory was read
+        with contextlib.suppress(OSError):  # the descriptor of the listed directory itself
             if descriptor > 2 and descriptor not in passed and os.get_inheritable(descriptor):
                 yield os.POSIX_SPAWN_CLOSE, descriptor
     spare = max(found) + 1
     for descriptor in passed:
-        # A copy isn't closed by exec. Before glibc 2.29, a copy to the same number is none.
+        # exec doesn't close a copy. Before glibc 2.29, a copy to the same number does nothing.
         yield os.POSIX_SPAWN_DUP2, descriptor, spare
         yield os.POSIX_SPAWN_DUP2, spare, descriptor
         yield os.POSIX_SPAWN_CLOSE, spare

@@ -5,20 +5,21 @@
 """The part of the standard library's ``dataclasses`` that the plugins use, with the same names, arguments and results
 (PEP 557).
 
-The standard module loads ``inspect`` and compiles the methods of each class from text, which takes more time than a
-driver's action needs for its work. Here the methods are closures. Annotations are texts, and each of them is a field:
+The standard module loads ``inspect`` and compiles the methods of each class from text, which takes more time than the
+work of a driver's action. Here the methods are closures. Annotations are texts, and each of them is a field:
 ``ClassVar`` and ``InitVar`` have no meaning. No other plugin imports ``dataclasses``.
 
-A driver's action is a process of its own, so what it loads is most of what it costs. What every action loads, loads no
-module of the standard library that is slow to load and has a plain substitute
-(``tests/unit/_driver_script/test_loading.py`` lists them); what only some actions need is imported in functions.
+A driver's action is a process of its own, so most of its cost is the loading of modules. Modules that every action
+loads avoid modules of the standard library that load slowly and have a simple substitute
+(``tests/unit/_face/driver_script/test_loading.py`` lists them). Modules for only some actions are imported in
+functions.
 """
 
 from __future__ import annotations
 
 import sys
 
-#: As in ``typing``, which is slow to load. Type checkers go by the name.
+#: The declaration as in ``typing``, which loads slowly. Type checkers recognize it by its name.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 else:
     _MISSING = object()
 
-    #: Attribute of a class: its fields by name, in their order.
+    #: Name of the attribute with the fields of a class, by their names and in their order.
     _FIELDS = "_record_fields"
 
     class FrozenInstanceError(AttributeError):
@@ -43,20 +44,20 @@ else:
             self.repr = repr
 
     def field(*, default=_MISSING, default_factory=_MISSING, init=True, repr=True):
-        """Return what a class gives a field as its default.
+        """Return the declaration of a field.
 
-        :arg default: is that of every instance, and ``default_factory`` makes one for each.
-        :arg init: whether the class is called with the field.
+        :arg default: the default of every instance. ``default_factory`` creates a default for each instance.
+        :arg init: whether the constructor takes the field.
         :arg repr: whether the representation has the field.
         """
         return Field(default, default_factory, init, repr)
 
     def dataclass(cls=None, *, frozen=False):
-        """Add to a class what follows from its annotations: construction, comparison, representation and, where it is
-        frozen, a hash.
+        """Add to a class the methods that follow from its annotations: construction, comparison, representation and, if
+        the class is frozen, a hash.
 
-        :raises TypeError: a field without a default follows one with a default, or a frozen class inherits from one
-            that isn't, or the other way.
+        :raises TypeError: a field without a default follows one with a default, or only one of a class and its base is
+            frozen.
         :raises ValueError: the default is mutable.
         """
         return (lambda cls: _make(cls, frozen)) if cls is None else _make(cls, frozen)
@@ -68,14 +69,14 @@ else:
     def fields(value):
         """Return the fields of a class or an instance.
 
-        :raises TypeError: it is neither.
+        :raises TypeError: the value is neither.
         """
         return tuple(_fields(value).values())
 
     def replace(value, /, **changes):
         """Return another instance with the same fields except for ``changes``.
 
-        :raises TypeError: there is no such field; :raises ValueError: the class isn't called with that field.
+        :raises TypeError: the class has no such field; :raises ValueError: the constructor doesn't take that field.
         """
         for name, one in _fields(value).items():
             if not one.init:
@@ -100,7 +101,7 @@ else:
             if isinstance(default, Field):
                 one = default
                 if one.default is _MISSING:
-                    delattr(cls, name)  # else an instance without the field would have this
+                    delattr(cls, name)  # otherwise an instance without the field would have this value
                 else:
                     setattr(cls, name, one.default)
             else:
@@ -126,7 +127,7 @@ else:
         if not frozen and "__hash__" not in cls.__dict__:
             cls.__hash__ = None
         for method in (_init(cls, found), _repr(found), equal, *((hashed, *_refusals(cls, found)) if frozen else ())):
-            # A method of the class's own is kept.
+            # A method that the class defines itself is kept.
             if cls.__dict__.get(method.__name__) is None:
                 method.__qualname__ = f"{cls.__qualname__}.{method.__name__}"
                 setattr(cls, method.__name__, method)

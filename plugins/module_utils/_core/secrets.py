@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find what may be a secret in text that is, or was meant to be, a URL (RFC 3986): user information, query and
+"""The parts of a text that may be secrets, if the text is or should be a URL (RFC 3986): user information, query and
 fragment.
 
-Somebody who mistypes a URL, or gives one to an option that takes none, still has a password in it.
+A mistyped URL, or a URL in an option that takes none, still contains a password.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-#: Something like a scheme, then something that may end user information or begin a query or a fragment; or a user and a
+#: A text with a scheme, and a character that may end user information or begin a query or a fragment; or a user with a
 #: password.
 _SUSPICIOUS = re.compile(r":/.*[@?#]|:\S*@", re.DOTALL)
 
-#: URLs of ssh and of libvirt, which name a user and files but take no password.
+#: URLs of ssh and of libvirt. They have a user and files but no password.
 _WITHOUT_PASSWORD = re.compile(
     r"(ssh://([^:@/?#\s]+@)?[^@?#\s]*|(qemu|test)(\+[a-z0-9]+)?://([^:@/?#\s]+@)?[^@#\s]*)", re.IGNORECASE
 )
 
-#: What a URL that is shown has instead of its query.
+#: The substitute for the query of a URL in a message.
 WITHHELD_QUERY = "?..."
 
-#: What separates a URL from the text around it.
+#: Characters that separate a URL from the text around it.
 _AROUND = re.compile(r"""[\s,'"]+""")
 
 
 def may_hold_secret(text: str) -> bool:
-    """Return whether a password may be in ``text``."""
+    """Return whether ``text`` may contain a password."""
     text = text.removesuffix(WITHHELD_QUERY)
     return _SUSPICIOUS.search(text) is not None and _WITHOUT_PASSWORD.fullmatch(text) is None
 
 
-def withheld(text: str) -> str:
-    """Return ``text`` for a message: of what may hold a secret, only the beginning up to the scheme."""
+def withhold(text: str) -> str:
+    """Return ``text`` for a message: a text that may hold a secret is cut after the scheme."""
     if not may_hold_secret(text):
         return text
     found = re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/*", text)
-    # What begins with a user is no scheme.
+    # A text before user information is no scheme.
     return f"{found[0] if found and found[0].endswith('/') else ''}..."
 
 
 def secrets_of(text: str) -> Iterator[str]:
     """Yield the parts of ``text`` that may be secrets.
 
-    Of a URL with http or https, which is shown, they are small; anything else is all secret.
+    For a URL with http or https, which messages contain, the parts are short. Any other text is one secret.
     """
     if re.match("https?://", text, re.IGNORECASE) and not re.search(r"\s", text):
         try:
@@ -59,16 +59,16 @@ def secrets_of(text: str) -> Iterator[str]:
             yield text
             return
         user, separator, _host = parts.netloc.rpartition("@")
-        # With what they stand beside, so that a short one is found nowhere else.
+        # Each secret includes the characters around it, so that a short secret has no accidental matches.
         yield from [user + separator] if user else []
         yield from [f"?{parts.query}"] if parts.query else []
         yield from [f"#{parts.fragment}"] if parts.fragment else []
-        # After another "@", it may be a password with a slash in it.
+        # After another "@", the rest may be a password with a slash.
         yield from [text] if "@" in parts.path else []
     elif may_hold_secret(text):
         yield text
-        # It may be a list, or options in one text, which Ansible takes apart.
+        # The text may be a list, or several options in one text, which Ansible splits.
         yield from (part for part in _AROUND.split(text) if part != text and may_hold_secret(part))
 
 
-__all__ = ["may_hold_secret", "secrets_of", "withheld"]
+__all__ = ["may_hold_secret", "secrets_of", "withhold"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The part of ``signal`` that every action uses, as plain numbers: that module loads ``enum`` to name the numbers
+"""The signals that every action uses, as plain numbers. The module ``signal`` loads ``enum`` to name the numbers
 (:mod:`.records` has the rule).
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     try:
         from _signal import SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ, signal
-    except ImportError:  # another Python than CPython
+    except ImportError:  # a Python other than CPython
         from signal import SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ, signal
 
 __all__ = ["SIGKILL", "SIGPIPE", "SIGTERM", "SIGXFSZ", "signal"]

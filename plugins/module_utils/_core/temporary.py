@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files with temporary names beside the final one. A running program has its own locked; one that nobody holds is what
-a killed program left.
+"""Files with temporary names beside the final name. A running program holds a lock on its temporary file. A file
+without a lock was left by a killed program.
 
-Their names hold 128 random bits and end in ``.part``, so that no other program has such files.
+The names hold 128 random bits and end in ``.part``, so that no other program has such names.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ import struct
 from .digits import is_hexadecimal
 from .directory import list_directory, open_file_at
 
-#: Upper bound of the bytes of the final name that are in the temporary one. NAME_MAX is 255.
+#: Upper bound of the bytes of the final name in the temporary name. NAME_MAX is 255.
 _LONGEST_STEM = 200
 
 
 def create_temporary(directory: int, name: str) -> tuple[int, str]:
-    """Create an empty file with mode 0600 in an open directory, for what is to be called ``name``, and lock it.
+    """Create a temporary file for ``name`` in an open directory, empty and with mode 0600, and lock the file.
 
-    What killed programs left of the same name is removed before.
+    Temporary files of killed programs for the same name are removed before.
 
     :return: descriptor to write by, and the temporary name.
-    :raises OSError: it can't be created. Where the file system has no locks, it isn't locked, and never removed by
-        others.
+    :raises OSError: the file can't be created. On a file system without locks, the file isn't locked, and other
+        programs never remove it.
     """
     sweep_temporaries(directory, name)
     return create_part(directory, f".{_stem(name)}", needs_lock=False)
 
 
 def create_part(directory: int, stem: str = "", *, needs_lock: bool = True) -> tuple[int, str]:
-    """Create an empty file with mode 0600 and a random name behind ``stem`` in an open directory, and lock it.
+    """Create an empty file with mode 0600 and the name ``stem`` with a random end in an open directory, and lock the
+    file.
 
-    :arg needs_lock: whether the file is refused where the file system has no locks.
+    :arg needs_lock: whether a file system without locks is an error.
     :return: descriptor to read and write by, and the name.
-    :raises OSError: it can't be created or locked.
+    :raises OSError: the file can't be created or locked.
     """
     while True:
         name = stem + new_part_name()
@@ -51,7 +52,7 @@ def create_part(directory: int, stem: str = "", *, needs_lock: bool = True) -> t
         try:
             with contextlib.nullcontext() if needs_lock else contextlib.suppress(OSError):
                 lock(descriptor, fcntl.F_OFD_SETLKW)
-            is_swept = os.fstat(descriptor).st_nlink == 0  # by another program, before it was locked
+            is_swept = os.fstat(descriptor).st_nlink == 0  # another program removed the file before this one locked it
         except BaseException:
             os.unlink(name, dir_fd=directory)
             os.close(descriptor)
@@ -62,9 +63,9 @@ def create_part(directory: int, stem: str = "", *, needs_lock: bool = True) -> t
 
 
 def sweep_temporaries(directory: int, name: str) -> None:
-    """Remove the temporary files for ``name`` that nobody holds.
+    """Remove the temporary files for ``name`` that no running program holds.
 
-    One that can't be removed is left for the next program.
+    A file that can't be removed is left for the next program.
     """
     beginning = f".{_stem(name)}."
     with contextlib.suppress(OSError):
@@ -76,11 +77,12 @@ def sweep_temporaries(directory: int, name: str) -> None:
 
 
 def remove_unheld(directory: int, name: str) -> None:
-    """Remove a regular file that nobody holds.
+    """Remove a regular file that no running program holds.
 
-    :raises OSError: it can't be removed, or somebody holds it.
+    :raises OSError: the file can't be removed, or a running program holds it.
     """
-    # Not waiting for its owner to give up a lease (F_SETLEASE), which takes him 45 s for each.
+    # Without O_NONBLOCK, open(2) waits until the owner of the file gives up a lease (F_SETLEASE), which takes 45 s for
+    # each file.
     descriptor = open_file_at(directory, name, os.O_RDWR | os.O_NONBLOCK)
     try:
         lock(descriptor, fcntl.F_OFD_SETLK)
@@ -92,7 +94,7 @@ def remove_unheld(directory: int, name: str) -> None:
 def is_held(directory: int, name: str) -> bool:
     """Return whether a running program holds the file ``name`` of an open directory.
 
-    Where locks don't work, or the file can't be opened, it counts as held.
+    A file that can't be opened, or a file on a file system without locks, counts as held.
     """
     try:
         descriptor = open_file_at(directory, name, os.O_RDONLY | os.O_NONBLOCK)
@@ -106,15 +108,15 @@ def is_held(directory: int, name: str) -> bool:
 
 
 def lock(descriptor: int, how: int) -> bytes:
-    """Lock the first byte for this open file, or ask about that lock (fcntl(2)).
+    """Set the lock on the first byte of this open file, or test the lock (fcntl(2)).
 
-    Not flock(2), which over NFS locks all bytes, also those by which qemu-img locks (flock(2), "NFS details").
+    flock(2) is not used: over NFS it locks all bytes, also those by which qemu-img locks (flock(2), "NFS details").
     """
     return fcntl.fcntl(descriptor, how, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
 def new_part_name() -> str:
-    """Return a name that :func:`is_part_name` accepts, and that nobody else draws."""
+    """Return a random name that :func:`is_part_name` accepts."""
     return f".{os.urandom(16).hex()}.part"
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rate of a transfer: it is limited to LIMIT_TRANSFER_BW, and a transfer ends when the other side sends next to
-nothing.
+"""The rate of a transfer. LIMIT_TRANSFER_BW limits the rate, and a transfer fails when the other side sends too
+slowly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import VmstoreError
 #: Lower bound of the rate at which another side sends, in bytes a second.
 MINIMUM_RATE = 1024
 
-#: Seconds of waiting over which the rate is averaged.
+#: Time of waiting over which the rate is averaged, in seconds.
 RATE_PERIOD = 60.0
 
 
@@ -31,9 +31,9 @@ def throttle(chunks: Iterable[bytes], bandwidth: int | None) -> Iterator[bytes]:
 
 
 class MinimumRate:
-    """The bytes that another side sends, compared with the time that is spent waiting for them.
+    """The bytes that another side sends, compared with the time that this side waits for them.
 
-    The time that this side takes, for a slow disk or a bandwidth limit, doesn't count.
+    The time that this side works, for a slow disk or a bandwidth limit, doesn't count.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class MinimumRate:
         self._bytes += count
 
     def reason(self) -> str | None:
-        """Return why it is no use to wait for more; ``None`` as long as bytes come fast enough."""
+        """Return the reason to stop waiting; ``None`` as long as bytes come fast enough."""
         if self._seconds < RATE_PERIOD:
             return None
         seconds, count = self._seconds, self._bytes
@@ -62,7 +62,7 @@ class MinimumRate:
 def sustain(chunks: Iterable[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
     """Yield ``chunks`` while they come at the minimum rate. The time until the first of them doesn't count.
 
-    :arg failed: the error to raise, made from the reason.
+    :arg failed: returns the error to raise, from the reason.
     """
     rate = MinimumRate()
     began = None

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Words by which messages call the choices of their reader: options for the user of a module, attributes of templates
-for the user of a front-end.
+"""The words in messages for choices of the user: options for the user of a module, attributes of templates for the
+user of a front-end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Words:
     """The words for the user of a module.
 
     :arg safe_dirs: the list of directories that images may be made of.
-    :arg raw: how to say that a file is a raw disk, whatever it looks like.
-    :arg unverified: how to accept an image that isn't whole, or that somebody writes to.
-    :arg is_unverified: that this was done, as a part of a sentence.
+    :arg raw: the option by which a file is accepted as a raw disk, whatever its content is.
+    :arg unverified: the option by which a damaged image, or an image in use, is accepted.
+    :arg is_unverified: the state of that option, as a part of a sentence.
     """
 
     safe_dirs: str = "safe_dirs"

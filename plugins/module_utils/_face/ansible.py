@@ -136,7 +136,7 @@ def _check_repeated(spec: ArgumentSpec, params: dict[str, Any]) -> None:
 def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
     for warning in plan.warnings:
         module.warn(warning)
-    result = {**plan.result, "changed": plan.changed, "actions": plan.described()}
+    result = {**plan.result, "changed": plan.changed, "actions": plan.as_result()}
     if module._diff:
         result["diff"] = plan.diff()
     return result

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A directory that a user names: its real path and its size."""
+"""A directory that a user names, with its real path and its size."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from .._core.records import TYPE_CHECKING, dataclass
 
 MEBIBYTE = 2**20
 
-#: Seconds for a file system to say whether a path is a directory.
+#: Upper bound of the time in which a file system must respond to the question whether a path is a directory, in
+#: seconds.
 PROBE_TIMEOUT = 30
 
-#: Upper bound of the entries of a directory that :func:`look_at_many` counts itself. du(1) is faster at more.
+#: Upper bound of the entries of a directory that :func:`look_at_many` counts itself. For more entries, du(1) is faster.
 MOST_COUNTED = 500
 
 #: Upper bound of the names in the log line about what du(1) couldn't read.
@@ -34,8 +35,10 @@ MOST_NAMES = 3
 
 @dataclass(frozen=True)
 class Directory:
-    """``path`` is resolved; ``size_mb`` is what it holds on disk in MiB, rounded up, ``None`` if it wasn't measured;
-    ``host`` is ``None`` for this one.
+    """A directory with the resolved ``path``.
+
+    :arg size_mb: its size on disk in MiB, rounded up; ``None`` if it wasn't measured.
+    :arg host: the host with the directory; ``None`` for this host.
     """
 
     path: str
@@ -45,11 +48,11 @@ class Directory:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Ways to measure directories: by du(1), which counts allocated blocks, a hard-linked file once, and follows no
-    links. What it can't read doesn't count.
+    """The parameters of a measurement by du(1), which counts allocated blocks, counts a hard-linked file once, and
+    follows no links. The result lacks files that du can't read.
 
     :arg timeout: seconds.
-    :arg log: gets a line about what couldn't be read.
+    :arg log: gets a line about the files that du can't read.
     """
 
     timeout: float = 300
@@ -70,15 +73,15 @@ def look(
     others: Mapping[str, LookAt] = MappingProxyType({}),
 ) -> Directory:
     """Find the directory ``path`` on this host, or else on the first of other hosts that has the directory. Measure the
-    directory where that is wanted.
+    directory if ``measuring`` is given.
 
-    :arg check: gets the resolved path and raises when the path isn't acceptable. The check comes before the measuring,
-        and the checked directory is measured.
-    :arg others: looks at the path on another host, by the name of the host.
+    :arg check: gets the resolved path and raises when the path isn't acceptable. The check comes before the
+        measurement, and the checked directory is measured.
+    :arg others: returns the directory on another host, by the name of the host.
     :raises InvalidInput: no host has such a directory.
-    :raises PathNotAllowed: a link of another user leads to a directory that isn't that user's.
-    :raises StaleState: the path came to lead elsewhere meanwhile.
-    :raises CommandFailed: du failed or needed longer.
+    :raises PathNotAllowed: a link of another user leads to a directory that doesn't belong to that user.
+    :raises StaleState: the path was changed meanwhile and leads to another directory.
+    :raises CommandFailed: du failed or exceeded its time.
     """
     path = absolute("path", path)
     probe = run(["stat", "--dereference", "--format=%F", "--", path], timeout=PROBE_TIMEOUT, accept=None)
@@ -86,7 +89,7 @@ def look(
         return _look_here(path, check, measuring)
     refusals = [f"the front-end: {reason(probe).rpartition(': ')[2]}"]
     if others:
-        check(path)  # no other host is asked about a path that is refused anyway
+        check(path)  # a refused path causes no request to another host
     for host, look_there in others.items():
         found = look_there(path, check, measuring)
         if isinstance(found, Directory):
@@ -107,8 +110,8 @@ def _look_here(path: str, check: Callable[[str], object], measuring: Measuring |
         check(real)
         size = None
         if measuring is not None:
-            # The descriptor is what was checked, whatever its path leads to by now. With a slash at the end, the
-            # directory itself needn't be searchable.
+            # The checked descriptor is measured, because its path may lead to another directory by now. With a slash at
+            # the end, the directory itself needn't be searchable.
             command = ["du", "-s", "-B1", "--", f"{descriptor_path(descriptor)}/"]
             completed = run(command, files={descriptor: path}, timeout=measuring.timeout, accept=None)
             output = DuOutput()
@@ -125,10 +128,11 @@ def _look_here(path: str, check: Callable[[str], object], measuring: Measuring |
 
 
 def look_at_many(paths: Sequence[str], *, check: Callable[[str], object] = str) -> dict[str, Directory]:
-    """Do what :func:`look` does for those of ``paths`` that are small directories of this host and that ``check``
-    accepts, in one other process.
+    """Do the same as :func:`look` for those of ``paths`` that are small directories of this host and that ``check``
+    accepts, in one child process.
 
-    The result lacks all the others, and what follows a path that doesn't respond in time: :func:`look` says the reason.
+    The result lacks all other paths, and the paths after one that doesn't respond in time. :func:`look` raises the
+    error for these.
     """
     from .._core.deadline import iterate_with_deadline  # few actions need it
 
@@ -157,11 +161,11 @@ def _glance(path: str, check: Callable[[str], object]) -> Directory | None:
 
 
 def _count(directory: int, seen: set[tuple[int, int]], left: list[int]) -> int:
-    """Return the bytes on disk as du(1) counts them.
+    """Return the bytes on disk, counted like du(1).
 
     :arg seen: files that are counted already.
     :arg left: how many more entries may be counted.
-    :raises OSError: there are more, or one can't be read.
+    :raises OSError: the directory has more entries, or an entry can't be read.
     """
     opened = open_directory_at(directory, ".")
     try:
@@ -193,10 +197,10 @@ def _is_same(path: str, descriptor: int) -> bool:
 
 
 class DuOutput:
-    """The output of ``du -s -B1``, line by line: there can be a line for each of millions of files.
+    """The output of ``du -s -B1``, read line by line, because there can be a line for each of millions of files.
 
-    A file that vanished while du ran is no error, and neither is what the user may not read or a file server doesn't
-    give. Directories in use change, and belong to several users.
+    Files that vanished while du ran are no error, because directories in use change. Files that the user or a file
+    server can't read are no error, because directories can belong to several users.
     """
 
     def __init__(self) -> None:
@@ -208,7 +212,7 @@ class DuOutput:
     def take(self, line: str) -> None:
         unread = None
         if line.startswith("du: cannot "):
-            import re  # most directories can be read
+            import re  # only a few directories have unreadable files
 
             unread = re.fullmatch(r"du: cannot (?:access|read directory) (.*): ([^:]+)", line)
         size, tab, _path = line.partition("\t")
@@ -223,9 +227,9 @@ class DuOutput:
             self._unexpected = line
 
     def size_mb(self, command: str, path: str, returncode: int, log: Callable[[str], object]) -> int:
-        """The size in MiB, rounded up.
+        """Return the size in MiB, rounded up.
 
-        :arg log: gets the number and the first names of what couldn't be read.
+        :arg log: gets the number and the first names of the files that du can't read.
         :raises CommandFailed: du could read nothing at all, or printed something else.
         """
         if self._size is None or self._unexpected or returncode not in (0, 1):

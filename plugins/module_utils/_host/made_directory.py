@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Create directories, and give them away, where other users own the directories around.
+"""The creation and the ownership of directories inside directories of other users.
 
-Two rules keep root from giving away what isn't the other user's. A new directory is created with the rights of the
-owner of the directory around it. An existing directory is only changed if nobody but its owner could have put it there.
+Two rules protect files of root and of third users. A new directory is created with the rights of the owner of its
+parent directory. An existing directory is changed only if no user but its owner could have put the directory there.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .._core.errors import PathNotAllowed
 from .._core.identity import acting_as, owner_of
 from .._core.records import dataclass
 
-#: Mode of missing directories above the one that is asked for.
+#: Mode of missing parent directories.
 AROUND_MODE = 0o755
 
-#: Stands for "any user" in what :func:`other_users` returns.
+#: An element of the result of :func:`other_users` that stands for any user.
 ANYBODY = -1
 
 
 @dataclass(frozen=True)
 class Ownership:
-    """Ids of owner and group, and permissions, that a directory has or is to have."""
+    """The ids of owner and group, and the permissions, of a directory, actual or desired."""
 
     uid: int
     gid: int
@@ -46,7 +46,7 @@ class Ownership:
         return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
     def give_to(self, descriptor: int) -> None:
-        """Change an open directory (O_PATH), and nothing that somebody puts in its place.
+        """Change an open directory (O_PATH), even if another user replaces its name meanwhile.
 
         :raises OSError: the operating system refuses.
         """
@@ -55,20 +55,20 @@ class Ownership:
 
 
 def open_or_make(path: str, mode: int) -> int:
-    """Return a descriptor (O_PATH) of the directory ``path``. A missing one is created with ``mode``, and so are
-    missing directories above it.
+    """Return a descriptor (O_PATH) of the directory ``path``. A missing directory is created with ``mode``. Missing
+    parent directories are created, too.
 
     :arg path: an absolute path.
-    :raises PathNotAllowed: a symbolic link of another user leads to what isn't that user's; :raises OSError: the
-        operating system refuses.
+    :raises PathNotAllowed: a symbolic link of another user leads to a directory that doesn't belong to that user;
+        :raises OSError: the operating system refuses.
     """
     try:
         return open_directory(path)
     except FileNotFoundError:
         os.close(open_or_make(os.path.dirname(path), AROUND_MODE))
     with opened_parent(path) as (around, name):
-        # The mode from the beginning: changing it afterwards would be changing what somebody else may have put there by
-        # then.
+        # The directory gets its mode at its creation. A later change could hit a directory that another user has put
+        # there meanwhile.
         umask = os.umask(0)
         try:
             with acting_as(owner_of(os.fstat(around))):
@@ -79,10 +79,10 @@ def open_or_make(path: str, mode: int) -> int:
 
 
 def other_users(descriptor: int) -> set[int]:
-    """Return the users, besides root and this process's, who could have put an open directory where it is.
+    """Return the users, except root and this process's user, who could have put an open directory in its place.
 
-    They own a directory around it. :data:`ANYBODY` is among them if a directory of root lets others rename what is in
-    there.
+    They own a parent directory. The result contains :data:`ANYBODY` if a directory of root lets other users rename its
+    entries.
     """
     trusted = (0, os.geteuid())
     found: set[int] = set()
@@ -106,10 +106,10 @@ def other_users(descriptor: int) -> set[int]:
 
 
 def require_only_root(option: str, path: str, why: str) -> None:
-    """Refuse a directory that other users than root and this process's can change or replace. Where it is missing, this
-    goes for the one around it.
+    """Refuse a directory that users other than root and this process's user can change or replace. For a missing
+    directory, the check is about its parent directory.
 
-    :arg why: what makes that dangerous, as the rest of a sentence.
+    :arg why: the reason for the rule, as the rest of a sentence.
     :raises PathNotAllowed: naming the option; :raises OSError: the operating system refuses.
     """
     existing = path

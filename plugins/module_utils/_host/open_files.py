@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open files of a directory and open block devices: the programs of this host that have them open, by proc(5) and the
-kernel's loop devices.
+"""The programs of this host that have files of a directory, or a block device, open: by proc(5) and the kernel's loop
+devices.
 
-Links of /proc are read and never followed, because what is behind one can be on a file server that is dead.
+Links of /proc are read and never followed, because a link can lead to a dead file server.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 
 def open_files(directory: str) -> Mapping[str, Sequence[str]]:
-    """Return the programs that have a file below ``directory`` open, by the file's path. This process doesn't count.
-    Only root sees programs of other users.
+    """Return the programs that have a file below ``directory`` open, by the file's path, without this process. Only
+    root sees programs of other users.
 
-    A program that only looks at a file, such as another run of ours at its locks, has closed it at the second look and
-    doesn't count.
+    Every program is checked twice. A program that opens a file only briefly, such as another run of ours that reads its
+    locks, is not in the result.
 
     :arg directory: absolute, without symbolic links.
     """
@@ -48,8 +48,8 @@ def open_files(directory: str) -> Mapping[str, Sequence[str]]:
 
 
 def writers_of_device(number: int) -> Sequence[str]:
-    """Return the programs that have a block device open for writing, under whatever name; this process doesn't count.
-    Otherwise as :func:`open_files`.
+    """Return the programs that have a block device open for writing, under any name, without this process. Only root
+    sees programs of other users.
 
     :arg number: st_rdev of the device.
     """
@@ -57,14 +57,14 @@ def writers_of_device(number: int) -> Sequence[str]:
         f"the program {_name(process)} (process {process})"
         for process in filter(str.isdigit, os.listdir("/proc"))
         if int(process) != os.getpid()
-        and any(_writes_to(process, descriptor, number) for descriptor in _listed(process))
+        and any(_writes_to(process, descriptor, number) for descriptor in _list_descriptors(process))
     ]
 
 
 def _writes_to(process: str, descriptor: str, number: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
         link = f"/proc/{process}/fd/{descriptor}"
-        if os.readlink(link).startswith("/dev/"):  # which is never on a file server
+        if os.readlink(link).startswith("/dev/"):  # the device node is never on a file server
             status = os.stat(link)
             with open(f"/proc/{process}/fdinfo/{descriptor}", encoding="ascii") as file:
                 flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
@@ -72,14 +72,14 @@ def _writes_to(process: str, descriptor: str, number: int) -> bool:
     return False
 
 
-def _listed(process: str) -> Sequence[str]:
-    with contextlib.suppress(OSError):  # it has ended, or is another user's
+def _list_descriptors(process: str) -> Sequence[str]:
+    with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
         return os.listdir(f"/proc/{process}/fd")
     return ()
 
 
 def _descriptors(process: str) -> Iterator[str]:
-    for descriptor in _listed(process):
+    for descriptor in _list_descriptors(process):
         with contextlib.suppress(OSError):
             yield os.readlink(f"/proc/{process}/fd/{descriptor}")
 

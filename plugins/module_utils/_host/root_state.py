@@ -15,7 +15,7 @@ DIRECTORY = "/var/lib/granary-vmstore"
 
 
 def write_state(path: str, data: bytes) -> None:
-    """Replace the file ``path`` of the directory, which is created where it is missing.
+    """Replace the file ``path`` of the directory. A missing directory is created.
 
     :raises NoSpace: the file system is full; :raises FileAccessFailed: any other refusal.
     """

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The harm that users of this host and a guest could do to each other through a shared directory, as sentences that say
-what to do.
-"""
+"""The risks of a shared directory for the users of this host and the guest. A sentence for each risk has the remedy."""
 
 from __future__ import annotations
 
@@ -37,8 +35,8 @@ def share_risks(found: Found, *, read_only: bool) -> list[str]:
 
 
 def directory_risks(path: str, *, read_only: bool) -> list[str]:
-    """Return the risks of a directory that is shared already; one that is missing or was replaced is the only risk
-    then.
+    """Return the risks of a directory that is shared already. If the directory is missing or was replaced, that is
+    the only risk.
     """
     try:
         found = check(path)

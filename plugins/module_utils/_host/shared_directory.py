@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A directory of this host that is shared with guests: the same one when it is checked and when it is used."""
+"""A directory of this host that is shared with guests. Its descriptor makes sure that the checked directory is the
+one in use.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,18 @@ from .made_directory import Ownership
 
 
 class HeldDirectory:
-    """An open directory (O_PATH, so that nothing in it is read) whose path holds no symbolic link.
+    """An open directory (O_PATH, so that its entries aren't read) whose path holds no symbolic link.
 
-    :arg option: the option that named it, for messages.
-    :raises DependencyNotFound: it isn't there; :raises StaleState: the path leads somewhere else; :raises InvalidInput:
-        it is no directory.
+    :arg option: the option that named the directory, for messages.
+    :raises DependencyNotFound: the directory is missing; :raises StaleState: the path leads to another directory;
+        :raises InvalidInput: the path isn't that of a directory.
     """
 
     def __init__(self, option: str, path: str) -> None:
         self.option = option
         self.path = path
         self.descriptor = self._open()
-        #: What the directory is looked at as if it had, because that is going to be changed.
+        #: The owner and the mode that the directory will get. Checks use them instead of the present ones.
         self.planned: Ownership | None = None
 
     def _open(self) -> int:
@@ -53,7 +55,7 @@ class HeldDirectory:
         return descriptor
 
     def status(self) -> os.stat_result:
-        """Return the status of the opened directory now, wherever its path leads."""
+        """Return the present status of the open directory, independent of its path."""
         return os.fstat(self.descriptor)
 
     def check_same(self) -> None:
@@ -73,16 +75,17 @@ class HeldDirectory:
 
     def obstacle(self, uid_map: Sequence[IdMap], gid_map: Sequence[IdMap], *, write: bool) -> str | None:
         """Return the component of the path whose owner and mode keep the guest's root out, as part of a sentence;
-        ``None`` if the guest's root gets in.
+        ``None`` if the guest's root has access.
 
-        The guest's root is root over files whose owner and group are both mapped, and anybody else elsewhere.
+        The guest's root has the rights of root for files whose owner and group are both mapped, and those of an other
+        user for all other files.
         """
         root = host_id(uid_map, 0), host_id(gid_map, 0)
         for component in self._components():
             shared = component == self.path
             needed = stat.S_IXOTH | (stat.S_IROTH if shared else 0) | (stat.S_IWOTH if shared and write else 0)
             found = self.planned if shared and self.planned else Ownership.of(_look(component))
-            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
+            is_over_it = _is_mapped(uid_map, found.uid) and _is_mapped(gid_map, found.gid)
             if not is_over_it and _lacks(found, *root, needed) and not _has_acl(component):
                 return _describe(component, found)
         return None
@@ -100,7 +103,7 @@ class HeldDirectory:
         root = host_id(uid_map, 0), host_id(gid_map, 0)
         for component in self._components()[:-1]:
             found = Ownership.of(_look(component))
-            is_over_it = _mapped(uid_map, found.uid) and _mapped(gid_map, found.gid)
+            is_over_it = _is_mapped(uid_map, found.uid) and _is_mapped(gid_map, found.gid)
             closed_to_root = not is_over_it and _lacks(found, *root, stat.S_IXOTH)
             if (closed_to_root or _lacks(found, uid, gid, stat.S_IXOTH)) and not _has_acl(component):
                 return component, _describe(component, found)
@@ -128,12 +131,12 @@ def _describe(path: str, found: Ownership) -> str:
     return f"{path} belongs to {found.uid}:{found.gid} with mode {found.mode:04o}"
 
 
-def _mapped(maps: Sequence[IdMap], host_id: int) -> bool:
+def _is_mapped(maps: Sequence[IdMap], host_id: int) -> bool:
     return any(one.target <= host_id < one.target + one.count for one in maps)
 
 
 def _has_acl(path: str) -> bool:
-    """Return whether a directory has an access control list. Only the kernel can judge access then."""
+    """Return whether a directory has an access control list. Then only the kernel can check access."""
     try:
         return "system.posix_acl_access" in os.listxattr(path)
     except OSError:

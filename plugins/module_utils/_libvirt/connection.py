@@ -23,7 +23,7 @@ from .._core.locks import retry_until
 
 DEFAULT_URI = "qemu:///system"
 
-#: Seconds between two requests to shut down. A guest that is still booting doesn't get the first one.
+#: Time between two requests to shut down, in seconds. A guest that is still booting ignores the first one.
 REQUEST_INTERVAL = 15
 
 
@@ -47,7 +47,7 @@ def check_local(uri: str) -> str:
 
     :raises InvalidInput: ``uri`` names another host, whose directories and subordinate ids can't be read from here.
     """
-    # Any host is named behind '//', and any transport behind '+'.
+    # A URI with '//' names any host, and a URI with '+' any transport.
     if re.fullmatch(r"[a-z]+:///[!-~]*", uri) is None:
         raise InvalidInput(
             "uri",
@@ -68,7 +68,7 @@ class Hypervisor:
     def __init__(self, uri: str, *, read_only: bool = False) -> None:
         self.uri = uri
         self.libvirt = load_libvirt()
-        # Else every error is printed to stderr as well.
+        # Otherwise libvirt prints every error to stderr as well.
         self.libvirt.registerErrorHandler(lambda *unused: None, None)
         try:
             self._connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
@@ -80,7 +80,7 @@ class Hypervisor:
 
     @contextlib.contextmanager
     def calls(self, doing: str) -> Iterator[None]:
-        """Translate libvirt's errors. ``doing`` names the attempt, such as ``define the domain 'a'``."""
+        """Convert libvirt's errors. ``doing`` names the attempt, such as ``define the domain 'a'``."""
         try:
             yield
         except self.libvirt.libvirtError as error:
@@ -104,7 +104,7 @@ class Hypervisor:
         return number // 1000000, number // 1000 % 1000, number % 1000
 
     def find_domain(self, reference: str) -> Domain | None:
-        """Return the domain with this name or, when no name is the same, this UUID."""
+        """Return the domain with this name or, without a domain of this name, with this UUID."""
         for lookup in (self._connection.lookupByName, self._connection.lookupByUUIDString):
             try:
                 return Domain(self, lookup(reference))
@@ -121,9 +121,7 @@ class Hypervisor:
         """
         found = self.find_domain(reference)
         if found is None:
-            raise DependencyNotFound(
-                f"domain: libvirt knows no domain with the name or UUID {reference!r} on this host."
-            )
+            raise DependencyNotFound(f"domain: libvirt has no domain with the name or UUID {reference!r} on this host.")
         return found
 
     def domains(self) -> list[Domain]:
@@ -153,13 +151,13 @@ class Domain:
 
     @property
     def is_running(self) -> bool:
-        """Return whether it has a QEMU process, also while paused."""
+        """Return whether the domain has a QEMU process. A paused domain has one, too."""
         with self._calls("look at"):
             return bool(self._handle.isActive())
 
     @property
     def is_halted(self) -> bool:
-        """Return whether its processors stand still, so that the guest handles no request."""
+        """Return whether the processors are stopped, so that the guest handles no request."""
         with self._calls("look at"):
             state, _reason = self._handle.state()
         return state in (
@@ -169,7 +167,7 @@ class Domain:
         )
 
     def persistent_xml(self, *, secrets: bool = True) -> str:
-        """Return the definition, with its secrets: they would be lost if it was written back without them."""
+        """Return the definition with its secrets. A definition without them would delete the secrets."""
         flags = self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
         with self._calls("read"):
             return str(self._handle.XMLDesc(flags))
@@ -220,7 +218,7 @@ class Domain:
         """
         end = time.monotonic() + deadline
         while self.is_running and time.monotonic() < end:
-            with contextlib.suppress(LibvirtFailed), self._calls("shut down"):  # it may just have gone off
+            with contextlib.suppress(LibvirtFailed), self._calls("shut down"):  # the domain may have shut down just now
                 self._handle.shutdown()
             with contextlib.suppress(LockTimeout):
                 retry_until(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The comparison of a domain's definition with the one that libvirt keeps of it."""
+"""The comparison of a domain's definition with the definition that libvirt keeps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def first_difference(
 ) -> str | None:
     """Return the path of the first element of ``found`` that differs from ``expected``; ``None`` without a difference.
 
-    Only what libvirt itself rearranges is left out: the order of elements with different names, white space, and PCI
-    controllers and other controllers that it adds for new devices.
+    Changes by libvirt itself are ignored: the order of elements with different names, white space, and PCI controllers
+    and other controllers that libvirt adds for new devices.
 
     :arg extensible: elements of ``expected`` to which libvirt may add (address, alias).
     """
@@ -33,11 +33,11 @@ def first_difference(
         or (expected.text or "").strip() != (found.text or "").strip()
     ):
         return here
-    wanted, got = _grouped(expected), _grouped(found)
+    wanted, got = _group(expected), _group(found)
     known = {_place(child) for child in wanted}
     got = [child for child in got if _place(child) in known or not (is_extensible or child.tag == "controller")]
     for one, other in zip(wanted, got):
-        if _place(one) != _place(other):  # the earlier one has no counterpart
+        if _place(one) != _place(other):  # the earlier element has no counterpart
             return f"{here}/{min(one, other, key=_place).tag}"
         difference = first_difference(one, other, extensible, here)
         if difference is not None:
@@ -46,12 +46,13 @@ def first_difference(
     return f"{here}/{alone[0].tag}" if alone else None
 
 
-def _grouped(element: ET.Element) -> list[ET.Element]:
+def _group(element: ET.Element) -> list[ET.Element]:
     return sorted(element, key=_place)
 
 
 def _place(element: ET.Element) -> tuple[str, str]:
-    """Return the sort key of an element: disks go by their target, as in libvirt, and controllers by type and index.
+    """Return the sort key of an element. Disks are sorted by their target, like in libvirt, and controllers by type and
+    index.
 
     Other elements keep their order.
     """

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A libvirt domain's XML (https://libvirt.org/formatdomain.html) as a tree: read, edited and written.
+"""A libvirt domain's XML (https://libvirt.org/formatdomain.html) as a tree that is read, edited and written.
 
-Nothing here talks to libvirt. Names with a prefix (``qemu:commandline``, anything in ``metadata``) and their ``xmlns``
-attributes are kept as they are written, because the parser doesn't resolve namespaces.
+This module needs no connection to libvirt. Names with a prefix (``qemu:commandline``, anything in ``metadata``) and
+their ``xmlns`` attributes are kept unchanged, because the parser doesn't resolve namespaces.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def require_child(parent: ET.Element, tag: str) -> ET.Element:
 
 
 def obtain_child(parent: ET.Element, tag: str) -> ET.Element:
-    """Return the child ``tag`` of ``parent``, which is created where it is missing."""
+    """Return the child ``tag`` of ``parent``. A missing child is created."""
     found = parent.find(tag)
     return ET.SubElement(parent, tag) if found is None else found
 
 
 def attribute(element: ET.Element, path: str, name: str) -> str | None:
-    """Return the attribute ``name`` of the element at ``path`` below ``element``; ``None`` where either is missing."""
+    """Return the attribute ``name`` of the element at ``path`` below ``element``; ``None`` if either is missing."""
     found = element.find(path)
     return None if found is None else found.get(name)
 

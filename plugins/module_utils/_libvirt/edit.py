@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Changes of a domain's definition, and of the devices of a running domain, whatever the kind of device."""
+"""Changes of a domain's definition, and of the devices of a running domain, for any kind of device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .connection import Domain
 from .difference import first_difference
 from .domain_xml import devices, parse, pretty, to_text
 
-#: Upper bound of the time that a guest gets to release a device, in seconds.
+#: Upper bound of the time in which a guest releases a device, in seconds.
 UNPLUG_DEADLINE = 20
 
 
@@ -31,7 +31,7 @@ class DefinitionEdit:
         self._extensible: set[ET.Element] = set()
 
     def add_device(self, device: ET.Element) -> None:
-        """Add a device, to which libvirt may add elements such as an address and an alias."""
+        """Add a device. libvirt may add elements to the device, such as an address and an alias."""
         devices(self.root).append(device)
         self.allow_additions(device)
 
@@ -40,7 +40,7 @@ class DefinitionEdit:
         devices(self.root).remove(device)
 
     def allow_additions(self, element: ET.Element) -> None:
-        """Let libvirt add to an element of :attr:`root` that was changed."""
+        """Let libvirt add to a changed element of :attr:`root`."""
         self._extensible.add(element)
 
     @property
@@ -50,13 +50,13 @@ class DefinitionEdit:
     def differing_elements(self) -> tuple[str | None, str | None]:
         """Return the elements that differ, before and after the change, for a person; ``None`` for no element.
 
-        Every other element stays out, because a definition can hold secrets.
+        All other elements are left out, because a definition can hold secrets.
         """
         before, after = _parts(self._before), _parts(self.root)
-        return _missing_in(after, before), _missing_in(before, after)
+        return _subtract(after, before), _subtract(before, after)
 
     def apply(self) -> None:
-        """Define the domain anew and compare the definition that libvirt keeps with :attr:`root`.
+        """Define the domain again and compare the definition that libvirt keeps with :attr:`root`.
 
         :raises StaleState: another program has changed the definition since it was read.
         :raises LibvirtFailed: libvirt refuses the definition or drops a part of it. The old definition is back then.
@@ -81,20 +81,20 @@ class DefinitionEdit:
 
 
 def _parts(root: ET.Element) -> list[ET.Element]:
-    """Return the elements that a change is shown by: those of the domain, and each device by itself."""
+    """Return the elements by which a change is displayed: those of the domain, and each device by itself."""
     inner = devices(root)
     return [*(child for child in root if child is not inner), *inner]
 
 
-def _missing_in(others: list[ET.Element], elements: list[ET.Element]) -> str | None:
-    """Return those of ``elements`` that ``others`` lack, as text."""
+def _subtract(others: list[ET.Element], elements: list[ET.Element]) -> str | None:
+    """Return those of ``elements`` that are missing in ``others``, as text."""
     counterparts = set(map(to_text, others))
     return "".join(pretty(element) for element in elements if to_text(element) not in counterparts) or None
 
 
 @dataclass(frozen=True)
 class RunningDevice:
-    """A device of a running domain, or one that the domain is to get.
+    """A device of a running domain, present or desired.
 
     :arg name: its name in messages.
     :arg find: returns its element in the XML of the running domain.
@@ -110,7 +110,7 @@ class RunningDevice:
         return None if text is None else self.find(parse(text))
 
     def plug(self, device: ET.Element, is_as_requested: Callable[[ET.Element], bool]) -> None:
-        """Plug the device in and check it. A device that isn't as requested is unplugged again.
+        """Plug the device in and check it. A device with other properties than requested is unplugged again.
 
         :arg is_as_requested: checks the element that the running domain has.
         :raises LibvirtFailed: the running domain doesn't get the device as requested.
@@ -120,8 +120,8 @@ class RunningDevice:
         if element is None or not is_as_requested(element):
             self.unplug()
             raise LibvirtFailed(
-                f"libvirt did not plug the device {self.name!r} into the running domain {self.domain.name!r} as it was "
-                "asked to."
+                f"libvirt did not plug the device {self.name!r} into the running domain {self.domain.name!r} as "
+                "requested."
             )
 
     def unplug(self) -> bool:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An attachment: which image a domain of a host uses, and how."""
+"""An attachment: the use of an image by a domain of a host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .idmap import IdMap
 
 @dataclass(frozen=True)
 class Attachment:
-    """A row. Tag, mount point, read_only and maps are those in effect for this domain."""
+    """A row of the catalog. Tag, mount point, read_only and maps are those in effect for this domain."""
 
     image_id: int
     host: str

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A datastore, as the catalog has it and as its driver gets it."""
+"""A datastore, for the catalog and for drivers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._core.records import dataclass, field
 
 @dataclass(frozen=True)
 class Datastore:
-    """A row.
+    """A row of the catalog.
 
     ``ds_driver`` is ``None`` for a system datastore, ``tm_driver`` for a backup datastore (spec: storage-driver).
     """
@@ -32,12 +32,14 @@ class Datastore:
 
     def as_dict(self) -> dict[str, object]:
         """Return the row as plain data."""
-        from .._core.plain import to_plain  # drivers don't need it
+        from .._core.plain import to_plain  # drivers don't need the clusters
 
         return dict(to_plain(self))
 
     def directories(self) -> list[str]:
-        """Return the directories that no image is made of: its own, and that of all datastores where it is in there."""
+        """Return the directories that must not be registered as images: the datastore's own directory, and the
+        directory of all datastores that contains it.
+        """
         base_path = os.path.normpath(self.base_path)
         location, name = os.path.split(base_path)
         return [base_path, location] if name == str(self.id) else [base_path]

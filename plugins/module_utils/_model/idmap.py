@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Identity maps: which ids of a guest become which ids on the host (user_namespaces(7); spec: virtiofs-datastore)."""
+"""Identity maps, from ids of a guest to ids on the host (user_namespaces(7); spec: virtiofs-datastore)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._core.errors import InvalidInput
 from .._core.plain import is_integer
 from .._core.records import dataclass
 
-#: uid_t is 32 bits and its highest value means "no id" (user_namespaces(7)).
+#: Upper bound of an id: uid_t has 32 bits, and its highest value means "no id" (user_namespaces(7)).
 HIGHEST_ID = 2**32 - 2
 
 #: The argument spec of an option that takes a list of maps.
@@ -43,9 +43,9 @@ class IdMap:
 
 
 def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tuple[IdMap, ...] | None:
-    """Return the maps that an option holds, checked; ``None`` when it isn't given.
+    """Return the maps of an option after a check; ``None`` for an option that isn't given.
 
-    :raises InvalidInput: ids out of range, or two maps that claim one guest id or one host id.
+    :raises InvalidInput: ids out of range, or two maps with the same guest id or host id.
     """
     if value is None:
         return None
@@ -66,9 +66,9 @@ def read_id_maps(option: str, value: Sequence[Mapping[str, int]] | None) -> tupl
 
 
 def id_maps_from_data(option: str, value: object) -> tuple[IdMap, ...] | None:
-    """Read id maps as :func:`read_id_maps` does, of data that no argument spec has checked.
+    """Return the id maps in data that no argument spec has checked, like :func:`read_id_maps`.
 
-    :raises InvalidInput: also where it isn't a list of maps.
+    :raises InvalidInput: also for a value that isn't a list of maps.
     """
     if value is not None and not isinstance(value, list):
         raise InvalidInput(option, value, "a list of maps is expected")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Mount tags and mount points: what virtio-fs, fstab(5) and cloud-init can carry."""
+"""Mount tags and mount points that virtio-fs, fstab(5) and cloud-init support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from .._core.errors import InvalidInput
 from .._core.paths import absolute, is_within
 
-#: Bytes in a tag (VIRTIO 1.2, section 5.11.4: virtio_fs_config.tag).
+#: Upper bound of a tag in bytes (VIRTIO 1.2, section 5.11.4: virtio_fs_config.tag).
 LONGEST_TAG = 36
 
 #: Directories that a mount must not hide in a guest, by what they hold. A path that ends in ``/**`` means everything
@@ -52,10 +52,10 @@ _FORMER_NAMES = {"/var/run": "/run", "/var/lock": "/run/lock"}
 
 
 def check_mount_tag(option: str, tag: str) -> str:
-    """The tag as given.
+    """Return a mount tag after a check.
 
-    :raises InvalidInput: over 36 bytes, or with a character that mount(8) or fstab(5) would read as something else
-        (``LABEL=x``, ``host:path``, ``/dev/x``, blanks, ``#``, a leading hyphen).
+    :raises InvalidInput: the tag is longer than 36 bytes, or has a character with another meaning in mount(8) or
+        fstab(5) (``LABEL=x``, ``host:path``, ``/dev/x``, blanks, ``#``, a leading hyphen).
     """
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*", tag) is None or len(tag) > LONGEST_TAG:
         raise InvalidInput(
@@ -69,8 +69,8 @@ def check_mount_tag(option: str, tag: str) -> str:
 def check_mount_point(option: str, path: str) -> str:
     """Return the mount point without repeated and trailing slashes.
 
-    :raises InvalidInput: not absolute, with ``..`` or control characters, or a mount there would hide what the guest
-        needs.
+    :raises InvalidInput: the path isn't absolute, has ``..`` or control characters, or a mount there would hide files
+        that the guest needs.
     """
     point = absolute(option, path)
     needed = _needed_directory(point)
@@ -85,8 +85,9 @@ def check_mount_point(option: str, path: str) -> str:
 
 
 def _needed_directory(point: str) -> tuple[str, str] | None:
-    """Return the directory that a mount on ``point`` would hide, or hide a part of, and its content; ``None`` when
-    the guest can do without ``point``.
+    """Return the directory that a mount on ``point`` would hide, entirely or in part, and a description of its content.
+
+    The result is ``None`` if the guest can do without ``point``.
     """
     for former, present in _FORMER_NAMES.items():
         if is_within(point, former):

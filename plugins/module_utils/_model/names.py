@@ -2,21 +2,22 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Names of datastores, images, domains and hosts: what users may call things."""
+"""The names that users can give to datastores, images, domains and hosts."""
 
 from __future__ import annotations
 
 from .._core.errors import InvalidInput
 
-#: Characters in a name (the column width of the front-ends that this collection works with).
+#: Upper bound of the characters in a name (the column width of the front-ends that this collection works with).
 LONGEST_NAME = 128
 
 
 def check_name(option: str, name: str) -> str:
-    """The name of a datastore or an image, as given.
+    """Return the name of a datastore or an image after a check.
 
-    :raises InvalidInput: it is empty or too long, has a blank at an end, or holds a character that can't be printed
-        (control characters, line separators, writing direction marks); or it is a number, which would be read as an id.
+    :raises InvalidInput: the name is empty or too long, has a blank at an end, or holds a character that can't be
+        printed (control characters, line separators, writing direction marks); or the name is a number, which is
+        reserved for ids.
     """
     accepted = f"1 to {LONGEST_NAME} printable characters are expected, no blank at an end and not digits only"
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable() or name != name.strip() or name.isdigit():
@@ -25,9 +26,9 @@ def check_name(option: str, name: str) -> str:
 
 
 def check_domain(option: str, name: str) -> str:
-    """The name of a libvirt domain, as given; libvirt takes no slash in it.
+    """Return the name of a libvirt domain after a check. libvirt allows no slash in the name.
 
-    :raises InvalidInput: as for :func:`check_name`, but a domain may be called by a number.
+    :raises InvalidInput: as for :func:`check_name`, but the name of a domain can be a number.
     """
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable() or name != name.strip() or "/" in name:
         raise InvalidInput(
@@ -37,9 +38,10 @@ def check_domain(option: str, name: str) -> str:
 
 
 def check_host(option: str, name: str) -> str:
-    """The name or address of a host, as given. It never starts with a hyphen, so a command can't take it for an option.
+    """Return the name or address of a host after a check. It has no leading hyphen, because a command would parse it as
+    an option.
 
-    :raises InvalidInput: other characters than those of host names and IP addresses.
+    :raises InvalidInput: the value has characters that host names and IP addresses never have.
     """
     import re
 

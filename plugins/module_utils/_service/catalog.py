@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Services whose state is in the catalog: they plan on a copy, and plan again in the transaction that records."""
+"""The services whose state is in the catalog. They plan on a copy, and plan again in the transaction that records."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CATALOG_OPTIONS = ArgumentSpec({"catalog": {"type": "path", "default": DEFAULT_P
 
 
 class CatalogService(Service):
-    """Plans on :attr:`catalog`, which is a copy, but in the transaction the catalog itself.
+    """Plan on :attr:`catalog`. In the transaction, :attr:`catalog` is the catalog itself, before that a copy.
 
-    An invalid request creates nothing then, slow work holds no lock, and nothing is locked where nothing is to change.
+    An invalid request then creates nothing, and slow work holds no lock. Without a change, nothing is locked.
     """
 
-    #: Whether a normal run creates a catalog where there is none; if not, it fails where something is to change.
+    #: Whether a normal run creates a missing catalog. Otherwise a change fails without a catalog.
     create = False
 
     def __init__(self, path: str, datastore_location: str = DEFAULT_LOCATION) -> None:
@@ -42,7 +42,7 @@ class CatalogService(Service):
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nothing is locked here; the next run reads the catalog again."""
+        """Lock nothing, but read the catalog again in the next run."""
         try:
             yield
         finally:
@@ -61,11 +61,10 @@ class CatalogService(Service):
             finally:
                 self._open, self._is_writing = None, False
 
-    def renewed(self) -> bool:
+    def refresh(self) -> bool:
         """Read the catalog again if another program changed it since the copy was read, and return whether one did.
 
-        A plan that compares an old copy with what is on the disk now finds what never was: images without data, for
-        one.
+        Comparing an old copy with the disk finds errors that never existed, such as images without data.
         """
         if self._is_writing or self._open is None or not catalog_exists(self.path):
             return False
@@ -88,7 +87,10 @@ class CatalogService(Service):
 
 
 def reading(path: str) -> Catalog:
-    """Return the catalog for an info module: a copy of one that must exist."""
+    """Return a copy of the catalog for an info module.
+
+    :raises NotFound: there is no catalog.
+    """
     return read_catalog(absolute("catalog", path), missing_ok=False)
 
 

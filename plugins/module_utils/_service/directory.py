@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Desired directories of this host, which may lie in directories of other users."""
+"""The desired directories of this host. A directory may be inside a directory of another user."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ DIRECTORY_SPEC = ArgumentSpec(
 
 
 class DirectoryService(Service):
-    """Plans one directory.
+    """Plan one directory.
 
-    An owner or a group that isn't given stays as it is; a new directory has those of the directory around it, or
-    root's.
+    An owner or a group that isn't given stays unchanged. A new directory gets those of its parent directory, or root's.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -56,14 +55,14 @@ class DirectoryService(Service):
         return plan
 
     def _look(self) -> dict[str, str] | None:
-        """Return owner, group and mode, the first two as the options call them if they are right; ``None`` if there is
-        no such directory.
+        """Return owner, group and mode; ``None`` without the directory. A correct owner or group has the spelling of
+        the option.
         """
         try:
             with opened_directory(self.path) as descriptor:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    check_changeable(self.path, descriptor, self._shown())
+                    check_changeable(self.path, descriptor, self._describe())
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -78,7 +77,7 @@ class DirectoryService(Service):
         }
 
     def _ids(self) -> tuple[int | None, int | None]:
-        """Return user id and group id; ``None`` for one that isn't asked for, or has no account yet."""
+        """Return user id and group id; ``None`` for an option that isn't given or an account that is missing."""
         return user_id(self.wanted.get("owner")), group_id(self.wanted.get("group"))
 
     def _is_right(self, found: os.stat_result) -> bool:
@@ -90,7 +89,7 @@ class DirectoryService(Service):
         )
         return wanted == (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
 
-    def _shown(self) -> str:
+    def _describe(self) -> str:
         return f"{self.wanted.get('owner', '')}:{self.wanted.get('group', '')} with mode {self.mode:04o}"
 
     def _apply(self) -> None:
@@ -105,7 +104,7 @@ class DirectoryService(Service):
             try:
                 found = os.fstat(descriptor)
                 if not self._is_right(found):
-                    check_changeable(self.path, descriptor, self._shown())
+                    check_changeable(self.path, descriptor, self._describe())
                     Ownership(
                         found.st_uid if owner is None else owner, found.st_gid if group is None else group, self.mode
                     ).give_to(descriptor)
@@ -116,7 +115,7 @@ class DirectoryService(Service):
 def read_mode(option: str, text: str) -> int:
     """Return the mode in an option.
 
-    :raises InvalidInput: no octal number, or an octal number without quotes.
+    :raises InvalidInput: the value is no octal number, or lacks quotes.
     """
     if re.fullmatch(r"0[0-7]{3,4}", text) is None:
         raise InvalidInput(option, text, "a quoted octal number such as '0755' is expected")
@@ -127,30 +126,30 @@ def check_changeable(path: str, descriptor: int, wanted: Ownership | str) -> Non
     """Refuse to change an open directory that another user could have put in its place.
 
     :arg wanted: the desired ownership, for the message.
-    :raises Conflict: another user than its owner could have put the directory there, to get rights in it.
+    :raises Conflict: a user other than the owner could have put the directory there, to get rights in it.
     """
     found = Ownership.of(os.fstat(descriptor))
     others = other_users(descriptor) - {found.uid}
     if others:
         whose = "any user" if ANYBODY in others else f"the user {user_name(min(others))}"
-        desired = wanted if isinstance(wanted, str) else _shown(wanted)
+        desired = wanted if isinstance(wanted, str) else _describe(wanted)
         raise Conflict(
-            f"The directory {path} belongs to {_shown(found)}, and {whose} could have put it there, so it is not "
+            f"The directory {path} belongs to {_describe(found)}, and {whose} could have put it there, so it is not "
             f"changed to {desired}: look at it, and do that by hand or remove it."
         )
 
 
-def _shown(state: Ownership) -> str:
+def _describe(state: Ownership) -> str:
     return f"{user_name(state.uid)}:{group_name(state.gid)} with mode {state.mode:04o}"
 
 
 def user_id(name: str | None) -> int | None:
-    """Return the id of a user by name or number; ``None`` without one, or where there is no such account."""
+    """Return the id of a user by name or number; ``None`` without a user, or where the account is missing."""
     return _id_of(name, lambda known: pwd.getpwnam(known).pw_uid)
 
 
 def group_id(name: str | None) -> int | None:
-    """Return the id of a group, like :func:`user_id`."""
+    """Return the id of a group by name or number; ``None`` without a group, or where the group is missing."""
     return _id_of(name, lambda known: grp.getgrnam(known).gr_gid)
 
 
@@ -164,7 +163,7 @@ def _id_of(name: str | None, look_up: Callable[[str], int]) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or its number where there is none."""
+    """Return the name of a user, or the number of a user without a name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -172,7 +171,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """Return the name of a group, like :func:`user_name`."""
+    """Return the name of a group, or the number of a group without a name."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

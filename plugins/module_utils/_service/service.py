@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The protocol of services: desired state of one resource, planned and committed. No service knows Ansible."""
+"""The protocol of services: desired state of one resource, planned and committed. No service imports Ansible."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .._core.plan import Action, Plan, nothing
 class Service:
     """Desired state of one resource.
 
-    Subclasses look at the world and plan; they change nothing outside the plan's actions.
+    Subclasses inspect the host and plan. They change nothing outside the plan's actions.
     """
 
-    #: Is given what goes on, one line a call.
+    #: A callable that gets each log line.
     log: Callable[[str], object] = staticmethod(str)
 
-    #: Whether nothing will be changed, and so nothing was by the tasks before.
+    #: Whether this is check mode, where this task and the tasks before change nothing.
     is_dry_run = False
 
-    #: Whether the plan is going to be run, so that nothing has to be tried for it.
+    #: Whether the plan will be run, so that planning needs no trial of an action.
     will_run = False
 
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
@@ -33,13 +33,14 @@ class Service:
         return contextlib.nullcontext()
 
     def recording(self, plan: Plan) -> contextlib.AbstractContextManager[Plan]:
-        """Return the transaction in which a normal run records: it returns the plan to record, which is ``plan`` where
-        nobody else can have changed anything since.
+        """Return the transaction in which a normal run records. It yields the plan to record.
+
+        That is ``plan`` itself where no other program can have changed the state since.
         """
         return contextlib.nullcontext(plan)
 
     def plan(self) -> Plan:
-        """Compare the world with the desired state. Must not change anything."""
+        """Compare the current state with the desired state, and change nothing."""
         raise NotImplementedError
 
     def dry_run(self) -> Plan:
@@ -53,14 +54,14 @@ class Service:
             return plan
 
     def plan_unknown(self) -> Plan:
-        """Return the plan of :meth:`dry_run` without any action, and with what is known of the result."""
+        """Return the plan of :meth:`dry_run` without any action, but with the known part of the result."""
         return Plan()
 
     def report_missing(self, plan: Plan, error: DependencyMissing, *, is_planned: bool = False) -> None:
-        """Raise the error, or in check mode warn of it.
+        """Raise the error, or in check mode warn of the error.
 
-        :arg is_planned: whether the plan has, or gets, the actions that need what is missing. Otherwise one stands for
-            them.
+        :arg is_planned: whether the plan has, or gets, the actions that need the missing object. Otherwise one action
+            stands for them.
         """
         if not self.is_dry_run:
             raise error
@@ -69,7 +70,7 @@ class Service:
             plan.actions.append(Action("not known yet", str(error), None, None, nothing))
 
     def converge(self) -> Plan:
-        """Bring about the desired state, and return what was done."""
+        """Reach the desired state, and return the plan that was run."""
         self.will_run = True
         with self.exclusive():
             return self.plan().run(self.recording)

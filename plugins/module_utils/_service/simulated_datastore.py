@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A simulated datastore on a test host, controlled by its command line, which prints JSON."""
+"""The service of a simulated datastore on a test host. The command line of the datastore prints JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .._core.records import dataclass, field
 from .._host.mount import mountinfo
 from .service import Service
 
-#: Default squash, the users whose requests become the anonymous user's, by profile.
+#: The default squash by profile: the users whose requests become the anonymous user's.
 _SQUASH = {"local": "none", "nfs3": "root", "nfs4.2": "root"}
-#: Settings that are sizes.
+#: Names of settings that are sizes.
 _SIZES = ("size", "max_file", "read", "write")
-#: Settings that belong to a state.
+#: Names of settings that belong to a state.
 _STATE = ("state", "client", "delay", "error")
 #: The defaults of a rule.
 _RULE = {"action": "error", "when": "before", "seed": 0, "error": "EIO", "delay": 1.0, "dirty": "keep"}
@@ -120,13 +120,13 @@ class Tool:
         return json.loads(run([self.executable, command, "--json", *words], timeout=120).stdout)
 
     def status(self) -> dict[str, Any] | None:
-        """Return the status of the datastore; ``None`` if it isn't mounted.
+        """Return the status of the datastore; ``None`` while it isn't mounted.
 
-        Other datastores aren't asked, because they may be starting or ending.
+        Other datastores get no request, because they may be starting or ending.
         """
         found = self.on("status")
         if not isinstance(found, dict):
-            raise CommandFailed(f"The command {self.executable!r} answered without a status.")
+            raise CommandFailed(f"The command {self.executable!r} returned no status.")
         return found.get(self.name)
 
     def on(self, command: str, *words: str) -> Any:
@@ -134,9 +134,9 @@ class Tool:
 
 
 class SimulatedDatastoreService(Service):
-    """Plans mounts, exports, settings and rules of one simulated datastore.
+    """Plan mounts, exports, settings and rules of one simulated datastore.
 
-    Nothing here looks at what is mounted: it may hang.
+    The service never accesses the mounts, because an access may hang.
     """
 
     def __init__(self, desired: SimulatedDatastoreSpec) -> None:
@@ -166,14 +166,14 @@ class SimulatedDatastoreService(Service):
                 raise InvalidInput(
                     "backing",
                     None,
-                    f"the simulated datastore {desired.name!r} isn't there yet, so the directory that holds its "
+                    f"the simulated datastore {desired.name!r} doesn't exist yet, so the directory that holds its "
                     "files is needed",
                 )
             if not desired.mounts and not desired.exports:
                 raise InvalidInput(
                     "mounts",
                     desired.mounts,
-                    f"the simulated datastore {desired.name!r} isn't there yet, so a mount or an export is needed",
+                    f"the simulated datastore {desired.name!r} doesn't exist yet, so a mount or an export is needed",
                 )
         elif (
             desired.backing is not None
@@ -228,7 +228,8 @@ class SimulatedDatastoreService(Service):
                     )
                 )
             elif not _is_mounted_as(now, mount):
-                # One step, so that the datastore keeps its settings. Who has files open there loses them.
+                # A single action, so that the datastore keeps its settings. Programs with open files on the mount lose
+                # them.
                 old = {
                     "client": client,
                     "path": now["mount_point"],
@@ -243,7 +244,7 @@ class SimulatedDatastoreService(Service):
                 )
         wanted = {str(mount["client"]) for mount in self.desired.mounts}
         for client, now in sorted(clients.items()):
-            # What a mount helper mounted is the business of whoever called mount(8).
+            # A mount by a mount helper belongs to the caller of mount(8).
             if client not in wanted and not now["by_helper"]:
                 plan.actions.append(
                     Action(
@@ -269,12 +270,12 @@ class SimulatedDatastoreService(Service):
         given = normalize(self.desired.settings or {})
         now = dict(status["settings"]) if status is not None else {}
         if given.get("client") is not None and status is not None:
-            # The state of one client, until the state of all is set.
+            # Earlier settings may be for one client, until the state is set for all clients.
             now.update(
                 {**status["state"], **status["state"]["clients"].get(given["client"], {}), "client": given["client"]}
             )
         elif "state" in given and status is not None and status["state"]["clients"]:
-            # That of all replaces those of some.
+            # The state of all clients replaces that of some.
             now["state"] = None
         wanted = {key: value for key, value in given.items() if not _holds(now.get(key), value)}
         if wanted.keys() & set(_STATE):
@@ -326,7 +327,9 @@ def _is_mounted_as(now: Mapping[str, Any], mount: Mapping[str, Any]) -> bool:
 
 
 def _leads_to(path: str, mount_point: str) -> bool:
-    """Return whether ``path`` is the mount point, which is never looked at: what is mounted there may hang."""
+    """Return whether ``path`` is the mount point. The mount point is never accessed, because its file system may
+    hang.
+    """
     for _link in range(40):  # as many as a path may have (path_resolution(7))
         directory, name = os.path.split(os.path.normpath(path))
         path = os.path.join(real_path(directory), name)
@@ -340,7 +343,7 @@ def _leads_to(path: str, mount_point: str) -> bool:
 
 
 def normalize(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Return settings as the program's status has them: sizes in bytes, and nothing for an empty list or mapping."""
+    """Return settings as the program's status has them: sizes in bytes, without empty lists and mappings."""
     found: dict[str, Any] = {name: _bytes(value) if name in _SIZES else value for name, value in settings.items()}
     if isinstance(found.get("quotas"), Sequence) and not isinstance(found["quotas"], str):
         found["quotas"] = [
@@ -353,7 +356,7 @@ def normalize(settings: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _bytes(value: object) -> object:
-    """Return the bytes of a text like ``64K``; anything else as it is."""
+    """Return the bytes of a text like ``64K``; any other value unchanged."""
     match = (
         re.fullmatch(r"([0-9]+)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
     )
@@ -361,7 +364,7 @@ def _bytes(value: object) -> object:
 
 
 def _holds(now: object, wanted: object) -> bool:
-    """Return whether a setting is as ``wanted``. Latencies of operations that aren't given may have any value."""
+    """Return whether a setting equals ``wanted``. A latency that isn't given may have any value."""
     if isinstance(wanted, Mapping) and isinstance(now, Mapping):
         return all(now.get(key) == value for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(now, list):
@@ -369,16 +372,16 @@ def _holds(now: object, wanted: object) -> bool:
             {key: value for key, value in each.items() if value is not None} if isinstance(each, Mapping) else each
             for each in wanted
         ]
-    # Nothing, no quota and no latency are the same.
+    # A missing value, no quota and no latency mean the same.
     return now == wanted or (not now and not wanted) or (isinstance(now, Mapping) and now == {"all": wanted})
 
 
 def _is_same_rule(now: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    """Return whether the rule ``now`` is ``rule``, which may leave out what is a default."""
+    """Return whether the rule ``now`` is ``rule``, which may lack values that are defaults."""
     wanted = {**_RULE, **rule}
     if isinstance(wanted.get("ops"), str):
         wanted["ops"] = wanted["ops"].split(",")
-    # The status leaves out what belongs to other actions.
+    # The status lacks the values of other actions.
     return all(now.get(key, _RULE.get(key)) == wanted.get(key) for key in {*now, *wanted} - {"matches", "hits"})
 
 

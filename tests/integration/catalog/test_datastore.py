@@ -81,8 +81,8 @@ def test_a_catalog_from_a_newer_version(virtiofs) -> None:
     assert (
         messages
         == [
-            f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one knows schema "
-            "3."
+            f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one supports "
+            "schema 3."
         ]
         * 4
     )

@@ -229,7 +229,7 @@ def test_a_catalog_of_a_newer_version_is_refused(path: str, opening) -> None:
         opening(path)
     assert (
         str(caught.value)
-        == f"The catalog {path} was written by a newer granary.vmstore (schema {newer}); this one knows schema "
+        == f"The catalog {path} was written by a newer granary.vmstore (schema {newer}); this one supports schema "
         f"{len(schema.MIGRATIONS)}."
     )
     assert Path(path).read_bytes() == before

@@ -73,7 +73,7 @@ def make_transaction(
 def test_planning_changes_nothing_and_running_does_all_phases_in_order() -> None:
     log: list[str] = []
     plan = Plan(actions=[action(log, "a"), action(log, "b")])
-    assert (plan.changed, plan.described()[0], log) == (
+    assert (plan.changed, plan.as_result()[0], log) == (
         True,
         {"name": "a", "subject": "subject", "before": None, "after": "a"},
         [],
@@ -179,7 +179,7 @@ def test_an_action_that_only_finishes_is_not_done_where_that_fails() -> None:
     log: list[str] = []
     with pytest.raises(PartlyDone) as raised:
         run(action(log, "a"), replace(action(log, "b", fails="finish"), record=nothing, prepare=()))
-    assert [one["name"] for one in raised.value.plan.described()] == ["a"]
+    assert [one["name"] for one in raised.value.plan.as_result()] == ["a"]
     with pytest.raises(NoSpace, match="^finish b failed.$"):
         run(replace(action(log, "b", fails="finish"), record=nothing, prepare=()))
 
@@ -246,7 +246,7 @@ def test_a_diff_has_what_changes_and_nothing_else() -> None:
         {"size": 0, "tags": ["x"], "note": "new", "parts": {"b": 5}, "flag": False},
     )
     plan = Plan(actions=[Action("change", "subject", before, after)])
-    assert plan.described() == [{"name": "change", "subject": "subject", "before": before, "after": after}]
+    assert plan.as_result() == [{"name": "change", "subject": "subject", "before": before, "after": after}]
 
 
 def test_a_diff_of_something_new_has_what_is_set() -> None:

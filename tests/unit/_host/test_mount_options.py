@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import (
-    differing,
+    find_differences,
     kernel_words,
     split_options,
     summarize,
@@ -128,7 +128,7 @@ def test_words_that_contradict_each_other_are_refused(words):
     ],
 )
 def test_live_and_desired_agree(options, super_options, words):
-    assert differing(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == set()
+    assert find_differences(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == set()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_live_and_desired_agree(options, super_options, words):
     ],
 )
 def test_live_and_desired_differ(options, super_options, words, expected):
-    assert differing(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == expected
+    assert find_differences(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == expected
 
 
 def test_words_for_mount_name_what_is_not_the_default_and_what_changes():

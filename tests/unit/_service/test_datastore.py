@@ -75,7 +75,7 @@ def test_defaults_of_a_new_datastore(run: Callable[..., Plan]) -> None:
 def test_check_mode_plans_the_same_and_makes_no_catalog(run: Callable[..., Plan], tmp_path: Path) -> None:
     planned = run(check=True, name="fs", **VIRTIOFS)
     assert os.listdir(tmp_path) == []
-    assert run(name="fs", **VIRTIOFS).described() == planned.described()
+    assert run(name="fs", **VIRTIOFS).as_result() == planned.as_result()
 
 
 def test_a_refused_wish_makes_no_catalog(run: Callable[..., Plan], tmp_path: Path) -> None:

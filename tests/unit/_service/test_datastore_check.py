@@ -107,8 +107,8 @@ def repair(run: Callable[..., Plan]) -> Callable[..., Plan]:
     def repaired(**given: object) -> Plan:
         planned = run(check=True, repair=True, **given)
         plan = run(repair=True, **given)
-        assert (plan.described(), plan.result) == (planned.described(), planned.result)
-        assert run(repair=True, **given).described() == []
+        assert (plan.as_result(), plan.result) == (planned.as_result(), planned.result)
+        assert run(repair=True, **given).as_result() == []
         return plan
 
     return repaired

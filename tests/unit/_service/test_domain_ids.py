@@ -44,7 +44,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def allocate(etc: Path) -> Callable[..., int]:
     def one(uuid: str, *used: IdMap, action: Action | None = None) -> int:
         ids = DomainIds(uuid, f"name of {uuid}", USER, used, str(etc))
-        Plan(actions=ids.granted_with(action)).run()
+        Plan(actions=ids.prepend_to(action)).run()
         return ids.map.target
 
     return one
@@ -58,7 +58,7 @@ def lines(etc: Path) -> list[str]:
 def test_each_domain_has_its_own_and_keeps_it(allocate: Callable, etc: Path) -> None:
     assert [allocate("a"), allocate("b"), allocate("a")] == [A, B, A]
     assert lines(etc) == [f"{USER}:100000:65536", f"{USER}:{A}:65536", f"{USER}:{B}:65536", "# kept"]
-    assert DomainIds("a", "a", USER, [], str(etc)).granted_with(None) == []
+    assert DomainIds("a", "a", USER, [], str(etc)).prepend_to(None) == []
 
 
 def test_what_somebody_has_is_not_allocated(allocate: Callable, etc: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_first_range_that_holds_them_all_is_for_everybody(allocate: Callable, 
 def test_an_entry_that_was_removed_is_written_again(allocate: Callable, etc: Path) -> None:
     allocate("a")
     (etc / "subgid").write_text(f"{USER}:100000:65536\n")
-    [action] = DomainIds("a", "a", USER, [], str(etc)).granted_with(None)
+    [action] = DomainIds("a", "a", USER, [], str(etc)).prepend_to(None)
     assert (action.name, action.after) == ("grant subordinate ids", f"{USER}:{A}:65536")
     action.record()
     assert f"{USER}:{A}:65536\n" in (etc / "subgid").read_text()
@@ -91,7 +91,7 @@ def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> N
     with pytest.raises(Conflict, match="^no$"):
         allocate("a", action=Action("add", "x", None, None, fail))
     assert (lines(etc), read_allocations()) == (before, {})
-    done = Plan(actions=DomainIds("a", "a", USER, [], str(etc)).granted_with(Action("add", "x", None, None))).run()
+    done = Plan(actions=DomainIds("a", "a", USER, [], str(etc)).prepend_to(Action("add", "x", None, None))).run()
     assert done.take_back() == []
     assert (lines(etc), read_allocations()) == (before, {})
 
@@ -99,11 +99,11 @@ def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> N
 def test_another_user_takes_the_range_over(allocate: Callable, etc: Path) -> None:
     allocate("a")
     before = lines(etc)
-    [action] = DomainIds("a", "a", "another", [], str(etc)).granted_with(None)
+    [action] = DomainIds("a", "a", "another", [], str(etc)).prepend_to(None)
     plan = Plan(actions=[action]).run()
     assert lines(etc) == [f"{USER}:100000:65536", "# kept", f"another:{A}:65536"]
     assert read_allocations()["a"].user == "another"
-    assert DomainIds("a", "a", "another", [], str(etc)).granted_with(None) == []
+    assert DomainIds("a", "a", "another", [], str(etc)).prepend_to(None) == []
     assert plan.take_back() == []
     assert (lines(etc), read_allocations()["a"].user) == (before, USER)
 

@@ -88,7 +88,7 @@ def test_a_restart_only_when_it_is_asked_for_and_needed(
     }
     assert number() == first
     done = service(restart="when_needed").converge()
-    assert done.described() == checked.described()
+    assert done.as_result() == checked.as_result()
     assert (done.result["restart_required"], done.result["restart_reasons"]) == (False, [])
     assert number() != first
     assert "<target dir='t'/>" in running.XMLDesc()

@@ -126,7 +126,7 @@ class Store:
         check = self.image(True, **given)
         assert self.tree() == before
         done = self.image(False, **given)
-        assert (check.described(), check.warnings) == (done.described(), done.warnings)
+        assert (check.as_result(), check.warnings) == (done.as_result(), done.warnings)
         return done.result["image"]["path"]
 
 
@@ -460,8 +460,8 @@ def test_a_change_of_snapshots_that_does_not_fit(store: Store, image_format: str
     if state != "flattened" or image_format == "raw":
         subprocess.run(["mount", "-o", "remount,size=128m", store.small], check=True)
         assert (
-            store.run("image_snapshot", True, **given).described()
-            == store.run("image_snapshot", False, **given).described()
+            store.run("image_snapshot", True, **given).as_result()
+            == store.run("image_snapshot", False, **given).as_result()
             != []
         )
 

@@ -106,7 +106,7 @@ def test_defaults_of_a_new_image(new: Callable[..., Plan], data: Path) -> None:
 def test_check_mode_plans_the_same(new: Callable[..., Plan], path: str) -> None:
     planned = new(check=True)
     assert image_info({"catalog": path, "name": None, "datastore": None}) == {"images": []}
-    assert new().described() == planned.described()
+    assert new().as_result() == planned.as_result()
 
 
 def test_the_resolved_path_is_what_is_stored(new: Callable[..., Plan], data: Path, tmp_path: Path) -> None:

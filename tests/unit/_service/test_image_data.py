@@ -146,7 +146,7 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
     assert stored() == []
     assert planned.result["image"]["size_mb"] == 2
     done = new()
-    assert (done.described(), len(stored())) == (planned.described(), 1)
+    assert (done.as_result(), len(stored())) == (planned.as_result(), 1)
     assert new(check=True).actions == []
 
 
@@ -307,7 +307,7 @@ def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
     }
     planned = run(check=True, **given)
     done = run(**given)
-    assert planned.described() == done.described()
+    assert planned.as_result() == done.as_result()
     image = done.result["image"]
     assert [planned.result["image"][name] for name in ("size_mb", "format", "path")] == [16, "qcow2", None]
     found = info(image["path"])
@@ -322,7 +322,7 @@ def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
 def test_a_clone(new: Run, run: Run, source: Path, stored: Callable[[], list[str]]) -> None:
     new(driver="qcow2")
     given = {"name": "y", "datastore": "default", "clone_from": "x"}
-    assert run(check=True, **given).described() == run(**given).described()
+    assert run(check=True, **given).as_result() == run(**given).as_result()
     images = run(name="x").result["image"], run(name="y").result["image"]
     assert [(one["type"], one["format"], one["size_mb"]) for one in images] == [("os", "qcow2", 2)] * 2
     assert images[1]["origin"] == "image:x"
@@ -475,7 +475,7 @@ def test_a_url(run: Run, source: Path, url: str, path: str) -> None:
     given = {"name": "x", "datastore": "default", "type": "os", "url": f"{url}/{source.name}?token=secret"}
     planned = run(check=True, **given)
     done = run(**given)
-    assert planned.described() == done.described()
+    assert planned.as_result() == done.as_result()
     assert Path(done.result["image"]["path"]).read_bytes() == source.read_bytes()
     assert b"secret" not in Path(path).read_bytes()
     assert run(**given).actions == []
@@ -561,7 +561,7 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     planned = new(path=str(other), force=True, check=True)
     done = new(path=str(other), force=True)
     assert names(done) == ["replace data of image"]
-    assert planned.described() == done.described()
+    assert planned.as_result() == done.as_result()
     image = done.result["image"]
     assert (image["id"], Path(image["path"]).read_bytes()) == (first["id"], other.read_bytes())
     assert stored() == [image["path"]]
@@ -656,7 +656,7 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     os.unlink(new().result["image"]["path"])
     with pytest.raises(
         NotFound,
-        match="^The data of the image 'x' is not at .*: say with path, url, clone_from or size how to make it again",
+        match="^The data of the image 'x' is not at .*: give path, url, clone_from or size to make it again",
     ):
         run(name="x")
     done = new()
@@ -948,7 +948,7 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
     ]
     planned = run(images=images, check=True)
     done = run(images=images)
-    assert planned.described() == done.described()
+    assert planned.as_result() == done.as_result()
     assert [image["id"] for image in done.result["images"]] == list(range(7))
     assert len(stored()) == 7
     assert run(images=images).actions == []
@@ -977,7 +977,7 @@ def test_what_can_not_be_made_keeps_nothing_else_from_being_made(
         run(images=[bad, clone, good])
     assert str(caught.value).startswith("images[0] (bad): md5: '0000")
     assert "images[1] (clone): clone_from: " in str(caught.value)
-    assert [action["subject"] for action in caught.value.plan.described()] == ["good"]
+    assert [action["subject"] for action in caught.value.plan.as_result()] == ["good"]
     assert run(images=[good]).actions == []
     assert len(stored()) == 1
 

@@ -156,7 +156,7 @@ def test_the_same_checksum_is_the_same_data_wherever_it_came_from(
     mirror = "https://mirror-2.invalid/x.img"
     given = {"name": "x", "url": mirror, "checksum": checksum(source), "force": force}
     planned, plan = run(True, **given), run(**given)
-    assert (planned.described(), done(plan)) == (plan.described(), [("update image", "x")])
+    assert (planned.as_result(), done(plan)) == (plan.as_result(), [("update image", "x")])
     image = plan.result["image"]
     assert (image["path"], image["origin"], image["origin_checksum"]) == (first["path"], mirror, checksum(source))
     assert Path(first["path"]).read_bytes().startswith(b"written by a domain")
@@ -207,7 +207,7 @@ def test_an_empty_image_grows_and_keeps_its_data(run: Run, image_format: str, fo
     qemu("qemu-io", "-f", image_format, "-c", "write -P 7 0 4M", path)
     given.update(size=9, force=force)
     planned, plan = run(True, **given), run(**given)
-    assert (planned.described(), done(plan), plan.warnings) == (plan.described(), [("grow image", "b")], [])
+    assert (planned.as_result(), done(plan), plan.warnings) == (plan.as_result(), [("grow image", "b")], [])
     image = plan.result["image"]
     assert (image["path"], image["size_mb"], planned.result["image"]["size_mb"]) == (path, 9, 9)
     assert '"virtual-size": 9437184' in qemu("qemu-img", "info", "-f", image_format, "--output=json", path)
@@ -411,7 +411,7 @@ def elsewhere(catalog: str, tmp_path: Path) -> Path:
 def test_a_clone_in_a_datastore_anywhere_on_the_host(run: Run, clone: Path, elsewhere: Path, driver: str) -> None:
     given = {"name": "there", "datastore": "elsewhere", "clone_from": "web", "driver": driver}
     planned, plan = run(True, **given), run(**given)
-    assert planned.described() == plan.described()
+    assert planned.as_result() == plan.as_result()
     path = plan.result["image"]["path"]
     assert os.path.dirname(path) == str(elsewhere)
     qemu("qemu-img", "compare", "-f", driver, "-F", "raw", path, clone)

@@ -210,7 +210,7 @@ def test_check_run_run_again_and_check_again(run: Run, serve: Serve) -> None:
     )
     assert site.paths() == ["/SHA256SUMS", "/a.img"]
     done = run(**wish)
-    assert done.described() == planned.described()
+    assert done.as_result() == planned.as_result()
     assert (data(done), done.result["image"]["checksum"]) == (disk(1), f"sha256:{sha256(disk(1))}")
     assert site.paths() == ["/SHA256SUMS", "/a.img"]
     for check in (False, True):

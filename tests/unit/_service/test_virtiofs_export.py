@@ -212,7 +212,7 @@ def test_the_diff_shows_the_device_and_no_secret(define: Callable, service: Call
     define()
     plan = service().plan()
     assert '<target dir="t" />' in plan.actions[0].after
-    assert "secret" not in json.dumps(plan.diff() + plan.described())
+    assert "secret" not in json.dumps(plan.diff() + plan.as_result())
 
 
 def test_an_option_that_isnt_given_stays_and_one_that_is_changes(define: Callable, service: Callable) -> None:
@@ -320,7 +320,7 @@ def test_a_later_step_that_fails_puts_the_old_definition_back(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"domain": "nope"}, NotFound, "domain: libvirt knows no domain with the name or UUID 'nope'"),
+        ({"domain": "nope"}, NotFound, "domain: libvirt has no domain with the name or UUID 'nope'"),
         ({"source": "relative"}, InvalidInput, "source: 'relative'"),
         ({"source": "/etc"}, PathNotAllowed, "source: '/etc'"),
         ({"source": "/"}, PathNotAllowed, "source: '/'"),

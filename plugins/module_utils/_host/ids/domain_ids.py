@@ -20,10 +20,10 @@ from .subid import SubidRange
 
 ALLOCATIONS = os.path.join(DIRECTORY, "domain_ids.json")
 
-#: Ids of one domain: as many as the spec gives to all domains together.
+#: Number of ids of one domain: as many as the spec gives to all domains together.
 COUNT = 65536
 
-#: First and last id that a domain can get on a host that takes subordinate ids from files. useradd(8) allocates up to
+#: Bounds of the ids that a domain can get on a host that takes subordinate ids from files. useradd(8) allocates up to
 #: 600100000, systemd-nspawn up to 1879048191, and systemd keeps 2147352576 for files of other hosts (systemd:
 #: docs/UIDS-GIDS.md).
 FIRST, LAST = 1879048192, 2147352575
@@ -47,7 +47,7 @@ class DomainRange:
 def read_allocations() -> dict[str, DomainRange]:
     """Return the allocated ranges by UUID of their domain.
 
-    :raises FileAccessFailed: the file can't be read, or holds something else.
+    :raises FileAccessFailed: the file can't be read, or its content is invalid.
     """
     text = read_text(ALLOCATIONS)
     try:
@@ -72,11 +72,11 @@ def write_allocations(allocations: Mapping[str, DomainRange]) -> None:
 def choose_start(uuid: str, pool: Sequence[tuple[int, int]], taken: Iterable[tuple[int, int]]) -> int | None:
     """Return the first id of a free range; ``None`` when no range is free.
 
-    The search begins at a place that the UUID decides. So a domain gets the same ids on every host, and gets them again
-    after its exports were removed, unless another domain has them.
+    The UUID determines the start of the search. So a domain gets the same ids on every host, and gets them again after
+    its exports were removed, unless another domain has them.
 
     :arg pool: the ids to choose from, each entry a first id and a count.
-    :arg taken: ids that somebody has, likewise.
+    :arg taken: the ids in use, in the same form.
     """
     starts = [start for first, count in pool for start in range(first, first + count - COUNT + 1, COUNT)]
     used = list(taken)

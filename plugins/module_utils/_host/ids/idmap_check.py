@@ -15,7 +15,7 @@ from ..._model.idmap import IdMap
 from . import subid
 from .domain_ids import read_allocations
 
-#: The spec's range, named in the line to add where a user has none.
+#: The spec's range. A message contains it in the line to add for a user without a range.
 SPEC_RANGE = (100000, 65536)
 
 
@@ -26,7 +26,7 @@ def check_account(user: str) -> None:
     """
     try:
         pwd.getpwnam(user)
-    except (KeyError, ValueError) as error:  # ValueError: no name of an account can be like this
+    except (KeyError, ValueError) as error:  # ValueError: the name of an account never has this form
         raise DependencyNotFound(
             f"service_user: this host has no account {user!r}; the role granary.vmstore.hypervisor makes it."
         ) from error
@@ -46,8 +46,8 @@ def check_tools() -> None:
 
 
 def default_map(user: str, kind: str, etc: str = "/etc") -> IdMap:
-    """Return the map of a user without a map of its own: guest id 0 on the first id of the user's first range that is
-    no domain's, for the whole of that range.
+    """Return the map of a user without a map of its own: guest id 0 on the first id of the user's first range that
+    belongs to no domain, for the whole of that range.
 
     :arg kind: ``uid`` or ``gid``.
     :raises DependencyNotFound: the user has no range; the message has the line to add.
@@ -84,7 +84,7 @@ def _remedy(user: str, kind: str, start: int, count: int, etc: str) -> str:
 
 
 def is_covered(ranges: Sequence[subid.SubidRange], start: int, count: int) -> bool:
-    """Return whether ``ranges`` together hold ``count`` ids from ``start`` on, as newuidmap(1) asks."""
+    """Return whether ``ranges`` together hold ``count`` ids from ``start`` on, which newuidmap(1) requires."""
     position, end = start, start + count
     while position < end:
         holding = [found for found in ranges if found.holds(position, 1)]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Other users of this host with ids that a guest's ids are mapped to. They may have got them after the export."""
+"""Other users of this host with ids that a guest's ids are mapped to. Such users may be created after the export."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from . import subid
 
 def other_owners(user: str, kind: str, maps: Sequence[IdMap], etc: str = "/etc") -> list[str]:
     """Return the other users' subordinate ranges that overlap the host's side of ``maps``, and the accounts or groups
-    with an id in there.
+    with an id there.
 
-    Other users' ranges are read from files only. An NSS source shows those of one user at a time, and is trusted to
-    give no id twice.
+    Other users' ranges are read from files only. An NSS source returns the ranges of one user at a time, and is trusted
+    to give no id twice.
 
     :arg user: the owner of the maps' ids.
     :arg kind: ``uid`` or ``gid``.
@@ -45,7 +45,7 @@ def accounts_within(kind: str, ranges: Sequence[subid.SubidRange]) -> list[str]:
 
 
 def accounts(kind: str) -> list[tuple[str, str, int]]:
-    """Return what NSS lists: ``account`` or ``group``, its name and its id."""
+    """Return the entries of NSS: ``account`` or ``group``, its name and its id."""
     if kind == "uid":
         return [("account", one.pw_name, one.pw_uid) for one in pwd.getpwall()]
     return [("group", one.gr_name, one.gr_gid) for one in grp.getgrall()]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The locks the shadow suite takes before it writes a file in /etc (lckpwdf(3), and ``commonio_lock`` of
+"""The locks that the shadow suite takes before it writes a file in /etc (lckpwdf(3), and ``commonio_lock`` of
 shadow-utils).
 """
 
@@ -20,13 +20,14 @@ from ..._core.locks import locked, retry_until
 
 @contextlib.contextmanager
 def shadow_lock(*paths: str, deadline: float = 30) -> Iterator[None]:
-    """Keep useradd(8), usermod(8) and the like away from ``paths`` (all in one directory) for the length of a block.
+    """Lock ``paths`` (all in one directory) against useradd(8), usermod(8) and similar programs for the length of a
+    block.
 
-    Takes the fcntl(2) lock on ``.pwd.lock`` and then, for each path, ``<path>.lock``, a hard link to a file with our
-    process id.
+    The block holds the fcntl(2) lock on ``.pwd.lock`` and, for each path, ``<path>.lock``, a hard link to a file with
+    our process id.
 
     :arg deadline: seconds for each lock.
-    :raises LockTimeout: another program held one all that time.
+    :raises LockTimeout: another program held a lock all that time.
     """
     with contextlib.ExitStack() as held:
         directory = os.path.dirname(paths[0])
@@ -66,7 +67,8 @@ def _link(own: str, lock: str) -> bool:
     except FileExistsError:
         if not _is_stale(lock):
             return False
-    # Its process is gone. We hold .pwd.lock, so no other program of the suite is taking over the same stale lock.
+    # The process in the lock file has ended. We hold .pwd.lock, so no other program of the suite replaces the same
+    # stale lock.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(lock)
     return False
@@ -75,7 +77,7 @@ def _link(own: str, lock: str) -> bool:
 def _is_stale(lock: str) -> bool:
     holder = read_text(lock).strip("\0\n ")
     if not holder.isdigit() or int(holder) == 0:
-        return False  # not written by the shadow suite: leave it alone
+        return False  # the shadow suite didn't write the file, so the file stays
     try:
         os.kill(int(holder), 0)
     except ProcessLookupError:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Subordinate id ranges: the files of subuid(5) and subgid(5), and the ranges that NSS returns."""
+"""Subordinate id ranges, in the files of subuid(5) and subgid(5) or from NSS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ FILES = {"uid": "subuid", "gid": "subgid"}
 
 @dataclass(frozen=True)
 class SubidRange:
-    """``count`` ids from ``start`` on that ``owner`` (a login name or a decimal uid) may use in user namespaces."""
+    """A range of ``count`` ids from ``start`` on that ``owner`` (a login name or a decimal uid) may use in user
+    namespaces.
+    """
 
     owner: str
     start: int
@@ -45,8 +47,8 @@ def parse_line(line: str) -> SubidRange | None:
     """Return the range in a line of subuid(5); ``None`` for a comment, a blank line, or a line that the shadow suite
     ignores, too.
 
-    The shadow suite takes numbers as strtoull(3) with base 0 reads them, nothing behind them, and ignores further
-    fields (shadow, lib/subordinateio.c).
+    The shadow suite accepts numbers like strtoull(3) with base 0, without a rest, and ignores further fields (shadow,
+    lib/subordinateio.c).
     """
     owner, *numbers = line.rstrip("\n").split(":")[:3]
     if len(numbers) != 2 or re.fullmatch(r"[^#\s]\S*", owner) is None:
@@ -63,8 +65,8 @@ def _number(text: str) -> int | None:
 
 
 def find_free_start(count: int, taken: Sequence[SubidRange], limits: tuple[int, int]) -> int | None:
-    """Return the first of ``count`` ids in a row that are in none of ``taken``, as useradd(8) searches; ``None``
-    without so many.
+    """Return the first of ``count`` ids in a row that are in none of ``taken``, by the search of useradd(8). Return
+    ``None`` without so many free ids.
 
     :arg limits: the lowest and the highest id.
     """
@@ -95,8 +97,8 @@ def parse(text: str) -> list[SubidRange]:
 
 
 def owner_names(user: str) -> set[str]:
-    """Return the names under which ``user``, a login name or a decimal uid, may own a range: both, when the account
-    exists (subuid(5)).
+    """Return the names under which ``user``, a login name or a decimal uid, may own a range. For an existing
+    account, these are both (subuid(5)).
     """
     account = _account(user)
     return {user} if account is None else {user, account.pw_name, str(account.pw_uid)}
@@ -115,13 +117,14 @@ def _account(user: str) -> pwd.struct_passwd | None:
 
 
 def replace_entries(text: str, owners: set[str], ranges: Sequence[SubidRange]) -> str:
-    """Return ``text`` with the ranges of ``owners`` replaced by ``ranges``: at the place of the first, else at the end.
+    """Return ``text`` with the ranges of ``owners`` replaced by ``ranges``, at the place of the first range or at the
+    end.
 
-    Every other line, comment and line ending stays as it is.
+    Every other line, comment and line ending is unchanged.
     """
     kept: list[str] = []
     place: int | None = None
-    # A line feed alone ends a line there; str.splitlines has ten other characters.
+    # Only a line feed ends a line there. str.splitlines accepts ten other characters.
     for line in re.findall(r"[^\n]*\n|[^\n]+", text):
         found = parse_line(line)
         if found is not None and found.owner in owners:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Mount and remount through mount(8), and unmount through umount2(2), by descriptors."""
+"""Mount and remount by mount(8), and unmount by umount2(2), each with descriptors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..._core.paths import is_within
 from .mountinfo import Mount
 from .point import hold, mount_id, open_held
 
-#: umount(8) follows a symbolic link, and would wait for a server that hangs: in a process of its own, umount2(2) can be
-#: given up.
+#: umount(8) follows a symbolic link, and waits for a server that hangs. So umount2(2) runs in a process of its own,
+#: which can be left behind.
 _UNMOUNT = """
 import ctypes, os, sys
 UMOUNT_NOFOLLOW = 8
@@ -32,9 +32,9 @@ if libc.umount2(os.fsencode(sys.argv[1]), UMOUNT_NOFOLLOW):
 
 
 def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) -> None:
-    """Mount ``source`` with exactly ``options``; fstab isn't read.
+    """Mount ``source`` with exactly ``options``. fstab isn't read.
 
-    :raises StaleState: the mount point was replaced, or something was mounted on it, after it was checked.
+    :raises StaleState: the mount point was replaced, or hidden by another mount, after it was checked.
     :raises CommandFailed: mount(8) refused.
     """
     with hold(mount_point) as (parent, name):
@@ -48,11 +48,12 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
 
 
 def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None:
-    """Give the mount ``options``; those not named are reset or stay, as mount(8) likes, so name each that changes.
+    """Change the options of the mount to ``options``. Name every option that must change, because mount(8) may keep or
+    reset the others.
 
-    :arg superblock: change the superblock too, and so every other mount of the same file system.
-    :raises StaleState: something else is mounted there now.
-    :raises Conflict: it is busy, for example a file is open for writing and ``ro`` is asked for.
+    :arg superblock: whether the superblock is changed too, and so every other mount of the same file system.
+    :raises StaleState: the mount was replaced by another one.
+    :raises Conflict: the mount is busy, for example because a file is open for writing and ``ro`` is requested.
     """
     words = ["remount" if superblock else "remount,bind", *options]
     with hold(mounted.mount_point) as (parent, name):
@@ -65,14 +66,14 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
 def unmount(mounted: Mount) -> None:
     """Unmount exactly this mount.
 
-    :raises StaleState: something else is mounted there now.
-    :raises Conflict: it is busy.
+    :raises StaleState: the mount was replaced by another one.
+    :raises Conflict: the mount is busy.
     """
     with hold(mounted.mount_point) as (parent, name):
         with open_held(parent, name) as directory:
             _check_same(mounted, mount_id(directory))
-        # An open descriptor makes a mount busy, so the mount is named here. Only root can mount anything else under
-        # that name.
+        # An open descriptor makes a mount busy, so the mount is identified by its path. Only root can mount another
+        # file system on that path.
         argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)]
         completed = run(argv, files={parent: os.path.dirname(mounted.mount_point)}, accept=None)
     _raise_failure("umount", mounted.mount_point, completed)
@@ -95,7 +96,7 @@ def is_connected(mount_point: str) -> bool:
         completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
     except CommandFailed as error:
         raise CommandFailed(
-            f"The mount on {mount_point} did not answer within 10 seconds: its server hangs, or is very busy."
+            f"The mount on {mount_point} did not respond within 10 seconds: its server hangs, or is very busy."
         ) from error
     return "Transport endpoint is not connected" not in completed.stderr
 
@@ -103,7 +104,7 @@ def is_connected(mount_point: str) -> bool:
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
     """Return the processes that have a working directory, a root or an open file on the mount: ``bash (712)``.
 
-    Doesn't touch the mount itself.
+    The mount itself isn't accessed.
     """
     users = []
     for process in sorted((name for name in os.listdir(proc) if name.isdigit()), key=int):
@@ -122,12 +123,14 @@ def _links(directory: str) -> list[str]:
     for link in links:
         with contextlib.suppress(OSError):
             targets.append(os.readlink(link))
-    return [target for target in targets if target.startswith("/")]  # the others are sockets, pipes and the like
+    return [
+        target for target in targets if target.startswith("/")
+    ]  # the other descriptors are sockets, pipes and the like
 
 
 def _mount(fstype: str, source: str, mount_point: str, directory: int, options: Sequence[str]) -> Completed:
-    # With --no-canonicalize and the "." mount(8) hands the descriptor to the kernel instead of a path, in which it
-    # would follow links again.
+    # With --no-canonicalize and ".", mount(8) passes the descriptor to the kernel. With a path, the kernel would follow
+    # links again.
     argv = [
         "mount",
         "--no-canonicalize",
@@ -142,7 +145,7 @@ def _mount(fstype: str, source: str, mount_point: str, directory: int, options: 
 
 
 def _raise_failure(command: str, mount_point: str, completed: Completed) -> None:
-    """Raise the error for the exit code of a command. The reason comes first, advice after it."""
+    """Raise the error for the exit code of a command. In its message, the reason precedes the advice."""
     if completed.returncode == 0:
         return
     reason = re.sub(rf"^{command}: ", "", (completed.stderr.strip().splitlines() or ["it gave no reason"])[0]).rstrip(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A type of file systems: the part of a mount that another type does in another way."""
+"""A type of file systems, with the operations of a mount that depend on the type."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .options import OptionRules
 
 
 class FileSystemType:
-    """A type of file systems that can be mounted. Everything else about mounts is the same for all types.
+    """A type of file systems that can be mounted. All other operations of mounts are independent of the type.
 
-    By default, every kernel has the type, and mount(8) alone knows what can be mounted.
+    By default, every kernel supports the type, and only mount(8) checks the source.
     """
 
-    #: The type as fstab and the kernel's table of mounts have it.
+    #: The name of the type in fstab and in the kernel's table of mounts.
     name: str
-    #: The user's word for the source of a mount, also its name in results: ``tag``.
+    #: The user's word for the source of a mount, such as ``tag``, which is also the name of the source in results.
     source_noun: str
     options: OptionRules
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The table of mounts to make at boot, fstab(5)."""
+"""The table of mounts at boot, fstab(5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .options import split_options
 
 @dataclass(frozen=True)
 class FstabEntry:
-    """One line, unescaped; ``line`` is its number from 1 on, 0 for one that isn't in the file."""
+    """An unescaped line of fstab. ``line`` is its number from 1 on; 0 for an entry outside of the file."""
 
     source: str
     mount_point: str
@@ -37,12 +37,12 @@ class FstabEntry:
         )
 
     def means(self, other: FstabEntry) -> bool:
-        """Return whether two entries make the same mount: the order of options, the words for defaults and cloud-init's
-        mark don't matter.
+        """Return whether two entries make the same mount. The order of options, the words for defaults and
+        cloud-init's mark are ignored.
         """
-        return self._meaning() == other._meaning()
+        return self._normalize() == other._normalize()
 
-    def _meaning(self) -> tuple[object, ...]:
+    def _normalize(self) -> tuple[object, ...]:
         return (
             self.source,
             self.mount_point,
@@ -59,7 +59,7 @@ def escape(field: str) -> str:
 
 
 def parse(text: str) -> list[FstabEntry]:
-    """Return the entries of an fstab; comments, blank lines and lines with less than three fields are none."""
+    """Return the entries of an fstab, without comments, blank lines and lines with less than three fields."""
     return [
         found for number, line in enumerate(text.split("\n"), 1) if (found := _parse_line(line, number)) is not None
     ]
@@ -71,7 +71,7 @@ def _parse_line(line: str, number: int) -> FstabEntry | None:
     if line.startswith("#") or len(fields) < 3:
         return None
     source, mount_point, fstype, options, dump, check = [*fields, *["defaults", "0", "0"][len(fields) - 3 :]][:6]
-    # A trailing slash or a doubled one is the same directory.
+    # Paths with a trailing or a doubled slash are the same directory.
     point = re.sub(r"/+", "/", unescape(mount_point))
     return FstabEntry(
         unescape(source),
@@ -85,10 +85,9 @@ def _parse_line(line: str, number: int) -> FstabEntry | None:
 
 
 def replace_entries(text: str, old: Sequence[FstabEntry], new: FstabEntry | None) -> str:
-    """Return ``text`` with the entries ``old``, read from it, replaced by ``new``: at the place of the first, else at
-    the end.
+    """Return ``text`` with its entries ``old`` replaced by ``new``, at the place of the first old entry or at the end.
 
-    Every other line stays as it is, byte for byte.
+    Every other line is unchanged, byte for byte.
     """
     lines = text.split("\n")
     ended = lines[-1] == ""
@@ -113,7 +112,7 @@ def write(path: str, text: str | None) -> str | None:
 
     :arg text: ``None`` removes the file.
     :return: a warning if systemd couldn't read the file.
-    :raises NoSpace, FileAccessFailed: the file is as before.
+    :raises NoSpace, FileAccessFailed: the old file stays.
     """
     if text is None:
         remove_durably(path)

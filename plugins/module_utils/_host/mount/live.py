@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Live mounts with exactly the desired settings. A mount that gets others is taken back."""
+"""Live mounts with exactly the desired settings. A mount with other settings is undone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..._core.errors import CommandFailed, Conflict, StaleState
 from . import commands
 from .file_system import FileSystemType
 from .mountinfo import Mount, mounts_at, read_mounts, visible
-from .options import differing, kernel_words
+from .options import find_differences, kernel_words
 
 
 def require_single(mounts: Sequence[Mount], path: str, fstype: str) -> Mount:
@@ -51,12 +51,12 @@ def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping
         raise file_system.explain(error, source, path) from error
     try:
         mounted = _last(path)
-        # Another mount of the source was there first, and shares its superblock.
+        # An earlier mount of the source shares its superblock.
         if settings["access"] == "rw" and "ro" in mounted.super_options:
             commands.remount(mounted, kernel_words(settings, ["access"]), superblock=True)
         _require_settings(file_system, path, settings)
     except BaseException:
-        # Where a directory above was renamed meanwhile, the mount is at another path.
+        # If a parent directory was renamed meanwhile, the mount is at another path.
         for made in read_mounts():
             if made.mount_id not in before and (made.fstype, made.source) == (file_system.name, source):
                 commands.unmount(made)
@@ -66,13 +66,13 @@ def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping
 def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:
     """Change the settings of a mount from ``before`` to ``after``.
 
-    :arg live: the mount as it was found first.
-    :raises StaleState: something else is mounted there now.
+    :arg live: the mount before the change.
+    :raises StaleState: the mount was replaced by another one.
     :raises Conflict: the mount is busy.
     :raises CommandFailed: mount(8) refused, or the kernel has other settings. The mount has its old settings then.
     """
-    changes = differing(before, after)
-    # A superblock that is read-only is so for every mount of the source. The rest is a matter of this mount alone.
+    changes = find_differences(before, after)
+    # A read-only superblock is read-only for every mount of the source. All other settings belong to this mount alone.
     superblock = "access" in changes and "ro" in live.super_options
     commands.remount(live, kernel_words(after, changes), superblock=superblock)
     try:
@@ -83,12 +83,12 @@ def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str],
 
 
 def unmount_last(path: str) -> None:
-    """Unmount what is mounted last on ``path``."""
+    """Unmount the last mount on ``path``."""
     commands.unmount(_last(path))
 
 
 def _last(path: str) -> Mount:
-    """Return what is mounted last on ``path``."""
+    """Return the last mount on ``path``."""
     here = mounts_at(read_mounts(), path)
     if not here:
         raise StaleState(
@@ -100,7 +100,7 @@ def _last(path: str) -> Mount:
 def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[str, str]) -> None:
     mounted = _last(path)
     found = file_system.settings_of(mounted)
-    changes = sorted(differing(found, settings))
+    changes = sorted(find_differences(found, settings))
     if changes:
         got, desired = (", ".join(repr(one[setting]) for setting in changes) for one in (found, settings))
         raise CommandFailed(

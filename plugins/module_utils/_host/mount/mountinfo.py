@@ -18,10 +18,10 @@ from .options import split_options
 
 @dataclass(frozen=True)
 class Mount:
-    """One mount.
+    """A mount in the table.
 
-    ``options`` are its own, ``super_options`` those of the superblock it shows; ``root`` is the directory of the file
-    system that is mounted.
+    ``options`` are its own, ``super_options`` those of its superblock; ``root`` is the directory of the file system
+    that is mounted.
     """
 
     mount_id: int
@@ -82,9 +82,10 @@ def mounts_at(mounts: Sequence[Mount], path: str) -> list[Mount]:
 
 
 def visible(mounts: Sequence[Mount], path: str) -> list[Mount]:
-    """Return the mounts that a walk to ``path`` passes, from the root's to the one that serves ``path``.
+    """Return the mounts on the way to ``path``, from the root's to the one that serves ``path``.
 
-    A mount that a later one hides, at a directory above, isn't passed. One under another at the same mount point is.
+    A mount that is hidden by a later mount on a parent directory isn't on the way. A mount that is hidden at its own
+    mount point is.
     """
     known = {mount.mount_id for mount in mounts}
     below = [mount for mount in mounts if mount.parent_id not in known or mount.parent_id == mount.mount_id]
@@ -98,7 +99,7 @@ def visible(mounts: Sequence[Mount], path: str) -> list[Mount]:
 
 
 def place(mounts: Sequence[Mount], path: str) -> tuple[str, str] | None:
-    """Return the device of the file system that serves ``path``, and the path in that file system; ``None`` where no
+    """Return the device of the file system that serves ``path``, and the path in that file system; ``None`` if no
     directory is mounted.
     """
     served = visible(mounts, path)[-1:]
@@ -110,8 +111,7 @@ def place(mounts: Sequence[Mount], path: str) -> tuple[str, str] | None:
 
 
 def aliases(mounts: Sequence[Mount], path: str) -> list[str]:
-    """Return every path under which the mounts show the directory ``path``: bind mounts show one directory under
-    several.
+    """Return every path of the directory ``path``, because bind mounts have one directory under several paths.
 
     A mount on one of them may appear on all (mount_namespaces(7): shared).
     """

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Mount options: the words that a user may give, and their comparison with the words that the kernel shows (mount(8),
+"""Mount options: the words that a user may give, and their comparison with the words of the kernel (mount(8),
 mount(2)).
 
 Options are compared as *settings*: a mapping from the name of a setting, such as ``access``, to its word, such as
@@ -35,11 +35,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 REMOUNTABLE = frozenset(("access", "suid", "dev", "exec", "atime", "diratime", "symlinks"))
 
 _SETTING_OF = {word: setting for setting, words in CHOICES.items() for word in words if word}
-#: Read by systemd, cloud-init and mount -a in fstab; the kernel never sees them.
+#: Prefixes and words in fstab for systemd, cloud-init and mount -a. The kernel ignores them.
 _FSTAB_ONLY = re.compile(r"[xX]-.+|_netdev|auto|noauto|comment=.+")
-#: Words on which mount(8) and systemd.mount(5) act, in lower case.
+#: Words that change the actions of mount(8) and systemd.mount(5), in lower case.
 _ACTED_ON = re.compile(r"x-mount\.|x-systemd\.|comment=systemd\.")
-#: Words of these that don't change what is mounted.
+#: Exceptions among these words, which don't change the mounted file system.
 _HARMLESS = re.compile(
     r"[xX]-mount\.mkdir(=0?[0-7]{3})?"
     r"|x-systemd\.((requires|wants)-mounts-for|requires|wants|before|after|wanted-by|required-by|mount-timeout)=[^,]+"
@@ -57,8 +57,8 @@ class OptionRules:
     """The mount options of one type of file systems.
 
     :arg values: settings with a value of their own (``dax=never``), not set by default.
-    :arg synonyms: short words, and the longer words that the kernel shows for them.
-    :arg advice: sentence for users who want to mount something else than the whole file system.
+    :arg synonyms: short words, and the longer words of the kernel for them.
+    :arg advice: sentence for users who want to mount only a part of the file system.
     """
 
     values: tuple[str, ...]
@@ -66,10 +66,10 @@ class OptionRules:
     advice: str
 
     def check(self, option: str, words: Iterable[str]) -> tuple[str, ...]:
-        """Return the words, without ``defaults``, repetitions and empty ones, in their order; an item may hold several
+        """Return the words in their order, without ``defaults``, repetitions and empty words. An item may hold several
         words separated by commas.
 
-        :raises InvalidInput: a word that is unknown, or two that contradict each other.
+        :raises InvalidInput: a word is unknown, or two words contradict each other.
         """
         checked: list[str] = []
         chosen: dict[str, str] = {}
@@ -86,7 +86,7 @@ class OptionRules:
         """Return the setting of a word; ``None`` for a word for fstab alone."""
         if word == "nofail":
             raise InvalidInput(option, word, "the option nofail says whether a boot may go on without the mount")
-        # systemd splits words at every comma, also at one in double quotes.
+        # systemd splits words at every comma, also at a comma in double quotes.
         if any(map(_ACTED_ON.match, re.split('[,"]', word.lower()))) and _HARMLESS.fullmatch(word) is None:
             raise InvalidInput(option, word, f"{_ACCEPTED_OF_ACTED_ON}. {self.advice}")
         setting = "boot" if word in ("auto", "noauto") else self._setting_of(word)
@@ -106,8 +106,7 @@ class OptionRules:
     def live_settings(self, options: Sequence[str], super_options: Sequence[str]) -> dict[str, str]:
         """Return the settings of a mount by the two lists of options in proc_pid_mountinfo(5).
 
-        A mount is read-only if the mount or its superblock is. A mount that shows no word for access times has
-        strictatime.
+        A mount is read-only if the mount or its superblock is. A mount without a word for access times has strictatime.
         """
         found = self._settings([*super_options, *options], {**self._defaults(), "atime": "strictatime"})
         if "ro" in super_options:
@@ -139,7 +138,7 @@ def split_options(text: str) -> list[str]:
     return re.findall(r'(?:"[^"]*"|[^,"]|")+', text)
 
 
-def differing(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
+def find_differences(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
     """Return the names of the settings in which two mounts of the same type differ.
 
     The kernel shows the double quotes of a value only if the value has a comma.
@@ -148,7 +147,7 @@ def differing(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
 
 
 def summarize(settings: Mapping[str, str]) -> list[str]:
-    """Return words for a person: ``rw`` or ``ro``, the word for access times, and all that isn't the kernel's
+    """Return words for a person: ``rw`` or ``ro``, the word for access times, and every word that isn't the kernel's
     default.
     """
     others = (
@@ -158,10 +157,10 @@ def summarize(settings: Mapping[str, str]) -> list[str]:
 
 
 def kernel_words(settings: Mapping[str, str], explicit: Collection[str] = ()) -> list[str]:
-    """Return words for mount(8): all that isn't the kernel's default, and the settings named ``explicit`` in any
-    case.
+    """Return words for mount(8): every word that isn't the kernel's default, and the words of the settings named
+    ``explicit``.
     """
     return [word for setting, word in settings.items() if word and (word != _default(setting) or setting in explicit)]
 
 
-__all__ = ["REMOUNTABLE", "OptionRules", "differing", "kernel_words", "split_options", "summarize"]
+__all__ = ["REMOUNTABLE", "OptionRules", "find_differences", "kernel_words", "split_options", "summarize"]

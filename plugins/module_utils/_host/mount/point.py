@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Mount points, reached by descriptors: another user who owns a directory above can replace any name below it by a
-symbolic link.
+"""Mount points, accessed by descriptors, because the owner of a parent directory can replace names in it by symbolic
+links.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .mountinfo import Mount, mounts_at
 
 
 def locate(path: str, mounts: Sequence[Mount], *, option: str) -> tuple[str, list[str]]:
-    """Return the mount point ``path`` without symbolic links, and the paths of the directories in it that are missing,
-    the uppermost first.
+    """Return the mount point ``path`` without symbolic links, and the paths of the missing directories in it, the
+    uppermost first.
 
-    A mount point in ``mounts`` has no symbolic links and isn't touched: a dead server would block.
+    A mount point in ``mounts`` has no symbolic links and isn't accessed, because a dead server would block.
 
-    :raises PathNotAllowed, FileAccessFailed: as :func:`resolve`.
+    :raises PathNotAllowed, FileAccessFailed: as for :func:`resolve`.
     """
     if mounts_at(mounts, path):
         return path, []
@@ -44,13 +44,13 @@ def locate(path: str, mounts: Sequence[Mount], *, option: str) -> tuple[str, lis
 
 
 def resolve(path: str, *, option: str) -> tuple[str, list[str]]:
-    """Return the absolute ``path`` without symbolic links, and the paths of the directories in it that are missing, the
+    """Return the absolute ``path`` without symbolic links, and the paths of the missing directories in it, the
     uppermost first.
 
-    A link of another user is followed to a directory in a directory of the same user, whoever owns what is mounted
-    there.
+    A link of another user is followed to a directory whose parent directory belongs to the same user. The owner of a
+    file system that is mounted there doesn't matter.
 
-    :arg option: name of the option that the path comes from, for the error.
+    :arg option: name of the option with the path, for the error.
     :raises PathNotAllowed: a symbolic link of another user leads elsewhere.
     :raises FileAccessFailed: a directory can't be opened.
     """
@@ -87,12 +87,12 @@ def _is_directory(parent: int, name: str) -> bool:
 
 @contextlib.contextmanager
 def hold(path: str) -> Iterator[tuple[int, str]]:
-    """Yield a descriptor (O_PATH) of the directory that holds the mount point, and the mount point's name in there.
+    """Yield a descriptor (O_PATH) of the parent directory of the mount point, and the mount point's name.
 
-    Neither pins a mount on the mount point, which can be unmounted.
+    Neither keeps a mount on the mount point busy.
 
     :arg path: a path that :func:`resolve` returned.
-    :raises StaleState: the path has come to lead through a symbolic link.
+    :raises StaleState: the path now leads through a symbolic link.
     """
     parent, name = os.path.split(path)
     with os_errors(f"open the directory {parent}"):
@@ -109,15 +109,14 @@ def hold(path: str) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def open_held(parent: int, name: str) -> Iterator[int]:
-    """Yield a descriptor (O_PATH) of a mount point that is held (:func:`hold`), or of the root of what is mounted
-    there.
+    """Yield a descriptor (O_PATH) of a mount point that is held (:func:`hold`), or of the root of its mount.
 
-    :raises StaleState: it was removed, or is a symbolic link or a file now.
+    :raises StaleState: the mount point was removed, or is a symbolic link or a file now.
     """
     path = os.path.join(_real_path(parent), name)
     try:
         directory = open_directory_at(parent, name, os.O_PATH)
-    except (FileNotFoundError, NotADirectoryError) as error:  # the latter for a symbolic link, too
+    except (FileNotFoundError, NotADirectoryError) as error:  # a symbolic link raises the latter
         raise StaleState(
             f"The mount point {path} was removed or replaced after it was checked; nothing was changed there."
         ) from error
@@ -132,7 +131,7 @@ def open_held(parent: int, name: str) -> Iterator[int]:
 def mount_id(descriptor: int) -> int:
     """Return the id of the mount in which ``descriptor`` was opened (proc_pid_fdinfo(5)).
 
-    The server of that mount isn't asked.
+    The call makes no request to the server of that mount.
     """
     (found,) = re.findall(r"^mnt_id:\s*([0-9]+)$", read_text(f"/proc/self/fdinfo/{descriptor}"), re.MULTILINE)
     return int(found)
@@ -165,8 +164,8 @@ def content(path: str) -> list[str]:
 
 
 def changeable_by_others(path: str) -> str | None:
-    """Return the uppermost directory in ``path`` that another user can replace by a symbolic link; ``None`` when there
-    is none.
+    """Return the uppermost directory in ``path`` that another user can replace by a symbolic link; ``None`` without
+    any.
     """
     trusted = (0, os.geteuid())
     above = "/"

@@ -16,7 +16,7 @@ from ..._core.errors import CommandFailed, Conflict, DependencyNotFound, Unsuppo
 from ..._core.files import read_text
 from .file_system import FileSystemType
 from .mountinfo import Mount
-from .options import REMOUNTABLE, OptionRules, differing
+from .options import REMOUNTABLE, OptionRules, find_differences
 
 VIRTIOFS_OPTIONS = OptionRules(
     values=("dax", "context", "fscontext", "defcontext", "rootcontext"),
@@ -24,14 +24,15 @@ VIRTIOFS_OPTIONS = OptionRules(
     advice="To mount a subdirectory, export it with a tag of its own",
 )
 
-#: The virtio device type of a file system, as sysfs shows it.
+#: The virtio device type of a file system in sysfs.
 _DEVICE_TYPE = 0x1A
 
 
 class Virtiofs(FileSystemType):
-    """Virtiofs: a source is the tag of a virtio-fs device.
+    """The type virtiofs, whose sources are the tags of virtio-fs devices.
 
-    :arg proc, sys: the directories of ``filesystems`` and ``fs/virtiofs``.
+    :arg proc: the directory of ``filesystems``.
+    :arg sys: the directory of ``fs/virtiofs``.
     """
 
     name = "virtiofs"
@@ -45,13 +46,13 @@ class Virtiofs(FileSystemType):
     def is_supported(self) -> bool:
         """Return whether the kernel can mount virtiofs.
 
-        Virtiofs is built in, loaded, or a module that mount(2) would load.
+        Virtiofs may be built in, loaded, or a module that mount(2) would load.
         """
         if "virtiofs" in read_text(os.path.join(self._proc, "filesystems")).split():
             return True
         try:
             return run(["modprobe", "--dry-run", "--quiet", "virtiofs"], accept=None).returncode == 0
-        except CommandFailed:  # no modprobe, so nothing can be loaded
+        except CommandFailed:  # without modprobe, no module can be loaded
             return False
 
     def require_supported(self) -> None:
@@ -62,8 +63,10 @@ class Virtiofs(FileSystemType):
             )
 
     def available_tags(self) -> list[str] | None:
-        """Return the tags of this guest's virtio-fs devices; ``None`` if the guest has devices but its kernel doesn't
-        show their tags (Linux before 6.9, or driver not loaded).
+        """Return the tags of this guest's virtio-fs devices.
+
+        The result is ``None`` if the guest has devices but its kernel doesn't list their tags (Linux before 6.9, or
+        driver not loaded).
         """
         directory = os.path.join(self._sys, "fs", "virtiofs")
         if os.path.isdir(directory):
@@ -82,7 +85,7 @@ class Virtiofs(FileSystemType):
         # All mounts of a tag have one superblock.
         for mount in mounts:
             if (mount.fstype, mount.source) == (self.name, source) and mount.mount_point != path:
-                changes = differing(self.settings_of(mount), settings) - REMOUNTABLE
+                changes = find_differences(self.settings_of(mount), settings) - REMOUNTABLE
                 if changes:
                     raise Conflict(
                         f"The tag {source} is mounted on {mount.mount_point} too, and all its mounts have the same "
@@ -90,7 +93,7 @@ class Virtiofs(FileSystemType):
                     )
 
     def explain(self, error: CommandFailed, source: str, path: str) -> CommandFailed:
-        self.require_source(source)  # The kernel shows the tags once it has loaded the module.
+        self.require_source(source)  # the kernel lists tags only after loading the module
         return CommandFailed(
             f"{error} Tag {source!r} on {path}: does this machine have a virtio-fs device with that tag?"
         )

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The virtiofsd process behind a device of a running domain. libvirt keeps the device when the process has died, so its
-XML proves nothing.
+"""The virtiofsd process behind a device of a running domain. libvirt keeps the device when the process has died, so
+its XML proves nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..._core.records import dataclass
 
 RUNNING, DEAD, STOPPED, OTHER_DIRECTORY = "running", "dead", "stopped", "other_directory"
 
-#: Where libvirt keeps the pid files of daemons that it starts for system domains.
+#: Directory of the pid files of daemons that libvirt starts for system domains.
 PID_DIRECTORY = "/run/libvirt/qemu"
 
 #: State of a connected socket in proc_net_unix(5).
@@ -30,15 +30,17 @@ CONNECTED = "03"
 #: struct flock of fcntl(2): type, whence, start, length, pid.
 FLOCK = "hhqqi"
 
-#: Upper bound in seconds of a look at a directory. A file server that is down never returns one.
+#: Upper bound of the time to read the identity of a directory, in seconds. Without its file server, the call never
+#: returns.
 STAT_DEADLINE = 5
 
 
 @dataclass(frozen=True)
 class DaemonState:
-    """``value`` is one of the constants above.
+    """The state of a daemon.
 
-    ``pids`` are the processes of the daemon, empty where they are unknown.
+    :arg value: one of the constants above.
+    :arg pids: the processes of the daemon, empty if they are unknown.
     """
 
     value: str
@@ -57,8 +59,8 @@ class DomainSockets:
 
 
 def daemon_state(domain_id: int, name: str, alias: str, source: str) -> DaemonState | None:
-    """Return the state of the virtiofsd that serves the device ``alias`` of a running domain, ``None`` where this
-    process can't see it.
+    """Return the state of the virtiofsd that serves the device ``alias`` of a running domain; ``None`` if this process
+    can't see it.
 
     :arg domain_id: libvirt's number of the running domain.
     :arg source: the directory that the device shares, by its present path.
@@ -66,7 +68,7 @@ def daemon_state(domain_id: int, name: str, alias: str, source: str) -> DaemonSt
     sockets = find_sockets(read_text("/proc/net/unix"), domain_id, name)
     if sockets is None:
         return None
-    # QEMU never connects a second time, so a daemon without the connection is of no use, even if its process lives.
+    # QEMU never connects a second time. So a daemon without the connection is useless, even if its process runs.
     if f"{alias}-fs.sock" not in sockets.connected:
         return DaemonState(DEAD)
     pid = lock_holder(os.path.join(PID_DIRECTORY, pid_file_name(domain_id, sockets.short_name, alias)))
@@ -98,24 +100,22 @@ def find_sockets(table: str, domain_id: int, name: str) -> DomainSockets | None:
 
 
 def pid_file_name(domain_id: int, short_name: str, alias: str) -> str:
-    """Return the name of a daemon's pid file. libvirt escapes names of pid files as it escapes XML
-    (virPidFileBuildPath).
-    """
+    """Return the name of a daemon's pid file. libvirt escapes names of pid files like XML (virPidFileBuildPath)."""
     return escape(f"{domain_id}-{short_name}-{alias}-fs.pid", {'"': "&quot;", "'": "&apos;"})
 
 
 def lock_holder(path: str) -> int | None:
-    """Return the process that holds the record lock on a pid file, ``None`` without one.
+    """Return the process that holds the record lock on a pid file; ``None`` without one.
 
     libvirt locks the file for the daemon (virPidFileAcquirePath), and the kernel releases the lock when the daemon
-    ends. The number in the file may be that of another process by then.
+    ends. The number in the file may belong to another process by then.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        # The directory belongs to QEMU's user, so the file can be anybody's.
+        # The directory belongs to QEMU's user, so the file is untrusted.
         if os.fstat(descriptor).st_uid not in (0, os.geteuid()):
             return None
         found = struct.unpack(
@@ -146,11 +146,11 @@ def _read_proc(name: str) -> str:
 
 
 def _serves(pid: int, source: str) -> bool:
-    """Return whether ``source`` is the directory that the daemon ``pid`` serves, which a sandboxed daemon has as its
-    root.
+    """Return whether ``source`` is the directory that the daemon ``pid`` serves. That is the root of a sandboxed
+    daemon.
 
-    Where this can't be found out it is true: a daemon without a sandbox has the root of the host, and a file server can
-    be down.
+    The result is true if the directory is unknown: a daemon without a sandbox has the root of the host, and a file
+    server can be down.
     """
     try:
         served = _identity(f"/proc/{pid}/root")

@@ -17,11 +17,11 @@ from ..._core.files import read_text
 from ..._core.paths import absolute
 from ..._core.records import dataclass
 
-#: Drops to the service user and runs virtiofsd; the role granary.vmstore.hypervisor installs it.
+#: The program that changes to the service user and runs virtiofsd; the role granary.vmstore.hypervisor installs it.
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 
-#: Where programs for vhost-user devices are described; a file in a later directory hides its namesake (QEMU:
-#: vhost-user.json).
+#: Directories with descriptions of programs for vhost-user devices. A file in a later directory overrides a file with
+#: the same name (QEMU: vhost-user.json).
 DESCRIPTIONS = ("/usr/share/qemu/vhost-user", "/etc/qemu/vhost-user")
 
 LOGS = "/var/log/libvirt/qemu"
@@ -29,8 +29,10 @@ LOGS = "/var/log/libvirt/qemu"
 
 @dataclass(frozen=True)
 class Daemon:
-    """``path`` is the program; ``is_wrapper`` whether it is a script, which starts virtiofsd as another user than
-    root.
+    """A virtiofsd.
+
+    :arg path: the program.
+    :arg is_wrapper: whether the program is a script, which starts virtiofsd as a user other than root.
     """
 
     path: str
@@ -40,13 +42,13 @@ class Daemon:
 
 
 def find_daemon(binary: str | None) -> Daemon:
-    """Return the daemon behind ``binary`` or, without one, the daemon that libvirt chooses.
+    """Return the daemon ``binary`` or, without one, the daemon that libvirt chooses.
 
-    The daemon's abilities are read from its ``--help``: the C implementation and old releases lack options.
+    The daemon's abilities are read from its ``--help``, because the C implementation and old releases lack options.
 
     :raises InvalidInput: ``binary`` isn't the absolute path of a program.
-    :raises DependencyNotFound: there is none on this host.
-    :raises CommandFailed: it doesn't run.
+    :raises DependencyNotFound: this host has no virtiofsd.
+    :raises CommandFailed: the program fails.
     """
     path = find_described_daemon() if binary is None else absolute("binary", binary)
     if path is None:

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""File systems mounted below a shared directory that its virtiofsd doesn't know.
+"""File systems that are mounted below a shared directory and missing in the mount namespace of its virtiofsd.
 
-virtiofsd has a mount namespace of its own. A later mount on the host appears in there only where the mounts of the host
-are shared (mount_namespaces(7)), as systemd makes them. A directory that is a mount point in another namespace alone
-can be removed, and the kernel then unmounts the file system in that namespace.
+A later mount on the host appears in virtiofsd's namespace only if the mounts of the host are shared
+(mount_namespaces(7)), like the mounts of systemd. A directory that is a mount point only in another namespace can be
+removed. The kernel then unmounts the file system in that namespace.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..mount import mountinfo
 
 
 def unknown_submounts(source: str, proc: str = "/proc") -> list[mountinfo.Mount]:
-    """Return the mounts below ``source`` that a running virtiofsd which shares ``source`` doesn't know.
+    """Return the mounts below ``source`` that are missing in the namespace of a running virtiofsd which shares
+    ``source``.
 
     :arg source: a directory of this host without symbolic links.
     """
@@ -47,7 +48,7 @@ def unknown_submounts(source: str, proc: str = "/proc") -> list[mountinfo.Mount]
 
 
 def submount_warnings(domain: str, source: str) -> list[str]:
-    """Return a warning for each of :func:`unknown_submounts`, in an order that stays."""
+    """Return a warning for each of :func:`unknown_submounts`, in a stable order."""
     return [
         f"The file system {mount} was mounted after a virtiofsd began to share {source}, which does not see it: the "
         "guest can unmount it on this host by removing the directory. Make the mounts of this host shared ('mount "
@@ -62,7 +63,7 @@ def _tables_of_daemons(proc: str) -> list[list[mountinfo.Mount]]:
         try:
             if read_text(os.path.join(proc, process, "comm")) == "virtiofsd\n":
                 tables.append(mountinfo.read_mounts(proc, process))
-        except FileAccessFailed:  # it has ended meanwhile
+        except FileAccessFailed:  # the process has ended meanwhile
             continue
     return tables
 

@@ -29,19 +29,19 @@ from dataclasses import asdict, dataclass
 
 DAEMON = "/usr/libexec/virtiofsd"
 
-#: Names the user that runs virtiofsd; the role granary.vmstore.hypervisor writes it.
+#: The file with the name of the user that runs virtiofsd; the role granary.vmstore.hypervisor writes it.
 CONFIGURATION = "/etc/granary-vmstore/virtiofsd.json"
 
-#: The directories that were exported, by path; the module virtiofs_export writes it.
+#: The file with the exported directories, by path; the module virtiofs_export writes it.
 RECORDS = "/var/lib/granary-vmstore/exports.json"
 
-#: Symbolic links that one path may lead through, as in the kernel (MAXSYMLINKS).
+#: Upper bound of the symbolic links in one path, the same as the kernel's (MAXSYMLINKS).
 MOST_LINKS = 40
 
-#: File systems whose inode numbers outlive a mount.
+#: Types of file systems whose inode numbers outlive a mount.
 LASTING_INODES = frozenset("bcachefs btrfs ceph ext2 ext3 ext4 f2fs gfs2 jfs nfs nfs4 ocfs2 xfs zfs".split())
 
-#: File systems whose inode numbers are the same until the next boot only.
+#: Types of file systems whose inode numbers are valid only until the next boot.
 INODES_UNTIL_BOOT = frozenset(["overlay", "ramfs", "tmpfs"])
 
 #: mount(2) and unshare(2), which the standard library lacks before Python 3.12.
@@ -53,8 +53,9 @@ MOUNT_SETATTR = 442
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK = 0x1, 0x10, 0x70
 AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 
-#: Names of extended attributes that a guest may set on files of the host, as ``virtiofsd --xattrmap`` takes them:
-#: those of users, access control lists and the capabilities of files, not those of security modules and of root.
+#: Names of extended attributes that a guest may set on files of the host, in the syntax of ``virtiofsd --xattrmap``:
+#: attributes of users, access control lists and capabilities of files. Attributes of security modules and of root are
+#: missing.
 ATTRIBUTES = (
     ":ok:all:security.capability:security.capability::unsupported:all:security.:security.:"
     ":unsupported:all:trusted.:trusted.::ok:all:::"
@@ -62,11 +63,11 @@ ATTRIBUTES = (
 
 
 class Refused(Exception):
-    """The directory is not shared. ``str(error)`` says why, as one sentence without the period."""
+    """The directory is not shared. ``str(error)`` is the reason, one sentence without the period."""
 
 
 class UntrustedLink(Refused):
-    """The path leads through a symbolic link that others than root can replace."""
+    """The path leads through a symbolic link that users other than root can replace."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Weakness:
-    """A directory on the way to the shared one that others than root can change.
+    """A directory on the way to the shared one that users other than root can change.
 
-    ``reason`` is a part of a sentence about ``path``. ``below`` holds the directories from here to the shared one,
-    each with its name.
+    ``reason`` is a part of a sentence about ``path``. ``below`` holds the directories from here to the shared one, each
+    with its name.
     """
 
     path: str
@@ -122,8 +123,7 @@ def find_directory(path: str) -> Found:
 
     A symbolic link that only root can replace is followed.
 
-    :raises UntrustedLink: the path leads through any other link; :raises Refused: it leads to something that is no
-        directory.
+    :raises UntrustedLink: the path leads through any other link; :raises Refused: the path isn't that of a directory.
     """
     if not path.startswith("/"):
         raise Refused(f"{path!r} is not an absolute path")
@@ -163,9 +163,7 @@ class _Way:
         self.below: list[tuple[str, int]] = []
 
     def judge(self, child: os.stat_result) -> None:
-        """Note whether others than root could put something else in the place of ``child``, an entry of this
-        directory.
-        """
+        """Record whether users other than root could replace ``child``, an entry of this directory."""
         if self.weakness is None:
             reason = _weakness(self.descriptor, child)
             if reason is not None:
@@ -191,7 +189,7 @@ class _Way:
 def _open_child(directory: int, name: str, path: str) -> tuple[int, os.stat_result]:
     try:
         try:
-            # O_DIRECTORY mounts what an automounter has there; the other call doesn't.
+            # O_DIRECTORY triggers an automount, and the other call doesn't.
             child = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         except NotADirectoryError:
             child = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -206,15 +204,15 @@ def _link_target(here: _Way, link: int, name: str) -> str:
         raise UntrustedLink(f"{path!r} is a symbolic link, and {here.weakness[0]!r} {here.weakness[1]}")
     try:
         return os.readlink("", dir_fd=link)
-    except OSError as error:  # such as of another process's root directory
+    except OSError as error:  # such as the link to another process's root directory
         raise Refused(f"the symbolic link {path!r} can't be read: {error.strerror}") from error
     finally:
         os.close(link)
 
 
 def _weakness(descriptor: int, child: os.stat_result) -> str | None:
-    """Return why others than root can replace ``child`` in the directory, as a part of a sentence; ``None`` when
-    only root can.
+    """Return the reason why users other than root can replace ``child`` in the directory, as a part of a sentence;
+    ``None`` when only root can.
     """
     found = os.fstat(descriptor)
     if found.st_uid != 0:
@@ -258,12 +256,12 @@ def identify(found: Found) -> Identity:
 
 
 def difference(recorded: Identity, found: Found, path: str) -> str | None:
-    """Return how ``found`` differs from the directory that was exported as ``path``, as one sentence; ``None`` when
-    it is the same.
+    """Return the difference between ``found`` and the directory that was exported as ``path``, as one sentence;
+    ``None`` for the same directory.
 
     Numbers of devices are not compared, because they change when a host boots or mounts a network file system again.
-    Inode numbers are compared only where others than root could have replaced the directory, so that root can
-    restore one from a backup.
+    Inode numbers are compared only if users other than root could have replaced the directory, so that root can restore
+    the directory from a backup.
     """
     if found.path != path:
         return f"{path!r} leads to {found.path!r} through a symbolic link"
@@ -285,7 +283,7 @@ def difference(recorded: Identity, found: Found, path: str) -> str | None:
 def read_records(path: str | None = None) -> dict[str, Identity]:
     """Return the recorded identities by path of the directory.
 
-    :raises Refused: the file holds something else.
+    :raises Refused: the content of the file is invalid.
     """
     try:
         with open(path or RECORDS, encoding="utf-8") as file:
@@ -304,10 +302,10 @@ def records_as_json(records: Mapping[str, Identity]) -> bytes:
 
 
 def check(path: str) -> Found:
-    """Open the directory ``path`` and compare it with its record. One without a record was exported before there
-    were records.
+    """Open the directory ``path`` and compare it with its record. A directory without a record was exported by a
+    version without records.
 
-    :raises Refused: it isn't the directory that was exported.
+    :raises Refused: the directory isn't the exported one.
     """
     found = find_directory(path)
     recorded = read_records().get(path)
@@ -321,7 +319,7 @@ def check(path: str) -> Found:
 
 
 def configured_user() -> str | None:
-    """Return the user that the role granary.vmstore.hypervisor chose for virtiofsd; ``None`` where it chose none."""
+    """Return the user that the role granary.vmstore.hypervisor chose for virtiofsd; ``None`` without a choice."""
     try:
         with open(CONFIGURATION, encoding="utf-8") as file:
             return str(json.load(file)["user"])
@@ -371,9 +369,9 @@ def is_read_only(arguments: Sequence[str]) -> bool:
 
 
 def map_of_attributes(arguments: Sequence[str]) -> list[str]:
-    """Return the option that keeps a guest with extended attributes from those that the kernel of the host acts on.
+    """Return the option that keeps a guest from setting extended attributes which the kernel of the host evaluates.
 
-    Capabilities of files stay, because the kernel binds them to the subordinate ids of the guest
+    Capabilities of files are allowed, because the kernel binds them to the subordinate ids of the guest
     (user_namespaces(7)).
     """
     if not ("--xattr" in arguments or any("xattr" in one.split(",") for one in _values(arguments, "-o"))):
@@ -382,12 +380,12 @@ def map_of_attributes(arguments: Sequence[str]) -> list[str]:
 
 
 def hold(found: Found, path: str, *, read_only: bool) -> None:
-    """Make ``path`` lead to the directory that was checked, in this process and what it runs, whatever others do to
-    it on the host.
+    """Make ``path`` lead to the checked directory in this process and its child processes, even if other users change
+    the path on the host.
 
     virtiofsd opens its directory by name. So the first directory on the way that others can change is covered by an
-    empty file system of our own. It holds nothing but the way to the shared directory, with the owners and modes
-    that the way has.
+    empty file system of our own. That file system holds only the way to the shared directory, with the owners and modes
+    of the way.
 
     :arg read_only: whether the kernel refuses writes there, and keeps the access times.
     :raises Refused: the directory was replaced meanwhile.
@@ -397,7 +395,7 @@ def hold(found: Found, path: str, *, read_only: bool) -> None:
         status = os.fstat(weak.descriptor)
         options = f"size=64k,mode={stat.S_IMODE(status.st_mode):o},uid={status.st_uid},gid={status.st_gid}"
         _mount("granary-virtiofsd", f"/proc/self/fd/{weak.descriptor}", "tmpfs", MS_NOSUID | MS_NODEV, options)
-        # Above, nobody but root can change anything, so this name leads to the new file system.
+        # Only root can change the directories above, so this name leads to the new file system.
         place = os.open(weak.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         for name, original in weak.below:
             os.mkdir(name, 0o700, dir_fd=place)
@@ -410,14 +408,16 @@ def hold(found: Found, path: str, *, read_only: bool) -> None:
         itself = f"/proc/self/fd/{found.descriptor}"
         _mount(itself, itself, None, MS_BIND | MS_REC)
     if read_only:
-        # virtiofsd's own option leaves the access times of what the guest reads to the file system.
+        # With virtiofsd's own option, the file system still updates the access times of files that the guest reads.
         _set_read_only(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     if not os.path.samestat(os.stat(path), os.fstat(found.descriptor)):
         raise Refused(f"{path!r} was replaced by another directory while the domain was starting")
 
 
 def leave_mount_namespace() -> None:
-    """Continue in a mount namespace of our own. Mounts of the host still appear in it, as they do in virtiofsd's."""
+    """Continue in a mount namespace of our own. Mounts of the host still appear in it, like in virtiofsd's
+    namespace.
+    """
     if _libc().unshare(CLONE_NEWNS):
         raise _os_error("unshare")
     _mount(None, "/", None, MS_SLAVE | MS_REC)
@@ -451,7 +451,7 @@ def _os_error(doing: str) -> OSError:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check what ``arguments`` share, and become virtiofsd.
+    """Check the directory that ``arguments`` share, and become virtiofsd.
 
     :raises Refused: the directory is not shared.
     """
@@ -467,7 +467,7 @@ def run(arguments: Sequence[str]) -> None:
     check_maps(arguments, account.pw_name)
     leave_mount_namespace()
     hold(check(path), path, read_only=is_read_only(arguments))
-    # Without the supplementary groups of the user, which virtiofsd would keep for what the guest does.
+    # virtiofsd would keep the supplementary groups of the user for requests of the guest.
     os.setgroups([])
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
@@ -485,25 +485,25 @@ def _account() -> pwd.struct_passwd:
 
 
 def open_standard_descriptors() -> None:
-    """Open those of the descriptors 0, 1 and 2 that are closed: a directory would get the number otherwise, and
-    virtiofsd writes there.
+    """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed. Otherwise a directory would get the
+    number, and virtiofsd writes there.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # this gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # the descriptor gets the lowest number that is free
             os.set_inheritable(number, True)
 
 
 def main(arguments: Sequence[str], start: Callable[[Sequence[str]], None] = run) -> int:
-    """Return the exit code; what ended the program is one line on stderr."""
+    """Return the exit code. The reason of a failure is one line on stderr."""
     open_standard_descriptors()
     try:
         start(arguments)
     except (Refused, OSError, ValueError) as error:
         line = "".join(character if character.isprintable() else "?" for character in str(error))
-        if sys.stderr is not None:  # closed
+        if sys.stderr is not None:  # it is None while stderr is closed
             sys.stderr.write(f"granary-virtiofsd: {line}.\n")
     return 1
 

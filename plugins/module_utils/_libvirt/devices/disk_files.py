@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The files of libvirt's domains: disks, kernels and initial RAM disks, also of domains that this collection doesn't
-manage.
+"""The files of libvirt's domains: disks, kernels and initial RAM disks. Domains that this collection doesn't manage
+are included.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..domain_xml import parse
 #: Sockets of libvirtd and of virtqemud. A host without both runs no domains.
 SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
-#: Paths of the elements that name files in a domain's XML (https://libvirt.org/formatdomain.html), also of files that a
-#: disk is based on or is copied to.
+#: Paths of the elements with names of files in a domain's XML (https://libvirt.org/formatdomain.html). They include
+#: files that a disk is based on or is copied to.
 _FILES = (".//disk//source", ".//os/kernel", ".//os/initrd")
 
-#: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains which have
-#: one.
+#: Commands of virsh(1) that print the XML of a domain in another state, and options that list the domains with
+#: that state.
 _VIRSH_XML: Sequence[tuple[list[str], list[str]]] = (
     (["dumpxml", "--inactive"], ["--all"]),
     (["dumpxml"], []),
@@ -36,15 +36,15 @@ _VIRSH_XML: Sequence[tuple[list[str], list[str]]] = (
 
 
 def files_of_local_domains() -> Mapping[str, Sequence[str]]:
-    """Return :func:`files_of_domains` of this host's libvirt; nothing without a libvirt."""
+    """Return :func:`files_of_domains` of this host's libvirt; an empty result without libvirt."""
     return files_of_domains(DEFAULT_URI) if any(map(os.path.exists, SOCKETS)) else {}
 
 
 def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
     """Return the names of the domains, running or defined, by the paths of their files. Symbolic links are resolved.
 
-    Without the Python library of libvirt, virsh lists the domains, because a host that only runs domains has no other
-    use for the library.
+    Without the Python library of libvirt, virsh lists the domains, because a host that only runs domains may lack the
+    library.
 
     :raises LibvirtFailed: libvirt is missing or can't be reached.
     """
@@ -65,25 +65,24 @@ def _by_library(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
             Domain.running_xml,
             Domain.saved_xml,
         ):
-            with contextlib.suppress(
-                LibvirtFailed, NotFound
-            ):  # it has just been removed, or its saved state is damaged
+            # The domain may have just been removed, or its saved state may be damaged.
+            with contextlib.suppress(LibvirtFailed, NotFound):
                 texts.append(read(domain))
         yield domain.name, [text for text in texts if text]
 
 
 def _by_virsh(uri: str) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the same as :func:`_by_library`."""
+    """Yield the same as :func:`_by_library`, by virsh(1)."""
     virsh = ["virsh", "--quiet", "--readonly", "--connect", uri]
     found: dict[str, list[str]] = defaultdict(list)
     try:
         for command, selection in _VIRSH_XML:
             for uuid in run([*virsh, "list", "--uuid", *selection]).stdout.split():
                 done = run([*virsh, *command, uuid], accept=None)
-                if done.returncode == 0:  # else it has just been removed or shut off
+                if done.returncode == 0:  # else the domain was just removed or shut off
                     found[uuid].append(done.stdout)
     except CommandFailed as error:
-        raise LibvirtFailed(f"libvirt can't be asked for its domains: {error}") from error
+        raise LibvirtFailed(f"libvirt could not list its domains: {error}") from error
     for uuid, texts in found.items():
         yield parse(texts[0]).findtext("name") or uuid, texts
 

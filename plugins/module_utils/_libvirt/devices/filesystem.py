@@ -30,8 +30,8 @@ class VirtioFs:
     sandbox: str | None = None
     thread_pool: int | None = None
 
-    def completed(self, other: VirtioFs | None) -> VirtioFs:
-        """Return this device with the tunables of ``other`` where this device has none."""
+    def complete_from(self, other: VirtioFs | None) -> VirtioFs:
+        """Return this device with missing tunables taken from ``other``."""
         if other is None:
             return self
         return replace(
@@ -46,7 +46,7 @@ class VirtioFs:
     def differences(self, other: VirtioFs) -> list[str]:
         """Return the names of the fields that differ.
 
-        A device without a binary leaves the choice to libvirt, so any binary of ``other`` is the same.
+        A device without a binary leaves the choice to libvirt, so any binary of ``other`` is accepted.
         """
         names = [name for name in (field.name for field in fields(self)) if getattr(self, name) != getattr(other, name)]
         return [name for name in names if name != "binary" or self.binary is not None]
@@ -66,8 +66,8 @@ def find_filesystem(root: ET.Element, tag: str, source: str) -> ET.Element | Non
 
 
 def tags(root: ET.Element) -> dict[str, str]:
-    """Return the mount tags in use, of virtiofs and of any other devices, each with its source: mostly a directory,
-    also a socket or a block device.
+    """Return the mount tags in use, of virtiofs and of any other devices, each with its source. The source is mostly
+    a directory, sometimes a socket or a block device.
     """
     found = {}
     for element in devices(root).findall("filesystem"):
@@ -113,7 +113,7 @@ def create_filesystem(device: VirtioFs) -> ET.Element:
 
 
 def write_filesystem(element: ET.Element, device: VirtioFs) -> None:
-    """Give ``element`` the values of ``device``. Its address, its alias and anything else in it stay."""
+    """Set the values of ``device`` in ``element``. The address, the alias and other content are unchanged."""
     set_attribute(obtain_child(element, "driver"), "queue", device.queue)
     binary = obtain_child(element, "binary")
     set_attribute(binary, "path", device.binary)

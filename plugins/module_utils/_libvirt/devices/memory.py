@@ -13,8 +13,8 @@ from ..domain_xml import attribute, obtain_child, require_child
 
 
 def memory_is_shared(root: ET.Element) -> bool:
-    """Return whether other processes can map all of the guest's memory, which a vhost-user device needs: each NUMA cell
-    and memory device, or the default.
+    """Return whether other processes can map all of the guest's memory, which a vhost-user device needs. Each NUMA
+    cell and memory device counts, or the default.
     """
     default = attribute(root, "memoryBacking/access", "mode") == "shared"
     parts = [cell.get("memAccess") for cell in root.findall("cpu/numa/cell")] or [None]
@@ -23,9 +23,9 @@ def memory_is_shared(root: ET.Element) -> bool:
 
 
 def _memory_devices(root: ET.Element) -> list[ET.Element]:
-    """Return the memory devices that the guest can use like any other.
+    """Return the memory devices that can hold any data of the guest.
 
-    A virtio-pmem device is always shared, and no buffer of a guest lies in an sgx-epc device.
+    A virtio-pmem device is always shared, and an sgx-epc device holds no buffer of a guest.
     """
     return [
         device for device in root.findall("devices/memory") if device.get("model") in ("dimm", "nvdimm", "virtio-mem")
@@ -33,12 +33,12 @@ def _memory_devices(root: ET.Element) -> list[ET.Element]:
 
 
 def share_memory(root: ET.Element) -> None:
-    """Make the memory shared (spec: huge pages if the domain has them, else memfd) and leave it alone where it is
-    already.
+    """Make the memory shared, unless it is shared already. The backing is huge pages if the domain has them, else memfd
+    (spec).
 
-    Memory backed by files can be shared as it is, so that source stays.
+    Memory backed by files can be shared unchanged, so that source stays.
 
-    :raises Conflict: a NUMA cell or a memory device is private by its own attribute, which isn't ours to change.
+    :raises Conflict: a NUMA cell or a memory device is private by an attribute of its own, which belongs to the user.
     """
     if memory_is_shared(root):
         return

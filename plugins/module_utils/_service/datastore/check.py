@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalog against the disk: data without an image, images without data, and data that isn't what the catalog says.
+"""The comparison of the catalog with the disk: data without an image, images without data, and data that differs.
 
-What is wrong is only repaired where nothing can be lost by it. An image that is just being made has data before it is
-in the catalog, and one whose file server is away seems to have none, so data is removed, and an image forgotten, only
-where a user names it.
+The service repairs only what can lose no data. An image in creation has data before the catalog has its row, and an
+unavailable file server seems to have no data. So data is removed, and an image forgotten, only where the user names it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, CatalogService
 from ..image.work import users_of
 from .desired import check_timeout, driver_of
-from .info import holds_images, orphans, wanted_datastores
+from .info import find_datastores, find_orphans, has_images
 
 DATASTORE_CHECK_SPEC = ArgumentSpec(
     {
@@ -45,7 +44,7 @@ DATASTORE_CHECK_SPEC = ArgumentSpec(
 #: The algorithm of checksums that are recorded.
 ALGORITHM = "sha256"
 
-#: The attribute of a finding about data that is not whole by itself.
+#: The attribute of a finding about damaged data.
 DATA = "data"
 
 Finding = dict[str, Any]
@@ -53,18 +52,18 @@ Finding = dict[str, Any]
 
 @records.dataclass
 class Checked:
-    """A datastore, as the catalog and as the disk has it."""
+    """A datastore with its rows in the catalog and its inventory on disk."""
 
     driver: DatastoreDriver
     images: Sequence[Image]
     inventory: Inventory = records.field(default_factory=Inventory)
-    #: Why there is no inventory.
+    #: The error because of which there is no inventory.
     error: str | None = None
 
     def __post_init__(self) -> None:
         self.stored = {one.path: one for one in self.inventory.images}
         self.orphaned = {one.path.rpartition(".")[0] for one in self.inventory.orphaned}
-        self.orphans: list[Finding] = [{**one, "repaired": False} for one in orphans(self.inventory, self.images)]
+        self.orphans: list[Finding] = [{**one, "repaired": False} for one in find_orphans(self.inventory, self.images)]
         self.missing: list[Finding] = [
             {"id": image.id, "name": image.name, "path": image.path, "repaired": False}
             for image in self.images
@@ -76,9 +75,9 @@ class Checked:
         self.drift: list[Finding] = []
 
     def forget(self, reference: str, image: Image) -> None:
-        """Note that an image is forgotten.
+        """Record that an image is forgotten.
 
-        :raises Conflict: it has data.
+        :raises Conflict: the image has data.
         """
         if image.path in self.stored:
             raise Conflict(
@@ -90,11 +89,11 @@ class Checked:
                 finding["repaired"] = True
 
     def remove(self, reference: str, data: str) -> Finding | None:
-        """Note that data is removed, and return the finding of it; ``None`` where it is gone already.
+        """Record that data is removed, and return the finding; ``None`` where the data is missing already.
 
         :raises Conflict: the data is used.
         """
-        found = [finding for finding in self.orphans if data_of(finding["path"]) == data]
+        found = [finding for finding in self.orphans if find_image_path(finding["path"]) == data]
         for finding in found:
             finding["repaired"] = True
         users = self.driver.users(data)
@@ -121,7 +120,7 @@ class Checked:
 
 
 class DatastoreCheckService(CatalogService):
-    """Plans the repair of one datastore or of all; without ``repair`` the plan is empty and has only a result."""
+    """Plan the repair of one datastore or of all. Without ``repair``, the plan is empty and has only a result."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
@@ -131,8 +130,8 @@ class DatastoreCheckService(CatalogService):
         if options["remove"] and not self.repair:
             raise InvalidInput("remove", options["remove"], "nothing is removed without repair=true")
         self.remove = [absolute("remove", one) if one.startswith("/") else one for one in options["remove"]]
-        # Data is read before the transaction. These outlive the plan: checksums, by what tells that it is still the
-        # same data, and what didn't answer.
+        # Data is read before the transaction. These outlive the plan: the checksums, by the identity of the data, and
+        # the errors of datastores that could not be read.
         self._checksums: dict[tuple[str, int, int], str] = {}
         self._has_read_data = False
         self._failed: dict[int, str] = {}
@@ -149,13 +148,13 @@ class DatastoreCheckService(CatalogService):
             self._check(driver, read_data)
             for driver in (
                 driver_of(self.catalog, one, self.options["timeout"], log=self.log)
-                for one in wanted_datastores(self.catalog, self.options["name"])
+                for one in find_datastores(self.catalog, self.options["name"])
             )
-            # One that is asked for by name says itself that it has nothing to check.
-            if holds_images(driver.info) or self.options["name"] is not None
+            # A datastore that the user names is checked even without data, so that its driver reports the reason.
+            if has_images(driver.info) or self.options["name"] is not None
         ]
-        if any(one.missing for one in checked) and self.renewed():
-            return self.plan()  # they were removed since the catalog was read
+        if any(one.missing for one in checked) and self.refresh():
+            return self.plan()  # another program removed the datastore since the catalog was read
         for one in checked:
             self._compare(one)
         self._plan_removals(checked)
@@ -169,17 +168,17 @@ class DatastoreCheckService(CatalogService):
     def _check(self, driver: DatastoreDriver, read_data: bool) -> Checked:
         datastore = driver.datastore
         images = IMAGES.rows(self.catalog, datastore_id=datastore.id)
-        wanted = {image.path: algorithm_of(image) for image in images if not image.persistent} if read_data else {}
+        wanted = {image.path: choose_algorithm(image) for image in images if not image.persistent} if read_data else {}
         try:
             if datastore.id not in self._failed:
                 inventory = driver.inventory(wanted, whole=True)
                 self._checksums.update(
-                    {_identity(one): one.checksum for one in inventory.images if one.checksum is not None}
+                    {_identify(one): one.checksum for one in inventory.images if one.checksum is not None}
                 )
                 return Checked(driver, images, inventory)
         except VmstoreError as error:
             if isinstance(error, NotFound) and not images:
-                return Checked(driver, images)  # its directory is made with the first image
+                return Checked(driver, images)  # the driver creates the directory with the first image
             if self.options["name"] is not None:
                 raise
             self._failed[datastore.id] = str(error)
@@ -187,14 +186,14 @@ class DatastoreCheckService(CatalogService):
         return Checked(driver, images, error=self._failed[datastore.id])
 
     def _compare(self, checked: Checked) -> None:
-        """Find what is wrong with the rows of images that have data."""
+        """Find the errors in the rows of images that have data."""
         for image in checked.images:
             stored = checked.stored.get(image.path)
             if stored is None:
                 continue
             changes: dict[str, Any] = {}
             for attribute, found in self._differences(image, stored):
-                # What else differs is no mistake of the catalog: something has happened to the data.
+                # Other differences are no error of the catalog, because something has changed the data.
                 repaired = self.repair and attribute == "size_mb" and found is not None
                 if repaired:
                     changes[attribute] = found
@@ -213,7 +212,7 @@ class DatastoreCheckService(CatalogService):
                 self.repair
                 and checksum is not None
                 and image.checksum is None
-                and _fits_origin(image, checksum)
+                and _can_record(image, checksum)
                 and not checked.has_drift(image)
             ):
                 changes["checksum"] = checksum
@@ -223,7 +222,7 @@ class DatastoreCheckService(CatalogService):
                 self._plan.actions.append(Action("correct image", image.name, before, changes, record))
 
     def _differences(self, image: Image, stored: StoredImage) -> Iterator[tuple[str, object]]:
-        """Yield attributes that differ, each with what was found; ``None`` where that isn't known."""
+        """Yield the attributes that differ, each with the value on disk; ``None`` where that value is unknown."""
         size = stored.virtual_size(image.format)
         if stored.format is None or image.format not in ("raw", stored.format):
             yield "format", stored.format
@@ -236,14 +235,14 @@ class DatastoreCheckService(CatalogService):
             yield "checksum", checksum
 
     def _checksum(self, image: Image, stored: StoredImage) -> str | None:
-        digest = None if image.persistent else self._checksums.get(_identity(stored))
-        return digest and f"{algorithm_of(image)}:{digest}"
+        digest = None if image.persistent else self._checksums.get(_identify(stored))
+        return digest and f"{choose_algorithm(image)}:{digest}"
 
     def _plan_removals(self, checked: Sequence[Checked]) -> None:
         forgotten: dict[int, Image] = {}
         removed: dict[str, tuple[Checked, Finding]] = {}
         for reference in self.remove:
-            one, image, data = self._named(reference, checked)
+            one, image, data = self._find_named(reference, checked)
             if one is None:
                 continue
             if image is not None:
@@ -255,8 +254,8 @@ class DatastoreCheckService(CatalogService):
                     removed[data] = one, finding
         for image in forgotten.values():
             self._forget(image)
-        # Last, as it can't be taken back, and in the transaction, because nobody may record the data meanwhile. What
-        # has no row needs none.
+        # The removal comes last, because it can't be undone. It runs in the transaction, so that nobody records the
+        # data meanwhile. Data without a row needs no change of the catalog.
         for data, (one, finding) in removed.items():
             before = {"allocated_bytes": finding["allocated_bytes"]}
             self._plan.actions.append(
@@ -265,15 +264,17 @@ class DatastoreCheckService(CatalogService):
                 )
             )
 
-    def _named(self, reference: str, checked: Sequence[Checked]) -> tuple[Checked | None, Image | None, str | None]:
-        """Return what is to be removed: the datastore, the image where the catalog has one, and the path of data where
-        ``reference`` is one.
+    def _find_named(
+        self, reference: str, checked: Sequence[Checked]
+    ) -> tuple[Checked | None, Image | None, str | None]:
+        """Return the datastore, the image and the path of the data to remove. The image is ``None`` without a row in
+        the catalog, and the path is ``None`` where ``reference`` isn't a path.
         """
         accepted = "the path of data in a datastore that is checked, or the name or id of an image there, is expected"
-        data = data_of(reference) if reference.startswith("/") else None
+        data = find_image_path(reference) if reference.startswith("/") else None
         image = IMAGES.find(self.catalog, reference) if data is None else None
         if data is None and image is None and not reference.startswith("/"):
-            return None, None, None  # forgotten already
+            return None, None, None  # the image is forgotten already
         for one in checked:
             datastore = one.driver.datastore
             if (
@@ -311,27 +312,27 @@ class DatastoreCheckService(CatalogService):
             )
 
 
-def _fits_origin(image: Image, checksum: str) -> bool:
-    """Return whether a checksum can be recorded: what is stored as it came has the checksum of its origin, and what
-    doesn't may be damaged.
+def _can_record(image: Image, checksum: str) -> bool:
+    """Return whether a checksum can be recorded. Data that is stored unchanged must have the checksum of its origin,
+    because other data may be damaged.
     """
     return image.origin_checksum in (None, checksum)
 
 
-def algorithm_of(image: Image) -> str:
-    """Return the algorithm of the image's recorded checksum, or of the one to record."""
+def choose_algorithm(image: Image) -> str:
+    """Return the algorithm of the image's recorded checksum, or of the checksum to record."""
     algorithm = (image.checksum or image.origin_checksum or "").partition(":")[0]
     return algorithm if algorithm in DIGEST_LENGTHS else ALGORITHM
 
 
-def data_of(path: str) -> str | None:
-    """Return the path of the image that ``path`` is, or lies beside."""
+def find_image_path(path: str) -> str | None:
+    """Return the path of the image file that ``path`` names or belongs to."""
     directory, name = os.path.split(path)
     found = parse_name(name)
     return None if found is None else os.path.join(directory, found[0])
 
 
-def _identity(stored: StoredImage) -> tuple[str, int, int]:
+def _identify(stored: StoredImage) -> tuple[str, int, int]:
     return stored.path, stored.length, stored.modified
 
 

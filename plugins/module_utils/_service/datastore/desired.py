@@ -51,14 +51,14 @@ DATASTORE_SPEC = ArgumentSpec(
     required_one_of=[["id", "name"]],
 ).merge(CATALOG_OPTIONS)
 
-#: Options that can't be changed, because the data would have to move, or be read by another driver.
+#: Options that can't be changed, because the data would have to move, or another driver would read the data.
 FIXED = ("type", "ds_driver", "tm_driver", "base_path")
 
 
 class DatastoreService(CatalogService):
-    """Plans one datastore of the catalog.
+    """Plan one datastore of the catalog.
 
-    An option that isn't given stays as it is, or is the default of a new datastore.
+    An option that isn't given keeps its value. A new datastore gets the default.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class DatastoreService(CatalogService):
         plan = Plan()
         if self.create and self.missing:
             self._check_place(plan)
-            # The catalog is made before the plan is committed; a plan that is refused is refused before that.
+            # A plan that is refused creates no catalog, because the catalog is created after planning.
             plan.actions.append(
                 Action(
                     "create catalog",
@@ -87,7 +87,7 @@ class DatastoreService(CatalogService):
             if found is not None:
                 plan.actions.append(self._removal(found))
             return plan
-        wanted = self._new() if found is None else self._updated(found)
+        wanted = self._create() if found is None else self._update(found)
         self._check_unique(wanted)
         if found is None:
             self._check_apart(wanted)
@@ -107,15 +107,16 @@ class DatastoreService(CatalogService):
         return plan
 
     def _check_place(self, plan: Plan) -> None:
-        """
-        :raises DependencyNotFound: the catalog's directory is missing.
+        """Require the directory of the catalog.
+
+        :raises DependencyNotFound: the directory is missing.
         """
         try:
             locate_catalog(self.path)
         except DependencyNotFound as error:
             self.report_missing(plan, error, is_planned=True)
 
-    def _new(self) -> Datastore:
+    def _create(self) -> Datastore:
         if self.id is not None:
             raise NotFound(
                 f"id: there is no datastore {self.id} in the catalog {self.path}, and a new one gets its id by itself."
@@ -133,7 +134,7 @@ class DatastoreService(CatalogService):
         }
         return Datastore(id=number, name=str(self.name), **{**defaults, **self._given})
 
-    def _updated(self, found: Datastore) -> Datastore:
+    def _update(self, found: Datastore) -> Datastore:
         for option in FIXED:
             old = getattr(found, option)
             if self._given.get(option, old) != old:
@@ -144,7 +145,7 @@ class DatastoreService(CatalogService):
         return records.replace(found, name=self.name or found.name, **self._given)
 
     def _try_attributes(self, wanted: Datastore, found: Datastore | None) -> None:
-        """Try new values once, and not in the transaction: commands are run for that."""
+        """Check new values once and outside the transaction, because the check runs commands."""
         known = [self._tried, None if found is None else found.attributes]
         if wanted.attributes not in known:
             new_driver(wanted).try_attributes()
@@ -159,9 +160,9 @@ class DatastoreService(CatalogService):
                     )
 
     def _check_apart(self, wanted: Datastore) -> None:
-        """Refuse one datastore in another, which would find files there that are none of its images.
+        """Refuse a datastore inside another one, which would find files there that belong to none of its images.
 
-        :raises Conflict: ``base_path`` is within another one, or around it.
+        :raises Conflict: ``base_path`` is inside the directory of another datastore, or holds that directory.
         """
         for other in DATASTORES.rows(self.catalog):
             if is_within(wanted.base_path, other.base_path) or is_within(other.base_path, wanted.base_path):
@@ -193,7 +194,7 @@ class DatastoreService(CatalogService):
 
 
 def parse_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are given, checked one by one, as values of :class:`Datastore`."""
+    """Return the given options as values of :class:`Datastore`, each checked by itself."""
     if options["name"] is not None:
         check_name("name", options["name"])
     given: dict[str, Any] = {name: options[name] for name in FIXED if options[name] is not None}
@@ -227,22 +228,22 @@ def _attribute_text(name: str, value: object) -> str:
 
 
 def check_datastore(datastore: Datastore) -> None:
-    """Refuse a combination that no driver serves.
+    """Refuse a combination that no driver supports.
 
-    :raises InvalidInput: an unknown driver, type, transfer driver or attribute for this driver.
+    :raises InvalidInput: an unknown driver, type or transfer driver, or an unknown attribute of this driver.
     """
     if datastore.type == "system" and datastore.ds_driver is not None:
         raise InvalidInput("ds_driver", datastore.ds_driver, "a datastore of type 'system' has none")
     info = class_for(datastore).info
     if datastore.type not in info.datastore_types:
         raise InvalidInput(
-            "type", datastore.type, f"the {info.name} driver serves datastores of type {_listed(info.datastore_types)}"
+            "type", datastore.type, f"the {info.name} driver serves datastores of type {_join(info.datastore_types)}"
         )
     if datastore.tm_driver not in info.tm_drivers:
         raise InvalidInput(
             "tm_driver",
             datastore.tm_driver,
-            f"{_listed(info.tm_drivers)} is expected with datastores of the {info.name} driver",
+            f"{_join(info.tm_drivers)} is expected with datastores of the {info.name} driver",
         )
     for name in datastore.attributes:
         _check_attribute(name, info)
@@ -258,7 +259,7 @@ def _check_attribute(name: str, info: DriverInfo) -> None:
         accepted = f"give it as the module's option {name.lower()}"
     elif info.attributes:
         hint = f"; the nearest is {nearest[0]!r}" if nearest[0] in info.attributes else ""
-        accepted = f"the attributes of the {info.name} driver are {_listed(info.attributes)}{hint}"
+        accepted = f"the attributes of the {info.name} driver are {_join(info.attributes)}{hint}"
     else:
         accepted = (
             f"the {info.name} driver has no further attributes; the nearest option of the module is {nearest[0]!r}"
@@ -266,7 +267,7 @@ def _check_attribute(name: str, info: DriverInfo) -> None:
     raise InvalidInput("attributes", name, accepted)
 
 
-def _listed(names: Sequence[str] | frozenset[str]) -> str:
+def _join(names: Sequence[str] | frozenset[str]) -> str:
     ordered = [repr(name) for name in sorted(names)]
     return ", ".join(ordered[:-1]) + (" or " if len(ordered) > 1 else "") + ordered[-1]
 
@@ -279,12 +280,12 @@ def driver_of(
     datastores: Sequence[Datastore] | None = None,
     log: Callable[[str], object] = str,
 ) -> DatastoreDriver:
-    """Return the driver of a datastore of this catalog, which makes no image of the files of any datastore or of the
-    catalog.
+    """Return the driver of a datastore of this catalog. The driver makes no image of files of the catalog or of any
+    datastore.
 
     :arg timeout: seconds for one question to a file system.
-    :arg datastores: all of the catalog, where they are read already.
-    :arg log: is given what the driver does, one line a call.
+    :arg datastores: all datastores of the catalog, where the caller has read them already.
+    :arg log: a callable that gets each log line of the driver.
     """
     protected = {
         directory
@@ -298,8 +299,9 @@ def driver_of(
 
 
 def check_timeout(seconds: int) -> None:
-    """
-    :raises InvalidInput: ``seconds`` is less than one, or so long that nobody waits for it.
+    """Refuse a timeout outside of 1 to :data:`LONGEST_TIMEOUT` seconds.
+
+    :raises InvalidInput: ``seconds`` is outside of these bounds.
     """
     if not 1 <= seconds <= LONGEST_TIMEOUT:
         raise InvalidInput("timeout", seconds, f"1 to {LONGEST_TIMEOUT} seconds are expected")

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Datastores as they are: as the catalog has them, how full they are, and their data (spec: storage-driver,
-"monitor").
-"""
+"""The state of datastores: the rows of the catalog, the capacity, and the data (spec: storage-driver, "monitor")."""
 
 from __future__ import annotations
 
@@ -39,22 +37,20 @@ DATASTORE_INFO_SPEC = ArgumentSpec(
 def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     """Return every datastore, or one by name or id.
 
-    Each has its capacity and its images, or why they couldn't be read, and the abilities of its driver.
+    Each datastore has its capacity and its images, or the error of reading them, and the abilities of its driver.
 
-    :raises DependencyNotFound: there is none of that name or id.
+    :raises DependencyNotFound: no datastore has the name or id.
     """
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
-        found = [
-            (one, IMAGES.rows(catalog, datastore_id=one.id)) for one in wanted_datastores(catalog, options["name"])
-        ]
-    return {"datastores": [{**one.as_dict(), **_monitored(one, images, options["timeout"])} for one, images in found]}
+        found = [(one, IMAGES.rows(catalog, datastore_id=one.id)) for one in find_datastores(catalog, options["name"])]
+    return {"datastores": [{**one.as_dict(), **_monitor(one, images, options["timeout"])} for one, images in found]}
 
 
-def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
-    """Return all datastores, or the one of this name or id.
+def find_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
+    """Return all datastores, or the datastore with this name or id.
 
-    :raises DependencyNotFound: there is none.
+    :raises DependencyNotFound: no datastore has the name or id.
     """
     if name is None:
         return DATASTORES.rows(catalog)
@@ -64,13 +60,15 @@ def wanted_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
     return [found]
 
 
-def holds_images(info: DriverInfo) -> bool:
-    """Return whether the data of images is in the datastore, so that there is an inventory."""
+def has_images(info: DriverInfo) -> bool:
+    """Return whether the datastore holds the data of images, so that it has an inventory."""
     return info.stores_data and bool(info.image_types)
 
 
-def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
-    """Return the file system's part of one datastore, or an error as its part, so that the others are returned, too."""
+def _monitor(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
+    """Return the capacity and the data of one datastore. An error becomes a part of the result, so that the other
+    datastores are returned, too.
+    """
     driver = new_driver(datastore, timeout=timeout)
     answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
     answer["supports"] = {action: action in driver.info.actions for action in OPTIONAL_ACTIONS}
@@ -78,16 +76,16 @@ def _monitored(datastore: Datastore, images: Sequence[Image], timeout: float) ->
     try:
         start = time.monotonic()
         answer.update(to_plain(driver.monitor()))
-        if holds_images(driver.info):
-            # The time is for all that is asked, so that a file system which hangs between two questions isn't waited
-            # for twice.
+        if has_images(driver.info):
+            # The time is for all questions together, so that a file system that hangs between two questions costs the
+            # time only once.
             driver.timeout = max(1, round(start + timeout - time.monotonic()))
             inventory = driver.inventory()
     except VmstoreError as error:
         answer["monitor_error"] = str(error)
     stored = {one.path: one for one in inventory.images} if inventory is not None else {}
     answer["images"] = [_as_result(image, stored.get(image.path)) for image in images]
-    answer["orphans"] = [] if inventory is None else list(orphans(inventory, images))
+    answer["orphans"] = [] if inventory is None else list(find_orphans(inventory, images))
     return answer
 
 
@@ -100,8 +98,10 @@ def _as_result(image: Image, stored: StoredImage | None) -> dict[str, object]:
     }
 
 
-def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
-    """Yield data of no image of the catalog: image files with their snapshots, and snapshots or checksums alone."""
+def find_orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str, object]]:
+    """Yield data that belongs to no image of the catalog: image files with their snapshots, and snapshots or
+    checksums alone.
+    """
     known = {image.path for image in images}
     for one in inventory.images:
         if one.path not in known:
@@ -114,4 +114,4 @@ def orphans(inventory: Inventory, images: Sequence[Image]) -> Iterator[dict[str,
             yield {"path": beside.path, "allocated_bytes": beside.allocated}
 
 
-__all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "holds_images", "orphans", "wanted_datastores"]
+__all__ = ["DATASTORE_INFO_SPEC", "datastore_info", "has_images", "find_orphans", "find_datastores"]

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Scripts of a front-end that the drivers replace, kept for the way back.
+"""The front-end's own scripts that the drivers replace, kept for a later restoration.
 
-They are kept outside the remotes, because a front-end copies all files there to every host, and not executable, in a
-directory that only root can change.
+They are outside of the remotes, because a front-end copies all files in the remotes to every host. They are not
+executable, and only root can change their directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..._core.files import write_atomic
 from ..._core.identity import acting_as, owner_of
 from ..._host.made_directory import open_or_make
 
-#: In every script of this collection, of any version. These need no keeping.
+#: A line of every script of this collection, of any version. Such a script needs no keeping.
 MARK = "# Installed by granary.vmstore.opennebula_drivers."
 
 #: Upper bound of a script in bytes.
@@ -30,14 +30,14 @@ LONGEST_SCRIPT = 1 << 20
 
 DATE = ".%Y-%m-%d@%H:%M:%S~"
 
-#: A script that an older version kept beside ours: the action, perhaps the number of a process, the date.
+#: The name of a script that an older version kept beside ours: the action, perhaps the number of a process, the date.
 OLDER = r"(?P<action>[a-z_]+)(\.[0-9]+)?(?P<date>\.[0-9]{4}-[0-9]{2}-[0-9]{2}@[0-9]{2}:[0-9]{2}:[0-9]{2}~)"
 
 
 class KeptScripts:
     """The kept scripts of one driver.
 
-    :arg kept: where the scripts of all drivers are kept, below the paths that they had.
+    :arg kept: directory of the kept scripts of all drivers. Each is there under the path that it had.
     :arg driver: path of the driver's directory in the remotes.
     """
 
@@ -48,15 +48,16 @@ class KeptScripts:
         """Keep the script of an action under a name with the date.
 
         :arg opened: descriptor of the driver's directory.
-        :raises InvalidInput: it is too long for a script; :raises NoSpace, FileAccessFailed: it can't be read or kept.
+        :raises InvalidInput: the file is too long for a script.
+        :raises NoSpace, FileAccessFailed: the script can't be read or written.
         """
         self._keep(opened, action, action + time.strftime(DATE))
 
     def move(self, opened: int, names: Sequence[str]) -> None:
-        """Move here what an older version kept in the driver's directory: files with names that :func:`find_older`
-        returns.
+        """Move the files that :func:`find_older` returns out of the driver's directory.
 
-        :raises InvalidInput, NoSpace, FileAccessFailed: as :meth:`keep`.
+        :raises InvalidInput: a file is too long for a script.
+        :raises NoSpace, FileAccessFailed: a script can't be read or written.
         """
         for name in names:
             found = re.fullmatch(OLDER, name)
@@ -75,16 +76,16 @@ class KeptScripts:
 
 
 def find_older(names: Sequence[str], actions: Sequence[str]) -> list[str]:
-    """Return those of the names in a driver's directory under which an older version kept scripts of the actions."""
+    """Return the names of scripts that an older version kept in the driver's directory."""
     matches = (re.fullmatch(OLDER, name) for name in sorted(names))
     return [found[0] for found in matches if found and found["action"] in actions]
 
 
 def _read(opened: int, name: str) -> bytes | None:
-    """Return the script that the owner of the directory gets to run by this name, ``None`` where that is nothing.
+    """Return the script that the owner of the directory runs under this name; ``None`` where there is no script.
 
-    It is read with the rights of that owner, who could have put a link to a secret there. In a directory of root where
-    others may write, links aren't followed.
+    The script is read with the rights of that owner, who could have put a link to a secret there. In a directory of
+    root that others can write to, links aren't followed.
     """
     around = os.fstat(opened)
     owner = owner_of(around)

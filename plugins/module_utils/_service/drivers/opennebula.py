@@ -4,7 +4,7 @@
 
 """The storage engine as datastore drivers of a front-end (spec: storage-driver, "Datastore Drivers Structure").
 
-The engine lies in a directory that is named after its content, and the link ``current`` leads to the engine in use. The
+The engine is in a directory that is named after its content. The link ``current`` leads to the engine in use. The
 scripts in the directory of remotes, which belongs to the front-end's user, only start the engine.
 """
 
@@ -80,7 +80,7 @@ from granary_vmstore._face.driver_script.entry import launch
 launch()
 """
 
-#: Prints the version, and a word that changes when the engine has to be compiled again.
+#: A program that prints the version, and a word that changes when the engine has to be compiled again.
 ASK_PYTHON = "import sys; print(*sys.version_info[:2], sys.implementation.cache_tag)"
 
 
@@ -109,7 +109,7 @@ class OpennebulaDriversService(Service):
         match = re.fullmatch(r"([0-9]+) ([0-9]+) (\S+)\n", answer)
         if match is None or (int(match[1]), int(match[2])) < (3, 9):
             raise InvalidInput(
-                "python", self.python, f"Python 3.9 or newer is expected, and it says of itself {answer.strip()!r}"
+                "python", self.python, f"Python 3.9 or newer is expected, and it reports {answer.strip()!r}"
             )
         return hashlib.sha256(json.dumps([self.sources, match[3]], sort_keys=True).encode()).hexdigest()
 
@@ -141,7 +141,7 @@ class OpennebulaDriversService(Service):
             )
         )
         plan.actions.append(Action("use engine", self._in_library(CURRENT), current, self.version, self._use))
-        # The engine before stays, for the actions that are under way.
+        # The previous engine stays, because running actions may use it.
         kept = (current, self.version)
         for name in sorted(names):
             path = self._in_library(name)
@@ -158,9 +158,9 @@ class OpennebulaDriversService(Service):
                 path = self._in_library(f"{self.version}/{ENGINE}/{name}")
                 os.close(open_or_make(os.path.dirname(path), 0o755))
                 write_atomic(path, source.encode())
-        # Who runs the drivers may not write there, and would compile the engine again at each start. The directory is
-        # named after its content, so that nothing has to be compared with the source, whose time a backup may not
-        # restore.
+        # The users of the drivers may not write there, and would compile the engine again at each start. The name of
+        # the directory contains the hash of its content, so that no comparison with the sources is needed: a backup may
+        # not restore their time stamps.
         compiling = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
         run([self.python, "-I", *compiling, self._in_library(self.version)], timeout=300)
 
@@ -186,8 +186,8 @@ class OpennebulaDriversService(Service):
     def _check_remotes(self) -> None:
         """Refuse a directory that isn't the directory of remotes of a front-end.
 
-        :raises NotFound: there is no such directory, or something is missing in it.
-        :raises PathNotAllowed: links of others lead to it.
+        :raises NotFound: the directory, or a part of it, is missing.
+        :raises PathNotAllowed: the path leads through links of other users.
         """
         for path in (self.remotes, *(os.path.join(self.remotes, name) for name in REMOTES)):
             with os_errors(f"look at the directory {path}"):
@@ -242,13 +242,13 @@ class OpennebulaDriversService(Service):
                     file.read(len(self.script) + 1) == self.script
                     and stat.S_IMODE(os.fstat(file.fileno()).st_mode) == SCRIPT_MODE
                 )
-        except OSError:  # a link, a FIFO, nothing
+        except OSError:  # a link, a FIFO or a missing file
             return False
 
     def _install_driver(self, path: str, kept: KeptScripts) -> None:
         """Install the scripts of one driver.
 
-        They belong to the owner of their directory; a script that differs is kept elsewhere.
+        The scripts belong to the owner of their directory. A different script in their place is kept elsewhere.
         """
         with os_errors(f"install the drivers in {path}"):
             descriptor = open_or_make(path, 0o755)
@@ -261,7 +261,7 @@ class OpennebulaDriversService(Service):
                 os.close(descriptor)
 
     def _put_script(self, directory: int, action: str) -> None:
-        """Replace whatever an action's name stands for at once, because the front-end can call it at any moment."""
+        """Replace the file of an action atomically, because the front-end can call the action at any moment."""
         around = os.fstat(directory)
         temporary = f".{action}.{os.urandom(4).hex()}"
         replace_file(directory, temporary, self.script, SCRIPT_MODE, (around.st_uid, around.st_gid))

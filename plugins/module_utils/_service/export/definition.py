@@ -47,7 +47,7 @@ def complete_device(device: VirtioFs, export: Export, domain: str, root: ET.Elem
     :raises Conflict: the domain has the directory with another mount tag, or the tag with another directory.
     :raises InvalidInput: ids can't be mapped in this sandbox.
     """
-    completed = device.completed(_find_current(export, domain, root))
+    completed = device.complete_from(_find_current(export, domain, root))
     if completed.uid_map and completed.sandbox == "chroot":
         raise InvalidInput("sandbox", "chroot", "ids are mapped in the sandbox 'namespace' only, which is expected")
     return completed

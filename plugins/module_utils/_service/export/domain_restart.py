@@ -82,7 +82,7 @@ class DomainRestart:
         except LibvirtFailed as error:
             words = last_words(self.domain.name, start)
             raise LibvirtFailed(
-                f"{error} virtiofsd said last: {words.rstrip('.')}." if words else str(error)
+                f"{error} virtiofsd logged last: {words.rstrip('.')}." if words else str(error)
             ) from error
 
 
@@ -122,7 +122,7 @@ class RestartPlan(Plan):
         return super().run(recording)
 
 
-def allowed_restart(domain: Domain | None, restart: str, timeout: int) -> DomainRestart | None:
+def read_restart(domain: Domain | None, restart: str, timeout: int) -> DomainRestart | None:
     """Return the restart that the options ``restart`` and ``restart_timeout`` allow.
 
     A transient domain can't be restarted, because its definition would be lost.
@@ -189,4 +189,4 @@ def _fall_back(
     return f"The domain {domain.name!r} runs again with its old definition."
 
 
-__all__ = ["RESTART_OPTIONS", "RestartPlan", "allowed_restart", "check_timeout", "finish"]
+__all__ = ["RESTART_OPTIONS", "RestartPlan", "read_restart", "check_timeout", "finish"]

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The service of an export: a directory of this host in a libvirt domain (spec: virtiofs-datastore), with the device in
-the definition, the device in the running domain, and the attachment in the catalog.
+"""The service of an export: a directory of this host in a libvirt domain (spec: virtiofs-datastore).
+
+An export is a device in the definition, a device in the running domain, and an attachment in the catalog.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..._core.locks import locked
 from ..._libvirt.connection import Hypervisor
 from ..service import Service
 from .absent import plan_absent
-from .domain_restart import RestartPlan, allowed_restart, finish
+from .domain_restart import RestartPlan, finish, read_restart
 from .options import parse_options
 from .present import plan_present
 from .resolve import foretell_device
@@ -60,7 +61,7 @@ class VirtiofsExportService(Service):
             self.report_missing(plan, error, is_planned=True)
             plan.result.update(self.plan_unknown().result)
             return plan
-        plan.restart = allowed_restart(domain, self.spec.restart, self.spec.restart_timeout)
+        plan.restart = read_restart(domain, self.spec.restart, self.spec.restart_timeout)
         if self.spec.is_present:
             plan_present(plan, self.spec, self.hypervisor, is_dry_run=self.is_dry_run)
         else:

@@ -53,7 +53,7 @@ def virtiofs_export_info(options: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _domain_subids() -> list[dict[str, object]] | None:
-    """Return the ranges of single domains; ``None`` where only root may know them."""
+    """Return the ranges of single domains; ``None`` for users other than root, who may not read them."""
     if os.geteuid() != 0:
         return None
     return [
@@ -70,7 +70,7 @@ def _read(domain: Domain, user: str) -> dict[str, object]:
     keys = [*persistent, *(key for key in running if key not in persistent)]
     devices = []
     for key in keys:
-        values = _combined_result(persistent.get(key), running.get(key), root is not None)
+        values = _combine(persistent.get(key), running.get(key), root is not None)
         state = None if root is None or key not in running else find_state(domain.name, root, running[key])
         others = other_owners(user, running.get(key) or persistent[key])
         devices.append({**values, "daemon": None if state is None else state.value, "other_owners": others})
@@ -81,7 +81,7 @@ def _devices(root: ET.Element) -> dict[tuple[str, str], VirtioFs]:
     return {(device.tag, device.source): device for _element, device in filesystems(root)}
 
 
-def _combined_result(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:
+def _combine(persistent: VirtioFs | None, running: VirtioFs | None, is_running: bool) -> dict[str, object]:
     device = persistent or running
     if device is None:
         raise ValueError("a device that is neither defined nor running")

@@ -51,7 +51,7 @@ def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *,
         check_wrapper(support)
     user = daemon_user(spec.service_user)
     ids = decide_ids(spec, export, domains, support.obstacle)
-    plan.actions += _existing(spec.owner.action(directory, ids.uid_map, ids.gid_map))
+    plan.actions += _as_list(spec.owner.action(directory, ids.uid_map, ids.gid_map))
     check_access(plan, export, directory, ids, support, domains, user)
     edit = DefinitionEdit(domain)
     device = complete_device(create_device(spec, export, ids, support.binary), export, domain.name, edit.root)
@@ -66,18 +66,18 @@ def plan_present(plan: RestartPlan, spec: ExportSpec, hypervisor: Hypervisor, *,
     plan_plug(plan, domain, device, spec.seed)
     if spec.seed is not None and export.mount_point is not None:
         mount = SeedMount(export.mount_tag, export.mount_point, export.read_only)
-        plan.actions += _existing(seed_action(hypervisor, domain, spec.seed, functools.partial(_with_mount, mount)))
+        plan.actions += _as_list(seed_action(hypervisor, domain, spec.seed, functools.partial(_with_mount, mount)))
     plan.result.update(domain=domain.name, mapped=bool(device.uid_map), device=_as_result(export, device))
 
 
-def _existing(action: Action | None) -> list[Action]:
+def _as_list(action: Action | None) -> list[Action]:
     return [] if action is None else [action]
 
 
 def _with_records(definition: Action | None, record: ExportRecord | None, ids: GuestIds) -> list[Action]:
-    """Return ``definition`` with what is to be recorded before it: the directory and the domain's own ids."""
-    actions = _existing(definition) if record is None else record.recorded_with(definition)
-    return actions if ids.own is None else ids.own.granted_with(actions[0] if actions else None)
+    """Return ``definition`` preceded by the records of the directory and of the domain's own ids."""
+    actions = _as_list(definition) if record is None else record.prepend_to(definition)
+    return actions if ids.own is None else ids.own.prepend_to(actions[0] if actions else None)
 
 
 def _with_mount(mount: SeedMount, mounts: Iterable[SeedMount]) -> list[SeedMount]:

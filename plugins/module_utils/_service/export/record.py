@@ -69,9 +69,9 @@ class ExportRecord:
                 "is there now."
             )
 
-    def recorded_with(self, action: Action | None) -> list[Action]:
-        """Return ``action`` so that it records the directory first, where the record is missing. Without ``action``,
-        return an action that records the directory.
+    def prepend_to(self, action: Action | None) -> list[Action]:
+        """Return ``action`` preceded by the record of the directory, if the record is missing. Without ``action``, return
+        an action that records the directory.
         """
         if self._before is not None:
             return [] if action is None else [action]

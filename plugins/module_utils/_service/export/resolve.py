@@ -97,13 +97,13 @@ def _of_image(plan: Plan, spec: ExportSpec, image: str, domain: str, defined: se
     with read_catalog(spec.catalog, missing_ok=False) as view:  # a copy in memory
         recorded = _attachments_of_image(image, spec.host, view)
         before = [one for one in recorded if one.domain == domain]
-        # Only this host can know that a domain of this host is gone.
+        # Only this host has the list of its domains.
         stale = [one for one in recorded if one.domain not in defined]
         for one in stale:
             remove_attachment(view, one.image_id, one.host, one.domain)
             plan.warnings.append(
-                f"The domain {one.domain!r}, which this host no longer has, had claimed the image {one.image!r}; "
-                "that claim is released."
+                f"The domain {one.domain!r}, which this host no longer has, was attached to the image {one.image!r}; "
+                "that attachment is removed."
             )
         found = _resolve_image(spec, image, domain, view)
     export = Export.of_attachment("image", found)

@@ -110,11 +110,11 @@ def _plug(plugged: RunningDevice, device: VirtioFs, element: ET.Element) -> None
         plugged.plug(element, lambda found: not device.differences(read_filesystem(found)))
     except LibvirtFailed as error:
         words = last_words(domain.name, start)
-        raise LibvirtFailed(f"{error} virtiofsd said last: {words}" if words else str(error)) from error
+        raise LibvirtFailed(f"{error} virtiofsd logged last: {words}" if words else str(error)) from error
     if has_died(domain, device):
         plugged.unplug()
         raise LibvirtFailed(
-            f"The virtiofsd of the device {device.tag!r} ended at once in the domain {domain.name!r}. It said last: "
+            f"The virtiofsd of the device {device.tag!r} ended at once in the domain {domain.name!r}. It logged last: "
             f"{last_words(domain.name, start)}"
         )
 

@@ -15,8 +15,8 @@ from ..._core.records import dataclass
 from ..._host.virtiofsd.program import WRAPPER, Daemon, default_binary, find_daemon
 from ..._libvirt.connection import Hypervisor
 
-#: Versions of libvirt that first know ``<idmap>`` and ``<readonly/>`` of a virtiofs device (its NEWS). An older libvirt
-#: takes them for something else.
+#: Versions of libvirt that first support ``<idmap>`` and ``<readonly/>`` of a virtiofs device (its NEWS). An older
+#: libvirt misinterprets them.
 VERSION_OF_IDMAP = (10, 0, 0)
 VERSION_OF_READ_ONLY = (11, 0, 0)
 
@@ -57,7 +57,7 @@ def map_obstacle(version: Version, daemon: Daemon, *, runs_as_root: bool) -> str
     :arg runs_as_root: whether this libvirt starts daemons as root, as ``qemu:///system`` does.
     """
     if version < VERSION_OF_IDMAP:
-        return f"its libvirt is {_dotted(version)} and maps ids from {_dotted(VERSION_OF_IDMAP)} on"
+        return f"its libvirt is {_format_version(version)} and maps ids from {_format_version(VERSION_OF_IDMAP)} on"
     if not daemon.can_map:
         return f"{daemon.path} has no --uid-map (virtiofsd in Rust is needed, the package virtiofsd)"
     if runs_as_root and not daemon.is_wrapper:
@@ -84,14 +84,15 @@ def check_read_only(version: Version, daemon: Daemon) -> None:
     """
     reason = None
     if version < VERSION_OF_READ_ONLY:
-        reason = f"its libvirt is {_dotted(version)} and exports read-only from {_dotted(VERSION_OF_READ_ONLY)} on"
+        first = _format_version(VERSION_OF_READ_ONLY)
+        reason = f"its libvirt is {_format_version(version)} and exports read-only from {first} on"
     elif not daemon.can_read_only:
         reason = f"{daemon.path} has no --readonly (virtiofsd 1.13 or later is needed)"
     if reason is not None:
         raise UnsupportedAction(f"read_only: a read-only export can't be had on this host, because {reason}.")
 
 
-def _dotted(version: Version) -> str:
+def _format_version(version: Version) -> str:
     return ".".join(map(str, version))
 
 

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Subordinate ids of one domain alone, so that ids of a guest mean nothing in another guest's shares and to its
-virtiofsd.
-"""
+"""Subordinate ids of one domain alone. The ids of a guest then have no rights in another guest's shares and virtiofsd."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from ..._model.idmap import IdMap
 
 
 class DomainIds:
-    """The range of the domain ``uuid``: the one it has, else a free one.
+    """The range of the domain ``uuid``: its present range, else a free one.
 
     :arg user: the user that runs virtiofsd, who needs the range among its subordinate ids.
     :arg used: maps of all devices of other domains.
@@ -87,7 +85,7 @@ class DomainIds:
     def map(self) -> IdMap:
         return IdMap(0, self.range.start, self.range.count)
 
-    def granted_with(self, action: Action | None) -> list[Action]:
+    def prepend_to(self, action: Action | None) -> list[Action]:
         """Return ``action`` preceded by the allocation of a missing range; without ``action``, the allocation alone."""
         before, files = read_allocations(), self._missing_entries()
         if self._before == self.range and not files:

@@ -27,7 +27,7 @@ from .work import image_lock
 class ImageActions:
     """The actions of one plan.
 
-    :arg is_data_first: whether data is removed before its images are, to have space for that.
+    :arg is_data_first: whether the data of images is removed before their rows, to free space for the catalog.
     """
 
     def __init__(self, catalog: Catalog, known: KnownImages, plan: Plan, *, is_data_first: bool = False) -> None:
@@ -35,15 +35,16 @@ class ImageActions:
         self._known = known
         self._plan = plan
         self._is_data_first = is_data_first
-        #: Data that no image has after the plan.
+        #: Data that belongs to no image after the plan.
         self._outdated: list[tuple[DatastoreDriver, Image]] = []
         #: The names of images whose data was removed first.
         self.emptied: list[str] = []
-        plan.finishing = self._removing
+        plan.finishing = self._batch_removals
 
     def create(self, image: Image, *, hidden: tuple[str, ...] = (), prepare: tuple[Preparation, ...] = ()) -> None:
-        """
-        :arg hidden: the columns that aren't known before the data is made, and so are not part of the plan.
+        """Add the action that creates an image.
+
+        :arg hidden: the columns that are unknown before the data exists. The plan lacks these columns.
         """
 
         def record() -> None:
@@ -72,9 +73,10 @@ class ImageActions:
         prepare: tuple[Preparation, ...] = (),
         outdated: DatastoreDriver | None = None,
     ) -> None:
-        """
+        """Add the action that changes an image.
+
         :arg hidden: as of :meth:`create`.
-        :arg outdated: the driver of the data before, where that is another than after.
+        :arg outdated: the driver of the old data, where the action replaces the data.
         """
         self._plan.actions.append(
             Action(
@@ -92,7 +94,7 @@ class ImageActions:
             self._outdated.append((outdated, before))
 
     def remove(self, image: Image) -> None:
-        """Remove an image, its attachments and its data."""
+        """Add the actions that remove an image, its attachments and its data."""
         for attachment in self._known.attachments(image):
             subject = f"image {image.name!r} in domain {attachment.domain!r} on host {attachment.host!r}"
             self._plan.actions.append(
@@ -116,7 +118,9 @@ class ImageActions:
         self._known.remove(image.id)
 
     def complete(self) -> None:
-        """End the plan: where data is removed first, that is done with the first action, before anything is written."""
+        """Complete the plan. Where data is removed first, the first action removes the data before anything is
+        recorded.
+        """
         if not self._is_data_first or not self._plan.actions:
             return
         first = self._plan.actions[0]
@@ -133,7 +137,8 @@ class ImageActions:
         self._plan.actions[0] = records.replace(first, record=record)
 
     def check_unused(self, image: Image, verb: str, force: bool = False) -> None:
-        """
+        """Refuse to change an image that is attached.
+
         :raises Conflict: the image has attachments.
         """
         attachments = self._known.attachments(image)
@@ -143,9 +148,9 @@ class ImageActions:
             )
 
     def check_data_unused(self, image: Image, verb: str, force: bool) -> None:
-        """Refuse to lose data that is used, whatever the catalog knows of that.
+        """Refuse to lose data that is used, whether or not the catalog has an attachment.
 
-        Who gives force to replace data has not said that a running program may lose it.
+        Force to replace data is no permission to lose the data of a running program.
 
         :raises Conflict: the data is used.
         """
@@ -160,8 +165,8 @@ class ImageActions:
             raise Conflict(f"The image {image.name!r} can't be {verb} while its data is used by {users}: {remedy}.")
 
     @contextlib.contextmanager
-    def _removing(self) -> Iterator[None]:
-        """A block in which outdated data is removed, in batches of the drivers."""
+    def _batch_removals(self) -> Iterator[None]:
+        """Remove outdated data in a block, in batches of the drivers."""
         drivers = {id(driver): driver for driver, _image in self._outdated}.values()
         with contextlib.ExitStack() as batches:
             for driver in drivers:
@@ -193,9 +198,9 @@ class ImageActions:
     def _diff(
         self, before: Image | None, after: Image | None
     ) -> tuple[dict[str, object] | None, dict[str, object] | None]:
-        """Return an image before and after an action, as the diff has it.
+        """Return an image before and after an action, for the diff.
 
-        What isn't known in check mode, such as the format of a download, is left out of both.
+        A value that check mode can't know, such as the format of a download, is missing in both.
         """
         old, new = (None if one is None else self._state(one) for one in (before, after))
         if before and after and old and new:
@@ -208,7 +213,7 @@ class ImageActions:
         return old, new
 
     def _state(self, image: Image) -> dict[str, object]:
-        """Return all columns but the name, because that is the subject of the action."""
+        """Return all columns but the name, because the name is the subject of the action."""
         datastore = self._known.datastore(image.datastore_id)
         return {"datastore": datastore and datastore.name, **self._columns(image, hidden=("name",))}
 

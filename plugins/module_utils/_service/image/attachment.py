@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Attachments: the images of domains (spec: virtiofs-datastore, "Usage" and "Considerations").
+"""The attachments of images to domains (spec: virtiofs-datastore, "Usage" and "Considerations").
 
-The rules here hold over all hosts of a site, because the catalog knows them all; the export of one host can't check
+These rules hold for all hosts of a site, because the catalog has all attachments. The export of one host can't check
 them.
 """
 
@@ -49,7 +49,9 @@ IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
 
 @dataclass(frozen=True)
 class ImageAttachment:
-    """An image in a domain, with the values in effect: the export's over the image's over the defaults."""
+    """An image in a domain, with the values in effect. A value of the export precedes the image's value, which
+    precedes the default.
+    """
 
     image_id: int
     image: str
@@ -69,9 +71,9 @@ class ImageAttachment:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageAttachment:
-        """Return the attachment that :meth:`as_dict` made ``data`` of. The data comes from a playbook.
+        """Return the attachment that :meth:`as_dict` converted to ``data``. The data comes from a playbook.
 
-        :raises InvalidInput: a key is missing, unknown or holds a value that no attachment has.
+        :raises InvalidInput: a key is missing or unknown, or a value is invalid.
         """
         accepted = "the value that granary.vmstore.image_attachment returned is expected"
         if not isinstance(data, Mapping) or set(data) != {field.name for field in fields(cls)}:
@@ -104,13 +106,13 @@ def resolve_attachment(
 ) -> ImageAttachment:
     """Return the attachment of ``image`` (a name or an id) to ``domain`` of ``host`` as it would be recorded.
 
-    What isn't given is the image's. Call this in the transaction that records the attachment.
+    A value that isn't given is the image's. Call this function in the transaction that records the attachment.
 
-    :raises DependencyNotFound: no such image; :raises UnsupportedAction: one that isn't a directory.
-    :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow its directory any more.
-    :raises InvalidInput: a value can't be used; ``read_only`` is false for an image that is read-only.
-    :raises Conflict: another domain uses the image and it can't be shared, or another image has this tag or mount point
-        in this domain.
+    :raises DependencyNotFound: the image is missing; :raises UnsupportedAction: the image isn't a directory.
+    :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS no longer allow the image's directory.
+    :raises InvalidInput: a value is invalid, or ``read_only`` is false for an image that is read-only.
+    :raises Conflict: another domain uses the image and the image can't be shared, or another image has this tag or
+        mount point in this domain.
     """
     check_host("host", host)
     check_domain("domain", domain)
@@ -123,7 +125,7 @@ def resolve_attachment(
             "directories."
         )
     datastore = DATASTORES.find(catalog, found.datastore_id)
-    if datastore is None:  # the table refers to it, but a damaged file may lack it, and with it the rules for the path
+    if datastore is None:  # a damaged catalog may lack the datastore and its rules
         raise CatalogFailed(
             f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so "
             "restore it from a backup."
@@ -179,14 +181,14 @@ def _check_domain_of(catalog: Catalog, wanted: ImageAttachment) -> None:
 
 
 def record_attachment(catalog: Catalog, attachment: ImageAttachment) -> None:
-    """Record the attachment, or its new values. Doing so twice is the same as once."""
+    """Record the attachment, or its new values. A repetition changes nothing."""
     ATTACHMENTS.put(
         catalog, Attachment(**{field.name: getattr(attachment, field.name) for field in fields(Attachment)})
     )
 
 
 def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -> bool:
-    """Remove the attachment; return ``False`` when there was none."""
+    """Remove the attachment. Return ``False`` when the attachment is missing."""
     existed = bool(ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain))
     ATTACHMENTS.delete(catalog, image_id, host, domain)
     return existed
@@ -195,18 +197,18 @@ def remove_attachment(catalog: Catalog, image_id: int, host: str, domain: str) -
 def attachments(
     catalog: Catalog, *, host: str | None = None, domain: str | None = None, image_id: int | None = None
 ) -> list[ImageAttachment]:
-    """Return what is attached to a domain, on a host, of an image, or any of these together."""
+    """Return the attachments to a domain, on a host or of an image; several conditions must all be met."""
     found = []
     for row in ATTACHMENTS.rows(catalog, image_id=image_id, host=host, domain=domain):
         image = IMAGES.find(catalog, row.image_id)
-        if image is not None:  # always: the table refers to it
+        if image is not None:  # the image is always found, because the attachment refers to it
             effective = {field.name: getattr(row, field.name) for field in fields(Attachment)}
             found.append(ImageAttachment(image=image.name, source=image.path, persistent=image.persistent, **effective))
     return found
 
 
 class ImageAttachmentService(CatalogService):
-    """Plans the attachment of one image to one domain."""
+    """Plan the attachment of one image to one domain."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])

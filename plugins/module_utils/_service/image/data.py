@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The data of the images of a plan: how it is made, and whether what exists was made of the same."""
+"""The data of the images of a plan: its creation, and its comparison with existing data."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ EMPTY_TYPES = ("os", "datablock")
 
 
 class ImageData:
-    """The data of a list of images, each known by its number there. What was made or fetched for one plan is found
-    again by the next.
+    """The data of a list of images, each identified by its number in the list. A new plan reuses the data that was
+    created or fetched for the previous plan.
 
-    :arg lock: keeps other programs away from the data of the image with an id.
-    :arg log: is given what goes on, one line a call.
+    :arg lock: returns the lock on the data of the image with an id.
+    :arg log: a callable that gets each log line.
     """
 
     def __init__(
@@ -43,48 +43,48 @@ class ImageData:
         self._planned: dict[int, NewData | Growth] = {}
         self._done: dict[int, NewData | Growth] = {}
         self._batch = Batch()
-        # What a server or a file has, by what was asked for.
+        # Downloaded lists of checksums and certificates of CAs, by their source.
         self._lists: dict[tuple[object, ...], bytes | VmstoreError] = {}
         self._authorities: dict[str, str] = {}
 
     def start(self, known: KnownImages, *, look: bool) -> None:
         """Begin a new plan.
 
-        :arg look: whether the origin of an image is looked at while planning, because no data is made.
+        :arg look: whether planning reads the origins of images, because no data will be created.
         """
         self._known = known
         self._look = look
         self._done.update({number: one for number, one in self._planned.items() if one.is_done})
         self._planned = {}
-        #: The number in the list of a new image, by its id.
+        #: The number of a new image in the list, by the id of the image.
         self._number_of: dict[int, int] = {}
-        #: What the user is to know, by the number of the image.
+        #: Warnings for the user, by the number of the image.
         self.warnings: dict[int, tuple[str, ...]] = {}
 
     def error(self, number: int) -> VmstoreError | None:
-        """Return why the data of an image could not be made."""
+        """Return the error because of which an image has no data."""
         done = self._done.get(number)
         return None if done is None else done.error
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the data of the plan is made."""
-        return self._batch.opened([one for one in self._planned.values() if isinstance(one, NewData)])
+        """Return a block in which the data of the plan is created."""
+        return self._batch.open([one for one in self._planned.values() if isinstance(one, NewData)])
 
     def plan(
         self, number: int, spec: DataSpec, image: Image, driver: DatastoreDriver
     ) -> tuple[Image, tuple[Preparation, ...]]:
-        """Return ``image`` with its data, and what makes the data.
+        """Return ``image`` with its data, and the preparations that create the data.
 
-        Before the data is made, the image has as much as is known: the path is empty, of copies the format, too.
+        Before the data exists, the image has only the known values: the path is empty, and so is the format of a copy.
 
-        :raises StaleState: the data was made, and another program removed it.
-        :raises VmstoreError: the data can't be as it is asked for.
+        :raises StaleState: the data was created, and another program removed it.
+        :raises VmstoreError: the data can't be created as requested.
         """
         spec = self.with_checksum(spec)
         options = self._copy_options(driver, spec, image.type)
         make, found = self._source(spec, driver, options)
         planned = self._done.get(number)
-        # A datastore that was removed and made anew has another id, and other directories.
+        # A datastore that was removed and created again has another id, and other directories.
         if not isinstance(planned, NewData) or planned.driver.datastore.id != driver.datastore.id:
             planned = NewData(driver, make, self._batch)
         elif planned.made is not None:
@@ -105,7 +105,7 @@ class ImageData:
             fs=spec.fs,
             origin=self._origin(spec),
             origin_checksum=spec.checksum,
-            # Domains write to a persistent one.
+            # Domains change the data of a persistent image.
             checksum=None if image.persistent else found.checksum,
         )
         return image, (planned.prepare,)
@@ -113,7 +113,7 @@ class ImageData:
     def _source(
         self, spec: DataSpec, driver: DatastoreDriver, options: CopyOptions
     ) -> tuple[Callable[[], CopiedImage], CopiedImage]:
-        """Return how to make the data, and what is known before."""
+        """Return the function that creates the data, and the known values of the data."""
         if spec.size is not None:
             return self._empty(spec.size, spec, driver, options)
         if spec.clone_from is not None:
@@ -124,9 +124,9 @@ class ImageData:
         return functools.partial(driver.cp, spec.origin, options), known
 
     def with_checksum(self, spec: DataSpec) -> DataSpec:
-        """Return ``spec`` with the checksum itself, of the file that has it. Each file is fetched once.
+        """Return ``spec`` with the checksum from the list of checksums. Each list is fetched once.
 
-        :raises VmstoreError: the file can't be fetched, or has no such checksum.
+        :raises VmstoreError: the list can't be fetched, or lacks the checksum.
         """
         if spec.checksum_list is None or spec.checksum is not None or spec.origin is None:
             return spec
@@ -147,11 +147,12 @@ class ImageData:
             spec, checksum=f"{algorithm}:{find_checksum(content, algorithm, spec.origin, spec.checksum_list.redacted)}"
         )
 
-    def compared(self, number: int, spec: DataSpec, found: Image) -> DataSpec:
-        """As :meth:`with_checksum`, of an image that exists. Where it was made of the same path or URL, it doesn't need
-        the file, and a warning is enough.
+    def with_known_checksum(self, number: int, spec: DataSpec, found: Image) -> DataSpec:
+        """Return ``spec`` with the checksum from the list of checksums, for an existing image.
 
-        :raises VmstoreError: as :meth:`with_checksum`, where the image was made of something else.
+        Where the image has the same path or URL as its origin, a list that can't be fetched is a warning only.
+
+        :raises VmstoreError: the list can't be fetched, or lacks the checksum, and the origin is another one.
         """
         try:
             return self.with_checksum(spec)
@@ -168,11 +169,11 @@ class ImageData:
             self._authorities[path] = read_ca("ca_path", path)
         return None if path is None else self._authorities[path]
 
-    def difference(self, spec: DataSpec, found: Image) -> str:
-        """Return why the data of an image isn't as desired, and what can be done; empty where it is, as far as ``spec``
-        has anything about that.
+    def find_difference(self, spec: DataSpec, found: Image) -> str:
+        """Return the first difference between the data of an image and ``spec``, with the possible remedies; empty
+        without one.
 
-        An image that only has to grow, or whose origin is elsewhere now, has no difference.
+        An image that only has to grow, or whose origin has another address now, has no difference.
         """
         is_same = has_checksum(found, spec.checksum)
         origin = found.as_dict(self._known.name_of)["origin"]
@@ -185,8 +186,8 @@ class ImageData:
             "clone_from": (clone or None, origin),
             "url" if "://" in (spec.redacted or "") else "path": (None if is_same else spec.redacted, origin),
             "checksum": (None if is_same else spec.checksum, found.origin_checksum),
-            "size": (None if grows(spec, found) else spec.size, found.size_mb),
-            # Of what an image was copied from, the format isn't kept.
+            "size": (None if has_to_grow(spec, found) else spec.size, found.size_mb),
+            # The recorded format isn't that of the file the image was copied from.
             "format": (None if spec.origin else spec.format, found.format),
             "fs": (spec.fs, found.fs),
             "driver": (spec.driver, found.format),
@@ -202,10 +203,10 @@ class ImageData:
                 return f"{option}: the image {found.name!r} was made {made}; {keep} to keep its data, or {replaced}."
         return ""
 
-    def moved(self, spec: DataSpec, found: Image, wanted: Image) -> Image:
-        """Return ``wanted`` with its origin, which is elsewhere now where the checksum is the same.
+    def with_new_origin(self, spec: DataSpec, found: Image, wanted: Image) -> Image:
+        """Return ``wanted`` with the new address of its origin, where the checksum is the same.
 
-        A domain doesn't notice where the data once came from.
+        The address of the origin makes no difference to a domain.
         """
         if spec.redacted is None or not has_checksum(found, spec.checksum):
             return wanted
@@ -214,7 +215,7 @@ class ImageData:
     def grow(
         self, number: int, spec: DataSpec, found: Image, driver: DatastoreDriver
     ) -> tuple[Image, tuple[Preparation, ...]]:
-        """Return ``found`` as large as it is asked for, and what makes the room.
+        """Return ``found`` with the requested size, and the preparations that enlarge the data.
 
         :raises VmstoreError: the data can't grow.
         """
@@ -249,8 +250,8 @@ class ImageData:
         return spec.redacted if spec.clone_from is None else clone_origin(self._known.source(spec.clone_from))
 
     def _is_source(self, reference: str, found: Image) -> bool:
-        """Return whether an image is a clone of another, which may have a new name, be removed, or be made anew under
-        its name since.
+        """Return whether ``found`` is a clone of the image ``reference``. Since the cloning, that image may have
+        been renamed, removed, or created again under its name.
         """
         recorded = clone_source(found.origin)
         if recorded is None:
@@ -292,7 +293,7 @@ class ImageData:
             )
         wanted = options.driver_format if options.convert else None
         if options.image_type not in EMPTY_TYPES:
-            # They are stored as they are, and nothing tells a domain that one is anything else than raw.
+            # Such images are stored unchanged, and a domain has no information about another format than raw.
             wanted = "raw"
             if source.format not in ("raw", ""):
                 accepted = (
@@ -307,10 +308,10 @@ class ImageData:
         maker = self._planned.get(self._number_of.get(source.id, -1))
 
         def clone(clone: Callable[..., CopiedImage]) -> CopiedImage:
-            path, image_format = self._data_of(source, maker)
+            path, image_format = self._find_data(source, maker)
             try:
                 return clone(path, image_format, options, **named)
-            except InvalidInput as error:  # which names an option of the driver
+            except InvalidInput as error:  # the error names an option of the driver
                 raise InvalidInput(
                     "clone_from", reference, f"its data at {path} can't be used: {error.accepted}"
                 ) from error
@@ -320,11 +321,11 @@ class ImageData:
             "", wanted or source.format, source.size_mb, warnings
         )
 
-    def _data_of(self, source: Image, maker: NewData | Growth | None) -> tuple[str, str]:
+    def _find_data(self, source: Image, maker: NewData | Growth | None) -> tuple[str, str]:
         """Return the path and the format of the data that a clone is made of.
 
-        :arg maker: the data, where the same plan makes it.
-        :raises NotFound: it could not be made.
+        :arg maker: the data, where the same plan creates it.
+        :raises NotFound: the data could not be created.
         """
         if not isinstance(maker, NewData):
             return source.path, source.format
@@ -349,16 +350,16 @@ class ImageData:
 
 
 def has_checksum(found: Image, checksum: str | None) -> bool:
-    """Return whether an image is known to be made of something with this checksum.
+    """Return whether the origin or the data of an image is known to have this checksum.
 
-    Domains write to a persistent one, so its own doesn't tell.
+    The checksum of a persistent image's data isn't compared, because domains change that data.
     """
     return checksum is not None and checksum in (found.origin_checksum, None if found.persistent else found.checksum)
 
 
-def grows(spec: DataSpec, found: Image) -> bool:
-    """Return whether an image began empty, and only has to grow to be as desired."""
+def has_to_grow(spec: DataSpec, found: Image) -> bool:
+    """Return whether an image began empty and only has to grow to the desired size."""
     return spec.size is not None and spec.size > found.size_mb and found.origin is None and found.type in EMPTY_TYPES
 
 
-__all__ = ["EMPTY_TYPES", "ImageData", "grows"]
+__all__ = ["EMPTY_TYPES", "ImageData", "has_to_grow"]

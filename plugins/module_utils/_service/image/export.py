@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An image, or what it was at a snapshot, as one file on the front-end that stands alone."""
+"""The service that writes an image, or one of its snapshots, to a single file on the front-end without a backing
+file.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,12 @@ IMAGE_EXPORT_SPEC = ArgumentSpec(
     }
 ).merge(CATALOG_OPTIONS)
 
-#: Of every file that is written: whoever may read images of virtual machines is told by the operator.
+#: The mode of every file that is written. The operator decides which users may read images of virtual machines.
 MODE = 0o600
 
 
 class ImageExportService(ImageWorkService):
-    """Plans the one file."""
+    """Plan the file with the content of an image."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
@@ -65,12 +67,12 @@ class ImageExportService(ImageWorkService):
         content = driver.content(image.path, image.format, snapshot)
         wanted = self.options["format"] or content.format
         plan = Plan({"dest": self.dest, "format": wanted, "size": None, "checksum": None})
-        with self._directory() as target, content.opened() as opened:
+        with self._open_target() as target, content.opened() as opened:
             damage = missing_ends(opened.reads, content.format)
             if damage:
                 raise Conflict(f"The image {image.name!r} is damaged and not exported: {damage}.")
             if target.holds(opened, wanted):
-                plan.result.update(target.measured())
+                plan.result.update(target.measure())
                 plan.afterwards.append(functools.partial(sweep, os.path.dirname(self.dest)))
                 return plan
             if target.found is not None and not self.options["force"]:
@@ -81,13 +83,13 @@ class ImageExportService(ImageWorkService):
             self._foresee(content, opened, wanted, target.directory)
         before = None if found is None else {"dest": self.dest, "size": found.size}
         after = {"dest": self.dest, "format": wanted, "image": image.name, "snapshot": snapshot}
-        # What the copy has open until the file has its name.
+        # The open files of the copy, which stay open until the file has its name.
         opened_copy = contextlib.ExitStack()
         copies: list[tuple[Target, NewImage]] = []
 
         def prepare() -> Callable[[], None]:
             with contextlib.ExitStack() as stack:
-                target = stack.enter_context(self._directory())
+                target = stack.enter_context(self._open_target())
                 part = stack.enter_context(new_image(target.directory, mode=MODE))
                 for warning in copy_chain(content, part, wanted):
                     plan.warn_once(warning)
@@ -111,7 +113,7 @@ class ImageExportService(ImageWorkService):
     def _publish(self, target: Target, part: NewImage, planned: FoundFile | None) -> dict[str, object]:
         """Give a copy its name. Return its size and its checksum.
 
-        :raises StaleState: ``dest`` isn't what was ``planned`` to be replaced.
+        :raises StaleState: ``dest`` isn't the file that was ``planned`` to be replaced.
         """
         with os_errors(f"write {self.dest}"):
             if target.look() != planned:
@@ -122,15 +124,15 @@ class ImageExportService(ImageWorkService):
         try:
             sync_opened(target.directory)
         except OSError as error:
-            # Not NoSpace, which says that nothing was changed.
+            # The error isn't NoSpace, whose message is that nothing was changed.
             raise FileAccessFailed(
                 f"{self.dest} is written, but a crash could still undo that: {error.strerror}."
             ) from error
-        return measured(part.fd, self.dest)
+        return measure(part.fd, self.dest)
 
     @staticmethod
     def _foresee(content: ImageChain, opened: OpenChain, image_format: str, directory: int) -> None:
-        """Refuse what can't be written.
+        """Refuse a file that can't be written.
 
         :raises VmstoreError: as writing would.
         """
@@ -144,10 +146,10 @@ class ImageExportService(ImageWorkService):
             )
 
     @contextlib.contextmanager
-    def _directory(self) -> Iterator[Target]:
-        """Open the place of the file.
+    def _open_target(self) -> Iterator[Target]:
+        """Yield the place of the file.
 
-        Its directory is opened before it is judged, so that no link of its path can lead elsewhere afterwards.
+        The directory is opened before it is checked, so that no link of its path can lead elsewhere afterwards.
         """
         shown, name = os.path.split(self.dest)
         if not name:
@@ -159,8 +161,9 @@ class ImageExportService(ImageWorkService):
             yield Target(directory, name, self.dest, stack)
 
     def _check_place(self, path: str) -> None:
-        """
-        :raises PathNotAllowed: it is the datastores' or the catalog's.
+        """Refuse a place in a datastore or the catalog.
+
+        :raises PathNotAllowed: ``path`` belongs to a datastore or the catalog.
         """
         for datastore in DATASTORES.rows(self.catalog):
             for directory in datastore.directories():
@@ -177,7 +180,7 @@ class ImageExportService(ImageWorkService):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """The identity of a file, by which a replaced one is found out."""
+    """The properties by which an existing file is recognized later."""
 
     device: int
     inode: int
@@ -186,9 +189,9 @@ class FoundFile:
 
 
 class Target:
-    """A file that is or will be, in an open directory. What is there stays open as long as ``stack``.
+    """A file that exists or will be created, in an open directory. An existing file stays open as long as ``stack``.
 
-    :raises InvalidInput: something else than a regular file is there.
+    :raises InvalidInput: something other than a regular file has the name.
     """
 
     def __init__(self, directory: int, name: str, dest: str, stack: contextlib.ExitStack) -> None:
@@ -196,15 +199,16 @@ class Target:
         self.name = name
         self.dest = dest
         self.found = self.look()
-        #: Descriptor of the file that was there.
+        #: Descriptor of the existing file.
         self.fd = -1
         if self.found is not None:
             with os_errors(f"read {dest}"):
                 self.fd = stack.enter_context(opened_file_at(directory, name))
 
     def look(self) -> FoundFile | None:
-        """
-        :raises InvalidInput: there is something else than a regular file.
+        """Return the properties of the file; ``None`` while it is missing.
+
+        :raises InvalidInput: something other than a regular file has the name.
         """
         try:
             status = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
@@ -221,35 +225,36 @@ class Target:
         return FoundFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def holds(self, content: OpenChain, image_format: str) -> bool:
-        """Return whether the file is there already, in this format and standing alone."""
+        """Return whether the file exists with this content and this format, and without a backing file."""
         if self.found is None:
             return False
         if image_format not in ("raw", "qcow2"):
             return all(
                 one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd))
             )
-        if image_format == "qcow2" and not self._stands_alone():
+        if image_format == "qcow2" and not self._is_standalone():
             return False
-        # Its owner can still give it a backing file, such as a socket that never answers: none counts.
+        # The owner of the file can still give it a backing file, such as a socket that never responds. So a backing
+        # file is ignored.
         image = as_one_image([self.fd]) if image_format == "qcow2" else descriptor_path(self.fd)
         there = OpenChain(image, image_format, {self.fd: self.dest})
-        # One raw file is a copy of another to the byte, not only to the sector.
+        # Two raw files must have the same length in bytes, not only the same sectors.
         if image_format == content.format == "raw" and there.virtual_size() != content.virtual_size():
             return False
         return has_same_content(content, there)
 
-    def _stands_alone(self) -> bool:
+    def _is_standalone(self) -> bool:
         try:
             return inspect(self.fd, path=self.dest).format == "qcow2"
         except InvalidInput:
             return False
 
-    def measured(self) -> dict[str, object]:
-        return measured(self.fd, self.dest)
+    def measure(self) -> dict[str, object]:
+        return measure(self.fd, self.dest)
 
 
-def measured(descriptor: int, dest: str) -> dict[str, object]:
-    """An open file's size in bytes and its checksum."""
+def measure(descriptor: int, dest: str) -> dict[str, object]:
+    """Return an open file's size in bytes and its checksum."""
     sha256 = hashlib.sha256()
     with os_errors(f"read {dest}"):
         for chunk in chunks_of(descriptor):

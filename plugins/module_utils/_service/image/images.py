@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Desired images, one or many (spec: storage-driver, virtiofs-datastore "Usage", shared-file-system "Persistent
+"""The service of images, one or many (spec: storage-driver, virtiofs-datastore "Usage", shared-file-system "Persistent
 Images").
 
-The data of new images is made before the transaction that records them, so that nobody waits for a download. What a
-killed run has made and not yet recorded is data without an image; the module datastore_check finds it.
+The data of new images is created before the transaction that records them, so that no program waits for a download. A
+killed run may leave data without an image; the module datastore_check finds such data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..._core.errors import (
     printable,
 )
 from ..._core.plan import Plan
-from ..._core.secrets import withheld
+from ..._core.secrets import withhold
 from ..._driver.datastore.base import TIMEOUT
 from ..._model.names import LONGEST_NAME
 from ..catalog import CATALOG_OPTIONS, CatalogService
@@ -49,15 +49,15 @@ IMAGE_SPEC = ArgumentSpec(
     repeated=["images"],
 ).merge(CATALOG_OPTIONS)
 
-#: Upper bound of the plans that are made because another program changed the catalog meanwhile.
+#: Upper bound of the number of plans in one run. A plan is repeated when another program has changed the catalog.
 MOST_ATTEMPTS = 10
 
 
 class ImageService(CatalogService):
-    """Plans images of the catalog. An option that isn't given stays as it is, or is the default of a new image.
+    """Plan images of the catalog. An option that isn't given keeps its value; a new image gets the default.
 
-    Where the data of some of many images can't be made, the others are recorded all the same, as in a loop, and then
-    the run fails.
+    If the data of some images can't be created, the other images are recorded all the same, like in a loop. Then the
+    run fails.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -67,12 +67,12 @@ class ImageService(CatalogService):
         self._specs: list[ImageSpec] = []
         for number, one in enumerate(options["images"] if self._is_list else [options]):
             self._references.append(
-                printable(withheld(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME])
+                printable(withhold(str(one["name"] if one["id"] is None else one["id"]))[:LONGEST_NAME])
             )
             try:
                 self._specs.append(parse_options(one))
             except InvalidInput as error:
-                raise self._located_error(number, error) from error
+                raise self._locate_error(number, error) from error
         self._timeout = options["timeout"]
         check_timeout(self._timeout)
         self._data = ImageData(functools.partial(image_lock, self.path), self._tell)
@@ -80,13 +80,13 @@ class ImageService(CatalogService):
         self._is_data_first = False
 
     def _tell(self, text: str) -> None:
-        self.log(text)  # which is set once this service is made
+        self.log(text)  # the log is assigned after the construction of the service
 
     def converge(self) -> Plan:
-        """As of :class:`Service`.
+        """Reach the desired state, and return the plan that was run.
 
-        Where the catalog can't be written for lack of space, images make space for their own removal by that of their
-        data.
+        If the catalog can't be written for lack of space, and all images are to be removed, their data is removed
+        first.
         """
         try:
             return super().converge()
@@ -109,13 +109,13 @@ class ImageService(CatalogService):
             try:
                 return self._plan_once()
             except VmstoreError:
-                if not self.renewed():
+                if not self.refresh():
                     raise
         return self._plan_once()
 
     def _plan_once(self) -> Plan:
         known = KnownImages(self.catalog, timeout=self._timeout, log=self.log)
-        # Nothing is made without a catalog.
+        # Without a catalog, the run fails before it creates data.
         self._data.start(known, look=not self.will_run and not self.missing)
         plan = Plan(preparing=self._data.preparing)
         self._actions = ImageActions(self.catalog, known, plan, is_data_first=self._is_data_first)
@@ -123,7 +123,7 @@ class ImageService(CatalogService):
         images = [image for number in range(len(self._specs)) if (image := self._plan_image(plan, planner, number))]
         for number, warnings in self._data.warnings.items():
             for warning in warnings:
-                plan.warn_once(self._located(number, warning))
+                plan.warn_once(self._locate(number, warning))
         if self.missing and plan.changed:
             message = (
                 f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
@@ -137,27 +137,27 @@ class ImageService(CatalogService):
         return plan
 
     def _plan_image(self, plan: Plan, planner: ImagePlanner, number: int) -> dict[str, object] | None:
-        """Return the image as it will be; ``None`` where there will be none, or no data could be made."""
+        """Return the image after the plan; ``None`` for an image that is to be absent or has no data."""
         failure = self._data.error(number)
         if failure is not None:
-            plan.errors.append(self._located_error(number, failure))
+            plan.errors.append(self._locate_error(number, failure))
             return None
         try:
             return planner.plan(number)
         except DependencyMissing as error:
             self.report_missing(
-                plan, error if not self._is_list else DependencyMissing(self._located(number, str(error)))
+                plan, error if not self._is_list else DependencyMissing(self._locate(number, str(error)))
             )
             return None
         except VmstoreError as error:
-            raise self._located_error(number, error) from error
+            raise self._locate_error(number, error) from error
 
-    def _located(self, number: int, text: str) -> str:
-        """Return ``text`` with the image of the list that it is about."""
+    def _locate(self, number: int, text: str) -> str:
+        """Return ``text`` with the place of the image in the list."""
         return f"images[{number}] ({self._references[number]}): {text}" if self._is_list else text
 
-    def _located_error(self, number: int, error: VmstoreError) -> VmstoreError:
-        return VmstoreError(self._located(number, str(error))) if self._is_list else error
+    def _locate_error(self, number: int, error: VmstoreError) -> VmstoreError:
+        return VmstoreError(self._locate(number, str(error))) if self._is_list else error
 
 
 __all__ = ["IMAGE_SPEC", "ImageService"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The images of the catalog, with their attachments."""
+"""The images of the catalog."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "
 
 
 def image_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """Every image, those of one datastore, or one by name or id, each with the domains that use it.
+    """Return every image, those of one datastore, or one by name or id. Each has the domains that use the image.
 
-    :raises DependencyNotFound: there is no such image or datastore.
+    :raises DependencyNotFound: the image or the datastore is missing.
     """
     with reading(options["catalog"]) as catalog:
         names = {one.id: one.name for one in DATASTORES.rows(catalog)}

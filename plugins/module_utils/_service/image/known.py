@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalog's images as a plan for many of them goes along: read once, and changed in memory by each step that is
-planned.
+"""The catalog's images while many of them are planned. They are read once, and each planned step changes them in
+memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..datastore.desired import driver_of
 
 
 class KnownImages:
-    """The images, and what is planned for them so far.
+    """The images with the changes that are planned so far.
 
     :arg timeout: seconds for one question to a file system.
-    :arg log: is given what drivers do.
+    :arg log: a callable that gets each log line of a driver.
     """
 
     def __init__(self, catalog: Catalog, *, timeout: float, log: Callable[[str], object]) -> None:
@@ -47,27 +47,28 @@ class KnownImages:
             self._attachments[attachment.image_id].append(attachment)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
-        # As they were before anything was planned.
+        # The recorded paths before any change is planned.
         self._recorded: dict[int, set[str]] = defaultdict(set)
         for image in self._by_id.values():
             self._recorded[image.datastore_id].add(image.path)
 
     def find(self, reference: str | int) -> Image | None:
-        """Return the image with this id, or this name. Text of digits only is an id, as no name is."""
+        """Return the image with this id or this name. Text of digits only is an id, because no name has digits only."""
         text = str(reference)
         if re.fullmatch("[0-9]+", text) is None:
             return self._by_name.get(text)
-        # The largest of SQLite's ids has 19 digits, and Python reads no number of thousands.
+        # The largest id of SQLite has 19 digits. Python refuses to convert thousands of digits.
         return self._by_id.get(int(text)) if len(text) < 20 else None
 
     def name_of(self, image_id: int) -> str | None:
-        """Return the name that an image has now, or will have; ``None`` where there is none with this id."""
+        """Return the name that an image will have; ``None`` without an image with this id."""
         image = self._by_id.get(image_id)
         return None if image is None else image.name
 
     def source(self, reference: str) -> Image:
-        """
-        :raises DependencyNotFound: there is no such image to clone.
+        """Return the image to clone.
+
+        :raises DependencyNotFound: the image is missing.
         """
         found = self.find(reference)
         if found is None:
@@ -75,9 +76,9 @@ class KnownImages:
         return found
 
     def is_at(self, path: str) -> bool:
-        """Return whether an image has its data at ``path``, as far as the catalog knows.
+        """Return whether the catalog has an image with its data at ``path``.
 
-        Only one that was made by hand has two images with the same data.
+        Two images have the same data only in a catalog that was edited by hand.
         """
         return self._at[path] > 0
 
@@ -93,22 +94,22 @@ class KnownImages:
         return self._drivers[datastore.id]
 
     def has_data(self, image: Image, datastore: Datastore) -> bool:
-        """Return whether the data of an image of a driver that stores data exists. The datastore is read once.
+        """Return whether the data of an image exists. The driver must store data. The datastore is read once.
 
-        :raises VmstoreError: the datastore doesn't answer.
+        :raises VmstoreError: the datastore can't be read.
         """
         return self.has_data_at(image.path, datastore)
 
     def has_data_at(self, path: str, datastore: Datastore) -> bool:
-        """Return the same as :meth:`has_data`, for an image that isn't known yet."""
+        """Return whether data exists at ``path``, like :meth:`has_data`, for an image that isn't recorded yet."""
         return path in self._data(datastore)
 
     def check_mounted(self, datastore: Datastore) -> None:
-        """Refuse to make data where all that the catalog knows of is gone: that is what a mount point looks like while
-        nothing is mounted there.
+        """Refuse to create data where the data of all recorded images is missing. That is the state of a mount point
+        without its mount.
 
-        :raises Conflict: the datastore has images, and none of them its data.
-        :raises VmstoreError: it doesn't answer.
+        :raises Conflict: the datastore has images, and the data of all of them is missing.
+        :raises VmstoreError: the datastore can't be read.
         """
         recorded = self._recorded[datastore.id]
         if recorded and recorded.isdisjoint(self._data(datastore)):
@@ -127,7 +128,7 @@ class KnownImages:
         return self._stored[datastore.id]
 
     def put(self, image: Image) -> None:
-        """Note what is planned for an image, new or changed.
+        """Record the plan for a new or changed image.
 
         :raises Conflict: another image has its name or its mount tag.
         """
@@ -156,10 +157,10 @@ class KnownImages:
                 self._by_tag.pop(image.mount_tag, None)
 
     def data_users(self, image: Image, *, running: bool) -> str:
-        """Return who uses its data in fact, in words; empty when nobody does.
+        """Return the actual users of an image's data as text; empty without users.
 
         :arg running: as of :meth:`DatastoreDriver.users`.
-        :raises VmstoreError: its datastore doesn't answer.
+        :raises VmstoreError: the datastore can't be read.
         """
         datastore = self.datastore(image.datastore_id)
         return "" if datastore is None else ", ".join(self.driver(datastore).users(image.path, running=running))

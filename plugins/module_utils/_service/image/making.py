@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The data of images as it is made: before the transaction that records the images, and in batches of their drivers."""
+"""The creation of the data of images, before the transaction that records the images, and in batches of the drivers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..._core.errors import VmstoreError
 from ..._core.plan import nothing
 from ..._driver.datastore.base import CopiedImage, DatastoreDriver
 
-#: Images that are made durable together. Each needs a descriptor until then.
+#: Upper bound of the number of images that become durable together. Each needs an open descriptor until then.
 BATCH = 100
 
 
 class NewData:
-    """The data of one image. What can't be made has an error, and keeps nothing else from being made.
+    """The data of one image. A failure is kept as the error of this image, and the creation of other data continues.
 
-    :arg make: makes the data and returns what it is.
+    :arg make: creates the data and returns its description.
     """
 
     def __init__(self, driver: DatastoreDriver, make: Callable[[], CopiedImage], batch: Batch) -> None:
@@ -51,12 +51,12 @@ class NewData:
 
 
 class Growth:
-    """More room in the data of one image, with an error as :class:`NewData` has it.
+    """The enlargement of the data of one image. A failure is kept as its error.
 
-    More room than the catalog knows of does no harm, so it isn't taken back.
+    It has no undo, because data larger than its record does no harm.
 
-    :arg path: of the data.
-    :arg size: in MiB, that the data has then.
+    :arg path: path of the data.
+    :arg size: the new size in MiB.
     """
 
     def __init__(self, path: str, size: int, grow: Callable[[], None]) -> None:
@@ -75,7 +75,7 @@ class Growth:
 
 
 class Batch:
-    """New data that is published together: it has its names, and is durable, only then."""
+    """New data that is published together. The data gets its names, and becomes durable, only by the publication."""
 
     def __init__(self) -> None:
         self._waiting: list[NewData] = []
@@ -89,7 +89,9 @@ class Batch:
         return data in self._waiting
 
     def publish(self) -> None:
-        """Let the drivers publish what was made since the last time. What can't be published has an error."""
+        """Let the drivers publish the data that was created since the last call. Data that can't be published gets
+        an error.
+        """
         waiting, self._waiting = self._waiting, []
         for driver in {id(data.driver): data.driver for data in waiting}.values():
             errors = driver.publish()
@@ -99,12 +101,13 @@ class Batch:
                     data.made = None
 
     @contextlib.contextmanager
-    def opened(self, planned: list[NewData]) -> Iterator[None]:
-        """A block in which ``planned`` is made, and which publishes all at its end. A signal ends it by an exception,
-        so that what was made is removed on the way out.
+    def open(self, planned: list[NewData]) -> Iterator[None]:
+        """Create ``planned`` in a block, and publish everything at its end.
+
+        A signal ends the block by an exception, so that the data that was created is removed again.
         """
         drivers = {id(data.driver): data.driver for data in planned} if len(planned) > 1 else {}
-        with _ended_by_exception(), contextlib.ExitStack() as batches:
+        with _raise_on_signals(), contextlib.ExitStack() as batches:
             for driver in drivers.values():
                 batches.enter_context(driver.batch())
             yield
@@ -112,8 +115,8 @@ class Batch:
 
 
 @contextlib.contextmanager
-def _ended_by_exception() -> Iterator[None]:
-    """A block that a signal ends by an exception. Not to be used where the catalog is written."""
+def _raise_on_signals() -> Iterator[None]:
+    """Turn signals into an exception in a block. Not to be used where the catalog is written."""
 
     def end(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The desired state of one image: the options, checked one by one, before anything is looked at."""
+"""The desired state of one image: the options, checked one by one, before any access to the catalog or a datastore."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
-#: Options for the data of a new image, of which one is given.
+#: Options for the data of a new image. Exactly one of them is required.
 SOURCES = ("path", "url", "clone_from", "size")
 
 #: Options of images that are mounted.
 MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
 
-#: The :data:`SOURCES` that an option goes with.
+#: The members of :data:`SOURCES` that an option can be combined with.
 BELONGS_TO = {
     "ca_path": ("path", "url"),
     "checksum": ("path", "url"),
@@ -70,9 +70,9 @@ BELONGS_TO = {
 
 @dataclass(frozen=True)
 class ChecksumList:
-    """A file such as SHA256SUMS, which has the checksum.
+    """A file such as SHA256SUMS, which has the checksum of an image.
 
-    :arg url: as given, with http or https, and ``redacted`` as :class:`DataSpec` has it.
+    :arg url: as given, with http or https. ``redacted`` is the URL without its secrets.
     """
 
     algorithm: str
@@ -82,13 +82,13 @@ class ChecksumList:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The desired data of an image. ``None`` stands for what isn't given.
+    """The desired data of an image. ``None`` is a value that isn't given.
 
     :arg origin: the path or URL to copy from, as given.
-    :arg redacted: the same without what a URL may hold in secret.
-    :arg checksum_list: where the checksum is, if it isn't given itself.
-    :arg format: of a new empty image, or of what is at the path or URL, whatever it looks like.
-    :arg headers: for the HTTP server, and ``ca_path`` is the file with the certificates of its CAs.
+    :arg redacted: the origin without the secrets of a URL.
+    :arg checksum_list: the list with the checksum, if the checksum itself isn't given.
+    :arg format: the format of a new empty image, or the format to assume for the file at the path or URL.
+    :arg headers: headers for the HTTP server. ``ca_path`` is the file with the certificates of the server's CAs.
     """
 
     origin: str | None = None
@@ -106,8 +106,10 @@ class DataSpec:
     ca_path: str | None = None
 
     def headers_for(self, url: str) -> Mapping[str, str]:
-        """Return the headers for the server of ``url``: none, unless the image comes from there, or only its checksum
-        comes from any server.
+        """Return the headers for the server of ``url``.
+
+        An image from an HTTP server has headers for that server alone. Otherwise the headers are for the server of the
+        checksum.
         """
         origin = self.origin or ""
         return self.headers if not _is_http(origin) or server_of(origin) == server_of(url) else {}
@@ -136,8 +138,9 @@ class ImageSpec:
 
 
 def parse_options(options: Mapping[str, Any]) -> ImageSpec:
-    """
-    :raises InvalidInput: a value can't be used, or two that can't go together.
+    """Return the desired state that ``options`` describe.
+
+    :raises InvalidInput: a value is invalid, or two values exclude each other.
     """
     if options["id"] is None and options["name"] is None:
         raise InvalidInput("name", None, "an image needs a name, or the id of one that exists")
@@ -172,7 +175,7 @@ def _read_changes(options: Mapping[str, Any]) -> dict[str, Any]:
 def _read_data(options: Mapping[str, Any]) -> DataSpec:
     sources = [name for name in SOURCES if options[name] is not None]
     if len(sources) > 1:
-        # Of a URL nothing is shown before it is known what in it is a secret.
+        # A URL appears in no message before its secrets are known.
         one, other = (sources[0], "url") if sources[1] == "url" else (sources[1], sources[0])
         raise InvalidInput(one, options[one], f"it doesn't go together with {other}")
     for name, owners in BELONGS_TO.items():
@@ -222,9 +225,9 @@ def _is_http(url: str) -> bool:
 
 
 def _check_servers(spec: DataSpec, options: Mapping[str, Any]) -> None:
-    """
-    :raises InvalidInput: headers or a CA for what no HTTP server sends, or a file with checksums and no image to look
-        up there.
+    """Refuse headers and certificates of CAs without an HTTP server, and a list of checksums without a file name.
+
+    :raises InvalidInput: one of these options has no use.
     """
     if spec.checksum_list is not None and spec.origin is None:
         raise InvalidInput(
@@ -247,9 +250,9 @@ def _check_servers(spec: DataSpec, options: Mapping[str, Any]) -> None:
 
 
 def read_size(option: str, text: object) -> int:
-    """Return a size in MiB, of a number of MiB, GiB (``G``) or TiB (``T``).
+    """Return a size in MiB. The unit is MiB, GiB (``G``) or TiB (``T``).
 
-    :raises InvalidInput: something else.
+    :raises InvalidInput: the value is no size.
     """
     match = re.fullmatch(r"([0-9]{1,12})(?:([MGT])(?:i?B)?)?", str(text).strip())
     if match is None:

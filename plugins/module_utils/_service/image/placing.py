@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The datastore and the type of an image: as recorded, or as desired of a new one."""
+"""The datastore and the type of an image, as recorded or, for a new image, as desired."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ IMAGE_TYPES = {"image": ("os", "cdrom", "datablock", "filesystem"), "file": ("ke
 
 
 def datastore_of(known: KnownImages, spec: ImageSpec, found: Image | None) -> Datastore:
-    """
-    :arg found: the image, where the catalog has it.
-    :raises VmstoreError: the catalog has no such datastore, or the image is in another one.
+    """Return the datastore of an image.
+
+    :arg found: the recorded image; ``None`` for a new one.
+    :raises VmstoreError: the catalog lacks the datastore, or the image is in another datastore.
     """
     if found is None:
         if spec.id is not None:
@@ -44,10 +45,11 @@ def datastore_of(known: KnownImages, spec: ImageSpec, found: Image | None) -> Da
 
 
 def type_of(known: KnownImages, spec: ImageSpec, found: Image | None, driver: DatastoreDriver) -> str:
-    """
-    :arg found: the image, where the catalog has it.
-    :raises Conflict: ``spec`` has another type; :raises InvalidInput: a new image needs one.
-    :raises UnsupportedAction: the datastore takes no images of the type.
+    """Return the type of an image.
+
+    :arg found: the recorded image; ``None`` for a new one.
+    :raises Conflict: ``spec`` has another type; :raises InvalidInput: a new image needs a type.
+    :raises UnsupportedAction: the datastore stores no images of the type.
     """
     if found is not None:
         if spec.type not in (None, found.type):
@@ -61,7 +63,7 @@ def type_of(known: KnownImages, spec: ImageSpec, found: Image | None, driver: Da
     kind = spec.type or (cloned.type if cloned else served[0] if len(served) == 1 else None)
     if kind is None:
         if spec.data.clone_from is not None:
-            known.source(spec.data.clone_from)  # raises, because there is none
+            known.source(spec.data.clone_from)  # the call raises, because the datastore has no type of images
         raise InvalidInput(
             "type",
             None,

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The plan of one image after the other."""
+"""The planning of one image after the other."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from ..._core.plan import Preparation
 from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
 from ..._model.image import Image
 from .actions import ImageActions
-from .data import EMPTY_TYPES, ImageData, grows
+from .data import EMPTY_TYPES, ImageData, has_to_grow
 from .known import KnownImages
 from .options import MOUNT_OPTIONS, DataSpec, ImageSpec
 from .placing import IMAGE_TYPES, datastore_of, type_of
 
-#: Options of the data that images which are directories don't have.
+#: Options of the data that an image which is a directory lacks.
 DATA_OPTIONS = ("checksum", "ca_path", "driver", "format", "fs", "sparse", "verify")
 
 
 class Findings:
-    """Facts about the images of a list, by their numbers there. They outlive a plan, because looking takes long."""
+    """The results of slow checks of images, by the number of the image in the list. They outlive a plan."""
 
     def __init__(self) -> None:
         self._directories: dict[int, tuple[object, CopiedImage]] = {}
         self._damage: dict[int, str | None] = {}
 
     def has_directory(self, number: int, driver: DatastoreDriver) -> bool:
-        return number in self._directories and self._directories[number][0] == _rules(driver)
+        return number in self._directories and self._directories[number][0] == _rules_of(driver)
 
     def directory(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
-        """
-        :raises VmstoreError: no image can be made of the directory.
+        """Return the directory as an image.
+
+        :raises VmstoreError: the directory can't be an image.
         """
         if not self.has_directory(number, driver):
-            self._directories[number] = _rules(driver), driver.cp(path, CopyOptions(kind))
+            self._directories[number] = _rules_of(driver), driver.cp(path, CopyOptions(kind))
         return self._directories[number][1]
 
     def damage(self, number: int, image: Image, driver: DatastoreDriver) -> str | None:
-        """Return why the data of an image is wrong. All of it is read."""
+        """Return the damage of an image's data; ``None`` without any. The check reads all of the data."""
         if number not in self._damage:
             checksum = None if image.persistent else image.checksum
             self._damage[number] = driver.damage(image.path, image.format, checksum)
         return self._damage[number]
 
 
-def _rules(driver: DatastoreDriver) -> object:
+def _rules_of(driver: DatastoreDriver) -> object:
     return driver.datastore, driver.protected
 
 
 class ImagePlanner:
-    """Plans the images of a list, each of which sees what was planned for those before."""
+    """Plan the images of a list. Each image takes the plans for the images before into account."""
 
     def __init__(
         self,
@@ -69,13 +70,13 @@ class ImagePlanner:
         self._data = data
         self._findings = findings
         self._actions = actions
-        #: The number of each image that was planned, by its id.
+        #: The number of each planned image in the list, by the id of the image.
         self._number_of: dict[int, int] = {}
-        #: The ids of datastores whose directories were looked at together.
+        #: The ids of datastores whose directories were measured together.
         self._looked: set[int] = set()
 
     def plan(self, number: int) -> dict[str, object] | None:
-        """Return the image as it will be, for the result.
+        """Return the image after the plan, for the result.
 
         :raises VmstoreError: the desired state can't be reached.
         """
@@ -133,10 +134,10 @@ class ImagePlanner:
             wanted = Image(new, str(spec.name), driver.datastore.id, kind, looked.source, looked.size_mb, **values)
             self._actions.create(wanted)
         else:
-            wanted = self._updated_directory(spec, found, looked)
+            wanted = self._update_directory(spec, found, looked)
         return wanted, wanted.size_mb if looked is None else looked.size_mb
 
-    def _updated_directory(self, spec: ImageSpec, found: Image, looked: CopiedImage | None) -> Image:
+    def _update_directory(self, spec: ImageSpec, found: Image, looked: CopiedImage | None) -> Image:
         if looked is not None and looked.source != found.path:
             raise Conflict(
                 f"path: the image {found.name!r} was registered with {found.path!r}, which can't change to "
@@ -150,7 +151,7 @@ class ImagePlanner:
         return wanted
 
     def _look(self, number: int, path: str, driver: DatastoreDriver, kind: str) -> CopiedImage:
-        """Look at a directory, together with those of all following images that are declared in the same datastore."""
+        """Measure a directory, together with the directories of all following images in the same datastore."""
         if not self._findings.has_directory(number, driver) and driver.datastore.id not in self._looked:
             self._looked.add(driver.datastore.id)
             alike = [
@@ -169,19 +170,21 @@ class ImagePlanner:
     ) -> tuple[Image, int | None]:
         _check_data_options(spec, kind)
         if found is None:
-            return self._new_data(number, spec, driver, kind)
-        spec = records.replace(spec, data=self._data.compared(number, spec.data, found))
-        difference = self._data.difference(spec.data, found)
+            return self._create_data(number, spec, driver, kind)
+        spec = records.replace(spec, data=self._data.with_known_checksum(number, spec.data, found))
+        difference = self._data.find_difference(spec.data, found)
         is_lost = not self._known.has_data(found, driver.datastore)
         if is_lost and spec.data == DataSpec():
-            remedy = "say with path, url, clone_from or size how to make it again, or remove the image"
+            remedy = "give path, url, clone_from or size to make it again, or remove the image"
             raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
         damage = self._findings.damage(number, found, driver) if spec.remake and not is_lost else None
         if is_lost or difference or damage:
-            return self._replaced_data(number, spec, found, driver, is_lost, damage, difference)
-        return self._updated_data(number, spec, found, driver)
+            return self._replace_data(number, spec, found, driver, is_lost, damage, difference)
+        return self._update_data(number, spec, found, driver)
 
-    def _new_data(self, number: int, spec: ImageSpec, driver: DatastoreDriver, kind: str) -> tuple[Image, int | None]:
+    def _create_data(
+        self, number: int, spec: ImageSpec, driver: DatastoreDriver, kind: str
+    ) -> tuple[Image, int | None]:
         if not spec.force:
             self._known.check_mounted(driver.datastore)
         values = {"persistent": False, "read_only": kind == "cdrom", **spec.changes}
@@ -190,7 +193,7 @@ class ImagePlanner:
         self._actions.create(wanted, hidden=_hidden(spec.data), prepare=prepare)
         return wanted, wanted.size_mb or None
 
-    def _replaced_data(
+    def _replace_data(
         self,
         number: int,
         spec: ImageSpec,
@@ -205,7 +208,7 @@ class ImagePlanner:
         self._actions.check_unused(found, "replaced", spec.force)
         self._actions.check_data_unused(found, "replaced", spec.force)
         wanted = records.replace(found, name=spec.name or found.name, **spec.changes)
-        wanted, prepare = self._data.plan(number, _completed(spec.data, found), wanted, driver)
+        wanted, prepare = self._data.plan(number, _complete(spec.data, found), wanted, driver)
         name = "make lost data of image" if is_lost else "remake data of image" if damage else "replace data of image"
         outdated = None if is_lost else driver
         self._actions.update(name, found, wanted, hidden=_hidden(spec.data), prepare=prepare, outdated=outdated)
@@ -214,8 +217,9 @@ class ImagePlanner:
     def _check_replaceable(
         self, found: Image, driver: DatastoreDriver, is_lost: bool, damage: str | None, difference: str
     ) -> None:
-        """
-        :raises Conflict: something would be lost that only ``force`` gives up.
+        """Refuse a replacement that needs ``force``.
+
+        :raises Conflict: the replacement would lose data.
         """
         if not is_lost and not damage:
             raise Conflict(difference)
@@ -228,7 +232,7 @@ class ImagePlanner:
                 "restore it from a backup, or give force: true to make the image anew without that."
             )
 
-    def _updated_data(
+    def _update_data(
         self, number: int, spec: ImageSpec, found: Image, driver: DatastoreDriver
     ) -> tuple[Image, int | None]:
         wanted = records.replace(found, name=spec.name or found.name, **spec.changes)
@@ -236,20 +240,21 @@ class ImagePlanner:
             self._actions.check_unused(found, "changed")
         name = "update image"
         prepare: tuple[Preparation, ...] = ()
-        if grows(spec.data, found):
+        if has_to_grow(spec.data, found):
             self._actions.check_unused(found, "grown")
             self._actions.check_data_unused(found, "grown", True)
             name = "grow image"
             wanted, prepare = self._data.grow(number, spec.data, wanted, driver)
-        wanted = self._data.moved(spec.data, found, wanted)
+        wanted = self._data.with_new_origin(spec.data, found, wanted)
         if wanted != found:
             self._actions.update(name, found, wanted, prepare=prepare)
         return wanted, wanted.size_mb
 
 
 def _check_directory_options(spec: DataSpec, kind: str) -> None:
-    """
-    :raises InvalidInput: an option that images which are directories don't have.
+    """Refuse the options that an image which is a directory lacks.
+
+    :raises InvalidInput: one of these options is given.
     """
     given: Mapping[str, object] = {
         **{name: getattr(spec, name) for name in DATA_OPTIONS},
@@ -265,8 +270,9 @@ def _check_directory_options(spec: DataSpec, kind: str) -> None:
 
 
 def _check_data_options(spec: ImageSpec, kind: str) -> None:
-    """
-    :raises InvalidInput: an option that images of this type don't have.
+    """Refuse the options that an image of this type lacks.
+
+    :raises InvalidInput: one of these options is given.
     """
     for name in MOUNT_OPTIONS:
         if name in spec.changes:
@@ -281,8 +287,8 @@ def _check_data_options(spec: ImageSpec, kind: str) -> None:
         raise InvalidInput("format", "qcow2", f"images of type {kind} are stored as they are, and so are raw")
 
 
-def _completed(spec: DataSpec, found: Image) -> DataSpec:
-    """Return ``spec`` for an empty image instead of another: what isn't given is what that one was made with."""
+def _complete(spec: DataSpec, found: Image) -> DataSpec:
+    """Return ``spec`` for a new empty image in place of ``found``. A value that isn't given is the old one."""
     given = (spec.size, spec.format, spec.fs)
     if found.origin is not None or given == (None, None, None):
         return spec
@@ -292,7 +298,7 @@ def _completed(spec: DataSpec, found: Image) -> DataSpec:
 
 
 def _hidden(spec: DataSpec) -> tuple[str, ...]:
-    """Return the columns that aren't known before the data is made."""
+    """Return the columns that are unknown before the data exists."""
     return ("path",) if spec.size is not None else ("path", "format", "size_mb", "checksum")
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Snapshots of images: deleted, reverted to, or flattened (spec: storage-driver, snap_delete, snap_revert and
-snap_flatten).
+"""The service of an image's snapshot: deleted, reverted to, or flattened (spec: storage-driver, snap_delete,
+snap_revert and snap_flatten).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ IMAGE_SNAPSHOT_SPEC = ArgumentSpec(
     }
 ).merge(CATALOG_OPTIONS)
 
-#: The ids that a snapshot can have.
+#: The bounds of a snapshot's id.
 LARGEST_ID = 10**9 - 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The image and its snapshots when all is done, and the name of the driver's part in that, if any."""
+    """The image and its snapshots after the plan. ``work`` is the driver's operation; ``None`` without one."""
 
     image: Image
     snapshots: list[int]
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class ImageSnapshotService(ImageWorkService):
-    """Plans what becomes of one snapshot."""
+    """Plan the desired state of one snapshot."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
@@ -64,16 +64,18 @@ class ImageSnapshotService(ImageWorkService):
         driver.require("snapshot")
         snapshots = driver.snapshots(image.path)
         name_of = functools.partial(image_name, self.catalog)
-        wish = {"absent": self._absent, "flattened": self._flattened, "reverted": self._reverted}[self.options["state"]]
-        outcome = wish(image, driver, snapshots)
+        plan_state = {"absent": self._delete, "flattened": self._flatten, "reverted": self._revert}[
+            self.options["state"]
+        ]
+        outcome = plan_state(image, driver, snapshots)
         plan = Plan(
             {
                 "image": {**outcome.image.as_dict(name_of), "datastore": driver.datastore.name},
                 "snapshots": outcome.snapshots,
             }
         )
-        # The row comes first: whatever happens then, it has no checksum of other data, and a repeat puts the rest
-        # right.
+        # The row is updated first. After a failure, it then has no outdated checksum, and a repetition completes the
+        # rest.
         if outcome.image != image:
             record, undo = (
                 functools.partial(self._record, *pair) for pair in ((image, outcome.image), (outcome.image, image))
@@ -95,18 +97,18 @@ class ImageSnapshotService(ImageWorkService):
             plan.actions.append(Action(outcome.name, image.name, outcome.before, outcome.after, record))
         return plan
 
-    def _absent(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
+    def _delete(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         left = [one for one in snapshots if one != self.snapshot]
         if left == snapshots:
             return Outcome(image, snapshots)
-        # What was based on the snapshot is based on another file then: the same data in other bytes.
+        # Files that were based on the snapshot get another base. Their content stays, but their bytes change.
         wanted = records.replace(image, checksum=None) if image.format == "qcow2" else image
         return Outcome(wanted, left, "delete snapshot", {"snapshots": snapshots}, {"snapshots": left}, "snap_delete")
 
-    def _flattened(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
+    def _flatten(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
         if not snapshots:
             return Outcome(image, snapshots)
-        wanted = self._as_it_was(image, driver, snapshots)
+        wanted = self._restore_values(image, driver, snapshots)
         others = [str(one) for one in snapshots if one != self.snapshot]
         if others and not self.options["force"]:
             why = f"because the other snapshots ({', '.join(others)}) would be lost as well"
@@ -119,8 +121,8 @@ class ImageSnapshotService(ImageWorkService):
         )
         return Outcome(wanted, [], "flatten image", before, after, "snap_flatten")
 
-    def _reverted(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
-        wanted = self._as_it_was(image, driver, snapshots)
+    def _revert(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Outcome:
+        wanted = self._restore_values(image, driver, snapshots)
         if driver.snap_same(image.path, image.format, self.snapshot):
             return Outcome(records.replace(wanted, checksum=image.checksum), snapshots)
         return Outcome(
@@ -132,7 +134,7 @@ class ImageSnapshotService(ImageWorkService):
             "snap_revert",
         )
 
-    def _as_it_was(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Image:
+    def _restore_values(self, image: Image, driver: DatastoreDriver, snapshots: list[int]) -> Image:
         check_snapshot(image, self.snapshot, snapshots)
         return records.replace(image, size_mb=driver.snap_size(image.path, image.format, self.snapshot), checksum=None)
 
@@ -145,7 +147,7 @@ class ImageSnapshotService(ImageWorkService):
             raise Conflict(f"The image {image.name!r} can't {verb} without force while it is used by {users}.")
 
     def _check_data_unused(self, image: Image, driver: DatastoreDriver) -> None:
-        """Refuse to change data that is used, whatever the catalog knows of that."""
+        """Refuse to change data that is used, whether or not the catalog has an attachment."""
         users = "" if self.options["force"] else ", ".join(driver.users(image.path))
         if users:
             raise Conflict(
@@ -153,7 +155,7 @@ class ImageSnapshotService(ImageWorkService):
             )
 
     def _work(self, image: Image, work: Callable[[], None]) -> None:
-        # Comparing can take long, and a domain may use the image since then.
+        # The comparison can take long, so a domain may use the image by now.
         with read_catalog(self.path, missing_ok=False) as catalog:
             self._check_unused(image, catalog)
         work()

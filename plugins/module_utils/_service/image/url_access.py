@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Options of those who fetch from servers of their own: headers, such as an access token, and the certificates of a CA.
+"""The access to a user's own servers: headers, such as an access token, and the certificates of a CA.
 
 Values of headers are secrets.
 """
@@ -18,10 +18,10 @@ from ..._core.directory import opened_file_at, opened_parent
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.plain import is_integer
 
-#: Upper bound of a file with certificates, in bytes. That of all CAs of the world has 250 KiB.
+#: Upper bound of a file with certificates, in bytes. A file with all public CAs has 250 KiB.
 LONGEST_CA = 4 << 20
 
-#: What a download itself decides (RFC 9110 7.2, 7.6.1, 14; RFC 9112 6).
+#: Headers that the download sets itself (RFC 9110 7.2, 7.6.1, 14; RFC 9112 6).
 OWN_HEADERS = frozenset(
     [
         "connection",
@@ -41,10 +41,10 @@ OWN_HEADERS = frozenset(
 
 
 def read_headers(option: str, given: Mapping[object, object] | None) -> Mapping[str, str]:
-    """Return headers to send. Messages have their names only.
+    """Return the headers to send. Error messages contain their names, but no values.
 
-    :raises InvalidInput: a name or a value that HTTP doesn't have (RFC 9110 5.1, 5.5), or a header that isn't the
-        user's.
+    :raises InvalidInput: a name or a value that HTTP doesn't allow (RFC 9110 5.1, 5.5), or a header that the download
+        sets itself.
     """
     headers: dict[str, str] = {}
     for name, value in (given or {}).items():
@@ -68,7 +68,8 @@ def read_headers(option: str, given: Mapping[object, object] | None) -> Mapping[
 def read_ca(option: str, path: str) -> str:
     """Return the certificates in a PEM file of this host.
 
-    :raises InvalidInput: no regular file, or one without a certificate; :raises FileAccessFailed: it can't be read.
+    :raises InvalidInput: the file isn't a regular file, or has no certificate; :raises FileAccessFailed: the file can't
+        be read.
     """
     import ssl
 
@@ -90,7 +91,7 @@ def read_ca(option: str, path: str) -> str:
 
 
 def server_of(url: str) -> tuple[str, str]:
-    """Return what tells one server from another: scheme, and host with its port. The user doesn't count."""
+    """Return the identity of a server: the scheme, the host and the port. The user isn't part of it."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     return scheme, f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}.get(scheme)}"

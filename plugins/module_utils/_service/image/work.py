@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Work on the data of an image, which can take hours: under a lock of the image's own, and without a transaction of the
-catalog.
+"""The base of services that work on the data of an image for hours. They hold a lock of the image, but no
+transaction of the catalog.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..datastore.desired import driver_of
 
 
 class ImageWorkService(CatalogService):
-    """Plans work on the data of one image of the catalog, which the option ``image`` names."""
+    """Plan work on the data of one image, which the option ``image`` names."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options["catalog"])
@@ -39,17 +39,18 @@ class ImageWorkService(CatalogService):
     def exclusive(self) -> Iterator[None]:
         self.reference = self.image().id
         with image_lock(self.path, self.reference):
-            self._close()  # what other runs changed is read again
+            self._close()  # the lock may have waited for another run that changed the catalog
             yield
 
     @contextlib.contextmanager
     def recording(self, plan: Plan) -> Iterator[Plan]:
-        """Each action has its own transaction, because the work in between takes too long for one."""
+        """Open no transaction. Each action has its own, because the work in between takes too long for one."""
         yield plan
 
     def image(self) -> Image:
-        """
-        :raises DependencyNotFound: there is no such image.
+        """Return the image that the option ``image`` names.
+
+        :raises DependencyNotFound: the image is missing.
         """
         found = IMAGES.find(self.catalog, self.reference)
         if found is None:
@@ -67,7 +68,8 @@ class ImageWorkService(CatalogService):
 
 
 def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> None:
-    """
+    """Require an existing snapshot.
+
     :raises NotFound: ``snapshot`` isn't one of the image's ``snapshots``.
     """
     if snapshot not in snapshots:
@@ -76,16 +78,16 @@ def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> Non
 
 
 def users_of(catalog: Catalog, image: Image) -> str:
-    """Return the domains that use an image, as the end of a sentence; empty when none does."""
+    """Return the domains that use an image, as the end of a sentence; empty without any."""
     return ", ".join(map(str, ATTACHMENTS.rows(catalog, image_id=image.id)))
 
 
 @contextlib.contextmanager
 def image_lock(catalog: str, image_id: int) -> Iterator[None]:
-    """Keep other programs that take this lock away from one image's data.
+    """Lock the data of one image.
 
-    All images of a catalog share one lock file, each its own byte. It lies beside the catalog, because that is on a
-    local file system, where locks are dependable, and because a datastore holds nothing but images.
+    All images of a catalog share one lock file, in which each has its own byte. The lock file is beside the catalog:
+    the catalog is on a local file system, where locks are dependable, and a datastore holds nothing but images.
 
     :raises LockTimeout: another program works on the image.
     """

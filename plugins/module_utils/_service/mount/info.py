@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""All mounts of one type of file systems, live or in fstab."""
+"""The mounts of one type of file systems, live or in fstab."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .mount import as_result
 
 
 def list_mounts(file_system: FileSystemType, etc: str = "/etc", proc: str = "/proc") -> list[dict[str, object]]:
-    """Return the live mounts of the type, and then the entries of fstab that aren't mounted."""
+    """Return the live mounts of the type, then the entries of fstab that aren't mounted."""
     text = read_text(os.path.join(etc, "fstab"))
     entries = [entry for entry in fstab.parse(text) if entry.fstype == file_system.name]
     found: list[dict[str, object]] = []

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One mount of any type of file systems: the desired state, fstab and the live mount, compared."""
+"""The desired state of one mount of any file system type, compared with fstab and the live mount."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..._core.records import dataclass
 from ..._host.mount import commands, fstab, live, mountinfo
 from ..._host.mount import point as mount_point
 from ..._host.mount.file_system import FileSystemType
-from ..._host.mount.options import REMOUNTABLE, differing, summarize
+from ..._host.mount.options import REMOUNTABLE, find_differences, summarize
 from ..._model.mount_names import check_mount_point
 from ..directory import read_mode
 from ..service import Service
@@ -34,7 +34,7 @@ MOST_NAMES = 5
 class MountSpec:
     """The desired state of a mount.
 
-    ``source`` is ``None`` if the state is about any source of the type on ``path``.
+    :arg source: ``None`` stands for any source of the type on ``path``.
     """
 
     path: str
@@ -69,9 +69,10 @@ def parse_mount_options(options: Mapping[str, Any], file_system: FileSystemType,
 
 
 class MountService(Service):
-    """Plans one mount, live and in fstab.
+    """Plan one mount, live and in fstab.
 
-    :arg etc, proc: the directories of ``fstab`` and ``self/mountinfo``.
+    :arg etc: the directory of ``fstab``.
+    :arg proc: the directory of ``self/mountinfo``.
     """
 
     def __init__(self, desired: MountSpec, file_system: FileSystemType, etc: str = "/etc", proc: str = "/proc") -> None:
@@ -144,7 +145,7 @@ class MountService(Service):
     # fstab
 
     def _plan_entry(self, plan: Plan, path: str) -> fstab.FstabEntry | None:
-        """Plan the change of fstab, and return the entry that fstab has afterwards."""
+        """Plan the change of fstab, and return the new entry."""
         text = read_text(self.fstab)
         present = self._find_entries(text, path)
         if not self.desired.has_entry:
@@ -167,9 +168,9 @@ class MountService(Service):
         return desired
 
     def _find_entries(self, text: str, path: str) -> list[fstab.FstabEntry]:
-        """Return the entries that the desired state is about.
+        """Return the entries on the path of the desired state.
 
-        :raises Conflict: an entry of another type is in the way.
+        :raises Conflict: the path has an entry of another type.
         """
         here = [entry for entry in fstab.parse(text) if entry.mount_point in (path, self.desired.path)]
         for entry in here:
@@ -213,9 +214,9 @@ class MountService(Service):
     # The live mount
 
     def _find_mounted(self, mounts: Sequence[mountinfo.Mount], path: str) -> mountinfo.Mount | None:
-        """Return the mount at ``path`` that the desired state is about.
+        """Return the mount at ``path``, if it is of the type and source of the desired state.
 
-        :raises Conflict: something there is in the way.
+        :raises Conflict: another mount is at ``path``.
         """
         here = mountinfo.mounts_at(mounts, path)
         is_meant = any(
@@ -230,7 +231,7 @@ class MountService(Service):
     def _plan_live(
         self, plan: Plan, mounts: Sequence[mountinfo.Mount], path: str, mounted: mountinfo.Mount | None
     ) -> dict[str, str] | None:
-        """Plan the change of the mount, and return its settings afterwards; ``None`` if nothing is mounted then."""
+        """Plan the change of the mount, and return its new settings; ``None`` without a mount."""
         before = None if mounted is None else self.file_system.settings_of(mounted)
         if self.desired.state == "present":
             return before
@@ -239,7 +240,7 @@ class MountService(Service):
             return None
         source = str(self.desired.source)
         after = self.file_system.options.desired_settings(self.desired.options)
-        changes = set() if before is None else differing(before, after)
+        changes = set() if before is None else find_differences(before, after)
         if mounted is None or before is None or not self._can_stay(mounted, changes):
             self._check_mountable(plan, mounts, source, path, after)
             if mounted is None:
@@ -251,7 +252,7 @@ class MountService(Service):
         return after
 
     def _can_stay(self, mounted: mountinfo.Mount, changes: set[str]) -> bool:
-        """Return whether a remount is enough. A device that was removed and is back leaves its old mount dead."""
+        """Return whether a remount is enough. The old mount of a device that was removed and added again is dead."""
         return (
             mounted.source == self.desired.source
             and changes <= REMOUNTABLE
@@ -321,7 +322,7 @@ def as_result(
     settings: Mapping[str, str] | None,
     entry: fstab.FstabEntry | None,
 ) -> dict[str, object]:
-    """Return a mount as modules return it."""
+    """Return a mount as a module's result."""
     return {
         "path": path,
         file_system.source_noun: source,

@@ -108,7 +108,7 @@ def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
         "target='1' count='1'/></idmap><address type='pci' bus='0x03'/></filesystem>"
     )
     [(element, device)] = filesystems(root)
-    write_filesystem(element, VirtioFs("t", "/a").completed(device))
+    write_filesystem(element, VirtioFs("t", "/a").complete_from(device))
     assert domain_xml.to_text(element) == (
         '<filesystem><driver type="virtiofs" iommu="on" queue="64" /><binary xattr="on"><lock posix="on" /></binary>'
         '<source dir="/a" /><target dir="t" /><address type="pci" bus="0x03" /></filesystem>'

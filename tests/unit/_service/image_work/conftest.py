@@ -150,7 +150,7 @@ class Store:
         after = self.tree()
         plans = [check, done, self.service(module, **given).converge(), self.service(module, **given).plan()]
         assert [plan.changed for plan in plans] == [True, True, False, False]
-        assert check.described() == done.described()
+        assert check.as_result() == done.as_result()
         assert self.tree() == after
         assert not list(self.root.rglob("*.part"))
         return plans

@@ -91,7 +91,7 @@ def test_mounts_settings_and_rules(host: Host) -> None:
     control = host.control()
     assert [(rule["id"], rule.get("nth")) for rule in control.call("rule.list")] == [("r", 4), ("s", None)]
     control.close()
-    assert json.dumps(plan.described())
+    assert json.dumps(plan.as_result())
 
 
 def test_what_is_refused(host: Host) -> None:
