@@ -141,7 +141,7 @@ def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path
         file.truncate(1 << 33)
     with path.open("rb") as file:
         sent = 0
-        for piece in bridge.frames(file.fileno()):
+        for piece in bridge.read_frames(file.fileno()):
             sent += len(piece)
             assert sent < 3 * MIB
     copied = driver().cp(str(path), OS)
@@ -700,8 +700,8 @@ def test_what_is_not_what_was_sent_is_no_image(
         for piece in whole(*arguments, **options):
             yield piece.replace(RAW[100:110], RAW[100:110][::-1])
 
-    whole = bridge.frames
-    monkeypatch.setattr(bridge, "frames", damaged)
+    whole = bridge.read_frames
+    monkeypatch.setattr(bridge, "read_frames", damaged)
     with pytest.raises(
         errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"
     ):
@@ -712,14 +712,14 @@ def test_what_is_not_what_was_sent_is_no_image(
 def test_a_file_that_changes_while_it_is_sent_is_no_image(
     bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = bridge.frames
+    original = bridge.read_frames
 
     def meanwhile(descriptor: int, **options: Any) -> Iterator[bytes]:
         with image.open("ab") as file:
             file.write(bytes(512))
         yield from original(descriptor, **options)
 
-    monkeypatch.setattr(bridge, "frames", meanwhile)
+    monkeypatch.setattr(bridge, "read_frames", meanwhile)
     with pytest.raises(errors.StaleState, match=f"^{image} was written to while it was copied"):
         driver().cp(str(image), OS)
     wait_until(lambda: not bridges.stored(), "the bridge removed the part")

@@ -111,7 +111,7 @@ class StoredSize:
         #: Bytes so far.
         self.stored = 0
 
-    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the same bytes.
 
         :raises NoSpace: as :func:`write_stream`. What ``chunks`` raises passes.

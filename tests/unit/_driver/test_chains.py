@@ -128,7 +128,7 @@ def test_a_chain_is_not_exported(driver: FsDriver, image: Path, image_format: st
     """The front-end would fetch one file of it, with a checksum that is right for this file."""
     with pytest.raises(
         Conflict,
-        match=rf"can't be exported as one file, as its data is in {image}\.snap/2, .*; flatten its snapshots, or "
+        match=rf"can't be exported as one file, because its data is in {image}\.snap/2, .*; flatten its snapshots, or "
         r"export a clone",
     ):
         driver.export(str(image), image_format)

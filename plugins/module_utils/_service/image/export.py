@@ -22,7 +22,7 @@ from ..._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAll
 from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
-from ..._driver.datastore.source_file import chunks_of
+from ..._driver.datastore.source_file import read_chunks
 from ..._image.checked_image import missing_ends
 from ..._image.copy import foresee_conversion, foresee_copy
 from ..._image.image_chain import ImageChain, OpenChain, copy_chain, has_same_content
@@ -226,7 +226,7 @@ class Target:
             return False
         if image_format not in ("raw", "qcow2"):
             return all(
-                one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd))
+                one == other for one, other in itertools.zip_longest(read_chunks(content.first), read_chunks(self.fd))
             )
         if image_format == "qcow2" and not self._stands_alone():
             return False
@@ -252,7 +252,7 @@ def measured(descriptor: int, dest: str) -> dict[str, object]:
     """An open file's size in bytes and its checksum."""
     sha256 = hashlib.sha256()
     with os_errors(f"read {dest}"):
-        for chunk in chunks_of(descriptor):
+        for chunk in read_chunks(descriptor):
             sha256.update(chunk)
         size = os.fstat(descriptor).st_size
     return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}
