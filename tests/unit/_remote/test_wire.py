@@ -25,7 +25,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.inventory i
     StoredImage,
     StoredSnapshot,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import decode, encode, failure, read_answer
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import (
+    decode,
+    describe_failure,
+    encode,
+    read_answer,
+)
 
 #: The other fields of answers.
 REST = {"warnings": [], "checksum": None}
@@ -73,7 +78,7 @@ def test_results_arrive_as_they_were(action: str, result: object) -> None:
     ],
 )
 def test_errors_arrive_as_they_were(error: Exception) -> None:
-    found = answer_to("cp", encode(failure(error)))["error"]
+    found = answer_to("cp", encode(describe_failure(error)))["error"]
     assert type(found) is (type(error) if isinstance(error, errors.VmstoreError) else errors.CommandFailed)
     assert str(error) in str(found)
 

@@ -19,7 +19,7 @@ from ..._core.paths import is_url
 from ..._image.layout import is_image_name
 from ..._model.names import check_host
 from ..._remote.session import Session
-from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, sealed
+from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, seal
 from . import bridge_protocol
 from .base import CopiedImage, CopyOptions, DatastoreDriver
 from .bridge_protocol import OPERATIONS, kinds_in
@@ -184,7 +184,7 @@ class BridgedFsDriver(DatastoreDriver):
         from ..._image.fetch import open_source
 
         with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
-            yield sealed(frames_of_stream(chunks))
+            yield seal(frames_of_stream(chunks))
 
     def ask(
         self,
@@ -268,7 +268,7 @@ def read_frames(
     from ..._image.copy import extents
 
     size = length_of(descriptor)
-    return sealed(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
+    return seal(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
 
 
 def _make_printable(copied: CopiedImage) -> CopiedImage:
