@@ -47,7 +47,7 @@ def driver_class(name: str | None, *, is_bridged: bool = False) -> type[Datastor
 def class_for(datastore: Datastore) -> type[DatastoreDriver]:
     """Return the class of the driver of a datastore.
 
-    :raises InvalidInput: as :func:`driver_class`.
+    :raises InvalidInput: see :func:`driver_class`.
     """
     return driver_class(datastore.ds_driver, is_bridged=bool(datastore.bridge_list))
 
@@ -56,7 +56,7 @@ def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
     """Return the driver of a datastore.
 
     :arg options: see :class:`DatastoreDriver`.
-    :raises InvalidInput: as :func:`driver_class`.
+    :raises InvalidInput: see :func:`driver_class`.
     """
     return class_for(datastore)(datastore, **options)
 

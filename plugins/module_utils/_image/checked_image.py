@@ -53,11 +53,11 @@ class CheckedImage:
 
     @property
     def has_snapshots_to_leave_out(self) -> bool:
-        """Return whether a conversion leaves out snapshots. qemu-img can do this only if it can read the content."""
+        """Return whether a conversion leaves out snapshots. This requires that qemu-img can read the content."""
         return self.snapshots > 0 and not self.is_encrypted
 
 
-def checked_image(
+def check_image(
     descriptor: int,
     *,
     path: str,
@@ -111,7 +111,7 @@ def check_beginning(
     head: bytes, length: int, *, path: str, verify: bool, words: Words = MODULE, option: str = "path"
 ) -> list[str]:
     """Return warnings about a raw disk of which only the beginning is known. Errors and further arguments are those of
-    :func:`checked_image`.
+    :func:`check_image`.
 
     :arg head: the first bytes of the disk.
     :arg length: bytes of the whole disk.
@@ -258,4 +258,4 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
         )
 
 
-__all__ = ["CheckedImage", "check_beginning", "checked_image", "missing_end", "missing_ends"]
+__all__ = ["CheckedImage", "check_beginning", "check_image", "missing_end", "missing_ends"]

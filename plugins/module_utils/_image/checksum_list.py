@@ -38,17 +38,17 @@ def fetch_list(url: str, *, headers: Mapping[str, str], ca: str | None, log: Cal
     :raises InvalidInput: the file is too large, or no text.
     :raises TransferFailed: the file can't be fetched, or not in time.
     """
-    from .decompress import decompressed, limited, peek
+    from .decompress import decompress, limit_bytes, peek
     from .magic import COMPRESSIONS
 
     redacted = Source(url).redacted
     with open_source(url, timeout=TIMEOUT, limit=LONGEST, headers=headers, ca=ca, log=log) as chunks:
-        kind, chunks = peek(_in_time(chunks, redacted))
+        kind, chunks = peek(_limit_time(chunks, redacted))
         # A server may send the file with a Content-Encoding.
-        return b"".join((decompressed if kind in COMPRESSIONS else limited)(chunks, limit=LONGEST, path=url))
+        return b"".join((decompress if kind in COMPRESSIONS else limit_bytes)(chunks, limit=LONGEST, path=url))
 
 
-def _in_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
+def _limit_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
     end = None
     for chunk in chunks:
         end = end or time.monotonic() + LONGEST_TIME

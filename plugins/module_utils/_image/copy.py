@@ -90,13 +90,14 @@ def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
 def _stored_size(descriptor: int, free: int) -> int:
     """Return the bytes that a copy of a file stores.
 
-    Zeros between other data are counted, too, as long as the result is less than the free space.
+    Stored zeros are counted, too, if the sum fits into the ``free`` bytes. Otherwise the data is read, and zeros are
+    left out.
     """
     size = length_of(descriptor)
     stored = sum(end - start for start, end in extents(descriptor, size))
     if stored <= free:
         return stored
-    return sum(end - start for piece in _in_pieces(_read(descriptor)) for start, end in _data(piece))
+    return sum(end - start for piece in _split(_read(descriptor)) for start, end in _data(piece))
 
 
 class StoredSize:
@@ -112,7 +113,7 @@ class StoredSize:
 
         :raises NoSpace: see :func:`write_stream`. Errors of ``chunks`` pass, too.
         """
-        for piece in _in_pieces(chunks):
+        for piece in _split(chunks):
             self.stored += sum(end - start for start, end in _data(piece)) if self._sparse else len(piece)
             if self.stored > self._limit:
                 raise _no_room(self._limit, self._path)
@@ -136,7 +137,7 @@ def write_stream(
     :raises NoSpace, FileAccessFailed: a write failed, or the data exceeds ``limit``. Errors of ``chunks`` pass, too.
     """
     position = stored = 0
-    for piece in _in_pieces(chunks):
+    for piece in _split(chunks):
         _feed(digests, [piece])
         with os_errors(WRITING):
             for start, end in _data(piece) if sparse else [(0, len(piece))]:
@@ -385,7 +386,7 @@ def _read(descriptor: int) -> Iterator[bytes]:
             position += len(chunk)
 
 
-def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the same bytes in pieces of :data:`CHUNK`. The last piece may be shorter."""
     rest = bytearray()
     for chunk in chunks:

@@ -70,7 +70,7 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def decompressed(
+def decompress(
     chunks: Iterable[bytes],
     *,
     limit: int,
@@ -90,31 +90,31 @@ def decompressed(
         stream is damaged, ends early, continues behind its end, or takes too much memory, time or input for its output.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
-    refused = _refusing(path)
+    refused = _make_refusal(path)
     require_image = require_image or functools.partial(_require_image, path)
     compression, chunks = peek(chunks)
     require_image(compression)
     if compression not in COMPRESSIONS:
-        yield from limited(chunks, limit=limit, path=path)
+        yield from limit_bytes(chunks, limit=limit, path=path)
         return
     effort = _Effort(compression, refused)
     inside, chunks = peek(effort.give(_unpack(compression, chunks, limit, effort, timeout)))
     _require_once(compression, inside, refused)
     require_image(inside)
-    yield from limited(chunks, limit=limit, path=path, verb="expands to")
+    yield from limit_bytes(chunks, limit=limit, path=path, verb="expands to")
 
 
-def limited(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has") -> Iterator[bytes]:
+def limit_bytes(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has") -> Iterator[bytes]:
     """Yield ``chunks`` up to ``limit`` bytes.
 
-    :arg path: see :func:`decompressed`.
+    :arg path: see :func:`decompress`.
     :raises InvalidInput: the chunks have more than ``limit`` bytes.
     """
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > limit:
-            raise _refusing(path)(f"at most {limit} bytes are expected, and it {verb} more than that")
+            raise _make_refusal(path)(f"at most {limit} bytes are expected, and it {verb} more than that")
         yield chunk
 
 
@@ -170,11 +170,11 @@ class _Effort:
             )
 
 
-def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
+def decompress_beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
     """Decompress the beginning of a file. Return ``size`` bytes or a little more, or fewer if ``head`` ends before. The
     data may be no image.
 
-    Arguments and errors are those of :func:`decompressed`, except that damaged and short streams are accepted.
+    Arguments and errors are those of :func:`decompress`, except that damaged and short streams are accepted.
     """
 
     def broken(_why: str) -> InvalidInput:
@@ -187,11 +187,11 @@ def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> byte
             out += chunk
             if len(out) >= size:
                 break
-    _require_once(compression, sniff(bytes(out)), _refusing(path))
+    _require_once(compression, sniff(bytes(out)), _make_refusal(path))
     return bytes(out)
 
 
-def _refusing(path: str) -> Callable[[str], InvalidInput]:
+def _make_refusal(path: str) -> Callable[[str], InvalidInput]:
     """Return a function that returns an error about ``path`` for a reason."""
 
     def refused(why: str) -> InvalidInput:
@@ -234,7 +234,7 @@ def _require_once(compression: str, inside: str, refused: Callable[[str], Invali
 def _require_image(path: str, kind: str) -> None:
     why = refusal(kind, is_remote=not path.startswith("/"))
     if why:
-        raise _refusing(path)(why)
+        raise _make_refusal(path)(why)
 
 
 def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
@@ -393,4 +393,4 @@ def _zstd_window(descriptor: int) -> int:
     return base + base // 8 * (descriptor & 7)
 
 
-__all__ = ["beginning", "decompressed", "limited", "peek"]
+__all__ = ["decompress_beginning", "decompress", "limit_bytes", "peek"]

@@ -82,7 +82,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
     file = _Download(source, timeout, log, limit)
     while True:
         try:
-            yield from file.rest()
+            yield from file.read_rest()
             return
         except _Refused as error:
             raise _failure(source, str(error)) from error
@@ -109,7 +109,7 @@ class _Download:
         #: Sum of the pauses that the server requested in seconds.
         self._left_alone = 0.0
 
-    def rest(self) -> Iterator[bytes]:
+    def read_rest(self) -> Iterator[bytes]:
         """Yield the bytes from the current position on.
 
         :raises _Refused: the server can't deliver the bytes.

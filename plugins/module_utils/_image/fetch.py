@@ -25,7 +25,7 @@ PROGRESS_EVERY = 10.0
 
 #: The line before the data, because a login shell may print a banner, and the upper bound of the banner in bytes.
 MARK = "granary.vmstore begins here"
-LONGEST_GREETING = 64 << 10
+LONGEST_BANNER = 64 << 10
 
 #: The script that copies a file of another host. Modification times are compared only for regular files, and only if
 #: stat(1) has the options.
@@ -152,20 +152,20 @@ def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE
         return TransferFailed(f"Could not read {source.redacted}: {reason}.")
 
     with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
-        yield from _skip_greeting(sustain(chunks, failed), failed)
+        yield from _skip_banner(sustain(chunks, failed), failed)
 
 
-def _skip_greeting(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+def _skip_banner(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
     """Yield the bytes behind the line :data:`MARK`."""
-    greeting, mark = b"", f"{MARK}\n".encode()
+    banner, mark = b"", f"{MARK}\n".encode()
     for chunk in chunks:
-        greeting += chunk
-        _greeting, found, rest = greeting.partition(mark)
+        banner += chunk
+        _banner, found, rest = banner.partition(mark)
         if found:
             if rest:
                 yield rest
             break
-        if len(greeting) > LONGEST_GREETING:
+        if len(banner) > LONGEST_BANNER:
             raise failed("the host writes something else than the file")
     else:
         raise failed("the host doesn't run the command")

@@ -76,7 +76,7 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
         ) from error
     if size is None:
         raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
-    return _sane(size, option, path)
+    return _require_sane_size(size, option, path)
 
 
 def require_alone(head: bytes, length: int | None, *, path: str, option: str = "path") -> None:
@@ -109,7 +109,7 @@ def disk_size(descriptor: int, image_format: str, path: str) -> int:
     :raises FileAccessFailed: the file can't be read.
     """
     if image_format != "raw":
-        return _sane(_told_size(descriptor, image_format, "image", path), "image", path)
+        return _require_sane_size(_read_size(descriptor, image_format, "image", path), "image", path)
     with os_errors(f"read {path}"):
         return os.fstat(descriptor).st_size
 
@@ -174,18 +174,18 @@ def inspect(
             or _missing_tables(image_format, beginning, None if is_cut else size)
             or _missing_end(descriptor, image_format, path)
         )
-        info = {} if reason else _info(descriptor, image_format, option, path, timeout)
+        info = {} if reason else _run_info(descriptor, image_format, option, path, timeout)
         if reason or "backing-filename" in info:
             raise _not_alone(option, path, image_format, reason or "has a backing file")
         size = info["virtual-size"]
-        told = _told_size(descriptor, image_format, option, path)
+        told = _read_size(descriptor, image_format, option, path)
         if size != -(-told // SECTOR) * SECTOR:
             raise InvalidInput(
                 option, path, f"its header says that the disk has {told} bytes, and qemu-img reads {size}"
             )
     else:
         image_format = "raw"
-    return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
+    return ImageFile(image_format, _require_sane_size(size, option, path), status.st_blocks * 512)
 
 
 def qemu_name(descriptor: int, image_format: str, path: str) -> str:
@@ -207,7 +207,7 @@ def _not_alone(option: str, path: str, image_format: str, reason: str) -> Invali
     return InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {reason}")
 
 
-def _sane(size: int, option: str, path: str) -> int:
+def _require_sane_size(size: int, option: str, path: str) -> int:
     if size > LARGEST:
         raise InvalidInput(
             option, path, f"its virtual size is {size} bytes, and at most {LARGEST} (64 TiB) are accepted"
@@ -255,24 +255,26 @@ def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
         return None if has_footer(TableFile(descriptor)) else "is not whole: the header at its end is missing"
 
 
-def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
+def _run_info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
     """Return the output of ``qemu-img info``. The command doesn't open backing files."""
     import json
 
-    from .qemu_img import failure, limits_for, run_qemu_img
+    from .qemu_img import describe_failure, limits_for, run_qemu_img
 
     # -U allows images that a guest uses.
     command = ["info", "-U", "--output=json", "-f", image_format, qemu_name(descriptor, image_format, path)]
     done = run_qemu_img(*command, reads={descriptor: path}, data=0, timeout=timeout, accept=None)
     if done.returncode:
         raise InvalidInput(
-            option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})"
+            option,
+            path,
+            f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({describe_failure(done)})",
         )
     info: dict[str, Any] = json.loads(done.stdout)
     return info
 
 
-def _told_size(descriptor: int, image_format: str, option: str, path: str) -> int:
+def _read_size(descriptor: int, image_format: str, option: str, path: str) -> int:
     """Return the virtual size in the header of an open file in bytes."""
 
     def read(offset: int, size: int) -> bytes:

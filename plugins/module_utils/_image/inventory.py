@@ -174,7 +174,7 @@ def _scan(opened: int, directory: str) -> Inventory:
             else:
                 foreign.append(os.fsencode(name).decode(errors="backslashreplace"))
 
-        def stored(entries: list[os.DirEntry[str]]) -> StoredFile:
+        def as_stored_file(entries: list[os.DirEntry[str]]) -> StoredFile:
             return StoredFile(
                 os.path.join(directory, entries[-1].name), sum(_allocated(opened, entry) for entry in entries)
             )
@@ -182,8 +182,8 @@ def _scan(opened: int, directory: str) -> Inventory:
         whole = {os.path.basename(image.path) for image in images}
         return Inventory(
             tuple(images),
-            tuple(stored(entries) for name, entries in beside.items() if name not in whole),
-            tuple(stored([entry]) for entry in stale),
+            tuple(as_stored_file(entries) for name, entries in beside.items() if name not in whole),
+            tuple(as_stored_file([entry]) for entry in stale),
             tuple(in_progress),
             tuple(foreign),
         )

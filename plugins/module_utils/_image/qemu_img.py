@@ -81,9 +81,9 @@ def run_qemu_img(
         names = ", ".join(dict.fromkeys(files.values()))
         raise CommandFailed(
             f"The command 'qemu-img' did not end in {limits_for(data)}, which are for {data} bytes of data, with "
-            f"{names} ({failure(done)})."
+            f"{names} ({describe_failure(done)})."
         )
-    raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {failure(done)}")
+    raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {describe_failure(done)}")
 
 
 def limits_for(data: int) -> str:
@@ -91,7 +91,7 @@ def limits_for(data: int) -> str:
     return f"{_cpu_seconds(data)} s of CPU time and {MEMORY >> 20} MiB"
 
 
-def failure(done: Completed) -> str:
+def describe_failure(done: Completed) -> str:
     """Return the reason why a command failed, for messages."""
     if done.returncode >= 0:
         return reason(done)
@@ -134,4 +134,4 @@ def as_vhd(descriptor: int, *, by_geometry: bool) -> str:
     return "json:" + json.dumps(node)
 
 
-__all__ = ["as_one_image", "as_vhd", "failure", "limits_for", "run_qemu_img"]
+__all__ = ["as_one_image", "as_vhd", "describe_failure", "limits_for", "run_qemu_img"]

@@ -110,7 +110,7 @@ def stores_all(source: int, target: int) -> bool:
 def may_compress(where: int) -> bool:
     """Return whether the file system of a descriptor may store less than the data of a file.
 
-    :raises OSError: it doesn't answer.
+    :raises OSError: the file system can't be read.
     """
     return _file_system_type(where) in (None, *_COMPRESSING)
 

@@ -66,18 +66,18 @@ def vhdx_allocation(file: TableFile) -> Allocation:
 def _region(read: Read, guid: bytes) -> tuple[int, int]:
     """Return offset and length in bytes of a region."""
     table = read(_REGIONS, _TABLE)
-    return struct.unpack_from("<QI", table, _found(table, guid, 16) + 16)
+    return struct.unpack_from("<QI", table, _find_entry(table, guid, 16) + 16)
 
 
 def _item(read: Read, guid: bytes, size: int) -> bytes:
     """Return the first ``size`` bytes of an item of the metadata."""
     region, _length = _region(read, _METADATA)
     table = read(region, _TABLE)
-    offset = struct.unpack_from("<I", table, _found(table, guid, _ENTRY) + 16)[0]
+    offset = struct.unpack_from("<I", table, _find_entry(table, guid, _ENTRY) + 16)[0]
     return read(region + offset, size)
 
 
-def _found(table: bytes, guid: bytes, first: int) -> int:
+def _find_entry(table: bytes, guid: bytes, first: int) -> int:
     """Return the position of the entry with ``guid``. The first entry is at ``first``."""
     for position in range(first, len(table) - _ENTRY + 1, _ENTRY):
         if table.startswith(guid, position):

@@ -71,8 +71,8 @@ class CopyOptions:
 
     :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2). ``None`` keeps the format of
         each source.
-    :arg image_format: the format of the source (raw or qcow2), whatever its content looks like. ``None`` lets the
-        content decide.
+    :arg image_format: the format of the source (raw or qcow2), regardless of its content. ``None`` detects the format
+        from the content.
     :arg any_content: whether files that are no image, such as archives, are stored unchanged. Images are still
         recognised.
     :arg verify: whether a source is refused if its own tables show that it is incomplete, or if a program writes to it.

@@ -35,7 +35,7 @@ class Conversion:
 
     :arg name: the source of the copy as the user wrote it, for messages.
     :arg image_format: the format of the copy, regardless of its content. ``None`` detects the format from the content.
-    :arg verify: see :func:`checked_image`. An image of a datastore was already checked when it was created.
+    :arg verify: see :func:`check_image`. An image of a datastore was already checked when it was created.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Conversion:
     def check(self, descriptor: int) -> tuple[CheckedImage, tuple[str, ...]]:
         """Return the image in an open file, and warnings.
 
-        :raises VmstoreError: see :func:`checked_image`.
+        :raises VmstoreError: see :func:`check_image`.
         """
-        from ..._image.checked_image import checked_image
+        from ..._image.checked_image import check_image
 
-        return checked_image(
+        return check_image(
             descriptor,
             path=self._name,
             image_format=self._image_format,

@@ -252,25 +252,19 @@ class FsDriver(DirectoryDriver):
 
         Only the beginning of the source is read if the beginning shows the size. Compressed raw data is read entirely.
 
-        :raises VmstoreError: as :meth:`cp`.
+        :raises VmstoreError: see :meth:`cp`.
         """
         return in_mebibytes(
             self.source_at(path, CopyOptions("", no_decompress=no_decompress, any_content=any_content)).size()
         )
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        """
-        :raises VmstoreError: as :meth:`cp`.
-        """
         self.require_type(options.image_type)
         return self.source_at(path, options).preview()
 
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """
-        :raises VmstoreError: as :meth:`clone`.
-        """
         from ..._image.copy import foresee_conversion, foresee_copy
         from .conversion import Conversion
 
@@ -297,27 +291,18 @@ class FsDriver(DirectoryDriver):
             return CopiedImage("", image.format, in_mebibytes(image.virtual_size), (*found, *more))
 
     def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
-        """
-        :raises VmstoreError: as :meth:`mkfs`.
-        """
         from ..._image.trial import try_datablock
 
         with self.store.target() as target:
             try_datablock(target, **self._datablock(size_mb, image_format, fs, sparse))
 
     def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """
-        :raises VmstoreError: as :meth:`resize`.
-        """
         from ..._image.resize import foresee_growth
 
         path, image_format = self._image_with_snapshots(source, image_format)
         foresee_growth(path, image_format, size_mb * MEBIBYTE, sparse=sparse)
 
     def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
-        """
-        :raises VmstoreError: as the action.
-        """
         from ..._image.snapshots import foresee_change
 
         foresee_change(action, *self._image_with_snapshots(source, image_format), snapshot)

@@ -83,14 +83,14 @@ class ImageSource:
     def is_unpacked(self, kind: str) -> bool:
         """Return whether a source of this kind is decompressed.
 
-        :arg kind: as :func:`sniff` names it.
+        :arg kind: a kind of :func:`sniff`.
         """
         return self.may_unpack and kind in COMPRESSIONS
 
     def require_image(self, kind: str) -> None:
         """Refuse a source that is no image.
 
-        :arg kind: as :func:`sniff` names it.
+        :arg kind: a kind of :func:`sniff`.
         :raises InvalidInput: the source is no image, and neither the datastore nor the user accepts other files.
         """
         options = self.options
@@ -182,11 +182,9 @@ class ImageSource:
 
         :raises VmstoreError: the data can't be decompressed, or is no image.
         """
-        from ..._image.decompress import decompressed
+        from ..._image.decompress import decompress
 
-        return decompressed(
-            chunks, limit=self.driver.store.capacity(), path=self.path, require_image=self.require_image
-        )
+        return decompress(chunks, limit=self.driver.store.capacity(), path=self.path, require_image=self.require_image)
 
     def store(self, chunks: Iterable[bytes], target: int) -> None:
         """Write the bytes of the source to the open file ``target``, and decompress the data if the options request

@@ -61,9 +61,9 @@ class UrlSource(ImageSource):
         """Yield the data up to the size of the file system, decompressed if the options request this."""
         if self.may_unpack:
             return self.unpack(chunks)
-        from ..._image.decompress import limited
+        from ..._image.decompress import limit_bytes
 
-        return limited(chunks, limit=self.driver.store.capacity(), path=self.path)
+        return limit_bytes(chunks, limit=self.driver.store.capacity(), path=self.path)
 
     def preview(self) -> CopiedImage:
         """Return the preview from the beginning of the data."""
@@ -80,9 +80,9 @@ class UrlSource(ImageSource):
                 pass
             self.digests.verify(self.name)
         if self.is_unpacked(kind):
-            from ..._image.decompress import beginning
+            from ..._image.decompress import decompress_beginning
 
-            head, length = beginning(head, HEAD_SIZE, path=self.path), None
+            head, length = decompress_beginning(head, HEAD_SIZE, path=self.path), None
             if not head:  # the beginning is too short to decompress
                 return CopiedImage("", "", 0)
         return self.preview_beginning(head, b"", length)

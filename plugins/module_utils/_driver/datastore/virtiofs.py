@@ -42,16 +42,13 @@ class VirtiofsDriver(DatastoreDriver):
         """
         :raises UnsupportedAction: images of another type.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the directory.
-        :raises VmstoreError: as :func:`look`.
+        :raises VmstoreError: see :func:`look`.
         """
         self.require_type(options.image_type)
         found = self._seen.get(path) or self._look(path, measuring=options.measure)
         return CopiedImage(found.path, "dir", found.size_mb or 0)
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
-        """
-        :raises VmstoreError: as :meth:`cp`.
-        """
         return self._look(path, measuring=True).size_mb or 0
 
     def _look(self, path: str, *, measuring: bool) -> Directory:
