@@ -221,7 +221,7 @@ def convert(
         stored = disk_size(written.fileno(), target_format, path)
     if stored != -(-size // SECTOR) * SECTOR:
         raise CommandFailed(
-            f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored."
+            f"qemu-img made a disk of {stored} bytes of {names}, whose header has {size} bytes; nothing was stored."
         )
 
 

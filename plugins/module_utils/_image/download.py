@@ -156,7 +156,7 @@ class _Download:
         seconds = _retry_after(error)
         if seconds is not None and self._left_alone + seconds <= LEFT_ALONE:
             self._left_alone += seconds
-            self._log(f"For {self._source.redacted}, {why} and is asked again in {seconds:.0f} seconds")
+            self._log(f"For {self._source.redacted}, {why}; the request is repeated in {seconds:.0f} seconds")
             time.sleep(seconds)
             return
         pause = None if self._is_lasting(error) else next(self._pauses, None)
@@ -281,7 +281,7 @@ class _Patience:
     def _seconds(self) -> float:
         left = self._timeout if self._end is None else self._end - time.monotonic()
         if left <= 0:
-            raise _Refused(f"the server did not begin its answer within {BEGINNING:g} seconds")
+            raise _Refused(f"the server did not begin its response within {BEGINNING:g} seconds")
         return min(self._timeout, left)
 
     def begin(self) -> None:
@@ -313,7 +313,7 @@ class _Response(HTTPResponse):
             if status == 101 or not 100 <= status <= 199:
                 return version, status, why
             parse_headers(self.fp)
-        raise _Refused(f"the server sent {INFORMATIONAL} answers in advance, and no final one")
+        raise _Refused(f"the server sent {INFORMATIONAL} informational responses, and no final one")
 
 
 class _Metered(io.RawIOBase):
@@ -464,7 +464,7 @@ def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
         return 0, response.length, response.length
     if response.status != 206:
         raise _Refused(
-            f"the server answered {response.status} {responses.get(response.status, '')}".rstrip()
+            f"the server returned {response.status} {responses.get(response.status, '')}".rstrip()
             + ", which comes without a file"
         )
     content_range = re.fullmatch(
@@ -550,7 +550,7 @@ def _why(error: Exception, timeout: float) -> str:
         error.close()
         if error.code in (301, 302, 303, 307, 308):
             return "the server redirects in a circle, too often, or to something else than http or https"
-        return f"the server answered {error.code} {responses.get(error.code, '')}".rstrip()
+        return f"the server returned {error.code} {responses.get(error.code, '')}".rstrip()
     if isinstance(error, URLError):
         error = error.reason if isinstance(error.reason, Exception) else ConnectionError(error.reason)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -561,7 +561,7 @@ def _why(error: Exception, timeout: float) -> str:
         return "the connection was closed too early"
     if isinstance(error, OSError):
         return printable(error.strerror or str(error))
-    return f"the server's answer is not valid HTTP ({type(error).__name__})"
+    return f"the server's response is not valid HTTP ({type(error).__name__})"
 
 
 __all__ = ["download", "download_head"]

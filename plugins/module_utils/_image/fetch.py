@@ -27,8 +27,8 @@ PROGRESS_EVERY = 10.0
 MARK = "granary.vmstore begins here"
 LONGEST_BANNER = 64 << 10
 
-#: The script that copies a file of another host. Modification times are compared only for regular files, and only if
-#: stat(1) has the options.
+#: The script that copies a file of another host. Size and modification time are compared only for regular files, and
+#: only if stat(1) has the options.
 CHANGED = "it changed while it was copied"
 CONSENT = "copy it when nothing writes to it, or give {} to store what comes out"
 COPY = "; ".join(
@@ -115,7 +115,7 @@ def read_head(
             break
     length, _newline, head = answer.partition(b"\n")
     if not length.isdigit() or len(head) > size:
-        raise TransferFailed(f"Could not read {source.redacted}: the host doesn't answer as stat and head do.")
+        raise TransferFailed(f"Could not read {source.redacted}: the host's output isn't that of stat and head.")
     return head, int(length)
 
 

@@ -20,7 +20,7 @@ _PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
 
 def file_system_size(read: Read) -> tuple[str, int | None]:
     """Return the name and the bytes of the file system at the beginning of a disk. The bytes are ``None`` for an
-    unknown one.
+    unknown file system.
 
     :raises OSError: the disk can't be read.
     """

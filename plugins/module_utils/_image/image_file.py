@@ -72,10 +72,12 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
         raise InvalidInput(
             option,
             path,
-            f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size",
+            f"a whole image is expected, and the beginning of this {image_format} image doesn't have its size",
         ) from error
     if size is None:
-        raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
+        raise InvalidInput(
+            option, path, "its size isn't known, because neither its beginning nor the server has the size"
+        )
     return _require_sane_size(size, option, path)
 
 

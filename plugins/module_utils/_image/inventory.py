@@ -128,7 +128,7 @@ def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool 
                 with (
                     os_errors(f"read {image.path}"),
                     contextlib.suppress(FileNotFoundError),
-                ):  # it has just been removed
+                ):  # the image has just been removed
                     for chunk in _chunks(opened, _data_file(opened, name) or name):
                         digest.update(chunk)
                         yield None

@@ -85,7 +85,7 @@ def read_seed(path: str) -> Seed | None:
             errno.EINVAL,
             errno.ELOOP,
             errno.ENXIO,
-        ):  # a directory, a FIFO; a link put there right now; a socket
+        ):  # a directory, a FIFO, a new link, or a socket
             raise _not_ours(path) from error
         raise from_os_error(error, f"read {path}") from error
     try:

@@ -16,7 +16,7 @@ from .._core.records import dataclass
 from .file_systems import file_system_size, is_boot_sector
 from .table_file import Read
 
-#: Sector sizes of a GPT in bytes.
+#: Sector sizes for which a GPT can be written, in bytes.
 _SECTOR_SIZES = (512, 4096)
 #: Upper bound of a GPT header in bytes. UEFI 2.10, table 5-5, reserves the rest of the sector.
 _GPT_HEADER = 92

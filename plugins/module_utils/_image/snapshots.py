@@ -5,9 +5,9 @@
 """Snapshots of an image: the files ``<image>.snap/<id>`` (design: driver-contract). There are three layouts, by
 transfer driver:
 
-* whole copies: each snapshot is a whole copy, and the image is a file (raw, and qcow2 with ``ssh``);
+* whole copies: each snapshot is a whole copy, and the image is a file (raw, and qcow2 with ``ssh``).
 * overlays: each file is a qcow2 overlay of the file before, and the image is a symbolic link to the newest file. The
-  newest file is no snapshot, because it receives the writes;
+  newest file is no snapshot, because it receives the writes.
 * overlays on shared storage: the image is the first file, and ``<image>.snap/0`` is a symbolic link to the image. The
   file with the highest number receives the writes. ``<image>.snap/<image>.snap`` is a symbolic link to ``.``, so that
   backing files are found from both directories.
@@ -100,8 +100,8 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
     are those of :func:`delete_snapshot`.
 
     A crash can leave the new image beside the snapshots, because no rename changes two names. A repeated call removes
-    the snapshots. Until then the snapshots stay complete, except on shared storage, where the image's own file is a
-    backing file.
+    the snapshots. Until then the snapshots stay complete, except on shared storage. There, the backing file of all
+    snapshots is the image's own file, which now has other data.
     """
     with _opened(image) as files:
         if files.snapshots is None and files.is_regular():
@@ -389,7 +389,7 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
 
     chain = files.chain(snapshot)
     parent = files.parent(files.data_of(snapshot))
-    # Spelled as before.
+    # The name keeps the directory part of the old name.
     name = "" if parent is None else os.path.join(os.path.dirname(files.backing_name(child) or ""), str(parent))
     with files.opened(child) as source, files.opened_all(chain) as reads, files.new_image(source) as part:
         copy_local(source, part.fd)

@@ -53,9 +53,9 @@ def look_there(host: str, path: str, check: Callable[[str], object], measuring: 
                 return "no such directory"
             if ended.returncode == SSH_FAILED:
                 return reason(ended)
-            raise CommandFailed(f"The host {host} did not answer with a path: {reason(ended)}")
+            raise CommandFailed(f"The host {host} did not print a path: {reason(ended)}")
         if not answer.startswith("/"):
-            raise CommandFailed(f"The host {host} did not answer with a path: {printable(answer)}")
+            raise CommandFailed(f"The host {host} did not print a path: {printable(answer)}")
         real = absolute("path", answer)
         check(real)
         if measuring is None:
@@ -84,7 +84,7 @@ def _read_lines(ssh: Conversation, timeout: float) -> Iterator[str]:
         *whole, rest = (rest + data).split(b"\n")
         yield from map(os.fsdecode, whole)
         if len(rest) > LONGEST_LINE:
-            raise CommandFailed("The host did not answer with lines of text.")
+            raise CommandFailed("The host did not print lines of text.")
 
 
 __all__ = ["look_there"]

@@ -128,7 +128,7 @@ class Session:
         try:
             ended = self._ssh.finish(1)
         except CommandFailed:
-            return "it answered something else than python3 does"
+            return "its output isn't that of python3"
         why = reason(records.replace(ended, stdout=banner.decode(errors="replace")))
         if ended.returncode in NO_COMMAND:
             return f"python3, 3.9 or newer, is not installed there ({why})"
@@ -210,7 +210,7 @@ class Session:
         while True:
             can_read, can_write = self._wait(end, is_writing=waiting is not None)
             if not can_write and time.monotonic() >= end:
-                doing = "did not answer" if waiting is None else "takes nothing more for"
+                doing = "sent no answer to" if waiting is None else "accepts no more data for"
                 raise CommandFailed(
                     f"The {self._peer} {doing} {self._action} within {allowed:g} seconds and is given up."
                 )

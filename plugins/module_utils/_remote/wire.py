@@ -99,7 +99,7 @@ def read_answer(peer: str, action: str, line: bytes, result: str, kinds: Mapping
 
 def unexpected(peer: str, action: str, why: str) -> CommandFailed:
     """Return the error about an invalid answer of another host."""
-    return CommandFailed(f"The {peer} did not answer {action} as it should: {printable(why)}.")
+    return CommandFailed(f"The {peer} sent an invalid answer to {action}: {printable(why)}.")
 
 
 def describe_failure(error: Exception) -> dict[str, object]:

@@ -100,7 +100,7 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
     ],
 )
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
-    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer cp as it should: [^\n]*\.$"):
+    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 sent an invalid answer to cp: [^\n]*\.$"):
         answer_to("cp", line)
 
 
@@ -131,7 +131,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:
     with pytest.raises(
-        errors.CommandFailed, match=rf"^The bridge h1 did not answer {action} as it should: an unknown answer\.$"
+        errors.CommandFailed, match=rf"^The bridge h1 sent an invalid answer to {action}: an unknown answer\.$"
     ):
         answer_to(action, json.dumps({"result": result}).encode())
 
