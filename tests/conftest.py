@@ -2,8 +2,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 """Make `ansible_collections.granary.vmstore` importable, wherever the checkout is, and give each test its tier.
 
-`ansible_collections` and `granary` are namespace packages, so one symbolic link in a directory on the import path is
-all that is needed.
+`ansible_collections` and `granary` are namespace packages. One symbolic link in a directory on the import path is
+therefore enough.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,27 +22,27 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".cache" / "collections"
 
-#: A user without an account, who attacks what root does.
+#: A user without an account, who attacks actions of root.
 TENANT = 61001
 
 
 def link_collection() -> None:
-    """The same link that script/lib.sh makes."""
+    """Create the same link as script/lib.sh."""
     link = COLLECTIONS / "ansible_collections" / "granary" / "vmstore"
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(os.path.relpath(ROOT, link.parent), target_is_directory=True)
 
 
-# Tests look at what files take on a disk, and /tmp may be memory, as on a new Debian 13.
+# Tests compare allocated blocks, and /tmp can be a tmpfs, for example on a new Debian 13.
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
-# Tests also start Python and Ansible as processes of their own.
+# Tests also start Python and Ansible as separate processes.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_NOCOLOR"] = "1"
-# One connection a task. Without pipelining, Ansible makes six.
+# Pipelining makes Ansible use one connection for each task instead of six.
 os.environ["ANSIBLE_PIPELINING"] = "1"
 
 
@@ -89,36 +90,49 @@ HOST = (
 )
 
 
+#: Parts of the paths of tests that start a lab by a command, and not by its fixture.
+LAB = ("/integration/lab/", "/integration/test_demo.py", "/integration/test_fresh.py", "/integration/test_testing.py")
+#: The tiers, beginning with the one whose tests take longest.
+TIERS = ("lab", "host", "pure")
+
+
 def tier_of(item: pytest.Item) -> str:
-    """Return the tier of a test: what its fixtures, its folder or its file need."""
-    if "lab_factory" in getattr(item, "fixturenames", ()):
-        return "lab"
+    """Return the tier of a test, according to the needs of its fixtures, its folder and its file."""
     path = item.path.as_posix()
+    if "lab_factory" in getattr(item, "fixturenames", ()) or any(part in path for part in LAB):
+        return "lab"
     unit = path.rpartition("/tests/unit/")[2]
     return "host" if "/integration/" in path or unit.startswith(HOST) else "pure"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(tier_of(item))
+    """Mark each test with its tier, and put files that take long first, so that two workers end at the same time."""
+    sizes = Counter(item.path for item in items)
+    tiers = {item: tier_of(item) for item in items}
+    for item, tier in tiers.items():
+        item.add_marker(tier)
+    first: dict[Path, int] = {}
+    for item, tier in tiers.items():
+        first[item.path] = min(TIERS.index(tier), first.get(item.path, len(TIERS)))
+    items.sort(key=lambda item: (first[item.path], -sizes[item.path], item.path))
 
 
 @pytest.fixture
 def tenant() -> Iterator[Path]:
-    """A directory of the user TENANT, whom every directory above lets through."""
+    """Return a directory of the user TENANT, in which all parent directories can be searched by this user."""
     name = tempfile.mkdtemp(prefix="tenant-")
     try:
         os.chown(name, TENANT, TENANT)
         os.chmod(name, 0o755)
         yield Path(name)
     finally:
-        subprocess.run(["rm", "-rf", name], check=True)  # which no depth stops
+        subprocess.run(["rm", "-rf", name], check=True)  # no depth of directories stops it
 
 
 @pytest.fixture
 def swapping() -> Callable[[Path, Path], contextlib.AbstractContextManager[None]]:
-    """Let the user TENANT exchange two names, again and again, for the length of a block."""
+    """Let the user TENANT exchange two names repeatedly during a block."""
 
     @contextlib.contextmanager
     def swap(name: Path, other: Path) -> Iterator[None]:
@@ -136,7 +150,7 @@ def swapping() -> Callable[[Path, Path], contextlib.AbstractContextManager[None]
 
 @pytest.fixture
 def opened_by_qemu() -> Iterator[Callable[..., None]]:
-    """Let qemu-io open a file until the end of the test, with QEMU's locks, as a virtual machine does."""
+    """Let qemu-io open a file until the end of the test, with QEMU's locks, like a virtual machine."""
     running = []
 
     def opened(path: Path, *options: str) -> None:

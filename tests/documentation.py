@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Pages for users and for developers. What isn't here has no blocks, or is data of a test.
+#: Pages for users and for developers. Other pages have no blocks, or are data of a test.
 PATTERNS = (
     "*.md",
     "docs/**/*.md",
@@ -24,8 +24,10 @@ PATTERNS = (
 
 @dataclass(frozen=True)
 class Block:
-    """``page`` is the path in the checkout, ``number`` counts the blocks below ``heading`` from 0 on, ``before`` is the
-    paragraph above the block.
+    """A block of code in a page.
+
+    ``page`` is the path in the checkout. ``number`` counts the blocks below ``heading``, starting at 0. ``before`` is
+    the paragraph above the block.
     """
 
     page: str
@@ -53,7 +55,7 @@ def read_blocks() -> list[Block]:
 def blocks_of(page: str, markdown: str) -> list[Block]:
     """Return the blocks of one page.
 
-    An indented line begins a block behind an empty line, unless that ends an item of a list.
+    An indented line begins a block after an empty line, unless the empty line ends a list item.
     """
     found: list[Block] = []
     heading, before, paragraph, in_list = "", "", "", False
@@ -94,7 +96,7 @@ def blocks_of(page: str, markdown: str) -> list[Block]:
 
 
 def files_of(page: str) -> dict[str, Block]:
-    """Return the blocks of a page that are files, by path: the paragraph above such a block begins with the path as
+    """Return the blocks of a page that are files, by path. The paragraph above such a block begins with the path as
     code.
     """
     found = {}
@@ -106,9 +108,10 @@ def files_of(page: str) -> dict[str, Block]:
 
 
 def block(page: str, heading: str, number: int = 0) -> Block:
-    """Return one block, for a test that runs it: test_documentation.py finds the calls, whose arguments must be
-    literals.
+    """Return one block, for a test that runs this block.
 
-    :raises KeyError: there is no such block.
+    The arguments must be literals, because test_documentation.py searches the source of the tests for the calls.
+
+    :raises KeyError: the block is missing.
     """
     return {one.key: one for one in read_blocks()}[page, heading, number]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Runs a command in a mount namespace that has a file system whose server takes every question and answers none.
+"""Run a command in a mount namespace with a FUSE file system whose server reads every request and never replies.
 
-hung_mount.py DIRECTORY TYPE COMMAND...: TYPE is what mountinfo shows, such as fuse.sshfs. Needs root and /dev/fuse.
+hung_mount.py DIRECTORY TYPE COMMAND...: TYPE is the type in mountinfo, for example fuse.sshfs. The program needs root
+and /dev/fuse.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 
 # Linux: include/uapi/linux/fuse.h and include/uapi/linux/mount.h.
 FUSE_INIT = 26
-#: Seconds for a command, which is tested not to wait for the mount.
+#: Timeout of the command in seconds. The tests check that the command doesn't wait for the mount.
 DEADLINE = 120
 
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
@@ -56,5 +57,5 @@ def main(directory: str, kind: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # With this process the device closes, and whoever still waits for an answer gets an error.
+    # The device closes when this process ends. Requests that are still waiting then fail.
     os._exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

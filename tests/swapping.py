@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Exchanges two names for as long as it runs, as a user who attacks a program that works by name: swapping.py UID NAME
-OTHER.
+"""Exchange two names continuously, like a user who attacks a program that works by name.
 
-Prints a line when it has begun. renameat2(2) with RENAME_EXCHANGE has no moment at which a name is missing.
+swapping.py UID NAME OTHER prints a line after the first exchange. renameat2(2) with RENAME_EXCHANGE leaves no moment in
+which a name is missing.
 """
 
 from __future__ import annotations

@@ -100,8 +100,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.o
 
 
 def main() -> None:
-    engine = engine_sources(entry.__name__)
-    run_module(OPENNEBULA_DRIVERS_SPEC, lambda options: OpennebulaDriversService(options, engine))
+    run_module(
+        OPENNEBULA_DRIVERS_SPEC, lambda options: OpennebulaDriversService(options, engine_sources(entry.__name__))
+    )
 
 
 if __name__ == "__main__":

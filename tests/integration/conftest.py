@@ -1,8 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab of the tests in this directory, and ways to act on it: real Ansible over ssh, and other tools to see what it
-did.
-"""
+"""The lab of the tests in this directory: real Ansible over ssh, and other tools that verify the results."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ from lab.guests import Guest
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
 
-#: A domain that runs without anything in it: QEMU is all that the tests with it look at. {0}: name, {1}: memory
-#: backing, {2}: devices.
+#: XML of a domain that runs without a guest system. The tests look at its QEMU only. {0}: name, {1}: memory backing,
+#: {2}: devices.
 DOMAIN = """
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{0}</name>
@@ -50,8 +48,8 @@ HUGEPAGES = "<memoryBacking><hugepages/></memoryBacking>"
 
 @pytest.fixture(scope="session")
 def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
-    """The lab of lab.yml, its hosts made hypervisors by the role."""
-    # A name of this session's own: two sessions at once don't take each other's lab down.
+    """Start the lab of lab.yml, and turn its hosts into hypervisors with the role."""
+    # The name is unique, so that two sessions at once don't stop each other's lab.
     lab = lab_factory({**yaml.safe_load((HERE / "lab.yml").read_text()), "name": f"integration-{os.getpid()}"})
     play = '[{"hosts": "hosts", "roles": ["granary.vmstore.hypervisor"]}]'
     playbook = lab.state / "hypervisors.yml"
@@ -64,8 +62,9 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 @pytest.fixture(scope="session")
 def module(site: Lab) -> Callable[..., dict[str, Any]]:
-    """Run a module on a machine of the lab and return its result, with ``warnings``; a failed one has ``failed`` and
-    ``msg``.
+    """Run a module on a machine of the lab and return its result, with ``warnings``.
+
+    The result of a failed module has ``failed`` and ``msg``.
     """
 
     def run(machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def module(site: Lab) -> Callable[..., dict[str, Any]]:
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
         assert "Traceback" not in done.stdout + done.stderr
-        # What goes wrong says so in one line, in what the module itself says.
+        # A failure shows the module's own message in one line.
         assert "\n" not in result.get("msg", "")
         result["warnings"] = done.stderr
         return result
@@ -98,7 +97,7 @@ def module(site: Lab) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def execute(site: Lab) -> Callable[..., str]:
-    """Run a command as root on a host, and return what it printed."""
+    """Run a command as root on a host, and return its output."""
     hosts = site.hosts()
 
     def run(machine: str, *argv: str, stdin: str = "", check: bool = True, deadline: float = 60) -> str:
@@ -110,7 +109,7 @@ def execute(site: Lab) -> Callable[..., str]:
 
 @pytest.fixture
 def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
-    """Define a domain with nothing in it on a host, and perhaps start it; it is gone after the test."""
+    """Define a domain without a guest system on a host, optionally start the domain, and delete it after the test."""
     made: list[tuple[str, str]] = []
 
     def define(
@@ -138,7 +137,9 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def cold(site: Lab, execute: Callable[..., str]) -> Iterator[Guest]:
-    """A guest on hv1 that is off and as virt-install makes it, which it is again after the test."""
+    """Return a guest on hv1 that is off, with the definition of virt-install, and restore its definition after the
+    test.
+    """
     guest = site.guest("cold")
     definition = execute("hv1", "virsh", "dumpxml", "--inactive", "--security-info", guest.name)
     assert "<memoryBacking>" not in definition
@@ -149,8 +150,9 @@ def cold(site: Lab, execute: Callable[..., str]) -> Iterator[Guest]:
 
 @pytest.fixture
 def ordinary(cold: Guest) -> str:
-    """The name of a running guest on hv1 as virt-install makes it: its memory isn't shared, so that it gets no export
-    while it runs.
+    """Return the name of a running guest on hv1 with the definition of virt-install.
+
+    Its memory isn't shared, therefore exports can't be attached while the guest runs.
     """
     cold.start()
     cold.wait_ready()
@@ -159,7 +161,7 @@ def ordinary(cold: Guest) -> str:
 
 @pytest.fixture
 def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
-    """Make a directory on a host that the mapped root of guests owns; it is gone after the test."""
+    """Create a directory of the guests' mapped root on a host, and delete the directory after the test."""
     made: list[tuple[str, str]] = []
 
     def make(machine: str, path: str) -> str:
@@ -175,8 +177,9 @@ def directory(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def catalog_directory(execute: Callable[..., str]) -> Iterator[None]:
-    """The catalog's directory on the hypervisor hv1, as the role frontend makes it; it is gone after the test, with the
-    images.
+    """Return the directory of the catalog on the hypervisor hv1, created by the role frontend.
+
+    The directory and the images are deleted after the test.
     """
     execute(
         "hv1", "install", "--directory", "--owner=oneadmin", "--group=oneadmin", "--mode=0750", "/var/lib/one/vmstore"
@@ -188,7 +191,7 @@ def catalog_directory(execute: Callable[..., str]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run the role opennebula_drivers on this machine, for a directory of remotes, and return what Ansible printed."""
+    """Run the role opennebula_drivers on this machine for a directory of remotes, and return the output of Ansible."""
 
     def run(remotes: Path, *arguments: str, library: Path | None = None, fails: bool = False) -> str:
         library = library or remotes.parent / "library"
@@ -217,7 +220,7 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
 
 @pytest.fixture(scope="session")
 def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of remotes with the datastore drivers in it, and one that the front-end came with."""
+    """Return a directory of remotes with our datastore drivers and one driver of the front-end's own."""
     remotes = tmp_path_factory.mktemp("front-end") / "remotes"
     (remotes / "tm").mkdir(parents=True)
     (remotes / "datastore" / "virtiofs").mkdir(parents=True)
@@ -226,18 +229,18 @@ def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.Te
     return remotes
 
 
-#: In a mount namespace: the directory of datastores is the bridges', and so is /run/sshd, which sshd wants.
+#: Command that prepares a mount namespace with the datastores of the bridges, and the /run/sshd that sshd needs.
 AS_BRIDGE = 'mkdir -p /run/sshd && mount --bind "$1" "$2" && shift 2 && exec "$@"'
 
-#: Options of a key in authorized_keys. An empty home directory keeps the shell's start-up files of this machine out.
+#: Options of a key in authorized_keys. An empty home directory excludes the shell's start-up files of this machine.
 ENVIRONMENT = 'environment="HOME={empty}",environment="PATH={path}"'
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: What python3 prints on a bridge, which then waits for the engine; and a line of the engine.
+#: Banner that python3 prints on a bridge before it reads the engine, and a line of the engine.
 GREETING = "echo granary.vmstore is here; read -r length"
 LOG_LINE = r"{\"log\": \"still here\"}"
 
-#: The bridges, and what runs there instead of the command that is asked for; on ``bare`` there are no commands.
+#: Names of the bridges, and the command that each bridge runs instead of the requested one. ``bare`` has no commands.
 LOGINS = {
     "h1": "",
     "h2": "",
@@ -258,10 +261,10 @@ LOGINS = {
 
 
 class Bridges:
-    """Hosts with the names of ``LOGINS``, and ``dead`` ones that nobody can log in to; all are one sshd.
+    """Hosts with the names of ``LOGINS``, and unreachable ``dead`` ones; all are one sshd.
 
-    ``store`` is the directory of a datastore, as it is called everywhere; on the front-end it stays empty. ``data`` is
-    where the bridges have it.
+    ``store`` is the path of a datastore on all machines; the directory stays empty on the front-end. ``data`` is the
+    same directory of the bridges, as the test reaches it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -272,21 +275,21 @@ class Bridges:
         self.log = root / "sshd" / "log"
 
     def connections(self) -> int:
-        """How often somebody has logged in."""
+        """Return the number of logins."""
         return self.log.read_text().count("Accepted publickey for root")
 
     def stored(self) -> list[str]:
-        """Everything in the datastore, temporary names too; nothing of it is on the front-end."""
+        """Return all files of the datastore, temporary ones too. None of them may be on the front-end."""
         assert list(self.datastores.rglob("*")) == []
         return sorted(str(path.relative_to(self.data)) for path in self.data.rglob("*"))
 
     def path(self, source: str) -> Path:
-        """Where the image ``source`` really is."""
+        """Return the path of the image ``source`` on the bridges, as the test reaches it."""
         assert source.startswith(f"{self.store}/")
         return self.data / source[len(str(self.store)) + 1 :]
 
     def set_up(self) -> list[str]:
-        """The command of the server."""
+        """Return the command of the server."""
         sshd, ssh = shutil.which("sshd", path="/usr/sbin:/usr/bin"), shutil.which("ssh", path="/usr/bin:/bin")
         if sshd is None or ssh is None:
             pytest.fail("sshd or ssh is not installed: apt-get install openssh-server openssh-client")
@@ -318,7 +321,7 @@ class Bridges:
             f"AuthorizedKeysFile {self.root}/sshd/authorized_keys\nPrintMotd no\nPermitUserEnvironment "
             "yes\nMaxStartups 100\n"
         )
-        # ssh(1) takes the home directory from /etc/passwd, and with it the configuration.
+        # ssh(1) reads its configuration in the home directory of /etc/passwd.
         (self.root / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F "{self.root}/sshd/client" "$@"\n')
         (self.root / "bin" / "ssh").chmod(0o755)
         command = [sshd, "-D", "-f", str(self.root / "sshd" / "server"), "-E", str(self.log)]

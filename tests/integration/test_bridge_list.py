@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BRIDGE_LIST of the fs driver: real connections to a real sshd, whose hosts have the datastore where the front-end has
-an empty directory.
+"""BRIDGE_LIST of the fs driver, with real connections to a real sshd.
+
+The hosts have the datastore. The same directory on the front-end is empty.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ ROOT = Path(__file__).parents[2]
 MIB = 2**20
 OS = CopyOptions("os")
 
-#: 4 MiB, with data at the beginning only.
+#: Content of 4 MiB, with data at the beginning only.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 
 HOSTILE = [
@@ -90,7 +91,7 @@ def process_ids(pattern: str) -> list[int]:
 
 @pytest.fixture
 def driver(bridges: Any) -> Callable[..., DatastoreDriver]:
-    """The driver of the datastore 100 with these hosts in its BRIDGE_LIST."""
+    """Return the driver of the datastore 100 with these hosts in its BRIDGE_LIST."""
 
     def make(*hosts: str, type: str = "image", restricted: tuple[str, ...] = (), **options: Any) -> DatastoreDriver:
         datastore = Datastore(
@@ -109,7 +110,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def once(bridges: Any) -> Iterator[None]:
-    """The test makes one connection."""
+    """Require that the test makes one connection."""
     before = bridges.connections()
     yield
     assert bridges.connections() == before + 1
@@ -133,7 +134,7 @@ def test_cp(bridges: Any, driver: Any, tmp_path: Path, once: None, name: str) ->
 
 
 def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path, once: None) -> None:
-    """Nothing of them is read, sent or written."""
+    """Holes are not read, sent or written."""
     with (path := tmp_path / "x").open("wb") as file:
         for position in (1 << 31, (1 << 32) + 4096):
             file.seek(position)
@@ -195,7 +196,7 @@ def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Pat
 
 
 def test_paths_are_checked_on_the_front_end(bridges: Any, driver: Any, image: Path) -> None:
-    """Before any host is asked."""
+    """The checks take place before any connection."""
     for path in ("/etc/passwd", str(bridges.store / "x"), str(bridges.datastores / "7" / "x")):
         for act in (lambda path: driver().cp(path, OS), lambda path: driver().stat(path)):
             with pytest.raises(errors.PathNotAllowed, match="the restricted directory"):
@@ -222,7 +223,7 @@ def test_stat(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
 
 
 def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
-    """What cp would refuse and warn of."""
+    """The preview returns the errors and the warnings of cp."""
     (page := tmp_path / "page").write_bytes(b"<!DOCTYPE html>")
     (packed := tmp_path / "x.gz").write_bytes(gzip.compress(RAW))
     for path in (image, packed):
@@ -241,8 +242,8 @@ def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None
     assert bridges.stored() == before
 
 
-def refused(*acts: Callable[[], object]) -> str:
-    """The message of all of them."""
+def expect_refusal(*acts: Callable[[], object]) -> str:
+    """Return the message, which is the same for all."""
     messages = set()
     for act in acts:
         with pytest.raises(errors.VmstoreError) as caught:
@@ -254,10 +255,10 @@ def refused(*acts: Callable[[], object]) -> str:
 
 def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, image: Path) -> None:
     wrong = CopyOptions("os", checksums={"md5": "0" * 32})
-    assert "the md5 of what is at" in refused(
+    assert "the md5 of what is at" in expect_refusal(
         lambda: driver().preview(str(image), wrong), lambda: driver().cp(str(image), wrong)
     )
-    message = refused(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
+    message = expect_refusal(lambda: driver().preview_mkfs(100, "raw", "xfs"), lambda: driver().mkfs(100, "raw", "xfs"))
     assert (
         message == "On the bridge h1: mkfs.xfs makes no file system of 100 MiB: Filesystem must be larger than 300MB."
     )
@@ -269,7 +270,7 @@ def test_a_bridge_says_before_what_it_will_refuse(bridges: Any, driver: Any, ima
     assert driver().preview_clone(source, "qcow2", OS).format == "qcow2"
     os.truncate(bridges.path(source), 300_000)
     options = {"words": FRONT_END}
-    message = refused(
+    message = expect_refusal(
         lambda: driver(**options).preview_clone(source, "qcow2", OS),
         lambda: driver(**options).clone(source, "qcow2", OS),
     )
@@ -410,7 +411,7 @@ def test_who_uses_an_image_and_what_is_wrong_with_it(
     source = driver().cp(str(image), CopyOptions("os", driver_format="qcow2")).source
     assert (list(driver().users(source)), driver().damage(source, "qcow2")) == ([], None)
     opened_by_qemu(bridges.path(source), "-f", "qcow2")
-    # The bridge has the file under another path, so that it sees only the locks.
+    # The bridge has the file under another path, and therefore sees only the locks.
     assert list(driver("h1", "h2").users(source)) == [LOCKED]
     os.truncate(bridges.path(source), 1000)
     assert driver().damage(source, "qcow2").startswith("by the tables of this qcow2 image the file has ")
@@ -441,7 +442,7 @@ def test_every_bridge_is_asked_once_who_uses_images(
     before = bridges.connections()
     told: list[str] = []
     asked = driver("h1", "dead", "h2", log=told.append)
-    # Both names are those of the same machine here.
+    # Both names belong to the same machine here.
     programs = [re.sub(r"process \d+", "process N", user) for user in asked.users(used)]
     assert programs == [f"the program qemu-io (process N) on the host {host!r}" for host in ("h1", "h2")]
     assert list(asked.users(other)) == []
@@ -464,11 +465,11 @@ def test_a_long_answer(bridges: Any, driver: Any, once: None) -> None:
 
 
 def test_all_actions_of_the_driver_are_the_bridges() -> None:
-    """None is done on the front-end by mistake, also one that is added later."""
+    """No action runs on the front-end by mistake; the test covers actions of the future too."""
     own = {"check", "require"}
-    own |= {"check_mkfs", "try_attributes"}  # which ask the commands of the front-end
-    own |= {"content", "source_at"}  # which read the data
-    own |= {"batch", "publish"}  # a bridge makes and removes each image by itself
+    own |= {"check_mkfs", "try_attributes"}  # they use the commands of the front-end
+    own |= {"content", "source_at"}  # they read the data
+    own |= {"batch", "publish"}  # a bridge creates and removes each image by itself
     actions = {name for name in dir(FsDriver) if not name.startswith("_") and callable(getattr(FsDriver, name))} - own
     done = {name for name in actions if getattr(FsDriver, name) is not getattr(DatastoreDriver, name)}
     assert done >= {
@@ -497,7 +498,7 @@ def test_all_actions_of_the_driver_are_the_bridges() -> None:
 @pytest.mark.parametrize("unable", ["dead", "bare", "old", "closed"])
 def test_another_host_is_asked_when_one_can_not_be(bridges: Any, driver: Any, image: Path, unable: str) -> None:
     told: list[str] = []
-    for _time in range(60):  # either host may be the first one
+    for _time in range(60):  # either host can come first
         source = driver(unable, "h1", log=told.append).cp(str(image), OS).source
         assert bridges.stored() == [os.path.basename(source)]
         driver().rm(source)
@@ -507,7 +508,7 @@ def test_another_host_is_asked_when_one_can_not_be(bridges: Any, driver: Any, im
 
 
 def test_hosts_share_the_work() -> None:
-    """Each is the first one for some."""
+    """Each host comes first for some images."""
     orders = {tuple(bridge.spread(("h1", "h2", "h3"))) for _time in range(200)}
     assert orders == {("h1", "h2", "h3"), ("h2", "h3", "h1"), ("h3", "h1", "h2")}
 
@@ -577,12 +578,12 @@ def test_a_bridge_that_never_answers(
     driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, why: str, action: str
 ) -> None:
     monkeypatch.setattr(command, "MOST_STDERR", MIB)
-    # Where another limit than that of the time is to be met, a busy machine has all the time it needs.
+    # Where another limit than the time is tested, a busy machine gets all the time that it needs.
     seconds = 0.5 if host == "logging" else 60
     for name, value in {"LOG_LINES": 100, "LONGEST_ANSWER": MIB, "LONGEST_ACTION": seconds}.items():
         monkeypatch.setattr(session, name, value)
     (tmp_path / "small").write_bytes(RAW[:1000])
-    bridged = driver(host, timeout=seconds - session.GRACE)  # the answer has so much time more
+    bridged = driver(host, timeout=seconds - session.GRACE)  # the additional time for the reply
     with pytest.raises(errors.CommandFailed, match=why.format(action)):
         bridged.monitor() if action == "monitor" else bridged.cp(str(tmp_path / "small"), OS)
 
@@ -625,7 +626,7 @@ except VmstoreError as error:
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """The engine, as the module opennebula_drivers installs it."""
+    """Return the engine, as installed by the module opennebula_drivers."""
     (directory := tmp_path / "library").mkdir()
     (directory / "granary_vmstore").symlink_to(ROOT / "plugins" / "module_utils")
     return directory
@@ -633,7 +634,7 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def copying(bridges: Any, library: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that copies an image slowly, of which something has arrived."""
+    """Start a process that copies an image slowly, and wait for the first bytes at the destination."""
     (path := tmp_path / "big").write_bytes(random.Random(2).randbytes(64 * MIB))
     program = SLOW.format(library=str(library), store=str(bridges.store), path=str(path))
     process = subprocess.Popen([sys.executable, "-I", "-c", program], stdout=subprocess.PIPE, text=True)
@@ -647,7 +648,10 @@ def copying(bridges: Any, library: Path, tmp_path: Path) -> Iterator[subprocess.
 
 
 def bridge_processes() -> list[int]:
-    """What runs on the bridges of this test alone: nobody else's start so."""
+    """Return the processes on the bridges of this test.
+
+    No other processes have this command line.
+    """
     return process_ids("^python3 -ISXutf8 -c import os,sys;")
 
 
@@ -665,7 +669,7 @@ def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(
     if victim == "client":
         (number,) = process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")
     else:
-        # The server's process of the connection is the parent of what it runs.
+        # The server's process of the connection is the parent of the running command.
         (number,) = (
             int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1])
             for one in bridge_processes()
@@ -680,7 +684,7 @@ def test_a_connection_that_breaks_leaves_nothing_and_is_not_retried(
 
 
 def test_a_front_end_that_ends_stops_what_the_bridge_waits_for(bridges: Any, driver: Any, library: Path) -> None:
-    """A download, during which the bridge reads nothing of the front-end."""
+    """During a download the bridge reads no input from the front-end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         program = SLOW.format(
             library=str(library), store=str(bridges.store), path=f"http://127.0.0.1:{server.getsockname()[1]}/x"
@@ -730,7 +734,7 @@ def test_a_file_that_changes_while_it_is_sent_is_no_image(
 def test_an_image_that_nobody_learns_of_is_removed(
     bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
-    """The front-end ends after the image is made and before it has the answer."""
+    """The front-end ends after the image is created and before the result arrives."""
     source = driver().cp(str(image), OS).source
     before = bridges.stored()
 
@@ -788,7 +792,7 @@ def test_a_bridge_can_not_name_another_file(
     wait_until(lambda: bridges.stored() == [], "the image stays")
 
 
-# Where the engine comes from
+# Origin of the engine
 
 
 def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
@@ -812,14 +816,14 @@ def test_no_secret_is_on_a_command_line(bridges: Any, library: Path) -> None:
     assert not any(secret.encode() in word for word in words)
 
 
-# URLs of other schemes, which the front-end's own downloader reads
+# URLs with the schemes of the front-end's own downloader
 
 BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
 
 
 @pytest.fixture
 def restoring(driver: Any, tmp_path: Path) -> Callable[..., DatastoreDriver]:
-    """The driver of a front-end whose downloader does what the script says; the bridges have no such program."""
+    """Return the driver of a front-end whose downloader runs the given script. The bridges have no such program."""
 
     def make(script: str, *hosts: str) -> DatastoreDriver:
         (path := tmp_path / "downloader.sh").write_text(f"#!/bin/sh\n{script}\n")
@@ -873,9 +877,9 @@ def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, resto
 
 @pytest.fixture
 def shares(bridges: Any) -> Callable[..., DatastoreDriver]:
-    """The driver virtiofs of a datastore with these hosts in its BRIDGE_LIST.
+    """Return the driver virtiofs of a datastore with these hosts in its BRIDGE_LIST.
 
-    What it registers is in the bridges' directory of datastores.
+    The directories to register are in the bridges' directory of datastores.
     """
 
     def make(*hosts: str, **options: Any) -> DatastoreDriver:
@@ -930,7 +934,7 @@ def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
 
 
 def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: Path) -> None:
-    """The bridge's user is one without rights on other users' files."""
+    """The bridge's user has no rights on files of other users."""
     (bridges.root / "bin" / "ssh").write_text(
         '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec setpriv --bounding-set -all --inh-caps -all sh -c "$3"\n'
     )
@@ -948,7 +952,7 @@ def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: P
 
 
 def front_end(bridges: Any, library: Path, tmp_path: Path) -> Path:
-    """Its remotes, with the drivers as the module opennebula_drivers makes them."""
+    """Return the remotes of a front-end, with the drivers of the module opennebula_drivers."""
     (library / "current").symlink_to(".")
     text = launcher(sys.executable, str(library))
     (directory := tmp_path / "one" / "remotes" / "datastore" / "fs").mkdir(parents=True)
@@ -970,7 +974,7 @@ def call(bridges: Any, script: Path, hosts: str, image: str) -> subprocess.Compl
 
 def test_driver_scripts(bridges: Any, library: Path, image: Path, tmp_path: Path) -> None:
     scripts = front_end(bridges, library, tmp_path)
-    bridges.data.rmdir()  # the first monitoring makes it
+    bridges.data.rmdir()  # the first monitoring creates it
     assert call(bridges, scripts / "monitor", "h1 h2", "").stdout.startswith("USED_MB=")
     assert bridges.data.is_dir()
     done = call(bridges, scripts / "cp", "h1 h2", f"<PATH>{escape(str(image))}</PATH>")
@@ -1041,7 +1045,7 @@ def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
     (found,) = json.loads(answer.read_text())["datastores"]
     assert found["monitor_error"] is None
     assert found["total_mb"] > 0
-    assert bridges.connections() == 2  # one asks how full the datastore is, one what is in it
+    assert bridges.connections() == 2  # the first query returns the size of the datastore, the second its content
 
 
 def test_actions_without_bridges_do_not_load_it(library: Path) -> None:

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cloud image with real cloud-init, which nobody logs in to, mounts what its NoCloud seed says.
+"""A cloud image with real cloud-init mounts the entries of its NoCloud seed.
 
-Its report comes by the serial console.
+Nobody logs in. The report comes over the serial console.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def export(site: Lab, module: Module, execute: Execute) -> Iterator[Callable[...
 
 
 def boot(site: Lab, execute: Execute) -> list[str]:
-    """Start the guest, and return what it says of itself once cloud-init is done."""
+    """Start the guest, and return its report after the end of cloud-init."""
     guest = site.guest("cloud")
     guest.stop()
     offset = guest.console_size()
@@ -60,7 +60,7 @@ def test_a_cloud_image_mounts_by_its_seed(
     assert {"/srv/data data virtiofs rw,relatime", "/mnt/more more virtiofs ro,relatime"} <= set(report)
     assert "data\t/srv/data\tvirtiofs\tnofail,comment=cloudconfig\t0\t0" in report
 
-    # cloud-init applies mounts once per instance, and this is the same one; the seed makes it apply them again.
+    # cloud-init applies mounts once per instance. The seed overrides this, because the instance is the same.
     export("more", state="absent")
     assert export("data", source=data, mount_point="/srv/moved")["changed"]
     report = boot(site, execute)

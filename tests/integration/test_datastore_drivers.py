@@ -1,10 +1,9 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One suite over every datastore driver: each action of the contract keeps its promises, or says that the driver hasn't
-got it, as its record does.
+"""One suite over every datastore driver: each action works, or is unsupported according to the capability record.
 
-What a driver is asked follows from its record alone, so a new one in the registry is tested as it is. What it did is
-looked at by other tools.
+The tests of a driver follow from its capability record alone, so a new driver in the registry needs no further tests.
+Other tools verify the results.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore i
 
 MIB = 2**20
 
-#: 4 MiB, of which 1 MiB is data.
+#: Content of 4 MiB, of which 1 MiB is data.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 
-#: What the record calls the actions that a driver need not have. The others it has if it registers images, and
-#: monitoring always.
+#: Optional actions, by the field of the capability record. Drivers that register images have all other actions, and
+#: every driver has monitor.
 OPTIONAL = {
     "clone": "clone",
     "content": "content",
@@ -65,7 +64,7 @@ def virtual_size(path: Path, image_format: str) -> int:
 
 
 class Place:
-    """A datastore of a driver, and what images can be made of. ``data`` is where its files really are."""
+    """A datastore of a driver, and sources of images. ``data`` is the real directory of its files."""
 
     def __init__(self, kind: type[DatastoreDriver], root: Path, bridges: Any) -> None:
         self.info = kind.info
@@ -100,7 +99,7 @@ class Place:
         return f"{action} is not supported by the {self.info.name} driver{where}."
 
     def source(self, name: str = "a source") -> str:
-        """The path of something that an image can be made of."""
+        """Return the path of a file or directory that can become an image."""
         path = self.files / name
         if self.of_directories:
             path.mkdir(exist_ok=True)
@@ -114,20 +113,20 @@ class Place:
         return CopyOptions(self.type, **options)
 
     def image(self) -> str:
-        """The source of an image; of a driver that registers none, what could be one."""
+        """Return the source of an image. If the driver registers no images, return a possible source."""
         return self.driver.cp(self.source(), self.options()).source if self.supports("cp") else f"{self.base}/{NAME}"
 
     def at(self, source: str) -> Path:
-        """The file of an image that the driver stores."""
+        """Return the path of an image that the driver stores."""
         assert os.path.dirname(source) == str(self.base)
         return self.data / os.path.basename(source)
 
     def stored(self) -> list[str]:
-        """Everything in the datastore, temporary names too."""
+        """Return all files of the datastore, temporary ones too."""
         return sorted(str(path.relative_to(self.data)) for path in self.data.rglob("*"))
 
     def snapshots(self, source: str, image_format: str) -> Path:
-        """The directory of three snapshots of an image, 0, 1 and 2, each with data of its own."""
+        """Return the directory of three snapshots of an image, 0, 1 and 2, each with different data."""
         (directory := Path(f"{self.at(source)}.snap")).mkdir()
         if image_format == "raw":
             for number in range(3):
@@ -156,13 +155,13 @@ class Place:
         return directory
 
     def digest(self, path: Path, image_format: str) -> str:
-        """Of what a guest sees."""
+        """Return the digest of the guest's view of an image."""
         raw = self.files / "digest"
         shell("qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw)
         return shell("sha256sum", raw).split()[0]
 
     def check_sound(self) -> None:
-        """No file of the datastore is damaged or temporary."""
+        """Require that no file of the datastore is damaged or temporary."""
         for path in self.data.rglob("*"):
             assert not path.name.startswith("."), path
             if path.is_file() and path.read_bytes()[:4] == b"QFI\xfb":
@@ -233,7 +232,7 @@ def test_what_the_record_leaves_out_is_refused_before_it_is_tried(place: Place) 
 
 
 def having(*actions: str) -> Any:
-    """The test is for the drivers that have all these actions; what the others do is tested above."""
+    """Limit a test to the drivers with all these actions; another test covers the other drivers."""
 
     def decorate(test: Callable[..., None]) -> Any:
         names = [name for name in PLACES if all(Place.supports(_Recorded(PLACES[name]), action) for action in actions)]
@@ -243,7 +242,7 @@ def having(*actions: str) -> Any:
 
 
 class _Recorded:
-    """As much of a place as :meth:`Place.supports` asks."""
+    """The part of a place that :meth:`Place.supports` needs."""
 
     def __init__(self, kind: type[DatastoreDriver]) -> None:
         self.info = kind.info
@@ -312,7 +311,7 @@ def test_restricted_paths_are_refused(place: Place) -> None:
     for path in paths:
         with pytest.raises(PathNotAllowed):
             place.driver.cp(path, place.options())
-        # Where the data is stored, stat reads it.
+        # stat reads the data at its place of storage.
         if place.info.stores_data:
             with pytest.raises(PathNotAllowed):
                 place.driver.stat(path)
@@ -372,7 +371,7 @@ def test_monitor(place: Place) -> None:
         return
     total, used, free = map(int, shell("df", "-B1", "--output=size,used,avail", place.data).split()[-3:])
     assert found.total_mb == total // MIB
-    assert abs(found.used_mb - used // MIB) <= 512  # others write too
+    assert abs(found.used_mb - used // MIB) <= 512  # other processes write too
     assert abs(found.free_mb - free // MIB) <= 512
 
 

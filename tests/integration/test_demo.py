@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""script/demo when it is ended half way; all that it does otherwise is what molecule/virtiofs tests."""
+"""script/demo when a signal ends it early. molecule/virtiofs tests everything else of the demo."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def podman(*arguments: str) -> str:
     return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def left() -> str:
-    """What carries the name of the demo's lab: directories, containers with their processes, and network bridges."""
+def find_leftovers() -> str:
+    """Return the remains of the demo's lab: directories, containers with their processes, and network bridges."""
     containers = podman("ps", "--all", "--noheading", "--filter", "label=granary.lab=demo")
     networks = podman("network", "ls", "--quiet", "--filter", "label=granary.lab=demo")
     directories = [str(path) for path in Path("/run/granary-lab").glob("demo*")]
@@ -32,12 +32,12 @@ def test_nothing_is_left_of_a_demo_that_is_ended(number: signal.Signals, status:
     with subprocess.Popen([sys.executable, DEMO], stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
         line = next(line for line in demo.stdout or () if "TASK" in line)  # within the first playbook
         assert line
-        assert left()
-        # A terminal's Ctrl-C reaches all of them, a service manager's SIGTERM the first.
+        assert find_leftovers()
+        # Ctrl-C in a terminal reaches all processes, SIGTERM of a service manager only the first one.
         (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
         output, _nothing = demo.communicate(timeout=120)
     assert demo.returncode == status, output
-    assert left() == ""
+    assert find_leftovers() == ""
     assert subprocess.run(["pgrep", "--session", str(demo.pid)], capture_output=True, check=False).stdout == b""
 
 

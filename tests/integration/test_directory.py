@@ -65,7 +65,7 @@ def test_check_run_run_and_check(tenant: Path) -> None:
 
 
 def test_an_account_that_is_missing_is_foretold(tenant: Path) -> None:
-    """The role that makes the account is in check mode, too."""
+    """The role that creates the account runs in check mode too."""
     options = {"path": str(tenant / "a"), "owner": "nosuch"}
     assert run(check=True, **options)["changed"]
     assert run(**options)["msg"] == "owner: this host has no user 'nosuch'."

@@ -1,11 +1,10 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every recorded call of the datastore driver fs (driver_calls/), made to the installed one: exit code, answer and what
-changed on disk.
+"""Every recorded call of the datastore driver fs (driver_calls/), repeated with the installed driver.
 
-The trees are made to match the recordings, below a directory of the test's own in /var/tmp. Where the recorded driver
-was wrong, the test says so and asserts what is right. Data is compared by qemu-img, and by what is on disk; never by
-the engine itself.
+The tests compare the exit code, the output and the changes on disk. The trees match the recordings and are in a
+directory of the test's own in /var/tmp. Where the recorded driver was wrong, the test names the defect and asserts the
+correct result. The tests compare data with qemu-img and on disk, never with the engine itself.
 """
 
 from __future__ import annotations
@@ -39,22 +38,23 @@ CALLS = {
 MIB = 2**20
 OWNER = (999, 995)
 
-#: Done on h1 or h2, which are hosts of a BRIDGE_LIST. Those of the recording shared no data, and so one of them could
-#: be wrong; ours do.
+#: Recorded calls on h1 or h2, hosts of a BRIDGE_LIST. The hosts of the recording shared no data, and one host could be
+#: wrong. Our hosts share the data.
 ON_BRIDGES = {"clone-1", "monitor-3", "rm-1", "rm-5"}
 
-#: The existing driver was wrong; how, and which exit code is right.
+#: Defects of the existing driver and the correct exit codes, by call.
 WRONG = {
     "clone-1": ("the image was on the other bridge", 0),
     "rm-1": ("the image was on the other bridge", 0),
     "mkfs-3": ("swap space couldn't be made", 0),
     "snap_delete-1": ("a snapshot that is not there couldn't be deleted, so the action couldn't be repeated", 0),
-    # An image without snapshots can't be told from one whose flattening ended without an answer, and that is repeated.
+    # An image without snapshots looks the same as one whose flattening ended without a reply. The second case is
+    # repeated.
     "snap_flatten-1": ("an image that has no snapshots, as after the action, couldn't be flattened", 0),
     "stat-1": ("compressed images at a URL had no size", 0),
 }
 
-#: What the message for the user has to name, where a call fails.
+#: Words that the message for the user contains when a call fails.
 MESSAGES = {
     "cp-1": "tar archive",
     "cp-2": "is not accepted: it lies in the restricted directory /var and SAFE_DIRS",
@@ -71,7 +71,7 @@ def shell(*argv: object, **options: Any) -> str:
 
 
 class Tree:
-    """What the recorded front-end had on disk: ``files`` to make images of, and ``datastores``."""
+    """The disk of the recorded front-end: ``files`` as sources of images, and ``datastores``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,12 +95,12 @@ class Tree:
         os.chown(path, *OWNER)
 
     def entries(self) -> dict[str, os.stat_result]:
-        """Every path below the datastores, with what stat says of it."""
+        """Return every path below the datastores, with its stat data."""
         return {str(path.relative_to(self.datastores)): path.lstat() for path in sorted(self.datastores.rglob("*"))}
 
 
 def write_raw(path: Path, seed: int = 1) -> None:
-    """64 MiB, of which 3 MiB and a bit are data."""
+    """Write a raw image of 64 MiB, with a little more than 3 MiB of data."""
     with path.open("wb") as file:
         for position in (0, 7 * MIB, 40 * MIB):
             file.seek(position)
@@ -109,7 +109,10 @@ def write_raw(path: Path, seed: int = 1) -> None:
 
 
 def write_qcow2(path: Path, seed: int = 1, backing: str | None = None) -> None:
-    """64 MiB; over ``backing``, named relative to the image's directory, only a few clusters differ."""
+    """Write a qcow2 image of 64 MiB.
+
+    With ``backing``, a name relative to the image's directory, only a few clusters differ.
+    """
     if backing is None:
         raw = path.with_name(f"{path.name}.raw")
         write_raw(raw, seed)
@@ -134,7 +137,7 @@ def write_sources(files: Path) -> None:
 
 
 def write_image(tree: Tree, name: str, call: dict[str, Any], document: ElementTree.Element) -> None:
-    """The image that a call is about, as the recorded changes show that it was."""
+    """Write the image of a call, in the state that the recorded changes show."""
     text = functools.partial(document.findtext, default="")
     path = Path(os.path.normpath(text("IMAGE/SOURCE") or text("IMAGE/PATH")))
     image_format = text("IMAGE/FORMAT")
@@ -152,16 +155,16 @@ def snapshot_ids(document: ElementTree.Element) -> list[int]:
 
 
 def write_raw_snapshots(path: Path, call: dict[str, Any], document: ElementTree.Element) -> None:
-    """Each is a whole copy."""
+    """Write snapshots that are whole copies."""
     (directory := Path(f"{path}.snap")).mkdir()
     for number in snapshot_ids(document):
         write_raw(directory / str(number), seed=10 + number)
 
 
 def write_qcow2_snapshots(path: Path, call: dict[str, Any], document: ElementTree.Element) -> None:
-    """Overlays, the one with the highest number is written to.
+    """Write snapshots that are overlays; the overlay with the highest number is the active one.
 
-    With ``shared`` the image is the first one's file, else a link to what is written to.
+    With ``shared`` the image is the first file, otherwise a link to the active overlay.
     """
     (directory := Path(f"{path}.snap")).mkdir()
     name = directory.name
@@ -182,21 +185,21 @@ def snapshots(path: Path) -> list[Path]:
 
 
 def active(path: Path) -> Path:
-    """The file that the image's data is in."""
+    """Return the file with the data of the image."""
     if path.is_symlink() or not os.path.lexists(f"{path}.snap/{path.name}.snap"):
         return path
     return max(snapshots(path), key=lambda one: int(one.name))
 
 
 def data(path: Path, image_format: str) -> str:
-    """The digest of what a guest sees."""
+    """Return the digest of the guest's view of an image."""
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as raw:
         shell("qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw.name)
         return shell("sha256sum", raw.name).split()[0]
 
 
 def contents(path: Path, image_format: str) -> dict[str, str]:
-    """The data of the image and of each of its snapshots."""
+    """Return the data of the image and of each of its snapshots."""
     found = {"image": data(active(path), image_format)}
     for one in snapshots(path):
         found[one.name] = data(one, image_format)
@@ -204,8 +207,8 @@ def contents(path: Path, image_format: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[int]:
-    """The port of a web server of ``directory``."""
+def serve_directory(directory: Path) -> Iterator[int]:
+    """Start a web server of ``directory``, and yield its port."""
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_args: None})
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(directory))
@@ -247,14 +250,14 @@ Driver = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def driver(driver_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    """Call an action as the front-end does."""
+    """Call an action like the front-end."""
     without_xfs = tmp_path_factory.mktemp("no-xfs")
 
     def call(
         action: str, argument: str, document: ElementTree.Element, *, hide: str = ""
     ) -> subprocess.CompletedProcess[str]:
         command = [str(driver_scripts / "datastore" / "fs" / action), argument]
-        if hide:  # a machine where that program isn't installed
+        if hide:  # a machine without this program
             program = shutil.which(hide, path="/usr/sbin:/sbin")
             assert program, f"install the package that has {hide}"
             (without_xfs / "empty").touch(mode=0o644)
@@ -267,7 +270,7 @@ def driver(driver_scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Dr
 
 
 def shape(text: str) -> str:
-    """An answer without what differs from run to run."""
+    """Return a reply without the parts that differ between runs."""
     return re.sub(r"[0-9a-f]{32}", "<name>", re.sub(r"_MB=[0-9]+", "_MB=<number>", text))
 
 
@@ -288,11 +291,11 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
     bridges = request.getfixturevalue("bridges") if name in ON_BRIDGES else None
     action = call["action"]
     assert (call["kind"], call["driver"], call["stdin_encoding"]) == ("datastore", "fs", "base64")
-    with serving(tree.files) as port:
+    with serve_directory(tree.files) as port:
         document = tree.document(call, port)
         if action in ("clone", "rm") or action.startswith("snap_"):
             write_image(tree, name, call, document)
-        if action != "monitor" or not made(call, document.findtext("DATASTORE/ID")):
+        if action != "monitor" or not find_created(call, document.findtext("DATASTORE/ID")):
             tree.directory(document.findtext("DATASTORE/ID"))
         image = document.findtext("IMAGE/SOURCE")
         held = (
@@ -315,7 +318,7 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
     messages = [line for line in done.stderr.splitlines() if not re.match("(ERROR|INFO|WARN|DEBUG): ", line)]
     found = changes(before, after)
     if expected_rc != 0:
-        # Some of the recorded messages are empty; mkfs-2 left its file, and all failures ended with a code of some
+        # Some of the recorded messages are empty. mkfs-2 left its file. All failures ended with an exit code of some
         # shell command.
         assert done.returncode == 1
         assert done.stdout == ""
@@ -332,8 +335,8 @@ def test_a_recorded_call(name: str, driver: Driver, tree: Tree, request: pytest.
 def check_new_image(
     name: str, call: dict[str, Any], document: ElementTree.Element, tree: Tree, stdout: str, found: dict[str, set[str]]
 ) -> None:
-    """cp, clone, mkfs: the answer names the one file that is new."""
-    # The recorded clone of clone-4 left the format out, which is the image's own then.
+    """Require that the reply of cp, clone or mkfs names the only new file."""
+    # The recorded reply of clone-4 has no format, and the image's own format applies.
     expected = call["stdout"] or "/var/lib/one//datastores/101/<name>\n"
     if name in ("clone-1", "clone-4"):
         expected = f"/var/lib/one//datastores/{document.findtext('DATASTORE/ID')}/<name> raw\n"
@@ -345,7 +348,7 @@ def check_new_image(
         return
     assert found == {"added": {str(path.relative_to(tree.datastores))}, "removed": set(), "changed": set()}
     status = path.lstat()
-    # The recorded mode is 0644: whoever had a login could read any image.
+    # The recorded mode is 0644, which lets every user of the host read any image.
     assert (oct(status.st_mode), status.st_uid, status.st_gid) == ("0o100640", *OWNER)
     recorded = next(iter(call["fs_diff"]["added"].values()), None)
     image_format = (stdout.split() + [document.findtext("IMAGE/FORMAT")])[1]
@@ -386,8 +389,11 @@ def check_stat(
     assert found == {"added": set(), "removed": set(), "changed": set()}
 
 
-def made(call: dict[str, Any], number: str) -> set[str]:
-    """The directory of the datastore, if the recorded call made it; that of others was made meanwhile."""
+def find_created(call: dict[str, Any], number: str) -> set[str]:
+    """Return the directory of the datastore if the recorded call created it.
+
+    Other processes created the directories of other datastores during the recording.
+    """
     return {path.partition(":")[2] for path in call["fs_diff"]["added"]} & {number}
 
 
@@ -396,14 +402,14 @@ def check_monitor(
 ) -> None:
     assert shape(stdout) == shape(call["stdout"])
     number = document.findtext("DATASTORE/ID")
-    # The first monitoring of a new datastore makes its directory.
-    assert found == {"added": made(call, number), "removed": set(), "changed": set()}
+    # The first monitoring of a new datastore creates its directory.
+    assert found == {"added": find_created(call, number), "removed": set(), "changed": set()}
     status = (tree.datastores / number).lstat()
     assert oct(status.st_mode) == "0o40755"
     answer = dict(line.split("=") for line in stdout.splitlines())
     total, used, free = map(int, shell("df", "-B1", "--output=size,used,avail", tree.datastores).split()[-3:])
     assert int(answer["TOTAL_MB"]) == total // MIB
-    assert abs(int(answer["USED_MB"]) - used // MIB) <= 512  # others write too
+    assert abs(int(answer["USED_MB"]) - used // MIB) <= 512  # other processes write too
     assert abs(int(answer["FREE_MB"]) - free // MIB) <= 512
 
 
@@ -417,12 +423,13 @@ def check_snapshots(
 
 
 def check_contents(name: str, document: ElementTree.Element, held: dict[str, str]) -> None:
-    """What the image and its snapshots hold now, given what they ``held``."""
+    """Check the content of the image and its snapshots; ``held`` is their content before the call."""
     path = Path(os.path.normpath(document.findtext("IMAGE/SOURCE")))
     image_format, target = document.findtext("IMAGE/FORMAT"), document.findtext("IMAGE/TARGET_SNAPSHOT")
     now = contents(path, image_format)
     if name.startswith("snap_revert"):
-        # The recorded driver wrote over the image's file, on which with shared storage all later overlays are based.
+        # The recorded driver overwrote the image's file. With shared storage, this file is the base of all later
+        # overlays.
         assert held["image"] != held[target]
         assert now == {**held, "image": held[target], **({"3": held[target]} if "3" in held else {})}
     elif name == "snap_flatten-1":

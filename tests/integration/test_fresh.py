@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""script/fresh with a short demo in place of the real one, which the suite ``fresh`` runs."""
+"""script/fresh with a short demo in place of the real one. The suite ``fresh`` runs the real demo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Checkout = Callable[[str], Path]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """Make a checkout with a shell script as its demo, a change that isn't committed."""
+    """Create a checkout with a shell script as its demo. The script is an uncommitted change."""
 
     def make(demo: str) -> Path:
         directory = tmp_path / "checkout"
@@ -40,8 +40,8 @@ def start(directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def left(fresh: subprocess.Popen[str], directory: Path) -> str:
-    """What is there of a run: its container, mounts, the clone, and the tracer."""
+def find_leftovers(fresh: subprocess.Popen[str], directory: Path) -> str:
+    """Return the remains of a run: its container, mounts, the clone, and the tracer."""
     names = subprocess.run(
         ["podman", "ps", "--all", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
     ).stdout
@@ -56,31 +56,33 @@ def left(fresh: subprocess.Popen[str], directory: Path) -> str:
     return "\n".join([*(line for line in lines if f"vmstore-fresh-{fresh.pid}" in line), tracer]).strip()
 
 
-def fails(directory: Path) -> tuple[str, str]:
-    """What a run prints that fails, and leaves nothing."""
+def expect_failure(directory: Path) -> tuple[str, str]:
+    """Return the output of a run that fails and leaves no remains."""
     with start(directory) as fresh:
         told = fresh.communicate(timeout=300)
     assert fresh.returncode == 1, told
-    assert left(fresh, directory) == ""
+    assert find_leftovers(fresh, directory) == ""
     return told
 
 
 def test_a_failure_tells_the_reason_and_the_end_of_the_output(checkout: Checkout) -> None:
     directory = checkout("echo '==> about to fail'; ls; id -u; exit 3")
     (directory / "untracked").touch()
-    printed, said = fails(directory)
+    printed, said = expect_failure(directory)
     assert "s:   about to fail\n" in printed
     assert printed.endswith("failed\n")
     lines = said.strip().splitlines()
     assert lines[0] == "script/fresh: bookworm: script/demo ended with 3, and its output with:"
-    # A file that git doesn't know isn't in the clone.
+    # The clone doesn't have files that git doesn't track.
     assert "roles" in lines and "untracked" not in lines
     assert lines[-2:] == ["0", "fresh: ended with 3"]
 
 
 def test_a_program_of_no_listed_package_fails(checkout: Checkout) -> None:
-    # The minimal tree has this one, and no list.
-    _printed, said = fails(checkout(". script/lib.sh; mkdir .cache; apt_install python3; update-ca-certificates"))
+    # The minimal tree has this package, and no list.
+    _printed, said = expect_failure(
+        checkout(". script/lib.sh; mkdir .cache; apt_install python3; update-ca-certificates")
+    )
     name = "/usr/sbin/update-ca-certificates, started by /usr/bin/bash, belongs to the package ca-certificates"
     assert f"not every program that ran is in a list of packages:\n{name}" in said
 
@@ -90,11 +92,11 @@ def test_nothing_is_left_when_it_is_ended(checkout: Checkout, number: signal.Sig
     directory = checkout("echo '==> at work'; mount --bind /srv /mnt; sleep 1000")
     with start(directory) as fresh:
         next(line for line in fresh.stdout or () if "at work" in line)
-        assert left(fresh, directory)
+        assert find_leftovers(fresh, directory)
         (os.killpg if number == signal.SIGINT else os.kill)(fresh.pid, number)
         told = fresh.communicate(timeout=120)
     assert fresh.returncode == status, told
-    assert left(fresh, directory) == ""
+    assert find_leftovers(fresh, directory) == ""
 
 
 def test_another_release_is_refused_with_those_that_there_are() -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Attacks on the host and on other guests: by root of a guest, by a user of the host who owns a directory above a
-shared one, and by both together.
+"""Attacks on the host and on other guests.
+
+The attackers are root of a guest, a user of the host who owns a directory above a shared one, and both together.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def test_guest_root_has_no_group_of_the_service_user(
     assert execute("hv1", "sh", "-c", 'cd "$0"; cat file; ls closed', path) == "secret\nfile\n"
 
 
-#: As the daemon of a guest, prints which of the files and directories below the arguments can be read.
+#: Script that runs as a guest's daemon, and prints which files and directories below the arguments can be read.
 READABLE = """
 import os, sys
 for top in sys.argv[1:]:
@@ -115,14 +116,14 @@ def test_nothing_that_the_collection_creates_is_readable_for_a_daemon(
         execute("hv1", "rm", "-rf", "/srv/made")
 
 
-# What a guest changes without writing
+# Changes of a guest without writing
 
 
 def test_a_guest_that_reads_does_not_change_access_times(
     site: Lab, mounted: Callable[..., dict], directory: Make, execute: Execute
 ) -> None:
     path = directory("hv1", "/srv/read-only")
-    # Every read would count: the access time is older than the last change.
+    # Every read would count, because the access time is older than the last change.
     script = (
         'cd "$0"; mkdir mounted; mount -t tmpfs none mounted; echo x | tee mounted/file >file; '
         "touch -a -d 2001-01-01 file mounted/file"
@@ -159,8 +160,8 @@ def test_a_guest_sets_no_attributes_that_the_host_acts_on(
 
 @pytest.fixture
 def tenant(execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run a script as a user who owns the directories above a shared one, in the directory of that user."""
-    # Domains of other tests went without an absent export, so a record of the directory may be left.
+    """Run a script as the owner of the directories above a shared one, in the home directory of this user."""
+    # Domains of other tests started without an absent export, so a record of the directory may be left.
     execute("hv1", "rm", "-f", "/var/lib/granary-vmstore/exports.json")
     execute(
         "hv1",
@@ -184,15 +185,15 @@ def tenant(execute: Execute) -> Iterator[Callable[..., str]]:
     execute("hv1", "sh", "-c", f"umount {SHARED}; rm -rf /srv/tenant; userdel tenant", check=False)
 
 
-def refusal(execute: Execute, name: str) -> str:
-    """Start a domain, which has to fail, and return what its virtiofsd said last."""
+def expect_refusal(execute: Execute, name: str) -> str:
+    """Start a domain, which must fail, and return the last message of its virtiofsd."""
     assert "error" in execute("hv1", "sh", "-c", 'virsh start "$0" 2>&1', name, check=False)
     assert execute("hv1", "virsh", "domstate", name).strip() == "shut off"
     return execute("hv1", "tail", "-n", "1", f"/var/log/libvirt/qemu/{name}-fs0-virtiofsd.log")
 
 
-#: What the tenant puts into the place of the directory or of the one above it, and what the wrapper says; `kept` is put
-#: back afterwards.
+#: Replacements that the tenant puts in place of the directory or its parent, and the message of the wrapper. `kept` is
+#: put back afterwards.
 SWAPS = [
     (
         "mv way/one way/kept; ln -s /var/lib/one way/one",
@@ -230,16 +231,16 @@ def test_a_swapped_directory_is_not_shared(
     )
     for swap, reason in SWAPS:
         tenant(swap)
-        assert refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
+        assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
         if "mkdir" in swap:
             assert export(**wish)["msg"].startswith(reason)
         tenant(BACK)
     execute("hv1", "mount", "--bind", "/var/lib/one", SHARED)
     reason = f"'{SHARED}' was exported from the file system mounted on '/' and is now on the one mounted on '{SHARED}'"
-    assert refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason};")
+    assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason};")
     assert export(**wish)["msg"].startswith(reason)
     execute("hv1", "umount", SHARED)
-    # What was exported is still shared, and a run changes nothing.
+    # The exported directory is still shared, and a run changes nothing.
     execute("hv1", "virsh", "start", "swapped")
     assert not export(**wish)["changed"]
 
@@ -251,13 +252,13 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(
     path = directory("hv1", "/srv/moved")
     wish = {"domain": "moved", "source": path, "mount_tag": "t"}
     export(**wish)
-    # Only root can replace it, and may do so, for example by a copy from a backup.
+    # Only root can replace this directory, for example by a copy from a backup.
     execute("hv1", "sh", "-c", 'mv "$0" "$0.old"; mkdir "$0"; chown 100000:100000 "$0"', path)
     execute("hv1", "virsh", "start", "moved")
     execute("hv1", "virsh", "destroy", "moved")
     execute("hv1", "mount", "-t", "tmpfs", "none", path)
     try:
-        assert "was exported from the file system mounted on '/'" in refusal(execute, "moved")
+        assert "was exported from the file system mounted on '/'" in expect_refusal(execute, "moved")
         assert "remove the export (state: absent) and add it again" in export(**wish)["msg"]
         assert export(domain="moved", source=path, state="absent")["changed"]
         assert export(**wish)["changed"]
@@ -272,29 +273,29 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(
 def test_an_export_of_an_earlier_version(
     export: Export, domain: Make, tenant: Callable[..., str], execute: Execute
 ) -> None:
-    """It starts, and the next run records it."""
+    """The domain starts, and the next run records the directory."""
     domain("hv1", "early")
     wish = {"domain": "early", "source": SHARED, "mount_tag": "t"}
     export(**wish)
     execute("hv1", "rm", "/var/lib/granary-vmstore/exports.json")
     execute("hv1", "virsh", "start", "early")
     execute("hv1", "virsh", "destroy", "early")
-    # Without a record, a link is refused all the same.
+    # A link is refused even without a record.
     tenant(SWAPS[1][0])
-    assert "is a symbolic link" in refusal(execute, "early")
+    assert "is a symbolic link" in expect_refusal(execute, "early")
     tenant(BACK)
     for check in (True, False):
         result = export(**wish, check=check)
         assert [action["name"] for action in result.get("actions", ())] == ["record directory"], result
     assert not export(**wish)["changed"]
     tenant(SWAPS[2][0])
-    assert "is another directory" in refusal(execute, "early")
+    assert "is another directory" in expect_refusal(execute, "early")
     tenant(BACK)
     assert export(domain="early", source=SHARED, state="absent")["changed"]
     assert SHARED not in execute("hv1", "cat", "/var/lib/granary-vmstore/exports.json")
 
 
-#: As the tenant: exchanges the directory and a link all the time.
+#: Script of the tenant that exchanges the directory and a link continuously.
 EXCHANGE = """
 import ctypes, os
 os.chdir("/srv/tenant/way")
@@ -304,7 +305,7 @@ while True:
     libc.renameat2(-100, b"one", -100, b"other", 2)
 """
 
-#: As root, starts the wrapper again and again, and prints how often virtiofsd served what, or nothing.
+#: Script of root that starts the wrapper repeatedly, and prints how often virtiofsd served which directory, or none.
 SERVED = """
 import collections, json, os, pwd, subprocess, sys, tempfile, time
 wrapper, shared, inode, rounds = sys.argv[1:]
@@ -347,7 +348,8 @@ def test_a_directory_that_is_swapped_while_the_domain_starts(tenant: Callable[..
 
 # A setuid program
 
-#: As a user of the host, by the guest's setuid program: becomes the guest's root, and turns on the other guest.
+#: Script of a user of the host who becomes the guest's root with the guest's setuid program, and attacks the other
+#: guest.
 TURN = """
 import json, os, signal, sys
 os.setresuid(*[os.geteuid()] * 3)
@@ -369,7 +371,7 @@ print(json.dumps(done))
 def test_a_setuid_program_of_a_guest(
     site: Lab, mounted: Callable[..., dict], export: Export, domain: Make, directory: Make, execute: Execute, subid: str
 ) -> None:
-    """With the spec's one map for all guests, the attack succeeds; ids of the domain alone stop it."""
+    """With one map for all guests, as in the spec, the attack succeeds. Ids of the domain alone stop the attack."""
     attacker, victim = directory("hv1", "/srv/attacker"), directory("hv1", "/srv/victim")
     domain("hv1", "victim", shared=True, start=True)
     execute("hv1", "cp", "--dereference", "/usr/bin/python3", f"{attacker}/python3")
@@ -469,7 +471,7 @@ def test_ids_of_a_domain_alone(
     assert {one["domain"]: (one["start"], one["count"]) for one in ranges} == {
         name: (start, 65536) for name, start in starts.items()
     }
-    # Nobody else gets them, by whichever option.
+    # No other domain gets these ids, by whichever option.
     foreign = [{"target": starts["alone"]}]
     refused = export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, gid_map=foreign)
     assert f"leads into the ids {starts['alone']}:65536 of the domain 'alone' alone" in refused["msg"]
@@ -477,10 +479,10 @@ def test_ids_of_a_domain_alone(
         "uid_map or gid_map"
         in export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")["msg"]
     )
-    # Two domains with one directory are told what that means.
+    # The message for two domains with one directory explains the consequence.
     shared = export(domain="alone2", source="/srv/alone", mount_tag="t2", subid="per_domain", check=True)
     assert "The domain 'alone' shares '/srv/alone' with other ids" in " ".join(shared["warnings"].split())
-    # Freed with the last use: by another map, or without the export.
+    # The last use frees the ids, either with another map or without the export.
     assert export(domain="alone2", source="/srv/alone2", mount_tag="t")["changed"]
     assert [one["domain"] for one in module("hv1", "virtiofs_export_info")["domain_subids"]] == ["alone"]
     export(domain="alone", mount_tag="t", state="absent")

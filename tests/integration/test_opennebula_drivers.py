@@ -19,7 +19,7 @@ ROLE = Path(__file__).parents[2] / "roles" / "opennebula_drivers"
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(int(number) for number in re.findall(r"changed=(\d+)", output))
 
 
@@ -40,12 +40,12 @@ def test_the_drivers_are_there(driver_scripts: Path) -> None:
 
 def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
     before = files(driver_scripts.parent)
-    assert changed(drivers_play(driver_scripts)) == 0
+    assert count_changes(drivers_play(driver_scripts)) == 0
     assert files(driver_scripts.parent) == before
 
 
 def make_remotes(path: Path) -> Path:
-    """A directory of remotes without drivers."""
+    """Create a directory of remotes without drivers."""
     for name in ("datastore", "tm"):
         (path / name).mkdir(parents=True)
     return path
@@ -56,16 +56,16 @@ def test_check_mode_says_what_would_be_changed(
 ) -> None:
     remotes = make_remotes(tmp_path / "remotes")
     before = list(tmp_path.rglob("*"))
-    assert changed(drivers_play(remotes, "--check")) == 1
+    assert count_changes(drivers_play(remotes, "--check")) == 1
     assert list(tmp_path.rglob("*")) == before
-    assert changed(drivers_play(driver_scripts, "--check")) == 0
+    assert count_changes(drivers_play(driver_scripts, "--check")) == 0
 
 
 @pytest.mark.parametrize("missing", ["", "datastore", "tm"])
 def test_what_is_not_a_front_ends_directory_of_remotes(
     drivers_play: Callable[..., str], tmp_path: Path, missing: str
 ) -> None:
-    """A misspelled path makes nothing."""
+    """A misspelled path creates no directories."""
     if missing:
         (make_remotes(tmp_path / "remotes") / missing).rmdir()
     before = list(tmp_path.rglob("*"))
@@ -75,8 +75,8 @@ def test_what_is_not_a_front_ends_directory_of_remotes(
     assert list(tmp_path.rglob("*")) == before
 
 
-def kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
-    """What is kept of a driver, by name without the date."""
+def find_kept_scripts(remotes: Path, driver: str) -> dict[str, str]:
+    """Return the kept scripts of a driver, by name without the date."""
     place = Path(f"{remotes.parent}/kept{remotes}/datastore/{driver}")
     names = sorted(place.iterdir()) if place.exists() else []
     assert {oct(path.stat().st_mode) for path in names} <= {"0o100600"}
@@ -94,24 +94,24 @@ def test_a_driver_that_was_changed_is_replaced_and_kept_outside_the_remotes(
     (script := driver_scripts / "datastore" / "fs" / "rm").write_text("another\n")
     drivers_play(driver_scripts, "--check")
     assert script.read_text() == "another\n"
-    assert changed(drivers_play(driver_scripts)) == 1
+    assert count_changes(drivers_play(driver_scripts)) == 1
     assert script.read_text() == (driver_scripts / "datastore" / "fs" / "cp").read_text()
-    assert kept_scripts(driver_scripts, "fs") == {"rm": "another\n"}
+    assert find_kept_scripts(driver_scripts, "fs") == {"rm": "another\n"}
     assert sorted(os.listdir(script.parent)) == ACTIONS
 
 
 def test_our_own_scripts_are_not_kept(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
-    """A restored one would start an engine that is gone."""
+    """A restored script of ours would start a missing engine."""
     script = driver_scripts / "datastore" / "virtiofs" / "rm"
     script.write_text(script.read_text().replace("#!/", "#!/usr/../"))
-    assert changed(drivers_play(driver_scripts)) == 1
-    assert kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
+    assert count_changes(drivers_play(driver_scripts)) == 1
+    assert find_kept_scripts(driver_scripts, "virtiofs").keys() == {"stat"}
 
 
 def test_what_an_older_version_kept_in_the_remotes_is_moved(
     drivers_play: Callable[..., str], remotes: Path, programs: Path
 ) -> None:
-    """It stayed executable there, and the front-end copied it to every host."""
+    """Older versions left an executable script there, and the front-end copied it to every host."""
     library = programs.parent / "library"
     drivers_play(remotes, library=library)
     directory = remotes / "datastore" / "fs"
@@ -123,8 +123,8 @@ def test_what_an_older_version_kept_in_the_remotes_is_moved(
         (directory / name).chmod(0o755)
     assert "move kept scripts" in drivers_play(remotes, "--check", "--diff", library=library)
     assert (directory / "cp.2025-01-02@03:04:05~").exists()
-    assert changed(drivers_play(remotes, library=library)) == 1
-    assert changed(drivers_play(remotes, library=library)) == 0
+    assert count_changes(drivers_play(remotes, library=library)) == 1
+    assert count_changes(drivers_play(remotes, library=library)) == 0
     assert sorted(os.listdir(directory)) == sorted([*ACTIONS, *others])
     place = Path(f"{programs.parent}/kept{directory}")
     assert {path.name: path.read_text() for path in place.iterdir()} == {
@@ -138,7 +138,7 @@ def test_what_an_older_version_kept_in_the_remotes_is_moved(
 def test_a_directory_that_others_can_change_keeps_nothing(
     remotes: Path, programs: Path, drivers_play: Callable[..., str]
 ) -> None:
-    """A script that is restored from there would be somebody else's."""
+    """A script restored from there could belong to another user."""
     (directory := remotes / "datastore" / "fs").mkdir()
     (directory / "cp").write_text("the front-end's own\n")
     (programs.parent / "kept").mkdir()
@@ -149,7 +149,7 @@ def test_a_directory_that_others_can_change_keeps_nothing(
 
 
 def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
-    """It brings back the newest script of each action that the front-end came with."""
+    """The commands restore the front-end's newest script of each action."""
     own = {
         "fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"},
         "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"},
@@ -179,7 +179,7 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
 def test_another_engine_leaves_nothing_of_the_one_before(
     driver_scripts: Path, drivers_play: Callable[..., str], tmp_path: Path
 ) -> None:
-    """But the one that it replaces stays as a whole until the next one, for actions that are under way."""
+    """The previous engine stays whole until the next change, for actions in progress."""
     library = tmp_path / "library"
     for name in ("older", "before"):
         (library / name / "granary_vmstore").mkdir(parents=True)
@@ -187,14 +187,14 @@ def test_another_engine_leaves_nothing_of_the_one_before(
     (library / "granary_vmstore").mkdir()
     (library / "current").symlink_to("before")
     remotes = make_remotes(tmp_path / "remotes")
-    assert changed(drivers_play(remotes)) == 1
+    assert count_changes(drivers_play(remotes)) == 1
     current = os.readlink(library / "current")
     assert sorted(os.listdir(library)) == sorted(["before", "current", current])
     assert not list((library / current).rglob("stale*"))
 
 
 def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
-    """Nothing of it is taken from elsewhere, whatever the environment of the front-end says."""
+    """No part comes from elsewhere, whatever the environment of the front-end contains."""
     library = (driver_scripts.parent / "library" / "current").resolve()
     sources = sorted(library.rglob("*.py"))
     assert len(sources) > 20
@@ -209,7 +209,7 @@ def test_the_engine_is_whole_and_compiled(driver_scripts: Path) -> None:
 
 
 def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
-    """Also where a backup or a copy gave the sources another time."""
+    """The test includes sources with another time, for example after a backup or a copy."""
     library = (driver_scripts.parent / "library" / "current").resolve()
     source = library / "granary_vmstore" / "_face" / "driver_script" / "entry.py"
     before = source.stat()
@@ -219,7 +219,7 @@ def test_nothing_is_compiled_again(driver_scripts: Path) -> None:
         done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     finally:
         os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # The name of a source that is compiled isn't quoted.
+    # The message doesn't quote the name of a compiled source.
     assert f"# code object from '{source.parent}/__pycache__/entry." in done.stderr
     assert f"# code object from {library}" not in done.stderr
 
@@ -247,12 +247,12 @@ def test_the_environment_decides_nothing(driver_scripts: Path, tmp_path: Path) -
 
 
 def test_what_the_front_end_came_with_is_kept(driver_scripts: Path) -> None:
-    assert kept_scripts(driver_scripts, "virtiofs")["stat"].endswith("the front-end's own\n")
+    assert find_kept_scripts(driver_scripts, "virtiofs")["stat"].endswith("the front-end's own\n")
 
 
 @pytest.fixture
 def remotes(tenant: Path) -> Path:
-    """A directory of remotes that belongs to the front-end's user, in a home directory of that user."""
+    """Return a directory of remotes in the home directory of the front-end's user, to whom it belongs."""
     path = make_remotes(tenant / "remotes")
     owner = tenant.stat().st_uid
     for name in ("", "datastore", "tm"):
@@ -262,7 +262,7 @@ def remotes(tenant: Path) -> Path:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Path]:
-    """A directory of root with programs that are called like actions, which stay what they are."""
+    """Return a directory of root with programs that have names of actions. These programs must stay unchanged."""
     (path := tmp_path / "bin").mkdir()
     for name in ("cp", "rm", "stat"):
         (path / name).write_text("root's own\n")
@@ -301,8 +301,8 @@ def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(
     put_link(directory / "cp", programs / "cp")
     os.mkfifo(directory / "rm")
     library = programs.parent / "library"
-    assert changed(drivers_play(remotes, library=library)) == 1
-    assert changed(drivers_play(remotes, "--check", library=library)) == 0
+    assert count_changes(drivers_play(remotes, library=library)) == 1
+    assert count_changes(drivers_play(remotes, "--check", library=library)) == 0
     found = set((remotes / "datastore").rglob("*"))
     assert {(path.lstat().st_uid, oct(path.lstat().st_mode & 0o7777)) for path in found} == {(owner, "0o755")}
     assert sorted(os.listdir(directory)) == ACTIONS
@@ -312,7 +312,7 @@ def test_scripts_belong_to_the_front_ends_user_and_its_links_are_replaced(
 def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_restored(
     remotes: Path, programs: Path, drivers_play: Callable[..., str], mode: int
 ) -> None:
-    """It lies in a directory of that user or, where all may write, of root."""
+    """The link is in a directory of this user or, where all users may write, of root."""
     owner = remotes.stat().st_uid
     (secret := remotes.parent / "secret").write_text("secret\n")
     secret.chmod(0o600)
@@ -330,7 +330,7 @@ def test_no_link_of_the_front_ends_user_leads_to_a_secret_that_is_kept_and_resto
 def test_a_library_that_others_can_change_is_refused(
     remotes: Path, programs: Path, drivers_play: Callable[..., str]
 ) -> None:
-    """root would compile what is in there, and every user of the drivers would run it."""
+    """root would compile the files in there, and every user of the drivers would run them."""
     (shared := programs.parent / "shared").mkdir()
     shared.chmod(0o777)
     for library in (remotes / "library", shared, shared / "library"):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Playbooks and commands of README.md and other pages do what these say."""
+"""Playbooks and commands of README.md and other pages, and the results that these pages describe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Playbook = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def play(site: Lab, tmp_path: Path) -> Playbook:
-    """Run the text of a playbook in the lab, and return what changed on each host."""
+    """Run the text of a playbook in the lab, and return the changes on each host."""
 
     def run(text: str, *arguments: str) -> dict[str, str]:
         playbook = tmp_path / "playbook.yml"
@@ -30,7 +30,7 @@ def play(site: Lab, tmp_path: Path) -> Playbook:
             capture_output=True,
             text=True,
             check=False,
-            # As users have it who set nothing.
+            # The environment of a user without settings.
             env={**os.environ, "ANSIBLE_PIPELINING": "0"},
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -84,7 +84,7 @@ def test_a_first_disk_image_reaches_a_domain(
         path = module("hv1", "image_info", name="web1-data")["images"][0]["path"]
         command = attach[1].replace("web1", "hot").replace("FILE", path).split()
         execute("hv1", *command)
-        # The guest's kernel sees a hot-plugged disk a moment later.
+        # The guest's kernel detects a hot-plugged disk with a delay.
         site.ssh("hot", "until test -b /dev/vdb; do :; done")
         assert site.ssh("hot", "cat", "/sys/block/vdb/size") == f"{10 << 30 >> 9}\n"
         # The magic number of ext4.
@@ -135,7 +135,7 @@ def test_the_role_virtiofs_guest(
         "hosts: guests", "hosts: hot"
     )
     try:
-        # The devices are missing, as they are when check mode has only foretold them.
+        # The devices are missing, because check mode has only planned them.
         assert play(text, "--check") == {"hot": "1"}
         for tag, source in exports.items():
             module("hv1", "virtiofs_export", domain="hot", source=source, mount_tag=tag)

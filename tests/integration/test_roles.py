@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The roles hypervisor and frontend on hosts that know nothing of them, and on those that have something of their
-own already.
-"""
+"""The roles hypervisor and frontend on unprepared hosts, and on hosts with configuration of their own."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ DOMAIN = """
 </domain>
 """
 
-#: One host for each state that a test finds a host in.
+#: Names of the hosts, one for each initial state of a test.
 HOSTS = dict.fromkeys(("fresh", "blank", "bare", "documented", "taken", "strange"), "debian13") | {"aged": "debian12"}
 
 
@@ -53,7 +51,7 @@ def execute(lab: Lab) -> Execute:
 
 @pytest.fixture(scope="module")
 def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
-    """Run roles on hosts and return what Ansible printed."""
+    """Run roles on hosts and return the output of Ansible."""
 
     def run(hosts: str, *arguments: str, roles: Sequence[str] = ROLES, fails: bool = False, **variables: object) -> str:
         playbook = tmp_path_factory.mktemp("play") / "play.yml"
@@ -78,19 +76,17 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
 
 
 def changes(output: str) -> dict[str, int]:
-    """What changed on each host."""
+    """Return the changes on each host."""
     return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(changes(output).values())
 
 
 @pytest.fixture(scope="module")
 def ready(roles: Playbook, execute: Execute) -> str:
-    """The pattern of a new and of an old host that the roles ran on, after they told in check mode what they would
-    do.
-    """
+    """Run the roles on a new and on an old host, first in check mode, and return the pattern of both hosts."""
     hosts = "fresh:aged"
     look = "cat /etc/passwd /etc/group /etc/subuid /etc/subgid; ls -R /usr/local /var/lib/one 2>&1; true"
     before = [execute(host, "sh", "-c", look) for host in ("fresh", "aged")]
@@ -104,8 +100,8 @@ def ready(roles: Playbook, execute: Execute) -> str:
 
 
 def test_a_second_run_changes_nothing(roles: Playbook, ready: str) -> None:
-    assert changed(roles(ready)) == 0
-    assert changed(roles(ready, "--check")) == 0
+    assert count_changes(roles(ready)) == 0
+    assert count_changes(roles(ready, "--check")) == 0
 
 
 @pytest.mark.usefixtures("ready")
@@ -113,7 +109,7 @@ def test_a_hypervisor_is_ready(execute: Execute) -> None:
     user = execute("fresh", "getent", "passwd", "oneadmin").strip().split(":")
     assert 0 < int(user[2]) < 1000
     assert user[5:] == ["/var/lib/one", "/usr/sbin/nologin"]
-    # A member of libvirt or kvm could do to the host what guests must not.
+    # A member of libvirt or kvm could attack the host in ways that guests must not.
     assert execute("fresh", "id", "-nG", "oneadmin").split() == ["oneadmin"]
     for name in ("subuid", "subgid"):
         assert execute("fresh", "cat", f"/etc/{name}").splitlines() == ["oneadmin:100000:65536"]
@@ -131,7 +127,9 @@ def test_a_front_end_is_ready(execute: Execute) -> None:
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("name", ["vmstore", "datastores"])
 def test_the_service_user_gets_no_directory_of_root(roles: Playbook, execute: Execute, name: str) -> None:
-    """It may put anything into its home directory: here links to, and moved there, what is root's."""
+    """The service user may put anything into the home directory: here links to root's directories, and such directories
+    themselves.
+    """
     path = f"/var/lib/one/{name}"
     execute("fresh", "mkdir", "--mode=0700", "/srv/root", "/var/lib/one/root")
     execute("fresh", "mv", path, f"{path}.before")
@@ -176,7 +174,7 @@ def test_a_user_and_its_ids_are_respected(roles: Playbook, execute: Execute) -> 
     assert execute("taken", "getent", "passwd", "oneadmin", check=False) == ""
     assert execute("taken", "stat", "--format=%U:%G", "/var/lib/one/vmstore").strip() == "keeper:stewards"
     assert json.loads(execute("taken", "cat", CONFIGURATION)) == {"user": "keeper"}
-    assert changed(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
+    assert count_changes(roles("taken", hypervisor_service_user="keeper", frontend_service_user="keeper")) == 0
 
 
 def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> None:
@@ -185,10 +183,10 @@ def test_virtiofsd_has_a_user_of_its_own(roles: Playbook, execute: Execute) -> N
         "hypervisor_service_user": "keeper",
         "hypervisor_virtiofsd_user": "granary-virtiofsd",
     }
-    assert changed(roles("taken", "--check", **variables)) > 0
+    assert count_changes(roles("taken", "--check", **variables)) > 0
     assert execute("taken", "getent", "passwd", "granary-virtiofsd", check=False) == ""
     roles("taken", **variables)
-    assert changed(roles("taken", **variables)) == 0
+    assert count_changes(roles("taken", **variables)) == 0
     assert execute("taken", "getent", "passwd", "granary-virtiofsd").strip().split(":")[5:] == [
         "/nonexistent",
         "/usr/sbin/nologin",
@@ -215,17 +213,17 @@ def test_check_mode_names_packages_that_are_missing(roles: Playbook, execute: Ex
 
 
 def test_packages_are_not_looked_for_when_all_are_there(roles: Playbook) -> None:
-    # The lab's hosts reach no package archive, and have no package lists.
+    # The lab's hosts have no network access to a package archive, and no package lists.
     assert "skipping: [fresh]" in roles("fresh").split("Install the missing packages]")[1].split("TASK")[0]
 
 
-#: What a new hypervisor lacks, and what the play on it needs.
+#: Packages that a new hypervisor lacks, and packages that its play needs.
 PACKAGES = ("libvirt-clients", "libvirt-daemon-system", "python3-libvirt", "uidmap", "virtiofsd", "xorriso")
 
 
 @pytest.fixture(scope="module")
 def bare(execute: Execute) -> str:
-    """A host without libvirt and what belongs to it."""
+    """Return a host without libvirt and its related packages."""
     execute("bare", "dpkg", "--purge", "--force-depends", *PACKAGES)
     execute("bare", "rm", "-rf", "/etc/apparmor.d/usr.sbin.libvirtd")
     return "bare"
@@ -233,7 +231,7 @@ def bare(execute: Execute) -> str:
 
 @pytest.fixture
 def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
-    """Run a playbook, a text or one of the collection, and return what Ansible printed."""
+    """Run a playbook, a text or one of the collection, and return the output of Ansible."""
 
     def run_playbook(text: str, *arguments: str | Path) -> str:
         playbook = text
@@ -263,7 +261,7 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
 def test_a_play_can_be_checked_before_the_roles_have_run(
     run: Callable[..., str], execute: Execute, bare: str, host: str
 ) -> None:
-    """The play for the host; that for the guest is test_readme.py's."""
+    """The test covers the play of the host. test_readme.py covers the play of the guest."""
     execute(host, "mkdir", "-p", "/srv/site")
     play = yaml.safe_load(block("README.md", "A first shared directory").text.replace("kvm1", host))[:1]
     play[0]["tasks"].append(
@@ -277,8 +275,8 @@ def test_a_play_can_be_checked_before_the_roles_have_run(
         "before this one" in said
     )
     assert ("The Python library of libvirt is not installed" in said) == (host == bare)
-    # Three tasks for the user, one each for the missing packages of two roles, directories, ids; three for the
-    # wrapper, one for AppArmor; three modules.
+    # There are three tasks for the user, one for the missing packages of each of two roles, and one each for
+    # directories and ids. The wrapper has three tasks, AppArmor one, and the modules three.
     assert changes(done) == {host: 13 + (host == bare)}
     assert execute(host, "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
@@ -315,15 +313,15 @@ def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> N
         {"domain": name, "source": f"/srv/{name}", "mount_tag": name, "cache": "auto"} for name in ("first", "second")
     ]
     role = ["granary.vmstore.hypervisor"]
-    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
+    assert count_changes(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 1
     assert "virtiofs" not in execute("fresh", "virsh", "dumpxml", "first")
-    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 1
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=exports)) == 1
     for name in ("first", "second"):
         assert f"<source dir='/srv/{name}'/>" in execute("fresh", "virsh", "dumpxml", name)
-    assert changed(roles("fresh", roles=role, hypervisor_exports=exports)) == 0
-    assert changed(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 0
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=exports)) == 0
+    assert count_changes(roles("fresh", "--check", roles=role, hypervisor_exports=exports)) == 0
     gone = [{**exports[0], "state": "absent"}, exports[1]]
-    assert changed(roles("fresh", roles=role, hypervisor_exports=gone)) == 1
+    assert count_changes(roles("fresh", roles=role, hypervisor_exports=gone)) == 1
     assert ["virtiofs" in execute("fresh", "virsh", "dumpxml", name) for name in ("first", "second")] == [False, True]
     said = roles("fresh", roles=role, fails=True, hypervisor_exports=[{"domain": "first", "directory": "/srv"}])
     assert "hypervisor_exports.directory. Supported parameters include" in said
@@ -340,9 +338,9 @@ def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execut
     )
     execute("documented", "sh", "-euc", "mkdir -p /srv/web1 /srv/models; chown 100000:100000 /srv/web1")
     execute("documented", "sh", "-euc", 'printf %s "$0" | virsh define /dev/stdin', DOMAIN.format("web1"))
-    assert changed(run(frontend)) > 0
-    assert changed(run(hypervisor)) > 0
-    assert changed(run(frontend + hypervisor)) == 0
+    assert count_changes(run(frontend)) > 0
+    assert count_changes(run(hypervisor)) > 0
+    assert count_changes(run(frontend + hypervisor)) == 0
     assert execute("documented", "stat", "--format=%U", "/var/lib/one/vmstore").strip() == "oneadmin"
     assert json.loads(execute("documented", "cat", CONFIGURATION)) == {"user": "granary-virtiofsd"}
     described = execute("documented", "virsh", "dumpxml", "web1")
@@ -356,7 +354,7 @@ def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execut
 
 
 def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execute: Execute) -> None:
-    """Also the way back to the front-end's own script."""
+    """The test includes the way back to the front-end's own script."""
     script = "/var/lib/one/remotes/datastore/fs/cp"
     execute("documented", "sh", "-euc", "getent passwd oneadmin || useradd --system oneadmin")
     execute(
@@ -372,7 +370,7 @@ def test_what_the_page_of_the_drivers_says_works(run: Callable[..., str], execut
     foretold = changes(run(playbook, "--check"))
     assert changes(run(playbook)) == foretold
     assert "granary" in execute("documented", "cat", script)
-    assert changed(run(playbook)) == 0
+    assert count_changes(run(playbook)) == 0
     execute("documented", "sh", "-euc", block("roles/opennebula_drivers/README.md", "The way back").text)
     assert execute("documented", "cat", script) == "echo own\n"
     assert execute("documented", "stat", "--format=%U %a", script) == "oneadmin 755\n"
@@ -402,12 +400,11 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         "granary.vmstore.site",
     ]
     if frontend == "fresh":
-        # The front-end is complete, so that the export is all that is left to foretell, and the hypervisor knows
-        # nothing yet.
+        # The front-end is complete, so that only the export is planned, on a still unprepared hypervisor.
         subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True)
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert changed(done.stdout) > 0
+    assert count_changes(done.stdout) > 0
     assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
 
@@ -419,7 +416,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
     ],
 )
 def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Execute, release: str, name: str) -> None:
-    # Only the file that tells the system's name is another's.
+    # Only the file with the system's name differs.
     execute(
         "strange", "sh", "-c", 'rm -f /etc/debian_version /etc/os-release && printf %s "$0" >/etc/os-release', release
     )
@@ -428,7 +425,7 @@ def test_another_system_is_refused_in_one_sentence(roles: Playbook, execute: Exe
         f"strange runs {name}, and only Debian 12, Debian 13, Ubuntu 24.04 are accepted; nobody has run this on Ubuntu "
         "yet." in said
     )
-    assert changed(said) == 0
+    assert count_changes(said) == 0
 
 
 def test_an_option_that_is_none_is_refused(roles: Playbook) -> None:

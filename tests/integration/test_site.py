@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The playbook site: what it refuses before it touches a host, and how exports come, wait for a restart, move and
-go.
+"""The playbook site: errors before it connects to a host, and how exports are created, wait for a restart, move and
+disappear.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Execute = Callable[..., str]
 
 
 def ansible(*arguments: str | Path, fails: bool = False) -> str:
-    """Run the playbook and return what it printed."""
+    """Run the playbook and return its output."""
     command = [PLAYBOOK, *arguments]
     done = subprocess.run(
         command,
@@ -40,20 +40,20 @@ def ansible(*arguments: str | Path, fails: bool = False) -> str:
 
 
 def changes(output: str) -> dict[str, int]:
-    """What changed on each host."""
+    """Return the changes on each host."""
     return {host: int(number) for host, number in re.findall(r"^(\S+) +: .*changed=(\d+)", output, re.MULTILINE)}
 
 
-def changed(output: str) -> int:
+def count_changes(output: str) -> int:
     return sum(changes(output).values())
 
 
-# What needs no host
+# Checks without a host
 
 
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[..., str]:
-    """Run the playbook with an inventory that it refuses; none of its hosts exists."""
+    """Run the playbook with an invalid inventory; none of its hosts exists."""
 
     def run(*, frontends: tuple[str, ...] = ("f1",), arguments: tuple[str, ...] = (), **variables: Any) -> str:
         groups = {"vmstore_frontend": frontends, "vmstore_hypervisors": ("h1", "h2"), "vmstore_guests": ("g1",)}
@@ -61,7 +61,7 @@ def check(tmp_path: Path) -> Callable[..., str]:
         children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
         inventory.write_text(yaml.safe_dump({"all": {"vars": variables, "children": children}}))
         output = ansible("-i", inventory, *arguments, "granary.vmstore.site", fails=True)
-        assert "Gathering Facts" not in output  # no host was reached for
+        assert "Gathering Facts" not in output  # no connection to a host
         return output
 
     return run
@@ -131,13 +131,13 @@ def test_a_playbook_without_datastores_is_accepted(tmp_path: Path) -> None:
     assert "failed=0" in ansible("-i", inventory, play)
 
 
-# What does
+# Runs with hosts
 
 
 @pytest.fixture
 def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`; at the end all exports are
-    released.
+    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`, and release all exports at the
+    end.
     """
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
@@ -161,7 +161,7 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
 
     execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
     yield run
-    # All at once: what uses a thing goes before it.
+    # The playbook removes everything at once, and each user of a resource before the resource.
     gone = {
         "vmstore_images": [{"name": "site_rw", "state": "absent"}],
         "vmstore_datastores": [{"name": "site", "state": "absent"}],
@@ -172,7 +172,7 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
 
 @pytest.fixture
 def foretold(converge: Callable[..., str]) -> Callable[..., str]:
-    """Run the playbook in check mode and then really; the changes on each host are those that were foretold."""
+    """Run the playbook in check mode and then for real. The changes on each host must equal the planned ones."""
 
     def run(*arguments: Any, **variables: Any) -> str:
         told = converge(*arguments, "--check", **variables)
@@ -196,15 +196,15 @@ def test_an_export_comes_and_goes(
     }
     foretold([export])
     assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
     gone = {**export, "state": "absent"}
-    assert changed(foretold([gone])) == 2
+    assert count_changes(foretold([gone])) == 2
     assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/site", check=False) == ""
     assert "/srv/site" not in site.ssh("hot", "cat", "/etc/fstab")
     for arguments in (["hot"], ["--inactive", "hot"]):
         assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
-    assert changed(converge([gone])) == 0
+    assert count_changes(converge([gone])) == 0
 
 
 def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callable[..., str]) -> None:
@@ -216,13 +216,13 @@ def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callab
         "/srv/new"
     ]
     assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
-    assert changed(converge([moved])) == 0
+    assert count_changes(converge([moved])) == 0
 
 
 def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
     converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
 ) -> None:
-    # Its memory isn't shared, so that it gets no export while it runs.
+    # The memory of the guest isn't shared, therefore exports can't be attached while the guest runs.
     domain("hv1", "unshared", start=True)
     first = {"host": "hv1", "domain": "hot", "image": "site_rw"}
     second = {"host": "hv1", "domain": "unshared", "image": "site_rw"}
@@ -232,9 +232,9 @@ def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
         "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1."
         in said
     )
-    # On each run, until it is done.
+    # Each run prints the notice until the restart is done.
     again = converge([second])
-    assert changed(again) == 0
+    assert count_changes(again) == 0
     assert "unshared on hv1." in again
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "--inactive", "unshared")
     assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
@@ -253,7 +253,7 @@ def test_an_export_restarts_its_domain_where_that_is_asked_for(
     }
     assert "Shut these domains down" not in converge([export])
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(
@@ -273,7 +273,7 @@ def test_a_guest_has_the_mount_once_its_domain_was_restarted(
     assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
         "/srv/site"
     ]
-    assert changed(converge([export])) == 0
+    assert count_changes(converge([export])) == 0
 
 
 def test_images_with_data_are_kept(
@@ -305,7 +305,7 @@ def test_images_with_data_are_kept(
             "for image in /var/lib/one/datastores/*/*; do qemu-img info -U $image | grep '^file format'; done",
         )
         assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
-        assert changed(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
+        assert count_changes(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
     finally:
         gone = [{**image, "state": "absent"} for image in images[:0:-1]]
         converge(
@@ -318,7 +318,7 @@ def test_images_with_data_are_kept(
 def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
     converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
 ) -> None:
-    # It has no system that could release a device.
+    # The domain has no system that could release a device.
     domain("hv1", "stubborn", shared=True, start=True)
     export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}
     converge([export])
@@ -326,5 +326,5 @@ def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
     assert "The domain stubborn on hv1 has the image site_rw until the domain is shut down" in said
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
     execute("hv1", "virsh", "destroy", "stubborn")
-    assert changed(converge([{**export, "state": "absent"}])) == 1
-    assert changed(converge([{**export, "state": "absent"}])) == 0
+    assert count_changes(converge([{**export, "state": "absent"}])) == 1
+    assert count_changes(converge([{**export, "state": "absent"}])) == 0

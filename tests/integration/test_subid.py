@@ -1,8 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module ``subid`` on a whole /etc: an overlay in a mount namespace of its own, so that the machine's files are
-never touched.
-"""
+"""The module ``subid`` on a whole /etc: an overlay in a mount namespace, so that the machine's files stay unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ ENTER = (
     '"$@"'
 )
 
-# A libsubid plugin (subid.h of shadow-utils) that grants everyone 700000:100.
+# A libsubid plugin (subid.h of shadow-utils) that grants 700000:100 to every user.
 PLUGIN = """
 #include <stdbool.h>
 #include <stdlib.h>
@@ -43,7 +41,7 @@ def make_layer(directory: Path) -> None:
 
 @pytest.fixture
 def etc(tmp_path: Path) -> Callable[..., str]:
-    """Run a command where /etc is a copy on write that lives as long as the test."""
+    """Run a command with a copy-on-write /etc, which exists until the end of the test."""
     make_layer(tmp_path)
 
     def run(*command: str, **environment: str) -> str:
@@ -106,7 +104,7 @@ def test_check_run_again_check_again(etc: Callable[..., str], subid: Callable[..
 def test_useradd_and_getsubids_understand_what_was_written(etc: Callable[..., str], subid: Callable[..., dict]) -> None:
     subid(user=USER, start=100000, count=100000)
     assert etc("getsubids", USER).split() == ["0:", USER, "100000", "100000"]
-    etc("useradd", f"{USER}-2")  # takes the next free range by itself
+    etc("useradd", f"{USER}-2")  # the module takes the next free range
     start = int(etc("getsubids", f"{USER}-2").split()[2])
     assert start >= 200000
     refused = subid(user=USER, start=start, replace=True)

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Exports that worked once: a virtiofsd that died, a directory that is another one by now, ids that somebody else got,
-and the restart that heals.
+"""Exports that stop working, and the restart that repairs them.
+
+Causes are a dead virtiofsd, a replaced directory, and ids that another user got.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def export(module: Module) -> Callable[..., dict]:
 
 @pytest.fixture
 def daemon(module: Module) -> Callable[..., str | None]:
-    """The state of the daemon of a domain's only device."""
+    """Return the state of the daemon of a domain's only device."""
 
     def read(domain: str, machine: str = "hv1") -> str | None:
         [device] = module(machine, "virtiofs_export_info", domain=domain)["domains"][0]["devices"]
@@ -45,7 +46,7 @@ def daemon(module: Module) -> Callable[..., str | None]:
 
 
 def kill(execute: Execute, words: str, signal: str = "KILL", machine: str = "hv1") -> None:
-    """Send a signal to the virtiofsd whose command line has ``words``; for KILL, wait until it is gone."""
+    """Send a signal to the virtiofsd whose command line has ``words``; after KILL, wait for its end."""
     script = 'p=$(pgrep -of "$0"); kill -"$1" "$p"; while [ "$1" = KILL ] && [ -e "/proc/$p" ]; do :; done'
     execute(machine, "sh", "-c", script, f"[v]irtiofsd.*{words}", signal)
 
@@ -73,13 +74,14 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
             "the virtiofsd of the device 'dies' has died, and only a start of the domain starts another one"
         ]
         assert "then 'virsh start hot'" in warnings(result)
-        # The guest can't release a device that it waits for, and the device is of no use when it is asked for again.
+        # The guest can't release a device while it waits for the device. A repeated request can't use this device
+        # either.
         result = export(domain="hot", mount_tag="dies", state="absent")
         assert (names(result), result["restart_required"]) == (["remove virtiofs device"], True)
         assert result["restart_reasons"][0].endswith(", because its virtiofsd has died")
         result = export(**desired)
         assert (names(result), result["restart_required"]) == (["add virtiofs device"], True)
-        # The restart, when it is asked for.
+        # The restart on request.
         assert names(export(**desired, restart="when_needed", check=True)) == ["restart domain"]
         result = export(**desired, restart="when_needed", restart_timeout=2)
         assert "its guest did not shut down within 2 seconds" in result["msg"]
@@ -164,7 +166,7 @@ def test_a_daemon_is_found_whatever_the_domain_is_called(
     execute("hv1", "virsh", "suspend", name)
     assert daemon(name) == "running"
     kill(execute, "srv/shortened")
-    # The number in the pid file can be that of another process by then.
+    # The number in the pid file can belong to another process by then.
     execute(
         "hv1",
         "sh",

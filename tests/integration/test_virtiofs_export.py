@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""virtiofs_export on real hypervisors, seen through virsh, the processes, and the guests themselves."""
+"""virtiofs_export on real hypervisors, verified with virsh, the processes, and the guests themselves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_cold_check_run_again_check_again(
     assert "passwd='secret'" in after
     for run in (export(**desired), export(**desired, check=True)):
         assert (run["changed"], run["actions"]) == (False, [])
-    # libvirt and the wrapper hand over the name as it is.
+    # libvirt and the wrapper pass the name on unchanged.
     execute("hv1", "virsh", "start", "a")
     arguments = execute(
         "hv1", "sh", "-c", "tr '\\0' '\\n' < /proc/$(pgrep -of '[t]hread-pool-size=2')/cmdline"
@@ -137,7 +137,7 @@ def test_a_running_guest_gets_it_and_loses_it(
         assert [
             (one["mount_tag"], one["persistent"], one["running"], one["differences"]) for one in info["devices"]
         ] == [("hot", True, True, [])]
-        # What runs keeps its values until a restart, and that is said every time.
+        # A running domain keeps its values until a restart, and every run returns a warning.
         for changed in (True, False):
             result = export(**desired, cache="always")
             assert (result["changed"], result["restart_required"]) == (changed, True)
@@ -156,9 +156,7 @@ def test_a_running_guest_gets_it_and_loses_it(
 
 
 def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], directory: Make, execute: Execute) -> None:
-    """The guest's rmdir doesn't unmount it where the host's mounts are shared, and the module warns where they
-    aren't.
-    """
+    """The guest's rmdir unmounts no shared mount of the host. The module warns of mounts that aren't shared."""
     shared, private = "/srv/shared", "/srv/private"
     late = "mkdir {0}/late; chown 100000:100000 {0}/late; mount -t tmpfs late {0}/late; touch {0}/late/kept"
     for path in (shared, private):
@@ -198,7 +196,9 @@ def test_a_mount_below_a_live_export(site: Lab, export: Callable[..., dict], dir
 def test_a_guest_boots_with_a_read_only_image(
     site: Lab, module: Module, directory: Make, execute: Execute, cold: Guest
 ) -> None:
-    """Datastore, image and export with the catalog on the hypervisor; the guest mounts what the result says."""
+    """The catalog with datastore, image and export is on the hypervisor. The guest mounts the export with the module's
+    result.
+    """
     directory("hv1", "/srv/image")
     execute("hv1", "sh", "-c", "echo hello > /srv/image/file; chmod a+r /srv/image/file")
     for name, options in (
@@ -254,7 +254,7 @@ def test_no_free_port_needs_a_restart(export: Callable[..., dict], domain: Make,
     result = export(domain="full", source="/srv/full", mount_tag="t")
     assert (names(result), result["restart_required"]) == (["add virtiofs device"], True)
     assert "no free PCI slot" in result["restart_reasons"][0]
-    # libvirt adds the port that the device needs, which is no change of ours.
+    # libvirt adds the port of the device, which is no change of ours.
     assert "pcie-root-port" in xml("full", "--inactive")
 
 
@@ -350,7 +350,7 @@ def test_a_seed_is_a_drive_and_a_file(
 
 
 @contextlib.contextmanager
-def edited(execute: Execute, path: str, text: str) -> Iterator[None]:
+def edit_file(execute: Execute, path: str, text: str) -> Iterator[None]:
     old = execute("hv1", "cat", path)
     execute("hv1", "sh", "-c", 'cat > "$0"', path, stdin=text)
     try:
@@ -366,7 +366,7 @@ def test_ids_that_the_host_does_not_grant(
     directory("hv1", "/srv/ids")
     desired = {"domain": "ids", "source": "/srv/ids", "mount_tag": "t"}
     before = xml("ids", "--inactive")
-    with edited(execute, "/etc/subgid", "somebody:100000:65536\n"):
+    with edit_file(execute, "/etc/subgid", "somebody:100000:65536\n"):
         result = export(**desired)
     assert "'oneadmin' has no subordinate gids: add the line oneadmin:100000:65536 to /etc/subgid" in result["msg"]
     result = export(**desired, uid_map=[{"start": 0, "target": 165000, "count": 1000}])
@@ -383,8 +383,8 @@ def test_ids_that_the_host_does_not_grant(
     result = export(**desired, binary="/usr/libexec/virtiofsd")
     assert "/usr/libexec/virtiofsd runs as root" in result["msg"]
     assert xml("ids", "--inactive") == before
-    # Two ranges are one where they touch; what libvirt starts is what was asked for.
-    with edited(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
+    # Adjacent ranges are merged into one. libvirt uses exactly the requested ranges.
+    with edit_file(execute, "/etc/subuid", "oneadmin:100000:1000\noneadmin:101000:64536\n"):
         assert export(**desired, uid_map=[{"target": 100000, "count": 2000}])["changed"]
         execute("hv1", "virsh", "start", "ids")
     assert "--uid-map=:0:100000:2000:" in execute(
@@ -423,7 +423,7 @@ def test_a_directory_that_virtiofsd_does_not_get_to_is_refused(
             assert refused["msg"].startswith(
                 "source: with '/srv/shut/in' the domain wouldn't start, because /srv/shut belongs to "
             ), refused
-        # The remedies in the message are some.
+        # The message names some of the remedies.
         execute(
             "hv1",
             "sh",
@@ -460,7 +460,7 @@ def test_an_old_hypervisor_refuses_what_it_cant_do(
     assert "guest's root is root in it" in " ".join(result["warnings"].split())
     assert execute("old", "sh", "-c", "ps -o user= -p $(pgrep -of '[v]irtiofsd.*srv/old')").strip() == "root"
     assert not export(**desired, allow_unmapped=True)["changed"]
-    # Nothing runs in this domain that could release the device, and this QEMU waits for that.
+    # This QEMU waits for the guest's release of the device, and no system runs in this domain.
     result = export(machine="old", domain="a", mount_tag="t", state="absent")
     assert names(result)[0] == "remove virtiofs device"
     assert result["restart_required"] == ("<filesystem" in xml("a", machine="old"))

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is made of every recorded definition, given to the libvirt that printed it: it takes all of it and changes
-nothing else.
+"""Changes of every recorded definition, given to the libvirt that printed it.
+
+libvirt must accept each definition whole and change nothing else.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def test_libvirt_takes_it_and_changes_nothing_else(execute: Callable[..., str], 
     assert first_difference(root, back, frozenset({element, disk})) is None
     [found] = [device for _element, device in filesystems(back) if device.tag == "new"]
     assert found == wanted
-    # The same by another tool: without what is ours, both are the same XML.
+    # Another tool confirms the result: without our elements, both definitions are the same XML.
     for tree in (root, back):
         devices = domain_xml.devices(tree)
         for ours in [

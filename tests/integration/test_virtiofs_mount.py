@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module ``virtiofs_mount``, its info twin and the role ``virtiofs_guest``, by Ansible in a guest with real
+"""The module ``virtiofs_mount``, its info twin and the role ``virtiofs_guest``, run by Ansible in a guest with real
 virtio-fs devices.
 """
 
@@ -26,12 +26,12 @@ DEVICE = """<filesystem type='mount' accessmode='passthrough'>
   <driver type='virtiofs'/><binary path='/usr/libexec/virtiofsd'/><source dir='{shares}/{tag}'/><target dir='{tag}'/>
 </filesystem>"""
 
-#: Also the mount points that tests of other modules left.
+#: Mount points, including those left by tests of other modules.
 UNMOUNT_ALL = "umount -a -t virtiofs; rm -d -f /mnt/*"
 
 
 class Guest:
-    """A guest as a test sees it: Ansible on one side, its own tools on the other."""
+    """A guest from the test's view: Ansible on one side, its own tools on the other."""
 
     def __init__(self, site: Lab, name: str, module: Module, execute: Execute) -> None:
         self.site = site
@@ -53,7 +53,7 @@ class Guest:
         return self.module("virtiofs_mount", **{"tag": "one-1", "path": POINT, **options})
 
     def live(self, point: str = POINT) -> list[str]:
-        """``ID SOURCE OPTIONS`` of each mount on ``point``, as findmnt tells it."""
+        """Return ``ID SOURCE OPTIONS`` of each mount on ``point``, according to findmnt."""
         return self.sh(
             f"findmnt --noheadings --raw -o ID,SOURCE,VFS-OPTIONS --mountpoint {shlex.quote(point)} || true"
         ).splitlines()
@@ -96,7 +96,7 @@ def shared_guest(site: Lab, module: Module, execute: Execute) -> Iterator[Guest]
 
 @pytest.fixture
 def guest(shared_guest: Guest) -> Iterator[Guest]:
-    """The guest without mounts and with its own fstab, before the test and after it."""
+    """Return the guest without mounts and with its original fstab, before and after the test."""
     shared_guest.sh(f"{UNMOUNT_ALL}; cp -p /etc/fstab /root/fstab")
     yield shared_guest
     shared_guest.sh(f"cp -p /root/fstab /etc/fstab; {UNMOUNT_ALL}")
@@ -131,7 +131,7 @@ def test_other_options_keep_the_mount_where_they_can(guest: Guest) -> None:
     assert after.split(" ") == [before.split(" ")[0], "one-1", "ro,noatime"]
     assert "Read-only file system" in guest.sh(f"touch {POINT}/x 2>&1 || true")
     assert not guest.mount(options="noatime,ro")["changed"]
-    # These two can't.
+    # These two changes can't be made to the live mount.
     assert names(guest.mount(options=["sync"])) == ["replace fstab entry", "unmount", "mount"]
     assert "sync" in guest.sh(f"findmnt -no FS-OPTIONS {POINT}")
     assert names(guest.mount(tag="one-2")) == ["replace fstab entry", "unmount", "mount"]
@@ -139,7 +139,7 @@ def test_other_options_keep_the_mount_where_they_can(guest: Guest) -> None:
 
 
 def test_one_tag_on_two_points_read_only_and_writable(guest: Guest) -> None:
-    """The mounts share a superblock, which the first one made read-only."""
+    """The mounts share a superblock, and the first mount made the superblock read-only."""
     guest.mount(options=["ro"])
     assert guest.mount(path="/mnt/second")["changed"]
     guest.sh("echo second >/mnt/second/second")
@@ -229,7 +229,7 @@ def test_a_server_that_hangs_is_an_error_soon(guest: Guest) -> None:
     ],
 )
 def test_a_directory_that_the_guest_needs(guest: Guest, path: str) -> None:
-    """Under its name, by a link, and by a bind mount."""
+    """The directory is given by its name, by a link, and by a bind mount."""
     guest.sh("mkdir /mnt/conf; mount --bind /etc /mnt/conf")
     try:
         for state in ("mounted", "present"):
@@ -246,8 +246,8 @@ def test_a_subdirectory_is_not_written_to_fstab(guest: Guest) -> None:
 
 
 def test_links_of_another_user(guest: Guest) -> None:
-    """A link to a directory of root leads nowhere, one to the user's own directory leads there, and a boot is warned
-    of.
+    """A link to a directory of root is refused. A link to the user's own directory is followed, with a warning about
+    boots.
     """
     guest.sh(
         "mkdir -p /mnt/alice/own /mnt/roots; ln -s /mnt/roots /mnt/alice/away; ln -s own /mnt/alice/near; chown -hR "
@@ -284,7 +284,7 @@ def test_unmounted_and_absent(guest: Guest) -> None:
     guest.mount(path=f"{POINT}/", options=["ro"])
     assert names(guest.mount(state="unmounted")) == ["unmount"]
     assert (guest.live(), guest.fstab()) == ([], [f"one-1 {POINT} virtiofs ro,nofail 0 0"])
-    # What is mounted decides, not what fstab says.
+    # The mounted file system decides, not the entry of fstab.
     guest.sh(f"sed -i /virtiofs/d /etc/fstab; mount -t virtiofs one-1 {POINT}")
     assert names(guest.module("virtiofs_mount", path=POINT, state="absent")) == ["unmount"]
     assert (guest.live(), guest.fstab(), guest.sh("ls /mnt")) == ([], [], "share\n")
@@ -303,7 +303,7 @@ def test_info(guest: Guest) -> None:
 
 
 def test_a_reboot_mounts_again(guest: Guest) -> None:
-    """Also a path that fstab must escape; a tag that is gone by then doesn't keep the others from being mounted."""
+    """The test includes a path that fstab must escape. A missing tag doesn't prevent the other mounts."""
     odd = "/mnt/with blank\\and #"
     guest.mount(path=odd, options=["noexec"])
     guest.module("virtiofs_mount", tag="gone", path="/mnt/gone", state="present")
@@ -319,7 +319,7 @@ def test_a_reboot_mounts_again(guest: Guest) -> None:
 
 
 def test_systemd_reads_the_changed_fstab(guest: Guest, module: Module) -> None:
-    """The guests have no systemd; a host has, and ``present`` asks nothing of its kernel."""
+    """The guests have no systemd. A host has systemd, and ``present`` needs no support of its kernel."""
 
     def unit() -> str:
         return guest.on_host("systemctl show -p Options --value mnt-share.mount")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The wrapper that the role hypervisor installs: what it runs, as whom, and with which arguments."""
+"""The wrapper that the role hypervisor installs: its commands, their users, and their arguments."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Execute = Callable[..., str]
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
 SOURCE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_host" / "virtiofsd_wrapper.py"
 
-#: Runs in the host as root: starts the wrapper on a directory and tells of each process of the daemon what it was
-#: called with and who it is.
+#: Script that runs in the host as root, starts the wrapper on a directory, and prints the arguments and ids of each
+#: daemon process.
 START = """
 import json, os, pathlib, pwd, subprocess, sys, tempfile, time
 wrapper, shared = sys.argv[1:]
@@ -68,9 +68,9 @@ def test_arguments_arrive_as_they_are(execute: Execute, directory: Callable[...,
 def test_the_daemon_is_not_root(execute: Execute, directory: Callable[..., str]) -> None:
     seen = json.loads(execute("hv1", "python3", "-c", START, WRAPPER, directory("hv1", "/srv/wrapper/user")))
     user = execute("hv1", "id", "-u", "oneadmin").strip()
-    # Itself, or already the first of its subordinate ids.
+    # The id is the user's own, or already the first of its subordinate ids.
     assert set(seen["uids"]) <= {user, "100000"}, seen
-    # The user's groups would open the catalog and the images for a guest.
+    # The user's groups would give a guest access to the catalog and the images.
     assert seen["groups"] == [], seen
 
 
@@ -131,7 +131,7 @@ def test_a_guest_whose_root_would_be_the_service_user_does_not_start(
 
 
 def test_apparmor_lets_libvirtd_run_it(execute: Execute) -> None:
-    # libvirtd's profile names what libvirtd may start, and includes this file.
+    # libvirtd's profile lists the programs that libvirtd may start, and includes this file.
     assert f"{WRAPPER} PUx,\n" in execute("hv1", "cat", "/etc/apparmor.d/local/usr.sbin.libvirtd")
     assert "include if exists <local/usr.sbin.libvirtd>" in execute("hv1", "cat", "/etc/apparmor.d/usr.sbin.libvirtd")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The collection's own files agree with each other."""
+"""Consistency of the collection's own files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py") if path.stem != "__init__")
 # Data, texts and files whose format has no comments.
 UNMARKED_SUFFIXES = {".json", ".md", ".rst", ".txt", ".xml"}
-# The license itself, and what antsibull-changelog writes.
+# The license itself, and files that antsibull-changelog writes.
 UNMARKED_NAMES = {"COPYING", "changelog.yaml"}
 
 
-def tracked() -> list[Path]:
+def list_tracked() -> list[Path]:
     names = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=True, text=True
     ).stdout.split("\0")
@@ -40,13 +40,13 @@ def test_a_module_documents_the_action_group(module: str) -> None:
 
 
 def read_block(module: str, name: str) -> str:
-    """Return a block of a module's documentation as it is in the file, without fragments."""
+    """Return a block of a module's documentation as written in the file, without fragments."""
     text = (ROOT / "plugins" / "modules" / f"{module}.py").read_text()
     return re.search(rf'^{name} = r"""\n(.*?)^"""', text, re.DOTALL | re.MULTILINE)[1]
 
 
 def test_each_option_is_documented_once() -> None:
-    """The elements of ``images`` have the options of the module, which ``ansible-doc`` printed twice."""
+    """The elements of ``images`` have the options of the module, and ``ansible-doc`` printed them twice."""
     shown = subprocess.run(
         ["ansible-doc", "--json", "granary.vmstore.image"], check=True, stdout=subprocess.PIPE
     ).stdout
@@ -60,13 +60,13 @@ def test_an_option_of_several_modules_is_documented_in_a_fragment() -> None:
     for module in MODULES:
         for name, option in yaml.safe_load(read_block(module, "DOCUMENTATION")).get("options", {}).items():
             text = f"{name}: {json.dumps(option, sort_keys=True)}"
-            if len(text) > 150:  # A short one is read in less time than the name of a fragment.
+            if len(text) > 150:  # a short text is easier to read than a fragment's name
                 homes.setdefault(text, []).append(module)
     assert {text: modules for text, modules in homes.items() if len(modules) > 1} == {}
 
 
 def test_actions_are_documented_alike() -> None:
-    """No fragment can have what a module returns."""
+    """Fragments can't contain return values of a module."""
     found = {}
     for module in MODULES:
         returned = yaml.safe_load(read_block(module, "RETURN")).get("actions")
@@ -96,7 +96,7 @@ def test_every_file_names_its_license() -> None:
     marker = "SPDX-License-Identifier" + ": GPL-3.0-or-later"
     assert [
         str(path.relative_to(ROOT))
-        for path in tracked()
+        for path in list_tracked()
         if path.suffix not in UNMARKED_SUFFIXES
         and path.name not in UNMARKED_NAMES
         and path.stat().st_size

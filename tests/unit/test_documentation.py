@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Every block of the pages is run by a test, word by word but for names, or is listed here with the reason why it
-isn't.
-"""
+"""Every block of the pages is run by a test, word by word except for names, or is listed here with a reason."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from documentation import ROOT, blocks_of, files_of, read_blocks
 
 Key = tuple[str, str, int]
 
-#: Blocks that no test runs, and why.
+#: Reasons for the blocks that no test runs.
 FRAGMENTS: dict[Key, str] = {
     (
         "CONTRIBUTING.md",
@@ -99,8 +97,8 @@ FRAGMENTS: dict[Key, str] = {
 }
 
 
-def run_by_tests() -> set[Key]:
-    """Return the blocks that tests run, by the calls of block() and files_of() in the tests."""
+def find_blocks_in_tests() -> set[Key]:
+    """Return the blocks that tests run, according to the calls of block() and files_of() in the tests."""
     found: set[Key] = set()
     tests = [
         path for folder in ("integration", "harness/tests") for path in (ROOT / "tests" / folder).rglob("test_*.py")
@@ -118,12 +116,12 @@ def run_by_tests() -> set[Key]:
 
 def test_every_block_is_run_or_has_a_reason() -> None:
     keys = {one.key for one in read_blocks()}
-    assert run_by_tests() | FRAGMENTS.keys() == keys
-    assert run_by_tests() & FRAGMENTS.keys() == set()
+    assert find_blocks_in_tests() | FRAGMENTS.keys() == keys
+    assert find_blocks_in_tests() & FRAGMENTS.keys() == set()
 
 
 def test_the_demo_of_readme_is_what_it_prints() -> None:
-    """molecule/virtiofs compares what is there with the same table."""
+    """molecule/virtiofs compares the files of the demo with the same table."""
     plays = yaml.safe_load((ROOT / "molecule" / "virtiofs" / "verify.yml").read_text())
     table = {row["what"]: str(row["expected"]) for row in plays[1]["vars"]["verify_table"]}
     shown = next(one.text for one in read_blocks() if one.key == ("README.md", "A whole site", 1))

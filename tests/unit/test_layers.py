@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's layers: imports point downwards only, no circle of modules, and one file that knows Ansible."""
+"""The engine's layers: imports point downwards only, no circle of modules, and one file that imports Ansible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 UTILS = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 
-#: From the bottom to the top. Packages of the same level don't import each other.
+#: Layers from the bottom to the top. Packages of the same level don't import each other.
 LAYERS = (
     {"_core"},
     {"_model"},
@@ -33,7 +33,7 @@ def is_for_type_checkers(node: ast.AST) -> bool:
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield every node, but for those that only type checkers see."""
+    """Yield every node, except for those that only type checkers see."""
     for child in ast.iter_child_nodes(tree):
         if is_for_type_checkers(child):
             yield from (node for other in child.orelse for node in [other, *nodes(other)])
@@ -42,7 +42,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from nodes(child)
 
 
-def imported(name: str, tree: ast.AST) -> set[str]:
+def find_imports(name: str, tree: ast.AST) -> set[str]:
     """Return the modules of the engine that a module imports."""
     found = set()
     for node in nodes(tree):
@@ -65,7 +65,7 @@ def test_imports_point_downwards() -> None:
     wrong = []
     for name, tree in trees().items():
         package = name.split(".")[0]
-        for other in imported(name, tree):
+        for other in find_imports(name, tree):
             below = other.split(".")[0]
             if package != below and LEVEL[below] >= LEVEL[package]:
                 wrong.append(f"{name} imports {other}")
@@ -74,13 +74,13 @@ def test_imports_point_downwards() -> None:
 
 def test_no_circles() -> None:
     try:
-        graphlib.TopologicalSorter({name: imported(name, tree) for name, tree in trees().items()}).prepare()
+        graphlib.TopologicalSorter({name: find_imports(name, tree) for name, tree in trees().items()}).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_one_file_knows_ansible() -> None:
-    """No other can break when a new version of ansible-core changes."""
+    """A new version of ansible-core can break no other file."""
     knowing = set()
     for name, tree in trees().items():
         for node in ast.walk(tree):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What script/fresh finds out about the programs that ran, with programs of this machine."""
+"""The programs that script/fresh finds in a trace, with programs of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ran = Callable[[str], Path]
 
 @pytest.fixture
 def ran(tmp_path: Path) -> Ran:
-    """Run a shell script, traced, and return the file with the programs that it executed."""
+    """Run a shell script, traced, and return the file with the executed programs."""
 
     def run(script: str) -> Path:
         executed = tmp_path / "executed"
@@ -71,7 +71,7 @@ def test_a_program_that_another_program_runs_is_named_when_no_package_brings_it(
 
 
 def test_dependencies_and_the_minimal_system_count(ran: Ran) -> None:
-    # conmon is what podman depends on, ldd is a script of an essential package, perl runs mmdebstrap.
+    # podman depends on conmon, ldd is a script of an essential package, and mmdebstrap runs with perl.
     executed = ran("/usr/bin/conmon --version; ldd /bin/true; mmdebstrap --version; apt-get --version; cc --version")
     assert compare(executed, LISTED) == (0, "")
     status, said = compare(executed, ["gcc", "mmdebstrap"])

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Variables of roles that are lists of a module's options: they are the module's, of its types, and they reach it."""
+"""Variables of roles that are lists of a module's options: they have the module's names and types, and are
+passed on.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-#: Role, variable, module, options of the module that aren't the user's there, options that are the role's own, and the
-#: files that pass them on.
+#: Role, variable, module, options of the module that the user doesn't set there, additional options of the role, and
+#: the files that pass all options on.
 LISTS = [
-    # The variable's elements have names, the roles know where the catalog and the datastores are.
+    # The elements of the variable have names. The roles have the paths of the catalog and of the datastores.
     (
         "site",
         "vmstore_datastores",
@@ -29,7 +31,7 @@ LISTS = [
         ["playbooks/tasks/catalog.yml"],
     ),
     ("site", "vmstore_images", "image", {"id", "catalog", "images", "timeout"}, set(), []),
-    # The catalog tells what an attachment is, and its image where the source is.
+    # The catalog has the attachment, and the image has the source.
     (
         *("site", "vmstore_exports", "virtiofs_export"),
         {"attachment", "catalog", "source"},

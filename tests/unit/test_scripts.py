@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What the scripts a person runs refuse, and how they count."""
+"""Errors and counters of the scripts that a person runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(*argv: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", ["test", "lint", "demo", "fresh", "bench"])
 def test_without_root_one_sentence_says_so(name: str) -> None:
-    # In a user namespace without a mapping nobody is root, and root's files stay readable.
+    # In a user namespace without a mapping no user is root, and root's files stay readable.
     status, output = run("unshare", "--user", SCRIPT / name)
     assert status == 2
     assert output.count("\n") == 1
@@ -46,7 +46,7 @@ def test_on_another_system_one_sentence_says_which_are_supported(name: str, tmp_
 def test_ubuntu_is_let_through_with_a_line_that_says_nobody_has_tried_it(tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     release.write_text('ID=ubuntu\nVERSION_ID="24.04"\n')
-    # Not as root, so that it ends after the checks of the machine.
+    # An ordinary user, so that the script ends after its checks of the machine.
     script = 'mount --bind "$1" /etc/os-release && exec unshare --user "$2"'
     status, output = run("unshare", "--mount", "sh", "-c", script, "sh", release, SCRIPT / "demo")
     assert status == 2
@@ -117,7 +117,7 @@ def test_the_slowest_tests_are_listed_first(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose suites are replaced: unit fails, integration never runs a test, docs ends the shell."""
+    """Create a checkout with replaced suites: unit fails, integration never runs a test, docs ends the shell."""
     script = tmp_path / "script"
     script.mkdir()
     for name in ("junit.py", "lib.sh"):
@@ -138,7 +138,7 @@ suite_molecule() { check "a scenario" sh -c 'until [ -e .cache/results/unit.coun
 
 
 def test_suites_run_beside_each_other_and_are_counted(checkout: Path) -> None:
-    # molecule waits for the end of unit: neither comes to its end if they run one after the other.
+    # molecule waits for the end of unit. Sequential suites would never end.
     status, output = run(checkout / "script" / "test", "molecule", "integration", "lint", "unit")
     assert status == 1
     assert [line.split()[:3] for line in output.splitlines()[-5:]] == [
@@ -185,5 +185,5 @@ def test_each_ansible_core_gets_a_real_interpreter_that_it_supports(tmp_path: Pa
     )
     assert oldest.splitlines() == [*first, *output.splitlines()]
     for link in (tmp_path / "links").iterdir():
-        # A shim is a script of pyenv, an interpreter is a program.
+        # A shim is a script of pyenv, an interpreter is an ELF program.
         assert link.read_bytes()[:4] == b"\x7fELF"

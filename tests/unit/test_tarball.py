@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The archive for Ansible Galaxy holds what users need, and nothing else."""
+"""The archive for Ansible Galaxy holds the files that users need, and no others."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ NEEDED = (
     # The program that the role simulated_datastore installs on hosts.
     "tests/harness/simulated_datastore/",
 )
-#: Exceptions to these: settings of our build of the documentation.
+#: Exceptions: settings of our build of the documentation.
 LEFT_OUT = {"docs/docsite/conf.py"}
-#: Files that ansible-galaxy makes.
+#: Files that ansible-galaxy creates.
 MADE = {"MANIFEST.json", "FILES.json"}
 
 
-def tracked() -> list[str]:
+def list_tracked() -> list[str]:
     command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\0")
     return [name for name in names if name and (ROOT / name).is_file()]
@@ -44,10 +44,10 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory in which the archive of a checkout is unpacked, one with things that work leaves behind."""
+    """Return the directory of the unpacked archive, built from a checkout with typical leftovers of development."""
     checkout, unpacked = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("unpacked")
     leftovers = [".cache/a", ".venv/b", ".ansible/c", "plugins/modules/__pycache__/image.cpython-311.pyc", "x.tar.gz"]
-    for name in tracked():
+    for name in list_tracked():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes((ROOT / name).read_bytes())
     for name in leftovers:
@@ -62,14 +62,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_archive_holds_what_users_need(packed: Path) -> None:
-    expected = {name for name in tracked() if name.startswith(NEEDED)} - LEFT_OUT
+    expected = {name for name in list_tracked() if name.startswith(NEEDED)} - LEFT_OUT
     found = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert sorted(found - MADE - expected) == []
     assert sorted(expected - found) == []
 
 
 def test_the_role_finds_the_program_that_it_installs(packed: Path) -> None:
-    """The role names it by its own place in the collection."""
+    """The role has the program's path relative to itself in the collection."""
     role = packed / "roles" / "simulated_datastore"
     harness = yaml.safe_load((role / "vars" / "main.yml").read_text())["simulated_datastore_harness"]
     directory = harness.replace("{{ role_path | dirname | dirname }}", str(packed))

@@ -88,13 +88,9 @@ def read_plain(value: Any, annotation: str, kinds: Mapping[str, Any]) -> Any:
     :raises Mismatch: the value isn't of that type.
     """
     if annotation.startswith("tuple[") and annotation.endswith(", ...]"):
-        if not isinstance(value, (list, tuple)):
-            raise Mismatch("", value)
-        return tuple(read_plain(one, annotation[len("tuple[") : -len(", ...]")], kinds) for one in value)
+        return _read_tuple(value, annotation[len("tuple[") : -len(", ...]")], kinds)
     if annotation.startswith("dict[str, ") and annotation.endswith("]"):
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise Mismatch("", value)
-        return {key: read_plain(one, annotation[len("dict[str, ") : -1], kinds) for key, one in value.items()}
+        return _read_dict(value, annotation[len("dict[str, ") : -1], kinds)
     first, *others = annotation.split(" | ")
     if others:
         try:
@@ -111,6 +107,18 @@ def read_plain(value: Any, annotation: str, kinds: Mapping[str, Any]) -> Any:
     if not is_dataclass(kind):
         raise Mismatch("", value)
     return from_plain(kind, value)  # type: ignore[arg-type]  # a class, as annotations name classes
+
+
+def _read_tuple(value: Any, annotation: str, kinds: Mapping[str, Any]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise Mismatch("", value)
+    return tuple(read_plain(one, annotation, kinds) for one in value)
+
+
+def _read_dict(value: Any, annotation: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise Mismatch("", value)
+    return {key: read_plain(one, annotation, kinds) for key, one in value.items()}
 
 
 def is_integer(value: object) -> bool:

@@ -61,7 +61,7 @@ class Action:
 
 @dataclass
 class Plan:
-    """What would be or was done, and what the module returns besides (``result``).
+    """Actions that would be or were done, and the rest of what the module returns (``result``).
 
     :arg errors: what failed while the rest of the plan was done.
     :arg postponed: actions whose ``finish`` has to wait, each with the reason. They are none of ``actions`` any more.

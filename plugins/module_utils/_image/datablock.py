@@ -156,23 +156,24 @@ def _reason(done: Completed) -> str:
 
 
 def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
-    """The command that makes ``fs``, but for the path."""
+    """Return the command that makes ``fs``, without the path. Refuse other file systems than ``supported``."""
     if fs != "swap" and fs not in supported:
         raise InvalidInput("fs", fs, f"one of {', '.join(sorted({*supported, 'swap'}))} is expected")
     return find_mkfs(fs, options)
 
 
 def is_known(fs: str) -> bool:
-    """Return whether ``fs`` is a file system that images can have: one of Debian's, or one that this host has a
-    ``mkfs`` for.
+    """Return whether ``fs`` is a file system that images can have: one of Debian's, or another with a ``mkfs``
+    on this host.
     """
     return fs in _PACKAGES or _find_program(f"mkfs.{fs}") is not None
 
 
 def find_mkfs(fs: str, options: str) -> list[str]:
-    """The command that makes ``fs``, but for the path.
+    """Return the command that makes ``fs``, without the path.
 
-    :raises CommandFailed: it isn't installed; :raises InvalidInput: the quotation in ``options`` has no end.
+    :raises CommandFailed: the command isn't installed.
+    :raises InvalidInput: a quotation in ``options`` has no end.
     """
     name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
     program = _find_program(name)

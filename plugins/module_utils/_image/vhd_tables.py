@@ -32,7 +32,7 @@ _SHORTEST_FOOTER = 511
 def is_by_geometry(footer: bytes) -> bool:
     """Return whether the size of a disk is its geometry, not the current size.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     creator, *geometry = struct.unpack_from(">28x4s24xHBB", footer)
     return creator in _BY_GEOMETRY and tuple(geometry) != _LARGEST_GEOMETRY
@@ -42,7 +42,7 @@ def has_two_sizes(footer: bytes) -> bool:
     """Return whether versions of QEMU disagree about the size. For images of VirtualBox, Azure and others, 7.2 uses the
     geometry, and newer versions use the current size.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     creator, size, *geometry = struct.unpack_from(">28x4s16xQHBB", footer)
     cylinders, heads, sectors = geometry
@@ -54,7 +54,7 @@ def has_two_sizes(footer: bytes) -> bool:
 def vhd_size(footer: bytes) -> int:
     """Return the virtual size in bytes.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     size, cylinders, heads, sectors = struct.unpack_from(">48xQHBB", footer)
     return int(_SECTOR * cylinders * heads * sectors if is_by_geometry(footer) else size)

@@ -29,7 +29,7 @@ _BITMAP_SECTORS = 1 << 23
 def vhdx_size(read: Read) -> int:
     """Return the virtual size in bytes.
 
-    :raises struct.error, ValueError: the tables lead nowhere.
+    :raises struct.error, ValueError: the offsets of the tables are invalid.
     """
     return int(struct.unpack("<Q", _item(read, _VIRTUAL_SIZE, 8))[0])
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""Real runs of the modules of the front-end: Ansible on this machine, with a catalog of the test's own."""
+"""Run the modules of the front-end with Ansible on this machine, with a catalog of the test's own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 
 @dataclass
 class FrontEnd:
-    """``directory`` holds the catalog, ``data`` is what images are made of.
+    """A front-end: ``directory`` holds the catalog, ``data`` the source files of images.
 
-    ``enter`` is put before every command, such as ``unshare``.
+    ``enter`` is a command prefix, for example ``unshare``.
     """
 
     directory: Path
@@ -34,9 +34,9 @@ class FrontEnd:
         return self.directory / "data"
 
     def run_all(self, *tasks: tuple[str, dict]) -> list[dict]:
-        """The results of (module, options) in turn, as one playbook.
+        """Run (module, options) in turn as one playbook, and return the results.
 
-        The option ``check`` asks for check mode; ``failed`` is in every result.
+        The option ``check`` enables check mode. Every result has ``failed``.
         """
         playbook, answers = self.directory / "playbook.json", self.directory / "answers.json"
         plays = []
@@ -81,8 +81,9 @@ class FrontEnd:
         return self.run_all((module, options))[0]
 
     def four(self, module: str, **options: object) -> list[dict]:
-        """In check mode, then really, then really again, then in check mode again: the results must be changed,
-        changed, ok, ok.
+        """Run tasks twice in check mode and twice for real, and require changed, changed, ok, ok.
+
+        The order is check mode, real run, real run, check mode.
         """
         results = self.run_all(*((module, {**options, "check": check}) for check in (True, False, False, True)))
         assert [(result["failed"], result["changed"]) for result in results] == [
@@ -95,7 +96,7 @@ class FrontEnd:
         return results
 
     def errors(self, *tasks: tuple[str, dict]) -> list[str]:
-        """The messages of runs that must all fail and leave the catalog as it is."""
+        """Return the messages of runs that must all fail and leave the catalog unchanged."""
         before = self.dump()
         results = self.run_all(*tasks)
         assert [result["failed"] for result in results] == [True] * len(tasks), results
@@ -105,7 +106,7 @@ class FrontEnd:
         return messages
 
     def query(self, statement: str) -> list[tuple]:
-        """What SQLite itself finds in the catalog."""
+        """Return the rows that SQLite itself finds in the catalog."""
         with contextlib.closing(sqlite3.connect(self.catalog)) as connection:
             return connection.execute(statement).fetchall()
 
@@ -126,6 +127,6 @@ def front_end(tmp_path: Path) -> FrontEnd:
 
 @pytest.fixture
 def virtiofs(front_end: FrontEnd) -> FrontEnd:
-    """A front-end with the virtiofs datastore 100, ``fs``."""
+    """Return a front-end with the virtiofs datastore 100, ``fs``."""
     assert front_end.run("datastore", name="fs", ds_driver="virtiofs", tm_driver="virtiofs")["datastore"]["id"] == 100
     return front_end

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""BRIDGE_LIST: an image whose directory another host has, asked over ssh.
+"""BRIDGE_LIST: an image whose directory is on another host, which the front-end reaches over ssh.
 
-That host is a real sshd with a file system of its own.
+The host is a real sshd with a file system of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pytest
 
 BRIDGE = "bridge.example"
 
-# In a mount namespace: ~/.ssh is the test's, and so is /run/sshd, which sshd wants.
+# A mount namespace has the ~/.ssh of the test, and the /run/sshd that sshd needs.
 AS_CLIENT = 'mount --bind "$1" /root/.ssh && shift && exec "$@"'
-# In another: /srv is the bridge's alone.
+# Another mount namespace has the /srv of the bridge.
 AS_SERVER = 'mkdir -p /run/sshd && mount --bind "$1" /srv && shift && exec "$@"'
 
 
@@ -33,7 +33,7 @@ class Bridge:
     srv: Path
 
     def connections(self) -> int:
-        """How often somebody has logged in."""
+        """Return the number of logins."""
         return self.log.read_text().count("Accepted publickey for root")
 
 
@@ -123,4 +123,4 @@ def test_what_the_bridge_can_not_give(virtiofs, bridge: Bridge) -> None:
     assert restricted == "path: '/etc' is not accepted: it is or contains the restricted directory /etc."
     before = bridge.connections()
     virtiofs.errors(("image", {**new, "path": "/etc/nowhere"}))
-    assert bridge.connections() == before  # it isn't even asked
+    assert bridge.connections() == before  # without a connection

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module ``datastore_check``, and what ``datastore_info`` says of the same datastore."""
+"""The module ``datastore_check``, and the output of ``datastore_info`` for the same datastore."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(*arguments: object) -> str:
 
 @pytest.fixture
 def store(front_end) -> Path:
-    """The directory of the image datastore ``default``, of a front-end whose datastores are in its own directory."""
+    """Return the directory of the image datastore ``default``, on a front-end with its own datastores."""
     location = front_end.directory / "datastores"
     location.mkdir()
     assert not front_end.run(
@@ -49,7 +49,7 @@ def test_find_and_repair(front_end, store: Path) -> None:
     add(front_end, 2, lost, "raw", 1)
     orphan.write_bytes(b"x" * 5000)
     (store / f".{'e' * 32}.part").write_bytes(b"x" * 5000)
-    # Names that must disturb nothing.
+    # File names with special characters must not cause errors.
     (store / "a\nb").write_bytes(b"")
     Path(os.fsdecode(bytes(store) + b"/\xff")).symlink_to("/etc/passwd")
     os.mkfifo(store / ("f" * 32))

@@ -97,7 +97,7 @@ def info(path: str) -> dict:
 
 
 def test_images_that_hold_data(front_end, tmp_path) -> None:
-    """Made, cloned, replaced and removed, one and many at a time; in check mode and again, each time."""
+    """Create, clone, replace and remove images, one and several at a time, in check mode and repeatedly."""
     source, other = tmp_path / "disk.img", tmp_path / "other.img"
     source.write_bytes(os.urandom(2**20) + bytes(2**20))
     other.write_bytes(os.urandom(2**20))

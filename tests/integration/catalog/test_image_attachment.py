@@ -29,7 +29,7 @@ def test_claim_and_release(images) -> None:
     }
     rows = "SELECT image_id, host, domain, mount_tag, mount_point FROM vm_disk"
     assert images.query(rows) == [(0, "h1", "web", "one-0", "/srv/x")]
-    images.four("image_attachment", image="mine", host="h1", domain="web")  # back to what the image says
+    images.four("image_attachment", image="mine", host="h1", domain="web")  # back to the setting of the image
     assert images.query(rows) == [(0, "h1", "web", "one-0", "/mnt/one-fs-0")]
     images.four("image_attachment", image="mine", host="h1", domain="web", state="absent")
     assert images.query(rows) == []

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules ``image_snapshot`` and ``image_export``; what images hold is asked of qemu-img."""
+"""The modules ``image_snapshot`` and ``image_export``. The tests read the content of images with qemu-img."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def insert(front_end, statement: str, values: tuple = ()) -> None:
 
 @pytest.fixture
 def filled(front_end):
-    """The image ``disk``, a link to the last of four overlays, and whole copies of what it held at each of its
-    snapshots 0 to 2, and holds now.
+    """Create the image ``disk``, a link to the last of four overlays.
+
+    Return whole copies of its content at the snapshots 0 to 2 and at present.
     """
     store = front_end.directory / "datastores" / "100"
     store.mkdir(parents=True)

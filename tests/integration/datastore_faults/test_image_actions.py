@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The actions of the driver fs when their datastore fails: each operation that writes fails once; the process is
-killed, and the power fails, before each.
+"""The actions of the driver fs when their datastore fails.
 
-Afterwards there is the old state or the new one, and doing it again leads to the new one. A state is what the front-end
-can tell: the images, their snapshots, and their data. What else is there, such as a part or the snapshots of an image
-that is removed, is left over: repeating the action removes it.
+Each writing operation fails once. The process is killed before each one, and the power fails before each one.
+Afterwards the datastore has the old state or the new one, and a repeated action leads to the new state.
+
+A state is everything that the front-end can see: the images, their snapshots, and their data. Other files are leftovers
+of an action, for example a part or the snapshots of a removed image. A repeated action removes these files.
 """
 
 from __future__ import annotations
@@ -34,30 +35,30 @@ PART = re.compile(r"\.[0-9a-f]{32}\.part")
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 OLD, SNAPSHOT, OTHER = b"old image" * 1000, b"snapshot " * 1000, b"other one" * 1000
-#: Data, a hole, data.
+#: Content of a raw image: data, a hole, data.
 STREAM = b"x" * 100_000 + bytes(200_000) + b"y" * 10
 
-#: By name, the content of each image and of its snapshots.
+#: Content of each image and of its snapshots, by name.
 State = dict[str, bytes]
-#: By name, the bytes of each file; links with what they say after an arrow.
+#: Bytes of each file, by name. A link has an arrow and its target.
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Action:
-    #: Makes the datastore as it is before. The directory isn't there yet, as that of a new datastore.
+    #: Function that creates the initial state of the datastore. The directory of a new datastore is missing.
     prepare: Callable[[Path], object]
-    #: With the driver, the image's path, and the file that is outside of the datastore.
+    #: Function that runs the action with the driver, the path of the image, and the file outside of the datastore.
     work: Callable[[FsDriver, str, str], object]
     old: State
     new: State
-    #: What a crash or a kill may leave besides, where two names change. In it, all data that the new state has is
-    #: whole.
+    #: Further states that a crash or a kill may leave when two names change. In these states all data of the new state
+    #: is whole.
     between: tuple[State, ...] = ()
-    #: At how many states of the disk a crash is looked at: without what was not synced, with all of it, with parts of
-    #: it. At two where qemu-img is run, as it takes its time.
+    #: Number of disk states after a crash that the test checks: without unsynced data, with all of it, with parts of
+    #: it. Slow actions of qemu-img have two.
     disks: int = 12
-    #: Whether files change before the state does, their content the same.
+    #: True if files change before the state does, with unchanged content.
     rebases: bool = False
 
 
@@ -74,13 +75,13 @@ def files(datastore: Path) -> Files:
 
 
 def of_images(found: Files) -> Files:
-    """Without what is left over."""
+    """Return the files without leftovers."""
     images = {name[:32] for name in found if re.match("[0-9a-f]{32}( -> |$)", name)}
     return {name: data for name, data in found.items() if name[:32] in images}
 
 
 def state(found: Files) -> State:
-    """New images have names that nobody knows before: here they are called "new"."""
+    """Return the state of the datastore. New images, which have random names, are called "new"."""
     named: Files = {}
     for name, data in of_images(found).items():
         alias = name if name.startswith(NAME) else f"new{name[32:]}"
@@ -95,7 +96,7 @@ def state(found: Files) -> State:
 
 @functools.cache
 def _contents(named: tuple[tuple[str, bytes], ...]) -> list[tuple[str, bytes]]:
-    """Of the images and snapshots; asked once for the same files, as qemu-img takes its time."""
+    """Return the content of images and snapshots; the result is cached for equal files, because qemu-img is slow."""
     with tempfile.TemporaryDirectory() as directory:
         for name, data in named:
             link, arrow, target = name.partition(" -> ")
@@ -110,9 +111,9 @@ def _contents(named: tuple[tuple[str, bytes], ...]) -> list[tuple[str, bytes]]:
 
 
 def content(path: Path) -> bytes:
-    """A raw file as it is.
+    """Return the content of a file: the bytes of a raw file, and the guest's view of a qcow2 file.
 
-    Of a qcow2 file, in which qemu-img finds no errors and no leaks, the bytes that a guest would read from it.
+    qemu-img must find no errors and no leaks in a qcow2 file.
     """
     data = path.read_bytes()
     if not data.startswith(b"QFI\xfb"):
@@ -124,7 +125,7 @@ def content(path: Path) -> bytes:
 
 
 def nothing(_datastore: Path) -> None:
-    """Not even the directory."""
+    """Create nothing, not even the directory."""
 
 
 def raw(datastore: Path) -> None:
@@ -140,7 +141,7 @@ def single(datastore: Path) -> None:
 
 
 def qcow2(datastore: Path) -> None:
-    """Snapshots 0 and 1, and on them what the image holds now."""
+    """Create an image with the snapshots 0 and 1, and later content in the image itself."""
     shutil.copytree(_chain().name, datastore, symlinks=True)
 
 
@@ -176,7 +177,7 @@ def cp(driver: FsDriver, source: str, driver_format: str | None = None) -> None:
 
 
 def clone_twice(driver: FsDriver, image: str) -> None:
-    """In a batch. Where one can't be made, the other one is."""
+    """Clone two images in one batch. If one clone fails, the other one is created."""
     errors: list[VmstoreError] = []
     with driver.batch():
         for _number in range(2):
@@ -252,7 +253,7 @@ ACTIONS = {
     "rm": Action(raw, lambda driver, image, _source: driver.rm(image), RAW, {}),
 }
 
-#: With too few steps to walk along.
+#: Action with too few steps for a walk.
 RM_IN_BATCH = Action(single, lambda driver, image, _source: rm_in_batch(driver, image), {"image": OLD}, {})
 
 
@@ -262,7 +263,7 @@ def action(request: pytest.FixtureRequest) -> Action:
 
 
 class Walk:
-    """An action on a datastore below the mount point, and how its runs ended."""
+    """An action on a datastore below the mount point, and the results of its runs."""
 
     def __init__(self, action: Action, source: Path) -> None:
         source.write_bytes(STREAM)
@@ -275,7 +276,7 @@ class Walk:
 
     def work(self, mount_point: Path) -> None:
         datastore = f"{mount_point}/1"
-        # With small clusters, qemu-img makes an image with a third of the writes.
+        # qemu-img creates an image with small clusters in a third of the writes.
         settings = Settings(qcow2_options="cluster_size=4k")
         driver = FsDriver(
             Datastore(1, "default", "image", "fs", "shared", datastore, safe_dirs=(str(self.source.parent),)),
@@ -284,7 +285,7 @@ class Walk:
         self.action.work(driver, f"{datastore}/{NAME}", str(self.source))
 
     def check(self, mount_point: Path) -> str:
-        """Which state there is: "old", "between" or "new"."""
+        """Return the name of the state: "old", "between" or "new"."""
         found = state(files(mount_point / "1"))
         if found == self.action.old:
             end = "old"
@@ -337,7 +338,7 @@ def test_each_write_fails_once(walk: Walk, walk_faults: FaultWalker, report: Cal
             assert isinstance(raised, VmstoreError), repr(raised)
             walk.count(end)
         if end == "new" or walk.action.rebases:
-            # When a change is made, what can't be removed is left for the next run.
+            # After a finished change, files that can't be removed are left for the next run.
             assert all(PART.match(name) for name in found.keys() - of_images(found))
         else:
             assert found == before
@@ -379,7 +380,7 @@ def test_what_a_batch_has_published_is_durable(
         path = datastore.renew(walk.prepare)
         datastore.set(crash_tracking=True)
         walk.work(path)
-        datastore.crash(state=0, names="strict")  # nothing that was not synced
+        datastore.crash(state=0, names="strict")  # without any unsynced data
         assert walk.check(path) == "new"
         assert len([name for name in os.listdir(path / "1") if re.fullmatch("[0-9a-f]{32}", name)]) == images
     finally:

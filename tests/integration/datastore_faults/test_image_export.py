@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An export when its target fails: each operation that writes fails once, and a crash comes before each of them."""
+"""An export when its target fails: each writing operation fails once, and a crash precedes each of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.exp
 from simulated_datastore.testing import CrashWalker, FaultWalker
 
 OLD = b"what was there before"
-#: qemu-img takes its time, and asks for each block.
+#: Injected errors by format. qcow2 has only one, because qemu-img is slow and queries each block.
 ERRNOS = {"raw": (errno.ENOSPC, errno.EIO, errno.EDQUOT), "qcow2": (errno.ENOSPC,)}
 PART = r"\.[0-9a-f]{32}\.part"
 
 
 @pytest.fixture(params=["raw", "qcow2"])
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], bool]:
-    """Write an image into ``disk`` of a directory, over the file that is there, and answer whether that was needed."""
+    """Write an image to ``disk`` in a directory, replacing the existing file, and return whether a write was needed."""
     store = tmp_path / "store"
     store.mkdir()
     image, catalog_path = store / ("a" * 32), str(tmp_path / "catalog.sqlite")
@@ -51,7 +51,7 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], b
         return ImageExportService(options).converge().changed
 
     def whole(directory: Path) -> bool:
-        """The old file or the image, and nothing else but parts; the answer is whether it is the image."""
+        """Require the old file or the image, and no other files but parts. Return whether the file is the image."""
         assert [name for name in os.listdir(directory) if not re.fullmatch(PART, name)] == ["disk"]
         if (directory / "disk").read_bytes() == OLD:
             return False
@@ -72,7 +72,7 @@ def parts(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if re.fullmatch(PART, name)]
 
 
-def again(export: Callable[[Path], bool], directory: Path, done: bool) -> None:
+def repeat_export(export: Callable[[Path], bool], directory: Path, done: bool) -> None:
     assert export(directory) != done
     assert export.whole(directory)
     assert parts(directory) == []
@@ -89,7 +89,7 @@ def test_each_write_fails_once(
         assert done or raised is not None
         assert parts(directory) == []
         ends["unaffected" if raised is None else "new" if done else "old"] += 1
-        again(export, directory, done)
+        repeat_export(export, directory, done)
 
     injected = walk_faults(export, check, prepare=prepare, errnos=ERRNOS[export.format])
     assert injected > 10
@@ -105,7 +105,7 @@ def test_a_crash_at_each_step(
     def check(directory: Path) -> None:
         done = export.whole(directory)
         ends["new" if done else "old"] += 1
-        again(export, directory, done)
+        repeat_export(export, directory, done)
 
     crashes = walk_crashes(export, check, prepare=prepare, names="strict", limit=1 if export.format == "qcow2" else 8)
     assert crashes > 5

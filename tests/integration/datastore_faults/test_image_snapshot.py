@@ -1,8 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module image_snapshot, killed at each of its steps in a datastore and run again: the repeat leaves nothing that
-isn't wanted.
-"""
+"""The module image_snapshot, killed at each step in a datastore and repeated: the repeat leaves no unwanted files."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from simulated_datastore.testing import KillWalker
 NAME = "a" * 32
 MIB = 2**20
 
-#: What the image holds at the end, and its snapshots, by the desired state of snapshot 0.
+#: Final content of the image and of its snapshots, by the desired state of snapshot 0.
 ENDS = {"absent": (3, [1]), "flattened": (1, []), "reverted": (1, [0, 1])}
 
 
@@ -35,7 +33,7 @@ def image_format(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def prepare(image_format: str, tmp_path: Path) -> Callable[[Path], None]:
-    """Make an image whose only MiB was 1, 2 and then 3, with a snapshot before each change."""
+    """Create an image whose only MiB was 1, 2 and then 3, with a snapshot before each change."""
 
     def make(directory: Path) -> None:
         snapshots = directory / f"{NAME}.snap"

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looking at what a datastore holds while its file system fails, or stops answering."""
+"""The inventory of a datastore whose file system fails or hangs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_server_that_stops_answering(datastore_factory, operation: str) -> Non
     datastore = datastore_factory({"host1": {"strict": True}})
     directory = datastore.path()
     (directory / FIRST).write_bytes(b"x" * (5 << 20))
-    # It has answered until the second piece of data was wanted.
+    # With the operation read, the server hangs at the request for the second piece of data.
     rule = FaultRule(
         datastore.control,
         datastore.control.call("rule.add", ops=[operation], action="hang", after=2 if operation == "read" else 0),
@@ -56,7 +56,7 @@ def test_a_server_that_stops_answering(datastore_factory, operation: str) -> Non
     ):
         driver(directory, 1).inventory({f"{directory}/{FIRST}": "sha256"})
     assert rule.hits
-    # Once the server is back, the process that asked it ends.
+    # The process whose request hung ends when the server is back.
     rule.delete()
     os.waitpid(-1, 0)
 

@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "catalog.sqlite")
 
 
-#: The files of a catalog that is not in use, in alphabetical order.
+#: Names of the files of a catalog that is not in use, in alphabetical order.
 FILES = ["catalog.sqlite", "catalog.sqlite-journal", "catalog.sqlite.images.lock"]
 
 
@@ -43,7 +43,7 @@ def make(path: str) -> None:
 
 
 def query(path: str, statement: str) -> list[tuple]:
-    """What SQLite itself finds."""
+    """Return the rows that SQLite itself finds."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return connection.execute(statement).fetchall()
@@ -72,7 +72,7 @@ def test_a_new_catalog_has_the_default_datastores(path: str) -> None:
         (1, "default", "image", "/srv/ds/1"),
         (2, "files", "file", "/srv/ds/2"),
     ]
-    assert query(path, "PRAGMA journal_mode") == [("delete",)]  # which is every mode but that with a log
+    assert query(path, "PRAGMA journal_mode") == [("delete",)]  # any mode without a write-ahead log
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
@@ -400,7 +400,7 @@ def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pyte
         before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
         make(path)
     origins = {5: None, 6: "image:i5", 7: "image:gone", 8: "image:6:x", 9: "/mnt/image:i5", 10: "https://h/image:i5"}
-    assert clone_source(f"image:{'9' * 5000}:x") is None  # no id, and Python reads no such number
+    assert clone_source(f"image:{'9' * 5000}:x") is None  # no id: Python parses no integer of this length
     for number, origin in origins.items():
         text = "NULL" if origin is None else f"'{origin}'"
         change(
@@ -489,7 +489,7 @@ def test_text_that_is_not_utf8(path: str) -> None:
 
 
 def test_opening_the_catalog_keeps_this_process_locks_on_images(tmp_path: Path) -> None:
-    """Closing any descriptor of a file ends the locks that the process has on it (fcntl(2))."""
+    """Closing any descriptor of a file releases all locks of the process on this file (fcntl(2))."""
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True):
         pass

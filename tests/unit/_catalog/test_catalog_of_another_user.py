@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Root and a catalog in a directory of the service user, who may put anything there at any moment."""
+"""Root and a catalog in a directory of the service user, who may change the directory at any moment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CatalogFailed, NotFound, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
 
-#: Times that a race is run.
+#: Number of runs of a race.
 TRIES = 200
 
 Swapping = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
@@ -31,7 +31,7 @@ Swapping = Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file of root, which is what it was when the test ends."""
+    """Return a file of root, and require at the end of the test that the file is unchanged."""
     (path := tmp_path / "victim").write_bytes(b"root's own\n")
     before = path.stat()
     yield path
@@ -97,7 +97,7 @@ def test_the_lock_of_images_is_no_file_of_root(path: str, victim: Path) -> None:
 def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(
     path: str, tenant: Path, tmp_path: Path, swapping: Swapping
 ) -> None:
-    """Between the look at a name and its use, in particular."""
+    """Names also change between the check of a name and its use."""
     roots = tmp_path / "catalog.sqlite"
     open_catalog(str(roots), create=True).close()
     before = roots.read_bytes()
@@ -121,7 +121,7 @@ def test_who_changes_names_all_the_time_reaches_no_catalog_of_root(
 
 
 def test_it_is_read_and_written_with_the_rights_of_the_owner_alone(path: str) -> None:
-    """No other user traces or signals the process meanwhile, which is root's again after each call."""
+    """No other user can trace or signal the process meanwhile, and after each call the process is root's again."""
     owner = os.stat(path).st_uid
     found: list[tuple[int, ...]] = []
 

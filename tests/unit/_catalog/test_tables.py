@@ -27,8 +27,8 @@ def catalog(tmp_path: Path) -> Catalog:
     return open_catalog(str(tmp_path / "catalog.sqlite"), create=True, datastore_location=str(tmp_path))
 
 
-def stored(tmp_path: Path, statement: str) -> list[tuple[object, ...]]:
-    """Return what SQLite itself finds in the file."""
+def query_rows(tmp_path: Path, statement: str) -> list[tuple[object, ...]]:
+    """Return the rows that SQLite itself finds in the file."""
     with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
         found = connection.execute(statement).fetchall()
     connection.close()
@@ -41,7 +41,7 @@ def test_an_image_with_id_maps(catalog: Catalog, tmp_path: Path) -> None:
         assert IMAGES.find(catalog, "shared") == IMAGE
         IMAGES.update(catalog, replace(IMAGE, uid_map=None))
         assert IMAGES.find(catalog, 7) == replace(IMAGE, uid_map=None)
-    assert stored(tmp_path, "SELECT uid_map, gid_map, persistent, read_only FROM image") == [(None, "[]", 1, 0)]
+    assert query_rows(tmp_path, "SELECT uid_map, gid_map, persistent, read_only FROM image") == [(None, "[]", 1, 0)]
 
 
 def test_an_attachment_with_id_maps(catalog: Catalog, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_attachment_with_id_maps(catalog: Catalog, tmp_path: Path) -> None:
         IMAGES.insert(catalog, IMAGE)
         ATTACHMENTS.put(catalog, row)
         assert ATTACHMENTS.rows(catalog) == [row]
-    [(maps,)] = stored(tmp_path, "SELECT uid_map FROM vm_disk")
+    [(maps,)] = query_rows(tmp_path, "SELECT uid_map FROM vm_disk")
     assert isinstance(maps, str)
     assert json.loads(maps) == [{"start": one.start, "target": one.target, "count": one.count} for one in MAPS]
 

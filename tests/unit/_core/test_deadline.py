@@ -19,7 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline imp
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
 
-#: Seconds that no test waits for.
+#: Long deadline in seconds, which no test reaches.
 LONG = 60
 
 
@@ -126,7 +126,7 @@ def test_the_child_keeps_no_file_of_the_parent(tmp_path: Path) -> None:
 
 
 def test_the_child_runs_nothing_of_the_parent(tmp_path: Path) -> None:
-    """Neither its handlers of signals, nor what it does at its end, nor its buffers."""
+    """The child runs neither the parent's signal handlers nor its exit handlers, and flushes no buffers."""
     program = f"""
 import atexit, os, signal, sys
 from {deadline.__name__} import run_with_deadline
@@ -139,14 +139,16 @@ except Exception as error:
     print(error)
 run_with_deadline(60, "Asking", lambda: print("lost"))
 """
-    # With this variable nothing would be in a buffer when the child is made.
+    # With this variable the buffer would be empty when the child is created.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert (done.stdout, done.stderr) == ("buffered\nAsking was stopped by another program.\nexit\n", "")
 
 
 def test_a_child_that_hangs_keeps_nobody_waiting_for_the_output() -> None:
-    """As one that is stuck in the kernel: it lives on, and whoever reads the parent's output sees its end."""
+    """A child that is stuck in the kernel stays alive. A reader of the parent's output still reaches the end of the
+    output.
+    """
     program = f"""
 import os, signal
 from {deadline.__name__} import iterate_with_deadline

@@ -21,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote import eng
 
 UTILS = "ansible_collections.granary.vmstore.plugins.module_utils"
 
-#: Prints what the descriptors are to a file, and what another file gets.
+#: Program that writes the targets of the descriptors 0 to 2 and of a newly opened file to a file.
 REPORT = """
 import os, sys
 other = os.open("/etc/passwd", os.O_RDONLY)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Paths that other users may change, and the directories that they lead to."""
+"""Paths that other users may change, and the directories at their ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = 61002
 
 @pytest.fixture
 def theirs(tmp_path) -> Path:
-    """A directory of another user, reached through directories of root."""
+    """Return a directory of another user below directories of root."""
     found = tmp_path / "theirs"
     found.mkdir()
     os.chown(found, USER, USER)
@@ -35,7 +35,7 @@ def link(path: Path, target: str, owner: int) -> Path:
     return path
 
 
-def owned(path: Path, owner: int) -> Path:
+def make_owned(path: Path, owner: int) -> Path:
     path.mkdir()
     os.chown(path, owner, owner)
     return path
@@ -54,7 +54,7 @@ def opened(path: Path) -> str:
 
 
 def test_a_directory_is_the_one_that_its_path_names(theirs):
-    owned(theirs / "in", USER)
+    make_owned(theirs / "in", USER)
     assert opened(theirs / "in") == inode(theirs / "in")
     assert opened(Path("/")) == inode(Path("/"))
 
@@ -69,10 +69,10 @@ def test_no_link_in_a_directory_of_another_user_leads_to_one_of_root(theirs, own
 
 
 def test_a_link_of_another_user_leads_to_directories_of_the_same_user(theirs, tmp_path):
-    big = owned(tmp_path / "big", USER)
+    big = make_owned(tmp_path / "big", USER)
     assert opened(link(theirs / "data", str(big), USER)) == inode(big)
     with pytest.raises(PathNotAllowed):
-        opened(link(theirs / "stolen", str(owned(tmp_path / "another's", OTHER)), USER))
+        opened(link(theirs / "stolen", str(make_owned(tmp_path / "another's", OTHER)), USER))
 
 
 def test_links_of_root_are_followed_where_only_root_can_make_them(theirs, tmp_path):
@@ -94,7 +94,7 @@ def test_a_link_in_a_directory_that_anybody_writes_to_is_not_followed(tmp_path, 
 
 
 def test_a_link_that_leads_up_leads_to_somebody_elses_directory(tmp_path, theirs):
-    owned(theirs / "in", USER)
+    make_owned(theirs / "in", USER)
     for target in ("..", "in/../.."):
         path = link(theirs / f"link-{len(target)}", target, USER)
         with pytest.raises(PathNotAllowed), opened_parent(str(path)):

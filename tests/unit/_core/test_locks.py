@@ -41,7 +41,7 @@ def test_a_held_lock_is_an_error_at_the_deadline(tmp_path: Path, style) -> None:
         os.kill(child, 9)
         os.waitpid(child, 0)
     with locked(path, deadline=0, style=style):
-        pass  # free once its holder is gone
+        pass  # free after the end of its holder
 
 
 def test_a_lock_file_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

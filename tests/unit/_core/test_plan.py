@@ -23,7 +23,7 @@ def action(log: list[str], name: str, *, fails: str = "", waits: str = "", share
     """Return an action that logs its phases.
 
     :arg fails: the phases that fail.
-    :arg waits: why its end is postponed.
+    :arg waits: the reason why its finish phase is postponed.
     :arg shares: an action that is prepared together with this one.
     """
 
@@ -56,8 +56,10 @@ def run(*actions: Action, **phases: Any) -> Plan:
     return Plan(actions=list(actions)).run(**phases)
 
 
-def recording(log: list[str], actions: list[Action]) -> Callable[[Plan], contextlib.AbstractContextManager[Plan]]:
-    """Return how to open a transaction, in which the plan has ``actions``."""
+def make_transaction(
+    log: list[str], actions: list[Action]
+) -> Callable[[Plan], contextlib.AbstractContextManager[Plan]]:
+    """Return a function that opens a transaction with the ``actions`` as its plan."""
 
     @contextlib.contextmanager
     def transaction(_plan: Plan) -> Iterator[Plan]:
@@ -94,7 +96,7 @@ def test_a_failure_takes_back_what_was_done_in_reverse() -> None:
 def test_what_cannot_be_prepared_is_not_recorded() -> None:
     log: list[str] = []
     with pytest.raises(NoSpace, match="prepare b failed"):
-        run(action(log, "a"), action(log, "b", fails="prepare"), recording=recording(log, []))
+        run(action(log, "a"), action(log, "b", fails="prepare"), recording=make_transaction(log, []))
     assert log == ["prepare a", "prepare b", "remove a"]
 
 
@@ -123,10 +125,10 @@ def test_what_is_done_can_be_taken_back_later_once() -> None:
 
 
 def test_the_plan_of_the_transaction_is_recorded() -> None:
-    """What was prepared for nothing is removed, and the end comes after the transaction."""
+    """Unneeded results of prepare are removed, and the finish phase follows the transaction."""
     log: list[str] = []
     a, b = action(log, "a"), action(log, "b")
-    done = run(a, b, recording=recording(log, [b]))
+    done = run(a, b, recording=make_transaction(log, [b]))
     assert log == ["prepare a", "prepare b", "begin", "record b", "end", "remove a", "finish b"]
     assert done.actions == [b]
 
@@ -134,14 +136,14 @@ def test_the_plan_of_the_transaction_is_recorded() -> None:
 def test_the_plan_of_the_transaction_needs_more_than_was_prepared() -> None:
     log: list[str] = []
     with pytest.raises(StaleState, match="Another program changed the catalog meanwhile; nothing was changed"):
-        run(action(log, "a"), recording=recording(log, [action(log, "b")]))
+        run(action(log, "a"), recording=make_transaction(log, [action(log, "b")]))
     assert log == ["prepare a", "begin", "remove a"]
 
 
 def test_nothing_is_opened_for_an_empty_plan() -> None:
     log: list[str] = []
     plan = Plan(afterwards=[lambda: log.append("tidy")])
-    plan.run(recording(log, []))
+    plan.run(make_transaction(log, []))
     assert log == ["tidy"]
 
 
@@ -200,7 +202,7 @@ def test_what_cannot_be_removed_is_told_once_the_rest_is_done() -> None:
     log: list[str] = []
     a, b = action(log, "a", fails="remove"), action(log, "b")
     with pytest.raises(PartlyDone, match="^Taking back 'a' on subject failed: remove a failed.$"):
-        run(a, b, recording=recording(log, [b]))
+        run(a, b, recording=make_transaction(log, [b]))
     assert log[-1] == "finish b"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.process import Process
 
-#: Seconds that a command of these tests needs at most, on a busy machine.
+#: Upper bound in seconds for a command of these tests on a busy machine.
 DEADLINE = 60
 
 LIST = (
@@ -24,7 +24,7 @@ LIST = (
 
 
 @contextmanager
-def running(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
+def run_process(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
     made = Process(argv, dict(os.environ), passed)
     try:
         yield made
@@ -35,7 +35,7 @@ def running(*argv: str, passed: tuple[int, ...] = ()) -> Iterator[Process]:
 
 
 def output(*argv: str, passed: tuple[int, ...] = ()) -> str:
-    with running(*argv, passed=passed) as made:
+    with run_process(*argv, passed=passed) as made:
         made.close_input()
         with open(made.stdout, closefd=False) as file:
             text = file.read()
@@ -46,7 +46,7 @@ def output(*argv: str, passed: tuple[int, ...] = ()) -> str:
 
 @pytest.fixture
 def inheritable(tmp_path: Path) -> Iterator[int]:
-    """A descriptor that exec doesn't close, as another program can leave behind."""
+    """Yield a descriptor that exec doesn't close, as inherited from another program."""
     (tmp_path / "left").write_text("left open")
     descriptor = os.open(tmp_path / "left", os.O_RDONLY)
     os.set_inheritable(descriptor, True)
@@ -85,10 +85,10 @@ def test_pipes_keep_apart_where_standard_descriptors_are_closed() -> None:
 
 
 def test_signals_end_a_command_as_they_should() -> None:
-    """Python itself ignores SIGPIPE, and a child process inherits that."""
+    """Python itself ignores SIGPIPE, and child processes inherit this setting."""
     ignored = int(output("grep", "SigIgn", "/proc/self/status").split()[1], 16)
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
-    with running("yes") as made:
+    with run_process("yes") as made:
         os.close(made.stdout)
         made._open.remove(made.stdout)
         assert made.wait(DEADLINE)
@@ -96,26 +96,26 @@ def test_signals_end_a_command_as_they_should() -> None:
 
 
 def test_the_end_is_waited_for_and_kept() -> None:
-    with running("sh", "-c", "read line; exit 7") as made:
+    with run_process("sh", "-c", "read line; exit 7") as made:
         assert not made.wait(0)
         assert not made.wait(0.01)
         made.close_input()
         made.close_input()
         assert made.wait(DEADLINE)
         assert made.wait(0)
-        made.kill()  # its number may be another process's by now
+        made.kill()  # another process may have its number by then
         assert made.returncode == 7
 
 
 def test_a_command_that_is_killed() -> None:
-    with running("sleep", "60") as made:
+    with run_process("sleep", "60") as made:
         made.kill()
         assert made.wait(DEADLINE)
         assert made.returncode == -signal.SIGKILL
 
 
 def test_where_ended_children_are_forgotten() -> None:
-    """A program that ignores SIGCHLD passes that on."""
+    """Children of a program that ignores SIGCHLD inherit this setting."""
     program = (
         "from ansible_collections.granary.vmstore.plugins.module_utils._core.command import run; "
         "print(run(['echo', 'done'], timeout=60).stdout)"
@@ -142,7 +142,7 @@ def test_nothing_is_left_open_of_a_command_that_cannot_be_started(
 
 
 def test_no_other_process_keeps_the_pipes_open() -> None:
-    """Else a command would never read the end of its input while another one runs."""
-    with running("cat") as first, running("sleep", "60"):
+    """With the pipes inherited by another process, a command would never reach the end of its input."""
+    with run_process("cat") as first, run_process("sleep", "60"):
         first.close_input()
         assert first.wait(DEADLINE)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Records behave as the standard library's dataclasses: each test runs with both."""
+"""Records behave like the standard library's dataclasses: each test runs with both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUGINS = Path(__file__).parents[3] / "plugins"
 
 
 def classes(module: Any) -> SimpleNamespace:
-    """The same classes, made by a module."""
+    """Return the same classes, created by a module."""
 
     @module.dataclass(frozen=True)
     class Frozen:
@@ -54,27 +54,28 @@ def classes(module: Any) -> SimpleNamespace:
             object.__setattr__(self, "middle", (self.low + self.high) // 2)
 
     class Plain(Frozen):
-        """Not decorated itself."""
+        """A subclass without the decorator."""
 
     return SimpleNamespace(Frozen=Frozen, Mutable=Mutable, Below=Below, Checked=Checked, Plain=Plain)
 
 
 class Both:
-    """What is done with one module and with the other, compared."""
+    """The same calls with both modules, and the comparison of their results."""
 
     def __init__(self) -> None:
         self.made = [(module, classes(module)) for module in (dataclasses, records)]
 
     def same(self, work: Callable[[SimpleNamespace, Any], object]) -> object:
-        """Return the result of ``work``, which is the same for both; so is an error, by its class and what it says of
-        the field.
+        """Return the result of ``work``, which must be the same for both modules.
+
+        Errors must have the same class and the same text about the field.
         """
         results = []
         for module, given in self.made:
             try:
                 results.append(work(given, module))
             except (AttributeError, TypeError, ValueError) as error:
-                # Python's versions put the rest differently.
+                # The rest of the text differs between versions of Python.
                 results.append(
                     (
                         AttributeError if isinstance(error, AttributeError) else type(error),
@@ -182,7 +183,7 @@ def test_equal_needs_the_same_class(both: Both) -> None:
 
 
 def test_hashes_are_those_of_the_fields(both: Both) -> None:
-    # Of what can't be hashed itself there is no hash.
+    # A record with an unhashable field has no hash.
     both.same(lambda c, _m: hash(c.Checked(1, 3)))
     both.same(lambda c, _m: len({c.Checked(1, 3), c.Checked(1, 3), c.Checked(1, 4)}))
     with pytest.raises(TypeError, match="unhashable"):
@@ -253,7 +254,7 @@ def test_methods_of_the_class_are_kept() -> None:
 
 @records.dataclass(frozen=True)
 class Sent:
-    """It has a place where pickle finds it."""
+    """A record at module level, where pickle can find the class."""
 
     name: str
     more: dict[str, int] = records.field(default_factory=dict)
@@ -273,12 +274,12 @@ def imports(module: ast.Module) -> list[str]:
 
 def test_no_plugin_imports_the_standard_module() -> None:
     found = [path for path in PLUGINS.rglob("*.py") if "dataclasses" in imports(ast.parse(path.read_text()))]
-    # The one for type checkers, the other because it is installed on hosts as a program that stands alone.
+    # records.py has an import for type checkers. wrapper.py is installed on hosts as a standalone program.
     assert sorted(path.name for path in found) == ["records.py", "wrapper.py"]
 
 
 def test_type_checkers_see_the_standard_module() -> None:
-    """In its branch for them, the module has what it has at run time."""
+    """The import for type checkers has the same names as the module at run time."""
     source = Path(sys.modules[records.__name__].__file__ or "").read_text()
     (branch,) = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
     (imported,) = branch.body

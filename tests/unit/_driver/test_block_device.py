@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Block devices as sources of images: loop devices, which the kernel treats as all others."""
+"""Block devices as sources of images, represented by loop devices, which the kernel treats like all others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def command(*argv: object) -> str:
 
 @pytest.fixture
 def attach(tmp_path: Path) -> Iterator[Attach]:
-    """Make a loop device of some bytes."""
+    """Attach a loop device to a new file of the given content."""
     devices: list[str] = []
 
     def make(content: bytes, *options: str) -> str:
@@ -63,7 +63,7 @@ def attach(tmp_path: Path) -> Iterator[Attach]:
 
 
 def raw(size: int = 4 * MIB) -> bytes:
-    """A disk with a boot sector, some data, and zeros."""
+    """Write a disk with a boot sector, some data, and zeros."""
     return (b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB - 512) + os.urandom(64 << 10)).ljust(
         size, b"\0"
     )
@@ -84,7 +84,7 @@ def driver(tmp_path: Path) -> Make:
     return make
 
 
-def stored(driver: FsDriver) -> list[str]:
+def list_stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
@@ -102,7 +102,7 @@ def test_a_device_becomes_an_image_with_holes(driver: Make, attach: Attach) -> N
 
 
 def test_a_device_with_a_qcow2_image(driver: Make, attach: Attach, tmp_path: Path) -> None:
-    """As oVirt and others have them on logical volumes: the image ends before the device."""
+    """oVirt and other programs store such images on logical volumes: the image ends before the device."""
     (tmp_path / "raw").write_bytes(content := raw())
     command("qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "qcow2")
     device = attach((tmp_path / "qcow2").read_bytes().ljust(8 * MIB, b"\0"))
@@ -129,7 +129,7 @@ def test_a_disk_that_is_longer_than_its_device(driver: Make, attach: Attach, tmp
             InvalidInput, match="by its ext2/3/4 superblock the disk has 8388608 bytes, of which 4194304 are there"
         ):
             use(device, CopyOptions("os"))
-    assert stored(driver()) == []
+    assert list_stored(driver()) == []
 
 
 def test_an_empty_device(driver: Make, attach: Attach) -> None:
@@ -137,7 +137,7 @@ def test_an_empty_device(driver: Make, attach: Attach) -> None:
     assert driver(device).cp(device, CopyOptions("datablock")).size_mb == 1
 
 
-# Where devices may be
+# Permitted directories of devices
 
 
 def test_devices_are_refused_where_nobody_allows_them(driver: Make, attach: Attach) -> None:
@@ -151,7 +151,7 @@ def test_devices_are_refused_where_nobody_allows_them(driver: Make, attach: Atta
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A directory of names for devices, as a volume group has one."""
+    """Create a directory with names of devices, similar to a volume group."""
     path = Path("/dev/granary-test")
     path.mkdir(mode=0o755)
     yield path
@@ -193,7 +193,7 @@ def test_a_link_elsewhere_allows_nothing(driver: Make, attach: Attach, tmp_path:
 
 
 def test_a_device_that_a_file_server_has_is_none(driver: Make, attach: Attach, tmp_path: Path) -> None:
-    """A file system without nodev can hold a node of any device of this host."""
+    """A file system without nodev can contain a node of any device of this host."""
     device = os.stat(attach(raw()))
     os.mknod(tmp_path / "node", 0o60600, device.st_rdev)
     with pytest.raises(
@@ -229,7 +229,7 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
                 f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
                 "snapshot of it, or give verify: false to store what comes out."
             )
-        assert stored(driver()) == []
+        assert list_stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))
         assert copied.warnings[0].startswith(
             f"{formatted} is mounted, or a part of another device or of a volume group, so the copy may hold parts of"
@@ -240,7 +240,7 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
 
 
 def test_a_device_that_another_one_holds_is_refused(driver: Make, attach: Attach) -> None:
-    """As LVM, RAID and swap hold their devices."""
+    """LVM, RAID and swap hold their devices in the same way."""
     device = attach(raw())
     holder = os.open(device, os.O_RDONLY | os.O_EXCL)
     try:
@@ -254,7 +254,7 @@ def test_a_device_that_another_one_holds_is_refused(driver: Make, attach: Attach
 def test_a_device_that_a_program_writes_to_is_refused(
     driver: Make, attach: Attach, opened_by_qemu: Callable[..., None], group: Path, own_node: bool
 ) -> None:
-    """libvirt gives QEMU nodes of its own, where the locks of others don't show."""
+    """libvirt gives QEMU separate nodes, on which locks of other processes are invisible."""
     device, node = attach(raw()), group / "node"
     os.mknod(node, 0o60600, os.stat(device).st_rdev)
     opened_by_qemu(node if own_node else Path(device), "-f", "raw")
@@ -289,14 +289,14 @@ def test_a_device_that_is_written_to_meanwhile(
 
     def disturbed(*arguments: Any, **options: Any) -> None:
         copied(*arguments, **options)
-        with open(device, "r+b", buffering=0) as file:  # what is closed isn't on the disk yet
+        with open(device, "r+b", buffering=0) as file:  # data of a closed buffered file may not be on the disk yet
             file.write(b"another boot sector")
 
     monkeypatch.setattr(copy, "copy_local", disturbed)
     if verify:
         with pytest.raises(StaleState, match=f"^{device} was written to while it was copied"):
             driver(device).cp(device, CopyOptions("os"))
-        assert stored(driver()) == []
+        assert list_stored(driver()) == []
     else:
         assert (
             "was written to while it was copied"

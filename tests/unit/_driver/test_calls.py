@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a real front-end asked its drivers (calls/*.json: its XML, its drivers' answers), asked of ours."""
+"""Recorded calls of a real front-end (calls/*.json: its XML and the replies of its drivers), repeated with
+our drivers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore i
 CALLS = Path(__file__).parent / "calls"
 TYPES = {"0": "image", "1": "system", "2": "file", "3": "backup"}
 
-# The recorded directories, on file systems of this test's own.
+# Commands that create the recorded directories on file systems of this test's own.
 ENTER = """
 mount -t tmpfs tmpfs /var/tmp && mkdir -p /var/tmp/files/shared_tree
 head -c 3500000 /dev/zero > /var/tmp/files/shared_tree/data
@@ -47,7 +49,7 @@ def driver_of(document: ElementTree.Element):
 
 
 def answer(call: dict) -> str:
-    """What our driver says, in the words of the recorded answer."""
+    """Return our driver's result in the format of the recorded reply."""
     document = ElementTree.fromstring(call["stdin_xml"])
     driver = driver_of(document)
     try:
@@ -69,7 +71,7 @@ def answer(call: dict) -> str:
 
 
 def answers(name: str) -> tuple[dict, str]:
-    """The recorded call, and our answer to it where the directories exist."""
+    """Return the recorded call, and our reply to the call with the recorded directories."""
     command = ["unshare", "-m", "sh", "-ec", ENTER, "sh", sys.executable, __file__, str(CALLS / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads((CALLS / name).read_text()), json.loads(done.stdout)
@@ -105,7 +107,7 @@ def test_what_cp_refuses_is_not_measured(name: str, path: str) -> None:
 
 def test_a_file_has_no_size_here() -> None:
     call, ours = answers("datastore-virtiofs-stat-2.json")
-    assert call["stdout"] == "0\n"  # taken for an empty directory
+    assert call["stdout"] == "0\n"  # the recorded driver treated it as an empty directory
     assert ours.startswith(
         "InvalidInput: path: '/var/tmp/files/raw64.img' is not accepted: a directory on the front-end or on a host"
     )
@@ -123,7 +125,7 @@ def test_fs_monitors_in_the_same_words_what_df_finds(tmp_path: Path) -> None:
         ).stdout.split()[-2:]
     )
     assert found.total_mb == total // 2**20
-    assert abs(found.used_mb - used // 2**20) <= 64  # others write too
+    assert abs(found.used_mb - used // 2**20) <= 64  # other processes write too
     assert 0 <= found.free_mb <= found.total_mb - found.used_mb
 
 

@@ -1,6 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Clones and exports of an image whose data is in several qcow2 files, each based on the one before."""
+"""Clones and exports of an image whose data is in several qcow2 files, each with the previous one as its
+backing file.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def qemu(program: str, *argv: object) -> str:
 
 
 def link_to_newest(image: Path) -> None:
-    """``image`` is a link to the second of two overlays on ``<image>.snap/0``."""
+    """Make ``image`` a link to the second of two overlays on ``<image>.snap/0``."""
     directory = Path(f"{image}.snap")
     directory.mkdir(parents=True)
     (directory / directory.name).symlink_to(".")
@@ -40,7 +42,7 @@ def link_to_newest(image: Path) -> None:
 
 
 def on_the_image(image: Path) -> None:
-    """The overlays are on the image itself."""
+    """Create the overlays on the image itself."""
     link_to_newest(image)
     image.unlink()
     Path(f"{image}.snap/0").rename(image)
@@ -63,8 +65,8 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def holds(path: str, image_format: str) -> list[int]:
-    """The first byte of each MiB."""
+def read_content(path: str, image_format: str) -> list[int]:
+    """Return the first byte of each MiB."""
     raw = f"{path}.content"
     qemu("qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw)
     data = Path(raw).read_bytes()
@@ -78,7 +80,7 @@ def test_a_clone_has_all_the_data(driver: FsDriver, image: Path, image_format: s
     before = sorted(os.listdir(image.parent))
     cloned = driver.clone(str(image), image_format, CopyOptions("datablock", driver_format=wanted))
     assert (cloned.format, cloned.size_mb) == (wanted or "qcow2", 4)
-    assert holds(cloned.source, cloned.format) == [1, 2, 3, 0]
+    assert read_content(cloned.source, cloned.format) == [1, 2, 3, 0]
     told = json.loads(qemu("qemu-img", "info", "--output=json", cloned.source))
     assert "backing-filename" not in told
     if cloned.format == "qcow2":
@@ -87,7 +89,7 @@ def test_a_clone_has_all_the_data(driver: FsDriver, image: Path, image_format: s
 
 
 def test_a_revert_while_it_is_cloned(driver: FsDriver, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clone holds what the image held when its files were opened, whatever has their names when qemu-img runs."""
+    """The clone has the content of the files that were opened, whatever has their names when qemu-img runs."""
 
     def late(*arguments: object, **options: object) -> None:
         driver.snap_revert(str(image), "qcow2", 0)
@@ -95,13 +97,13 @@ def test_a_revert_while_it_is_cloned(driver: FsDriver, image: Path, monkeypatch:
 
     convert = copy.convert
     monkeypatch.setattr(copy, "convert", late)
-    assert holds(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 2, 3, 0]
+    assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 2, 3, 0]
     monkeypatch.undo()
-    assert holds(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]
+    assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]
 
 
 def test_a_revert_before_all_files_are_open(driver: FsDriver, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of the newest becomes that of the oldest: its overlay is no part of either."""
+    """The oldest file gets the name of the newest one, and its overlay is no part of either chain."""
 
     @contextlib.contextmanager
     def late(content: ImageChain) -> Iterator[OpenChain]:
@@ -120,12 +122,12 @@ def test_a_clone_of_an_image_in_the_datastore_beside_it(driver: FsDriver, tmp_pa
     link_to_newest(tmp_path / "7" / NAME)
     cloned = driver.clone(str(tmp_path / "7" / NAME), "qcow2", CopyOptions("datablock"))
     assert os.path.dirname(cloned.source) == str(tmp_path / "100")
-    assert holds(cloned.source, "qcow2") == [1, 2, 3, 0]
+    assert read_content(cloned.source, "qcow2") == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", None])
 def test_a_chain_is_not_exported(driver: FsDriver, image: Path, image_format: str | None) -> None:
-    """The front-end would fetch one file of it, with a checksum that is right for this file."""
+    """The front-end would fetch only one file of the chain, with a checksum that is correct for this file."""
     with pytest.raises(
         Conflict,
         match=rf"can't be exported as one file, because its data is in {image}\.snap/2, .*; flatten its snapshots, or "

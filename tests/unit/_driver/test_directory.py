@@ -20,7 +20,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore i
 
 
 def test_blocks_free_to_users_are_what_is_free() -> None:
-    # 1000 MiB in blocks of 4 KiB, 400 MiB of it free, 350 MiB for users.
+    # Size 1000 MiB in blocks of 4 KiB, 400 MiB free, 350 MiB available to users.
     assert read_capacity("/ds", Completed(0, "4096 256000 102400 89600\n", "")) == Capacity(
         used_mb=600, free_mb=350, total_mb=1000
     )

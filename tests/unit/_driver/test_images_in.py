@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ``cp`` and ``clone`` store of images: the size that their headers say, without footers and snapshots, within the
-free space, or nothing.
+"""Images that ``cp`` and ``clone`` store: they have the size of their headers, without footers and snapshots.
+
+Images that exceed the free space leave no files.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def driver(tmp_path: Path) -> FsDriver:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A directory of a file system with 64 MiB."""
+    """Return a directory on a file system of 64 MiB."""
     point = tmp_path / "small"
     point.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tests", str(point)], check=True)
@@ -72,8 +73,9 @@ def byte_at(path: str, offset: int) -> bytes:
 
 
 def vhd(path: Path, creator: bytes) -> int:
-    """A dynamic VHD with a mark in its last sector, and a geometry that is rounded down, as other programs than QEMU
-    write it. The answer is its size.
+    """Create a dynamic VHD with a mark in its last sector, and return its size.
+
+    The geometry is rounded down, as in files of other programs than QEMU.
     """
     size, cylinders = 20 * GIB, 20 * GIB // 512 // 63 // 16
     qemu("qemu-img", "create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", path, size)
@@ -96,7 +98,7 @@ def vhd(path: Path, creator: bytes) -> int:
 def test_a_vhd_of_another_program_keeps_its_end(
     tmp_path: Path, driver: FsDriver, creator: bytes, wanted: str | None
 ) -> None:
-    """Also in guests of a QEMU that takes its geometry."""
+    """The end is also there in guests of a QEMU that uses the geometry."""
     size = vhd(tmp_path / "disk.vhd", creator)
     assert driver.stat(str(tmp_path / "disk.vhd")) == size // MIB
     copied = driver.cp(str(tmp_path / "disk.vhd"), CopyOptions("os", driver_format=wanted))
@@ -169,7 +171,7 @@ def test_the_size_of_a_fixed_vhd_at_a_url(tmp_path: Path, driver: FsDriver) -> N
 
 
 def test_a_disk_of_another_size_than_its_header_says_is_not_stored(tmp_path: Path, driver: FsDriver) -> None:
-    """qemu reads whole sectors and leaves out what follows."""
+    """qemu reads whole sectors and ignores the remainder."""
     qemu("qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "1M")
     with open(tmp_path / "disk", "r+b") as file:
         file.seek(24)
@@ -200,7 +202,7 @@ def test_each_conversion_compares_the_sizes(tmp_path: Path) -> None:
 
 
 def with_snapshots(path: Path, count: int) -> bytes:
-    """A qcow2 with internal snapshots. The answer is what it holds now."""
+    """Create a qcow2 image with internal snapshots, and return its present content."""
     qemu("qemu-img", "create", "-q", "-f", "qcow2", path, "4M")
     for number in range(count):
         qemu("qemu-io", "-f", "qcow2", "-c", f"write -q -P {number + 1} 0 1M", path)
@@ -222,7 +224,7 @@ def test_internal_snapshots_are_left_out(tmp_path: Path, driver: FsDriver, wante
     assert os.listdir(tmp_path / "100") == [os.path.basename(copied.source)]
 
 
-# What isn't whole
+# Incomplete images
 
 
 def test_a_cut_image_leaves_nothing_behind(tmp_path: Path, driver: FsDriver) -> None:
@@ -271,7 +273,7 @@ def test_a_clone_of_an_image_that_is_not_whole(tmp_path: Path, driver: FsDriver)
 
 
 def test_a_conversion_leaves_free_space_to_others(tmp_path: Path, small: Path) -> None:
-    """Clusters that take almost nothing, and become more than the file system has."""
+    """The clusters take almost no space, and would exceed the file system when converted."""
     (tmp_path / "raw").write_bytes(b"x" * (100 * MIB))
     qemu("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", tmp_path / "raw", tmp_path / "disk")
     assert (tmp_path / "disk").stat().st_size < 2 * MIB
@@ -297,7 +299,7 @@ def test_a_conversion_is_stopped_when_it_takes_too_long(
 
 
 def test_a_disk_without_data_takes_time_too(tmp_path: Path, driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """qemu-img reads all the zeros of a VHDX: an empty one takes far longer than its data would."""
+    """qemu-img reads all the zeros of a VHDX: an empty one takes far longer than a file of its allocated size."""
     qemu("qemu-img", "create", "-q", "-f", "vhdx", tmp_path / "disk", 256 * GIB)
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
     assert driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="qcow2")).size_mb == 256 * 1024
@@ -311,5 +313,5 @@ def test_a_vhdx_with_its_size_behind_a_long_log_or_table(
     assert driver.stat(str(tmp_path / "disk")) == size // MIB
     assert driver.preview(str(tmp_path / "disk"), CopyOptions("os")).size_mb == size // MIB
     assert driver.cp(str(tmp_path / "disk"), CopyOptions("os")).size_mb == size // MIB
-    if size < GIB:  # else all the zeros would be read
+    if size < GIB:  # without it all the zeros would be read
         assert driver.cp(str(tmp_path / "disk"), CopyOptions("os", driver_format="qcow2")).format == "qcow2"

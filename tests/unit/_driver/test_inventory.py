@@ -41,7 +41,7 @@ def images(directory: Path, *digits: str) -> set[str]:
 def test_stored_are_the_images_whose_data_is_there(tmp_path: Path) -> None:
     for digit in "ab":
         (tmp_path / name(digit)).write_bytes(b"data")
-    # What the transfer drivers make of a persistent qcow2 image with snapshots.
+    # Files that the transfer drivers create of a persistent qcow2 image with snapshots.
     (tmp_path / f"{name('c')}.snap").mkdir()
     (tmp_path / f"{name('c')}.snap/1").write_bytes(b"data")
     (tmp_path / name("c")).symlink_to(f"{name('c')}.snap/1")
@@ -93,7 +93,7 @@ def qemu_img(*arguments: object) -> str:
 
 
 def du(*paths: Path) -> int:
-    """Bytes on disk."""
+    """Return the allocated bytes on disk."""
     done = subprocess.run(["du", "-B1", "-s", "--total", *paths], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1].split()[0])
 
@@ -101,7 +101,7 @@ def du(*paths: Path) -> int:
 @pytest.mark.parametrize("image_format", ["raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc"])
 def test_an_image(tmp_path: Path, image_format: str) -> None:
     path = tmp_path / name("a")
-    # The sizes of VPC are those of a geometry.
+    # The sizes of VPC images follow from a geometry.
     qemu_img("create", "-q", "-f", image_format, path, 8912 * 1024)
     subprocess.run(["qemu-io", "-f", image_format, "-c", "write 0 1M", path], check=True, capture_output=True)
     (image,) = driver(tmp_path).inventory().images
@@ -150,8 +150,9 @@ def test_snapshots_that_are_copies(tmp_path: Path) -> None:
 
 
 def chain(directory: Path, *, shared: bool) -> Path:
-    """An image of 1 MiB with two snapshots, which has since grown to 2 MiB, as the transfer drivers ssh and shared lay
-    it out.
+    """Create an image of 1 MiB with two snapshots, which has since grown to 2 MiB.
+
+    The layout is that of the transfer drivers ssh and shared.
     """
     path = directory / name("a")
     snapshots = directory / f"{name('a')}.snap"
@@ -228,7 +229,7 @@ def test_parts_that_a_program_holds_are_no_leftovers(tmp_path: Path) -> None:
         directory.mkdir()
         (directory / "0").write_bytes(b"x" * 5000)
         link.symlink_to("/etc/passwd")
-        with new_image(str(tmp_path)) as mine:  # which sweeps
+        with new_image(str(tmp_path)) as mine:  # the creation also sweeps stale temporaries
             assert driver(tmp_path).inventory().in_progress == tuple(sorted([held, str(tmp_path / mine.name)]))
         assert driver(tmp_path).inventory().stale == ()
         left.write_bytes(b"x" * 9000)

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A datastore belongs to the service user, who replaces names and rewrites headers while root works there.
+"""Attacks on root by the service user, who owns the datastore, replaces names and rewrites headers.
 
-Nothing of root's is read or written.
+No file of root is read or written.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
-#: The uid of the fixture tenant.
+#: User id of the fixture tenant.
 TENANT = 61001
 NAME = "6573ae15e97409f235cae95705b4d830"
 SECRET = b"of root only".ljust(512) * 8
 
-#: Puts a link to the file argv[2] in the place of every part in the directory argv[1], as fast as it can, until its
-#: input ends.
+#: Program that continuously replaces every part in the directory argv[1] by a link to the file argv[2], until its input
+#: ends.
 SWAP = """
 import ctypes, os, select, sys
 directory, target = sys.argv[1:3]
@@ -80,7 +80,7 @@ def driver(tenant: Path) -> FsDriver:
 
 
 @contextlib.contextmanager
-def swapping(directory: Path, target: Path) -> Iterator[None]:
+def swap_parts(directory: Path, target: Path) -> Iterator[None]:
     with subprocess.Popen(
         [sys.executable, "-c", SWAP, directory, target, str(TENANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -108,7 +108,7 @@ def holds_secret(path: Path) -> bool:
 def test_a_part_that_is_replaced_by_a_link_writes_nowhere_else(
     driver: FsDriver, secret: Path, image_format: str, fs: str | None
 ) -> None:
-    with swapping(Path(driver.datastore.base_path), secret):
+    with swap_parts(Path(driver.datastore.base_path), secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError):
                 driver.mkfs(2, image_format, fs)
@@ -119,7 +119,7 @@ def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(
     driver: FsDriver, secret: Path, tmp_path: Path, tenant: Path
 ) -> None:
     source = ImageChain((str(qcow2(tmp_path / "image")),), "qcow2")
-    with swapping(tenant, secret):
+    with swap_parts(tenant, secret):
         for _time in range(8):
             with contextlib.suppress(VmstoreError, OSError), new_image(str(tenant)) as part:
                 copy_chain(source, part, "raw")
@@ -128,7 +128,7 @@ def test_a_file_that_is_written_for_another_user_is_written_nowhere_else(
 
 
 def test_nobody_else_can_open_a_part(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its future owner could rewrite its header between the look at it and its use."""
+    """A future owner could otherwise rewrite the header between its check and its use."""
     seen = []
 
     def look(argv: list[str], **options: object) -> object:
@@ -159,7 +159,7 @@ def test_a_header_that_names_a_file_of_root_when_it_is_too_late_to_look_leads_no
         else ["-b", str(secret), "-F", "raw", "-u"]
     )
     top = ImageChain((str(qcow2(base / "1", *options)), str(qcow2(base / "0"))), "qcow2")
-    secret.write_bytes(SECRET)  # qemu-img made it the data of the image
+    secret.write_bytes(SECRET)  # qemu-img made the file of root the data of the image
     if act == "copy":
         with contextlib.suppress(CommandFailed), new_image(str(base)) as part:
             copy_chain(top, part, "raw")
@@ -170,7 +170,7 @@ def test_a_header_that_names_a_file_of_root_when_it_is_too_late_to_look_leads_no
 
 
 def test_a_rebase_reads_no_file_of_root(driver: FsDriver, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The header of the overlay names a file of root after it was checked."""
+    """The header of the overlay names a file of root after the check."""
     image = Path(driver.datastore.base_path) / NAME
     directory = Path(f"{image}.snap")
     directory.mkdir()
@@ -200,7 +200,7 @@ def test_a_rebase_reads_no_file_of_root(driver: FsDriver, secret: Path, monkeypa
 
 @pytest.fixture
 def elsewhere(driver: FsDriver, tmp_path: Path) -> Path:
-    """The datastore's directory is replaced by a link to one of root."""
+    """Replace the datastore's directory by a link to a directory of root, and return the latter."""
     directory = tmp_path / "root's"
     directory.mkdir()
     (directory / NAME).write_bytes(SECRET)
@@ -253,7 +253,7 @@ def test_a_datastore_is_not_made_where_a_link_of_another_user_leads(driver: FsDr
 def test_a_datastore_may_be_a_link_to_a_directory_of_the_same_user(
     driver: FsDriver, tenant: Path, tmp_path: Path, owner: int
 ) -> None:
-    """Another disk, below a directory of root."""
+    """The link leads to another disk, below a directory of root."""
     base = Path(driver.datastore.base_path)
     base.rmdir()
     big = tmp_path / "big"
@@ -288,7 +288,7 @@ def test_a_source_that_is_a_link_of_another_user_is_not_read(driver: FsDriver, s
 def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(
     driver: FsDriver, tenant: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as /proc/1/root for whoever may not trace that process."""
+    """An example is /proc/1/root for users who may not trace this process."""
 
     def refused(path: str, **options: object) -> str:
         if path == f"{tenant}/source":
@@ -304,7 +304,7 @@ def test_a_link_that_the_kernel_does_not_tell_is_an_error_in_one_sentence(
 
 @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET"])
 def test_a_confined_command_has_no_sockets(family: str) -> None:
-    """The owner of an image could let it wait at one for as long as he likes."""
+    """The owner of an image could otherwise block the command at a socket for any length of time."""
     argv = ["/usr/bin/python3", "-IS", "-c", f"import socket; socket.socket(socket.{family})"]
     assert command.run(argv).returncode == 0
     refused = command.run(argv, accept=None, confinement=confinement.Confinement())
@@ -314,7 +314,7 @@ def test_a_confined_command_has_no_sockets(family: str) -> None:
 def test_without_landlock_root_reads_no_headers_of_others(
     driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # which the kernel refuses
+    monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # a version that the kernel refuses
     base = Path(driver.datastore.base_path)
     content = ImageChain((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
     with (
@@ -330,7 +330,7 @@ def test_without_landlock_root_reads_no_headers_of_others(
 
 
 def test_opt_is_no_place_that_everybody_reads(driver: FsDriver, secret: Path) -> None:
-    """qemu-img may read programs and libraries. What an administrator installs for root alone isn't among them."""
+    """qemu-img may read programs and libraries, but no files that an administrator installs for root alone."""
     base = Path(driver.datastore.base_path)
     for place in ("/opt", "/usr/local", "/usr/share"):
         made = subprocess.run(
@@ -371,7 +371,7 @@ def test_a_part_that_is_a_deep_directory_stops_nothing(driver: FsDriver) -> None
     assert os.path.isfile(driver.mkfs(1, "raw", None))
 
 
-#: Makes the file argv[1], and lets nobody open it (fcntl(2), "Leases") until its input ends.
+#: Program that creates the file argv[1], and blocks opening of the file (fcntl(2), "Leases") until its input ends.
 LEASE = """
 import fcntl, os, signal, sys
 os.setgroups([]); os.setgid(61001); os.setuid(61001)
@@ -437,7 +437,7 @@ def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.Mo
 
 
 def test_a_former_owner_who_has_a_file_open_leads_nowhere_else(driver: FsDriver, secret: Path, tmp_path: Path) -> None:
-    """libvirt gives images to root where it can't remember whose they were."""
+    """libvirt gives images to root where it can't store their previous owner."""
     base = Path(driver.datastore.base_path)
     top = ImageChain((str(qcow2(base / "1")), str(qcow2(base / "0"))), "qcow2")
     for path in top.files:

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an image is made of, by what it begins and ends with: a file of each kind, from the program that writes it or
-from its specification.
+"""The recognition of an image's format by the beginning and the end of the file.
+
+There is a file of each format, from the program that writes this format or from its specification.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import disk
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 KIB, MIB = 1 << 10, 1 << 20
-#: What nothing recognises.
+#: Content without a known format.
 NOISE = random.Random(7).randbytes(300 * KIB)
 
 PACKAGES = {
@@ -65,12 +66,12 @@ def begins(header: bytes) -> Callable[[Path], bytes]:
     return lambda _directory: header + NOISE
 
 
-def at(offset: int, data: bytes) -> Callable[[Path], bytes]:
-    """Noise, with ``data`` in it."""
+def place_at(offset: int, data: bytes) -> Callable[[Path], bytes]:
+    """Return noise that contains ``data``."""
     return lambda _directory: NOISE[:offset].ljust(offset, b"\x07") + data + NOISE
 
 
-# What is refused
+# Refused formats
 
 
 def member(directory: Path) -> str:
@@ -78,42 +79,42 @@ def member(directory: Path) -> str:
     return "disk.img"
 
 
-def tarred(form: str) -> Callable[[Path], bytes]:
+def make_tar(form: str) -> Callable[[Path], bytes]:
     return lambda directory: tool("tar", f"--format={form}", "-c", member(directory), directory=directory)
 
 
-def archived(form: str) -> Callable[[Path], bytes]:
+def make_cpio(form: str) -> Callable[[Path], bytes]:
     return lambda directory: tool("cpio", "-o", "-H", form, stdin=member(directory).encode(), directory=directory)
 
 
-def swapped(directory: Path) -> bytes:
-    """As a machine of the other byte order writes it: words of a header are swapped, bytes of names are not."""
-    data = archived("bin")(directory)
+def swap_bytes(directory: Path) -> bytes:
+    """Return a file of a machine with the other byte order: words of a header are swapped, bytes of names are not."""
+    data = make_cpio("bin")(directory)
     words = struct.unpack_from("<13H", data)
     return struct.pack(">13H", *words) + data[26:]
 
 
 def unsigned_tar(directory: Path) -> bytes:
-    data = bytearray(tarred("v7")(directory))
-    data[0] = 0xE9  # a name that isn't ASCII
+    data = bytearray(make_tar("v7")(directory))
+    data[0] = 0xE9  # a name with characters outside of ASCII
     header = struct.unpack("512b", bytes(data[:148]) + b" " * 8 + bytes(data[156:512]))
     data[148:156] = b"%06o\0 " % sum(header)
     return bytes(data)
 
 
 def damaged_tar(directory: Path) -> bytes:
-    data = bytearray(tarred("ustar")(directory))
+    data = bytearray(make_tar("ustar")(directory))
     data[0] ^= 1
     return bytes(data)
 
 
-def zipped(_directory: Path) -> bytes:
+def make_zip(_directory: Path) -> bytes:
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         archive.writestr("disk.img", NOISE)
     return buffer.getvalue()
 
 
-def created(form: str, *options: str) -> Callable[[Path], bytes]:
+def create_image(form: str, *options: str) -> Callable[[Path], bytes]:
     def image(directory: Path) -> bytes:
         tool("qemu-img", "create", "-q", "-f", form, *options, path := directory / "created", "4M")
         return path.read_bytes()
@@ -122,7 +123,7 @@ def created(form: str, *options: str) -> Callable[[Path], bytes]:
 
 
 def ntfs_clone(directory: Path) -> bytes:
-    made("mkfs.ntfs", "-q", "-F", size=8 * MIB)(directory)
+    make_disk("mkfs.ntfs", "-q", "-F", size=8 * MIB)(directory)
     return tool("ntfsclone", "-q", "--save-image", "-O", "-", directory / "made")
 
 
@@ -140,24 +141,24 @@ def dmg(beginning: bytes) -> Callable[[Path], bytes]:
 LHA = b"\x21\x8a-lh5-" + struct.pack("<IIIBB", 1000, 3000, 0x5B3D2A10, 0x20, 2)
 EWF_SEGMENT = b"\1\1\0\0\0"
 
-#: What follows the header.
+#: Bytes after the header.
 LZMA = lzma.compress(NOISE, lzma.FORMAT_ALONE)[13:]
 
-#: What each is called, and what makes a file of it.
+#: Names of the formats, and functions that create a file of each format.
 REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     # archives
-    "tar v7": ("a tar archive", tarred("v7")),
-    "tar ustar": ("a tar archive", tarred("ustar")),
-    "tar pax": ("a tar archive", tarred("pax")),
-    "tar gnu": ("a tar archive", tarred("gnu")),
+    "tar v7": ("a tar archive", make_tar("v7")),
+    "tar ustar": ("a tar archive", make_tar("ustar")),
+    "tar pax": ("a tar archive", make_tar("pax")),
+    "tar gnu": ("a tar archive", make_tar("gnu")),
     "tar with a signed checksum": ("a tar archive", unsigned_tar),
     "tar with a wrong checksum": ("a tar archive", damaged_tar),
-    "cpio newc": ("a cpio archive", archived("newc")),
-    "cpio crc": ("a cpio archive", archived("crc")),
-    "cpio odc": ("a cpio archive", archived("odc")),
-    "cpio bin": ("a cpio archive", archived("bin")),
-    "cpio of the other byte order": ("a cpio archive", swapped),
-    "zip": ("a zip archive", zipped),
+    "cpio newc": ("a cpio archive", make_cpio("newc")),
+    "cpio crc": ("a cpio archive", make_cpio("crc")),
+    "cpio odc": ("a cpio archive", make_cpio("odc")),
+    "cpio bin": ("a cpio archive", make_cpio("bin")),
+    "cpio of the other byte order": ("a cpio archive", swap_bytes),
+    "zip": ("a zip archive", make_zip),
     "empty zip": ("a zip archive", lambda _directory: b"PK\5\6" + bytes(18)),
     "zip in parts": ("a zip archive", begins(b"PK\7\x08PK\3\4\x14\0")),
     "zip that was to have parts": ("a zip archive", begins(b"PK00PK\3\4\x14\0")),
@@ -220,9 +221,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes]]] = {
         for low in (0x1E, *range(0x22, 0x28))
     },
     # containers
-    "qcow": ("a qcow image", created("qcow")),
-    "QED": ("a QED image", created("qed")),
-    "Parallels": ("a Parallels image", created("parallels")),
+    "qcow": ("a qcow image", create_image("qcow")),
+    "QED": ("a QED image", create_image("qed")),
+    "Parallels": ("a Parallels image", create_image("parallels")),
     "old Parallels": ("a Parallels image", begins(b"WithoutFreeSpace\2\0\0\0")),
     "Bochs": ("a Bochs image", begins(b"Bochs Virtual HD Image\0")),
     "cloop": ("a cloop image", begins(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0\n")),
@@ -333,28 +334,28 @@ def driver(tmp_path: Path) -> FsDriver:
 
 @pytest.fixture
 def files(driver: FsDriver, tmp_path: Path) -> Path:
-    """Where images come from."""
+    """Return the directory of the images' sources."""
     return tmp_path / "files"
 
 
-def written(path: Path, data: bytes) -> str:
+def write_file(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return str(path)
 
 
-def stored(driver: FsDriver) -> list[bytes]:
+def read_stored(driver: FsDriver) -> list[bytes]:
     return [path.read_bytes() for path in Path(driver.datastore.base_path).iterdir()]
 
 
-def refused(driver: FsDriver, path: str, options: CopyOptions) -> str:
-    """Why, which the preview says as well."""
+def expect_refusal(driver: FsDriver, path: str, options: CopyOptions) -> str:
+    """Return the reason of a refusal, which must be the same in the preview."""
     reasons = []
     for act in (driver.cp, driver.preview):
         with pytest.raises(InvalidInput) as caught:
             act(path, options)
         reasons.append(str(caught.value))
     assert reasons[0] == reasons[1]
-    assert stored(driver) == []
+    assert read_stored(driver) == []
     return reasons[0]
 
 
@@ -362,16 +363,16 @@ def refused(driver: FsDriver, path: str, options: CopyOptions) -> str:
 def test_what_is_no_image_is_refused_by_its_name(driver: FsDriver, files: Path, tmp_path: Path, kind: str) -> None:
     called, make = REFUSED[kind]
     data = make(tmp_path)
-    path = written(files / "x", data)
+    path = write_file(files / "x", data)
     for image_type in ("os", "datablock", "cdrom"):
         expected = f"path: '{path}' is not accepted: an image is expected, and this is {called}: "
-        message = refused(driver, path, CopyOptions(image_type))
+        message = expect_refusal(driver, path, CopyOptions(image_type))
         assert message.startswith(expected) and message.endswith("; format: raw stores it as it is.")
-    if kind != "DMG with bzip2":  # which would be compressed twice
-        compressed = written(files / "x.gz", gzip.compress(data, 1))
-        assert f"and this is {called}: " in refused(driver, compressed, CopyOptions("os"))
+    if kind != "DMG with bzip2":  # doubly compressed
+        compressed = write_file(files / "x.gz", gzip.compress(data, 1))
+        assert f"and this is {called}: " in expect_refusal(driver, compressed, CopyOptions("os"))
     copied = driver.cp(path, CopyOptions("os", image_format="raw"))
-    assert (copied.format, copied.warnings, stored(driver)) == ("raw", (), [data])
+    assert (copied.format, copied.warnings, read_stored(driver)) == ("raw", (), [data])
 
 
 def test_each_row_of_the_table_has_a_file(tmp_path: Path) -> None:
@@ -393,10 +394,10 @@ def test_each_row_of_the_table_has_a_file(tmp_path: Path) -> None:
         assert any(map(fits, signs)), name
 
 
-# What tells that it is a disk
+# Signs of a disk
 
 
-def made(name: str, *arguments: str, size: int = 64 * MIB) -> Callable[[Path], bytes]:
+def make_disk(name: str, *arguments: str, size: int = 64 * MIB) -> Callable[[Path], bytes]:
     def image(directory: Path) -> bytes:
         path = directory / "made"
         path.unlink(missing_ok=True)
@@ -430,56 +431,56 @@ BCACHEFS = "c68573f6 66ce 90a9 d96a 60cf803df7ef"
 
 SIGNS: dict[str, Callable[[Path], bytes]] = {
     "ISO": iso,
-    "ext4": made("mkfs.ext4", "-q"),
-    "ext2": made("mkfs.ext4", "-q", "-t", "ext2", "-b", "1024"),
-    "XFS": made("mkfs.xfs", "-q", size=400 * MIB),
-    "btrfs": made("mkfs.btrfs", "-q", size=128 * MIB),
-    "F2FS": made("mkfs.f2fs", "-q", size=128 * MIB),
-    "FAT": made("mkfs.vfat"),
-    "exFAT": made("mkfs.exfat"),
-    "NTFS": made("mkfs.ntfs", "-q", "-F"),
-    "swap": made("mkswap"),
-    "swap of a large page": made("mkswap", "-p", "65536"),
-    "old swap": at(4086, b"SWAP-SPACE"),
-    "hibernation": at(4086, b"S1SUSPEND\0"),
-    "MBR": at(510, b"\x55\xaa"),
-    "GPT": at(512, b"EFI PART\0\0\1\0"),
-    "GPT of large sectors": at(4096, b"EFI PART\0\0\1\0"),
+    "ext4": make_disk("mkfs.ext4", "-q"),
+    "ext2": make_disk("mkfs.ext4", "-q", "-t", "ext2", "-b", "1024"),
+    "XFS": make_disk("mkfs.xfs", "-q", size=400 * MIB),
+    "btrfs": make_disk("mkfs.btrfs", "-q", size=128 * MIB),
+    "F2FS": make_disk("mkfs.f2fs", "-q", size=128 * MIB),
+    "FAT": make_disk("mkfs.vfat"),
+    "exFAT": make_disk("mkfs.exfat"),
+    "NTFS": make_disk("mkfs.ntfs", "-q", "-F"),
+    "swap": make_disk("mkswap"),
+    "swap of a large page": make_disk("mkswap", "-p", "65536"),
+    "old swap": place_at(4086, b"SWAP-SPACE"),
+    "hibernation": place_at(4086, b"S1SUSPEND\0"),
+    "MBR": place_at(510, b"\x55\xaa"),
+    "GPT": place_at(512, b"EFI PART\0\0\1\0"),
+    "GPT of large sectors": place_at(4096, b"EFI PART\0\0\1\0"),
     "floppy": begins(FLOPPY),
-    "FAT12": at(54, b"FAT12   "),
-    "FAT32": at(82, b"FAT32   "),
-    "High Sierra": at(32777, b"CDROM\1"),
-    "UDF": at(32769, b"BEA01\1"),
-    "UDF 2": at(32769, b"NSR02\1"),
-    "LVM": at(512, b"LABELONE\1\0\0\0"),
+    "FAT12": place_at(54, b"FAT12   "),
+    "FAT32": place_at(82, b"FAT32   "),
+    "High Sierra": place_at(32777, b"CDROM\1"),
+    "UDF": place_at(32769, b"BEA01\1"),
+    "UDF 2": place_at(32769, b"NSR02\1"),
+    "LVM": place_at(512, b"LABELONE\1\0\0\0"),
     "LVM 1": begins(b"HM\1\0"),
     "LUKS": begins(b"LUKS\xba\xbe\0\2"),
     "BitLocker": begins(b"\xeb\x58\x90-FVE-FS-"),
     "md 1.1": begins(struct.pack("<II", 0xA92B4EFC, 1)),
-    "md 1.2": at(4096, struct.pack("<II", 0xA92B4EFC, 1)),
+    "md 1.2": place_at(4096, struct.pack("<II", 0xA92B4EFC, 1)),
     "squashfs": begins(b"hsqs"),
     "squashfs of the other byte order": begins(b"sqsh"),
-    "EROFS": at(1024, struct.pack("<I", 0xE0F5E1E2)),
+    "EROFS": place_at(1024, struct.pack("<I", 0xE0F5E1E2)),
     "cramfs": begins(struct.pack("<I", 0x28CD3D45)),
-    "cramfs of the other byte order": at(512, struct.pack(">I", 0x28CD3D45)),
+    "cramfs of the other byte order": place_at(512, struct.pack(">I", 0x28CD3D45)),
     "romfs": begins(b"-rom1fs-"),
     "ReFS": begins(b"\0\0\0ReFS\0\0\0\0"),
-    "HPFS": at(8192, struct.pack("<II", 0xF995E849, 0xFA53E9C5)),
-    "HFS": at(1024, b"BD" + bytes(18) + struct.pack(">I", 4096)),
-    "HFS+": at(1024, b"H+\0\4"),
-    "HFSX": at(1024, b"HX\0\5"),
-    "APFS": at(32, b"NXSB"),
-    "UFS": at(9564, struct.pack("<I", 0x00011954)),
-    "UFS of the other byte order": at(9564, struct.pack(">I", 0x00011954)),
-    "UFS 2": at(66908, struct.pack("<I", 0x19540119)),
-    "UFS 2 of the other byte order": at(66908, struct.pack(">I", 0x19540119)),
-    "ZFS": at(132 * KIB, struct.pack("<Q", 0x00BAB10C)),
-    "ZFS of the other byte order": at(132 * KIB, struct.pack(">Q", 0x00BAB10C)),
-    "bcache": at(4120, bytes.fromhex(BCACHE)),
-    "bcachefs": at(4120, bytes.fromhex(BCACHEFS)),
-    "BSD": at(512, struct.pack("<I", 0x82564557)),
-    "BSD of the other byte order": at(64, struct.pack(">I", 0x82564557)),
-    "Apple": at(512, b"PM\0\0\0\0\0\3"),
+    "HPFS": place_at(8192, struct.pack("<II", 0xF995E849, 0xFA53E9C5)),
+    "HFS": place_at(1024, b"BD" + bytes(18) + struct.pack(">I", 4096)),
+    "HFS+": place_at(1024, b"H+\0\4"),
+    "HFSX": place_at(1024, b"HX\0\5"),
+    "APFS": place_at(32, b"NXSB"),
+    "UFS": place_at(9564, struct.pack("<I", 0x00011954)),
+    "UFS of the other byte order": place_at(9564, struct.pack(">I", 0x00011954)),
+    "UFS 2": place_at(66908, struct.pack("<I", 0x19540119)),
+    "UFS 2 of the other byte order": place_at(66908, struct.pack(">I", 0x19540119)),
+    "ZFS": place_at(132 * KIB, struct.pack("<Q", 0x00BAB10C)),
+    "ZFS of the other byte order": place_at(132 * KIB, struct.pack(">Q", 0x00BAB10C)),
+    "bcache": place_at(4120, bytes.fromhex(BCACHE)),
+    "bcachefs": place_at(4120, bytes.fromhex(BCACHEFS)),
+    "BSD": place_at(512, struct.pack("<I", 0x82564557)),
+    "BSD of the other byte order": place_at(64, struct.pack(">I", 0x82564557)),
+    "Apple": place_at(512, b"PM\0\0\0\0\0\3"),
     "SGI": begins(struct.pack(">I", 0x0BE5A941)),
     "Sun": sun,
     "AIX": begins(b"\xc9\xc2\xd4\xc1"),
@@ -487,30 +488,30 @@ SIGNS: dict[str, Callable[[Path], bytes]] = {
     "OFS": begins(b"DOS\0"),
     "FFS": begins(b"DOS\1"),
     "VMFS": lambda _directory: b"\1" + bytes(MIB - 1) + struct.pack("<I", 0xC001D00D),
-    "JFS": at(32768, b"JFS1"),
-    "ReiserFS": at(65588, b"ReIsEr2Fs"),
-    "Reiser4": at(65536, b"ReIsEr4"),
-    "OCFS2": at(8192, b"OCFSV2"),
-    "GFS2": at(65536, struct.pack(">I", 0x01161970)),
-    "VxFS": at(1024, struct.pack("<I", 0xA501FCF5)),
+    "JFS": place_at(32768, b"JFS1"),
+    "ReiserFS": place_at(65588, b"ReIsEr2Fs"),
+    "Reiser4": place_at(65536, b"ReIsEr4"),
+    "OCFS2": place_at(8192, b"OCFSV2"),
+    "GFS2": place_at(65536, struct.pack(">I", 0x01161970)),
+    "VxFS": place_at(1024, struct.pack("<I", 0xA501FCF5)),
     "BFS": begins(struct.pack("<I", 0x1BADFACE)),
-    "MINIX": at(1024, struct.pack("<6HIH", 32, 100, 1, 1, 5, 0, 268966912, 0x138F)),
-    "MINIX 3": at(1024, struct.pack("<I4x12xIH", 32, 100, 0x4D5A)),
-    "NILFS2": at(1024, struct.pack("<IHH", 2, 0, 0x3434)),
+    "MINIX": place_at(1024, struct.pack("<6HIH", 32, 100, 1, 1, 5, 0, 268966912, 0x138F)),
+    "MINIX 3": place_at(1024, struct.pack("<I4x12xIH", 32, 100, 0x4D5A)),
+    "NILFS2": place_at(1024, struct.pack("<IHH", 2, 0, 0x3434)),
     "VDO": begins(b"dmvdo001"),
     "dm-integrity": begins(b"integrt\0\5"),
     "dm-verity": begins(b"verity\0\0\1\0\0\0"),
     "dm-snapshot": begins(struct.pack("<4sI", b"SnAp", 1)),
-    "Stratis": at(516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    "Stratis": place_at(516, b"!Stra0tis\x86\xff\x02^\x41rh"),
     "BlueStore": begins(b"bluestore block device\n"),
-    "ASM": at(32, b"ORCLDISK"),
+    "ASM": place_at(32, b"ORCLDISK"),
 }
 
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_a_disk_is_stored_without_a_warning(driver: FsDriver, files: Path, tmp_path: Path, sign: str) -> None:
     data = SIGNS[sign](tmp_path)
-    path = written(files / "x", data)
+    path = write_file(files / "x", data)
     os.truncate(path, 512 * MIB)  # as long as the largest file system
     for image_type in ("os", "cdrom"):
         copied = driver.cp(path, CopyOptions(image_type))
@@ -523,7 +524,7 @@ def test_a_disk_is_stored_without_a_warning(driver: FsDriver, files: Path, tmp_p
 
 @pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign not in ("floppy", "Sun", "ISO")])
 def test_it_is_a_disk_though_its_first_code_looks_like_something(tmp_path: Path, sign: str) -> None:
-    """The magic numbers of two or three bytes could be instructions of a boot sector."""
+    """Magic numbers of two or three bytes can also be instructions of a boot sector."""
     data = SIGNS[sign](tmp_path)
     for code in (
         b"\x1f\x9d\x90",
@@ -533,7 +534,7 @@ def test_it_is_a_disk_though_its_first_code_looks_like_something(tmp_path: Path,
         b"\x5d\0\0\x80\0" + b"\xff" * 8 + b"\0",
     ):
         disk = code + data[len(code) :]
-        if disk_signs.disk_sign(disk):  # it isn't the sign that the code is written over
+        if disk_signs.disk_sign(disk):  # the code may have overwritten the sign itself
             assert magic.sniff(disk) == "raw"
 
 
@@ -552,23 +553,23 @@ def test_an_archive_of_a_disk_is_an_archive(tmp_path: Path) -> None:
     assert magic.sniff((tmp_path / "x.tar").read_bytes()) == "tar"
 
 
-# What nothing recognises
+# Unknown content
 
 
 @pytest.mark.parametrize(
     "data", [b"hello\n", NOISE, b"x", b"\1" + bytes(MIB), b"{}", b"#!/bin/sh\n", b"<p", b"BZh is no bzip2", b"07070 "]
 )
 def test_what_nothing_recognises_is_stored_with_a_warning(driver: FsDriver, files: Path, data: bytes) -> None:
-    path = written(files / "x", data)
+    path = write_file(files / "x", data)
     for image_type in ("os", "datablock", "cdrom"):
         copied = driver.cp(path, CopyOptions(image_type))
-        assert (copied.format, stored(driver)) == ("raw", [data])
+        assert (copied.format, read_stored(driver)) == ("raw", [data])
         (warning,) = copied.warnings
         assert warning.startswith(f"{path} is stored as a raw disk, though nothing in it is recognised (")
         assert warning.endswith("; format: raw says that it is one.")
         assert driver.preview(path, CopyOptions(image_type)).warnings == (warning,)
         driver.rm(copied.source)
-    packed = written(files / "x.xz", lzma.compress(data))
+    packed = write_file(files / "x.xz", lzma.compress(data))
     for act in (driver.cp, driver.preview):
         assert act(packed, CopyOptions("os")).warnings == (warning.replace(path, packed),)
     assert driver.cp(path, CopyOptions("os", driver_format="qcow2")).warnings == (warning,)
@@ -578,10 +579,10 @@ def test_what_nothing_recognises_is_stored_with_a_warning(driver: FsDriver, file
 
 @pytest.mark.parametrize("data", [bytes(1), bytes(MIB), bytes(5 * MIB) + NOISE])
 def test_what_begins_with_zeros_can_be_an_empty_disk(driver: FsDriver, files: Path, data: bytes) -> None:
-    path = written(files / "x", data)
+    path = write_file(files / "x", data)
     for copied in (
         driver.cp(path, CopyOptions("os")),
-        driver.cp(written(files / "x.gz", gzip.compress(data, 1)), CopyOptions("os")),
+        driver.cp(write_file(files / "x.gz", gzip.compress(data, 1)), CopyOptions("os")),
     ):
         assert copied.warnings == ()
         assert Path(copied.source).read_bytes() == data
@@ -625,13 +626,13 @@ def test_what_is_almost_zlib() -> None:
 
 
 def test_what_is_almost_an_archive(tmp_path: Path) -> None:
-    tar = bytearray(tarred("v7")(tmp_path))
+    tar = bytearray(make_tar("v7")(tmp_path))
     tar[0] ^= 1
     assert magic.sniff(bytes(tar)) == "raw"
     broken = bytearray(arj(tmp_path))
     broken[20] ^= 1
     assert magic.sniff(bytes(broken)) == "raw"
-    cpio = bytearray(archived("bin")(tmp_path))
+    cpio = bytearray(make_cpio("bin")(tmp_path))
     cpio[20] += 1  # the length of the name
     assert magic.sniff(bytes(cpio)) == "raw"
 
@@ -652,32 +653,32 @@ def skippable(kind: int, length: int) -> bytes:
 )
 def test_zstd_may_begin_with_skippable_frames(driver: FsDriver, files: Path, before: bytes) -> None:
     disk = SIGNS["MBR"](files)
-    path = written(files / "x", before + zstd(disk))
+    path = write_file(files / "x", before + zstd(disk))
     copied = driver.cp(path, CopyOptions("os"))
-    assert (copied.warnings, stored(driver)) == ((), [disk])
+    assert (copied.warnings, read_stored(driver)) == ((), [disk])
     assert driver.preview(path, CopyOptions("os")).size_mb == 1
     driver.rm(copied.source)
-    assert "and inside gzip there is zstd again" in refused(
-        driver, written(files / "twice", gzip.compress(before + zstd(disk))), CopyOptions("os")
+    assert "and inside gzip there is zstd again" in expect_refusal(
+        driver, write_file(files / "twice", gzip.compress(before + zstd(disk))), CopyOptions("os")
     )
 
 
 def test_as_parallel_compressors_write_it(driver: FsDriver, files: Path) -> None:
     disk = SIGNS["MBR"](files) * 20
-    path = written(files / "x", tool("pzstd", "-c", "-q", "-p", "2", stdin=disk))
+    path = write_file(files / "x", tool("pzstd", "-c", "-q", "-p", "2", stdin=disk))
     assert Path(path).read_bytes()[1:4] == b"\x2a\x4d\x18"
     driver.cp(path, CopyOptions("os"))
-    assert stored(driver) == [disk]
+    assert read_stored(driver) == [disk]
 
 
 @pytest.mark.parametrize(
     "data", [b"", gzip.compress(b"", mtime=0), lzma.compress(b""), skippable(0, 10), skippable(1, 70000)]
 )
 def test_what_is_empty_is_no_image(driver: FsDriver, files: Path, data: bytes) -> None:
-    path = written(files / "x", data)
+    path = write_file(files / "x", data)
     for image_type in ("os", "datablock", "cdrom"):
         assert (
-            refused(driver, path, CopyOptions(image_type))
+            expect_refusal(driver, path, CopyOptions(image_type))
             == f"path: '{path}' is not accepted: an image is expected, and this is empty."
         )
 
@@ -685,12 +686,14 @@ def test_what_is_empty_is_no_image(driver: FsDriver, files: Path, data: bytes) -
 def test_an_empty_file_can_be_a_context_file_only(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     driver = FsDriver(Datastore(2, "files", "file", "fs", "local", f"{tmp_path}/store", safe_dirs=(str(tmp_path),)))
-    path = written(tmp_path / "x", b"")
+    path = write_file(tmp_path / "x", b"")
     for image_type in ("kernel", "ramdisk"):
         for image_format in (None, "raw"):
-            assert "and this is empty" in refused(driver, path, CopyOptions(image_type, image_format=image_format))
+            assert "and this is empty" in expect_refusal(
+                driver, path, CopyOptions(image_type, image_format=image_format)
+            )
     assert driver.cp(path, CopyOptions("context")).size_mb == driver.preview(path, CopyOptions("context")).size_mb == 0
-    for data in (b"<html>", zipped(tmp_path), gzip.compress(NOISE), b"hello"):
+    for data in (b"<html>", make_zip(tmp_path), gzip.compress(NOISE), b"hello"):
         (tmp_path / "y").write_bytes(data)
         copied = driver.cp(str(tmp_path / "y"), CopyOptions("kernel"))
         assert (copied.warnings, Path(copied.source).read_bytes()) == ((), data)
@@ -699,61 +702,61 @@ def test_an_empty_file_can_be_a_context_file_only(tmp_path: Path) -> None:
 def test_a_datastore_that_decompresses_nothing_stores_what_is_packed(
     driver: FsDriver, files: Path, tmp_path: Path
 ) -> None:
-    for data in (gzip.compress(NOISE), tarred("v7")(tmp_path), tool("lz4", "-c", stdin=NOISE)):
-        copied = driver.cp(written(files / "x", data), CopyOptions("os", no_decompress=True))
-        assert (copied.format, copied.warnings, stored(driver)) == ("raw", (), [data])
+    for data in (gzip.compress(NOISE), make_tar("v7")(tmp_path), tool("lz4", "-c", stdin=NOISE)):
+        copied = driver.cp(write_file(files / "x", data), CopyOptions("os", no_decompress=True))
+        assert (copied.format, copied.warnings, read_stored(driver)) == ("raw", (), [data])
         driver.rm(copied.source)
     for kind in ("HTML", "QED", "EWF E01", "DMG", "PDF"):
         called, make = REFUSED[kind]
-        assert f"this is {called}" in refused(
-            driver, written(files / "x", make(tmp_path)), CopyOptions("os", no_decompress=True)
+        assert f"this is {called}" in expect_refusal(
+            driver, write_file(files / "x", make(tmp_path)), CopyOptions("os", no_decompress=True)
         )
 
 
-# What the user says
+# The format given by the user
 
 
 def test_what_is_said_to_be_raw_is_stored_as_it_is(driver: FsDriver, files: Path, tmp_path: Path) -> None:
     raw = CopyOptions("os", image_format="raw")
-    for data in (created("qcow2")(tmp_path), gzip.compress(NOISE), b"QFI\xfb" + NOISE, b"koly"):
-        path = written(files / "x", data)
+    for data in (create_image("qcow2")(tmp_path), gzip.compress(NOISE), b"QFI\xfb" + NOISE, b"koly"):
+        path = write_file(files / "x", data)
         copied = driver.cp(path, raw)
-        assert (copied.format, copied.warnings, stored(driver)) == ("raw", (), [data])
+        assert (copied.format, copied.warnings, read_stored(driver)) == ("raw", (), [data])
         assert copied.size_mb == driver.preview(path, raw).size_mb == 1
         driver.rm(copied.source)
-    assert "and this is empty" in refused(driver, written(files / "x", b""), raw)
+    assert "and this is empty" in expect_refusal(driver, write_file(files / "x", b""), raw)
 
 
 def test_what_is_said_to_be_qcow2_has_to_be_that(driver: FsDriver, files: Path, tmp_path: Path) -> None:
     qcow2 = CopyOptions("os", image_format="qcow2")
-    data = created("qcow2")(tmp_path)
+    data = create_image("qcow2")(tmp_path)
     for content in (data, lzma.compress(data)):
-        copied = driver.cp(path := written(files / "x", content), qcow2)
-        assert (copied.format, copied.size_mb, driver.preview(path, qcow2).size_mb, stored(driver)) == (
+        copied = driver.cp(path := write_file(files / "x", content), qcow2)
+        assert (copied.format, copied.size_mb, driver.preview(path, qcow2).size_mb, read_stored(driver)) == (
             "qcow2",
             4,
             4,
             [data],
         )
         driver.rm(copied.source)
-    for kind, content in (("raw", NOISE), ("iso", iso(tmp_path)), ("vmdk", created("vmdk")(tmp_path))):
+    for kind, content in (("raw", NOISE), ("iso", iso(tmp_path)), ("vmdk", create_image("vmdk")(tmp_path))):
         assert (
-            refused(driver, path := written(files / "x", content), qcow2)
+            expect_refusal(driver, path := write_file(files / "x", content), qcow2)
             == f"format: 'qcow2' is not accepted: {path} is {kind}."
         )
-    assert "this is an HTML page" in refused(driver, written(files / "x", b"<html>"), qcow2)
+    assert "this is an HTML page" in expect_refusal(driver, write_file(files / "x", b"<html>"), qcow2)
 
 
 @pytest.mark.parametrize("form", magic.QEMU_FORMATS)
 def test_a_cdrom_is_no_image_of_qemu(driver: FsDriver, files: Path, tmp_path: Path, form: str) -> None:
-    path = written(files / "x", data := created(form)(tmp_path))
+    path = write_file(files / "x", data := create_image(form)(tmp_path))
     remedy = "convert it with qemu-img convert -O raw"
-    assert refused(driver, path, CopyOptions("cdrom")).endswith(
+    assert expect_refusal(driver, path, CopyOptions("cdrom")).endswith(
         f"images of type cdrom are stored as they are, and this is a {form} image: {remedy}."
     )
     assert driver.cp(path, CopyOptions("os")).warnings == ()
     driver.cp(path, CopyOptions("cdrom", image_format="raw"))
-    assert data in stored(driver)
+    assert data in read_stored(driver)
 
 
 # At a URL
@@ -761,7 +764,7 @@ def test_a_cdrom_is_no_image_of_qemu(driver: FsDriver, files: Path, tmp_path: Pa
 
 @pytest.fixture
 def url(files: Path) -> Iterator[tuple[str, list[str]]]:
-    """A web server of the files, and what it was asked for."""
+    """Serve the files, and record the requests."""
     asked: list[str] = []
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -780,9 +783,9 @@ def url(files: Path) -> Iterator[tuple[str, list[str]]]:
 
 def test_a_page_instead_of_an_image(driver: FsDriver, files: Path, url: tuple[str, list[str]]) -> None:
     for data in (REFUSED["HTML"][1](files), b"<html>", REFUSED["XML"][1](files)):
-        written(files / "disk.img", data)
+        write_file(files / "disk.img", data)
         address = url[0].replace("//", "//user:hunter2@")
-        message = refused(driver, f"{address}/disk.img?token=hunter2", CopyOptions("os"))
+        message = expect_refusal(driver, f"{address}/disk.img?token=hunter2", CopyOptions("os"))
         assert message.startswith(
             f"path: '{url[0]}/disk.img?...' is not accepted: an image is expected, and this is an "
         )
@@ -795,13 +798,13 @@ def test_the_preview_of_a_url_is_one_request(
 ) -> None:
     address, asked = url
     disk = SIGNS["MBR"](tmp_path)
-    written(files / "disk", disk)
-    written(files / "disk.gz", gzip.compress(disk))
-    written(files / "noise.zst", zstd(NOISE * 40))
-    written(files / "disk.qcow2", created("qcow2")(tmp_path))
-    written(files / "tar.xz", lzma.compress(tarred("v7")(tmp_path)))
-    written(files / "twice", gzip.compress(lzma.compress(disk)))
-    written(files / "empty", b"")
+    write_file(files / "disk", disk)
+    write_file(files / "disk.gz", gzip.compress(disk))
+    write_file(files / "noise.zst", zstd(NOISE * 40))
+    write_file(files / "disk.qcow2", create_image("qcow2")(tmp_path))
+    write_file(files / "tar.xz", lzma.compress(make_tar("v7")(tmp_path)))
+    write_file(files / "twice", gzip.compress(lzma.compress(disk)))
+    write_file(files / "empty", b"")
     previews = {
         name: driver.preview(f"{address}/{name}", CopyOptions("os"))
         for name in ("disk", "disk.gz", "noise.zst", "disk.qcow2")
@@ -810,8 +813,8 @@ def test_the_preview_of_a_url_is_one_request(
         **{"disk": (1, 0), "disk.gz": (0, 0), "noise.zst": (0, 1), "disk.qcow2": (4, 0)}
     }
     assert len(asked) == 4
-    assert "a tar archive" in refused(driver, f"{address}/tar.xz", CopyOptions("os"))
-    assert "inside gzip there is xz again" in refused(driver, f"{address}/twice", CopyOptions("os"))
-    assert "this is empty" in refused(driver, f"{address}/empty", CopyOptions("os"))
-    os.truncate(files / "disk.gz", 20)  # too little to tell anything by
+    assert "a tar archive" in expect_refusal(driver, f"{address}/tar.xz", CopyOptions("os"))
+    assert "inside gzip there is xz again" in expect_refusal(driver, f"{address}/twice", CopyOptions("os"))
+    assert "this is empty" in expect_refusal(driver, f"{address}/empty", CopyOptions("os"))
+    os.truncate(files / "disk.gz", 20)  # too few bytes to recognise a format
     assert driver.preview(f"{address}/disk.gz", CopyOptions("os")).size_mb == 0

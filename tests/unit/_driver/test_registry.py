@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The classes of drivers: one for each datastore, and nothing is loaded that isn't chosen."""
+"""The classes of drivers: each datastore has one class, and the other classes aren't loaded."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A source that somebody writes to while it is copied.
+"""A source that another process writes to during the copy.
 
-The writers are qemu-io(1), which locks as a virtual machine does, and the test itself.
+The writers are qemu-io(1), which locks like a virtual machine, and the test itself.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def driver(tmp_path: Path) -> FsDriver:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A raw disk that may be imported."""
+    """Return a raw disk below a permitted directory."""
     path = tmp_path / "files" / "disk"
     path.parent.mkdir()
     path.write_bytes(b"\xeb\x63\x90".ljust(510, b"\0") + b"\x55\xaa" + bytes(4 * MIB - 512))
     return path
 
 
-def stored(driver: FsDriver) -> list[str]:
+def list_stored(driver: FsDriver) -> list[str]:
     return os.listdir(driver.datastore.base_path)
 
 
@@ -55,7 +55,7 @@ def test_what_a_program_has_open_for_writing_is_refused(
         Conflict, match=f"{file} is open for writing in another program, .* shut that down first, or give verify: false"
     ):
         driver.cp(str(file), CopyOptions("os"))
-    assert stored(driver) == []
+    assert list_stored(driver) == []
 
 
 def test_check_mode_says_so(driver: FsDriver, file: Path, opened_by_qemu: Callable[..., None]) -> None:
@@ -101,13 +101,13 @@ def test_what_changes_meanwhile_is_refused(
 
     monkeypatch.setattr(copy, "copy_local", meanwhile)
     before = file.stat()
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # however coarse the file system's clock is
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))  # whatever the clock resolution is
     if verify:
         with pytest.raises(
             StaleState, match=f"{file} was written to while it was copied; copy it when nothing writes to it"
         ):
             driver.cp(str(file), CopyOptions("os"))
-        assert stored(driver) == []
+        assert list_stored(driver) == []
     else:
         copied = driver.cp(str(file), CopyOptions("os", verify=False))
         assert copied.warnings == (
@@ -122,7 +122,7 @@ def test_an_image_that_is_written_to_is_not_cloned(
     opened_by_qemu(Path(image), "-f", "raw")
     with pytest.raises(Conflict, match=f"{image} is open for writing"):
         driver.clone(image, "raw", CopyOptions("os"))
-    assert stored(driver) == [os.path.basename(image)]
+    assert list_stored(driver) == [os.path.basename(image)]
     assert len(driver.clone(image, "raw", CopyOptions("os", verify=False)).warnings) == 1
 
 

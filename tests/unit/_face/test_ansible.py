@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The Ansible face, run by ansible-core itself: the result of a module, and its line in the log.
 
-The face overrides private parts of AnsibleModule, so this file is run on every supported ansible-core. It needs pytest
-and ansible-core only.
+The face overrides private parts of AnsibleModule, so this file runs on every supported ansible-core. It needs only
+pytest and ansible-core.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that modules log."""
+    """Return the lines that modules log."""
     lines: list[str] = []
     monkeypatch.setattr(
         "ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **_more: lines.append(text)
@@ -82,7 +82,7 @@ def test_null_options_and_headers_are_in_no_invocation(
         pass
     headers = {"Authorization": "Bearer pa55word-of-8"}
     image = {"name": "x", "state": "absent", "headers": headers, "datastore": "missing" if fails else None}
-    # ansible-core returns the invocation always before 2.21, and then only where the controller asks for it.
+    # ansible-core before 2.21 always returns the invocation. Later versions return it at the controller's request.
     asked = {"_ansible_inject_invocation": True} if "inject_invocation" in PASS_VARS else {}
     with patch_module_args({"catalog": catalog, **asked, **image}), pytest.raises(SystemExit):
         run_module(IMAGE_SPEC, ImageService)
@@ -141,7 +141,7 @@ def test_secrets_of_urls_are_told_nobody(
     out = capsys.readouterr().out
     assert any("Invoked with" in line for line in logged)
     assert "pa55" not in out + "".join(logged)
-    invocation = json.loads(out).get("invocation")  # from ansible-core 2.21 on only where the controller asks for it
+    invocation = json.loads(out).get("invocation")  # from ansible-core 2.21 on only at the controller's request
     assert many or invocation is None or "name" in invocation["module_args"]
 
 
@@ -196,7 +196,7 @@ def test_what_is_no_secret_is_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Answer:
-    """The answer to a list of images."""
+    """Return the result of a list of images."""
     catalog = str(tmp_path / "catalog.sqlite")
     (tmp_path / "datastores").mkdir()
     open_catalog(catalog, create=True, datastore_location=str(tmp_path / "datastores")).close()

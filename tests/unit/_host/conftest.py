@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def shadow_files(tmp_path: Path) -> Path:
-    """An ``etc`` directory with the account files that usermod(8) wants, and a user ``alice``."""
+    """Create an ``etc`` directory with the account files that usermod(8) needs, and a user ``alice``."""
     etc = tmp_path / "etc"
     etc.mkdir()
     (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")

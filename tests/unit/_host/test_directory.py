@@ -110,7 +110,7 @@ def test_a_directory_that_becomes_a_link_after_the_check_is_refused(tmp_path: Pa
 
 @pytest.fixture
 def ordinary_user(tenant: Path) -> Iterator[Path]:
-    """A directory of an ordinary user, who this process is during the test."""
+    """Create a directory of an ordinary user, and run the test with the user's effective id."""
     (shared := tenant / "shared").mkdir()
     for name in ("a", "b", "c", "d"):
         (shared / name).mkdir(mode=0o700)

@@ -24,7 +24,7 @@ def test_a_domain_gets_the_same_range_everywhere_unless_somebody_has_it() -> Non
     order = []
     while (start := choose_start("uuid", POOL, [(one, 1) for one in order])) is not None:
         order.append(start)
-    # One after the other, from the first on.
+    # The starts follow each other in order, beginning with the first one.
     place = STARTS.index(first)
     assert order == STARTS[place:] + STARTS[:place]
     assert {choose_start(f"uuid-{number}", POOL, []) for number in range(100)} == set(STARTS)

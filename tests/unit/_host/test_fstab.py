@@ -11,7 +11,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab 
     replace_entries,
 )
 
-# By Debian's installer, cloud-init, and people.
+# Entries of Debian's installer, of cloud-init, and of people.
 FSTAB = """# /etc/fstab: static file system information.
 #
 UUID=6a8e0d7c-5b1d-4a35-9a8e-000000000001 /               ext4    errors=remount-ro 0       1
@@ -25,7 +25,7 @@ broken line
 """
 
 
-def found(text: str, point: str) -> list[FstabEntry]:
+def find_entries(text: str, point: str) -> list[FstabEntry]:
     return [entry for entry in parse(text) if entry.mount_point == point]
 
 
@@ -83,22 +83,22 @@ def test_replace_in_place_and_nothing_else():
     lines = FSTAB.split("\n")
     lines[5] = "one-1 /mnt/one-fs-1 virtiofs ro 0 0"
     assert replace_entries(
-        FSTAB, found(FSTAB, "/mnt/one-fs-1"), FstabEntry("one-1", "/mnt/one-fs-1", "virtiofs", ("ro",))
+        FSTAB, find_entries(FSTAB, "/mnt/one-fs-1"), FstabEntry("one-1", "/mnt/one-fs-1", "virtiofs", ("ro",))
     ) == "\n".join(lines)
 
 
 def test_several_become_one_at_the_place_of_the_first():
     text = "a /x virtiofs ro 0 0\n# between\nb /x virtiofs ro 0 0\n"
     assert (
-        replace_entries(text, found(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",)))
+        replace_entries(text, find_entries(text, "/x"), FstabEntry("c", "/x", "virtiofs", ("ro",)))
         == "c /x virtiofs ro 0 0\n# between\n"
     )
 
 
 def test_remove_leaves_every_other_byte():
     text = "# caf\udce9 \x85 \x0c\r\na /x virtiofs ro 0 0\n  b\t/y ext4 \x0b 0 0\r\nno end"
-    assert replace_entries(text, found(text, "/x"), None) == text.replace("a /x virtiofs ro 0 0\n", "")
-    assert replace_entries("a /x virtiofs ro 0 0\n", found("a /x virtiofs ro 0 0\n", "/x"), None) == ""
+    assert replace_entries(text, find_entries(text, "/x"), None) == text.replace("a /x virtiofs ro 0 0\n", "")
+    assert replace_entries("a /x virtiofs ro 0 0\n", find_entries("a /x virtiofs ro 0 0\n", "/x"), None) == ""
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_remove_leaves_every_other_byte():
 )
 def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     entry = FstabEntry("one-1", point, "virtiofs", ("ro", 'context="a,b"'))
-    # A line that is none crashes the findmnt of Debian 13 (util-linux 2.41.5).
+    # An invalid line crashes the findmnt of Debian 13 (util-linux 2.41.5).
     (tmp_path / "fstab").write_text(replace_entries(FSTAB.replace("broken line\n", ""), [], entry), encoding="utf-8")
     command = [
         "findmnt",

@@ -28,7 +28,7 @@ def test_ranges_of_others_that_overlap(etc: Path) -> None:
     ]
     assert other_owners("daemon", "gid", [IdMap(0, 100000, 5), IdMap(5, 100006, 10)], str(etc)) == []
     assert other_owners("daemon", "gid", [IdMap(0, 100000, 6)], str(etc)) == [f"carol:100005:1 in {etc}/subgid"]
-    # The user's own, by name or by number.
+    # Ids of the user itself, by name or by number.
     assert other_owners("daemon", "uid", [IdMap(0, 165536, 10)], str(etc)) == []
     assert other_owners("daemon", "uid", [], str(etc)) == []
 

@@ -114,7 +114,7 @@ def test_words_that_contradict_each_other_are_refused(words):
         VIRTIOFS_OPTIONS.check("options", words)
 
 
-# What Linux 6.12 shows of virtiofs mounts made with the words on the right.
+# Options in mountinfo of Linux 6.12, for virtiofs mounts with the words on the right.
 @pytest.mark.parametrize(
     ("options", "super_options", "words"),
     [

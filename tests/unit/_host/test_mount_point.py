@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Mount points below directories that other users may change. What is mounted there is in test_virtiofs_mount.py."""
+"""Mount points below directories that other users may change. The mounts themselves are in test_virtiofs_mount.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import
 USER = 61001
 
 
-def owned(path: Path, owner: int = USER, mode: int = 0o755) -> Path:
+def make_owned(path: Path, owner: int = USER, mode: int = 0o755) -> Path:
     path.mkdir()
     os.chown(path, owner, owner)
     path.chmod(mode)
@@ -40,7 +40,7 @@ def test_a_link_that_leads_to_nothing_names_what_is_missing(tmp_path):
 @pytest.mark.parametrize("target", ["/etc", "/", "..", "../roots", "/home/../etc", "/new"])
 def test_a_link_of_another_user_is_not_resolved(target, tmp_path):
     (tmp_path / "roots").mkdir()
-    link = owned(tmp_path / "theirs") / "link"
+    link = make_owned(tmp_path / "theirs") / "link"
     link.symlink_to(target)
     os.lchown(link, USER, USER)
     for path in (link, link / "new", link / "new/deeper"):
@@ -58,8 +58,8 @@ def test_a_directory_gets_its_mode_whatever_the_umask_is(tmp_path):
 
 
 def test_a_directory_that_is_swapped_while_it_is_created_keeps_its_mode(tmp_path, monkeypatch):
-    theirs = owned(tmp_path / "theirs")
-    bait = owned(theirs / "bait", mode=0o700)
+    theirs = make_owned(tmp_path / "theirs")
+    bait = make_owned(theirs / "bait", mode=0o700)
     make = os.mkdir
 
     def swapped(name: str, mode: int, dir_fd: int) -> None:
@@ -75,15 +75,15 @@ def test_a_directory_that_is_swapped_while_it_is_created_keeps_its_mode(tmp_path
 @pytest.mark.parametrize("owner", [0, USER])
 @pytest.mark.parametrize("mode", [0o755, 0o775, 0o777, 0o1777])
 def test_directories_that_another_user_can_replace(owner, mode, tmp_path):
-    above = owned(tmp_path / "above", owner, mode)
+    above = make_owned(tmp_path / "above", owner, mode)
     (above / "roots").mkdir()
-    owned(above / "theirs")
+    make_owned(above / "theirs")
     changeable = {
         name
         for name in ("roots", "theirs", "missing")
         if mount_point.changeable_by_others(str(above / name / "x")) == str(above / name)
     }
-    # In a sticky directory a name belongs to its owner, and root's own group is no other user.
+    # In a sticky directory a name belongs to its owner, and root's own group has no other users.
     expected = {"roots", "theirs", "missing"} if owner or mode == 0o777 else {"theirs"} if mode == 0o1777 else set()
     assert changeable == expected
     assert mount_point.changeable_by_others(str(tmp_path / "roots/x")) is None

@@ -13,8 +13,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.mounti
     visible,
 )
 
-# A guest of Debian 13, Linux 6.12, with virtiofs on a path with odd characters; the last lines are a stack, and a mount
-# above that hides one.
+# Table of a Debian 13 guest with Linux 6.12, with virtiofs on a path with special characters. The last lines are a
+# stack, and a higher mount that hides another one.
 GUEST = r"""23 24 0:6 / /dev rw,relatime - devtmpfs dev rw,size=104272k,nr_inodes=26068,mode=755,inode64
 24 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 25 24 0:21 / /proc rw,relatime - proc proc rw
@@ -51,27 +51,27 @@ def test_what_only_python_takes_for_a_line_end_or_a_blank_is_part_of_a_path():
     assert [mount.mount_point for mount in parse(text)] == ["/mnt/a\x85b\xa0c\x1cd"]
 
 
-def walked(path: str) -> list[int]:
+def walk_ids(path: str) -> list[int]:
     return [mount.mount_id for mount in visible(parse(GUEST), path)]
 
 
 def test_a_walk_passes_what_serves_the_path():
-    assert walked("/etc") == [24]
-    assert walked("/mnt/b l#a\\nk\tt/x") == [24, 31]
-    assert walked("/mnt/b") == [24]
+    assert walk_ids("/etc") == [24]
+    assert walk_ids("/mnt/b l#a\\nk\tt/x") == [24, 31]
+    assert walk_ids("/mnt/b") == [24]
 
 
 def test_a_walk_passes_a_stack_from_its_bottom():
-    assert walked("/mnt/stack") == [24, 33, 34]
+    assert walk_ids("/mnt/stack") == [24, 33, 34]
 
 
 def test_a_walk_does_not_pass_a_hidden_mount():
-    assert walked("/srv/hidden/deep") == [24, 36]
+    assert walk_ids("/srv/hidden/deep") == [24, 36]
     assert [mount.mount_id for mount in mounts_at(parse(GUEST), "/srv/hidden/deep")] == [35]
 
 
-# /srv/bind shows /sub of a file system that /srv/all shows as a whole; the root of /srv/volume isn't that of its
-# device.
+# /srv/bind shows /sub of a file system that /srv/all shows as a whole. The root of /srv/volume differs from the root of
+# its device.
 BINDS = r"""24 1 254:0 / / rw - ext4 /dev/vda rw
 25 24 254:0 /etc /mnt/conf rw - ext4 /dev/vda rw
 26 24 0:28 / /srv/all rw - virtiofs one-2 rw
@@ -98,7 +98,7 @@ def test_one_directory_under_several_names(path, names):
 
 
 def test_this_machine_agrees_with_findmnt(tmp_path):
-    """findmnt reads the same table by its own parser: a copy, since other programs mount and unmount meanwhile."""
+    """findmnt parses the same table with its own code: a copy, because other programs mount and unmount meanwhile."""
     with open("/proc/self/mountinfo", "rb") as file:
         table = file.read()
     (tmp_path / "mountinfo").write_bytes(table)

@@ -15,8 +15,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.shadow_l
 
 
 def test_usermod_cannot_write_while_we_hold_the_lock(shadow_files: Path) -> None:
-    """``usermod --prefix`` takes the lock file of subuid, the part of the protocol that does not depend on the system's
-    /etc.
+    """``usermod --prefix`` takes the lock file of subuid, which is the part of the protocol without the
+    system's /etc.
     """
     usermod = ["usermod", "--prefix", str(shadow_files.parent), "--add-subuids", "200000-200009", "alice"]
     with shadow_lock(str(shadow_files / "subuid"), str(shadow_files / "subgid")):
@@ -61,7 +61,7 @@ def test_locks_are_free_after_an_error(tmp_path: Path) -> None:
 
 
 def test_lckpwdf_waits(tmp_path):
-    """lckpwdf(3) takes a record lock, which flock(2) knows nothing of."""
+    """lckpwdf(3) takes a record lock, which is independent of flock(2)."""
     code = "import fcntl, sys\nfcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     argv = [sys.executable, "-c", code, str(tmp_path / ".pwd.lock")]
     with shadow_lock(str(tmp_path / "subuid")):

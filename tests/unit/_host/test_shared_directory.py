@@ -13,7 +13,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 
-#: The user that runs virtiofsd.
+#: User that runs virtiofsd.
 TENANT = 61001
 
 MAPS = (IdMap(0, 100000, 65536),)
@@ -21,7 +21,7 @@ MAPS = (IdMap(0, 100000, 65536),)
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that everyone can reach; those of pytest are closed to others."""
+    """Return a directory that everyone can reach; those of pytest are closed to others."""
     path = Path(
         subprocess.run(
             ["mktemp", "-d", "/var/tmp/granary-XXXXXX"], check=True, capture_output=True, text=True
@@ -59,7 +59,7 @@ def test_another_directory_in_its_place(directory: Path) -> None:
     ("owner", "mode", "parent_mode", "write", "named"),
     [
         (100000, 0o700, 0o755, True, None),
-        (165535, 0o000, 0o755, True, None),  # root over every id it maps
+        (165535, 0o000, 0o755, True, None),  # root has rights on every mapped id
         (0, 0o755, 0o755, False, None),
         (0, 0o755, 0o755, True, "shared"),
         (0, 0o757, 0o755, True, None),
@@ -84,7 +84,7 @@ def test_the_component_that_keeps_the_mapped_root_out(
             found == f"{path} belongs to {path.stat().st_uid}:{path.stat().st_gid} with mode "
             f"{path.stat().st_mode & 0o7777:04o}"
         )
-    # The kernel's opinion, of that user without the mapped root's rights over other owners.
+    # The kernel confirms the result for this user, without the mapped root's rights on files of other owners.
     if owner != 165535:
         script = 'test -r "$0" && test -x "$0"' + (' && test -w "$0"' if write else "")
         entered = [

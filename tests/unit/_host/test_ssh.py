@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the shell of the other host makes of the words it gets; real connections are in
-tests/integration/catalog/test_bridge.py.
+"""Words of a command, as parsed by the shell of the other host. tests/integration/catalog/test_bridge.py has real
+connections.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.ssh import
 
 @pytest.fixture(autouse=True)
 def other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As sshd(8) does, give the last word to a shell."""
+    """Pass the last word to a shell, like sshd(8)."""
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
     ssh.chmod(0o755)

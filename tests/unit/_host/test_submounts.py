@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tables as virtiofsd 1.13 has them; the real one is in tests/integration/test_virtiofs_export.py."""
+"""Mount tables of virtiofsd 1.13. tests/integration/test_virtiofs_export.py has the real one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST = """538 500 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 602 600 0:61 / /srv/x/late rw - tmpfs late rw
 603 600 0:62 / /srv/xylophone rw - tmpfs other rw
 """
-#: The shared directory is the root of the namespace.
+#: Mount table of the daemon. The shared directory is the root of the daemon's namespace.
 DAEMON = """694 482 0:50 /x / rw,relatime master:2 - xfs /dev/vdb rw
 695 694 0:60 / /early rw master:3 - tmpfs early rw
 """

@@ -43,7 +43,7 @@ def test_a_kernel_that_has_it(tmp_path):
 
 @pytest.mark.parametrize(("answer", "expected"), [(0, True), (1, False), (None, False)])
 def test_a_kernel_that_has_it_as_a_module_or_not(answer, expected, tmp_path, monkeypatch):
-    """``modprobe --dry-run`` says whether there is a module; without modprobe none can be loaded."""
+    """``modprobe --dry-run`` shows if there is a module; without modprobe no module can be loaded."""
     (tmp_path / "filesystems").write_text(FILESYSTEMS)
     if answer is not None:
         (tmp_path / "modprobe").write_text(

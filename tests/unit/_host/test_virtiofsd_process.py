@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a daemon of libvirt is found. Real daemons are in tests/integration/test_virtiofs_daemon.py."""
+"""The search for a daemon of libvirt. tests/integration/test_virtiofs_daemon.py has real daemons."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.pr
     pid_file_name,
 )
 
-#: Recorded from /proc/net/unix beside libvirt 11.3: a domain with one daemon of two, one with a long name, and one
-#: of a user's own libvirt.
+#: Lines of /proc/net/unix, recorded beside libvirt 11.3: a domain with one daemon of two, a domain with a long name,
+#: and a domain of a user's own libvirt.
 TABLE = """Num       RefCount Protocol Flags    Type St Inode Path
 0000000046a5c7ab: 00000003 00000000 00000000 0001 03 61803 /var/lib/libvirt/qemu/domain-1-hot/fs0-fs.sock
 00000000a95cecf4: 00000002 00000000 00010000 0001 01 84975 /var/lib/libvirt/qemu/domain-1-hot/fs1-fs.sock
@@ -55,7 +55,7 @@ def test_the_pid_file_is_called_as_libvirt_calls_it() -> None:
 def test_only_a_lock_proves_that_a_daemon_lives(tmp_path: Path) -> None:
     path = tmp_path / "1-hot-fs0-fs.pid"
     assert lock_holder(str(path)) is None
-    path.write_text(str(os.getpid()))  # which is alive, and no virtiofsd
+    path.write_text(str(os.getpid()))  # this process is alive, and no virtiofsd
     assert lock_holder(str(path)) is None
     script = (
         f"import fcntl, sys; file = open({str(path)!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); "

@@ -29,8 +29,9 @@ ALICE = 54321
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """A directory that only root can change, in one that everybody can change: /var/tmp, where nobody else can replace
-    it.
+    """Create a directory that only root can change, in /var/tmp, where all users can write.
+
+    The sticky bit prevents other users from replacing the directory.
     """
     path = Path(
         subprocess.run(
@@ -43,7 +44,7 @@ def top() -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
-def found(path: Path) -> Found:
+def walk_to(path: Path) -> Found:
     walked = find_directory(str(path))
     walked.close()
     return walked
@@ -60,7 +61,7 @@ def test_a_way_that_only_root_can_change(top: Path) -> None:
     ("owner", "group", "mode", "child", "reason"),
     [
         (ALICE, 0, 0o755, 0, f"belongs to the user id {ALICE}"),
-        (ALICE, 0, 0o500, 0, f"belongs to the user id {ALICE}"),  # who can change the mode
+        (ALICE, 0, 0o500, 0, f"belongs to the user id {ALICE}"),  # an owner can change the mode
         (0, 0, 0o757, 0, "can be changed by others than root (mode 0757)"),
         (0, ALICE, 0o775, 0, "can be changed by others than root (mode 0775)"),
         (0, 0, 0o775, 0, None),
@@ -75,7 +76,7 @@ def test_who_can_replace_a_directory(
     os.chown(top / "way" / "shared", child, child)
     os.chown(top / "way", owner, group)
     (top / "way").chmod(mode)
-    weakness = found(top / "way" / "shared").weakness
+    weakness = walk_to(top / "way" / "shared").weakness
     if reason is None:
         assert weakness is None
     else:
@@ -83,31 +84,31 @@ def test_who_can_replace_a_directory(
 
 
 def test_an_acl_that_lets_somebody_write(top: Path) -> None:
-    # As setfacl --modify user:54321:rwx: version 2, then tag, permissions and id of each entry.
+    # Attribute written by setfacl --modify user:54321:rwx: version 2, then tag, permissions and id of each entry.
     entries = [(1, 7, -1), (2, 7, ALICE), (4, 5, -1), (16, 7, -1), (32, 5, -1)]
     value = (2).to_bytes(4, "little") + b"".join(
         tag.to_bytes(2, "little") + allowed.to_bytes(2, "little") + owner.to_bytes(4, "little", signed=owner < 0)
         for tag, allowed, owner in entries
     )
     os.setxattr(top / "way", "system.posix_acl_access", value)
-    assert found(top / "way" / "shared").weakness.path == str(top / "way")
+    assert walk_to(top / "way" / "shared").weakness.path == str(top / "way")
 
 
 def test_the_first_weak_directory_counts_and_the_rest_of_the_way_is_known(top: Path) -> None:
     (top / "way" / "shared" / "deeper").mkdir()
     os.chown(top / "way", ALICE, ALICE)
     os.chown(top / "way" / "shared", ALICE + 1, ALICE)
-    weakness = found(top / "way" / "shared" / "deeper").weakness
+    weakness = walk_to(top / "way" / "shared" / "deeper").weakness
     assert (weakness.path, [name for name, _descriptor in weakness.below]) == (str(top / "way"), ["shared", "deeper"])
 
 
 def test_links_of_root_are_followed(top: Path) -> None:
     (top / "absolute").symlink_to(top / "way")
     (top / "relative").symlink_to("way/../absolute/./shared")
-    assert found(top / "relative").path == str(top / "way" / "shared")
+    assert walk_to(top / "relative").path == str(top / "way" / "shared")
     (top / "loop").symlink_to("loop")
     with pytest.raises(Refused, match="leads through more than 40 symbolic links"):
-        found(top / "loop")
+        walk_to(top / "loop")
 
 
 def test_links_of_others_are_not(top: Path) -> None:
@@ -116,14 +117,14 @@ def test_links_of_others_are_not(top: Path) -> None:
     with pytest.raises(
         Refused, match=f"'{top}/way/link' is a symbolic link, and '{top}/way' belongs to the user id {ALICE}"
     ):
-        found(top / "way" / "link")
-    # In a directory with the sticky bit, a link of root's is one that nobody else can replace.
+        walk_to(top / "way" / "link")
+    # In a directory with the sticky bit, no other user can replace a link of root.
     os.chown(top / "way", 0, 0)
     (top / "way").chmod(0o1777)
-    assert found(top / "way" / "link").path == str(top / "way" / "shared")
+    assert walk_to(top / "way" / "link").path == str(top / "way" / "shared")
     os.lchown(top / "way" / "link", ALICE, ALICE)
     with pytest.raises(Refused, match="is a symbolic link"):
-        found(top / "way" / "link")
+        walk_to(top / "way" / "link")
 
 
 def test_the_way_does_not_go_up_where_others_can_move_directories(top: Path) -> None:
@@ -146,7 +147,7 @@ def test_only_a_directory(top: Path, kind: str) -> None:
 def test_no_descriptor_stays_open(top: Path) -> None:
     os.chown(top / "way", ALICE, ALICE)
     before = os.listdir("/proc/self/fd")
-    found(top / "way" / "shared")
+    walk_to(top / "way" / "shared")
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of image files share: file systems of their own, and other tools' views of a file."""
+"""Fixtures of the tests of image files: separate file systems, and other tools' views of a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def xfs_mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def xfs(xfs_mount: Path) -> Iterator[Path]:
-    """A file system where files can share data; empty, and with the same path in each test."""
+    """Yield an empty directory of a file system with shared extents. The path is the same in each test."""
     yield xfs_mount
     subprocess.run(["find", str(xfs_mount), "-mindepth", "1", "-delete"], check=True)
 
@@ -37,7 +37,7 @@ def tmpfs_point(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tmpfs(tmpfs_point: Path) -> Iterator[Path]:
-    """A file system with 64 MiB, where files can't share data; empty, and with the same path in each test."""
+    """Yield an empty file system of 64 MiB without shared extents. The path is the same in each test."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tests", str(tmpfs_point)], check=True)
     yield tmpfs_point
     subprocess.run(["umount", str(tmpfs_point)], check=True)

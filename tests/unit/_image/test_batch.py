@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images that get their names together."""
+"""Images that get their final names together."""
 
 from __future__ import annotations
 

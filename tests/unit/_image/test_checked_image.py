@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Images of qemu's formats: whole ones are accepted, cut, damaged and hostile ones refused.
 
-What is lost by a cut is judged by qemu-img.
+qemu-img determines the data that a cut removes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIB = 1 << 40
 CLUSTER = 65536
 
 
-def checked(path: Path, **options: object) -> tuple[CheckedImage, tuple[str, ...]]:
+def check(path: Path, **options: object) -> tuple[CheckedImage, tuple[str, ...]]:
     with opened_file(str(path)) as descriptor:
         return checks.check_image(descriptor, path=str(path), **options)
 
@@ -74,7 +74,7 @@ def image_of(path: Path, data: bytes, image_format: str, options: str = "") -> P
 
 
 def content(path: Path, image_format: str) -> bytes | None:
-    """What qemu-img reads, and nothing where it can't."""
+    """Return the data that qemu-img reads, and nothing on an error."""
     target = path.with_suffix(".content")
     done = subprocess.run(
         ["qemu-img", "convert", "-f", image_format, "-O", "raw", path, target], stderr=subprocess.DEVNULL, check=False
@@ -83,13 +83,13 @@ def content(path: Path, image_format: str) -> bytes | None:
 
 
 def noise(size: int, seed: object) -> bytes:
-    """Random bytes, none of them zero, with a hole of zeros in the middle."""
+    """Return random bytes other than zero, with a hole of zeros in the middle."""
     data = bytearray(random.Random(str(seed)).randbytes(size).replace(b"\0", b"\1"))
     data[size // 2 // 512 * 512 : size // 2 // 512 * 512 + 128 * 1024] = bytes(128 * 1024)
     return bytes(data[:size])
 
 
-#: Format and options of qemu-img convert. Those with -c are compressed.
+#: Format and options of qemu-img convert. Options with -c compress the data.
 VARIANTS = [
     ("qcow2", ""),
     ("qcow2", "compat=0.10"),
@@ -123,7 +123,7 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
     tmp_path: Path, image_format: str, options: str, size: int
 ) -> None:
     path = image_of(tmp_path / "image", noise(size, options), image_format, options)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert (image.format, image.flaws, warnings) == (image_format, [], ())
     whole, data = path.read_bytes(), content(path, image_format)
     choose = random.Random(image_format + options)
@@ -133,34 +133,34 @@ def test_an_image_is_refused_if_and_only_if_its_end_is_missing(
     }
     ends |= {choose.randrange(len(whole)) // step * step for step in (1, 512, 65536) for _number in range(5)}
     for end in sorted(ends):
-        if end < CLUSTER // 2:  # nothing is recognised
+        if end < CLUSTER // 2:  # too short to recognise the format
             continue
         path.write_bytes(whole[:end])
         if content(path, image_format) != data:
             with pytest.raises(InvalidInput):
-                checked(path)
+                check(path)
 
 
 @pytest.mark.parametrize(
     "options", ["", "extended_l2=on", "cluster_size=2M,extended_l2=on", "cluster_size=512", "preallocation=metadata"]
 )
 def test_what_a_guest_cannot_read_may_be_missing(tmp_path: Path, options: str) -> None:
-    """A cluster reaches behind the end of the disk, or has subclusters without storage at its end. qemu ends files
-    there itself.
+    """A cluster can reach beyond the end of the disk, or have subclusters without storage at its end. qemu ends files
+    at this place.
     """
     path = create(tmp_path / "image", "qcow2", 10 * MIB + 1536, options)
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q {10 * MIB} 1536", path)
-    assert not checked(path)[1]
+    assert not check(path)[1]
     length, data = path.stat().st_size, content(path, "qcow2")
     told = json.loads(qemu("qemu-img", "map", "-f", "qcow2", "--output=json", path))
     end = max(extent["offset"] + extent["length"] for extent in told if extent["data"])
     assert end <= length
     os.truncate(path, end)
     assert content(path, "qcow2") == data
-    assert not checked(path)[1]
+    assert not check(path)[1]
     os.truncate(path, end - 1)
     with pytest.raises(InvalidInput, match=f"of which {end - 1} are there; verify: false stores it nevertheless"):
-        checked(path)
+        check(path)
 
 
 @pytest.mark.parametrize("options", ["", "compression_type=zstd"])
@@ -169,10 +169,10 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
     (tmp_path / "pattern").write_bytes(bytes(random.Random(0).choices(b"abcdefgh", k=CLUSTER)))
     qemu("qemu-io", "-f", "qcow2", "-c", f"write -q -c -s {tmp_path}/pattern 0 64k", path)
     assert path.stat().st_size % 512
-    assert not checked(path)[1]
-    os.truncate(path, path.stat().st_size - 4)  # deflate's last byte may be its end mark only
+    assert not check(path)[1]
+    os.truncate(path, path.stat().st_size - 4)  # the last byte of deflate may be only its end mark
     with pytest.raises(InvalidInput, match="by the tables of this qcow2 image"):
-        checked(path)
+        check(path)
 
 
 OPERATIONS = ["write -q", "write -q -P 0", "write -q -z", "write -q -z -u", "discard -q"]
@@ -199,11 +199,11 @@ def test_what_qemu_writes_is_whole(tmp_path: Path, image_format: str, options: s
         )
         if image_format == "qcow2":
             qemu("qemu-img", "resize", "-q", "-f", "qcow2", path, size + MIB)
-        assert not checked(path)[1], commands
+        assert not check(path)[1], commands
 
 
 def stream_optimized_of_vmware(path: Path) -> Path:
-    """As other programs than qemu write it: the header at the beginning refers to the one at the end."""
+    """Create an image like those of other programs than qemu: the header at the beginning refers to the footer."""
     image_of(path, noise(2 * MIB, path), "vmdk", "subformat=streamOptimized")
     header = path.read_bytes()[:512]
     footer = struct.pack("<QII496x", 1, 0, 3) + header + bytes(512)
@@ -215,21 +215,21 @@ def stream_optimized_of_vmware(path: Path) -> Path:
 def test_a_vmdk_with_a_header_at_its_end(tmp_path: Path) -> None:
     path = stream_optimized_of_vmware(tmp_path / "image")
     assert qemu("qemu-img", "info", "-f", "vmdk", path)
-    assert not checked(path)[1]
+    assert not check(path)[1]
     for cut in (1, 512, 1024, 65536):
         os.truncate(path, path.stat().st_size - cut)
         with pytest.raises(InvalidInput, match="is not whole: the header at its end is missing"):
-            checked(path)
+            check(path)
 
 
 def test_a_vhd_without_its_footer(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(MIB, "vhd"), "vpc")
     os.truncate(path, path.stat().st_size - 2)
     with pytest.raises(InvalidInput, match="by the tables of this vpc image"):
-        checked(path)
+        check(path)
 
 
-# Who wants it nevertheless
+# Storing despite damage
 
 
 def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
@@ -240,25 +240,25 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
         f"by the tables of this qcow2 image the file has {length} bytes at least, of which {length - 100} are there"
     )
     with pytest.raises(InvalidInput) as caught:
-        checked(path)
+        check(path)
     assert (
         str(caught.value)
         == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it "
         "nevertheless."
     )
-    assert checked(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
-    assert checked(path, verify=None)[1] == ()
+    assert check(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
+    assert check(path, verify=None)[1] == ()
     os.truncate(path, CLUSTER)  # all tables are missing
-    assert len(checked(path, verify=False)[1]) == 1
+    assert len(check(path, verify=False)[1]) == 1
 
 
-# What is damaged
+# Damaged images
 
 
 def refused_or_warned(path: Path, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
-        checked(path)
-    (warning,) = checked(path, verify=False)[1]
+        check(path)
+    (warning,) = check(path, verify=False)[1]
     assert why in warning
 
 
@@ -267,7 +267,7 @@ def test_an_image_that_is_marked_as_corrupt(tmp_path: Path) -> None:
 
 
 def test_reference_counts(tmp_path: Path) -> None:
-    """A cluster in use that counts as free is written to by the next who allocates one; a free one that counts as used
+    """A used cluster that counts as free can be overwritten by the next allocation. A free cluster that counts as used
     only takes space.
     """
     path = image_of(tmp_path / "image", noise(MIB, "counts"), "qcow2")
@@ -280,7 +280,7 @@ def test_reference_counts(tmp_path: Path) -> None:
     with open(path, "ab") as file:
         file.truncate(101 * CLUSTER)
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False, stderr=subprocess.DEVNULL).returncode == 3
-    assert not checked(path)[1]
+    assert not check(path)[1]
 
 
 def test_a_dirty_image_is_not_judged_by_its_counts(tmp_path: Path) -> None:
@@ -292,23 +292,23 @@ def test_a_dirty_image_is_not_judged_by_its_counts(tmp_path: Path) -> None:
     )
     assert path.read_bytes()[79] & 1
     assert subprocess.run(["qemu-img", "check", "-q", path], check=False, stderr=subprocess.DEVNULL).returncode == 2
-    assert not checked(path)[1]
+    assert not check(path)[1]
 
 
 def test_an_encrypted_image_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "image"
     secret = ["--object", "secret,id=key,data=abc", "-o", "encrypt.format=aes,encrypt.key-secret=key"]
     qemu("qemu-img", "create", "-q", "-f", "qcow2", *secret, path, MIB)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert image.is_encrypted
     assert not warnings
 
 
-# What is hostile
+# Hostile images
 
 
 def shared_qcow2(path: Path) -> Path:
-    """1 TiB in 400 KB: all entries of the first table lead to one table, whose entries lead to one cluster."""
+    """Create 1 TiB in 400 KB: all entries of the first table refer to one table, whose entries refer to one cluster."""
     create(path, "qcow2", TIB)
     table = struct.unpack(">Q", path.read_bytes()[40:48])[0]
     entry = struct.pack(">Q", 5 * CLUSTER | 1 << 63)
@@ -317,7 +317,7 @@ def shared_qcow2(path: Path) -> Path:
 
 
 def shared_compressed(path: Path) -> Path:
-    """The same with one compressed cluster."""
+    """Create the same image with one compressed cluster."""
     image_of(path, b"x" * CLUSTER, "qcow2", " -c")
     whole = path.read_bytes()
     table = struct.unpack(">Q", whole[40:48])[0]
@@ -349,7 +349,7 @@ def shared_vdi(path: Path) -> Path:
 
 
 def shared_vdi_in_a_hole(path: Path) -> Path:
-    """All zeros, without storage: each entry leads to the first block."""
+    """Create an image of zeros without storage: each entry refers to the first block."""
     shared_vdi(path)
     table, data = struct.unpack("<II", path.read_bytes()[340:348])
     with open(path, "r+b") as file:
@@ -381,20 +381,20 @@ def test_tables_that_refer_to_one_block_many_times(tmp_path: Path, make: Callabl
     path = make(tmp_path / "image")
     for verify in (True, False, None):
         with pytest.raises(InvalidInput, match="image refer to the same blocks several times"):
-            checked(path, verify=verify)
+            check(path, verify=verify)
 
 
 def test_snapshots_share_blocks_with_what_is_active(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(2 * MIB, "snapshots"), "qcow2")
     for name in "abcdefgh":
         qemu("qemu-img", "snapshot", "-c", name, path)
-    image, warnings = checked(path)
+    image, warnings = check(path)
     assert image.snapshots == 8
     assert warnings == (f"{path} has 8 internal snapshots, which are left out.",)
 
 
 def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """8,000 snapshots that are all the active tables: a check reads the same tables again for each."""
+    """All 8,000 snapshots have the active tables, and a check reads the same tables again for each snapshot."""
     path = create(tmp_path / "image", "qcow2", 64 << 30)
     qemu(
         "qemu-io",
@@ -412,11 +412,11 @@ def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"
     ):
-        checked(path)
+        check(path)
 
 
 def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would be decompressed to see whether it is whole."""
+    """The check would have to decompress each cluster to find out if its data is whole."""
     path = image_of(tmp_path / "image", b"x" * CLUSTER, "qcow2", " -c")
     whole = path.read_bytes()
     table = struct.unpack(">Q", whole[40:48])[0]
@@ -434,7 +434,7 @@ def test_many_compressed_clusters_in_the_last_sector(tmp_path: Path, monkeypatch
         qcow2_tables, "is_whole_deflate", lambda data, cluster: seen.append(data) or is_whole(data, cluster)
     )
     with pytest.raises(InvalidInput):
-        checked(path)
+        check(path)
     assert len(seen) <= 64
 
 
@@ -454,7 +454,7 @@ def test_chance_in_the_tables_raises_nothing_unexpected(tmp_path: Path, image_fo
             )
         path.write_bytes(hostile)
         with contextlib.suppress(InvalidInput):
-            image, _warnings = checked(path, verify=choose.choice([True, False, None]))
+            image, _warnings = check(path, verify=choose.choice([True, False, None]))
             assert 0 <= image.data <= image.virtual_size
 
 
@@ -465,8 +465,8 @@ def test_a_fixed_vhd_is_a_raw_disk_with_a_footer(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(3 * MIB, "fixed"), "vpc", "subformat=fixed,force_size=on")
     length = path.stat().st_size
     assert length == 3 * MIB + 512
-    assert (checked(path)[0].format, checked(path)[0].virtual_size) == ("raw", 3 * MIB)
-    assert checked(path, image_format="raw")[0].virtual_size == length
+    assert (check(path)[0].format, check(path)[0].virtual_size) == ("raw", 3 * MIB)
+    assert check(path, image_format="raw")[0].virtual_size == length
     whole = path.read_bytes()
     changes = {
         "checksum": (length - 448, b"\0"),
@@ -476,6 +476,6 @@ def test_a_fixed_vhd_is_a_raw_disk_with_a_footer(tmp_path: Path) -> None:
     }
     for _name, (offset, byte) in changes.items():
         path.write_bytes(whole)
-        assert checked(patch(path, offset, byte))[0].virtual_size == length
+        assert check(patch(path, offset, byte))[0].virtual_size == length
     path.write_bytes(whole + bytes(512))
-    assert checked(path)[0].virtual_size == length + 512
+    assert check(path)[0].virtual_size == length + 512

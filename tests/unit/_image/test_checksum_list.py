@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files such as SHA256SUMS, made by the programs that make them."""
+"""Files such as SHA256SUMS, written by the original programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def find(content: bytes | str, origin: str = URL, algorithm: str = "sha256") -> 
     )
 
 
-def refusal(content: bytes | str, origin: str = URL) -> str:
+def expect_refusal(content: bytes | str, origin: str = URL) -> str:
     with pytest.raises(InvalidInput) as caught:
         find(content, origin)
     return str(caught.value)
@@ -112,14 +112,14 @@ def test_the_name_is_that_of_the_url_decoded() -> None:
 )
 def test_a_file_without_the_image(content: str, origin: str, has: str) -> None:
     name = origin.rpartition("/")[2]
-    assert refusal(content, origin) == (
+    assert expect_refusal(content, origin) == (
         f"checksum: 'sha256:https://h/SHA256SUMS' is not accepted: a file with the sha256 checksum of {name!r} is "
         f"expected, and it has {has}: give the URL of the right file, or the checksum itself."
     )
 
 
 def test_checksums_that_contradict_each_other() -> None:
-    assert refusal(f"{ONE}  disk.img\n{TWO} *./disk.img\n") == (
+    assert expect_refusal(f"{ONE}  disk.img\n{TWO} *./disk.img\n") == (
         "checksum: 'sha256:https://h/SHA256SUMS' is not accepted: one sha256 checksum of 'disk.img' is expected, "
         f"and https://h/SHA256SUMS has {ONE} and {TWO}: give the right one itself."
     )
@@ -129,5 +129,5 @@ def test_checksums_that_contradict_each_other() -> None:
     "line", [b"(" * MIB, b"SHA256 (" + b")" * MIB, b"\\" * MIB, b"\n" * MIB, ONE.encode() + b" \t" * MIB + b"x"]
 )
 def test_a_hostile_file_takes_little_time(line: bytes) -> None:
-    """Any of these would take hours if the time grew with the square of the length."""
-    assert "is not accepted" in refusal(line)
+    """Each of these files would take hours if the time grew with the square of the length."""
+    assert "is not accepted" in expect_refusal(line)

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bytes from file to file, looked at with cmp, du, filefrag and sha256sum."""
+"""Copies from file to file, verified with cmp, du, filefrag and sha256sum."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEBIBYTE = 2**20
 
 
 @contextlib.contextmanager
-def opened(source: Path, target: Path) -> Iterator[tuple[int, int]]:
+def open_files(source: Path, target: Path) -> Iterator[tuple[int, int]]:
     with open(source, "rb") as reading, open(target, "x+b") as writing:
         yield reading.fileno(), writing.fileno()
 
@@ -41,14 +41,14 @@ def output(*argv: object) -> str:
     return subprocess.run([str(each) for each in argv], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def allocated(path: Path) -> int:
-    """KiB."""
+def get_allocated_kib(path: Path) -> int:
+    """Return the allocated size in KiB."""
     return int(output("du", "--block-size=1K", path).split()[0])
 
 
 @pytest.fixture
 def source(tmpfs: Path) -> Path:
-    """5 MiB and 3 bytes: data, a hole, data that begins and ends within a block, a hole at the end."""
+    """Write 5 MiB and 3 bytes: data, a hole, data with unaligned ends, a hole at the end."""
     path = tmpfs / "source"
     with open(path, "wb") as file:
         file.write(random.Random(1).randbytes(MEBIBYTE))
@@ -63,45 +63,45 @@ def test_a_copy_is_the_same_and_keeps_holes(source, tmp_path, options):
     digest = hashlib.new(options["digests"]) if "digests" in options else None
     if digest is not None:
         options = {"digests": [digest]}
-    with opened(source, tmp_path / "target") as (reading, writing):
+    with open_files(source, tmp_path / "target") as (reading, writing):
         copy_local(reading, writing, **options)
     assert output("cmp", source, tmp_path / "target") == ""
-    assert allocated(tmp_path / "target") <= allocated(source) == 1024 + 8
+    assert get_allocated_kib(tmp_path / "target") <= get_allocated_kib(source) == 1024 + 8
     if digest is not None:
         assert output("sha256sum", tmp_path / "target").split()[0] == digest.hexdigest()
 
 
 @pytest.mark.parametrize("options", [{}, {"bandwidth": 10**9}])
 def test_without_sparse_holes_get_storage(source, tmp_path, options):
-    with opened(source, tmp_path / "target") as (reading, writing):
+    with open_files(source, tmp_path / "target") as (reading, writing):
         copy_local(reading, writing, sparse=False, **options)
     assert output("cmp", source, tmp_path / "target") == ""
-    assert allocated(tmp_path / "target") >= 5 * 1024
+    assert get_allocated_kib(tmp_path / "target") >= 5 * 1024
 
 
 def test_an_empty_file(tmp_path):
     (tmp_path / "empty").touch()
     for number, options in enumerate([{}, {"bandwidth": 1}, {"sparse": False}]):
-        with opened(tmp_path / "empty", tmp_path / f"target{number}") as (reading, writing):
+        with open_files(tmp_path / "empty", tmp_path / f"target{number}") as (reading, writing):
             copy_local(reading, writing, **options)
         assert (tmp_path / f"target{number}").stat().st_size == 0
 
 
 def test_zeros_become_holes_where_the_file_system_tells_no_holes(datastore):
-    """Of the simulated datastore's files, lseek(2) says that they are all data."""
+    """On the simulated datastore lseek(2) reports all of a file as data."""
     path = datastore.path()
     subprocess.run(["truncate", "-s", "1M", str(path / "source")], check=True)
-    with opened(path / "source", path / "target") as (reading, writing):
+    with open_files(path / "source", path / "target") as (reading, writing):
         copy_local(reading, writing)
     assert (path / "target").stat().st_size == MEBIBYTE
-    assert allocated(path / "target") == 0
+    assert get_allocated_kib(path / "target") == 0
 
 
 def test_data_is_shared_and_read_once_for_the_checksum(xfs):
     data = random.Random(2).randbytes(2 * MEBIBYTE)
     (xfs / "source").write_bytes(data)
     digest = hashlib.sha256()
-    with opened(xfs / "source", xfs / "target") as (reading, writing):
+    with open_files(xfs / "source", xfs / "target") as (reading, writing):
         copy_local(reading, writing, digests=[digest])
         os.fsync(writing)
     assert "shared" in output("filefrag", "-v", xfs / "target")
@@ -109,17 +109,17 @@ def test_data_is_shared_and_read_once_for_the_checksum(xfs):
 
 
 def test_between_file_systems(source, xfs):
-    with opened(source, xfs / "target") as (reading, writing):
+    with open_files(source, xfs / "target") as (reading, writing):
         copy_local(reading, writing)
     assert output("cmp", source, xfs / "target") == ""
-    assert allocated(xfs / "target") < 2 * 1024  # XFS may keep some room behind what was written
+    assert get_allocated_kib(xfs / "target") < 2 * 1024  # XFS may preallocate some space at the end of a file
 
 
 def test_a_full_file_system(source, tmpfs):
     os.truncate(source, 64 * MEBIBYTE)
     with (
         pytest.raises(NoSpace, match="No space left on device"),
-        opened(source, tmpfs / "target") as (reading, writing),
+        open_files(source, tmpfs / "target") as (reading, writing),
     ):
         copy_local(reading, writing, sparse=False)
     (tmpfs / "target").unlink()
@@ -135,13 +135,13 @@ def test_a_source_that_becomes_shorter(source, tmp_path, monkeypatch):
         return real(descriptor, size, position)
 
     monkeypatch.setattr(os, "pread", shorten)
-    with pytest.raises(StaleState, match="shorter"), opened(source, tmp_path / "target") as (reading, writing):
+    with pytest.raises(StaleState, match="shorter"), open_files(source, tmp_path / "target") as (reading, writing):
         copy_local(reading, writing, bandwidth=10**9)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_stream_of_any_chunks(tmp_path, seed):
-    """Whatever the chunks are: the file is their sum, and has holes for blocks of zeros and nothing else."""
+    """The file is the sum of all chunks, and has holes exactly for blocks of zeros."""
     choose = random.Random(seed)
     data = b"".join(
         choose.choice([bytes, choose.randbytes])(choose.choice([1, 4095, 4096, 10_000, 2 * MEBIBYTE]))
@@ -156,14 +156,14 @@ def test_a_stream_of_any_chunks(tmp_path, seed):
     assert output("md5sum", tmp_path / "target").split()[0] == digest.hexdigest()
     blocks = sum(any(data[start : start + 4096]) for start in range(0, len(data), 4096))
     assert (
-        0 <= allocated(tmp_path / "target") - blocks * 4 <= 16
+        0 <= get_allocated_kib(tmp_path / "target") - blocks * 4 <= 16
     )  # a file system may count its own blocks for many extents
 
 
 def test_a_stream_without_sparse(tmp_path):
     with open(tmp_path / "target", "xb") as file:
         write_stream(iter([bytes(MEBIBYTE)]), file.fileno(), sparse=False)
-    assert allocated(tmp_path / "target") == 1024
+    assert get_allocated_kib(tmp_path / "target") == 1024
 
 
 def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
@@ -182,7 +182,7 @@ def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
 
 
 def test_the_room_of_a_file_system(tmpfs):
-    """What is free, but for 16 MiB of a small one."""
+    """The room is the free space, less 16 MiB on a small file system."""
     directory = os.open(tmpfs, os.O_RDONLY)
     try:
         whole, free = capacity(directory), room(directory)
@@ -246,7 +246,7 @@ def test_convert(source, tmp_path, image_format):
 
 
 def test_convert_never_guesses_a_format(tmp_path):
-    """A raw disk whose guest wrote a qcow2 header to it stays raw."""
+    """A raw disk stays raw, even if its guest wrote a qcow2 header to it."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "source"), "1M"], check=True)
     convert(tmp_path / "source", "raw", tmp_path / "target", "raw")
     size = (tmp_path / "source").stat().st_size
@@ -258,7 +258,7 @@ def test_convert_with_options_and_without_sparse(source, tmp_path):
     told = output("qemu-img", "info", tmp_path / "target")
     assert "cluster_size: 2097152" in told
     assert "compat: 0.10" in told
-    assert allocated(tmp_path / "target") >= 5 * 1024
+    assert get_allocated_kib(tmp_path / "target") >= 5 * 1024
 
 
 def test_convert_writes_to_the_same_file_while_it_is_locked(source, tmp_path):
@@ -301,7 +301,7 @@ def test_the_kernel_may_not_know_copy_file_range(source, tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(copying.os, "copy_file_range", unknown)
-    with opened(source, tmp_path / "target") as (reading, writing):
+    with open_files(source, tmp_path / "target") as (reading, writing):
         copy_local(reading, writing)
     assert output("cmp", source, tmp_path / "target") == ""
-    assert allocated(tmp_path / "target") <= 1024 + 8
+    assert get_allocated_kib(tmp_path / "target") <= 1024 + 8

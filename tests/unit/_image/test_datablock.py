@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Datablocks, looked at with blkid, qemu-img and the checkers of the file systems."""
+"""Datablocks, verified with blkid, qemu-img and the checkers of the file systems."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def file_system(path: str) -> str:
     return output("blkid", "-p", "-o", "value", "-s", "TYPE", path).strip()
 
 
-def allocated(path: str) -> int:
-    """KiB."""
+def get_allocated_kib(path: str) -> int:
+    """Return the allocated size in KiB."""
     return int(output("du", "--block-size=1K", path).split()[0])
 
 
 def test_an_empty_raw_one(tmp_path):
     path = datablock(tmp_path)
-    assert (os.stat(path).st_size, allocated(path)) == (8 * 2**20, 0)
+    assert (os.stat(path).st_size, get_allocated_kib(path)) == (8 * 2**20, 0)
 
 
 def test_an_empty_raw_one_with_all_its_storage(tmp_path):
-    assert allocated(datablock(tmp_path, sparse=False)) >= 8 * 1024
+    assert get_allocated_kib(datablock(tmp_path, sparse=False)) >= 8 * 1024
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_an_empty_raw_one_with_all_its_storage(tmp_path):
 def test_with_a_file_system(tmp_path, fs, size, check, image_format, sparse):
     path = datablock(tmp_path, fs=fs, size_mb=size, format=image_format, sparse=sparse)
     assert os.listdir(tmp_path) == [os.path.basename(path)]
-    # XFS makes a log of its own of 64 MiB.
-    assert allocated(path) >= size * 1024 if not sparse else allocated(path) < size * 512
+    # XFS creates an internal log of 64 MiB.
+    assert get_allocated_kib(path) >= size * 1024 if not sparse else get_allocated_kib(path) < size * 512
     if image_format == "qcow2":
         output("qemu-img", "check", path)
         subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, path + ".raw"], check=True)
@@ -70,7 +70,7 @@ def test_an_empty_qcow2_one(tmp_path):
     told = output("qemu-img", "info", path)
     assert "virtual size: 8 MiB" in told
     assert "cluster_size: 1048576" in told
-    assert allocated(datablock(tmp_path, format="qcow2", sparse=False)) >= 8 * 1024
+    assert get_allocated_kib(datablock(tmp_path, format="qcow2", sparse=False)) >= 8 * 1024
 
 
 def test_options_are_arguments_and_not_a_command_line(tmp_path):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What gzip(1), bzip2(1), xz(1), zstd(1), tar(1) and Python's zip make, and what somebody made of that."""
+"""Files of gzip(1), bzip2(1), xz(1), zstd(1), tar(1) and Python's zip, and manipulated versions of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import deco
 from ansible_collections.granary.vmstore.plugins.module_utils._image.decompress import decompress
 
 TOOLS = ("gzip", "bzip2", "xz", "zstd")
-#: Bytes of an image: half of it doesn't compress.
+#: Content of an image: half of it is incompressible.
 DATA = random.Random(4).randbytes(300_000) + bytes(300_000)
 MIB = 1 << 20
 
 
-def packed(tool: str, data: bytes, *options: str) -> bytes:
+def pack(tool: str, data: bytes, *options: str) -> bytes:
     if shutil.which(tool) is None:
         pytest.fail(f"{tool} is not installed: apt-get install {'xz-utils' if tool == 'xz' else tool}")
     return subprocess.run([tool, "-c", *options], input=data, capture_output=True, check=True).stdout
@@ -39,7 +39,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def unpacked(data: bytes, *, size: int = 10_000, limit: int = 10 * MIB, path: str = "/srv/image") -> bytes:
+def unpack(data: bytes, *, size: int = 10_000, limit: int = 10 * MIB, path: str = "/srv/image") -> bytes:
     return b"".join(decompress(pieces(data, size), limit=limit, path=path))
 
 
@@ -53,58 +53,58 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("size", [1000, 1 << 20])
 @pytest.mark.parametrize("tool", TOOLS)
 def test_comes_out_as_it_went_in(tool: str, size: int) -> None:
-    assert unpacked(packed(tool, DATA), size=size) == DATA
+    assert unpack(pack(tool, DATA), size=size) == DATA
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_even_byte_by_byte(tool: str) -> None:
-    assert unpacked(packed(tool, DATA[-310_000:]), size=1) == DATA[-310_000:]
+    assert unpack(pack(tool, DATA[-310_000:]), size=1) == DATA[-310_000:]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("size", [7, 1 << 20])
 def test_members_follow_one_another(tool: str, size: int) -> None:
-    members = packed(tool, b"one " * 500) + packed(tool, b"") + packed(tool, b"two")
-    assert unpacked(members, size=size) == b"one " * 500 + b"two"
+    members = pack(tool, b"one " * 500) + pack(tool, b"") + pack(tool, b"two")
+    assert unpack(members, size=size) == b"one " * 500 + b"two"
 
 
 @pytest.mark.parametrize("tool", ["gzip", "xz"])
 def test_zeros_behind_the_end_are_padding(tool: str) -> None:
-    assert unpacked(packed(tool, b"one") + bytes(512) + packed(tool, b"two") + bytes(1024)) == b"onetwo"
+    assert unpack(pack(tool, b"one") + bytes(512) + pack(tool, b"two") + bytes(1024)) == b"onetwo"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA, bytes(1 << 16), b"QFI\xfb" + bytes(600)])
 def test_what_is_not_compressed_stays_as_it_is(data: bytes) -> None:
-    assert unpacked(data) == data
+    assert unpack(data) == data
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_stream_that_ends_early_is_refused(tool: str) -> None:
-    stream = packed(tool, b"some bytes that matter" * 100)
+    stream = pack(tool, b"some bytes that matter" * 100)
     for length in range(20, len(stream), 1 if tool != "zstd" else 7):
         with pytest.raises(InvalidInput, match=f"a whole {tool} stream is expected.* ends too early"):
-            unpacked(stream[:length])
+            unpack(stream[:length])
     with pytest.raises(InvalidInput, match="ends too early"):
-        unpacked(stream + stream[:20])
+        unpack(stream + stream[:20])
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_what_follows_the_end_is_refused(tool: str) -> None:
     with pytest.raises(InvalidInput, match=f"a whole {tool} stream is expected.* goes on behind its end"):
-        unpacked(packed(tool, DATA) + b"garbage that is no member")
+        unpack(pack(tool, DATA) + b"garbage that is no member")
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_damaged_stream_is_refused(tool: str) -> None:
-    stream = bytearray(packed(tool, DATA, *(["--check"] if tool == "zstd" else [])))
+    stream = bytearray(pack(tool, DATA, *(["--check"] if tool == "zstd" else [])))
     stream[len(stream) // 2] ^= 1
     with pytest.raises(InvalidInput, match=f"a whole {tool} stream is expected.* damaged"):
-        unpacked(bytes(stream))
+        unpack(bytes(stream))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_bomb_is_stopped_at_the_limit(tool: str) -> None:
-    bomb = packed(tool, bytes(256 * MIB))
+    bomb = pack(tool, bytes(256 * MIB))
     out = 0
     with pytest.raises(InvalidInput, match=f"at most {5 * MIB} bytes are expected, and it expands to more than that"):
         for chunk in decompress([bomb], limit=5 * MIB, path="/srv/image"):
@@ -115,9 +115,9 @@ def test_a_bomb_is_stopped_at_the_limit(tool: str) -> None:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_as_many_bytes_as_the_limit_are_none_too_many(tool: str) -> None:
-    assert unpacked(packed(tool, DATA), limit=len(DATA)) == DATA
+    assert unpack(pack(tool, DATA), limit=len(DATA)) == DATA
     with pytest.raises(InvalidInput):
-        unpacked(packed(tool, DATA), limit=len(DATA) - 1)
+        unpack(pack(tool, DATA), limit=len(DATA) - 1)
 
 
 def test_what_is_not_compressed_has_the_limit_too() -> None:
@@ -126,8 +126,8 @@ def test_what_is_not_compressed_has_the_limit_too() -> None:
             pass
 
 
-def greedy(tool: str, window_log: int = 30) -> bytes:
-    """A small stream whose header asks for a gigabyte of memory, or less."""
+def make_greedy(tool: str, window_log: int = 30) -> bytes:
+    """Create a small stream whose header requests a gigabyte of memory, or less."""
     if tool == "zstd":
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with (
@@ -144,7 +144,7 @@ def greedy(tool: str, window_log: int = 30) -> bytes:
 @pytest.mark.parametrize("tool", ["xz", "zstd"])
 def test_a_stream_that_asks_for_much_memory_is_refused(tool: str) -> None:
     with pytest.raises(InvalidInput, match=r"(?i)memory"):
-        unpacked(greedy(tool))
+        unpack(make_greedy(tool))
 
 
 @pytest.mark.parametrize(
@@ -152,34 +152,34 @@ def test_a_stream_that_asks_for_much_memory_is_refused(tool: str) -> None:
     [("xz", "-9e"), ("zstd", "-19"), ("zstd", "--ultra -22 --long=27"), ("bzip2", "-9"), ("gzip", "-9")],
 )
 def test_the_highest_levels_are_taken(tool: str, level: str) -> None:
-    assert unpacked(packed(tool, DATA, *level.split())) == DATA
+    assert unpack(pack(tool, DATA, *level.split())) == DATA
 
 
 def test_as_much_memory_as_the_limit_is_none_too_much() -> None:
-    assert unpacked(greedy("zstd", 28)) == DATA
+    assert unpack(make_greedy("zstd", 28)) == DATA
 
 
 def test_zstd_itself_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompress_module, "_ZSTD_MEMORY", 64 * MIB)
     with pytest.raises(InvalidInput, match="a whole zstd stream is expected"):
-        unpacked(greedy("zstd", 27))
+        unpack(make_greedy("zstd", 27))
 
 
-# What zstd(1) would take behind a frame
+# Trailing data that zstd(1) would accept after a frame
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize("tool", ["gzip", "xz", "lzma", "lz4"])
 def test_other_compressions_do_not_follow_a_frame(tool: str, size: int) -> None:
     if tool == "xz":
-        other = greedy("xz")
+        other = make_greedy("xz")
     elif tool == "lzma":
         other = lzma.compress(b"little", lzma.FORMAT_ALONE)
     else:
         other = gzip.compress(b"little") if tool == "gzip" else b"\x04\x22\x4d\x18" + bytes(20)
     for skippable in (b"", SKIPPABLE):
         with pytest.raises(InvalidInput, match=r"goes on behind its end \(what follows a frame is no zstd frame\)"):
-            unpacked(packed("zstd", DATA) + skippable + other, size=size)
+            unpack(pack("zstd", DATA) + skippable + other, size=size)
 
 
 SKIPPABLE = b"\x5a\x2a\x4d\x18\x05\0\0\0\xfd7zXZ"
@@ -187,8 +187,8 @@ SKIPPABLE = b"\x5a\x2a\x4d\x18\x05\0\0\0\xfd7zXZ"
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 def test_skippable_frames_are_skipped(size: int) -> None:
-    one, two = packed("zstd", b"one"), packed("zstd", b"two", "--no-check")
-    assert unpacked(one + SKIPPABLE + SKIPPABLE + two + SKIPPABLE, size=size) == b"onetwo"
+    one, two = pack("zstd", b"one"), pack("zstd", b"two", "--no-check")
+    assert unpack(one + SKIPPABLE + SKIPPABLE + two + SKIPPABLE, size=size) == b"onetwo"
 
 
 def test_a_parallel_compressor() -> None:
@@ -197,7 +197,7 @@ def test_a_parallel_compressor() -> None:
     data = random.Random(5).randbytes(1000) * 40_000
     done = subprocess.run(["pzstd", "-1", "-p", "4", "-c", "-q"], input=data, capture_output=True, check=True)
     assert done.stdout.count(b"\x50\x2a\x4d\x18") > 1
-    assert unpacked(packed("zstd", b"first") + done.stdout, limit=50 * MIB) == b"first" + data
+    assert unpack(pack("zstd", b"first") + done.stdout, limit=50 * MIB) == b"first" + data
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,16 @@ def test_a_parallel_compressor() -> None:
 def test_frames_of_all_kinds(options: str) -> None:
     for data in (b"", b"x", bytes(300), bytes(10 * MIB), DATA, DATA[:66_000], random.Random(6).randbytes(70_000)):
         words = options.replace("600000", str(len(data))).split()
-        assert unpacked(packed("zstd", data, *words), size=100_000, limit=20 * MIB) == data
+        assert unpack(pack("zstd", data, *words), size=100_000, limit=20 * MIB) == data
 
 
 @pytest.mark.parametrize("block", [b"\x07\0\0", b"\x05\0\x20"], ids=["type", "size"])
 def test_a_block_without_a_valid_header_is_refused(block: bytes) -> None:
     with pytest.raises(InvalidInput, match="a block has no valid header"):
-        unpacked(b"\x28\xb5\x2f\xfd\x20\x05" + block + bytes(100))
+        unpack(b"\x28\xb5\x2f\xfd\x20\x05" + block + bytes(100))
 
 
-# What costs more than it is worth
+# Streams of excessive cost
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -223,29 +223,28 @@ def test_members_without_content_are_limited(tool: str) -> None:
     with pytest.raises(
         InvalidInput, match=f"{tool} data is expected, and more than 10000 of its members or frames are empty"
     ):
-        unpacked(packed(tool, DATA) + packed(tool, b"") * 200_000, size=1 << 20)
+        unpack(pack(tool, DATA) + pack(tool, b"") * 200_000, size=1 << 20)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_small_members_are_not(tool: str) -> None:
-    member = packed(tool, b"x")
+    member = pack(tool, b"x")
     assert (
-        unpacked((member + packed(tool, b"") + b"\0" * (tool in ("gzip", "bzip2"))) * 20_000, size=1 << 20)
-        == b"x" * 20_000
+        unpack((member + pack(tool, b"") + b"\0" * (tool in ("gzip", "bzip2"))) * 20_000, size=1 << 20) == b"x" * 20_000
     )
 
 
 def test_blocked_gzip() -> None:
-    """As bgzip(1) writes it (SAM/BAM format specification, 4.1): members of at most 64 KiB, and an empty one at the end
-    of each file.
+    """bgzip(1) writes members of at most 64 KiB, and an empty one at the end of each file (SAM/BAM
+    specification, 4.1).
     """
     data = DATA * 20
     blocks = b"".join(gzip.compress(piece) for piece in pieces(data, 65_280))
-    assert unpacked((blocks + gzip.compress(b"")) * 3, size=1 << 20, limit=100 * MIB) == data * 3
+    assert unpack((blocks + gzip.compress(b"")) * 3, size=1 << 20, limit=100 * MIB) == data * 3
 
 
 def long_name() -> Iterator[bytes]:
-    """A gzip header with a file name that does not end (RFC 1952, 2.3.1)."""
+    """Return a gzip header with an endless file name (RFC 1952, 2.3.1)."""
     return itertools.chain([b"\x1f\x8b\x08\x08" + bytes(6)], itertools.repeat(b"x" * 65536))
 
 
@@ -259,7 +258,7 @@ def empty_blocks() -> Iterator[bytes]:
 
 def large_skippable_frame() -> Iterator[bytes]:
     return itertools.chain(
-        [packed("zstd", b"little") + b"\x50\x2a\x4d\x18\xff\xff\xff\xff"], itertools.repeat(bytes(65536))
+        [pack("zstd", b"little") + b"\x50\x2a\x4d\x18\xff\xff\xff\xff"], itertools.repeat(bytes(65536))
     )
 
 
@@ -280,14 +279,14 @@ def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypa
     monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 0)
     monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
     with pytest.raises(InvalidInput, match=f"{tool} data that takes at most 0 seconds of CPU time so far is expected"):
-        unpacked(compress(DATA))
+        unpack(compress(DATA))
 
 
 def test_so_is_that_of_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 1)
     monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
     with pytest.raises(InvalidInput, match=r"a whole zstd stream is expected.*\(stopped by SIGKILL\)"):
-        for _ignored in decompress(itertools.repeat(packed("zstd", DATA, "-19")), limit=1 << 50, path="/srv/image"):
+        for _ignored in decompress(itertools.repeat(pack("zstd", DATA, "-19")), limit=1 << 50, path="/srv/image"):
             pass
 
 
@@ -305,35 +304,35 @@ def test_archives_are_refused(tar: bytes, size: int) -> None:
             InvalidInput,
             match=f"^path: '/srv/image' is not accepted: an image is expected, and this is a {kind} archive: unpack it",
         ):
-            unpacked(data, size=size)
+            unpack(data, size=size)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_so_are_compressed_ones(tar: bytes, tool: str) -> None:
     for data, kind in ((tar, "tar"), (a_zip(), "zip")):
         with pytest.raises(InvalidInput, match=f"this is a {kind} archive"):
-            unpacked(packed(tool, data))
+            unpack(pack(tool, data))
 
 
 @pytest.mark.parametrize("size", [1, 100, 1 << 20])
 def test_a_disk_is_no_archive_though_it_begins_like_one(size: int) -> None:
-    """What tells that it is a disk, the magic number of btrfs, lies far behind."""
+    """The sign of the disk, the magic number of btrfs, is far from the beginning."""
     disk = b"\x1f\x9d\x90" + b"\7" * 65597 + b"_BHRfS_M" + DATA
-    assert unpacked(disk, size=size) == disk
+    assert unpack(disk, size=size) == disk
     with pytest.raises(InvalidInput, match="this is compressed with compress: decompress it first"):
-        unpacked(disk.replace(b"_BHRfS_M", b"12345678"), size=size)
+        unpack(disk.replace(b"_BHRfS_M", b"12345678"), size=size)
 
 
 def test_compressed_twice_is_refused() -> None:
     with pytest.raises(InvalidInput, match="compressed once is expected, and inside xz there is gzip again"):
-        unpacked(packed("xz", packed("gzip", DATA)))
+        unpack(pack("xz", pack("gzip", DATA)))
 
 
 def test_reads_no_more_than_it_must() -> None:
     given = []
 
     def chunks() -> Iterator[bytes]:
-        for piece in pieces(packed("gzip", os.urandom(10 * MIB)), 1000):
+        for piece in pieces(pack("gzip", os.urandom(10 * MIB)), 1000):
             given.append(piece)
             yield piece
 
@@ -343,12 +342,12 @@ def test_reads_no_more_than_it_must() -> None:
 
 def test_errors_show_no_password() -> None:
     with pytest.raises(InvalidInput, match=r"'https://host/image\?\.\.\.' is not accepted") as caught:
-        unpacked(b"1234", limit=1, path="https://user:secret@host/image?signature=secret")
+        unpack(b"1234", limit=1, path="https://user:secret@host/image?signature=secret")
     assert "secret" not in str(caught.value) + repr(caught.value.value)
 
 
 def test_a_missing_zstd_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = packed("zstd", DATA)
+    stream = pack("zstd", DATA)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandFailed, match="'zstd' is not installed on this host: install the package zstd"):
-        unpacked(stream)
+        unpack(stream)

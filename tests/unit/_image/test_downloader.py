@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A front-end's downloader as a program; tests/unit/_driver_script/test_entry.py has what actions make of it."""
+"""A front-end's downloader as a program. tests/unit/_face/driver_script/test_entry.py tests its use by the actions."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def inspect(path: str, **options: object) -> ImageFile:
         return image_file.inspect(descriptor, path=path, **options)
 
 
-#: Format, options of qemu-img create, bytes.
+#: Format, options of qemu-img create, size in bytes.
 REAL_IMAGES = [
     ("raw", "", 100 * MIB),
     ("raw", "", 64 * TIB // 8),
@@ -96,7 +96,7 @@ def vhd_footer(path: Path, offset: int, data: bytes) -> None:
 
 @pytest.fixture
 def refused_unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
-    """The reason of a refusal, with no qemu-img to ask: whoever would run it gets another error."""
+    """Return the reason of a refusal without qemu-img: code that runs qemu-img gets another error."""
 
     def reason(path: Path) -> str:
         with monkeypatch.context() as patched, pytest.raises(InvalidInput) as caught:
@@ -107,7 +107,7 @@ def refused_unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
     return reason
 
 
-# What an image is
+# Formats of images
 
 
 @pytest.mark.parametrize(("image_format", "options", "size"), REAL_IMAGES)
@@ -181,11 +181,11 @@ def test_an_image_in_use_can_be_inspected(tmp_path: Path) -> None:
 
 def test_version_2_has_no_features_where_version_3_has_them(tmp_path: Path) -> None:
     path = create(tmp_path / "image", options="compat=0.10")
-    patch(path, 72, struct.pack(">II4s8x", 0x12345678, 4, b"name"))  # an extension that nobody knows
+    patch(path, 72, struct.pack(">II4s8x", 0x12345678, 4, b"name"))  # an unknown extension
     assert inspect(str(path)).virtual_size == MIB
 
 
-# What refers to other files
+# References to other files
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_vmdk_with_extents_elsewhere(tmp_path: Path, refused_unseen: Callable[
     path = tmp_path / "image"
     path.write_bytes(DESCRIPTOR)
     assert "this vmdk image is a descriptor of other files" in refused_unseen(path)
-    # A header without a capacity: qemu goes by the descriptor in the same file.
+    # Without a capacity in the header, qemu uses the descriptor in the same file.
     create(path, "vmdk")
     patch(patch(path, 12, bytes(8)), 512, DESCRIPTOR + bytes(512))
     assert "/etc/passwd" in qemu_img("info", "-f", "vmdk", path)
@@ -256,7 +256,7 @@ def test_differences_to_a_parent(tmp_path: Path) -> None:
         inspect(str(path))
 
 
-# What isn't a whole image
+# Incomplete images
 
 
 def test_only_a_regular_file_is_opened(tmp_path: Path, refused_unseen: Callable[[Path], str]) -> None:
@@ -367,9 +367,10 @@ def test_hostile_headers_end_in_an_answer_or_a_refusal(tmp_path: Path, image_for
 
 
 def with_bitmaps(path: Path, count: int, size: int, granularity: int) -> Path:
-    """A sound qcow2 with bitmaps of ``1 << granularity`` bytes a bit, which qemu loads as it opens the file.
+    """Create a sound qcow2 image with bitmaps of ``1 << granularity`` bytes a bit, which qemu loads when it opens the
+    file.
 
-    All of them share one table.
+    All bitmaps share one table.
     """
     create(path, size=size)
     cluster, entries = 65536, max(1, (size >> granularity) // 8 // 65536)
@@ -399,13 +400,13 @@ def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypat
     ):
         inspect(str(path))
     assert not children()
-    monkeypatch.setattr(qemu_img_command, "MEMORY", TIB)  # nothing but the limit kept it from being read
+    monkeypatch.setattr(qemu_img_command, "MEMORY", TIB)  # only the limit prevented the read
     assert inspect(str(path)).virtual_size == 2 * TIB
 
 
 def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 65535, MIB, 16)  # more than 30 s of CPU time, for comparing names
-    monkeypatch.setattr(qemu_img_command, "MEMORY", 2 << 30)  # what it takes until then differs from run to run
+    monkeypatch.setattr(qemu_img_command, "MEMORY", 2 << 30)  # the memory in use at that time differs between runs
     with pytest.raises(CommandFailed, match=r"The command 'qemu-img' did not end within 0\.2 seconds and was stopped"):
         inspect(str(path), timeout=0.2)
     assert not children()

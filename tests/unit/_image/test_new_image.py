@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The write discipline for image files, also with several programs at once."""
+"""The write discipline for image files, also with several programs at the same time."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_replacement_that_fails_is_undone(tmp_path):
     image, other = tmp_path / "image", tmp_path / "other"
     image.write_bytes(b"old")
     other.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "tests", str(other)], check=True)  # what is mounted on can't be renamed
+    subprocess.run(["mount", "-t", "tmpfs", "tests", str(other)], check=True)  # a mount point can't be renamed
     try:
         with (
             pytest.raises(FileAccessFailed, match="Could not replace .*/image: Device or resource busy"),

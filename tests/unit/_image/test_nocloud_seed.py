@@ -36,8 +36,8 @@ def seed(tmp_path: Path) -> Path:
     return path
 
 
-def extracted(path: Path, directory: Path) -> Path:
-    """The files as another program than our reader sees them."""
+def extract(path: Path, directory: Path) -> Path:
+    """Return the files as another program than our reader extracts them."""
     subprocess.run(
         ["xorriso", "-osirrox", "on", "-indev", str(path), "-extract", "/", str(directory)],
         check=True,
@@ -54,7 +54,7 @@ def test_blkid_finds_what_cloud_init_looks_for(seed):
 
 
 def test_the_files(seed, tmp_path):
-    files = extracted(seed, tmp_path / "files")
+    files = extract(seed, tmp_path / "files")
     assert sorted(os.listdir(files)) == ["granary", "meta-data", "user-data"]
     assert json.loads((files / "meta-data").read_text()) == {"instance-id": UUID}
     first, _newline, body = (files / "user-data").read_text().partition("\n")
@@ -66,9 +66,9 @@ def test_the_files(seed, tmp_path):
 
 
 def test_bootcmd_makes_cloud_init_apply_mounts_again(seed, tmp_path):
-    commands = json.loads((extracted(seed, tmp_path / "files") / "user-data").read_text().partition("\n")[2])["bootcmd"]
+    commands = json.loads((extract(seed, tmp_path / "files") / "user-data").read_text().partition("\n")[2])["bootcmd"]
     assert commands[0] == ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"]
-    # Only lines that cloud-init wrote for virtiofs go.
+    # Only the lines that cloud-init wrote for virtiofs disappear.
     kept = "# one-1 virtiofs\none-9 /x virtiofs ro 0 0\nUUID=1\t/\text4\tdefaults,comment=cloudconfig\t0\t1\n"
     table = tmp_path / "fstab"
     table.write_text(kept + "one-1\t/mnt/one-fs-1\tvirtiofs\tnofail,comment=cloudconfig\t0\t0\n")
@@ -100,7 +100,7 @@ def test_no_file_is_no_seed(tmp_path):
 
 def test_a_seed_without_mounts(tmp_path):
     (tmp_path / "seed.iso").write_bytes(seed_bytes(UUID, []))
-    body = (extracted(tmp_path / "seed.iso", tmp_path / "files") / "user-data").read_text().partition("\n")[2]
+    body = (extract(tmp_path / "seed.iso", tmp_path / "files") / "user-data").read_text().partition("\n")[2]
     assert list(json.loads(body)) == ["bootcmd"]
     assert read_seed(str(tmp_path / "seed.iso")) == Seed(UUID, ())
 
@@ -118,21 +118,21 @@ def foreign_seed(path: Path) -> None:
     make_image(path, files, "cidata")
 
 
-def marked(path: Path, marker: bytes, volume: str = "cidata") -> None:
+def make_marked(path: Path, marker: bytes, volume: str = "cidata") -> None:
     files = path.with_name("marked")
     files.mkdir()
     (files / "granary").write_bytes(marker)
     make_image(path, files, volume)
 
 
-def damaged(path: Path) -> None:
+def make_damaged(path: Path) -> None:
     data = bytearray(seed_bytes(UUID, MOUNTS))
-    data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far behind the end
+    data[16 * 2048 + 158 : 16 * 2048 + 162] = b"\xff" * 4  # the root directory begins far beyond the end
     path.write_bytes(data)
 
 
 def test_another_users_link_is_not_read(tmp_path: Path, tenant: Path) -> None:
-    """Also a seed tells what it isn't told: the mounts of somebody else's machine."""
+    """The content of a seed is private: it describes the mounts of another user's machine."""
     (tmp_path / "seed.iso").write_bytes(seed_bytes(UUID, MOUNTS))
     owner = tenant.stat().st_uid
     for name, target, path in (("seed.iso", "seed.iso", "seed.iso"), ("directory", "", "directory/seed.iso")):
@@ -153,18 +153,18 @@ def test_another_users_link_is_not_read(tmp_path: Path, tenant: Path) -> None:
         os.mkfifo,
         lambda path: path.symlink_to("nowhere"),
         foreign_seed,
-        damaged,
-        lambda path: marked(path, b"[" * 100_000),
-        lambda path: marked(path, b"{}"),
-        lambda path: marked(path, b'{"mounts": 7}'),
-        lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": Infinity}'),
-        lambda path: marked(path, b'{"mounts": [], "instance_id": "x\\u0000", "format": 1}'),
-        lambda path: marked(
+        make_damaged,
+        lambda path: make_marked(path, b"[" * 100_000),
+        lambda path: make_marked(path, b"{}"),
+        lambda path: make_marked(path, b'{"mounts": 7}'),
+        lambda path: make_marked(path, b'{"mounts": [], "instance_id": "x", "format": Infinity}'),
+        lambda path: make_marked(path, b'{"mounts": [], "instance_id": "x\\u0000", "format": 1}'),
+        lambda path: make_marked(
             path,
             b'{"mounts": [{"tag": "/dev/x", "mount_point": "/mnt", "read_only": 0, "options": ""}], "instance_id": '
             b'"x", "format": 1}',
         ),
-        lambda path: marked(path, b'{"mounts": [], "instance_id": "x", "format": 1}', volume="other"),
+        lambda path: make_marked(path, b'{"mounts": [], "instance_id": "x", "format": 1}', volume="other"),
     ],
 )
 def test_what_is_not_ours_is_not_read(make, tmp_path):

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The header of qcow2 images, compared with what qemu-img made or prints."""
+"""The header of qcow2 images, compared with images and output of qemu-img."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._image.qcow2 import HEADER_SIZE, Qcow2Header
 
 
-def created(path: Path, *options: str, size: str = "100M") -> Qcow2Header:
+def create_image(path: Path, *options: str, size: str = "100M") -> Qcow2Header:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), size], check=True)
     return Qcow2Header.parse(path.read_bytes()[:HEADER_SIZE])
 
@@ -29,7 +29,7 @@ def created(path: Path, *options: str, size: str = "100M") -> Qcow2Header:
     ],
 )
 def test_fields_are_those_that_qemu_prints(tmp_path: Path, options: str) -> None:
-    header = created(tmp_path / "x", "-o", options)
+    header = create_image(tmp_path / "x", "-o", options)
     printed = json.loads(
         subprocess.run(
             ["qemu-img", "info", "--output=json", str(tmp_path / "x")], check=True, capture_output=True
@@ -47,18 +47,18 @@ def test_fields_are_those_that_qemu_prints(tmp_path: Path, options: str) -> None
 
 
 def test_references_to_other_files(tmp_path: Path) -> None:
-    created(tmp_path / "base")
-    header = created(tmp_path / "overlay", "-b", "base", "-F", "qcow2")
+    create_image(tmp_path / "base")
+    header = create_image(tmp_path / "overlay", "-b", "base", "-F", "qcow2")
     data = (tmp_path / "overlay").read_bytes()
     assert data[header.backing_offset :][: header.backing_length] == b"base"
     assert header.external_reference == "has a backing file"
-    header = created(tmp_path / "outside", "-o", f"data_file={tmp_path / 'data'}")
+    header = create_image(tmp_path / "outside", "-o", f"data_file={tmp_path / 'data'}")
     assert header.has_external_data
     assert header.external_reference == "has an external data file"
 
 
 def test_internal_snapshots(tmp_path: Path) -> None:
-    created(tmp_path / "x")
+    create_image(tmp_path / "x")
     subprocess.run(["qemu-img", "snapshot", "-c", "one", str(tmp_path / "x")], check=True)
     header = Qcow2Header.parse((tmp_path / "x").read_bytes())
     assert header.snapshots == 1
@@ -72,8 +72,8 @@ def test_what_is_no_header(data: bytes) -> None:
 
 
 def test_an_absurd_size_of_reference_counts_takes_no_memory(tmp_path: Path) -> None:
-    """A shift by the number in the header would take half a gigabyte."""
-    created(tmp_path / "x")
+    """A shift by the number in the header would allocate half a gigabyte."""
+    create_image(tmp_path / "x")
     head = bytearray((tmp_path / "x").read_bytes()[:HEADER_SIZE])
     head[96:100] = b"\xff\xff\xff\xff"
     assert Qcow2Header.parse(bytes(head)).refcount_bits == 64

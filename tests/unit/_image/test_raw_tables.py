@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Raw disks that are shorter than their own tables say, and raw disks with any other content, which are accepted."""
+"""Raw disks that are shorter than their own tables claim, and raw disks of any other content, which are accepted."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_file_system(tmp_path: Path, name: str, command: str, package: str, si
 
 
 def test_squashfs(tmp_path: Path) -> None:
-    """Of version 4 (the kernel's squashfs_fs.h)."""
+    """The superblock has version 4 (squashfs_fs.h of the kernel)."""
     block = struct.pack("<4sIIIIHHHHHHQQ", b"hsqs", 1, 0, 131072, 0, 1, 17, 0, 1, 4, 0, 0, 3 * MIB)
     path = patch(disk(tmp_path / "disk", 3 * MIB), 0, block)
     assert not warnings_of(path)
@@ -107,12 +107,12 @@ def test_squashfs(tmp_path: Path) -> None:
 
 
 def mbr(*entries: tuple[int, int, int, int]) -> bytes:
-    """Status, type, first sector and number of sectors of each partition."""
+    """Return an MBR with status, type, first sector and number of sectors of each partition."""
     return bytes(446) + b"".join(struct.pack("<B3xB3xII", *entry) for entry in entries).ljust(64, b"\0") + b"\x55\xaa"
 
 
 def gpt(size: int, sector: int, **changes: int) -> bytes:
-    """The protective MBR and the header of a GPT on a disk of ``size`` bytes."""
+    """Return the protective MBR and the header of a GPT on a disk of ``size`` bytes."""
     last = size // sector - 1
     header = struct.pack("<8sIIII", b"EFI PART", 0x10000, 92, 0, 0) + struct.pack(
         "<QQQQ16sQIII", 1, last, 34, last - 33, b"guid" * 4, 2, 128, 128, 0
@@ -197,7 +197,7 @@ def test_a_hybrid_with_a_partition_behind_the_volume(tmp_path: Path) -> None:
 
 
 def test_random_content_has_no_tables() -> None:
-    """Also where a single number of a table is there by chance."""
+    """The random content includes single numbers of a table by chance."""
     choose = random.Random("raw")
     magics = (
         (510, b"\x55\xaa"),

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images that grow where they are, looked at with qemu-img and qemu-io."""
+"""Images that grow in place, verified with qemu-img and qemu-io."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_it_holds_stays(tmp_path: Path, image_format: str, sparse: bool) ->
 
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[Path]:
-    """A directory of a file system with 64 MiB, where an allocation that fails leaves what it got."""
+    """Return a directory of a file system with 64 MiB, where a failed allocation keeps the allocated part."""
     disk, point = tmp_path / "ext4.disk", tmp_path / "ext4"
     point.mkdir()
     subprocess.run(["truncate", "-s", "64M", str(disk)], check=True)
@@ -83,7 +83,7 @@ def test_what_a_program_uses_stays_as_it_is(
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 def test_what_has_snapshots_stays_as_it_is(tmp_path: Path, image_format: str) -> None:
-    """A chain would be one with parts of different sizes, and reverting would shrink the image unseen."""
+    """A chain would get parts of different sizes, and a revert would shrink the image without a message."""
     image = image_in(tmp_path, image_format)
     (tmp_path / f"{NAME}.snap").mkdir()
     if image_format == "raw":

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots in each layout that transfer drivers leave.
+"""Snapshots in each layout of the transfer drivers.
 
-What an image holds is asked of qemu-img and qemu-io, and its files are checked after every action.
+qemu-img and qemu-io read the content of images, and check the files after every action.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def qemu_img(*argv: object) -> str:
 
 
 def write(path: Path, number: int, image_format: str = "qcow2") -> None:
-    """What a guest does before snapshot ``number``: it writes to a MiB of its own and to the first one."""
+    """Write the guest's data before snapshot ``number``: to a MiB of its own and to the first MiB."""
     commands = [f"write -P {number + 1} {number}M 1M", f"write -P {number + 1} 0 64k"]
     subprocess.run(
         ["qemu-io", "-f", image_format, *(word for each in commands for word in ("-c", each)), str(path)],
@@ -45,7 +45,7 @@ def write(path: Path, number: int, image_format: str = "qcow2") -> None:
 
 
 def content(path: Path, image_format: str = "qcow2") -> bytes:
-    """The beginning of each MiB."""
+    """Return the beginning of each MiB."""
     target = path.parent.parent / "content"
     qemu_img("convert", "-f", image_format, "-O", "raw", path, target)
     data = target.read_bytes()
@@ -53,12 +53,12 @@ def content(path: Path, image_format: str = "qcow2") -> bytes:
     return bytes(data[start] for start in range(0, len(data), MEBIBYTE))
 
 
-#: What the image holds at snapshot 0, 1 and 2, and after that.
+#: Content of the image at the snapshots 0, 1 and 2, and after the last one.
 CONTENTS = [bytes([1, 0, 0, 0]), bytes([2, 2, 0, 0]), bytes([3, 2, 3, 0]), bytes([4, 2, 3, 4])]
 
 
 def copies(image: Path, image_format: str) -> None:
-    """Whole copies, as the ssh driver makes them."""
+    """Create whole copies, like the ssh driver."""
     qemu_img("create", "-q", "-f", image_format, image, "4M")
     Path(f"{image}.snap").mkdir()
     for number in range(3):
@@ -76,7 +76,7 @@ def copies_qcow2(image: Path) -> None:
 
 
 def overlays(image: Path, backing_directory: str) -> None:
-    """Files 1 to 3 on 0, which is there."""
+    """Create the files 1 to 3 as overlays on the existing file 0."""
     directory = Path(f"{image}.snap")
     for number in range(4):
         if number:
@@ -86,8 +86,9 @@ def overlays(image: Path, backing_directory: str) -> None:
 
 
 def chain(image: Path) -> None:
-    """Overlays, and the image is a link to the newest, as after a VM has moved to the datastore from a host's own
-    storage.
+    """Create overlays with the image as a link to the newest one.
+
+    A VM leaves this layout when it moves to the datastore from a host's own storage.
     """
     directory = Path(f"{image}.snap")
     directory.mkdir()
@@ -98,7 +99,7 @@ def chain(image: Path) -> None:
 
 
 def shared(image: Path) -> None:
-    """Overlays on the image itself, as the qcow2 and shared drivers make them; names have a double slash."""
+    """Create overlays on the image itself, like the qcow2 and shared drivers; names have a double slash."""
     directory = Path(f"{image}.snap")
     directory.mkdir()
     (directory / directory.name).symlink_to(".")
@@ -116,14 +117,12 @@ def kind(layout: Layout) -> str:
 
 
 def active(image: Path, layout: Layout) -> Path:
-    """What the next VM writes to."""
+    """Return the file that the next VM writes to."""
     return Path(f"{image}.snap/3") if layout is shared else image
 
 
-def whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -> None:
-    """All that should be there is there with its content, every qcow2 file is free of errors, and there is nothing
-    else.
-    """
+def require_whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -> None:
+    """Require all expected files with their content, qcow2 files without errors, and no other files."""
     names = {re.sub("^[0-9a-f]{32}", "image", name) for name in os.listdir(image.parent)}
     assert names - {"image.md5sum"} == {"image", "image.snap"}
     paths = [active(image, layout)]
@@ -134,10 +133,10 @@ def whole(image: Path, layout: Layout, snapshots: tuple[int, ...], now: bytes) -
     assert content(paths[0], kind(layout)) == now
     if kind(layout) == "qcow2":
         for path in paths:
-            checked(path)
+            check(path)
 
 
-def checked(path: Path) -> None:
+def check(path: Path) -> None:
     alone = "json:" + json.dumps({"file": {"driver": "file", "filename": str(path)}, "backing": None})
     found = json.loads(qemu_img("check", "--output=json", "-f", "qcow2", alone))
     assert (found["check-errors"], found.get("corruptions", 0), found.get("leaks", 0)) == (0, 0, 0)
@@ -145,7 +144,7 @@ def checked(path: Path) -> None:
 
 @pytest.fixture(params=["tmpfs", "xfs"])
 def image(request: pytest.FixtureRequest) -> Path:
-    """The path of an image in a datastore on each file system."""
+    """Return the path of an image in a datastore on each file system."""
     directory = request.getfixturevalue(request.param) / "1"
     directory.mkdir()
     return directory / NAME
@@ -153,20 +152,20 @@ def image(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Datastores with an image in each layout on each file system, for tests to copy."""
+    """Return the directory of datastores that tests copy, with an image in each layout on each file system."""
     return tmp_path_factory.mktemp("templates")
 
 
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
 def layout(request: pytest.FixtureRequest, image: Path, templates: Path) -> Layout:
-    # Names in the files have the path of the image, which is the same in each test.
+    # Files contain the path of the image, which is therefore the same in each test.
     template = templates / request.param.__name__ / str(image.parent).lstrip("/")
     copy = ["cp", "--archive", "--sparse=always", "--no-target-directory"]
     if template.exists():
         subprocess.run([*copy, template, image.parent], check=True)
     else:
         request.param(image)
-        whole(image, request.param, (0, 1, 2), CONTENTS[3])
+        require_whole(image, request.param, (0, 1, 2), CONTENTS[3])
         template.parent.mkdir(parents=True)
         subprocess.run([*copy, image.parent, template], check=True)
     Path(f"{image}.md5sum").touch()
@@ -177,15 +176,15 @@ def layout(request: pytest.FixtureRequest, image: Path, templates: Path) -> Layo
 def test_revert(image, layout, snapshot):
     for _time in range(2):
         revert_snapshot(str(image), kind(layout), snapshot)
-        whole(image, layout, (0, 1, 2), CONTENTS[snapshot])
+        require_whole(image, layout, (0, 1, 2), CONTENTS[snapshot])
         assert not os.path.exists(f"{image}.md5sum")
-    # What is written afterwards changes no snapshot.
+    # Later writes change no snapshot.
     write(active(image, layout), 3, kind(layout))
-    whole(image, layout, (0, 1, 2), bytes([4, *CONTENTS[snapshot][1:3], 4]))
+    require_whole(image, layout, (0, 1, 2), bytes([4, *CONTENTS[snapshot][1:3], 4]))
 
 
 def test_a_revert_keeps_what_the_image_is(image, layout):
-    """So the next snapshot is made where its driver expects it, and the next VM finds the data there."""
+    """The next snapshot is then created where its driver expects it, and the next VM finds the data there."""
     before = (os.path.islink(image) and os.readlink(image), sorted(os.listdir(f"{image}.snap")))
     revert_snapshot(str(image), kind(layout), 1)
     assert (os.path.islink(image) and os.readlink(image), sorted(os.listdir(f"{image}.snap"))) == before
@@ -199,12 +198,12 @@ def test_flatten(image, layout, snapshot):
         assert not image.is_symlink()
         assert content(image, kind(layout)) == CONTENTS[snapshot]
         if kind(layout) == "qcow2":
-            checked(image)
+            check(image)
             assert "backing" not in qemu_img("info", image)
 
 
 def test_flatten_a_chain_that_only_its_names_tell(image):
-    """Without the link to ".", as the local driver leaves it, qemu-img doesn't find backing files of backing files."""
+    """Without the link to ".", which the local driver doesn't create, qemu-img can't find indirect backing files."""
     chain(image)
     os.unlink(f"{image}.snap/{NAME}.snap")
     flatten_snapshot(str(image), "qcow2", 2)
@@ -219,7 +218,7 @@ def test_delete(image, layout, order):
             delete_snapshot(str(image), kind(layout), snapshot)
         left.remove(snapshot)
         assert not os.path.lexists(f"{image}.snap/{snapshot}")
-        whole(image, layout, tuple(left), CONTENTS[3])
+        require_whole(image, layout, tuple(left), CONTENTS[3])
 
 
 @pytest.mark.parametrize("snapshot", [0, 7])
@@ -237,7 +236,7 @@ def test_delete_leaves_an_overlay_on_what_the_snapshot_was_based_on(image):
     told = json.loads(qemu_img("info", "--output=json", f"{image}.snap/2"))
     assert told["backing-filename"] == f"{image.parent}//{NAME}.snap/0"
     assert told["format-specific"]["data"]["compat"] == "1.1"
-    # Its own MiB and that of snapshot 1, and the first one.
+    # The overlay has its own MiB, the MiB of snapshot 1, and the first MiB.
     assert os.stat(f"{image}.snap/2").st_blocks * 512 < 3 * MEBIBYTE + MEBIBYTE // 2
 
 
@@ -246,7 +245,7 @@ def test_after_a_revert_a_leaf_is_deleted_without_its_data_going_anywhere(image)
     revert_snapshot(str(image), "qcow2", 0)
     delete_snapshot(str(image), "qcow2", 2)
     delete_snapshot(str(image), "qcow2", 1)
-    whole(image, chain, (0,), CONTENTS[0])
+    require_whole(image, chain, (0,), CONTENTS[0])
 
 
 def test_remove(image, layout):
@@ -277,7 +276,7 @@ def test_only_images_are_removed(tmp_path, name):
 def test_no_such_snapshot(image, layout, action, snapshot):
     with pytest.raises(NotFound, match=f"has no snapshot {snapshot}: "):
         action(str(image), kind(layout), snapshot)
-    whole(image, layout, (0, 1, 2), CONTENTS[3])
+    require_whole(image, layout, (0, 1, 2), CONTENTS[3])
 
 
 def test_no_such_image(tmp_path):
@@ -293,7 +292,7 @@ def test_what_the_image_is_now_is_not_deleted(tmp_path, layout_with_overlays):
     layout_with_overlays(image)
     with pytest.raises(Conflict, match=r"3 can't be deleted: it is not a snapshot"):
         delete_snapshot(str(image), "qcow2", 3)
-    whole(image, layout_with_overlays, (0, 1, 2), CONTENTS[3])
+    require_whole(image, layout_with_overlays, (0, 1, 2), CONTENTS[3])
 
 
 def rename_backing(image: Path, number: int, name: str) -> None:
@@ -321,7 +320,7 @@ ELSEWHERE = [
 @pytest.mark.parametrize("name", ELSEWHERE)
 @pytest.mark.parametrize("action", [delete_snapshot, revert_snapshot, flatten_snapshot])
 def test_backing_files_elsewhere_are_refused(tmp_path, secret, name, action):
-    """A snapshot comes back from a host: its header isn't believed."""
+    """A snapshot comes back from a host, and its header is untrusted."""
     image = tmp_path / "1" / NAME
     image.parent.mkdir()
     chain(image)
@@ -395,7 +394,7 @@ def test_list(image, layout):
 
 
 def test_files(image, layout):
-    """One file, or a chain that holds what the guest saw."""
+    """The result is one file, or a chain with the guest's data."""
     for snapshot, expected in [*enumerate(CONTENTS[:3]), (None, CONTENTS[3])]:
         files = chain_files(str(image), kind(layout), snapshot)
         assert (len(files) > 1) == (layout in (chain, shared) and snapshot != 0)

@@ -50,11 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.asked.append(dict(self.headers, path=self.path))
         answers = self.server.answers
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who breaks off is tested, too
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # tests include clients that disconnect
             answers[min(len(self.server.asked), len(answers)) - 1](self)
 
     def do_CONNECT(self) -> None:
-        """As a proxy: both ends talk through, whatever the name."""
+        """Act as a proxy that forwards both directions, whatever the name is."""
         self.server.asked.append(dict(self.headers, path=self.path))
         self.close_connection = True
         self.send_response(200)
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             back.join()
 
     def log_message(self, *_args: object) -> None:
-        """pytest's output is no place for it."""
+        """Keep the server's log out of pytest's output."""
 
     def head(self, status: int, **headers: object) -> None:
         self.send_response(status)
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def reset(self) -> None:
-        """Break the connection: the client gets an error, not an end."""
+        """Reset the connection: the client gets an error instead of an end."""
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -90,10 +90,10 @@ def pump(here: socket.socket, there: socket.socket) -> None:
 
 
 class Site(ThreadingHTTPServer):
-    """Answers the first request with the first of its answers and so on, the last one ever after.
+    """A server that sends the next of its answers for each request, and repeats the last one.
 
-    ``asked`` are the headers of the requests, with their path. ``begun`` is for the test to
-    say that the client got something, and ``over`` is set when the test is over.
+    ``asked`` has the headers of the requests, with their path. A test sets ``begun`` after the client's first read, and
+    ``over`` at its end.
     """
 
     daemon_threads = True
@@ -109,7 +109,7 @@ class Site(ThreadingHTTPServer):
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that doesn't trust the certificate."""
+        """Ignore a client that doesn't trust the certificate."""
 
 
 Serve = Callable[..., Site]
@@ -134,16 +134,16 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         site.server_close()
 
 
-def whole(handler: Handler) -> None:
+def send_whole(handler: Handler) -> None:
     handler.head(200, Content_Length=len(DATA), ETag=ETAG)
     handler.wfile.write(DATA)
 
 
 def ranges(handler: Handler) -> None:
-    """As servers do that can resume."""
+    """Send the requested range, like a server that supports resuming."""
     wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
     if wanted is None or handler.headers.get("If-Range", ETAG) != ETAG:
-        whole(handler)
+        send_whole(handler)
         return
     part = DATA[int(wanted[1]) : int(wanted[2] or len(DATA)) + 1]
     handler.head(
@@ -155,8 +155,10 @@ def ranges(handler: Handler) -> None:
     handler.wfile.write(part)
 
 
-def breaks(length: int, *, reset: bool = False, **headers: object) -> Answer:
-    """Sends ``length`` bytes of the data and ends, or breaks the connection when the client has begun to read."""
+def send_and_break(length: int, *, reset: bool = False, **headers: object) -> Answer:
+    """Return an answer that sends ``length`` bytes of the data and ends, or resets the connection after the client's
+    first read.
+    """
 
     def answer(handler: Handler) -> None:
         handler.head(200, Content_Length=len(DATA), **(headers or {"ETag": ETAG}))
@@ -175,7 +177,7 @@ def stalls(handler: Handler) -> None:
     handler.server.over.wait(60)
 
 
-def chunked(*parts: bytes, end: bytes = b"0\r\n\r\n") -> Answer:
+def send_chunks(*parts: bytes, end: bytes = b"0\r\n\r\n") -> Answer:
     def answer(handler: Handler) -> None:
         handler.head(200, Transfer_Encoding="chunked")
         handler.wfile.write(b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + end)
@@ -192,7 +194,7 @@ def fetch(url: str, log: Callable[[str], None] = str, **options: float) -> bytes
         return b"".join(chunks)
 
 
-# What a source is
+# Kinds of sources
 
 
 @pytest.mark.parametrize(
@@ -294,14 +296,14 @@ def test_a_local_path_is_not_for_here(use: Callable[[str], object]) -> None:
 
 
 def test_download(serve: Serve) -> None:
-    site, told = serve(whole), []
+    site, told = serve(send_whole), []
     assert fetch(f"{site.url}/image?signature=secret#here", told.append) == DATA
     assert [asked["path"] for asked in site.asked] == ["/image?signature=secret"]
     assert told == [f"Downloading {site.url}/image?... ({len(DATA)} bytes)"]
 
 
 def test_chunked_and_unknown_lengths(serve: Serve) -> None:
-    site = serve(chunked(DATA[:10], DATA[10:]))
+    site = serve(send_chunks(DATA[:10], DATA[10:]))
     assert fetch(site.url) == DATA
 
     def old(handler: Handler) -> None:
@@ -317,7 +319,7 @@ def test_chunked_and_unknown_lengths(serve: Serve) -> None:
 
 
 def in_advance(*statuses: int, then: Answer = ranges) -> Answer:
-    """Answers that aren't the final one come before it (RFC 9110 15.2)."""
+    """Send informational responses before the final one (RFC 9110 15.2)."""
 
     def answer(handler: Handler) -> None:
         for status in statuses:
@@ -365,7 +367,7 @@ def test_a_broken_connection_is_resumed(serve: Serve, reset: bool) -> None:
         )
         handler.wfile.write(DATA[start : start + 100_000])
 
-    site, told = serve(breaks(300_000, reset=reset), again, again, again, again, ranges), []
+    site, told = serve(send_and_break(300_000, reset=reset), again, again, again, again, ranges), []
 
     def log(line: str) -> None:
         told.append(line)
@@ -385,7 +387,7 @@ def test_a_stalled_connection_is_resumed(serve: Serve) -> None:
 
 
 def test_a_server_that_comes_back_is_waited_for(serve: Serve) -> None:
-    site = serve(breaks(1000), lambda handler: handler.head(503, Content_Length=0), ranges)
+    site = serve(send_and_break(1000), lambda handler: handler.head(503, Content_Length=0), ranges)
     assert fetch(site.url) == DATA
 
 
@@ -399,7 +401,7 @@ def test_a_part_instead_of_the_whole_is_not_enough(serve: Serve) -> None:
         fetch(serve(part).url)
 
 
-def unasked(content_range: str, length: int) -> Answer:
+def send_unasked(content_range: str, length: int) -> Answer:
     def answer(handler: Handler) -> None:
         handler.head(206, Content_Length=length, Content_Range=content_range, ETag=ETAG)
         handler.wfile.write(DATA[:length])
@@ -412,7 +414,7 @@ def unasked(content_range: str, length: int) -> Answer:
     [("bytes 0-9/*", 10), ("bytes 500-999/1000", 500), ("bytes 0-999/1000", 1000), ("bytes 1000-1999/1000003", 1000)],
 )
 def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_range: str, length: int) -> None:
-    site = serve(unasked(content_range, length))
+    site = serve(send_unasked(content_range, length))
     with pytest.raises(TransferFailed, match="the server sent a part of the file where all of it was asked for"):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
@@ -424,11 +426,13 @@ def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_rang
 def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, length: int) -> None:
     for use in (fetch, lambda url: read_head(url, 20)):
         with pytest.raises(TransferFailed, match=r"the server's response is not valid HTTP \(ValueError\)"):
-            use(serve(unasked(content_range, length)).url)
+            use(serve(send_unasked(content_range, length)).url)
 
 
 def more_than_asked(**headers: object) -> Answer:
-    """The rest of the data, and as much again. Without a length, an answer ends with its connection."""
+    """Send the rest of the data, and the same amount again. Without a length, the end of the connection ends the
+    response.
+    """
 
     def answer(handler: Handler) -> None:
         start = int(re.search(r"\d+", handler.headers["Range"])[0])
@@ -443,7 +447,7 @@ def more_than_asked(**headers: object) -> Answer:
     "headers", [{"Content_Length": 2 * len(DATA) - 1000}, {}, {"Transfer_Encoding": "chunked"}], ids=str
 )
 def test_a_server_that_sends_more_than_its_range_is_refused(serve: Serve, headers: dict[str, object]) -> None:
-    site = serve(breaks(1000), more_than_asked(**headers))
+    site = serve(send_and_break(1000), more_than_asked(**headers))
     with pytest.raises(TransferFailed, match="sends .* Content-Range has"):
         fetch(site.url)
     assert len(site.asked) == 2
@@ -451,7 +455,7 @@ def test_a_server_that_sends_more_than_its_range_is_refused(serve: Serve, header
 
 def test_what_follows_an_answer_is_not_read(serve: Serve) -> None:
     def more(handler: Handler) -> None:
-        whole(handler)
+        send_whole(handler)
         handler.wfile.write(DATA)
 
     assert fetch(serve(more).url) == DATA
@@ -465,14 +469,14 @@ def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
         )
         handler.wfile.write(DATA[start : start + 1000])
 
-    site = serve(breaks(1000), a_little)
+    site = serve(send_and_break(1000), a_little)
     with pytest.raises(TransferFailed, match="bytes too early"):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
 
 
 def test_a_file_that_there_is_no_room_for_is_refused_at_once(serve: Serve) -> None:
-    site = serve(whole)
+    site = serve(send_whole)
     assert fetch(site.url, limit=len(DATA)) == DATA
     with pytest.raises(
         TransferFailed,
@@ -483,7 +487,7 @@ def test_a_file_that_there_is_no_room_for_is_refused_at_once(serve: Serve) -> No
 
 
 def test_attempts_end(serve: Serve) -> None:
-    site = serve(breaks(1000), lambda handler: handler.reset())
+    site = serve(send_and_break(1000), lambda handler: handler.reset())
     with pytest.raises(TransferFailed, match=rf"^Could not read {site.url}: .*\.$"):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
@@ -493,10 +497,10 @@ MODIFIED = "Sat, 01 Aug 2026 10:00:00 GMT"
 
 
 def test_last_modified_will_do(serve: Serve) -> None:
-    site = serve(breaks(1000, Last_Modified=MODIFIED), ranges)
+    site = serve(send_and_break(1000, Last_Modified=MODIFIED), ranges)
     with pytest.raises(
         TransferFailed, match="has another file now"
-    ):  # `ranges` knows the ETag only and sends the whole
+    ):  # `ranges` compares the ETag only and sends the whole file
         fetch(site.url)
     assert site.asked[1]["If-Range"] == MODIFIED
 
@@ -507,9 +511,9 @@ def test_last_modified_will_do(serve: Serve) -> None:
 )
 def test_what_may_have_changed_is_not_resumed(serve: Serve, headers: dict[str, str]) -> None:
     if headers.get("Last_Modified") == "now":
-        # It may change once more within the second that the date counts in.
+        # The file may change again within the second of its date.
         headers = {"Last_Modified": email.utils.formatdate(time.time() + 60, usegmt=True)}
-    site = serve(breaks(1000, **headers), ranges)
+    site = serve(send_and_break(1000, **headers), ranges)
     with pytest.raises(TransferFailed, match="Could not read"):
         fetch(site.url)
     assert len(site.asked) == 1
@@ -535,11 +539,17 @@ def test_two_files_are_never_mixed(serve: Serve, second: Answer) -> None:
     with pytest.raises(
         TransferFailed, match="broke after 1000 bytes, and the server can't go on there or has another file now"
     ):
-        fetch(serve(breaks(1000), second).url)
+        fetch(serve(send_and_break(1000), second).url)
 
 
 @pytest.mark.parametrize(
-    "answer", [breaks(1000, X="y"), chunked(b"abc", end=b""), chunked(b"abc", end=b"5\r\nab"), chunked(end=b"zz\r\n")]
+    "answer",
+    [
+        send_and_break(1000, X="y"),
+        send_chunks(b"abc", end=b""),
+        send_chunks(b"abc", end=b"5\r\nab"),
+        send_chunks(end=b"zz\r\n"),
+    ],
 )
 def test_an_answer_that_ends_early_is_an_error(serve: Serve, answer: Answer) -> None:
     with pytest.raises(TransferFailed, match="Could not read http"):
@@ -596,7 +606,7 @@ def test_a_server_that_is_silent(serve: Serve) -> None:
 # Codings
 
 
-def coded(**headers: str) -> Answer:
+def send_coded(**headers: str) -> Answer:
     def answer(handler: Handler) -> None:
         handler.head(200, Content_Length=len(DATA), **headers)
         handler.wfile.write(DATA)
@@ -606,14 +616,14 @@ def coded(**headers: str) -> Answer:
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "bzip2", "xz", "zstd", "identity", "none", ""])
 def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
-    assert fetch(serve(coded(Content_Encoding=coding)).url) == DATA
+    assert fetch(serve(send_coded(Content_Encoding=coding)).url) == DATA
 
 
 @pytest.mark.parametrize(
     "coding", ["br", "deflate", "dcb", "dcz", "compress", "aes128gcm", "gzip, br", "gzip, gzip", "\x1b[31mred"]
 )
 def test_an_unknown_coding_is_refused_by_name(serve: Serve, coding: str) -> None:
-    site = serve(coded(Content_Encoding=coding))
+    site = serve(send_coded(Content_Encoding=coding))
     for use in (fetch, lambda url: read_head(url, 10)):
         with pytest.raises(TransferFailed) as caught:
             use(site.url)
@@ -637,11 +647,11 @@ def test_a_length_that_is_none_is_refused(serve: Serve, lengths: tuple[str, ...]
         fetch(serve(raw(f"HTTP/1.1 200 OK\r\n{headers}\r\nabcde".encode())).url)
 
 
-# Servers that never come to an end
+# Servers without an end
 
 
-def dripping(begin: bytes, drop: bytes) -> Answer:
-    """Begins at once, and goes on with a drop at a time."""
+def send_drops(begin: bytes, drop: bytes) -> Answer:
+    """Return an answer that starts immediately, and then sends small drops."""
 
     def answer(handler: Handler) -> None:
         handler.wfile.write(begin)
@@ -671,7 +681,7 @@ def test_an_answer_that_does_not_begin_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
 ) -> None:
     monkeypatch.setattr(download, "BEGINNING", 0.3)
-    site = serve(dripping(begin, drop))
+    site = serve(send_drops(begin, drop))
     with pytest.raises(TransferFailed) as caught:
         use(site.url)
     assert str(caught.value) == f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
@@ -691,7 +701,7 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
 
 
 def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a server that accepts none: its queue is full."""
+    """The server accepts no connection, because its queue is full."""
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -740,7 +750,7 @@ def test_what_is_not_the_file_is_limited(serve: Serve, begin: bytes, flood: byte
 
 
 def test_chunks_of_one_byte_are_taken(serve: Serve) -> None:
-    assert fetch(serve(chunked(*[b"x"] * 300_000)).url) == b"x" * 300_000
+    assert fetch(serve(send_chunks(*[b"x"] * 300_000)).url) == b"x" * 300_000
 
 
 @pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10_000)])
@@ -758,7 +768,7 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
 ) -> None:
     monkeypatch.setattr(throttle, "RATE_PERIOD", 0.3)
-    site = serve(dripping(begin, drop))
+    site = serve(send_drops(begin, drop))
     with pytest.raises(
         TransferFailed,
         match=r"the server is too slow: it sent \d+ bytes in \d seconds, and at least 1024 bytes a second are "
@@ -771,7 +781,7 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
 def test_time_that_this_side_takes_does_not_count(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttle, "RATE_PERIOD", 0.6)
     monkeypatch.setattr(throttle, "MINIMUM_RATE", 100 << 20)
-    assert fetch(serve(whole).url, bandwidth=len(DATA)) == DATA
+    assert fetch(serve(send_whole).url, bandwidth=len(DATA)) == DATA
 
 
 # Redirects
@@ -803,7 +813,7 @@ def test_circles_end(serve: Serve) -> None:
 
 
 def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
-    target = serve(whole)
+    target = serve(send_whole)
 
     def endless(handler: Handler) -> None:
         handler.head(302, Location=target.url)
@@ -814,13 +824,13 @@ def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
 
 
 def test_a_resumed_download_is_redirected_again(serve: Serve) -> None:
-    target = serve(breaks(1000), ranges)
+    target = serve(send_and_break(1000), ranges)
     assert fetch(serve(redirect(target.url)).url) == DATA
     assert (target.asked[1]["Range"], target.asked[1]["If-Range"]) == ("bytes=1000-", ETAG)
 
 
 def test_the_password_reaches_the_server_only(serve: Serve) -> None:
-    target, told = serve(breaks(1000), lambda handler: handler.send_error(403)), []
+    target, told = serve(send_and_break(1000), lambda handler: handler.send_error(403)), []
     site = serve(redirect(target.url))
     with pytest.raises(TransferFailed, match="answered 403 Forbidden") as caught:
         fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
@@ -853,7 +863,7 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 
 def test_the_password_goes_along_to_the_same_server_only(serve: Serve) -> None:
-    other = serve(whole)
+    other = serve(send_whole)
     site = serve(redirect("/moved"), redirect(f"{other.url}/elsewhere"))
     assert fetch(site.url.replace("//", "//me:word@")) == DATA
     assert [asked.get("Authorization") for asked in site.asked] == ["Basic bWU6d29yZA=="] * 2
@@ -864,7 +874,7 @@ def test_a_redirect_from_https_to_http_is_refused(
     serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    plain = serve(whole)
+    plain = serve(send_whole)
     with pytest.raises(
         TransferFailed,
         match=f"the server redirects from https to {plain.url}/x\\?\\.\\.\\., where anybody .*: give that URL to "
@@ -872,7 +882,7 @@ def test_a_redirect_from_https_to_http_is_refused(
     ):
         fetch(serve(redirect(f"{plain.url}/x?secret=1"), tls=tls).url)
     assert plain.asked == []
-    assert fetch(serve(redirect(serve(whole, tls=tls).url)).url) == DATA
+    assert fetch(serve(redirect(serve(send_whole, tls=tls).url)).url) == DATA
 
 
 def test_what_a_proxy_passed_on_is_the_file(serve: Serve) -> None:
@@ -901,7 +911,7 @@ def test_a_busy_server_is_asked_again(serve: Serve, monkeypatch: pytest.MonkeyPa
     pauses: list[float] = []
     monkeypatch.setattr(download.time, "sleep", pauses.append)
     told: list[str] = []
-    assert fetch(serve(busy(status, after), busy(status, after), whole).url, told.append) == DATA
+    assert fetch(serve(busy(status, after), busy(status, after), send_whole).url, told.append) == DATA
     assert pauses == [1.0, 1.0]
     assert f"the server returned {status} " in told[0] and told[0].endswith("; the request is repeated in 1 seconds")
 
@@ -923,7 +933,7 @@ def test_a_server_is_not_busy_for_ever(serve: Serve, monkeypatch: pytest.MonkeyP
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(serve: Serve, tls: ssl.SSLContext) -> None:
-    site = serve(whole, tls=tls)
+    site = serve(send_whole, tls=tls)
     for use in (fetch, lambda url: read_head(url, 10)):
         with pytest.raises(TransferFailed, match="the server's certificate is not trusted .*self.signed certificate"):
             use(site.url)
@@ -936,7 +946,7 @@ def test_one_that_the_host_trusts_is_not(
     serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    site = serve(breaks(1000), ranges, tls=tls)
+    site = serve(send_and_break(1000), ranges, tls=tls)
     assert fetch(site.url) == DATA
     with pytest.raises(TransferFailed, match="certificate is not trusted .*localhost"):
         fetch(site.url.replace("127.0.0.1", "localhost"))
@@ -944,7 +954,7 @@ def test_one_that_the_host_trusts_is_not(
 
 def test_proxies(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    plain, secret = serve(breaks(1000), ranges), serve(breaks(1000), ranges, tls=tls)
+    plain, secret = serve(send_and_break(1000), ranges), serve(send_and_break(1000), ranges, tls=tls)
 
     def relay(handler: Handler) -> None:
         with socket.create_connection(("127.0.0.1", plain.server_port)) as there:
@@ -962,10 +972,10 @@ def test_proxies(serve: Serve, tls: ssl.SSLContext, certificate: Path, monkeypat
     assert len(proxy.asked) == 4
 
 
-# The head
+# The beginning of a source
 
 
-@pytest.mark.parametrize("answer", [ranges, whole])
+@pytest.mark.parametrize("answer", [ranges, send_whole])
 def test_head(serve: Serve, answer: Answer) -> None:
     site = serve(answer)
     assert read_head(site.url, 70_000) == (DATA[:70_000], len(DATA))
@@ -989,12 +999,12 @@ def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
 
 def test_head_of_which_only_a_part_comes_is_refused(serve: Serve) -> None:
     with pytest.raises(TransferFailed, match="not valid HTTP"):
-        read_head(serve(unasked(f"bytes 0-9/{len(DATA)}", 10)).url, 70_000)
+        read_head(serve(send_unasked(f"bytes 0-9/{len(DATA)}", 10)).url, 70_000)
 
 
 def test_head_that_ends_early_is_refused(serve: Serve) -> None:
     with pytest.raises(TransferFailed, match="too early"):
-        read_head(serve(breaks(1000)).url, 70_000)
+        read_head(serve(send_and_break(1000)).url, 70_000)
 
 
 # Bandwidth and progress
@@ -1002,14 +1012,14 @@ def test_head_that_ends_early_is_refused(serve: Serve) -> None:
 
 def test_bandwidth(serve: Serve) -> None:
     began = time.monotonic()
-    assert fetch(serve(whole).url, bandwidth=4 * len(DATA)) == DATA
+    assert fetch(serve(send_whole).url, bandwidth=4 * len(DATA)) == DATA
     assert time.monotonic() - began >= 0.2, "a quarter of a second, but for what a clock may miss"
 
 
 def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "PROGRESS_EVERY", 0)
     told: list[str] = []
-    site = serve(whole)
+    site = serve(send_whole)
     fetch(f"{site.url}/image", told.append)
     assert f"0 MiB of {site.url}/image so far" in told[1:]
 
@@ -1019,9 +1029,9 @@ def test_progress(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The start of a URL: an sshd.
+    """Start an sshd and return the start of its URL.
 
-    What the client must know of it is in the configuration that ``ssh`` is told to use.
+    The configuration of the ``ssh`` program has the address and the keys of the server.
     """
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     ssh = shutil.which("ssh")
@@ -1042,7 +1052,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "no\nPermitRootLogin yes\n"
         f"AuthorizedKeysFile {tmp_path}/key.pub\nPrintMotd no\n"
     )
-    # ssh(1) takes the home directory from /etc/passwd.
+    # ssh(1) reads the home directory of /etc/passwd.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {shlex.quote(f"{tmp_path}/client")} "$@"\n')
     (tmp_path / "bin" / "ssh").chmod(0o755)
@@ -1106,7 +1116,7 @@ def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def image(host: str, tmp_path: Path) -> tuple[str, Path]:
-    """The URL of a file that is more than pipes and sockets hold, and the file."""
+    """Return the URL of a file larger than the buffers of pipes and sockets, and the file."""
     path = tmp_path / "image"
     path.write_bytes(bytes(64 << 20))
     return f"{host}{path}", path
@@ -1157,15 +1167,15 @@ def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -
     assert warnings == []
 
 
-def logging_in(tmp_path: Path, command: str) -> None:
-    """Run a command instead of the one that is asked for, as sshd(8) does for a key."""
+def replace_command(tmp_path: Path, command: str) -> None:
+    """Run a command instead of the requested one, like sshd(8) for a key with a command."""
     key = (tmp_path / "key.pub").read_text()
     (tmp_path / "key.pub").write_text(f'command="{command}" {key}')
 
 
 def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(DATA)
-    logging_in(tmp_path, r"echo 'welcome'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"")
+    replace_command(tmp_path, r"echo 'welcome'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"")
     assert fetch(f"{host}{tmp_path}/image") == DATA
     assert read_head(f"{host}{tmp_path}/image", 1000) == (DATA[:1000], len(DATA))
     assert fetch(f"{host}/dev/null") == b""
@@ -1176,15 +1186,15 @@ def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path
     [("exec yes", "the host writes something else than the file"), ("echo bye", "the host doesn't run the command")],
 )
 def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str, why: str) -> None:
-    logging_in(tmp_path, command)
+    replace_command(tmp_path, command)
     for use in (fetch, lambda url: read_head(url, 10)):
         with pytest.raises(TransferFailed, match=f"^Could not read ssh://store.example/x: {why}\\.$"):
             use(f"{host}/x")
 
 
 def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tmp_path: Path) -> None:
-    """As on systems that aren't Linux."""
-    logging_in(tmp_path, rf"PATH={tmp_path}/odd:$PATH; eval \"$SSH_ORIGINAL_COMMAND\"")
+    """Systems other than Linux have such a stat."""
+    replace_command(tmp_path, rf"PATH={tmp_path}/odd:$PATH; eval \"$SSH_ORIGINAL_COMMAND\"")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "stat").write_text("#!/bin/sh\necho illegal option >&2\nexit 1\n")
     (tmp_path / "odd" / "stat").chmod(0o755)

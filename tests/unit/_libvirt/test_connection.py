@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The connection, on libvirt's own test driver; every run is a process of its own, so that what it prints can be
-seen.
+"""The connection, on libvirt's own test driver.
+
+Every run is a separate process, so that the tests can read its output.
 """
 
 from __future__ import annotations

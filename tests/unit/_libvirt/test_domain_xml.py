@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Domain XML that libvirt printed: read, written and compared."""
+"""Domain XML that libvirt printed: reading, writing and comparing."""
 
 from __future__ import annotations
 

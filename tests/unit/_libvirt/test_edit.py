@@ -22,7 +22,7 @@ DOMAIN = (
 
 @pytest.fixture
 def host() -> Iterator[libvirt.virConnect]:
-    """The test driver's host, as another client sees it. It is forgotten with its last connection."""
+    """Yield another client's connection to the test driver's host. The host exists until its last connection ends."""
     libvirt.registerErrorHandler(lambda *unused: None, None)
     connection = libvirt.open(URI)
     yield connection
@@ -112,11 +112,11 @@ def test_a_part_that_libvirt_does_not_keep_is_named_and_the_old_definition_is_ba
     assert definition(defined) == before
 
 
-# A running domain. The test driver plugs no disks, so the domain's methods stand for QEMU.
+# A running domain. The test driver plugs no disks, so replaced methods of the domain represent QEMU.
 
 
 class Guest:
-    """A running domain's devices; ``releases`` is whether the guest gives them up."""
+    """The devices of a running domain; ``releases`` is true if the guest releases them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.plugged: list[str] = []

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine that goes to another host: what a module imports, and nothing is run to find that out."""
+"""The engine for another host: its modules follow from the imports, and no code runs to find them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote import eng
 
 @pytest.fixture(scope="module")
 def shipped() -> list[str]:
-    """The modules of an archive for a bridge."""
+    """Return the modules of an archive for a bridge."""
     with zipfile.ZipFile(io.BytesIO(engine.pack_engine(bridge_protocol.__name__))) as archive:
         return [name.partition("/")[2] for name in archive.namelist()]
 

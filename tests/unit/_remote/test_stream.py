@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Data in frames: what arrives is what was sent, holes included, or an error."""
+"""Data in frames: the receiver gets exactly the sent data, holes included, or an error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream imp
 MIB = 1 << 20
 
 
-def received(data: bytes) -> tuple[bytes, bytes, list[str]]:
-    """Return the beginning of what arrives, all of it, and whether the end was reached."""
+def receive(data: bytes) -> tuple[bytes, bytes, list[str]]:
+    """Return the beginning of the received data, all of the data, and the calls at its end."""
     ended: list[str] = []
     head, chunks = Received(io.BytesIO(data), UNKNOWN, lambda: ended.append("ended")).begin(512)
     return head, b"".join(chunks), ended
@@ -32,7 +32,7 @@ def received(data: bytes) -> tuple[bytes, bytes, list[str]]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[int]:
-    """A file of 8 MiB with data in the middle."""
+    """Yield a file of 8 MiB with data in the middle."""
     with (tmp_path / "x").open("w+b") as opened:
         os.pwrite(opened.fileno(), random.Random(1).randbytes(MIB), 3 * MIB)
         opened.truncate(8 * MIB)
@@ -42,14 +42,14 @@ def file(tmp_path: Path) -> Iterator[int]:
 def test_holes_are_not_sent(file: int) -> None:
     sent = b"".join(seal(frames_of_file(file, 8 * MIB, [(3 * MIB, 4 * MIB)])))
     assert len(sent) < MIB + 1000
-    head, data, ended = received(sent)
+    head, data, ended = receive(sent)
     assert (data, ended) == (os.pread(file, 8 * MIB, 0), ["ended"])
     assert len(head) >= 512 and data.startswith(head)
 
 
 @pytest.mark.parametrize("chunks", [[], [b"a"], [b"a" * 600, b"", b"b"]])
 def test_a_stream(chunks: list[bytes]) -> None:
-    assert received(b"".join(seal(frames_of_stream(chunks))))[1:] == (b"".join(chunks), ["ended"])
+    assert receive(b"".join(seal(frames_of_stream(chunks))))[1:] == (b"".join(chunks), ["ended"])
 
 
 @pytest.mark.parametrize("position", [0, 5, 9, 300, -1, -40])
@@ -57,14 +57,14 @@ def test_a_byte_that_changed_on_the_way(position: int) -> None:
     sent = bytearray(b"".join(seal(frames_of_stream([b"x" * 600]))))
     sent[position] ^= 1
     with pytest.raises(TransferFailed):
-        received(bytes(sent))
+        receive(bytes(sent))
 
 
 def test_an_end_that_is_missing() -> None:
     sent = b"".join(seal(frames_of_stream([b"x" * 600])))
     for length in range(0, len(sent), 37):
         with pytest.raises(TransferFailed, match="^The front-end is gone"):
-            received(sent[:length])
+            receive(sent[:length])
 
 
 def test_a_file_that_becomes_shorter(file: int) -> None:

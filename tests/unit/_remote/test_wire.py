@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Messages of another host, which may be anything, by the table of the bridges' operations."""
+"""Untrusted messages of another host, decoded by the table of the bridges' operations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire impor
     read_answer,
 )
 
-#: The other fields of answers.
+#: Remaining fields of results.
 REST = {"warnings": [], "checksum": None}
 NOTHING: dict[str, list[object]] = {"images": [], "orphaned": [], "stale": [], "in_progress": [], "foreign": []}
 

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images that the world uses, though the catalog knows nothing of it."""
+"""Images that domains and processes use, although the catalog has no attachment of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Run = Callable[..., Plan]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a service on a catalog with the default datastores."""
+    """Return a function that runs a service on a catalog with the default datastores."""
     catalog = str(tmp_path / "catalog.sqlite")
     (tmp_path / "datastores").mkdir()
     with open_catalog(catalog, create=True, datastore_location=str(tmp_path / "datastores")):
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def image(run: Run) -> Path:
-    """The file of the image ``x``."""
+    """Return the file of the image ``x``."""
     return Path(
         run("image", name="x", datastore="default", type="datablock", size=4, persistent=True).result["image"]["path"]
     )
@@ -59,7 +59,7 @@ def image(run: Run) -> Path:
 
 @pytest.fixture
 def domain(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A domain ``web`` of libvirt's test driver has the image as a disk, and is off."""
+    """Define a domain ``web`` on libvirt's test driver, which has the image as a disk and is off."""
     disk = f"<disk type='file' device='disk'><source file='{image}'/><target dev='vda'/></disk>"
     head, tail = "<domain type='test'><name>", "</name><memory>65536</memory><os><type>hvm</type></os>"
     xml = f"{head}web{tail}<devices>{disk}</devices></domain>"
@@ -113,7 +113,7 @@ def test_locks_count_where_the_program_is_not_seen(
 def test_a_domain_that_is_off_counts(run: Run, image: Path, domain: None) -> None:
     with pytest.raises(Conflict, match="can't be removed while its data is used by libvirt's domain 'web'"):
         run("image", name="x", state="absent")
-    # It would start with other data, as who gives force for that says.
+    # The domain would start with other data. The option force accepts this consequence.
     assert run("image", name="x", size=2, force=True).changed
 
 

@@ -28,7 +28,7 @@ VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
 
 
 def options_of(spec: dict, given: dict) -> dict:
-    """What AnsibleModule would pass."""
+    """Return the options as AnsibleModule passes them."""
     return {**{name: option.get("default") for name, option in spec.items()}, **given}
 
 
@@ -285,11 +285,11 @@ def test_attributes_that_the_commands_here_refuse(run: Callable[..., Plan], attr
         {"qcow2_options": "cluster_size=2M,preallocation=metadata"},
         {"qcow2_options": "", "supported_fs": ""},
         {"supported_fs": "ext4, xfs btrfs,vfat"},
-        {"fs_opts_ext4": "-E lazy_itable_init=0 -J size=2000"},  # for large ones only
+        {"fs_opts_ext4": "-E lazy_itable_init=0 -J size=2000"},  # for large file systems only
         {"fs_opts_ext2": "-L 'a b' -N 16"},
-        {"fs_opts_xfs": "-d agcount=400"},  # for large ones only
+        {"fs_opts_xfs": "-d agcount=400"},  # for large file systems only
         {"fs_opts_btrfs": "-L x -d single -m single"},
-        {"fs_opts_vfat": "-F 12"},  # for small ones only
+        {"fs_opts_vfat": "-F 12"},  # for small file systems only
         {"fs_opts_swap": "-L x"},
     ],
 )

@@ -39,8 +39,8 @@ MIB = 1 << 20
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
-    """A catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), whose directories
-    are there.
+    """Create a catalog with the virtiofs datastore 100 (fs) and the datastores 1 (default) and 2 (files), with their
+    directories.
     """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
@@ -54,7 +54,7 @@ def catalog(tmp_path: Path) -> str:
 
 @pytest.fixture
 def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
-    """Adds an image, x0, x1 and so on, to the catalog; with ``data`` it is there, too. Answers its path."""
+    """Add an image, x0, x1 and so on, to the catalog, optionally with ``data``, and return its path."""
 
     def add_image(
         number: int, data: bytes | None = None, datastore: int = 1, persistent: bool = False, **given: object
@@ -102,7 +102,7 @@ def test_an_image_that_was_removed_meanwhile_is_not_missing(catalog: str, add: C
 
 @pytest.fixture
 def repair(run: Callable[..., Plan]) -> Callable[..., Plan]:
-    """Repairs, having planned the same in check mode; doing it again changes nothing."""
+    """Repair a datastore after the same plan in check mode. A second repair changes nothing."""
 
     def repaired(**given: object) -> Plan:
         planned = run(check=True, repair=True, **given)
@@ -119,7 +119,7 @@ def row(catalog: str, reference: str) -> Image | None:
         return IMAGES.find(opened, reference)
 
 
-def found(plan: Plan, kind: str, datastore: str = "default") -> list[dict]:
+def list_found(plan: Plan, kind: str, datastore: str = "default") -> list[dict]:
     return next(one[kind] for one in plan.result["datastores"] if one["name"] == datastore)
 
 
@@ -128,7 +128,7 @@ def names(plan: Plan) -> list[tuple[str, str]]:
 
 
 def du(*paths: Path) -> int:
-    """Bytes on disk."""
+    """Return the allocated bytes on disk."""
     done = subprocess.run(["du", "-B1", "-s", "--total", *paths], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1].split()[0])
 
@@ -138,7 +138,7 @@ def sha256(path: Path) -> str:
 
 
 def orphan(directory: Path, digit: str = "a") -> Path:
-    """Data without an image, with a snapshot and a checksum."""
+    """Create data without an image, with a snapshot and a checksum."""
     path = directory / (digit * 32)
     path.write_bytes(b"x" * 9000)
     Path(f"{path}.snap").mkdir()
@@ -179,7 +179,7 @@ def test_nothing_is_changed_without_repair(
     before = (sorted(os.listdir(tmp_path / "1")), row(catalog, "x0"), row(catalog, "x1"))
     plan = run(checksums=True)
     assert (plan.actions, plan.result["consistent"]) == ([], False)
-    assert {kind: len(found(plan, kind)) for kind in ("orphans", "missing", "drift", "leftovers")} == {
+    assert {kind: len(list_found(plan, kind)) for kind in ("orphans", "missing", "drift", "leftovers")} == {
         "orphans": 1,
         "missing": 1,
         "drift": 1,
@@ -193,9 +193,9 @@ def test_sizes_are_corrected(
 ) -> None:
     raw, qcow2 = add(0, b"x" * (MIB + 1)), add(1, format="qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "5M"], check=True)
-    assert [one["repaired"] for one in found(run(), "drift")] == [False, False]
+    assert [one["repaired"] for one in list_found(run(), "drift")] == [False, False]
     plan = repair()
-    assert found(plan, "drift") == [
+    assert list_found(plan, "drift") == [
         {
             "id": 0,
             "name": "x0",
@@ -232,7 +232,7 @@ def test_a_format_that_differs_is_no_mistake_of_the_catalog(
     add(1, b"QFI\xfb" + b"\xff" * 600, format="qcow2")
     plan = run(repair=True)
     assert plan.actions == []
-    first, second = found(plan, "drift")
+    first, second = list_found(plan, "drift")
     assert (first["attribute"], first["recorded"], first["found"], first["error"], first["repaired"]) == (
         "format",
         "qcow2",
@@ -261,7 +261,7 @@ def test_missing_checksums_are_recorded(repair: Callable[..., Plan], add: Callab
     assert [(action.subject, action.after) for action in plan.actions] == [
         ("x0", {"size_mb": 2, "checksum": sha256(image)})
     ]
-    assert [one["attribute"] for one in found(plan, "drift")] == ["size_mb"]
+    assert [one["attribute"] for one in list_found(plan, "drift")] == ["size_mb"]
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
@@ -274,16 +274,16 @@ def test_a_checksum_that_differs_stays(
     add(2, b"date", checksum=recorded, persistent=True)
     assert run(repair=True).result["consistent"]
     plan = run(repair=True, checksums=True)
-    assert [(one["name"], one["attribute"], one["recorded"], one["repaired"]) for one in found(plan, "drift")] == [
+    assert [(one["name"], one["attribute"], one["recorded"], one["repaired"]) for one in list_found(plan, "drift")] == [
         ("x0", "checksum", recorded, False)
     ]
-    assert found(plan, "drift")[0]["found"] == f"{algorithm}:{hashlib.new(algorithm, b'date').hexdigest()}"
+    assert list_found(plan, "drift")[0]["found"] == f"{algorithm}:{hashlib.new(algorithm, b'date').hexdigest()}"
     assert (plan.actions, plan.result["consistent"], row(catalog, "x0").checksum) == ([], False, recorded)
 
 
 def test_an_algorithm_that_nobody_knows_is_a_finding(run: Callable[..., Plan], add: Callable[..., Path]) -> None:
     path = add(0, b"data", checksum="crc32:00000000")
-    assert [(one["recorded"], one["found"]) for one in found(run(checksums=True), "drift")] == [
+    assert [(one["recorded"], one["found"]) for one in list_found(run(checksums=True), "drift")] == [
         ("crc32:00000000", sha256(path))
     ]
 
@@ -294,7 +294,7 @@ def test_leftovers_are_removed(repair: Callable[..., Plan], tmp_path: Path) -> N
     directory.mkdir()
     expected = [{"path": str(path), "allocated_bytes": du(path), "repaired": True} for path in (part, directory)]
     plan = repair()
-    assert found(plan, "leftovers") == expected
+    assert list_found(plan, "leftovers") == expected
     assert names(plan) == [("remove leftovers", str(tmp_path / "1"))]
     assert os.listdir(tmp_path / "1") == []
 
@@ -310,7 +310,7 @@ def test_orphans_are_only_removed_by_name(
     assert [(action.name, action.subject, action.before, action.after) for action in plan.actions] == [
         ("remove data without image", str(path), {"allocated_bytes": size}, None) for path in (first, second)
     ]
-    assert [one["repaired"] for one in found(plan, "orphans")] == [True, True]
+    assert [one["repaired"] for one in list_found(plan, "orphans")] == [True, True]
     assert plan.result["consistent"]
     assert os.listdir(directory) == []
 
@@ -320,14 +320,14 @@ def test_what_lies_beside_an_orphan_goes_with_it(repair: Callable[..., Plan], tm
     path = orphan(tmp_path / "1")
     path.unlink()
     plan = repair(remove=[f"{path}{suffix}"])
-    assert [one["path"] for one in found(plan, "orphans")] == [f"{path}.snap"]
+    assert [one["path"] for one in list_found(plan, "orphans")] == [f"{path}.snap"]
     assert os.listdir(tmp_path / "1") == []
 
 
 def test_one_of_two_orphans(repair: Callable[..., Plan], tmp_path: Path) -> None:
     first, second = orphan(tmp_path / "1", "a"), orphan(tmp_path / "1", "b")
     plan = repair(remove=[str(first)])
-    assert [(one["path"], one["repaired"]) for one in found(plan, "orphans")] == [
+    assert [(one["path"], one["repaired"]) for one in list_found(plan, "orphans")] == [
         (str(first), True),
         (str(second), False),
     ]
@@ -347,7 +347,7 @@ def test_an_image_without_data_is_only_forgotten_by_name(
     assert [(action.name, action.subject, action.before, action.after) for action in plan.actions] == [
         ("forget image", "x0", image.as_dict(), None)
     ]
-    assert found(plan, "missing") == [
+    assert list_found(plan, "missing") == [
         {"id": 0, "name": "x0", "path": str(path), "repaired": True},
         {"id": 1, "name": "x1", "path": row(catalog, "x1").path, "repaired": False},
     ]
@@ -541,7 +541,7 @@ def test_what_changes_meanwhile_gets_no_checksum(
 def test_an_image_that_is_recorded_meanwhile_is_no_orphan(
     catalog: str, add: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was named as an orphan when it was one."""
+    """The plan lists data as an orphan that has since become an image."""
     path = tmp_path / "1" / f"{5:032x}"
     path.write_bytes(b"data")
     original = DatastoreCheckService.recording
@@ -601,7 +601,7 @@ def test_a_cut_image_is_found_and_nothing_is_recorded_of_it(
     for length in (image.stat().st_size - 1, 1000, 100):
         os.truncate(image, length)
         plan = run(repair=True, checksums=True)
-        (finding,) = found(plan, "drift")
+        (finding,) = list_found(plan, "drift")
         assert (finding["attribute"], finding["recorded"], finding["found"], finding["repaired"]) == (
             "data",
             None,

@@ -21,9 +21,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> str:
-    """A catalog whose datastores are in the same directory, with the virtiofs datastore 100 (fs).
+    """Create a catalog with all datastores in one directory, and the virtiofs datastore 100 (fs).
 
-    Of the defaults, the image datastore has a directory.
+    Of the default datastores, only the image datastore has a directory.
     """
     path = str(tmp_path / "catalog.sqlite")
     with open_catalog(path, create=True, datastore_location=str(tmp_path)) as made, made.transaction():
@@ -36,7 +36,7 @@ def catalog(tmp_path: Path) -> str:
 
 @pytest.fixture
 def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
-    """Adds an image to the catalog, without data, and answers where its data belongs."""
+    """Add an image without data to the catalog, and return the path for its data."""
 
     def add_image(number: int, image_format: str = "raw", size_mb: int = 1) -> Path:
         path = tmp_path / "1" / f"{number:032x}"
@@ -90,7 +90,7 @@ def test_a_timeout_that_makes_no_sense(info: Callable[..., list]) -> None:
 
 
 def du(*paths: Path) -> int:
-    """Bytes on disk."""
+    """Return the allocated bytes on disk."""
     done = subprocess.run(["du", "-B1", "-s", "--total", *paths], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1].split()[0])
 

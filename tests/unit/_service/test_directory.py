@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Directories that root makes and gives away, below directories of a user who may put anything there at any moment."""
+"""Directories that root creates and gives away, below directories of a user who may change them at any moment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = 61002
 
 
 def make(path: Path, **options: object) -> list[str]:
-    """Plan, plan and commit, plan again; the answer is what was done."""
+    """Plan in check mode, converge, plan again without changes, and return the names of the actions."""
     given = {
         **{name: option.get("default") for name, option in DIRECTORY_SPEC.argument_spec.items()},
         "path": str(path),
@@ -37,13 +37,13 @@ def make(path: Path, **options: object) -> list[str]:
 
 
 def facts(path: Path) -> str:
-    """What stat(1) says: it asks for the names of a numeric id itself."""
+    """Return the output of stat(1), with numeric ids."""
     return subprocess.run(
         ["stat", "--format=%F %u:%g %a", path], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
-def owned(path: Path, owner: int, mode: int = 0o755) -> Path:
+def make_owned(path: Path, owner: int, mode: int = 0o755) -> Path:
     path.mkdir()
     os.chown(path, owner, owner)
     path.chmod(mode)
@@ -70,7 +70,7 @@ def test_a_directory_is_made_and_given_away(tmp_path: Path) -> None:
 def test_what_is_there_is_changed_where_nobody_else_could_have_put_it(
     tmp_path: Path, options: dict[str, str], expected: str
 ) -> None:
-    owned(tmp_path / "a", 0, 0o700)
+    make_owned(tmp_path / "a", 0, 0o700)
     assert make(tmp_path / "a", **options) == ["change directory"]
     assert facts(tmp_path / "a") == f"directory {expected}"
 
@@ -86,7 +86,7 @@ def test_the_umask_changes_no_mode(tmp_path: Path) -> None:
 
 
 def test_the_plan_tells_before_and_after(tmp_path: Path) -> None:
-    owned(tmp_path / "a", 0, 0o700)
+    make_owned(tmp_path / "a", 0, 0o700)
     plan = DirectoryService({"path": str(tmp_path / "a"), "owner": "daemon", "group": None, "mode": "0755"}).plan()
     assert [(action.before, action.after) for action in plan.actions] == [
         ({"owner": "root", "group": "root", "mode": "0700"}, {"owner": "daemon", "group": "root", "mode": "0755"})
@@ -107,7 +107,7 @@ def test_what_lies_in_a_users_directory_is_that_users(tenant: Path) -> None:
 
 def test_no_link_of_another_user_gives_a_directory_of_root_away(tmp_path: Path, tenant: Path) -> None:
     owner = tenant.stat().st_uid
-    owned(tmp_path / "victim", 0, 0o700)
+    make_owned(tmp_path / "victim", 0, 0o700)
     link(tenant / "datastores", tmp_path / "victim", owner)
     link(tenant / "around", tmp_path, owner)
     for path in ("datastores", "around/victim", "around/new"):
@@ -119,10 +119,10 @@ def test_no_link_of_another_user_gives_a_directory_of_root_away(tmp_path: Path, 
 
 @pytest.mark.parametrize("place", ["", "around"])
 def test_no_directory_of_root_that_another_user_moved_there_is_given_away(tenant: Path, place: str) -> None:
-    """Renaming takes the right to write to the directories around it, and none to the directory itself."""
+    """A rename needs write permission on the parent directories only, not on the directory itself."""
     owner = tenant.stat().st_uid
-    around = owned(tenant / "around", 0) if place else tenant
-    path = owned(around / "datastores", 0, 0o700)
+    around = make_owned(tenant / "around", 0) if place else tenant
+    path = make_owned(around / "datastores", 0, 0o700)
     with pytest.raises(Conflict) as caught:
         make(path, owner=str(owner))
     assert str(caught.value) == (
@@ -134,23 +134,23 @@ def test_no_directory_of_root_that_another_user_moved_there_is_given_away(tenant
 
 
 def test_a_directory_of_root_in_which_all_rename_decides_nothing(tmp_path: Path) -> None:
-    owned(tmp_path / "shared", 0, 0o777)
-    owned(tmp_path / "shared" / "a", 0, 0o700)
+    make_owned(tmp_path / "shared", 0, 0o777)
+    make_owned(tmp_path / "shared" / "a", 0, 0o700)
     with pytest.raises(Conflict, match="any user could have put it there"):
         make(tmp_path / "shared" / "a", owner=str(OTHER))
     (tmp_path / "shared").chmod(0o1777)
     assert make(tmp_path / "shared" / "a", owner=str(OTHER)) == ["change directory"]
     with pytest.raises(Conflict, match=f"belongs to root:root with mode .* the user {OTHER} could"):
-        make(owned(tmp_path / "shared" / "a" / "b", 0), owner=str(OTHER))
+        make(make_owned(tmp_path / "shared" / "a" / "b", 0), owner=str(OTHER))
 
 
 @pytest.mark.parametrize(("gid", "refused"), [(0, False), (50, False), (1, True)])
 def test_groups_that_rename_in_a_directory_of_root(tmp_path: Path, gid: int, refused: bool) -> None:
-    """Those that are as trusted as root: Debian gives /usr/local to the group staff."""
-    owned(tmp_path / "local", 0)
+    """Some groups are as trusted as root: Debian gives /usr/local to the group staff."""
+    make_owned(tmp_path / "local", 0)
     os.chown(tmp_path / "local", 0, gid)
     (tmp_path / "local").chmod(0o2775)
-    owned(tmp_path / "local" / "a", 0, 0o700)
+    make_owned(tmp_path / "local" / "a", 0, 0o700)
     with pytest.raises(Conflict) if refused else contextlib.nullcontext():
         make(tmp_path / "local" / "a", mode="0755")
 
@@ -159,8 +159,8 @@ def test_who_changes_names_all_the_time_gets_nothing_of_root(
     tmp_path: Path, tenant: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 ) -> None:
     owner = tenant.stat().st_uid
-    victims = [owned(tmp_path / "victim", 0, 0o700), owned(tenant / "victim", 0, 0o700)]
-    name = owned(tenant / "datastores", owner)
+    victims = [make_owned(tmp_path / "victim", 0, 0o700), make_owned(tenant / "victim", 0, 0o700)]
+    name = make_owned(tenant / "datastores", owner)
     for number, other in enumerate((link(tenant / "link", victims[0], owner), victims[1])):
         inodes = {victim.stat().st_ino for victim in victims}
         with swapping(name, other):
@@ -192,7 +192,7 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_account_may_be_missing_in_check_mode_only(tmp_path: Path) -> None:
-    """The role that makes the account makes it in the same run."""
+    """The role that creates the account does so in the same run."""
     for option in ("owner", "group"):
         with pytest.raises(NotFound, match=f"^{option}: this host has no (user|group) 'nosuch'"):
             make(tmp_path / "a", **{option: "nosuch"})

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which ids a domain gets for itself, and what is in subuid(5) and subgid(5) then."""
+"""The ids that a domain gets for itself, and the resulting lines of subuid(5) and subgid(5)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.domai
 )
 
 USER = "nobody-here"
-#: The ids that a domain gets where nobody has them.
+#: First ids of the domains' preferred ranges, with all ids free.
 A, B = (choose_start(uuid, [(FIRST, LAST - FIRST + 1)], []) for uuid in ("a", "b"))
 
 
@@ -85,7 +85,7 @@ def test_an_action_that_fails_leaves_nothing(allocate: Callable, etc: Path) -> N
     before = lines(etc)
 
     def fail() -> None:
-        assert read_allocations()  # it has the range by then
+        assert read_allocations()  # the range is allocated at this time
         raise Conflict("no")
 
     with pytest.raises(Conflict, match="^no$"):
@@ -117,7 +117,7 @@ def test_freed_when_no_device_has_them(allocate: Callable, etc: Path) -> None:
     free_ranges("name of a", {"a"}, "a", [IdMap(0, 100000, 1)], str(etc))
     free_ranges("name of gone", {"a"}, None, [], str(etc))
     assert (lines(etc), read_allocations()) == (before, {})
-    # Files with these ids that are left are its own.
+    # Remaining files with these ids belong to the domain itself.
     assert allocate("a") == A
 
 

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The restart on libvirt's test driver, whose guests shut down at once.
+"""The restart on libvirt's test driver, whose guests shut down immediately.
 
-Guests that don't are in tests/integration/test_virtiofs_daemon.py.
+tests/integration/test_virtiofs_daemon.py has guests that don't shut down.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def host() -> Iterator[libvirt.virConnect]:
 
 @pytest.fixture
 def running(host: libvirt.virConnect) -> libvirt.virDomain:
-    """A domain without shared memory, so that every export needs a restart."""
+    """Start a domain without shared memory, so that every export needs a restart."""
     domain = host.defineXML(DOMAIN.format("a"))
     domain.create()
     return domain
@@ -72,7 +72,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
 
 @pytest.fixture
 def number(host: libvirt.virConnect, running: libvirt.virDomain) -> Callable[[], int]:
-    """libvirt gives each start of a domain a number of its own."""
+    """libvirt numbers the starts of a domain."""
     return lambda: host.lookupByName("a").ID()
 
 
@@ -161,7 +161,7 @@ def test_nobody_waits_for_a_restart_of_another_domain(
     running: libvirt.virDomain, service: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def shut_down(self: Domain, _deadline: float) -> bool:
-        with service().exclusive():  # would wait for its deadline, and fail, if the module held the lock
+        with service().exclusive():  # would fail at its deadline if the module held the lock
             self.destroy()
         return True
 

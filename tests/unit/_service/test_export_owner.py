@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The owner of a directory that is exported, as the options of the module give it."""
+"""The owner of an exported directory, according to the options of the module."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ def test_a_directory_that_another_user_can_have_put_there_is_left(tenant: Path) 
     ):
         action(path, owner="guest:0")
     os.chown(path, 61001, 61001)
-    planned = action(
-        path, owner="guest:0", group="guest:0"
-    )  # nobody gets anything by that but its owner, who has it already
+    planned = action(path, owner="guest:0", group="guest:0")  # the present owner gains no rights
     assert planned is not None
     planned.record()
     assert facts(path) == "200000:200000 755"
@@ -128,7 +126,7 @@ def test_a_directory_that_another_user_can_have_put_there_is_left(tenant: Path) 
 def test_a_directory_that_is_replaced_is_left(
     tenant: Path, directory: Path, swapping: Callable[[Path, Path], contextlib.AbstractContextManager[None]]
 ) -> None:
-    """What is changed is what was looked at, whatever has its name by then."""
+    """The change affects the checked directory, whatever has its name by then."""
     path, link = tenant / "shared", tenant / "link"
     path.mkdir()
     os.chown(path, 61001, 61001)

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check mode refuses what the run refuses, in the same words, and changes nothing; what it accepts, the run makes.
+"""Check mode returns the same errors as a real run and changes nothing, and a real run succeeds where check mode does.
 
-The datastores are in a file system of 64 MiB.
+The datastores are on a file system of 64 MiB.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def qemu_img(*argv: object) -> None:
 
 
 class Store:
-    """A catalog whose datastores are in a file system of 64 MiB, and ``files`` for what images are made of,
-    elsewhere.
-    """
+    """A catalog whose datastores are on a file system of 64 MiB, and ``files`` elsewhere for the sources of images."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -82,7 +80,7 @@ class Store:
         return path
 
     def noise(self, mebibytes: int) -> Path:
-        """A raw disk without holes."""
+        """Write a raw disk without holes."""
         return self.file(
             f"{mebibytes}.raw", bytes(510) + b"\x55\xaa" + random.Random(mebibytes).randbytes(mebibytes * MIB - 512)
         )
@@ -102,12 +100,12 @@ class Store:
         return self.run("image", check, **{"name": "x", "datastore": "several", "type": "os", **given})
 
     def tree(self) -> dict[str, tuple[int, ...]]:
-        """Everything in the datastores, and its size and its modification."""
+        """Return the size and the modification time of all files in the datastores."""
         found = sorted(self.small.rglob("*"))
         return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found if path.is_file()}
 
     def refused(self, module: str = "image", **given: Any) -> str:
-        """The message of both modes, which leave all as it was."""
+        """Return the error message of both modes, which must leave all files unchanged."""
         before = self.tree()
         if module == "image":
             given = {"name": "x", "datastore": "several", "type": "os", **given}
@@ -117,13 +115,13 @@ class Store:
                 self.run(module, check, **given)
             messages.append(str(caught.value))
             assert self.tree() == before
-        # What a file takes isn't known to the byte.
+        # The allocated size of a file is known only approximately.
         planned, done = (re.sub(r"but \d+ MiB, which", "but N MiB, which", message) for message in messages)
         assert planned == done
         return done
 
     def accepted(self, **given: Any) -> str:
-        """The path of an image that both modes make, with the same actions and warnings. It is the image ``x``."""
+        """Create the image ``x`` in both modes with the same actions and warnings, and return its path."""
         before = self.tree()
         check = self.image(True, **given)
         assert self.tree() == before
@@ -145,13 +143,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def url(store: Store) -> Iterator[str]:
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_args: object) -> None:
-            """pytest's output is no place for it."""
+            """Keep the server's log out of pytest's output."""
 
         def copyfile(self, *files: Any) -> None:
             try:
                 super().copyfile(*files)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # a preview has seen enough
+                pass  # a preview disconnects early
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(store.files)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -162,7 +160,7 @@ def url(store: Store) -> Iterator[str]:
     server.server_close()
 
 
-def encrypted(store: Store, name: str = "secret.qcow2") -> Path:
+def encrypt(store: Store, name: str = "secret.qcow2") -> Path:
     path = store.files / name
     qemu_img(
         "create",
@@ -212,7 +210,7 @@ def test_an_image_that_needs_another_file(store: Store, url: str, suffix: str, r
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_has_no_key_is_not_converted(store: Store, url: str, suffix: str, remote: bool) -> None:
-    path = encrypted(store)
+    path = encrypt(store)
     store.file(f"{path.name}.gz", gzip.compress(path.read_bytes()))
     source = {"url": f"{url}/{path.name}{suffix}"} if remote else {"path": f"{path}{suffix}"}
     message = store.refused(**source, driver="raw")
@@ -298,7 +296,7 @@ def test_a_url_that_does_not_fit(store: Store, url: str) -> None:
 
 
 def test_a_file_system_that_compresses_may_have_room(store: Store, tmp_path: Path) -> None:
-    """What is said of a full disk there would be a guess."""
+    """A message about a full disk would be a guess there."""
     disk, point = tmp_path / "disk", tmp_path / "btrfs"
     point.mkdir()
     subprocess.run(["truncate", "-s", "256M", disk], check=True)
@@ -425,7 +423,7 @@ def test_a_clone_of_what_is_damaged(store: Store) -> None:
 
 
 def test_a_clone_without_a_key(store: Store) -> None:
-    store.accepted(path=str(encrypted(store)))
+    store.accepted(path=str(encrypt(store)))
     message = store.refused(name="y", clone_from="x", driver="raw")
     assert message.startswith("clone_from: 'x' is not accepted: its data at ")
     store.accepted(name="y", clone_from="x")
@@ -437,7 +435,7 @@ def test_a_clone_of_what_somebody_writes_to(store: Store, opened_by_qemu: Callab
     assert "is open for writing in another program" in store.refused(name="y", clone_from="x")
 
 
-# That a snapshot of a raw image becomes absent deletes a file, for which there is always room.
+# Removing a snapshot of a raw image deletes a file, and needs no space.
 @pytest.mark.parametrize(
     ("image_format", "state"),
     [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened"), ("qcow2", "reverted")],
@@ -478,7 +476,7 @@ def test_an_export_that_does_not_fit(store: Store, image_format: str) -> None:
 
 
 def test_an_export_without_a_key(store: Store) -> None:
-    store.accepted(path=str(encrypted(store)))
+    store.accepted(path=str(encrypt(store)))
     assert "encrypt.key-secret" in store.refused("image_export", image="x", dest=f"{store.root}/disk", format="raw")
 
 
@@ -500,7 +498,7 @@ def test_an_image_that_shares_data_needs_no_space(store: Store, tmp_path: Path) 
 
 
 def test_the_driver_itself_changes_nothing_ahead(store: Store) -> None:
-    """The directory of a new datastore isn't made by looking."""
+    """Planning doesn't create the directory of a new datastore."""
     driver = FsDriver(Datastore(7, "new", "image", "fs", "ssh", f"{store.small}/7"))
     driver.preview_mkfs(1, "raw", "ext4")
     assert not (store.small / "7").exists()

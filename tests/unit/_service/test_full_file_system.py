@@ -1,8 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A catalog and a datastore on a file system that is full, or read-only: what is there can be looked at, and
-removed.
-"""
+"""A catalog and a datastore on a full or read-only file system. Existing images can be read, and removed."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.inf
 
 TENANT = 61001
 
-#: Size, command and package of each kind of file system. They are about as small as they can be.
+#: Size, command and package of each file system type, with nearly the minimal size.
 KINDS = {
     "ext4": ("12M", "mkfs.ext4", "e2fsprogs"),
     "xfs": ("400M", "mkfs.xfs", "xfsprogs"),
@@ -36,7 +34,7 @@ KINDS = {
 
 
 @contextlib.contextmanager
-def mounted(kind: str, around: Path) -> Iterator[Path]:
+def mount_file_system(kind: str, around: Path) -> Iterator[Path]:
     disk, point = around / "disk", around / "mounted"
     point.mkdir()
     if kind == "tmpfs":
@@ -58,13 +56,13 @@ def mounted(kind: str, around: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["ext4", "tmpfs", "xfs", "btrfs"])
 def disk(request: pytest.FixtureRequest, tenant: Path) -> Iterator[Path]:
-    with mounted(request.param, tenant) as point:
+    with mount_file_system(request.param, tenant) as point:
         yield point
 
 
 @pytest.fixture
 def ext4(tenant: Path) -> Iterator[Path]:
-    with mounted("ext4", tenant) as point:
+    with mount_file_system("ext4", tenant) as point:
         yield point
 
 
@@ -81,7 +79,7 @@ def absent(*names: str) -> list[dict[str, object]]:
 
 
 def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
-    """A catalog and a datastore with images of 20 KiB."""
+    """Create a catalog and a datastore with images of 20 KiB."""
     source = disk.parent / "source"
     source.write_bytes(os.urandom(20480))
     for name in ("catalog", "datastores"):
@@ -101,7 +99,7 @@ def make_catalog(disk: Path, owner: int = 0, images: int = 30) -> str:
 
 
 def fill(directory: Path) -> None:
-    """Take all blocks, also those that are reserved for root."""
+    """Allocate all blocks, including those reserved for root."""
     with open(directory / "filler", "ab", buffering=0) as file:
         size = 2**20
         while size:
@@ -113,7 +111,7 @@ def fill(directory: Path) -> None:
 
 
 def names(catalog: str) -> list[str]:
-    """The names of the images, by way of every module that only looks."""
+    """Return the names of the images, according to every module that only reads."""
     options = {name: option.get("default") for name, option in DATASTORE_CHECK_SPEC.argument_spec.items()}
     assert DatastoreCheckService({**options, "catalog": catalog}).plan().result["consistent"]
     assert len(datastore_info({"catalog": catalog, "name": None, "timeout": 30})["datastores"]) == 3  # type: ignore[arg-type]
@@ -121,7 +119,7 @@ def names(catalog: str) -> list[str]:
     return [image["name"] for image in found]  # type: ignore[attr-defined]
 
 
-def stored(disk: Path) -> list[str]:
+def list_stored(disk: Path) -> list[str]:
     return os.listdir(disk / "datastores" / "1")
 
 
@@ -133,7 +131,7 @@ def test_images_of_a_full_file_system_are_seen_and_removed(disk: Path, owner: in
     assert run_images(catalog, *absent("i0")) == ["remove image"]
     fill(disk)
     assert run_images(catalog, *absent(*(f"i{number}" for number in range(1, 30)))) == ["remove image"] * 29
-    assert (names(catalog), stored(disk)) == ([], [])
+    assert (names(catalog), list_stored(disk)) == ([], [])
 
 
 AS_TENANT = """
@@ -159,7 +157,7 @@ def test_the_service_user_sees_and_removes_them_too(ext4: Path) -> None:
 
 
 def test_removing_needs_no_inode(tenant: Path) -> None:
-    with mounted("tmpfs", tenant) as disk:
+    with mount_file_system("tmpfs", tenant) as disk:
         catalog = make_catalog(disk, TENANT)
         with pytest.raises(OSError, match="No space left"):
             for number in range(1000):
@@ -169,18 +167,18 @@ def test_removing_needs_no_inode(tenant: Path) -> None:
 
 
 def test_a_catalog_without_its_reserve_has_the_space_of_the_data(ext4: Path) -> None:
-    """As SQLite's own tools leave it, or a backup."""
+    """SQLite's own tools and backups create catalogs of this kind."""
     catalog = make_catalog(ext4)
     os.unlink(f"{catalog}-journal")
     fill(ext4)
     assert run_images(catalog, *absent(*(f"i{number}" for number in range(10)))) == ["remove image"] * 10
-    assert (len(names(catalog)), len(stored(ext4))) == (20, 20)
+    assert (len(names(catalog)), len(list_stored(ext4))) == (20, 20)
 
 
 def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> None:
     catalog = make_catalog(ext4)
     os.unlink(f"{catalog}-journal")
-    for name in stored(ext4):
+    for name in list_stored(ext4):
         os.truncate(ext4 / "datastores" / "1" / name, 0)
     fill(ext4)
     with pytest.raises(
@@ -188,7 +186,7 @@ def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> No
         match="^The data of 'i0', 'i1' is removed, but the catalog .* still has the images: remove them again when",
     ):
         run_images(catalog, *absent("i0", "i1"))
-    assert len(stored(ext4)) == 28
+    assert len(list_stored(ext4)) == 28
     os.unlink(ext4 / "filler")
     assert run_images(catalog, *absent("i0", "i1")) == ["remove image"] * 2
     assert len(image_info({"catalog": catalog, "name": None, "datastore": None})["images"]) == 28  # type: ignore[arg-type]
@@ -201,11 +199,11 @@ def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Pat
         run_images(
             catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")}
         )
-    assert (len(names(catalog)), len(stored(ext4))) == (30, 30)
+    assert (len(names(catalog)), len(list_stored(ext4))) == (30, 30)
 
 
-def killed(*statements: str) -> str:
-    """A program that writes to a catalog by SQLite alone and ends without closing it."""
+def make_killed_writer(*statements: str) -> str:
+    """Return a program that writes to a catalog with SQLite alone, and ends without closing the catalog."""
     return f"""
 import os, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -215,17 +213,17 @@ os._exit(0)
 """
 
 
-#: How the last writer left the catalog: in order, with a journal to roll back, or with the write-ahead log that
-#: catalogs had before, also an empty one.
+#: Programs of the last writer. They leave a clean catalog, a journal to roll back, or the write-ahead log of earlier
+#: versions, which may be empty.
 LEFT = {
     "in order": "",
-    "a hot journal": killed(
+    "a hot journal": make_killed_writer(
         "PRAGMA cache_size = 1",
         "BEGIN",
         "UPDATE image SET origin = printf('%.9999c', 'x')",
         "UPDATE image SET name = name || 'x'",
     ),
-    "a log": killed(
+    "a log": make_killed_writer(
         "PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "UPDATE image SET name = name || '.new'"
     ),
     "a closed log": "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('PRAGMA journal_mode = "
@@ -234,7 +232,7 @@ LEFT = {
 
 
 def contents(directory: str) -> dict[str, tuple[int, bytes]]:
-    """All files but an index of SQLite's, which is no content."""
+    """Return all files except SQLite's shared-memory index, which has no content of its own."""
     return {
         entry.name: (entry.stat().st_mtime_ns, Path(entry).read_bytes())
         for entry in os.scandir(directory)

@@ -38,7 +38,7 @@ MAP = [{"start": 0, "target": 300000, "count": 65536}]
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A catalog with the virtiofs datastores 100 (fs) and 101 (other)."""
+    """Create a catalog with the virtiofs datastores 100 (fs) and 101 (other)."""
     with open_catalog(str(tmp_path / "catalog.sqlite"), create=True) as catalog, catalog.transaction():
         for name in ("fs", "other"):
             number = catalog.take_id("datastore")
@@ -173,7 +173,7 @@ def test_two_images_can_not_have_one_tag(new: Callable[..., Plan], run: Callable
     with pytest.raises(
         Conflict, match="^mount_tag: 'one-1' belongs to the image 'x', and two images can't have one mount tag"
     ):
-        new(name="y")  # its default
+        new(name="y")  # the default mount tag
     new(name="y", mount_tag="other")
     with pytest.raises(Conflict, match="^mount_tag: 'other' belongs to the image 'y'"):
         run(name="x", mount_tag="other")
@@ -417,10 +417,9 @@ for attempt in (
 
 
 def test_a_path_through_a_link_that_this_user_may_not_read_is_refused() -> None:
-    """Such as the root directory of another user's process, which os.path.realpath raises an error of."""
+    """An example is the root directory of another user's process, for which os.path.realpath raises an error."""
     done = subprocess.run([sys.executable, "-c", UNREADABLE], capture_output=True, text=True, check=True)
-    # From Python 3.13 on, realpath takes such a link for a directory; what comes after it fails then, if anything is
-    # opened.
+    # From Python 3.13 on, realpath treats such a link as a directory. Only opening a path below it fails.
     assert len(done.stdout.splitlines()) >= (7 if sys.version_info >= (3, 13) else 8)
 
 

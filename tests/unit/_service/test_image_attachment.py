@@ -31,7 +31,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.att
 )
 
 MAP = (IdMap(0, 300000, 65536),)
-#: Name: persistent, read_only.
+#: Fields of an image by name: persistent, read_only.
 SHARING = {"mine": (True, False), "scratch": (False, False), "readers": (False, True), "mine_ro": (True, True)}
 
 

@@ -49,7 +49,7 @@ Run = Callable[..., Plan]
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A catalog with the default datastores and ``virtual``, for directories."""
+    """Create a catalog with the default datastores and ``virtual``, for directories."""
     path = str(tmp_path / "catalog.sqlite")
     with (
         open_catalog(path, create=True, datastore_location=str(tmp_path / "datastores")) as catalog,
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A raw image of 2 MiB."""
+    """Write a raw image of 2 MiB."""
     path = tmp_path / "source.img"
     path.write_bytes(os.urandom(4096) + bytes(2**21 - 8192) + os.urandom(4096))
     return path
@@ -101,7 +101,7 @@ def new(run: Run, source: Path) -> Run:
 
 @pytest.fixture
 def stored(path: str, tmp_path: Path) -> Callable[[], list[str]]:
-    """All files in the datastores."""
+    """Return all files in the datastores."""
     return lambda: sorted(str(one) for one in (tmp_path / "datastores").rglob("*") if one.is_file())
 
 
@@ -459,7 +459,7 @@ def test_a_cdrom_is_read_only(new: Run) -> None:
 def url(tmp_path: Path) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
-            """pytest shows it otherwise."""
+            """Keep the server's log out of pytest's output."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -500,7 +500,7 @@ def test_check_mode_says_what_is_wrong_with_a_url(
             run(check=check, url=f"{url}/page", **given)
     assert stored() == []
     assert run(check=True, url=f"{url}/disk", **given).result["image"]["size_mb"] == 64
-    # What is there already isn't asked for again.
+    # A run sends no request for existing data.
     run(url=f"{url}/disk", **given)
     (tmp_path / "disk").unlink()
     assert run(check=True, url=f"{url}/disk", **given).actions == []
@@ -532,7 +532,7 @@ def test_what_a_format_says_of_a_path(new: Run, source: Path, tmp_path: Path) ->
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", overlay := tmp_path / "overlay"],
         check=True,
     )
-    for check in (True, False):  # what a guest wrote to its raw disk can look like that
+    for check in (True, False):  # a guest can write such data to its raw disk
         image = new(check=check, path=str(overlay), format="raw").result["image"]
         assert image["size_mb"] == 1
     assert Path(image["path"]).read_bytes() == overlay.read_bytes()
@@ -570,7 +570,7 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
 
 @pytest.mark.parametrize("check", [True, False])
 def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run, source: Path, check: bool) -> None:
-    """A nightly run would hide that what a domain wrote is gone."""
+    """A nightly run would otherwise hide the loss of data that a domain wrote."""
     new("other")
     lost = Path(new(persistent=True).result["image"]["path"])
     lost.unlink()
@@ -670,7 +670,7 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
 def test_data_that_another_run_removed_is_not_missing(
     path: str, new: Run, run: Run, source: Path, check: bool, removed: str
 ) -> None:
-    """The catalog was read before the other run removed the only image, and the directory afterwards."""
+    """The run reads the catalog before, and the directory after, another run removes the only image."""
     new(removed)
     service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
     assert len(IMAGES.rows(service.catalog)) == 1
@@ -751,7 +751,7 @@ def test_removal(new: Run, run: Run, stored: Callable[[], list[str]]) -> None:
 def test_data_that_another_image_has_as_well_stays(
     new: Run, run: Run, path: str, stored: Callable[[], list[str]]
 ) -> None:
-    """A catalog that somebody has edited."""
+    """The catalog was edited by hand."""
     data = new().result["image"]["path"]
     new("y")
     with open_catalog(path, create=False) as catalog, catalog.transaction():
@@ -763,7 +763,7 @@ def test_data_that_another_image_has_as_well_stays(
 
 
 def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, stored: Callable[[], list[str]]) -> None:
-    """By somebody who took it for data without an image."""
+    """Another user may delete the data as an orphan meanwhile."""
     service = ImageService(options(path, name="x", datastore="default", type="os", path=str(source)))
     recording = service.recording
 
@@ -784,7 +784,7 @@ def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, st
 def modes(paths: list[str]) -> list[int]:
     found = []
     for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # it has been renamed since it was listed
+        with contextlib.suppress(FileNotFoundError):  # renamed since the listing
             found.append(os.stat(path).st_mode & 0o777)
     return found
 
@@ -796,7 +796,7 @@ ImageService(json.loads(sys.argv[1])).converge()
 """
 
 
-def opened_by(process: int) -> list[str]:
+def list_opened_files(process: int) -> list[str]:
     found = []
     with contextlib.suppress(FileNotFoundError):
         for descriptor in Path(f"/proc/{process}/fd").iterdir():
@@ -808,8 +808,8 @@ def opened_by(process: int) -> list[str]:
 def test_a_run_that_is_ended_leaves_nothing(
     path: str, source: Path, stored: Callable[[], list[str]], number: signal.Signals
 ) -> None:
-    """Neither the image that has its name, because another is a clone of it, nor the clone, which waits for its own,
-    nor what is being made, very slowly.
+    """Three files must disappear: the final file that is the source of a clone, the waiting clone, and the part of a
+    slow image.
     """
     with open_catalog(path, create=False) as catalog, catalog.transaction():
         catalog.execute("UPDATE datastore SET attributes = ? WHERE id = 2", [json.dumps({"limit_transfer_bw": "1"})])
@@ -823,8 +823,10 @@ def test_a_run_that_is_ended_leaves_nothing(
     ) as running:
         try:
             deadline = time.monotonic() + 20
-            # Once its run reads the source, it takes care of the part; one from before that is left to the next run.
-            while not (sorted(modes(stored())) == [0o600, 0o600, 0o640] and str(source) in opened_by(running.pid)):
+            # A run that reads the source cleans up its part. An earlier signal leaves the part to the next run.
+            while not (
+                sorted(modes(stored())) == [0o600, 0o600, 0o640] and str(source) in list_opened_files(running.pid)
+            ):
                 assert time.monotonic() < deadline and running.poll() is None
             running.send_signal(number)
             assert running.wait(20) != 0
@@ -833,8 +835,8 @@ def test_a_run_that_is_ended_leaves_nothing(
     assert stored() == []
 
 
-def synced(path: str, log: Path, **given: object) -> list[str]:
-    """The files and directories that a run makes durable, each time it does."""
+def trace_syncs(path: str, log: Path, **given: object) -> list[str]:
+    """Return the fsynced files and directories of a run, with repetitions."""
     converge = [sys.executable, "-c", CONVERGE, json.dumps(options(path, **given))]
     subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=fsync", "-o", log, *converge], check=True)
     return re.findall(r"fsync\([0-9]+<(.*?)>\)", log.read_text())
@@ -843,17 +845,17 @@ def synced(path: str, log: Path, **given: object) -> list[str]:
 def test_a_directory_is_made_durable_once_for_many_images(
     path: str, source: Path, stored: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    """Each time takes as long as a disk needs to empty its cache."""
+    """Each fsync takes as long as a disk needs to flush its cache."""
     golden = options(path, name="golden", datastore="default", type="os", path=str(source))
     clones = [options(path, name=f"clone{number}", datastore="default", clone_from="golden") for number in range(20)]
-    made = synced(path, tmp_path / "log", images=[golden, *clones])
+    made = trace_syncs(path, tmp_path / "log", images=[golden, *clones])
     files = stored()
     directory = os.path.dirname(files[0])
     assert len(files) == 21
-    # The golden image has its name before it is cloned.
+    # The golden image is renamed before its clones.
     assert made.count(directory) == 2
     assert len([name for name in made if name.startswith(f"{directory}/")]) == 21
-    removed = synced(
+    removed = trace_syncs(
         path, tmp_path / "log", images=[options(path, name=one["name"], state="absent") for one in [golden, *clones]]
     )
     assert stored() == []

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images that are declared again after the world around them changed: renamed sources, other mirrors, larger sizes.
+"""Images that are declared again after external changes: renamed sources, other mirrors, larger sizes.
 
-Their data stays.
+The data stays unchanged.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clone(run: Run, source: Path) -> Path:
-    """The data of ``web``, a persistent clone of ``golden``, to which a domain has written."""
+    """Return the data of ``web``, a persistent clone of ``golden``, to which a domain has written."""
     run(name="golden", type="os", path=str(source))
     path = Path(run(name="web", clone_from="golden", persistent=True).result["image"]["path"])
     path.write_bytes(b"written by a domain".ljust(2 * MIB, b"\0"))
@@ -113,7 +113,7 @@ def test_a_clone_is_the_same_where_its_source_is_renamed_in_the_same_run(run: Ru
 
 
 def test_a_new_image_under_the_name_of_the_source_makes_no_clone_anew(run: Run, clone: Path, source: Path) -> None:
-    """Golden images are exchanged under one name, either way."""
+    """A new golden image gets the name of the old one, by a rename of the old image or by a renamed new one."""
     run(id=0, name="golden-old")
     run(name="golden", type="os", path=str(source))
     assert run(name="web", clone_from="golden").actions == []
@@ -184,7 +184,7 @@ def test_the_checksum_of_the_data_counts_where_no_domain_writes_to_it(
 ) -> None:
     run(name="x", type="os", path=str(source), persistent=persistent)
     with open_catalog(catalog, create=False) as opened, opened.transaction():
-        opened.execute("UPDATE image SET checksum = ?", [checksum(source)])  # as datastore_check records it
+        opened.execute("UPDATE image SET checksum = ?", [checksum(source)])  # the checksum that datastore_check records
     given = {"name": "x", "path": str(source), "checksum": checksum(source)}
     if persistent:
         with pytest.raises(
@@ -313,7 +313,7 @@ def test_an_image_with_snapshots_does_not_grow(run: Run, check: bool) -> None:
 
 
 def test_images_of_a_list_grow_in_their_turn(run: Run) -> None:
-    """A clone after it in the list has the new size, and what can't grow keeps nothing else from being made."""
+    """A later clone in the list has the new size. An image that can't grow doesn't prevent the creation of others."""
     paths = [
         one["path"]
         for one in run(
@@ -329,7 +329,7 @@ def test_images_of_a_list_grow_in_their_turn(run: Run) -> None:
 
 
 def test_a_grown_image_whose_row_was_not_written_is_grown_again(run: Run, catalog: str) -> None:
-    """A run was killed between the two, or another program changed the catalog meanwhile."""
+    """A run was killed between the two steps, or another program changed the catalog meanwhile."""
     path = run(name="b", type="datablock", size=4).result["image"]["path"]
     os.truncate(path, 8 * MIB)
     assert run(name="b", size=8).result["image"]["size_mb"] == 8
@@ -358,7 +358,7 @@ def test_the_diff_of_new_images_has_what_they_are(run: Run, source: Path) -> Non
         {**common, "path": paths[2], "type": "datablock", "size_mb": 8, "fs": "ext4"},
     ]
     assert diff(plan) == [("", one) for one in expected]
-    # Neither a file that isn't made yet nor the format of what isn't copied yet is known.
+    # Unknown are the path of a file before its creation, and the format before its copy.
     foretold = [
         {
             name: value
@@ -394,8 +394,8 @@ def test_the_diff_of_a_replaced_image_has_its_new_file(run: Run, source: Path, t
 
 @pytest.fixture
 def elsewhere(catalog: str, tmp_path: Path) -> Path:
-    """The directory of the datastore ``elsewhere``, which isn't beside the others; ``bridged`` is one on other
-    hosts.
+    """Return the directory of the datastore ``elsewhere``, which is apart from the others; ``bridged`` is a datastore
+    on other hosts.
     """
     path = tmp_path / "far" / "away"
     path.parent.mkdir()

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images from a site's own servers: the checksum is in a file beside the image, the certificate is of the site's CA,
-and a header has a token.
+"""Images from a site's own servers.
+
+A file beside the image has its checksum, the site's CA signed the certificate, and a header has a token.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ TOKEN = "Bearer s3cr3t-t0ken"
 
 
 class Site(ThreadingHTTPServer):
-    """Serves ``files`` by path: bytes, or a URL to redirect to.
+    """A server of ``files`` by path: bytes, or a URL to redirect to.
 
     ``asked`` are the paths of the requests, each with its headers.
     """
@@ -60,7 +61,7 @@ class Site(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def paths(self) -> list[str]:
-        """The paths that were asked for since the last call."""
+        """Return the requested paths since the last call."""
         asked, self.asked = [path for path, _headers in self.asked], []
         return asked
 
@@ -69,7 +70,7 @@ class Site(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that doesn't trust the certificate."""
+        """Ignore a client that doesn't trust the certificate."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -96,11 +97,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content)
 
     def log_message(self, *_args: object) -> None:
-        """pytest's output is no place for it."""
+        """Keep the server's log out of pytest's output."""
 
 
 def disk(number: int) -> bytes:
-    """A raw disk with a boot sector."""
+    """Return a raw disk with a boot sector."""
     return b"\xeb\x63\x90".ljust(510, bytes([number])) + b"\x55\xaa" + bytes((1 << 20) - 512)
 
 
@@ -108,7 +109,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def published(site: Site, **disks: bytes) -> None:
+def publish(site: Site, **disks: bytes) -> None:
     """Put images on a server, and SHA256SUMS beside them."""
     site.files.update({f"/{name}.img": content for name, content in disks.items()})
     site.files["/SHA256SUMS"] = "".join(f"{sha256(content)}  {name}.img\n" for name, content in disks.items()).encode()
@@ -116,7 +117,7 @@ def published(site: Site, **disks: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the certificate of a CA, and a server's certificate that it signed."""
+    """Return a directory with the certificate of a CA, and a server's certificate signed by the CA."""
     place = tmp_path_factory.mktemp("ca")
 
     def openssl(*arguments: str) -> None:
@@ -187,7 +188,7 @@ def data(plan: Plan) -> bytes:
     return Path(plan.result["image"]["path"]).read_bytes()
 
 
-def stored(catalog: str) -> list[str]:
+def list_stored(catalog: str) -> list[str]:
     return (
         os.listdir(Path(catalog).with_name("datastores") / "1")
         if (Path(catalog).with_name("datastores") / "1").exists()
@@ -200,7 +201,7 @@ def stored(catalog: str) -> list[str]:
 
 def test_check_run_run_again_and_check_again(run: Run, serve: Serve) -> None:
     site = serve()
-    published(site, a=disk(1), b=disk(2))
+    publish(site, a=disk(1), b=disk(2))
     wish = {"url": f"{site.url}/a.img", "checksum": f"SHA256:{site.url}/SHA256SUMS"}
     planned = run(check=True, **wish)
     assert (names(planned), planned.result["image"]["origin_checksum"]) == (
@@ -221,7 +222,7 @@ def test_check_run_run_again_and_check_again(run: Run, serve: Serve) -> None:
 
 def test_many_images_fetch_one_file_once(run: Run, serve: Serve) -> None:
     site = serve()
-    published(site, a=disk(1), b=disk(2))
+    publish(site, a=disk(1), b=disk(2))
     images = [
         {"name": name, "url": f"{site.url}/{name}.img", "checksum": f"sha256:{site.url}/SHA256SUMS"} for name in "ab"
     ]
@@ -233,7 +234,7 @@ def test_many_images_fetch_one_file_once(run: Run, serve: Serve) -> None:
 
 def test_a_file_of_this_host_is_compared_too(run: Run, serve: Serve, tmp_path: Path) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     (tmp_path / "a.img").write_bytes(disk(1))
     wish = {"path": str(tmp_path / "a.img"), "checksum": f"sha256:{site.url}/SHA256SUMS"}
     assert data(run(**wish)) == disk(1)
@@ -248,7 +249,7 @@ def test_a_file_of_this_host_is_compared_too(run: Run, serve: Serve, tmp_path: P
 
 def test_what_the_file_says_is_compared_with_what_came(run: Run, serve: Serve, catalog: str) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     site.files["/a.img"] = disk(2)
     with pytest.raises(
         InvalidInput,
@@ -256,7 +257,7 @@ def test_what_the_file_says_is_compared_with_what_came(run: Run, serve: Serve, c
         f"{sha256(disk(2))}",
     ):
         run(url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS")
-    assert stored(catalog) == []
+    assert list_stored(catalog) == []
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -264,10 +265,10 @@ def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(
     run: Run, serve: Serve, check: bool
 ) -> None:
     site = serve()
-    published(site, latest=disk(1))
+    publish(site, latest=disk(1))
     wish = {"url": f"{site.url}/latest.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     path = run(**wish).result["image"]["path"]
-    published(site, latest=disk(2))
+    publish(site, latest=disk(2))
     with pytest.raises(Conflict) as caught:
         run(check=check, **wish)
     assert str(caught.value) == (
@@ -285,7 +286,7 @@ def test_an_image_that_is_published_anew_is_refused_until_force_replaces_it(
 def test_the_same_checksum_elsewhere_is_the_same_data(run: Run, serve: Serve) -> None:
     site, mirror = serve(), serve()
     for one in (site, mirror):
-        published(one, a=disk(1))
+        publish(one, a=disk(1))
     path = run(url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS").result["image"]["path"]
     moved = run(url=f"{mirror.url}/a.img", checksum=f"sha256:{mirror.url}/SHA256SUMS")
     assert (names(moved), moved.result["image"]["path"], moved.result["image"]["origin"]) == (
@@ -300,7 +301,7 @@ def test_the_same_checksum_elsewhere_is_the_same_data(run: Run, serve: Serve) ->
 @pytest.mark.parametrize("force", [False, True])
 def test_an_image_that_is_there_needs_no_mirror(run: Run, serve: Serve, catalog: str, state: str, force: bool) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     path = Path(run(**wish).result["image"]["path"])
     if state == "down":
@@ -308,14 +309,14 @@ def test_an_image_that_is_there_needs_no_mirror(run: Run, serve: Serve, catalog:
     elif state == "gone":
         site.files.clear()
     else:
-        published(site, b=disk(2))
+        publish(site, b=disk(2))
     for check in (True, False):
         plan = run(check=check, force=force, **wish)
         assert (names(plan), path.read_bytes()) == ([], disk(1))
         assert len(plan.warnings) == 1
         assert plan.warnings[0].startswith("The image 'x' stays as it is, and wasn't compared with its checksum: ")
         assert f"{site.url}/SHA256SUMS" in plan.warnings[0]
-    # What is to be made, or came from elsewhere, needs it.
+    # An image that must be created, or has another origin, needs the list.
     with pytest.raises(VmstoreError, match=re.escape(f"{site.url}/SHA256SUMS")):
         run(check=True, name="x", url=f"{site.url}/other/a.img", checksum=wish["checksum"])
     path.unlink()
@@ -325,7 +326,7 @@ def test_an_image_that_is_there_needs_no_mirror(run: Run, serve: Serve, catalog:
 
 def test_an_image_is_removed_without_a_mirror(run: Run, serve: Serve) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     run(**wish)
     site.paths()
@@ -344,7 +345,7 @@ def test_a_file_that_is_missing_is_an_error_before_anything_is_fetched(
     ):
         run(check=check, url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS?token=pa55#pa55")
     assert "/a.img" not in site.paths()
-    assert stored(catalog) == []
+    assert list_stored(catalog) == []
 
 
 def test_the_name_is_that_before_redirects(run: Run, serve: Serve) -> None:
@@ -356,7 +357,7 @@ def test_the_name_is_that_before_redirects(run: Run, serve: Serve) -> None:
 
 def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     good = site.files["/SHA256SUMS"]
     site.files["/SHA256SUMS"] = good.ljust((1 << 20) + 1, b"\n")
@@ -374,7 +375,7 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
     site.files.update({"/SHA256SUMS": gzip.compress(good), "/a.img": gzip.compress(disk(1))})
     with pytest.raises(
         InvalidInput, match=f"the sha256 of what is at {site.url}/a.img is"
-    ):  # it is that of the bytes as they are there
+    ):  # the sum of the compressed bytes on the server
         run(**wish)
     monkeypatch.setattr(checksum_list, "LONGEST_TIME", -1.0)
     with pytest.raises(
@@ -389,7 +390,7 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
 
 def test_a_ca_vouches_for_the_image_and_for_its_checksum(run: Run, serve: Serve, authority: Path) -> None:
     site = serve(tls=True)
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     wish = {
         "url": f"{site.url}/a.img",
         "checksum": f"sha256:{site.url}/SHA256SUMS",
@@ -407,7 +408,7 @@ def test_without_it_the_server_is_not_trusted(
     run: Run, serve: Serve, authority: Path, ca: str | None, check: bool
 ) -> None:
     site = serve(tls=True)
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     with pytest.raises(TransferFailed, match="the server's certificate is not trusted"):
         run(check=check, url=f"{site.url}/a.img", ca_path=ca and str(authority / ca))
     assert site.paths() == []
@@ -416,7 +417,7 @@ def test_without_it_the_server_is_not_trusted(
 def test_only_the_ca_is_trusted(run: Run, serve: Serve, authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
     site = serve(tls=True)
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     with pytest.raises(TransferFailed, match="the server's certificate is not trusted"):
         run(url=f"{site.url}/a.img", ca_path=str(authority / "other.pem"))
     assert data(run(url=f"{site.url}/a.img")) == disk(1)
@@ -424,7 +425,7 @@ def test_only_the_ca_is_trusted(run: Run, serve: Serve, authority: Path, monkeyp
 
 def test_a_file_with_several_cas_and_comments(run: Run, serve: Serve, authority: Path, tmp_path: Path) -> None:
     site = serve(tls=True)
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     bundle = tmp_path / "bundle.pem"
     bundle.write_text(
         "\n".join(("# Ärger", (authority / "other.pem").read_text(), "# unsere", (authority / "ca.pem").read_text())),
@@ -461,7 +462,7 @@ def test_a_file_that_can_not_be_read(run: Run, serve: Serve, tmp_path: Path) -> 
 def test_headers_are_sent_to_the_server(run: Run, serve: Serve) -> None:
     site = serve()
     site.token = TOKEN
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     with pytest.raises(TransferFailed, match="the server returned 401"):
         run(**wish)
@@ -491,8 +492,8 @@ def test_they_go_along_to_the_same_server_only(run: Run, serve: Serve) -> None:
 
 def test_a_checksum_of_another_server_is_fetched_without_them(run: Run, serve: Serve, tmp_path: Path) -> None:
     site, other = serve(), serve()
-    published(site, a=disk(1))
-    published(other, a=disk(1))
+    publish(site, a=disk(1))
+    publish(other, a=disk(1))
     headers = {"X-Token": TOKEN}
     run(url=f"{site.url}/a.img", checksum=f"sha256:{other.url}/SHA256SUMS", headers=headers)
     assert [TOKEN in one.values() for _path, one in (*site.asked, *other.asked)] == [True, False]
@@ -601,7 +602,7 @@ def test_values_of_headers_are_told_nobody(
         "ansible.module_utils.basic.AnsibleModule.log", lambda _module, text, **more: logged.append(f"{text}{more}")
     )
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     site.token = TOKEN if outcome == "made" else "another one"
     headers: Any = {"Authorization": TOKEN, "X-Pin": "7531"}
     image = {
@@ -654,7 +655,7 @@ def test_a_server_that_repeats_a_header_tells_it_nobody(
 
 def test_a_short_value_hides_nothing_else(serve: Serve, catalog: str, capsys: pytest.CaptureFixture[str]) -> None:
     site = serve()
-    published(site, a=disk(1))
+    publish(site, a=disk(1))
     image = {
         "name": "x",
         "type": "os",

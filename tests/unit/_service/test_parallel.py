@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs at the same time that want opposite things: each finds the world as the other left it, and none takes that for a
-loss.
+"""Concurrent runs with contradictory desired states: each run handles the changes of the others, and reports
+no loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.sna
     ImageSnapshotService,
 )
 
-#: Which services are run, in turn, so often as the first argument says; what they refuse is printed, a line each.
+#: Program that runs services in turn, as often as the first argument gives, and prints each error on a line.
 PROGRAM = """
 import json, os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
@@ -59,7 +59,7 @@ D: dict[str, object] = {"name": "d", "ds_driver": "fs", "tm_driver": "shared"}
 NO_D: dict[str, object] = {"name": "d", "state": "absent"}
 IN_D: dict[str, object] = {**X, "datastore": "d"}
 
-#: What a run may say because of the others: that something isn't there, or is used.
+#: Messages that a run may return because of the others: a resource is missing, or in use.
 USED = r"Conflict The image 'x' can't be (removed|changed without force) while its data is used by .*"
 NO_IMAGE = r"DependencyNotFound image: there is no image 'x' in the catalog .*"
 NO_DATASTORE = r"DependencyNotFound datastore: there is no datastore 'd' in the catalog .*"
@@ -123,7 +123,7 @@ def converge(catalog: str, module: str, given: Mapping[str, object]) -> Plan:
 
 
 def test_the_only_image_is_removed_while_it_is_looked_for(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its data is gone then, though the catalog that was read before has it."""
+    """The data is missing, although the catalog that was read before still has the image."""
     converge(catalog, "image", X)
     stored = FsDriver.stored
 

@@ -31,11 +31,11 @@ def etc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(etc: Path, **options: object) -> Plan:
+def make_plan(etc: Path, **options: object) -> Plan:
     return SubidService(SubidSpec(**{"user": "alice", **options}), str(etc)).plan()
 
 
-def committed(etc: Path, **options: object) -> Plan:
+def converge(etc: Path, **options: object) -> Plan:
     service = SubidService(SubidSpec(**{"user": "alice", **options}), str(etc))
     with service.exclusive():
         plan = service.plan()
@@ -44,37 +44,37 @@ def committed(etc: Path, **options: object) -> Plan:
 
 
 def test_the_default_is_the_specs_range_in_both_files(etc: Path) -> None:
-    plan = committed(etc)
+    plan = converge(etc)
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\nalice:100000:65536\n"
     assert (etc / "subgid").read_text() == "alice:100000:65536\n"
     assert plan.result == {name: [{"user": "alice", "start": 100000, "count": 65536}] for name in ("subuid", "subgid")}
-    assert not planned(etc).changed
+    assert not make_plan(etc).changed
 
 
 def test_the_next_free_range_is_taken_as_useradd_does(etc: Path) -> None:
     (etc / "subuid").write_text("bob:100000:65536\n")
     (etc / "subgid").write_text("bob:200000:65536\nalice:5:0\n")
-    plan = committed(etc)
+    plan = converge(etc)
     assert plan.result == {name: [{"user": "alice", "start": 265536, "count": 65536}] for name in ("subuid", "subgid")}
-    assert not planned(etc).changed
-    assert not planned(etc, replace=True).changed
+    assert not make_plan(etc).changed
+    assert not make_plan(etc, replace=True).changed
 
 
 def test_login_defs_says_where(etc: Path) -> None:
     (etc / "login.defs").write_text(
         "# SUB_UID_MIN 7\nSUB_UID_MIN\t\t  500000\nSUB_GID_MIN 400000\nSUB_UID_MAX 700000\n"
     )
-    assert planned(etc).result["subgid"] == [{"user": "alice", "start": 500000, "count": 65536}]
+    assert make_plan(etc).result["subgid"] == [{"user": "alice", "start": 500000, "count": 65536}]
     with pytest.raises(
         Conflict,
         match=r"No 200002 ids in a row are free from 500000 to 700000 \(login.defs\), so give a start for 'alice'",
     ):
-        planned(etc, count=200002)
+        make_plan(etc, count=200002)
 
 
 def test_the_second_file_gets_the_range_of_the_first(etc: Path) -> None:
     (etc / "subuid").write_text("alice:400000:65536\n")
-    assert planned(etc, start=400000).result["subgid"] == [{"user": "alice", "start": 400000, "count": 65536}]
+    assert make_plan(etc, start=400000).result["subgid"] == [{"user": "alice", "start": 400000, "count": 65536}]
 
 
 def test_accounts_are_avoided_and_warned_of(etc: Path) -> None:
@@ -103,19 +103,21 @@ print(*SubidService(SubidSpec("root", 100000), sys.argv[1]).plan().warnings)
 
 
 def test_a_user_without_an_account_is_told_once(etc: Path) -> None:
-    assert [warning.split(";")[0] for warning in planned(etc).warnings] == ["There is no account 'alice' on this host"]
-    assert planned(etc, user="daemon").warnings == []
-    assert planned(etc, state="absent").warnings == []
+    assert [warning.split(";")[0] for warning in make_plan(etc).warnings] == [
+        "There is no account 'alice' on this host"
+    ]
+    assert make_plan(etc, user="daemon").warnings == []
+    assert make_plan(etc, state="absent").warnings == []
 
 
 def test_planning_leaves_no_trace(etc: Path) -> None:
-    assert planned(etc).changed
+    assert make_plan(etc).changed
     assert sorted(os.listdir(etc)) == ["subgid", "subuid"]
     assert (etc / "subgid").read_text() == ""
 
 
 def test_an_existing_entry_is_respected_and_reported(etc: Path) -> None:
-    plan = planned(etc, user="bob", start=500000, type="uid")
+    plan = make_plan(etc, user="bob", start=500000, type="uid")
     assert not plan.changed
     assert plan.result == {"subuid": [{"user": "bob", "start": 300000, "count": 65536}]}
     warning = f"bob:500000:65536 in {etc}/subuid gives it both."
@@ -125,29 +127,29 @@ def test_an_existing_entry_is_respected_and_reported(etc: Path) -> None:
         if "has the uid range 300000:65536, which is kept, and not 500000:65536" in one and one.endswith(warning)
     ]
     for wish in ({}, {"start": 300000}, {"start": 300100, "count": 100}):
-        assert not [one for one in planned(etc, user="bob", type="uid", **wish).warnings if "kept" in one]
+        assert not [one for one in make_plan(etc, user="bob", type="uid", **wish).warnings if "kept" in one]
 
 
 def test_replace_puts_the_new_range_in_the_old_ones_place(etc: Path) -> None:
-    committed(etc)
-    plan = committed(etc, user="bob", start=500000, count=5, type="uid", replace=True)
+    converge(etc)
+    plan = converge(etc, user="bob", start=500000, count=5, type="uid", replace=True)
     assert (etc / "subuid").read_text() == "# ranges\nbob:500000:5\nalice:100000:65536\n"
     assert [(action.before, action.after) for action in plan.actions] == [("bob:300000:65536\n", "bob:500000:5\n")]
-    assert not planned(etc, user="bob", start=500000, count=5, type="uid", replace=True).changed
+    assert not make_plan(etc, user="bob", start=500000, count=5, type="uid", replace=True).changed
 
 
 def test_an_overlap_names_the_other_user_and_nothing_is_written(etc: Path) -> None:
     (etc / "subgid").write_text("bob:100000:1\n")
     with pytest.raises(Conflict, match=r"gid range 100000:65536 of 'alice' overlaps 100000:1 of 'bob' in .*/subgid"):
-        committed(etc, start=100000)
+        converge(etc, start=100000)
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
 
 def test_absent_removes_the_users_entries_only(etc: Path) -> None:
-    committed(etc)
-    committed(etc, state="absent")
+    converge(etc)
+    converge(etc, state="absent")
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
-    assert not planned(etc, state="absent").changed
+    assert not make_plan(etc, state="absent").changed
 
 
 def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path) -> None:
@@ -162,16 +164,14 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
 
 
 def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer comes from the system's own getsubids(1), which reads the system's nsswitch.conf: no user has such a
-    range here.
-    """
+    """The system's own getsubids(1) reads the system's nsswitch.conf, where no user has such a range."""
     (etc / "nsswitch.conf").write_text("subid: sss\n")
     with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
-        planned(etc, user="nosuchuser")
+        make_plan(etc, user="nosuchuser")
     assert read_subids("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CommandFailed, match="'getsubids' is not installed"):
-        planned(etc)
+        make_plan(etc)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the service decides, on libvirt's own test driver: real definitions, nothing that runs.
+"""Decisions of the service, on libvirt's own test driver, with real definitions and no running guests.
 
-What needs a running domain, a real virtiofsd or a mapped id is in tests/integration/test_virtiofs_export.py.
+tests/integration/test_virtiofs_export.py has the tests that need a running domain, a real virtiofsd or a mapped id.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ DEFAULTS = {name: option.get("default") for name, option in VIRTIOFS_EXPORT_SPEC
 
 @pytest.fixture
 def host() -> Iterator[libvirt.virConnect]:
-    """The test driver's host, as another client sees it. It is forgotten with its last connection."""
+    """Yield another client's connection to the test driver's host. The host exists until its last connection ends."""
     libvirt.registerErrorHandler(lambda *unused: None, None)
     connection = libvirt.open(URI)
     for domain in connection.listAllDomains():
@@ -104,7 +104,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., VirtiofsExportService]:
-    """Services whose virtiofsd can't map, so that nothing depends on the accounts of the machine."""
+    """Return services whose virtiofsd can't map, so that the tests are independent of the machine's accounts."""
     daemon = tmp_path / "virtiofsd"
     daemon.write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
@@ -165,7 +165,7 @@ def test_check_run_again_check_again(define: Callable, service: Callable, shared
     assert device_of(domain).find("source").get("dir") == str(shared)
     assert not run(service()).changed
     assert not service().plan().changed
-    # Back to where it was, but for the shared memory, which stays.
+    # The definition is restored, except for the shared memory, which stays.
     assert names(run(service(state="absent", mount_tag="t"))) == ["remove virtiofs device"]
     after = re.sub(
         r"  <memoryBacking>.*?</memoryBacking>\n", "", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), flags=re.DOTALL
@@ -290,9 +290,7 @@ def test_what_libvirt_drops_puts_the_old_definition_back(
     real = Domain.define
 
     def dropping(self, text, validate=True):
-        """As a libvirt that knows no <cache>: without the schema's check it takes the definition and leaves that
-        out.
-        """
+        """Define like a libvirt without support of <cache>, which drops the element if the schema isn't checked."""
         real(self, text.replace('<cache mode="none" />', ""), validate=False)
 
     monkeypatch.setattr(Domain, "define", dropping)
@@ -411,7 +409,7 @@ def catalog(tmp_path: Path, shared: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def attached(catalog: Catalog) -> list[tuple[str, str]]:
+def query_attachments(catalog: Catalog) -> list[tuple[str, str]]:
     return [(one.image, one.domain) for one in attachments(catalog)]
 
 
@@ -420,15 +418,15 @@ def test_an_image_is_attached_with_the_change_and_detached_with_it(
 ) -> None:
     domain = define()
     assert names(service(image="pers").plan()) == ["claim image", "add virtiofs device"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
     plan = run(service(image="pers"))
     assert (plan.result["device"]["mount_tag"], plan.result["device"]["mount_point"]) == ("one-5", "/mnt/one-fs-5")
-    assert attached(catalog) == [("pers", "a")]
+    assert query_attachments(catalog) == [("pers", "a")]
     assert not run(service(image="5")).changed
     assert names(run(service(image="pers", mount_point="/data"))) == ["claim image"]
     assert attachments(catalog)[0].mount_point == "/data"
     assert names(run(service(image="pers", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [])
+    assert (device_of(domain, "one-5"), query_attachments(catalog)) == (None, [])
     assert not run(service(image="pers", state="absent")).changed
     assert not run(service(image="no such image", state="absent")).changed
 
@@ -458,7 +456,7 @@ def test_another_image_of_the_same_directory_is_not_removed(
     run(service(image="pers"))
     assert not run(service(image="reader", state="absent")).changed
     assert device_of(domain, "one-5") is not None
-    assert attached(catalog) == [("pers", "a")]
+    assert query_attachments(catalog) == [("pers", "a")]
 
 
 def test_an_attachment_outlives_a_device_that_the_guest_keeps(
@@ -469,14 +467,14 @@ def test_an_attachment_outlives_a_device_that_the_guest_keeps(
     domain.create()
     monkeypatch.setattr(Domain, "detach", lambda *unused: False)
     plan = run(service(image="pers", state="absent"))
-    assert (names(plan), plan.result["restart_required"], attached(catalog)) == (
+    assert (names(plan), plan.result["restart_required"], query_attachments(catalog)) == (
         ["remove virtiofs device"],
         True,
         [("pers", "a")],
     )
     domain.destroy()
     assert names(run(service(image="pers", state="absent"))) == ["release image"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
 
 
 def test_a_device_that_libvirt_does_not_unplug_keeps_its_image(
@@ -494,7 +492,7 @@ def test_a_device_that_libvirt_does_not_unplug_keeps_its_image(
         patch.setattr(Domain, "detach", refuse)
         with pytest.raises(PartlyDone, match="^libvirt is busy.$"):
             run(service(image="pers", state="absent"))
-    assert (device_of(domain, "one-5"), attached(catalog)) == (None, [("pers", "a")])
+    assert (device_of(domain, "one-5"), query_attachments(catalog)) == (None, [("pers", "a")])
     assert names(service(image="pers", state="absent").plan()) == ["unplug virtiofs device", "release image"]
 
 
@@ -563,14 +561,14 @@ def test_the_tag_alone_removes_the_attachment_too(define: Callable, service: Cal
     run(service(image="pers"))
     run(service(image="plain"))
     assert names(run(service(mount_tag="one-5", state="absent"))) == ["remove virtiofs device", "release image"]
-    assert attached(catalog) == [("plain", "a")]
+    assert query_attachments(catalog) == [("plain", "a")]
 
 
 def test_nothing_is_attached_when_the_domain_refuses(define: Callable, service: Callable, catalog: Catalog) -> None:
     define("a", DEVICE.format("/srv/other", "one-5", ""))
     with pytest.raises(Conflict, match="/srv/other"):
         run(service(image="pers"))
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
 
 
 def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
@@ -578,7 +576,7 @@ def test_a_catalog_that_cant_be_written_leaves_the_domain_alone(
 ) -> None:
     domain = define()
     before = domain.XMLDesc()
-    # A trigger makes SQLite refuse the row, as a full disk would.
+    # A trigger makes SQLite refuse the row, like a full disk would.
     catalog.execute("CREATE TRIGGER refuse BEFORE INSERT ON vm_disk BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(VmstoreError, match="catalog"):
         run(service(image="pers"))
@@ -620,7 +618,7 @@ def test_nobody_waits_for_libvirt_to_write_to_the_catalog(
     desired = service(image="pers")
     with desired.exclusive():
         desired.plan()
-        with catalog.transaction():  # would wait for its deadline, and fail, if the module held one
+        with catalog.transaction():  # would fail at its deadline if the module held a transaction
             pass
 
 
@@ -636,7 +634,7 @@ def test_sharing_names_the_other_domain(define: Callable, service: Callable, cat
     define("c")
     with pytest.raises(Conflict, match="'plain' is not read-only and the domain 'a' on the host 'hv1' uses it"):
         service(domain="c", image="plain").plan()
-    # A directory that is no image is not looked at.
+    # A directory without an image is ignored.
     assert run(service(source=str(tmp_path / "plain"), mount_tag="x", domain="c")).changed
 
 
@@ -649,10 +647,10 @@ def test_an_attachment_of_a_domain_that_is_gone_is_removed(
     define("a")
     plan = service(image="pers").plan()
     assert any("'gone'" in warning for warning in plan.warnings)
-    assert attached(catalog) == [("pers", "gone")]
+    assert query_attachments(catalog) == [("pers", "gone")]
     run(service(image="pers"))
-    assert attached(catalog) == [("pers", "a")]
-    # Another host's domains can't be seen from here.
+    assert query_attachments(catalog) == [("pers", "a")]
+    # Domains of another host are out of reach.
     with pytest.raises(Conflict, match="'a' on the host 'hv1'"):
         service(image="pers", host="hv2").plan()
 
@@ -664,7 +662,7 @@ def test_absent_where_the_domain_is_gone_removes_the_attachment(
     run(service(domain="gone", image="pers"))
     gone.undefine()
     assert names(run(service(domain="gone", image="pers", state="absent"))) == ["release image"]
-    assert attached(catalog) == []
+    assert query_attachments(catalog) == []
     assert not run(service(domain="gone", image="pers", state="absent")).changed
 
 
@@ -721,7 +719,7 @@ def test_a_missing_catalog_names_it(define: Callable, service: Callable, tmp_pat
 def test_record_is_shared_with_image_attachment(
     define: Callable, service: Callable, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """The module image_attachment makes the same record."""
+    """The module image_attachment writes the same record."""
     define()
     made = attachment(tmp_path / "pers", image_id=5, image="pers", mount_tag="one-5", mount_point="/mnt/one-fs-5")
     with catalog.transaction():
@@ -806,7 +804,7 @@ def test_no_map_only_where_it_is_allowed() -> None:
 
 @pytest.mark.parametrize("kind", ["uid", "gid"])
 def test_the_guests_root_has_to_be_mapped(kind: str) -> None:
-    # Without, virtiofsd keeps the ids of the user that runs it.
+    # Without a mapped root, virtiofsd keeps the ids of its own user.
     maps = {"uid_map": None, "gid_map": None, f"{kind}_map": (IdMap(1, 200000, 10),)}
     with pytest.raises(
         InvalidInput, match=f"{kind}_map: '1:200000:10' is not accepted: a map of the guest's id 0 is expected"
@@ -866,7 +864,7 @@ def test_a_binary_left_to_libvirt_is_no_difference() -> None:
     ]
 
 
-# What earlier tasks would bring
+# Prerequisites that earlier tasks would install
 
 
 def test_check_mode_goes_on_without_libvirt(service: Callable[..., VirtiofsExportService], shared: Path) -> None:
@@ -907,7 +905,7 @@ def test_check_mode_goes_on_without_the_image(
     ("version", "daemon", "may_be_installed"),
     [
         ((11, 0, 0), Daemon("/d", False, True, True), True),
-        # No task makes an old libvirt or an old virtiofsd a new one.
+        # No task upgrades an old libvirt or an old virtiofsd.
         ((9, 0, 0), Daemon("/d", False, True, True), False),
         ((11, 0, 0), Daemon("/d", False, False, True), False),
     ],

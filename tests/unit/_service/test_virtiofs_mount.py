@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Plans on recorded files, and whole runs on the real kernel.
 
-Where a mount is made, tmpfs stands in for virtiofs, in a mount namespace of its own: a tmpfs takes any name for its
-source, as virtiofs takes a tag.
+In runs with mounts tmpfs represents virtiofs, in a separate mount namespace: a tmpfs accepts any source name, like the
+tag of a virtiofs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULTS = {"tag": "one-1", "options": [], "nofail": True, "mode": "0755", "stat
 
 
 class Machine:
-    """Directories that look like a guest's /etc, /proc and /sys, and a place for mount points."""
+    """Directories that represent a guest's /etc, /proc and /sys, and a directory for mount points."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -53,7 +53,7 @@ class Machine:
             (self.base / f"sys/fs/virtiofs/{number}/tag").write_text(f"{tag}\n")
 
     def live(self, *lines: str) -> None:
-        """Mounts by the end of their line: ``MOUNT_POINT OPTIONS - TYPE SOURCE OPTIONS``."""
+        """Set the live mounts by the end of their line: ``MOUNT_POINT OPTIONS - TYPE SOURCE OPTIONS``."""
         text = "".join(f"{number} 24 0:{number} / {line}\n" for number, line in enumerate(lines, 31))
         (self.base / "proc/self/mountinfo").write_text(ROOT + text)
 
@@ -73,11 +73,11 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", super_options: str = "rw") -> str:
+def format_mount(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", super_options: str = "rw") -> str:
     return f"{machine.point} {options} - virtiofs {tag} {super_options}"
 
 
-# What is done, by what is there
+# Actions by present state
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def mounted(machine: Machine, options: str = "rw,relatime", tag: str = "one-1", 
 @pytest.mark.parametrize("tag", ["one-1", None])
 def test_three_states_are_compared(live, entry, state, expected, tag, machine):
     if tag is None and state in ("mounted", "present"):
-        return  # the argument spec asks for it
+        return  # the argument spec requires a tag
     if live:
-        machine.live(mounted(machine))
+        machine.live(format_mount(machine))
     if entry:
         machine.fstab.write_text(f"one-1 {machine.point} virtiofs nofail 0 0\n")
     plan = machine.plan(state=state, tag=tag)
@@ -130,17 +130,17 @@ def test_three_states_are_compared(live, entry, state, expected, tag, machine):
     ],
 )
 def test_other_options_are_remounted_where_a_remount_can(live, super_options, options, expected, machine):
-    machine.live(mounted(machine, live, super_options=super_options))
+    machine.live(format_mount(machine, live, super_options=super_options))
     assert machine.actions(options=options)[1:] == expected
 
 
 def test_another_tag_is_unmounted_first(machine):
-    machine.live(mounted(machine, tag="one-2"))
+    machine.live(format_mount(machine, tag="one-2"))
     assert machine.actions() == ["add fstab entry", "unmount", "mount"]
 
 
 def test_the_diff_shows_each_state(machine):
-    machine.live(mounted(machine, "rw,relatime"))
+    machine.live(format_mount(machine, "rw,relatime"))
     machine.fstab.write_text(f"one-1 {machine.point} virtiofs noexec 0 0\n")
     diff = [(one["before"], one["after"]) for one in machine.plan(options=["ro"]).diff()]
     assert diff == [
@@ -168,15 +168,15 @@ def test_a_symbolic_link_is_followed(machine):
     (machine.base / "link").symlink_to("mnt")
     plan = machine.plan(path=str(machine.base / "link"))
     assert plan.actions[0].after == f"one-1 {machine.point} virtiofs nofail 0 0\n"
-    # An entry under either name is the one that is meant.
+    # An entry under either name counts.
     machine.fstab.write_text(f"one-1 {machine.base / 'link'} virtiofs nofail 0 0\n")
-    machine.live(mounted(machine))
+    machine.live(format_mount(machine))
     assert machine.actions(path=str(machine.base / "link")) == ["replace fstab entry"]
     assert machine.actions(path=str(machine.base / "link"), state="absent") == ["remove fstab entry", "unmount"]
 
 
 def test_absent_with_a_tag_means_only_that_tag(machine):
-    machine.live(mounted(machine, tag="one-2"))
+    machine.live(format_mount(machine, tag="one-2"))
     machine.fstab.write_text(f"one-2 {machine.point} virtiofs nofail 0 0\n")
     assert machine.actions(state="absent") == []
     assert machine.actions(state="absent", tag=None) == ["remove fstab entry", "unmount"]
@@ -188,10 +188,10 @@ def test_absent_leaves_what_is_not_virtiofs(machine):
     assert machine.actions(state="absent") == machine.actions(state="unmounted") == []
 
 
-# What is refused
+# Refusals
 
 
-def refused(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
+def expect_refusal(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
     before = machine.fstab.read_text()
     with pytest.raises(error) as refusal:
         machine.plan(**options)
@@ -202,56 +202,58 @@ def refused(machine: Machine, error: type[Exception], *parts: str, **options: ob
 def test_a_kernel_without_virtiofs(machine, monkeypatch):
     (machine.base / "proc/filesystems").write_text("nodev\tproc\n")
     monkeypatch.setenv("PATH", str(machine.base))
-    refused(machine, UnsupportedAction, os.uname().release)
+    expect_refusal(machine, UnsupportedAction, os.uname().release)
     assert machine.actions(state="present") == ["add fstab entry"]
 
 
 def test_a_tag_that_is_not_there(machine):
-    refused(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
-    machine.live(mounted(machine))
-    refused(machine, NotFound, "'one-3'", tag="one-3")
+    expect_refusal(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
+    machine.live(format_mount(machine))
+    expect_refusal(machine, NotFound, "'one-3'", tag="one-3")
     assert machine.actions(state="present", tag="one-3") == ["add fstab entry"]
 
 
 def test_another_file_system_on_the_path(machine):
     machine.live(f"{machine.point} rw,relatime - nfs4 nas:/x rw")
-    refused(machine, Conflict, "nas:/x (type nfs4)", str(machine.point))
+    expect_refusal(machine, Conflict, "nas:/x (type nfs4)", str(machine.point))
 
 
 def test_a_bind_mount_of_a_part_of_a_share(machine):
-    machine.live(mounted(machine))
+    machine.live(format_mount(machine))
     table = machine.base / "proc/self/mountinfo"
     table.write_text(table.read_text().replace(" / " + str(machine.point), " /sub " + str(machine.point)))
     for state in ("mounted", "absent"):
-        refused(machine, Conflict, "bind mount of /sub", state=state)
+        expect_refusal(machine, Conflict, "bind mount of /sub", state=state)
 
 
 def test_stacked_mounts_are_listed(machine):
     (machine.base / "proc/self/mountinfo").write_text(
-        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / "
-        f"{mounted(machine)}\n"
+        ROOT + f"31 24 0:31 / {format_mount(machine)}\n32 31 0:32 / {machine.point} rw - tmpfs over rw\n33 32 0:31 / "
+        f"{format_mount(machine)}\n"
     )
     for state in ("mounted", "unmounted", "absent"):
-        refused(machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state)
+        expect_refusal(
+            machine, Conflict, "3 mounts are stacked", "one-1 (type virtiofs)", "over (type tmpfs)", state=state
+        )
     assert machine.actions(state="present") == ["add fstab entry"]
 
 
 def test_a_hidden_mount(machine):
     (machine.base / "proc/self/mountinfo").write_text(
-        ROOT + f"31 24 0:31 / {mounted(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
+        ROOT + f"31 24 0:31 / {format_mount(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
     )
     for state in ("mounted", "unmounted", "absent"):
-        refused(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
+        expect_refusal(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
 
 
 def test_an_fstab_entry_of_another_file_system(machine):
     machine.fstab.write_text(f"# one\nnas:/x {machine.point}/ nfs4 ro 0 0\n")
-    refused(machine, Conflict, "Line 2 ", "nas:/x")
+    expect_refusal(machine, Conflict, "Line 2 ", "nas:/x")
 
 
 def test_the_same_tag_elsewhere_with_other_superblock_options(machine):
     machine.live(f"{machine.base}/other rw,relatime - virtiofs one-1 rw,sync")
-    refused(machine, Conflict, f"{machine.base}/other", "sync")
+    expect_refusal(machine, Conflict, f"{machine.base}/other", "sync")
     assert machine.actions(options=["sync", "ro"]) == ["add fstab entry", "mount"]
 
 
@@ -260,7 +262,7 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
     (machine.base / "link").symlink_to("file")
     for path in ("file", "file/below", "link", "link/below"):
         for state in ("mounted", "present"):
-            refused(
+            expect_refusal(
                 machine,
                 InvalidInput,
                 f"{machine.base}/file exists and isn't a directory",
@@ -271,7 +273,7 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
 
 def test_a_link_to_a_directory_the_guest_needs(machine):
     (machine.base / "link").symlink_to("/etc")
-    refused(machine, InvalidInput, "path: '/etc'", path=str(machine.base / "link"))
+    expect_refusal(machine, InvalidInput, "path: '/etc'", path=str(machine.base / "link"))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_values_that_are_refused(option, value, machine):
 
 def test_info(machine):
     machine.live(
-        mounted(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw"
+        format_mount(machine, "ro,noatime"), "/srv/live rw,relatime - virtiofs one-2 rw", "/net rw - nfs4 nas:/x rw"
     )
     machine.fstab.write_text(
         f"one-1 {machine.point} virtiofs ro,nofail 0 0\none-3 /srv/boot virtiofs defaults 0 0\nnas:/x /net nfs4 ro "
@@ -378,7 +380,7 @@ def attacked(command, attack):
 
 
 def in_namespace(machine: Machine, code: str, point: Path | None = None) -> list:
-    """The values that ``code`` gives to ``told``, run where mounts are nobody else's."""
+    """Return the values that ``code`` appends to ``told``, in a separate mount namespace."""
     program = PRELUDE + "told = []\n" + code + "\nprint(json.dumps(told))"
     command = [
         "unshare",
@@ -472,7 +474,7 @@ told += [run(state="absent")]
 
 
 def test_a_mount_that_fails_leaves_nothing_behind(machine):
-    """tmpfs refuses an option of virtiofs, as virtiofs refuses it without a DAX window."""
+    """tmpfs refuses an option of virtiofs, like a virtiofs without a DAX window."""
     point = machine.point / "a/b"
     code = """
 told += [run(options=["dax=always"]), read(), live(), os.path.exists(os.path.dirname(point))]
@@ -581,7 +583,7 @@ USER = 61001
 
 @pytest.fixture
 def theirs(machine) -> Path:
-    """A directory of another user, with a mount point in it."""
+    """Create a directory of another user, with a mount point in it."""
     found = machine.base / "theirs"
     for directory in (found, found / "mnt"):
         directory.mkdir()
@@ -617,7 +619,7 @@ told += [live(roots), read(), os.listdir(roots)]
 
 @pytest.mark.parametrize("new", ["", "/new", "/new/deeper"])
 def test_a_directory_that_is_swapped_after_it_was_checked(machine, theirs, new):
-    """Nothing is created, mounted or given a mode where the link leads."""
+    """The action creates, mounts and changes nothing at the target of the link."""
     (machine.base / "roots/mnt").mkdir(mode=0o700)
     code = """
 theirs = os.path.join(base, "theirs")
@@ -654,7 +656,7 @@ told += [run(path=link), run(path=link), live(), run(path=link, state="absent"),
 
 
 def test_a_directory_that_is_swapped_while_mount_runs(machine, theirs):
-    """The mount is made on the opened directory, found at another path, and taken back."""
+    """The mount is made on the opened directory, detected at another path, and undone."""
     code = """
 roots = os.path.join(base, "roots")
 attacked("mount", f"/bin/mv {point} {point}.old; /bin/ln -s {roots} {point}; exec /bin/mount \\"$@\\"")
@@ -666,7 +668,7 @@ told += [run(), live(roots), live(point + ".old"), read(), open("/proc/self/moun
 
 
 def test_a_mount_point_that_its_owner_replaces_in_another_namespace(machine, theirs):
-    """The kernel detaches the mount then. Nothing else is unmounted in its place."""
+    """The kernel then detaches the mount. No other mount may be unmounted instead."""
     code = """
 roots = os.path.join(base, "roots")
 told += [run()]
@@ -708,11 +710,11 @@ told += [warnings()]
     assert (nothing, again) == ([], [])
 
 
-# What a mount would hide
+# Directories that a mount would hide
 
 
 def test_another_name_of_a_system_directory(machine):
-    """A bind mount, over which a mount would appear under both names."""
+    """A mount on a bind mount would appear under both names."""
     (machine.base / "link").symlink_to(machine.point)
     code = """
 subprocess.run(["mount", "--bind", "/etc", point], check=True)
@@ -783,7 +785,7 @@ told += [run(), run(options=["nosuid"]), live(), read()]
 
 
 def test_another_type_of_file_systems_needs_its_options_only(machine):
-    """What plans and makes mounts knows nothing of virtiofs."""
+    """The code that plans and mounts is independent of virtiofs."""
     code = """
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.file_system import FileSystemType
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import OptionRules

@@ -145,7 +145,7 @@ class ImageExportService(ImageWorkService):
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[Target]:
-        """Where the file is to be.
+        """Open the place of the file.
 
         Its directory is opened before it is judged, so that no link of its path can lead elsewhere afterwards.
         """
@@ -177,7 +177,7 @@ class ImageExportService(ImageWorkService):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """What tells whether a file is still the one that was looked at."""
+    """The identity of a file, by which a replaced one is found out."""
 
     device: int
     inode: int
@@ -221,7 +221,7 @@ class Target:
         return FoundFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def holds(self, content: OpenChain, image_format: str) -> bool:
-        """Whether the file is there already, in this format and standing alone."""
+        """Return whether the file is there already, in this format and standing alone."""
         if self.found is None:
             return False
         if image_format not in ("raw", "qcow2"):

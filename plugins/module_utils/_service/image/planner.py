@@ -24,9 +24,7 @@ DATA_OPTIONS = ("checksum", "ca_path", "driver", "format", "fs", "sparse", "veri
 
 
 class Findings:
-    """What was found out about the images of a list, by their numbers there. It outlives a plan, because looking takes
-    long.
-    """
+    """Facts about the images of a list, by their numbers there. They outlive a plan, because looking takes long."""
 
     def __init__(self) -> None:
         self._directories: dict[int, tuple[object, CopiedImage]] = {}

@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Driver scripts as processes, as a front-end runs them, but from the checkout."""
+"""Driver scripts as processes, started like a front-end starts them, but from the checkout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODULE = "ansible_collections.granary.vmstore.plugins.module_utils._face.driver_
 
 
 def encode(elements: Mapping[str, object]) -> bytes:
-    """The document with these elements, such as ``IMAGE/PATH``, on standard input."""
+    """Return the encoded document with these elements, such as ``IMAGE/PATH``, for standard input."""
     tree: dict[str, dict[str, str]] = {}
     inner = {"IMAGE": "", "DATASTORE": ""}
     for path, text in elements.items():
@@ -35,7 +35,7 @@ def encode(elements: Mapping[str, object]) -> bytes:
 
 
 class Scripts:
-    """A front-end: its remotes, and one datastore, 100, where everything in ``files`` may be registered."""
+    """A front-end with its remotes and one datastore, 100, for which the files in ``files`` are permitted sources."""
 
     def __init__(self, root: Path) -> None:
         self.remotes = root / "one" / "var" / "remotes"
@@ -53,8 +53,10 @@ class Scripts:
         return script
 
     def document(self, name: str = "fs", **elements: object) -> bytes:
-        """``I_PATH`` is IMAGE/PATH, ``D_TYPE`` is DATASTORE/TYPE, ``IT_`` and ``DT_`` are in their templates; ``None``
-        leaves one out.
+        """Return the document of an action.
+
+        ``I_PATH`` is IMAGE/PATH, ``D_TYPE`` is DATASTORE/TYPE. ``IT_`` and ``DT_`` are elements of their templates.
+        ``None`` leaves an element out.
         """
         prefixes = {"I": "IMAGE", "IT": "IMAGE/TEMPLATE", "D": "DATASTORE", "DT": "DATASTORE/TEMPLATE"}
         given = {
@@ -82,7 +84,10 @@ class Scripts:
         environment: Mapping[str, str] | None = None,
         **elements: object,
     ) -> subprocess.CompletedProcess[str]:
-        """Run an action; its result has one line for the user in ``stderr`` if it failed, and all lines in ``log``."""
+        """Run an action.
+
+        A failed action has one line for the user in ``stderr``. All lines are in ``log``.
+        """
         command = [*map(str, within), str(self.path(action, name)), "7"]
         done = subprocess.run(
             command,
@@ -99,7 +104,7 @@ class Scripts:
         return done
 
     def stored(self) -> list[str]:
-        """Everything in the datastore, temporary names too."""
+        """Return all files of the datastore, temporary ones too."""
         return sorted(str(path.relative_to(self.store)) for path in self.store.rglob("*"))
 
 

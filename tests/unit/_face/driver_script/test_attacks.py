@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hostile documents, paths and images, given to driver scripts as a front-end would."""
+"""Hostile documents, paths and images, passed to driver scripts in the same way as by a front-end."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ import pytest
 MIB = 2**20
 ROOT = "DS_DRIVER_ACTION_DATA"
 
-#: What an action gets. The longest document takes 184 MiB.
+#: Command that limits the resources of an action. The longest document takes 184 MiB.
 LIMITS = ("prlimit", f"--as={256 * MIB}:", "--cpu=30:", "--core=0")
 
 
 def call(scripts: Any, action: str, xml: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Whatever the document is, it is answered or refused in one line, within the limits."""
+    """Require that the action ends within the limits, with success or with an error in one line."""
     encoded = base64.b64encode(xml)
     done = subprocess.run([*LIMITS, scripts.path(action), "7"], input=encoded, capture_output=True, check=False)
     assert done.returncode in (0, 1)
@@ -37,7 +37,7 @@ def call(scripts: Any, action: str, xml: bytes) -> subprocess.CompletedProcess[b
 
 
 def document(scripts: Any, size: int, inner: str = "") -> bytes:
-    """One of the ``size`` for the action monitor, nearly all of it a text that no action reads."""
+    """Return a document of the given ``size`` for the action monitor; no action reads most of its text."""
     datastore = f"<DATASTORE><ID>100</ID><TYPE>0</TYPE><BASE_PATH>{scripts.store}</BASE_PATH></DATASTORE>"
     begin = f"<{ROOT}>{datastore}{inner}<IMAGE><NOTE>"
     end = f"</NOTE></IMAGE></{ROOT}>"
@@ -59,7 +59,7 @@ def test_one_that_is_too_long_is_refused(scripts: Any, size: int) -> None:
 
 
 def test_one_without_an_end_is_refused(scripts: Any) -> None:
-    """It isn't waited for, and not kept."""
+    """The action neither waits for the end of the document nor stores it."""
     with subprocess.Popen(["yes", "PERT"], stdout=subprocess.PIPE) as endless:
         done = subprocess.run(
             [*LIMITS, scripts.path("cp"), "7"], stdin=endless.stdout, capture_output=True, check=False
@@ -68,7 +68,7 @@ def test_one_without_an_end_is_refused(scripts: Any) -> None:
     assert done.stderr.endswith(b": a document of at most 64 MiB is expected.\n")
 
 
-#: Each name stands for ten times the name before it.
+#: Entities, each of which expands to ten times the previous one.
 NAMES = "abcdefghij"
 
 
@@ -97,8 +97,8 @@ def test_entities_are_refused(scripts: Any, doctype: str) -> None:
 
 
 @contextlib.contextmanager
-def swapping(path: Path, targets: list[Path]) -> Iterator[None]:
-    """``path`` is a link to one of the ``targets`` after the other, as fast as it can be."""
+def swap_link(path: Path, targets: list[Path]) -> Iterator[None]:
+    """Make ``path`` a link to each of the ``targets`` in turn, as fast as possible."""
     done = threading.Event()
 
     def swap() -> None:
@@ -125,7 +125,7 @@ def test_a_link_that_is_swapped_in_a_race_leads_nowhere_else(scripts: Any, swapp
         scripts.files / name / "x" if swapped == "file" else scripts.files / name for name in ("allowed", "secret")
     ]
     link = scripts.files / "link"
-    with swapping(link, targets):
+    with swap_link(link, targets):
         results = [
             scripts("cp", I_PATH=link if swapped == "file" else link / "x", DT_RESTRICTED_DIRS=scripts.files / "secret")
             for _time in range(30)
@@ -155,7 +155,7 @@ def zstd(data: bytes) -> bytes:
 @pytest.mark.parametrize("action", ["cp", "stat"])
 @pytest.mark.parametrize("compress", [bz2.compress, gzip.compress, lzma.compress, zstd])
 def test_a_decompression_bomb_is_stopped(scripts: Any, compress: Callable[[bytes], bytes], action: str) -> None:
-    """256 MiB of zeros, which would be holes, for a file system of 16 MiB."""
+    """The file system of 16 MiB gets 256 MiB of zeros, which would be holes."""
     (path := scripts.files / "bomb").write_bytes(compress(bytes(256 * MIB)))
     assert path.stat().st_size < MIB
     done = scripts(action, within=[*LIMITS, *SMALL, scripts.store], I_PATH=path)
@@ -164,7 +164,7 @@ def test_a_decompression_bomb_is_stopped(scripts: Any, compress: Callable[[bytes
 
 
 class Endless(http.server.BaseHTTPRequestHandler):
-    """Sends data without end, after the header lines in ``told``."""
+    """A server that sends data without end, after the header lines in ``told``."""
 
     told = ""
 
@@ -212,7 +212,7 @@ def test_endless_data_does_not_fill_a_datastore(
                 **elements,
             )
             assert (done.returncode, done.stdout) == (1, "")
-            # On an empty file system, an image reaches the size of the whole at nearly the same time.
+            # On an empty file system, an image reaches the size of the whole file system at nearly the same time.
             assert (
                 re.fullmatch(why, done.stderr) or not elements and "at most 16777216 bytes are expected" in done.stderr
             )
@@ -230,14 +230,14 @@ def test_endless_data_does_not_fill_a_datastore(
 
 
 def test_a_billion_clusters(scripts: Any) -> None:
-    """An image that really has them, and one whose header only says so."""
+    """One image really has so many clusters, the other only claims them in its header."""
     real = scripts.files / "real.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", real, str(10**9 * 65536)], check=True)
     assert scripts("stat", within=LIMITS, I_PATH=real).stdout == f"{10**9 // 16}\n"
     done = scripts("cp", within=LIMITS, I_PATH=real)
     assert done.returncode == 0, done.stderr
     os.unlink(done.stdout.split()[0])
-    # 60 TiB of zeros are a hole, if the file system can have such a file.
+    # 60 TiB of zeros are a hole, if the file system supports such a file.
     done = scripts("cp", within=LIMITS, I_PATH=real, DT_DRIVER="raw")
     assert len(scripts.stored()) == (1 if done.returncode == 0 else 0)
     if done.returncode == 0:
@@ -257,7 +257,7 @@ def test_a_billion_clusters(scripts: Any) -> None:
 def test_the_safe_directories_of_a_datastore_replace_the_default(
     scripts: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """/var/tmp, without them. Only the datastore can tell what is safe in it."""
+    """The test is /var/tmp without SAFE_DIRS. Only the datastore can declare safe directories in it."""
     path = Path("/var/tmp") / f"granary-{tmp_path_factory.getbasetemp().name}-{os.getpid()}"
     path.write_bytes(b"x" * 512)
     try:

@@ -175,7 +175,7 @@ except Exception as error:
     [("deep", "InvalidInput"), ("distinct", "InvalidInput"), ("repeated", "InvalidInput"), ("wide", "20000000")],
 )
 def test_a_hostile_document_takes_memory_in_proportion(shape: str, answer: str) -> None:
-    limit = 300 << 20  # much of it is the text itself, several times
+    limit = 300 << 20  # most of it is several copies of the text itself
     done = subprocess.run(
         [sys.executable, "-c", HOSTILE, shape, str(limit)], capture_output=True, text=True, check=False
     )

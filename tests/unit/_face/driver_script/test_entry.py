@@ -36,7 +36,7 @@ def zstd(data: bytes) -> bytes:
     return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
 
 
-#: 4 MiB, with data at the beginning only.
+#: Content of 4 MiB, with data at the beginning only.
 RAW = random.Random(1).randbytes(MIB) + bytes(3 * MIB)
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
@@ -63,7 +63,7 @@ def qcow2(scripts: Any) -> Path:
 # cp
 
 
-def copied(scripts: Any, **elements: object) -> tuple[Path, str]:
+def copy_image(scripts: Any, **elements: object) -> tuple[Path, str]:
     done = scripts("cp", **elements)
     assert done.returncode == 0, done.stderr
     source, image_format = done.stdout.removesuffix("\n").split(" ")
@@ -72,8 +72,8 @@ def copied(scripts: Any, **elements: object) -> tuple[Path, str]:
     return Path(source), image_format
 
 
-def refused(scripts: Any, action: str = "cp", **elements: object) -> str:
-    """The message for the user, when nothing was changed."""
+def expect_refusal(scripts: Any, action: str = "cp", **elements: object) -> str:
+    """Return the message for the user, and require that no files changed."""
     before = scripts.stored()
     done = scripts(action, **elements)
     assert (done.returncode, done.stdout) == (1, "")
@@ -86,7 +86,7 @@ def refused(scripts: Any, action: str = "cp", **elements: object) -> str:
 )
 def test_a_file_is_copied_whatever_it_is_called(scripts: Any, name: str) -> None:
     (scripts.files / name).write_bytes(RAW)
-    stored, image_format = copied(scripts, I_PATH=scripts.files / name)
+    stored, image_format = copy_image(scripts, I_PATH=scripts.files / name)
     assert image_format == "raw"
     assert stored.read_bytes() == RAW
     assert os.listdir(scripts.files) == [name]
@@ -96,7 +96,7 @@ def test_a_file_is_copied_whatever_it_is_called(scripts: Any, name: str) -> None
     "path", ["/tmp/a\nb", "/tmp/a\tb", "relative", "", "/tmp/../etc/passwd", "/" + "a" * 5000, "-x"]
 )
 def test_what_is_no_path(scripts: Any, path: str) -> None:
-    assert " is not accepted: " in refused(scripts, I_PATH=path)
+    assert " is not accepted: " in expect_refusal(scripts, I_PATH=path)
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
@@ -106,7 +106,7 @@ def test_a_compressed_image_is_decompressed_and_its_checksum_is_that_of_the_file
         f"IT_{name.upper()}": hashlib.new(name, packed).hexdigest().upper()
         for name in ("md5", "sha1", "sha256", "sha512")
     }
-    stored, image_format = copied(scripts, I_PATH=path, **digests)
+    stored, image_format = copy_image(scripts, I_PATH=path, **digests)
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
     assert stored.stat().st_blocks * 512 < 2 * MIB
     assert scripts("stat", I_PATH=path).stdout == "4\n"
@@ -115,12 +115,12 @@ def test_a_compressed_image_is_decompressed_and_its_checksum_is_that_of_the_file
 def test_a_compressed_image_has_a_format(scripts: Any, qcow2: Path) -> None:
     (path := scripts.files / "x.gz").write_bytes(gzip.compress(qcow2.read_bytes()))
     assert scripts("stat", I_PATH=path).stdout == "64\n"
-    assert copied(scripts, I_PATH=path)[1] == "qcow2"
+    assert copy_image(scripts, I_PATH=path)[1] == "qcow2"
 
 
 def test_nothing_is_decompressed_that_shall_not_be(scripts: Any) -> None:
     (path := scripts.files / "x.gz").write_bytes(packed := gzip.compress(RAW))
-    stored, image_format = copied(scripts, I_PATH=path, DT_NO_DECOMPRESS="YES")
+    stored, image_format = copy_image(scripts, I_PATH=path, DT_NO_DECOMPRESS="YES")
     assert (image_format, stored.read_bytes()) == ("raw", packed)
     assert scripts("stat", I_PATH=path, DT_NO_DECOMPRESS="yes").stdout == "2\n"
 
@@ -130,7 +130,7 @@ def test_the_files_of_a_file_datastore_are_stored_as_they_are(scripts: Any, qcow
     shell("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2)
     for content in (gzip.compress(RAW), b"PK\3\4 is a context file", qcow2.read_bytes()):
         (path := scripts.files / "x").write_bytes(content)
-        stored, image_format = copied(scripts, I_PATH=path, I_TYPE=kind, D_TYPE=2, DT_DRIVER="qcow2")
+        stored, image_format = copy_image(scripts, I_PATH=path, I_TYPE=kind, D_TYPE=2, DT_DRIVER="qcow2")
         assert (image_format, stored.read_bytes()) == ("raw", content)
         assert scripts("stat", I_PATH=path, D_TYPE=2).stdout == f"{-(-len(content) // MIB)}\n" or content.startswith(
             b"QFI"
@@ -142,10 +142,12 @@ def test_the_files_of_a_file_datastore_are_stored_as_they_are(scripts: Any, qcow
 def test_another_checksum_leaves_nothing(scripts: Any, image: Path, algorithm: str) -> None:
     wrong = hashlib.new(algorithm, b"").hexdigest()
     right = hashlib.new(algorithm, RAW).hexdigest()
-    assert refused(scripts, I_PATH=image, **{f"IT_{algorithm.upper()}": wrong}).endswith(
+    assert expect_refusal(scripts, I_PATH=image, **{f"IT_{algorithm.upper()}": wrong}).endswith(
         f"the {algorithm} of what is at {image} is {right}."
     )
-    assert "hexadecimal digits are expected" in refused(scripts, I_PATH=image, **{f"IT_{algorithm.upper()}": wrong[1:]})
+    assert "hexadecimal digits are expected" in expect_refusal(
+        scripts, I_PATH=image, **{f"IT_{algorithm.upper()}": wrong[1:]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,19 +157,19 @@ def test_another_checksum_leaves_nothing(scripts: Any, image: Path, algorithm: s
 def test_images_get_the_format_of_the_datastore(
     scripts: Any, image: Path, driver: str, convert: str | None, answer: str
 ) -> None:
-    stored, image_format = copied(scripts, I_PATH=image, DT_DRIVER=driver, DT_CONVERT=convert)
+    stored, image_format = copy_image(scripts, I_PATH=image, DT_DRIVER=driver, DT_CONVERT=convert)
     assert image_format == answer == json.loads(shell("qemu-img", "info", "--output=json", stored))["format"]
     shell("qemu-img", "compare", "-f", image_format, "-F", "raw", stored, image)
 
 
 def test_a_qcow2_image_becomes_raw_and_keeps_its_holes(scripts: Any, qcow2: Path) -> None:
-    stored, image_format = copied(scripts, I_PATH=qcow2, DT_DRIVER="raw")
+    stored, image_format = copy_image(scripts, I_PATH=qcow2, DT_DRIVER="raw")
     assert (image_format, stored.stat().st_size) == ("raw", 64 * MIB)
     assert stored.stat().st_blocks < 100
 
 
 def test_a_cdrom_is_raw_and_not_converted(scripts: Any, image: Path) -> None:
-    stored, image_format = copied(scripts, I_PATH=image, I_TYPE=1, DT_DRIVER="qcow2")
+    stored, image_format = copy_image(scripts, I_PATH=image, I_TYPE=1, DT_DRIVER="qcow2")
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
 
 
@@ -176,7 +178,7 @@ def test_holes_are_kept_unless_they_are_not_wanted(scripts: Any, sparse: str | N
     with (path := scripts.files / "x").open("wb") as file:
         file.write(RAW[:MIB])
         file.truncate(4 * MIB)
-    assert copied(scripts, I_PATH=path, DT_SPARSE=sparse)[0].stat().st_blocks == blocks
+    assert copy_image(scripts, I_PATH=path, DT_SPARSE=sparse)[0].stat().st_blocks == blocks
 
 
 def test_an_archive_is_refused(scripts: Any, image: Path) -> None:
@@ -186,39 +188,41 @@ def test_an_archive_is_refused(scripts: Any, image: Path) -> None:
     with zipfile.ZipFile(scripts.files / "x.zip", "w") as archive:
         archive.write(image)
     for name, kind in (("x.tar", "tar"), ("x.tar.xz", "tar"), ("x.zip", "zip")):
-        message = refused(scripts, I_PATH=scripts.files / name)
+        message = expect_refusal(scripts, I_PATH=scripts.files / name)
         assert f"this is a {kind} archive" in message
         assert message.endswith("; FORMAT=raw in the image's template stores it as it is.")
 
 
 def test_what_is_no_image_is_refused(scripts: Any) -> None:
     (path := scripts.files / "x").write_bytes(b"<!DOCTYPE html><html><body>Please log in</body></html>")
-    assert "this is an HTML page" in refused(scripts, I_PATH=path)
+    assert "this is an HTML page" in expect_refusal(scripts, I_PATH=path)
     path.write_bytes(b"")
-    assert "this is empty" in refused(scripts, I_PATH=path)
+    assert "this is empty" in expect_refusal(scripts, I_PATH=path)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_what_is_no_image_is_stored_where_the_template_says_so(scripts: Any, suffix: str) -> None:
-    """A front-end asks for the size first, and without the FORMAT: a refusal there would leave no way to consent."""
+    """A front-end requests the size first, and without the FORMAT. A refusal of the size would leave no way
+    to consent.
+    """
     page = b"<!DOCTYPE html><html><body>" + b"x" * MIB + b"</body></html>"
     (path := scripts.files / f"x{suffix}").write_bytes(gzip.compress(page) if suffix else page)
     done = scripts("stat", I_PATH=path)
     assert done.stdout == "2\n"
     assert f"INFO: {path}: an image is expected, and this is an HTML page" in done.log
-    assert "FORMAT=raw in the image's template stores it as it is" in refused(scripts, I_PATH=path, I_FORMAT="")
-    assert "FORMAT=raw" in refused(scripts, I_PATH=path, I_FORMAT="qcow2")
-    stored, image_format = copied(scripts, I_PATH=path, I_FORMAT="raw")
+    assert "FORMAT=raw in the image's template stores it as it is" in expect_refusal(scripts, I_PATH=path, I_FORMAT="")
+    assert "FORMAT=raw" in expect_refusal(scripts, I_PATH=path, I_FORMAT="qcow2")
+    stored, image_format = copy_image(scripts, I_PATH=path, I_FORMAT="raw")
     assert (image_format, stored.read_bytes()) == ("raw", page)
 
 
 def test_what_is_an_image_stays_one_whatever_the_template_says(scripts: Any, qcow2: Path) -> None:
-    """A front-end passes the FORMAT of appliances of a marketplace, which are compressed or in another format."""
+    """A front-end passes the FORMAT of a marketplace's appliances, which are compressed or in another format."""
     (path := scripts.files / "x.gz").write_bytes(gzip.compress(RAW))
-    stored, image_format = copied(scripts, I_PATH=path, I_FORMAT="raw")
+    stored, image_format = copy_image(scripts, I_PATH=path, I_FORMAT="raw")
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
     stored.unlink()
-    assert copied(scripts, I_PATH=qcow2, I_FORMAT="raw")[1] == "qcow2"
+    assert copy_image(scripts, I_PATH=qcow2, I_FORMAT="raw")[1] == "qcow2"
 
 
 def test_messages_name_what_the_user_of_a_front_end_can_do(
@@ -226,7 +230,9 @@ def test_messages_name_what_the_user_of_a_front_end_can_do(
 ) -> None:
     shell("qemu-io", "-f", "qcow2", "-c", "write 0 64k", qcow2)
     (cut := scripts.files / "cut").write_bytes(qcow2.read_bytes()[:-1])
-    assert refused(scripts, I_PATH=cut).endswith("; VERIFY=NO in the datastore's template stores it nevertheless.")
+    assert expect_refusal(scripts, I_PATH=cut).endswith(
+        "; VERIFY=NO in the datastore's template stores it nevertheless."
+    )
     done = scripts("cp", I_PATH=cut, DT_VERIFY="NO")
     assert f"INFO: {cut} is stored because VERIFY is NO, but by the tables" in done.log
     source = done.stdout.split()[0]
@@ -264,7 +270,7 @@ def test_an_image_that_needs_other_files_is_refused(scripts: Any, qcow2: Path) -
     shell("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={scripts.files}/outside", with_data, "1M")
     for path, flaw in ((with_backing, "a backing file"), (with_data, "an external data file")):
         for driver in (None, "raw", "qcow2"):
-            message = refused(scripts, I_PATH=path, DT_DRIVER=driver)
+            message = expect_refusal(scripts, I_PATH=path, DT_DRIVER=driver)
             assert message.startswith(f"path: '{path}' is not accepted: ")
             assert flaw in message
 
@@ -274,7 +280,7 @@ def test_an_image_with_a_billion_clusters_is_refused(scripts: Any, qcow2: Path) 
         file.seek(24)
         file.write((2**62).to_bytes(8, "big"))
     for action in ("cp", "stat"):
-        assert str(qcow2) in refused(scripts, action, I_PATH=qcow2)
+        assert str(qcow2) in expect_refusal(scripts, action, I_PATH=qcow2)
 
 
 SMALL = (
@@ -288,7 +294,7 @@ SMALL = (
 
 @pytest.mark.parametrize("content", ["bomb", "full", "converted"])
 def test_what_does_not_fit_leaves_nothing(scripts: Any, content: str) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     path = scripts.files / "x"
     path.write_bytes(
         gzip.compress(bytes(64 * MIB))
@@ -316,12 +322,14 @@ def test_restricted_directories(scripts: Any, image: Path) -> None:
         scripts.store.parent / "7" / NAME,
     ):
         for action in ("cp", "stat"):
-            assert "the restricted directory" in refused(scripts, action, I_PATH=path)
-    assert f"restricted directory {scripts.files}" in refused(
+            assert "the restricted directory" in expect_refusal(scripts, action, I_PATH=path)
+    assert f"restricted directory {scripts.files}" in expect_refusal(
         scripts, I_PATH=image, DT_RESTRICTED_DIRS=f"/srv {scripts.files}"
     )
-    assert "restricted directory /" in refused(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS="/srv")
-    copied(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=f"/srv {scripts.files}")
+    assert "restricted directory /" in expect_refusal(
+        scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS="/srv"
+    )
+    copy_image(scripts, I_PATH=image, DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=f"/srv {scripts.files}")
 
 
 SECRETS = [
@@ -367,7 +375,7 @@ def test_a_safe_directory_opens_the_front_ends_directory_but_not_its_secrets(scr
     for safe in (above, above / "isos"):
         assert scripts("stat", I_PATH=above / "isos" / "x", DT_SAFE_DIRS=safe).stdout == "4\n"
         for name in (".one/one_auth", ".ssh/id_rsa", "one.db", "remotes/x"):
-            assert "restricted directory" in refused(scripts, I_PATH=above / name, DT_SAFE_DIRS=safe)
+            assert "restricted directory" in expect_refusal(scripts, I_PATH=above / name, DT_SAFE_DIRS=safe)
 
 
 @pytest.mark.parametrize("home", ["/", "", "relative", "/nonexistent"])
@@ -378,7 +386,7 @@ def test_a_home_that_is_none_restricts_nothing(scripts: Any, image: Path, home: 
 def test_a_safe_directory_is_no_prefix(scripts: Any) -> None:
     (evil := scripts.files.parent / "files-evil").mkdir()
     (evil / "x").write_bytes(RAW)
-    assert "restricted directory /" in refused(
+    assert "restricted directory /" in expect_refusal(
         scripts, I_PATH=evil / "x", DT_RESTRICTED_DIRS="/", DT_SAFE_DIRS=scripts.files
     )
 
@@ -387,7 +395,7 @@ def test_a_link_is_what_it_leads_to(scripts: Any) -> None:
     (scripts.files / "link").symlink_to("/etc/passwd")
     (scripts.files / "dir").symlink_to("/etc")
     for path in ("link", "dir/passwd"):
-        assert refused(scripts, I_PATH=scripts.files / path).startswith(
+        assert expect_refusal(scripts, I_PATH=scripts.files / path).startswith(
             "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc"
         )
 
@@ -395,7 +403,7 @@ def test_a_link_is_what_it_leads_to(scripts: Any) -> None:
 @pytest.mark.parametrize("name", ["SAFE_DIRS", "RESTRICTED_DIRS"])
 @pytest.mark.parametrize("value", ["relative", "/a /b/../c", "~", "$HOME"])
 def test_a_rule_that_can_not_be_compared_is_an_error(scripts: Any, image: Path, name: str, value: str) -> None:
-    assert refused(scripts, I_PATH=image, **{f"DT_{name}": value}).startswith(f"DATASTORE/TEMPLATE/{name}: ")
+    assert expect_refusal(scripts, I_PATH=image, **{f"DT_{name}": value}).startswith(f"DATASTORE/TEMPLATE/{name}: ")
 
 
 def test_only_files_are_images(scripts: Any) -> None:
@@ -403,20 +411,20 @@ def test_only_files_are_images(scripts: Any) -> None:
     (listener := socket.socket(socket.AF_UNIX)).bind(str(scripts.files / "socket"))
     listener.close()
     for name in ("fifo", "socket", "."):
-        assert "a regular file is expected" in refused(scripts, I_PATH=scripts.files / name)
-    assert "No such file or directory" in refused(scripts, I_PATH=scripts.files / "missing")
+        assert "a regular file is expected" in expect_refusal(scripts, I_PATH=scripts.files / name)
+    assert "No such file or directory" in expect_refusal(scripts, I_PATH=scripts.files / "missing")
 
 
 @pytest.mark.parametrize("base", ["/tmp/a b", "/tmp/a\nb", "relative", "/tmp/../x", ""])
 def test_a_datastore_directory_that_can_not_be_answered_with(scripts: Any, image: Path, base: str) -> None:
-    assert refused(scripts, I_PATH=image, D_BASE_PATH=base).startswith("DATASTORE/BASE_PATH: ")
+    assert expect_refusal(scripts, I_PATH=image, D_BASE_PATH=base).startswith("DATASTORE/BASE_PATH: ")
 
 
 @pytest.mark.parametrize("missing", ["D_BASE_PATH", "D_ID", "D_TYPE", "I_TYPE", "I_PATH"])
 def test_a_missing_element_is_named(scripts: Any, image: Path, missing: str) -> None:
     element = missing.replace("D_", "DATASTORE/").replace("I_", "IMAGE/")
     expected = f"{element}: '' is not accepted: the document must have this element."
-    assert refused(scripts, **{"I_PATH": image, missing: None}) == expected
+    assert expect_refusal(scripts, **{"I_PATH": image, missing: None}) == expected
 
 
 @pytest.mark.parametrize(
@@ -424,7 +432,7 @@ def test_a_missing_element_is_named(scripts: Any, image: Path, missing: str) -> 
     [("DRIVER", "vmdk"), ("LIMIT_TRANSFER_BW", "fast"), ("LIMIT_TRANSFER_BW", "0"), ("LIMIT_TRANSFER_BW", "-1")],
 )
 def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element: str, value: str) -> None:
-    message = refused(scripts, I_PATH=image, **{f"DT_{element}": value})
+    message = expect_refusal(scripts, I_PATH=image, **{f"DT_{element}": value})
     assert message.startswith(f"DATASTORE/TEMPLATE/{element}: '{value}' is not accepted: ")
 
 
@@ -441,7 +449,7 @@ def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element:
 def test_a_datastore_that_the_drivers_are_to_mount(
     scripts: Any, image: Path, action: str, attributes: dict[str, str], named: str
 ) -> None:
-    """The first monitoring would make its directory on the local disk."""
+    """The first monitoring would create its directory on the local disk."""
     scripts.store.rmdir()
     given = {f"DT_NFS_AUTO_{name}": value for name, value in attributes.items()}
     done = scripts(
@@ -460,7 +468,7 @@ def test_a_datastore_that_is_mounted_otherwise(scripts: Any, image: Path) -> Non
     assert scripts("rm", I_SOURCE=scripts.store / NAME, DT_NFS_AUTO_ENABLE="YES").returncode == 0
     assert scripts.stored() == []
     for unused in ({"ENABLE": "no", "HOST": "nfs.example"}, {"HOST": ""}):
-        stored, _format = copied(
+        stored, _format = copy_image(
             scripts, I_PATH=image, **{f"DT_NFS_AUTO_{name}": value for name, value in unused.items()}
         )
         stored.unlink()
@@ -469,7 +477,7 @@ def test_a_datastore_that_is_mounted_otherwise(scripts: Any, image: Path) -> Non
 def test_images_of_other_drivers(scripts: Any, image: Path) -> None:
     for kind, name in ((6, "backup"), (7, "filesystem")):
         assert (
-            refused(scripts, I_PATH=image, I_TYPE=kind)
+            expect_refusal(scripts, I_PATH=image, I_TYPE=kind)
             == f"Images of type '{name}' are not supported by the fs driver."
         )
 
@@ -484,7 +492,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def url(scripts: Any) -> Iterator[str]:
-    """A web server of the files."""
+    """Serve the files over HTTP."""
 
     def handler(*args: Any) -> Handler:
         return Handler(*args, directory=str(scripts.files))
@@ -501,24 +509,26 @@ def test_an_image_at_a_url(scripts: Any, url: str, suffix: str) -> None:
     content = COMPRESSIONS[suffix](RAW) if suffix else RAW
     (scripts.files / "x").write_bytes(content)
     assert scripts("stat", I_PATH=f"{url}/x").stdout == "4\n"
-    stored, image_format = copied(scripts, I_PATH=f"{url}/x", IT_SHA256=hashlib.sha256(content).hexdigest())
+    stored, image_format = copy_image(scripts, I_PATH=f"{url}/x", IT_SHA256=hashlib.sha256(content).hexdigest())
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
-    assert "the md5 of what is at" in refused(scripts, I_PATH=f"{url}/x", IT_MD5="0" * 32)
+    assert "the md5 of what is at" in expect_refusal(scripts, I_PATH=f"{url}/x", IT_MD5="0" * 32)
 
 
 def test_a_url_that_leads_nowhere(scripts: Any, url: str) -> None:
-    assert "404" in refused(scripts, I_PATH=f"{url}/missing")
-    assert " is not accepted: " in refused(scripts, I_PATH="ftp://127.0.0.1/x")
+    assert "404" in expect_refusal(scripts, I_PATH=f"{url}/missing")
+    assert " is not accepted: " in expect_refusal(scripts, I_PATH="ftp://127.0.0.1/x")
     for secret in ("http://user:hunter2@127.0.0.1:1/x?token=hunter2", "ssh://user:hunter2@127.0.0.1/x"):
         for action in ("cp", "stat"):
-            assert "hunter2" not in refused(scripts, action, I_PATH=secret)
+            assert "hunter2" not in expect_refusal(scripts, action, I_PATH=secret)
     (scripts.files / "page").write_bytes(b"<html>")
-    assert "this is an HTML page: it is probably the login or error page" in refused(scripts, I_PATH=f"{url}/page")
+    assert "this is an HTML page: it is probably the login or error page" in expect_refusal(
+        scripts, I_PATH=f"{url}/page"
+    )
     assert scripts("stat", I_PATH=f"{url}/page").stdout == "1\n"
-    # What came, and isn't accepted, is named without the secrets of its URL, too.
+    # The error about refused data also names its URL without secrets.
     (scripts.files / "bad").write_bytes(b"QFI\xfb" + bytes(4))
     for action in ("cp", "stat"):
-        message = refused(scripts, action, I_PATH=f"{url.replace('//', '//user:hunter2@')}/bad?token=hunter2")
+        message = expect_refusal(scripts, action, I_PATH=f"{url.replace('//', '//user:hunter2@')}/bad?token=hunter2")
         assert "127.0.0.1" in message and "hunter2" not in message
 
 
@@ -529,8 +539,10 @@ BACKUP = "rsync://102//0:0e6658/var/lib/one/datastores/102/21/0e6658/disk.0.0"
 
 @pytest.fixture
 def downloader(scripts: Any) -> Callable[[str], Path]:
-    """Give the front-end a downloader that notes its arguments, one a line, and then does what the script says; return
-    where the notes are.
+    """Return a function that gives the front-end a downloader.
+
+    The downloader writes its arguments to a file, one a line, and then runs the script. The function returns the path
+    of the file.
     """
 
     def make(script: str) -> Path:
@@ -565,7 +577,7 @@ def test_a_restored_backup_is_read_by_the_front_ends_downloader(
 ) -> None:
     (scripts.files / "x").write_bytes(content := COMPRESSIONS[suffix](RAW) if suffix else RAW)
     notes = downloader(f"cat '{scripts.files}/x'")
-    stored, image_format = copied(scripts, I_PATH=url, IT_SHA256=hashlib.sha256(content).hexdigest())
+    stored, image_format = copy_image(scripts, I_PATH=url, IT_SHA256=hashlib.sha256(content).hexdigest())
     assert (image_format, stored.read_bytes()) == ("raw", RAW)
     assert notes.read_text() == f"{url}\n-\n"
     stored.unlink()
@@ -578,15 +590,15 @@ def test_what_the_downloader_reads_is_a_strangers(scripts: Any, downloader: Any,
     (scripts.files / "damaged").write_bytes(gzip.compress(RAW)[:-9])
     for name, flaw in ((qcow2.name, "has a backing file"), ("damaged", "a whole gzip stream is expected")):
         downloader(f"cat '{scripts.files}/{name}'")
-        message = refused(scripts, I_PATH=f"{BACKUP}?key=hunter2")
+        message = expect_refusal(scripts, I_PATH=f"{BACKUP}?key=hunter2")
         assert f"path: '{BACKUP}?...' is not accepted: " in message and flaw in message
     downloader(f"cat '{qcow2}'")
-    assert "the md5 of what is at" in refused(scripts, I_PATH=BACKUP, IT_MD5="0" * 32)
+    assert "the md5 of what is at" in expect_refusal(scripts, I_PATH=BACKUP, IT_MD5="0" * 32)
 
 
 @pytest.mark.parametrize("what", ["/dev/zero", "/dev/urandom"])
 def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, what: str) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     downloader(f"exec cat {what}")
     done = scripts("cp", within=[*SMALL, scripts.store], I_PATH=BACKUP)
     assert (done.returncode, done.stdout) == (1, "")
@@ -594,7 +606,7 @@ def test_a_downloader_without_end_leaves_nothing(scripts: Any, downloader: Any, 
 
 
 def test_a_downloader_gets_to_its_end(scripts: Any, downloader: Any, qcow2: Path) -> None:
-    """There it removes the image that it merged of increments, perhaps on another host."""
+    """At its end the downloader removes the image that it merged from increments, perhaps on another host."""
     with qcow2.open("ab") as file:
         file.truncate(8 * MIB)
     for name, size in ((qcow2, 64), (qcow2.with_suffix(".gz"), 64)):
@@ -612,14 +624,14 @@ def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
     program = scripts.remotes / "datastore" / "downloader.sh"
     downloader('head -c 100000 /dev/urandom; echo INFO: noise >&2; echo "Cannot read from $1." >&2; exit 255')
     for action in ("cp", "stat"):
-        message = refused(scripts, action, I_PATH=f"{BACKUP}?key=hunter2")
+        message = expect_refusal(scripts, action, I_PATH=f"{BACKUP}?key=hunter2")
         assert (
             message == f"Could not read {BACKUP}?...: {program} failed: Cannot read from {BACKUP}?...."
-        )  # the last one ends the sentence
+        )  # the last dot ends the sentence
     program.write_text("no program")
-    assert "could not be started" in refused(scripts, I_PATH=BACKUP)
+    assert "could not be started" in expect_refusal(scripts, I_PATH=BACKUP)
     program.chmod(0o644)
-    assert refused(scripts, I_PATH=BACKUP).endswith(
+    assert expect_refusal(scripts, I_PATH=BACKUP).endswith(
         "is not accepted: an absolute path or a URL with http, https or ssh is expected."
     )
 
@@ -650,10 +662,10 @@ def test_a_downloader_that_fails(scripts: Any, downloader: Any) -> None:
     ],
 )
 def test_what_a_downloader_must_not_get(scripts: Any, downloader: Any, rest: str) -> None:
-    """It passes its argument on to shells, and a list of processes shows it."""
+    """The downloader passes its argument on to shells, and process lists show the argument."""
     notes = downloader("echo x")
     for action in ("cp", "stat"):
-        message = refused(scripts, action, I_PATH=f"rsync://{rest}")
+        message = expect_refusal(scripts, action, I_PATH=f"rsync://{rest}")
         assert " is not accepted: " in message and "hunter2" not in message
     assert not notes.exists()
 
@@ -661,20 +673,20 @@ def test_what_a_downloader_must_not_get(scripts: Any, downloader: Any, rest: str
 def test_a_file_of_the_front_end_is_no_url(scripts: Any, downloader: Any) -> None:
     notes = downloader("echo x")
     for url in ("file:///etc/passwd", "FILE:///etc/passwd"):
-        assert "an absolute path or a URL with http, https or ssh is expected" in refused(scripts, I_PATH=url)
+        assert "an absolute path or a URL with http, https or ssh is expected" in expect_refusal(scripts, I_PATH=url)
     assert not notes.exists()
 
 
 def test_what_the_downloader_learns_from_its_environment(scripts: Any, downloader: Any) -> None:
-    """It looks there whether to unpack, and in the document for the keys of a storage."""
+    """The environment has the setting for unpacking, and the document with the keys of a storage."""
     notes = downloader('printf "%s\\n" "$NO_DECOMPRESS" "$DRV_ACTION" >>"${0%/*}/../../../../notes"; echo image')
     assert scripts("cp", I_PATH=BACKUP).returncode == 0
     assert notes.read_text().splitlines() == [BACKUP, "-", "yes", scripts.document(I_PATH=BACKUP).decode()]
-    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # more than a variable can hold
+    assert scripts("cp", I_PATH=BACKUP, DT_MANY="x" * (1 << 20)).returncode == 0  # too long for a variable
 
 
 def test_a_terminated_action_leaves_nothing(scripts: Any) -> None:
-    """It is ended while it waits for the rest of a download."""
+    """The signal arrives while the action waits for the rest of a download."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         document = scripts.document(I_PATH=f"http://127.0.0.1:{server.getsockname()[1]}/x")
         process = subprocess.Popen(
@@ -715,7 +727,9 @@ def test_an_image_that_nobody_learns_of_is_removed(scripts: Any, image: Path, ac
 # Descriptors that are closed
 
 
-def closing(scripts: Any, closed: str, *, action: str = "cp", **elements: object) -> subprocess.CompletedProcess[bytes]:
+def run_with_closed(
+    scripts: Any, closed: str, *, action: str = "cp", **elements: object
+) -> subprocess.CompletedProcess[bytes]:
     """Run an action without some of the descriptors 0, 1 and 2."""
     command = f'exec "$0" 7 {" ".join(f"{number}>&-" for number in closed)}'
     return subprocess.run(
@@ -730,10 +744,10 @@ def closing(scripts: Any, closed: str, *, action: str = "cp", **elements: object
 def test_messages_that_nobody_reads_are_not_in_the_image(
     scripts: Any, url: str, image: Path, driver: str | None
 ) -> None:
-    # Whether a directory or the image would get the number depends on how many directories are above.
+    # The number of parent directories decides if a directory or the image would get the descriptor.
     for place in (scripts.store, scripts.store / "below"):
         place.mkdir(exist_ok=True)
-        done = closing(scripts, "2", I_PATH=f"{url}/raw.img", DT_DRIVER=driver, D_BASE_PATH=place)
+        done = run_with_closed(scripts, "2", I_PATH=f"{url}/raw.img", DT_DRIVER=driver, D_BASE_PATH=place)
         assert (done.returncode, done.stderr) == (0, b"")
         stored = Path(done.stdout.decode().split()[0])
         if driver:
@@ -745,7 +759,7 @@ def test_messages_that_nobody_reads_are_not_in_the_image(
 @pytest.mark.parametrize("closed", ["1", "12"])
 def test_an_answer_that_nobody_reads_is_an_error(scripts: Any, url: str, image: Path, closed: str) -> None:
     for action, elements in (("cp", {"I_PATH": f"{url}/raw.img"}), ("mkfs", {"I_FORMAT": "raw", "I_SIZE": 1})):
-        done = closing(scripts, closed, action=action, **elements)
+        done = run_with_closed(scripts, closed, action=action, **elements)
         assert done.returncode == 1
         told = [line for line in done.stderr.splitlines() if not line.startswith(b"INFO: ")]
         assert told == ([b"Could not answer on standard output: Bad file descriptor."] if closed == "1" else [])
@@ -754,7 +768,7 @@ def test_an_answer_that_nobody_reads_is_an_error(scripts: Any, url: str, image: 
 
 @pytest.mark.parametrize("closed", ["0", "01", "02", "012"])
 def test_a_document_that_is_not_there_is_an_error(scripts: Any, image: Path, closed: str) -> None:
-    done = closing(scripts, closed, I_PATH=image)
+    done = run_with_closed(scripts, closed, I_PATH=image)
     assert (done.returncode, done.stdout, scripts.stored()) == (1, b"", [])
     assert done.stderr == (
         b"" if "2" in closed else b"Could not read the document on standard input: Bad file descriptor.\n"
@@ -784,7 +798,7 @@ def test_datablocks(scripts: Any) -> None:
             assert shell("blkid", "-p", "-o", "value", "-s", "TYPE", path).strip() == fs
         if (fs, image_format) == ("ext4", "raw"):
             assert shell("blkid", "-p", "-o", "value", "-s", "LABEL", path).strip() == "my label"
-    message = refused(scripts, "mkfs", I_FORMAT="raw", I_SIZE=16, I_FS="ext4;touch x")
+    message = expect_refusal(scripts, "mkfs", I_FORMAT="raw", I_SIZE=16, I_FS="ext4;touch x")
     assert message == "fs: 'ext4;touch x' is not accepted: one of ext4, swap, vfat is expected."
     for wrong in (
         {"I_FORMAT": "vmdk"},
@@ -794,13 +808,13 @@ def test_datablocks(scripts: Any) -> None:
         {"I_FORMAT": None},
         {"I_SIZE": None},
     ):
-        refused(scripts, "mkfs", **{"I_FORMAT": "raw", "I_SIZE": 16, **wrong})
+        expect_refusal(scripts, "mkfs", **{"I_FORMAT": "raw", "I_SIZE": 16, **wrong})
 
 
 def test_configuration_that_can_not_be_read(scripts: Any) -> None:
     (scripts.remotes / "etc" / "datastore").mkdir(parents=True)
     (path := scripts.remotes / "etc" / "datastore" / "datastore.conf").write_text("SUPPORTED_FS='ext4\n")
-    assert refused(scripts, "mkfs", I_FORMAT="raw", I_SIZE=16).startswith(f"{path}: ")
+    assert expect_refusal(scripts, "mkfs", I_FORMAT="raw", I_SIZE=16).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -820,7 +834,7 @@ def test_only_the_datastore_is_written_to(scripts: Any, source: str) -> None:
     wrong = source.format(store=scripts.store, name=NAME)
     (scripts.store / NAME).write_bytes(RAW)
     for action in ("rm", "snap_delete", "snap_flatten", "snap_revert", "export"):
-        message = refused(scripts, action, I_SOURCE=wrong, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, I_SIZE=4)
+        message = expect_refusal(scripts, action, I_SOURCE=wrong, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, I_SIZE=4)
         assert message.startswith(("source: ", "IMAGE/SOURCE: "))
 
 
@@ -840,10 +854,10 @@ def test_a_clone_is_of_an_image(scripts: Any, image: Path) -> None:
     (elsewhere / NAME).symlink_to("/etc/passwd")
     (elsewhere / ("a" * 32)).write_bytes(RAW)
     for path in ("/etc/passwd", image, elsewhere / "x"):
-        assert "an image of the datastore or of one beside it is expected" in refused(
+        assert "an image of the datastore or of one beside it is expected" in expect_refusal(
             scripts, "clone", I_PATH=path, I_FORMAT="raw"
         )
-    assert "is not used: it refers to '/etc/passwd'" in refused(
+    assert "is not used: it refers to '/etc/passwd'" in expect_refusal(
         scripts, "clone", I_PATH=elsewhere / NAME, I_FORMAT="raw"
     )
     for path, driver in ((scripts.store / NAME, None), (elsewhere / ("a" * 32), "qcow2")):
@@ -854,7 +868,7 @@ def test_a_clone_is_of_an_image(scripts: Any, image: Path) -> None:
 
 
 def test_what_a_guest_wrote_into_its_raw_disk_is_data(scripts: Any, qcow2: Path) -> None:
-    """Even if it looks like an image with a backing file."""
+    """The rule includes data that looks like an image with a backing file."""
     shell("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/etc/passwd", qcow2)
     (scripts.store / NAME).write_bytes(qcow2.read_bytes())
     done = scripts("clone", I_PATH=scripts.store / NAME, I_FORMAT="raw", DT_DRIVER="qcow2")
@@ -887,11 +901,11 @@ def test_a_directory_has_the_size_of_du(scripts: Any, image: Path) -> None:
 
 
 def test_what_only_backup_drivers_do(scripts: Any) -> None:
-    assert refused(scripts, "increment_flatten") == "increment_flatten is not supported by the fs driver."
+    assert expect_refusal(scripts, "increment_flatten") == "increment_flatten is not supported by the fs driver."
 
 
 def test_what_is_no_action_or_driver(scripts: Any) -> None:
-    assert refused(scripts, "backup").startswith("There is no action 'backup'")
+    assert expect_refusal(scripts, "backup").startswith("There is no action 'backup'")
     (scripts.remotes / "datastore" / "ceph").mkdir()
     assert scripts("cp", name="ceph").stderr.startswith("There is no datastore driver 'ceph'")
 
@@ -913,7 +927,7 @@ def test_a_directory_becomes_an_image(scripts: Any) -> None:
 
 
 def test_a_directory_has_a_size_only_where_it_is_asked_for(scripts: Any) -> None:
-    """A share of millions of files is registered at once."""
+    """A share of millions of files is registered without a delay."""
     for number in range(3):
         (scripts.files / str(number)).mkdir()
     log = scripts.files.parent / "strace"
@@ -948,7 +962,7 @@ def test_what_the_front_ends_user_can_not_read_does_not_count(scripts: Any) -> N
         "-all",
         "--inh-caps",
         "-all",
-    ]  # root without its rights on others' files
+    ]  # root without rights on files of other users
     done = scripts("stat", name="virtiofs", within=as_other_user, I_PATH=scripts.files)
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert (

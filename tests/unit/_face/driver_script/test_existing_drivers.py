@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the datastore drivers that front-ends come with get wrong: for each defect a test, named after it, of what
-happens here instead.
+"""Defects of the datastore drivers that are part of a front-end.
+
+For each defect, a test with its name shows the correct behaviour of our drivers.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def image(scripts: Any) -> Path:
     return path
 
 
-def traced(scripts: Any, calls: str, action: str, **elements: object) -> list[str]:
-    """The system calls of an action that succeeds, in order."""
+def trace_calls(scripts: Any, calls: str, action: str, **elements: object) -> list[str]:
+    """Return the system calls of a successful action, in order."""
     log = scripts.files.parent / "strace"
     done = scripts(
         action,
@@ -146,7 +147,7 @@ def test_a_link_is_stored_and_not_what_it_led_to(scripts: Any) -> None:
 def test_a_cp_that_fails_leaves_its_files(
     scripts: Any, image: Path, elements: dict[str, object], content: bytes
 ) -> None:
-    """On a file system of 16 MiB."""
+    """The file system has 16 MiB."""
     image.write_bytes(content)
     done = scripts("cp", within=[*TMPFS, scripts.store], I_PATH=image, **elements)
     assert (done.returncode, done.stdout) == (1, "")
@@ -156,7 +157,9 @@ def test_a_cp_that_fails_leaves_its_files(
 def test_neither_the_file_nor_its_directory_is_synced(scripts: Any, image: Path, action: str) -> None:
     (scripts.store / NAME).write_bytes(RAW)
     path = scripts.store / NAME if action == "clone" else image
-    calls = traced(scripts, "fsync,fdatasync,rename,renameat,renameat2", action, I_PATH=path, I_FORMAT="raw", I_SIZE=1)
+    calls = trace_calls(
+        scripts, "fsync,fdatasync,rename,renameat,renameat2", action, I_PATH=path, I_FORMAT="raw", I_SIZE=1
+    )
     (source,) = {entry for entry in scripts.stored() if entry != NAME}
     renamed = next(number for number, call in enumerate(calls) if "rename" in call and f'"{source}"' in call)
     assert any(
@@ -171,7 +174,9 @@ def test_a_revert_removes_the_image_before_it_copies_the_snapshot(scripts: Any) 
     (scripts.store / f"{NAME}.snap").mkdir()
     (scripts.store / f"{NAME}.snap" / "0").write_bytes(RAW[::-1])
     elements = {"I_SOURCE": scripts.store / NAME, "I_FORMAT": "raw", "I_TARGET_SNAPSHOT": 0}
-    calls = traced(scripts, "rename,renameat,renameat2,unlink,unlinkat,truncate,ftruncate", "snap_revert", **elements)
+    calls = trace_calls(
+        scripts, "rename,renameat,renameat2,unlink,unlinkat,truncate,ftruncate", "snap_revert", **elements
+    )
     touched = [call for call in calls if f'"{NAME}"' in call]
     assert len(touched) == 1 and re.search(rf'rename\w*\(.*\.part", .*"{NAME}"', touched[0]), touched
     assert (scripts.store / NAME).read_bytes() == RAW[::-1]
@@ -199,7 +204,7 @@ def test_a_document_of_more_than_128_kib_gives_the_figures_of_another_file_syste
 
 def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     script = scripts.path("monitor")
-    # The same with less patience.
+    # The same script with a shorter timeout.
     script.write_text(
         script.read_text().replace("launch()\n", "launch.__globals__['MONITOR_TIMEOUT'] = 0.5\nlaunch()\n")
     )
@@ -215,7 +220,7 @@ def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     assert done.stderr == b"The command 'stat' did not end within 0.5 seconds and was stopped.\n"
 
 
-# HTTP, and what it all costs
+# HTTP, and costs of the actions
 
 
 class Missing(http.server.BaseHTTPRequestHandler):
@@ -231,7 +236,7 @@ class Missing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
-    """It has nothing."""
+    """Start a server without any files."""
     Missing.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Missing) as server:
         (thread := threading.Thread(target=server.serve_forever)).start()
@@ -287,5 +292,7 @@ def test_the_certificate_of_a_server_is_not_verified(
 
 def test_a_cp_starts_a_hundred_processes(scripts: Any, image: Path) -> None:
     assert [
-        call for call in traced(scripts, "fork,vfork,clone,clone3", "cp", I_PATH=image) if "CLONE_THREAD" not in call
+        call
+        for call in trace_calls(scripts, "fork,vfork,clone,clone3", "cp", I_PATH=image)
+        if "CLONE_THREAD" not in call
     ] == []

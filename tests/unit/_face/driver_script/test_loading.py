@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that an action loads: most of its time would go there."""
+"""Modules that an action loads, because loading them would take most of its time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine imp
 
 NAME = "0123456789abcdef0123456789abcdef"
 
-#: Modules of the standard library that take long to load, or load such ones, and that no common action needs.
+#: Modules of the standard library that are slow to load, or load slow ones, and that no common action needs.
 SLOW = frozenset(
     [
         *(
@@ -73,7 +73,7 @@ SLOW = frozenset(
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engine as the role installs it."""
+    """Return the engine as installed by the role."""
     root = tmp_path_factory.mktemp("library")
     for name, source in engine_sources(entry.__name__).items():
         path = root / "granary_vmstore" / name
@@ -84,7 +84,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def loaded(engine: Path, scripts: Any) -> Callable[..., set[str]]:
-    """Run an action, and return the modules that it loads besides what Python itself does."""
+    """Run an action, and return the loaded modules other than those of Python's own start."""
 
     def run(action: str, name: str, **elements: object) -> set[str]:
         script = scripts.remotes / "datastore" / name / action

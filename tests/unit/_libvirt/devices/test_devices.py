@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices in domain XML that libvirt printed.
 
-Real libvirts read what is written here in tests/integration/test_virtiofs_export_xml.py.
+tests/integration/test_virtiofs_export_xml.py passes the written XML to real libvirts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def domain(inside: str = "", devices: str = "", machine: str = "q35") -> ET.Elem
     )
 
 
-def added(root: ET.Element, wanted: VirtioFs) -> ET.Element:
+def add_device(root: ET.Element, wanted: VirtioFs) -> ET.Element:
     element = create_filesystem(wanted)
     domain_xml.devices(root).append(element)
     return element
@@ -60,7 +60,7 @@ def test_what_is_read_and_written_back_is_the_same(name: str) -> None:
     found = list(filesystems(root))
     assert found
     for element, device in found:
-        if device.source:  # a device with the socket of a daemon of its own has none
+        if device.source:  # devices with an external daemon's socket have no source
             write_filesystem(element, device)
     assert domain_xml.pretty(root) == before
 
@@ -117,7 +117,7 @@ def test_what_isnt_ours_in_a_device_stays_and_what_is_off_goes() -> None:
 
 def test_hostile_names_are_text() -> None:
     path = '/srv/it\'s <a> & "$(touch x)"'
-    again = domain_xml.parse(domain_xml.to_text(added(domain(), VirtioFs("t", path))))
+    again = domain_xml.parse(domain_xml.to_text(add_device(domain(), VirtioFs("t", path))))
     assert read_filesystem(again).source == path
 
 
@@ -126,7 +126,7 @@ def test_adding_a_device_adds_lines_and_takes_none_away(name: str) -> None:
     root = tree_of(name)
     was_shared = memory_is_shared(root)
     old = domain_xml.pretty(root)
-    added(root, VirtioFs("new", "/srv/new", uid_map=MAPS, gid_map=MAPS, cache="none"))
+    add_device(root, VirtioFs("new", "/srv/new", uid_map=MAPS, gid_map=MAPS, cache="none"))
     share_memory(root)
     lines = [line for line in difflib.ndiff(old.splitlines(), domain_xml.pretty(root).splitlines()) if line[0] in "+-"]
     assert [line for line in lines if line.startswith("-")] == []

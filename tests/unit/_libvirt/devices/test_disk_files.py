@@ -28,8 +28,7 @@ DOMAIN = """
 """
 
 
-#: The commands of virsh(1) that are used, by libvirt's own library, because the package libvirt-clients isn't needed
-#: for anything else here.
+#: Program that replaces virsh(1) with libvirt's own library, because no other test needs the package libvirt-clients.
 VIRSH = """#!{python}
 import sys, libvirt
 assert sys.argv[1:4] == ["--quiet", "--readonly", "--connect"]
@@ -67,7 +66,7 @@ def test_running_and_defined_domains_have_files(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_domain_whose_saved_state_can_not_be_read(tmp_path: Path) -> None:
-    """libvirt's test driver can't read any."""
+    """libvirt's test driver can't read saved states."""
     domain = DOMAIN.format(name="saved", uuid=uuid.uuid4(), disk=tmp_path / "disk", state=5).replace(
         "<test:runstate>", "<test:hasmanagedsave/><test:runstate>"
     )

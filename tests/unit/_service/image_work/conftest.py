@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A catalog with images that hold data, in a datastore of the test's own. What they hold is asked of qemu-img."""
+"""A catalog with images that hold data, in a datastore of the test's own. qemu-img reads the content of the images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def qemu(program: str, *argv: object) -> str:
 class Store:
     """The datastore 100, ``ds``, and an image 0, ``x``, with the snapshots 0, 1 and 2.
 
-    MiB number n was written by the guest after snapshot n - 1.
+    The guest wrote MiB number n after snapshot n - 1.
     """
 
     def __init__(self, root: Path) -> None:
@@ -90,7 +90,7 @@ class Store:
             ATTACHMENTS.put(catalog, Attachment(0, "h1", domain, "t", "/x", False))
 
     def copies(self, image_format: str = "raw") -> None:
-        """Snapshots that are whole copies."""
+        """Create snapshots that are whole copies."""
         qemu("qemu-img", "create", "-q", "-f", image_format, self.image, "4M")
         self.snapshots.mkdir()
         for number in range(4):
@@ -100,7 +100,7 @@ class Store:
         self.row(format=image_format)
 
     def chain(self) -> None:
-        """Overlays; the image is a link to the newest."""
+        """Create overlays; the image is a link to the newest."""
         self.snapshots.mkdir()
         (self.snapshots / self.snapshots.name).symlink_to(".")
         for number in range(4):
@@ -111,7 +111,7 @@ class Store:
         self.row(format="qcow2")
 
     def shared(self) -> None:
-        """Overlays on the image itself."""
+        """Create overlays on the image itself."""
         self.chain()
         self.image.unlink()
         (self.snapshots / "0").rename(self.image)
@@ -119,7 +119,7 @@ class Store:
 
     @property
     def active(self) -> Path:
-        """What the guest writes to."""
+        """Return the file that the guest writes to."""
         last = self.snapshots / "3"
         return last if last.exists() else self.image
 
@@ -128,7 +128,7 @@ class Store:
         qemu("qemu-io", "-f", image_format, "-c", f"write -q -P {number + 1} {number}M 1M", path)
 
     def holds(self, path: Path | None = None, image_format: str | None = None) -> list[int]:
-        """The first byte of each MiB."""
+        """Return the first byte of each MiB."""
         path = path or self.active
         raw = self.root / "content"
         qemu("qemu-img", "convert", "-f", image_format or self.found().format, "-O", "raw", path, raw)
@@ -142,7 +142,7 @@ class Store:
         return build({**options, "catalog": self.catalog, "image": "x", **given})
 
     def four(self, module: str, **given: Any) -> list[Plan]:
-        """In check mode, really, really again, in check mode again."""
+        """Run a service in check mode, twice for real, and in check mode again."""
         before = self.tree()
         check = self.service(module, **given).plan()
         assert self.tree() == before
@@ -156,7 +156,7 @@ class Store:
         return plans
 
     def tree(self) -> dict[str, object]:
-        """Every file of the test but those of SQLite itself, and what is in it."""
+        """Return the content of every file of the test without the files of SQLite itself."""
         files = [path for path in self.root.rglob("*") if not path.name.startswith("catalog.sqlite")]
         return {
             str(path): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
@@ -171,7 +171,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(params=["raw", "qcow2", "chain", "shared"])
 def filled(request: pytest.FixtureRequest, store: Store) -> Store:
-    """One store of each kind."""
+    """Return a store of each layout."""
     layouts: dict[str, Callable[[], None]] = {
         "raw": store.copies,
         "qcow2": lambda: store.copies("qcow2"),

@@ -64,7 +64,7 @@ def test_one_file_in_its_format_is_copied_with_its_holes(store, dest) -> None:
     store.four(EXPORT, dest=str(dest))
     assert subprocess.run(["cmp", store.image, dest], check=False).returncode == 0
     assert dest.stat().st_blocks * 512 < 5 * 2**20
-    # One byte less is another file.
+    # A file that is one byte shorter is another file.
     os.truncate(dest, 64 * 2**20 + 6)
     with pytest.raises(Conflict):
         store.service(EXPORT, dest=str(dest)).plan()
@@ -108,7 +108,7 @@ def test_another_format_is_another_file(filled, dest) -> None:
 
 
 def test_a_file_that_needs_another_one_is_not_the_image(filled, dest) -> None:
-    """Though a guest would read the same from it."""
+    """The file with its backing file has the same content for a guest."""
     whole = dest.parent / "whole"
     filled.four(EXPORT, dest=str(whole), format="qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", whole, dest], check=True)

@@ -29,7 +29,7 @@ def test_delete(filled) -> None:
     assert not os.path.lexists(filled.snapshots / "1")
     assert filled.holds() == [1, 2, 3, 4]
     assert filled.holds(filled.snapshots / "2") == [1, 2, 3, 0]
-    # The bytes of a raw image are what they were.
+    # The bytes of a raw image are unchanged.
     assert filled.found().checksum == ("md5:0" if filled.found().format == "raw" else None)
 
 
@@ -44,7 +44,7 @@ def test_revert(filled) -> None:
     assert [plan.result["snapshots"] for plan in plans] == [[0, 1, 2]] * 4
     assert filled.holds(filled.snapshots / "2") == [1, 2, 3, 0]
     assert filled.found().checksum is None
-    # It isn't the same for ever.
+    # Later writes of the guest make a new revert necessary.
     filled.write(filled.active, 3, filled.found().format)
     assert filled.service(SNAPSHOT, snapshot=1, state="reverted").plan().changed
 
@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_after_the_row_or_after_the_data(filled) -> None:
 
 @pytest.mark.parametrize("state", ["reverted", "flattened"])
 def test_a_snapshot_that_is_not_there(filled, state) -> None:
-    for number in (7, 3):  # in the chain, 3 is what the image holds now
+    for number in (7, 3):  # in a chain, 3 is the active overlay
         with pytest.raises(NotFound, match=f"snapshot: the image 'x' has no snapshot {number}; it has 0, 1, 2"):
             filled.service(SNAPSHOT, snapshot=number, state=state, force=True).plan()
 
@@ -117,7 +117,7 @@ def test_an_image_in_use(filled, state) -> None:
             getattr(filled.service(SNAPSHOT, snapshot=1, state=state), method)()
     assert filled.tree() == before
     filled.four(SNAPSHOT, snapshot=1, state=state, force=True)
-    # What is so already disturbs nobody.
+    # A repeated action changes nothing, and needs no force.
     assert not filled.service(SNAPSHOT, snapshot=1, state=state).converge().changed
 
 
@@ -170,7 +170,7 @@ def test_one_run_at_a_time(filled, monkeypatch) -> None:
             with pytest.raises(LockTimeout, match="another program holds it"):
                 filled.service(module, **options).converge()
         assert filled.tree() == before
-        # Not another image's, and check mode waits for nobody.
+        # The lock belongs to one image, and check mode needs no lock.
         with image_work.image_lock(filled.catalog, 1):
             assert filled.service(SNAPSHOT, snapshot=1, state="absent").plan().changed
         other.stdin.close()

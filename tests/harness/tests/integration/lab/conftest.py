@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""What a lab leaves on the machine, found without the lab's own code."""
+"""The traces of a lab on the machine, found without the lab's own code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 
 class Traces:
-    """What there is of the lab called *name*."""
+    """The existing parts of the lab called *name*."""
 
     @staticmethod
     def podman(*arguments: str) -> str:

@@ -118,7 +118,7 @@ def test_what_is_refused(shell: Shell) -> None:
     assert "did you mean 'size'" in shell("set", "sizes=1M", code=1)
     assert "KEY=VALUE" in shell("set", "size", code=1)
     assert "neither true nor false" in shell("set", "crash_tracking=no", code=1)
-    assert "give state= with it" in shell("set", "delay=2", code=1)
+    assert "give state= as well" in shell("set", "delay=2", code=1)
     assert "isn't a list" in shell("set", "quotas=uid=1000", code=1)
     assert "name the operations" in shell("rule", "add", "path=x", code=1)
     assert "give action=delay" in shell("rule", "add", "ops=write", "delay=0.1", code=1)

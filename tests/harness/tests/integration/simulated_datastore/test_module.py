@@ -66,7 +66,7 @@ class Host:
 def host(tmp_path: Path) -> Iterator[Host]:
     host = Host(tmp_path)
     yield host
-    host.plan(state="unmounted").commit()
+    host.plan(state="unmounted").run()
     assert not os.path.ismount(tmp_path / "one")
 
 
@@ -79,7 +79,7 @@ def test_mounts_settings_and_rules(host: Host) -> None:
     # In check mode nothing changes.
     assert not os.path.ismount(host.root / "one")
     assert [action.name for action in plan.actions] == ["mount for one", "mount for two", "set", "add rule"]
-    plan.commit()
+    plan.run()
     assert os.path.ismount(host.root / "one")
     assert os.path.ismount(host.root / "two")
     assert os.statvfs(host.root / "two").f_blocks == 256
@@ -87,7 +87,7 @@ def test_mounts_settings_and_rules(host: Host) -> None:
     assert [action.name for action in host.plan(settings={"size": 1 << 20}).actions] == []
     plan = host.plan(clients="one", rules=[{"id": "r", "ops": ["write"], "nth": 4}, {"id": "s", "ops": ["read"]}])
     assert [action.name for action in plan.actions] == ["unmount for two", "delete rule", "add rule", "add rule"]
-    plan.commit()
+    plan.run()
     control = host.control()
     assert [(rule["id"], rule.get("nth")) for rule in control.call("rule.list")] == [("r", 4), ("s", None)]
     control.close()
@@ -98,10 +98,10 @@ def test_what_is_refused(host: Host) -> None:
     with pytest.raises(VmstoreError, match="an id"):
         host.plan(rules=[{"ops": ["write"]}])
     with pytest.raises(VmstoreError, match="did you mean 'size'"):
-        host.plan(settings={"sise": 5}).commit()
+        host.plan(settings={"sise": 5}).run()
     # The mount of the failed run is unmounted.
     assert not os.path.ismount(host.root / "one")
-    host.plan().commit()
+    host.plan().run()
     with pytest.raises(VmstoreError, match="unmount it first"):
         host.plan(backing=str(host.root))
     with pytest.raises(VmstoreError, match="not installed"):
@@ -120,7 +120,7 @@ def test_the_info_module(host: Host) -> None:
         "limit": 10,
     }
     assert read_simulated_datastore(options)["mounted"] is False
-    host.plan().commit()
+    host.plan().run()
     (host.root / "two/file").write_text("content")
     found = read_simulated_datastore(options)
     assert [(row["op"], row["path"], row["size"]) for row in found["ledger"]] == [("write", "/file", 7)]
@@ -160,10 +160,10 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
         }
     ]
     wish = {"backing": str(root / "backing"), "mounts": mounts}
-    host.partial(**wish).commit()
+    host.partial(**wish).run()
     control = host.control()
     try:
-        host.partial(settings={"state": "hung"}).commit()
+        host.partial(settings={"state": "hung"}).run()
         # A program's access hangs, because the kernel has nothing cached.
         hanging = subprocess.Popen(["ls", str(host.root / "one")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         control.call("wait_for", predicate={"parked": 1})
@@ -186,13 +186,13 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
             == []
         )
         assert control.call("status")["parked"] == 1
-        in_time(host.partial(**wish, settings={"state": "up"}).commit)
+        in_time(host.partial(**wish, settings={"state": "up"}).run)
         assert hanging.wait(20) == 0
-        host.partial(settings={"state": "hung"}).commit()
+        host.partial(settings={"state": "hung"}).run()
         again = [{**mounts[0], "squash": "root"}]
-        in_time(host.partial(mounts=again).commit)
+        in_time(host.partial(mounts=again).run)
         assert not in_time(lambda: host.partial(mounts=again)).changed
-        in_time(host.partial(state="unmounted").commit)
+        in_time(host.partial(state="unmounted").run)
     finally:
         control.close()
         subprocess.run(["umount", "--force", "--lazy", str(host.root / "one")], check=False, capture_output=True)
@@ -202,7 +202,7 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
 
 def test_other_datastores_are_none_of_its_business(host: Host) -> None:
     """A datastore that starts or ends, or is dead, changes nothing."""
-    host.plan().commit()
+    host.plan().run()
     other = host.root / "run/other"
     other.mkdir()
     (host.root / "run/a-file").touch()
@@ -211,7 +211,7 @@ def test_other_datastores_are_none_of_its_business(host: Host) -> None:
         started = int(Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[19])
         (other / "daemon.json").write_text(json.dumps({"pid": sleeper.pid, "started": started}))
         assert not host.plan().changed
-        host.partial(settings={"size": "64K"}).commit()
+        host.partial(settings={"size": "64K"}).run()
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -235,10 +235,10 @@ def test_other_datastores_are_none_of_its_business(host: Host) -> None:
     ],
 )
 def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
-    host.plan().commit()
-    host.partial(settings=settings).commit()
+    host.plan().run()
+    host.partial(settings=settings).run()
     assert not host.partial(settings=settings).changed
-    host.partial(settings={"state": "up"}).commit()
+    host.partial(settings={"state": "up"}).run()
     assert not host.partial(settings={"state": "up"}).changed
 
 
@@ -252,16 +252,16 @@ def test_what_is_set_is_set_once(host: Host, settings: dict[str, Any]) -> None:
     ],
 )
 def test_a_rule_is_added_once_and_replaced_when_it_differs(host: Host, rule: dict[str, Any]) -> None:
-    host.plan(rules=[{"id": "r", **rule}]).commit()
+    host.plan(rules=[{"id": "r", **rule}]).run()
     assert not host.partial(rules=[{"id": "r", **rule}]).changed
     # A removed key is a difference.
     assert names(host.partial(rules=[{"id": "r", "ops": rule["ops"], "times": 1}])) == ["delete rule", "add rule"]
-    host.partial(rules=[{"id": "r", "ops": rule["ops"], "times": 1}]).commit()
+    host.partial(rules=[{"id": "r", "ops": rule["ops"], "times": 1}]).run()
     assert names(host.partial(rules=[{"id": "r", "ops": rule["ops"]}])) == ["delete rule", "add rule"]
 
 
 def test_a_mount_is_replaced_and_the_rest_stays(host: Host) -> None:
-    host.plan(clients="one", settings={"size": "1M"}, rules=[{"id": "r", "ops": ["mkdir"]}]).commit()
+    host.plan(clients="one", settings={"size": "1M"}, rules=[{"id": "r", "ops": ["mkdir"]}]).run()
     mount = {
         "client": "one",
         "path": str(host.root / "one"),
@@ -272,34 +272,34 @@ def test_a_mount_is_replaced_and_the_rest_stays(host: Host) -> None:
     }
     plan = host.partial(mounts=[mount])
     assert names(plan) == ["mount again for one"]
-    plan.commit()
+    plan.run()
     assert not host.partial(mounts=[mount]).changed
     assert "ro" in subprocess.run(
         ["findmnt", "-no", "OPTIONS", mount["path"]], capture_output=True, text=True, check=True
     ).stdout.split(",")
     assert os.statvfs(mount["path"]).f_blocks == 256
     moved = {**mount, "path": str(host.root / "two/below"), "squash": None, "read_only": False}
-    host.partial(mounts=[moved]).commit()
+    host.partial(mounts=[moved]).run()
     assert os.path.ismount(moved["path"])
     assert not os.path.ismount(mount["path"])
     with pytest.raises(OSError, match="Input/output"):
         (host.root / "two/below/dir").mkdir()
     # A refused new mount leaves the old mount.
     with pytest.raises(VmstoreError, match="must not contain"):
-        host.partial(mounts=[{**moved, "path": str(host.root / "backing")}]).commit()
+        host.partial(mounts=[{**moved, "path": str(host.root / "backing")}]).run()
     assert os.path.ismount(moved["path"])
 
 
 def test_exports(host: Host) -> None:
     backing = str(host.root / "new/backing")
     export = {"source": "nfs1:/images", "profile": None, "squash": "none"}
-    host.partial(backing=backing, exports=[export]).commit()
+    host.partial(backing=backing, exports=[export]).run()
     assert not host.partial(backing=backing, exports=[export]).changed
     assert host.partial(exports=[export], mounts=[]).actions == []
     assert names(host.partial(exports=[{**export, "profile": "nfs3"}])) == ["export"]
     host.partial(
         exports=[{**export, "profile": "nfs3"}, {"source": "nfs1:/more", "profile": None, "squash": None}]
-    ).commit()
+    ).run()
     assert names(host.partial(exports=[{**export, "profile": "nfs3"}])) == ["end export"]
     host.partial(
         mounts=[
@@ -312,8 +312,8 @@ def test_exports(host: Host) -> None:
                 "strict": False,
             }
         ]
-    ).commit()
+    ).run()
     # A datastore ends with its last mount and export.
-    host.partial(exports=[], mounts=[]).commit()
+    host.partial(exports=[], mounts=[]).run()
     with pytest.raises(VmstoreError, match="backing"):
         host.partial(settings={"size": 4096})
