@@ -832,7 +832,7 @@ def test_a_resumed_download_is_redirected_again(serve: Serve) -> None:
 def test_the_password_reaches_the_server_only(serve: Serve) -> None:
     target, told = serve(send_and_break(1000), lambda handler: handler.send_error(403)), []
     site = serve(redirect(target.url))
-    with pytest.raises(TransferFailed, match="answered 403 Forbidden") as caught:
+    with pytest.raises(TransferFailed, match="returned 403 Forbidden") as caught:
         fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
     assert site.asked[0]["Authorization"] == f"Basic {b64encode(b'me:sec@ret').decode()}"
     assert "Authorization" not in target.asked[0]
