@@ -79,7 +79,7 @@ def test_results_arrive_as_they_were(action: str, result: object) -> None:
 )
 def test_errors_arrive_as_they_were(error: Exception) -> None:
     found = answer_to("cp", encode(describe_failure(error)))["error"]
-    assert type(found) is (type(error) if isinstance(error, errors.VmstoreError) else errors.CommandFailed)
+    assert found.__class__ is (error.__class__ if isinstance(error, errors.VmstoreError) else errors.CommandFailed)
     assert str(error) in str(found)
 
 
