@@ -142,7 +142,7 @@ def test_cp_of_a_file_with_large_holes(bridges: Any, driver: Any, tmp_path: Path
         file.truncate(1 << 33)
     with path.open("rb") as file:
         sent = 0
-        for piece in bridge.frames(file.fileno()):
+        for piece in bridge.read_frames(file.fileno()):
             sent += len(piece)
             assert sent < 3 * MIB
     copied = driver().cp(str(path), OS)
@@ -543,7 +543,7 @@ def test_what_a_login_shell_prints_is_skipped(driver: Any, image: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "grace", "why"),
     [
-        ("welcoming", 60, "it answered something else than python3 does"),
+        ("welcoming", 60, "its output isn't that of python3"),
         ("slowly", 1.5, "python3 did not start within 1.5 seconds"),
     ],
 )
@@ -560,17 +560,17 @@ def test_a_host_that_greets_for_ever(
     [
         (
             "flooding",
-            r"^The bridge flooding did not answer {} as it should: \d+ log lines, and at most 100 and 10 a second are "
+            r"^The bridge flooding sent an invalid answer to {}: \d+ log lines, and at most 100 and 10 a second are "
             r"accepted\.$",
         ),
-        ("shouting", r"^The bridge shouting did not answer {} as it should: a log line of more than 65536 bytes\.$"),
-        ("logging", r"^The bridge logging did not answer {} within 0\.5 seconds and is given up\.$"),
+        ("shouting", r"^The bridge shouting sent an invalid answer to {}: a log line of more than 65536 bytes\.$"),
+        ("logging", r"^The bridge logging sent no answer to {} within 0\.5 seconds and is given up\.$"),
         (
             "complaining",
             r"^The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than "
             r"1048576 bytes of messages",
         ),
-        ("endless", r"^The bridge endless did not answer {} as it should: a line of more than 1048576 bytes\.$"),
+        ("endless", r"^The bridge endless sent an invalid answer to {}: a line of more than 1048576 bytes\.$"),
     ],
 )
 @pytest.mark.parametrize("action", ["monitor", "cp"])
@@ -592,7 +592,8 @@ def test_a_bridge_that_takes_nothing_is_given_up(driver: Any, tmp_path: Path, mo
     monkeypatch.setattr(session, "STALL", 1.0)
     (tmp_path / "large").write_bytes(random.Random(2).randbytes(MIB) * 64)
     with pytest.raises(
-        errors.CommandFailed, match=r"^The bridge logging takes nothing more for cp within 1 seconds and is given up\.$"
+        errors.CommandFailed,
+        match=r"^The bridge logging accepts no more data for cp within 1 seconds and is given up\.$",
     ):
         driver("logging").cp(str(tmp_path / "large"), OS)
 
@@ -704,8 +705,8 @@ def test_what_is_not_what_was_sent_is_no_image(
         for piece in whole(*arguments, **options):
             yield piece.replace(RAW[100:110], RAW[100:110][::-1])
 
-    whole = bridge.frames
-    monkeypatch.setattr(bridge, "frames", damaged)
+    whole = bridge.read_frames
+    monkeypatch.setattr(bridge, "read_frames", damaged)
     with pytest.raises(
         errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"
     ):
@@ -716,14 +717,14 @@ def test_what_is_not_what_was_sent_is_no_image(
 def test_a_file_that_changes_while_it_is_sent_is_no_image(
     bridges: Any, driver: Any, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = bridge.frames
+    original = bridge.read_frames
 
     def meanwhile(descriptor: int, **options: Any) -> Iterator[bytes]:
         with image.open("ab") as file:
             file.write(bytes(512))
         yield from original(descriptor, **options)
 
-    monkeypatch.setattr(bridge, "frames", meanwhile)
+    monkeypatch.setattr(bridge, "read_frames", meanwhile)
     with pytest.raises(errors.StaleState, match=f"^{image} was written to while it was copied"):
         driver().cp(str(image), OS)
     wait_until(lambda: not bridges.stored(), "the bridge removed the part")
@@ -785,7 +786,7 @@ def test_a_bridge_can_not_name_another_file(
     for call in calls:
         with pytest.raises(
             errors.CommandFailed,
-            match=r"^The bridge h1 did not answer (cp|mkfs) as it should: no image of the datastore\.$",
+            match=r"^The bridge h1 sent an invalid answer to (cp|mkfs): no image of the datastore\.$",
         ):
             call()
     wait_until(lambda: bridges.stored() == [], "the image stays")
@@ -928,7 +929,7 @@ def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
     ):
         shares("h1", "dead").stat(f"{bridges.store}/none")
     for host in ("noisy", "closed"):
-        with pytest.raises(errors.CommandFailed, match=f"^The host {host} did not answer with a path"):
+        with pytest.raises(errors.CommandFailed, match=f"^The host {host} did not print a path"):
             shares(host).stat(f"{bridges.store}/none")
 
 

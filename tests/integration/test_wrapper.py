@@ -13,7 +13,7 @@ import pytest
 Execute = Callable[..., str]
 
 WRAPPER = "/usr/local/libexec/granary-virtiofsd"
-SOURCE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_host" / "virtiofsd_wrapper.py"
+SOURCE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_host" / "virtiofsd" / "wrapper.py"
 
 #: Script that runs in the host as root, starts the wrapper on a directory, and prints the arguments and ids of each
 #: daemon process.

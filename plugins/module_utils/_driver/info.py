@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .._core.records import dataclass
 
-#: Actions that a driver need not have, in alphabetical order. ``content`` is reading an image's data on this host.
+#: Actions that a driver need not have, in alphabetical order. ``content`` reads an image's data on this host.
 OPTIONAL_ACTIONS = ("clone", "content", "export", "mkfs", "resize", "snapshot")
 
 
@@ -16,11 +16,11 @@ OPTIONAL_ACTIONS = ("clone", "content", "export", "mkfs", "resize", "snapshot")
 class DriverInfo:
     """The abilities of a driver. Services read this record, never the driver's name or its datastore's attributes.
 
-    :arg datastore_types: the types of datastore that the driver serves, and ``image_types`` those of images that it
-        registers.
+    :arg datastore_types: the types of datastores that the driver serves.
+    :arg image_types: the types of images that the driver registers.
     :arg tm_drivers: the transfer drivers that the driver works with.
-    :arg stores_data: whether the driver makes and removes the data of images. Otherwise the data is the user's.
-    :arg actions: those of :data:`OPTIONAL_ACTIONS` that the driver has.
+    :arg stores_data: whether the driver creates and removes the data of images. Otherwise the data belongs to the user.
+    :arg actions: the entries of :data:`OPTIONAL_ACTIONS` that the driver has.
     :arg attributes: further attributes that a datastore of the driver may have.
     """
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The registry of drivers: the only place that chooses a class. Only the class that is chosen is loaded."""
+"""The registry of drivers: the only place that chooses a class. Only the chosen class is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATASTORE_DRIVERS = ("fs", "virtiofs")
 
 
 def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
-    """Return the class of the datastore driver ``name``. System datastores have no name of a driver.
+    """Return the class of the datastore driver ``name``. System datastores have ``None`` for a name.
 
     :arg is_bridged: whether the datastore has a BRIDGE_LIST.
     :raises InvalidInput: there is no driver of this name.
@@ -29,7 +29,7 @@ def driver_class(name: str | None, *, is_bridged: bool = False) -> type[Datastor
         from .datastore.directory import SystemDriver
 
         return SystemDriver
-    if name == "virtiofs":  # which looks at the hosts of a BRIDGE_LIST by itself
+    if name == "virtiofs":  # this driver contacts the hosts of a BRIDGE_LIST itself
         from .datastore.virtiofs import VirtiofsDriver
 
         return VirtiofsDriver
@@ -47,7 +47,7 @@ def driver_class(name: str | None, *, is_bridged: bool = False) -> type[Datastor
 def class_for(datastore: Datastore) -> type[DatastoreDriver]:
     """Return the class of the driver of a datastore.
 
-    :raises InvalidInput: as :func:`driver_class`.
+    :raises InvalidInput: see :func:`driver_class`.
     """
     return driver_class(datastore.ds_driver, is_bridged=bool(datastore.bridge_list))
 
@@ -55,8 +55,8 @@ def class_for(datastore: Datastore) -> type[DatastoreDriver]:
 def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
     """Return the driver of a datastore.
 
-    :arg options: as :class:`DatastoreDriver` takes them.
-    :raises InvalidInput: as :func:`driver_class`.
+    :arg options: see :class:`DatastoreDriver`.
+    :raises InvalidInput: see :func:`driver_class`.
     """
     return class_for(datastore)(datastore, **options)
 

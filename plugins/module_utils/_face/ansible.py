@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The Ansible face: run a service as a module. No other file knows ``AnsibleModule``."""
+"""The Ansible face: run a service as a module. No other file uses ``AnsibleModule``."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 else:
     from ansible.module_utils.basic import AnsibleModule
 
-#: The option whose values are secrets, whatever its names are. Ansible isn't told: it would hide short ones in all that
-#: a module returns.
+#: The option whose values are secrets under any name. It is not declared as ``no_log``, because Ansible would then hide
+#: short values everywhere in a module's result.
 HEADERS = "headers"
 WITHHELD = "..."
 
-#: Lower bound of the characters of a secret that is searched for in what a module returns.
+#: Lower bound of the length in characters of a secret that is hidden in a module's result.
 SHORTEST_SECRET = 8
 
 
 class _Module(AnsibleModule):
-    """A module that hides the secrets in the values of its options, also in the invocation.
+    """A module that hides the secrets inside the values of its options, also in the invocation.
 
-    Ansible hides the whole value of an option or nothing of it.
+    Ansible itself can hide only the whole value of an option.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -61,70 +61,71 @@ class _Module(AnsibleModule):
         super().__init__(**options)
 
     def _load_params(self) -> None:
-        # Before Ansible checks the options, because its errors show values.
+        # Secrets are registered before Ansible checks the options, because Ansible's errors contain values.
         super()._load_params()
-        self.no_log_values.update(_secrets(self.params))
+        self.no_log_values.update(_find_secrets(self.params))
 
     def _log_invocation(self) -> None:
-        # The first call after Ansible has converted the options; made even if nothing is logged.
-        self.no_log_values.update(_secrets(self.params))
+        # This is the first method that Ansible calls after the conversion of the options, also with logging switched
+        # off.
+        self.no_log_values.update(_find_secrets(self.params))
         given = self.params
-        self.params = _given(given)
+        self.params = _as_invocation(given)
         try:
             super()._log_invocation()
         finally:
             self.params = given
 
     def _return_formatted(self, kwargs: dict[str, Any]) -> None:
-        kwargs.setdefault("invocation", {"module_args": _given(self.params)})
+        kwargs.setdefault("invocation", {"module_args": _as_invocation(self.params)})
         super()._return_formatted(kwargs)
 
 
-def _secrets(value: Any) -> Iterator[str]:
-    """Yield the possible secrets in options, also as Python prints them."""
+def _find_secrets(value: Any) -> Iterator[str]:
+    """Yield the possible secrets in options, also in Python's notation for strings."""
     if isinstance(value, Mapping):
         for name, one in value.items():
-            yield from _secrets(name)
-            yield from _header_secrets(one) if name == HEADERS else _secrets(one)
+            yield from _find_secrets(name)
+            yield from _find_header_secrets(one) if name == HEADERS else _find_secrets(one)
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from _secrets(one)
+            yield from _find_secrets(one)
     elif isinstance(value, str):
         for secret in secrets_of(value):
             yield secret
             yield from {repr(secret)[1:-1]} - {secret}
 
 
-def _header_secrets(value: Any) -> Iterator[str]:
+def _find_header_secrets(value: Any) -> Iterator[str]:
     """Yield the possible secrets in HTTP headers, which can be text until Ansible has converted them."""
     for one in [*value.values()] if isinstance(value, Mapping) else [value]:
-        # Ansible hides a secret wherever it finds it, such as a 1 in all numbers.
+        # Short values are left out, because Ansible hides a secret everywhere: a 1 would disappear from all numbers.
         if len(str(one)) >= SHORTEST_SECRET:
             yield str(one)
             yield from (word for word in str(one).split() if len(word) >= SHORTEST_SECRET)
 
 
 def run_module(spec: ArgumentSpec, build: Callable[[Mapping[str, Any]], Service]) -> NoReturn:
-    """Run the service that ``build`` makes of the module's parameters: plan in check mode, else plan and commit under
-    its lock.
+    """Run the service that ``build`` returns for the module's parameters. In check mode, only plan. Otherwise plan and
+    commit under the service's lock.
     """
     module = _Module(supports_check_mode=True, **spec.keywords())
-    with _failing(module):
+    with _report_errors(module):
         _check_repeated(spec, module.params)
         refuse_truth_values(spec.argument_spec, module.params)
         service = build(module.params)
         service.log = module.log
         plan = service.dry_run() if module.check_mode else service.converge()
-    result = _result(module, plan)
-    # Ansible returns every option of every item otherwise, most of them null: for a thousand images that takes longer
-    # than all the rest.
-    module.exit_json(invocation={"module_args": _given(module.params)}, **result)
+    result = _as_result(module, plan)
+    # By default, Ansible returns every option of every item, even if it is null. For a thousand images, this would take
+    # longer than the work itself.
+    module.exit_json(invocation={"module_args": _as_invocation(module.params)}, **result)
 
 
 def _check_repeated(spec: ArgumentSpec, params: dict[str, Any]) -> None:
-    """Check, convert and complete lists of the module's own options as Ansible does with options.
+    """Check, convert and complete lists of the module's own options by Ansible's rules for options.
 
-    :raises VmstoreError: an element isn't what is declared.
+    :raises VmstoreError: an element doesn't match its declaration.
     """
     lists = {name: dict(spec.argument_spec[name]) for name in spec.repeated}
     found = ArgumentSpecValidator(lists).validate({name: params[name] for name in lists})
@@ -133,7 +134,7 @@ def _check_repeated(spec: ArgumentSpec, params: dict[str, Any]) -> None:
     params.update({name: found.validated_parameters[name] for name in lists})
 
 
-def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
+def _as_result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
     for warning in plan.warnings:
         module.warn(warning)
     result = {**plan.result, "changed": plan.changed, "actions": plan.as_result()}
@@ -142,23 +143,25 @@ def _result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
     return result
 
 
-def _given(value: Any) -> Any:
-    """Return the options that aren't null, also those of items in lists, without the values of HTTP headers."""
+def _as_invocation(value: Any) -> Any:
+    """Return options without null values and without the values of HTTP headers, also inside lists."""
     if isinstance(value, Mapping):
         return {
-            name: _withheld(one) if name == HEADERS else _given(one) for name, one in value.items() if one is not None
+            name: _withhold(one) if name == HEADERS else _as_invocation(one)
+            for name, one in value.items()
+            if one is not None
         }
-    return [_given(one) for one in value] if isinstance(value, list) else value
+    return [_as_invocation(one) for one in value] if isinstance(value, list) else value
 
 
-def _withheld(headers: Any) -> Any:
+def _withhold(headers: Any) -> Any:
     return dict.fromkeys(headers, WITHHELD) if isinstance(headers, Mapping) else WITHHELD
 
 
 def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:
-    """Return the result of ``read`` to Ansible. An info module never changes anything."""
+    """Return the result of ``read`` to Ansible as an unchanged result."""
     module = _Module(supports_check_mode=True, **spec.keywords())
-    with _failing(module):
+    with _report_errors(module):
         refuse_truth_values(spec.argument_spec, module.params)
         try:
             found = dict(read(module.params))
@@ -176,12 +179,12 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
 
 
 @contextlib.contextmanager
-def _failing(module: AnsibleModule) -> Iterator[None]:
-    """Turn every error into one sentence; keep the traceback of a defect for ``-vvv``."""
+def _report_errors(module: AnsibleModule) -> Iterator[None]:
+    """Fail the module with one sentence for any error. The traceback of a defect is shown with ``-vvv``."""
     try:
         yield
     except PartlyDone as error:
-        module.fail_json(msg=str(error), **_result(module, cast(Plan, error.plan)))
+        module.fail_json(msg=str(error), **_as_result(module, cast(Plan, error.plan)))
     except VmstoreError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # pylint: disable=broad-except

@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Many images of one directory that get their names, or are removed, together: the directory is made durable once for
-all of them.
+"""A batch of images of one directory that get their names, or are removed, together. One fsync of the directory is
+enough for all of them.
 
-The order is that of one image (:mod:`.new_image`): images get their names when the data of all is durable, and nobody
-hears of one before the directory is. Each file has its own fsync(2). syncfs(2) would be one call, but a file system of
-another host (fuse) may ignore it, and before Linux 5.8 it returns no error.
+The order is that of a single image (:mod:`.new_image`). Images get their names after the data of all images is durable,
+and are reported after the directory is durable. Each file has its own fsync(2). A single syncfs(2) isn't reliable: FUSE
+file systems may ignore syncfs(2), and before Linux 5.8 it returns no errors.
 """
 
 from __future__ import annotations
@@ -26,32 +26,36 @@ class Batch:
     def __init__(self) -> None:
         self._waiting: dict[str, NewImage] = {}
         self._failed: dict[str, VmstoreError] = {}
-        #: Descriptor of the directory, once something in there has changed, and its path for messages.
+        #: Descriptor of the directory and its path for messages, or ``None`` until the first change.
         self._directory: tuple[int, str] | None = None
 
     def add(self, image: NewImage) -> None:
-        """Take over an image that is whole.
+        """Take over a complete image.
 
-        :raises OSError: it can't be taken over; :raises StaleState: its directory isn't that of the others.
+        :raises OSError: the image can't be taken over.
+        :raises StaleState: the image is in another directory than the earlier ones.
         """
         directory = self._in(image.directory, image.place)
-        # What is on its way to the disk is soon durable. The file system allocates the blocks of many images in one
-        # transaction then.
+        # Start to write the data to the disk. The file system can then allocate the blocks of many images in one
+        # transaction.
         os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        # The lock that keeps others from sweeping the file belongs to the open file, whichever descriptor that has.
+        # The lock that prevents a sweep of the file belongs to the open file, so a duplicate of the descriptor keeps
+        # the lock.
         self._waiting[image.path] = replace(image, directory=directory, fd=os.dup(image.fd))
         image.done = True
 
     def note_removal(self, directory: int, place: str) -> None:
-        """Note that a file of an open directory is removed; ``place`` is the path of the directory.
+        """Note that a file of an open directory is removed.
 
-        :raises OSError, StaleState: as :meth:`add`.
+        :arg place: the path of the directory.
+
+        :raises OSError, StaleState: see :meth:`add`.
         """
         self._in(directory, place)
 
     def publish(self) -> dict[str, VmstoreError]:
-        """Give all images their names and make that and removals durable. Return the errors by the path of the image;
-        an image with one is removed.
+        """Give all images their names, and make names and removals durable. Return the errors by the path of the image.
+        An image with an error is removed.
 
         :raises FileAccessFailed: removals aren't durable yet.
         """
@@ -65,7 +69,7 @@ class Batch:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what has no name yet, and what has an error."""
+        """Remove the images without a final name, and those with an error."""
         waiting, self._waiting = self._waiting, {}
         for path, image in waiting.items():
             if path in self._failed or not image.done:

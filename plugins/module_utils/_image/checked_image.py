@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An image that is to be stored: what it is, whether it is whole by its own tables, and how much data it has.
+"""Checks of an image before it is stored: its format, its completeness by its own tables, and the amount of its data.
 
-qemu-img reads zeros behind the end of a file, and so takes half a file for a whole image. A few tables can refer to the
+qemu-img reads zeros behind the end of a file, so half a file looks like a whole image. A hostile image can refer to the
 same block a million times.
 """
 
@@ -23,21 +23,22 @@ from .image_file import inspect
 from .magic import ENOUGH, QEMU_FORMATS, sniff
 from .table_file import Allocation, Read, TableFile
 
-#: Bytes of memory that qemu-img check may need for its reference counts. For more, it isn't cheap, and is left out.
+#: Upper bound of the memory that qemu-img check needs for its reference counts, in bytes. A larger check is left out,
+#: because it is expensive.
 _CHECK_MEMORY = 128 << 20
-#: Seconds for qemu-img check at most, however large the image is.
+#: Upper bound of the time of qemu-img check in seconds, for images of any size.
 _CHECK_TIMEOUT = 86400
-#: Exit codes of qemu-img check: sound, damaged, with clusters that nothing uses.
+#: Exit codes of qemu-img check: sound, damaged, with unused clusters.
 _CHECKED = (0, 2, 3)
 
 
 @dataclass
 class CheckedImage:
-    """An image whose format and tables were looked at.
+    """An image whose format and tables were checked.
 
-    :arg format: qemu's name for it; ``virtual_size`` is what a guest sees, in bytes. Of a fixed VHD, that is a raw disk
-        without its footer.
-    :arg data: upper bound of its data in bytes, which a conversion reads.
+    :arg format: qemu's name of the format. A fixed VHD is a raw disk without its footer.
+    :arg virtual_size: size of the disk in bytes.
+    :arg data: upper bound of the data that a conversion reads, in bytes.
     """
 
     format: str
@@ -45,18 +46,18 @@ class CheckedImage:
     data: int
     #: Number of internal snapshots.
     snapshots: int = 0
-    #: Whether qemu-img needs a key to read it.
+    #: Whether qemu-img needs a key to read the image.
     is_encrypted: bool = False
-    #: Sentences without their ends: why it is no whole, sound image.
+    #: Damages of the image, as parts of sentences.
     flaws: list[str] = field(default_factory=list)
 
     @property
     def has_snapshots_to_leave_out(self) -> bool:
-        """Return whether a conversion can leave snapshots out, for which qemu-img has to read the content."""
+        """Return whether a conversion leaves out snapshots. This requires that qemu-img can read the content."""
         return self.snapshots > 0 and not self.is_encrypted
 
 
-def checked_image(
+def check_image(
     descriptor: int,
     *,
     path: str,
@@ -66,18 +67,19 @@ def checked_image(
     timeout: float = 60,
     words: Words = MODULE,
 ) -> tuple[CheckedImage, tuple[str, ...]]:
-    """Return what an open regular file, or a device with a raw disk, is, and warnings. The answer holds for as long as
-    nobody writes to the file.
+    """Check an open regular file, or a device with a raw disk. Return the image and warnings. The result is valid as
+    long as nobody writes to the file.
 
-    :arg path: names the file in errors, and ``option`` the option that it comes from.
-    :arg image_format: what it is, whatever it looks like; ``None`` lets its content tell.
-    :arg verify: whether an image is refused that isn't whole or is damaged; ``False`` warns. ``None`` doesn't look and
-        keeps all: an image of a datastore.
+    :arg path: the path for errors, and ``option`` the option with this value.
+    :arg image_format: the format, regardless of the content. ``None`` detects the format.
+    :arg verify: whether an incomplete or damaged image is refused. ``False`` returns warnings. ``None`` skips the
+        checks, for an image of a datastore.
     :arg timeout: seconds for qemu-img to read the header.
-    :arg words: what errors call the choices of the user.
-    :raises InvalidInput: no image that can be stored, one whose tables refer to the same blocks several times, or one
-        that isn't whole.
-    :raises FileAccessFailed: the file can't be read; :raises CommandFailed: qemu-img is missing, or ran too long.
+    :arg words: names of the user's options for errors.
+    :raises InvalidInput: the image can't be stored, is incomplete, or has tables that refer to the same blocks several
+        times.
+    :raises FileAccessFailed: the file can't be read.
+    :raises CommandFailed: qemu-img is missing, or ran too long.
     """
     if image_format == "raw":
         with os_errors(f"read {path}"):
@@ -108,20 +110,22 @@ def checked_image(
 def check_beginning(
     head: bytes, length: int, *, path: str, verify: bool, words: Words = MODULE, option: str = "path"
 ) -> list[str]:
-    """Return warnings about a raw disk of which only the beginning is known. Otherwise as :func:`checked_image`.
+    """Return warnings about a raw disk of which only the beginning is known. Errors and further arguments are those of
+    :func:`check_image`.
 
-    :arg head: its first bytes, and ``length`` those of the whole.
+    :arg head: the first bytes of the disk.
+    :arg length: bytes of the whole disk.
     """
     flaws = _raw_flaws(lambda offset, size: head[offset : offset + size].ljust(size, b"\0"), length)
     return _judge(flaws, path, option, verify=verify, words=words)
 
 
 def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | None:
-    """Return why one of the files of an image isn't whole, as a part of a sentence; ``None`` when all are. Otherwise as
-    :func:`missing_end`.
+    """Return the reason why a file of an image is incomplete, as a part of a sentence, or ``None`` if all files are
+    complete. See :func:`missing_end`.
 
-    :arg files: their paths by descriptor.
-    :arg image_format: of the files; ``None`` lets each one's header tell.
+    :arg files: the paths of the files by descriptor.
+    :arg image_format: the format of the files. ``None`` detects the format of each file.
     """
     for descriptor, path in files.items():
         with os_errors(f"read {path}"):
@@ -133,11 +137,12 @@ def missing_ends(files: Mapping[int, str], image_format: str | None) -> str | No
 
 
 def missing_end(descriptor: int, image_format: str, path: str) -> str | None:
-    """Return why an image of a datastore isn't whole by its own tables, as a part of a sentence; ``None`` when it is.
+    """Return the reason why an image of a datastore is incomplete by its own tables, as a part of a sentence, or
+    ``None`` if the image is complete.
 
-    What it is based on isn't looked at, and nothing of a raw disk, which is its guest's.
+    Backing files aren't checked, and neither are raw disks, because a guest controls the content of a raw disk.
 
-    :raises FileAccessFailed: it can't be read.
+    :raises FileAccessFailed: the image can't be read.
     """
     if image_format not in QEMU_FORMATS:
         return None
@@ -187,7 +192,7 @@ def _allocation(image: CheckedImage, file: TableFile) -> Allocation:
 
 
 def _without_footer(file: TableFile) -> int:
-    """Return the bytes of a raw disk: all of a file but for the footer of a fixed VHD."""
+    """Return the bytes of a raw disk: the length of the file, without the footer of a fixed VHD."""
     from .vhd_tables import FOOTER, fixed_vhd_size
 
     if file.length < FOOTER:
@@ -196,9 +201,9 @@ def _without_footer(file: TableFile) -> int:
 
 
 def _judge(flaws: Sequence[str], path: str, option: str, *, verify: bool, words: Words) -> list[str]:
-    """Return the warnings about flaws that are accepted.
+    """Return warnings about accepted damages.
 
-    :raises InvalidInput: there are some that aren't.
+    :raises InvalidInput: a damage isn't accepted.
     """
     if flaws and verify:
         raise InvalidInput(
@@ -220,7 +225,7 @@ def _raw_flaws(read: Read, size: int) -> list[str]:
 def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
     """Run ``qemu-img check``, which compares the reference counts with the tables.
 
-    It takes counts that are written later (lazy refcounts) for damage, and can't open what is encrypted.
+    The command reports reference counts that are behind (lazy refcounts) as damage, and can't open encrypted images.
     """
     import json
 
@@ -253,4 +258,4 @@ def _check_qcow2(image: CheckedImage, file: TableFile, path: str) -> None:
         )
 
 
-__all__ = ["CheckedImage", "check_beginning", "checked_image", "missing_end", "missing_ends"]
+__all__ = ["CheckedImage", "check_beginning", "check_image", "missing_end", "missing_ends"]

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files such as SHA256SUMS, which servers publish beside images: fetched as what a stranger sends, and searched for one
-image.
-"""
+"""Files such as SHA256SUMS, which servers publish beside images. They are untrusted, and searched for one image."""
 
 from __future__ import annotations
 
@@ -19,37 +17,38 @@ from .checksum import DIGEST_LENGTHS
 from .fetch import open_source
 from .source import Source
 
-#: Upper bound of such a file in bytes. That of a release with 100 images has 20 KiB.
+#: Upper bound of a checksum file in bytes. The file of a release with 100 images has 20 KiB.
 LONGEST = 1 << 20
-#: Upper bound of the time for such a file, from its first byte on, in seconds.
+#: Upper bound of the time to read a checksum file, from its first byte on, in seconds.
 LONGEST_TIME = 60.0
-#: Seconds without a byte.
+#: Upper bound of the pause between two bytes in seconds.
 TIMEOUT = 10
 
-#: Escapes in names, of lines that begin with a backslash (GNU coreutils, "md5sum invocation").
+#: Escape sequences in the names of lines that begin with a backslash (GNU coreutils, "md5sum invocation").
 _ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 
-#: The name of a file that was read from standard input.
+#: The name in a line about standard input.
 _NO_NAME = b"-"
 
 
 def fetch_list(url: str, *, headers: Mapping[str, str], ca: str | None, log: Callable[[str], object]) -> bytes:
-    """Return the file at a URL with http or https.
+    """Return the content of the file at a URL with http or https.
 
-    :arg headers: as :class:`Source` takes them, and ``ca``.
-    :raises InvalidInput: it is too large, or no text; :raises TransferFailed: it can't be fetched, or not in time.
+    :arg headers: see :class:`Source`, also for ``ca``.
+    :raises InvalidInput: the file is too large, or no text.
+    :raises TransferFailed: the file can't be fetched, or not in time.
     """
-    from .decompress import decompressed, limited, peek
+    from .decompress import decompress, limit_bytes, peek
     from .magic import COMPRESSIONS
 
     redacted = Source(url).redacted
     with open_source(url, timeout=TIMEOUT, limit=LONGEST, headers=headers, ca=ca, log=log) as chunks:
-        kind, chunks = peek(_in_time(chunks, redacted))
-        # A server may send it with a Content-Encoding.
-        return b"".join((decompressed if kind in COMPRESSIONS else limited)(chunks, limit=LONGEST, path=url))
+        kind, chunks = peek(_limit_time(chunks, redacted))
+        # A server may send the file with a Content-Encoding.
+        return b"".join((decompress if kind in COMPRESSIONS else limit_bytes)(chunks, limit=LONGEST, path=url))
 
 
-def _in_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
+def _limit_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
     end = None
     for chunk in chunks:
         end = end or time.monotonic() + LONGEST_TIME
@@ -61,13 +60,13 @@ def _in_time(chunks: Iterator[bytes], redacted: str) -> Iterator[bytes]:
 
 
 def find_checksum(content: bytes, algorithm: str, origin: str, redacted: str) -> str:
-    """Return the hexadecimal digits that such a file has for an image, in lower case.
+    """Return the hexadecimal digits for an image in a checksum file, in lower case.
 
     The lines are those of GNU coreutils (``sha256sum``, also with ``--tag``), BSD (``SHA256 (name) = digits``) and
-    openssl. Everything else, such as a signature around them, is ignored. A file with nothing but one digest is about
-    any image.
+    openssl. All other text, such as a signature around the lines, is ignored. A file with only a digest matches any
+    image.
 
-    A name with directories counts where the path of the image ends like that. Of several such lines, those with the
+    A name with directories matches if the path of the image has the same end. If several lines match, those with the
     longest name count.
 
     :arg origin: path or URL of the image, before any redirect.
@@ -120,11 +119,10 @@ def _others(entries: list[tuple[bytes, str]], algorithm: str) -> str:
 
 
 def _entry(line: bytes, algorithm: str) -> tuple[bytes, str] | None:
-    """Return the name and the digest in a line; ``None`` where there is neither, or only one of another algorithm."""
+    """Return the name and the digest in a line, or ``None`` for a line without a digest of this algorithm."""
     digest = rb"([0-9a-fA-F]{%d})" % DIGEST_LENGTHS[algorithm]
     tag = rb"(?:%b|SHA2-%b)" % (algorithm.upper().encode(), algorithm[len("sha") :].encode())
-    # Exactly one blank, and another or an asterisk, is what coreutils writes: what follows is the name, blanks
-    # included.
+    # coreutils writes one blank, and a second blank or an asterisk. The rest is the name, which may begin with blanks.
     gnu = re.fullmatch(rb"(\\?)%b(?: [ *]|[ \t]+\*?)(.+)" % digest, line, re.DOTALL)
     bsd = re.fullmatch(rb"(\\?)%b ?\((.+)\) ?= ?%b\s*" % (tag, digest), line, re.DOTALL)
     alone = re.fullmatch(rb"\s*%b\s*" % digest, line)

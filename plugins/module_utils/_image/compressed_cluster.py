@@ -2,22 +2,22 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Compressed clusters of qcow2 (QEMU, docs/interop/qcow2.txt): the bytes of one tell whether it is whole, because its
-length is known in sectors only.
+"""Compressed clusters of qcow2 (QEMU, docs/interop/qcow2.txt). Tables have their length only in sectors, so
+completeness is detected by decompression.
 """
 
 from __future__ import annotations
 
 import zlib
 
-#: Window of the deflate streams, as a power of two.
+#: Window size of the deflate streams, as a power of two; negative for streams without a header.
 _WINDOW = -12
 _FRAME = b"\x28\xb5\x2f\xfd"
 _RLE = 1
 
 
 def is_whole_deflate(data: bytes, cluster: int) -> bool:
-    """Return whether a cluster of ``cluster`` bytes comes out of ``data`` (RFC 1951)."""
+    """Return whether ``data`` decompresses to a cluster of ``cluster`` bytes (RFC 1951)."""
     try:
         return len(zlib.decompressobj(_WINDOW).decompress(data, cluster)) == cluster
     except zlib.error:
@@ -25,7 +25,7 @@ def is_whole_deflate(data: bytes, cluster: int) -> bool:
 
 
 def is_whole_zstd(data: bytes) -> bool:
-    """Return whether ``data`` has all blocks of its frame (RFC 8878, 3.1.1)."""
+    """Return whether ``data`` contains all blocks of its frame (RFC 8878, 3.1.1)."""
     if len(data) < 5 or not data.startswith(_FRAME):
         return False
     flags = data[4]

@@ -2,9 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Image data from one place to another: holes stay holes, and one read of the data feeds checksums and target
-together.
-"""
+"""Copies of image data. Holes stay holes, and the data is read once for both checksums and target."""
 
 from __future__ import annotations
 
@@ -27,24 +25,23 @@ if TYPE_CHECKING:
 
 #: ioctl_ficlone(2).
 FICLONE = 0x40049409
-#: What errors call the work, however the data gets into the image.
+#: The work in errors, for every way to copy.
 WRITING = "write an image"
-#: Bytes that are read and written at once.
+#: Size of one read or write in bytes.
 CHUNK = 2**20
-#: Bytes after which what was written is sent to the disk.
+#: Interval in bytes after which written data is sent to the disk.
 STRIDE = 32 * CHUNK
-#: Bytes: a hole begins and ends at a multiple of it, as the blocks of most file systems do.
+#: Alignment of holes in bytes: the block size of most file systems.
 BLOCK = 4096
 
 _ZEROS = bytes(CHUNK)
 _ZERO_BLOCK = bytes(BLOCK)
-#: Bytes of a disk without data that qemu-img reads, or looks up in tables, in the time of one byte of data: it reads
-#: all the zeros of a VHDX.
+#: Bytes of zeros that qemu-img reads, or looks up in tables, in the time for one byte of data. qemu-img reads all the
+#: zeros of a VHDX.
 _EMPTY_RATIO = 1024
-#: What says that two files can't share data, or that a file system doesn't do it at all (ioctl_ficlone(2),
-#: copy_file_range(2)).
+#: Errors if two files can't share data, or if the file system never shares data (ioctl_ficlone(2), copy_file_range(2)).
 _CANT_SHARE = frozenset([errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EXDEV])
-#: What may be chosen of a qcow2 file (qemu-img(1)). Others name files or keys.
+#: Names of allowed options for qcow2 files (qemu-img(1)). Other options name files or keys.
 _QCOW2_OPTIONS = "cluster_size|compat|compression_type|extended_l2|lazy_refcounts|nocow|preallocation|refcount_bits"
 
 
@@ -56,13 +53,13 @@ def copy_local(
     sparse: bool = True,
     bandwidth: int | None = None,
 ) -> None:
-    """Fill the empty file ``target_fd`` with the file or block device ``source_fd``: sharing its data if the file
-    system can, else reading it once.
+    """Fill the empty file ``target_fd`` with the file or block device ``source_fd``. Share the data if the file system
+    can, else read the data once.
 
-    :arg sparse: ``False`` gives the holes storage too.
-    :arg bandwidth: bytes a second, where data is really copied.
-    :raises NoSpace, FileAccessFailed: a file operation failed; :raises StaleState: the source became shorter
-        meanwhile.
+    :arg sparse: ``False`` allocates storage for holes, too.
+    :arg bandwidth: upper bound in bytes a second if data is copied.
+    :raises NoSpace, FileAccessFailed: a file operation failed.
+    :raises StaleState: the source became shorter meanwhile.
     """
     with os_errors(WRITING):
         if _clone(source_fd, target_fd):
@@ -76,11 +73,10 @@ def copy_local(
 
 
 def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
-    """Refuse a copy as :func:`copy_local` makes it that there is no room for, and return the bytes that the copy
-    takes, 0 where that isn't known.
+    """Refuse a :func:`copy_local` without enough space. Return the bytes that the copy takes, or 0 if that isn't known.
 
-    :arg directory: descriptor of the directory that the copy is to be in.
-    :raises NoSpace, FileAccessFailed: as :func:`copy_local`.
+    :arg directory: descriptor of the target directory.
+    :raises NoSpace, FileAccessFailed: see :func:`copy_local`.
     """
     with os_errors(WRITING):
         size = length_of(source_fd)
@@ -92,31 +88,32 @@ def foresee_copy(source_fd: int, directory: int, *, sparse: bool = True) -> int:
 
 
 def _stored_size(descriptor: int, free: int) -> int:
-    """Return the bytes of a file that a copy stores.
+    """Return the bytes that a copy of a file stores.
 
-    Zeros between other data count as long as that makes no difference to what is free.
+    Stored zeros are counted, too, if the sum fits into the ``free`` bytes. Otherwise the data is read, and zeros are
+    left out.
     """
     size = length_of(descriptor)
     stored = sum(end - start for start, end in extents(descriptor, size))
     if stored <= free:
         return stored
-    return sum(end - start for piece in _in_pieces(_read(descriptor)) for start, end in _data(piece))
+    return sum(end - start for piece in _split(_read(descriptor)) for start, end in _data(piece))
 
 
 class StoredSize:
-    """A counter of the bytes that :func:`write_stream`, which takes the same arguments, would store."""
+    """A counter of the bytes that :func:`write_stream` would store. The arguments are the same."""
 
     def __init__(self, *, limit: int, sparse: bool, path: str) -> None:
         self._limit, self._sparse, self._path = limit, sparse, path
-        #: Bytes so far.
+        #: Number of bytes so far.
         self.stored = 0
 
-    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the same bytes.
 
-        :raises NoSpace: as :func:`write_stream`. What ``chunks`` raises passes.
+        :raises NoSpace: see :func:`write_stream`. Errors of ``chunks`` pass, too.
         """
-        for piece in _in_pieces(chunks):
+        for piece in _split(chunks):
             self.stored += sum(end - start for start, end in _data(piece)) if self._sparse else len(piece)
             if self.stored > self._limit:
                 raise _no_room(self._limit, self._path)
@@ -132,16 +129,15 @@ def write_stream(
     limit: int | None = None,
     path: str = "an image",
 ) -> int:
-    """Fill the empty file ``target_fd`` with ``chunks`` of any length, and return how many bytes they were.
+    """Fill the empty file ``target_fd`` with ``chunks`` of any length, and return the number of bytes.
 
-    :arg sparse: blocks of zeros become holes.
-    :arg limit: upper bound of what is stored, in bytes, without the holes; ``path`` is where it comes from, for
-        messages.
-    :raises NoSpace, FileAccessFailed: a write failed, or it would be more than ``limit``. What ``chunks`` raises
-        passes.
+    :arg sparse: whether blocks of zeros become holes.
+    :arg limit: upper bound of the stored data in bytes, without holes.
+    :arg path: the source of the data, for messages.
+    :raises NoSpace, FileAccessFailed: a write failed, or the data exceeds ``limit``. Errors of ``chunks`` pass, too.
     """
     position = stored = 0
-    for piece in _in_pieces(chunks):
+    for piece in _split(chunks):
         _feed(digests, [piece])
         with os_errors(WRITING):
             for start, end in _data(piece) if sparse else [(0, len(piece))]:
@@ -176,19 +172,22 @@ def convert(
     sparse: bool = True,
     timeout: float,
 ) -> None:
-    """Write the image ``source`` into an existing file in another format, standing alone; formats by qemu's names.
+    """Convert the image ``source`` to another format, and write the result, without a backing file, to an existing
+    file. Formats have qemu's names.
 
-    :arg source: as qemu-img takes it, made of the descriptors in ``reads``; these have the paths of the files, for
-        messages. The first file's header tells the size of the disk.
-    :arg target: descriptor of the file, and its ``path``, for messages.
-    :arg data: upper bound in bytes of the data that the source has; the whole disk where that isn't known.
-    :arg options: as :func:`creation_options` takes them.
-    :arg sparse: ``False`` stores zeros too.
-    :arg timeout: seconds at most.
+    :arg source: the name for qemu-img, made of the descriptors in ``reads``.
+    :arg reads: the paths of the files by descriptor, for messages. The header of the first file has the size of the
+        disk.
+    :arg target: descriptor of the new file.
+    :arg path: the path of the new file, for messages.
+    :arg data: upper bound of the source's data in bytes. ``None`` stands for the size of the disk.
+    :arg options: see :func:`creation_options`.
+    :arg sparse: ``False`` stores zeros, too.
+    :arg timeout: upper bound in seconds.
     :raises CommandFailed: qemu-img is missing, failed, exceeded a limit, or wrote a disk of another size.
-    :raises InvalidInput: the header of the source tells no size.
-    :raises NoSpace: the file system of the target is about to be full; :raises FileAccessFailed: the target can't be
-        read.
+    :raises InvalidInput: the header of the source has no valid size.
+    :raises NoSpace: the file system of the target is nearly full.
+    :raises FileAccessFailed: the target can't be read.
     :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
     from .qemu_img import run_qemu_img
@@ -209,7 +208,7 @@ def convert(
     ]
     before = space(target)
     if before.reserve and data > before.free - before.reserve:
-        arguments += ["-r", str(2 * before.reserve)]  # so that the reserve outlasts the time between two looks
+        arguments += ["-r", str(2 * before.reserve)]  # the rate lets the reserve outlast the time between two checks
     arguments += ["--", source, descriptor_path(target)]
     watch = functools.partial(_check_space, target, before.reserve, f"convert {names}")
     run_qemu_img(
@@ -222,7 +221,7 @@ def convert(
         stored = disk_size(written.fileno(), target_format, path)
     if stored != -(-size // SECTOR) * SECTOR:
         raise CommandFailed(
-            f"qemu-img made a disk of {stored} bytes of {names}, whose header says {size} bytes; nothing was stored."
+            f"qemu-img made a disk of {stored} bytes of {names}, whose header has {size} bytes; nothing was stored."
         )
 
 
@@ -238,20 +237,19 @@ def foresee_conversion(
     taken: int = 0,
     timeout: float,
 ) -> None:
-    """Refuse a conversion as :func:`convert` makes it, whose arguments these are, that fails or that there is no
-    room for.
+    """Refuse a :func:`convert` with the same arguments that would fail or lack space.
 
-    :arg directory: descriptor of the directory that the new file is to be in.
+    :arg directory: descriptor of the target directory.
     :arg taken: bytes that are stored in the same file system before.
-    :raises NoSpace, CommandFailed, UnsupportedAction: as :func:`convert`; :raises FileAccessFailed: the file system
-        doesn't answer.
+    :raises NoSpace, CommandFailed, UnsupportedAction: see :func:`convert`.
+    :raises FileAccessFailed: the file system can't be read.
     """
     import json
 
     from .qemu_img import run_qemu_img
 
-    # Of a raw image, qemu-img knows no holes. It also counts zeros that are stored as data, and blocks of which only
-    # a part is data.
+    # For a raw image, qemu-img ignores holes. For other formats, it counts stored zeros as data, and blocks that are
+    # only partly data.
     arguments = ["measure", "--output=json", "-f", source_format, "-O", "qcow2"]
     arguments += creation_options(options if target_format == "qcow2" else None)
     size = disk_size(next(iter(reads)), source_format, next(iter(reads.values())))
@@ -266,12 +264,14 @@ def foresee_conversion(
 
 
 def require_room_to_convert(directory: int, needed: int, *, taken: int, names: str, sparse: bool = True) -> None:
-    """Refuse a conversion that would end for lack of space.
+    """Refuse a conversion that would fail for lack of space.
 
-    :arg directory: descriptor of the directory that the new file is to be in.
-    :arg needed: bytes of the new file, and ``taken`` what is stored in the same file system before.
-    :arg names: paths of what is converted, for messages.
-    :raises NoSpace: as :func:`convert`; :raises FileAccessFailed: the file system doesn't answer.
+    :arg directory: descriptor of the target directory.
+    :arg needed: bytes of the new file.
+    :arg taken: bytes that are stored in the same file system before.
+    :arg names: paths of the source, for messages.
+    :raises NoSpace: see :func:`convert`.
+    :raises FileAccessFailed: the file system can't be read.
     """
     with os_errors("look at the file system to convert an image"):
         found = os.fstatvfs(directory)
@@ -282,9 +282,9 @@ def require_room_to_convert(directory: int, needed: int, *, taken: int, names: s
 
 
 def _check_space(target: int, reserve: int, doing: str) -> None:
-    """Refuse to go on when a file system is nearly full.
+    """Refuse to continue on a file system that is nearly full.
 
-    :raises NoSpace: the file system of ``target``, a descriptor, has no more than the reserve left.
+    :raises NoSpace: only the reserve is left in the file system of the descriptor ``target``.
     """
     if space(target).free < reserve:
         raise _no_space_left(reserve, doing)
@@ -296,10 +296,10 @@ def _no_space_left(reserve: int, doing: str) -> NoSpace:
 
 
 def creation_options(options: str | None) -> list[str]:
-    """Return QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img, from ``name=value,...`` as its ``-o``
-    takes them.
+    """Return QCOW2_OPTIONS (spec: onestor-datastore) as arguments of qemu-img. The syntax is ``name=value,...`` of
+    qemu-img's ``-o``.
 
-    :raises InvalidInput: something else, or an option that isn't about the qcow2 file itself, such as a backing
+    :raises InvalidInput: another syntax, or an option that names something outside the qcow2 file, such as a backing
         file.
     """
     if not options:
@@ -326,8 +326,8 @@ def _clone(source_fd: int, target_fd: int) -> bool:
 
 
 def _copy_extents(source_fd: int, target_fd: int) -> bool:
-    """Copy by copy_file_range(2); return ``False`` when the kernel can't do that here, or when the file system hides
-    where the holes are.
+    """Copy with copy_file_range(2). Return ``False`` if the kernel can't copy here, or if the file system hides the
+    holes.
     """
     found = os.fstat(source_fd)
     size = found.st_size
@@ -352,7 +352,7 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
 
 
 def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where there is data, as (start, end). A block device has no holes."""
+    """Yield the ranges with data as (start, end). A block device has no holes."""
     if size and is_block_device(descriptor):
         yield 0, size
         return
@@ -369,7 +369,7 @@ def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(descriptor: int) -> Iterator[bytes]:
-    """Yield the whole file; holes aren't read."""
+    """Yield the whole file without reading holes."""
     size = length_of(descriptor)
     position = 0
     for start, end in [*extents(descriptor, size), (size, size)]:
@@ -386,8 +386,8 @@ def _read(descriptor: int) -> Iterator[bytes]:
             position += len(chunk)
 
 
-def _in_pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in pieces of :data:`CHUNK`, the last one shorter."""
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of :data:`CHUNK`. The last piece may be shorter."""
     rest = bytearray()
     for chunk in chunks:
         if not rest and len(chunk) == CHUNK:
@@ -424,11 +424,10 @@ def _write(descriptor: int, data: memoryview, position: int) -> None:
 
 
 def _send(descriptor: int, position: int, length: int) -> None:
-    """Begin to write it to the disk while the next is copied, so that fsync(2) has little left to do: it halves the
-    time of a large image.
+    """Start to write data to the disk while the next data is copied. Then fsync(2) is fast, which halves the time for a
+    large image.
 
-    Linux does that where pages that are no longer needed are dirty (mm/fadvise.c). The page cache isn't filled
-    with the image, either.
+    Linux writes dirty pages that are declared unneeded (mm/fadvise.c). This also keeps the image out of the page cache.
     """
     os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Datablocks: new images that are empty or hold an empty file system or swap space (spec: storage-driver, mkfs)."""
+"""Datablocks: new images that are empty or contain an empty file system or swap space (spec: storage-driver, mkfs)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .room import require_room, space
 
 MEBIBYTE = 2**20
 
-#: What errors call the work.
+#: The work in errors.
 WRITING = "write a datablock"
 
-#: The option of a qcow2 image by which it takes space from the beginning.
+#: The option of a qcow2 image that allocates its space in advance.
 PREALLOCATION = "preallocation="
 
-#: 64 TiB, as the largest image that is accepted.
+#: Upper bound of the size of a datablock in MiB: 64 TiB, the limit of other images.
 LARGEST_MB = 2**26
 
 #: Debian's packages of ``mkfs.<fs>`` and mkswap.
@@ -44,7 +44,7 @@ _PACKAGES = {
     "vfat": "dosfstools",
     "xfs": "xfsprogs",
 }
-#: Service users often lack these in PATH.
+#: Directories of system programs, which the PATH of service users often lacks.
 _SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -63,13 +63,14 @@ def make_datablock(
     """Fill the empty image ``part``.
 
     :arg format: ``raw`` or ``qcow2``.
-    :arg fs: one of ``supported`` (SUPPORTED_FS), or ``swap``; nothing leaves it empty.
+    :arg fs: one of ``supported`` (SUPPORTED_FS), or ``swap``. ``None`` leaves the image empty.
     :arg fs_options: further arguments of ``mkfs.<fs>`` (FS_OPTS_<FS>), quoted as in a shell.
-    :arg qcow2_options: as :func:`creation_options` takes them.
-    :arg sparse: ``False`` gives all of it storage.
+    :arg qcow2_options: see :func:`creation_options`.
+    :arg sparse: ``False`` allocates all of the storage.
     :arg timeout: seconds for each command.
-    :raises InvalidInput: an option can't be used; :raises CommandFailed: a command is missing or failed; :raises
-        NoSpace, FileAccessFailed.
+    :raises InvalidInput: an option can't be used.
+    :raises CommandFailed: a command is missing or failed.
+    :raises NoSpace, FileAccessFailed: the image can't be written.
     """
     mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
@@ -93,8 +94,8 @@ def make_datablock(
 def check_datablock(
     *, format: str, size_mb: int, fs: str | None, supported: Sequence[str] = (), fs_options: str = ""
 ) -> list[str]:
-    """Refuse a datablock before anything is made. Return the command that makes the file system, but for the path;
-    empty where there is to be none.
+    """Refuse an invalid datablock before any file is created. Return the command that makes the file system, without
+    the path, or an empty list without a file system.
 
     Arguments and errors are those of :func:`make_datablock`.
     """
@@ -111,7 +112,7 @@ def _make_raw(part: NewImage, size: int, mkfs: list[str], sparse: bool, timeout:
     if mkfs:
         run_mkfs(mkfs, part.fd, timeout=timeout)
     if not sparse:
-        # After mkfs, which gives back what it doesn't use.
+        # Allocate after mkfs, because mkfs releases unused space.
         with os_errors(WRITING):
             os.posix_fallocate(part.fd, 0, size)
 
@@ -121,11 +122,12 @@ def run_mkfs(
 ) -> None:
     """Make a file system in an open file.
 
-    :arg command: as :func:`check_datablock` returns it.
+    :arg command: a result of :func:`check_datablock`.
     :arg timeout: seconds.
-    :arg watch: as :func:`run` takes it.
-    :raises CommandFailed: the command failed; :raises NoSpace: for lack of space; :raises FileAccessFailed: the file
-        can't be read.
+    :arg watch: see :func:`run`.
+    :raises CommandFailed: the command failed.
+    :raises NoSpace: the command failed for lack of space.
+    :raises FileAccessFailed: the file can't be read.
     """
     done = run(
         [*command, descriptor_path(descriptor)],
@@ -146,7 +148,7 @@ def run_mkfs(
 
 
 def _reason(done: Completed) -> str:
-    """Return the first two of several errors that a command wrote, because these have led to the others."""
+    """Return the first two errors that a command printed, because they usually cause the others."""
     import re
 
     errors = re.findall(r"^\s*error: *(\S.*)", f"{done.stderr}\n{done.stdout}", re.IGNORECASE | re.MULTILINE)
@@ -154,23 +156,24 @@ def _reason(done: Completed) -> str:
 
 
 def _mkfs(fs: str, supported: Sequence[str], options: str) -> list[str]:
-    """The command that makes ``fs``, but for the path."""
+    """Return the command that makes ``fs``, without the path. Refuse other file systems than ``supported``."""
     if fs != "swap" and fs not in supported:
         raise InvalidInput("fs", fs, f"one of {', '.join(sorted({*supported, 'swap'}))} is expected")
     return find_mkfs(fs, options)
 
 
 def is_known(fs: str) -> bool:
-    """Return whether ``fs`` is a file system that images can have: one of Debian's, or one that this host has a
-    ``mkfs`` for.
+    """Return whether ``fs`` is a file system that images can have: one of Debian's, or another with a ``mkfs``
+    on this host.
     """
     return fs in _PACKAGES or _find_program(f"mkfs.{fs}") is not None
 
 
 def find_mkfs(fs: str, options: str) -> list[str]:
-    """The command that makes ``fs``, but for the path.
+    """Return the command that makes ``fs``, without the path.
 
-    :raises CommandFailed: it isn't installed; :raises InvalidInput: the quotation in ``options`` has no end.
+    :raises CommandFailed: the command isn't installed.
+    :raises InvalidInput: a quotation in ``options`` has no end.
     """
     name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
     program = _find_program(name)

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Decompress an image while it passes by. What it is, its content says; the name may lie.
+"""Decompress a stream. The compression is detected from the content, because a name may be wrong.
 
-A compressed stream is hostile input: it can expand a thousandfold and more, ask for gigabytes of memory, and go on
-behind its end.
+A compressed stream is hostile input. It can expand a thousandfold, need gigabytes of memory, and continue behind its
+end.
 """
 
 from __future__ import annotations
@@ -28,38 +28,39 @@ from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 if TYPE_CHECKING:
     from typing import Any
 
-#: Bytes of memory for a decoder. The highest levels of xz and zstd need 65 and 128 MiB; a hostile header can ask for 4
-#: GiB.
+#: Upper bound of the memory of a decoder in bytes. The highest levels of xz and zstd need 65 and 128 MiB, while a
+#: hostile header can require 4 GiB.
 MEMORY = 256 << 20
 
-#: Bytes of memory for zstd(1), which has buffers beside the window that a frame asks for, and for the stack of each of
-#: its threads.
+#: Upper bound of the memory of zstd(1) in bytes. Besides the window of a frame, zstd(1) needs buffers and a stack for
+#: each thread.
 _ZSTD_MEMORY = 2 * MEMORY
 _ZSTD_STACK = 1 << 20
 
-#: Upper bound of the CPU time of a decoder, in seconds: so many, and one for so many bytes that go in or come out.
-#: bzip2, the slowest, takes a twentieth.
+#: Upper bound of the CPU time of a decoder in seconds, and the bytes of input or output that allow one second more.
+#: bzip2, the slowest, takes a twentieth of this.
 _CPU_SECONDS = 10
 _CPU_BYTES = 256 << 10
 
-#: Upper bound of the bytes that go in: so many, and two for each byte that comes out.
+#: Upper bound of the input in bytes. Each byte of output allows two bytes more.
 _TAKEN = 256 << 20
 _TAKEN_RATIO = 2
 
-#: Upper bound of the members without content: so many more than members with content. Parallel compressors write one
-#: for each of the others.
+#: Upper bound of empty members beyond the number of other members. Parallel compressors write one empty member for each
+#: of the others.
 _EMPTY = 10_000
 
-#: Bytes that a new member gets at first. A decoder copies what it doesn't use, and tiny members use next to nothing.
+#: First input of a new member in bytes. A small value is fast for tiny members, because a decoder copies all unused
+#: input.
 _SLICE = 4 << 10
 
-#: Magic numbers of RFC 8878, 3.1.1 and 3.1.2; skippable frames have 16. The largest block has so many bytes
+#: Magic numbers of RFC 8878, 3.1.1 and 3.1.2; skippable frames have 16 of them. Upper bound of a block in bytes
 #: (3.1.1.2.4).
 _ZSTD_FRAME = 0xFD2FB528
 _ZSTD_SKIPPABLE = 0x184D2A50
 _ZSTD_BLOCK = 128 << 10
 
-#: Bytes in which compressions and archives have their magic number.
+#: Bytes at the beginning that contain the magic numbers of compressions and archives.
 _HEAD = 512
 
 _DECODERS: dict[str, Callable[[], Any]] = {
@@ -69,7 +70,7 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def decompressed(
+def decompress(
     chunks: Iterable[bytes],
     *,
     limit: int,
@@ -77,49 +78,48 @@ def decompressed(
     timeout: float = 60,
     require_image: Callable[[str], object] | None = None,
 ) -> Iterator[bytes]:
-    """Yield ``chunks`` as they are, or decompressed when they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one
-    member or many. Reads no more than it must.
+    """Yield ``chunks``, decompressed if they are gzip (RFC 1952), bzip2, xz or zstd (RFC 8878), of one member or many.
+    Read no more chunks than necessary.
 
-    :arg limit: bytes that may come out, of what isn't compressed too.
-    :arg path: the local path or URL that the bytes come from, for errors.
-    :arg timeout: seconds in which zstd(1) must do something.
-    :arg require_image: refuses what isn't to be stored, by the name that :func:`sniff` has for it; without one,
-        :func:`refusal` does.
-    :raises InvalidInput: what :func:`refusal` names, also compressed; compressed twice; more than ``limit`` bytes; a
-        stream that is damaged, ends early or goes on behind its end; one that takes more memory, time or bytes than
-        what comes out is worth.
+    :arg limit: upper bound of the output in bytes, also for uncompressed data.
+    :arg path: the local path or URL of the source, for errors.
+    :arg timeout: upper bound of the time without progress of zstd(1) in seconds.
+    :arg require_image: raises for kinds of files (:func:`sniff`) that must not be stored. The default is
+        :func:`refusal`.
+    :raises InvalidInput: the data is refused by ``require_image``, compressed twice, or more than ``limit`` bytes. The
+        stream is damaged, ends early, continues behind its end, or takes too much memory, time or input for its output.
     :raises CommandFailed: zstd(1) is missing or stalled.
     """
-    refused = _refusing(path)
+    refused = _make_refusal(path)
     require_image = require_image or functools.partial(_require_image, path)
     compression, chunks = peek(chunks)
     require_image(compression)
     if compression not in COMPRESSIONS:
-        yield from limited(chunks, limit=limit, path=path)
+        yield from limit_bytes(chunks, limit=limit, path=path)
         return
     effort = _Effort(compression, refused)
     inside, chunks = peek(effort.give(_unpack(compression, chunks, limit, effort, timeout)))
     _require_once(compression, inside, refused)
     require_image(inside)
-    yield from limited(chunks, limit=limit, path=path, verb="expands to")
+    yield from limit_bytes(chunks, limit=limit, path=path, verb="expands to")
 
 
-def limited(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has") -> Iterator[bytes]:
-    """Yield ``chunks`` as long as they are at most ``limit`` bytes.
+def limit_bytes(chunks: Iterable[bytes], *, limit: int, path: str, verb: str = "has") -> Iterator[bytes]:
+    """Yield ``chunks`` up to ``limit`` bytes.
 
-    :arg path: as :func:`decompressed` takes it.
-    :raises InvalidInput: they are more.
+    :arg path: see :func:`decompress`.
+    :raises InvalidInput: the chunks have more than ``limit`` bytes.
     """
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > limit:
-            raise _refusing(path)(f"at most {limit} bytes are expected, and it {verb} more than that")
+            raise _make_refusal(path)(f"at most {limit} bytes are expected, and it {verb} more than that")
         yield chunk
 
 
 class _Effort:
-    """The bytes and the CPU time that a compressed stream takes, compared with the bytes that come out."""
+    """The input and CPU time of a decompression, compared with its output."""
 
     def __init__(self, compression: str, refused: Callable[[str], InvalidInput]) -> None:
         self._compression = compression
@@ -128,9 +128,9 @@ class _Effort:
         self._seconds = 0.0
 
     def take(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield ``chunks``, which go into the decompression.
+        """Yield ``chunks`` of the input, and count them.
 
-        :raises InvalidInput: next to nothing comes out.
+        :raises InvalidInput: the output is far too small for the input.
         """
         for chunk in chunks:
             self._taken += len(chunk)
@@ -149,7 +149,7 @@ class _Effort:
     def spend(self, seconds: float) -> None:
         """Count CPU time.
 
-        :raises InvalidInput: it is too much.
+        :raises InvalidInput: the CPU time is too high.
         """
         self._seconds += seconds
         most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
@@ -161,7 +161,7 @@ class _Effort:
     def count_member(self, *, is_empty: bool) -> None:
         """Count a member of the stream.
 
-        :raises InvalidInput: too many are empty.
+        :raises InvalidInput: too many members are empty.
         """
         self._empty += 1 if is_empty else -1
         if self._empty > _EMPTY:
@@ -170,11 +170,11 @@ class _Effort:
             )
 
 
-def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
-    """Return what the beginning of a compressed file unpacks to: ``size`` bytes or a little more, or fewer where it
-    breaks off before. It may be no image.
+def decompress_beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> bytes:
+    """Decompress the beginning of a file. Return ``size`` bytes or a little more, or fewer if ``head`` ends before. The
+    data may be no image.
 
-    Arguments and errors are those of :func:`decompressed`, but for a stream that is damaged or ends early.
+    Arguments and errors are those of :func:`decompress`, except that damaged and short streams are accepted.
     """
 
     def broken(_why: str) -> InvalidInput:
@@ -187,15 +187,15 @@ def beginning(head: bytes, size: int, *, path: str, timeout: float = 60) -> byte
             out += chunk
             if len(out) >= size:
                 break
-    _require_once(compression, sniff(bytes(out)), _refusing(path))
+    _require_once(compression, sniff(bytes(out)), _make_refusal(path))
     return bytes(out)
 
 
-def _refusing(path: str) -> Callable[[str], InvalidInput]:
-    """Return a function that makes an error about ``path`` of a reason."""
+def _make_refusal(path: str) -> Callable[[str], InvalidInput]:
+    """Return a function that returns an error about ``path`` for a reason."""
 
     def refused(why: str) -> InvalidInput:
-        from .source import redact  # a local file needs no URLs, which take longer to load than all this
+        from .source import redact  # modules for URLs load slowly, and a local file doesn't need them
 
         return InvalidInput("path", redact(path), why)
 
@@ -203,9 +203,9 @@ def _refusing(path: str) -> Callable[[str], InvalidInput]:
 
 
 def peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-    """Return what begins here, and all of it again.
+    """Return the kind of the data, and an iterator over all of the data.
 
-    Only what is about to be refused is read on, as far as the signs of a disk go.
+    More data is read only if the beginning would be refused, to find the signs of a disk.
     """
     chunks = iter(chunks)
     head = _read(chunks, _HEAD)
@@ -217,7 +217,7 @@ def peek(chunks: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
 
 
 def _read(chunks: Iterator[bytes], size: int) -> bytes:
-    """Read ``size`` bytes or a little more, fewer only at the end."""
+    """Read ``size`` bytes or a little more, or fewer at the end of the stream."""
     data = bytearray()
     for chunk in chunks:
         data += chunk
@@ -234,7 +234,7 @@ def _require_once(compression: str, inside: str, refused: Callable[[str], Invali
 def _require_image(path: str, kind: str) -> None:
     why = refusal(kind, is_remote=not path.startswith("/"))
     if why:
-        raise _refusing(path)(why)
+        raise _make_refusal(path)(why)
 
 
 def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
@@ -243,7 +243,7 @@ def _unpack(compression: str, chunks: Iterable[bytes], limit: int, effort: _Effo
 
 
 def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iterator[bytes]:
-    """Yield the decompressed members, never more than one ``CHUNK`` at once, however far the input expands."""
+    """Yield the decompressed members in pieces of at most one ``CHUNK``."""
     decoder: Any = None
     size, is_empty = _SLICE, True
     for data in chunks:
@@ -271,7 +271,7 @@ def _members(compression: str, chunks: Iterable[bytes], effort: _Effort) -> Iter
 
 
 def _decode(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Iterator[bytes]:
-    """Yield what comes of ``data``, up to the end of the member."""
+    """Yield the decompressed ``data``, up to the end of the member."""
     while True:
         began = time.thread_time()
         try:
@@ -283,14 +283,14 @@ def _decode(compression: str, decoder: Any, data: bytes, effort: _Effort) -> Ite
         effort.spend(time.thread_time() - began)
         if out:
             yield out
-        # Only zlib hands back what it didn't take yet; the others keep it.
+        # Only zlib returns its unused input. The other decoders keep it.
         data = getattr(decoder, "unconsumed_tail", b"")
         if decoder.eof or not data and len(out) < CHUNK:
             return
 
 
 def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) -> Iterator[bytes]:
-    """Decompress by zstd(1): Python has no zstd before 3.14."""
+    """Decompress with zstd(1), because Python has no zstd before 3.14."""
     import shutil
 
     command = shutil.which("zstd")
@@ -322,14 +322,14 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
 
 
 def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Iterator[bytes]:
-    """Yield ``chunks`` as long as they are zstd frames and skippable frames (RFC 8878, 3.1).
+    """Yield ``chunks``, which must consist of zstd frames and skippable frames (RFC 8878, 3.1).
 
-    Behind a frame, zstd(1) goes on with other compressions, whose memory it doesn't limit.
+    Otherwise, zstd(1) would decompress other compressions behind a frame, without a limit of their memory.
 
-    :raises InvalidInput: something else, or a frame that needs more memory than :data:`MEMORY`.
+    :raises InvalidInput: other data, or a frame that needs more memory than :data:`MEMORY`.
     """
     steps = _zstd_steps(effort, damaged)
-    skipped, wanted = next(steps)
+    skipped, wanted = next(steps, (0, 4))  # the default is never used, but without one pylint would warn
     header = b""
     for chunk in chunks:
         position = 0
@@ -349,8 +349,8 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
 
 
 def _zstd_steps(effort: _Effort, damaged: Callable[[str], InvalidInput]) -> Generator[tuple[int, int], bytes, None]:
-    """Get each header of the frames and blocks of a stream; what is yielded is how many bytes before it are skipped,
-    and its length.
+    """Receive each header of the frames and blocks of a stream. For the next header, yield the number of bytes to skip
+    before it, and its length.
     """
     skipped = 0
     while True:
@@ -393,4 +393,4 @@ def _zstd_window(descriptor: int) -> int:
     return base + base // 8 * (descriptor & 7)
 
 
-__all__ = ["beginning", "decompressed", "limited", "peek"]
+__all__ = ["decompress_beginning", "decompress", "limit_bytes", "peek"]

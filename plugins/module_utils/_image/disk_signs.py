@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Signs of a raw disk: a boot sector, a table of partitions, a file system, a volume manager."""
+"""Signs of a raw disk: a boot sector, a partition table, a file system, or a volume manager."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ _SIGNS: tuple[tuple[str, tuple[int, ...], bytes], ...] = (
 
 
 def _is_ext(head: bytes) -> bool:
-    """Return whether it is ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a size of
-    blocks up to 64 KiB, and there are inodes.
+    """Return whether ``head`` is ext2, ext3 or ext4 (Documentation/filesystems/ext4 of Linux): two bytes of magic, a
+    block size up to 64 KiB, and a number of inodes.
     """
     if head[1080:1082] != b"\x53\xef":
         return False
@@ -89,8 +89,8 @@ def _is_ext(head: bytes) -> bool:
 
 
 def _is_fat(head: bytes) -> bool:
-    """Return whether it is a boot sector of FAT without its signature, as on old floppy disks (Microsoft's FAT
-    specification 1.03): sectors, clusters and media fit.
+    """Return whether ``head`` is a boot sector of FAT without its signature, such as on old floppy disks (Microsoft's
+    FAT specification 1.03): sectors, clusters and media are valid.
     """
     if len(head) < 512 or head[0] not in (0xEB, 0xE9):
         return False
@@ -106,7 +106,7 @@ def _is_fat(head: bytes) -> bool:
 
 
 def _is_hfs(head: bytes) -> bool:
-    """Return whether it is HFS (Inside Macintosh: Files): two bytes of signature, and blocks of whole sectors."""
+    """Return whether ``head`` is HFS (Inside Macintosh: Files): two bytes of signature, and blocks of whole sectors."""
     if head[1024:1026] != b"BD" or len(head) < 1048:
         return False
     block = struct.unpack_from(">I", head, 1044)[0]
@@ -114,8 +114,8 @@ def _is_hfs(head: bytes) -> bool:
 
 
 def _is_minix(head: bytes) -> bool:
-    """Return whether it is the file system of MINIX (include/uapi/linux/minix_fs.h): two bytes of magic, and there are
-    inodes.
+    """Return whether ``head`` is the file system of MINIX (include/uapi/linux/minix_fs.h): two bytes of magic, and a
+    number of inodes.
     """
     if len(head) < 1056:
         return False
@@ -124,12 +124,12 @@ def _is_minix(head: bytes) -> bool:
 
 
 def _is_nilfs(head: bytes) -> bool:
-    """Return whether it is NILFS2 (include/uapi/linux/nilfs2_ondisk.h): revision 2 and two bytes of magic."""
+    """Return whether ``head`` is NILFS2 (include/uapi/linux/nilfs2_ondisk.h): revision 2 and two bytes of magic."""
     return head[1024:1032] == b"\2\0\0\0\0\0\x34\x34"
 
 
 def _is_sun(head: bytes) -> bool:
-    """Return whether it is a label of Sun: two bytes of magic, and all words of the sector cancel out
+    """Return whether ``head`` is a label of Sun: two bytes of magic, and a sector whose words cancel out
     (block/partitions/sun.c of Linux).
     """
     if head[508:510] != b"\xda\xbe" or len(head) < 512:
@@ -140,7 +140,7 @@ def _is_sun(head: bytes) -> bool:
     return total == 0
 
 
-#: What has a short magic number, and fields that fit together.
+#: Structures with a short magic number, recognised by their fields.
 _STRUCTURES: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("ext", _is_ext),
     ("FAT", _is_fat),
@@ -152,9 +152,9 @@ _STRUCTURES: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
 
 
 def disk_sign(head: bytes) -> str | None:
-    """Return the name of the first sign that ``head`` is the beginning of a disk, ``None`` without any.
+    """Return the name of the first sign that ``head`` is the beginning of a disk, or ``None`` without a sign.
 
-    The sign that lies farthest behind is that of VMFS, at 1 MiB.
+    The last sign is that of VMFS, at 1 MiB.
     """
     for name, offsets, magic in _SIGNS:
         if any(head.startswith(magic, offset) for offset in offsets):

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bytes over HTTP and HTTPS: certificates are verified, proxies of the environment used, and broken connections resumed
-(RFC 9110).
+"""Downloads over HTTP and HTTPS (RFC 9110). Certificates are verified, the environment's proxies are used, and broken
+connections are resumed.
 
-The server is hostile input: it chooses where to redirect, how much to send and how slowly, and what its error messages
-say.
+The server is hostile. It controls redirects, the amount and the speed of the data, and the text of error messages.
 """
 
 from __future__ import annotations
@@ -48,43 +47,42 @@ from .._core.errors import InvalidInput, TransferFailed, printable
 from .._core.throttle import MinimumRate
 from .source import Source
 
-#: Seconds to wait before each attempt to resume. All attempts are there again after :data:`GAIN` bytes.
+#: Pauses before the attempts to resume in seconds. After :data:`GAIN` bytes, the attempts start again.
 PAUSES = (1, 1, 3, 10)
 GAIN = 64 << 10
 
-#: Upper bound of the time for which a busy server may ask to be left alone, in seconds.
+#: Upper bound of the pause that a busy server may request (Retry-After) in seconds.
 LEFT_ALONE = 300.0
 
-#: Upper bound of the time until an answer has begun, in seconds: names, connections, proxies and redirects, up to the
-#: end of the headers.
+#: Upper bound of the time up to the end of the headers in seconds, including names, connections, proxies and redirects.
 BEGINNING = 120.0
 
-#: Upper bound of the answers that only say that the answer is yet to come (RFC 9110 15.2).
+#: Upper bound of the informational responses before the final one (RFC 9110 15.2).
 INFORMATIONAL = 100
 
-#: Upper bound of the bytes of an answer that aren't the file's: so many, and some for each byte of the file, because a
-#: chunk of one byte takes six.
+#: Upper bound of the bytes of a response beside the file, and further bytes for each byte of the file. A chunk of one
+#: byte takes six.
 OVERHEAD = 1 << 20
 OVERHEAD_RATIO = 16
 
-#: Content codings (RFC 9110 8.4.1) whose content is recognized and decoded like that of a file, and those that change
-#: nothing. "none" is no coding of the standard, but servers send it.
+#: Content codings (RFC 9110 8.4.1) that are decoded like a compressed file, and codings that change nothing. "none"
+#: isn't a standard coding, but servers send it.
 CODINGS = frozenset(["gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"])
 NO_CODING = frozenset(["", "identity", "none"])
 
 
 def download(source: Source, timeout: float, log: Callable[[str], object], limit: int | None = None) -> Iterator[bytes]:
-    """Yield all bytes at a URL. A broken connection is resumed if the server says that the file is still the same.
+    """Yield all bytes at a URL. Resume a broken connection if the headers show that the file is unchanged.
 
-    :arg timeout: seconds without a byte after which a connection is broken.
-    :arg limit: bytes; a file whose length the server gives as more is refused at once.
-    :raises TransferFailed: the server can't be reached or refuses, sends something else than was asked for or next to
-        nothing, or the connection breaks and can't be resumed.
+    :arg timeout: upper bound of the pause between two bytes in seconds.
+    :arg limit: upper bound of the length in bytes. A file with a larger Content-Length is refused at once.
+    :raises TransferFailed: the server can't be reached, refuses the request, sends invalid data or hardly any data. Or
+        the connection breaks and can't be resumed.
     """
     file = _Download(source, timeout, log, limit)
     while True:
         try:
-            yield from file.rest()
+            yield from file.read_rest()
             return
         except _Refused as error:
             raise _failure(source, str(error)) from error
@@ -93,28 +91,29 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
 
 
 class _Download:
-    """A file of which more and more bytes are there; the arguments are those of :func:`download`."""
+    """A download in progress. The arguments are those of :func:`download`."""
 
     def __init__(self, source: Source, timeout: float, log: Callable[[str], object], limit: int | None) -> None:
         self._source = source
         self._timeout = timeout
         self._log = log
         self._limit = limit
-        #: Number of bytes that came.
+        #: Number of bytes received.
         self._position = 0
-        #: Number of bytes of the whole file, where the server says it.
+        #: Number of bytes of the whole file, or ``None`` if the server doesn't send the length.
         self._total: int | None = None
-        #: What tells this file from another one, once the server has said it.
+        #: The validator of this version of the file (ETag or Last-Modified), after the first response.
         self._validator: str | None = None
-        #: The pauses that are left, and the position when all of them were there.
+        #: The remaining pauses, and the position at which the pauses started again.
         self._pauses, self._counted = iter(PAUSES), 0
-        #: Seconds for which the server has asked to be left alone so far.
+        #: Sum of the pauses that the server requested in seconds.
         self._left_alone = 0.0
 
-    def rest(self) -> Iterator[bytes]:
+    def read_rest(self) -> Iterator[bytes]:
         """Yield the bytes from the current position on.
 
-        :raises _Refused: they can't be had; :raises OSError, HTTPException, ValueError: the connection broke.
+        :raises _Refused: the server can't deliver the bytes.
+        :raises OSError, HTTPException, ValueError: the connection broke.
         """
         validator = self._validator
         ranges = {"Range": f"bytes={self._position}-", "If-Range": validator} if validator else {}
@@ -144,20 +143,20 @@ class _Download:
         self._log(f"Downloading {self._source.redacted}{_describe_length(response, length)}")
 
     def _is_same(self, response: _Response, length: int | None) -> bool:
-        """Return whether an answer is about the file of which the beginning is there."""
+        """Return whether a response is about the same version of the file."""
         has_same_length = None in (self._total, length) or self._total == length
         return has_same_length and _validator(response) in (None, self._validator)
 
     def wait_after(self, error: Exception) -> None:
-        """Wait until it makes sense to try once more.
+        """Wait before the next attempt.
 
-        :raises TransferFailed: it makes none.
+        :raises TransferFailed: no further attempt is made.
         """
         why = _why(error, self._timeout)
         seconds = _retry_after(error)
         if seconds is not None and self._left_alone + seconds <= LEFT_ALONE:
             self._left_alone += seconds
-            self._log(f"For {self._source.redacted}, {why} and is asked again in {seconds:.0f} seconds")
+            self._log(f"For {self._source.redacted}, {why}; the request is repeated in {seconds:.0f} seconds")
             time.sleep(seconds)
             return
         pause = None if self._is_lasting(error) else next(self._pauses, None)
@@ -168,17 +167,17 @@ class _Download:
         time.sleep(pause)
 
     def _is_lasting(self, error: Exception) -> bool:
-        """Return whether another attempt would fail, too."""
+        """Return whether another attempt would fail with the same error."""
         if isinstance(error, HTTPError):
             return self._validator is None or error.code < 500
         return self._validator is None and not isinstance(error, _UnaskedPart)
 
 
 def download_head(source: Source, size: int, timeout: float, limit: int | None = None) -> tuple[bytes, int | None]:
-    """Return the first ``size`` bytes (fewer if there aren't more) at a URL, and the length in bytes of the whole,
-    where the server says it.
+    """Return the first ``size`` bytes at a URL, or all bytes of a shorter file, and the length of the whole in bytes if
+    the server sends it.
 
-    :raises TransferFailed: as for :func:`download`.
+    :raises TransferFailed: see :func:`download`.
     """
     head = b""
     try:
@@ -197,7 +196,7 @@ def download_head(source: Source, size: int, timeout: float, limit: int | None =
         raise _failure(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
         why = _why(error, timeout)
-        if isinstance(error, HTTPError) and error.code == 416:  # there are no bytes at all
+        if isinstance(error, HTTPError) and error.code == 416:  # the file is empty
             return b"", 0
         raise _failure(source, why) from error
     return head[:size], length
@@ -209,23 +208,23 @@ def _require_room(length: int | None, limit: int | None) -> None:
 
 
 class _Refused(Exception):
-    """The server exceeds a limit, or its answer can't be used.
+    """The server exceeds a limit, or its response can't be used.
 
-    ``str(error)`` says why; another attempt would be no use.
+    ``str(error)`` is the reason. Another attempt would be useless.
     """
 
 
 class _UnaskedPart(ConnectionError):
-    """The answer to a request without a range is a part (RFC 9110 15.3.7).
+    """The response to a request without a range is a part (RFC 9110 15.3.7).
 
-    A cache can have mixed up two requests, so the whole is asked for again.
+    A cache may have confused two requests, so the whole is requested again.
     """
 
 
 class _Patience:
-    """The limits of one request, with its redirects: how long it waits, and how much it reads that isn't the file.
+    """The limits of one request with its redirects: the waiting time, and the bytes beside the file.
 
-    :arg timeout: seconds without a byte.
+    :arg timeout: upper bound of the pause between two bytes in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -241,7 +240,7 @@ class _Patience:
         return made
 
     def _connect(self, address: tuple[str, int], *_timeout_and_source: object) -> socket.socket:
-        """Connect as socket.create_connection() does, which has no deadline for all the addresses of a name."""
+        """Connect like socket.create_connection(), but with one deadline for all the addresses of a name."""
         failure: OSError | None = None
         for family, kind, protocol, _name, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
             made = socket.socket(family, kind, protocol)
@@ -260,7 +259,7 @@ class _Patience:
         raise failure or OSError("the name has no address")
 
     def read(self, connection: socket.socket, read_once: Callable[[], int | None]) -> int | None:
-        """Read from a connection, for no longer than the limits allow."""
+        """Read from a connection within the limits."""
         if self._received > OVERHEAD + OVERHEAD_RATIO * self._gained:
             raise _Refused(f"the server sent more than {OVERHEAD} bytes beside the file")
         too_slow = self._rate.reason()
@@ -282,21 +281,21 @@ class _Patience:
     def _seconds(self) -> float:
         left = self._timeout if self._end is None else self._end - time.monotonic()
         if left <= 0:
-            raise _Refused(f"the server did not begin its answer within {BEGINNING:g} seconds")
+            raise _Refused(f"the server did not begin its response within {BEGINNING:g} seconds")
         return min(self._timeout, left)
 
     def begin(self) -> None:
-        """Note that the headers are read, and the file follows."""
+        """Note the end of the headers and the beginning of the file."""
         self._end = None
 
     def add_bytes(self, count: int) -> None:
-        """Count bytes that were the file's."""
+        """Count bytes of the file."""
         self._gained += count
         self._rate.add_bytes(count)
 
 
 class _Response(HTTPResponse):
-    """An answer that is read within the limits of ``patience``, from its first byte on."""
+    """A response that is read within the limits of ``patience``, from its first byte on."""
 
     def __init__(self, patience: _Patience, connection: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(connection, *arguments, **options)
@@ -304,17 +303,17 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_Metered(patience, connection, self.fp.detach()))
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Return the status of the final answer. Python skips answers with 100 only; 101 is final, because no other
-        protocol was asked for.
+        """Return the status of the final response. Python itself skips only responses with 100. 101 is final, because
+        no other protocol was requested.
 
-        :raises _Refused: no final answer comes.
+        :raises _Refused: no final response arrives.
         """
         for _answer in range(INFORMATIONAL + 1):
             version, status, why = super()._read_status()  # type: ignore[misc]
             if status == 101 or not 100 <= status <= 199:
                 return version, status, why
             parse_headers(self.fp)
-        raise _Refused(f"the server sent {INFORMATIONAL} answers in advance, and no final one")
+        raise _Refused(f"the server sent {INFORMATIONAL} informational responses, and no final one")
 
 
 class _Metered(io.RawIOBase):
@@ -358,11 +357,11 @@ class _Https(HTTPSHandler):
 class _Redirects(HTTPRedirectHandler):
     """Follow redirects to http and https only.
 
-    The password and the user's headers are sent along to the same server only, whose they are.
+    The password and the user's headers are sent only to the server of the original URL.
     """
 
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> HTTPResponse | None:
-        fp.close()  # else all of the body is read, however long
+        fp.close()  # otherwise the whole body would be read
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
@@ -382,7 +381,7 @@ class _Redirects(HTTPRedirectHandler):
                 f"the server redirects from https to {target}, where anybody on the way can change it: give that URL "
                 "to accept this"
             )
-        # Python knows 308 since 3.11; 307 is the same to it.
+        # Python handles 308 like 307, but only since 3.11.
         request = super().redirect_request(req, fp, 307, msg, headers, newurl)
         if request is not None and _server(req.full_url) == _server(newurl):
             for name, value in req.unredirected_hdrs.items():
@@ -397,10 +396,10 @@ def _server(url: str) -> tuple[str, str | None, int | None]:
 
 
 def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
-    """Ask for a URL, and return the answer when its headers are read.
+    """Request a URL, and return the response after its headers were read.
 
-    :raises OSError, HTTPException, ValueError: :func:`_why` puts them into words. :raises _Refused: a limit, or a
-        coding that isn't known.
+    :raises OSError, HTTPException, ValueError: the request failed. :func:`_why` describes these errors.
+    :raises _Refused: a limit was exceeded, or a coding is unknown.
     """
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
@@ -409,7 +408,7 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
         request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     for name, value in source.headers.items():
         request.add_unredirected_header(name, value)
-    opener = OpenerDirector()  # unlike urlopen's, this one has neither file: nor ftp: nor data:
+    opener = OpenerDirector()  # without the schemes file:, ftp: and data: of urlopen
     opener.addheaders = [("User-Agent", "granary.vmstore")]
     patience = _Patience(timeout)
     for handler in (
@@ -432,9 +431,10 @@ def _get(source: Source, timeout: float, headers: dict[str, str]) -> _Response:
 
 
 def _check_coding(response: HTTPResponse) -> None:
-    """Refuse an answer whose bytes aren't the file's, or whose end can't be told (RFC 9110 8.4, RFC 9112 6).
+    """Refuse a response with an unknown coding or without a clear end (RFC 9110 8.4, RFC 9112 6).
 
-    :raises _Refused: a coding that isn't decoded here; :raises ValueError: lengths that contradict each other.
+    :raises _Refused: the coding isn't supported.
+    :raises ValueError: the lengths contradict each other.
     """
 
     def listed(name: str) -> list[str]:
@@ -457,14 +457,14 @@ def _check_coding(response: HTTPResponse) -> None:
 
 
 def _range(response: HTTPResponse) -> tuple[int, int | None, int | None]:
-    """Return the position of the first byte in ``response``, the number of bytes that follow there, and the length of
-    the whole, where known (RFC 9110 14.4).
+    """Return the position of the first byte in ``response``, the number of bytes in ``response``, and the length of the
+    whole if known (RFC 9110 14.4).
     """
-    if response.status in (200, 203):  # 203: what a proxy passed on, which it may have changed
+    if response.status in (200, 203):  # 203: a proxy may have changed the response
         return 0, response.length, response.length
     if response.status != 206:
         raise _Refused(
-            f"the server answered {response.status} {responses.get(response.status, '')}".rstrip()
+            f"the server returned {response.status} {responses.get(response.status, '')}".rstrip()
             + ", which comes without a file"
         )
     content_range = re.fullmatch(
@@ -493,23 +493,23 @@ def _describe_length(response: HTTPResponse, total: int | None) -> str:
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """Return what tells for sure that a file is the same as before: a strong ETag, else a Last-Modified that is (RFC
-    9110 8.8.2.2).
-    """
+    """Return a strong validator of the file: a strong ETag, or else a strong Last-Modified (RFC 9110 8.8.2.2)."""
     etag = response.headers.get("ETag")
     if etag is not None:
         return None if etag.startswith("W/") else etag
     try:
         modified, now = (parsedate_to_datetime(response.headers[name]) for name in ("Last-Modified", "Date"))
         return response.headers["Last-Modified"] if (now - modified).total_seconds() >= 1 else None
-    except (TypeError, ValueError):  # missing, or not dates
+    except (TypeError, ValueError):  # the headers are missing or invalid
         return None
 
 
 def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
-    """Yield the bytes of an answer, ``expected`` ones where that is known.
+    """Yield the bytes of a response.
 
-    :raises ConnectionError: they are fewer; :raises _Refused: they are more, or come too slowly.
+    :arg expected: number of bytes, or ``None`` if it isn't known.
+    :raises ConnectionError: fewer bytes arrive.
+    :raises _Refused: more bytes arrive, or they arrive too slowly.
     """
     missing, has_end = expected, response.length is None
     while missing != 0 or has_end:
@@ -527,8 +527,8 @@ def _body(response: _Response, expected: int | None) -> Iterator[bytes]:
 
 
 def _retry_after(error: Exception) -> float | None:
-    """Return the seconds after which a busy server wants to be asked again (RFC 9110 10.2.3), at least one; ``None``
-    for any other error.
+    """Return the pause that a busy server requests in seconds (RFC 9110 10.2.3), at least one second, or ``None`` for
+    any other error.
     """
     if not isinstance(error, HTTPError) or error.code not in (429, 503):
         return None
@@ -537,7 +537,7 @@ def _retry_after(error: Exception) -> float | None:
         return max(1.0, float(given))
     try:
         return max(1.0, parsedate_to_datetime(given).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):  # missing, or no date
+    except (TypeError, ValueError, OverflowError):  # the header is missing or invalid
         return None
 
 
@@ -550,7 +550,7 @@ def _why(error: Exception, timeout: float) -> str:
         error.close()
         if error.code in (301, 302, 303, 307, 308):
             return "the server redirects in a circle, too often, or to something else than http or https"
-        return f"the server answered {error.code} {responses.get(error.code, '')}".rstrip()
+        return f"the server returned {error.code} {responses.get(error.code, '')}".rstrip()
     if isinstance(error, URLError):
         error = error.reason if isinstance(error.reason, Exception) else ConnectionError(error.reason)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -561,7 +561,7 @@ def _why(error: Exception, timeout: float) -> str:
         return "the connection was closed too early"
     if isinstance(error, OSError):
         return printable(error.strerror or str(error))
-    return f"the server's answer is not valid HTTP ({type(error).__name__})"
+    return f"the server's response is not valid HTTP ({type(error).__name__})"
 
 
 __all__ = ["download", "download_head"]

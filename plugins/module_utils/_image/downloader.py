@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""URLs of other schemes, such as those of backups, which the front-end's own downloader reads (spec: storage-driver,
+"""URLs of other schemes, such as those of backups. The front-end's own downloader reads them (spec: storage-driver,
 "Backup Datastore Operations").
 
-The downloader is a program of the front-end that is run as ``<program> <URL> -`` and writes the bytes to standard
-output. What it writes is as little to be trusted as what comes from any server.
+The downloader is a program of the front-end. The command ``<program> <URL> -`` writes the bytes to standard output.
+These bytes are as untrusted as the data of any server.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .._core.command import stream
 from .._core.errors import TransferFailed
 from .._core.throttle import sustain
 
-#: Seconds in which the downloader must write a byte. Before the first one it may merge the increments of a backup on
-#: another host.
+#: Upper bound of the time without a byte from the downloader in seconds. Before the first byte, it may merge the
+#: increments of a backup on another host.
 TIMEOUT = 3600.0
 
-#: Upper bound of what is read behind what is needed, in bytes: so many, and as many as the image has.
+#: Upper bound of the bytes that are read behind the needed ones, in addition to the size of the image.
 LONGEST_REST = 1 << 30
 
-#: Characters of a URL. Downloaders pass it on to shells, to which all the others mean something; an ampersand is quoted
-#: there, as marketplaces use it.
+#: Pattern of a URL for the downloader. Downloaders pass URLs to shells, so characters with a meaning for shells are
+#: refused. Ampersands are allowed, because downloaders quote them for marketplaces.
 CHARACTERS = r"[A-Za-z0-9._~:/@,+%=-]*(\?[A-Za-z0-9._~:/@,+%=&?-]*)?"
 
 
 def read_with_downloader(program: str, url: str, redacted: str) -> Iterator[bytes]:
-    """Yield the bytes behind a URL.
+    """Run the downloader, and yield the bytes at a URL.
 
     :arg program: path of the downloader.
-    :arg url: one that :func:`expected_url` accepts.
+    :arg url: a URL that :func:`expected_url` accepts.
     :arg redacted: the URL without its secrets, for messages.
     :raises TransferFailed: the downloader failed, or is too slow.
     :raises CommandFailed: the downloader can't be started, or wrote nothing for too long.
@@ -49,11 +49,11 @@ def read_with_downloader(program: str, url: str, redacted: str) -> Iterator[byte
 
 
 def read_to_end(chunks: Iterator[bytes], size: int) -> None:
-    """Read what the downloader has left, because only at its end it removes its temporary files, which can be as large
-    as the image and on another host.
+    """Read the rest of the downloader's output, because only at its end it removes its temporary files. These can be as
+    large as the image, and on another host.
 
-    :arg size: bytes of the image. What has no end is given up some time behind it.
-    :raises TransferFailed, CommandFailed: as :func:`read_with_downloader`.
+    :arg size: bytes of the image. Reading stops some distance behind this size.
+    :raises TransferFailed, CommandFailed: see :func:`read_with_downloader`.
     """
     allowed = size + LONGEST_REST
     for chunk in chunks:
@@ -63,7 +63,7 @@ def read_to_end(chunks: Iterator[bytes], size: int) -> None:
 
 
 def expected_url(url: str) -> str | None:
-    """Return a description of the URLs that the downloader may get; ``None`` when ``url`` is one of them."""
+    """Return a description of the URLs that are accepted for the downloader, or ``None`` if ``url`` is accepted."""
     rest = url.partition("://")[2]
     if re.fullmatch(CHARACTERS, rest) is None:
         return (

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Fetch the bytes of an image from a URL: over HTTP, over ssh, or by the front-end's downloader."""
+"""Fetch the bytes of an image from a URL: over HTTP, over ssh, or with the front-end's downloader."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .._core.words import MODULE, Words
 from .._remote.ssh import CONNECT_TIMEOUT, ssh_command
 from .source import Source, remote_path
 
-#: Seconds between two lines of progress.
+#: Interval between two lines of progress in seconds.
 PROGRESS_EVERY = 10.0
 
-#: A line before the bytes, because a login shell may write something first, and the upper bound of that in bytes.
+#: The line before the data, because a login shell may print a banner, and the upper bound of the banner in bytes.
 MARK = "granary.vmstore begins here"
-LONGEST_GREETING = 64 << 10
+LONGEST_BANNER = 64 << 10
 
-#: Copies a file of another host. Where stat(1) has no such options, nothing is compared; a pipe or a device has no
-#: modification of its own.
+#: The script that copies a file of another host. Size and modification time are compared only for regular files, and
+#: only if stat(1) has the options.
 CHANGED = "it changed while it was copied"
 CONSENT = "copy it when nothing writes to it, or give {} to store what comes out"
 COPY = "; ".join(
@@ -56,20 +56,18 @@ def open_source(
     warn: Callable[[str], object] = str,
     words: Words = MODULE,
 ) -> Iterator[Iterator[bytes]]:
-    """Open a URL for the length of a block and yield the bytes, as they are there. Nothing is opened before the first
-    byte is asked for.
+    """Yield an iterator over the bytes at a URL. The connection opens with the first byte.
 
-    :arg bandwidth: bytes a second at most.
-    :arg timeout: seconds without a byte after which a connection is broken.
-    :arg limit: bytes; a file whose length an HTTP server gives as more is refused at once.
-    :arg verify: whether a file of an ssh source that changes while it is copied is refused; else ``warn`` gets a
-        sentence.
-    :arg downloader: as :class:`Source` takes it, ``headers`` and ``ca``, too.
-    :arg log: gets lines of progress, without credentials.
-    :arg words: what errors call the choices of the user.
-    :raises InvalidInput: a local path, or not a URL that :class:`Source` takes.
-    :raises TransferFailed: the other side can't be reached or refuses, sends next to nothing, or the bytes end before
-        they should.
+    :arg bandwidth: upper bound in bytes a second.
+    :arg timeout: upper bound of the pause between two bytes in seconds.
+    :arg limit: upper bound of the length in bytes. A file with a larger Content-Length is refused at once.
+    :arg verify: whether a file of an ssh source is refused if it changes during the copy. Otherwise ``warn`` is called
+        with a sentence.
+    :arg downloader: see :class:`Source`, also for ``headers`` and ``ca``.
+    :arg log: is called with lines of progress, without credentials.
+    :arg words: names of the user's options for errors.
+    :raises InvalidInput: a local path, or a URL that :class:`Source` refuses.
+    :raises TransferFailed: the server can't be reached, refuses the request, sends hardly any data, or ends too early.
     :raises StaleState: the file changed while it was copied.
     :raises CommandFailed: ssh(1) is missing or stalled.
     """
@@ -82,7 +80,7 @@ def open_source(
     elif source.scheme == "ssh":
         chunks = _copy_over_ssh(source, timeout, verify, warn, words)
     else:
-        from .download import download  # HTTP and TLS take longer to load than all the rest
+        from .download import download  # HTTP and TLS load slowly
 
         chunks = download(source, timeout, log, limit)
     with closing(_report(throttle(chunks, bandwidth), source, log)) as reported:
@@ -98,12 +96,12 @@ def read_head(
     headers: Mapping[str, str] = MappingProxyType({}),
     ca: str | None = None,
 ) -> tuple[bytes, int | None]:
-    """Return the first ``size`` bytes (fewer if there aren't more) behind a URL, and the length in bytes of the whole,
-    where known.
+    """Return the first ``size`` bytes at a URL, or all bytes of a shorter file, and the length of the whole in bytes if
+    known.
 
-    :arg limit: as :func:`open_source` takes it.
-    :arg headers: as :class:`Source` takes them, and ``ca``.
-    :raises InvalidInput, TransferFailed, CommandFailed: as :func:`open_source` does.
+    :arg limit: see :func:`open_source`.
+    :arg headers: see :class:`Source`, also for ``ca``.
+    :raises InvalidInput, TransferFailed, CommandFailed: see :func:`open_source`.
     """
     source = _remote(path, None, headers, ca)
     if source.scheme != "ssh":
@@ -117,7 +115,7 @@ def read_head(
             break
     length, _newline, head = answer.partition(b"\n")
     if not length.isdigit() or len(head) > size:
-        raise TransferFailed(f"Could not read {source.redacted}: the host doesn't answer as stat and head do.")
+        raise TransferFailed(f"Could not read {source.redacted}: the host's output isn't that of stat and head.")
     return head, int(length)
 
 
@@ -140,7 +138,7 @@ def _copy_over_ssh(
 
 
 def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE) -> Iterator[bytes]:
-    """Yield what a POSIX sh ``script`` writes on the other host, where ``$1`` is the path."""
+    """Run a POSIX sh ``script`` on the other host with the path as ``$1``, and yield its output."""
     parts = urlsplit(source.path)
     user = f"{parts.username}@" if parts.username else ""
     command = (
@@ -154,20 +152,20 @@ def _over_ssh(source: Source, script: str, timeout: float, words: Words = MODULE
         return TransferFailed(f"Could not read {source.redacted}: {reason}.")
 
     with closing(stream(argv, failed=failed, timeout=max(timeout, CONNECT_TIMEOUT + 5))) as chunks:
-        yield from _skip_greeting(sustain(chunks, failed), failed)
+        yield from _skip_banner(sustain(chunks, failed), failed)
 
 
-def _skip_greeting(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
+def _skip_banner(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError]) -> Iterator[bytes]:
     """Yield the bytes behind the line :data:`MARK`."""
-    greeting, mark = b"", f"{MARK}\n".encode()
+    banner, mark = b"", f"{MARK}\n".encode()
     for chunk in chunks:
-        greeting += chunk
-        _greeting, found, rest = greeting.partition(mark)
+        banner += chunk
+        _banner, found, rest = banner.partition(mark)
         if found:
             if rest:
                 yield rest
             break
-        if len(greeting) > LONGEST_GREETING:
+        if len(banner) > LONGEST_BANNER:
             raise failed("the host writes something else than the file")
     else:
         raise failed("the host doesn't run the command")
@@ -175,7 +173,7 @@ def _skip_greeting(chunks: Iterator[bytes], failed: Callable[[str], VmstoreError
 
 
 def _report(chunks: Iterator[bytes], source: Source, log: Callable[[str], object]) -> Generator[bytes, None, None]:
-    """Yield ``chunks``, and log how many bytes have come so far."""
+    """Yield ``chunks``, and log the progress."""
     total, logged = 0, time.monotonic()
     for chunk in chunks:
         total += len(chunk)

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tell how long a file system is by its superblock, where a raw disk has no partitions.
+"""Read the length of a file system from its superblock, for a raw disk without partitions.
 
-Sizes are compared with the file, so that a superblock counts only if its other fields are those of a sound one.
+Sizes are compared with the file, so a superblock counts only if its other fields are valid, too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 from .table_file import Read
 
-#: Bytes of the pages at whose end a swap area is marked (mkswap(8)).
+#: Page sizes in bytes. A swap area has its mark at the end of the first page (mkswap(8)).
 _PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
 
 
 def file_system_size(read: Read) -> tuple[str, int | None]:
-    """Return the name and the bytes of the file system that a disk begins with; no bytes where none is known.
+    """Return the name and the bytes of the file system at the beginning of a disk. The bytes are ``None`` for an
+    unknown file system.
 
     :raises OSError: the disk can't be read.
     """
@@ -31,7 +32,7 @@ def file_system_size(read: Read) -> tuple[str, int | None]:
 
 
 def is_boot_sector(sector: bytes) -> bool:
-    """Return whether the first sector of a disk is that of a file system, and so no MBR."""
+    """Return whether the first sector of a disk belongs to a file system, and isn't an MBR."""
     return any(
         size_of(lambda offset, size: sector[offset : offset + size].ljust(size, b"\0"))
         for size_of in (_ntfs, _exfat, _fat)
@@ -66,8 +67,8 @@ def _xfs(read: Read) -> int | None:
 
 
 def _ntfs(read: Read) -> int | None:
-    """Return the bytes of NTFS (Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT). The last sector, a copy of the first, isn't
-    counted there.
+    """Return the bytes of NTFS (Linux, fs/ntfs3/ntfs.h: struct NTFS_BOOT). The header doesn't count the last sector, a
+    copy of the first.
     """
     sector = read(0, 512)
     size, sectors = struct.unpack_from("<H", sector, 11)[0], struct.unpack_from("<Q", sector, 40)[0]

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The data that a guest reads from an image or a snapshot, whichever files the data is spread over: compare the data
-with that of another image, or copy all of it into one file.
+"""The data that a guest reads from an image or a snapshot, in one file or several: compare the data of two images, or
+copy all of it to one file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .still import StillFiles
 class OpenChain:
     """An :class:`ImageChain` whose files are open.
 
-    :arg image: the name to give qemu-img together with the format.
+    :arg image: the name of the image for qemu-img.
     :arg reads: the paths of the files by descriptor.
     """
 
@@ -41,7 +41,8 @@ class OpenChain:
     def virtual_size(self) -> int:
         """Return the size of the disk in bytes.
 
-        :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
+        :raises InvalidInput: the header has no valid size.
+        :raises FileAccessFailed: the file can't be read.
         """
         descriptor, path = next(iter(self.reads.items()))
         return disk_size(descriptor, self.format, path)
@@ -49,11 +50,11 @@ class OpenChain:
 
 @dataclass(frozen=True)
 class ImageChain:
-    """The files that an image or a snapshot consists of.
+    """The files of an image or a snapshot.
 
-    :arg files: one, or qcow2 overlays, each before the one it is based on. Whoever makes a record has checked that they
-        belong together.
-    :arg format: of the first file, by qemu's name.
+    :arg files: one file, or qcow2 overlays, each before its backing file. The creator of the record has checked the
+        backing chain.
+    :arg format: qemu's name of the format of the first file.
     """
 
     files: tuple[str, ...]
@@ -61,9 +62,10 @@ class ImageChain:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[OpenChain]:
-        """Open the files for the length of a block. The headers of qcow2 files are not followed.
+        """Yield the open files. The backing files in the headers of qcow2 files are ignored.
 
-        :raises InvalidInput: one isn't a regular file; :raises FileAccessFailed: one can't be opened.
+        :raises InvalidInput: a file isn't a regular one.
+        :raises FileAccessFailed: a file can't be opened.
         """
         with contextlib.ExitStack() as stack:
             reads = {stack.enter_context(opened_file(path)): path for path in self.files}
@@ -76,9 +78,10 @@ class ImageChain:
 
 
 def has_same_content(one: OpenChain, other: OpenChain) -> bool:
-    """Return whether guests read the same from both; bytes by which a raw file ends within a sector count as zeros.
+    """Return whether guests read the same data from both. The missing bytes of the last sector of a raw file count as
+    zeros.
 
-    :raises InvalidInput, CommandFailed, FileAccessFailed: one can't be read.
+    :raises InvalidInput, CommandFailed, FileAccessFailed: a chain can't be read.
     """
     if _inodes(one) == _inodes(other):
         return True
@@ -93,11 +96,12 @@ def has_same_content(one: OpenChain, other: OpenChain) -> bool:
 
 
 def copy_chain(chain: ImageChain, part: NewImage, format: str) -> list[str]:
-    """Fill the empty image ``part``. One file that has the format is copied as it is; all else is merged or converted.
-    Holes are kept.
+    """Fill the empty image ``part``. A single file of the same format is copied, and everything else is merged or
+    converted. Holes are kept.
 
-    :return: a warning for each file that somebody wrote to meanwhile, or may have.
-    :raises InvalidInput: not a regular file; :raises CommandFailed, NoSpace, FileAccessFailed.
+    :return: a warning for each file that a program wrote to meanwhile, or may have written to.
+    :raises InvalidInput: a file isn't a regular one.
+    :raises CommandFailed, NoSpace, FileAccessFailed: the copy failed.
     """
     with chain.opened() as source:
         still = StillFiles(source.reads, verify=False)

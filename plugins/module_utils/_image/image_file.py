@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tell the format of an image file by its first bytes, its virtual size, and whether the file stands alone.
+"""Detect the format of an image file by its first bytes, its virtual size, and references to other files.
 
-An image is hostile input. A small one can make qemu-img busy for half a minute or take gigabytes of memory (bitmaps),
-and a header can name other files whose content would then be the disk's. So the format is decided here and told to
-qemu, which never guesses; what refers to another file is refused before qemu opens it; and qemu-img runs under limits.
+An image is hostile input. A small image can keep qemu-img busy for half a minute or take gigabytes of memory (bitmaps).
+A header can name other files, whose content the guest would then read. So qemu gets the format from here and never
+guesses. An image with references is refused before qemu opens the image. qemu-img runs under limits.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ if TYPE_CHECKING:
 
     from .table_file import Read
 
-#: Bytes of an image's beginning that tell any format's size: a VHDX has it behind its log and its block table.
+#: Bytes at the beginning that contain the size of every format. A VHDX has its size behind its log and its block table.
 HEAD_SIZE = 4 << 20
-#: Bytes: no virtual disk is larger. It is the most that VHDX allows.
+#: Upper bound of a virtual disk in bytes: the maximum of VHDX.
 LARGEST = 64 << 40
 
-#: Bytes that the size of a disk is a multiple of, for qemu.
+#: Unit of the size of a disk in bytes, for qemu.
 SECTOR = 512
-#: Bytes that ``inspect`` reads: every header with references fits.
+#: Bytes that ``inspect`` reads. They contain every header with references.
 _SNIFFED = 64 << 10
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file. ``format`` is qemu's name for it; ``virtual_size`` is what a guest sees and ``allocated`` what the
-    file takes, both in bytes.
+    """An image file.
+
+    :arg format: qemu's name of the format.
+    :arg virtual_size: size of the disk in bytes.
+    :arg allocated: storage of the file in bytes.
     """
 
     format: str
@@ -51,11 +54,12 @@ class ImageFile:
 
 
 def virtual_size(head: bytes, length: int | None, *, option: str = "path", path: str = "image") -> int:
-    """Return the bytes that a guest sees, from the first ``HEAD_SIZE`` bytes of an image and the ``length`` in bytes of
-    the whole, where known.
+    """Return the size of the disk in bytes, from the first ``HEAD_SIZE`` bytes of an image.
 
-    :arg option: the option to name in errors, and ``path`` its value.
-    :raises InvalidInput: ``head`` doesn't tell, or the size is absurd.
+    :arg length: bytes of the whole image, or ``None`` if that isn't known.
+
+    :arg option: the option for errors, and ``path`` its value.
+    :raises InvalidInput: ``head`` has no size, or an absurd one.
     """
     image_format = sniff(head)
     try:
@@ -68,18 +72,21 @@ def virtual_size(head: bytes, length: int | None, *, option: str = "path", path:
         raise InvalidInput(
             option,
             path,
-            f"a whole image is expected, and the beginning of this {image_format} image doesn't tell its size",
+            f"a whole image is expected, and the beginning of this {image_format} image doesn't have its size",
         ) from error
     if size is None:
-        raise InvalidInput(option, path, "its size can't be told, since neither its beginning nor the server says it")
-    return _sane(size, option, path)
+        raise InvalidInput(
+            option, path, "its size isn't known, because neither its beginning nor the server has the size"
+        )
+    return _require_sane_size(size, option, path)
 
 
 def require_alone(head: bytes, length: int | None, *, path: str, option: str = "path") -> None:
-    """Refuse an image of which only the beginning is known, where that tells that it needs other files, or isn't whole.
+    """Refuse an image if its beginning shows that it needs other files or is incomplete.
 
-    :arg head: its first bytes, and ``length`` those of the whole, ``None`` where that isn't known or doesn't matter.
-    :raises InvalidInput: as :func:`inspect`.
+    :arg head: the first bytes of the image.
+    :arg length: bytes of the whole image, or ``None`` to skip the check for completeness.
+    :raises InvalidInput: see :func:`inspect`.
     """
     image_format, beginning = sniff(head), head[:_SNIFFED].ljust(_SNIFFED, b"\0")
     reason = _external_reference(image_format, beginning) or _missing_tables(image_format, beginning, length)
@@ -88,7 +95,7 @@ def require_alone(head: bytes, length: int | None, *, path: str, option: str = "
 
 
 def is_encrypted(head: bytes) -> bool:
-    """Return whether qemu-img needs a key to read the image that begins so."""
+    """Return whether qemu-img needs a key to read the image that begins with ``head``."""
     if sniff(head) != "qcow2":
         return False
     from .qcow2 import HEADER_SIZE, Qcow2Header
@@ -97,23 +104,24 @@ def is_encrypted(head: bytes) -> bool:
 
 
 def disk_size(descriptor: int, image_format: str, path: str) -> int:
-    """Return the bytes that a guest sees of an open image whose format is known.
+    """Return the size of the disk in an open image in bytes.
 
-    :arg path: names the file in errors.
-    :raises InvalidInput: its head tells no size; :raises FileAccessFailed: it can't be read.
+    :arg path: the path for errors.
+    :raises InvalidInput: the header has no valid size.
+    :raises FileAccessFailed: the file can't be read.
     """
     if image_format != "raw":
-        return _sane(_told_size(descriptor, image_format, "image", path), "image", path)
+        return _require_sane_size(_read_size(descriptor, image_format, "image", path), "image", path)
     with os_errors(f"read {path}"):
         return os.fstat(descriptor).st_size
 
 
 @contextlib.contextmanager
 def opened_file(path: str) -> Iterator[int]:
-    """Yield a descriptor to read a regular file by.
+    """Yield a descriptor for reading a regular file.
 
-    :raises PathNotAllowed: a link of another user leads to its directory; :raises InvalidInput, FileAccessFailed: as
-        :func:`opened_image_at`.
+    :raises PathNotAllowed: a link of another user leads to the file's directory.
+    :raises InvalidInput, FileAccessFailed: see :func:`opened_image_at`.
     """
     directory, name = os.path.split(path)
     with contextlib.ExitStack() as stack:
@@ -124,11 +132,11 @@ def opened_file(path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_image_at(directory: int, name: str, path: str) -> Iterator[int]:
-    """Yield a descriptor to read the regular file ``name`` of an open directory by.
+    """Yield a descriptor for reading the regular file ``name`` of an open directory.
 
     :arg path: the path of the file, for messages.
-    :raises InvalidInput: it isn't a regular file, which a symbolic link is not; :raises FileAccessFailed: it can't be
-        opened.
+    :raises InvalidInput: ``name`` isn't a regular file. Symbolic links are refused, too.
+    :raises FileAccessFailed: the file can't be opened.
     """
     with contextlib.ExitStack() as stack:
         with os_errors(f"read {path}"):
@@ -144,15 +152,15 @@ def opened_image_at(directory: int, name: str, path: str) -> Iterator[int]:
 def inspect(
     descriptor: int, *, path: str, option: str = "path", timeout: float = 60, is_cut: bool = False
 ) -> ImageFile:
-    """Return format and size of an open regular file, or of a device with a raw disk. A compressed file or an archive
-    is ``raw``: its bytes are the disk's.
+    """Return the format and the size of an open regular file, or of a device with a raw disk. A compressed file or an
+    archive counts as ``raw``.
 
-    The answer holds for as long as nobody else writes to the file, so ask about a copy of what another user may change.
+    The result is valid as long as nobody writes to the file, so inspect a copy if another user may change the file.
 
-    :arg path: names the file in errors, and ``option`` the option that it comes from.
+    :arg path: the path for errors, and ``option`` the option with this value.
     :arg timeout: seconds for qemu-img.
-    :arg is_cut: whether tables may lie behind the end.
-    :raises InvalidInput: not an image that qemu-img can read within its limits, or one that needs other files.
+    :arg is_cut: whether to accept tables behind the end of the file.
+    :raises InvalidInput: qemu-img can't read the image within its limits, or the image needs other files.
     :raises FileAccessFailed: the file can't be read.
     :raises CommandFailed: qemu-img is missing, or ran longer than ``timeout``.
     """
@@ -168,23 +176,23 @@ def inspect(
             or _missing_tables(image_format, beginning, None if is_cut else size)
             or _missing_end(descriptor, image_format, path)
         )
-        info = {} if reason else _info(descriptor, image_format, option, path, timeout)
+        info = {} if reason else _run_info(descriptor, image_format, option, path, timeout)
         if reason or "backing-filename" in info:
             raise _not_alone(option, path, image_format, reason or "has a backing file")
         size = info["virtual-size"]
-        told = _told_size(descriptor, image_format, option, path)
+        told = _read_size(descriptor, image_format, option, path)
         if size != -(-told // SECTOR) * SECTOR:
             raise InvalidInput(
                 option, path, f"its header says that the disk has {told} bytes, and qemu-img reads {size}"
             )
     else:
         image_format = "raw"
-    return ImageFile(image_format, _sane(size, option, path), status.st_blocks * 512)
+    return ImageFile(image_format, _require_sane_size(size, option, path), status.st_blocks * 512)
 
 
 def qemu_name(descriptor: int, image_format: str, path: str) -> str:
-    """Return the name by which qemu-img reads an open file that stands alone, by the size that :func:`virtual_size`
-    returns.
+    """Return the name of an open image without backing files for qemu-img, which selects the size that
+    :func:`virtual_size` returns.
 
     :raises FileAccessFailed: the file can't be read.
     """
@@ -201,7 +209,7 @@ def _not_alone(option: str, path: str, image_format: str, reason: str) -> Invali
     return InvalidInput(option, path, f"an image that stands alone is expected, and this {image_format} image {reason}")
 
 
-def _sane(size: int, option: str, path: str) -> int:
+def _require_sane_size(size: int, option: str, path: str) -> int:
     if size > LARGEST:
         raise InvalidInput(
             option, path, f"its virtual size is {size} bytes, and at most {LARGEST} (64 TiB) are accepted"
@@ -210,12 +218,14 @@ def _sane(size: int, option: str, path: str) -> int:
 
 
 def _external_reference(image_format: str, head: bytes) -> str | None:
-    """Return how an image depends on another file, as far as qemu-img would open that file or not refuse the image."""
+    """Return the dependency of an image on another file, as a part of a sentence. Dependencies that qemu-img refuses
+    itself are left out.
+    """
     if image_format == "qcow2":
         from .qcow2 import Qcow2Header
 
         return Qcow2Header.parse(head).external_reference
-    # A header without a capacity has a descriptor, which lists files, as VMDK files without this magic have (VMware's
+    # A VMDK without this magic, or with a capacity of 0, consists of a descriptor that lists other files (VMware's
     # Virtual Disk Format 5.0).
     if image_format == "vmdk" and (not head.startswith(b"KDMV") or not any(head[12:20])):
         return "is a descriptor of other files"
@@ -225,7 +235,9 @@ def _external_reference(image_format: str, head: bytes) -> str | None:
 
 
 def _missing_tables(image_format: str, head: bytes, length: int | None) -> str | None:
-    """Return why an image isn't whole; ``None`` where it can be, or where its ``length`` isn't known."""
+    """Return the reason why an image is incomplete, or ``None`` if it may be complete, also if its ``length`` isn't
+    known.
+    """
     if image_format != "qcow2" or length is None:
         return None
     from .qcow2 import Qcow2Header
@@ -235,7 +247,7 @@ def _missing_tables(image_format: str, head: bytes, length: int | None) -> str |
 
 
 def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
-    """Return what keeps a file without its end from being read at all."""
+    """Return the reason why a file without its end can't be read."""
     if image_format != "vmdk":
         return None
     from .table_file import TableFile
@@ -245,25 +257,27 @@ def _missing_end(descriptor: int, image_format: str, path: str) -> str | None:
         return None if has_footer(TableFile(descriptor)) else "is not whole: the header at its end is missing"
 
 
-def _info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
-    """Return what ``qemu-img info`` prints. The command doesn't open backing files."""
+def _run_info(descriptor: int, image_format: str, option: str, path: str, timeout: float) -> dict[str, Any]:
+    """Return the output of ``qemu-img info``. The command doesn't open backing files."""
     import json
 
-    from .qemu_img import failure, limits_for, run_qemu_img
+    from .qemu_img import describe_failure, limits_for, run_qemu_img
 
-    # -U: an image that a guest uses may be looked at.
+    # -U allows images that a guest uses.
     command = ["info", "-U", "--output=json", "-f", image_format, qemu_name(descriptor, image_format, path)]
     done = run_qemu_img(*command, reads={descriptor: path}, data=0, timeout=timeout, accept=None)
     if done.returncode:
         raise InvalidInput(
-            option, path, f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({failure(done)})"
+            option,
+            path,
+            f"a {image_format} image that qemu-img reads in {limits_for(0)} is expected ({describe_failure(done)})",
         )
     info: dict[str, Any] = json.loads(done.stdout)
     return info
 
 
-def _told_size(descriptor: int, image_format: str, option: str, path: str) -> int:
-    """Return the virtual size in bytes that the header of an open file says."""
+def _read_size(descriptor: int, image_format: str, option: str, path: str) -> int:
+    """Return the virtual size in the header of an open file in bytes."""
 
     def read(offset: int, size: int) -> bytes:
         return os.pread(descriptor, size, offset)
@@ -276,7 +290,7 @@ def _told_size(descriptor: int, image_format: str, option: str, path: str) -> in
 
 
 def _header_size(image_format: str, read: Read) -> int:
-    """Return the virtual size in bytes that a header says.
+    """Return the virtual size in a header in bytes.
 
     :raises struct.error, ValueError: the header is too short, or its offsets lead nowhere.
     """

@@ -24,19 +24,22 @@ from .image_file import HEAD_SIZE, virtual_size
 from .layout import SNAPSHOTS, is_image_name, parse_name, snapshot_directory, snapshot_file, snapshot_number
 from .magic import QEMU_FORMATS, sniff
 
-#: Bytes that tell a format, and its size; only a VHDX has it further behind.
+#: Bytes at the beginning that contain the format and the size, except for a VHDX.
 _HEAD = 512
 
-#: Kinds of entries, by the meaning of their names.
+#: Kinds of directory entries.
 _IMAGE, _BESIDE, _STALE, _IN_PROGRESS, _FOREIGN = range(5)
 
-#: Bytes that are read at once.
+#: Size of one read in bytes.
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """A snapshot. ``allocated`` is in bytes, as everywhere here: what the file takes on disk."""
+    """A snapshot.
+
+    :arg allocated: storage of the file in bytes, as everywhere in this module.
+    """
 
     id: int
     allocated: int
@@ -44,17 +47,18 @@ class StoredSnapshot:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image whose data is there. Whether its header is to be believed, only the catalog knows: whoever writes to
-    a raw disk can write one there.
+    """An image with data. Its header is untrusted, because a guest can write any header to a raw disk. Only the catalog
+    has the true format.
 
-    :arg format: by its header; ``raw`` where it has none, ``None`` where it can't be read, as ``error`` says.
-    :arg length: bytes of the file, which is what a guest sees of a raw image.
-    :arg header_size: bytes that a guest sees of an image of this ``format``; ``None`` where ``error`` says why it
-        isn't known.
-    :arg allocated: without the snapshots.
+    :arg format: the format in the header, ``raw`` without a header, or ``None`` if the header can't be read (see
+        ``error``).
+    :arg length: bytes of the file, the virtual size of a raw image.
+    :arg header_size: virtual size in bytes of an image of this ``format``, or ``None`` if the size isn't known (see
+        ``error``).
+    :arg allocated: storage in bytes, without the snapshots.
     :arg modified: nanoseconds since 1970.
-    :arg checksum: hexadecimal digest of the file, where it was asked for.
-    :arg flaw: why it isn't whole if it is of this ``format``, where that was asked for.
+    :arg checksum: hexadecimal digest of the file, if requested.
+    :arg flaw: the reason why an image of this ``format`` is incomplete, if the check was requested.
     """
 
     path: str
@@ -69,8 +73,8 @@ class StoredImage:
     flaw: str | None = None
 
     def virtual_size(self, format: str) -> int | None:
-        """Return the bytes that a guest sees if it is what the catalog says; ``None`` when it isn't, or its header
-        can't be read.
+        """Return the virtual size in bytes if the image has the format of the catalog, or ``None`` if it has another
+        format or its header can't be read.
         """
         if format == "raw":
             return self.length
@@ -79,7 +83,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is no image. A directory counts with the files in it."""
+    """A file that is no image. The size of a directory includes its files."""
 
     path: str
     allocated: int
@@ -87,13 +91,13 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The files in a directory, by what they are.
+    """The files in a directory, by kind.
 
-    :arg orphaned: the directories of snapshots (else the checksum files) of images whose own file is missing, each
-        together with the checksum file.
+    :arg orphaned: the directories of snapshots of images whose own file is missing, together with the checksum file.
+        Without such a directory, the checksum file alone.
     :arg stale: temporary files that no running program holds.
     :arg in_progress: paths of temporary files that a program is creating or removing.
-    :arg foreign: names of all other files, in which ``\\x`` and two digits stand for a byte that isn't UTF-8.
+    :arg foreign: names of all other files. ``\\x`` and two digits stand for a byte that isn't UTF-8.
     """
 
     images: tuple[StoredImage, ...] = ()
@@ -104,14 +108,15 @@ class Inventory:
 
 
 def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool = False) -> Iterator[Inventory | None]:
-    """Yield the files in ``directory`` as the last item. The items before are ``None``: a sign that data is being
-    read.
+    """Yield the files in ``directory`` as the last item. Earlier items are ``None`` and show progress, because reading
+    data takes long.
 
-    :arg checksums: names of algorithms by the path of the image whose checksum is wanted; one that isn't there is
-        left out.
+    :arg checksums: for each image that needs a checksum, the name of the algorithm by the image's path. Missing images
+        are left out.
     :arg whole: whether each image is compared with its own tables.
-    :raises NotFound: there is no such directory; :raises PathNotAllowed: a link of another user leads to it.
-    :raises FileAccessFailed: it, or data in it, can't be read.
+    :raises NotFound: there is no such directory.
+    :raises PathNotAllowed: a link of another user leads to the directory.
+    :raises FileAccessFailed: the directory, or data in the directory, can't be read.
     """
     with _opened(directory) as opened:
         found = _scan(opened, directory)
@@ -123,7 +128,7 @@ def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool 
                 with (
                     os_errors(f"read {image.path}"),
                     contextlib.suppress(FileNotFoundError),
-                ):  # it has just been removed
+                ):  # the image has just been removed
                     for chunk in _chunks(opened, _data_file(opened, name) or name):
                         digest.update(chunk)
                         yield None
@@ -136,7 +141,7 @@ def take_inventory(directory: str, checksums: Mapping[str, str], *, whole: bool 
 
 
 def _damage(opened: int, directory: str, image: StoredImage) -> str | None:
-    from .checked_image import missing_end  # few actions need it
+    from .checked_image import missing_end  # few actions need this module
 
     name = os.path.basename(image.path)
     file = _data_file(opened, name) or name
@@ -169,7 +174,7 @@ def _scan(opened: int, directory: str) -> Inventory:
             else:
                 foreign.append(os.fsencode(name).decode(errors="backslashreplace"))
 
-        def stored(entries: list[os.DirEntry[str]]) -> StoredFile:
+        def as_stored_file(entries: list[os.DirEntry[str]]) -> StoredFile:
             return StoredFile(
                 os.path.join(directory, entries[-1].name), sum(_allocated(opened, entry) for entry in entries)
             )
@@ -177,15 +182,15 @@ def _scan(opened: int, directory: str) -> Inventory:
         whole = {os.path.basename(image.path) for image in images}
         return Inventory(
             tuple(images),
-            tuple(stored(entries) for name, entries in beside.items() if name not in whole),
-            tuple(stored([entry]) for entry in stale),
+            tuple(as_stored_file(entries) for name, entries in beside.items() if name not in whole),
+            tuple(as_stored_file([entry]) for entry in stale),
             tuple(in_progress),
             tuple(foreign),
         )
 
 
 def _kind(opened: int, entry: os.DirEntry[str]) -> int:
-    """Return what an entry is, by its name and its type."""
+    """Return the kind of an entry, by its name and its type."""
     if is_part_name(entry.name):
         is_locked = entry.is_file(follow_symlinks=False) and is_held(opened, entry.name)
         return _IN_PROGRESS if is_locked else _STALE
@@ -200,7 +205,7 @@ def _kind(opened: int, entry: os.DirEntry[str]) -> int:
 
 
 def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: bool) -> StoredImage | None:
-    """Return the image of an entry; ``None`` when it has just been removed."""
+    """Return the image of an entry, or ``None`` if the image has just been removed."""
     name = entry.name
     try:
         active = _data_file(opened, name) if entry.is_symlink() else name
@@ -222,8 +227,8 @@ def _image(opened: int, directory: str, entry: os.DirEntry[str], has_snapshots: 
 
 
 def _snapshot_files(opened: int, image: str) -> tuple[dict[int, str], bool]:
-    """Return the file of each snapshot, of which one may be the image's own, and whether they are laid out for shared
-    storage (see snapshots.py).
+    """Return the file of each snapshot, and whether the snapshots have the layout for shared storage (see
+    snapshots.py). One of the files may be the image's own.
     """
     files: dict[int, str] = {}
     shared = False
@@ -275,9 +280,9 @@ def _look(opened: int, directory: str, name: str, file: str, snapshots: tuple[St
 
 @contextlib.contextmanager
 def _file(opened: int, name: str) -> Iterator[int]:
-    """Yield a descriptor of a file that was a regular one when it was listed.
+    """Yield a descriptor of a file that was a regular file when the directory was listed.
 
-    :arg name: of a file of the directory, or of one in a directory of snapshots, ``<image>.snap/<id>``.
+    :arg name: the name of the file in the directory, or ``<image>.snap/<id>``.
     """
     with contextlib.ExitStack() as stack:
         directory, name = os.path.split(name)
@@ -310,7 +315,9 @@ def _chunks(opened: int, name: str) -> Iterator[bytes]:
 
 
 def _allocated(opened: int, entry: os.DirEntry[str]) -> int:
-    """Return the bytes on disk of a file, or of a directory and the files in it; 0 when it has just been removed."""
+    """Return the storage in bytes of a file, or of a directory and its files. Return 0 if the entry has just been
+    removed.
+    """
     with contextlib.suppress(FileNotFoundError):
         taken = os.stat(entry.name, dir_fd=opened, follow_symlinks=False).st_blocks * 512
         if entry.is_dir(follow_symlinks=False):
@@ -322,9 +329,9 @@ def _allocated(opened: int, entry: os.DirEntry[str]) -> int:
 
 
 def stored_images(directory: str) -> list[str]:
-    """Return the names of the images in ``directory`` whose data is there.
+    """Return the names of the images in ``directory`` that have data.
 
-    :raises NotFound, PathNotAllowed, FileAccessFailed: as :func:`take_inventory`.
+    :raises NotFound, PathNotAllowed, FileAccessFailed: see :func:`take_inventory`.
     """
     with _opened(directory) as opened, os_errors(f"read the directory {directory}"):
         return [entry.name for entry in _entries(opened) if is_image_name(entry.name) and _has_data(opened, entry)]
@@ -345,22 +352,22 @@ def _opened(directory: str) -> Iterator[int]:
 def _entries(opened: int) -> list[os.DirEntry[str]]:
     """Return the entries of an open directory.
 
-    They look up links by name, so call their methods only with ``follow_symlinks=False``.
+    The methods of an entry follow links by name. Call them only with ``follow_symlinks=False``.
     """
     with os.scandir(opened) as entries:
         return list(entries)
 
 
 def _has_data(opened: int, entry: os.DirEntry[str]) -> bool:
-    """Return whether an image has data. Only links cost a system call, which images with qcow2 snapshots are."""
+    """Return whether an image has data. Only links, used by images with qcow2 snapshots, need a system call."""
     if entry.is_symlink():
         return _data_file(opened, entry.name) is not None
     return entry.is_file(follow_symlinks=False)
 
 
 def _data_file(opened: int, image: str) -> str | None:
-    """Return the name of the regular file that has an image's data: its own or, where it is a link, one of its
-    snapshots; ``None`` when it is neither.
+    """Return the name of the regular file with an image's data, or ``None`` without such a file. The name of an image
+    can be a link to a snapshot.
     """
     name = image
     with contextlib.suppress(OSError):

@@ -5,20 +5,21 @@
 """The names in the directory of a datastore (spec: storage-driver; design: driver-contract).
 
 An image is ``<32 hexadecimal digits>``. Beside it are the directory ``<image>.snap`` with a file for each snapshot,
-whose name is the number of the snapshot, and ``<image>.md5sum``, which another front-end may have written. What is on
-its way in or out is a part, ``.<32 hexadecimal digits>.part`` (:mod:`.._core.temporary`). Other names are foreign.
+whose name is the number of the snapshot, and ``<image>.md5sum``, which another front-end may have written. A file that
+is being created or removed is a part, ``.<32 hexadecimal digits>.part`` (:mod:`.._core.temporary`). Other names are
+foreign.
 """
 
 from __future__ import annotations
 
 from .._core.digits import is_decimal, is_hexadecimal
 
-#: Number of hexadecimal digits in the name of an image: 128 random bits, which nobody else draws again.
+#: Number of hexadecimal digits in the name of an image: 128 random bits never repeat.
 _DIGITS = 32
 #: Upper bound of the decimal digits in the number of a snapshot.
 _LONGEST_NUMBER = 9
 
-#: Ends of the names beside an image.
+#: Suffixes of the names beside an image.
 SNAPSHOTS, CHECKSUM = ".snap", ".md5sum"
 
 
@@ -27,7 +28,7 @@ def is_image_name(name: str) -> bool:
 
 
 def parse_name(name: str) -> tuple[str, str] | None:
-    """Return the image that a file or directory belongs to, and the end of its name: nothing for the image itself,
+    """Return the image of a file or directory, and the suffix of the name: ``""`` for the image itself,
     :data:`SNAPSHOTS` or :data:`CHECKSUM`. Return ``None`` for any other name.
     """
     image, end = name[:_DIGITS], name[_DIGITS:]
@@ -50,8 +51,8 @@ def snapshot_file(image: str, number: int) -> str:
 
 
 def snapshot_number(name: str) -> int | None:
-    """Return the number of the snapshot that a file in such a directory has the data of; ``None`` for other files,
-    such as one with leading zeros, by which no number leads back to the file.
+    """Return the number of a snapshot by the name of its file, or ``None`` for other files. Leading zeros are refused,
+    because a number must lead back to the name.
     """
     return int(name) if is_decimal(name, _LONGEST_NUMBER) and name == str(int(name)) else None
 

@@ -4,9 +4,9 @@
 
 """The one table of magic numbers: files are recognised by their first and last bytes.
 
-A stranger's file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an
-archive or a web page. The last kind is refused by its name. As a raw disk it would be garbage, which nobody notices
-until a guest boots from it.
+A file is a disk image, a compressed disk image, or something that no guest can use as a disk, such as an archive or a
+web page. Files of the last kind are refused, and the message names the kind. As a raw disk they would be garbage, which
+a user notices only when a guest fails to boot.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from .disk_signs import disk_sign
 
 #: Bytes of a file's beginning that are enough for :func:`sniff`.
 ENOUGH = 68 << 10
-#: Bytes of a file's end that are.
+#: Bytes of a file's end that are enough for :func:`sniff`.
 TAIL = 512
 
-#: Formats that have a header which tells their size, by qemu's names, and compressions that are decoded.
+#: Formats whose header has a size, by qemu's names, and compressions that are decoded.
 QEMU_FORMATS = ("qcow2", "vmdk", "vdi", "vhdx", "vpc")
 COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd")
 
 _ARCHIVE, _COMPRESSED, _DISK, _BACKUP, _DOCUMENT = "archive", "compressed", "disk", "backup", "document"
 
-#: Kind, name, offset (from the end where it is negative), magic number: enough bytes that chance doesn't write them.
+#: Group, name, offset (negative: from the end), and magic number. Each number has enough bytes to rule out chance.
 _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
-    # Apple's and Nero's disk images have a trailer, and begin with whatever their first block is (block/dmg.c of qemu;
-    # libmirage's image-nrg).
+    # Apple's and Nero's disk images have their magic number at the end (block/dmg.c of qemu; libmirage's image-nrg).
     (_DISK, "DMG", -512, b"koly\0\0\0\4\0\0\2\0"),
     (_BACKUP, "NRG", -12, b"NER5\0\0\0\0"),
     # qemu's formats, by its manual and source (docs/interop, block/*.c), VMware's Virtual Disk Format 5.0, [MS-VHDX]
@@ -163,8 +162,8 @@ _MAGICS: tuple[tuple[str, str, int, bytes], ...] = (
 )
 
 _BLANKS = b"\t\n\f\r "
-#: WHATWG MIME Sniffing, 7.1, and more of what pages of proxies begin with. Of the shortest tags, chance writes one now
-#: and then, but no text behind it.
+#: Beginnings of HTML (WHATWG MIME Sniffing, 7.1), and of pages of proxies. The shortest tags can occur by chance, so
+#: text must follow them.
 _HTML = (
     rb"(?i)<(!doctype\s+html[\s>]|(html|head|body|script|iframe|title|style|table|meta|font|div|center|form|frameset|noscript|link)[\s>]|"
     rb"(a|b|br|h[1-6]|p|pre|ul)[\s>]([\t\n\f\r\x1b -\xff]{61}|[\t\n\f\r\x1b -\xff]*\Z))"
@@ -189,13 +188,13 @@ def _markup(head: bytes) -> str | None:
 
 
 def _is_bzip2(head: bytes) -> bool:
-    """Return whether it is bzip2, by the magic number of its first block, or of the end (its source, compress.c)."""
+    """Return whether ``head`` is bzip2, by the magic number of the first block or of the end (bzip2's compress.c)."""
     return head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def _is_tar(head: bytes) -> bool:
-    """A tar header, by its checksum (POSIX pax, ustar interchange format): the oldest tar has no other magic, and old
-    ones add signed bytes.
+    """Return whether ``head`` is a tar header, by its checksum (POSIX pax, ustar interchange format). The oldest tar
+    has no magic number, and some old versions add signed bytes.
     """
     field = head[148:156].rstrip(b"\0 ")
     digits = field.lstrip(b" 0") or b"0"
@@ -206,8 +205,8 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _is_old_cpio(head: bytes) -> bool:
-    """A header of the first cpio, in either byte order (cpio(5), "Old Binary Format"): type and length of a name, and
-    its one zero byte at the end.
+    """Return whether ``head`` is a header of the first cpio, in either byte order (cpio(5), "Old Binary Format"): a
+    type, the length of a name, and the zero byte at the end of the name.
     """
     for order in "<>":
         if len(head) >= 28:
@@ -227,7 +226,7 @@ def _is_old_cpio(head: bytes) -> bool:
 
 
 def _is_arj(head: bytes) -> bool:
-    """Return whether it is ARJ's main header, by its CRC (technote.txt of ARJ)."""
+    """Return whether ``head`` is ARJ's main header, by its CRC (technote.txt of ARJ)."""
     if not head.startswith(b"\x60\xea") or len(head) < 8:
         return False
     size = struct.unpack_from("<H", head, 2)[0]
@@ -238,7 +237,7 @@ def _is_arj(head: bytes) -> bool:
     return head[4 + size : 8 + size] == struct.pack("<I", zlib.crc32(head[4 : 4 + size]))
 
 
-#: What has a short magic number or none, but fields that fit together.
+#: Structures with a short magic number or none, recognised by their fields.
 _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
     (_ARCHIVE, "tar", _is_tar),
     (_ARCHIVE, "cpio", _is_old_cpio),
@@ -250,11 +249,11 @@ _STRUCTURES: tuple[tuple[str, str, Callable[[bytes], bool]], ...] = (
 
 
 def _is_lzma(head: bytes) -> bool:
-    """A header of the .lzma format (LZMA SDK, lzma-specification), as strictly as xz(1) reads it, before something that
-    can be decompressed.
+    """Return whether ``head`` is a header of the .lzma format (LZMA SDK, lzma-specification) by the strict rules of
+    xz(1), and valid data follows.
 
-    The header could be any few numbers: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1)
-    bytes, a size of up to 256 GiB or none, and a first byte that is always zero.
+    The header has no magic number: five bits of properties within bounds, a dictionary of 2^n or 2^n + 2^(n-1) bytes, a
+    size of up to 256 GiB or none, and a first byte that is always zero.
     """
     if len(head) < 18:
         return False
@@ -272,8 +271,8 @@ def _is_lzma(head: bytes) -> bool:
 
 
 def _is_lzma_data(head: bytes) -> bool:
-    """Return whether the beginning can be decompressed, of which so much is looked at that a small dictionary does,
-    whatever the header asks for.
+    """Return whether the beginning can be decompressed. Only so much is read that a small dictionary is enough,
+    regardless of the size in the header.
     """
     import lzma
 
@@ -286,7 +285,7 @@ def _is_lzma_data(head: bytes) -> bool:
 
 
 def _is_zlib(head: bytes) -> bool:
-    """A stream of zlib (RFC 1950), which has a header of two bytes: what follows has to be one that can be
+    """Return whether ``head`` is a stream of zlib (RFC 1950). The header has only two bytes, so the rest is
     decompressed.
     """
     if len(head) < 6 or head[0] != 0x78 or (head[0] << 8 | head[1]) % 31:
@@ -307,7 +306,8 @@ _LHA = frozenset(
 )
 _BMP = frozenset(bytes([size]) for size in (12, 40, 52, 56, 64, 108, 124))
 
-#: What is told by a few bytes, which the code of a boot sector could be as well: any sign of a disk counts more.
+#: Kinds recognised by only a few bytes. The code of a boot sector can have the same bytes, so any sign of a disk has
+#: priority.
 _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
     (_ARCHIVE, "tar", lambda head: head.startswith(b"ustar", 257)),  # with a wrong checksum
     # protocols/dumprestore.h: a magic number of 32 bits in either byte order.
@@ -340,7 +340,7 @@ _WEAK: tuple[tuple[str, str, Callable[[bytes], object]], ...] = (
 #: The group of each name.
 _GROUPS = {row[1]: row[0] for table in (_MAGICS, _STRUCTURES, _WEAK) for row in table}
 
-#: How a refusal names what is in a group, and what is to be done.
+#: The description of each group in a refusal, and the remedy.
 _REFUSALS = {
     _ARCHIVE: ("this is {name} archive", "unpack it and give the path of the image"),
     _COMPRESSED: ("this is compressed with {name}", "decompress it first"),
@@ -351,14 +351,14 @@ _REFUSALS = {
 
 
 def sniff(head: bytes, tail: bytes = b"") -> str:
-    """Return what begins with ``head``: a format of qemu, ``iso``, a compression, the name of something that is
-    refused, else ``raw``.
+    """Return the kind of the data that begins with ``head``: a format of qemu, ``iso``, a compression, the name of a
+    refused kind, or else ``raw``.
 
-    A magic number that is long enough counts first, then any sign of a disk, and last what the code of a boot sector
-    could be as well. A fixed-size VHD has its magic at its end only and is ``raw``, as it is for qemu.
+    Long magic numbers have priority, then any sign of a disk, and last the short ones. A fixed VHD has its magic number
+    only at its end, and is ``raw`` here and in qemu.
 
-    :arg head: :data:`ENOUGH` bytes, or all where there are fewer.
-    :arg tail: the last :data:`TAIL` bytes, where they are there.
+    :arg head: :data:`ENOUGH` bytes, or all bytes of a shorter file.
+    :arg tail: the last :data:`TAIL` bytes, if known.
     """
     if _is_skippable_frame(head):
         return _behind_skippable_frames(head)
@@ -379,9 +379,10 @@ def _is_skippable_frame(data: bytes) -> bool:
 
 
 def _behind_skippable_frames(head: bytes) -> str:
-    """Return ``zstd`` or ``lz4``, which share the magic of frames that a decoder skips (RFC 8878, 3.1.2).
+    """Return ``zstd`` or ``lz4``, by the first frame behind skippable frames (RFC 8878, 3.1.2), which both formats
+    share.
 
-    What lies too far away is left to zstd(1).
+    If that frame is too far away, return ``zstd`` and let zstd(1) decide.
     """
     head, position = head[:ENOUGH], 0
     while _is_skippable_frame(frame := head[position : position + 8]) and len(frame) == 8:
@@ -390,19 +391,19 @@ def _behind_skippable_frames(head: bytes) -> str:
 
 
 def is_packed(kind: str) -> bool:
-    """Return whether a name of :func:`sniff` is that of a compressed file or an archive.
+    """Return whether a kind of :func:`sniff` is a compressed file or an archive.
 
-    A datastore that decompresses nothing stores these as they are.
+    A datastore that doesn't decompress stores these files unchanged.
     """
     return kind in COMPRESSIONS or _GROUPS.get(kind) in (_ARCHIVE, _COMPRESSED)
 
 
 def refusal(kind: str, *, is_remote: bool = False, words: Words = MODULE) -> str | None:
-    """Return why what :func:`sniff` names is no image, and what to do, as the rest of a sentence; ``None`` for what is
-    accepted.
+    """Return the reason why a kind of :func:`sniff` is no image, and the remedy, as the rest of a sentence. Return
+    ``None`` for an accepted kind.
 
-    :arg is_remote: the file comes from a server.
-    :arg words: what errors call the choices of the user.
+    :arg is_remote: whether the file comes from a server.
+    :arg words: names of the user's options for errors.
     """
     group = _GROUPS.get(kind)
     if not group:

@@ -2,15 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The write discipline for image files: under a temporary name beside the final one, fsync, rename, fsync of the
-directory.
+"""The write discipline for image files: a temporary name beside the final one, fsync, rename, fsync of the directory.
 
-What is on its way in or out bears a name of its own, ``.<32 hex digits>.part``. The file of a running program is
-locked; a part that nobody holds is what a killed run left, and the next run in that directory removes it.
+A file that is being created or removed is a part with the name ``.<32 hex digits>.part``. A running program holds a
+lock on its parts. A part without a lock was left by a killed run, and the next run in the directory removes it.
 
-The directory can belong to somebody else, who replaces names there at any moment. So all names are relative to an open
-directory, a part is used by its descriptor only, and it belongs to the user who runs this until it is whole: its future
-owner can't open it before.
+The directory may belong to another user, who can replace names at any moment. So all names are relative to an open
+directory, and a part is used only through its descriptor. A part belongs to the user of this process until it is
+complete, so its future owner can't open it before.
 """
 
 from __future__ import annotations
@@ -36,19 +35,20 @@ from .layout import name_of_part
 if TYPE_CHECKING:
     from .batch import Batch
 
-#: Of every image file.
+#: Permission bits of every image file.
 MODE = 0o640
 
 
 @dataclass
 class NewImage:
-    """An image that is being made.
+    """An image that is being created.
 
-    :arg directory: descriptor of the directory that it is in; ``place`` is that directory's path, for messages.
-    :arg name: its name there.
-    :arg fd: open for reading and writing. A command gets it as :attr:`file`.
-    :arg owner: uid and gid that it gets when it is whole.
-    :arg mode: that it gets then; before, it is 0600.
+    :arg directory: descriptor of the image's directory.
+    :arg place: path of the directory, for messages.
+    :arg name: the image's current name in the directory.
+    :arg fd: descriptor for reading and writing. A command uses :attr:`file`.
+    :arg owner: uid and gid of the complete image.
+    :arg mode: permission bits of the complete image, 0600 before.
     """
 
     directory: int
@@ -57,32 +57,32 @@ class NewImage:
     fd: int
     owner: tuple[int, int] | None = None
     mode: int = MODE
-    #: Gives it its name together with others.
+    #: The batch that gives the image its name together with others.
     batch: Batch | None = None
-    #: Its place is final, or its batch decides about it: it stays.
+    #: Whether the image stays, because it has its final name or is part of a batch.
     done: bool = False
 
     @property
     def file(self) -> str:
-        """The path by which a command that inherits ``fd`` opens this very file."""
+        """Return the path through which a command that inherits ``fd`` opens this file."""
         return descriptor_path(self.fd)
 
     @property
     def final(self) -> str:
-        """The name that it gets. Nobody else draws the same 128 random bits, so it replaces nothing."""
+        """Return the final name. It replaces no other file, because its 128 random bits never repeat."""
         return name_of_part(self.name)
 
     @property
     def path(self) -> str:
-        """The path with that name."""
+        """Return the path with the final name."""
         return os.path.join(self.place, self.final)
 
     def commit(self) -> str:
         """Give the image its final name, durably, and return its path, ``<directory>/<32 hex digits>``. In a batch, the
-        batch gives it the name.
+        batch does the rename later.
 
-        :raises NoSpace, FileAccessFailed: it can't be written; it will be removed.
-        :raises StaleState: somebody put another file in its place.
+        :raises NoSpace, FileAccessFailed: the image can't be written, and will be removed.
+        :raises StaleState: another program replaced the image.
         """
         path = self.path
         with os_errors(f"write an image in {self.place}"):
@@ -94,17 +94,18 @@ class NewImage:
         return path
 
     def publish(self, directory: int, name: str) -> None:
-        """Make it durable, hand it to its owner, and rename it, in place of whatever is there.
+        """Make the image durable, set its owner, and rename it, over an existing file.
 
-        :raises OSError: it can't be done; :raises StaleState: somebody put another file in its place.
+        :raises OSError: one of the steps failed.
+        :raises StaleState: another program replaced the image.
         """
         self.make_durable()
         self.rename(directory, name)
 
     def make_durable(self) -> None:
-        """Hand it to its owner, and write all of it to the disk.
+        """Set the owner of the image, and write all of the image to the disk.
 
-        :raises OSError: it can't be done.
+        :raises OSError: one of the steps failed.
         """
         os.fchmod(self.fd, self.mode)
         if self.owner is not None:
@@ -112,9 +113,9 @@ class NewImage:
         os.fsync(self.fd)
 
     def rename(self, directory: int, name: str) -> None:
-        """Rename what is durable, in place of whatever is there.
+        """Rename the durable image, over an existing file.
 
-        :raises OSError, StaleState: as :meth:`publish`.
+        :raises OSError, StaleState: see :meth:`publish`.
         """
         os.rename(self.name, name, src_dir_fd=self.directory, dst_dir_fd=directory)
         self.name = name
@@ -132,14 +133,15 @@ def new_image(
     sweeping: bool = True,
     batch: Batch | None = None,
 ) -> Iterator[NewImage]:
-    """Create an empty image file under a temporary name in ``directory``, a path or a descriptor. It is removed at the
-    end of the block unless it was committed.
+    """Create an empty image file under a temporary name in ``directory``, a path or a descriptor, and yield it. The end
+    of the context removes an image that wasn't committed.
 
-    :arg owner: uid and gid; otherwise those of the process.
-    :arg sweeping: whether the directory is swept before, which reads it: with many images, once a run is enough.
-    :arg batch: gives the image its name together with others.
-    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: it can't
-        be made.
+    :arg owner: uid and gid. The default is the user of the process.
+    :arg sweeping: whether to sweep the directory before. A sweep reads the directory, so one sweep for many images is
+        enough.
+    :arg batch: the batch that gives the image its name.
+    :raises PathNotAllowed: a link of another user leads to the directory.
+    :raises NoSpace, FileAccessFailed: the image can't be created.
     """
     with _opened(directory, "make an image in") as (opened, place):
         if sweeping:
@@ -153,7 +155,7 @@ def new_image(
             with contextlib.suppress(OSError):
                 if not image.done:
                     os.unlink(image.name, dir_fd=opened)
-            # What is to last was fsynced before; close(2) can't tell anything new.
+            # Errors of close(2) don't matter, because durable data was fsynced before.
             with contextlib.suppress(OSError):
                 os.close(image.fd)
 
@@ -161,13 +163,13 @@ def new_image(
 def replace_image(
     part: NewImage, target: tuple[int, str], *, path: str, outdated: Sequence[str] = (), remove: str | None = None
 ) -> None:
-    """Rename ``part`` over the file or symbolic link ``target``, durably. What fails is undone; a crash comes between
-    the steps and never within one.
+    """Rename ``part`` over the file or symbolic link ``target``, durably. A failure is undone. A crash leaves the state
+    between two steps.
 
-    :arg target: descriptor of its directory, and its name there; ``path`` is both, for messages.
-    :arg outdated: names, in the part's directory, of what is removed before, where it exists: it is about the old file.
-    :arg remove: name of what is removed afterwards; once it is renamed it isn't brought back, as another run may have
-        swept it.
+    :arg target: descriptor of the target's directory, and the name there.
+    :arg path: path of the target, for messages.
+    :arg outdated: names in the part's directory that describe the old file. They are removed before, if they exist.
+    :arg remove: a name to remove afterwards. Its removal isn't undone, because another run may have swept the file.
     :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     directory, name = target
@@ -192,16 +194,16 @@ def replace_image(
 
 
 def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None) -> bool:
-    """Remove those of the files and directories ``names`` in ``directory`` that exist, one after the other; ``False``
-    when none does.
+    """Remove the existing files and directories among ``names`` in ``directory``, one after the other. Return ``False``
+    if none exists.
 
-    What fails is undone, but for the removal of data whose name is gone already. On a full file system, where a rename
-    can need a block, they are removed under their own names: a crash then leaves the last ones.
+    A failure is undone, except for the removal of data whose name is already gone. On a full file system, a rename can
+    need a block. Then files are removed under their own names, and a crash leaves the last ones.
 
-    :arg sweeping: as of :func:`new_image`.
-    :arg batch: makes the removal durable together with others, where only one file is removed.
-    :raises PathNotAllowed: a link of another user leads to the directory; :raises NoSpace, FileAccessFailed: a file
-        operation failed.
+    :arg sweeping: see :func:`new_image`.
+    :arg batch: the batch that makes the removal of a single file durable.
+    :raises PathNotAllowed: a link of another user leads to the directory.
+    :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(directory, "read") as (opened, place):
         if sweeping:
@@ -209,7 +211,7 @@ def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True,
         with os_errors(f"remove {os.path.join(place, names[0])}"):
             found = [name for name in names if exists_at(opened, name)]
             if len(found) == 1 and not _is_directory(opened, found[0]):
-                os.unlink(found[0], dir_fd=opened)  # which needs no other step that could fail
+                os.unlink(found[0], dir_fd=opened)  # a single step can't fail halfway
                 if batch is None:
                     sync_opened(opened)
                 else:
@@ -228,9 +230,10 @@ def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True,
 
 
 def sweep(directory: str | int) -> None:
-    """Remove the parts that nobody holds. One that can't be removed is left for the next run.
+    """Remove the parts without a lock. A part that can't be removed is left for the next run.
 
-    :raises PathNotAllowed: a link of another user leads to the directory; :raises FileAccessFailed: it can't be read.
+    :raises PathNotAllowed: a link of another user leads to the directory.
+    :raises FileAccessFailed: the directory can't be read.
     """
     with _opened(directory, "read") as (opened, place):
         _sweep(opened, place)
@@ -249,7 +252,7 @@ def _opened(directory: str | int, doing: str) -> Iterator[tuple[int, str]]:
 
 
 def _set_aside(directory: int, names: Sequence[str], undo: contextlib.ExitStack) -> list[str]:
-    """Rename what exists of ``names`` to names of parts, durably, and tell ``undo`` how to bring it back."""
+    """Rename the existing files among ``names`` to names of parts, durably, and register the way back in ``undo``."""
     aside = []
     for name in names:
         if exists_at(directory, name):
@@ -261,13 +264,13 @@ def _set_aside(directory: int, names: Sequence[str], undo: contextlib.ExitStack)
 
 
 def _finish(directory: int, place: str, aside: Sequence[str]) -> None:
-    """Make renames durable, and only then remove what was renamed."""
+    """Make renames durable, and then remove the renamed files."""
     try:
         sync_opened(directory)
         for name in aside:
             _remove(directory, name)
     except OSError as error:
-        # Not NoSpace, which says that nothing was changed.
+        # NoSpace would be wrong, because its message promises that nothing was changed.
         raise FileAccessFailed(
             f"A change in {place} is made, but not yet durable or not cleaned up: {error.strerror}; repeat it."
         ) from error
@@ -285,7 +288,7 @@ def _sweep(directory: int, place: str) -> None:
 
 
 def _remove(directory: int, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another run has swept it
+    with contextlib.suppress(FileNotFoundError):  # another run has swept the file
         if _is_directory(directory, name):
             _remove_directory(directory, name)
         else:
@@ -297,8 +300,8 @@ def _is_directory(directory: int, name: str) -> bool:
 
 
 def _remove_directory(directory: int, name: str) -> None:
-    """Remove a directory with the files in it, and no directories: those of snapshots have none, and its owner may have
-    moved one of root's there.
+    """Remove a directory with its files. Subdirectories are kept: a directory of snapshots has none, and the owner may
+    have moved a directory of root's there.
     """
     opened = open_directory_at(directory, name)
     try:

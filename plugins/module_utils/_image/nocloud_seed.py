@@ -4,10 +4,10 @@
 
 """A NoCloud seed that makes cloud-init mount a guest's virtiofs tags: a small ISO 9660 image.
 
-cloud-init's ``mounts`` runs once per instance, and a new instance id makes it run everything once more: host keys of
-ssh, package sources, the default user. So the instance id is the domain's and stays, and a ``bootcmd``, which runs at
-every boot before ``mounts``, forgets that ``mounts`` has run. Then a changed seed is applied at the next boot, and
-nothing else is.
+cloud-init runs its ``mounts`` once per instance. With a new instance id, cloud-init would repeat everything: host keys
+of ssh, package sources, the default user. So the instance id is that of the domain and never changes. A ``bootcmd``,
+which runs at every boot before ``mounts``, deletes the record that ``mounts`` has run. The next boot then applies a
+changed seed, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,26 +27,29 @@ from .._core.records import dataclass
 from .._host.mount.virtiofs import VIRTIOFS_OPTIONS
 from .._model.mount_names import check_mount_point, check_mount_tag
 
-#: By this volume id cloud-init finds a NoCloud seed.
+#: The volume id by which cloud-init finds a NoCloud seed.
 VOLUME_ID = "cidata"
-#: The file that says that a seed is ours, and what is in it.
+#: The file that marks a seed of this collection, and describes its content.
 MARKER = "granary"
-#: Raised when the same mounts lead to other files, so that seeds of an older version are written anew.
+#: Version of the generated files. A new version rewrites existing seeds.
 FORMAT = 1
 
-#: ECMA-119: logical sectors of 2048 bytes, the primary volume descriptor in the 17th.
+#: ECMA-119: bytes of a logical sector, and the sector of the primary volume descriptor.
 _SECTOR = 2048
 _DESCRIPTOR = 16 * _SECTOR
-#: A seed has some 400 KiB; a larger image isn't one of ours and needn't be read.
+#: Upper bound of a seed in bytes. A seed of this collection has some 400 KiB.
 _LARGEST = 4 * 1024 * 1024
 _INSTANCE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-#: Names that cloud-init takes for block devices, or looks up in its metadata (cloudinit/config/cc_mounts.py).
+#: Names that cloud-init treats as block devices, or looks up in its metadata (cloudinit/config/cc_mounts.py).
 _DEVICE_NAME = r"x?[shv]d[a-z][0-9]*|sr[0-9]+|ami|root|swap|ephemeral.*|ebs.*"
 
 
 @dataclass(frozen=True)
 class SeedMount:
-    """A virtiofs mount; ``options`` are more words for fstab, parted by commas."""
+    """A virtiofs mount.
+
+    :arg options: further options for fstab, separated by commas.
+    """
 
     tag: str
     mount_point: str
@@ -64,10 +67,10 @@ class Seed:
 
 
 def read_seed(path: str) -> Seed | None:
-    """The seed in the file ``path``; ``None`` when there is no file.
+    """Return the seed in the file ``path``, or ``None`` if the file is missing.
 
-    :raises Conflict: it isn't a seed that this collection wrote; :raises PathNotAllowed: another user's link leads
-        elsewhere.
+    :raises Conflict: this collection didn't write the file.
+    :raises PathNotAllowed: a link of another user leads elsewhere.
     """
     try:
         with opened_parent(path, option="seed") as (directory, name):
@@ -82,7 +85,7 @@ def read_seed(path: str) -> Seed | None:
             errno.EINVAL,
             errno.ELOOP,
             errno.ENXIO,
-        ):  # a directory, a FIFO; a link put there right now; a socket
+        ):  # a directory, a FIFO, a new link, or a socket
             raise _not_ours(path) from error
         raise from_os_error(error, f"read {path}") from error
     try:
@@ -99,7 +102,7 @@ def _not_ours(path: str) -> Conflict:
 
 
 def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
-    """The ISO 9660 image; the same for the same input and the same xorriso.
+    """Return the ISO 9660 image. The same input and the same xorriso give the same bytes.
 
     :arg instance_id: the domain's uuid.
     :raises InvalidInput: a tag or a mount point that cloud-init can't carry.
@@ -124,7 +127,7 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
 
 
 def _contents(seed: Seed) -> dict[str, str]:
-    """The seed's files. Their YAML is JSON, which is YAML too."""
+    """Return the seed's files by name. JSON is written in place of YAML, because all JSON is YAML."""
     if re.fullmatch(_INSTANCE_ID, seed.instance_id) is None:
         raise InvalidInput("instance_id", seed.instance_id, "a domain's uuid is expected")
     lines = [_fstab_fields(mount) for mount in seed.mounts]
@@ -135,11 +138,11 @@ def _contents(seed: Seed) -> dict[str, str]:
     user_data: dict[str, object] = {
         "bootcmd": [
             ["rm", "-f", "/var/lib/cloud/instance/sem/config_mounts"],
-            # cc_mounts takes its old lines away by itself, but only where it has a new one.
+            # cc_mounts removes its old lines only if it adds a new line.
             ["sed", "-i", r"/[[:blank:]]virtiofs[[:blank:]].*comment=cloudconfig/d", "/etc/fstab"],
         ],
     }
-    if lines:  # cloud-init warns of an empty list
+    if lines:  # cloud-init logs a warning about an empty list
         user_data["mounts"] = lines
     return {
         "meta-data": _json({"instance-id": seed.instance_id}),
@@ -169,7 +172,7 @@ def _json(value: object) -> str:
 
 def _make_image(tree: str, image: str) -> None:
     argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock"]
-    # Not the time of day, neither of the volume nor of the files.
+    # All dates are constant, so that equal seeds have equal bytes.
     argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
     try:
         run(argv)
@@ -182,20 +185,22 @@ def _make_image(tree: str, image: str) -> None:
 
 
 def _parse_marker(data: bytes) -> Seed:
-    """Read the seed that ``_contents`` wrote.
+    """Read a marker that ``_contents`` wrote.
 
-    :raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: it is something else.
+    :raises ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError: ``data`` is no valid
+        marker.
     """
     seed = from_plain(Seed, json.loads(data.decode("utf-8")))
-    _contents(seed)  # what it refuses to write, it never wrote
+    _contents(seed)  # a seed that can't be written is invalid
     return seed
 
 
 def _file(data: bytes, wanted: str) -> bytes:
-    """The file ``wanted`` in the root directory of an ISO 9660 image; names are the plain (ECMA-119) ones, in lower
-    case.
+    """Return the file ``wanted`` in the root directory of an ISO 9660 image. Names are the plain ones (ECMA-119), in
+    lower case.
 
-    :raises ValueError: it isn't such an image with our volume id; :raises LookupError: it has no such file.
+    :raises ValueError: ``data`` isn't an image with the volume id.
+    :raises LookupError: the image has no such file.
     """
     descriptor = data[_DESCRIPTOR : _DESCRIPTOR + _SECTOR]
     if (
@@ -220,7 +225,7 @@ def _file(data: bytes, wanted: str) -> bytes:
 
 
 def _extent(data: bytes, record: bytes) -> bytes:
-    """Return what a directory record points to (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both 32
+    """Return the data of a directory record (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both with 32
     bits, little-endian first.
     """
     start = int.from_bytes(record[2:6], "little") * _SECTOR

@@ -11,21 +11,21 @@ import struct
 from .._core.records import dataclass
 
 MAGIC = b"QFI\xfb"
-#: Number of bytes from the beginning of a file that hold all fields.
+#: Number of bytes at the beginning of a file that contain all fields.
 HEADER_SIZE = 112
-#: Bytes of the header of version 2, the shortest one.
+#: Size of the shortest header, that of version 2, in bytes.
 _SHORTEST = 72
-#: Incompatible features.
+#: Bits of incompatible features.
 _DIRTY, _CORRUPT, _EXTERNAL_DATA_FILE, _EXTENDED_L2 = 1, 2, 4, 16
-#: Largest order of the reference counts that the format allows: 64 bits each.
+#: Upper bound of the refcount order: 64 bits for each reference count.
 _LARGEST_REFCOUNT_ORDER = 6
-#: Smallest length of an entry in the table of internal snapshots, in bytes.
+#: Lower bound of an entry in the table of internal snapshots, in bytes.
 _SNAPSHOT_ENTRY = 40
 
 
 @dataclass(frozen=True)
 class Qcow2Header:
-    """The fields that the collection uses; offsets and sizes are in bytes. None of them has been checked.
+    """The fields that the collection uses, with offsets and sizes in bytes. Their values are unchecked.
 
     :arg backing_offset: position of the name of the backing file; 0 without one.
     :arg snapshots: number of internal snapshots.
@@ -48,9 +48,9 @@ class Qcow2Header:
 
     @classmethod
     def parse(cls, head: bytes) -> Qcow2Header:
-        """Read the header from the first bytes of a file; :data:`HEADER_SIZE` are enough.
+        """Read the header from the first :data:`HEADER_SIZE` bytes of a file, or more.
 
-        :raises ValueError: they are no qcow2 header, or less than one.
+        :raises ValueError: ``head`` is no complete qcow2 header.
         """
         if len(head) < _SHORTEST or not head.startswith(MAGIC):
             raise ValueError("no qcow2 header")
@@ -79,7 +79,9 @@ class Qcow2Header:
 
     @property
     def external_reference(self) -> str | None:
-        """Return how the image depends on another file, as a part of a sentence; ``None`` where it does not."""
+        """Return the image's dependency on another file, as a part of a sentence, or ``None`` without such a
+        dependency.
+        """
         if self.backing_offset:
             return "has a backing file"
         return "has an external data file" if self.has_external_data else None
@@ -90,7 +92,7 @@ class Qcow2Header:
 
     @property
     def tables_end(self) -> int:
-        """Return the bytes that the file has at least, by the tables that the header names."""
+        """Return the end of the last table that the header names, in bytes. A complete file isn't shorter."""
         return max(
             self.l1_offset + 8 * self.l1_entries,
             self.refcount_offset,
@@ -103,12 +105,12 @@ class Qcow2Header:
 
     @property
     def is_dirty(self) -> bool:
-        """Return whether the reference counts are behind, which is no damage (lazy refcounts)."""
+        """Return whether the reference counts are behind (lazy refcounts). This is no damage."""
         return bool(self.features & _DIRTY)
 
     @property
     def is_corrupt(self) -> bool:
-        """Return whether qemu found the image damaged, and marked it."""
+        """Return whether qemu marked the image as damaged."""
         return bool(self.features & _CORRUPT)
 
     @property

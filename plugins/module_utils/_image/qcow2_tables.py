@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Find what the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt).
+"""The clusters that the tables of a qcow2 image refer to (QEMU, docs/interop/qcow2.txt).
 
-Internal snapshots have tables of their own, which aren't counted.
+The tables of internal snapshots aren't counted.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from .compressed_cluster import is_whole_deflate, is_whole_zstd
 from .qcow2 import Qcow2Header
 from .table_file import Allocation, TableFile
 
-#: Sizes of a cluster that QEMU accepts, as powers of two.
+#: Cluster sizes that QEMU accepts, as powers of two.
 _CLUSTER_BITS = range(9, 22)
-#: Bits of an entry.
+#: Bit masks of an entry.
 _OFFSET = (1 << 56) - 512
 _COMPRESSED = 1 << 62
 _ZERO = 1
 _SECTOR = 512
-#: Parts of a cluster that an extended entry allocates one by one.
+#: Number of subclusters of a cluster, which an extended entry allocates separately.
 _SUBCLUSTERS = 32
-#: Compressed clusters that share the last sector of a file, at most: more make no sense, and looking at them would take
-#: long.
+#: Upper bound of the compressed clusters that share the last sector of a file. More are invalid, and slow to check.
 _MOST_LAST = 64
 
 
@@ -38,10 +37,10 @@ class _Compressed(NamedTuple):
 
 
 def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
-    """Return what the active tables refer to. The time it takes is in proportion to the tables' bytes that have
-    storage.
+    """Return the allocation of the active tables. The time is proportional to the stored bytes of the tables.
 
-    :raises OSError: the file can't be read; :raises ValueError: clusters of a size that qemu-img doesn't open.
+    :raises OSError: the file can't be read.
+    :raises ValueError: qemu-img doesn't support the cluster size.
     """
     if header.cluster_bits not in _CLUSTER_BITS:
         raise ValueError(header.cluster_bits)
@@ -58,7 +57,7 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
     )
     last: set[_Compressed] = set()
     for table, offset in l1:
-        if found.is_shared():  # what follows can't change that
+        if found.is_shared():  # the result is final
             break
         if not offset:
             continue
@@ -78,9 +77,12 @@ def qcow2_allocation(file: TableFile, header: Qcow2Header) -> Allocation:
 
 
 def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[int], bitmaps: array[int] | None) -> None:
-    """Count the clusters that aren't compressed, of entries of which ``first`` is the number in the whole image."""
-    # Clusters of zeros can have storage, and compressed ones have another kind of offset. Where subclusters exist, bit
-    # 0 isn't used.
+    """Count the uncompressed clusters of entries.
+
+    :arg first: number of the first entry in the whole image.
+    """
+    # Clusters of zeros may have storage, and compressed clusters have another kind of offset. With subclusters, bit 0
+    # is unused.
     plain = [entry & _OFFSET for entry in entries if entry & _OFFSET and not entry & (_COMPRESSED | _ZERO)]
     end = None
     if plain and max(plain) + found.block > found.length:
@@ -93,10 +95,10 @@ def _count(found: Allocation, header: Qcow2Header, first: int, entries: array[in
 
 
 def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int]) -> set[_Compressed]:
-    """Count compressed clusters, and return those that can end behind the file.
+    """Count compressed clusters, and return the clusters that may end behind the file.
 
     An entry has an offset, and the number of sectors that follow the first one. The data ends somewhere in the last
-    sector, where a file may end, too.
+    sector, and the file may end in the same sector.
     """
     width = 70 - header.cluster_bits
     clusters = [
@@ -108,15 +110,15 @@ def _count_compressed(found: Allocation, header: Qcow2Header, entries: array[int
         if entry & _COMPRESSED
     ]
     found.data += found.block * len(clusters)
-    # Clusters can share a sector, so that each counts for as little as its data can be.
+    # Clusters can share a sector, so each counts with the minimum size of its data.
     found.inside += sum(max(one.end - _SECTOR + 1 - one.offset, 1) for one in clusters if one.offset < found.length)
     found.end = max([found.end, *(min(one.end, found.length) for one in clusters)])
     return {one for one in clusters if one.end > found.length}
 
 
 def _needed(header: Qcow2Header, number: int, bitmap: int | None) -> int:
-    """Return the bytes of a cluster that a guest can read: those up to the end of the disk and, with subclusters, of
-    the last one that is allocated.
+    """Return the number of bytes of a cluster that a guest can read. The limit is the end of the disk and, with
+    subclusters, the end of the last allocated one.
     """
     cluster = 1 << header.cluster_bits
     readable = max(min(cluster, header.virtual_size - number * cluster), 0)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run qemu-img(1) on files that are open: the command gets descriptors, not names, and where root runs it, it can open
-nothing else.
+"""Run qemu-img(1) on open files. The command gets descriptors in place of names. If root runs the command, it can't
+open other files.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .._core.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-#: Limits. A sound header takes milliseconds of CPU time, and the slowest decompression far less than this for each
-#: piece of data.
+#: Upper bound of the CPU time in seconds for a header, and for each piece of data. A sound header takes milliseconds,
+#: and the slowest decompression far less than the bound.
 CPU_SECONDS = 10
 BYTES_PER_CPU_SECOND = 8 << 20
-#: Bytes: the block table of a 64 TiB VDI takes 256 MiB.
+#: Upper bound of the memory in bytes. The block table of a 64 TiB VDI takes 256 MiB.
 MEMORY = 512 << 20
-#: Bytes: qemu-img starts up to 64 threads where the host is busy, and their stacks count as memory.
+#: Size of a stack in bytes. On a busy host, qemu-img starts up to 64 threads, whose stacks count as memory.
 _STACK = 1 << 20
-#: Seconds that a command gets besides those for its data, and bytes of data for each second.
+#: Basic time limit of a command in seconds, and the bytes of data that add one second.
 _SECONDS = 600
 _BYTES_PER_SECOND = 1 << 20
 
@@ -43,17 +43,17 @@ def run_qemu_img(
     accept: Sequence[int] | None = (0,),
     watch: Callable[[], object] | None = None,
 ) -> Completed:
-    """Run a command of qemu-img under limits; ``arguments`` name files as :func:`descriptor_path` does.
+    """Run a command of qemu-img under limits. In ``arguments``, files have the names of :func:`descriptor_path`.
 
-    :arg reads: paths, for messages, of the files that it may read, by descriptor.
-    :arg writes: of those that it may read and write.
-    :arg directories: of those in which it may look up names; a name counts only if it leads to one of the files.
-    :arg data: upper bound of the bytes that it reads or writes, whichever are more: CPU time and time are limited in
-        proportion.
-    :arg timeout: seconds at most, however much the data is.
-    :arg accept: as :func:`run` takes it, and ``watch``.
-    :raises CommandFailed: qemu-img is missing, failed or exceeded a limit; the message names files by their paths.
-    :raises UnsupportedAction: the kernel can't confine it to the files.
+    :arg reads: paths of readable files by descriptor. Paths are only for messages.
+    :arg writes: paths of readable and writable files by descriptor.
+    :arg directories: paths of directories by descriptor. The command may look up names that lead to one of the files.
+    :arg data: upper bound of the bytes read or of the bytes written, whichever is larger. The limits of CPU time and
+        time are proportional to this number.
+    :arg timeout: upper bound in seconds for any amount of data.
+    :arg accept: see :func:`run`, also for ``watch``.
+    :raises CommandFailed: qemu-img is missing, failed or exceeded a limit. The message has the paths of files.
+    :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
     from .._core.confinement import Confinement
 
@@ -81,18 +81,18 @@ def run_qemu_img(
         names = ", ".join(dict.fromkeys(files.values()))
         raise CommandFailed(
             f"The command 'qemu-img' did not end in {limits_for(data)}, which are for {data} bytes of data, with "
-            f"{names} ({failure(done)})."
+            f"{names} ({describe_failure(done)})."
         )
-    raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {failure(done)}")
+    raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {describe_failure(done)}")
 
 
 def limits_for(data: int) -> str:
-    """Return the CPU time and the memory that a command gets for so many bytes of data, for messages."""
+    """Return the limits of CPU time and memory for ``data`` bytes, for messages."""
     return f"{_cpu_seconds(data)} s of CPU time and {MEMORY >> 20} MiB"
 
 
-def failure(done: Completed) -> str:
-    """Return why a command failed, for messages."""
+def describe_failure(done: Completed) -> str:
+    """Return the reason why a command failed, for messages."""
     if done.returncode >= 0:
         return reason(done)
     import signal
@@ -105,10 +105,10 @@ def _cpu_seconds(data: int) -> int:
 
 
 def as_one_image(files: Sequence[int]) -> str:
-    """A chain of qcow2 files as one name for qemu-img, which then takes nothing from headers; the top's format is told
-    apart (QEMU, "json:" file names).
+    """Return a name for a chain of qcow2 files with which qemu-img ignores the backing files in headers. The format of
+    the top file is a separate argument (QEMU, "json:" file names).
 
-    :arg files: descriptors, each before the one that it is based on.
+    :arg files: descriptors, each before that of its backing file.
     """
     import json
 
@@ -122,8 +122,8 @@ def as_one_image(files: Sequence[int]) -> str:
 
 
 def as_vhd(descriptor: int, *, by_geometry: bool) -> str:
-    """A VHD as one name for qemu-img, whose own choice between the two sizes in the footer differs from version to
-    version (QEMU, block/vpc.c).
+    """Return a name for a VHD that selects one of the two sizes in the footer, because the default of qemu-img depends
+    on its version (QEMU, block/vpc.c).
     """
     import json
 
@@ -134,4 +134,4 @@ def as_vhd(descriptor: int, *, by_geometry: bool) -> str:
     return "json:" + json.dumps(node)
 
 
-__all__ = ["as_one_image", "as_vhd", "failure", "limits_for", "run_qemu_img"]
+__all__ = ["as_one_image", "as_vhd", "describe_failure", "limits_for", "run_qemu_img"]

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tell how long a raw disk is by its own partition tables, file system or volume descriptor.
+"""Read the length of a raw disk from its own partition tables, file system or volume descriptor.
 
-A raw disk can hold anything. So what looks like a table counts only if all its fields are those of a sound table.
+A raw disk can contain any data, so a table counts only if all of its fields are valid.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from .._core.records import dataclass
 from .file_systems import file_system_size, is_boot_sector
 from .table_file import Read
 
-#: Bytes of the sectors that a GPT can be written for.
+#: Sector sizes for which a GPT can be written, in bytes.
 _SECTOR_SIZES = (512, 4096)
-#: Longest GPT header that is looked at: UEFI 2.10, table 5-5, reserves the rest of the sector.
+#: Upper bound of a GPT header in bytes. UEFI 2.10, table 5-5, reserves the rest of the sector.
 _GPT_HEADER = 92
 #: MBR (UEFI 2.10, 5.2): offset of the four entries and of the signature.
 _ENTRIES, _SIGNATURE = 446, 510
-#: Type of the entry that stands for a GPT.
+#: Type of the MBR entry for a GPT.
 _PROTECTIVE = 0xEE
-#: ECMA-119, 8.4: where the primary volume descriptor is.
+#: Offset of the primary volume descriptor in bytes (ECMA-119, 8.4).
 _DESCRIPTOR = 32768
 
 
 @dataclass(frozen=True)
 class OwnSize:
-    """The size that a disk has at least, in bytes, and the name of the table that it is told by."""
+    """The minimum size of a disk in bytes, and the name of the table with this size."""
 
     size: int
     table: str
 
 
 def own_sizes(read: Read) -> list[OwnSize]:
-    """Return the sizes that tables on a raw disk tell: partition tables, a file system, and the volume descriptor of an
+    """Return the sizes in the tables of a raw disk: partition tables, a file system, and the volume descriptor of an
     ISO image, which can be a hybrid.
 
     :raises OSError: the disk can't be read.
     """
     partitions = mbr_size(read)
-    # What an MBR without an entry for the GPT is beside is left from an earlier use of the disk.
+    # A GPT beside an MBR without an entry for the GPT is left from an earlier use of the disk.
     sizes = {"GPT": None if partitions else max((gpt_size(read, sector) for sector in _SECTOR_SIZES), key=int)}
     volume = iso_size(read)
-    if volume:  # a hybrid's MBR is made up for firmware, and often longer than the file
+    if volume:  # the MBR of a hybrid exists only for firmware, and is often longer than the file
         sizes["ISO 9660 volume descriptor"] = volume
     elif partitions:
         sizes["MBR"] = partitions
@@ -57,8 +57,8 @@ def own_sizes(read: Read) -> list[OwnSize]:
 
 
 def gpt_size(read: Read, sector: int) -> int:
-    """Return the bytes up to the end of the backup header (UEFI 2.10, 5.3.2), and 0 without a valid header in the
-    second sector.
+    """Return the bytes up to the end of the backup header (UEFI 2.10, 5.3.2), or 0 without a valid header in the second
+    sector.
     """
     header = read(sector, sector)
     length, checksum, own, backup = struct.unpack_from("<8x4xII4xQQ", header)
@@ -70,7 +70,7 @@ def gpt_size(read: Read, sector: int) -> int:
 
 
 def mbr_size(read: Read) -> int | None:
-    """Return the bytes up to the end of the last partition, and ``None`` unless the first sector is an MBR without a
+    """Return the bytes up to the end of the last partition, or ``None`` unless the first sector is an MBR without a
     GPT.
     """
     sector = read(0, 512)
@@ -90,7 +90,7 @@ def mbr_size(read: Read) -> int | None:
         return None
     if sum(status == 0x80 for status, *_rest in entries) > 1:
         return None
-    free = 1  # the sector of the MBR itself is none of a partition
+    free = 1  # partitions begin behind the sector of the MBR
     for start, count in used:
         if start < free or not count:
             return None
@@ -99,11 +99,11 @@ def mbr_size(read: Read) -> int | None:
 
 
 def iso_size(read: Read) -> int | None:
-    """Return the bytes of the volume, and ``None`` without a primary volume descriptor."""
+    """Return the bytes of the volume, or ``None`` without a primary volume descriptor."""
     descriptor = read(_DESCRIPTOR, 2048)
     if not descriptor.startswith(b"\x01CD001\x01"):
         return None
-    # Numbers are written twice, in both byte orders.
+    # Each number is stored twice, in both byte orders.
     (blocks, size), (swapped, swapped_size) = (
         struct.unpack_from("<I44xH", descriptor, 80),
         struct.unpack_from(">I42xH", descriptor, 84),

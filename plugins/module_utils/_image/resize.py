@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Grow an image file where it is. What it holds stays, and what is new reads as zeros.
+"""Grow an image file in place. The existing data stays, and the new part reads as zeros.
 
-The file is changed in place, because a copy of a large disk takes hours. A crash leaves the old size or the new one:
-the size of a raw file is one number of its file system, and qemu-img writes that of a qcow2 image last (QEMU,
-docs/interop/qcow2.txt, "Header").
+A copy of a large disk would take hours. A crash leaves the old size or the new size: the file system changes the size
+of a raw file atomically, and qemu-img writes the size of a qcow2 image last (QEMU, docs/interop/qcow2.txt, "Header").
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ from .still import is_used
 
 
 def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeout: float) -> None:
-    """Make a raw or qcow2 image ``size`` bytes large. One that is as large, or larger, stays as it is.
+    """Grow a raw or qcow2 image to ``size`` bytes. An image of this size or larger stays unchanged.
 
-    :arg image: the image's path, of which the driver knows that it is in its datastore.
-    :arg sparse: ``False`` gives what is new storage.
+    :arg image: the image's path. The driver has checked that it is in the datastore.
+    :arg sparse: ``False`` allocates storage for the new part.
     :arg timeout: seconds for qemu-img.
-    :raises Conflict: it has snapshots, or a program uses it.
-    :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
+    :raises Conflict: the image has snapshots, or a program uses the image.
+    :raises CommandFailed: qemu-img failed.
+    :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     if chain_files(image, format) != [image] or list_snapshots(image):
         raise Conflict(f"{image} can't grow while it has snapshots: delete them, or flatten one.")
@@ -51,7 +51,7 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             return
         if not sparse:
             require_room(descriptor, growth, f"grow {image}")
-        remove_files(directory, [checksum_file(name)])  # it is about the old data
+        remove_files(directory, [checksum_file(name)])  # the checksum is that of the old data
         if format == "raw":
             _grow_raw(descriptor, size, sparse, image)
         else:
@@ -76,9 +76,9 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
 
 
 def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -> None:
-    """Refuse what :func:`grow_image`, whose arguments these are, has no room for.
+    """Refuse a :func:`grow_image` with the same arguments that lacks space.
 
-    :raises NoSpace, FileAccessFailed: as :func:`grow_image`.
+    :raises NoSpace, FileAccessFailed: see :func:`grow_image`.
     """
     place, name = os.path.split(image)
     with contextlib.ExitStack() as stack:
@@ -93,7 +93,7 @@ def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -
 
 
 def _size_of(descriptor: int, format: str, image: str) -> int:
-    """Return the size in bytes that a guest sees."""
+    """Return the virtual size in bytes."""
     return (
         os.fstat(descriptor).st_size
         if format == "raw"
@@ -110,7 +110,7 @@ def _grow_raw(descriptor: int, size: int, sparse: bool, image: str) -> None:
             else:
                 os.posix_fallocate(descriptor, before, size - before)
         except OSError:
-            os.truncate(descriptor, before)  # a full file system leaves a part
+            os.truncate(descriptor, before)  # releases a partial allocation on a full file system
             raise
 
 

@@ -2,18 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Snapshots of an image: the files ``<image>.snap/<id>`` (design: driver-contract). How they hang together depends on
-the transfer driver:
+"""Snapshots of an image: the files ``<image>.snap/<id>`` (design: driver-contract). There are three layouts, by
+transfer driver:
 
-* each is a whole copy, and the image is a file (raw, and qcow2 with ``ssh``);
-* qcow2 overlays, each on the one before; the image is a symbolic link to the newest, which is no snapshot but what is
-  written to;
-* the same on shared storage: the image is the file of the first one, ``<image>.snap/0`` is a symbolic link back to it,
-  what is written to is the one with the highest number, and ``<image>.snap/<image>.snap`` is a symbolic link to ``.``,
-  so that backing files are found from both directories.
+* whole copies: each snapshot is a whole copy, and the image is a file (raw, and qcow2 with ``ssh``).
+* overlays: each file is a qcow2 overlay of the file before, and the image is a symbolic link to the newest file. The
+  newest file is no snapshot, because it receives the writes.
+* overlays on shared storage: the image is the first file, and ``<image>.snap/0`` is a symbolic link to the image. The
+  file with the highest number receives the writes. ``<image>.snap/<image>.snap`` is a symbolic link to ``.``, so that
+  backing files are found from both directories.
 
-A change is written beside and renamed over, so that whatever happens all data is there whole. Every action can be
-repeated.
+A change is written to a new file, which is then renamed over the old one, so all data stays complete at any time. Every
+action can be repeated.
 """
 
 from __future__ import annotations
@@ -43,28 +43,29 @@ from .new_image import NewImage, new_image, remove_files, replace_image, sweep
 if TYPE_CHECKING:
     from .batch import Batch
 
-#: Seconds for a command that copies data.
+#: Upper bound of the time of a command that copies data in seconds.
 TIMEOUT = 86400
 
 #: Upper bound of the name of a backing file in bytes (QEMU, docs/interop/qcow2.txt).
 _LONGEST_BACKING_NAME = 1023
 
-#: Files that one image may be made of: as many as libvirt runs. Each costs qemu-img a descriptor and a part of its
+#: Upper bound of the files of an image: the limit of libvirt. Each file needs a descriptor and a part of qemu-img's
 #: command line.
 LONGEST_CHAIN = 200
 
 
 def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
-    """Remove a snapshot; qcow2 files that are based on it are based on its own backing file first. One that isn't there
-    is removed already.
+    """Remove a snapshot. qcow2 files that are based on the snapshot are first rebased on its backing file. A missing
+    snapshot counts as removed.
 
-    :arg image: the image's path, of which the driver knows that it is in its datastore.
-    :raises Conflict: it is what the image holds now, or the files aren't as described above.
+    :arg image: the image's path. The driver has checked that it is in the datastore.
+    :raises Conflict: the file is the current data of the image, or the files have another layout than those above.
     :raises PathNotAllowed: a link of another user leads to the datastore.
-    :raises CommandFailed: qemu-img failed; :raises NoSpace, FileAccessFailed.
+    :raises CommandFailed: qemu-img failed.
+    :raises NoSpace, FileAccessFailed: a file operation failed.
     """
     with _opened(image) as files:
-        sweep(files.directory)  # a run that was killed may have done all but remove what it replaced
+        sweep(files.directory)  # a killed run may have left the files that it replaced
         if not files.has(snapshot):
             return
         if format == "qcow2":
@@ -79,7 +80,7 @@ def delete_snapshot(image: str, format: str, snapshot: int, *, timeout: float = 
 
 
 def revert_snapshot(image: str, format: str, snapshot: int) -> None:
-    """Make the image hold what the snapshot holds; the snapshot stays. Arguments and errors are those of
+    """Replace the data of the image by that of a snapshot. The snapshot stays. Arguments and errors are those of
     :func:`delete_snapshot`.
 
     :raises NotFound: there is no such snapshot.
@@ -95,16 +96,16 @@ def revert_snapshot(image: str, format: str, snapshot: int) -> None:
 
 
 def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float = TIMEOUT) -> None:
-    """Make the image a file that stands alone and holds what the snapshot holds, and remove all snapshots. Arguments
-    and errors as above.
+    """Replace the image by a single file with the data of a snapshot, and remove all snapshots. Arguments and errors
+    are those of :func:`delete_snapshot`.
 
-    A crash can leave the new image beside the snapshots, since no rename changes two names. A repeat removes them.
-    Until then they are whole, but for those that are based on the image's own file (shared storage), which holds other
-    data now.
+    A crash can leave the new image beside the snapshots, because no rename changes two names. A repeated call removes
+    the snapshots. Until then the snapshots stay complete, except on shared storage. There, the backing file of all
+    snapshots is the image's own file, which now has other data.
     """
     with _opened(image) as files:
         if files.snapshots is None and files.is_regular():
-            sweep(files.directory)  # the run that did it may have been killed before it removed all
+            sweep(files.directory)  # an earlier run may have been killed before it removed all files
             return
         chain = files.chain(snapshot) if format == "qcow2" else [files.data_of(snapshot)]
         with files.opened_all(chain) as reads, files.new_image(next(iter(reads))) as part:
@@ -119,14 +120,15 @@ def flatten_snapshot(image: str, format: str, snapshot: int, *, timeout: float =
 
 
 def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
-    """Refuse a change of snapshots that there is no room for.
+    """Refuse a change of snapshots that lacks space.
 
     :arg action: the driver's name of one of the functions above: ``snap_delete``, ``snap_flatten`` or ``snap_revert``.
-    :raises NoSpace: as the function would; :raises NotFound, Conflict, FileAccessFailed, CommandFailed.
+    :raises NoSpace: the space isn't enough.
+    :raises NotFound, Conflict, FileAccessFailed, CommandFailed: see the function.
     """
     with _opened(image) as files:
         if action == "snap_delete":
-            # One after the other is copied, and takes the place of what it is a copy of.
+            # Each file is copied and replaced before the next one.
             copied = files.children(snapshot) if format == "qcow2" and files.has(snapshot) else []
         elif action == "snap_flatten" and format == "qcow2":
             from .qemu_img import as_one_image
@@ -144,10 +146,11 @@ def foresee_change(action: str, image: str, format: str, snapshot: int) -> None:
 
 
 def list_snapshots(image: str) -> list[int]:
-    """Return the ids of an image's snapshots, ascending. What the image holds now is none, also where its file has a
-    number among them.
+    """Return the ids of an image's snapshots, ascending. The current data of the image is no snapshot, also if its file
+    has a number.
 
-    :raises Conflict: the files aren't as described above; :raises FileAccessFailed: they can't be read.
+    :raises Conflict: the files have another layout than those above.
+    :raises FileAccessFailed: the files can't be read.
     """
     with _opened(image) as files:
         if files.snapshots is None:
@@ -157,11 +160,11 @@ def list_snapshots(image: str) -> list[int]:
 
 
 def chain_files(image: str, format: str, snapshot: int | None = None) -> list[str]:
-    """Return the files that make up what the image holds, or held at a snapshot: one, or qcow2 overlays, each before
-    the one it is based on.
+    """Return the files with the data of the image or of a snapshot: one file, or qcow2 overlays, each before its
+    backing file.
 
-    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`; :raises InvalidInput: one isn't a regular
-        file.
+    :raises NotFound, Conflict, FileAccessFailed: see :func:`delete_snapshot`.
+    :raises InvalidInput: a file isn't a regular one.
     """
     with _opened(image) as files:
         if format == "qcow2":
@@ -172,19 +175,20 @@ def chain_files(image: str, format: str, snapshot: int | None = None) -> list[st
 
 
 def data_file(image: str) -> str:
-    """Return the file that an image's name leads to: itself or, where it is a symbolic link, that of a snapshot.
+    """Return the file that an image's name leads to: the image itself or, for a symbolic link, the file of a snapshot.
 
-    :raises NotFound, Conflict, FileAccessFailed: as :func:`delete_snapshot`.
+    :raises NotFound, Conflict, FileAccessFailed: see :func:`delete_snapshot`.
     """
     with _opened(image) as files:
         return files.path(files.target())
 
 
 def remove_image(image: str, *, sweeping: bool = True, batch: Batch | None = None) -> bool:
-    """Remove an image with its snapshots and its checksum; ``False`` when there is none.
+    """Remove an image with its snapshots and its checksum. Return ``False`` if there is none.
 
-    :arg sweeping: as of :func:`remove_files`, and so is ``batch``.
-    :raises InvalidInput: it isn't named like an image; :raises PathNotAllowed, NoSpace, FileAccessFailed.
+    :arg sweeping: see :func:`remove_files`, also for ``batch``.
+    :raises InvalidInput: ``image`` isn't the name of an image.
+    :raises PathNotAllowed, NoSpace, FileAccessFailed: see :func:`remove_files`.
     """
     directory, name = os.path.split(image)
     if not is_image_name(name):
@@ -195,12 +199,13 @@ def remove_image(image: str, *, sweeping: bool = True, batch: Batch | None = Non
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """An image's own file and those of its snapshots, which a number names; ``None`` names the image's own. Names are
-    relative to open directories.
+    """An image's own file and the files of its snapshots. A number identifies a snapshot, and ``None`` the image's own
+    file. Names are relative to open directories.
 
-    :arg directory: descriptor of the image's directory, and ``name`` the image's name there; ``image`` is both, for
-        messages.
-    :arg snapshots: descriptor of the directory with the snapshots, where there is one.
+    :arg image: the image's path, for messages.
+    :arg directory: descriptor of the image's directory.
+    :arg name: the image's name in the directory.
+    :arg snapshots: descriptor of the directory with the snapshots, or ``None`` without snapshots.
     """
 
     directory: int
@@ -221,7 +226,7 @@ class ImageFiles:
         return self.snapshots is not None and exists_at(self.snapshots, str(snapshot))
 
     def is_regular(self) -> bool:
-        """Return whether the image's own name is that of a regular file."""
+        """Return whether the image's own name belongs to a regular file."""
         try:
             return stat.S_ISREG(self._status(None).st_mode)
         except FileNotFoundError:
@@ -234,15 +239,15 @@ class ImageFiles:
             sync_opened(directory)
 
     def opened(self, number: int | None) -> contextlib.AbstractContextManager[int]:
-        """Open a file for the length of a block, in which its descriptor reads it.
+        """Yield a descriptor for reading a file.
 
-        :raises InvalidInput, FileAccessFailed: as :func:`opened_image_at`.
+        :raises InvalidInput, FileAccessFailed: see :func:`opened_image_at`.
         """
         return opened_image_at(*self.place(number), self.path(number))
 
     @contextlib.contextmanager
     def opened_all(self, numbers: list[int | None]) -> Iterator[Mapping[int, str]]:
-        """Open files for the length of a block. Yield their paths by descriptor."""
+        """Open files, and yield their paths by descriptor."""
         with contextlib.ExitStack() as stack:
             yield {stack.enter_context(self.opened(number)): self.path(number) for number in numbers}
 
@@ -252,7 +257,7 @@ class ImageFiles:
         return new_image(self.directory, owner=(found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
 
     def data_of(self, snapshot: int) -> int | None:
-        """Return the file that has a snapshot's data: its own, or the image's where the snapshot links back to it."""
+        """Return the file with a snapshot's data: its own, or the image's if the snapshot is a link to the image."""
         path = self.path(snapshot)
         with os_errors(f"read {path}"):
             if not self.has(snapshot):
@@ -277,7 +282,7 @@ class ImageFiles:
             )
 
     def active(self) -> int | None:
-        """Return the file that the image's data is written to."""
+        """Return the file that receives the image's writes."""
         target = self.target()
         if target is None and self.snapshots is not None and is_link_at(self.snapshots, snapshot_directory(self.name)):
             return self.data_of(self.numbers()[-1])
@@ -291,13 +296,13 @@ class ImageFiles:
             return self.data_of(self._number(os.readlink(self.name, dir_fd=self.directory), self.image))
 
     def parent(self, number: int | None) -> int | None:
-        """Return the snapshot that a qcow2 file names as its backing file; ``None`` where it has none."""
+        """Return the snapshot that is the backing file of a qcow2 file, or ``None`` without a backing file."""
         name = self.backing_name(number)
         return None if name is None else self._number(name, self.path(number))
 
     def backing_name(self, number: int | None) -> str | None:
-        """Return the name of the backing file in the header of a qcow2 file, because qemu-img would open the backing
-        file.
+        """Return the name of the backing file in the header of a qcow2 file. It is checked, because qemu-img would open
+        this file.
         """
         from .qcow2 import HEADER_SIZE, Qcow2Header
 
@@ -314,8 +319,8 @@ class ImageFiles:
             return os.fsdecode(os.pread(descriptor, header.backing_length, header.backing_offset))
 
     def chain(self, snapshot: int) -> list[int | None]:
-        """Return the qcow2 files that make up a snapshot, down to the one without a backing file; all of them belong to
-        the image.
+        """Return the qcow2 files of a snapshot, down to the file without a backing file. All of them belong to the
+        image.
         """
         return self.chain_from(self.data_of(snapshot))
 
@@ -343,7 +348,7 @@ class ImageFiles:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
 
     def _number(self, name: str, named_by: str) -> int:
-        """Return the snapshot that a symbolic link or a backing file's name means; relative names are relative to the
+        """Return the snapshot that a symbolic link or a backing file's name leads to. Relative names start at the
         image's directory.
         """
         directory, file = os.path.split(name)
@@ -358,9 +363,9 @@ class ImageFiles:
 
 @contextlib.contextmanager
 def _opened(image: str) -> Iterator[ImageFiles]:
-    """Open the directories of an image's files for the length of a block.
+    """Open the directories of an image's files, and yield the files.
 
-    :raises Conflict: what is named like the directory of its snapshots isn't one.
+    :raises Conflict: the name of the directory with the snapshots belongs to another file.
     """
     around, name = os.path.split(image)
     with contextlib.ExitStack() as stack:
@@ -379,17 +384,17 @@ def _opened(image: str) -> Iterator[ImageFiles]:
 
 
 def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float) -> None:
-    """Base ``child`` on what ``snapshot`` is based on, its content unchanged."""
+    """Rebase ``child`` on the backing file of ``snapshot``, and keep its content."""
     from .qemu_img import run_qemu_img
 
     chain = files.chain(snapshot)
     parent = files.parent(files.data_of(snapshot))
-    # Spelled as before.
+    # The name keeps the directory part of the old name.
     name = "" if parent is None else os.path.join(os.path.dirname(files.backing_name(child) or ""), str(parent))
     with files.opened(child) as source, files.opened_all(chain) as reads, files.new_image(source) as part:
         copy_local(source, part.fd)
-        # qemu-img looks up the names of backing files in the directory of the name that it has for the image. They
-        # count only where they lead to the chain.
+        # qemu-img looks up backing files relative to the image's name. Only names that lead to the chain are
+        # accessible.
         named = descriptor_path(files.directory, part.name)
         run = functools.partial(
             run_qemu_img,
@@ -399,7 +404,7 @@ def _rebase(files: ImageFiles, child: int | None, snapshot: int, timeout: float)
             data=disk_size(source, "qcow2", files.path(child)),
             timeout=timeout,
         )
-        # Each write is flushed: tables that qemu-img fails to write only when it closes the file, it takes for written.
+        # Each write is flushed, because qemu-img ignores errors that occur only when it closes the file.
         run(*"rebase -t writethrough -f qcow2 -F qcow2 -b".split(), name, "--", named)
         run("check", "-q", "-f", "qcow2", "--", named)
         replace_image(part, files.place(child), path=files.path(child))

@@ -18,13 +18,13 @@ from .._model.names import check_host
 
 @dataclass(frozen=True)
 class Source:
-    """A local path or a URL, as given. A URL can hold a password or a signature; ``redacted`` may be printed.
+    """A local path or a URL, as given. A URL may contain a password or a signature. Only ``redacted`` may be printed.
 
-    :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, where there is one.
-    :arg headers: what is sent to the HTTP server of the URL, and to no other that it redirects to.
-    :arg ca: certificates in PEM, one of which must have signed that of an HTTPS server; ``None`` for those that this
-        host trusts.
-    :raises InvalidInput: a path that isn't absolute, a scheme that nothing reads, or a URL that isn't one (RFC 3986).
+    :arg downloader: path of the program that reads URLs of other schemes than http, https and ssh, or ``None``.
+    :arg headers: headers for the HTTP server of the URL. Servers behind a redirect don't get these headers.
+    :arg ca: certificates in PEM, one of which must have signed the certificate of an HTTPS server. ``None`` stands for
+        the certificates that this host trusts.
+    :raises InvalidInput: the path isn't absolute, the scheme isn't supported, or the URL is invalid (RFC 3986).
     """
 
     path: str = field(repr=False)
@@ -41,12 +41,12 @@ class Source:
         except ValueError:
             expected = "a URL with a valid host and port is expected"
         if expected:
-            # Where the password is in something that isn't a URL, nobody can tell.
+            # The position of the password in an invalid URL isn't known, so the whole URL is hidden.
             raise InvalidInput("path", f"{self.scheme}://..." if re.search("[@?]", self.path) else self.path, expected)
 
     @property
     def scheme(self) -> str:
-        """Return ``http``, ``https`` or ``ssh``; empty for a local path."""
+        """Return the scheme of a URL, or ``""`` for a local path."""
         scheme, separator, _rest = self.path.partition("://")
         return scheme.lower() if separator and not self.path.startswith("/") else ""
 
@@ -57,16 +57,16 @@ class Source:
 
     @property
     def is_for_downloader(self) -> bool:
-        """Return whether the URL has a scheme that only the downloader knows."""
+        """Return whether the URL has a scheme that only the downloader reads."""
         return self.scheme not in ("", *SCHEMES)
 
     def _expected_url(self) -> str | None:
-        """Return a description of the URLs that are accepted; ``None`` when this is one of them.
+        """Return a description of the accepted URLs, or ``None`` if this URL is accepted.
 
-        :raises ValueError: a port or an address in brackets that isn't one.
+        :raises ValueError: the port or the address in brackets is invalid.
         """
         if self.is_for_downloader:
-            # A file of this host has a path, which SAFE_DIRS and RESTRICTED_DIRS are compared with.
+            # A file URL would bypass SAFE_DIRS and RESTRICTED_DIRS, which apply to paths.
             if self.downloader is None or self.scheme == "file":
                 return "an absolute path or a URL with http, https or ssh is expected"
             from .downloader import expected_url
@@ -93,7 +93,7 @@ class Source:
         return None
 
 
-#: What is read without the front-end's downloader.
+#: Schemes that are read without the front-end's downloader.
 SCHEMES = ("http", "https", "ssh")
 
 
@@ -107,7 +107,7 @@ def redact(path: str) -> str:
 
 
 def remote_path(path: str) -> str:
-    """Return the path on the other host, from that of an ssh URL."""
+    """Return the path on the other host from the path of an ssh URL."""
     return unquote(path, errors="surrogateescape")
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Check that image files don't change while they are copied: a copy of a file that somebody writes to is an image that
-never was. QEMU's locks tell who uses a file.
+"""Check that image files don't change while they are copied, because the copy would mix different states. QEMU's locks
+show whether a program uses a file.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from .._core.block_device import is_block_device, is_held, length_of, sectors_wr
 from .._core.errors import Conflict, StaleState, VmstoreError, os_errors
 from .._core.words import MODULE, Words
 
-#: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) when it may write to a file, and when it may resize it
+#: Bytes that QEMU locks (block/file-posix.c: RAW_LOCK_PERM_BASE) while it may write to a file or resize it
 #: (BLK_PERM_WRITE, BLK_PERM_RESIZE).
 _WRITERS = ((101, 1), (103, 1))
-#: All that it locks: RAW_LOCK_PERM_BASE and RAW_LOCK_SHARED_BASE.
+#: All bytes that QEMU locks: RAW_LOCK_PERM_BASE and RAW_LOCK_SHARED_BASE.
 _USERS = ((100, 10), (200, 10))
 
 
 class StillFiles:
-    """Files and block devices that are open, as they are when a copy begins.
+    """Open files and block devices, with their state at the beginning of a copy.
 
-    :arg paths: their paths by descriptor, for messages.
-    :arg verify: ``False`` adds to :attr:`warnings` what would be refused.
-    :arg words: what errors call the choices of the user.
-    :raises Conflict: a program such as QEMU has one open for writing, or a device is mounted or a part of another one.
+    :arg paths: the paths by descriptor, for messages.
+    :arg verify: ``False`` turns errors into :attr:`warnings`.
+    :arg words: names of the user's options for errors.
+    :raises Conflict: a program such as QEMU has a file open for writing, or a device is mounted or a part of another
+        device.
     """
 
     def __init__(self, paths: Mapping[int, str], *, verify: bool = True, words: Words = MODULE) -> None:
@@ -50,9 +51,9 @@ class StillFiles:
                 )
 
     def check(self) -> None:
-        """Compare the files with what they were.
+        """Compare the files with their state at the beginning.
 
-        :raises StaleState: one has another size, or was written to.
+        :raises StaleState: a file has another size, or was written to.
         """
         for descriptor, path in self._paths.items():
             if _state(descriptor, path) != self._before[descriptor]:
@@ -86,21 +87,22 @@ class StillFiles:
 
 
 def is_written_to(descriptor: int) -> bool:
-    """Return whether another program has QEMU's lock to write to an open file (QEMU, "Image locking").
-
-    No: the file system knows no locks.
+    """Return whether another program has QEMU's lock for writing to an open file (QEMU, "Image locking"). Return
+    ``False`` if the file system has no locks.
     """
     return _is_locked(descriptor, _WRITERS)
 
 
 def is_used(descriptor: int) -> bool:
-    """Return whether another program has any of QEMU's locks on an open file. No: the file system knows no locks."""
+    """Return whether another program has any of QEMU's locks on an open file. Return ``False`` if the file system has
+    no locks.
+    """
     return _is_locked(descriptor, _USERS)
 
 
 def _is_locked(descriptor: int, places: Sequence[tuple[int, int]]) -> bool:
     for start, length in places:
-        # struct flock of fcntl(2): type, whence, start, length, pid. Asking needs no right to write.
+        # struct flock of fcntl(2): type, whence, start, length, pid. F_OFD_GETLK needs no write permission.
         asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         try:
             (kind,) = struct.unpack_from("h", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))

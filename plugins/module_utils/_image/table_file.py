@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The tables of an image file, read piece by piece: where the image's blocks are, and what they add up to."""
+"""The tables of an image file, read piece by piece, and the sum of the blocks that they refer to."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from collections.abc import Callable, Iterable, Iterator
 from .._core.block_device import length_of
 from .._core.records import dataclass
 
-#: Bytes of a table that are read at once.
+#: Size of one read of a table in bytes.
 _PIECE = 64 << 10
 
 
 @dataclass
 class Allocation:
-    """The blocks that the tables of an image refer to, counted while they are read.
+    """The blocks that the tables of an image refer to, counted while the tables are read.
 
-    :arg length: bytes of the file, and ``block`` those of one block.
+    :arg length: bytes of the file.
+    :arg block: bytes of one block.
     """
 
     length: int
     block: int
-    #: Bytes: the end of the last block or table.
+    #: End of the last block or table in bytes.
     end: int = 0
-    #: Bytes of blocks and tables that begin within the file. More than the file has means that some are referred to
-    #: several times.
+    #: Sum of the bytes of blocks and tables that begin within the file. A sum larger than the file shows that blocks
+    #: are shared.
     inside: int = 0
-    #: Upper bound of the data in bytes: what a conversion reads.
+    #: Upper bound of the data that a conversion reads, in bytes.
     data: int = 0
 
     def add_tables(self, offsets: Iterable[int], size: int) -> None:
@@ -43,7 +44,10 @@ class Allocation:
             self.inside += size if offset < self.length else 0
 
     def add_blocks(self, offsets: list[int], end: int | None = None) -> None:
-        """Count blocks, the last of which ends at ``end``, where it isn't needed as a whole."""
+        """Count blocks.
+
+        :arg end: end of the last block, if a part of this block is unused.
+        """
         if not offsets:
             return
         highest = max(offsets)
@@ -54,24 +58,24 @@ class Allocation:
         )
 
     def is_shared(self) -> bool:
-        """Return whether blocks are referred to several times. The last block may end behind the file."""
+        """Return whether the tables refer to blocks several times. The last block may end behind the file."""
         return self.inside > self.length + self.block
 
 
 class TableFile:
-    """An open image file whose tables are read. What lies behind its end is zeros, as it is for qemu.
+    """An open image file whose tables are read. Behind its end there are zeros, the same as for qemu.
 
-    :arg descriptor: its file position changes.
+    :arg descriptor: descriptor of the file. The file position changes.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.length = length_of(descriptor)
-        #: A hole that was found: start and end.
+        #: Start and end of the last hole that was found.
         self._hole = (0, 0)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes, of which the caller knows that they are few.
+        """Return ``size`` bytes. The caller ensures that ``size`` is small.
 
         :raises OSError: the file can't be read.
         """
@@ -79,10 +83,10 @@ class TableFile:
         return data.ljust(size, b"\0")
 
     def entries(self, offset: int, count: int, code: str, byte_order: str) -> Iterator[tuple[int, array[int]]]:
-        """Yield a table of ``count`` entries in pieces, each with the number of its first entry. Pieces that lie in a
-        hole are left out.
+        """Yield a table of ``count`` entries in pieces, each with the number of its first entry. Pieces inside a hole
+        are left out.
 
-        :arg code: type of an entry, as :mod:`array` names it.
+        :arg code: type code of an entry (:mod:`array`).
         :arg byte_order: ``big`` or ``little``.
         :raises OSError: the file can't be read.
         """
@@ -104,14 +108,14 @@ class TableFile:
             try:
                 data = os.lseek(self.descriptor, start, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # no data up to the end
+                if error.errno != errno.ENXIO:  # the rest of the file is a hole
                     raise
                 data = max(self.length, end)
             self._hole = (start, data)
         return end <= self._hole[1]
 
 
-#: Reads ``size`` bytes at ``offset``: of a file, or of what is known of its beginning.
+#: A function that reads ``size`` bytes at ``offset`` of a file or of its known beginning.
 Read = Callable[[int, int], bytes]
 
 __all__ = ["Allocation", "Read", "TableFile"]

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Try mkfs and qemu-img on files that are thrown away.
+"""Try mkfs and qemu-img on temporary files.
 
-So options are refused where they are declared and not with the first image, and check mode knows which image can't be
-made.
+So invalid options are refused when they are declared, not with the first image, and check mode detects images that
+can't be created.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from .datablock import MEBIBYTE, PREALLOCATION, WRITING, check_datablock, find_m
 from .qemu_img import run_qemu_img
 from .room import may_compress, require_length, require_room, space
 
-#: How each command is kept from writing, so that it can be tried on large files, too.
+#: The option of each mkfs for a dry run, which is fast for large files, too.
 _DRY_RUN = {"ext2": "-n", "ext3": "-n", "ext4": "-n", "ntfs": "-n", "xfs": "-N"}
 
-#: Upper bound of what a command that can't be kept from writing may write for a trial, in bytes.
+#: Upper bound of the bytes that a command without a dry run may write in a trial.
 _MOST_WRITTEN = 256 << 20
 
-#: Bytes of the files that options are tried on, one after the other: some fit only small or only large file systems.
+#: Sizes of the files for trials in bytes. Some options are valid only for small or only for large file systems.
 _SIZES, _DRY_SIZES = (2**30, 2**23), (2**30, 2**23, 2**40)
 
-#: Seconds for one command of a trial, and for one that is watched.
+#: Upper bound of the time of one command of a trial in seconds.
 _TIMEOUT = 60
 _WATCHED_TIMEOUT = 2 * _TIMEOUT
 
 
 def try_fs_options(option: str, fs: str, options: str) -> None:
-    """Refuse arguments that ``mkfs.<fs>`` of this host, where it is installed, accepts for no size.
+    """Refuse arguments that ``mkfs.<fs>`` refuses for every size. Do nothing if the command isn't installed.
 
-    :arg option: what errors call the arguments.
-    :raises InvalidInput: naming the reason that the command prints.
+    :arg option: the name of the arguments in errors.
+    :raises InvalidInput: the command refused the arguments. The message has the output of the command.
     """
     try:
         command = find_mkfs(fs, options)
@@ -64,7 +64,7 @@ def try_fs_options(option: str, fs: str, options: str) -> None:
                     return
                 reasons.append(reason(completed))
     except (OSError, CommandFailed):
-        return  # nothing is known without space for a trial, or time
+        return  # a trial without enough space or time has no result
     raise InvalidInput(
         option, options, f"arguments of {os.path.basename(command[0])} are expected, which prints: {reasons[0]}"
     )
@@ -81,10 +81,10 @@ def try_datablock(
     qcow2_options: str = "",
     sparse: bool = True,
 ) -> None:
-    """Refuse what :func:`make_datablock`, whose arguments and errors these are, would refuse, as far as that is known
-    before.
+    """Refuse a :func:`make_datablock` with the same arguments that would fail, as far as a trial shows this. The errors
+    are the same, too.
 
-    :arg directory: descriptor of the directory that the image is to be in.
+    :arg directory: descriptor of the target directory.
     """
     mkfs = check_datablock(format=format, size_mb=size_mb, fs=fs, supported=supported, fs_options=fs_options)
     size = size_mb * MEBIBYTE
@@ -111,10 +111,10 @@ def try_datablock(
 
 
 def _try_mkfs(command: list[str], fs: str, size: int, directory: int, qcow2_options: str | None) -> None:
-    """Make the file system in a file that is thrown away.
+    """Make the file system in a temporary file.
 
     :arg size: bytes.
-    :arg qcow2_options: of the qcow2 image that the file system is converted to, ``None`` where that stays raw.
+    :arg qcow2_options: options of the qcow2 image for the file system, or ``None`` for a raw image.
     """
     with os_errors("look at the file system to make a datablock"):
         free = space(directory).free
@@ -124,7 +124,7 @@ def _try_mkfs(command: list[str], fs: str, size: int, directory: int, qcow2_opti
             dry = _DRY_RUN.get(fs)
             if dry:
                 run_mkfs([*command, dry], descriptor, timeout=_WATCHED_TIMEOUT, watch=_Watch(descriptor, 0))
-            # What fits whatever it takes needs no more than the dry run.
+            # The dry run is enough if the file system fits even without holes.
             if not dry or (is_known and size * (1 if qcow2_options is None else 2) > free):
                 limit = min(free, _MOST_WRITTEN)
                 with contextlib.suppress(_TooMuch) if limit == free else contextlib.nullcontext():
@@ -136,7 +136,7 @@ def _try_mkfs(command: list[str], fs: str, size: int, directory: int, qcow2_opti
 
 
 def _require_room(made: int, directory: int, qcow2_options: str | None) -> None:
-    """Refuse a file system that doesn't fit, where it is known how much the one of the trial takes."""
+    """Refuse a file system that doesn't fit, by the size of the file system of the trial."""
     taken = os.fstat(made).st_blocks * 512
     require_room(directory, taken, WRITING)
     if qcow2_options is not None:
@@ -148,15 +148,15 @@ def _require_room(made: int, directory: int, qcow2_options: str | None) -> None:
 
 
 class _NothingKnown(Exception):
-    """A trial tells nothing about the real work."""
+    """The error of a trial without a result."""
 
 
 class _TooMuch(_NothingKnown):
-    """A trial takes more space than it is allowed to, or too long."""
+    """The error of a trial that takes too much space or time."""
 
 
 class _Watch:
-    """The end of a trial that takes more than ``limit`` bytes, or :data:`_TIMEOUT`."""
+    """A check that ends a trial after ``limit`` bytes or :data:`_TIMEOUT`."""
 
     def __init__(self, descriptor: int, limit: int) -> None:
         self._descriptor, self._limit = descriptor, limit
@@ -171,9 +171,9 @@ class _Watch:
 
 @contextlib.contextmanager
 def _trial_file(size: int) -> Iterator[int]:
-    """Yield a descriptor of a file of ``size`` bytes without a name, locked as a new image is.
+    """Yield a descriptor of a file of ``size`` bytes without a name, locked like a new image.
 
-    :raises _NothingKnown: there can't be such a file here, or it needs more space than there is.
+    :raises _NothingKnown: the file system has no such files, or lacks space.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -191,10 +191,10 @@ def _trial_file(size: int) -> Iterator[int]:
 
 
 def try_qcow2_options(option: str, options: str) -> None:
-    """Refuse options that qemu-img of this host, where it is installed, doesn't accept for a new qcow2 image.
+    """Refuse options that qemu-img refuses for a new qcow2 image. Do nothing if qemu-img isn't installed.
 
-    :arg option: what errors call the options.
-    :raises InvalidInput: naming the reason that the command prints.
+    :arg option: the name of the options in errors.
+    :raises InvalidInput: qemu-img refused the options. The message has the output of qemu-img.
     """
     arguments = creation_options(options)
     try:

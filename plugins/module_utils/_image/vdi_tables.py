@@ -10,12 +10,12 @@ import struct
 
 from .table_file import Allocation, TableFile
 
-#: Entries of blocks without storage: all zeros, and never written.
+#: Entries of blocks without storage: a block of zeros, and an unallocated block.
 _ZERO, _FREE = 0xFFFFFFFE, 0xFFFFFFFF
 
 
 def vdi_allocation(file: TableFile) -> Allocation:
-    """Return what the table refers to, of a file whose header is sane.
+    """Return the allocation of a file with a valid header.
 
     :raises OSError: the file can't be read.
     """
@@ -29,7 +29,7 @@ def vdi_allocation(file: TableFile) -> Allocation:
         read += len(entries)
         if found.is_shared():
             return found
-    # In a hole, all entries are that of the first block.
+    # In a hole, all entries refer to the first block.
     unread = min(blocks, max(file.length - table, 0) // 4) - read
     found.add_blocks([data] if unread > 0 else [])
     found.inside += block * max(unread - 1, 0)

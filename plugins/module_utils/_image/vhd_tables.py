@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The size of a VHD that its footer tells, and the blocks that the table of a dynamic one refers to (Microsoft, Virtual
-Hard Disk Image Format Specification 1.0).
+"""The size in the footer of a VHD, and the blocks that the table of a dynamic VHD refers to (Microsoft, Virtual Hard
+Disk Image Format Specification 1.0).
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ import struct
 
 from .table_file import Allocation, TableFile
 
-#: Bytes of the footer at the end of a file.
+#: Size of the footer at the end of a file in bytes.
 FOOTER = 512
 _SECTOR = 512
 _COOKIE = b"conectix"
 _FIXED = 2
 _FREE = 0xFFFFFFFF
-#: Programs that go by the geometry, which is a little less than the size that others take: Virtual PC and QEMU (QEMU,
-#: block/vpc.c).
+#: Programs that use the geometry in the footer, which is a little smaller than the current size: Virtual PC and QEMU
+#: (QEMU, block/vpc.c).
 _BY_GEOMETRY = (b"vpc ", b"qemu")
-#: Programs by whose current size every QEMU goes (QEMU, block/vpc.c).
+#: Programs for whose images every QEMU uses the current size (QEMU, block/vpc.c).
 _BY_CURRENT_SIZE = (b"win ", b"qem2", b"d2v ", b"tap\0", b"CXSF")
-#: The largest geometry, which tells nothing.
+#: The largest geometry, which stands for any larger size.
 _LARGEST_GEOMETRY = (65535, 16, 255)
-#: Bytes that the oldest programs wrote of a footer.
+#: Size of the footer of the oldest programs in bytes.
 _SHORTEST_FOOTER = 511
 
 
 def is_by_geometry(footer: bytes) -> bool:
-    """Return whether the size of a disk is that of its geometry, and not the current size.
+    """Return whether the size of a disk is its geometry, not the current size.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     creator, *geometry = struct.unpack_from(">28x4s24xHBB", footer)
     return creator in _BY_GEOMETRY and tuple(geometry) != _LARGEST_GEOMETRY
 
 
 def has_two_sizes(footer: bytes) -> bool:
-    """Return whether versions of QEMU disagree about the size: 7.2 takes the geometry of what VirtualBox, Azure and
-    others made, newer ones the current size.
+    """Return whether versions of QEMU disagree about the size. For images of VirtualBox, Azure and others, 7.2 uses the
+    geometry, and newer versions use the current size.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     creator, size, *geometry = struct.unpack_from(">28x4s16xQHBB", footer)
     cylinders, heads, sectors = geometry
@@ -54,16 +54,17 @@ def has_two_sizes(footer: bytes) -> bool:
 def vhd_size(footer: bytes) -> int:
     """Return the virtual size in bytes.
 
-    :raises struct.error: it is no whole footer.
+    :raises struct.error: ``footer`` is incomplete.
     """
     size, cylinders, heads, sectors = struct.unpack_from(">48xQHBB", footer)
     return int(_SECTOR * cylinders * heads * sectors if is_by_geometry(footer) else size)
 
 
 def fixed_vhd_size(tail: bytes, length: int) -> int | None:
-    """Return the bytes of a fixed VHD before its footer, and ``None`` for any other file.
+    """Return the bytes of a fixed VHD before its footer, or ``None`` for any other file.
 
-    :arg tail: the last bytes of the file, and ``length`` how many bytes it has.
+    :arg tail: the last bytes of the file.
+    :arg length: bytes of the file.
     """
     footer = tail[-FOOTER:]
     if len(footer) < FOOTER or not footer.startswith(_COOKIE):
@@ -75,7 +76,7 @@ def fixed_vhd_size(tail: bytes, length: int) -> int | None:
 
 
 def vhd_allocation(file: TableFile) -> Allocation:
-    """Return what the table of a dynamic VHD refers to, and the footer behind that; of a file that qemu-img can open.
+    """Return the allocation of a dynamic VHD, with the footer at the end. qemu-img must be able to open the file.
 
     :raises OSError: the file can't be read.
     """
@@ -90,7 +91,7 @@ def vhd_allocation(file: TableFile) -> Allocation:
         read += len(piece)
         if found.is_shared():
             break
-    # In a hole, all entries lead to the beginning of the file.
+    # In a hole, all entries refer to the beginning of the file.
     found.inside += (bitmap + block) * max(min(entries, max(file.length - table, 0) // 4) - read, 0)
     found.end += _SHORTEST_FOOTER
     return found

@@ -14,18 +14,18 @@ from .table_file import Allocation, TableFile
 
 _SECTOR = 512
 _MAGIC = b"KDMV"
-#: Flag: grains are compressed, each behind a header with its length.
+#: The flag for compressed grains. Each grain has a header with its length.
 _COMPRESSED = 1 << 16
-#: Offset of a directory that the header at the end of the file tells.
+#: The directory offset that stands for a second header at the end of the file.
 _AT_END = (1 << 64) - 1
-#: Bytes from the end of the file to that header; the end-of-stream marker follows.
+#: Distance of the second header from the end of the file in bytes. The end-of-stream marker is behind it.
 _FOOTER = 1024
-#: Entry of a grain that is all zeros.
+#: Entry of a grain of zeros.
 _ZERO_GRAIN = 1
 
 
 def has_footer(file: TableFile) -> bool:
-    """Return whether a file's header at its end exists, where the header at its beginning names that one.
+    """Return whether the second header exists, if the first header refers to it.
 
     :raises OSError: the file can't be read.
     """
@@ -34,7 +34,7 @@ def has_footer(file: TableFile) -> bool:
 
 
 def vmdk_allocation(file: TableFile) -> Allocation:
-    """Return what the tables refer to, of a file that qemu-img can open.
+    """Return the allocation of a file that qemu-img can open.
 
     :raises OSError: the file can't be read.
     """
@@ -48,7 +48,7 @@ def vmdk_allocation(file: TableFile) -> Allocation:
     found.add_tables([directory * _SECTOR], 4 * tables)
     for _first, offsets in file.entries(directory * _SECTOR, tables, "I", "little"):
         for offset in filter(None, offsets):
-            if found.is_shared():  # what follows can't change that
+            if found.is_shared():  # the result is final
                 return found
             found.add_tables([offset * _SECTOR], 4 * per_table)
             for _number, entries in file.entries(offset * _SECTOR, per_table, "I", "little"):
@@ -64,7 +64,7 @@ def _count_compressed(found: Allocation, file: TableFile, offsets: list[int]) ->
     if offsets:
         highest = max(offsets)
         found.end = max(found.end, highest + 12 + struct.unpack("<8xI", file.read(highest, 12))[0])
-        found.inside += _SECTOR * sum(offset < file.length for offset in offsets)  # each takes a sector at least
+        found.inside += _SECTOR * sum(offset < file.length for offset in offsets)  # at least one sector each
         found.data += found.block * len(offsets)
 
 

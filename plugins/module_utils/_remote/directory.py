@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A directory of another host: its real path and its size. The other host needs nothing but a shell and du(1)."""
+"""A directory of another host: its real path and its size. The other host needs only a shell and du(1)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .._core.paths import absolute
 from .._host.directory import PROBE_TIMEOUT, Directory, DuOutput, Measuring
 from .ssh import CONNECT_TIMEOUT, SSH_FAILED, TIMED_OUT, script_command
 
-#: The exit code of :data:`LOOK` when there is no such directory.
+#: Exit code of :data:`LOOK` for a missing directory.
 NOT_A_DIRECTORY = 3
 
 #: A script that prints the real path, waits for a line, and prints the output of du(1) with the size in bytes. du
-#: measures the directory that the shell has entered before, whatever the path leads to by then. A directory that can't
-#: be entered is a directory, too.
+#: measures the directory that the shell has entered, even if the path leads elsewhere meanwhile. Directories that the
+#: shell can't enter are printed, too.
 LOOK = """\
 cd -P -- {path} 2>/dev/null && pwd -P || { [ -d {path} ] && readlink -e -- {path} && closed=1 || exit 3; }
 read -r _ || exit 0
@@ -29,23 +29,23 @@ exec du -s -B1 . 2>&1
 """
 GO_ON = b"\n"
 
-#: Upper bound of one line of another host in bytes: a path, quoted, and a reason.
+#: Upper bound of a line from another host in bytes: a quoted path and a reason.
 LONGEST_LINE = 1 << 16
 
 
 def look_there(host: str, path: str, check: Callable[[str], object], measuring: Measuring | None) -> Directory | str:
-    """Return the directory ``path`` of another host, or the reason why there is none. Measure the directory where that
-    is wanted.
+    """Return the directory ``path`` of another host, or the reason why there is none. Measure the directory unless
+    ``measuring`` is ``None``.
 
-    :arg check: as of :func:`look`, like ``measuring``.
-    :raises CommandFailed: the other host doesn't answer as it should, or du failed or needed longer.
+    :arg check: see :func:`look`, also for ``measuring``.
+    :raises CommandFailed: the output of the other host is invalid, or du failed or took too long.
     """
     import shlex
 
     seconds = PROBE_TIMEOUT if measuring is None else measuring.timeout
     wait = CONNECT_TIMEOUT + seconds + 5
     with Conversation(script_command(host, LOOK.replace("{path}", shlex.quote(path)), timeout=seconds)) as ssh:
-        lines = _lines(ssh, wait)
+        lines = _read_lines(ssh, wait)
         answer = next(lines, None)
         if answer is None:
             ended = ssh.finish(wait)
@@ -53,9 +53,9 @@ def look_there(host: str, path: str, check: Callable[[str], object], measuring: 
                 return "no such directory"
             if ended.returncode == SSH_FAILED:
                 return reason(ended)
-            raise CommandFailed(f"The host {host} did not answer with a path: {reason(ended)}")
+            raise CommandFailed(f"The host {host} did not print a path: {reason(ended)}")
         if not answer.startswith("/"):
-            raise CommandFailed(f"The host {host} did not answer with a path: {printable(answer)}")
+            raise CommandFailed(f"The host {host} did not print a path: {printable(answer)}")
         real = absolute("path", answer)
         check(real)
         if measuring is None:
@@ -70,10 +70,10 @@ def look_there(host: str, path: str, check: Callable[[str], object], measuring: 
         return Directory(real, output.size_mb(f"du on {host}", real, ended.returncode, measuring.log), host)
 
 
-def _lines(ssh: Conversation, timeout: float) -> Iterator[str]:
-    """Yield the lines of another host.
+def _read_lines(ssh: Conversation, timeout: float) -> Iterator[str]:
+    """Yield the lines that another host prints.
 
-    :raises CommandFailed: nothing came in time, or a line without end.
+    :raises CommandFailed: no line came in time, or a line is too long.
     """
     rest = b""
     while True:
@@ -84,7 +84,7 @@ def _lines(ssh: Conversation, timeout: float) -> Iterator[str]:
         *whole, rest = (rest + data).split(b"\n")
         yield from map(os.fsdecode, whole)
         if len(rest) > LONGEST_LINE:
-            raise CommandFailed("The host did not answer with lines of text.")
+            raise CommandFailed("The host did not print lines of text.")
 
 
 __all__ = ["look_there"]

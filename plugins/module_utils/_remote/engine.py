@@ -23,7 +23,7 @@ ENGINE = "granary_vmstore"
 #: The name of the package here.
 _HERE = __name__.rpartition("._remote.")[0]
 
-#: Imports that only type checkers follow. They are indented, and end with the block.
+#: A block of imports for type checkers only. The block ends with the indentation.
 _TYPE_CHECKING = re.compile(r"^if TYPE_CHECKING:\n(?:(?: .*)?\n)+", re.MULTILINE)
 _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
 
@@ -44,14 +44,14 @@ def engine_sources(module: str) -> dict[str, str]:
         path = f"{name.replace('.', '/')}.py"
         if path in sources:
             continue
-        source = _source(name)
+        source = _read_source(name)
         if source is None:
             continue
         sources[path] = source
         packages = name.split(".")[:-1]
         for depth in range(1, len(packages) + 1):
             sources.setdefault("/".join([*packages[:depth], "__init__.py"]), "")
-        pending.extend(_imported(name, source, sources))
+        pending.extend(_find_imports(name, source, sources))
     return sources
 
 
@@ -64,25 +64,25 @@ def path_in_engine(module: str) -> str:
 
 
 def pack_engine(module: str) -> bytes:
-    """Return :func:`engine_sources` as a ZIP file, for zipimport(3)."""
+    """Return :func:`engine_sources` as a ZIP file for Python's zipimport."""
     with io.BytesIO() as file:
-        # The smallest archive isn't worth the time: it is read once, by one host.
+        # Fast compression is enough, because only one host reads the archive, once.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for path, source in engine_sources(module).items():
                 archive.writestr(f"{ENGINE}/{path}", source)
         return file.getvalue()
 
 
-def _imported(name: str, source: str, known: Container[str]) -> Iterator[str]:
-    """Yield the modules of the engine that a module imports, and perhaps names that are none.
+def _find_imports(name: str, source: str, known: Container[str]) -> Iterator[str]:
+    """Yield the modules of the engine that a module imports, and perhaps names of other objects.
 
-    Names in a module aren't looked for, because the search would run the module.
+    Imported names aren't resolved, because this would run the module.
 
-    :arg known: the paths of modules that are known.
+    :arg known: the paths of known modules.
     """
     for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("", source)):
         base = ".".join([*name.split(".")[: -len(dots)], *([path] if path else [])])
-        if path and (f"{base.replace('.', '/')}.py" in known or _source(base) is not None):
+        if path and (f"{base.replace('.', '/')}.py" in known or _read_source(base) is not None):
             yield base
             continue
         for imported in (many or one.split("#")[0]).split(","):
@@ -91,15 +91,15 @@ def _imported(name: str, source: str, known: Container[str]) -> Iterator[str]:
 
 
 @functools.cache
-def _source(name: str) -> str | None:
-    """Return the source of a module of the engine; ``None`` for a package, and for what is no module."""
+def _read_source(name: str) -> str | None:
+    """Return the source of a module of the engine, or ``None`` for a package or another object."""
     try:
         found = importlib.util.find_spec(f"{_HERE}.{name}")
-    except ModuleNotFoundError:  # a name in a module
+    except ModuleNotFoundError:  # the name isn't a module
         return None
     if found is None or found.submodule_search_locations is not None or found.loader is None:
         return None
-    source: str | None = found.loader.get_source(found.name)  # type: ignore[attr-defined]  # each file's loader has it
+    source: str | None = found.loader.get_source(found.name)  # type: ignore[attr-defined]  # a method of FileLoader
     return source
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The side of a session that does the work: one request on standard input, one answer on standard output."""
+"""The remote side of a session: one request on standard input, one answer on standard output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, NoReturn
 
 from .stream import Received
-from .wire import CONFIRMED, Operation, decode, encode, failure
+from .wire import CONFIRMED, Operation, decode, describe_failure, encode
 
-#: Seconds until a signal is sent again.
+#: Interval between two signals in seconds.
 SIGNAL_INTERVAL = 0.5
 
 #: The request of one operation: ``action``, ``arguments``, ``named``, ``size`` (bytes of the data behind the request,
-#: or ``None``), and whatever ``begin`` needs.
+#: or ``None``), and further fields for ``begin``.
 Request = Mapping[str, Any]
 
-#: A function for each name of an operation, and the function that deletes the thing that an operation made, by its
-#: result.
+#: The functions of operations by name, and a function that deletes what an operation created. The argument of the
+#: latter is the result of the operation.
 Handlers = tuple[Mapping[str, Callable[..., Any]], Callable[[Any], object]]
 
 
@@ -34,16 +34,17 @@ def serve(
     kinds: Mapping[str, type],
     begin: Callable[[Request, Received | None, Callable[[str], object]], Handlers],
 ) -> None:
-    """Read a request, do its operation, and write the answer. A result that has to be confirmed and isn't is undone.
+    """Read a request, run its operation, and write the answer. If a result needs a confirmation and none arrives, undo
+    the operation.
 
     :arg operations: the table that both sides share.
-    :arg kinds: the dataclasses that the request may have, by name.
+    :arg kinds: the dataclasses that the request may contain, by name.
     :arg begin: returns the handlers. Its arguments are the request, the data behind the request or ``None``, and a
         function that writes a log line.
     """
     import signal
 
-    # Other code that prints doesn't write an answer.
+    # Code that prints must not write into the answer.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     confirmation = _Confirmation()
@@ -60,9 +61,9 @@ def serve(
     try:
         try:
             result = handlers[request["action"]](*request["arguments"], **request["named"])
-        except Exception as error:  # pylint: disable=broad-except  # any error is an answer
+        except Exception as error:  # pylint: disable=broad-except  # any error is sent to the other side
             with contextlib.suppress(OSError):
-                answers.write(encode(failure(error)))
+                answers.write(encode(describe_failure(error)))
             return
         answers.write(encode({"result": result}, has_kinds=False))
         if is_confirmed:
@@ -75,7 +76,7 @@ def serve(
 
 
 class _Confirmation:
-    """The end of standard input: a confirmation, or the end of the other side, which ends this process."""
+    """The end of standard input. It is a confirmation, or the end of the connection, which terminates this process."""
 
     def __init__(self) -> None:
         import threading
@@ -85,7 +86,7 @@ class _Confirmation:
         self.wait = self._confirmed.wait
 
     def watch(self) -> None:
-        """Begin to read standard input, whose data was read."""
+        """Start to wait for the confirmation, after the data on standard input was read."""
         import threading
 
         threading.Thread(target=self._read, daemon=True).start()
@@ -97,13 +98,13 @@ class _Confirmation:
             if os.read(0, 1) == CONFIRMED:
                 self._confirmed.set()
                 return
-        while True:  # a signal that comes just before the main thread waits for something doesn't wake it
+        while True:  # a signal just before a blocking call doesn't interrupt the call
             signal.pthread_kill(self._main, signal.SIGTERM)
             time.sleep(SIGNAL_INTERVAL)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
-    """Let the action remove what it made. Nothing interrupts this."""
+    """Exit, and let the action remove its files. Further signals don't interrupt this."""
     import signal
 
     signal.signal(number, signal.SIG_IGN)

@@ -2,14 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One operation on another host, over one ssh connection.
+"""An operation on another host, over one ssh connection.
 
-The other host needs python3 and nothing of ours: the engine goes along, from memory to memory. After the engine comes
-the request, a line of JSON, and after the request the data of the operation, if there is any. Lines of JSON come back:
-log lines and one answer. This side closes its end of the connection only when it is gone.
+The other host needs only python3, because the connection transfers the engine, from memory to memory. After the engine
+comes the request, a line of JSON, and after the request the data of the operation. The other host returns lines of
+JSON: log lines and one answer. This side keeps its end of the connection open, so the end of input means that this side
+is dead.
 
-After an operation that makes something, the other host waits for a confirmation. Without one it deletes the thing,
-because nobody would know of it.
+After an operation that creates data, the other host waits for a confirmation. Without a confirmation it deletes the
+data, because nobody else would.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ from .engine import ENGINE, pack_engine, path_in_engine
 from .ssh import CONNECT_TIMEOUT, ssh_command
 from .wire import CONFIRMED, Operation, encode, read_answer, unexpected
 
-#: Seconds for a host to start python3, and for an answer to a question that has a deadline of its own to arrive.
+#: Upper bound of the time to start python3 on a host in seconds. It is also the extra time for the answer of an
+#: operation with a deadline of its own.
 GRACE = CONNECT_TIMEOUT + 5
 
-#: Upper bound of a line of an answer in bytes; an image of a datastore takes some hundred.
+#: Upper bound of a line of an answer in bytes. In an inventory, each image takes some hundred bytes.
 LONGEST_ANSWER = 64 << 20
 
-#: Upper bound of the bytes that a login shell may write before python3 does.
+#: Upper bound of the output of a login shell before that of python3, in bytes.
 LONGEST_BANNER = 64 << 10
 
-#: Seconds in which a host must take a byte of the data that it is sent. Its disk may be slow.
+#: Upper bound of the time in which a host accepts no data, in seconds. The host's disk may be slow.
 STALL = 3600.0
 
 #: Upper bound of the time of an operation that has no deadline of its own, in seconds, once everything was sent: a
 #: week, because a URL may be slow.
 LONGEST_ACTION = 7 * 86400.0
 
-#: Upper bound of the log lines of an operation: this number, and some for each second; and of the bytes of one line.
+#: Upper bounds of the log of an operation: a number of lines, further lines for each second, and the bytes of one line.
 LOG_LINES = 1000
 LOG_RATE = 10
 LONGEST_LOG_LINE = 64 << 10
@@ -50,9 +52,9 @@ LONGEST_LOG_LINE = 64 << 10
 #: The line that python3 prints on the other host when it is ready for the engine.
 READY = "granary.vmstore is here"
 
-#: The program of the other host. The login shell may be any, so this is one line without an exclamation mark. zipimport
-#: wants a path, and a file in memory has one. Where standard error is closed, that file would get its number, and with
-#: it the messages.
+#: The program of the other host. It is one line without an exclamation mark, because some login shells change others.
+#: The engine is a file in memory, because zipimport needs a path. A closed standard error is opened first, because the
+#: file would otherwise get its number and receive the messages.
 BOOTSTRAP = ";".join(
     (
         "import os,sys",
@@ -74,20 +76,20 @@ NO_COMMAND = (126, 127)
 
 
 def command_for(module: str) -> str:
-    """Return the command for the other host's shell.
+    """Return the command that starts ``module`` on the other host, for the shell of that host.
 
-    :arg module: the full name of the module that the other host runs: its function ``serve`` gets standard input.
+    :arg module: the full name of the module. Its function ``serve`` gets standard input.
     """
     program = BOOTSTRAP.replace("{module}", path_in_engine(module))
     return f"exec python3 -ISXutf8 -c {shlex.quote(program)}"
 
 
 class Session:
-    """A connection to ``host``. The block ends the connection.
+    """A connection to ``host``, as a context that closes the connection.
 
-    :arg kind: the word for such a host in messages, such as ``bridge``.
-    :arg module: as :func:`command_for` takes it.
-    :arg log: gets a line a call.
+    :arg kind: the role of the host in messages, such as ``bridge``.
+    :arg module: see :func:`command_for`.
+    :arg log: is called with each log line.
     """
 
     def __init__(self, host: str, *, kind: str, module: str, log: Callable[[str], object]) -> None:
@@ -104,7 +106,7 @@ class Session:
         self._ssh.__exit__(*error)
 
     def handshake(self) -> str | None:
-        """Wait until python3 runs on the other host. Return the reason if python3 can't run there, as a part of a
+        """Wait until python3 runs on the other host. If python3 does not start, return the reason as a part of a
         sentence.
         """
         end = time.monotonic() + GRACE
@@ -126,7 +128,7 @@ class Session:
         try:
             ended = self._ssh.finish(1)
         except CommandFailed:
-            return "it answered something else than python3 does"
+            return "its output isn't that of python3"
         why = reason(records.replace(ended, stdout=banner.decode(errors="replace")))
         if ended.returncode in NO_COMMAND:
             return f"python3, 3.9 or newer, is not installed there ({why})"
@@ -144,18 +146,18 @@ class Session:
     ) -> Any:
         """Return the result of ``action`` on the other host.
 
-        :arg request: as the other host's ``serve`` takes it.
-        :arg kinds: the dataclasses that the result may have, by name.
+        :arg request: further fields of the request, see :data:`.serve.Request`.
+        :arg kinds: the dataclasses that the result may contain, by name.
         :arg data: sealed frames for the other host.
-        :arg timeout: seconds for an operation that is quick.
+        :arg timeout: seconds for a quick operation.
         :raises TransferFailed: the connection broke.
-        :raises CommandFailed: the other host sends something else than an answer, or nothing in time.
+        :raises CommandFailed: the other host sends an invalid answer, or none in time.
         :raises VmstoreError: the error of the operation.
         """
         self._action = action
         allowed = timeout + GRACE if operation.is_quick else LONGEST_ACTION
         began, logged = time.monotonic(), 0
-        for line in self._lines(self._sent(request, data), allowed):
+        for line in self._exchange(self._compose(request, data), allowed):
             answer = read_answer(self._peer, action, line, operation.result, kinds)
             if "error" in answer:
                 raise answer["error"]
@@ -172,7 +174,7 @@ class Session:
         raise AssertionError("the lines end by an error")
 
     def confirm(self) -> None:
-        """Confirm the result, so that the other host keeps what it made.
+        """Confirm the result, so that the other host keeps the created data.
 
         :raises TransferFailed: the connection broke.
         """
@@ -185,21 +187,21 @@ class Session:
             )
 
     def unexpected(self, why: str) -> CommandFailed:
-        """Return the error about an answer that isn't acceptable."""
+        """Return the error about an invalid answer."""
         return unexpected(self._peer, self._action, why)
 
-    def _sent(self, request: Mapping[str, object], data: Iterable[bytes]) -> Iterator[bytes]:
+    def _compose(self, request: Mapping[str, object], data: Iterable[bytes]) -> Iterator[bytes]:
         code = pack_engine(self._module)
         yield b"%d\n%b" % (len(code), code)
         yield encode(request)
         yield from data
 
-    def _lines(self, parts: Iterator[bytes], timeout: float) -> Iterator[bytes]:
-        """Yield the lines of the other host while it gets ``parts``.
+    def _exchange(self, parts: Iterator[bytes], timeout: float) -> Iterator[bytes]:
+        """Send ``parts`` to the other host, and yield the lines that the host sends.
 
-        :arg timeout: seconds for all the lines, once everything was sent.
+        :arg timeout: seconds for all the lines, after ``parts`` were sent.
         :raises TransferFailed: the connection ended.
-        :raises CommandFailed: the time is over, the other host takes nothing for too long, or a line is too long.
+        :raises CommandFailed: the time is over, the other host accepts no data for too long, or a line is too long.
         """
         waiting: memoryview | bytes | None = b""
         line = bytearray()
@@ -208,7 +210,7 @@ class Session:
         while True:
             can_read, can_write = self._wait(end, is_writing=waiting is not None)
             if not can_write and time.monotonic() >= end:
-                doing = "did not answer" if waiting is None else "takes nothing more for"
+                doing = "sent no answer to" if waiting is None else "accepts no more data for"
                 raise CommandFailed(
                     f"The {self._peer} {doing} {self._action} within {allowed:g} seconds and is given up."
                 )
@@ -232,9 +234,9 @@ class Session:
             return False, False
 
     def _read_lines(self, line: bytearray) -> Iterator[bytes]:
-        """Yield the lines that are complete now.
+        """Read once, and yield the complete lines.
 
-        :arg line: the beginning of a line; the beginning of the next line afterwards.
+        :arg line: a buffer with the incomplete line, before and after the call.
         """
         data = self._ssh.read()
         if not data:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from .._model.names import check_host
 
-#: Seconds to reach a host.
+#: Upper bound of the time to connect to a host in seconds.
 CONNECT_TIMEOUT = 10
 
-#: Seconds between two questions whether a silent host is still there; after three without an answer ssh(1) gives up.
+#: Interval between two probes of a silent host in seconds. After three probes without a reply, ssh(1) fails.
 ALIVE_INTERVAL = 15
 
-#: What ssh(1) answers when it, and not the command, failed.
+#: Exit code of ssh(1) if ssh(1) itself failed.
 SSH_FAILED = 255
 
-#: What timeout(1) answers when it ended the command.
+#: Exit code of timeout(1) if timeout(1) ended the command.
 TIMED_OUT = 124
 
 
 def ssh_command(destination: str, command: str, *, port: int | None = None) -> list[str]:
-    """The arguments that run ``command`` at ``destination``, ``[user@]host``; both are checked or quoted by the caller.
-
-    It never asks for anything.
+    """Return the arguments that run ``command`` at ``destination``, ``[user@]host``. The caller checks or quotes both.
+    ssh never prompts.
     """
     options = [
         "BatchMode=yes",
@@ -39,16 +38,15 @@ def ssh_command(destination: str, command: str, *, port: int | None = None) -> l
 
 
 def script_command(host: str, script: str, *, timeout: float) -> list[str]:
-    """The arguments that run a POSIX sh script on ``host``, as the user and with the configuration that this user's ssh
-    has for it.
+    """Return the arguments that run a POSIX sh script on ``host``. The user's ssh configuration for the host applies.
 
-    :arg script: fixed text; anything else in it must be quoted with ``shlex.quote``.
-    :arg timeout: seconds for the script; the host ends it by itself then, with the exit code ``TIMED_OUT``.
+    :arg script: a fixed text, in which variable parts are quoted with ``shlex.quote``.
+    :arg timeout: seconds for the script. After that, the host ends the script with the exit code ``TIMED_OUT``.
     """
     import math
     import shlex
 
-    # The user's login shell may be any: it only starts sh.
+    # The user's login shell can be any shell, so it only starts sh.
     command = f"exec timeout {math.ceil(timeout)} sh -c {shlex.quote(f'export LC_ALL=C; {script}')}"
     return ssh_command(check_host("bridge_list", host), command)
 

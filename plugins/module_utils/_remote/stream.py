@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Data that is sent to another host: frames, which keep holes, and a digest of all frames at the end."""
+"""The format of data for another host: frames, which keep holes, and a digest of all frames at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO
 
 from .._core.errors import StaleState, TransferFailed
 
-#: The header of a frame: its kind, and the bytes that follow or, of a hole, that are left out.
+#: The header of a frame: its kind, and the number of bytes that follow or that a hole has.
 FRAME = struct.Struct(">cQ")
 DATA, HOLE, END = b"D", b"H", b"E"
 
@@ -24,7 +24,7 @@ DIGEST = "sha256"
 #: Upper bound of the data of one frame in bytes.
 CHUNK = 1 << 20
 
-#: The size of a stream whose end nobody knows before all of it was read.
+#: The size of a stream of unknown length.
 UNKNOWN = -1
 
 
@@ -32,7 +32,7 @@ def frames_of_file(descriptor: int, size: int, extents: Iterable[tuple[int, int]
     """Yield an open file as frames. Holes are neither read nor sent.
 
     :arg size: bytes of the file.
-    :arg extents: the data of the file, as (start, end).
+    :arg extents: the parts of the file with data, as (start, end).
     :raises StaleState: the file became shorter meanwhile.
     """
     position = 0
@@ -55,10 +55,10 @@ def frames_of_stream(chunks: Iterable[bytes]) -> Iterator[bytes]:
     return (FRAME.pack(DATA, len(chunk)) + chunk for chunk in chunks)
 
 
-def sealed(frames: Iterable[bytes], check: Callable[[], object] = bool) -> Iterator[bytes]:
-    """Yield ``frames``, and behind them the last frame, the digest of them all.
+def seal(frames: Iterable[bytes], check: Callable[[], object] = bool) -> Iterator[bytes]:
+    """Yield ``frames``, and a last frame with the digest of all frames.
 
-    :arg check: is called before the last frame, and raises when the data isn't to be used.
+    :arg check: is called before the last frame, and raises if the data must not be used.
     """
     import hashlib
 
@@ -71,7 +71,7 @@ def sealed(frames: Iterable[bytes], check: Callable[[], object] = bool) -> Itera
 
 
 class Received:
-    """Data of another host while it arrives.
+    """Data from another host, read while it arrives.
 
     :arg stdin: the frames.
     :arg size: bytes of the data, or :data:`UNKNOWN`.
@@ -84,9 +84,9 @@ class Received:
         self._ended = ended
 
     def begin(self, size: int) -> tuple[bytes, Iterator[bytes]]:
-        """Return the first ``size`` bytes or more, and all of the data.
+        """Return the first ``size`` bytes or more, and an iterator over all of the data.
 
-        :raises TransferFailed: the data isn't the data that was sent, or ends too early; the iterator raises this, too.
+        :raises TransferFailed: the data is damaged or incomplete. The iterator raises this, too.
         """
         chunks = self._chunks()
         head: list[bytes] = []
@@ -125,4 +125,4 @@ class Received:
         return data
 
 
-__all__ = ["UNKNOWN", "Received", "frames_of_file", "frames_of_stream", "sealed"]
+__all__ = ["UNKNOWN", "Received", "frames_of_file", "frames_of_stream", "seal"]

@@ -4,7 +4,7 @@
 
 """Messages between two hosts: lines of JSON, and the table of operations that both sides share.
 
-Names in a message are only looked up in tables that the program gives, because the other host isn't trusted.
+The other host is untrusted, so names in a message are only looked up in fixed tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .._core.errors import CommandFailed, InvalidInput, UnsupportedAction, Vmsto
 #: The byte by which a host confirms a result.
 CONFIRMED = b"\n"
 
-#: The errors that a message can have, by name.
+#: The errors that a message can contain, by name.
 ERRORS = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VmstoreError)
 }
@@ -27,11 +27,11 @@ ERRORS = {
 
 @records.dataclass(frozen=True)
 class Operation:
-    """An operation that another host does.
+    """An operation that another host runs.
 
-    :arg result: the type of the result, as an annotation that :func:`read_plain` takes.
-    :arg is_quick: whether the operation reads no data, so that its result comes within the deadline of the user.
-    :arg is_confirmed: whether the operation makes something that is deleted again unless the user confirms the result.
+    :arg result: the type of the result, as an annotation for :func:`read_plain`.
+    :arg is_quick: whether the operation reads no data and so has to end within the deadline of the user.
+    :arg is_confirmed: whether the operation creates data that is deleted again unless the user confirms the result.
     """
 
     result: str = "None"
@@ -42,7 +42,7 @@ class Operation:
 def encode(message: Mapping[str, object], *, has_kinds: bool = True) -> bytes:
     """Return a message as a line of JSON.
 
-    :arg has_kinds: whether a dataclass has its name under ``is``, by which :func:`decode` makes it again.
+    :arg has_kinds: whether a dataclass includes its name under ``is``, from which :func:`decode` rebuilds it.
     """
 
     def plain(value: Any) -> object:
@@ -59,34 +59,34 @@ def encode(message: Mapping[str, object], *, has_kinds: bool = True) -> bytes:
 def decode(line: bytes, kinds: Mapping[str, type]) -> Any:
     """Return the message in a line.
 
-    :arg kinds: the dataclasses that the message may have, by name.
+    :arg kinds: the dataclasses that the message may contain, by name.
     :raises LookupError, TypeError, ValueError: the line isn't such a message.
     """
 
-    def made(found: dict[str, Any]) -> object:
+    def rebuild(found: dict[str, Any]) -> object:
         name = found.pop("is", None)
         if name is None:
             return found
         fields = {field: tuple(value) if isinstance(value, list) else value for field, value in found.items()}
         return kinds[name](**fields)
 
-    return json.loads(line, object_hook=made)
+    return json.loads(line, object_hook=rebuild)
 
 
 def read_answer(peer: str, action: str, line: bytes, result: str, kinds: Mapping[str, type]) -> dict[str, Any]:
     """Return an answer: ``log`` is a text, ``result`` the result of the action, ``error`` the error to raise.
 
     :arg peer: the other host, for messages.
-    :arg result: the type of the result, as in :class:`Operation`.
-    :arg kinds: the dataclasses that the result may have, by name.
+    :arg result: the type of the result, see :class:`Operation`.
+    :arg kinds: the dataclasses that the result may contain, by name.
     :raises CommandFailed: the line isn't an answer to the action.
     """
-    from .._core.plain import Mismatch, read_plain  # the other host needs neither
+    from .._core.plain import Mismatch, read_plain  # the other host doesn't need this module
 
     try:
         answer = dict(json.loads(line))
         if "error" in answer:
-            answer["error"] = rebuilt(peer, answer)
+            answer["error"] = rebuild_error(peer, answer)
         elif "log" not in answer:
             answer["result"] = read_plain(answer.get("result", ...), result, kinds)
         return answer
@@ -98,12 +98,12 @@ def read_answer(peer: str, action: str, line: bytes, result: str, kinds: Mapping
 
 
 def unexpected(peer: str, action: str, why: str) -> CommandFailed:
-    """Return the error about another host that sent something else than an answer."""
-    return CommandFailed(f"The {peer} did not answer {action} as it should: {printable(why)}.")
+    """Return the error about an invalid answer of another host."""
+    return CommandFailed(f"The {peer} sent an invalid answer to {action}: {printable(why)}.")
 
 
-def failure(error: Exception) -> dict[str, object]:
-    """Return a message that :func:`rebuilt` makes the same error of."""
+def describe_failure(error: Exception) -> dict[str, object]:
+    """Return a message from which :func:`rebuild_error` builds the same error."""
     if isinstance(error, InvalidInput):
         return {"error": type(error).__name__, "about": [error.option, error.value, error.accepted]}
     if isinstance(error, VmstoreError):
@@ -111,10 +111,10 @@ def failure(error: Exception) -> dict[str, object]:
     return {"error": "CommandFailed", "message": f"The action failed: {type(error).__name__}: {error}"}
 
 
-def rebuilt(peer: str, answer: Mapping[str, Any]) -> VmstoreError:
+def rebuild_error(peer: str, answer: Mapping[str, Any]) -> VmstoreError:
     """Return the error in an answer.
 
-    :raises LookupError, TypeError, ValueError: the answer isn't a :func:`failure`.
+    :raises LookupError, TypeError, ValueError: the answer isn't a result of :func:`describe_failure`.
     """
     kind = ERRORS[answer["error"]]
     if issubclass(kind, InvalidInput):
@@ -129,8 +129,8 @@ __all__ = [
     "Operation",
     "decode",
     "encode",
-    "failure",
+    "describe_failure",
     "read_answer",
-    "rebuilt",
+    "rebuild_error",
     "unexpected",
 ]

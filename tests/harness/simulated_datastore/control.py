@@ -102,30 +102,11 @@ class ControlServer:
         """Return the answer to one line."""
         number = None
         try:
-            try:
-                message = json.loads(line)
-            except ValueError as error:
-                raise SimulatedDatastoreError("A request must be a JSON object on one line.") from error
-            if not isinstance(message, dict) or not isinstance(message.get("params", {}), dict):
-                raise SimulatedDatastoreError("A request must be a JSON object, and its params one as well.")
-            if isinstance(message.get("id"), (dict, list)):
-                raise SimulatedDatastoreError("id: only a number or a text is accepted.")
+            message = _parse(line)
             number = message.get("id")
-            method = self._methods[choose("method", message.get("method"), sorted(self._methods))]
-            params = message.get("params", {})
-            parameters = inspect.signature(method).parameters
-            if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-                if params and not parameters:
-                    raise SimulatedDatastoreError(f"params of {message['method']}: none are accepted.")
-                for key in params:
-                    choose(f"params of {message['method']}", key, sorted(parameters))
-                missing = [
-                    key
-                    for key, parameter in parameters.items()
-                    if parameter.default is inspect.Parameter.empty and key not in params
-                ]
-                if missing:
-                    raise SimulatedDatastoreError(f"params of {message['method']}: {missing[0]!r} is missing.")
+            name = choose("method", message.get("method"), sorted(self._methods))
+            method, params = self._methods[name], message.get("params", {})
+            _check_params(f"params of {name}", method, params)
             result = method(**params)
             if inspect.isawaitable(result):
                 result = await result
@@ -140,6 +121,33 @@ class ControlServer:
                 "error": f"This is a bug in the daemon, its log has more: {type(error).__name__}: {error}.",
             }
         return {"id": number, "result": result}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse the JSON object of a request; its id and its params have the right type."""
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise SimulatedDatastoreError("A request must be a JSON object on one line.") from error
+    if not isinstance(message, dict) or not isinstance(message.get("params", {}), dict):
+        raise SimulatedDatastoreError("A request must be a JSON object, and its params one as well.")
+    if isinstance(message.get("id"), (dict, list)):
+        raise SimulatedDatastoreError("id: only a number or a text is accepted.")
+    return message
+
+
+def _check_params(option: str, method: Method, params: dict[str, Any]) -> None:
+    """Raise :class:`SimulatedDatastoreError` unless *method* accepts the names of *params*."""
+    parameters = inspect.signature(method).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    if params and not parameters:
+        raise SimulatedDatastoreError(f"{option}: none are accepted.")
+    for key in params:
+        choose(option, key, sorted(parameters))
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in params:
+            raise SimulatedDatastoreError(f"{option}: {key!r} is missing.")
 
 
 async def _take(room: trio.Semaphore, count: int, stream: trio.SocketStream) -> None:

@@ -199,13 +199,12 @@ class FileSystem:
         fd, new_fd = _open_two(nodes, parent, new_parent)
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         node = nodes.known(status.st_ino)
-        try:
-            old = os.stat(new_name, dir_fd=new_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            old = None
+        old = _stat_or_none(new_name, new_fd)
+        # For two names of one file rename(2) does nothing.
+        is_same = old is not None and old.st_ino == status.st_ino
         exchange = bool(request.flags & RENAME_EXCHANGE)
         replaced = None
-        if old is not None and old.st_ino != status.st_ino:
+        if old is not None and not is_same:
             replaced = nodes.known(old.st_ino) if exchange else nodes.hold(new_parent, new_name, old.st_ino)
         request.stat, request.found, request.result = status, node, (old, replaced)
         try:
@@ -217,19 +216,14 @@ class FileSystem:
             if replaced is not None and replaced.links and not exchange:
                 nodes.release_pin(replaced)
             raise
-        if old is not None and old.st_ino == status.st_ino:
-            # For two names of one file rename(2) does nothing.
+        if is_same:
             return
-        if exchange:
-            if node is not None:
-                nodes.rename(node, parent, name, new_parent, new_name)
-            if replaced is not None:
-                nodes.rename(replaced, new_parent, new_name, parent, name)
-            return
-        if replaced is not None:
+        if replaced is not None and not exchange:
             nodes.unname(replaced, new_parent, new_name)
         if node is not None:
             nodes.rename(node, parent, name, new_parent, new_name)
+        if replaced is not None and exchange:
+            nodes.rename(replaced, new_parent, new_name, parent, name)
 
     def readlink(self, request: Request) -> None:
         node = request.node
@@ -386,6 +380,14 @@ def _open(handle: Handle | None) -> Handle:
 
 def _fd(handle: Handle | None) -> int:
     return _open(handle).fd
+
+
+def _stat_or_none(name: bytes, directory: int) -> os.stat_result | None:
+    """Return the lstat(2) of *name*; None for a missing one."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _refuse_gone(request: Request) -> None:

@@ -106,25 +106,12 @@ class Ledger:
         *since* is a mark or the number of an entry. Raises :class:`SimulatedDatastoreError` for an unknown name, and
         for a beginning that is no longer in memory.
         """
-        ops = None
         for option, value in (("path", path), ("client", client), ("rule", rule)):
             if value is not None:
                 checks.text(option, value, path=option == "path")
         if error is not None:
             checks.whole("error", error)
-        if op is not None:
-            wanted = op if isinstance(op, list) else [op]
-            if not all(isinstance(each, str) for each in wanted):
-                raise SimulatedDatastoreError(
-                    f"op: {op!r} is neither the name of an operation or class nor a list of such."
-                )
-            try:
-                ops = expand(wanted)
-            except KeyError as unknown:
-                raise SimulatedDatastoreError(
-                    f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
-                    f"({', '.join(CLASSES)})."
-                ) from unknown
+        ops = None if op is None else _expand(op)
         if path is not None:
             self.check_path("path", path)
         first = self._first(since)
@@ -234,6 +221,20 @@ class Ledger:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _expand(op: str | list[str]) -> frozenset[str]:
+    """Return the operations of the criterion *op*. Raises :class:`SimulatedDatastoreError`."""
+    names = op if isinstance(op, list) else [op]
+    if not all(isinstance(name, str) for name in names):
+        raise SimulatedDatastoreError(f"op: {op!r} is neither the name of an operation or class nor a list of such.")
+    try:
+        return expand(names)
+    except KeyError as unknown:
+        raise SimulatedDatastoreError(
+            f"op: {unknown.args[0]!r} is neither an operation ({', '.join(sorted(OPERATIONS))}) nor a class "
+            f"({', '.join(CLASSES)})."
+        ) from unknown
 
 
 def path_glob(pattern: str) -> Callable[[bytes], bool]:

@@ -175,45 +175,48 @@ class Call:
         left = list(words)
         while left:
             word = left.pop(0)
-            if not word.startswith("-") or word == "-":
+            if word.startswith("-") and word != "-":
+                self._read_letters(word[1:], left)
+            else:
                 names.append(word)
-                continue
-            for position, letter in enumerate(word[1:], 2):
-                if letter in "oNt":
-                    value = word[position:] or (left.pop(0) if left else None)
-                    if value is None:
-                        raise _Failure(f"-{letter} needs a value", _USAGE)
-                    if letter == "N":
-                        raise _Failure(
-                            f"-N {value}: to mount in another namespace, run mount in there: nsenter --mount={value} "
-                            "mount ...",
-                            _USAGE,
-                        )
-                    if letter == "o":
-                        self.options.update(
-                            (name, value)
-                            for name, _equals, value in (option.partition("=") for option in value.split(",") if option)
-                        )
-                    break
-                if letter not in "sfnvrw":
-                    raise _Failure(f"unknown option -{letter}", _USAGE)
-                self.fake |= letter == "f"
-                self.sloppy |= letter == "s"
-                self.verbose |= letter == "v"
-                if letter in "rw":
-                    self.options["ro" if letter == "r" else "rw"] = ""
         if len(names) != 2:
             raise _Failure(f"usage: mount.{kind} SPEC DIRECTORY [-sfnv] [-o OPTIONS]", _USAGE)
         self.spec, self.directory = names
         if not self.sloppy:
-            for name in self.options:
-                if (
-                    name not in _FLAGS
-                    and name not in _NFS | _FUSE
-                    and not name.lower().startswith("x-")
-                    and name != "comment"
-                ):
-                    raise _Failure(f"an incorrect mount option was specified: {name}")
+            self._check_options()
+
+    def _read_letters(self, letters: str, left: list[str]) -> None:
+        """Read the letters of one word. A value may be the first of the words that are *left*."""
+        for position, letter in enumerate(letters, 1):
+            if letter in "oNt":
+                self._read_value(letter, letters[position:] or (left.pop(0) if left else None))
+                return
+            if letter not in "sfnvrw":
+                raise _Failure(f"unknown option -{letter}", _USAGE)
+            self.fake |= letter == "f"
+            self.sloppy |= letter == "s"
+            self.verbose |= letter == "v"
+            if letter in "rw":
+                self.options["ro" if letter == "r" else "rw"] = ""
+
+    def _read_value(self, letter: str, value: str | None) -> None:
+        if value is None:
+            raise _Failure(f"-{letter} needs a value", _USAGE)
+        if letter == "N":
+            raise _Failure(
+                f"-N {value}: to mount in another namespace, run mount in there: nsenter --mount={value} mount ...",
+                _USAGE,
+            )
+        if letter == "o":
+            for option in filter(None, value.split(",")):
+                name, _equals, text = option.partition("=")
+                self.options[name] = text
+
+    def _check_options(self) -> None:
+        known = _FLAGS.keys() | _NFS | _FUSE | {"comment"}
+        for name in self.options:
+            if name not in known and not name.lower().startswith("x-"):
+                raise _Failure(f"an incorrect mount option was specified: {name}")
 
     @property
     def read_only(self) -> bool:

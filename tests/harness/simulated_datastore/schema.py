@@ -32,32 +32,43 @@ def check(data: Any, schema: dict[str, Any] | None = None, where: str = "scenari
 
 
 def _check(data: Any, schema: dict[str, Any], root: dict[str, Any], where: str) -> None:
-    if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        # The first schema of the data's type, otherwise the last one, whose error is useful.
-        schema = next((each for each in schema["anyOf"] if isinstance(data, _TYPES[each["type"]])), schema["anyOf"][-1])
+    schema = _resolve(data, schema, root)
     if "enum" in schema and data not in schema["enum"]:
         raise SimulatedDatastoreError(
             f"{where}: {data!r} isn't one of {', '.join(map(str, schema['enum']))}{_near(data, schema['enum'])}."
         )
-    types = schema.get("type")
-    if types is not None:
-        names = [types] if isinstance(types, str) else types
-        # In Python a boolean is a number.
-        if not any(
-            isinstance(data, _TYPES[name]) and (name == "boolean" or not isinstance(data, bool)) for name in names
-        ):
-            raise SimulatedDatastoreError(f"{where}: {data!r} isn't of type {' or '.join(names)}.")
+    if "type" in schema:
+        _check_type(data, schema["type"], where)
     if "minimum" in schema and isinstance(data, (int, float)) and data < schema["minimum"]:
         raise SimulatedDatastoreError(f"{where}: {data!r} is less than {schema['minimum']}.")
     if isinstance(data, dict):
         _check_object(data, schema, root, where)
     elif isinstance(data, list):
-        if len(data) < schema.get("minItems", 0):
-            raise SimulatedDatastoreError(f"{where}: an empty list, at least {schema['minItems']} is needed.")
-        for number, item in enumerate(data):
-            _check(item, schema.get("items", {}), root, f"{where}[{number}]")
+        _check_array(data, schema, root, where)
+
+
+def _resolve(data: Any, schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema for *data* behind references and alternatives."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        # The first schema of the data's type, otherwise the last one, whose error is useful.
+        schema = next((each for each in schema["anyOf"] if isinstance(data, _TYPES[each["type"]])), schema["anyOf"][-1])
+    return schema
+
+
+def _check_type(data: Any, types: str | list[str], where: str) -> None:
+    names = [types] if isinstance(types, str) else types
+    # In Python a boolean is a number.
+    if not any(isinstance(data, _TYPES[name]) and (name == "boolean" or not isinstance(data, bool)) for name in names):
+        raise SimulatedDatastoreError(f"{where}: {data!r} isn't of type {' or '.join(names)}.")
+
+
+def _check_array(data: list[Any], schema: dict[str, Any], root: dict[str, Any], where: str) -> None:
+    if len(data) < schema.get("minItems", 0):
+        raise SimulatedDatastoreError(f"{where}: an empty list, at least {schema['minItems']} is needed.")
+    for number, item in enumerate(data):
+        _check(item, schema.get("items", {}), root, f"{where}[{number}]")
 
 
 def _check_object(data: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], where: str) -> None:

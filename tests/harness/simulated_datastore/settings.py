@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import errnos, schema
+from . import checks, errnos, schema
 from .client import Control
 from .errors import SimulatedDatastoreError
 from .profiles import choose
@@ -25,23 +25,10 @@ def apply(control: Control, settings: dict[str, Any]) -> None:
     """
     for key in settings:
         choose("set", key, KEYS)
-    given = {
-        key: size(value) if key in ("size", "max_file", "read", "write") else value for key, value in settings.items()
-    }
-    if isinstance(given.get("quotas"), list):
-        given["quotas"] = [
-            {**quota, "size": size(quota["size"])} if isinstance(quota, dict) and "size" in quota else quota
-            for quota in given["quotas"]
-        ]
-    for key in _STATE[1:]:
-        if key in given and "state" not in given:
-            raise SimulatedDatastoreError(f"{key}: this option belongs to a state, give state= as well.")
+    given = {key: _convert_sizes(key, value) for key, value in settings.items()}
     # State and delay are set last, but checked here, so that an error leaves the other settings unchanged.
-    schema.check({key: given[key] for key in ("state", "delay") if key in given}, {"$ref": "#/$defs/settings"}, "set")
-    if "error" in given:
-        errnos.number("error", given["error"])
-    if not isinstance(given.get("crash_tracking", True), bool):
-        raise SimulatedDatastoreError(f"crash_tracking: {given['crash_tracking']!r} is neither true nor false.")
+    _check_state(given)
+    checks.flag("crash_tracking", given.get("crash_tracking", True))
     if given.keys() & set(_SCHEDULE):
         given = {**given, **_schedule(control.call("status")["schedule"], given)}
     for method, keys in (("resize", _CAPACITY), ("schedule.set", _SCHEDULE), ("state.set", _STATE)):
@@ -49,6 +36,27 @@ def apply(control: Control, settings: dict[str, Any]) -> None:
             control.call(method, **part)
     if "crash_tracking" in given:
         control.call("crash.track", enabled=given["crash_tracking"])
+
+
+def _convert_sizes(key: str, value: Any) -> Any:
+    """Return the value of a setting with its sizes in bytes."""
+    if key in ("size", "max_file", "read", "write"):
+        return size(value)
+    if key == "quotas" and isinstance(value, list):
+        return [
+            {**quota, "size": size(quota["size"])} if isinstance(quota, dict) and "size" in quota else quota
+            for quota in value
+        ]
+    return value
+
+
+def _check_state(given: dict[str, Any]) -> None:
+    for key in _STATE[1:]:
+        if key in given and "state" not in given:
+            raise SimulatedDatastoreError(f"{key}: this option belongs to a state, give state= as well.")
+    schema.check({key: given[key] for key in ("state", "delay") if key in given}, {"$ref": "#/$defs/settings"}, "set")
+    if "error" in given:
+        errnos.number("error", given["error"])
 
 
 def _schedule(now: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

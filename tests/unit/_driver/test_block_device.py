@@ -23,9 +23,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge import frames
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.bridge import read_frames
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import opened
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import open_source_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import Received
@@ -309,8 +309,8 @@ def test_a_device_that_is_written_to_meanwhile(
 
 def test_a_device_is_sent_to_another_host_whole(driver: Make, attach: Attach) -> None:
     device = attach(content := raw())
-    with opened(device, driver(device).check) as descriptor:
-        sent = b"".join(frames(descriptor))
+    with open_source_file(device, driver(device).check) as descriptor:
+        sent = b"".join(read_frames(descriptor))
     received = Received(io.BytesIO(sent), len(content), lambda: None)
     head, chunks = received.begin(512)
     assert b"".join(chunks) == content and content.startswith(head)

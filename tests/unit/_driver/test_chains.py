@@ -130,7 +130,7 @@ def test_a_chain_is_not_exported(driver: FsDriver, image: Path, image_format: st
     """The front-end would fetch only one file of the chain, with a checksum that is correct for this file."""
     with pytest.raises(
         Conflict,
-        match=rf"can't be exported as one file, as its data is in {image}\.snap/2, .*; flatten its snapshots, or "
+        match=rf"can't be exported as one file, because its data is in {image}\.snap/2, .*; flatten its snapshots, or "
         r"export a clone",
     ):
         driver.export(str(image), image_format)

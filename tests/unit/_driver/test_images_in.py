@@ -192,7 +192,7 @@ def test_each_conversion_compares_the_sizes(tmp_path: Path) -> None:
         with (
             new_image(str(tmp_path)) as part,
             pytest.raises(
-                CommandFailed, match="made a disk of 1048064 bytes of .*/disk, whose header says 1048476 bytes"
+                CommandFailed, match="made a disk of 1048064 bytes of .*/disk, whose header has 1048476 bytes"
             ),
         ):
             copy_chain(ImageChain((str(tmp_path / "disk"),), "qcow2"), part, wanted)

@@ -14,14 +14,14 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import (
     CHUNK,
-    chunks_of,
-    opened,
+    open_source_file,
+    read_chunks,
 )
 
 
 def read(path: Path, check=str) -> bytes:
-    with opened(str(path), check) as descriptor:
-        return b"".join(chunks_of(descriptor))
+    with open_source_file(str(path), check) as descriptor:
+        return b"".join(read_chunks(descriptor))
 
 
 def test_the_whole_file(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_a_link_that_is_swapped_in_after_the_check_is_not_followed(tmp_path: Pat
 def test_what_is_swapped_in_once_it_is_open_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("checked")
     (tmp_path / "y").write_text("other")
-    with opened(str(tmp_path / "x"), str) as descriptor:
+    with open_source_file(str(tmp_path / "x"), str) as descriptor:
         os.rename(tmp_path / "y", tmp_path / "x")
-        assert b"".join(chunks_of(descriptor)) == b"checked"
+        assert b"".join(read_chunks(descriptor)) == b"checked"
 
 
 def test_what_is_refused_is_not_even_looked_for(tmp_path: Path) -> None:

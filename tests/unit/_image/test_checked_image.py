@@ -32,7 +32,7 @@ CLUSTER = 65536
 
 def check(path: Path, **options: object) -> tuple[CheckedImage, tuple[str, ...]]:
     with opened_file(str(path)) as descriptor:
-        return checks.checked_image(descriptor, path=str(path), **options)
+        return checks.check_image(descriptor, path=str(path), **options)
 
 
 def qemu(program: str, *arguments: object) -> str:

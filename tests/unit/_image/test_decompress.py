@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import CHUNK
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._image import decompress
-from ansible_collections.granary.vmstore.plugins.module_utils._image.decompress import decompressed
+from ansible_collections.granary.vmstore.plugins.module_utils._image import decompress as decompress_module
+from ansible_collections.granary.vmstore.plugins.module_utils._image.decompress import decompress
 
 TOOLS = ("gzip", "bzip2", "xz", "zstd")
 #: Content of an image: half of it is incompressible.
@@ -40,7 +40,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def unpack(data: bytes, *, size: int = 10_000, limit: int = 10 * MIB, path: str = "/srv/image") -> bytes:
-    return b"".join(decompressed(pieces(data, size), limit=limit, path=path))
+    return b"".join(decompress(pieces(data, size), limit=limit, path=path))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_bomb_is_stopped_at_the_limit(tool: str) -> None:
     bomb = pack(tool, bytes(256 * MIB))
     out = 0
     with pytest.raises(InvalidInput, match=f"at most {5 * MIB} bytes are expected, and it expands to more than that"):
-        for chunk in decompressed([bomb], limit=5 * MIB, path="/srv/image"):
+        for chunk in decompress([bomb], limit=5 * MIB, path="/srv/image"):
             assert len(chunk) <= CHUNK, "what is held at once doesn't grow with the bomb"
             out += len(chunk)
     assert 4 * MIB < out <= 5 * MIB
@@ -122,7 +122,7 @@ def test_as_many_bytes_as_the_limit_are_none_too_many(tool: str) -> None:
 
 def test_what_is_not_compressed_has_the_limit_too() -> None:
     with pytest.raises(InvalidInput, match="at most 5 bytes are expected, and it has more than that"):
-        for _ignored in decompressed(itertools.repeat(b"1234"), limit=5, path="/srv/image"):
+        for _ignored in decompress(itertools.repeat(b"1234"), limit=5, path="/srv/image"):
             pass
 
 
@@ -160,7 +160,7 @@ def test_as_much_memory_as_the_limit_is_none_too_much() -> None:
 
 
 def test_zstd_itself_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress, "_ZSTD_MEMORY", 64 * MIB)
+    monkeypatch.setattr(decompress_module, "_ZSTD_MEMORY", 64 * MIB)
     with pytest.raises(InvalidInput, match="a whole zstd stream is expected"):
         unpack(make_greedy("zstd", 27))
 
@@ -266,9 +266,9 @@ def large_skippable_frame() -> Iterator[bytes]:
 def test_data_of_which_nothing_comes_out_is_limited(
     endless: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decompress, "_TAKEN", 10 * MIB)
+    monkeypatch.setattr(decompress_module, "_TAKEN", 10 * MIB)
     with pytest.raises(InvalidInput, match=r"data is expected, and of the first 10\d* bytes only \d come out"):
-        for _ignored in decompressed(endless(), limit=MIB, path="/srv/image"):
+        for _ignored in decompress(endless(), limit=MIB, path="/srv/image"):
             pass
 
 
@@ -276,17 +276,17 @@ def test_data_of_which_nothing_comes_out_is_limited(
     ("tool", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
 )
 def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress, "_CPU_SECONDS", 0)
-    monkeypatch.setattr(decompress, "_CPU_BYTES", 1 << 60)
+    monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 0)
+    monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
     with pytest.raises(InvalidInput, match=f"{tool} data that takes at most 0 seconds of CPU time so far is expected"):
         unpack(compress(DATA))
 
 
 def test_so_is_that_of_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress, "_CPU_SECONDS", 1)
-    monkeypatch.setattr(decompress, "_CPU_BYTES", 1 << 60)
+    monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 1)
+    monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
     with pytest.raises(InvalidInput, match=r"a whole zstd stream is expected.*\(stopped by SIGKILL\)"):
-        for _ignored in decompressed(itertools.repeat(pack("zstd", DATA, "-19")), limit=1 << 50, path="/srv/image"):
+        for _ignored in decompress(itertools.repeat(pack("zstd", DATA, "-19")), limit=1 << 50, path="/srv/image"):
             pass
 
 
@@ -336,7 +336,7 @@ def test_reads_no_more_than_it_must() -> None:
             given.append(piece)
             yield piece
 
-    assert next(decompressed(chunks(), limit=20 * MIB, path="/srv/image"))
+    assert next(decompress(chunks(), limit=20 * MIB, path="/srv/image"))
     assert len(given) < 5
 
 

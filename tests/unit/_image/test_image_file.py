@@ -123,7 +123,7 @@ def test_real_images_are_what_qemu_img_says(tmp_path: Path, image_format: str, o
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
 def test_the_length_of_the_whole_is_needed_for_raw_only(tmp_path: Path, image_format: str) -> None:
     assert virtual_size(head(create(tmp_path / "image", image_format)), None) >= MIB
-    with pytest.raises(InvalidInput, match="source: 'http://x/y' is not accepted: its size can't be told"):
+    with pytest.raises(InvalidInput, match="source: 'http://x/y' is not accepted: its size isn't known"):
         virtual_size(bytes(1024), None, option="source", path="http://x/y")
 
 
@@ -229,7 +229,7 @@ def test_a_vmdk_with_extents_elsewhere(tmp_path: Path, refused_unseen: Callable[
     patch(patch(path, 12, bytes(8)), 512, DESCRIPTOR + bytes(512))
     assert "/etc/passwd" in qemu_img("info", "-f", "vmdk", path)
     assert "this vmdk image is a descriptor of other files" in refused_unseen(path)
-    with pytest.raises(InvalidInput, match="doesn't tell its size"):
+    with pytest.raises(InvalidInput, match="doesn't have its size"):
         virtual_size(head(path), None)
     patch(path, 0, b"COWD")
     assert "this vmdk image is a descriptor of other files" in refused_unseen(path)

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._image.checked_image import checked_image
+from ansible_collections.granary.vmstore.plugins.module_utils._image.checked_image import check_image
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import opened_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image.raw_tables import own_sizes
 
@@ -41,7 +41,7 @@ FILE_SYSTEMS = [
 
 def warnings_of(path: Path, verify: bool = True) -> tuple[str, ...]:
     with opened_file(str(path)) as descriptor:
-        return checked_image(descriptor, path=str(path), verify=verify)[1]
+        return check_image(descriptor, path=str(path), verify=verify)[1]
 
 
 def assert_short(path: Path, table: str, told: int) -> None:

@@ -341,13 +341,13 @@ def test_answers_in_advance_are_skipped(serve: Serve, statuses: tuple[int, ...])
 def test_answers_in_advance_are_limited(serve: Serve, status: int) -> None:
     site = serve(in_advance(*[status] * 101))
     for use in (fetch, lambda url: read_head(url, 1000, timeout=5)):
-        with pytest.raises(TransferFailed, match="the server sent 100 answers in advance, and no final one"):
+        with pytest.raises(TransferFailed, match="the server sent 100 informational responses, and no final one"):
             use(site.url)
     assert len(site.asked) == 2
 
 
 def test_another_protocol_is_no_file(serve: Serve) -> None:
-    with pytest.raises(TransferFailed, match="the server answered 101 Switching Protocols"):
+    with pytest.raises(TransferFailed, match="the server returned 101 Switching Protocols"):
         fetch(serve(in_advance(101)).url)
 
 
@@ -425,7 +425,7 @@ def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_rang
 )
 def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, length: int) -> None:
     for use in (fetch, lambda url: read_head(url, 20)):
-        with pytest.raises(TransferFailed, match=r"the server's answer is not valid HTTP \(ValueError\)"):
+        with pytest.raises(TransferFailed, match=r"the server's response is not valid HTTP \(ValueError\)"):
             use(serve(send_unasked(content_range, length)).url)
 
 
@@ -563,22 +563,22 @@ def raw(answer: bytes) -> Answer:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (lambda handler: handler.send_error(404, "\x1b[31mred"), "the server answered 404 Not Found"),
-        (lambda handler: handler.head(599, Content_Length=0), "the server answered 599"),
-        (lambda handler: handler.head(204), "the server answered 204 No Content, which comes without a file"),
+        (lambda handler: handler.send_error(404, "\x1b[31mred"), "the server returned 404 Not Found"),
+        (lambda handler: handler.head(599, Content_Length=0), "the server returned 599"),
+        (lambda handler: handler.head(204), "the server returned 204 No Content, which comes without a file"),
         (
             lambda handler: handler.head(206, Content_Range="bytes 0-x/y"),
-            "the server's answer is not valid HTTP (ValueError)",
+            "the server's response is not valid HTTP (ValueError)",
         ),
-        (lambda handler: handler.head(304), "the server answered 304 Not Modified"),
+        (lambda handler: handler.head(304), "the server returned 304 Not Modified"),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), "the connection was closed too early"),
         (lambda handler: handler.reset(), "Connection reset by peer"),
         (raw(b""), "Remote end closed connection without response"),
-        (raw(b"SSH-2.0-\x1b[31mred\r\n\r\n"), "the server's answer is not valid HTTP (BadStatusLine)"),
-        (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), "the server's answer is not valid HTTP (HTTPException)"),
+        (raw(b"SSH-2.0-\x1b[31mred\r\n\r\n"), "the server's response is not valid HTTP (BadStatusLine)"),
+        (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), "the server's response is not valid HTTP (HTTPException)"),
         (
             raw(b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\n\r\n"),
-            "the server's answer is not valid HTTP (ValueError)",
+            "the server's response is not valid HTTP (ValueError)",
         ),
     ],
 )
@@ -684,7 +684,7 @@ def test_an_answer_that_does_not_begin_is_given_up(
     site = serve(send_drops(begin, drop))
     with pytest.raises(TransferFailed) as caught:
         use(site.url)
-    assert str(caught.value) == f"Could not read {site.url}: the server did not begin its answer within 0.3 seconds."
+    assert str(caught.value) == f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
     assert len(site.asked) == 1
 
 
@@ -695,7 +695,7 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     site = serve(slow)
-    with pytest.raises(TransferFailed, match="did not begin its answer within"):
+    with pytest.raises(TransferFailed, match="did not begin its response within"):
         fetch(site.url)
     assert len(site.asked) <= 2
 
@@ -711,7 +711,7 @@ def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        with pytest.raises(TransferFailed, match="did not begin its answer within"):
+        with pytest.raises(TransferFailed, match="did not begin its response within"):
             fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
 
 
@@ -731,7 +731,7 @@ def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
         try:
-            with pytest.raises(TransferFailed, match="did not begin its answer within"):
+            with pytest.raises(TransferFailed, match="did not begin its response within"):
                 fetch("https://images.example/image")
         finally:
             over.set()
@@ -832,7 +832,7 @@ def test_a_resumed_download_is_redirected_again(serve: Serve) -> None:
 def test_the_password_reaches_the_server_only(serve: Serve) -> None:
     target, told = serve(send_and_break(1000), lambda handler: handler.send_error(403)), []
     site = serve(redirect(target.url))
-    with pytest.raises(TransferFailed, match="answered 403 Forbidden") as caught:
+    with pytest.raises(TransferFailed, match="returned 403 Forbidden") as caught:
         fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
     assert site.asked[0]["Authorization"] == f"Basic {b64encode(b'me:sec@ret').decode()}"
     assert "Authorization" not in target.asked[0]
@@ -896,7 +896,7 @@ def test_what_a_proxy_passed_on_is_the_file(serve: Serve) -> None:
 @pytest.mark.parametrize("status", [201, 202, 204, 205])
 def test_a_success_without_a_file_is_none(serve: Serve, status: int) -> None:
     site = serve(lambda handler: handler.head(status))
-    with pytest.raises(TransferFailed, match=f"the server answered {status} .*, which comes without a file"):
+    with pytest.raises(TransferFailed, match=f"the server returned {status} .*, which comes without a file"):
         fetch(site.url)
     assert len(site.asked) == 1
 
@@ -913,13 +913,13 @@ def test_a_busy_server_is_asked_again(serve: Serve, monkeypatch: pytest.MonkeyPa
     told: list[str] = []
     assert fetch(serve(busy(status, after), busy(status, after), send_whole).url, told.append) == DATA
     assert pauses == [1.0, 1.0]
-    assert f"the server answered {status} " in told[0] and told[0].endswith(" and is asked again in 1 seconds")
+    assert f"the server returned {status} " in told[0] and told[0].endswith("; the request is repeated in 1 seconds")
 
 
 @pytest.mark.parametrize("after", ["301", "", "soon", "99999999999"])
 def test_a_server_that_is_busy_for_too_long_is_given_up(serve: Serve, after: str) -> None:
     site = serve(busy(503, after))
-    with pytest.raises(TransferFailed, match="the server answered 503 Service Unavailable"):
+    with pytest.raises(TransferFailed, match="the server returned 503 Service Unavailable"):
         fetch(site.url)
     assert len(site.asked) == 1
 
@@ -927,7 +927,7 @@ def test_a_server_that_is_busy_for_too_long_is_given_up(serve: Serve, after: str
 def test_a_server_is_not_busy_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.time, "sleep", lambda _seconds: None)
     site = serve(busy(503, "100"))
-    with pytest.raises(TransferFailed, match="the server answered 503 Service Unavailable"):
+    with pytest.raises(TransferFailed, match="the server returned 503 Service Unavailable"):
         fetch(site.url)
     assert len(site.asked) == 4
 

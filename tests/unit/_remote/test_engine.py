@@ -55,7 +55,7 @@ def test_packing_runs_no_module() -> None:
 
 
 def test_the_package_can_be_imported(tmp_path: object) -> None:
-    (path := f"{tmp_path}/engine.zip")
+    path = f"{tmp_path}/engine.zip"
     with open(path, "wb") as file:
         file.write(engine.pack_engine(bridge_protocol.__name__))
     program = (

@@ -17,7 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream imp
     Received,
     frames_of_file,
     frames_of_stream,
-    sealed,
+    seal,
 )
 
 MIB = 1 << 20
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def test_holes_are_not_sent(file: int) -> None:
-    sent = b"".join(sealed(frames_of_file(file, 8 * MIB, [(3 * MIB, 4 * MIB)])))
+    sent = b"".join(seal(frames_of_file(file, 8 * MIB, [(3 * MIB, 4 * MIB)])))
     assert len(sent) < MIB + 1000
     head, data, ended = receive(sent)
     assert (data, ended) == (os.pread(file, 8 * MIB, 0), ["ended"])
@@ -49,19 +49,19 @@ def test_holes_are_not_sent(file: int) -> None:
 
 @pytest.mark.parametrize("chunks", [[], [b"a"], [b"a" * 600, b"", b"b"]])
 def test_a_stream(chunks: list[bytes]) -> None:
-    assert receive(b"".join(sealed(frames_of_stream(chunks))))[1:] == (b"".join(chunks), ["ended"])
+    assert receive(b"".join(seal(frames_of_stream(chunks))))[1:] == (b"".join(chunks), ["ended"])
 
 
 @pytest.mark.parametrize("position", [0, 5, 9, 300, -1, -40])
 def test_a_byte_that_changed_on_the_way(position: int) -> None:
-    sent = bytearray(b"".join(sealed(frames_of_stream([b"x" * 600]))))
+    sent = bytearray(b"".join(seal(frames_of_stream([b"x" * 600]))))
     sent[position] ^= 1
     with pytest.raises(TransferFailed):
         receive(bytes(sent))
 
 
 def test_an_end_that_is_missing() -> None:
-    sent = b"".join(sealed(frames_of_stream([b"x" * 600])))
+    sent = b"".join(seal(frames_of_stream([b"x" * 600])))
     for length in range(0, len(sent), 37):
         with pytest.raises(TransferFailed, match="^The front-end is gone"):
             receive(sent[:length])
@@ -79,7 +79,7 @@ def test_what_is_checked_before_the_end() -> None:
     def check() -> None:
         raise StaleState("It changed.")
 
-    sent = sealed(frames_of_stream([b"x"]), check)
+    sent = seal(frames_of_stream([b"x"]), check)
     assert next(sent).endswith(b"x")
     with pytest.raises(StaleState):
         next(sent)

@@ -25,7 +25,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.inventory i
     StoredImage,
     StoredSnapshot,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import decode, encode, failure, read_answer
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import (
+    decode,
+    describe_failure,
+    encode,
+    read_answer,
+)
 
 #: Remaining fields of results.
 REST = {"warnings": [], "checksum": None}
@@ -73,8 +78,8 @@ def test_results_arrive_as_they_were(action: str, result: object) -> None:
     ],
 )
 def test_errors_arrive_as_they_were(error: Exception) -> None:
-    found = answer_to("cp", encode(failure(error)))["error"]
-    assert type(found) is (type(error) if isinstance(error, errors.VmstoreError) else errors.CommandFailed)
+    found = answer_to("cp", encode(describe_failure(error)))["error"]
+    assert found.__class__ is (error.__class__ if isinstance(error, errors.VmstoreError) else errors.CommandFailed)
     assert str(error) in str(found)
 
 
@@ -95,7 +100,7 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
     ],
 )
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
-    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 did not answer cp as it should: [^\n]*\.$"):
+    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 sent an invalid answer to cp: [^\n]*\.$"):
         answer_to("cp", line)
 
 
@@ -126,7 +131,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:
     with pytest.raises(
-        errors.CommandFailed, match=rf"^The bridge h1 did not answer {action} as it should: an unknown answer\.$"
+        errors.CommandFailed, match=rf"^The bridge h1 sent an invalid answer to {action}: an unknown answer\.$"
     ):
         answer_to(action, json.dumps({"result": result}).encode())
 

@@ -490,7 +490,7 @@ def test_check_mode_says_what_is_wrong_with_a_url(
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "64M"], check=True)
     given = {"name": "x", "datastore": "default", "type": "os"}
     for check in (True, False):
-        with pytest.raises(VmstoreError, match=f"Could not read {url}/none: the server answered 404"):
+        with pytest.raises(VmstoreError, match=f"Could not read {url}/none: the server returned 404"):
             run(check=check, url=f"{url}/none", **given)
         with pytest.raises(
             InvalidInput,

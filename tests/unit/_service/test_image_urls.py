@@ -341,7 +341,7 @@ def test_a_file_that_is_missing_is_an_error_before_anything_is_fetched(
     site = serve()
     site.files["/a.img"] = disk(1)
     with pytest.raises(
-        TransferFailed, match=f"^Could not read {site.url}/SHA256SUMS\\?\\.\\.\\.: the server answered 404 Not Found.$"
+        TransferFailed, match=f"^Could not read {site.url}/SHA256SUMS\\?\\.\\.\\.: the server returned 404 Not Found.$"
     ):
         run(check=check, url=f"{site.url}/a.img", checksum=f"sha256:{site.url}/SHA256SUMS?token=pa55#pa55")
     assert "/a.img" not in site.paths()
@@ -464,7 +464,7 @@ def test_headers_are_sent_to_the_server(run: Run, serve: Serve) -> None:
     site.token = TOKEN
     publish(site, a=disk(1))
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
-    with pytest.raises(TransferFailed, match="the server answered 401"):
+    with pytest.raises(TransferFailed, match="the server returned 401"):
         run(**wish)
     site.paths()
     wish["headers"] = {"authorization": TOKEN, "X-Trace": 7, "User-Agent": "curl"}

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the attributes of a datastore mean to its driver (spec: onestor-datastore, "Create Image Datastore" and
+"""The attributes of a datastore that its driver reads (spec: onestor-datastore, "Create Image Datastore" and
 "Additional Configuration").
 
-Names are in lower case, values are text, as a front-end or the catalog keeps them.
+Names are in lower case. Values are text, in the form that a front-end or the catalog stores.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .base import CopyOptions, Settings
 if TYPE_CHECKING:
     from typing import Any
 
-#: How images are made. ``yes`` or ``no``, each with its default.
+#: Attributes with the value ``yes`` or ``no`` that control how images are made, each with its default.
 FLAGS = {"convert": True, "no_decompress": False, "sparse": True, "verify": True}
 
 #: Formats that images can be converted to.
 DRIVERS = ("raw", "qcow2")
 
 
-#: How errors call an attribute.
+#: The name of an attribute in errors.
 OPTION = "attributes.{}".format
 
 
@@ -37,8 +37,9 @@ def copy_options(
     checksums: Mapping[str, str],
     called: Callable[[str], str] = OPTION,
 ) -> CopyOptions:
-    """
-    :arg called: what errors call an attribute.
+    """Return the options for a new image.
+
+    :arg called: returns the name of an attribute for errors.
     :raises InvalidInput: a value that isn't accepted.
     """
     driver = attributes.get("driver", "").strip()
@@ -55,12 +56,16 @@ def copy_options(
 
 
 def flag(attributes: Mapping[str, str], name: str) -> bool:
-    """What isn't yes or no is the default, as it always was."""
+    """Return the value of an attribute of :data:`FLAGS`. Anything but yes and no stands for the default, because the
+    original drivers read it so.
+    """
     return {"yes": True, "no": False}.get(attributes.get(name, "").strip().lower(), FLAGS[name])
 
 
 def _bandwidth(attribute: str, text: str) -> int | None:
-    """Bytes a second: a number, perhaps with K, M or G, which stand for powers of 1024; ``None`` when it is empty."""
+    """Return the upper bound in bytes a second: a number, perhaps with K, M or G for a power of 1024. Return ``None``
+    for an empty text.
+    """
     text = text.strip()
     if not text:
         return None
@@ -73,7 +78,9 @@ def _bandwidth(attribute: str, text: str) -> int | None:
 
 
 def settings_of(attributes: Mapping[str, str]) -> Settings:
-    """What is configured for all datastores of a front-end can be an attribute of one, too."""
+    """Return the settings in the attributes of one datastore. They have the names of the settings for all datastores of
+    a front-end.
+    """
     options = {name[len("fs_opts_") :]: value for name, value in attributes.items() if name.startswith("fs_opts_")}
     settings = Settings(fs_options=options, qcow2_options=attributes.get("qcow2_options", ""))
     if "supported_fs" not in attributes:
@@ -82,7 +89,7 @@ def settings_of(attributes: Mapping[str, str]) -> Settings:
 
 
 def check_values(attributes: Mapping[str, str]) -> None:
-    """Refuse values that mean nothing, which :func:`copy_options` takes for the default.
+    """Refuse invalid values, also those that :func:`copy_options` replaces by the default.
 
     :raises InvalidInput: naming the attribute.
     """
@@ -116,7 +123,7 @@ def _check_settings(settings: Settings) -> None:
 
 
 def try_values(attributes: Mapping[str, str]) -> None:
-    """Refuse values that :func:`check_values` accepts and the commands of this host don't.
+    """Refuse values that :func:`check_values` accepts but the commands of this host don't.
 
     :raises InvalidInput: naming the attribute.
     """

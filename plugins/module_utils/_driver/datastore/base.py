@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from ..._image.image_chain import ImageChain
     from ..._image.inventory import Inventory
 
-#: Attributes of a datastore by which images are made (spec: onestor-datastore).
+#: Attributes of a datastore that control how images are made (spec: onestor-datastore).
 COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "verify")
 
-#: Seconds for a file system to answer one question.
+#: Upper bound of the time of one operation of a file system in seconds.
 TIMEOUT = 300
 
 #: RESTRICTED_DIRS of every datastore: the directories of the system and its services. The root directory is an
 #: ancestor of these.
 SYSTEM_DIRS = tuple("/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr /var".split())
 
-#: SAFE_DIRS of a datastore that names none.
+#: Default SAFE_DIRS of a datastore.
 SAFE_DIRS = ("/var/tmp",)
 
 
@@ -42,7 +42,7 @@ class Settings:
     """The configuration for all datastores of a front-end (spec: onestor-datastore, "Additional Configuration").
 
     :arg fs_options: arguments of ``mkfs.<fs>``, by file system (FS_OPTS_<FS>).
-    :arg qcow2_options: of every qcow2 image that is made, as ``qemu-img -o`` takes them.
+    :arg qcow2_options: options for every new qcow2 image, in the syntax of ``qemu-img -o``.
     :arg downloader: path of the front-end's program that reads URLs of other schemes than http, https and ssh.
     """
 
@@ -52,7 +52,7 @@ class Settings:
     downloader: str | None = None
 
 
-#: Settings of a front-end that configures nothing.
+#: Settings of a front-end without a configuration of its own.
 DEFAULT_SETTINGS = Settings()
 
 
@@ -71,15 +71,15 @@ class CopyOptions:
 
     :arg driver_format: the format that images are converted to (DRIVER: raw or qcow2). ``None`` keeps the format of
         each source.
-    :arg image_format: the format of the source (raw or qcow2), whatever its content looks like. ``None`` lets the
-        content decide.
-    :arg any_content: whether files that are no image, such as archives, are stored as they are. Images are recognised
-        nevertheless.
-    :arg verify: whether a source is refused that isn't whole by its own tables, or that a program writes to.
+    :arg image_format: the format of the source (raw or qcow2), regardless of its content. ``None`` detects the format
+        from the content.
+    :arg any_content: whether files that are no image, such as archives, are stored unchanged. Images are still
+        recognised.
+    :arg verify: whether a source is refused if its own tables show that it is incomplete, or if a program writes to it.
     :arg bandwidth: upper bound in bytes a second (LIMIT_TRANSFER_BW).
     :arg measure: whether a directory is measured, which takes long if the directory holds many files.
     :arg checksums: hexadecimal digests of the bytes at the path, before decompression, by the name of the algorithm.
-    :arg headers: headers for the HTTP server of a URL. Servers that it redirects to don't get them.
+    :arg headers: headers for the HTTP server of a URL. Servers behind a redirect don't get these headers.
     :arg ca: certificates in PEM, one of which must have signed the certificate of an HTTPS server. ``None`` stands
         for the certificates that the host trusts.
     """
@@ -118,7 +118,7 @@ class CopiedImage:
 
 @dataclass(frozen=True)
 class ImageUse:
-    """One user of the data of the image ``source``, in words."""
+    """A user of the data of the image ``source``, described for people."""
 
     source: str
     user: str
@@ -134,13 +134,13 @@ class ExportedImage:
 
 
 class DatastoreDriver:
-    """The driver of one datastore. Every operation that a driver need not have raises :class:`UnsupportedAction` here.
+    """The driver of one datastore. Here, every optional operation raises :class:`UnsupportedAction`.
 
-    :arg protected: directories that images must never be made of, besides those that the driver and the datastore
-        restrict.
-    :arg timeout: seconds instead of :data:`TIMEOUT`.
+    :arg protected: further directories that images must never be made of. The driver and the datastore also restrict
+        directories.
+    :arg timeout: seconds, in place of :data:`TIMEOUT`.
     :arg words: the words of error messages for the choices of the user.
-    :arg log: gets one line a call about the progress.
+    :arg log: is called with each line about the progress.
     """
 
     info: DriverInfo
@@ -185,10 +185,10 @@ class DatastoreDriver:
         raise UnsupportedAction(f"{action} is not supported by the {self.info.name} driver{self._where}.")
 
     def check(self, path: str, *names: str) -> None:
-        """Refuse a resolved path that no image may be made of. The rules may have changed since an image was made, so
-        the path is checked again when the image is used.
+        """Refuse a resolved path that no image may be made of. The path is checked again whenever the image is used,
+        because the rules may have changed.
 
-        :arg names: other names that root gave the file, by which the file can be allowed or restricted, too.
+        :arg names: other names that root gave the file. They can be allowed or restricted, too.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path. The message has the restricted
             directory.
         """
@@ -199,7 +199,7 @@ class DatastoreDriver:
         )
 
     def prepare(self) -> None:
-        """Make the directories that a new datastore needs. A front-end leaves this to the first action."""
+        """Create the directories that a new datastore needs. A front-end leaves this to the first action."""
 
     def look_ahead(self, paths: Sequence[str]) -> None:
         """Prepare :meth:`cp` of many paths, where it is faster to look at all of them at once."""
@@ -212,15 +212,14 @@ class DatastoreDriver:
         """
 
     def check_mkfs(self, size_mb: int, image_format: str, fs: str | None) -> None:
-        """Refuse arguments of :meth:`mkfs` that this host knows to be wrong without trying, where this host makes the
-        images.
+        """Refuse invalid arguments of :meth:`mkfs` as far as no trial is necessary, where this host makes the images.
 
         :raises InvalidInput: one of the arguments.
         """
 
     def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
-        """Return the argument ``origin`` of :meth:`clone` for an image of the datastore ``other``; ``None`` where the
-        driver finds the image without it.
+        """Return the argument ``origin`` of :meth:`clone` for an image of the datastore ``other``. Return ``None``
+        where the driver needs no origin.
 
         :arg subject: the image, as the beginning of an error message.
         :raises UnsupportedAction: no host is known to have the data of both datastores.
@@ -239,10 +238,10 @@ class DatastoreDriver:
         )
 
     def batch(self) -> AbstractContextManager[None]:
-        """Return a block in which many images are made or removed together, where that is faster. Images get their
+        """Return a context in which many images are created or removed together, where this is faster. Images get their
         names only in :meth:`publish`.
 
-        Images that aren't published at the end of the block are removed.
+        The end of the context removes images that aren't published.
         """
         from contextlib import nullcontext
 
@@ -261,11 +260,11 @@ class DatastoreDriver:
         self._unsupported("cp")
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
-        """Make an empty image of ``size_mb`` MiB, perhaps with a file system, and return its source."""
+        """Create an empty image of ``size_mb`` MiB, perhaps with a file system, and return its source."""
         self._unsupported("mkfs")
 
     def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """Grow an image's data to ``size_mb`` MiB. The content stays. A second call changes nothing."""
+        """Grow an image's data to ``size_mb`` MiB. The existing content stays. A second call changes nothing."""
         self._unsupported("resize")
 
     def rm(self, source: str) -> None:
@@ -275,21 +274,22 @@ class DatastoreDriver:
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
         """Return the size in MiB, rounded up, of an image made of ``path``.
 
-        :arg no_decompress: as in :class:`CopyOptions`, like ``any_content``.
+        :arg no_decompress: see :class:`CopyOptions`, also for ``any_content``.
         """
         self._unsupported("stat")
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        """Return the result of :meth:`cp` without making the image: the size in MiB, 0 where the size isn't known, and
-        the warnings. Raise the errors of :meth:`cp`.
+        """Return the result of :meth:`cp` without creating the image: the size in MiB, or 0 if the size isn't known,
+        and the warnings. Raise the errors of :meth:`cp`.
         """
         self._unsupported("preview")
 
     def clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """Make another image with the data of the image ``source``, which is in the datastore ``origin`` or, without
-        one, in this datastore.
+        """Create another image with the data of the image ``source``.
+
+        :arg origin: the datastore of ``source``; ``None`` stands for this datastore.
         """
         self._unsupported("clone")
 
@@ -300,7 +300,7 @@ class DatastoreDriver:
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """Return the result of :meth:`clone` without making the image, as :meth:`preview` does."""
+        """Return the result of :meth:`clone` without creating the image, like :meth:`preview`."""
         self._unsupported("clone")
 
     def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
@@ -312,7 +312,7 @@ class DatastoreDriver:
         self._unsupported("resize")
 
     def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
-        """Raise the error of an action about a snapshot, such as ``snap_flatten``, for which the space isn't enough."""
+        """Raise the error of a snapshot action, such as ``snap_flatten``, if it lacks space."""
         self._unsupported(action)
 
     def stored(self) -> frozenset[str]:
@@ -320,34 +320,35 @@ class DatastoreDriver:
         self._unsupported("stored")
 
     def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
-        """Return everything that is in the datastore.
+        """Return the entire content of the datastore.
 
-        :arg checksums: names of algorithms by the source of an image whose checksum is wanted. For a checksum, all of
-            the image's data is read.
+        :arg checksums: for each image that needs a checksum, the name of the algorithm by the image's source. A
+            checksum reads all of the image's data.
         :arg whole: whether each image is compared with its own tables, where its format has tables.
         """
         self._unsupported("inventory")
 
     def users(self, source: str, *, running: bool = False) -> Sequence[str]:
-        """Return the users of an image's data on the hosts that have the data, in words: programs and loop devices that
-        have the data open, and domains of these hosts' libvirt.
+        """Return descriptions of the users of an image's data on the hosts that have the data. Users are programs and
+        loop devices that have the data open, and libvirt domains.
 
-        Users that this process may not see, such as programs of others, are left out. Each host is asked once.
+        Users that this process may not see, such as programs of other accounts, are left out. Each host is queried
+        once.
 
-        :arg running: whether only users count that have the data open now, and no domain that opens the data when the
-            domain starts.
+        :arg running: whether to leave out domains that are shut off, because these do not have the data open.
         """
         return ()
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
-        """Return the proof that an image's data is wrong, as a part of a sentence; ``None`` where there is no proof.
+        """Return the evidence that an image's data is damaged, as a part of a sentence, or ``None`` if the data looks
+        sound.
 
-        :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the right data. For a checksum, all of the data is read.
+        :arg checksum: ``<algorithm>:<hexadecimal digits>`` of the correct data. A checksum reads all of the data.
         """
         self._unsupported("damage")
 
     def sweep(self) -> None:
-        """Remove the stale temporaries of the :meth:`inventory`, which killed runs left."""
+        """Remove the stale temporaries of the :meth:`inventory`, left by killed runs."""
         self._unsupported("sweep")
 
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
@@ -355,15 +356,15 @@ class DatastoreDriver:
         self._unsupported("snap_delete")
 
     def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
-        """Give the image the data of the snapshot, and delete all snapshots."""
+        """Replace the data of the image by the data of the snapshot, and delete all snapshots."""
         self._unsupported("snap_flatten")
 
     def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
-        """Give the image the data of the snapshot."""
+        """Replace the data of the image by the data of the snapshot."""
         self._unsupported("snap_revert")
 
     def export(self, source: str, image_format: str | None) -> ExportedImage:
-        """Return what another place needs to fetch the image."""
+        """Return the data that another datastore needs to fetch the image."""
         self._unsupported("export")
 
     def snapshots(self, source: str) -> list[int]:
@@ -375,7 +376,7 @@ class DatastoreDriver:
         self._unsupported("snapshot")
 
     def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
-        """Return whether the image has the data of the snapshot. Both are read."""
+        """Return whether the image has the data of the snapshot. Read both entirely."""
         self._unsupported("snapshot")
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:

@@ -19,20 +19,22 @@ from ..._core.paths import is_url
 from ..._image.layout import is_image_name
 from ..._model.names import check_host
 from ..._remote.session import Session
-from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, sealed
+from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, seal
 from . import bridge_protocol
 from .base import CopiedImage, CopyOptions, DatastoreDriver
 from .bridge_protocol import OPERATIONS, kinds_in
 from .directory import size_of_directory
 from .fs import FsDriver
-from .source_file import opened
+from .source_file import open_source_file
 from .users import LOCKED
 
 if TYPE_CHECKING:
     from ..._model.datastore import Datastore
 
 
-def _bridged(action: str) -> Callable[..., Any]:
+def _forward(action: str) -> Callable[..., Any]:
+    """Return a method that runs ``action`` on a bridge."""
+
     def ask(self: BridgedFsDriver, *arguments: object, **named: object) -> Any:
         return self.ask(action, arguments, named)
 
@@ -42,15 +44,15 @@ def _bridged(action: str) -> Callable[..., Any]:
 class BridgedFsDriver(DatastoreDriver):
     """The stand-in of :class:`FsDriver` on the front-end.
 
-    A local path is a path of the front-end, and so is checked and opened there. A URL is fetched by the bridge, but for
-    a URL that needs the front-end's downloader.
+    A local path is a path of the front-end, so the front-end checks and opens the file. The bridge fetches URLs, except
+    those that need the front-end's downloader.
 
-    :raises CommandFailed: no bridge can be used. The message has each bridge with its reason.
-    :raises TransferFailed: the connection broke. The bridge removes what isn't finished, and no other bridge is asked.
+    :raises CommandFailed: no bridge can be used. The message names each bridge and the reason.
+    :raises TransferFailed: the connection broke. The bridge removes unfinished data, and no other bridge is tried.
     :raises VmstoreError: the error of the driver on the bridge.
     """
 
-    #: Nothing on the front-end can read the data of an image.
+    #: The front-end can't read the data of an image, so the record lacks ``content``.
     info = records.replace(FsDriver.info, actions=FsDriver.info.actions - {"content"})
 
     _where = " where the data is on the hosts of a bridge_list"
@@ -59,25 +61,25 @@ class BridgedFsDriver(DatastoreDriver):
         super().__init__(datastore, **options)
         self._users: dict[bool, Mapping[str, Sequence[str]]] = {}
 
-    prepare = _bridged("prepare")
-    mkfs = _bridged("mkfs")
-    resize = _bridged("resize")
-    rm = _bridged("rm")
-    clone = _bridged("clone")
-    monitor = _bridged("monitor")
-    snap_delete = _bridged("snap_delete")
-    snap_flatten = _bridged("snap_flatten")
-    snap_revert = _bridged("snap_revert")
-    snap_size = _bridged("snap_size")
-    snap_same = _bridged("snap_same")
-    export = _bridged("export")
-    inventory = _bridged("inventory")
-    sweep = _bridged("sweep")
-    damage = _bridged("damage")
-    preview_clone = _bridged("preview_clone")
-    preview_mkfs = _bridged("preview_mkfs")
-    preview_resize = _bridged("preview_resize")
-    preview_snapshot = _bridged("preview_snapshot")
+    prepare = _forward("prepare")
+    mkfs = _forward("mkfs")
+    resize = _forward("resize")
+    rm = _forward("rm")
+    clone = _forward("clone")
+    monitor = _forward("monitor")
+    snap_delete = _forward("snap_delete")
+    snap_flatten = _forward("snap_flatten")
+    snap_revert = _forward("snap_revert")
+    snap_size = _forward("snap_size")
+    snap_same = _forward("snap_same")
+    export = _forward("export")
+    inventory = _forward("inventory")
+    sweep = _forward("sweep")
+    damage = _forward("damage")
+    preview_clone = _forward("preview_clone")
+    preview_mkfs = _forward("preview_mkfs")
+    preview_resize = _forward("preview_resize")
+    preview_snapshot = _forward("preview_snapshot")
 
     def snapshots(self, source: str) -> list[int]:
         return list(self.ask("snapshots", (source,), {}))
@@ -95,17 +97,17 @@ class BridgedFsDriver(DatastoreDriver):
         return None
 
     def users(self, source: str, *, running: bool = False) -> Sequence[str]:
-        """Return the users on all hosts, because each host has programs and domains of its own. A host that can't be
-        asked is only logged.
+        """Return the users on all hosts, because each host has programs and domains of its own. Failures of single
+        hosts are only logged.
 
-        :raises VmstoreError: no host can be asked.
+        :raises VmstoreError: no host can be queried.
         """
         if running not in self._users:
             self._users[running] = self._all_users(running)
         return self._users[running].get(source, ())
 
     def _all_users(self, running: bool) -> Mapping[str, Sequence[str]]:
-        """Return the users of all images by source. Every host is asked once, however many images there are."""
+        """Return the users of all images by source. Query every host once, regardless of the number of images."""
         named: dict[str, list[str]] = {}
         locked: dict[str, list[str]] = {}
         failed: list[VmstoreError] = []
@@ -123,15 +125,15 @@ class BridgedFsDriver(DatastoreDriver):
                     named.setdefault(use.source, []).append(f"{printable(use.user)} on the host {host!r}")
         if len(failed) == len(self.datastore.bridge_list):
             raise failed[0]
-        return {**locked, **named}  # other hosts see no more than the locks of a program
+        return {**locked, **named}  # other hosts see only the locks of a program
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
         if self._needs_downloader(path):
-            with self._downloaded(path, options.bandwidth) as data:
+            with self._open_download(path, options.bandwidth) as data:
                 copied: CopiedImage = self.ask("cp", (path, options), {}, data, UNKNOWN)
                 return copied
         if is_url(path):
-            return _printable(self.ask("cp", (path, options), {}))
+            return _make_printable(self.ask("cp", (path, options), {}))
         return self._ask_with_file("cp", path, options, bandwidth=options.bandwidth)
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
@@ -139,7 +141,7 @@ class BridgedFsDriver(DatastoreDriver):
         if self._needs_downloader(path):
             from ..._image.downloader import read_to_end
 
-            with self._downloaded(path) as data:
+            with self._open_download(path) as data:
                 size = int(self.ask("stat", (path,), named, data, UNKNOWN))
                 read_to_end(data, size << 20)
                 return size
@@ -147,27 +149,27 @@ class BridgedFsDriver(DatastoreDriver):
             return int(self.ask("stat", (path,), named))
         if os.path.isdir(path):
             return size_of_directory(self, path)
-        with opened(path, self.check) as descriptor:
-            return int(self.ask("stat", (path,), named, frames(descriptor), length_of(descriptor)))
+        with open_source_file(path, self.check) as descriptor:
+            return int(self.ask("stat", (path,), named, read_frames(descriptor), length_of(descriptor)))
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
         if is_url(path):
-            return _printable(self.ask("preview", (path, options), {}))
+            return _make_printable(self.ask("preview", (path, options), {}))
         return self._ask_with_file("preview", path, options)
 
     def _ask_with_file(
         self, action: str, path: str, options: CopyOptions, *, bandwidth: int | None = None
     ) -> CopiedImage:
-        """Return the image that a bridge makes of a file of this host."""
+        """Send a file of this host to a bridge, and return the image that the bridge creates."""
         from ..._image.still import StillFiles
         from .conversion import with_warnings
 
-        with opened(path, self.check) as descriptor:
+        with open_source_file(path, self.check) as descriptor:
             still = StillFiles({descriptor: path}, verify=options.verify, words=self.words)
             is_made = OPERATIONS[action].is_confirmed
-            data = frames(descriptor, bandwidth=bandwidth, check=still.check if is_made else bool)
+            data = read_frames(descriptor, bandwidth=bandwidth, check=still.check if is_made else bool)
             copied = self.ask(action, (path, options), {}, data, length_of(descriptor))
-            return with_warnings(_printable(copied), still.warnings)
+            return with_warnings(_make_printable(copied), still.warnings)
 
     def _needs_downloader(self, path: str) -> bool:
         if not is_url(path):
@@ -177,12 +179,12 @@ class BridgedFsDriver(DatastoreDriver):
         return Source(path, self.settings.downloader).is_for_downloader
 
     @contextlib.contextmanager
-    def _downloaded(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
+    def _open_download(self, path: str, bandwidth: int | None = None) -> Iterator[Iterator[bytes]]:
         """Yield the data of the front-end's downloader, in frames."""
         from ..._image.fetch import open_source
 
         with open_source(path, bandwidth=bandwidth, downloader=self.settings.downloader, log=self.log) as chunks:
-            yield sealed(frames_of_stream(chunks))
+            yield seal(frames_of_stream(chunks))
 
     def ask(
         self,
@@ -195,8 +197,8 @@ class BridgedFsDriver(DatastoreDriver):
     ) -> Any:
         """Return the result of ``action`` of the driver on a bridge.
 
-        :arg data: frames that are sent along, and ``size`` the bytes of the data, or :data:`UNKNOWN`.
-        :arg hosts: the bridges that may answer. Without them, any bridge may.
+        :arg data: frames to send with the request. ``size`` is the number of bytes, or :data:`UNKNOWN`.
+        :arg hosts: the bridges to choose from, by default all of the datastore.
         """
         operation = OPERATIONS[action]
         request = {
@@ -233,11 +235,11 @@ class BridgedFsDriver(DatastoreDriver):
     def _is_image(self, result: Any) -> bool:
         """Return whether a result is an image of the datastore.
 
-        The catalog and the front-end trust the path of an image. A bridge must not name another file.
+        The catalog and the front-end trust the path of an image, so a bridge must not return the path of another file.
         """
         fields = {"source": result} if isinstance(result, str) else {**vars(result)}
         source = fields.pop("source")
-        fields.pop("warnings", None)  # sentences; the rest are words
+        fields.pop("warnings", None)  # only warnings may contain blanks
         checksum = fields.pop("checksum", None)
         directory, name = os.path.split(source)
         return (
@@ -254,20 +256,22 @@ def spread(hosts: Sequence[str]) -> Sequence[str]:
     return [*hosts[first:], *hosts[:first]]
 
 
-def frames(descriptor: int, *, bandwidth: int | None = None, check: Callable[[], object] = bool) -> Iterator[bytes]:
-    """Return an open file as sealed frames.
+def read_frames(
+    descriptor: int, *, bandwidth: int | None = None, check: Callable[[], object] = bool
+) -> Iterator[bytes]:
+    """Return the content of an open file as frames that end with a digest.
 
     :arg bandwidth: upper bound in bytes a second.
-    :arg check: is called before the last frame, and raises when the file isn't to be used.
+    :arg check: is called before the last frame, and raises if the file must not be used.
     """
     from ..._core.throttle import throttle
     from ..._image.copy import extents
 
     size = length_of(descriptor)
-    return sealed(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
+    return seal(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)
 
 
-def _printable(copied: CopiedImage) -> CopiedImage:
+def _make_printable(copied: CopiedImage) -> CopiedImage:
     """Return the same image with warnings that can be printed, because another host wrote them."""
     return records.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 

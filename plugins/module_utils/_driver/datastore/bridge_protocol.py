@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The operations of a bridge's driver, for both sides. This is the module that a bridge runs."""
+"""The operations of a bridge's driver. Both sides use this module, and a bridge runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..._model.datastore import Datastore
 from ..._remote.wire import Operation
 from .base import Capacity, CopiedImage, CopyOptions, ExportedImage, ImageUse, Settings
 
-#: The operations that a front-end asks for.
+#: The operations that a front-end requests.
 OPERATIONS = {
     "clone": Operation("CopiedImage", is_confirmed=True),
     "cp": Operation("CopiedImage", is_confirmed=True),
@@ -60,7 +60,7 @@ def kinds_in(action: str) -> Mapping[str, type]:
 
 
 def serve(stdin: IO[bytes]) -> None:
-    """Do one operation on a bridge."""
+    """Run one operation on a bridge."""
     from ..._remote import serve as serving
     from .receiving import begin
 

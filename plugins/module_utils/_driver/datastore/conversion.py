@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The format of a new image: a copy of some data is checked, and converted where another format is wanted."""
+"""The conversion of a copied source to a new image, with the checks before it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from .base import CopyOptions
     from .fs import FsDriver
 
-#: Upper bound of the seconds for qemu-img to convert an image, or for mkfs: a day, which is more than any disk takes.
+#: Upper bound of the time of a conversion or of mkfs in seconds: a day, which is more than any disk takes.
 COPY_TIMEOUT = 86400
 
 
 class Conversion:
-    """The way of a copy to an image of a datastore.
+    """The conversion of a copy to an image of a datastore.
 
-    :arg name: the source of the copy, for messages. The user knows the image by this name.
-    :arg image_format: the format of the copy, whatever its content looks like; ``None`` lets the content decide.
-    :arg verify: as :func:`checked_image` takes it. An image of a datastore was checked when it was made.
+    :arg name: the source of the copy as the user wrote it, for messages.
+    :arg image_format: the format of the copy, regardless of its content. ``None`` detects the format from the content.
+    :arg verify: see :func:`check_image`. An image of a datastore was already checked when it was created.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Conversion:
         self._image_format = "raw" if options.image_type == "cdrom" else image_format
         self._verify = verify
 
-    def checked(self, descriptor: int) -> tuple[CheckedImage, tuple[str, ...]]:
-        """Return what an open file is, and warnings.
+    def check(self, descriptor: int) -> tuple[CheckedImage, tuple[str, ...]]:
+        """Return the image in an open file, and warnings.
 
-        :raises VmstoreError: as :func:`checked_image`.
+        :raises VmstoreError: see :func:`check_image`.
         """
-        from ..._image.checked_image import checked_image
+        from ..._image.checked_image import check_image
 
-        return checked_image(
+        return check_image(
             descriptor,
             path=self._name,
             image_format=self._image_format,
@@ -62,22 +62,22 @@ class Conversion:
             words=self._driver.words,
         )
 
-    def finished(self, part: NewImage, digests: Digests | None = None) -> CopiedImage:
-        """Check the copy in ``part``, convert the copy where that is wanted, and give the image its final name.
+    def finish(self, part: NewImage, digests: Digests | None = None) -> CopiedImage:
+        """Check the copy in ``part``, convert it if another format is requested, and give the image its final name.
 
-        :arg digests: the digests of what was written to ``part``.
-        :raises VmstoreError: the copy is no image that can be used, or can't be converted.
+        :arg digests: the digests of the data in ``part``.
+        :raises VmstoreError: the copy isn't a usable image, or can't be converted.
         """
         driver, store = self._driver, self._driver.store
         digests = digests or Digests({})
         length = os.fstat(part.fd).st_size
         if driver.datastore.type == "file":
             return CopiedImage(store.source(part.commit()), "raw", in_mebibytes(length), checksum=digests.of_stored())
-        # The copy is checked, and not the source: nobody can make the copy refer to other files afterwards.
-        image, warnings = self.checked(part.fd)
+        # The copy is checked, not the source, because nobody can change the copy after the check.
+        image, warnings = self.check(part.fd)
         if image.format == "raw":
             with os_errors(f"write an image in {part.place}"):
-                os.truncate(part.fd, image.virtual_size)  # without the footer of a fixed VHD
+                os.truncate(part.fd, image.virtual_size)  # removes the footer of a fixed VHD
         size = in_mebibytes(image.virtual_size)
         wanted = self._target_format(part.fd, image)
         if wanted is None:
@@ -103,7 +103,7 @@ class Conversion:
         """Refuse a copy of an open image that can't be converted.
 
         :arg target: descriptor of the directory of the new image.
-        :arg taken: bytes of the copy.
+        :arg taken: size of the copy in bytes.
         :raises VmstoreError: the image can't be converted, or the space isn't enough.
         """
         from ..._image.copy import foresee_conversion, require_room_to_convert
@@ -111,7 +111,7 @@ class Conversion:
         wanted = self._target_format(descriptor, image)
         if wanted is None:
             return
-        if is_block_device(descriptor):  # which qemu-img doesn't open here
+        if is_block_device(descriptor):  # qemu-img can't open a block device here
             require_room_to_convert(target, taken, taken=taken, names=self._name, sparse=self._options.sparse)
             return
         foresee_conversion(
@@ -134,9 +134,9 @@ class Conversion:
         }
 
     def wanted_format(self, image_format: str, *, is_encrypted: bool) -> str:
-        """Return the wanted format of an image that is of another format now.
+        """Return the format to convert an image to.
 
-        :raises InvalidInput: the image would have to be converted, and is encrypted.
+        :raises InvalidInput: the image needs a conversion, but is encrypted.
         """
         options = self._options
         wanted = (
@@ -154,18 +154,18 @@ class Conversion:
         return wanted
 
     def _target_format(self, descriptor: int, image: CheckedImage) -> str | None:
-        """Return the format that an open image is to be converted to, ``None`` where the image is stored as it is.
+        """Return the format to convert an open image to, or ``None`` if the image is stored unchanged.
 
-        :raises InvalidInput: as :meth:`wanted_format`.
+        :raises InvalidInput: see :meth:`wanted_format`.
         """
         wanted = self.wanted_format(image.format, is_encrypted=image.is_encrypted)
         if wanted == "vpc" and has_two_sizes(os.pread(descriptor, FOOTER, 0)):
-            wanted = "raw"  # as a VHD it would lose its end in guests of some hosts
+            wanted = "raw"  # some hypervisors would cut the end of the disk off in the format VHD
         return None if wanted == image.format and not image.has_snapshots_to_leave_out else wanted
 
 
 def with_warnings(copied: CopiedImage, warnings: tuple[str, ...] | list[str]) -> CopiedImage:
-    """Return the same image with ``warnings`` before its own."""
+    """Return the image with ``warnings`` in front of its own warnings."""
     return records.replace(copied, warnings=(*warnings, *copied.warnings))
 
 

@@ -10,7 +10,7 @@ from ..._core.digits import is_hexadecimal
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._image.checksum import DIGEST_LENGTHS
-from .source_file import chunks_of
+from .source_file import read_chunks
 
 if TYPE_CHECKING:
     import hashlib
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Digests:
-    """Digests by algorithm of the bytes of a source and of the stored data, which are the same unless the source is
+    """The digests of the bytes of a source and of the stored data, by algorithm. The two differ only if the source is
     decompressed.
 
-    :arg checksums: the expected hexadecimal digests by algorithm; without them, nothing is computed.
+    :arg checksums: the expected hexadecimal digests by algorithm. An empty mapping computes nothing.
     :raises InvalidInput: a checksum of another length than its algorithm's, or an algorithm that isn't supported.
     """
 
@@ -31,16 +31,16 @@ class Digests:
 
     @property
     def of_source(self) -> Sequence[hashlib._Hash]:
-        """The digests that count the bytes of the source."""
+        """The digests of the bytes of the source."""
         return list(self._came.values())
 
-    def unpacking(self) -> Sequence[hashlib._Hash]:
-        """Return digests of their own for the stored data, because the source is decompressed."""
+    def separate_stored(self) -> Sequence[hashlib._Hash]:
+        """Return separate digests for the stored data, because the source is decompressed."""
         self._stored = _new_digests(self._checksums)
         return list(self._stored.values())
 
-    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield ``chunks`` of the source, each counted as it passes."""
+    def count(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield ``chunks`` of the source, and add each chunk to the digests."""
         for chunk in chunks:
             for digest in self._came.values():
                 digest.update(chunk)
@@ -50,7 +50,7 @@ class Digests:
         """Compare the digests of the source with the expected ones.
 
         :arg name: the source, for messages.
-        :raises InvalidInput: a digest isn't the expected one.
+        :raises InvalidInput: a digest differs from the expected digest.
         """
         for algorithm, expected in self._checksums.items():
             found = self._came[algorithm].hexdigest()
@@ -58,11 +58,11 @@ class Digests:
                 raise InvalidInput(algorithm, expected, f"the {algorithm} of what is at {name} is {found}")
 
     def of_stored(self) -> str | None:
-        """Return the checksum of the stored data, ``None`` where there are no expected digests."""
+        """Return the checksum of the stored data, or ``None`` if no digests are expected."""
         return next((f"{name}:{digest.hexdigest()}" for name, digest in self._stored.items()), None)
 
     def of_file(self, descriptor: int, name: str) -> Digests:
-        """Return the digests of an open file by the same algorithms. Without any, the file isn't read.
+        """Return the digests of an open file by the same algorithms. Without algorithms, don't read the file.
 
         :arg name: the file, for messages.
         :raises VmstoreError: the file can't be read.
@@ -70,7 +70,7 @@ class Digests:
         digests = Digests(self._checksums)
         if self._checksums:
             with os_errors(f"read {name}"):
-                for _chunk in digests.counted(chunks_of(descriptor)):
+                for _chunk in digests.count(read_chunks(descriptor)):
                     pass
         return digests
 
@@ -85,7 +85,7 @@ def _new_digests(checksums: Mapping[str, str]) -> dict[str, hashlib._Hash]:
         return {}
     import hashlib
 
-    # A checksum that is published beside a file guards against damage, also where policy forbids MD5 for secrets.
+    # A published checksum protects against damage, so MD5 is also allowed where a policy forbids it for secrets.
     return {name: hashlib.new(name, usedforsecurity=False) for name in checksums}
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Datastores that are a directory, and the capacity of its file system."""
+"""Datastores in a directory, and the capacity of the directory's file system."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Capacity, DatastoreDriver
 if TYPE_CHECKING:
     from ..._core.command import Completed
 
-#: Bytes.
+#: A mebibyte in bytes.
 MEBIBYTE = 2**20
 
 
@@ -30,14 +30,14 @@ def in_mebibytes(size: int) -> int:
 
 class DirectoryDriver(DatastoreDriver):
     def prepare(self) -> None:
-        """Make the datastore's directory where it is missing. The directory around it has to exist, because that may be
-        a mount point.
+        """Create the datastore's directory if it is missing. The parent directory must exist, because it may be a mount
+        point.
 
-        The new directory gets the owner of the directory around it, the service user, also where root makes it.
+        The new directory gets the owner of the parent directory (the service user), also if root creates it.
 
         :raises PathNotAllowed: a link of another user leads to the directory.
-        :raises FileAccessFailed: the directory can't be made.
-        :raises StaleState: another program put another directory in its place.
+        :raises FileAccessFailed: the directory can't be created.
+        :raises StaleState: another program replaced the new directory.
         """
         path = self.datastore.base_path
         with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
@@ -56,9 +56,9 @@ class DirectoryDriver(DatastoreDriver):
     def _hand_over(around: int, name: str, path: str) -> None:
         descriptor = open_directory_at(around, name)
         try:
-            if os.listdir(descriptor):  # whoever owns the one around it can have put another directory there
+            if os.listdir(descriptor):  # the owner of the parent directory may have replaced the new one
                 raise StaleState(f"Another program replaced the directory {path} while it was made.")
-            os.fchmod(descriptor, 0o755)  # whatever the umask is
+            os.fchmod(descriptor, 0o755)  # regardless of the umask
             if os.geteuid() == 0:
                 owner = os.fstat(around)
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
@@ -66,10 +66,11 @@ class DirectoryDriver(DatastoreDriver):
             os.close(descriptor)
 
     def monitor(self) -> Capacity:
-        """Run stat(1), because a process that reads from a dead file server waits for ever.
+        """Return the capacity that stat(1) prints. A process of its own can be stopped, while a read from a dead file
+        server blocks forever.
 
         :raises NotFound: there is no such directory.
-        :raises CommandFailed: stat(1) failed, or needed too long.
+        :raises CommandFailed: stat(1) failed or took too long.
         """
         from ..._core.command import run
 
@@ -91,8 +92,8 @@ def size_of_directory(driver: DatastoreDriver, path: str) -> int:
 
 
 class SystemDriver(DirectoryDriver):
-    """The stand-in of system datastores, which have no datastore driver (spec: storage-driver). On the front-end they
-    are directories like those of ``fs``.
+    """The stand-in for the missing datastore driver of system datastores (spec: storage-driver). On the front-end,
+    system datastores are directories like those of ``fs``.
     """
 
     info = DriverInfo(
@@ -101,9 +102,10 @@ class SystemDriver(DirectoryDriver):
 
 
 def read_capacity(path: str, completed: Completed) -> Capacity:
-    """Return the capacity as df(1) counts it.
+    """Return the capacity, with the numbers of df(1).
 
-    :arg completed: stat(1), whose output is the block size, the blocks, the free blocks, and the blocks free to users.
+    :arg completed: the result of stat(1), whose output is the block size, the blocks, the free blocks, and the blocks
+        free to users.
     :raises NotFound: there is no such directory.
     :raises CommandFailed: stat(1) failed.
     """

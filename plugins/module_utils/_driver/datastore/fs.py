@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("raw", "qcow2")
 
-#: The format of an image whose data another action puts at the source (save-as of a disk): only a name is wanted.
+#: The format of an image whose data another action writes to the source (save-as of a disk): only a name is requested.
 NAME_ONLY = "save_as"
 
-#: FS_OPTS_<FS> of the file systems that most images have.
+#: The attributes FS_OPTS_<FS> of common file systems.
 FS_OPTIONS = tuple(f"fs_opts_{fs}" for fs in ("btrfs", "ext2", "ext3", "ext4", "swap", "vfat", "xfs"))
 
 
@@ -78,7 +78,7 @@ class FsDriver(DirectoryDriver):
     def source_at(self, path: str, options: CopyOptions) -> ImageSource:
         """Return the source of an image at a path or a URL.
 
-        :raises InvalidInput: a checksum that can't be one.
+        :raises InvalidInput: a malformed checksum.
         """
         if is_url(path):
             from .url_source import UrlSource
@@ -89,20 +89,20 @@ class FsDriver(DirectoryDriver):
         return LocalSource(self, path, options)
 
     def cp(self, path: str, options: CopyOptions) -> CopiedImage:
-        """Copy, fetch or decompress the source at ``path``, check the data, and convert the data where the datastore
-        has a format.
+        """Copy, fetch or decompress the source at ``path``, check the data, and convert the data to the format of the
+        datastore.
 
-        The files of a file datastore are stored as they are. Data without a sign of a disk is stored with a warning.
+        A file datastore stores files unchanged. Data that isn't recognised as a disk is stored with a warning.
 
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path.
-        :raises InvalidInput: the source is empty, not an image, an image that needs other files, or an archive; or a
-            checksum doesn't match.
-        :raises Conflict, StaleState: a program has a local file open for writing, or wrote to it meanwhile.
-        :raises VmstoreError: the source can't be read, fetched or stored. Nothing is left behind.
+        :raises InvalidInput: the source is empty, not an image, an image that needs other files, or an archive. A
+            checksum that doesn't match raises this, too.
+        :raises Conflict, StaleState: a program has a local file open for writing, or wrote to the file meanwhile.
+        :raises VmstoreError: the source can't be read, fetched or stored. No file is left behind.
         """
         from ..._image.image_file import HEAD_SIZE
         from .conversion import with_warnings
-        from .image_source import ends
+        from .image_source import read_ends
 
         self.require_type(options.image_type)
         source = self.source_at(path, options)
@@ -110,25 +110,26 @@ class FsDriver(DirectoryDriver):
             warnings = source.copy(part.fd)
             source.digests.verify(source.name)
             with os_errors(f"read what was copied from {source.name}"):
-                head, tail, _length = ends(part.fd, HEAD_SIZE)
+                head, tail, _length = read_ends(part.fd, HEAD_SIZE)
             warnings = (*warnings, *source.judge(head, tail))
-            return with_warnings(source.conversion.finished(part, source.digests), warnings)
+            return with_warnings(source.conversion.finish(part, source.digests), warnings)
 
     def clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """
-        :arg source: an image of this datastore or, in the same location, of another.
-        :arg origin: the datastore on this host that has the source, wherever it is.
-        :arg image_format: the format of the image. The image's own header isn't read then, because whoever writes to a
-            raw disk could have made the header.
-        :raises VmstoreError: the source isn't such an image, or can't be copied. Nothing is left behind.
+        """Create another image with the data of an image.
+
+        :arg source: an image of this datastore, or of another datastore in the same location.
+        :arg origin: the datastore of the source, which may be in another location of this host.
+        :arg image_format: the format of the image. It replaces the image's own header, because a guest can write any
+            header to a raw disk.
+        :raises VmstoreError: the source isn't such an image, or can't be copied. No file is left behind.
         """
         from ..._image.copy import convert, copy_local
         from .conversion import Conversion, with_warnings
 
         with (
-            self._cloned(source, image_format, options, origin) as (content, still, warnings),
+            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
             self.store.new_image() as part,
         ):
             if len(content.reads) == 1:
@@ -146,7 +147,7 @@ class FsDriver(DirectoryDriver):
                     **conversion.convert_options(wanted),
                 )
             still.check()
-            return with_warnings(conversion.finished(part), [*warnings, *still.warnings])
+            return with_warnings(conversion.finish(part), [*warnings, *still.warnings])
 
     def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
         if other.id == self.datastore.id:
@@ -156,10 +157,10 @@ class FsDriver(DirectoryDriver):
         return other
 
     @contextlib.contextmanager
-    def _cloned(
+    def _open_to_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
     ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
-        """Yield the open files of an image to clone, their state at the beginning, and warnings about them."""
+        """Open the files of an image to clone. Yield the files, their state at the beginning, and warnings."""
         from ..._image.checked_image import missing_ends
         from ..._image.image_chain import ImageChain
         from ..._image.still import StillFiles
@@ -173,8 +174,7 @@ class FsDriver(DirectoryDriver):
                 raise Conflict(
                     f"The image {source} is damaged: {damage}; {self.words.unverified} clones it nevertheless."
                 )
-            # A snapshot that was deleted, or reverted to, before all files were open makes them a chain that never
-            # was.
+            # A change of the snapshots while the files were opened would give a mixture of two chains.
             if len(files) > 1 and _files(path, image_format) != files:
                 raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
             yield (
@@ -186,10 +186,11 @@ class FsDriver(DirectoryDriver):
             )
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
-        """
+        """Create an empty image, perhaps with a file system.
+
         :arg fs: one of the supported file systems, ``swap``, or ``None`` for an empty image.
         :raises InvalidInput: a format, size or file system that isn't supported.
-        :raises CommandFailed: the command that makes the file system is missing or failed. Nothing is left behind.
+        :raises CommandFailed: the mkfs command is missing or failed. No file is left behind.
         """
         from ..._image.datablock import make_datablock
         from .conversion import COPY_TIMEOUT
@@ -225,7 +226,8 @@ class FsDriver(DirectoryDriver):
         }
 
     def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """
+        """Grow an image.
+
         :arg image_format: raw or qcow2.
         :raises Conflict: the image has snapshots, or a program uses it.
         :raises VmstoreError: ``source`` isn't an image of this datastore, or can't be written.
@@ -246,34 +248,29 @@ class FsDriver(DirectoryDriver):
         remove_image(path, sweeping=self.store.is_first_change(), batch=self.store.batch)
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
-        """
-        Only the beginning of the source is read where that is enough for the size. Compressed raw data is read wholly.
+        """Return the size in MiB, rounded up, of an image made of ``path``.
 
-        :raises VmstoreError: as :meth:`cp`.
+        Only the beginning of the source is read if the beginning shows the size. Compressed raw data is read entirely.
+
+        :raises VmstoreError: see :meth:`cp`.
         """
         return in_mebibytes(
             self.source_at(path, CopyOptions("", no_decompress=no_decompress, any_content=any_content)).size()
         )
 
     def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        """
-        :raises VmstoreError: as :meth:`cp`.
-        """
         self.require_type(options.image_type)
         return self.source_at(path, options).preview()
 
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        """
-        :raises VmstoreError: as :meth:`clone`.
-        """
         from ..._image.copy import foresee_conversion, foresee_copy
         from .conversion import Conversion
 
         conversion = Conversion(self, source, options, image_format)
         with (
-            self._cloned(source, image_format, options, origin) as (content, still, warnings),
+            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
             self.store.target() as target,
         ):
             found = (*warnings, *still.warnings)
@@ -289,32 +286,23 @@ class FsDriver(DirectoryDriver):
                 )
                 return CopiedImage("", wanted, in_mebibytes(content.virtual_size()), found)
             taken = foresee_copy(content.first, target, sparse=options.sparse)
-            image, more = conversion.checked(content.first)
+            image, more = conversion.check(content.first)
             conversion.foresee(content.first, image, target, taken)
             return CopiedImage("", image.format, in_mebibytes(image.virtual_size), (*found, *more))
 
     def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
-        """
-        :raises VmstoreError: as :meth:`mkfs`.
-        """
         from ..._image.trial import try_datablock
 
         with self.store.target() as target:
             try_datablock(target, **self._datablock(size_mb, image_format, fs, sparse))
 
     def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """
-        :raises VmstoreError: as :meth:`resize`.
-        """
         from ..._image.resize import foresee_growth
 
         path, image_format = self._image_with_snapshots(source, image_format)
         foresee_growth(path, image_format, size_mb * MEBIBYTE, sparse=sparse)
 
     def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
-        """
-        :raises VmstoreError: as the action.
-        """
         from ..._image.snapshots import foresee_change
 
         foresee_change(action, *self._image_with_snapshots(source, image_format), snapshot)
@@ -322,7 +310,7 @@ class FsDriver(DirectoryDriver):
     def stored(self) -> frozenset[str]:
         """
         :raises NotFound: there is no such directory.
-        :raises VmstoreError: it can't be read, or not in time.
+        :raises VmstoreError: the directory can't be read, or the deadline passed.
         """
         from ..._core.deadline import run_with_deadline
         from ..._image.inventory import stored_images
@@ -338,7 +326,7 @@ class FsDriver(DirectoryDriver):
     def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
         """
         :raises NotFound: there is no such directory.
-        :raises VmstoreError: it, or data whose checksum is wanted, can't be read, or gives nothing for too long.
+        :raises VmstoreError: the directory, or data that needs a checksum, can't be read, or the deadline passed.
         """
         from ..._core.deadline import iterate_with_deadline
         from ..._image.inventory import Inventory, take_inventory
@@ -350,7 +338,7 @@ class FsDriver(DirectoryDriver):
             f"Reading the directory {directory}",
             lambda: take_inventory(directory, checksums, whole=whole),
         ):
-            found = answer or found  # those without are signs of life
+            found = answer or found  # items without an answer only extend the deadline
         return found
 
     def users(self, source: str, *, running: bool = False) -> Sequence[str]:
@@ -361,14 +349,15 @@ class FsDriver(DirectoryDriver):
 
     @functools.cached_property
     def image_users(self) -> ImageUsers:
-        """The users of all images."""
+        """Return the users of all images."""
         from .users import ImageUsers
 
         return ImageUsers(self.datastore.base_path, self.log)
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
         """
-        :raises NotFound: it has no data; :raises VmstoreError: it can't be read.
+        :raises NotFound: the image has no data.
+        :raises VmstoreError: the image can't be read.
         """
         from ..._image.checked_image import missing_ends
 
@@ -403,18 +392,18 @@ class FsDriver(DirectoryDriver):
         revert_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
 
     def export(self, source: str, image_format: str | None) -> ExportedImage:
-        """
-        The front-end gets a path, and reads that one file itself. So the file has to have all the data, and a backing
-        chain is refused. A merged chain would be another image, which stays in the datastore if the front-end never
-        fetches it.
+        """Return the one file that the front-end reads itself.
+
+        A backing chain is refused, because this file must hold all the data. Merging the chain would create another
+        image, which stays in the datastore if the front-end never fetches it.
 
         :raises Conflict: the image is a backing chain.
-        :raises VmstoreError: ``source`` isn't an image of this datastore, can't be read, or can't stand alone.
+        :raises VmstoreError: ``source`` isn't an image of this datastore, can't be read, or depends on other files.
         """
         import hashlib
 
         from ..._image.image_file import inspect, opened_file
-        from .source_file import chunks_of
+        from .source_file import read_chunks
 
         path = self.store.image(source)
         files = _files(path, image_format)
@@ -422,10 +411,10 @@ class FsDriver(DirectoryDriver):
             with os_errors(f"read {path}"):
                 is_whole = len(files) == 1 and os.path.samestat(os.fstat(descriptor), os.stat(path))
             if not is_whole:
-                unable = f"The image {source} can't be exported as one file, as its data is in {', '.join(files)}"
+                unable = f"The image {source} can't be exported as one file, because its data is in {', '.join(files)}"
                 raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
             md5 = hashlib.new("md5", usedforsecurity=False)
-            for chunk in chunks_of(descriptor):
+            for chunk in read_chunks(descriptor):
                 md5.update(chunk)
             found = image_format or inspect(descriptor, path=path, option="source").format
             return ExportedImage(source, found, md5.hexdigest())
@@ -473,14 +462,14 @@ class FsDriver(DirectoryDriver):
 
 
 def _format_of_clone(options: CopyOptions) -> str:
-    """Return the format that a chain of qcow2 files is merged into."""
+    """Return the format of the result of merging a chain of qcow2 files."""
     return options.driver_format if options.convert and options.driver_format else "qcow2"
 
 
 def _files(image: str, image_format: str | None) -> list[str]:
-    """Return the files that have the data of an image: the image itself, or a backing chain.
+    """Return the files with the data of an image: the image itself, or a backing chain.
 
-    The image's own header decides whether it is qcow2 only where the format isn't known.
+    The image's own header is used only if ``image_format`` is ``None``.
     """
     from ..._image.image_file import HEAD_SIZE, opened_file
     from ..._image.magic import sniff
@@ -494,7 +483,7 @@ def _files(image: str, image_format: str | None) -> list[str]:
 
 
 def _checksum(path: str, checksums: Mapping[str, str]) -> str | None:
-    """Return the checksum of a file by the algorithm in ``checksums``."""
+    """Return the checksum of a file by the first algorithm in ``checksums``, or ``None`` without an algorithm."""
     from ..._image.image_file import opened_file
     from .digests import Digests
 

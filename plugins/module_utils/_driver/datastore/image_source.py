@@ -4,7 +4,7 @@
 
 """The source of an image: a local file, the data at a URL, or a file that another host sends.
 
-A source judges data by its beginning, its end and its length, as far as these are known.
+A source recognises data by its beginning, its end and its length, as far as these are known.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class ImageSource:
-    """The source that the user of ``driver`` names ``path``, and the ``options`` for an image of it.
+    """The source at ``path``, and the ``options`` for an image of this source.
 
-    ``name`` is the path for messages, without the secrets of a URL.
+    The attribute ``name`` is the path for messages, without the secrets of a URL.
 
     :raises InvalidInput: a checksum that can't be one.
     """
@@ -44,7 +44,7 @@ class ImageSource:
         self.driver = driver
         self.path = path
         self.options = options
-        self.name = _redacted(path)
+        self.name = _redact(path)
         self.digests = Digests(options.checksums)
         self.conversion = Conversion(driver, self.name, options, options.image_format, options.verify)
 
@@ -56,14 +56,15 @@ class ImageSource:
         raise NotImplementedError
 
     def preview(self) -> CopiedImage:
-        """Return the image of this source without making the image.
+        """Return the image of this source without creating the image.
 
-        :raises VmstoreError: the image can't be made.
+        :raises VmstoreError: the image can't be created.
         """
         raise NotImplementedError
 
     def copy(self, target: int) -> Sequence[str]:
-        """Write the source into the open file ``target``, decompressed where that is wanted. Return warnings.
+        """Write the source to the open file ``target``, and decompress the data if the options request this. Return
+        warnings.
 
         :raises VmstoreError: the source can't be read or written.
         """
@@ -71,26 +72,26 @@ class ImageSource:
 
     @property
     def is_kept(self) -> bool:
-        """Return whether the source is stored as it is, whatever its content looks like."""
+        """Return whether the source is stored unchanged, regardless of its content."""
         return self.driver.datastore.type == "file" or self.options.image_format == "raw"
 
     @property
     def may_unpack(self) -> bool:
-        """Return whether the source is decompressed where it is compressed."""
+        """Return whether a compressed source is decompressed."""
         return not (self.options.no_decompress or self.is_kept)
 
     def is_unpacked(self, kind: str) -> bool:
         """Return whether a source of this kind is decompressed.
 
-        :arg kind: as :func:`sniff` names it.
+        :arg kind: a kind of :func:`sniff`.
         """
         return self.may_unpack and kind in COMPRESSIONS
 
     def require_image(self, kind: str) -> None:
         """Refuse a source that is no image.
 
-        :arg kind: as :func:`sniff` names it.
-        :raises InvalidInput: the source is no image, and neither the datastore nor the user wants it as it is.
+        :arg kind: a kind of :func:`sniff`.
+        :raises InvalidInput: the source is no image, and neither the datastore nor the user accepts other files.
         """
         options = self.options
         if self.is_kept or (options.no_decompress and is_packed(kind)):
@@ -108,9 +109,9 @@ class ImageSource:
             raise InvalidInput("path", self.name, why)
 
     def judge(self, head: bytes, tail: bytes) -> tuple[str, ...]:
-        """Return warnings about data that is to be stored.
+        """Return warnings about the data to store.
 
-        :raises InvalidInput: the data is empty, no image, or not of the format that the options have.
+        :raises InvalidInput: the data is empty, no image, or of another format than the options name.
         """
         options = self.options
         if not head and options.image_type != "context":
@@ -132,7 +133,7 @@ class ImageSource:
     def preview_beginning(self, head: bytes, tail: bytes, length: int | None) -> CopiedImage:
         """Return the preview of data that isn't compressed.
 
-        :raises VmstoreError: the data is no image that can be used.
+        :raises VmstoreError: the data isn't a usable image.
         """
         from ..._image.image_file import is_encrypted, require_alone
 
@@ -152,19 +153,19 @@ class ImageSource:
         return CopiedImage("", "", in_mebibytes(self.disk_size(head, tail, length)), warnings)
 
     def preview_stream(self, chunks: Iterable[bytes]) -> CopiedImage:
-        """Return the preview of a source that is read once, from its beginning to its end.
+        """Return the preview of a source that can be read only once.
 
-        :raises VmstoreError: the source is no image that can be used, or the space isn't enough.
+        :raises VmstoreError: the source isn't a usable image, or the space isn't enough.
         """
         from ..._image.copy import StoredSize, require_room_to_convert
 
         driver, options = self.driver, self.options
-        chunks = self.digests.counted(chunks)
+        chunks = self.digests.count(chunks)
         if self.may_unpack:
-            chunks = self.unpacked(chunks)
+            chunks = self.unpack(chunks)
         with driver.store.target() as target:
             size = StoredSize(limit=driver.store.room(target), sparse=options.sparse, path=self.name)
-            head, tail, length = _read_through(size.counted(chunks))
+            head, tail, length = _read_through(size.count(chunks))
             self.digests.verify(self.name)
             found = self.preview_beginning(head, tail, length)
             is_raw = self.is_kept or sniff(head) not in QEMU_FORMATS
@@ -176,21 +177,20 @@ class ImageSource:
                 require_room_to_convert(target, size.stored, taken=size.stored, names=self.name, sparse=options.sparse)
             return found
 
-    def unpacked(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the decompressed data. More data than the whole file system can hold is no image for this datastore.
+    def unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the decompressed data. Refuse more data than the whole file system can hold.
 
         :raises VmstoreError: the data can't be decompressed, or is no image.
         """
-        from ..._image.decompress import decompressed
+        from ..._image.decompress import decompress
 
-        return decompressed(
-            chunks, limit=self.driver.store.capacity(), path=self.path, require_image=self.require_image
-        )
+        return decompress(chunks, limit=self.driver.store.capacity(), path=self.path, require_image=self.require_image)
 
     def store(self, chunks: Iterable[bytes], target: int) -> None:
-        """Write the bytes of the source into the open file ``target``, decompressed where that is wanted.
+        """Write the bytes of the source to the open file ``target``, and decompress the data if the options request
+        this.
 
-        :raises VmstoreError: as :meth:`unpacked`, or the data can't be written.
+        :raises VmstoreError: the error of :meth:`unpack`, or the data can't be written.
         """
         stored: Sequence[hashlib._Hash] = ()
         if self.may_unpack:
@@ -198,16 +198,16 @@ class ImageSource:
 
             kind, chunks = peek(chunks)
             if kind in COMPRESSIONS:
-                stored = self.digests.unpacking()
-            chunks = self.unpacked(self.digests.counted(chunks))
+                stored = self.digests.separate_stored()
+            chunks = self.unpack(self.digests.count(chunks))
         else:
-            chunks = self.digests.counted(chunks)
+            chunks = self.digests.count(chunks)
         self.write(chunks, target, stored)
 
     def write(self, chunks: Iterable[bytes], target: int, digests: Sequence[hashlib._Hash]) -> None:
-        """Write data into the open file ``target``.
+        """Write data to the open file ``target``.
 
-        :arg digests: count the data.
+        :arg digests: are updated with the data.
         :raises VmstoreError: the data can't be written.
         """
         from ..._image.copy import write_stream
@@ -215,7 +215,7 @@ class ImageSource:
         limit = self.driver.store.room(target)
         write_stream(chunks, target, digests=digests, sparse=self.options.sparse, limit=limit, path=self.name)
 
-    def measured(self, chunks: Iterable[bytes]) -> int:
+    def measure(self, chunks: Iterable[bytes]) -> int:
         """Return the size in bytes of a disk that isn't compressed.
 
         :raises VmstoreError: the data is no image.
@@ -229,7 +229,7 @@ class ImageSource:
     def disk_size(self, head: bytes, tail: bytes, length: int | None) -> int:
         """Return the size in bytes of a disk that isn't compressed.
 
-        :raises InvalidInput: the header is of no image.
+        :raises InvalidInput: the data has no valid header of an image.
         """
         size = virtual_size(b"" if self.is_kept else head, length, path=self.name)
         if self.is_kept or length is None or sniff(head) in QEMU_FORMATS:
@@ -237,7 +237,7 @@ class ImageSource:
         return fixed_vhd_size(tail, length) or size
 
 
-def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
+def read_ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
     """Return the first ``size`` bytes of a file or a block device, its last :data:`TAIL`, and its length in bytes.
 
     :raises OSError: the file can't be read.
@@ -247,7 +247,7 @@ def ends(descriptor: int, size: int) -> tuple[bytes, bytes, int]:
 
 
 def _measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
-    """Return the beginning of a stream, and its end and its length where the beginning isn't enough for a size."""
+    """Return the beginning of a stream, and the end and the length if the beginning doesn't show the size."""
     head, tail, length = b"", b"", 0
     for chunk in chunks:
         length += len(chunk)
@@ -260,7 +260,7 @@ def _measure(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int | None]:
 
 
 def _read_through(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int]:
-    """Return the beginning of a stream, its end and its length."""
+    """Read a whole stream, and return its beginning, its end and its length."""
     head, tail, length = b"", b"", 0
     for chunk in chunks:
         length += len(chunk)
@@ -270,7 +270,7 @@ def _read_through(chunks: Iterable[bytes]) -> tuple[bytes, bytes, int]:
     return head, tail, length
 
 
-def _redacted(path: str) -> str:
+def _redact(path: str) -> str:
     if not is_url(path):
         return path
     from ..._image.source import redact
@@ -278,4 +278,4 @@ def _redacted(path: str) -> str:
     return redact(path)
 
 
-__all__ = ["ImageSource", "ends"]
+__all__ = ["ImageSource", "read_ends"]

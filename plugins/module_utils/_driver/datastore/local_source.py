@@ -16,8 +16,8 @@ from ..._image.magic import ENOUGH, QEMU_FORMATS, sniff
 from .base import CopiedImage
 from .conversion import with_warnings
 from .directory import MEBIBYTE, in_mebibytes, size_of_directory
-from .image_source import ImageSource, ends
-from .source_file import chunks_of, opened
+from .image_source import ImageSource, read_ends
+from .source_file import open_source_file, read_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,53 +26,53 @@ if TYPE_CHECKING:
 
 
 class LocalSource(ImageSource):
-    """Each use opens the file once, and everything is read by that descriptor."""
+    """A local source. Each use opens the file once, and reads everything through this descriptor."""
 
     def size(self) -> int:
         if os.path.isdir(self.path):
             return size_of_directory(self.driver, self.path) * MEBIBYTE
-        with opened(self.path, self.driver.check) as descriptor:
-            head, tail, length = ends(descriptor, HEAD_SIZE)
+        with open_source_file(self.path, self.driver.check) as descriptor:
+            head, tail, length = read_ends(descriptor, HEAD_SIZE)
             kind = sniff(head, tail)
             self.require_image(kind)
             if kind in QEMU_FORMATS and not self.is_kept:
                 return disk_size(descriptor, kind, self.path)
             if self.is_unpacked(sniff(head)):
-                return self.measured(self.unpacked(chunks_of(descriptor)))
+                return self.measure(self.unpack(read_chunks(descriptor)))
             return self.disk_size(head, tail, length)
 
     def preview(self) -> CopiedImage:
-        with self._opened_still() as (descriptor, still):
+        with self._open_still() as (descriptor, still):
             return with_warnings(self._preview(descriptor), still.warnings)
 
     def _preview(self, descriptor: int) -> CopiedImage:
         from ..._image.copy import foresee_copy
 
         with self.driver.store.target() as target:
-            head, tail, length = ends(descriptor, HEAD_SIZE)
+            head, tail, length = read_ends(descriptor, HEAD_SIZE)
             kind = sniff(head, tail)
             self.require_image(kind)
             if self.is_unpacked(kind):
-                return self.preview_stream(chunks_of(descriptor))
+                return self.preview_stream(read_chunks(descriptor))
             taken = foresee_copy(descriptor, target, sparse=self.options.sparse)
             self.digests.of_file(descriptor, self.path).verify(self.name)
             judged = self.judge(head, tail)
             if self.driver.datastore.type == "file":
                 return CopiedImage("", "", in_mebibytes(length), judged)
             if is_block_device(descriptor) and kind in QEMU_FORMATS and not self.is_kept:
-                # qemu-img opens only files here. For an image on a device, the header is enough.
+                # Here, qemu-img can open only files. For an image on a device, the header is enough.
                 return self.preview_beginning(head, tail, length)
-            image, warnings = self.conversion.checked(descriptor)
+            image, warnings = self.conversion.check(descriptor)
             self.conversion.foresee(descriptor, image, target, taken)
             return CopiedImage("", "", in_mebibytes(image.virtual_size), (*judged, *warnings))
 
     def copy(self, target: int) -> Sequence[str]:
-        with self._opened_still() as (descriptor, still):
-            head, tail, _length = ends(descriptor, ENOUGH)
+        with self._open_still() as (descriptor, still):
+            head, tail, _length = read_ends(descriptor, ENOUGH)
             kind = sniff(head, tail)
             self.require_image(kind)
             if self.is_unpacked(kind):
-                self.store(chunks_of(descriptor), target)
+                self.store(read_chunks(descriptor), target)
             else:
                 from ..._image.copy import copy_local
 
@@ -87,10 +87,10 @@ class LocalSource(ImageSource):
             return still.warnings
 
     @contextlib.contextmanager
-    def _opened_still(self) -> Iterator[tuple[int, StillFiles]]:
+    def _open_still(self) -> Iterator[tuple[int, StillFiles]]:
         from ..._image.still import StillFiles
 
-        with opened(self.path, self.driver.check) as descriptor:
+        with open_source_file(self.path, self.driver.check) as descriptor:
             yield (
                 descriptor,
                 StillFiles({descriptor: self.path}, verify=self.options.verify, words=self.driver.words),

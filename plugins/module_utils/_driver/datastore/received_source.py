@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ReceivedSource(ImageSource):
-    """The data of the front-end, which can be read once."""
+    """The data from the front-end. It can be read only once."""
 
     def __init__(self, driver: ReceivingFsDriver, path: str, options: CopyOptions, received: Received) -> None:
         super().__init__(driver, path, options)
@@ -31,9 +31,9 @@ class ReceivedSource(ImageSource):
         kind = sniff(head)
         self.require_image(kind)
         if self._received.size == UNKNOWN:
-            return self.measured(self.unpacked(chunks) if self.may_unpack else chunks)
+            return self.measure(self.unpack(chunks) if self.may_unpack else chunks)
         if self.is_unpacked(kind):
-            return self.measured(self.unpacked(chunks))
+            return self.measure(self.unpack(chunks))
         return self.disk_size(head, b"", self._received.size)
 
     def preview(self) -> CopiedImage:
@@ -50,7 +50,7 @@ class ReceivedSource(ImageSource):
         else:
             self.write(chunks, target, self.digests.of_source)
         for _rest in chunks:
-            pass  # up to the digest at the end
+            pass  # the last frame verifies the digest
         return ()
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ReceivingFsDriver(FsDriver):
-    """The driver of a bridge. Where ``received`` has data, a source is this data, whatever its path or URL is."""
+    """The driver of a bridge. If ``received`` has data, this data is the source, regardless of the path or URL."""
 
     received: Received | None = None
 
@@ -39,13 +39,13 @@ class ReceivingFsDriver(FsDriver):
         return super().source_at(path, options)
 
     def uses(self, running: bool) -> Sequence[ImageUse]:
-        """Return all users of all images, as :meth:`users` returns the users of one.
+        """Return the :meth:`users` of all images.
 
         :raises VmstoreError: the directory can't be read.
         """
         names = self.image_users.names(is_running=running)
         sources = {self.store.source(name) for name in names if is_image_name(name)}
-        with contextlib.suppress(NotFound):  # nothing was ever stored
+        with contextlib.suppress(NotFound):  # no image was stored yet
             sources |= self.stored()
         return tuple(
             ImageUse(source, user) for source in sorted(sources) for user in self.users(source, running=running)
@@ -83,7 +83,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 
 
 def begin(request: Request, received: Received | None, log: Callable[[str], object]) -> Handlers:
-    """Return the handlers of a request, as :func:`serve` wants them."""
+    """Return the handlers of a request for :func:`serve`."""
     driver = ReceivingFsDriver(
         request["datastore"], **{name: request[name] for name in ("settings", "timeout", "words")}, log=log
     )

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open a file that a user names: what is read is what the rules were compared with, whatever becomes of its path
-meanwhile.
+"""Open a file that a user names. The rules are checked for the file that is open, because another file can replace its
+path at any time.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from ..._core.directory import descriptor_path, is_writable_for_others, open_fil
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.paths import absolute, is_within
 
-#: Bytes read at once.
+#: Size of one read in bytes.
 CHUNK = 1 << 20
 
-#: Where the kernel and root's programs make devices.
+#: The directory in which the kernel and root's programs create devices.
 DEVICES = "/dev"
 
 
 @contextlib.contextmanager
-def opened(path: str, check: Callable[..., object]) -> Iterator[int]:
-    """A descriptor to read the regular file or the block device ``path`` by. Nobody but root makes devices in /dev, so
-    elsewhere they don't count.
+def open_source_file(path: str, check: Callable[..., object]) -> Iterator[int]:
+    """Yield a descriptor for reading the regular file or block device ``path``. Devices outside /dev are refused,
+    because only root creates devices in /dev.
 
-    :arg check: gets the resolved path, and the name of a device, and raises when it isn't allowed: before anything is
-        opened, so that a refusal tells nothing about the file, and again with the path of what was opened.
-    :raises InvalidInput: it is neither.
-    :raises PathNotAllowed: a link of another user leads to it.
-    :raises FileAccessFailed: it can't be read.
+    :arg check: raises if a path isn't allowed. It gets the resolved path, and for a device also the device's name. The
+        first call comes before the file is opened, so that a refusal discloses nothing about the file. The second call
+        gets the path of the open file.
+    :raises InvalidInput: ``path`` is neither a regular file nor a block device.
+    :raises PathNotAllowed: a link of another user leads to ``path``.
+    :raises FileAccessFailed: ``path`` can't be read.
     """
     path = absolute("path", path)
     with contextlib.ExitStack() as stack:
@@ -55,10 +56,10 @@ def opened(path: str, check: Callable[..., object]) -> Iterator[int]:
 
 
 def _names_of_device(path: str) -> list[str]:
-    """Return the name of a link in /dev that root made, such as udev's ``/dev/GROUP/VOLUME``: the device's own name
-    (dm-3) can be another after a boot.
+    """Return the name of a link in /dev that root created, such as udev's ``/dev/GROUP/VOLUME``. The device's own name
+    (dm-3) can change at a boot.
 
-    :raises OSError: the directory of ``path`` can't be looked at.
+    :raises OSError: the directory of ``path`` can't be read.
     """
     real, directory = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
     name = os.path.join(directory, os.path.basename(path))
@@ -68,8 +69,8 @@ def _names_of_device(path: str) -> list[str]:
     return [name] if status.st_uid == 0 and not is_writable_for_others(status) else []
 
 
-def chunks_of(descriptor: int) -> Iterator[bytes]:
-    """The file from its beginning."""
+def read_chunks(descriptor: int) -> Iterator[bytes]:
+    """Yield the content of an open file."""
     offset = 0
     while True:
         data = os.pread(descriptor, CHUNK, offset)
@@ -79,4 +80,4 @@ def chunks_of(descriptor: int) -> Iterator[bytes]:
         yield data
 
 
-__all__ = ["chunks_of", "opened"]
+__all__ = ["read_chunks", "open_source_file"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Store:
     """The directory of the images of ``datastore``.
 
-    :arg prepare: makes the directory where it is missing.
+    :arg prepare: creates the directory if it is missing.
     """
 
     def __init__(self, datastore: Datastore, prepare: Callable[[], object] = bool) -> None:
@@ -37,14 +37,14 @@ class Store:
         self._is_swept = False
 
     def source(self, image: str) -> str:
-        """Return the source of an image, which is its path as the front-end writes the directory."""
+        """Return the source of an image: its path, with the directory as the front-end writes it."""
         return f"{self.path}/{os.path.basename(image)}"
 
     def image(self, source: str, *, is_beside: bool = False) -> str:
         """Return the path of an image of this datastore.
 
-        :arg is_beside: whether images of other datastores in the same location count, too.
-        :raises PathNotAllowed: ``source`` isn't named like one.
+        :arg is_beside: whether images of other datastores in the same location are accepted, too.
+        :raises PathNotAllowed: ``source`` isn't the name of such an image.
         """
         path = absolute("source", source)
         directory, name = os.path.split(path)
@@ -60,16 +60,17 @@ class Store:
     def is_first_change(self) -> bool:
         """Return whether this is the first call.
 
-        A sweep reads the whole directory, so one sweep is enough for many images.
+        The first change sweeps the datastore. One sweep is enough for many images, because it reads the whole
+        directory.
         """
         is_first, self._is_swept = not self._is_swept, True
         return is_first
 
     @contextlib.contextmanager
     def new_image(self) -> Iterator[NewImage]:
-        """Yield a new image under a temporary name.
+        """Create an image under a temporary name, and yield it.
 
-        :raises VmstoreError: the image can't be made.
+        :raises VmstoreError: the image can't be created.
         """
         from ..._image.new_image import new_image
 
@@ -78,7 +79,7 @@ class Store:
             with os_errors(f"look at {self.path}"):
                 directory = stack.enter_context(opened_directory(self.path, option="base_path"))
                 status = os.fstat(directory)
-            # root makes images for the service user, the owner of the directory.
+            # root creates images for the service user, who owns the directory.
             owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
             yield stack.enter_context(
                 new_image(directory, owner=owner, sweeping=self.is_first_change(), batch=self.batch)
@@ -86,10 +87,10 @@ class Store:
 
     @contextlib.contextmanager
     def target(self) -> Iterator[int]:
-        """Yield a descriptor of the directory of a new image or, where that directory is missing, of the directory
-        around it.
+        """Yield a descriptor of the directory for a new image or, if this directory is missing, of its parent
+        directory.
 
-        :raises VmstoreError: an image can't be made there.
+        :raises VmstoreError: an image can't be created in the directory.
         """
         from ..._core.directory import descriptor_path, opened_parent, require_writable
 
@@ -108,7 +109,7 @@ class Store:
     def capacity(self) -> int:
         """Return the size of the file system in bytes.
 
-        :raises VmstoreError: the directory can't be made, or the file system not be read.
+        :raises VmstoreError: the directory can't be created, or the file system can't be read.
         """
         from ..._image.room import capacity
 
@@ -119,7 +120,7 @@ class Store:
     def room(self, target: int, *, is_whole: bool = False) -> int:
         """Return the upper bound in bytes of an image in the open directory or file ``target``.
 
-        :arg is_whole: whether the size of the file system is that bound, because holes take no space.
+        :arg is_whole: whether the bound is the size of the file system, because holes take no space.
         :raises VmstoreError: the file system can't be read.
         """
         from ..._image.room import capacity, room

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from .base import CopyOptions
     from .fs import FsDriver
 
-#: Seconds without a byte of a URL that is only looked at.
+#: Upper bound of the pause between two bytes of a preview in seconds.
 PREVIEW_TIMEOUT = 10
 
 
 class UrlSource(ImageSource):
-    """This host reads the data, with the downloader of the front-end where the scheme needs that.
+    """The source at a URL. This host reads the data, with the front-end's downloader for schemes that need the
+    downloader.
 
-    :raises InvalidInput: a URL that can't be one, or that nothing here reads.
+    :raises InvalidInput: an invalid URL, or a scheme without support.
     """
 
     def __init__(self, driver: FsDriver, path: str, options: CopyOptions) -> None:
@@ -40,32 +41,32 @@ class UrlSource(ImageSource):
         if self._is_for_downloader:
             from ..._image.downloader import read_to_end
 
-            # The downloader is started only once: the beginning could cost as much as the whole.
+            # The downloader is started only once, because the beginning may take as long as the whole image.
             with open_source(self.path, downloader=self.driver.settings.downloader, log=self.driver.log) as chunks:
-                size = self.measured(self._limited(chunks))
+                size = self.measure(self._limit(chunks))
                 read_to_end(chunks, size)
                 return size
         head, length = read_head(self.path, HEAD_SIZE)
         kind = sniff(head)
         self.require_image(kind)
-        # A footer counts only where it makes a difference in mebibytes.
+        # A footer matters only if it changes the size in mebibytes.
         may_have_footer = length is not None and length % MEBIBYTE == FOOTER and kind == "raw" and not self.is_kept
         if length is None or self.is_unpacked(kind) or may_have_footer:
             limit = self.driver.store.capacity()
             with open_source(self.path, limit=limit, log=self.driver.log) as chunks:
-                return self.measured(self._limited(chunks))
+                return self.measure(self._limit(chunks))
         return self.disk_size(head, b"", length)
 
-    def _limited(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the data, decompressed where that is wanted, up to the size of the file system."""
+    def _limit(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the data up to the size of the file system, decompressed if the options request this."""
         if self.may_unpack:
-            return self.unpacked(chunks)
-        from ..._image.decompress import limited
+            return self.unpack(chunks)
+        from ..._image.decompress import limit_bytes
 
-        return limited(chunks, limit=self.driver.store.capacity(), path=self.path)
+        return limit_bytes(chunks, limit=self.driver.store.capacity(), path=self.path)
 
     def preview(self) -> CopiedImage:
-        """Return the preview by the beginning of the data alone."""
+        """Return the preview from the beginning of the data."""
         options, store = self.options, self.driver.store
         with store.target() as target:
             limit = store.room(target, is_whole=options.sparse)
@@ -75,14 +76,14 @@ class UrlSource(ImageSource):
         kind = sniff(head)
         self.require_image(kind)
         if length == len(head):
-            for _chunk in self.digests.counted([head]):
+            for _chunk in self.digests.count([head]):
                 pass
             self.digests.verify(self.name)
         if self.is_unpacked(kind):
-            from ..._image.decompress import beginning
+            from ..._image.decompress import decompress_beginning
 
-            head, length = beginning(head, HEAD_SIZE, path=self.path), None
-            if not head:  # the beginning is too short to be decompressed
+            head, length = decompress_beginning(head, HEAD_SIZE, path=self.path), None
+            if not head:  # the beginning is too short to decompress
                 return CopiedImage("", "", 0)
         return self.preview_beginning(head, b"", length)
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from ..._core.errors import LibvirtFailed, VmstoreError
 from ..._image.layout import SNAPSHOTS
 
-#: The user of an image with QEMU's locks, where no program is known to have the image open.
+#: The description of an unknown program that has QEMU's locks on an image.
 LOCKED = "a program such as QEMU, perhaps on another host that shares it"
 
 
 class ImageUsers:
-    """The users of the images in ``directory``. The host is asked once.
+    """The users of the images in ``directory``. The host is queried once.
 
-    :arg log: gets a line if domains can't be read.
+    :arg log: is called with a line if domains can't be read.
     """
 
     def __init__(self, directory: str, log: Callable[[str], object]) -> None:
@@ -29,16 +29,16 @@ class ImageUsers:
         self._log = log
 
     def names(self, *, is_running: bool) -> set[str]:
-        """Return the names of the images that have users, but for those that only have QEMU's locks.
+        """Return the names of the images that have users. Images that only have QEMU's locks are left out.
 
-        :arg is_running: as of :meth:`of`.
+        :arg is_running: see :meth:`of`.
         """
         return {*self._programs, *({} if is_running else self._domains)}
 
     def of(self, path: str, *, is_running: bool) -> Sequence[str]:
-        """Return the users of the image ``path``, in words.
+        """Return descriptions of the users of the image ``path``.
 
-        :arg is_running: whether only programs count that have the image open now.
+        :arg is_running: whether to return only programs that have the image open now.
         """
         from ..._image.image_file import opened_file
         from ..._image.snapshots import data_file
@@ -46,7 +46,7 @@ class ImageUsers:
 
         name = os.path.basename(path)
         programs = list(self._programs.get(name, ()))
-        with contextlib.suppress(VmstoreError):  # there is no data
+        with contextlib.suppress(VmstoreError):  # the image has no data
             if not programs:
                 with opened_file(data_file(path)) as descriptor:
                     programs += [LOCKED] * is_used(descriptor)
@@ -54,19 +54,19 @@ class ImageUsers:
 
     @functools.cached_property
     def _programs(self) -> Mapping[str, Sequence[str]]:
-        """Programs by the name of the image."""
+        """Return descriptions of programs by the name of the image."""
         from ..._host.open_files import open_files
 
         return self._by_image(open_files(self._directory))
 
     @functools.cached_property
     def _domains(self) -> Mapping[str, Sequence[str]]:
-        """Domains of this host's libvirt by the name of the image."""
+        """Return descriptions of this host's libvirt domains by the name of the image."""
         from ..._libvirt.devices.disk_files import files_of_local_domains
 
         try:
             found = files_of_local_domains()
-        except LibvirtFailed as error:  # a host of images needs no libvirt, and this user may not be allowed to ask
+        except LibvirtFailed as error:  # libvirt may be missing, or refuse this user
             self._log(f"domains are not looked at: {error}")
             return {}
         return self._by_image(
@@ -74,7 +74,7 @@ class ImageUsers:
         )
 
     def _by_image(self, files: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-        """Return the users of files by the name of the image that a file belongs to."""
+        """Return the users of each file by the name of the file's image."""
         prefix = f"{self._directory}/"
         found: dict[str, list[str]] = {}
         for file, users in files.items():

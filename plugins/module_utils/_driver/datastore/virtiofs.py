@@ -4,7 +4,7 @@
 
 """Directories of hosts as images (spec: virtiofs-datastore).
 
-Only their metadata is stored. Nothing is ever copied or removed.
+Only their metadata is stored. The directories are never copied or removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VirtiofsDriver(DatastoreDriver):
         stores_data=False,
     )
 
-    #: The directories that :meth:`look_ahead` found, by path.
+    #: Directories found by :meth:`look_ahead`, by path.
     _seen: Mapping[str, Directory] = MappingProxyType({})
 
     def look_ahead(self, paths: Sequence[str]) -> None:
@@ -42,16 +42,13 @@ class VirtiofsDriver(DatastoreDriver):
         """
         :raises UnsupportedAction: images of another type.
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the directory.
-        :raises VmstoreError: as :func:`look`.
+        :raises VmstoreError: see :func:`look`.
         """
         self.require_type(options.image_type)
         found = self._seen.get(path) or self._look(path, measuring=options.measure)
         return CopiedImage(found.path, "dir", found.size_mb or 0)
 
     def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
-        """
-        :raises VmstoreError: as :meth:`cp`.
-        """
         return self._look(path, measuring=True).size_mb or 0
 
     def _look(self, path: str, *, measuring: bool) -> Directory:
@@ -61,7 +58,7 @@ class VirtiofsDriver(DatastoreDriver):
         return look(path, check=self.check, measuring=how, others=self._bridges())
 
     def _bridges(self) -> Mapping[str, LookAt]:
-        """Return the functions that look at a directory of a bridge, by the bridge."""
+        """Return a function for each bridge that examines a directory of the bridge."""
         if not self.datastore.bridge_list:
             return {}
         from functools import partial
@@ -71,7 +68,7 @@ class VirtiofsDriver(DatastoreDriver):
         return {host: partial(look_there, host) for host in self.datastore.bridge_list}
 
     def rm(self, source: str) -> None:
-        """The directory is the user's."""
+        """Do nothing, because the directory belongs to the user."""
 
     def monitor(self) -> Capacity:
         return Capacity(0, 0, 0)

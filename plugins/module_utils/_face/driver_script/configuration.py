@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a front-end's administrator configured for all datastores (spec: onestor-datastore, "Additional Configuration").
+"""The configuration for all datastores of a front-end (spec: onestor-datastore, "Additional Configuration").
 
-The files assign shell variables. They are read, not run: of each line ``NAME=value`` the value is taken as a shell
-would quote it.
+The files assign shell variables. They are read, not run: each line ``NAME=value`` is a setting, with the quotation
+rules of a shell.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..._core.files import read_text
 from ..._driver.datastore.attributes import settings_of
 from ..._driver.datastore.base import Settings
 
-#: Below the remotes directory; what a later file says counts.
+#: The configuration files below the remotes directory. A later file overrides the files before it.
 FILES = ("etc/datastore/datastore.conf", "etc/datastore/fs/fs.conf")
 
-#: Characters that mean nothing to a shell.
+#: Characters without a special meaning in a shell.
 PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%+,-./:=@_")
 
 #: The front-end's program that reads URLs, below the remotes directory.
@@ -29,35 +29,39 @@ DOWNLOADER = "datastore/downloader.sh"
 
 
 def read_settings(remotes: str) -> Settings:
-    """
+    """Return the settings of a front-end.
+
     :raises InvalidInput: a quotation in one of the files has no end.
     """
     downloader = os.path.join(remotes, DOWNLOADER)
     values: dict[str, str] = {}
     for name in FILES:
         path = os.path.join(remotes, name)
-        values.update(assignments(path, read_text(path)))
+        values.update(parse_assignments(path, read_text(path)))
     settings = settings_of({name.lower(): value for name, value in values.items()})
     return records.replace(settings, downloader=downloader if os.access(downloader, os.X_OK) else None)
 
 
-def assignments(path: str, text: str) -> dict[str, str]:
-    """The variables in ``text``, which is that of the file ``path``."""
+def parse_assignments(path: str, text: str) -> dict[str, str]:
+    """Return the variables in ``text``.
+
+    :arg path: the file with the text, for messages.
+    """
     found = {}
     for line in text.splitlines():
         before, equals, value = line.partition("=")
         *words, name = before.split() or [""]
         if equals and before.endswith(name) and name.isascii() and name.isidentifier() and words in ([], ["export"]):
-            found[name] = _unquoted(path, value)
+            found[name] = _unquote(path, value)
     return found
 
 
-def _unquoted(path: str, value: str) -> str:
+def _unquote(path: str, value: str) -> str:
     is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
     inner = value[1:-1] if is_quoted else value
     if PLAIN.issuperset(inner.replace(" ", "") if is_quoted else inner):
         return inner
-    import shlex  # most values are that plain
+    import shlex  # most values need no shlex
 
     words = shlex.shlex(value, posix=True, punctuation_chars=False)
     words.whitespace_split = True
@@ -67,4 +71,4 @@ def _unquoted(path: str, value: str) -> str:
         raise InvalidInput(path, value, "a quotation that ends on its line is expected") from error
 
 
-__all__ = ["assignments", "read_settings"]
+__all__ = ["parse_assignments", "read_settings"]

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The document that a front-end sends an action: base64 of XML (spec: storage-driver, "Decoded Example").
+"""The document that a front-end sends to an action: base64 of XML (spec: storage-driver, "Decoded Example").
 
-Nothing in it is trusted. It has no document type, so it declares no entities; of its elements only those that some
-action reads are kept; and what an action needs is there, once, or the action fails.
+The document is untrusted. A document type is refused, so there are no entities. Only elements that some action reads
+are kept. An action fails unless each element that it requires exists exactly once.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..._core.records import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import IO
 
-#: Bytes of XML.
+#: Upper bound of the XML in bytes.
 LONGEST = 64 << 20
 
-#: Upper bound of a document that is kept as it came, in bytes of base64: what a variable of the environment can hold
-#: (execve(2)), and some room.
+#: Upper bound of a document whose base64 is kept, in bytes. A variable of the environment can hold a little more
+#: (execve(2)).
 LONGEST_KEPT = 120 << 10
 
 #: The digits of base64 (RFC 4648, 4).
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-#: Bytes.
+#: Size of one piece in bytes.
 PIECE = 1 << 20
 
 ROOT = "DS_DRIVER_ACTION_DATA"
 
-#: Every element that an action reads, below the root.
+#: Paths of all elements that an action reads, below the root.
 ELEMENTS = frozenset(
     [
         *(f"DATASTORE/{name}" for name in ("ID", "NAME", "TYPE", "TM_MAD", "BASE_PATH")),
@@ -49,15 +49,16 @@ ELEMENTS = frozenset(
     ]
 )
 
-#: Beginning of the names of the attributes by which newer front-ends let drivers mount a datastore. None of them may be
-#: overlooked.
+#: Prefix of the attributes by which newer front-ends request that drivers mount a datastore. All of them are kept,
+#: because none may be overlooked.
 NFS_AUTO = "DATASTORE/TEMPLATE/NFS_AUTO_"
 
 
 class Document:
-    """The texts of the elements an action reads, by their path below the root.
+    """The texts of the elements that an action reads.
 
-    ``encoded`` is the base64 of the document, ``""`` where that is long.
+    The attribute ``encoded`` is the base64 of the document, or ``""`` for a long document. Paths of elements are below
+    the root.
     """
 
     def __init__(self, xml: bytes) -> None:
@@ -76,55 +77,53 @@ class Document:
             parser.Parse(xml, True)
         except (expat.ExpatError, ValueError, LookupError) as error:
             raise InvalidInput(
-                "standard input", _beginning(xml), f"base64 of an XML document is expected ({error})"
+                "standard input", _shorten(xml), f"base64 of an XML document is expected ({error})"
             ) from error
 
-    def required(self, path: str) -> str:
-        """The text of an element.
+    def require(self, path: str) -> str:
+        """Return the text of an element.
 
-        :raises InvalidInput: it is missing, empty, or there more than once.
+        :raises InvalidInput: the element is missing, empty, or repeated.
         """
-        text = self.optional(path)
+        text = self.get(path)
         if not text:
             raise InvalidInput(path, text, "the document must have this element")
         return text
 
-    def optional(self, path: str) -> str:
-        """The text of an element as it is, or ``""`` when it is missing.
+    def get(self, path: str) -> str:
+        """Return the text of an element unchanged, or ``""`` if the element is missing.
 
-        :raises InvalidInput: it is there more than once.
+        :raises InvalidInput: the element is repeated.
         """
         texts = self._texts.get(path, [])
         if len(texts) > 1:
             raise InvalidInput(path, texts[1], "the document must have this element only once")
         return texts[0] if texts else ""
 
-    def beginning_with(self, prefix: str) -> list[str]:
-        """The paths of the elements that have a text and a path that begins with ``prefix``, in the order of the
-        document.
-        """
+    def find_paths(self, prefix: str) -> list[str]:
+        """Return the paths that begin with ``prefix`` of elements with text, in the order of the document."""
         return [
             path
             for path, texts in self._texts.items()
             if path.startswith(prefix) and any(text.strip() for text in texts)
         ]
 
-    def number(self, path: str) -> int:
-        """The whole number from 0 on in an element.
+    def read_number(self, path: str) -> int:
+        """Return the number in an element.
 
-        :raises InvalidInput: it is something else.
+        :raises InvalidInput: the text isn't a whole number from 0 on.
         """
-        text = self.required(path).strip()
+        text = self.require(path).strip()
         if not is_decimal(text, 18):
             raise InvalidInput(path, text, "a whole number is expected")
         return int(text)
 
-    def one_of(self, path: str, accepted: tuple[str, ...]) -> str:
-        """What the number in an element stands for: an index of ``accepted``.
+    def read_choice(self, path: str, accepted: tuple[str, ...]) -> str:
+        """Return the entry of ``accepted`` whose index is the number in an element.
 
-        :raises InvalidInput: it is out of range.
+        :raises InvalidInput: the number is out of range.
         """
-        number = self.number(path)
+        number = self.read_number(path)
         if number >= len(accepted):
             raise InvalidInput(path, str(number), f"a number from 0 to {len(accepted) - 1} is expected")
         return accepted[number]
@@ -142,12 +141,12 @@ class Document:
             return
         if self._text is not None:
             raise InvalidInput("/".join(self._path), f"<{name}>", "text is expected")
-        # Only the path of an element that could matter is kept, so that depth costs nothing.
+        # The path is kept only down to the depth of the known elements, so that deeper elements use no memory.
         if self._depth - 2 != len(self._path) or len(self._path) >= 3:
             return
         self._path.append(name)
         path = "/".join(self._path)
-        # Two are enough to know that there is more than one.
+        # Two texts are enough to detect a repeated element.
         if (path in ELEMENTS or path.startswith(NFS_AUTO)) and len(self._texts.setdefault(path, [])) < 2:
             self._text = []
 
@@ -166,23 +165,23 @@ class Document:
 
 
 def read_document(stdin: IO[bytes]) -> Document:
-    """The document on standard input.
+    """Read the document from standard input.
 
-    :raises InvalidInput: too long, not base64, or not the XML of an action.
+    :raises InvalidInput: the document is too long, not base64, or not the XML of an action.
     """
     longest = LONGEST * 4 // 3 * 80 // 76  # base64 in lines
     encoded = stdin.read(longest + 1)
     if len(encoded) > longest:
         raise InvalidInput(
-            "standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected"
+            "standard input", _shorten(encoded), f"a document of at most {LONGEST >> 20} MiB is expected"
         )
     encoded = encoded.translate(None, b" \t\r\n")
     if not _is_base64(encoded):
-        raise InvalidInput("standard input", _beginning(encoded), "base64 of an XML document is expected")
+        raise InvalidInput("standard input", _shorten(encoded), "base64 of an XML document is expected")
     xml = binascii.a2b_base64(encoded)
     if len(xml) > LONGEST:
         raise InvalidInput(
-            "standard input", _beginning(encoded), f"a document of at most {LONGEST >> 20} MiB is expected"
+            "standard input", _shorten(encoded), f"a document of at most {LONGEST >> 20} MiB is expected"
         )
     document = Document(xml)
     if len(encoded) <= LONGEST_KEPT:
@@ -191,7 +190,9 @@ def read_document(stdin: IO[bytes]) -> Document:
 
 
 def _is_base64(encoded: bytes) -> bool:
-    """Return whether it is base64 without line breaks (RFC 4648, 4). It can be long, and so is looked at in pieces."""
+    """Return whether ``encoded`` is base64 without line breaks (RFC 4648, 4). Check pieces, because a document can be
+    long.
+    """
     last = encoded[-3:]
     end = len(encoded) - len(last) + len(last.rstrip(b"="))
     if end == 0 or len(encoded) - end > 2 or len(encoded) % 4:
@@ -199,8 +200,8 @@ def _is_base64(encoded: bytes) -> bool:
     return not any(encoded[start : min(start + PIECE, end)].translate(None, ALPHABET) for start in range(0, end, PIECE))
 
 
-def _beginning(data: bytes) -> str:
-    """Enough to recognize it by, and no more: a template may hold a password further on."""
+def _shorten(data: bytes) -> str:
+    """Return enough of the data to recognise it. The rest is left out, because a template may hold a password."""
     return data[:16].decode(errors="replace")
 
 

@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a front-end runs as ``<remotes>/datastore/<ds_mad>/<action> <id>`` (spec: storage-driver, "Datastore Drivers
-Structure").
+"""The command ``<remotes>/datastore/<ds_mad>/<action> <id>`` that a front-end runs (spec: storage-driver, "Datastore
+Drivers Structure").
 
-The document comes on standard input, the result goes to standard output. On standard error, lines that begin with
-``INFO: `` are for the log; one other line is the message for the user. A process runs one action, so that each imports
-only what it needs.
+The document comes from standard input, and the result goes to standard output. On standard error, lines that begin with
+``INFO: `` are for the log. One other line is the message for the user. A process runs one action, so each action
+imports only the modules that it needs.
 """
 
 from __future__ import annotations
@@ -31,47 +31,47 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import IO, Any
 
-#: Seconds for a file system to say how full it is.
+#: Upper bound of the time to read the capacity of a file system in seconds.
 MONITOR_TIMEOUT = 30
 
-#: What the numbers in the elements TYPE stand for.
+#: Types of datastores and images. The numbers in the elements TYPE are indexes of these.
 DATASTORE_TYPES = ("image", "system", "file", "backup")
 IMAGE_TYPES = ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "backup", "filesystem")
 
-#: The digests that an image's template can name, each the name of its algorithm in capitals.
+#: Elements of an image's template that hold a digest, named by the algorithm in capitals.
 CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 
 
 class Action:
-    """One call of a driver."""
+    """A run of an action."""
 
     def __init__(self, remotes: str, driver: str, document: Document) -> None:
         self.remotes = remotes
         self.document = document
-        self.datastore = datastore_of(driver, document)
+        self.datastore = read_datastore(driver, document)
         self._class = class_for(self.datastore)
 
-    def driver(self, **options: Any) -> DatastoreDriver:
+    def make_driver(self, **options: Any) -> DatastoreDriver:
         return self._class(self.datastore, words=FRONT_END, log=log, **options)
 
-    def reading(self) -> DatastoreDriver:
-        """The driver, for an action that makes images or looks at what a user names."""
+    def make_reading_driver(self) -> DatastoreDriver:
+        """Return the driver for an action that creates images or reads a path of the user."""
         from .secrets import secret_paths
 
-        return self.driver(settings=self._settings(), protected=secret_paths(self.remotes, os.environ))
+        return self.make_driver(settings=self._settings(), protected=secret_paths(self.remotes, os.environ))
 
     def _settings(self) -> Settings:
         from .configuration import read_settings
 
         settings = read_settings(self.remotes)
         if settings.downloader is not None:
-            # What the downloader takes from its caller's environment: not to unpack what has a checksum, and where the
-            # keys of a storage are.
+            # The downloader reads its environment: one variable keeps the data compressed, so that a checksum matches.
+            # The other has the keys of the storage.
             os.environ.update(NO_DECOMPRESS="yes", DRV_ACTION=self.document.encoded)
         return settings
 
     def copy_options(self) -> CopyOptions:
-        """What the document says of the image to make.
+        """Return the options of the document for the new image.
 
         :raises InvalidInput: a value that isn't accepted, naming its element.
         """
@@ -79,25 +79,23 @@ class Action:
 
         options = copy_options(
             self.attributes(),
-            self.document.one_of("IMAGE/TYPE", IMAGE_TYPES),
+            self.document.read_choice("IMAGE/TYPE", IMAGE_TYPES),
             checksums={
                 name.lower(): digest
                 for name in CHECKSUMS
-                for digest in [self.document.optional(f"IMAGE/TEMPLATE/{name}").strip()]
+                for digest in [self.document.get(f"IMAGE/TEMPLATE/{name}").strip()]
                 if digest
             },
             called=element_of,
         )
-        # A front-end also passes the FORMAT of a marketplace's appliance, which may be compressed. So raw changes
-        # nothing about what is an image.
-        any_content = self.document.optional("IMAGE/FORMAT").strip().lower() == "raw"
-        return records.replace(options, any_content=any_content, measure=False)  # the answer has no size
+        # The FORMAT may describe the content of a compressed appliance from a marketplace. So raw doesn't force the
+        # format of the image.
+        any_content = self.document.get("IMAGE/FORMAT").strip().lower() == "raw"
+        return records.replace(options, any_content=any_content, measure=False)  # the result has no size
 
     def attributes(self) -> dict[str, str]:
-        """Those of the datastore that say how its driver makes images."""
-        return {
-            name: self.document.optional(element_of(name)) for name in COPY_ATTRIBUTES if self._class.info.attributes
-        }
+        """Return the attributes of the datastore that control how the driver creates images."""
+        return {name: self.document.get(element_of(name)) for name in COPY_ATTRIBUTES if self._class.info.attributes}
 
     def flag(self, name: str) -> bool:
         from ..._driver.datastore.attributes import flag
@@ -105,96 +103,96 @@ class Action:
         return flag(self.attributes(), name)
 
     def cp(self) -> None:
-        self._copied(lambda driver: driver.cp(self.document.required("IMAGE/PATH"), self.copy_options()))
+        self._copy_image(lambda driver: driver.cp(self.document.require("IMAGE/PATH"), self.copy_options()))
 
     def clone(self) -> None:
         document = self.document
-        self._copied(
+        self._copy_image(
             lambda driver: driver.clone(
-                document.required("IMAGE/PATH"), document.optional("IMAGE/FORMAT") or None, self.copy_options()
+                document.require("IMAGE/PATH"), document.get("IMAGE/FORMAT") or None, self.copy_options()
             )
         )
 
-    def _copied(self, copy: Callable[[DatastoreDriver], CopiedImage]) -> None:
-        driver = self.reading()
+    def _copy_image(self, copy: Callable[[DatastoreDriver], CopiedImage]) -> None:
+        driver = self.make_reading_driver()
         copied = copy(driver)
-        self._made(driver, copied.source, f"{word('IMAGE/PATH', copied.source)} {copied.format}\n")
+        self._return_image(driver, copied.source, f"{require_no_blanks('IMAGE/PATH', copied.source)} {copied.format}\n")
         for warning in copied.warnings:
             log(warning)
 
     def mkfs(self) -> None:
-        driver = self.reading()
+        driver = self.make_reading_driver()
         document = self.document
-        image_format = document.required("IMAGE/FORMAT")
+        image_format = document.require("IMAGE/FORMAT")
         source = driver.mkfs(
-            document.number("IMAGE/SIZE"),
+            document.read_number("IMAGE/SIZE"),
             image_format,
-            document.optional("IMAGE/FS") or None,
+            document.get("IMAGE/FS") or None,
             sparse=self.flag("sparse"),
         )
-        self._made(driver, source, f"{source}\n")
+        self._return_image(driver, source, f"{source}\n")
 
     @staticmethod
-    def _made(driver: DatastoreDriver, source: str, text: str) -> None:
+    def _return_image(driver: DatastoreDriver, source: str, text: str) -> None:
         try:
-            answer(text)
+            write_result(text)
         except VmstoreError:
-            # A front-end that doesn't learn of an image never has it removed.
+            # A front-end without the result would never remove the image.
             driver.rm(source)
             raise
 
     def rm(self) -> None:
-        self.driver().rm(self.document.required("IMAGE/SOURCE"))
+        self.make_driver().rm(self.document.require("IMAGE/SOURCE"))
 
     def stat(self) -> None:
-        # A front-end doesn't pass an image's FORMAT here, so cp refuses what is no image.
-        size = self.reading().stat(
-            self.document.required("IMAGE/PATH"), no_decompress=self.flag("no_decompress"), any_content=True
+        # A front-end doesn't pass the image's FORMAT here, so only cp can refuse other files.
+        size = self.make_reading_driver().stat(
+            self.document.require("IMAGE/PATH"), no_decompress=self.flag("no_decompress"), any_content=True
         )
-        answer(f"{size}\n")
+        write_result(f"{size}\n")
 
     def monitor(self) -> None:
-        driver = self.driver(timeout=MONITOR_TIMEOUT)
+        driver = self.make_driver(timeout=MONITOR_TIMEOUT)
         try:
             capacity = driver.monitor()
         except NotFound:
-            driver.prepare()  # the first thing that a front-end asks of a new datastore
+            driver.prepare()  # monitor is the first action of a new datastore
             capacity = driver.monitor()
-        answer(f"USED_MB={capacity.used_mb}\nFREE_MB={capacity.free_mb}\nTOTAL_MB={capacity.total_mb}\n")
+        write_result(f"USED_MB={capacity.used_mb}\nFREE_MB={capacity.free_mb}\nTOTAL_MB={capacity.total_mb}\n")
 
     def snap_delete(self) -> None:
-        self.driver().snap_delete(*self._snapshot())
+        self.make_driver().snap_delete(*self._snapshot())
 
     def snap_flatten(self) -> None:
-        self.driver().snap_flatten(*self._snapshot())
+        self.make_driver().snap_flatten(*self._snapshot())
 
     def snap_revert(self) -> None:
-        self.driver().snap_revert(*self._snapshot())
+        self.make_driver().snap_revert(*self._snapshot())
 
     def _snapshot(self) -> tuple[str, str, int]:
         document = self.document
         return (
-            document.required("IMAGE/SOURCE"),
-            document.required("IMAGE/FORMAT"),
-            document.number("IMAGE/TARGET_SNAPSHOT"),
+            document.require("IMAGE/SOURCE"),
+            document.require("IMAGE/FORMAT"),
+            document.read_number("IMAGE/TARGET_SNAPSHOT"),
         )
 
     def increment_flatten(self) -> None:
-        self.driver().require("increment_flatten")
+        self.make_driver().require("increment_flatten")
 
     def export(self) -> None:
-        found = self.driver().export(
-            self.document.required("IMAGE/SOURCE"), self.document.optional("IMAGE/FORMAT") or None
+        found = self.make_driver().export(
+            self.document.require("IMAGE/SOURCE"), self.document.get("IMAGE/FORMAT") or None
         )
         elements = {
             "IMPORT_SOURCE": found.source,
             "MD5": found.md5,
-            "SIZE": self.document.number("IMAGE/SIZE"),
+            "SIZE": self.document.read_number("IMAGE/SIZE"),
             "FORMAT": found.format,
             "DISPOSE": "NO",
         }
-        inner = "".join(f"<{name}>{escaped(str(value))}</{name}>" for name, value in elements.items())
-        answer(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
+        inner = "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in elements.items())
+        write_result(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
 
 
 #: The actions of the contract, each a method of :class:`Action`.
@@ -212,29 +210,29 @@ ACTIONS = (
     "stat",
 )
 
-#: What is stored can always be removed.
+#: Actions that only remove data. They also run where the datastore is refused.
 REMOVING = ("rm", "snap_delete")
 
 
-def datastore_of(driver: str, document: Document) -> Datastore:
-    """The document's datastore. Its directory is kept as the front-end writes it, which puts it into the sources it
-    stores.
+def read_datastore(driver: str, document: Document) -> Datastore:
+    """Return the datastore of the document. The directory stays as the front-end writes it, because the front-end
+    stores the directory in the sources of images.
 
     :raises InvalidInput: an element is missing or can't be used.
     """
     template = "DATASTORE/TEMPLATE/"
-    base_path = word("DATASTORE/BASE_PATH", document.required("DATASTORE/BASE_PATH"))
+    base_path = require_no_blanks("DATASTORE/BASE_PATH", document.require("DATASTORE/BASE_PATH"))
     absolute("DATASTORE/BASE_PATH", base_path)
     lists = {
-        name: tuple(document.optional(f"{template}{name}").split())
+        name: tuple(document.get(f"{template}{name}").split())
         for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")
     }
     return Datastore(
-        document.number("DATASTORE/ID"),
-        document.optional("DATASTORE/NAME"),
-        document.one_of("DATASTORE/TYPE", DATASTORE_TYPES),
+        document.read_number("DATASTORE/ID"),
+        document.get("DATASTORE/NAME"),
+        document.read_choice("DATASTORE/TYPE", DATASTORE_TYPES),
         driver,
-        document.optional("DATASTORE/TM_MAD") or None,
+        document.get("DATASTORE/TM_MAD") or None,
         base_path.rstrip("/"),
         safe_dirs=tuple(absolute(f"{template}SAFE_DIRS", path) for path in lists["SAFE_DIRS"]),
         restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
@@ -248,20 +246,20 @@ def refuse_automatic_mounts(document: Document) -> None:
     :raises InvalidInput: naming the attribute.
     """
     enable = f"{NFS_AUTO}ENABLE"
-    if document.optional(enable).strip().lower() == "no":
+    if document.get(enable).strip().lower() == "no":
         return
-    for path in document.beginning_with(NFS_AUTO):
+    for path in document.find_paths(NFS_AUTO):
         accepted = (
             "these drivers mount nothing; mount the datastore's directory on the front-end, and remove the attribute "
             "or set NFS_AUTO_ENABLE to NO"
         )
-        raise InvalidInput(path, document.optional(path), accepted)
+        raise InvalidInput(path, document.get(path), accepted)
 
 
-def word(element: str, text: str) -> str:
-    """
-    :raises InvalidInput: it has a blank; the front-end reads an answer up to the first blank, which would be another
-        path.
+def require_no_blanks(element: str, text: str) -> str:
+    """Return ``text``, and refuse blanks, because the front-end reads a result only up to the first blank.
+
+    :raises InvalidInput: ``text`` has a blank.
     """
     if text.split() != [text]:
         raise InvalidInput(element, text, "a path without blanks is expected")
@@ -269,22 +267,22 @@ def word(element: str, text: str) -> str:
 
 
 def element_of(attribute: str) -> str:
-    """The element of the document that holds an attribute of the datastore."""
+    """Return the path of the element that holds an attribute of the datastore."""
     return f"DATASTORE/TEMPLATE/{attribute.upper()}"
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return ``text`` as the content of an XML element (XML 1.0, 2.4).
 
-    ``xml.sax.saxutils`` does the same, and loads HTTP and TLS.
+    ``xml.sax.saxutils`` has the same function, but loads HTTP and TLS.
     """
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def answer(text: str) -> None:
-    """Write a result, all of it.
+def write_result(text: str) -> None:
+    """Write the whole result to standard output.
 
-    :raises VmstoreError: nobody can read it.
+    :raises VmstoreError: the result can't be written.
     """
     try:
         with open(1, "wb", closefd=False) as stdout:
@@ -294,24 +292,25 @@ def answer(text: str) -> None:
 
 
 def log(text: str) -> None:
-    _tell(f"INFO: {_line(text)}")
+    _write_line(f"INFO: {_as_line(text)}")
 
 
-def _tell(line: str) -> None:
+def _write_line(line: str) -> None:
     try:
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
     except OSError:
-        return  # nobody listens; what is done counts
+        return  # the action succeeded, even if nobody reads its log
 
 
-def _line(text: str) -> str:
-    """One line, whatever it is made of."""
+def _as_line(text: str) -> str:
+    """Return ``text`` as one printable line."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.splitlines()))
 
 
 def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
-    """
-    :raises VmstoreError: the action failed and has left everything as it was.
+    """Run the action that ``argv[0]`` names.
+
+    :raises VmstoreError: the action failed and changed nothing.
     """
     script = os.path.abspath(argv[0])
     directory, action = os.path.split(script)
@@ -333,12 +332,12 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
 
 
 def _terminate(number: int, _frame: object) -> None:
-    # What the action made is removed on the way out.
+    # The exception runs the cleanup of the action.
     raise SystemExit(128 + number)
 
 
 def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
-    """Run the action that ``argv[0]`` is the script of, and return the exit code."""
+    """Run the action that ``argv[0]`` names, and return the exit code."""
     signal(SIGTERM, _terminate)
     try:
         run(argv, stdin)
@@ -349,14 +348,14 @@ def main(argv: Sequence[str], stdin: IO[bytes]) -> int:
         message = "The action was interrupted."
     except Exception as error:  # pylint: disable=broad-except  # a traceback would become the user's message
         message = f"The action failed: {type(error).__name__}: {error}"
-    _tell(_line(message))
+    _write_line(_as_line(message))
     return 1
 
 
 def launch() -> None:
     open_standard_descriptors()
-    # Everything is written and closed. The kernel frees the rest faster than the interpreter does, object by object.
+    # All files are written and closed. The kernel frees the memory faster than the interpreter.
     os._exit(main(sys.argv, open(0, "rb", closefd=False)))
 
 
-__all__ = ["ACTIONS", "Action", "datastore_of", "launch", "main", "run"]
+__all__ = ["ACTIONS", "Action", "read_datastore", "launch", "main", "run"]

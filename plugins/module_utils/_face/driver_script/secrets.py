@@ -5,8 +5,8 @@
 """Directories that hold the secrets of a front-end, wherever it is installed: keys, passwords, its database, the
 programs that it runs.
 
-An action runs with the rights of the front-end's user, and so could make an image of any of them for whoever asks for
-it.
+An action runs with the rights of the front-end's user. Without this list, any user of the front-end could create an
+image of a secret.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from collections.abc import Mapping
 #: The configuration of a front-end that was installed from packages.
 CONFIGURATION = "/etc/one"
 
-#: Secrets in a home directory and in the directory above the remotes. A datastore's SAFE_DIRS can open such a
-#: directory, but not these.
+#: Names of secrets in a home directory and in the directory above the remotes. A datastore's SAFE_DIRS can allow the
+#: directory, but not the secrets.
 INNER = (".one", ".ssh", "one.db")
 
-#: Variables of the environment that name one more place.
+#: Variables of the environment that name further places.
 HOME, LOCATION, AUTHENTICATION = "HOME", "ONE_LOCATION", "ONE_AUTH"
 
 
 def secret_paths(remotes: str, environment: Mapping[str, str]) -> list[str]:
     """Return absolute paths of directories and files that no image may be made of.
 
-    :arg remotes: the front-end's directory of remotes. A front-end that isn't installed from packages has it in
-        ``$ONE_LOCATION/var``.
+    :arg remotes: the front-end's directory of remotes. A front-end that isn't installed from packages has its remotes
+        in ``$ONE_LOCATION/var``.
     """
     above = [os.path.dirname(path) for path in (remotes, os.path.realpath(remotes))]
     locations = [
@@ -47,7 +47,7 @@ def secret_paths(remotes: str, environment: Mapping[str, str]) -> list[str]:
 
 
 def _home() -> str:
-    """Return the home directory in the account of this process's user, ``""`` where there is no account."""
+    """Return the home directory of this process's user, or ``""`` for a user without an account."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:

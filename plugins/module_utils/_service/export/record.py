@@ -70,8 +70,9 @@ class ExportRecord:
             )
 
     def prepend_to(self, action: Action | None) -> list[Action]:
-        """Return ``action`` preceded by the record of the directory, if the record is missing. Without ``action``,
-        return an action that records the directory.
+        """Return ``action`` preceded by the record of the directory, if the record is missing.
+
+        Without ``action``, return an action that records the directory.
         """
         if self._before is not None:
             return [] if action is None else [action]

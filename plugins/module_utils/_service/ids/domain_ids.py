@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Subordinate ids of one domain alone. A guest then has no rights in another guest's shares and virtiofsd."""
+"""Subordinate ids of one domain alone. The ids have no rights in the shares and the virtiofsd of another guest."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from ..._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAll
 from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
-from ..._driver.datastore.source_file import chunks_of
+from ..._driver.datastore.source_file import read_chunks
 from ..._image.checked_image import missing_ends
 from ..._image.copy import foresee_conversion, foresee_copy
 from ..._image.image_chain import ImageChain, OpenChain, copy_chain, has_same_content
@@ -230,7 +230,7 @@ class Target:
             return False
         if image_format not in ("raw", "qcow2"):
             return all(
-                one == other for one, other in itertools.zip_longest(chunks_of(content.first), chunks_of(self.fd))
+                one == other for one, other in itertools.zip_longest(read_chunks(content.first), read_chunks(self.fd))
             )
         if image_format == "qcow2" and not self._is_standalone():
             return False
@@ -257,7 +257,7 @@ def measure(descriptor: int, dest: str) -> dict[str, object]:
     """Return an open file's size in bytes and its checksum."""
     sha256 = hashlib.sha256()
     with os_errors(f"read {dest}"):
-        for chunk in chunks_of(descriptor):
+        for chunk in read_chunks(descriptor):
             sha256.update(chunk)
         size = os.fstat(descriptor).st_size
     return {"size": size, "checksum": f"sha256:{sha256.hexdigest()}"}

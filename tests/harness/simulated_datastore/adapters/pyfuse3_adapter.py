@@ -272,7 +272,8 @@ def _target(name: str) -> str:
         return ""
 
 
-def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:
+# The complexity is the sum of 35 small functions. They share the local names, which are faster than attributes.
+def _operations(adapter: Pyfuse3Adapter, pyfuse3: Any, acl: bool) -> Any:  # noqa: C901
     """Return an instance of the operations class of this copy of *pyfuse3*."""
     mount = adapter.mount
     nodes = mount.nodes

@@ -10,11 +10,11 @@ limit is set, and then follows from the changes by each request.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import checks
@@ -52,7 +52,7 @@ def blocks(status: os.stat_result) -> int:
     return (status.st_blocks * 512 + BLOCK - 1) // BLOCK
 
 
-@dataclass
+@dataclasses.dataclass
 class Account:
     """Use and limits of the datastore, of one user (*uid*) or of one subtree (*path*), in blocks and inodes. None: no
     limit.
@@ -71,6 +71,29 @@ class Account:
             return False
         return self.uid is None or self.uid == uid
 
+    @property
+    def is_limited(self) -> bool:
+        return self.block_limit is not None or self.inode_limit is not None
+
+    def renew(self) -> Account:
+        """Return an account with the same limits that is still without use."""
+        return dataclasses.replace(self, used=0, inodes=0)
+
+    def check_use(self) -> None:
+        """Raise :class:`SimulatedDatastoreError` for a limit below the use."""
+        if self.free() < 0:
+            option, limit, used = "size", (self.block_limit or 0) * BLOCK, self.used * BLOCK
+        elif self.free_inodes() < 0:
+            option, limit, used = "inodes", self.inode_limit or 0, self.inodes
+        else:
+            return
+        of = ""
+        if self.uid is not None:
+            of = f" of uid {self.uid}"
+        elif self.path is not None:
+            of = f" of {os.fsdecode(self.path)!r}"
+        raise SimulatedDatastoreError(f"{option}: {limit}{of} is below the {used} that are used, give at least that.")
+
     def free(self) -> float:
         return float("inf") if self.block_limit is None else self.block_limit - self.used
 
@@ -88,7 +111,7 @@ class Account:
         }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Statvfs:
     """The result of statfs where the datastore has limits of its own (statvfs(3))."""
 
@@ -125,51 +148,43 @@ class Capacity(Policy):
             choose("capacity", key, ["size", "inodes", "max_file", "error_at", "quotas"])
         if given.get("error_at") is not None:
             choose("error_at", given["error_at"], ERROR_AT)
-        whole = self._accounts[0] if self._accounts else Account(errno.ENOSPC)
-        accounts = [Account(errno.ENOSPC, whole.block_limit, whole.inode_limit)]
-        if "size" in given:
-            accounts[0].block_limit = _blocks_of("size", given["size"])
-        if "inodes" in given:
-            accounts[0].inode_limit = _whole("inodes", given["inodes"])
+        whole = self._new_account(given)
         max_file = _whole("max_file", given["max_file"]) if "max_file" in given else self._file_limit
-        if not isinstance(given.get("quotas", []), (list, type(None))):
-            raise SimulatedDatastoreError(
-                f'quotas: {given["quotas"]!r} isn\'t a list of mappings such as {{"uid": 1000, "size": 4096}}.'
-            )
-        if "quotas" in given:
-            for quota in given["quotas"] or ():
-                accounts.append(_quota(quota))
-                if "path" in quota:
-                    self._datastore.check_path("quotas path", quota["path"])
-        else:
-            accounts += [
-                Account(old.error, old.block_limit, old.inode_limit, old.uid, old.path) for old in self._accounts[1:]
-            ]
+        accounts = [whole, *self._new_quotas(given)]
         self._count(accounts)
         for account in accounts:
-            if account.free() < 0 or account.free_inodes() < 0:
-                what = "size" if account.free() < 0 else "inodes"
-                of = (
-                    f" of uid {account.uid}"
-                    if account.uid is not None
-                    else f" of {os.fsdecode(account.path)!r}"
-                    if account.path is not None
-                    else ""
-                )
-                limit = (account.block_limit or 0) * BLOCK if what == "size" else account.inode_limit
-                used = account.used * BLOCK if what == "size" else account.inodes
-                raise SimulatedDatastoreError(
-                    f"{what}: {limit}{of} is below the {used} that are used, give at least that."
-                )
-        limited = max_file is not None or any(
-            account.block_limit is not None or account.inode_limit is not None for account in accounts
-        )
-        self._accounts = accounts if limited else []
+            account.check_use()
+        is_limited = max_file is not None or any(account.is_limited for account in accounts)
+        self._accounts = accounts if is_limited else []
         self._file_limit = max_file
         if "error_at" in given:
             self._error_at = given["error_at"]
         self._datastore.recompile()
         return self.status()
+
+    def _new_account(self, given: dict[str, Any]) -> Account:
+        """Return the account of the whole datastore, still without its use."""
+        account = self._accounts[0].renew() if self._accounts else Account(errno.ENOSPC)
+        if "size" in given:
+            account.block_limit = _blocks_of("size", given["size"])
+        if "inodes" in given:
+            account.inode_limit = _whole("inodes", given["inodes"])
+        return account
+
+    def _new_quotas(self, given: dict[str, Any]) -> list[Account]:
+        """Return the accounts of the quotas, still without their use."""
+        if "quotas" not in given:
+            return [account.renew() for account in self._accounts[1:]]
+        if not isinstance(given["quotas"], (list, type(None))):
+            raise SimulatedDatastoreError(
+                f'quotas: {given["quotas"]!r} isn\'t a list of mappings such as {{"uid": 1000, "size": 4096}}.'
+            )
+        accounts = []
+        for quota in given["quotas"] or ():
+            accounts.append(_quota(quota))
+            if "path" in quota:
+                self._datastore.check_path("quotas path", quota["path"])
+        return accounts
 
     def status(self) -> dict[str, Any]:
         first = self._accounts[0] if self._accounts else Account(errno.ENOSPC)
@@ -238,20 +253,11 @@ class Capacity(Policy):
         if op == "write":
             self._limit_write(request)
         elif op == "truncate":
-            size = request.arguments.get("size", 0)
-            if self._file_limit is not None and size > self._file_limit:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            self._limit_truncate(request)
         elif op in _NEW:
             self._limit_new(request)
         elif op in ("rename", "link"):
-            if (
-                self._of_path(request.path) != self._of_path(request.new_path)
-                or self._above_quota(request.path)
-                or self._above_quota(request.new_path)
-            ):
-                # Like XFS between projects: a file would take its use along, and a directory the use of the quotas
-                # below.
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            self._limit_move(request)
         for node in (request.node, request.new_parent):
             if node is not None and node.counted is None:
                 with contextlib.suppress(OSError):
@@ -300,6 +306,20 @@ class Capacity(Policy):
                 self._datastore.writeback.lose(handle, number)
                 request.notes["late"] = wanted
             request.data, request.size = request.data[:fits], fits
+
+    def _limit_truncate(self, request: Request) -> None:
+        size = request.arguments.get("size", 0)
+        if self._file_limit is not None and size > self._file_limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    def _limit_move(self, request: Request) -> None:
+        """Raise EXDEV for a change of quota, like XFS between projects.
+
+        A file would take its use along, and a directory the use of the quotas below.
+        """
+        old, new = request.path, request.new_path
+        if self._of_path(old) != self._of_path(new) or self._above_quota(old) or self._above_quota(new):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     def _limit_new(self, request: Request) -> None:
         uid = request.caller.uid if request.caller is not None else 0

@@ -231,6 +231,8 @@ class Durability(Policy):
         request.notes["attributes"] = (self._nodes.stat(request.node), value)
 
     def _note_attributes(self, request: Request) -> None:
+        if "attributes" not in request.notes:
+            return
         before, value = request.notes["attributes"]
         after = self._nodes.stat(request.node)
         names = ["mode", "uid", "gid"]
@@ -248,31 +250,21 @@ class Durability(Policy):
         if request.skip:
             # The operation wasn't executed, even if the client got a success.
             return
-        op, mount, noted = request.op, request.mount, request.notes.get(self.name)
-        network = not mount.export.profile.coherent
+        op = request.op
         if op == "write":
-            if noted is not None and request.data:
-                fid, old, size = noted
-                durable = bool(request.handle is not None and request.handle.flags & os.O_DSYNC)
-                self.journal.content(fid, request.offset, request.data, old, size, durable=durable)
+            self._note_write(request)
         elif op == "truncate":
-            if noted is not None:
-                fid, old, size = noted
-                self.journal.content(fid, request.arguments["size"], b"", old, size, cut=request.arguments["size"])
-                if not network:
-                    self._note_attributes(request)
-        elif op == "fsync" or (op == "close" and network):
-            # A network client commits its writes in close.
-            fid = self._ids.get(request.node.ino)
-            self.journal.sync(-1 if fid is None else fid, data_only=bool(request.arguments))
+            self._note_truncate(request)
+        elif op in ("fsync", "close"):
+            self._note_sync(request)
         elif op == "fsyncdir":
             self.journal.sync_directory(self._fid(request.node))
-        elif op != "close" and not network:
+        elif request.mount.export.profile.coherent:
             # A server's reply to a change of names or attributes comes after the change is on the disk.
-            if op not in ATTRIBUTES:
-                self._note_names(request)
-            elif "attributes" in request.notes:
+            if op in ATTRIBUTES:
                 self._note_attributes(request)
+            else:
+                self._note_names(request)
         if len(self._files) > self.most_files:
             self._make_room()
         if self.journal.written_back and not self._told:
@@ -281,6 +273,27 @@ class Durability(Policy):
                 "crash tracking has no room for all unsynced changes: the oldest changes count as written back from "
                 "now on"
             )
+
+    def _note_write(self, request: Request) -> None:
+        noted = request.notes.get(self.name)
+        if noted is not None and request.data:
+            fid, old, size = noted
+            durable = bool(request.handle is not None and request.handle.flags & os.O_DSYNC)
+            self.journal.content(fid, request.offset, request.data, old, size, durable=durable)
+
+    def _note_truncate(self, request: Request) -> None:
+        noted = request.notes.get(self.name)
+        if noted is not None:
+            fid, old, size = noted
+            self.journal.content(fid, request.arguments["size"], b"", old, size, cut=request.arguments["size"])
+            if request.mount.export.profile.coherent:
+                self._note_attributes(request)
+
+    def _note_sync(self, request: Request) -> None:
+        # A network client commits its writes in close.
+        if request.op == "fsync" or not request.mount.export.profile.coherent:
+            fid = self._ids.get(request.node.ino)
+            self.journal.sync(-1 if fid is None else fid, data_only=bool(request.arguments))
 
     def _note_names(self, request: Request) -> None:
         op, name, noted = request.op, request.name or b"", request.notes.get(self.name)

@@ -58,81 +58,86 @@ class Identity(Policy):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if caller is None or export.squash == "none" or (export.squash == "root" and caller.uid != 0):
             return
-        request.caller = _Anonymous(*export.anonymous, caller.pid)
-        self._check(request)
+        anonymous = request.caller = _Anonymous(*export.anonymous, caller.pid)
+        self._check(request, anonymous)
 
-    def _check(self, request: Request) -> None:
-        """Raise EACCES or EPERM unless the anonymous user may do this."""
-        caller, op, node, nodes = request.caller, request.op, request.node, self._datastore.nodes
-        if caller is None or op == "getattr":
+    def _check(self, request: Request, caller: _Anonymous) -> None:
+        """Raise EACCES or EPERM unless the anonymous *caller* may do this."""
+        op, node = request.op, request.node
+        if op == "getattr":
             return
-        uid = caller.uid
-        self._need_path(node, request)
+        self._need_path(node, caller)
         if request.new_parent is not None:
-            self._need_path(request.new_parent, request)
+            self._need_path(request.new_parent, caller)
         if op == "lookup":
-            self._need(node, _SEARCH, request)
-        elif op in ("open", "opendir"):
-            access = request.flags & os.O_ACCMODE
-            needed = (_READ if access != os.O_WRONLY else 0) | (
-                _WRITE if access != os.O_RDONLY or request.flags & os.O_TRUNC else 0
-            )
-            self._need(node, _READ if op == "opendir" else needed, request)
+            self._need(node, _SEARCH, caller)
+        elif op == "open":
+            self._need(node, _compute_access(request.flags), caller)
+        elif op == "opendir":
+            self._need(node, _READ, caller)
         elif op in NAMES:
-            if op != "link":
-                self._need(node, _WRITE | _SEARCH, request)
-            if request.new_parent is not None:
-                self._need(request.new_parent, _WRITE | _SEARCH, request)
-            if op in ("rename", "rmdir", "unlink"):
-                self._need_sticky(node, request.name or b"", uid)
-            if op == "rename":
-                self._need_sticky(request.new_parent or node, request.new_name, uid)
+            self._check_names(request, caller)
         else:
-            status = nodes.stat(node)
-            owner = status.st_uid == uid
-            if op == "truncate":
-                self._need(node, _WRITE, request)
-            elif op == "chown":
-                change = request.arguments
-                if (
-                    not owner
-                    or change.get("uid", uid) != uid
-                    or change.get("gid", status.st_gid) not in (status.st_gid, caller.gid)
-                ):
-                    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-            elif op in ("chmod", "utimens") and not owner:
-                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-            elif op in ("setxattr", "removexattr"):
-                self._need(node, _WRITE, request)
+            self._check_attributes(request, caller)
 
-    def _need_path(self, node: Node, request: Request) -> None:
+    def _check_names(self, request: Request, caller: _Anonymous) -> None:
+        op, directory = request.op, request.node
+        if op != "link":
+            self._need(directory, _WRITE | _SEARCH, caller)
+        if request.new_parent is not None:
+            self._need(request.new_parent, _WRITE | _SEARCH, caller)
+        if op in ("rename", "rmdir", "unlink"):
+            self._need_sticky(directory, request.name or b"", caller)
+        if op == "rename":
+            self._need_sticky(request.new_parent or directory, request.new_name, caller)
+
+    def _check_attributes(self, request: Request, caller: _Anonymous) -> None:
+        op, node = request.op, request.node
+        status = self._datastore.nodes.stat(node)
+        if op in ("truncate", "setxattr", "removexattr"):
+            self._need(node, _WRITE, caller)
+        elif op in ("chmod", "chown", "utimens") and status.st_uid != caller.uid:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        elif op == "chown":
+            change = request.arguments
+            uid, gid = change.get("uid", caller.uid), change.get("gid", caller.gid)
+            if uid != caller.uid or gid not in (status.st_gid, caller.gid):
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def _need_path(self, node: Node, caller: _Anonymous) -> None:
         """Raise EACCES unless every directory above is searchable. The kernel may have looked up for another user."""
         while node.links:
             node = node.links[0][0]
-            self._need(node, _SEARCH, request)
+            self._need(node, _SEARCH, caller)
 
-    def _need(self, node: Node, wanted: int, request: Request) -> None:
-        caller = request.caller
+    def _need(self, node: Node, access: int, caller: _Anonymous) -> None:
         status = self._datastore.nodes.stat(node)
         bits = status.st_mode
-        if caller is None or status.st_uid == caller.uid:
+        if status.st_uid == caller.uid:
             bits >>= 6
         elif status.st_gid == caller.gid:
             bits >>= 3
-        if bits & wanted != wanted:
+        if bits & access != access:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    def _need_sticky(self, directory: Node, name: bytes, uid: int) -> None:
+    def _need_sticky(self, directory: Node, name: bytes, caller: _Anonymous) -> None:
         nodes = self._datastore.nodes
         status = nodes.stat(directory)
-        if not status.st_mode & stat.S_ISVTX or status.st_uid == uid:
+        if not status.st_mode & stat.S_ISVTX or status.st_uid == caller.uid:
             return
         try:
             entry = os.stat(name, dir_fd=nodes.directory_fd(directory), follow_symlinks=False)
         except FileNotFoundError:
             return
-        if entry.st_uid != uid:
+        if entry.st_uid != caller.uid:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def _compute_access(flags: int) -> int:
+    """Return the permissions that open(2) with *flags* needs."""
+    mode = flags & os.O_ACCMODE
+    access = 0 if mode == os.O_WRONLY else _READ
+    return access | _WRITE if mode != os.O_RDONLY or flags & os.O_TRUNC else access
 
 
 __all__ = ["Identity"]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import signal
@@ -149,6 +150,17 @@ class Rules(Policy):
         #: The rules that may affect an operation.
         self._by_op: dict[str, list[_Active]] = {}
         self._next = 1
+        #: The effect of each action that doesn't wait.
+        self._strikes: dict[str, Callable[[_Active, Request], None]] = {
+            "error": self._fail,
+            "short": _shorten,
+            "torn": _tear,
+            "corrupt": _corrupt,
+            "noop": self._do_nothing,
+            "kill": _kill,
+            "crash": self._crash,
+            "disconnect": self._disconnect,
+        }
 
     # Control
 
@@ -195,62 +207,34 @@ class Rules(Policy):
         choose("when", rule.when, ("before", "after"))
         choose("dirty", rule.dirty, ("keep", "forget"))
         errnos.number("error", rule.error)
-        try:
-            ops = expand(rule.ops)
-        except KeyError as error:
-            known = sorted(OPERATIONS) + list(CLASSES)
-            near = difflib.get_close_matches(str(error.args[0]), known, 1)
-            raise SimulatedDatastoreError(
-                f"ops: {error.args[0]!r} is neither an operation nor a "
-                f"class{f' (did you mean {near[0]!r}?)' if near else ''}, "
-                f"accepted are {', '.join(known)}."
-            ) from error
-        if rule.dirty == "forget" and ops != {"fsync"}:
-            raise SimulatedDatastoreError("dirty: only an fsync can forget dirty data, give ops=fsync.")
-        if not ops:
-            raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
-        if rule.when == "after" and rule.action not in _ALSO_AFTER:
-            raise SimulatedDatastoreError(
-                f"when: {rule.action} can't come after the effect, only {', '.join(sorted(_ALSO_AFTER))} can."
-            )
-        if rule.action in _ONLY and not ops <= _ONLY[rule.action]:
-            if not (ops := ops & _ONLY[rule.action]):
-                raise SimulatedDatastoreError(
-                    f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only."
-                )
+        ops = _compute_ops(rule)
         if rule.path is not None:
             self._datastore.check_path("path", rule.path)
         if rule.client is not None:
             choose("client", rule.client, list(self._datastore.mounts))
-        for option, needed in (("uid", rule.uid is not None), ("action kill", rule.action == "kill")):
-            if needed and not self._datastore.capabilities.caller_of_data:
-                if ops <= ON_HANDLE:
-                    self._datastore.capabilities.require(
-                        "caller_of_data", f"{option}: a rule for {', '.join(sorted(ops))}"
-                    )
-                elif ops & ON_HANDLE and not set(rule.ops) & set(CLASSES):
-                    self._datastore.capabilities.require(
-                        "caller_of_data", f"{option}: a rule for {', '.join(sorted(ops & ON_HANDLE))}"
-                    )
-                elif ops & ON_HANDLE:
-                    self._datastore.capabilities.require(
-                        "caller_of_data", f"{option}: a rule for the class {', '.join(rule.ops)}"
-                    )
-        if rule.nth is not None and rule.after is not None and rule.nth <= rule.after:
-            raise SimulatedDatastoreError(
-                f"nth: match {rule.nth} never comes after {rule.after} others, so the rule can't match."
-            )
-        if rule.nth is not None and rule.every is not None and rule.nth % rule.every:
-            raise SimulatedDatastoreError(
-                f"nth: match {rule.nth} isn't one of every {rule.every}, so the rule can't match."
-            )
-        if rule.bytes is not None and not ops & DATA:
-            raise SimulatedDatastoreError("bytes: only read and write move bytes, so the rule can't match.")
+        for option, needs_caller in (("uid", rule.uid is not None), ("action kill", rule.action == "kill")):
+            if needs_caller:
+                self._require_caller(option, rule, ops)
+        _check_trigger(rule, ops)
         if rule.action == "disconnect":
             self._datastore.capabilities.require("disconnect", "action disconnect")
         if rule.action == "crash":
             self._datastore.check_crash(**(rule.crash or {}))
         return ops
+
+    def _require_caller(self, option: str, rule: Rule, ops: frozenset[str]) -> None:
+        """Raise :class:`SimulatedDatastoreError` if the adapter has no caller for one of the operations.
+
+        The message names the class that brings this operation, or else the operation.
+        """
+        on_handle = ops & ON_HANDLE
+        if not on_handle:
+            return
+        if ops == on_handle or not set(rule.ops) & set(CLASSES):
+            text = ", ".join(sorted(on_handle))
+        else:
+            text = f"the class {', '.join(rule.ops)}"
+        self._datastore.capabilities.require("caller_of_data", f"{option}: a rule for {text}")
 
     def delete(self, id: str) -> dict[str, Any]:
         """Remove a rule, and release the requests that hang because of it."""
@@ -286,63 +270,74 @@ class Rules(Policy):
             elif rule.action == "hang":
                 await request.mount.park(request, active.released.wait(), hangs=True)
             else:
-                self._strike(active, request)
+                self._strikes[rule.action](active, request)
         if later:
             request.notes[self.name] = later
 
     def after(self, request: Request) -> None:
         for active in request.notes.get(self.name, ()):
-            self._strike(active, request)
+            self._strikes[active.rule.action](active, request)
         if "torn" in request.notes:
             request.result = request.notes["torn"]
 
-    def _strike(self, active: _Active, request: Request) -> None:
+    def _fail(self, active: _Active, request: Request) -> None:
         rule = active.rule
-        if rule.action == "error":
-            if request.op == "fsync" and rule.dirty == "forget":
-                self._datastore.durability.forget(request.node)
-                if request.handle is not None:
-                    self._datastore.writeback.record_reported(request.handle, errnos.number("error", rule.error))
-            raise OSError(errnos.number("error", rule.error), f"rule {rule.id}")
-        if rule.action == "short":
-            request.size = min(request.size, request.size // 2 if rule.keep is None else rule.keep)
-            request.data = request.data[: request.size]
-        elif rule.action == "torn":
-            keep = (len(request.data) // 2 if rule.keep is None else rule.keep) // PAGE * PAGE
-            self._tear(request, request.data[:keep])
-        elif rule.action == "corrupt":
-            if request.op == "write":
-                request.data = _flip(request.data, rule, active.hits)
-            else:
-                request.result = _flip(request.result, rule, active.hits)
-        elif rule.action == "noop":
-            request.skip = True
-            request.result = len(request.data)
-            if request.op in ("chmod", "chown", "truncate", "utimens"):
-                request.stat = self._datastore.nodes.stat(request.node)
-        elif rule.action == "kill":
-            if request.caller is not None and request.caller.pid > 1:
-                os.kill(request.caller.pid, signal.SIGKILL)
-        elif rule.action == "crash":
-            try:
-                self._datastore.crash(**(rule.crash or {}))
-            except SimulatedDatastoreError as error:
-                # For example, tracking has ended since. Nothing is lost then, but the server still goes down.
-                _log.warning("rule %s: %s", rule.id, error)
-                self._datastore.state.set("down")
-            raise OSError(errnos.number("error", "EIO"), f"rule {rule.id}")
-        elif rule.action == "disconnect":
-            self._datastore.disconnect(request.mount)
-            raise OSError(errnos.number("error", "ENOTCONN"), f"rule {rule.id}")
+        number = errnos.number("error", rule.error)
+        if request.op == "fsync" and rule.dirty == "forget":
+            self._datastore.durability.forget(request.node)
+            if request.handle is not None:
+                self._datastore.writeback.record_reported(request.handle, number)
+        raise OSError(number, f"rule {rule.id}")
 
-    def _tear(self, request: Request, kept: bytes) -> None:
-        """Write only the first pages, and report a complete write."""
-        whole = len(request.data)
-        if kept:
-            request.data, request.size = kept, len(kept)
-            request.notes["torn"] = whole
-        else:
-            request.skip, request.result = True, whole
+    def _do_nothing(self, active: _Active, request: Request) -> None:
+        """Report a success without the execution."""
+        request.skip = True
+        request.result = len(request.data)
+        if request.op in ("chmod", "chown", "truncate", "utimens"):
+            request.stat = self._datastore.nodes.stat(request.node)
+
+    def _crash(self, active: _Active, request: Request) -> None:
+        rule = active.rule
+        try:
+            self._datastore.crash(**(rule.crash or {}))
+        except SimulatedDatastoreError as error:
+            # For example, tracking has ended since. Nothing is lost then, but the server still goes down.
+            _log.warning("rule %s: %s", rule.id, error)
+            self._datastore.state.set("down")
+        raise OSError(errno.EIO, f"rule {rule.id}")
+
+    def _disconnect(self, active: _Active, request: Request) -> None:
+        self._datastore.disconnect(request.mount)
+        raise OSError(errno.ENOTCONN, f"rule {active.rule.id}")
+
+
+def _shorten(active: _Active, request: Request) -> None:
+    keep = active.rule.keep
+    request.size = min(request.size, request.size // 2 if keep is None else keep)
+    request.data = request.data[: request.size]
+
+
+def _tear(active: _Active, request: Request) -> None:
+    """Write only the first pages, and report a complete write."""
+    keep, whole = active.rule.keep, len(request.data)
+    kept = request.data[: (whole // 2 if keep is None else keep) // PAGE * PAGE]
+    if kept:
+        request.data, request.size = kept, len(kept)
+        request.notes["torn"] = whole
+    else:
+        request.skip, request.result = True, whole
+
+
+def _corrupt(active: _Active, request: Request) -> None:
+    if request.op == "write":
+        request.data = _flip(request.data, active.rule, active.hits)
+    else:
+        request.result = _flip(request.result, active.rule, active.hits)
+
+
+def _kill(active: _Active, request: Request) -> None:
+    if request.caller is not None and request.caller.pid > 1:
+        os.kill(request.caller.pid, signal.SIGKILL)
 
 
 def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
@@ -353,6 +348,48 @@ def _flip(data: bytes, rule: Rule, hit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+def _compute_ops(rule: Rule) -> frozenset[str]:
+    """Return the operations of *rule* that its action is for. Raises :class:`SimulatedDatastoreError` for none."""
+    try:
+        ops = expand(rule.ops)
+    except KeyError as error:
+        known = sorted(OPERATIONS) + list(CLASSES)
+        near = difflib.get_close_matches(str(error.args[0]), known, 1)
+        raise SimulatedDatastoreError(
+            f"ops: {error.args[0]!r} is neither an operation nor a "
+            f"class{f' (did you mean {near[0]!r}?)' if near else ''}, "
+            f"accepted are {', '.join(known)}."
+        ) from error
+    if rule.dirty == "forget" and ops != {"fsync"}:
+        raise SimulatedDatastoreError("dirty: only an fsync can forget dirty data, give ops=fsync.")
+    if not ops:
+        raise SimulatedDatastoreError("ops: an empty list matches nothing, name an operation or a class.")
+    if rule.when == "after" and rule.action not in _ALSO_AFTER:
+        raise SimulatedDatastoreError(
+            f"when: {rule.action} can't come after the effect, only {', '.join(sorted(_ALSO_AFTER))} can."
+        )
+    possible = ops & _ONLY.get(rule.action, OPERATIONS)
+    if not possible:
+        raise SimulatedDatastoreError(
+            f"ops: the action {rule.action} is for {', '.join(sorted(_ONLY[rule.action]))} only."
+        )
+    return possible
+
+
+def _check_trigger(rule: Rule, ops: frozenset[str]) -> None:
+    """Raise :class:`SimulatedDatastoreError` for a trigger that can't match."""
+    if rule.nth is not None and rule.after is not None and rule.nth <= rule.after:
+        raise SimulatedDatastoreError(
+            f"nth: match {rule.nth} never comes after {rule.after} others, so the rule can't match."
+        )
+    if rule.nth is not None and rule.every is not None and rule.nth % rule.every:
+        raise SimulatedDatastoreError(
+            f"nth: match {rule.nth} isn't one of every {rule.every}, so the rule can't match."
+        )
+    if rule.bytes is not None and not ops & DATA:
+        raise SimulatedDatastoreError("bytes: only read and write move bytes, so the rule can't match.")
 
 
 def _check_types(rule: Rule) -> None:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.configuration import assignments
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.configuration import parse_assignments
 
 VALUES = [
     "",
@@ -34,15 +34,15 @@ VALUES = [
 def test_values_are_a_shells(before: str, value: str) -> None:
     text = f"# A=comment\n{before}A={value}\n"
     shells = subprocess.run(["sh", "-c", f'{text}printf %s "$A"'], capture_output=True, text=True, check=True).stdout
-    assert assignments("x.conf", text) == {"A": shells}
+    assert parse_assignments("x.conf", text) == {"A": shells}
 
 
 @pytest.mark.parametrize("line", ["A =x", "9A=x", "A-B=x", "export A B=x", "unset A=x", "=x", "#A=x", "A", "ä=x"])
 def test_other_lines_assign_nothing(line: str) -> None:
-    assert assignments("x.conf", line) == {}
+    assert parse_assignments("x.conf", line) == {}
 
 
 @pytest.mark.parametrize("value", ["'", '"', '"a', "a'b", '"a\\"'])
 def test_a_quotation_without_end_is_refused(value: str) -> None:
     with pytest.raises(InvalidInput, match=r"^x\.conf: .* a quotation that ends on its line is expected\.$"):
-        assignments("x.conf", f"A={value}")
+        parse_assignments("x.conf", f"A={value}")

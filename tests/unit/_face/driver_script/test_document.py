@@ -30,14 +30,14 @@ def test_the_texts_of_elements() -> None:
         "<IMAGE><PATH><![CDATA[/a &b]]></PATH><SIZE> "
         "64\n</SIZE></IMAGE><DATASTORE><TEMPLATE><DRIVER>raw</DRIVER></TEMPLATE></DATASTORE>"
     )
-    assert found.required("IMAGE/PATH") == "/a &b"
-    assert found.number("IMAGE/SIZE") == 64
-    assert found.required("DATASTORE/TEMPLATE/DRIVER") == "raw"
-    assert found.optional("IMAGE/SOURCE") == ""
+    assert found.require("IMAGE/PATH") == "/a &b"
+    assert found.read_number("IMAGE/SIZE") == 64
+    assert found.require("DATASTORE/TEMPLATE/DRIVER") == "raw"
+    assert found.get("IMAGE/SOURCE") == ""
 
 
 def test_a_path_keeps_its_blanks() -> None:
-    assert document("<IMAGE><PATH> /a/b \n</PATH></IMAGE>").required("IMAGE/PATH") == " /a/b \n"
+    assert document("<IMAGE><PATH> /a/b \n</PATH></IMAGE>").require("IMAGE/PATH") == " /a/b \n"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_path_keeps_its_blanks() -> None:
 )
 def test_a_missing_element_is_named(inner: str) -> None:
     with pytest.raises(InvalidInput, match="^IMAGE/PATH: '' is not accepted: the document must have this element.$"):
-        document(inner).required("IMAGE/PATH")
+        document(inner).require("IMAGE/PATH")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_element_that_is_there_twice_is_not_chosen_from(inner: str) -> None:
     with pytest.raises(
         InvalidInput, match="^IMAGE/PATH: '/b' is not accepted: the document must have this element only once.$"
     ):
-        document(inner).required("IMAGE/PATH")
+        document(inner).require("IMAGE/PATH")
 
 
 def test_elements_inside_a_text_are_refused() -> None:
@@ -74,13 +74,13 @@ def test_elements_inside_a_text_are_refused() -> None:
 @pytest.mark.parametrize("text", ["-1", "1.5", "0x10", "1e3", "one", "٣", "9" * 19])
 def test_numbers_are_whole(text: str) -> None:
     with pytest.raises(InvalidInput, match="^IMAGE/SIZE: '.*' is not accepted: a whole number is expected.$"):
-        document(f"<IMAGE><SIZE>{text}</SIZE></IMAGE>").number("IMAGE/SIZE")
+        document(f"<IMAGE><SIZE>{text}</SIZE></IMAGE>").read_number("IMAGE/SIZE")
 
 
 def test_numbers_that_stand_for_something_are_in_range() -> None:
-    assert document("<IMAGE><TYPE>1</TYPE></IMAGE>").one_of("IMAGE/TYPE", ("a", "b")) == "b"
+    assert document("<IMAGE><TYPE>1</TYPE></IMAGE>").read_choice("IMAGE/TYPE", ("a", "b")) == "b"
     with pytest.raises(InvalidInput, match="^IMAGE/TYPE: '2' is not accepted: a number from 0 to 1 is expected.$"):
-        document("<IMAGE><TYPE>2</TYPE></IMAGE>").one_of("IMAGE/TYPE", ("a", "b"))
+        document("<IMAGE><TYPE>2</TYPE></IMAGE>").read_choice("IMAGE/TYPE", ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_not_the_document_of_an_action(xml: bytes) -> None:
 def test_base64_may_have_lines() -> None:
     xml = f"<{ROOT}><IMAGE><PATH>{'/a' * 100}</PATH></IMAGE></{ROOT}>".encode()
     for encoded in (base64.b64encode(xml), base64.encodebytes(xml), base64.encodebytes(xml).replace(b"\n", b"\r\n")):
-        assert read_document(io.BytesIO(encoded)).required("IMAGE/PATH") == "/a" * 100
+        assert read_document(io.BytesIO(encoded)).require("IMAGE/PATH") == "/a" * 100
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ inner = {
     "wide": lambda: "<IMAGE><PATH>" + "a" * 20_000_000 + "</PATH></IMAGE>",
 }[sys.argv[1]]()
 try:
-    print(len(Document(f"{begin}{inner}{end}".encode()).required("IMAGE/PATH")))
+    print(len(Document(f"{begin}{inner}{end}".encode()).require("IMAGE/PATH")))
 except Exception as error:
     print(type(error).__name__)
 """
@@ -186,6 +186,5 @@ def test_a_hostile_document_takes_memory_in_proportion(shape: str, answer: str) 
 def test_every_attribute_that_says_how_images_are_made_is_kept(name: str) -> None:
     element = name.upper()
     assert (
-        document(f"<DATASTORE><TEMPLATE><{element}>x</{element}></TEMPLATE></DATASTORE>").optional(element_of(name))
-        == "x"
+        document(f"<DATASTORE><TEMPLATE><{element}>x</{element}></TEMPLATE></DATASTORE>").get(element_of(name)) == "x"
     )

@@ -71,11 +71,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_mounts_settings_and_rules(host: Host) -> None:
-    wish: dict[str, Any] = {
+    desired: dict[str, Any] = {
         "settings": {"size": 1 << 20, "latency": {"fsync": 0.01}},
         "rules": [{"id": "r", "ops": ["write"], "nth": 3}],
     }
-    plan = host.plan(**wish)
+    plan = host.plan(**desired)
     # In check mode nothing changes.
     assert not os.path.ismount(host.root / "one")
     assert [action.name for action in plan.actions] == ["mount for one", "mount for two", "set", "add rule"]
@@ -83,7 +83,7 @@ def test_mounts_settings_and_rules(host: Host) -> None:
     assert os.path.ismount(host.root / "one")
     assert os.path.ismount(host.root / "two")
     assert os.statvfs(host.root / "two").f_blocks == 256
-    assert not host.plan(**wish).changed
+    assert not host.plan(**desired).changed
     assert [action.name for action in host.plan(settings={"size": 1 << 20}).actions] == []
     plan = host.plan(clients="one", rules=[{"id": "r", "ops": ["write"], "nth": 4}, {"id": "s", "ops": ["read"]}])
     assert [action.name for action in plan.actions] == ["unmount for two", "delete rule", "add rule", "add rule"]
@@ -159,8 +159,8 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
             "strict": False,
         }
     ]
-    wish = {"backing": str(root / "backing"), "mounts": mounts}
-    host.partial(**wish).run()
+    desired = {"backing": str(root / "backing"), "mounts": mounts}
+    host.partial(**desired).run()
     control = host.control()
     try:
         host.partial(settings={"state": "hung"}).run()
@@ -168,8 +168,8 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
         hanging = subprocess.Popen(["ls", str(host.root / "one")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         control.call("wait_for", predicate={"parked": 1})
         before = control.call("ledger.mark", name="hung")
-        assert not in_time(lambda: host.partial(**wish, settings={"state": "hung"})).changed
-        assert names(in_time(lambda: host.partial(**wish, settings={"state": "up"}))) == ["set"]
+        assert not in_time(lambda: host.partial(**desired, settings={"state": "hung"})).changed
+        assert names(in_time(lambda: host.partial(**desired, settings={"state": "up"}))) == ["set"]
         assert (
             read_simulated_datastore(
                 {
@@ -186,7 +186,7 @@ def test_a_playbook_leaves_a_server_that_hangs(host: Host, link: bool) -> None:
             == []
         )
         assert control.call("status")["parked"] == 1
-        in_time(host.partial(**wish, settings={"state": "up"}).run)
+        in_time(host.partial(**desired, settings={"state": "up"}).run)
         assert hanging.wait(20) == 0
         host.partial(settings={"state": "hung"}).run()
         again = [{**mounts[0], "squash": "root"}]

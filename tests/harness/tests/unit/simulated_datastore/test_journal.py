@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -182,6 +183,14 @@ class Reference:
                 self.now[key] = new
         self.snapshots.append(dict(self.now))
 
+    def create(self, fid: int, key: tuple[int, bytes]) -> None:
+        self.content[fid], self.bytes[fid] = bytes(4), [{0} for _unused in range(4)]
+        self.names("create", (key, fid))
+
+    def link(self, fid: int, key: tuple[int, bytes]) -> None:
+        self.linked.add(fid)
+        self.names("link", (key, fid))
+
     def write(self, fid: int, offset: int, data: bytes) -> None:
         old = self.content[fid]
         self.journal.content(fid, offset, data, old[offset : offset + len(data)], len(old))
@@ -241,58 +250,68 @@ class Reference:
             assert all(byte in possible for byte, possible in zip(content, self.bytes[fid], strict=True))
 
 
+#: The operations of a random history, the frequent ones several times.
+OPERATIONS = (
+    "create",
+    "rename",
+    "rename",
+    "exchange",
+    "unlink",
+    "link",
+    "write",
+    "write",
+    "fsync",
+    "fsyncdir",
+    "fsyncdir",
+    "sync",
+)
+KEYS = [(directory, name) for directory in (100, 101, 102) for name in (b"a", b"b")]
+
+
+def act_at_random(reference: Reference, chance: random.Random, fids: Iterator[int]) -> None:
+    op = chance.choice(OPERATIONS)
+    taken = sorted(reference.now)
+    key, free = chance.choice(KEYS), [key for key in KEYS if key not in reference.now]
+    if op == "sync":
+        if chance.random() < 0.2:
+            reference.sync()
+    elif op == "fsyncdir":
+        reference.fsyncdir(key[0])
+    elif op == "create":
+        if free:
+            reference.create(next(fids), chance.choice(free))
+    elif op == "link":
+        if taken and free:
+            reference.link(reference.now[chance.choice(taken)], chance.choice(free))
+    elif taken:
+        change_at_random(reference, chance, op, chance.choice(taken), key)
+
+
+def change_at_random(
+    reference: Reference, chance: random.Random, op: str, old: tuple[int, bytes], new: tuple[int, bytes]
+) -> None:
+    """Change the file with the name *old*; *new* is its name after a rename."""
+    fid = reference.now[old]
+    if op == "unlink":
+        reference.names(op, (old, None))
+    elif op == "fsync":
+        reference.fsync(fid)
+    elif op == "write":
+        offset = chance.randrange(4)
+        reference.write(fid, offset, chance.randbytes(chance.randint(1, 4 - offset)))
+    elif op == "rename" and reference.now.get(new) != fid:
+        reference.names(op, (old, None), (new, fid))
+    elif op == "exchange" and reference.now.get(new, fid) != fid:
+        reference.names(op, (old, reference.now[new]), (new, fid))
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_nothing_that_was_synced_is_lost_in_any_state(journal: Journal, seed: int) -> None:
     chance = random.Random(seed)
     reference = Reference(journal)
-    keys = [(directory, name) for directory in (100, 101, 102) for name in (b"a", b"b")]
     fids = count(1)
     for _unused in range(60):
-        op = chance.choice(
-            [
-                "create",
-                "rename",
-                "rename",
-                "exchange",
-                "unlink",
-                "link",
-                "write",
-                "write",
-                "fsync",
-                "fsyncdir",
-                "fsyncdir",
-                "sync",
-            ]
-        )
-        there = sorted(reference.now)
-        key, free = chance.choice(keys), [key for key in keys if key not in reference.now]
-        if op == "sync":
-            if chance.random() < 0.2:
-                reference.sync()
-        elif op == "fsyncdir":
-            reference.fsyncdir(key[0])
-        elif op == "create":
-            if free:
-                fid = next(fids)
-                reference.content[fid], reference.bytes[fid] = bytes(4), [{0} for _unused in range(4)]
-                reference.names(op, (chance.choice(free), fid))
-        elif there:
-            one = chance.choice(there)
-            fid = reference.now[one]
-            if op == "unlink":
-                reference.names(op, (one, None))
-            elif op == "fsync":
-                reference.fsync(fid)
-            elif op == "write":
-                offset = chance.randrange(4)
-                reference.write(fid, offset, chance.randbytes(chance.randint(1, 4 - offset)))
-            elif op == "link" and free:
-                reference.linked.add(fid)
-                reference.names(op, (chance.choice(free), fid))
-            elif op == "rename" and reference.now.get(key) != fid:
-                reference.names(op, (one, None), (key, fid))
-            elif op == "exchange" and reference.now.get(key, fid) != fid:
-                reference.names(op, (one, reference.now[key]), (key, fid))
+        act_at_random(reference, chance, fids)
         for names in ("none", "ordered", "strict"):
             states = CrashStates(journal, names)
             assert (states.entries(states.everything), states.contents(states.everything)) == ({}, {})

@@ -286,7 +286,7 @@ def test_a_full_ledger_disk_is_told_and_nothing_else(model: Model, tmp_path: Any
 def test_a_bug_in_a_policy_is_an_error_of_one_request(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = model.create("file", b"x")
     model.datastore.rules.add(ops=["read"])
-    monkeypatch.setattr(model.datastore.rules, "_strike", lambda *_unused: 1 / 0)
+    monkeypatch.setattr(model.datastore.rules, "before", lambda *_unused: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.read(handle, 0, 1)
     assert model.datastore.ledger.query()[-1]["error"] == errno.EIO
