@@ -135,11 +135,11 @@ def test_images_of_a_full_file_system_are_seen_and_removed(disk: Path, owner: in
 
 
 AS_TENANT = """
-import importlib, pkgutil
-for package in ("_core", "_catalog", "_host", "_image", "_driver", "_libvirt", "_service"):
-    found = importlib.import_module(f"ansible_collections.granary.vmstore.plugins.module_utils.{package}")
-    for module in pkgutil.iter_modules(found.__path__):
-        importlib.import_module(f"{found.__name__}.{module.name}")  # another user may not read the checkout
+import importlib, pathlib
+from ansible_collections.granary.vmstore.plugins import module_utils
+root = pathlib.Path(module_utils.__path__[0])
+for path in root.rglob("*.py"):  # another user may not read the checkout
+    importlib.import_module(".".join([module_utils.__name__, *path.relative_to(root).with_suffix("").parts]))
 import os, sys
 sys.path.insert(0, os.path.dirname(sys.argv[1]))
 import test_full_file_system as tests

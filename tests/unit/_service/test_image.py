@@ -383,11 +383,11 @@ def test_the_directory_is_measured_before_the_catalog_is_locked(
 
 
 UNREADABLE = """
-import importlib, pkgutil
-for package in ("_core", "_catalog", "_host", "_image", "_driver", "_libvirt", "_service"):
-    found = importlib.import_module(f"ansible_collections.granary.vmstore.plugins.module_utils.{package}")
-    for module in pkgutil.iter_modules(found.__path__):
-        importlib.import_module(f"{found.__name__}.{module.name}")  # another user may not read the checkout
+import importlib, pathlib
+from ansible_collections.granary.vmstore.plugins import module_utils
+root = pathlib.Path(module_utils.__path__[0])
+for path in root.rglob("*.py"):  # another user may not read the checkout
+    importlib.import_module(".".join([module_utils.__name__, *path.relative_to(root).with_suffix("").parts]))
 import os, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import read_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
