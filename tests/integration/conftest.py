@@ -64,7 +64,7 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 def module(site: Lab) -> Callable[..., dict[str, Any]]:
     """Run a module on a machine of the lab and return its result, with ``warnings``.
 
-    The result of a failed module has ``failed`` and ``msg``.
+    The result of a failed module has ``msg``.
     """
 
     def run(machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]:

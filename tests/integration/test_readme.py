@@ -90,10 +90,14 @@ def test_a_first_disk_image_reaches_a_domain(
         # The magic number of ext4.
         seen = site.ssh("hot", "dd if=/dev/vdb bs=1 skip=1080 count=2 2>/dev/null | od -A n -t x1")
         assert seen.split() == ["53", "ef"]
-        assert module("hv1", "image", name="web1-data", state="absent")["failed"]
+        assert (
+            "can't be removed while its data is used by"
+            in module("hv1", "image", name="web1-data", state="absent")["msg"]
+        )
     finally:
         execute("hv1", "virsh", "detach-disk", "hot", "vdb", "--persistent", check=False)
         module("hv1", "image", name="web1-data", state="absent")
+        module("hv1", "datastore", name="disks", state="absent")
 
 
 def test_images_that_hold_data(
