@@ -28,13 +28,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
     DatastoreDriver,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.info import OPTIONAL_ACTIONS
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.info import CONTRACT_ACTIONS, OPTIONAL_ACTIONS
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import (
     DATASTORE_DRIVERS,
     class_for,
     driver_class,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import ACTIONS
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 
 MIB = 2**20
@@ -198,7 +197,7 @@ CALLS: dict[str, Callable[[Place, str], object]] = {
 
 
 def test_the_actions_are_those_of_the_contract() -> None:
-    assert set(CALLS) == {*ACTIONS, "content"}
+    assert set(CALLS) == {*CONTRACT_ACTIONS, "content"}
     assert set(OPTIONAL.values()) <= set(OPTIONAL_ACTIONS)
     assert list(OPTIONAL_ACTIONS) == sorted(OPTIONAL_ACTIONS)
     for kind in PLACES.values():

@@ -11,6 +11,21 @@ from .._core.records import dataclass
 #: Actions that a driver need not have, in alphabetical order. ``content`` reads an image's data on this host.
 OPTIONAL_ACTIONS = ("clone", "content", "export", "mkfs", "resize", "snapshot")
 
+#: The actions that a front-end calls, each by a script of its name (spec: storage-driver).
+CONTRACT_ACTIONS = (
+    "clone",
+    "cp",
+    "export",
+    "increment_flatten",
+    "mkfs",
+    "monitor",
+    "rm",
+    "snap_delete",
+    "snap_flatten",
+    "snap_revert",
+    "stat",
+)
+
 
 @dataclass(frozen=True)
 class DriverInfo:
@@ -33,4 +48,4 @@ class DriverInfo:
     attributes: frozenset[str] = frozenset()
 
 
-__all__ = ["OPTIONAL_ACTIONS", "DriverInfo"]
+__all__ = ["CONTRACT_ACTIONS", "OPTIONAL_ACTIONS", "DriverInfo"]

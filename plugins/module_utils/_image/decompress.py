@@ -329,7 +329,7 @@ def _zstd_frames(chunks: Iterable[bytes], effort: _Effort, damaged: Callable[[st
     :raises InvalidInput: other data, or a frame that needs more memory than :data:`MEMORY`.
     """
     steps = _zstd_steps(effort, damaged)
-    skipped, wanted = next(steps, (0, 4))  # the default is never used, but without one pylint would warn
+    skipped, wanted = next(steps, (0, 4))  # the default is the first step
     header = b""
     for chunk in chunks:
         position = 0

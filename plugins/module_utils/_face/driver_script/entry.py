@@ -23,6 +23,7 @@ from ..._core.records import TYPE_CHECKING
 from ..._core.signals import SIGTERM, signal
 from ..._core.words import FRONT_END
 from ..._driver.datastore.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
+from ..._driver.info import CONTRACT_ACTIONS
 from ..._driver.registry import DATASTORE_DRIVERS, class_for
 from ..._model.datastore import Datastore
 from .document import NFS_AUTO, Document, read_document
@@ -195,21 +196,6 @@ class Action:
         write_result(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
 
 
-#: The actions of the contract, each a method of :class:`Action`.
-ACTIONS = (
-    "clone",
-    "cp",
-    "export",
-    "increment_flatten",
-    "mkfs",
-    "monitor",
-    "rm",
-    "snap_delete",
-    "snap_flatten",
-    "snap_revert",
-    "stat",
-)
-
 #: Actions that only remove data. They also run where the datastore is refused.
 REMOVING = ("rm", "snap_delete")
 
@@ -315,9 +301,9 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     script = os.path.abspath(argv[0])
     directory, action = os.path.split(script)
     datastore_directory, mad = os.path.split(directory)
-    if action not in ACTIONS:
+    if action not in CONTRACT_ACTIONS:
         raise UnsupportedAction(
-            f"There is no action {action!r}: the script's name has to be one of {', '.join(ACTIONS)}."
+            f"There is no action {action!r}: the script's name has to be one of {', '.join(CONTRACT_ACTIONS)}."
         )
     if mad not in DATASTORE_DRIVERS:
         raise UnsupportedAction(
@@ -358,4 +344,4 @@ def launch() -> None:
     os._exit(main(sys.argv, open(0, "rb", closefd=False)))
 
 
-__all__ = ["ACTIONS", "Action", "read_datastore", "launch", "main", "run"]
+__all__ = ["Action", "read_datastore", "launch", "main", "run"]

@@ -28,6 +28,7 @@ from ..._core.errors import InvalidInput, NotFound, os_errors
 from ..._core.files import replace_file, write_atomic
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
+from ..._driver.info import CONTRACT_ACTIONS
 from ..._host.made_directory import open_or_make, require_only_root
 from ..._remote.engine import ENGINE
 from ..service import Service
@@ -41,20 +42,6 @@ OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
         "python": {"type": "path", "default": "/usr/bin/python3"},
         "names": {"type": "list", "elements": "str", "choices": ["fs", "virtiofs"], "default": ["fs", "virtiofs"]},
     }
-)
-
-ACTIONS = (
-    "clone",
-    "cp",
-    "export",
-    "increment_flatten",
-    "mkfs",
-    "monitor",
-    "rm",
-    "snap_delete",
-    "snap_flatten",
-    "snap_revert",
-    "stat",
 )
 
 #: The link to the engine in use.
@@ -211,9 +198,9 @@ class OpennebulaDriversService(Service):
             opened_directory(path, option="remotes") as descriptor,
         ):
             there = os.listdir(descriptor_path(descriptor))
-            found = {action: self._is_right(descriptor, action) for action in ACTIONS if action in there}
-            older = find_older(there, ACTIONS)
-        wrong = [action for action in ACTIONS if not found.get(action)]
+            found = {action: self._is_right(descriptor, action) for action in CONTRACT_ACTIONS if action in there}
+            older = find_older(there, CONTRACT_ACTIONS)
+        wrong = [action for action in CONTRACT_ACTIONS if not found.get(action)]
         kept = KeptScripts(self.kept, path)
         if older or any(action in found for action in wrong):
             with os_errors(f"look at the directory {self.kept}"):
@@ -253,7 +240,7 @@ class OpennebulaDriversService(Service):
         with os_errors(f"install the drivers in {path}"):
             descriptor = open_or_make(path, 0o755)
             try:
-                for action in ACTIONS:
+                for action in CONTRACT_ACTIONS:
                     if not self._is_right(descriptor, action):
                         kept.keep(descriptor, action)
                         self._put_script(descriptor, action)
