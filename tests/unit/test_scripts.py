@@ -115,6 +115,20 @@ def test_the_slowest_tests_are_listed_first(tmp_path: Path) -> None:
     assert output == "\n seconds  the slowest tests\n    30.0  t::one30\n     2.0  t::two2\n"
 
 
+def test_failed_tests_are_named_with_the_end_of_their_reports(tmp_path: Path) -> None:
+    report = "\n".join(f"line {number}" for number in range(100))
+    cases = f"""<testcase classname="t" name="good"/>
+        <testcase classname="t" name="bad"><failure>{report}</failure></testcase>
+        <testcase classname="t" name="broken"><error/></testcase>"""
+    (tmp_path / "one.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    status, output = run(sys.executable, SCRIPT / "junit.py", "--failed", tmp_path / "one.xml")
+    assert status == 0
+    lines = output.splitlines()
+    assert [line for line in lines if "FAILED" in line] == ["FAILED: t::bad", "FAILED: t::broken"]
+    assert "    line 99" in lines
+    assert "    line 9" not in lines
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Create a checkout with replaced suites: unit fails, integration never runs a test, docs ends the shell."""
