@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from xml.etree import ElementTree
 
-
 #: The last lines of a report have the assertion and the place.
 LINES_OF_A_FAILURE = 30
 
