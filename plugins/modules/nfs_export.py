@@ -149,8 +149,7 @@ export:
       description: The file with the export; null with O(state=absent).
       type: str
     table:
-      description: The clients of the directory in the table of C(exportfs), those of other files included; null without
-        C(exportfs).
+      description: The clients in the table of C(exportfs) without those of other files; null without C(exportfs).
       type: list
       elements: dict
     live:
@@ -184,7 +183,7 @@ actions:
     - name: add export
       subject: /etc/exports.d/srv-vmstore.exports
       before:
-      after: "/srv/vmstore 192.0.2.0/24(rw,sync,no_root_squash)\n"
+      after: "/srv/vmstore 192.0.2.0/24(rw,sync,no_root_squash,no_subtree_check)\n"
     - name: update export table
       subject: /var/lib/nfs/etab
       before:

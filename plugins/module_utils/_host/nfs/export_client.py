@@ -51,7 +51,7 @@ def check_client(option: str, client: str) -> str:
     is_wildcard = re.search(r"[*?\[]", client) is not None
     if is_wildcard and re.fullmatch(r"[0-9.*?\[\]-]*[0-9][0-9.*?\[\]-]*", client):
         raise InvalidInput(
-            option, client, "wildcards don't match addresses: a network such as '192.0.2.0/24' is expected"
+            option, client, "wildcards don't match addresses; a network such as '192.0.2.0/24' is expected"
         )
     is_name = re.fullmatch(r"[A-Za-z0-9_.*?\[\]!^-]+" if is_wildcard else _NAME, client) is not None
     if not is_name or len(client) > LONGEST_NAME or re.fullmatch("[0-9.]+", client) or client.startswith("-"):

@@ -88,9 +88,7 @@ def check_path(option: str, path: str) -> str:
     """
     checked = absolute(option, path)
     if "\\" in checked:
-        raise InvalidInput(
-            option, path, "a path without a backslash is expected, because exportfs can't read back each"
-        )
+        raise InvalidInput(option, path, "a path without '\\' is expected, because exportfs can misread it")
     needed = needed_directory(checked)
     if needed is not None:
         directory, content = needed

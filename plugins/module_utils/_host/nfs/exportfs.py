@@ -21,16 +21,26 @@ TIMEOUT = 60
 #: The package with exportfs on Debian and Ubuntu.
 PACKAGE = "nfs-kernel-server"
 
-_LINE = re.compile(r"(\S+) +([^\s(]*)\((.*)\)")
+_LINE = re.compile(r"([^ ]+) +([^ (]*)\((.*)\)")
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One client of one export in the table."""
+    """One client of one export in the table.
+
+    :arg is_port_known: whether exportfs printed ``secure`` or ``insecure``. Some versions don't while the server isn't
+        running.
+    """
 
     path: str
     client: str
     options: ExportOptions
+    is_port_known: bool = True
+
+    def has(self, options: ExportOptions) -> bool:
+        """Return whether the entry has the options, as far as exportfs prints them."""
+        names = set(options.settings) - ({"port"} if not self.is_port_known else set())
+        return self.options.equals(options, names)
 
 
 def read_table() -> list[TableEntry]:
@@ -49,7 +59,9 @@ def parse(text: str) -> list[TableEntry]:
     for line in text.split("\n"):
         match = _LINE.fullmatch(line)
         if match is not None:
-            found.append(TableEntry(unescape(match[1]), match[2] or WORLD, read_options(match[3].split(","))))
+            words = match[3].split(",")
+            is_port_known = not {"secure", "insecure"}.isdisjoint(words)
+            found.append(TableEntry(unescape(match[1]), match[2] or WORLD, read_options(words), is_port_known))
     return found
 
 

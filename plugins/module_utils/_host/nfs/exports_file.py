@@ -48,10 +48,6 @@ class Export:
     start: int = 0
     end: int = 0
 
-    @property
-    def place(self) -> str:
-        return f"line {self.line} of {self.file}"
-
     def __str__(self) -> str:
         clients = (f"{one.client}({','.join(one.words)})" for one in self.clients)
         return " ".join(map(escape, (self.path, *clients)))

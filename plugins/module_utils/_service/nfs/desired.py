@@ -54,7 +54,10 @@ class DesiredClient:
         return client_key(self.client)
 
     def as_exported(self) -> ExportedTo:
-        return ExportedTo(self.client, tuple(self.options.summarize()))
+        """Return the client for the file. Old versions of exportfs warn of a line without a word for subtree checks."""
+        words = self.options.summarize()
+        subtree = self.options.settings["subtree"]
+        return ExportedTo(self.client, (*words, *([] if subtree in words else [subtree])))
 
     def risks(self) -> list[str]:
         """Return the risks of the options, each as a sentence with the remedy."""

@@ -17,7 +17,7 @@ from ..._core.files import read_text, remove_durably, write_atomic
 from ..._core.locks import locked
 from ..._core.plan import Action, Plan
 from ..._host.nfs import exportfs, exports_file, nfsd
-from ..._host.nfs.clients import RMTAB, clients_of, read_clients, read_domains
+from ..._host.nfs.clients import RMTAB, LiveClient, clients_of, read_clients, read_domains
 from ..._host.nfs.export_client import client_key
 from ..._host.nfs.export_options import ExportOptions, read_options
 from ..._host.nfs.exported_directory import ExportedDirectory, look_at, suggest_fsid
@@ -73,7 +73,7 @@ class NfsExportService(Service):
         before = self._read_table(plan, directory.path)
         if before is not None:
             after = self._plan_table(plan, directory.path, before, others)
-            export["table"] = [as_result(one.client, one.options) for one in after]
+            export["table"] = export["clients"]
             export.update(self._plan_kernel(plan, directory.path, before, after))
         return plan
 
@@ -119,14 +119,14 @@ class NfsExportService(Service):
         if not self.desired.clients:
             for entry in others:
                 clients = ", ".join(one.client for one in entry.clients)
-                plan.warnings.append(f"The directory stays exported to {clients} by {entry.place}.")
+                plan.warnings.append(f"The directory stays exported to {clients} by line {entry.line} of {entry.file}.")
         keys = {one.key: one.client for one in self.desired.clients}
         for entry in others:
             for one in entry.clients:
                 if client_key(one.client) in keys:
                     raise Conflict(
-                        f"The {entry.place} exports {entry.path} to {one.client} already: remove that client there, or "
-                        "leave it out here."
+                        f"Line {entry.line} of {entry.file} exports {entry.path} to {one.client} already: remove that "
+                        "client there, or leave it out here."
                     )
 
     def _plan_file(self, plan: Plan, path: str, own: Sequence[Export]) -> None:
@@ -185,7 +185,7 @@ class NfsExportService(Service):
     def _plan_table(
         self, plan: Plan, path: str, table: Sequence[TableEntry], others: Sequence[Export]
     ) -> list[TableEntry]:
-        """Plan the change of the table, and return its new entries of the directory."""
+        """Plan the change of the table, and return its new entries of the directory, those of other files included."""
         after = [TableEntry(path, one.client, one.options) for one in self.desired.clients]
         kept = entries_of(table, [one.client for entry in others for one in entry.clients])
         own = [one for one in table if one not in kept]
@@ -233,8 +233,8 @@ class NfsExportService(Service):
                 Action(
                     "update kernel exports",
                     KERNEL_TABLE,
-                    {"exports": [_describe_live(one) for one in exports], "clients": [str(one) for one in lost]},
-                    {"exports": [_describe_live(one) for one in current], "clients": []},
+                    _describe_live(exports, lost),
+                    _describe_live(current),
                     record=exportfs.flush,
                 )
             )
@@ -254,8 +254,9 @@ def _lines(table: Sequence[TableEntry]) -> str | None:
     return "".join(f"{entry}\n" for entry in entries) or None
 
 
-def _describe_live(live: nfsd.LiveExport) -> str:
-    return f"{','.join(live.clients)}({','.join(live.options.summarize())})"
+def _describe_live(exports: Sequence[nfsd.LiveExport], lost: Sequence[LiveClient] = ()) -> str | None:
+    lines = [f"{','.join(one.clients)}({','.join(one.options.summarize())})" for one in exports]
+    return "".join(f"{line}\n" for line in (*lines, *(f"connected client {one}" for one in lost))) or None
 
 
 def as_result(client: str, options: ExportOptions) -> dict[str, object]:

@@ -37,7 +37,7 @@ def entries_of(table: Sequence[TableEntry], clients: Iterable[str]) -> list[Tabl
 
 def has_clients(table: Sequence[TableEntry], clients: Iterable[DesiredClient]) -> bool:
     """Return whether the table has all clients with their options."""
-    return all(any(found.options.equals(one.options) for found in entries_of(table, [one.client])) for one in clients)
+    return all(any(found.has(one.options) for found in entries_of(table, [one.client])) for one in clients)
 
 
 def synchronize(paths: Sequence[str], etc: str) -> tuple[int, list[str]]:
