@@ -30,7 +30,7 @@ def read_nfs_exports(etc: str = "/etc", proc: str = "/proc", rmtab: str = RMTAB)
     live = nfsd.read_live_exports(proc)
     connected, domains = read_clients(proc, rmtab), read_domains(proc)
     exports = []
-    for path in sorted({one.path for one in (*files, *table)}):
+    for path in sorted({one.path for one in files} | {one.path for one in table}):
         clients = _list_clients([one for one in files if one.path == path], [one for one in table if one.path == path])
         let_in = clients_of(path, [str(one["client"]) for one in clients], connected, domains)
         exports.append(
