@@ -47,6 +47,15 @@ LISTS = [
         set(),
         ["roles/virtiofs_guest/tasks/main.yml"],
     ),
+    # The owner and the permissions are those of the directory.
+    (
+        "nfs_server",
+        "nfs_server_exports",
+        "nfs_export",
+        set(),
+        {"owner", "group", "mode"},
+        ["roles/nfs_server/tasks/main.yml"],
+    ),
 ]
 CASES = pytest.mark.parametrize(
     ("role", "variable", "module", "not_given", "own", "files"), LISTS, ids=[case[1] for case in LISTS]
