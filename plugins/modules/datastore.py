@@ -115,8 +115,8 @@ options:
     type: dict
   shared:
     description:
-      - Whether O(base_path) is on a shared file system that must be mounted, as by M(granary.vmstore.shared_mount). While
-        it isn't mounted, or doesn't respond, every action on the datastore is an error that changes nothing.
+      - Whether O(base_path) is on a shared file system that must be mounted, as by M(granary.vmstore.shared_mount).
+        While it isn't mounted, or doesn't respond, every action on the datastore is an error that changes nothing.
       - Not for V(virtiofs). The default of a new datastore is V(false).
     type: bool
   marker:
@@ -227,6 +227,12 @@ datastore:
     attributes:
       description: Further attributes.
       type: dict
+    shared:
+      description: Whether its directory must be on a mounted shared file system.
+      type: bool
+    marker:
+      description: UUID of the store that must be mounted, or null.
+      type: str
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success
