@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import trees
+from . import machine_python, trees
 from .errors import LabError
 from .podman import Podman
 from .run import shorten_output
@@ -93,7 +93,7 @@ class ContainerHost(Host):
             "--mac-address",
             _mac(self.address),
             *(f"--add-host={name}:{address}" for name, address in neighbours.items() if name != self.name),
-            *(f"--volume={directory}:{path}:ro" for directory, path in directories.items()),
+            *(f"--volume={source}:{path}:ro" for source, path in (directories | machine_python.list_files()).items()),
             f"--volume={key}:/etc/ssh/{key.name}:ro",
             f"--volume={key}.pub:/etc/ssh/{key.name}.pub:ro",
             f"--volume={self.files / 'authorized_keys'}:/etc/ssh/lab_authorized_keys:ro",
