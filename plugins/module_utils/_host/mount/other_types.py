@@ -6,18 +6,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
 import stat
 
 from ..._core.command import run
+from ..._core.deadline import run_with_deadline
 from ..._core.errors import CommandFailed, DependencyMissing, InvalidInput, os_errors
 from ..._core.files import read_text
 from ..._core.paths import absolute
 from .file_system import FileSystemType
 from .helpers import has_helper
-from .mountinfo import Mount
 from .options import REMOUNTABLE, OptionRules
 
 #: Types whose content is on this host only, or that are no file systems.
@@ -36,6 +37,9 @@ REMOUNTABLE_OF = {
 
 #: Types on block devices that the kernel may not have loaded yet.
 BLOCK_TYPES = frozenset("btrfs ext2 ext3 ext4 gfs2 ocfs2 xfs".split())
+
+#: Upper bound of the time for a look at a path, which may be on a dead mount, in seconds.
+_PROBE_TIMEOUT = 30
 
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_.-]+)?")
 #: A block device by a tag (mount(8), "Indicating the device and filesystem").
@@ -71,6 +75,8 @@ class OtherType(FileSystemType):
             values={},
             synonyms={},
             advice="To mount a subdirectory, name it in the source",
+            # Helpers of file systems in user space set nosuid and nodev by themselves (fusermount(1)).
+            negotiated=frozenset() if name in _kernel_types(proc) else frozenset(("suid", "dev")),
             remountable=REMOUNTABLE | REMOUNTABLE_OF.get(name, frozenset()),
             is_open=True,
         )
@@ -95,19 +101,18 @@ class OtherType(FileSystemType):
 
     def _check_path(self, option: str, source: str) -> str:
         # udev links devices in /dev. Any other link can be replaced after the check.
-        if not source.startswith("/dev/") and os.path.islink(source):
-            raise InvalidInput(
-                option, source, f"it is a symbolic link; its target {os.path.realpath(source)!r} is expected"
-            )
+        if not source.startswith("/dev/"):
+            look = functools.partial(_target, source)
+            target = run_with_deadline(_PROBE_TIMEOUT, f"Looking at the source {source}", look)
+            if target is not None:
+                raise InvalidInput(option, source, f"it is a symbolic link; its target {target!r} is expected")
         return source
 
-    def has_source(self, mount: Mount, source: str) -> bool:
-        if mount.source == source:
+    def is_same_source(self, found: str, source: str) -> bool:
+        if found == source:
             return True
-        if not (self.is_block and mount.source.startswith("/dev/")):
-            return False
-        device = _device(source)
-        return device is not None and device == _device(mount.source)
+        device = _device(source) if self.is_block else None
+        return device is not None and device == _device(found)
 
     def require_supported(self) -> None:
         kind = self.name.partition(".")[0]
@@ -126,6 +131,11 @@ class OtherType(FileSystemType):
         with os_errors(f"look at the device {source}"):
             if _device(source) is None:
                 raise DependencyMissing(f"source: This host has no block device {source}.")
+
+
+def _target(path: str) -> str | None:
+    """Return the target of a symbolic link; ``None`` if ``path`` is something else."""
+    return os.path.realpath(path) if os.path.islink(path) else None
 
 
 def _without_fuse(fstype: str) -> str:

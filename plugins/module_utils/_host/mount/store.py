@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..._core.directory import open_file_at, sync_opened
+from ..._core.directory import open_directory_at, open_file_at, sync_opened
 from ..._core.errors import CommandFailed, Conflict, os_errors
 from ..._core.identity import acting_as, owner_of
 from ..._core.records import dataclass
@@ -83,13 +83,17 @@ def change_root(path: str, uid: int, gid: int, mode: int) -> None:
     :raises CommandFailed: the server refused, with the remedy.
     """
     with _opened_root(path) as root:
-        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        descriptor = open_directory_at(root, ".")
         try:
             found = os.fstat(descriptor)
-            if (found.st_uid, found.st_gid) != (uid, gid):
-                os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-            got = os.fstat(descriptor)
+            try:
+                _apply(descriptor, path, uid, gid, mode)
+            except (OSError, CommandFailed):
+                # After the owner was changed, the server may still refuse the mode.
+                with contextlib.suppress(OSError):
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
+                    os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+                raise
         except PermissionError as error:
             raise CommandFailed(
                 f"The server refused to change the owner or the mode of {path}: it doesn't accept root of this host "
@@ -97,6 +101,14 @@ def change_root(path: str, uid: int, gid: int, mode: int) -> None:
             ) from error
         finally:
             os.close(descriptor)
+
+
+def _apply(descriptor: int, path: str, uid: int, gid: int, mode: int) -> None:
+    before = os.fstat(descriptor)
+    if (before.st_uid, before.st_gid) != (uid, gid):
+        os.fchown(descriptor, uid, gid)
+    os.fchmod(descriptor, mode)
+    got = os.fstat(descriptor)
     if (got.st_uid, got.st_gid, stat.S_IMODE(got.st_mode)) != (uid, gid, mode):
         raise CommandFailed(
             f"The server keeps {path} as {got.st_uid}:{got.st_gid} {stat.S_IMODE(got.st_mode):04o} instead of "
@@ -125,7 +137,7 @@ def _as_owner(root: int, doing: str, function: Callable[[], Answer]) -> Answer:
 
 def _read_marker(root: int, path: str) -> str | None:
     try:
-        descriptor = open_file_at(root, MARKER)
+        descriptor = _open_marker(root)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -139,29 +151,52 @@ def _read_marker(root: int, path: str) -> str | None:
     return text
 
 
+def _open_marker(root: int) -> int:
+    try:
+        return open_file_at(root, MARKER)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return open_file_at(root, MARKER)  # another host removed the file whose name this host still had
+
+
 def _create_marker(root: int, path: str, uuid: str) -> str | None:
     """Create the marker, and return the UUID of the marker that is there then."""
     part = f"{MARKER}.{uuid}"
     # The name with the content appears at once, whatever other hosts do at the same time.
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=root)
+    _write_new(root, part, uuid)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{uuid}\n".encode())
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             try:
                 os.link(part, MARKER, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                os.rename(part, MARKER, src_dir_fd=root, dst_dir_fd=root)
+                # rename(2) could replace the marker of another host.
+                _write_new(root, MARKER, uuid)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part, dir_fd=root)
     sync_opened(root)
     return _read_marker(root, path)
+
+
+def _write_new(root: int, name: str, uuid: str) -> None:
+    """Create a file with the UUID.
+
+    :raises FileExistsError: the name is taken; :raises OSError: the store refused, and the file is removed.
+    """
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=root)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{uuid}\n".encode())
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=root)
+        raise
 
 
 __all__ = ["MARKER", "StoreRoot", "change_root", "create_marker", "is_uuid", "read_root", "remove_marker"]

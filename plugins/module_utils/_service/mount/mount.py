@@ -100,7 +100,9 @@ class MountService(Service):
         mounted = self._find_mounted(mounts, path)
         if self.desired.is_mounted:
             self._plan_directories(plan, path, missing)
-        entry = EntryPlanner(self.desired, self.file_system, self.fstab).plan(plan, path)
+        entry = EntryPlanner(self.desired, self.file_system, self.fstab).plan(
+            plan, path, is_mounted=bool(mountinfo.mounts_at(mounts, path))
+        )
         settings, stays = self._plan_live(plan, mounts, path, mounted)
         source = self.desired.source
         if mounted is not None and settings is not None and not self.desired.is_mounted:
@@ -184,7 +186,7 @@ class MountService(Service):
         return here[-1] if is_meant else None
 
     def _has_source(self, mount: mountinfo.Mount) -> bool:
-        return self.desired.source is None or self.file_system.has_source(mount, self.desired.source)
+        return self.desired.source is None or self.file_system.is_same_source(mount.source, self.desired.source)
 
     def _plan_live(
         self, plan: Plan, mounts: Sequence[mountinfo.Mount], path: str, mounted: mountinfo.Mount | None
@@ -208,7 +210,7 @@ class MountService(Service):
                 if changes:
                     self._check_policy("live", mounted, f"it has other options ({', '.join(sorted(changes))})")
                     self._add_remount(plan, mounted, before, after)
-                return {**before, **after}, True
+                return {**before, **{setting: after[setting] for setting in changes}}, True
             self._check_policy("unmount", mounted, obstacle)
         self._check_mountable(plan, mounts, source, path, after)
         if mounted is None:
@@ -271,7 +273,7 @@ class MountService(Service):
                 None,
                 self._describe(source, settings),
                 record=functools.partial(self._mount, source, path, settings),
-                undo=functools.partial(self._within, f"Unmounting {path}", functools.partial(live.unmount_last, path)),
+                undo=functools.partial(live.unmount_with_deadline, self.desired.timeout, path),
             )
         )
 
@@ -280,16 +282,14 @@ class MountService(Service):
             return
         settings = self.file_system.settings_of(mounted)
         path = mounted.mount_point
-        unmount = functools.partial(commands.unmount, mounted)
+        unmount = functools.partial(commands.unmount if condition.responds else commands.detach, mounted)
         plan.actions.append(
             Action(
                 "unmount" if condition.responds else "detach",
                 path,
                 self._describe(mounted.source, settings),
                 None,
-                record=functools.partial(self._within, f"Unmounting {path}", unmount)
-                if condition.responds
-                else functools.partial(commands.detach, mounted),
+                record=functools.partial(self._within, f"Unmounting {path}", unmount),
                 undo=functools.partial(self._mount, mounted.source, path, settings),
             )
         )
