@@ -22,9 +22,10 @@ from .point import hold, mount_id, open_held
 
 #: umount(8) follows a symbolic link, and waits for a server that hangs. So umount2(2) runs in a process of its own,
 #: which can be left behind.
-#: With the id of the mount as the second argument, it detaches the mount. That call, too, waits for the server, after the
-#: mount has left the table of mounts. So another process makes it, which writes the rest of the data if the server comes
-#: back.
+#:
+#: With the id of the mount as the second argument, the process detaches the mount. That call waits for the server, too,
+#: once the mount has left the table of mounts. So a third process makes the call. If the server comes back, that process
+#: writes the rest of the data.
 _UNMOUNT = """
 import ctypes, os, sys, time
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
