@@ -24,8 +24,8 @@ from .point import hold, mount_id, open_held
 #: which can be left behind.
 #:
 #: With the id of the mount as the second argument, the process detaches the mount. That call waits for the server, too,
-#: once the mount has left the table of mounts. So a third process makes the call. If the server comes back, that process
-#: writes the rest of the data.
+#: once the mount has left the table of mounts. So a third process makes the call. If the server comes back, the rest of
+#: the data is written then.
 _UNMOUNT = """
 import ctypes, os, sys, time
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8

@@ -167,6 +167,15 @@ class OptionRules:
             and not self.agrees(setting, live[setting].replace('"', ""), word.replace('"', ""))
         }
 
+    def find_incomparable(self, words: Iterable[str], live: Mapping[str, str], desired: Mapping[str, str]) -> list[str]:
+        """Return those of ``words`` that :meth:`find_differences` doesn't compare."""
+        return [
+            word
+            for word in words
+            for setting in self.settings_in(word)
+            if setting in self.hidden or setting not in live or setting not in desired
+        ]
+
     def agrees(self, setting: str, live: str, desired: str) -> bool:
         """Return whether a live word is what the desired word requests."""
         return live == desired

@@ -43,6 +43,7 @@ _PROBE_TIMEOUT = 30
 
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_.-]+)?")
 #: A block device by a tag (mount(8), "Indicating the device and filesystem").
+_KEPT = re.compile(r"[A-Za-z0-9#+.:=@_-]")
 _TAGS = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}
 
 
@@ -145,7 +146,9 @@ def _without_fuse(fstype: str) -> str:
 def _device(source: str) -> int | None:
     """Return the number of a block device; ``None`` without such a device."""
     tag, _equals, value = source.partition("=")
-    path = os.path.join("/dev/disk", _TAGS[tag], value) if tag in _TAGS else source
+    # udev(7) escapes all other characters of ASCII, also the slash.
+    name = re.sub(r"[\x00-\x7f]", lambda one: one[0] if _KEPT.match(one[0]) else f"\\x{ord(one[0]):02x}", value)
+    path = os.path.join("/dev/disk", _TAGS[tag], name) if tag in _TAGS else source
     try:
         status = os.stat(path)
     except OSError:

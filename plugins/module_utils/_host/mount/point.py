@@ -163,7 +163,7 @@ def content(path: str) -> list[str]:
             return sorted(os.listdir(descriptor_path(descriptor)))
 
 
-def changeable_by_others(path: str, *, is_mounted: bool) -> str | None:
+def changeable_by_others(path: str, *, is_mounted: bool = False) -> str | None:
     """Return the uppermost directory in ``path`` that another user can replace by a symbolic link; ``None`` without
     any.
 

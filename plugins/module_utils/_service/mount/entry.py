@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 class EntryPlanner:
     """Plan the entry of a desired mount.
 
+    ``changed_words`` are the options that differ between the old entry and the new one.
+
     :arg path: of the file fstab.
     """
+
+    changed_words: Sequence[str] = ()
 
     def __init__(self, desired: MountSpec, file_system: FileSystemType, path: str) -> None:
         self.desired = desired
@@ -57,6 +61,9 @@ class EntryPlanner:
                 f"{self.file_system.source_noun} where that leads: take a mount point in a directory that only root "
                 "can change."
             )
+        if present:
+            old = present[0].options
+            self.changed_words = sorted(set(old).symmetric_difference(desired.options))
         self._change(plan, "replace" if present else "add", text, present, desired)
         return desired
 

@@ -100,10 +100,11 @@ class MountService(Service):
         mounted = self._find_mounted(mounts, path)
         if self.desired.is_mounted:
             self._plan_directories(plan, path, missing)
-        entry = EntryPlanner(self.desired, self.file_system, self.fstab).plan(
-            plan, path, is_mounted=bool(mountinfo.mounts_at(mounts, path))
-        )
+        entries = EntryPlanner(self.desired, self.file_system, self.fstab)
+        entry = entries.plan(plan, path, is_mounted=bool(mountinfo.mounts_at(mounts, path)))
         settings, stays = self._plan_live(plan, mounts, path, mounted)
+        if mounted is not None and stays:
+            self._warn_of_options(plan, mounted, entries.changed_words)
         source = self.desired.source
         if mounted is not None and settings is not None and not self.desired.is_mounted:
             source = mounted.source
@@ -218,6 +219,16 @@ class MountService(Service):
         self._add_unmount(plan, mounted, condition)
         self._add_mount(plan, source, path, after)
         return after, False
+
+    def _warn_of_options(self, plan: Plan, mounted: mountinfo.Mount, words: Sequence[str]) -> None:
+        options = self.file_system.options
+        live, desired = self.file_system.settings_of(mounted), options.desired_settings(self.desired.options)
+        unknown = options.find_incomparable(words, live, desired)
+        if unknown:
+            plan.warnings.append(
+                f"The changed options {', '.join(unknown)} can't be compared with the live mount {mounted}, and take "
+                "effect at its next mount."
+            )
 
     def _require_response(self, mounted: mountinfo.Mount) -> Condition:
         """Return the condition of a mount.
