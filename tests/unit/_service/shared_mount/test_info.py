@@ -183,7 +183,8 @@ def test_the_domains_with_a_disk_on_a_mount(datastore, tmp_path, monkeypatch) ->
     """The path of a domain isn't resolved, because it may be on a dead server."""
     node = "".join(
         f"<domain type='test'><name>{name}</name><uuid>{uuid.uuid4()}</uuid><memory>65536</memory>"
-        f"<os><type>hvm</type></os><devices><disk type='file'><source file='{path}'/><target dev='vda'/></disk></devices></domain>"
+        f"<os><type>hvm</type></os><devices><disk type='file'><source file='{path}'/><target dev='vda'/></disk>"
+        "</devices></domain>"
         for name, path in (("web 1", f"{datastore.path()}//a/../disk"), ("db", f"{datastore.path()}-2/disk"))
     )
     (tmp_path / "node.xml").write_text(f"<node>{node}</node>")

@@ -139,6 +139,14 @@ def test_entries_that_repeat_become_one(fake_host) -> None:
     assert fake_host.fstab.read_text() == fake_host.entry() + "# between\n"
 
 
+def test_a_tag_of_virtiofs_is_a_source(fake_host) -> None:
+    plan = fake_host.plan(fstype="virtiofs", source="one-1", state="present")
+    assert plan.result["mount"]["source"] == "one-1"
+    with pytest.raises(InvalidInput) as refusal:
+        fake_host.plan(fstype="virtiofs", source="#one", state="present")
+    assert (refusal.value.option, refusal.value.value) == ("source", "#one")
+
+
 # Refusals
 
 
