@@ -20,7 +20,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline imp
     run_all_with_deadline,
     run_with_deadline,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    InvalidInput,
+    NoSpace,
+    TimedOut,
+)
 
 #: Long deadline in seconds, which no test reaches.
 LONG = 60
@@ -178,6 +183,26 @@ def test_functions_that_hang_take_the_time_once() -> None:
     assert str(found["hung 3"]).startswith("Reading hung 3 did not end")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_any_number_of_functions_that_hang_leaves_the_others_their_time() -> None:
+    functions = {**{f"hung {number}": signal.pause for number in range(100)}, "quick": os.getpid}
+    found = run_all_with_deadline(5, "Reading {}", functions)
+    assert isinstance(found["quick"], int)
+    assert {type(found[name]) for name in functions if name != "quick"} == {TimedOut}
+
+
+def test_a_process_that_cannot_be_started_is_the_error_of_its_function() -> None:
+    program = f"""
+import os, resource
+from {deadline.__name__} import run_all_with_deadline
+os.setgid(61003); os.setuid(61003)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+for found in run_all_with_deadline(60, "Reading {{}}", {{"a": os.getpid, "b": os.getpid}}).values():
+    print(type(found).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["FileAccessFailed", "FileAccessFailed"]
 
 
 def test_what_the_child_started_is_stopped_too() -> None:

@@ -206,6 +206,85 @@ def test_what_cannot_be_removed_is_told_once_the_rest_is_done() -> None:
     assert log[-1] == "finish b"
 
 
+# Actions that can be planned late, and checks
+
+
+def failing_check(log: list[str]) -> None:
+    log.append("check")
+    raise NoSpace("The store is full.")
+
+
+def test_further_actions_are_planned_once_all_others_are_recorded() -> None:
+    log: list[str] = []
+
+    def plan_further() -> list[Action]:
+        log.append("plan")
+        return [action(log, "c"), action(log, "d")]
+
+    plan = Plan(actions=[action(log, "a"), action(log, "b")], further=plan_further)
+    plan.checks.append(lambda: log.append("check"))
+    done = plan.run()
+    assert log[2:] == [
+        *("record a", "record b", "plan", "record c", "record d", "check"),
+        *("finish a", "finish b", "finish c", "finish d"),
+    ]
+    assert [one.name for one in done.actions] == ["a", "b", "c", "d"]
+    del log[:]
+    assert done.take_back() == []
+    assert log == ["undo d", "undo c", "undo b", "undo a", "remove b", "remove a"]
+
+
+def test_a_failure_of_further_actions_takes_back_all() -> None:
+    log: list[str] = []
+    further = [action(log, "b"), action(log, "c", fails="record")]
+    plan = Plan(actions=[action(log, "a")], further=lambda: further)
+    with pytest.raises(NoSpace):
+        plan.run()
+    assert log[1:] == ["record a", "record b", "record c", "undo b", "undo a", "remove a"]
+
+
+def test_further_actions_that_cannot_be_planned_take_back_all() -> None:
+    log: list[str] = []
+
+    def refuse() -> list[Action]:
+        raise StaleState("The store is another one.")
+
+    with pytest.raises(StaleState):
+        Plan(actions=[action(log, "a")], further=refuse).run()
+    assert log == ["prepare a", "record a", "undo a", "remove a"]
+
+
+def test_a_check_that_fails_takes_back_all_actions_in_reverse() -> None:
+    log: list[str] = []
+    plan = Plan(actions=[action(log, "a")], further=lambda: [action(log, "b")])
+    plan.checks += [functools.partial(failing_check, log), lambda: log.append("never")]
+    with pytest.raises(NoSpace):
+        plan.run()
+    assert log == ["prepare a", "record a", "record b", "check", "undo b", "undo a", "remove a"]
+
+
+def test_a_check_runs_without_actions() -> None:
+    log: list[str] = []
+    with pytest.raises(NoSpace):
+        Plan(checks=[functools.partial(failing_check, log)]).run()
+    assert not Plan(checks=[lambda: log.append("second")]).run().changed
+    assert log == ["check", "second"]
+
+
+def test_a_check_may_be_added_with_the_further_actions() -> None:
+    log: list[str] = []
+    plan = Plan(actions=[action(log, "a")])
+
+    def plan_further() -> list[Action]:
+        plan.checks.append(functools.partial(failing_check, log))
+        return []
+
+    plan.further = plan_further
+    with pytest.raises(NoSpace):
+        plan.run()
+    assert log == ["prepare a", "record a", "check", "undo a", "remove a"]
+
+
 def test_the_diff_is_the_plan() -> None:
     plan = Plan(actions=[action([], "a")])
     assert [(entry["before"], entry["after"]) for entry in plan.diff()] == [("", "a")]

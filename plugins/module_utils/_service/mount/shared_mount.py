@@ -38,6 +38,9 @@ from .mount import POLICIES, MountService, MountSpec
 #: Upper bound of a timeout in seconds: an hour.
 LONGEST_TIMEOUT = 3600
 
+#: Upper bound of the ids of users and groups. The next one, (uid_t) -1, stands for no change (chown(2)).
+LARGEST_ID = (1 << 32) - 2
+
 #: The values of the option ``marker`` beside a UUID.
 CREATE, REQUIRE = "create", "require"
 
@@ -159,6 +162,8 @@ class DesiredStore:
 
 def _required_id(option: str, name: str | None, look_up: Callable[[str | None], int | None], current: int) -> int:
     found = look_up(name)
+    if found is not None and found > LARGEST_ID:
+        raise InvalidInput(option, name, f"a name, or a number of at most {LARGEST_ID}, is expected")
     if name is None or found is not None:
         return current if found is None else found
     raise DependencyNotFound(f"{option}: this host has no {'user' if option == 'owner' else option} {name!r}.")
