@@ -110,6 +110,7 @@ _MASKED_IN_UML = (
     "getty.target",
     "kmod-static-nodes.service",
     "libvirt-guests.service",
+    "logrotate.timer",
     "nfs-blkmap.service",
     "proc-sys-fs-binfmt_misc.automount",
     "sshd-keygen.service",
@@ -129,6 +130,7 @@ _MASKED_IN_UML = (
     "systemd-udevd.service",
     "systemd-udevd-control.socket",
     "systemd-udevd-kernel.socket",
+    "xfs_scrub_all.timer",
 )
 _GENERATORS_MASKED_IN_UML = (
     "systemd-cryptsetup-generator",
@@ -152,7 +154,9 @@ _UML_MODULES = (
     'ln -s "../uml/modules/$version" "$1/usr/lib/modules/$version"; chroot "$1" depmod "$version"'
 )
 #: Command that disables services that only some hosts of a lab need.
-_UML_SERVICES = 'cd "$1"/etc/systemd/system/multi-user.target.wants && rm libvirtd.service nfs-server.service'
+_UML_SERVICES = (
+    'cd "$1"/etc/systemd/system/multi-user.target.wants && rm libvirtd.service nfs-server.service virtlogd.service'
+)
 
 #: The default time of 90 seconds would delay the first lock after each start of the NFS server.
 _NFS_SERVER = "[nfsd]\ngrace-time=10\nlease-time=10\n"
