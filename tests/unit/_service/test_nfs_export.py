@@ -39,7 +39,7 @@ DIFFERENT = "10.0.0.0/8"
 
 def service(host: NfsHost, **options: object) -> NfsExportService:
     given = {**DEFAULTS, "path": str(host.data), **options}
-    if given["state"] == "present" and given["client"] is None and given["clients"] is None:
+    if given["state"] == "present" and not {"client", "clients"} & options.keys():
         given.update(client=NETWORK, options=options.get("options", ["rw"]))
     return build_nfs_export(given, *host.arguments())
 
@@ -476,6 +476,8 @@ def test_messages_of_risks(nfs_host: NfsHost) -> None:
         ({"clients": [{"client": "a b", "options": []}]}, "clients.client"),
         ({"clients": [{"client": NETWORK, "options": ["bogus"]}]}, "clients.options"),
         ({"client": "10.0.0.1/8"}, "client"),
+        ({"client": None}, "client"),
+        ({"clients": [{"client": None, "options": []}]}, "clients.client"),
         ({"options": ["rw,ro"]}, "options"),
         ({"options": [f"mp=/{'x' * 500}"]}, "options"),
         ({"name": "../passwd"}, "name"),
