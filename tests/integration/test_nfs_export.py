@@ -244,6 +244,23 @@ def test_a_path_with_blanks(site: Site) -> None:
     assert site.sh(f"ls {shlex.quote(path)}") == "here\n"
 
 
+def test_a_client_by_another_name(site: Site) -> None:
+    """exportfs and the kernel have the host under its canonical name."""
+    address = site.hosts["frontend"].address
+    site.sh(f"cp -p /etc/hosts /root/hosts; sed -i '1i {address} store.example.org store' /etc/hosts")
+    try:
+        site.export(client="store")
+        assert site.exported().keys() == {f"{DATA} store.example.org"}
+        site.mount()
+        site.sh(f"ls {POINT}", "frontend")
+        again = site.export(client="STORE")
+        assert (again["changed"], again["actions"]) == (False, [])
+        assert again["export"]["clients_live"] == [{"address": address, "version": "4.2"}]
+        assert again["export"]["live"] == [{"client": "store.example.org", "options": ["rw", "sync", "root_squash"]}]
+    finally:
+        site.sh("cat /root/hosts >/etc/hosts")
+
+
 def test_info(site: Site) -> None:
     site.sh("echo '/srv 192.0.2.7(ro)' >/etc/exports; exportfs -ra")
     site.export()

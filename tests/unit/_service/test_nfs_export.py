@@ -273,6 +273,24 @@ def test_an_option_that_this_exportfs_lacks(nfs_host: NfsHost) -> None:
     assert (nfs_host.file("data").exists(), nfs_host.table()) == (False, [])
 
 
+def test_a_file_system_that_the_kernel_cannot_export(nfs_host: NfsHost) -> None:
+    """exportfs tries the export in the kernel, complains, and has it in the table nevertheless."""
+    script = (nfs_host.bin / "exportfs").read_text().replace("exec ", "", 1)
+    complaint = f'[ "$1" != -a ] || {{ echo "exportfs: {nfs_host.data} does not support NFS export" >&2; exit 1; }}'
+    (nfs_host.bin / "exportfs").write_text(f"{script}{complaint}\n")
+    with pytest.raises(CommandFailed) as error:
+        service(nfs_host).converge()
+    assert str(error.value) == (
+        f"The command 'exportfs' did not export {nfs_host.data} as desired: {nfs_host.data} does not support NFS "
+        "export. Take a directory on a file system of another type, such as ext4, xfs or btrfs, or give an overlay the "
+        "mount options index=on and nfs_export=on."
+    )
+    assert (nfs_host.file("data").exists(), nfs_host.table()) == (False, [])
+    # Of another directory, the same is no failure.
+    (nfs_host.base / "other").mkdir()
+    service(nfs_host, path=str(nfs_host.base / "other"), name="other").converge()
+
+
 def test_an_export_of_other_people_that_fails_is_no_failure(nfs_host: NfsHost) -> None:
     nfs_host.exports.write_text("/nowhere *(rw)\n/srv nosuchhost.invalid(ro)\n")
     converge(nfs_host)
@@ -350,9 +368,29 @@ def test_directories_of_the_system(path: str, way: str, nfs_host: NfsHost) -> No
     assert error.value.option == "path"
 
 
+def test_a_directory_of_the_system_under_another_name(nfs_host: NfsHost) -> None:
+    subprocess.run(["mount", "--bind", "/etc", nfs_host.data], check=True)
+    try:
+        (nfs_host.proc / "self" / "mountinfo").write_text(Path("/proc/self/mountinfo").read_text())
+        for path in (nfs_host.data, nfs_host.data / "ssl"):
+            with pytest.raises(InvalidInput) as error:
+                service(nfs_host, path=str(path)).plan()
+            assert error.value.option == "path"
+    finally:
+        subprocess.run(["umount", nfs_host.data], check=True)
+
+
+def test_an_export_of_the_system_can_be_removed(nfs_host: NfsHost) -> None:
+    nfs_host.file("data").parent.mkdir()
+    nfs_host.file("data").write_text("/etc *(rw)\n")
+    nfs_host.exportfs("-a")
+    converge(nfs_host, path="/etc", state="absent")
+    assert nfs_host.table() == []
+
+
 def test_message_of_a_directory_of_the_system(nfs_host: NfsHost) -> None:
     with pytest.raises(InvalidInput) as error:
-        service(nfs_host, path="/etc/ssh")
+        service(nfs_host, path="/etc/ssh").plan()
     assert str(error.value) == (
         "path: '/etc/ssh' is not accepted: /etc holds the configuration of the system, which no client needs; a "
         "directory with data is expected, such as '/srv/vmstore'."
@@ -416,17 +454,21 @@ def test_a_file_system_that_hangs(tmp_path: Path) -> None:
     program = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._host.nfs.exported_directory import look_at
+from ansible_collections.granary.vmstore.plugins.module_utils._host.nfs import exported_directory
+exported_directory.TIMEOUT = 1
 try:
-    look_at("path", sys.argv[1])
+    exported_directory.look_at("path", sys.argv[1])
 except CommandFailed as error:
     print(error)
+print(exported_directory.resolve_or_keep("path", sys.argv[1] + "/below"))
 """
     hung = Path(__file__).parents[2] / "hung_mount.py"
     command = [sys.executable, hung, tmp_path, "fuse.sshfs", sys.executable, "-c", program, tmp_path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == f"Looking at the directory {tmp_path} did not end within 10 seconds and was stopped.\n"
+    assert done.stdout == (
+        f"Looking at the directory {tmp_path} did not end within 1 seconds and was stopped.\n{tmp_path}/below\n"
+    )
 
 
 @pytest.mark.parametrize(("fstype", "expected"), [("tmpfs", 1), ("ext4", 0), ("zfs", 0)])
