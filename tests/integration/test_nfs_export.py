@@ -88,7 +88,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def shared_site(lab_factory: Callable[[dict[str, Any]], Lab], module_in: Callable[[Lab], Module]) -> Site:
-    spec = yaml.safe_load((HERE / "shared.yml").read_text())
+    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
     lab = lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
     return Site(lab, module_in(lab))
 
