@@ -38,6 +38,8 @@ LISTS = [
         {"guest", "mount_options"},
         [],
     ),
+    ("site", "vmstore_shared_mounts", "shared_mount", set(), set(), []),
+    ("shared_mount", "shared_mount_mounts", "shared_mount", set(), set(), ["roles/shared_mount/tasks/main.yml"]),
     ("hypervisor", "hypervisor_exports", "virtiofs_export", set(), set(), ["roles/hypervisor/tasks/exports.yml"]),
     (
         "virtiofs_guest",

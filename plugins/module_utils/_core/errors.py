@@ -100,6 +100,10 @@ class CommandFailed(VmstoreError):
     """A command could not be run, ran too long, or ended with another exit code than expected."""
 
 
+class TimedOut(CommandFailed):
+    """A command or a call did not end before its deadline, and was stopped."""
+
+
 class TransferFailed(VmstoreError):
     """Bytes from another host are missing, all or a part of them."""
 
@@ -169,6 +173,7 @@ __all__ = [
     "PartlyDone",
     "PathNotAllowed",
     "StaleState",
+    "TimedOut",
     "TransferFailed",
     "UnsupportedAction",
     "VmstoreError",
