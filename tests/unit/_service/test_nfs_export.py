@@ -337,7 +337,7 @@ def test_a_missing_directory(nfs_host: NfsHost) -> None:
 def test_a_file(nfs_host: NfsHost) -> None:
     with pytest.raises(InvalidInput) as error:
         service(nfs_host, path=str(nfs_host.exports)).plan()
-    assert error.value.option == "path"
+    assert (error.value.option, error.value.accepted) == ("path", f"{nfs_host.exports} exists and isn't a directory")
 
 
 @pytest.mark.parametrize(
@@ -478,6 +478,17 @@ def test_an_identity_that_changes(fstype: str, expected: int, nfs_host: NfsHost)
     assert warned(service(nfs_host, options=["fsid=7"]).plan()) == []
 
 
+def test_message_of_an_identity_that_changes(nfs_host: NfsHost) -> None:
+    mountinfo(nfs_host, "tmpfs")
+    (warning,) = warned(service(nfs_host).plan())
+    message, _comma, word = warning.rpartition(", such as ")
+    assert message == (
+        f"The identity of the tmpfs of {nfs_host.data} can change with each mount, and the clients then get 'Stale "
+        "file handle': give the option fsid"
+    )
+    assert warned(service(nfs_host, options=[word.rstrip(".")]).plan()) == []
+
+
 # Options
 
 
@@ -538,6 +549,25 @@ def test_bad_values_are_refused(options: dict[str, object], option: str, nfs_hos
     with pytest.raises(InvalidInput) as error:
         service(nfs_host, **options)
     assert error.value.option == option
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted"),
+    [
+        ({"client": None}, "a client is expected"),
+        ({"clients": []}, "at least one client is expected"),
+        (
+            {"name": "a b"},
+            "1 to 200 letters, digits and '_', '.', '-', not starting with '.' or '-', are expected",
+        ),
+        ({"options": [f"mp=/{'x' * 500}"]}, "a client and its options of at most 511 bytes are expected"),
+        ({"path": "/srv/a\\b"}, "a path without '\\' is expected, because exportfs can misread it"),
+    ],
+)
+def test_accepted_values(options: dict[str, object], accepted: str, nfs_host: NfsHost) -> None:
+    with pytest.raises(InvalidInput) as error:
+        service(nfs_host, **options)
+    assert error.value.accepted == accepted
 
 
 def test_message_of_a_repeated_client(nfs_host: NfsHost) -> None:
