@@ -46,6 +46,7 @@ sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_NOCOLOR"] = "1"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / ".cache" / "hypothesis")
 # Pipelining makes Ansible use one connection for each task instead of six.
 os.environ["ANSIBLE_PIPELINING"] = "1"
 

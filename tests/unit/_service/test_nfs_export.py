@@ -39,7 +39,7 @@ DIFFERENT = "10.0.0.0/8"
 
 def service(host: NfsHost, **options: object) -> NfsExportService:
     given = {**DEFAULTS, "path": str(host.data), **options}
-    if given["state"] == "present" and given["client"] is None and given["clients"] is None:
+    if given["state"] == "present" and not {"client", "clients"} & options.keys():
         given.update(client=NETWORK, options=options.get("options", ["rw"]))
     return build_nfs_export(given, *host.arguments())
 
@@ -273,6 +273,24 @@ def test_an_option_that_this_exportfs_lacks(nfs_host: NfsHost) -> None:
     assert (nfs_host.file("data").exists(), nfs_host.table()) == (False, [])
 
 
+def test_a_file_system_that_the_kernel_cannot_export(nfs_host: NfsHost) -> None:
+    """exportfs tries the export in the kernel, complains, and has it in the table nevertheless."""
+    script = (nfs_host.bin / "exportfs").read_text().replace("exec ", "", 1)
+    complaint = f'[ "$1" != -a ] || {{ echo "exportfs: {nfs_host.data} does not support NFS export" >&2; exit 1; }}'
+    (nfs_host.bin / "exportfs").write_text(f"{script}{complaint}\n")
+    with pytest.raises(CommandFailed) as error:
+        service(nfs_host).converge()
+    assert str(error.value) == (
+        f"The command 'exportfs' did not export {nfs_host.data} as desired: {nfs_host.data} does not support NFS "
+        "export. Take a directory on a file system of another type, such as ext4, xfs or btrfs, or give an overlay the "
+        "mount options index=on and nfs_export=on."
+    )
+    assert (nfs_host.file("data").exists(), nfs_host.table()) == (False, [])
+    # Of another directory, the same is no failure.
+    (nfs_host.base / "other").mkdir()
+    service(nfs_host, path=str(nfs_host.base / "other"), name="other").converge()
+
+
 def test_an_export_of_other_people_that_fails_is_no_failure(nfs_host: NfsHost) -> None:
     nfs_host.exports.write_text("/nowhere *(rw)\n/srv nosuchhost.invalid(ro)\n")
     converge(nfs_host)
@@ -319,7 +337,7 @@ def test_a_missing_directory(nfs_host: NfsHost) -> None:
 def test_a_file(nfs_host: NfsHost) -> None:
     with pytest.raises(InvalidInput) as error:
         service(nfs_host, path=str(nfs_host.exports)).plan()
-    assert error.value.option == "path"
+    assert (error.value.option, error.value.accepted) == ("path", f"{nfs_host.exports} exists and isn't a directory")
 
 
 @pytest.mark.parametrize(
@@ -350,9 +368,29 @@ def test_directories_of_the_system(path: str, way: str, nfs_host: NfsHost) -> No
     assert error.value.option == "path"
 
 
+def test_a_directory_of_the_system_under_another_name(nfs_host: NfsHost) -> None:
+    subprocess.run(["mount", "--bind", "/etc", nfs_host.data], check=True)
+    try:
+        (nfs_host.proc / "self" / "mountinfo").write_text(Path("/proc/self/mountinfo").read_text())
+        for path in (nfs_host.data, nfs_host.data / "ssl"):
+            with pytest.raises(InvalidInput) as error:
+                service(nfs_host, path=str(path)).plan()
+            assert error.value.option == "path"
+    finally:
+        subprocess.run(["umount", nfs_host.data], check=True)
+
+
+def test_an_export_of_the_system_can_be_removed(nfs_host: NfsHost) -> None:
+    nfs_host.file("data").parent.mkdir()
+    nfs_host.file("data").write_text("/etc *(rw)\n")
+    nfs_host.exportfs("-a")
+    converge(nfs_host, path="/etc", state="absent")
+    assert nfs_host.table() == []
+
+
 def test_message_of_a_directory_of_the_system(nfs_host: NfsHost) -> None:
     with pytest.raises(InvalidInput) as error:
-        service(nfs_host, path="/etc/ssh")
+        service(nfs_host, path="/etc/ssh").plan()
     assert str(error.value) == (
         "path: '/etc/ssh' is not accepted: /etc holds the configuration of the system, which no client needs; a "
         "directory with data is expected, such as '/srv/vmstore'."
@@ -416,17 +454,21 @@ def test_a_file_system_that_hangs(tmp_path: Path) -> None:
     program = """
 import sys
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed
-from ansible_collections.granary.vmstore.plugins.module_utils._host.nfs.exported_directory import look_at
+from ansible_collections.granary.vmstore.plugins.module_utils._host.nfs import exported_directory
+exported_directory.TIMEOUT = 1
 try:
-    look_at("path", sys.argv[1])
+    exported_directory.look_at("path", sys.argv[1])
 except CommandFailed as error:
     print(error)
+print(exported_directory.resolve_or_keep("path", sys.argv[1] + "/below"))
 """
     hung = Path(__file__).parents[2] / "hung_mount.py"
     command = [sys.executable, hung, tmp_path, "fuse.sshfs", sys.executable, "-c", program, tmp_path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == f"Looking at the directory {tmp_path} did not end within 10 seconds and was stopped.\n"
+    assert done.stdout == (
+        f"Looking at the directory {tmp_path} did not end within 1 seconds and was stopped.\n{tmp_path}/below\n"
+    )
 
 
 @pytest.mark.parametrize(("fstype", "expected"), [("tmpfs", 1), ("ext4", 0), ("zfs", 0)])
@@ -434,6 +476,17 @@ def test_an_identity_that_changes(fstype: str, expected: int, nfs_host: NfsHost)
     mountinfo(nfs_host, fstype)
     assert len(warned(service(nfs_host).plan())) == expected
     assert warned(service(nfs_host, options=["fsid=7"]).plan()) == []
+
+
+def test_message_of_an_identity_that_changes(nfs_host: NfsHost) -> None:
+    mountinfo(nfs_host, "tmpfs")
+    (warning,) = warned(service(nfs_host).plan())
+    message, _comma, word = warning.rpartition(", such as ")
+    assert message == (
+        f"The identity of the tmpfs of {nfs_host.data} can change with each mount, and the clients then get 'Stale "
+        "file handle': give the option fsid"
+    )
+    assert warned(service(nfs_host, options=[word.rstrip(".")]).plan()) == []
 
 
 # Options
@@ -476,6 +529,8 @@ def test_messages_of_risks(nfs_host: NfsHost) -> None:
         ({"clients": [{"client": "a b", "options": []}]}, "clients.client"),
         ({"clients": [{"client": NETWORK, "options": ["bogus"]}]}, "clients.options"),
         ({"client": "10.0.0.1/8"}, "client"),
+        ({"client": None}, "client"),
+        ({"clients": [{"client": None, "options": []}]}, "clients.client"),
         ({"options": ["rw,ro"]}, "options"),
         ({"options": [f"mp=/{'x' * 500}"]}, "options"),
         ({"name": "../passwd"}, "name"),
@@ -494,6 +549,25 @@ def test_bad_values_are_refused(options: dict[str, object], option: str, nfs_hos
     with pytest.raises(InvalidInput) as error:
         service(nfs_host, **options)
     assert error.value.option == option
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted"),
+    [
+        ({"client": None}, "a client is expected"),
+        ({"clients": []}, "at least one client is expected"),
+        (
+            {"name": "a b"},
+            "1 to 200 letters, digits and '_', '.', '-', not starting with '.' or '-', are expected",
+        ),
+        ({"options": [f"mp=/{'x' * 500}"]}, "a client and its options of at most 511 bytes are expected"),
+        ({"path": "/srv/a\\b"}, "a path without '\\' is expected, because exportfs can misread it"),
+    ],
+)
+def test_accepted_values(options: dict[str, object], accepted: str, nfs_host: NfsHost) -> None:
+    with pytest.raises(InvalidInput) as error:
+        service(nfs_host, **options)
+    assert error.value.accepted == accepted
 
 
 def test_message_of_a_repeated_client(nfs_host: NfsHost) -> None:
