@@ -38,6 +38,7 @@ def link_collection() -> None:
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
+pytest.register_assert_rewrite("refusal")
 # Tests also start Python and Ansible as separate processes.
 os.environ["PYTHONPATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
