@@ -251,8 +251,8 @@ def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
         ),
         (
             {"supported_fs": "ext4, exit4"},
-            "attributes.supported_fs: 'exit4' is not accepted: names of file systems are expected, such as ext4 or xfs, "
-            "and this host has no command mkfs.exit4.",
+            "attributes.supported_fs: 'exit4' is not accepted: names of file systems are expected, such as ext4 or "
+            "xfs, and this host has no command mkfs.exit4.",
         ),
         (
             {"supported_fs": "ext4;xfs"},
