@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import pytest
@@ -31,7 +31,18 @@ def refused(
     """
     with pytest.raises(kind) as caught:
         yield caught
-    error = caught.value
+    _check(caught.value, kind, says, names, fields)
+    # The error's traceback has this frame. A reference from here to the error would keep both, and open files, alive.
+    del caught
+
+
+def _check(
+    error: BaseException,
+    kind: type[BaseException],
+    says: str | None,
+    names: Iterable[object],
+    fields: Mapping[str, object],
+) -> None:
     assert type(error) is kind
     assert {name: getattr(error, name) for name in fields} == fields
     assert [name for name in map(str, names) if name not in str(error)] == [], str(error)
