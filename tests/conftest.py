@@ -39,8 +39,8 @@ tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
 pytest.register_assert_rewrite("refusal")
-# Tests also start Python and Ansible as separate processes.
-os.environ["PYTHONPATH"] = str(COLLECTIONS)
+# Tests also start Python and Ansible as separate processes, and some run a test file there.
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_NOCOLOR"] = "1"
 # Pipelining makes Ansible use one connection for each task instead of six.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sqlite3
@@ -100,7 +101,7 @@ def test_the_lock_of_images_is_no_file_of_root(path: str, victim: Path) -> None:
         with (
             refused(
                 FileAccessFailed,
-                says=f"Could not open the lock file {path}.images.lock: Too many levels of symbolic links.",
+                names=[f"{path}.images.lock", os.strerror(errno.ELOOP)],
             ),
             image_lock(path, 0),
         ):
@@ -160,12 +161,8 @@ def test_what_root_made_in_that_directory_is_an_error_with_a_remedy(path: str) -
     os.chown(path, 0, 0)
     owner = os.stat(os.path.dirname(path)).st_uid
     for use in (write, lambda path: read_catalog(path, missing_ok=True)):
-        with pytest.raises(CatalogFailed) as caught:
+        with refused(CatalogFailed, names=[f"'chown --no-dereference {owner} {path}'"]):
             use(path)
-        assert str(caught.value) == (
-            f"The catalog's file {path} belongs to the user 0 and its directory to the user {owner}, who has to own "
-            f"both: look at the file, then run 'chown --no-dereference {owner} {path}'."
-        )
     subprocess.run(["chown", "--no-dereference", str(owner), path], check=True)
     write(path)
 

@@ -147,10 +147,8 @@ def test_an_empty_device(driver: Make, attach: Attach) -> None:
 def test_devices_are_refused_where_nobody_allows_them(driver: Make, attach: Attach) -> None:
     device = attach(raw())
     for use in (driver().preview, driver().cp):
-        with pytest.raises(PathNotAllowed) as caught:
+        with refused(PathNotAllowed, option="path", value=device, names=["safe_dirs"]):
             use(device, CopyOptions("os"))
-        accepted = "it lies in the restricted directory /dev and safe_dirs names no directory in there that holds it"
-        assert str(caught.value) == f"path: '{device}' is not accepted: {accepted}."
 
 
 @pytest.fixture
@@ -232,12 +230,8 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
     command("mount", formatted, tmp_path / "mnt")
     try:
         for use in (driver(formatted).preview, driver(formatted).cp):
-            with pytest.raises(Conflict) as caught:
+            with refused(Conflict, names=[formatted, "verify: false"]):
                 use(formatted, CopyOptions("os"))
-            assert str(caught.value) == (
-                f"{formatted} is mounted, or a part of another device or of a volume group; unmount it, or copy a "
-                "snapshot of it, or give verify: false to store what comes out."
-            )
         assert list_stored(driver()) == []
         copied = driver(formatted).cp(formatted, CopyOptions("os", verify=False))
         assert copied.warnings[0].startswith(
@@ -272,12 +266,12 @@ def test_a_device_that_a_program_writes_to_is_refused(
     os.mknod(node, 0o60600, os.stat(device).st_rdev)
     opened_by_qemu(node if own_node else Path(device), "-f", "raw")
     for use in (driver(device).preview, driver(device).cp):
-        with pytest.raises(Conflict) as caught:
+        with refused(
+            Conflict,
+            says=f"{device} is open for writing in the program qemu-io (process *); end that first, or copy a snapshot "
+            "of it, or give verify: false to store what comes out.",
+        ):
             use(device, CopyOptions("os"))
-        assert str(caught.value).startswith(f"{device} is open for writing in the program qemu-io (process ")
-        assert str(caught.value).endswith(
-            "); end that first, or copy a snapshot of it, or give verify: false to store what comes out."
-        )
     assert len(driver(device).cp(device, CopyOptions("os", verify=False)).warnings) == 1
 
 

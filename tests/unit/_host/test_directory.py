@@ -156,10 +156,12 @@ def test_a_directory_that_can_not_be_read_at_all_can_be_found(ordinary_user: Pat
 def test_what_is_no_directory_is_refused(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "file").touch()
     os.symlink("loop", tmp_path / "loop")
-    with pytest.raises(InvalidInput) as caught:
+    with refused(
+        InvalidInput,
+        says=f"path: '{tmp_path / name}' is not accepted: a directory on the front-end or on a host of the datastore's "
+        f"bridge_list is expected (the front-end: {why}).",
+    ):
         look(str(tmp_path / name))
-    expected = "a directory on the front-end or on a host of the datastore's bridge_list is expected"
-    assert str(caught.value) == f"path: '{tmp_path / name}' is not accepted: {expected} (the front-end: {why})."
 
 
 def test_many_at_once_are_measured_as_one_by_one(tmp_path: Path) -> None:

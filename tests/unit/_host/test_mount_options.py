@@ -87,9 +87,8 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
     ],
 )
 def test_other_words_are_refused_by_name(word):
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="options", value=word):
         VIRTIOFS_OPTIONS.check("options", [word])
-    assert str(refusal.value).startswith(f"options: {word!r} is not accepted: ")
 
 
 @pytest.mark.parametrize(

@@ -179,9 +179,9 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
     os.truncate(path, path.stat().st_size - 4)  # the last byte of deflate may be only its end mark
     with refused(
         InvalidInput,
-        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and by the tables of "
-        "this qcow2 image the file has * bytes at least, of which * are there; verify: false "
-        "stores it nevertheless.",
+        option="path",
+        value=str(path),
+        names=["qcow2", "verify: false"],
     ):
         check(path)
 

@@ -309,10 +309,9 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
 def test_a_file_is_named_as_the_user_named_it(tmp_path: Path) -> None:
     path = tmp_path / "-o $(id) 'x' ü"
     assert inspect(str(create(path))).virtual_size == MIB
-    with pytest.raises(InvalidInput) as caught:
+    with refused(InvalidInput, option="path", value=str(path), names=["7"]) as caught:
         inspect(str(patch(path, 4, b"\0\0\0\x07")))
     assert "/proc/" not in str(caught.value)
-    assert "7" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -366,8 +365,9 @@ def test_a_raw_file_can_be_too_large_as_well() -> None:
     assert virtual_size(b"", LARGEST) == LARGEST
     with refused(
         InvalidInput,
-        says="path: 'image' is not accepted: its virtual size is 70368744177665 bytes, and at most * "
-        "(64 TiB) are accepted.",
+        option="path",
+        value="image",
+        names=[70368744177665],
     ):
         virtual_size(b"", LARGEST + 1)
 

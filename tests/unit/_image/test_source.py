@@ -612,9 +612,8 @@ def raw(answer: bytes) -> Answer:
 @pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10)])
 def test_refusals_and_nonsense(serve: Serve, answer: Answer, why: str, use: Callable[[str], object]) -> None:
     site = serve(answer)
-    with pytest.raises(TransferFailed) as caught:
+    with refused(TransferFailed, says=f"Could not read {site.url}: {why}."):
         use(site.url)
-    assert str(caught.value) == f"Could not read {site.url}: {why}."
     assert len(site.asked) == 1, "there is nothing to resume"
 
 
@@ -652,9 +651,10 @@ def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
 def test_an_unknown_coding_is_refused_by_name(serve: Serve, coding: str) -> None:
     site = serve(send_coded(Content_Encoding=coding))
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(TransferFailed) as caught:
+        with refused(
+            TransferFailed, names=[site.url, f"Content-Encoding '{coding.replace(chr(27), '?')}'", "bzip2, gzip"]
+        ):
             use(site.url)
-        assert f"Content-Encoding '{coding.replace(chr(27), '?')}', and one of bzip2, gzip" in str(caught.value)
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "chunked, chunked"])
@@ -714,9 +714,10 @@ def test_an_answer_that_does_not_begin_is_given_up(
 ) -> None:
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     site = serve(send_drops(begin, drop))
-    with pytest.raises(TransferFailed) as caught:
+    with refused(
+        TransferFailed, says=f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
+    ):
         use(site.url)
-    assert str(caught.value) == f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
     assert len(site.asked) == 1
 
 
@@ -727,10 +728,7 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     site = serve(slow)
-    with refused(
-        TransferFailed,
-        says="Could not read http://127.0.0.1:*: the server did not begin its response within 0.3 seconds.",
-    ):
+    with refused(TransferFailed, names=[site.url, download.BEGINNING]):
         fetch(site.url)
     assert len(site.asked) <= 2
 
@@ -1192,15 +1190,15 @@ def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(
     image: tuple[str, Path], change: Callable[[Path], object]
 ) -> None:
     url, path = image
-    with pytest.raises(StaleState) as caught, open_source(url, log=str) as chunks:
+    sentence = (
+        f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
+        f"{fetching.CONSENT.format('verify: false')}."
+    )
+    with refused(StaleState, says=sentence), open_source(url, log=str) as chunks:
         next(chunks)
         change(path)
         for _ignored in chunks:
             pass
-    assert (
-        str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
-        f"{fetching.CONSENT.format('verify: false')}."
-    )
 
 
 def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:

@@ -124,12 +124,12 @@ def test_no_directory_of_root_that_another_user_moved_there_is_given_away(tenant
     owner = tenant.stat().st_uid
     around = make_owned(tenant / "around", 0) if place else tenant
     path = make_owned(around / "datastores", 0, 0o700)
-    with pytest.raises(Conflict) as caught:
+    with refused(
+        Conflict,
+        says=f"The directory {path} belongs to root:root with mode 0700, and the user {owner} could have put it there, "
+        f"so it is not changed to {owner}: with mode 0755: look at it, and do that by hand or remove it.",
+    ):
         make(path, owner=str(owner))
-    assert str(caught.value) == (
-        f"The directory {path} belongs to root:root with mode 0700, and the user {owner} could have put it there, "
-        f"so it is not changed to {owner}: with mode 0755: look at it, and do that by hand or remove it."
-    )
     assert facts(path) == "directory 0:0 700"
     assert make(path, mode="0700") == []
 

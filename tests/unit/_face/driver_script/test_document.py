@@ -72,7 +72,7 @@ def test_elements_inside_a_text_are_refused() -> None:
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "0x10", "1e3", "one", "٣", "9" * 19])
 def test_numbers_are_whole(text: str) -> None:
-    with refused(InvalidInput, says=f"IMAGE/SIZE: '{text}' is not accepted: a whole number is expected."):
+    with refused(InvalidInput, option="IMAGE/SIZE", value=text):
         document(f"<IMAGE><SIZE>{text}</SIZE></IMAGE>").read_number("IMAGE/SIZE")
 
 
