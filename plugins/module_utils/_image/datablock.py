@@ -45,7 +45,7 @@ _PACKAGES = {
     "xfs": "xfsprogs",
 }
 #: Directories of system programs, which the PATH of service users often lacks.
-_SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
+SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def make_datablock(
@@ -193,7 +193,7 @@ def find_mkfs(fs: str, options: str) -> list[str]:
 def _find_program(name: str) -> str | None:
     import shutil
 
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PROGRAMS}")
 
 
 __all__ = ["check_datablock", "find_mkfs", "is_known", "make_datablock", "run_mkfs"]

@@ -309,14 +309,14 @@ def test_a_confined_command_has_no_sockets(family: str) -> None:
     """The owner of an image could otherwise block the command at a socket for any length of time."""
     argv = ["/usr/bin/python3", "-IS", "-c", f"import socket; socket.socket(socket.{family})"]
     assert command.run(argv).returncode == 0
-    refused = command.run(argv, accept=None, confinement=confinement.Confinement())
-    assert refused.stderr.endswith("PermissionError: [Errno 1] Operation not permitted\n")
+    done = command.run(argv, accept=None, confinement=confinement.Confinement())
+    assert done.stderr.endswith("PermissionError: [Errno 1] Operation not permitted\n")
 
 
 def test_without_landlock_root_reads_no_headers_of_others(
     driver: FsDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confinement, "_VERSION", 1 << 20)  # a version that the kernel refuses
+    monkeypatch.setattr(confinement, "RETURN_VERSION", 1 << 20)  # a flag that the kernel refuses
     base = Path(driver.datastore.base_path)
     content = ImageChain((str(qcow2(base / "1", "-b", "0", "-F", "qcow2", "-u")), str(qcow2(base / "0"))), "qcow2")
     with (

@@ -119,7 +119,7 @@ def test_options_that_name_another_file_are_refused(tmp_path, fs):
     ("fs", "package"), [("xfs", "xfsprogs"), ("swap", "util-linux"), ("unheard_of", "that has it")]
 )
 def test_a_missing_program_names_the_package(tmp_path, monkeypatch, fs, package):
-    monkeypatch.setattr(making, "_SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr(making, "SYSTEM_PROGRAMS", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(CommandFailed, says=f"The command '*' is not installed on this host: install the package {package}."):
         datablock(tmp_path, fs=fs, supported=[fs])

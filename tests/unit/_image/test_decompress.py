@@ -182,7 +182,7 @@ def test_as_much_memory_as_the_limit_is_none_too_much() -> None:
 
 
 def test_zstd_itself_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress_module, "_ZSTD_MEMORY", 64 * MIB)
+    monkeypatch.setattr(decompress_module, "ZSTD_MEMORY", 64 * MIB)
     with refused(
         InvalidInput,
         says="path: '/srv/image' is not accepted: a whole zstd stream is expected, and this one is "
@@ -304,7 +304,7 @@ def large_skippable_frame() -> Iterator[bytes]:
 def test_data_of_which_nothing_comes_out_is_limited(
     endless: Callable[[], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decompress_module, "_TAKEN", 10 * MIB)
+    monkeypatch.setattr(decompress_module, "MOST_INPUT", 10 * MIB)
     with refused(
         InvalidInput,
         says="path: '/srv/image' is not accepted: * data is expected, and of the first 10* bytes only * come out.",
@@ -317,8 +317,8 @@ def test_data_of_which_nothing_comes_out_is_limited(
     ("tool", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
 )
 def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 0)
-    monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
+    monkeypatch.setattr(decompress_module, "CPU_SECONDS", 0)
+    monkeypatch.setattr(decompress_module, "BYTES_PER_CPU_SECOND", 1 << 60)
     with refused(
         InvalidInput,
         says=f"path: '/srv/image' is not accepted: {tool} data that takes at most 0 seconds of CPU "
@@ -328,8 +328,8 @@ def test_time_is_limited(tool: str, compress: Callable[[bytes], bytes], monkeypa
 
 
 def test_so_is_that_of_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decompress_module, "_CPU_SECONDS", 1)
-    monkeypatch.setattr(decompress_module, "_CPU_BYTES", 1 << 60)
+    monkeypatch.setattr(decompress_module, "CPU_SECONDS", 1)
+    monkeypatch.setattr(decompress_module, "BYTES_PER_CPU_SECOND", 1 << 60)
     with refused(
         InvalidInput,
         option="path",
