@@ -100,6 +100,10 @@ class CommandFailed(VmstoreError):
     """A command could not be run, ran too long, or ended with another exit code than expected."""
 
 
+class CommandMissing(CommandFailed):
+    """A command is not installed."""
+
+
 class TransferFailed(VmstoreError):
     """Bytes from another host are missing, all or a part of them."""
 
@@ -136,6 +140,12 @@ def from_os_error(error: OSError, doing: str) -> VmstoreError:
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
 
 
+def missing_command(name: str, package: str | None = None) -> CommandMissing:
+    """Return the error about a command that is not installed. ``package`` is the end of the sentence."""
+    remedy = f": install the package {package}" if package else ""
+    return CommandMissing(f"The command {name!r} is not installed on this host{remedy}.")
+
+
 class os_errors:
     """Convert an ``OSError`` in a block to the error that :func:`from_os_error` returns."""
 
@@ -156,6 +166,7 @@ __all__ = [
     "FULL",
     "CatalogFailed",
     "CommandFailed",
+    "CommandMissing",
     "Conflict",
     "DependencyMissing",
     "DependencyNotFound",
@@ -173,5 +184,6 @@ __all__ = [
     "UnsupportedAction",
     "VmstoreError",
     "from_os_error",
+    "missing_command",
     "printable",
 ]

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from .._core.command import CHUNK, stream
-from .._core.errors import CommandFailed, InvalidInput
+from .._core.errors import InvalidInput, missing_command
 from .._core.records import TYPE_CHECKING
 from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 
@@ -295,7 +295,7 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
 
     command = shutil.which("zstd")
     if command is None:
-        raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")
+        raise missing_command("zstd", "zstd")
 
     def damaged(reason: str) -> InvalidInput:
         return effort.refused(

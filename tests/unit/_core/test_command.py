@@ -10,7 +10,11 @@ import sys
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command
 from ansible_collections.granary.vmstore.plugins.module_utils._core.command import Completed, reason, run, stream
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    CommandMissing,
+    NotFound,
+)
 from refusal import refused
 
 
@@ -31,7 +35,7 @@ def test_the_locale_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_command_is_named() -> None:
-    with refused(CommandFailed, says="The command 'no-such-command' is not installed on this host."):
+    with refused(CommandMissing, says="The command 'no-such-command' is not installed on this host."):
         run(["no-such-command"])
 
 

@@ -174,13 +174,12 @@ def test_a_stream_has_a_limit_that_holes_do_not_count_for(tmp_path):
         assert write_stream(data, file.fileno(), limit=2 * MEBIBYTE) == 7 * MEBIBYTE
     for more, sparse in ([*data, b"x"], True), (data, False):
         (tmp_path / "target").unlink()
-        with pytest.raises(NoSpace) as caught, open(tmp_path / "target", "xb") as file:
-            write_stream(more, file.fileno(), limit=2 * MEBIBYTE, sparse=sparse, path="http://host/x")
-        assert (
-            str(caught.value)
-            == "Could not store http://host/x: it has more data than the 2097152 bytes that there is room for. Nothing "
+        sentence = (
+            "Could not store http://host/x: it has more data than the 2097152 bytes that there is room for. Nothing "
             "was changed."
         )
+        with refused(NoSpace, says=sentence), open(tmp_path / "target", "xb") as file:
+            write_stream(more, file.fileno(), limit=2 * MEBIBYTE, sparse=sparse, path="http://host/x")
 
 
 def test_the_room_of_a_file_system(tmpfs):
@@ -274,7 +273,7 @@ def test_convert_writes_to_the_same_file_while_it_is_locked(source, tmp_path):
 
 def test_convert_fails(tmp_path):
     (tmp_path / "source").write_bytes(b"QFI\xfb\0\0\0\3".ljust(1024, b"\0"))
-    with refused(CommandFailed, says="The command 'qemu-img' failed with exit code 1: *"):
+    with refused(CommandFailed, names=["'qemu-img'", tmp_path / "source"]):
         convert(tmp_path / "source", "qcow2", tmp_path / "target", "raw")
     (tmp_path / "source").write_bytes(b"no image".ljust(1024, b"\0"))
     with refused(

@@ -9,7 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    CommandMissing,
+    InvalidInput,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock as making
 from ansible_collections.granary.vmstore.plugins.module_utils._image.datablock import make_datablock
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
@@ -121,7 +125,7 @@ def test_options_that_name_another_file_are_refused(tmp_path, fs):
 def test_a_missing_program_names_the_package(tmp_path, monkeypatch, fs, package):
     monkeypatch.setattr(making, "SYSTEM_PROGRAMS", "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with refused(CommandFailed, says=f"The command '*' is not installed on this host: install the package {package}."):
+    with refused(CommandMissing, says=f"The command '*' is not installed on this host: install the package {package}."):
         datablock(tmp_path, fs=fs, supported=[fs])
     assert os.listdir(tmp_path) == []
 

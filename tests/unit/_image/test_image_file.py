@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
+    CommandMissing,
     FileAccessFailed,
     InvalidInput,
 )
@@ -455,5 +456,5 @@ def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pyt
 def test_a_missing_qemu_img_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = create(tmp_path / "image")
     monkeypatch.setenv("PATH", "/nowhere")
-    with refused(CommandFailed, names=["'qemu-img'"]):
+    with refused(CommandMissing, names=["'qemu-img'", "package qemu-utils"]):
         inspect(str(path))

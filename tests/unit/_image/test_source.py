@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import throttle
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     InvalidInput,
     StaleState,
     TransferFailed,
@@ -1302,5 +1302,5 @@ def test_ssh_is_stopped_with_its_source(host: str, tmp_path: Path) -> None:
 
 def test_a_missing_ssh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with refused(CommandFailed, names=["'ssh'"]):
+    with refused(CommandMissing, names=["'ssh'"]):
         fetch("ssh://host/x")

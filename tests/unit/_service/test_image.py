@@ -220,13 +220,12 @@ def test_an_image_in_use_can_not_be_removed(new: Callable[..., Plan], run: Calla
     new(read_only=True)
     attach(path)
     attach(path, domain="db")
-    with pytest.raises(Conflict) as caught:
+    with refused(
+        Conflict,
+        says="The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' on "
+        "the host 'h1'.",
+    ):
         run(name="x", state="absent")
-    assert (
-        str(caught.value)
-        == "The image 'x' can't be removed while it is used by the domain 'db' on the host 'h1', the domain 'web' "
-        "on the host 'h1'."
-    )
 
 
 def test_a_datastore_with_images_can_not_be_removed(new: Callable[..., Plan], path: str) -> None:

@@ -357,11 +357,7 @@ def test_the_limits_of_a_stranger(run: Run, serve: Serve, monkeypatch: pytest.Mo
     wish = {"url": f"{site.url}/a.img", "checksum": f"sha256:{site.url}/SHA256SUMS"}
     good = site.files["/SHA256SUMS"]
     site.files["/SHA256SUMS"] = good.ljust((1 << 20) + 1, b"\n")
-    with refused(
-        TransferFailed,
-        says="Could not read http://127.0.0.1:*/SHA256SUMS: the file has 1048577 bytes, and there is "
-        "room for 1048576 bytes at most.",
-    ):
+    with refused(TransferFailed, names=[f"{site.url}/SHA256SUMS", (1 << 20) + 1, 1 << 20]):
         run(**wish)
     site.coding = "gzip"
     site.files["/SHA256SUMS"] = gzip.compress(good.ljust((1 << 20) + 1, b"\n"))
@@ -444,12 +440,11 @@ def test_a_file_that_is_no_ca(run: Run, serve: Serve, authority: Path, tmp_path:
     broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     texts = {"text": "secret", "key": (authority / "ca.key").read_text(), "broken": broken, "empty": ""}
     (tmp_path / "ca.pem").write_text(texts[kind])
-    with pytest.raises(InvalidInput) as caught:
+    with refused(
+        InvalidInput,
+        says=f"ca_path: '{tmp_path}/ca.pem' is not accepted: a file with the certificates of CAs in PEM is expected.",
+    ):
         run(check=True, url=f"{serve(tls=True).url}/a.img", ca_path=str(tmp_path / "ca.pem"))
-    assert (
-        str(caught.value)
-        == f"ca_path: '{tmp_path}/ca.pem' is not accepted: a file with the certificates of CAs in PEM is expected."
-    )
 
 
 def test_a_file_that_can_not_be_read(run: Run, serve: Serve, tmp_path: Path) -> None:
@@ -724,5 +719,5 @@ def test_a_server_that_does_not_answer_keeps_nobody_for_long(
     monkeypatch.setattr(checksum_list, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/SHA256SUMS"
-        with refused(TransferFailed, says=f"Could not read {url}: the server sent nothing for 0.2 seconds."):
+        with refused(TransferFailed, names=[url, 0.2]):
             run(url="http://127.0.0.1:1/a.img", checksum=f"sha256:{url}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     Conflict,
     FileAccessFailed,
     InvalidInput,
@@ -179,7 +179,7 @@ def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.
         make_plan(etc, user="nosuchuser")
     assert read_subids("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
     monkeypatch.setenv("PATH", "/nowhere")
-    with refused(CommandFailed, names=["'getsubids'"]):
+    with refused(CommandMissing, names=["'getsubids'"]):
         make_plan(etc)
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     Conflict,
     DependencyNotFound,
     InvalidInput,
@@ -151,7 +151,7 @@ def test_a_failure_leaves_the_row_as_it_was(store, monkeypatch) -> None:
     store.chain()
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     row = store.found()
-    with refused(CommandFailed, names=["'qemu-img'"]):
+    with refused(CommandMissing, names=["'qemu-img'"]):
         store.service(SNAPSHOT, snapshot=1, state="flattened", force=True).converge()
     assert store.found() == row
 
