@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from nfs_host import NfsHost  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".cache" / "collections"
 
@@ -59,6 +62,7 @@ HOST = (
     "_face/driver_script/test_entry.py",
     "_face/driver_script/test_existing_drivers.py",
     "_host/test_directory.py",
+    "_host/test_exportfs.py",
     "_host/test_mount_point.py",
     "_host/test_open_files.py",
     "_host/test_shadow_lock.py",
@@ -79,6 +83,7 @@ HOST = (
     "_service/test_image_data.py",
     "_service/test_image_origins.py",
     "_service/test_image_urls.py",
+    "_service/test_nfs_export.py",
     "_service/test_parallel.py",
     "_service/test_subid.py",
     "_service/test_virtiofs_export.py",
@@ -147,6 +152,14 @@ def swapping() -> Callable[[Path, Path], contextlib.AbstractContextManager[None]
                 process.kill()
 
     return swap
+
+
+@pytest.fixture
+def nfs_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NfsHost:
+    """Return a host whose exportfs(8) is on the PATH."""
+    host = NfsHost(tmp_path)
+    monkeypatch.setenv("PATH", f"{host.bin}:{os.environ['PATH']}")
+    return host
 
 
 @pytest.fixture

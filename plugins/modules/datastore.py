@@ -107,8 +107,24 @@ options:
         for empty images, and C(fs_opts_) with the name of one, arguments of its C(mkfs).
       - Values that C(qemu-img) or C(mkfs) of this host don't accept are refused, unless O(bridge_list) has hosts that
         create the images.
+      - V(fs), and datastores with O(type=system), have the attributes C(nfs_auto_enable), V(yes) or V(no),
+        C(nfs_auto_host), C(nfs_auto_path) and C(nfs_auto_opts), too. With V(yes), the driver mounts that directory of
+        the NFS server on O(base_path) when an action needs it. A user other than root needs the right to run
+        C(mount) with C(sudo).
       - V(virtiofs) has no attributes.
     type: dict
+  shared:
+    description:
+      - Whether O(base_path) is on a shared file system that must be mounted, as by M(granary.vmstore.shared_mount).
+        While it isn't mounted, or doesn't respond, every action on the datastore is an error that changes nothing.
+      - Not for V(virtiofs). The default of a new datastore is V(false).
+    type: bool
+  marker:
+    description:
+      - UUID of the store that must be mounted, as RV(granary.vmstore.shared_mount#module:mount.marker) has it. Another
+        store on the path is an error. It is checked before the datastore is used. Requires O(shared=true).
+      - An empty text removes the marker.
+    type: str
   state:
     description:
       - V(present) makes sure that the datastore exists as described. An option that is not given stays as it is.
@@ -142,6 +158,13 @@ EXAMPLES = r"""
   granary.vmstore.datastore:
     name: fs_datastore
     bridge_list: [host01, host02]
+
+- name: Have a datastore on the NFS server, which is used only while that is mounted
+  granary.vmstore.datastore:
+    name: nas
+    ds_driver: fs
+    tm_driver: shared
+    shared: true
 
 - name: Rename it
   granary.vmstore.datastore:
@@ -204,6 +227,12 @@ datastore:
     attributes:
       description: Further attributes.
       type: dict
+    shared:
+      description: Whether its directory must be on a mounted shared file system.
+      type: bool
+    marker:
+      description: UUID of the store that must be mounted, or null.
+      type: str
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success

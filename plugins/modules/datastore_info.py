@@ -68,6 +68,8 @@ datastores:
       restricted_dirs: []
       bridge_list: []
       attributes: {}
+      shared: false
+      marker:
       images:
         - id: 0
           name: fs_data
@@ -126,6 +128,12 @@ datastores:
     attributes:
       description: Further attributes.
       type: dict
+    shared:
+      description: Whether its directory must be on a mounted shared file system.
+      type: bool
+    marker:
+      description: UUID of the store that must be mounted, or null.
+      type: str
     images:
       description: Its images, by id.
       type: list

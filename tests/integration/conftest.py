@@ -61,18 +61,27 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def module(site: Lab) -> Callable[..., dict[str, Any]]:
-    """Run a module on a machine of the lab and return its result, with ``warnings``.
+def module(site: Lab, module_in: Callable[[Lab], Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:
+    """Run a module on a machine of the lab (:func:`module_in`)."""
+    return module_in(site)
+
+
+@pytest.fixture(scope="session")
+def module_in() -> Callable[[Lab], Callable[..., dict[str, Any]]]:
+    """Return, for a lab, a function that runs a module on a machine and returns its result, with ``warnings``.
 
     The result of a failed module has ``msg``.
     """
+    return run_modules
 
+
+def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
     def run(machine: str, module: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
         command = [
             str(ANSIBLE),
             machine,
             "-i",
-            str(site.inventory),
+            str(lab.inventory),
             "-m",
             f"granary.vmstore.{module}",
             *(["-a", json.dumps(options)] if options else []),

@@ -38,6 +38,8 @@ LISTS = [
         {"guest", "mount_options"},
         [],
     ),
+    ("site", "vmstore_shared_mounts", "shared_mount", set(), set(), []),
+    ("shared_mount", "shared_mount_mounts", "shared_mount", set(), set(), ["roles/shared_mount/tasks/main.yml"]),
     ("hypervisor", "hypervisor_exports", "virtiofs_export", set(), set(), ["roles/hypervisor/tasks/exports.yml"]),
     (
         "virtiofs_guest",
@@ -46,6 +48,15 @@ LISTS = [
         set(),
         set(),
         ["roles/virtiofs_guest/tasks/main.yml"],
+    ),
+    # The owner and the permissions are those of the directory.
+    (
+        "nfs_server",
+        "nfs_server_exports",
+        "nfs_export",
+        set(),
+        {"owner", "group", "mode"},
+        ["roles/nfs_server/tasks/main.yml"],
     ),
 ]
 CASES = pytest.mark.parametrize(

@@ -13,15 +13,7 @@ import re
 
 from .._core.errors import CatalogFailed
 from .._core.files import read_text
-
-#: Types of file systems that other hosts write to as well, by their names in proc_pid_mountinfo(5). Their locks are not
-#: dependable (https://www.sqlite.org/howtocorrupt.html, "File locking problems").
-SHARED_TYPES = frozenset(
-    """9p acfs afs beegfs ceph cifs coda gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2
-    smb2 smb3 smbfs vboxsf virtiofs vmhgfs""".split()
-)
-#: The only type of user-space file systems that is known to be local. Other types may be remote.
-LOCAL_FUSE_TYPES = frozenset(["fuse.fuse-overlayfs", "fuse.lxcfs"])
+from .._model.file_system_types import is_shared_type
 
 
 def type_of(mountinfo: str, mount_id: int) -> str:
@@ -30,13 +22,6 @@ def type_of(mountinfo: str, mount_id: int) -> str:
     """
     match = re.search(rf"^{mount_id} .*? - (\S+) ", mountinfo, re.MULTILINE)
     return match[1] if match else "unknown"
-
-
-def is_shared(file_system: str) -> bool:
-    """Return whether other hosts may write to a file system of this type."""
-    return file_system in SHARED_TYPES or (
-        re.match(r"fuse(\.|$)", file_system) is not None and file_system not in LOCAL_FUSE_TYPES
-    )
 
 
 def check_local(directory: str) -> None:
@@ -52,7 +37,7 @@ def check_local(directory: str) -> None:
         os.close(descriptor)
     match = re.search(r"^mnt_id:\s*([0-9]+)$", facts, re.MULTILINE)
     file_system = type_of(read_text("/proc/self/mountinfo"), int(match[1])) if match else "unknown"
-    if is_shared(file_system):
+    if is_shared_type(file_system):
         raise CatalogFailed(
             f"The catalog can't be in {directory}, which is on the network file system {file_system!r}: file locks are "
             "not dependable there and two writers would damage it, so name a directory on a local disk of the "
@@ -60,4 +45,4 @@ def check_local(directory: str) -> None:
         )
 
 
-__all__ = ["check_local", "is_shared", "type_of"]
+__all__ = ["check_local", "type_of"]

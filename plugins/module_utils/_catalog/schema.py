@@ -117,6 +117,12 @@ ORIGINS_BY_ID = (
         WHERE origin LIKE 'image:%'""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA, ORIGINS_BY_ID)
+#: Datastores on shared file systems, and the marker of their store.
+SHARED_DATASTORES = (
+    "ALTER TABLE datastore ADD COLUMN shared INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE datastore ADD COLUMN marker TEXT",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA, ORIGINS_BY_ID, SHARED_DATASTORES)
 
 __all__ = ["APPLICATION_ID", "MIGRATIONS"]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from .errors import CommandFailed, VmstoreError, missing_command, printable
+from .errors import CommandFailed, TimedOut, VmstoreError, missing_command, printable
 from .process import Process
 from .records import TYPE_CHECKING, dataclass
 
@@ -87,9 +87,7 @@ def run(
     try:
         stdout, stderr = _communicate(process, os.fsencode(stdin), timeout, watch)
     except _TooLong as error:
-        raise CommandFailed(
-            f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped."
-        ) from error
+        raise TimedOut(f"The command {argv[0]!r} did not end within {timeout:g} seconds and was stopped.") from error
     except _TooMuch as error:
         raise CommandFailed(f"The command {argv[0]!r} wrote more than {MOST_OUTPUT} bytes and was stopped.") from error
     finally:

@@ -9,19 +9,24 @@ waits for the server can't be interrupted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from .command import CHUNK, KILL_GRACE
-from .errors import CommandFailed, VmstoreError, from_os_error
+from .errors import CommandFailed, TimedOut, VmstoreError, from_os_error
 
 Answer = TypeVar("Answer")
+Key = TypeVar("Key")
+
+#: Upper bound of the child processes that run at once.
+MOST_CHILDREN = 64
 
 #: Length in bytes of the number before each message in the pipe.
 _LENGTH = 8
@@ -33,7 +38,9 @@ def run_with_deadline(seconds: float, doing: str, function: Callable[[], Answer]
     The parent doesn't see changes in memory, and the child process lacks the parent's open files.
 
     :arg doing: the beginning of the message without a result: ``Reading the directory /x``.
-    :raises CommandFailed: there was no result in so many seconds.
+    :raises TimedOut: there was no result in so many seconds. The child process, and every command that it started, was
+        killed.
+    :raises CommandFailed: another program stopped the child process.
     :raises VmstoreError: ``function`` raised it.
     """
     with contextlib.closing(iterate_with_deadline(seconds, doing, lambda: [function()])) as answers:
@@ -47,30 +54,110 @@ def iterate_with_deadline(
 
     Each item must follow the previous one within so many seconds. Errors are those of :func:`run_with_deadline`.
     """
-    reading, writing = os.pipe()
-    try:
-        child = os.fork()
-    except OSError as error:
-        os.close(reading)
+    with contextlib.closing(_Child(doing, function)) as child:
+        while child.receive(time.monotonic() + seconds, seconds):
+            yield child.item
+
+
+def run_all_with_deadline(
+    seconds: float, doing: str, functions: Mapping[Key, Callable[[], Answer]]
+) -> dict[Key, Answer | VmstoreError]:
+    """Run each function in a child process of its own, all at once, and return each result or error by its key.
+
+    :arg seconds: the time for all functions together. Any number of functions that hang takes this time once.
+    :arg doing: the beginning of a message without a result. ``{}`` in it stands for the key.
+    """
+    found: dict[Key, Answer | VmstoreError] = {}
+    end = time.monotonic() + seconds
+    waiting = list(functions.items())
+    while waiting:
+        batch, waiting = waiting[:MOST_CHILDREN], waiting[MOST_CHILDREN:]
+        children: dict[Key, _Child] = {}
+        try:
+            for key, function in batch:
+                children[key] = _Child(doing.format(key), functools.partial(_once, function))
+            for key, child in children.items():
+                try:
+                    child.receive(end, seconds)
+                    found[key] = child.item
+                except VmstoreError as error:
+                    found[key] = error
+        finally:
+            _stop(list(children.values()))
+    return found
+
+
+def _once(function: Callable[[], Answer]) -> list[Answer]:
+    return [function()]
+
+
+class _Child:
+    """A child process that sends the items of ``function``. ``item`` is the last one.
+
+    The child process has a process group of its own, so that the commands that it started are killed with it.
+    """
+
+    item: Any
+
+    def __init__(self, doing: str, function: Callable[[], Iterable[object]]) -> None:
+        self._doing = doing
+        self._reading, writing = os.pipe()
+        try:
+            self._pid = os.fork()
+        except OSError as error:
+            os.close(self._reading)
+            os.close(writing)
+            raise from_os_error(error, "start a process") from error
+        if self._pid == 0:
+            os.setpgid(0, 0)
+            _answer(writing, function)
+        # Whichever process comes first sets the group.
+        with contextlib.suppress(OSError):
+            os.setpgid(self._pid, 0)
         os.close(writing)
-        raise from_os_error(error, "start a process") from error
-    if child == 0:
-        _answer(writing, function)
-    os.close(writing)
-    try:
-        while True:
-            sent = _receive(reading, seconds, doing)
-            if sent is None:
-                return
-            kind, *values = sent
-            if kind == "defect":
-                raise RuntimeError(values[0])
-            if kind == "error":
-                raise _revive(*values)
-            yield values[0]
-    finally:
-        os.close(reading)
-        _stop(child)
+
+    def receive(self, end: float, seconds: float) -> bool:
+        """Read the next item, and return ``False`` if there is none.
+
+        :arg end: the latest time on the monotonic clock.
+        :arg seconds: the time that the caller gave, for the message.
+        :raises VmstoreError: see :func:`run_with_deadline`.
+        """
+        sent = _receive(self._reading, end, seconds, self._doing)
+        if sent is None:
+            return False
+        kind, *values = sent
+        if kind == "defect":
+            raise RuntimeError(values[0])
+        if kind == "error":
+            raise _revive(*values)
+        self.item = values[0]
+        return True
+
+    def close(self) -> None:
+        """Kill the process and all that it started."""
+        _stop([self])
+
+    def kill(self) -> None:
+        """Kill the process and all that it started, and don't wait for their end."""
+        os.close(self._reading)
+        os.killpg(self._pid, signal.SIGKILL)
+
+    def has_ended(self) -> bool:
+        return os.waitpid(self._pid, os.WNOHANG)[0] != 0
+
+
+def _stop(children: Sequence[_Child]) -> None:
+    """Kill child processes.
+
+    A process that waits for a dead file server dies when the server comes back. So there is no wait for its end.
+    """
+    for child in children:
+        child.kill()
+    end = time.monotonic() + KILL_GRACE
+    for child in children:
+        while not child.has_ended() and time.monotonic() < end:
+            time.sleep(0.001)
 
 
 def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoReturn:
@@ -115,16 +202,15 @@ def _send(descriptor: int, value: object) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _receive(descriptor: int, seconds: float, doing: str) -> Any:
+def _receive(descriptor: int, end: float, seconds: float, doing: str) -> Any:
     """Return one message. It comes from this program's own child process, so unpickling is safe."""
-    end = time.monotonic() + seconds
     data = b""
     wanted = _LENGTH
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     while len(data) < wanted:
         if not poller.poll(max(0.0, end - time.monotonic()) * 1000):
-            raise CommandFailed(f"{doing} did not end within {seconds:g} seconds and was stopped.")
+            raise TimedOut(f"{doing} did not end within {seconds:g} seconds and was stopped.")
         chunk = os.read(descriptor, min(CHUNK, wanted - len(data)))
         if not chunk:
             raise CommandFailed(f"{doing} was stopped by another program.")
@@ -141,12 +227,4 @@ def _revive(cls: type[VmstoreError], values: tuple[object, ...], attributes: dic
     return error
 
 
-def _stop(child: int) -> None:
-    os.kill(child, signal.SIGKILL)
-    # A process that waits for a dead file server dies when the server comes back. So there is no wait for its end.
-    end = time.monotonic() + KILL_GRACE
-    while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
-        time.sleep(0.001)
-
-
-__all__ = ["iterate_with_deadline", "run_with_deadline"]
+__all__ = ["iterate_with_deadline", "run_all_with_deadline", "run_with_deadline"]

@@ -104,6 +104,10 @@ class CommandMissing(CommandFailed):
     """A command is not installed."""
 
 
+class TimedOut(CommandFailed):
+    """A command or a call did not end before its deadline, and was stopped."""
+
+
 class TransferFailed(VmstoreError):
     """Bytes from another host are missing, all or a part of them."""
 
@@ -180,6 +184,7 @@ __all__ = [
     "PartlyDone",
     "PathNotAllowed",
     "StaleState",
+    "TimedOut",
     "TransferFailed",
     "UnsupportedAction",
     "VmstoreError",

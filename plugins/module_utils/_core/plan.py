@@ -67,6 +67,9 @@ class Plan:
     :arg postponed: actions whose ``finish`` has to wait, each with the reason. They are no longer in ``actions``.
     :arg preparing: returns a block in which actions are prepared, such as a batch of many files.
     :arg finishing: returns a block in which actions are finished.
+    :arg further: returns the actions that can be planned only once all others are recorded. They are recorded next.
+    :arg checks: calls that raise unless the recorded state works. They also run without actions. A failure undoes all
+        actions.
     :arg afterwards: clean-up at the end, which also runs without actions. The result doesn't contain it.
     """
 
@@ -77,6 +80,8 @@ class Plan:
     postponed: list[tuple[Action, str]] = field(default_factory=list)
     preparing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     finishing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    further: Callable[[], Sequence[Action]] = tuple
+    checks: list[Callable[[], object]] = field(default_factory=list)
     afterwards: list[Callable[[], object]] = field(default_factory=list)
     #: The undo functions of the completed phases, in the order of these.
     _undos: list[tuple[Action, Callable[[], object]]] = field(default_factory=list)
@@ -94,14 +99,15 @@ class Plan:
     ) -> Plan:
         """Prepare, record and finish every action, and return the plan that was done.
 
-        When an action can't be prepared or recorded, all completed phases are undone in reverse order.
+        When an action can't be prepared or recorded, or a check fails, all completed phases are undone in reverse
+        order.
 
         :arg recording: opens the transaction of the records, and returns the plan to record. That is this plan, or a
             new plan that was made in the transaction, so that preconditions are checked under the lock of the change.
         :raises StaleState: the new plan needs another preparation.
         :raises PartlyDone: a step failed that can't be undone, or that the other actions don't need.
         """
-        plan = self._record(recording) if self.actions else self
+        plan = self._record(recording) if self.actions or self.checks else self
         plan._finish()
         if len(plan.errors) == 1 and not plan.changed:
             raise plan.errors[0]
@@ -127,6 +133,12 @@ class Plan:
                 for action in plan.actions:
                     action.record()
                     recorded.append((action, action.undo))
+                for action in plan.further():
+                    action.record()
+                    recorded.append((action, action.undo))
+                    plan.actions.append(action)
+                for check in plan.checks:
+                    check()
         except BaseException as error:
             troubles = _take_back([*prepared.values(), *recorded])
             if troubles:

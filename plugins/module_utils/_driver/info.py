@@ -35,6 +35,7 @@ class DriverInfo:
     :arg image_types: the types of images that the driver registers.
     :arg tm_drivers: the transfer drivers that the driver works with.
     :arg stores_data: whether the driver creates and removes the data of images. Otherwise the data belongs to the user.
+    :arg is_directory: whether the datastore is a directory, which may be on a shared file system.
     :arg actions: the entries of :data:`OPTIONAL_ACTIONS` that the driver has.
     :arg attributes: further attributes that a datastore of the driver may have.
     """
@@ -44,6 +45,7 @@ class DriverInfo:
     image_types: frozenset[str]
     tm_drivers: tuple[str, ...]
     stores_data: bool = True
+    is_directory: bool = False
     actions: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
 

@@ -10,12 +10,16 @@ import os
 
 from .._core.records import dataclass, field
 
+#: The attributes of a datastore that its driver mounts. Newer front-ends have them.
+NFS_AUTO = tuple(f"nfs_auto_{name}" for name in ("enable", "host", "path", "opts"))
+
 
 @dataclass(frozen=True)
 class Datastore:
     """A row of the catalog.
 
     ``ds_driver`` is ``None`` for a system datastore, ``tm_driver`` for a backup datastore (spec: storage-driver).
+    ``shared`` requires that the directory is on a mounted shared file system, and ``marker`` is the UUID of that store.
     """
 
     id: int
@@ -29,6 +33,13 @@ class Datastore:
     restricted_dirs: tuple[str, ...] = ()
     bridge_list: tuple[str, ...] = ()
     attributes: dict[str, str] = field(default_factory=dict)
+    shared: bool = False
+    marker: str | None = None
+
+    @property
+    def mounts_automatically(self) -> bool:
+        """Return whether the driver mounts the datastore. The default of NFS_AUTO_ENABLE is no."""
+        return self.attributes.get("nfs_auto_enable", "").strip().lower() == "yes"
 
     def as_dict(self) -> dict[str, object]:
         """Return the row as plain data."""
@@ -45,4 +56,4 @@ class Datastore:
         return [base_path, location] if name == str(self.id) else [base_path]
 
 
-__all__ = ["Datastore"]
+__all__ = ["NFS_AUTO", "Datastore"]

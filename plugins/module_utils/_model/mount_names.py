@@ -73,7 +73,7 @@ def check_mount_point(option: str, path: str) -> str:
         that the guest needs.
     """
     point = absolute(option, path)
-    needed = _needed_directory(point)
+    needed = needed_directory(point)
     if needed is not None:
         directory, content = needed
         accepted = (
@@ -84,10 +84,9 @@ def check_mount_point(option: str, path: str) -> str:
     return point
 
 
-def _needed_directory(point: str) -> tuple[str, str] | None:
-    """Return the directory that a mount on ``point`` would hide, entirely or in part, and a description of its content.
-
-    The result is ``None`` if the guest can do without ``point``.
+def needed_directory(point: str) -> tuple[str, str] | None:
+    """Return the directory of the system that ``point`` is, or is in, and a description of its content; ``None`` if the
+    system can do without ``point``.
     """
     for former, present in _FORMER_NAMES.items():
         if is_within(point, former):
@@ -103,4 +102,4 @@ def _needed_directory(point: str) -> tuple[str, str] | None:
     return ("/", _NEEDED["/"]) if point == "/" else None
 
 
-__all__ = ["LONGEST_TAG", "check_mount_point", "check_mount_tag"]
+__all__ = ["LONGEST_TAG", "check_mount_point", "check_mount_tag", "needed_directory"]

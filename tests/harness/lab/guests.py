@@ -19,7 +19,9 @@ IMAGES = {False: "guest", True: "cloud"}
 #: Upper bound of a guest's boot time in seconds, emulated on a loaded machine; by ``cloud_init``.
 BOOT_DEADLINE = {False: 120, True: 600}
 
-KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0"
+#: Without no_timer_check, a kernel that is emulated on a busy machine may miss interrupts of its timer and panic
+#: ("IO-APIC + timer doesn't work!").
+KERNEL_ARGUMENTS = "console=ttyS0 quiet no_timer_check mitigations=off nokaslr random.trust_cpu=1 net.ifnames=0"
 
 NETWORK = f"""<network>
   <name>lab</name>

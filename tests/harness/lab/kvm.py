@@ -58,7 +58,7 @@ def boots_kernel(podman: Podman, tree: Path, image: Path, say: Callable[[str], N
             "-initrd",
             "/image/probe",
             "-append",
-            "console=ttyS0 quiet panic=-1",
+            "console=ttyS0 quiet no_timer_check panic=-1",
             deadline=DEADLINE + 60,
             check=False,
         )

@@ -390,10 +390,25 @@ def test_an_older_catalog_is_brought_up_to_date(path: str, monkeypatch: pytest.M
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
-def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_old(path: str, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    """Create a catalog of an older version, with the datastore 1 of that time."""
     with monkeypatch.context() as before:
-        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
+        before.setattr(module, "default_datastores", lambda location: [])
         make(path)
+    row = "1, 'default', 'image', 'fs', 'local', '/ds/1', '[0]', '[]', '[]', '[]', '{}'"
+    change(path, f"INSERT INTO datastore VALUES ({row})")
+
+
+def test_datastores_of_before_stores_were_shared_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old(path, monkeypatch, 3)
+    for opened in (read_catalog(path, missing_ok=False), open_catalog(path, create=False)):
+        with opened as catalog:
+            assert DATASTORES.rows(catalog) == [Datastore(1, "default", "image", "fs", "local", "/ds/1")]
+
+
+def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old(path, monkeypatch, 1)
     change(
         path,
         "INSERT INTO image VALUES (7, 'i', 1, 'filesystem', '/mnt/i', 3, 1, 0, 'one-7', '/mnt/one-fs-7', NULL, '[]')",
@@ -410,9 +425,7 @@ def test_images_of_before_data_was_held_are_kept(path: str, monkeypatch: pytest.
 
 
 def test_clones_of_before_origins_were_ids_are_kept(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as before:
-        before.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
-        make(path)
+    make_old(path, monkeypatch, 2)
     origins = {5: None, 6: "image:i5", 7: "image:gone", 8: "image:6:x", 9: "/mnt/image:i5", 10: "https://h/image:i5"}
     assert clone_source(f"image:{'9' * 5000}:x") is None  # no id: Python parses no integer of this length
     for number, origin in origins.items():

@@ -8,11 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._catalog.file_system import (
-    check_local,
-    is_shared,
-    type_of,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.file_system import check_local, type_of
 
 MOUNTINFO = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
@@ -24,34 +20,6 @@ MOUNTINFO = """\
 @pytest.mark.parametrize(("mount_id", "file_system"), [(22, "ext4"), (222, "nfs4"), (2, "virtiofs"), (5, "unknown")])
 def test_the_type_is_that_of_the_mount_with_this_id(mount_id: int, file_system: str) -> None:
     assert type_of(MOUNTINFO, mount_id) == file_system
-
-
-@pytest.mark.parametrize(
-    "file_system",
-    [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "ceph",
-        "glusterfs",
-        "fuse.glusterfs",
-        "fuse.sshfs",
-        "fuse",
-        "lustre",
-        "9p",
-        "virtiofs",
-    ],
-)
-def test_network_file_systems(file_system: str) -> None:
-    assert is_shared(file_system)
-
-
-@pytest.mark.parametrize(
-    "file_system", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "fuse.fuse-overlayfs"]
-)
-def test_local_file_systems(file_system: str) -> None:
-    assert not is_shared(file_system)
 
 
 def test_a_directory_on_a_local_disk_is_accepted(tmp_path: Path) -> None:

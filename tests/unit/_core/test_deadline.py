@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import deadline
 from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline import (
     iterate_with_deadline,
+    run_all_with_deadline,
     run_with_deadline,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
@@ -160,3 +163,30 @@ os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=LONG)
     os.kill(int(done.stdout), signal.SIGKILL)
+
+
+def test_functions_that_hang_take_the_time_once() -> None:
+    functions = {"quick": os.getpid, "broken": refuse, **{f"hung {number}": signal.pause for number in range(20)}}
+    start = time.monotonic()
+    found = run_all_with_deadline(2, "Reading {}", functions)
+    assert time.monotonic() - start < 2 * len(functions)  # a generous bound: one by one they take longer
+    assert list(found) == list(functions)
+    assert isinstance(found["quick"], int)
+    assert isinstance(found["broken"], NoSpace)
+    assert all(isinstance(found[name], CommandFailed) for name in functions if name.startswith("hung"))
+    assert str(found["hung 3"]).startswith("Reading hung 3 did not end")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_the_child_started_is_stopped_too() -> None:
+    def start() -> Iterator[int]:
+        with subprocess.Popen(["sleep", "1000"]) as command:
+            yield command.pid
+            signal.pause()
+
+    answers = iterate_with_deadline(LONG, "Starting", start)
+    command = os.pidfd_open(next(answers))
+    answers.close()
+    assert select.select([command], [], [], LONG)[0] == [command]
+    os.close(command)

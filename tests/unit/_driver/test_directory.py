@@ -70,7 +70,7 @@ def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path) -> None:
         check=True,
     )
     assert json.loads(done.stdout) == [
-        "CommandFailed",
+        "TimedOut",
         "The command 'stat' did not end within 0.5 seconds and was stopped.",
     ]
 

@@ -284,7 +284,7 @@ def test_a_dead_file_server_keeps_no_one_waiting(tmp_path: Path, question: str) 
         check=True,
     )
     assert json.loads(done.stdout) == [
-        "CommandFailed",
+        "TimedOut",
         f"Reading the directory {tmp_path} did not end within 0.5 seconds and was stopped.",
     ]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.options import (
-    find_differences,
-    kernel_words,
     split_options,
-    summarize,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import VIRTIOFS_OPTIONS
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import VIRTIOFS_OPTIONS as RULES
 from refusal import refused
 
 
 def live(options: str, super_options: str = "rw") -> dict[str, str]:
-    return VIRTIOFS_OPTIONS.live_settings(options.split(","), super_options.split(","))
+    return RULES.live_settings(options.split(","), super_options.split(","))
 
 
 def test_a_comma_in_quotes_does_not_part_words():
@@ -24,7 +21,7 @@ def test_a_comma_in_quotes_does_not_part_words():
 
 
 def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
-    assert VIRTIOFS_OPTIONS.check("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == (
+    assert RULES.check("options", ["noatime,ro", "", "defaults", "ro", " x-systemd.requires=a.mount "]) == (
         "noatime",
         "ro",
         "x-systemd.requires=a.mount",
@@ -88,7 +85,7 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
 )
 def test_other_words_are_refused_by_name(word):
     with refused(InvalidInput, option="options", value=word):
-        VIRTIOFS_OPTIONS.check("options", [word])
+        RULES.check("options", [word])
 
 
 @pytest.mark.parametrize(
@@ -105,13 +102,13 @@ def test_other_words_are_refused_by_name(word):
     ],
 )
 def test_words_for_fstab_that_leave_the_mount_as_it_is(word):
-    assert VIRTIOFS_OPTIONS.check("options", [word]) == (word,)
+    assert RULES.check("options", [word]) == (word,)
 
 
 @pytest.mark.parametrize("words", [["ro", "rw"], ["noatime,relatime"], ["dax=never", "dax=always"], ["auto,noauto"]])
 def test_words_that_contradict_each_other_are_refused(words):
     with refused(InvalidInput, says="options: * is not accepted: only one of the two is expected."):
-        VIRTIOFS_OPTIONS.check("options", words)
+        RULES.check("options", words)
 
 
 # Options in mountinfo of Linux 6.12, for virtiofs mounts with the words on the right.
@@ -128,7 +125,7 @@ def test_words_that_contradict_each_other_are_refused(words):
     ],
 )
 def test_live_and_desired_agree(options, super_options, words):
-    assert find_differences(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == set()
+    assert RULES.find_differences(live(options, super_options), RULES.desired_settings(words)) == set()
 
 
 @pytest.mark.parametrize(
@@ -143,14 +140,23 @@ def test_live_and_desired_agree(options, super_options, words):
     ],
 )
 def test_live_and_desired_differ(options, super_options, words, expected):
-    assert find_differences(live(options, super_options), VIRTIOFS_OPTIONS.desired_settings(words)) == expected
+    assert RULES.find_differences(live(options, super_options), RULES.desired_settings(words)) == expected
 
 
 def test_words_for_mount_name_what_is_not_the_default_and_what_changes():
-    desired = VIRTIOFS_OPTIONS.desired_settings(["ro", "dax", "x-a"])
-    assert kernel_words(desired) == ["ro", "dax=always"]
-    assert kernel_words(desired, ["atime", "exec", "dirsync"]) == ["ro", "exec", "relatime", "dax=always"]
+    desired = RULES.desired_settings(["ro", "dax", "x-a"])
+    assert RULES.kernel_words(desired) == ["ro", "dax=always"]
+    assert RULES.kernel_words(desired, ["atime", "exec", "dirsync"]) == [
+        "ro",
+        "exec",
+        "relatime",
+        "dax=always",
+    ]
 
 
 def test_words_for_a_person():
-    assert summarize(VIRTIOFS_OPTIONS.desired_settings(["noexec", "ro"])) == ["ro", "relatime", "noexec"]
+    assert RULES.summarize(RULES.desired_settings(["noexec", "ro"])) == [
+        "ro",
+        "relatime",
+        "noexec",
+    ]

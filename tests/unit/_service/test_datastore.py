@@ -25,6 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 from refusal import refused
 
+MARKER = "0d0a3a9c-40a4-4c80-a35c-fd3b5b5b1c2e"
 VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
 
 
@@ -69,7 +70,14 @@ def test_defaults_of_a_new_datastore(run: Callable[..., Plan]) -> None:
             "base_path": "/srv/ds/100",
             "clusters": [0],
         },
-        **{"safe_dirs": [], "restricted_dirs": [], "bridge_list": [], "attributes": {}},
+        **{
+            "safe_dirs": [],
+            "restricted_dirs": [],
+            "bridge_list": [],
+            "attributes": {},
+            "shared": False,
+            "marker": None,
+        },
     }
 
 
@@ -100,6 +108,14 @@ def test_options_that_are_not_given_stay(run: Callable[..., Plan]) -> None:
         "bridge_list": ["h2"],
     }
     assert names(run(name="fs", bridge_list=["h2"], restricted_dirs=["/"])) == []
+
+
+def test_a_shared_datastore_keeps_its_marker_until_it_is_taken_away(run: Callable[..., Plan]) -> None:
+    made = run(name="nas", ds_driver="fs", tm_driver="shared", shared=True, marker=MARKER).result["datastore"]
+    assert (made["shared"], made["marker"]) == (True, MARKER)
+    assert names(run(name="nas")) == []
+    left = run(name="nas", marker="", shared=False).result["datastore"]
+    assert (left["shared"], left["marker"]) == (False, None)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +200,28 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"no_decompres": True}},
             "attributes: 'no_decompres' is not accepted: the attributes of the fs driver are 'convert', 'driver', "
             "'fs_opts_btrfs', 'fs_opts_ext2', 'fs_opts_ext3', 'fs_opts_ext4', 'fs_opts_swap', 'fs_opts_vfat', "
-            "'fs_opts_xfs', 'limit_transfer_bw', 'no_decompress', 'qcow2_options', 'sparse', 'supported_fs' or "
-            "'verify'; the nearest is 'no_decompress'.",
+            "'fs_opts_xfs', 'limit_transfer_bw', 'nfs_auto_enable', 'nfs_auto_host', 'nfs_auto_opts', 'nfs_auto_path', "
+            "'no_decompress', 'qcow2_options', 'sparse', 'supported_fs' or 'verify'; the nearest is 'no_decompress'.",
+        ),
+        (
+            {**VIRTIOFS, "shared": True},
+            "shared: True is not accepted: the virtiofs driver has no directory of its own.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "marker": "x"},
+            "marker: 'x' is not accepted: a UUID in lower case, or an empty text for none, is expected.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "marker": MARKER},
+            f"marker: '{MARKER}' is not accepted: shared=true is expected with a marker.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"nfs_auto_enable": "perhaps"}},
+            "attributes.nfs_auto_enable: 'perhaps' is not accepted: yes or no is expected.",
+        ),
+        (
+            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"nfs_auto_enable": True, "nfs_auto_host": "h"}},
+            "attributes.nfs_auto_path is missing: NFS_AUTO_ENABLE needs a server and its directory.",
         ),
         (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"sparse": "maybe"}},

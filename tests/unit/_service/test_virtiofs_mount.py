@@ -795,11 +795,11 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.mount imp
 class Tmpfs(FileSystemType):
     name = "tmpfs"
     source_noun = "source"
-    options = OptionRules(values=("size",), synonyms={}, advice="Take another type.")
+    options = OptionRules(values={"size": ""}, synonyms={}, advice="Take another type.")
 
 def change(options=(), state="mounted"):
-    given = {"path": point, "options": list(options), "nofail": False, "mode": "0755", "state": state}
-    spec = mounts.parse_mount_options(given, Tmpfs(), "any name")
+    words = Tmpfs.options.check("options", options)
+    spec = mounts.MountSpec(path=point, source="any name", options=words, nofail=False, state=state)
     plan = mounts.MountService(spec, Tmpfs(), os.path.join(base, "etc")).converge()
     return [action.name for action in plan.actions], plan.result["mount"]
 

@@ -98,6 +98,16 @@ def check_values(attributes: Mapping[str, str]) -> None:
         if attributes.get(name, "no").lower() not in ("yes", "no"):
             raise InvalidInput(OPTION(name), attributes[name], "yes or no is expected")
     _check_settings(settings_of(attributes))
+    _check_nfs_auto(attributes)
+
+
+def _check_nfs_auto(attributes: Mapping[str, str]) -> None:
+    if attributes.get("nfs_auto_enable", "no").lower() not in ("yes", "no"):
+        raise InvalidInput(OPTION("nfs_auto_enable"), attributes["nfs_auto_enable"], "yes or no is expected")
+    if attributes.get("nfs_auto_enable", "no").lower() == "yes":
+        from .shared_store import read_nfs_auto
+
+        read_nfs_auto(attributes, OPTION)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -140,6 +140,7 @@ class DatastoreDriver:
         directories.
     :arg timeout: seconds, in place of :data:`TIMEOUT`.
     :arg words: the words of error messages for the choices of the user.
+    :arg may_mount: whether a datastore with NFS_AUTO_ENABLE is mounted when it is needed.
     :arg log: is called with each line about the progress.
     """
 
@@ -156,6 +157,7 @@ class DatastoreDriver:
         settings: Settings = DEFAULT_SETTINGS,
         timeout: float = TIMEOUT,
         words: Words = MODULE,
+        may_mount: bool = False,
         log: Callable[[str], object] = str,
     ) -> None:
         self.datastore = datastore
@@ -163,6 +165,7 @@ class DatastoreDriver:
         self.protected = protected
         self.timeout = timeout
         self.words = words
+        self.may_mount = may_mount
         self.log = log
 
     def require(self, action: str) -> None:

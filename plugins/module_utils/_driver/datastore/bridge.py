@@ -209,6 +209,7 @@ class BridgedFsDriver(DatastoreDriver):
             "settings": records.replace(self.settings, downloader=None),
             "timeout": self.timeout,
             "words": self.words,
+            "may_mount": self.may_mount,
             "size": size,
         }
         refusals = []

@@ -7,17 +7,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 
 from ..._core.digits import is_decimal
 from ..._core.directory import open_directory_at, opened_directory, opened_parent, sync_opened
 from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
+from ..._model.datastore import NFS_AUTO
 from ..info import DriverInfo
 from .base import Capacity, DatastoreDriver
 
 if TYPE_CHECKING:
     from ..._core.command import Completed
+    from .shared_store import SharedStore
 
 #: A mebibyte in bytes.
 MEBIBYTE = 2**20
@@ -29,16 +32,42 @@ def in_mebibytes(size: int) -> int:
 
 
 class DirectoryDriver(DatastoreDriver):
+    def require_store(self) -> None:
+        """Require that the shared file system of the datastore is there. Other datastores need nothing.
+
+        :raises VmstoreError: see :meth:`SharedStore.require`.
+        """
+        if self.datastore.shared or self.datastore.mounts_automatically:
+            self._shared_store.require()
+
+    @functools.cached_property
+    def _shared_store(self) -> SharedStore:
+        from .attributes import OPTION
+        from .shared_store import SharedStore  # few datastores need it
+
+        return SharedStore(
+            self.datastore,
+            timeout=self.timeout,
+            may_mount=self.may_mount,
+            prepare=self._make_directory,
+            called=OPTION,
+        )
+
     def prepare(self) -> None:
         """Create the datastore's directory if it is missing. The parent directory must exist, because it may be a mount
         point.
 
+        :raises VmstoreError: see :meth:`require_store`.
         The new directory gets the owner of the parent directory (the service user), also if root creates it.
 
         :raises PathNotAllowed: a link of another user leads to the directory.
         :raises FileAccessFailed: the directory can't be created.
         :raises StaleState: another program replaced the new directory.
         """
+        self.require_store()
+        self._make_directory()
+
+    def _make_directory(self) -> None:
         path = self.datastore.base_path
         with os_errors(f"make the directory {path}"), contextlib.suppress(FileExistsError):
             with contextlib.suppress(FileNotFoundError), opened_directory(path, option="base_path"):
@@ -71,9 +100,11 @@ class DirectoryDriver(DatastoreDriver):
 
         :raises NotFound: there is no such directory.
         :raises CommandFailed: stat(1) failed or took too long.
+        :raises VmstoreError: see :meth:`require_store`.
         """
         from ..._core.command import run
 
+        self.require_store()
         path = self.datastore.base_path
         completed = run(
             ["stat", "--file-system", "--format=%S %b %f %a", "--", path], timeout=self.timeout, accept=None
@@ -97,7 +128,12 @@ class SystemDriver(DirectoryDriver):
     """
 
     info = DriverInfo(
-        "system", datastore_types=frozenset(["system"]), image_types=frozenset(), tm_drivers=("local", "shared", "ssh")
+        "system",
+        datastore_types=frozenset(["system"]),
+        image_types=frozenset(),
+        tm_drivers=("local", "shared", "ssh"),
+        is_directory=True,
+        attributes=frozenset(NFS_AUTO),
     )
 
 
@@ -120,4 +156,12 @@ def read_capacity(path: str, completed: Completed) -> Capacity:
     return Capacity(block * (blocks - free) // MEBIBYTE, block * available // MEBIBYTE, block * blocks // MEBIBYTE)
 
 
-__all__ = ["MEBIBYTE", "DirectoryDriver", "SystemDriver", "in_mebibytes", "read_capacity", "size_of_directory"]
+__all__ = [
+    "MEBIBYTE",
+    "NFS_AUTO",
+    "DirectoryDriver",
+    "SystemDriver",
+    "in_mebibytes",
+    "read_capacity",
+    "size_of_directory",
+]

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from ..._core.errors import Conflict, InvalidInput, StaleState, VmstoreError, os_errors
 from ..._core.paths import is_url
 from ..._core.records import TYPE_CHECKING
+from ..._model.datastore import NFS_AUTO
 from ..info import DriverInfo
 from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, ExportedImage
 from .directory import MEBIBYTE, DirectoryDriver, in_mebibytes
@@ -47,13 +48,23 @@ class FsDriver(DirectoryDriver):
         datastore_types=frozenset(["image", "file"]),
         image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
         tm_drivers=("local", "shared", "ssh"),
+        is_directory=True,
         actions=frozenset(["clone", "content", "export", "mkfs", "resize", "snapshot"]),
-        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS]),
+        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS, *NFS_AUTO]),
     )
 
     def __init__(self, datastore: Datastore, **options: Any) -> None:
         super().__init__(datastore, **options)
-        self.store = Store(datastore, self.prepare)
+        self._store = Store(datastore, self.prepare)
+
+    @property
+    def store(self) -> Store:
+        """Return the directory of the images, once its shared file system is certain to be there.
+
+        :raises VmstoreError: see :meth:`require_store`.
+        """
+        self.require_store()
+        return self._store
 
     def try_attributes(self) -> None:
         from .attributes import try_values
@@ -64,16 +75,16 @@ class FsDriver(DirectoryDriver):
     def batch(self) -> Iterator[None]:
         from ..._image.batch import Batch
 
-        batch = self.store.batch = Batch()
+        batch = self._store.batch = Batch()
         try:
             yield
         finally:
             batch.discard()
-            self.store.batch = None
+            self._store.batch = None
 
     def publish(self) -> Mapping[str, VmstoreError]:
-        errors = {} if self.store.batch is None else self.store.batch.publish()
-        return {self.store.source(path): error for path, error in errors.items()}
+        errors = {} if self._store.batch is None else self._store.batch.publish()
+        return {self._store.source(path): error for path, error in errors.items()}
 
     def source_at(self, path: str, options: CopyOptions) -> ImageSource:
         """Return the source of an image at a path or a URL.
@@ -315,10 +326,11 @@ class FsDriver(DirectoryDriver):
         from ..._core.deadline import run_with_deadline
         from ..._image.inventory import stored_images
 
+        self.require_store()
         directory = self.datastore.base_path
         return frozenset(
             map(
-                self.store.source,
+                self._store.source,
                 run_with_deadline(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
             )
         )
@@ -331,6 +343,7 @@ class FsDriver(DirectoryDriver):
         from ..._core.deadline import iterate_with_deadline
         from ..._image.inventory import Inventory, take_inventory
 
+        self.require_store()
         directory = self.datastore.base_path
         found = Inventory()
         for answer in iterate_with_deadline(
@@ -374,6 +387,7 @@ class FsDriver(DirectoryDriver):
     def sweep(self) -> None:
         from ..._image.new_image import sweep
 
+        self.require_store()
         sweep(self.datastore.base_path)
 
     def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:

@@ -85,7 +85,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 def begin(request: Request, received: Received | None, log: Callable[[str], object]) -> Handlers:
     """Return the handlers of a request for :func:`serve`."""
     driver = ReceivingFsDriver(
-        request["datastore"], **{name: request[name] for name in ("settings", "timeout", "words")}, log=log
+        request["datastore"], **{name: request[name] for name in ("settings", "timeout", "words", "may_mount")}, log=log
     )
     driver.received = received
     handlers = {name: functools.partial(handler, driver) for name, handler in HANDLERS.items()}

@@ -44,14 +44,12 @@ ELEMENTS = frozenset(
             f"DATASTORE/TEMPLATE/{name}"
             for name in ("CONVERT", "DRIVER", "LIMIT_TRANSFER_BW", "NO_DECOMPRESS", "SPARSE", "VERIFY")
         ),
+        *(f"DATASTORE/TEMPLATE/{name}" for name in ("SHARED", "MARKER")),
+        *(f"DATASTORE/TEMPLATE/NFS_AUTO_{name}" for name in ("ENABLE", "HOST", "PATH", "OPTS")),
         *(f"IMAGE/{name}" for name in ("TYPE", "PATH", "SOURCE", "FORMAT", "FS", "SIZE", "TARGET_SNAPSHOT")),
         *(f"IMAGE/TEMPLATE/{name}" for name in ("MD5", "SHA1", "SHA256", "SHA512")),
     ]
 )
-
-#: Prefix of the attributes by which newer front-ends request that drivers mount a datastore. All of them are kept,
-#: because none may be overlooked.
-NFS_AUTO = "DATASTORE/TEMPLATE/NFS_AUTO_"
 
 
 class Document:
@@ -100,14 +98,6 @@ class Document:
             raise InvalidInput(path, texts[1], "the document must have this element only once")
         return texts[0] if texts else ""
 
-    def find_paths(self, prefix: str) -> list[str]:
-        """Return the paths that begin with ``prefix`` of elements with text, in the order of the document."""
-        return [
-            path
-            for path, texts in self._texts.items()
-            if path.startswith(prefix) and any(text.strip() for text in texts)
-        ]
-
     def read_number(self, path: str) -> int:
         """Return the number in an element.
 
@@ -147,7 +137,7 @@ class Document:
         self._path.append(name)
         path = "/".join(self._path)
         # Two texts are enough to detect a repeated element.
-        if (path in ELEMENTS or path.startswith(NFS_AUTO)) and len(self._texts.setdefault(path, [])) < 2:
+        if path in ELEMENTS and len(self._texts.setdefault(path, [])) < 2:
             self._text = []
 
     def _end(self, name: str) -> None:
@@ -205,4 +195,4 @@ def _shorten(data: bytes) -> str:
     return data[:16].decode(errors="replace")
 
 
-__all__ = ["NFS_AUTO", "Document", "read_document"]
+__all__ = ["Document", "read_document"]

@@ -25,8 +25,8 @@ from ..._core.words import FRONT_END
 from ..._driver.datastore.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from ..._driver.info import CONTRACT_ACTIONS
 from ..._driver.registry import DATASTORE_DRIVERS, class_for
-from ..._model.datastore import Datastore
-from .document import NFS_AUTO, Document, read_document
+from ..._model.datastore import NFS_AUTO, Datastore
+from .document import Document, read_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ class Action:
         self._class = class_for(self.datastore)
 
     def make_driver(self, **options: Any) -> DatastoreDriver:
-        return self._class(self.datastore, words=FRONT_END, log=log, **options)
+        return self._class(self.datastore, words=FRONT_END, may_mount=True, log=log, **options)
 
     def make_reading_driver(self) -> DatastoreDriver:
         """Return the driver for an action that creates images or reads a path of the user."""
@@ -196,10 +196,6 @@ class Action:
         write_result(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
 
 
-#: Actions that only remove data. They also run where the datastore is refused.
-REMOVING = ("rm", "snap_delete")
-
-
 def read_datastore(driver: str, document: Document) -> Datastore:
     """Return the datastore of the document. The directory stays as the front-end writes it, because the front-end
     stores the directory in the sources of images.
@@ -213,7 +209,7 @@ def read_datastore(driver: str, document: Document) -> Datastore:
         name: tuple(document.get(f"{template}{name}").split())
         for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")
     }
-    return Datastore(
+    datastore = Datastore(
         document.read_number("DATASTORE/ID"),
         document.get("DATASTORE/NAME"),
         document.read_choice("DATASTORE/TYPE", DATASTORE_TYPES),
@@ -223,23 +219,15 @@ def read_datastore(driver: str, document: Document) -> Datastore:
         safe_dirs=tuple(absolute(f"{template}SAFE_DIRS", path) for path in lists["SAFE_DIRS"]),
         restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
         bridge_list=lists["BRIDGE_LIST"],
+        attributes={name: document.get(element_of(name)) for name in NFS_AUTO},
+        shared=document.get(f"{template}SHARED").strip().lower() == "yes",
+        marker=document.get(f"{template}MARKER").strip() or None,
     )
+    if datastore.mounts_automatically:
+        from ..._driver.datastore.shared_store import read_nfs_auto
 
-
-def refuse_automatic_mounts(document: Document) -> None:
-    """Refuse a datastore that the drivers are to mount, because the image would end up on a local disk.
-
-    :raises InvalidInput: naming the attribute.
-    """
-    enable = f"{NFS_AUTO}ENABLE"
-    if document.get(enable).strip().lower() == "no":
-        return
-    for path in document.find_paths(NFS_AUTO):
-        accepted = (
-            "these drivers mount nothing; mount the datastore's directory on the front-end, and remove the attribute "
-            "or set NFS_AUTO_ENABLE to NO"
-        )
-        raise InvalidInput(path, document.get(path), accepted)
+        read_nfs_auto(datastore.attributes, element_of)
+    return datastore
 
 
 def require_no_blanks(element: str, text: str) -> str:
@@ -312,8 +300,6 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
         )
     with os_errors("read the document on standard input"):
         document = read_document(stdin)
-    if action not in REMOVING:
-        refuse_automatic_mounts(document)
     getattr(Action(os.path.dirname(datastore_directory), mad, document), action)()
 
 

@@ -17,16 +17,17 @@ from ..._core.directory import descriptor_path
 from ..._core.errors import CommandFailed, Conflict, StaleState, printable
 from ..._core.files import read_text
 from ..._core.paths import is_within
-from .mountinfo import Mount
+from .mountinfo import Mount, mounts_at, read_mounts
 from .point import hold, mount_id, open_held
 
 #: umount(8) follows a symbolic link, and waits for a server that hangs. So umount2(2) runs in a process of its own,
 #: which can be left behind.
 _UNMOUNT = """
 import ctypes, os, sys
-UMOUNT_NOFOLLOW = 8
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
-if libc.umount2(os.fsencode(sys.argv[1]), UMOUNT_NOFOLLOW):
+flags = UMOUNT_NOFOLLOW | (MNT_DETACH if "detach" in sys.argv[2:] else 0)
+if libc.umount2(os.fsencode(sys.argv[1]), flags):
     sys.exit(os.strerror(ctypes.get_errno()))
 """
 
@@ -74,9 +75,27 @@ def unmount(mounted: Mount) -> None:
             _check_same(mounted, mount_id(directory))
         # An open descriptor makes a mount busy, so the mount is identified by its path. Only root can mount another
         # file system on that path.
-        argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name)]
-        completed = run(argv, files={parent: os.path.dirname(mounted.mount_point)}, accept=None)
+        completed = _umount(mounted.mount_point, parent, name)
     _raise_failure("umount", mounted.mount_point, completed)
+
+
+def detach(mounted: Mount) -> None:
+    """Take a mount out of the tree of directories, although it is busy or its server is dead (umount2(2), MNT_DETACH).
+
+    The mount itself isn't accessed. Processes keep their open files.
+
+    :raises StaleState: the mount was replaced by another one.
+    """
+    with hold(mounted.mount_point) as (parent, name):
+        here = mounts_at(read_mounts(), mounted.mount_point)
+        _check_same(mounted, here[-1].mount_id if here else 0)
+        completed = _umount(mounted.mount_point, parent, name, "detach")
+    _raise_failure("umount", mounted.mount_point, completed)
+
+
+def _umount(mount_point: str, parent: int, name: str, *words: str) -> Completed:
+    argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name), *words]
+    return run(argv, files={parent: os.path.dirname(mount_point)}, accept=None)
 
 
 def _check_same(mounted: Mount, found: int) -> None:
@@ -84,21 +103,6 @@ def _check_same(mounted: Mount, found: int) -> None:
         raise StaleState(
             f"What is mounted on {mounted.mount_point} changed after it was checked; nothing was changed there."
         )
-
-
-def is_connected(mount_point: str) -> bool:
-    """Return whether the server of a mount is connected. Without its server, every call on a FUSE or virtiofs mount
-    fails with ENOTCONN.
-
-    :raises CommandFailed: the server didn't respond within 10 seconds.
-    """
-    try:
-        completed = run(["stat", "--file-system", "--", mount_point], timeout=10, accept=None)
-    except CommandFailed as error:
-        raise CommandFailed(
-            f"The mount on {mount_point} did not respond within 10 seconds: its server hangs, or is very busy."
-        ) from error
-    return "Transport endpoint is not connected" not in completed.stderr
 
 
 def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
@@ -163,4 +167,4 @@ def _raise_failure(command: str, mount_point: str, completed: Completed) -> None
     raise CommandFailed(f"The command {command!r} failed with exit code {completed.returncode}: {reason}.")
 
 
-__all__ = ["is_connected", "mount", "remount", "unmount", "users_of"]
+__all__ = ["detach", "mount", "remount", "unmount", "users_of"]

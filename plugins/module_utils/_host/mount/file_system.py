@@ -24,11 +24,39 @@ class FileSystemType:
     #: The user's word for the source of a mount, such as ``tag``, which is also the name of the source in results.
     source_noun: str
     options: OptionRules
+    #: Whether a mount in a namespace of its own has no effect outside of it. A helper may start a daemon that stays.
+    can_be_tried = False
+    #: Words that every entry in fstab has.
+    fstab_words: tuple[str, ...] = ()
+
+    def matches_type(self, fstype: str) -> bool:
+        """Return whether the type has this name in fstab or in the kernel's table of mounts."""
+        return fstype == self.name
+
+    def check_source(self, option: str, source: str) -> str:
+        """Return a source as the kernel's table of mounts shows it.
+
+        :raises InvalidInput: the type has no such sources.
+        """
+        return source
+
+    def has_source(self, mount: Mount, source: str) -> bool:
+        """Return whether a mount of this type has the source."""
+        return mount.source == source
+
+    def complete(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Return mount options with the recommended ones for virtual disks, for what the user left open."""
+        return tuple(words)
+
+    def warnings(self, words: Sequence[str]) -> list[str]:
+        """Return a sentence for each mount option that endangers data."""
+        return []
 
     def require_supported(self) -> None:
-        """Refuse a kernel that can't mount the type.
+        """Refuse a host that can't mount the type.
 
         :raises UnsupportedAction: the running kernel lacks it.
+        :raises DependencyMissing: a program is missing.
         """
 
     def require_source(self, source: str) -> None:

@@ -6,21 +6,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
-from ..._core.errors import CommandFailed, Conflict, StaleState
+from ..._core.deadline import run_with_deadline
+from ..._core.errors import CommandFailed, Conflict, StaleState, TimedOut
 from . import commands
 from .file_system import FileSystemType
 from .mountinfo import Mount, mounts_at, read_mounts, visible
-from .options import find_differences, kernel_words
 
 
-def require_single(mounts: Sequence[Mount], path: str, fstype: str) -> Mount:
+def require_single(mounts: Sequence[Mount], path: str, file_system: FileSystemType) -> Mount:
     """Return the one mount at ``path``.
 
-    :raises Conflict: several mounts, a hidden mount, a bind mount, or a mount of another type than ``fstype``.
+    :raises Conflict: several mounts, a hidden mount, an automount point, a bind mount, or a mount of another type.
     """
     here = mounts_at(mounts, path)
+    if here[0].fstype == "autofs":
+        raise Conflict(
+            f"The path {path} is an automount point ({here[0]}), which mounts by itself: remove that from the "
+            "configuration of the automounter or from fstab (x-systemd.automount), or take another path."
+        )
     seen = visible(mounts, path)[-1]
     if seen.mount_point != path:
         raise Conflict(f"The mount {here[-1]} is hidden by the later mount {seen}; unmount that first.")
@@ -29,7 +35,7 @@ def require_single(mounts: Sequence[Mount], path: str, fstype: str) -> Mount:
             f"{len(here)} mounts are stacked on {path}, the last one is seen: {', '.join(map(str, here))}; "
             "unmount all but one."
         )
-    if here[0].fstype != fstype:
+    if not file_system.matches_type(here[0].fstype):
         raise Conflict(f"Another file system is mounted on the path: {here[0]}; unmount it, or take another path.")
     if here[0].root != "/":
         raise Conflict(
@@ -46,21 +52,44 @@ def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping
     """
     before = {mount.mount_id for mount in read_mounts()}
     try:
-        commands.mount(file_system.name, source, path, kernel_words(settings))
+        commands.mount(file_system.name, source, path, file_system.options.kernel_words(settings))
     except CommandFailed as error:
         raise file_system.explain(error, source, path) from error
     try:
         mounted = _last(path)
         # An earlier mount of the source shares its superblock.
         if settings["access"] == "rw" and "ro" in mounted.super_options:
-            commands.remount(mounted, kernel_words(settings, ["access"]), superblock=True)
+            commands.remount(mounted, file_system.options.kernel_words(settings, ["access"]), superblock=True)
         _require_settings(file_system, path, settings)
     except BaseException:
         # If a parent directory was renamed meanwhile, the mount is at another path.
         for made in read_mounts():
-            if made.mount_id not in before and (made.fstype, made.source) == (file_system.name, source):
+            if made.mount_id not in before and file_system.matches_type(made.fstype) and made.source == source:
                 commands.unmount(made)
         raise
+
+
+def mount_with_deadline(
+    seconds: float, file_system: FileSystemType, source: str, path: str, settings: Mapping[str, str]
+) -> None:
+    """Do :func:`mount` in a child process, because the server may be dead.
+
+    :raises CommandFailed: the mount did not end in so many seconds. Nothing is mounted then.
+    """
+    before = {mount.mount_id for mount in read_mounts()}
+    call = functools.partial(mount, file_system, source, path, settings)
+    try:
+        run_with_deadline(seconds, f"Mounting {source} on {path}", call)
+    except TimedOut as error:
+        _detach_new(file_system, source, before)
+        raise file_system.explain(error, source, path) from error
+
+
+def _detach_new(file_system: FileSystemType, source: str, before: set[int]) -> None:
+    """Remove a mount whose maker was stopped between the mount and its check."""
+    for made in read_mounts():
+        if made.mount_id not in before and file_system.matches_type(made.fstype) and made.source == source:
+            commands.detach(made)
 
 
 def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -71,14 +100,14 @@ def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str],
     :raises Conflict: the mount is busy.
     :raises CommandFailed: mount(8) refused, or the kernel has other settings. The mount has its old settings then.
     """
-    changes = find_differences(before, after)
+    changes = file_system.options.find_differences(before, after)
     # A read-only superblock is read-only for every mount of the source. All other settings belong to this mount alone.
     superblock = "access" in changes and "ro" in live.super_options
-    commands.remount(live, kernel_words(after, changes), superblock=superblock)
+    commands.remount(live, file_system.options.kernel_words(after, changes), superblock=superblock)
     try:
         _require_settings(file_system, live.mount_point, after)
     except CommandFailed:
-        commands.remount(live, kernel_words(before, changes), superblock=superblock)
+        commands.remount(live, file_system.options.kernel_words(before, changes), superblock=superblock)
         raise
 
 
@@ -100,7 +129,7 @@ def _last(path: str) -> Mount:
 def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[str, str]) -> None:
     mounted = _last(path)
     found = file_system.settings_of(mounted)
-    changes = sorted(find_differences(found, settings))
+    changes = sorted(file_system.options.find_differences(found, settings))
     if changes:
         got, desired = (", ".join(repr(one[setting]) for setting in changes) for one in (found, settings))
         raise CommandFailed(
@@ -109,4 +138,4 @@ def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[
         )
 
 
-__all__ = ["mount", "remount", "require_single", "unmount_last"]
+__all__ = ["mount", "mount_with_deadline", "remount", "require_single", "unmount_last"]

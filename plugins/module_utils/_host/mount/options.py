@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..._core.errors import InvalidInput
-from ..._core.records import dataclass
+from ..._core.records import dataclass, field
 
 #: Settings of every type of file systems with a few words each, the kernel's default first.
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -31,10 +31,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "lazytime": ("nolazytime", "lazytime"),
 }
 
-#: Settings that belong to one mount and not to its superblock, so that a remount changes them.
+#: Settings that belong to one mount and not to its superblock, so that a remount changes them for every type.
 REMOUNTABLE = frozenset(("access", "suid", "dev", "exec", "atime", "diratime", "symlinks"))
 
-_SETTING_OF = {word: setting for setting, words in CHOICES.items() for word in words if word}
 #: Prefixes and words in fstab for systemd, cloud-init and mount -a. The kernel ignores them.
 _FSTAB_ONLY = re.compile(r"[xX]-.+|_netdev|auto|noauto|comment=.+")
 #: Words that change the actions of mount(8) and systemd.mount(5), in lower case.
@@ -44,6 +43,15 @@ _HARMLESS = re.compile(
     r"[xX]-mount\.mkdir(=0?[0-7]{3})?"
     r"|x-systemd\.((requires|wants)-mounts-for|requires|wants|before|after|wanted-by|required-by|mount-timeout)=[^,]+"
 )
+#: Words that make mount(8) do something else than a plain mount.
+_FOR_MOUNT = frozenset(
+    """bind group loop move nouser owner private rbind remount rprivate rshared rslave runbindable shared slave
+    unbindable user users""".split()
+)
+#: An option of a file system type whose options are not known here.
+_ANY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+#: Options with a secret as the value. The table of mounts would show the secret to every user.
+_SECRETS = frozenset(("pass", "passwd", "password", "password2", "secret", "key"))
 _WORD = re.compile(r'(?:[!$-+\--\[\]-~]|"[^"\\\x00-\x1f]*")+')
 _ACCEPTED_OF_ACTED_ON = (
     "mount(8) or systemd would mount something else at boot than is mounted now; of their words, X-mount.mkdir and "
@@ -56,14 +64,28 @@ _ACCEPTED_OF_ACTED_ON = (
 class OptionRules:
     """The mount options of one type of file systems.
 
-    :arg values: settings with a value of their own (``dax=never``), not set by default.
-    :arg synonyms: short words, and the longer words of the kernel for them.
+    :arg values: settings with a value of their own (``dax=never``), each with its default word. Settings without a
+        default word aren't set by default.
+    :arg synonyms: words, and the words that the kernel shows for them. A word that ends in ``=`` stands for all words
+        that begin so; ``{}`` is replaced by the value.
     :arg advice: sentence for users who want to mount only a part of the file system.
+    :arg choices: further settings with a few words each, the default first, as in :data:`CHOICES`.
+    :arg negotiated: settings that the server decides unless the user gives a word.
+    :arg hidden: settings that the kernel doesn't show, or that another mount decides.
+    :arg only_fstab: words with a meaning at boot only.
+    :arg remountable: settings that a remount changes.
+    :arg is_open: whether other words are accepted too. They are compared only as far as the kernel shows them.
     """
 
-    values: tuple[str, ...]
+    values: Mapping[str, str]
     synonyms: Mapping[str, str]
     advice: str
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    negotiated: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+    only_fstab: frozenset[str] = frozenset()
+    remountable: frozenset[str] = REMOUNTABLE
+    is_open: bool = False
 
     def check(self, option: str, words: Iterable[str]) -> tuple[str, ...]:
         """Return the words in their order, without ``defaults``, repetitions and empty words. An item may hold several
@@ -76,32 +98,47 @@ class OptionRules:
         for word in (word.strip() for item in words for word in split_options(item)):
             if word in ("", "defaults") or word in checked:
                 continue
-            setting = self._check_word(option, word)
-            if setting is not None and chosen.setdefault(setting, word) != word:
-                raise InvalidInput(option, f"{chosen[setting]},{word}", "only one of the two is expected")
+            for setting in self._check_word(option, word):
+                if chosen.setdefault(setting, word) != word:
+                    raise InvalidInput(option, f"{chosen[setting]},{word}", "only one of the two is expected")
             checked.append(word)
         return tuple(checked)
 
-    def _check_word(self, option: str, word: str) -> str | None:
-        """Return the setting of a word; ``None`` for a word for fstab alone."""
+    def _check_word(self, option: str, word: str) -> list[str]:
+        """Return the settings of a word; none for a word for fstab alone."""
         if word == "nofail":
             raise InvalidInput(option, word, "the option nofail says whether a boot may go on without the mount")
         # systemd splits words at every comma, also at a comma in double quotes.
         if any(map(_ACTED_ON.match, re.split('[,"]', word.lower()))) and _HARMLESS.fullmatch(word) is None:
             raise InvalidInput(option, word, f"{_ACCEPTED_OF_ACTED_ON}. {self.advice}")
-        setting = "boot" if word in ("auto", "noauto") else self._setting_of(word)
-        if _WORD.fullmatch(word) is None or (setting is None and _FSTAB_ONLY.fullmatch(word) is None):
+        name, equals, _value = word.partition("=")
+        if name in _SECRETS and equals:
             raise InvalidInput(
-                option,
-                word,
-                f"words of {', '.join(sorted(_SETTING_OF))}, {', '.join(f'{name}=...' for name in self.values)}, "
-                "and for fstab x-..., _netdev, auto, noauto and comment=..., are expected",
+                option, f"{name}=...", "every user can read mount options; a file with the secret is expected"
             )
-        return setting
+        settings = ["boot"] if word in ("auto", "noauto") else self.settings_in(word)
+        is_known = settings or word in self.only_fstab or _FSTAB_ONLY.fullmatch(word) is not None
+        if _WORD.fullmatch(word) is None or not is_known:
+            raise InvalidInput(option, word, self._accepted())
+        return settings
+
+    def _accepted(self) -> str:
+        words = [*sorted(word for words in self._all_choices().values() for word in words if word)]
+        values = [f"{name}=..." for name in self.values]
+        return (
+            f"words of {', '.join(words)}, {', '.join(values)}, and for fstab x-..., _netdev, auto, noauto and "
+            "comment=..., are expected"
+        )
+
+    def settings_in(self, word: str) -> list[str]:
+        """Return the settings that a word gives a value to."""
+        return [setting for one in self._expand(word) if (setting := self._setting_of(one)) is not None]
 
     def desired_settings(self, words: Iterable[str]) -> dict[str, str]:
         """Return the settings of a mount made with ``words``; words for fstab alone are left out."""
-        return self._settings(words, self._defaults())
+        found = self._settings(words, {})
+        defaults = {setting: word for setting, word in self._defaults().items() if setting not in self.negotiated}
+        return {**defaults, **found}
 
     def live_settings(self, options: Sequence[str], super_options: Sequence[str]) -> dict[str, str]:
         """Return the settings of a mount by the two lists of options in proc_pid_mountinfo(5).
@@ -113,24 +150,75 @@ class OptionRules:
             found["access"] = "ro"
         return found
 
+    def find_differences(self, live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
+        """Return the names of the settings in which two mounts of the type differ.
+
+        The kernel shows the double quotes of a value only if the value has a comma.
+        """
+        return {
+            setting
+            for setting, word in desired.items()
+            if setting not in self.hidden
+            and setting in live
+            and not self.agrees(setting, live[setting].replace('"', ""), word.replace('"', ""))
+        }
+
+    def agrees(self, setting: str, live: str, desired: str) -> bool:
+        """Return whether a live word is what the desired word requests."""
+        return live == desired
+
+    def summarize(self, settings: Mapping[str, str]) -> list[str]:
+        """Return words for a person: ``rw`` or ``ro``, the word for access times, and every word that isn't the
+        default.
+        """
+        defaults = self._defaults()
+        others = (
+            word
+            for setting, word in settings.items()
+            if word and setting not in ("access", "atime") and word != defaults.get(setting)
+        )
+        return [settings["access"], settings["atime"], *others]
+
+    def kernel_words(self, settings: Mapping[str, str], explicit: Collection[str] = ()) -> list[str]:
+        """Return words for mount(8): every word that isn't the default, and the words of the settings named
+        ``explicit``.
+        """
+        defaults = self._defaults()
+        return [
+            word
+            for setting, word in settings.items()
+            if word and (word != defaults.get(setting) or setting in explicit)
+        ]
+
+    def _all_choices(self) -> Mapping[str, tuple[str, ...]]:
+        return {**CHOICES, **self.choices}
+
     def _defaults(self) -> dict[str, str]:
-        return {setting: _default(setting) for setting in (*CHOICES, *self.values)}
+        return {**{setting: words[0] for setting, words in self._all_choices().items()}, **self.values}
 
     def _settings(self, words: Iterable[str], defaults: Mapping[str, str]) -> dict[str, str]:
         found = dict(defaults)
-        for word in words:
-            setting = self._setting_of(word)
+        for one in (one for word in words for one in self._expand(word)):
+            setting = self._setting_of(one)
             if setting is not None:
-                found[setting] = self.synonyms.get(word, word)
+                found[setting] = one
         return found
 
+    def _expand(self, word: str) -> list[str]:
+        name, equals, value = word.partition("=")
+        pattern = self.synonyms.get(word) or (self.synonyms.get(f"{name}=") if equals and value else None)
+        return split_options(pattern.replace("{}", value)) if pattern else [word]
+
     def _setting_of(self, word: str) -> str | None:
-        name, equals, value = self.synonyms.get(word, word).partition("=")
-        return name if name in self.values and equals and value else _SETTING_OF.get(word)
-
-
-def _default(setting: str) -> str:
-    return CHOICES[setting][0] if setting in CHOICES else ""
+        name, equals, value = word.partition("=")
+        for setting, words in self._all_choices().items():
+            if word and word in words:
+                return setting
+        if name in self.values and equals and value:
+            return name
+        if not self.is_open or _FSTAB_ONLY.fullmatch(word) or _ANY_NAME.fullmatch(name) is None or word in _FOR_MOUNT:
+            return None
+        return name[2:] if name.startswith("no") else name
 
 
 def split_options(text: str) -> list[str]:
@@ -138,29 +226,4 @@ def split_options(text: str) -> list[str]:
     return re.findall(r'(?:"[^"]*"|[^,"]|")+', text)
 
 
-def find_differences(live: Mapping[str, str], desired: Mapping[str, str]) -> set[str]:
-    """Return the names of the settings in which two mounts of the same type differ.
-
-    The kernel shows the double quotes of a value only if the value has a comma.
-    """
-    return {setting for setting, word in desired.items() if live[setting].replace('"', "") != word.replace('"', "")}
-
-
-def summarize(settings: Mapping[str, str]) -> list[str]:
-    """Return words for a person: ``rw`` or ``ro``, the word for access times, and every word that isn't the kernel's
-    default.
-    """
-    others = (
-        word for setting, word in settings.items() if setting not in ("access", "atime") and word != _default(setting)
-    )
-    return [settings["access"], settings["atime"], *others]
-
-
-def kernel_words(settings: Mapping[str, str], explicit: Collection[str] = ()) -> list[str]:
-    """Return words for mount(8): every word that isn't the kernel's default, and the words of the settings named
-    ``explicit``.
-    """
-    return [word for setting, word in settings.items() if word and (word != _default(setting) or setting in explicit)]
-
-
-__all__ = ["REMOUNTABLE", "OptionRules", "find_differences", "kernel_words", "split_options", "summarize"]
+__all__ = ["REMOUNTABLE", "OptionRules", "split_options"]

@@ -16,10 +16,10 @@ from ..._core.errors import CommandFailed, Conflict, DependencyNotFound, Unsuppo
 from ..._core.files import read_text
 from .file_system import FileSystemType
 from .mountinfo import Mount
-from .options import REMOUNTABLE, OptionRules, find_differences
+from .options import REMOUNTABLE, OptionRules
 
 VIRTIOFS_OPTIONS = OptionRules(
-    values=("dax", "context", "fscontext", "defcontext", "rootcontext"),
+    values=dict.fromkeys(("dax", "context", "fscontext", "defcontext", "rootcontext"), ""),
     synonyms={"dax": "dax=always"},
     advice="To mount a subdirectory, export it with a tag of its own",
 )
@@ -85,7 +85,7 @@ class Virtiofs(FileSystemType):
         # All mounts of a tag have one superblock.
         for mount in mounts:
             if (mount.fstype, mount.source) == (self.name, source) and mount.mount_point != path:
-                changes = find_differences(self.settings_of(mount), settings) - REMOUNTABLE
+                changes = self.options.find_differences(self.settings_of(mount), settings) - REMOUNTABLE
                 if changes:
                     raise Conflict(
                         f"The tag {source} is mounted on {mount.mount_point} too, and all its mounts have the same "

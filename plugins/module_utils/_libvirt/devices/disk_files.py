@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..._core.command import run
 from ..._core.errors import CommandFailed, LibvirtFailed, NotFound
@@ -35,13 +35,16 @@ _VIRSH_XML: Sequence[tuple[list[str], list[str]]] = (
 )
 
 
-def files_of_local_domains() -> Mapping[str, Sequence[str]]:
+def files_of_local_domains(resolve: Callable[[str], str] = os.path.realpath) -> Mapping[str, Sequence[str]]:
     """Return :func:`files_of_domains` of this host's libvirt; an empty result without libvirt."""
-    return files_of_domains(DEFAULT_URI) if any(map(os.path.exists, SOCKETS)) else {}
+    return files_of_domains(DEFAULT_URI, resolve) if any(map(os.path.exists, SOCKETS)) else {}
 
 
-def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
-    """Return the names of the domains, running or defined, by the paths of their files. Symbolic links are resolved.
+def files_of_domains(uri: str, resolve: Callable[[str], str] = os.path.realpath) -> Mapping[str, Sequence[str]]:
+    """Return the names of the domains, running or defined, by the paths of their files.
+
+    :arg resolve: returns the path without symbolic links. Where a file may be on a dead server, ``os.path.normpath``
+        leaves the path as it is in the domain.
 
     Without the Python library of libvirt, virsh lists the domains, because a host that only runs domains may lack the
     library.
@@ -51,7 +54,7 @@ def files_of_domains(uri: str) -> Mapping[str, Sequence[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     read = _by_library if importlib.util.find_spec("libvirt") else _by_virsh
     for name, texts in read(uri):
-        for path in sorted({os.path.realpath(path) for text in texts for path in disk_files(text)}):
+        for path in sorted({resolve(path) for text in texts for path in disk_files(text)}):
             found[path].append(name)
     return found
 

@@ -147,7 +147,7 @@ class DatastoreCheckService(CatalogService):
         checked = [
             self._check(driver, read_data)
             for driver in (
-                driver_of(self.catalog, one, self.options["timeout"], log=self.log)
+                driver_of(self.catalog, one, self.options["timeout"], may_mount=not self.is_dry_run, log=self.log)
                 for one in find_datastores(self.catalog, self.options["name"])
             )
             # A datastore that the user names is checked even without data, so that its driver reports the reason.

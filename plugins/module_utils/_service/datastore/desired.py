@@ -23,6 +23,7 @@ from ..._driver.datastore.attributes import check_values, settings_of
 from ..._driver.datastore.base import TIMEOUT, DatastoreDriver
 from ..._driver.info import DriverInfo
 from ..._driver.registry import class_for, new_driver
+from ..._host.mount.store import is_uuid
 from ..._model.datastore import Datastore
 from ..._model.names import check_host, check_name
 from ..catalog import CATALOG_OPTIONS, CatalogService
@@ -46,6 +47,8 @@ DATASTORE_SPEC = ArgumentSpec(
         "restricted_dirs": {"type": "list", "elements": "str"},
         "bridge_list": {"type": "list", "elements": "str"},
         "attributes": {"type": "dict"},
+        "shared": {"type": "bool"},
+        "marker": {"type": "str"},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     },
     required_one_of=[["id", "name"]],
@@ -197,22 +200,38 @@ def parse_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given options as values of :class:`Datastore`, each checked by itself."""
     if options["name"] is not None:
         check_name("name", options["name"])
-    given: dict[str, Any] = {name: options[name] for name in FIXED if options[name] is not None}
-    if "base_path" in given:
-        given["base_path"] = absolute("base_path", given["base_path"])
-    for name in ("safe_dirs", "restricted_dirs"):
-        if options[name] is not None:
-            given[name] = _unique(absolute(name, path) for path in options[name])
-    if options["bridge_list"] is not None:
-        given["bridge_list"] = _unique(check_host("bridge_list", host) for host in options["bridge_list"])
-    if options["clusters"] is not None:
-        for cluster in options["clusters"]:
-            if cluster < 0:
-                raise InvalidInput("clusters", cluster, "ids from 0 on are expected")
-        given["clusters"] = _unique(options["clusters"])
-    if options["attributes"] is not None:
-        given["attributes"] = {str(name): _attribute_text(name, value) for name, value in options["attributes"].items()}
-    return given
+    readers: Mapping[str, Callable[[Any], object]] = {
+        "base_path": functools.partial(absolute, "base_path"),
+        "safe_dirs": lambda paths: _unique(absolute("safe_dirs", path) for path in paths),
+        "restricted_dirs": lambda paths: _unique(absolute("restricted_dirs", path) for path in paths),
+        "bridge_list": lambda hosts: _unique(check_host("bridge_list", host) for host in hosts),
+        "clusters": _read_clusters,
+        "attributes": _read_attributes,
+        "marker": _read_marker,
+    }
+    names = [*FIXED, *readers, "shared"]
+    return {name: readers.get(name, _same)(options[name]) for name in names if options[name] is not None}
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _read_clusters(clusters: Sequence[int]) -> tuple[int, ...]:
+    for cluster in clusters:
+        if cluster < 0:
+            raise InvalidInput("clusters", cluster, "ids from 0 on are expected")
+    return _unique(clusters)
+
+
+def _read_attributes(attributes: Mapping[Any, object]) -> dict[str, str]:
+    return {str(name): _attribute_text(name, value) for name, value in attributes.items()}
+
+
+def _read_marker(marker: str) -> str | None:
+    if marker and not is_uuid(marker):
+        raise InvalidInput("marker", marker, "a UUID in lower case, or an empty text for none, is expected")
+    return marker or None
 
 
 def _unique(values: Any) -> tuple[Any, ...]:
@@ -247,6 +266,10 @@ def check_datastore(datastore: Datastore) -> None:
         )
     for name in datastore.attributes:
         _check_attribute(name, info)
+    if datastore.shared and not info.is_directory:
+        raise InvalidInput("shared", True, f"the {info.name} driver has no directory of its own")
+    if datastore.marker is not None and not datastore.shared:
+        raise InvalidInput("marker", datastore.marker, "shared=true is expected with a marker")
     check_values(datastore.attributes)
 
 
@@ -278,6 +301,7 @@ def driver_of(
     timeout: float = TIMEOUT,
     *,
     datastores: Sequence[Datastore] | None = None,
+    may_mount: bool = False,
     log: Callable[[str], object] = str,
 ) -> DatastoreDriver:
     """Return the driver of a datastore of this catalog. The driver makes no image of files of the catalog or of any
@@ -285,6 +309,7 @@ def driver_of(
 
     :arg timeout: seconds for one question to a file system.
     :arg datastores: all datastores of the catalog, where the caller has read them already.
+    :arg may_mount: whether a datastore with NFS_AUTO_ENABLE is mounted when it is needed.
     :arg log: a callable that gets each log line of the driver.
     """
     protected = {
@@ -294,7 +319,12 @@ def driver_of(
     }
     protected.add(real_path(catalog.path))
     return new_driver(
-        datastore, protected=sorted(protected), settings=settings_of(datastore.attributes), timeout=timeout, log=log
+        datastore,
+        protected=sorted(protected),
+        settings=settings_of(datastore.attributes),
+        timeout=timeout,
+        may_mount=may_mount,
+        log=log,
     )
 
 

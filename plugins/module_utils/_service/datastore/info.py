@@ -14,10 +14,11 @@ from ..._catalog.catalog import Catalog
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
-from ..._core.errors import DependencyNotFound, VmstoreError
+from ..._core.errors import DependencyNotFound, TimedOut, VmstoreError
 from ..._core.plain import to_plain
 from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
-from ..._driver.registry import new_driver
+from ..._driver.registry import class_for, new_driver
+from ..._host.mount.condition import read_conditions
 from ..._model.datastore import Datastore
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, reading
@@ -44,7 +45,25 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = [(one, IMAGES.rows(catalog, datastore_id=one.id)) for one in find_datastores(catalog, options["name"])]
-    return {"datastores": [{**one.as_dict(), **_monitor(one, images, options["timeout"])} for one, images in found]}
+    hung = _find_hung([one for one, _images in found], options["timeout"])
+    return {
+        "datastores": [
+            {**one.as_dict(), **_monitor(one, images, options["timeout"], hung.get(one.base_path))}
+            for one, images in found
+        ]
+    }
+
+
+def _find_hung(datastores: Sequence[Datastore], timeout: float) -> dict[str, VmstoreError]:
+    """Return the errors of directories that don't respond, by path. All are accessed at once, so that any number of
+    datastores on dead servers takes the timeout once. Datastores with bridges are on other hosts.
+    """
+    paths = [one.base_path for one in datastores if class_for(one).info.is_directory and not one.bridge_list]
+    return {
+        path: TimedOut(f"The directory {path} is on a file system that does not respond: {condition.error}.")
+        for path, condition in read_conditions(paths, timeout).items()
+        if not condition.responds
+    }
 
 
 def find_datastores(catalog: Catalog, name: str | None) -> list[Datastore]:
@@ -65,15 +84,21 @@ def has_images(info: DriverInfo) -> bool:
     return info.stores_data and bool(info.image_types)
 
 
-def _monitor(datastore: Datastore, images: Sequence[Image], timeout: float) -> dict[str, object]:
+def _monitor(
+    datastore: Datastore, images: Sequence[Image], timeout: float, failure: VmstoreError | None
+) -> dict[str, object]:
     """Return the capacity and the data of one datastore. An error becomes a part of the result, so that the other
     datastores are returned, too.
+
+    :arg failure: the error of its directory, if that is known already.
     """
     driver = new_driver(datastore, timeout=timeout)
     answer: dict[str, object] = {"used_mb": None, "free_mb": None, "total_mb": None, "monitor_error": None}
     answer["supports"] = {action: action in driver.info.actions for action in OPTIONAL_ACTIONS}
     inventory = None
     try:
+        if failure is not None:
+            raise failure
         start = time.monotonic()
         answer.update(to_plain(driver.monitor()))
         if has_images(driver.info):

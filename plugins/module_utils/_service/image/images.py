@@ -114,7 +114,7 @@ class ImageService(CatalogService):
         return self._plan_once()
 
     def _plan_once(self) -> Plan:
-        known = KnownImages(self.catalog, timeout=self._timeout, log=self.log)
+        known = KnownImages(self.catalog, timeout=self._timeout, may_mount=not self.is_dry_run, log=self.log)
         # Without a catalog, the run fails before it creates data.
         self._data.start(known, look=not self.will_run and not self.missing)
         plan = Plan(preparing=self._data.preparing)

@@ -28,13 +28,17 @@ class KnownImages:
     """The images with the changes that are planned so far.
 
     :arg timeout: seconds for one question to a file system.
+    :arg may_mount: see :func:`driver_of`.
     :arg log: a callable that gets each log line of a driver.
     """
 
-    def __init__(self, catalog: Catalog, *, timeout: float, log: Callable[[str], object]) -> None:
+    def __init__(
+        self, catalog: Catalog, *, timeout: float, may_mount: bool = False, log: Callable[[str], object]
+    ) -> None:
         self._catalog = catalog
         self.path = catalog.path
         self._timeout = timeout
+        self._may_mount = may_mount
         self._log = log
         self.next_id = catalog.next_id("image")
         self._datastores = DATASTORES.rows(catalog)
@@ -89,7 +93,12 @@ class KnownImages:
     def driver(self, datastore: Datastore) -> DatastoreDriver:
         if datastore.id not in self._drivers:
             self._drivers[datastore.id] = driver_of(
-                self._catalog, datastore, self._timeout, datastores=self._datastores, log=self._log
+                self._catalog,
+                datastore,
+                self._timeout,
+                datastores=self._datastores,
+                may_mount=self._may_mount,
+                log=self._log,
             )
         return self._drivers[datastore.id]
 

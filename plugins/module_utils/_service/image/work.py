@@ -64,7 +64,7 @@ class ImageWorkService(CatalogService):
                 f"The catalog {self.path} has no datastore {image.datastore_id} of the image {image.name!r}, so "
                 "restore it from a backup."
             )
-        return driver_of(self.catalog, datastore, log=self.log)
+        return driver_of(self.catalog, datastore, may_mount=not self.is_dry_run, log=self.log)
 
 
 def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> None:

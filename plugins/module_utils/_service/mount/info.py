@@ -8,35 +8,32 @@ from __future__ import annotations
 
 import os
 
-from ..._core.errors import CommandFailed
 from ..._core.files import read_text
-from ..._host.mount import commands, fstab, mountinfo
+from ..._host.mount import fstab, mountinfo
+from ..._host.mount.condition import read_conditions
 from ..._host.mount.file_system import FileSystemType
 from .mount import as_result
+
+#: Seconds for all mounts together.
+TIMEOUT = 10
 
 
 def list_mounts(file_system: FileSystemType, etc: str = "/etc", proc: str = "/proc") -> list[dict[str, object]]:
     """Return the live mounts of the type, then the entries of fstab that aren't mounted."""
     text = read_text(os.path.join(etc, "fstab"))
-    entries = [entry for entry in fstab.parse(text) if entry.fstype == file_system.name]
+    entries = [entry for entry in fstab.parse(text) if file_system.matches_type(entry.fstype)]
+    mounts = [mount for mount in mountinfo.read_mounts(proc) if file_system.matches_type(mount.fstype)]
+    conditions = read_conditions([mount.mount_point for mount in mounts], TIMEOUT)
     found: list[dict[str, object]] = []
-    for mount in mountinfo.read_mounts(proc):
-        if mount.fstype == file_system.name:
-            entry = _take_entry(entries, mount)
-            settings = file_system.settings_of(mount)
-            shown = as_result(file_system, mount.mount_point, mount.source, settings, entry)
-            found.append({**shown, "connected": _is_connected(mount.mount_point)})
+    for mount in mounts:
+        entry = _take_entry(entries, mount)
+        settings = file_system.settings_of(mount)
+        shown = as_result(file_system, mount.mount_point, mount.source, settings, entry)
+        found.append({**shown, "connected": conditions[mount.mount_point].is_ok})
     for entry in entries:
         shown = as_result(file_system, entry.mount_point, entry.source, None, entry)
         found.append({**shown, "connected": False})
     return found
-
-
-def _is_connected(path: str) -> bool:
-    try:
-        return commands.is_connected(path)
-    except CommandFailed:
-        return False
 
 
 def _take_entry(entries: list[fstab.FstabEntry], mount: mountinfo.Mount) -> fstab.FstabEntry | None:

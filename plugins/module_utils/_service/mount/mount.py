@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from ..._core.errors import Conflict, DependencyNotFound, InvalidInput
-from ..._core.files import read_text
+from ..._core.deadline import run_with_deadline
+from ..._core.errors import Conflict, DependencyMissing, InvalidInput, TimedOut
 from ..._core.locks import locked
-from ..._core.paths import absolute, is_within
+from ..._core.paths import is_within
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
 from ..._host.mount import commands, fstab, live, mountinfo
 from ..._host.mount import point as mount_point
+from ..._host.mount.condition import Condition, read_condition
 from ..._host.mount.file_system import FileSystemType
-from ..._host.mount.options import REMOUNTABLE, find_differences, summarize
 from ..._model.mount_names import check_mount_point
-from ..directory import read_mode
 from ..service import Service
+from .entry import EntryPlanner
+
+Answer = TypeVar("Answer")
+
+#: What may be done to a mount that differs from the desired one, from the least on.
+POLICIES = ("never", "live", "unmount")
 
 #: Upper bound of the names in a warning about a directory that isn't empty.
 MOST_NAMES = 5
@@ -35,37 +40,39 @@ class MountSpec:
     """The desired state of a mount.
 
     :arg source: ``None`` stands for any source of the type on ``path``.
+    :arg point_mode: permissions of a created mount point.
+    :arg is_in_fstab: whether a mounted file system is in fstab.
+    :arg remount: ``never`` leaves a mount with other options, ``live`` remounts it, and ``unmount`` also unmounts it
+        where a remount isn't enough.
+    :arg may_hide: whether the mount point may have files, which the mount hides.
+    :arg is_lazy: whether a mount that doesn't respond is detached.
+    :arg timeout: seconds for each access to the mount.
     """
 
     path: str
     source: str | None
     options: tuple[str, ...] = ()
     nofail: bool = True
-    mode: int = 0o755
+    point_mode: int = 0o755
     state: str = "mounted"
+    is_in_fstab: bool = True
+    remount: str = "unmount"
+    may_hide: bool = True
+    is_lazy: bool = False
+    timeout: float = 60
 
     @property
     def is_mounted(self) -> bool:
         return self.state == "mounted"
 
     @property
-    def has_entry(self) -> bool:
+    def is_wanted(self) -> bool:
+        """Return whether the mount is to exist, live or in fstab."""
         return self.state in ("mounted", "present")
 
-
-def parse_mount_options(options: Mapping[str, Any], file_system: FileSystemType, source: str | None) -> MountSpec:
-    """Return the desired state in the options of a module.
-
-    :raises InvalidInput: naming the option.
-    """
-    return MountSpec(
-        path=absolute("path", options["path"]),
-        source=source,
-        options=file_system.options.check("options", options["options"]),
-        nofail=options["nofail"],
-        mode=read_mode("mode", options["mode"]),
-        state=options["state"],
-    )
+    @property
+    def has_entry(self) -> bool:
+        return self.is_wanted and self.is_in_fstab
 
 
 class MountService(Service):
@@ -87,19 +94,32 @@ class MountService(Service):
     def plan(self) -> Plan:
         plan = Plan()
         mounts = mountinfo.read_mounts(self.proc)
-        path, missing = mount_point.locate(self.desired.path, mounts, option="path")
-        if self.desired.has_entry:  # A mount on any other path can still be removed.
+        path, missing = self._locate(mounts)
+        if self.desired.is_wanted:  # A mount on any other path can still be removed.
             self._check_point(mounts, path, missing)
         mounted = self._find_mounted(mounts, path)
         if self.desired.is_mounted:
             self._plan_directories(plan, path, missing)
-        entry = self._plan_entry(plan, path)
-        settings = self._plan_live(plan, mounts, path, mounted)
+        entry = EntryPlanner(self.desired, self.file_system, self.fstab).plan(plan, path)
+        settings, stays = self._plan_live(plan, mounts, path, mounted)
         source = self.desired.source
         if mounted is not None and settings is not None and not self.desired.is_mounted:
             source = mounted.source
         plan.result["mount"] = as_result(self.file_system, path, source, settings, entry)
+        if self.desired.is_mounted and settings is not None:
+            self.plan_content(plan, path, settings, stays)
         return plan
+
+    def plan_content(self, plan: Plan, path: str, settings: Mapping[str, str], is_there: bool) -> None:
+        """Plan the state of the mounted file system itself.
+
+        :arg is_there: whether the file system is mounted already, and stays.
+        """
+
+    def _locate(self, mounts: Sequence[mountinfo.Mount]) -> tuple[str, list[str]]:
+        # A directory in the path may be on another mount that hangs.
+        call = functools.partial(mount_point.locate, self.desired.path, mounts, option="path")
+        return run_with_deadline(self.desired.timeout, f"Looking for the directory {self.desired.path}", call)
 
     # The mount point
 
@@ -112,7 +132,7 @@ class MountService(Service):
 
     def _plan_directories(self, plan: Plan, path: str, missing: Sequence[str]) -> None:
         for directory in missing:
-            mode = self.desired.mode if directory == path else 0o755
+            mode = self.desired.point_mode if directory == path else 0o755
             plan.actions.append(
                 Action(
                     "create directory",
@@ -134,82 +154,18 @@ class MountService(Service):
                 raise Conflict(
                     f"The mount {mount} would be hidden by a mount on {path}; unmount that first, or take another path."
                 )
-        names = mount_point.content(path) if os.path.isdir(path) else []
+        names = self._within(f"Reading the directory {path}", functools.partial(_names_in, path))
         if names:
             shown = ", ".join(map(repr, names[:MOST_NAMES])) + (" and others" if len(names) > MOST_NAMES else "")
+            if not self.desired.may_hide:
+                raise Conflict(
+                    f"The directory {path} is not empty, and a mount would hide its content: {shown}. Move that away, "
+                    "or set nonempty=true."
+                )
             plan.warnings.append(
                 f"The directory {path} is not empty; while the {self.file_system.source_noun} is mounted there, its "
                 f"content can't be seen: {shown}."
             )
-
-    # fstab
-
-    def _plan_entry(self, plan: Plan, path: str) -> fstab.FstabEntry | None:
-        """Plan the change of fstab, and return the new entry."""
-        text = read_text(self.fstab)
-        present = self._find_entries(text, path)
-        if not self.desired.has_entry:
-            if self.desired.state == "unmounted" or not present:
-                return present[0] if present else None
-            self._change_entry(plan, "remove", text, present, None)
-            return None
-        options = (*self.desired.options, *(["nofail"] if self.desired.nofail else []))
-        desired = fstab.FstabEntry(str(self.desired.source), path, self.file_system.name, options)
-        if len(present) == 1 and present[0].means(desired):
-            return present[0]
-        changeable = mount_point.changeable_by_others(path)
-        if changeable is not None:
-            plan.warnings.append(
-                f"Another user than root can replace {changeable} by a symbolic link, and a boot would mount the "
-                f"{self.file_system.source_noun} where that leads: take a mount point in a directory that only root "
-                "can change."
-            )
-        self._change_entry(plan, "replace" if present else "add", text, present, desired)
-        return desired
-
-    def _find_entries(self, text: str, path: str) -> list[fstab.FstabEntry]:
-        """Return the entries on the path of the desired state.
-
-        :raises Conflict: the path has an entry of another type.
-        """
-        here = [entry for entry in fstab.parse(text) if entry.mount_point in (path, self.desired.path)]
-        for entry in here:
-            if self.desired.has_entry and entry.fstype != self.file_system.name:
-                raise Conflict(
-                    f"Line {entry.line} of {self.fstab} puts another file system on the path: {entry}; remove the "
-                    "line, or take another path."
-                )
-        return [
-            entry
-            for entry in here
-            if entry.fstype == self.file_system.name
-            and (self.desired.has_entry or self.desired.source in (None, entry.source))
-        ]
-
-    def _change_entry(
-        self,
-        plan: Plan,
-        verb: str,
-        text: str,
-        present: Sequence[fstab.FstabEntry],
-        desired: fstab.FstabEntry | None,
-    ) -> None:
-        existed = os.path.exists(self.fstab)
-        plan.actions.append(
-            Action(
-                f"{verb} fstab entry",
-                self.fstab,
-                "".join(f"{entry}\n" for entry in present) or None,
-                None if desired is None else f"{desired}\n",
-                record=functools.partial(self._write_fstab, plan, fstab.replace_entries(text, present, desired)),
-                undo=functools.partial(self._write_fstab, plan, text if existed else None),
-            )
-        )
-
-    def _write_fstab(self, plan: Plan, text: str | None) -> None:
-        warning = fstab.write(self.fstab, text)
-        if warning is not None:
-            plan.warnings.append(warning)
 
     # The live mount
 
@@ -220,54 +176,92 @@ class MountService(Service):
         """
         here = mountinfo.mounts_at(mounts, path)
         is_meant = any(
-            mount.fstype == self.file_system.name
-            and (self.desired.is_mounted or self.desired.source in (None, mount.source))
+            self.file_system.matches_type(mount.fstype) and (self.desired.is_mounted or self._has_source(mount))
             for mount in here
         )
         if self.desired.state != "present" and (is_meant or (here and self.desired.is_mounted)):
-            return live.require_single(mounts, path, self.file_system.name)
+            return live.require_single(mounts, path, self.file_system)
         return here[-1] if is_meant else None
+
+    def _has_source(self, mount: mountinfo.Mount) -> bool:
+        return self.desired.source is None or self.file_system.has_source(mount, self.desired.source)
 
     def _plan_live(
         self, plan: Plan, mounts: Sequence[mountinfo.Mount], path: str, mounted: mountinfo.Mount | None
-    ) -> dict[str, str] | None:
-        """Plan the change of the mount, and return its new settings; ``None`` without a mount."""
+    ) -> tuple[dict[str, str] | None, bool]:
+        """Plan the change of the mount. Return its new settings, and whether the present mount stays. Without a mount,
+        the settings are ``None``.
+        """
         before = None if mounted is None else self.file_system.settings_of(mounted)
         if self.desired.state == "present":
-            return before
+            return before, mounted is not None
+        condition = None if mounted is None else self._require_response(mounted)
         if not self.desired.is_mounted:
-            self._add_unmount(plan, mounted)
-            return None
+            self._add_unmount(plan, mounted, condition)
+            return None, False
         source = str(self.desired.source)
         after = self.file_system.options.desired_settings(self.desired.options)
-        changes = set() if before is None else find_differences(before, after)
-        if mounted is None or before is None or not self._can_stay(mounted, changes):
-            self._check_mountable(plan, mounts, source, path, after)
-            if mounted is None:
-                self._check_hidden(plan, mounts, path)
-            self._add_unmount(plan, mounted)
-            self._add_mount(plan, source, path, after)
-        elif changes:
-            self._add_remount(plan, mounted, before, after)
-        return after
+        if mounted is not None and before is not None and condition is not None:
+            changes = self.file_system.options.find_differences(before, after)
+            obstacle = self._find_obstacle(mounted, changes, condition)
+            if obstacle is None:
+                if changes:
+                    self._check_policy("live", mounted, f"it has other options ({', '.join(sorted(changes))})")
+                    self._add_remount(plan, mounted, before, after)
+                return {**before, **after}, True
+            self._check_policy("unmount", mounted, obstacle)
+        self._check_mountable(plan, mounts, source, path, after)
+        if mounted is None:
+            self._check_hidden(plan, mounts, path)
+        self._add_unmount(plan, mounted, condition)
+        self._add_mount(plan, source, path, after)
+        return after, False
 
-    def _can_stay(self, mounted: mountinfo.Mount, changes: set[str]) -> bool:
-        """Return whether a remount is enough. The old mount of a device that was removed and added again is dead."""
-        return (
-            mounted.source == self.desired.source
-            and changes <= REMOUNTABLE
-            and commands.is_connected(mounted.mount_point)
-        )
+    def _require_response(self, mounted: mountinfo.Mount) -> Condition:
+        """Return the condition of a mount.
+
+        :raises TimedOut: the mount doesn't respond and must not be detached.
+        """
+        found = read_condition(mounted.mount_point, self.desired.timeout)
+        if not found.responds and not self.desired.is_lazy:
+            raise TimedOut(
+                f"The mount {mounted} did not respond within {self.desired.timeout:g} seconds: its server is away, or "
+                "very busy; nothing was changed. Bring the server back, or detach the mount with lazy=true."
+            )
+        return found
+
+    def _find_obstacle(self, mounted: mountinfo.Mount, changes: set[str], condition: Condition) -> str | None:
+        """Return the reason why a remount isn't enough, as a part of a sentence. The old mount of a device that was
+        removed and added again is dead.
+        """
+        if not self._has_source(mounted):
+            return f"it has another source than {self.desired.source}"
+        if not condition.is_ok:
+            return f"it is dead ({condition.error})"
+        fixed = changes - self.file_system.options.remountable
+        return f"a remount can't change its {', '.join(sorted(fixed))}" if fixed else None
+
+    def _check_policy(self, needed: str, mounted: mountinfo.Mount, reason: str) -> None:
+        if POLICIES.index(self.desired.remount) < POLICIES.index(needed):
+            raise Conflict(
+                f"The mount {mounted} has to be changed, because {reason}: allow that with remount={needed}."
+            )
 
     def _check_mountable(
         self, plan: Plan, mounts: Sequence[mountinfo.Mount], source: str, path: str, settings: Mapping[str, str]
     ) -> None:
-        self.file_system.require_supported()
         try:
+            self.file_system.require_supported()
             self.file_system.require_source(source)
-        except DependencyNotFound as error:
+        except DependencyMissing as error:
             self.report_missing(plan, error, is_planned=True)
         self.file_system.require_compatible(mounts, source, path, settings)
+
+    def _within(self, doing: str, function: Callable[[], Answer]) -> Answer:
+        return run_with_deadline(self.desired.timeout, doing, function)
+
+    def _mount(self, source: str, path: str, settings: Mapping[str, str]) -> None:
+        live.mount_with_deadline(self.desired.timeout, self.file_system, source, path, settings)
 
     def _add_mount(self, plan: Plan, source: str, path: str, settings: Mapping[str, str]) -> None:
         plan.actions.append(
@@ -276,43 +270,52 @@ class MountService(Service):
                 path,
                 None,
                 self._describe(source, settings),
-                record=functools.partial(live.mount, self.file_system, source, path, settings),
-                undo=functools.partial(live.unmount_last, path),
+                record=functools.partial(self._mount, source, path, settings),
+                undo=functools.partial(self._within, f"Unmounting {path}", functools.partial(live.unmount_last, path)),
             )
         )
 
-    def _add_unmount(self, plan: Plan, mounted: mountinfo.Mount | None) -> None:
-        if mounted is None:
+    def _add_unmount(self, plan: Plan, mounted: mountinfo.Mount | None, condition: Condition | None) -> None:
+        if mounted is None or condition is None:
             return
         settings = self.file_system.settings_of(mounted)
         path = mounted.mount_point
+        unmount = functools.partial(commands.unmount, mounted)
         plan.actions.append(
             Action(
-                "unmount",
+                "unmount" if condition.responds else "detach",
                 path,
                 self._describe(mounted.source, settings),
                 None,
-                record=functools.partial(commands.unmount, mounted),
-                undo=functools.partial(live.mount, self.file_system, mounted.source, path, settings),
+                record=functools.partial(self._within, f"Unmounting {path}", unmount)
+                if condition.responds
+                else functools.partial(commands.detach, mounted),
+                undo=functools.partial(self._mount, mounted.source, path, settings),
             )
         )
 
     def _add_remount(
         self, plan: Plan, mounted: mountinfo.Mount, before: Mapping[str, str], after: Mapping[str, str]
     ) -> None:
+        doing = f"Remounting {mounted.mount_point}"
+        call = functools.partial(live.remount, self.file_system, mounted)
         plan.actions.append(
             Action(
                 "remount",
                 mounted.mount_point,
                 self._describe(mounted.source, before),
-                self._describe(mounted.source, after),
-                record=functools.partial(live.remount, self.file_system, mounted, before, after),
-                undo=functools.partial(live.remount, self.file_system, mounted, after, before),
+                self._describe(mounted.source, {**before, **after}),
+                record=functools.partial(self._within, doing, functools.partial(call, before, after)),
+                undo=functools.partial(self._within, doing, functools.partial(call, after, before)),
             )
         )
 
     def _describe(self, source: str, settings: Mapping[str, str]) -> str:
-        return f"{source} type {self.file_system.name} ({','.join(summarize(settings))})\n"
+        return f"{source} type {self.file_system.name} ({','.join(self.file_system.options.summarize(settings))})\n"
+
+
+def _names_in(path: str) -> list[str]:
+    return mount_point.content(path) if os.path.isdir(path) else []
 
 
 def as_result(
@@ -326,9 +329,9 @@ def as_result(
     return {
         "path": path,
         file_system.source_noun: source,
-        "live": None if settings is None else summarize(settings),
+        "live": None if settings is None else file_system.options.summarize(settings),
         "fstab": None if entry is None else list(entry.options),
     }
 
 
-__all__ = ["MountService", "MountSpec", "as_result", "parse_mount_options"]
+__all__ = ["POLICIES", "MountService", "MountSpec", "as_result"]

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
+from ..._core.paths import absolute
 from ..._host.mount.virtiofs import Virtiofs
 from ..._model.mount_names import check_mount_tag
+from ..directory import read_mode
 from .info import list_mounts
-from .mount import MountService, parse_mount_options
+from .mount import MountService, MountSpec
 
 VIRTIOFS_MOUNT_SPEC = ArgumentSpec(
     {
@@ -39,7 +41,15 @@ def build_virtiofs_mount(
     """
     virtiofs = virtiofs or Virtiofs()
     tag = None if options["tag"] is None else check_mount_tag("tag", options["tag"])
-    return MountService(parse_mount_options(options, virtiofs, tag), virtiofs, etc, proc)
+    desired = MountSpec(
+        path=absolute("path", options["path"]),
+        source=tag,
+        options=virtiofs.options.check("options", options["options"]),
+        nofail=options["nofail"],
+        point_mode=read_mode("mode", options["mode"]),
+        state=options["state"],
+    )
+    return MountService(desired, virtiofs, etc, proc)
 
 
 def read_virtiofs_mounts(

@@ -436,38 +436,46 @@ def test_an_attribute_that_is_not_understood(scripts: Any, image: Path, element:
     assert message.startswith(f"DATASTORE/TEMPLATE/{element}: '{value}' is not accepted: ")
 
 
-@pytest.mark.parametrize("action", ["clone", "cp", "export", "mkfs", "monitor", "snap_flatten", "snap_revert", "stat"])
+EVERY_ACTION = ["clone", "cp", "export", "mkfs", "monitor", "rm", "snap_flatten", "snap_revert", "stat"]
+
+
+def run_anything(scripts: Any, action: str, image: Path, **given: object) -> Any:
+    return scripts(
+        action, I_PATH=image, I_SOURCE=scripts.store / NAME, I_SIZE=1, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, **given
+    )
+
+
+@pytest.mark.parametrize("action", EVERY_ACTION)
 @pytest.mark.parametrize(
     ("attributes", "named"),
     [
-        ({"ENABLE": "YES", "HOST": "nfs.example", "PATH": "/srv/one"}, "ENABLE: 'YES'"),
-        ({"HOST": "nfs.example"}, "HOST: 'nfs.example'"),
-        ({"OPTS": "soft"}, "OPTS: 'soft'"),
-        ({"ENABLE": "", "NEW": "x"}, "NEW: 'x'"),
+        ({"HOST": "nfs.example"}, "PATH"),
+        ({"PATH": "/srv"}, "HOST"),
+        ({"HOST": "nfs.example", "PATH": "/srv", "OPTS": "loop"}, "OPTS"),
     ],
 )
-def test_a_datastore_that_the_drivers_are_to_mount(
+def test_a_datastore_that_the_drivers_can_not_mount(
     scripts: Any, image: Path, action: str, attributes: dict[str, str], named: str
 ) -> None:
     """The first monitoring would create its directory on the local disk."""
     scripts.store.rmdir()
     given = {f"DT_NFS_AUTO_{name}": value for name, value in attributes.items()}
-    done = scripts(
-        action, I_PATH=image, I_SOURCE=scripts.store / NAME, I_SIZE=1, I_FORMAT="raw", I_TARGET_SNAPSHOT=0, **given
-    )
+    done = run_anything(scripts, action, image, DT_NFS_AUTO_ENABLE="YES", **given)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        f"DATASTORE/TEMPLATE/NFS_AUTO_{named} is not accepted: these drivers mount nothing; mount the datastore's "
-        "directory"
-    )
+    assert done.stderr.startswith(f"DATASTORE/TEMPLATE/NFS_AUTO_{named}")
     assert not scripts.store.exists()
 
 
-def test_a_datastore_that_is_mounted_otherwise(scripts: Any, image: Path) -> None:
-    (scripts.store / NAME).write_bytes(RAW)
-    assert scripts("rm", I_SOURCE=scripts.store / NAME, DT_NFS_AUTO_ENABLE="YES").returncode == 0
-    assert scripts.stored() == []
-    for unused in ({"ENABLE": "no", "HOST": "nfs.example"}, {"HOST": ""}):
+@pytest.mark.parametrize("action", [action for action in EVERY_ACTION if action not in ("cp", "stat")])
+def test_a_shared_datastore_without_its_mount(scripts: Any, image: Path, action: str) -> None:
+    scripts.store.rmdir()
+    done = run_anything(scripts, action, image, DT_SHARED="YES")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not scripts.store.exists()
+
+
+def test_attributes_of_automatic_mounts_that_are_switched_off(scripts: Any, image: Path) -> None:
+    for unused in ({"ENABLE": "no", "HOST": "nfs.example"}, {"HOST": "nfs.example"}, {"ENABLE": "", "OPTS": "soft"}):
         stored, _format = copy_image(
             scripts, I_PATH=image, **{f"DT_NFS_AUTO_{name}": value for name, value in unused.items()}
         )
