@@ -14,6 +14,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     CommandFailed,
     CommandMissing,
     NotFound,
+    TimedOut,
 )
 from refusal import refused
 
@@ -56,7 +57,7 @@ def test_a_command_keeps_to_its_limits() -> None:
 
 
 def test_a_command_that_hangs_is_stopped_at_its_deadline() -> None:
-    with refused(CommandFailed, says="The command 'sleep' did not end within 0.1 seconds and was stopped."):
+    with refused(TimedOut, says="The command 'sleep' did not end within 0.1 seconds and was stopped."):
         run(["sleep", "60"], timeout=0.1)
 
 

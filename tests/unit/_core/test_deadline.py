@@ -20,7 +20,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline imp
     run_all_with_deadline,
     run_with_deadline,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput, NoSpace
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    InvalidInput,
+    NoSpace,
+    TimedOut,
+)
 from refusal import refused
 
 #: Long deadline in seconds, which no test reaches.
@@ -48,7 +53,7 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_who_does_not_answer_is_stopped() -> None:
-    with refused(CommandFailed, says="Reading the directory /ds did not end within 0.2 seconds and was stopped."):
+    with refused(TimedOut, says="Reading the directory /ds did not end within 0.2 seconds and was stopped."):
         run_with_deadline(0.2, "Reading the directory /ds", signal.pause)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

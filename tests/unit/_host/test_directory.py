@@ -15,6 +15,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     InvalidInput,
     PathNotAllowed,
     StaleState,
+    TimedOut,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import (
     MOST_COUNTED,
@@ -205,7 +206,7 @@ def test_a_path_is_absolute_and_plain(path: str) -> None:
 def test_measuring_has_a_deadline(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / str(number)).touch()
-    with refused(CommandFailed, names=["du", "0.0001"]):
+    with refused(TimedOut, names=["'du'", "0.0001"]):
         look(str(tmp_path), measuring=Measuring(0.0001))
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     CommandMissing,
     FileAccessFailed,
     InvalidInput,
+    TimedOut,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image import image_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
@@ -444,7 +444,7 @@ def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypat
 def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 65535, MIB, 16)  # more than 30 s of CPU time, for comparing names
     monkeypatch.setattr(qemu_img_command, "MEMORY", 2 << 30)  # the memory in use at that time differs between runs
-    with refused(CommandFailed, names=["'qemu-img'"]):
+    with refused(TimedOut, names=["'qemu-img'"]):
         inspect(str(path), timeout=0.2)
     assert not children()
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
