@@ -127,6 +127,27 @@ def test_a_guest_that_does_not_come_up_shows_its_console(lab: Lab, monkeypatch: 
     virsh(lab, "resume", "rw")
 
 
+def test_a_host_fails_and_comes_back(lab: Lab) -> None:
+    host = lab.host("old")
+    lab.ssh("old", "echo kept > /root/kept; touch /run/gone")
+    host.pause()
+    assert (host.state(), lab.status()["hosts"]["old"]["state"]) == ("paused", "paused")
+    host.resume()
+    host.cut()
+    with pytest.raises(LabError, match="did not end"):
+        lab.ssh("old", "true", deadline=2)
+    host.join()
+    assert lab.ssh("old", "cat", "/root/kept") == "kept\n"
+    for fail in (lambda: (host.kill(), host.start()), host.reboot):
+        lab.ssh("old", "touch", "/run/gone")
+        fail()
+        assert lab.ssh("old", "cat /root/kept; ls /run/gone || systemctl is-system-running").split() == [
+            "kept",
+            "running",
+        ]
+    assert "Using library: libvirt 9.0" in virsh(lab, "version", host="old")
+
+
 SITE = """
 - hosts: hv1
   tasks:

@@ -35,6 +35,13 @@ def test_a_cloud_guest_gets_more_memory_unless_told() -> None:
     )
 
 
+def test_a_host_with_a_kernel_of_its_own_has_memory() -> None:
+    hosts = {"nfs": {"kind": "uml"}, "hv1": {"kind": "uml", "memory": 512}, "c": {"kind": "debian13"}}
+    spec = load_spec({"name": "x", "hosts": hosts})
+    assert {name: host.memory for name, host in spec.hosts.items()} == {"nfs": 256, "hv1": 512, "c": None}
+    assert load_spec(spec.to_dict()) == spec
+
+
 def test_a_spec_survives_being_written_down() -> None:
     spec = load_spec(GOOD)
     assert load_spec(spec.to_dict()) == spec
@@ -43,6 +50,11 @@ def test_a_spec_survives_being_written_down() -> None:
 def test_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "lab.yml").write_text("name: x\nhosts:\n  h: {kind: debian12}\n", encoding="utf-8")
     assert load_spec(tmp_path / "lab.yml").hosts["h"].kind == "debian12"
+
+
+def test_the_labs_of_the_integration_tests() -> None:
+    spec = load_spec(Path(__file__).parents[4] / "integration/labs/shared.yml")
+    assert {name: host.kind for name, host in spec.hosts.items()} == dict.fromkeys(("nfs", "frontend", "hv1"), "uml")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +70,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ({"hosts": {}}, ["at least one host"]),
         ({"hosts": {"hv1": {"kind": "debian14"}}}, ["hosts.hv1.kind", "'debian14'", "debian13"]),
         ({"hosts": {"hv1": {"kinds": "debian13"}}}, ["'kinds'", "'kind'"]),
+        ({"hosts": {"hv1": {"kind": "uml", "memory": 64}}}, ["hosts.hv1.memory", "64", "128"]),
+        ({"hosts": {"hv1": {"kind": "debian13", "memory": 256}}}, ["hosts.hv1.memory", "256", "uml"]),
+        ({"hosts": {"hv1": {"kind": "uml"}}}, ["guests.rw.host", "'hv1'", "guests"]),
         ({"hosts": {"hv1": "debian13"}}, ["hosts.hv1", "mapping"]),
         ({"hosts": {1: {"kind": "debian13"}}}, ["hosts", "1"]),
         ({"guests": {"rw": {"host": "hv2"}}}, ["guests.rw.host", "'hv2'", "hv1"]),
