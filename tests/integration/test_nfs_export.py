@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules ``nfs_export`` and ``nfs_export_info``, and the role ``nfs_server``. Hosts with kernels of their own are
-a real NFS server, and clients that mount its exports.
+"""The modules ``nfs_export`` and ``nfs_export_info``, and the role ``nfs_server``, on hosts with kernels of their own.
+A host is a real NFS server, and others mount its exports.
 """
 
 from __future__ import annotations

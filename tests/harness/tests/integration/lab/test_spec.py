@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab import LabError, load_spec
+from refusal import refused
 
 GOOD: dict[str, Any] = {"name": "a-1", "hosts": {"hv1": {"kind": "debian13"}}, "guests": {"rw": {"host": "hv1"}}}
 
@@ -81,10 +82,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_refused(change: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(LabError) as error:
+    with refused(LabError, names=words) as error:
         load_spec({**GOOD, **change})
-    for word in words:
-        assert word in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -98,5 +97,6 @@ def test_a_file_that_is_no_lab_file(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="No such file"):
-        load_spec(tmp_path / "none.yml")
+    path = tmp_path / "none.yml"
+    with refused(LabError, says=f"The lab file '{path}' can't be read: No such file or directory."):
+        load_spec(path)
