@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from nfs_host import NfsHost  # noqa: E402
@@ -41,13 +42,19 @@ def link_collection() -> None:
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
-# Tests also start Python and Ansible as separate processes.
-os.environ["PYTHONPATH"] = str(COLLECTIONS)
+pytest.register_assert_rewrite("refusal")
+# Tests also start Python and Ansible as separate processes, and some run a test file there.
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_NOCOLOR"] = "1"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / ".cache" / "hypothesis")
 # Pipelining makes Ansible use one connection for each task instead of six.
 os.environ["ANSIBLE_PIPELINING"] = "1"
 
+
+# A loaded machine fails no property test, and examples leave no files in the checkout.
+settings.register_profile("vmstore", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vmstore")
 
 #: Folders and files below tests/unit whose tests need root, or programs of QEMU, sshd(8) or mkfs(8).
 HOST = (
@@ -60,18 +67,23 @@ HOST = (
     "_face/driver_script/test_attacks.py",
     "_face/driver_script/test_entry.py",
     "_face/driver_script/test_existing_drivers.py",
+    "_host/test_condition.py",
     "_host/test_directory.py",
     "_host/test_exportfs.py",
     "_host/test_mount_point.py",
     "_host/test_open_files.py",
+    "_host/test_other_types.py",
     "_host/test_shadow_lock.py",
     "_host/test_shared_directory.py",
     "_host/test_ssh.py",
+    "_host/test_store.py",
     "_host/test_subid.py",
+    "_host/test_usability.py",
     "_host/test_virtiofsd_process.py",
     "_host/test_virtiofsd_wrapper.py",
     "_image/",
     "_service/image_work/",
+    "_service/shared_mount/",
     "_service/test_data_users.py",
     "_service/test_datastore_check.py",
     "_service/test_directory.py",

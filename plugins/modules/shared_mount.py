@@ -13,9 +13,9 @@ description:
     that the service user can work in it.
   - Compares the desired state with C(/etc/fstab) and with the live mounts (C(/proc/self/mountinfo)), and changes those
     that differ. Both are in the diff.
-  - Before a store is mounted, the module mounts it in a mount namespace of its own, which the host doesn't see, and
-    reads its marker, its owner and its mode there. So a wrong store, an unknown export or an unsupported option changes
-    nothing on the host, and check mode reports them, too.
+  - A wrong store, an unknown export or an unsupported option changes nothing on the host. In check mode, the module
+    mounts an NFS store in a mount namespace of its own, which the host doesn't see, and reads its marker, its owner and
+    its mode there. So check mode reports these errors, too.
   - Nothing hangs. Every access to a mount ends after O(timeout) seconds, because a child process does it. A server that
     is away is an error that says so.
   - If a step fails, the steps before are undone.
@@ -69,7 +69,9 @@ options:
       - For NFS, an unknown option is an error, and the options V(hard), V(vers=4.2) and, from Linux 5.3 on,
         V(nconnect=4) are added unless the list decides otherwise. V(soft) is accepted with a warning, because a virtual
         disk loses data when the server is away for longer than the timeouts.
-      - Of all other types, only options that the kernel shows can be compared with the live mount.
+      - V(nolock) and V(local_lock) are options of version 3. Version 4 refuses them, because its kernel ignores them.
+      - Of all other types, only options that the kernel shows can be compared with the live mount. If another option of
+        the entry in C(/etc/fstab) changes, a warning says that it takes effect at the next mount.
       - A secret is refused, because every user can read mount options. Use V(credentials=/path) or
         V(secretfile=/path).
       - V(x-...), V(noauto) and V(comment=...) are written to C(/etc/fstab) only, as is V(_netdev), which is always

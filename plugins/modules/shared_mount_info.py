@@ -20,15 +20,16 @@ extends_documentation_fragment:
   - granary.vmstore._attributes.actiongroup_vmstore
 options:
   path:
-    description: Read only the mounts on this mount point, whatever their type is. By default, all mounts of shared
-      types are read.
+    description: Read only the mounts on this mount point, whatever their type is. Symbolic links aren't followed. By
+      default, all mounts of shared types are read.
     type: str
   user:
     description: The service user whose rights are in RV(mounts[].access).
     type: str
     default: oneadmin
   timeout:
-    description: Seconds for all mounts together, from 1 to 3600.
+    description: Seconds in which all mounts together must return their capacity, and again their content, from 1 to
+      3600.
     type: int
     default: 10
 seealso:

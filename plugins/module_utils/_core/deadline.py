@@ -25,9 +25,6 @@ from .errors import CommandFailed, TimedOut, VmstoreError, from_os_error
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 
-#: Upper bound of the child processes that run at once.
-MOST_CHILDREN = 64
-
 #: Length in bytes of the number before each message in the pipe.
 _LENGTH = 8
 
@@ -69,22 +66,23 @@ def run_all_with_deadline(
     """
     found: dict[Key, Answer | VmstoreError] = {}
     end = time.monotonic() + seconds
-    waiting = list(functions.items())
-    while waiting:
-        batch, waiting = waiting[:MOST_CHILDREN], waiting[MOST_CHILDREN:]
-        children: dict[Key, _Child] = {}
-        try:
-            for key, function in batch:
+    children: dict[Key, _Child] = {}
+    try:
+        # There is no upper bound of the children, because those that hang would leave no time for the others.
+        for key, function in functions.items():
+            try:
                 children[key] = _Child(doing.format(key), functools.partial(_once, function))
-            for key, child in children.items():
-                try:
-                    child.receive(end, seconds)
-                    found[key] = child.item
-                except VmstoreError as error:
-                    found[key] = error
-        finally:
-            _stop(list(children.values()))
-    return found
+            except VmstoreError as error:
+                found[key] = error
+        for key, child in children.items():
+            try:
+                child.receive(end, seconds)
+                found[key] = child.item
+            except VmstoreError as error:
+                found[key] = error
+    finally:
+        _stop(list(children.values()))
+    return {key: found[key] for key in functions}
 
 
 def _once(function: Callable[[], Answer]) -> list[Answer]:

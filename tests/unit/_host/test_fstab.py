@@ -2,14 +2,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.paths import absolute
+from ansible_collections.granary.vmstore.plugins.module_utils._core.records import replace
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab import (
     FstabEntry,
     parse,
     replace_entries,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.types import file_system_type
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 # Entries of Debian's installer, of cloud-init, and of people.
 FSTAB = """# /etc/fstab: static file system information.
@@ -124,3 +131,90 @@ def test_findmnt_reads_the_mount_point_that_was_written(point, tmp_path):
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     assert told.split(" ")[1:] == ["virtiofs", 'ro,context="a,b"\n']
     assert [entry.mount_point for entry in parse(replace_entries("", [], entry))] == [point]
+
+
+# Every entry that the options of the modules can make
+
+
+def accept(strategy: st.SearchStrategy[str], check) -> st.SearchStrategy[str]:
+    """Return the texts that ``check`` accepts, as it returns them."""
+
+    def pick(text: str) -> str:
+        try:
+            return check(text)
+        except InvalidInput:
+            assume(False)
+            raise
+
+    return strategy.map(pick)
+
+
+#: Characters with a meaning in fstab(5), in mount(8) or in a table of mounts, and any others.
+LETTERS = st.one_of(st.sampled_from("/ \\\t\n#,=\"'0:%[]"), st.characters(codec="utf-8"), st.sampled_from("abc"))
+TEXTS = st.text(LETTERS, min_size=1, max_size=20)
+POINTS = accept(TEXTS.map(lambda text: f"/{text}"), lambda text: absolute("path", text)).filter(
+    lambda text: text != "/"
+)
+TYPES = st.sampled_from(["nfs", "nfs4", "ceph", "fuse.sshfs", "glusterfs", "ext4"])
+PLAIN_WORDS = ["ro", "noatime", "x-a=b", "_netdev", 'context="u:r:t:s0:c1,c2"', "vers=3", "hard", "name=a\\b"]
+WORDS = st.one_of(st.sampled_from(PLAIN_WORDS), st.text(LETTERS, min_size=1, max_size=8))
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> FstabEntry:
+    fstype = draw(TYPES)
+    file_system = file_system_type("fstype", fstype)
+    prefix = {"nfs": "nas:/", "nfs4": "[2001:db8::1]:/", "ext4": "/dev/"}.get(fstype, "")
+    source = draw(accept(TEXTS.map(lambda text: prefix + text), lambda text: file_system.check_source("source", text)))
+    words: list[str] = []
+    for word in draw(st.lists(WORDS, max_size=4)):
+        try:
+            words = list(file_system.options.check("options", [*words, word]))
+        except InvalidInput:
+            continue
+    options = (*words, *(word for word in ("_netdev", "nofail") if word not in words))
+    return FstabEntry(source, draw(POINTS), fstype, options)
+
+
+@given(entries())
+def test_what_is_written_is_read_again(entry: FstabEntry) -> None:
+    text = str(entry)
+    assert "\n" not in text
+    (read,) = parse(f"{text}\n")
+    assert replace(read, line=0) == entry
+    assert read.means(entry)
+
+
+FOREIGN = st.text(st.one_of(st.sampled_from(" \t#/ab\r\\"), st.characters()), max_size=30).filter(
+    lambda line: "\n" not in line
+)
+
+
+@given(st.lists(FOREIGN, max_size=6), entries(), st.booleans(), st.integers(0, 6))
+def test_foreign_lines_stay_to_the_byte(foreign: list[str], entry: FstabEntry, ended: bool, place: int) -> None:
+    place = min(place, len(foreign))
+    others = [line for line in foreign if entry.mount_point not in {one.mount_point for one in parse(line)}]
+    place = min(place, len(others))
+    end = "\n" if ended else ""
+    text = "\n".join([*others[:place], str(entry), *others[place:]]) + end
+    present = find_entries(text, entry.mount_point)
+    assert len(present) == 1
+    other = FstabEntry("nas:/other", entry.mount_point, "nfs", ("ro",))
+    assert replace_entries(text, present, other) == "\n".join([*others[:place], str(other), *others[place:]]) + end
+    assert replace_entries(text, present, entry) == text
+    removed = replace_entries(text, present, None)
+    assert removed == "\n".join([*others[:place], *others[place:]]) + (end if others else "")
+    before = "".join(f"{line}\n" for line in others)
+    assert replace_entries(before, [], entry) == f"{before}{entry}\n"
+
+
+@given(st.text(st.one_of(st.sampled_from(" \t\n#/ab\r\\0"), st.characters())))
+def test_any_text_is_read_without_an_error(text: str) -> None:
+    for entry in parse(text):
+        assert text.split("\n")[entry.line - 1].strip(" \t").startswith(re.split("[ \t]", str(entry))[0][:1])
+    assert replace_entries(text, [], None) == text
+
+
+def test_a_foreign_entry_with_escaped_bytes_is_the_same_path() -> None:
+    (entry,) = parse("nas:/x /mnt/caf\\303\\251 nfs ro 0 0\n")
+    assert entry.mount_point == "/mnt/café"

@@ -6,12 +6,16 @@ import os
 import subprocess
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.fstab import escape
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.mountinfo import (
     aliases,
     mounts_at,
     parse,
+    unescape,
     visible,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 # Table of a Debian 13 guest with Linux 6.12, with virtiofs on a path with special characters. The last lines are a
 # stack, and a higher mount that hides another one.
@@ -107,3 +111,30 @@ def test_this_machine_agrees_with_findmnt(tmp_path):
     listed = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     theirs = [line.split('"')[1::2] for line in os.fsdecode(listed.stdout).splitlines()]
     assert sorted(ours) == sorted((int(number), target, fstype) for number, target, fstype in theirs)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_unescape_reverses_escape(text: str) -> None:
+    escaped = escape(text)
+    assert unescape(escaped) == text
+    assert not set(escaped) & set(" \t\n")
+
+
+@given(st.binary())
+def test_unescape_reverses_the_kernel(data: bytes) -> None:
+    """The kernel escapes four characters (seq_path(9)), and other programs may escape any byte."""
+    text = data.decode("utf-8", "surrogateescape")
+    some = "".join(f"\\{ord(one):03o}" if one in " \t\n\\#" else one for one in text)
+    assert unescape(some) == text
+    assert unescape("".join(f"\\{byte:03o}" for byte in data)) == text
+
+
+def test_an_escape_is_a_byte_and_not_a_character() -> None:
+    assert unescape("/mnt/caf\\303\\251") == "/mnt/café"
+    assert unescape("\\400 \\08 \\") == "\\400 \\08 \\"
+
+
+def test_a_source_of_another_user_has_no_control_characters_in_messages() -> None:
+    (mount,) = parse("40 24 0:50 / /home/a/m rw,nosuid,nodev - fuse.x\\040y \x1b[2Jnas rw,user_id=1000\n")
+    assert (mount.fstype, mount.source) == ("fuse.x y", "\x1b[2Jnas")
+    assert str(mount).isprintable()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..._core.command import Completed, run
 from ..._core.directory import descriptor_path
-from ..._core.errors import CommandFailed, Conflict, StaleState, printable
+from ..._core.errors import CommandFailed, Conflict, FileAccessFailed, StaleState, printable
 from ..._core.files import read_text
 from ..._core.paths import is_within
 from .mountinfo import Mount, mounts_at, read_mounts
@@ -22,14 +22,41 @@ from .point import hold, mount_id, open_held
 
 #: umount(8) follows a symbolic link, and waits for a server that hangs. So umount2(2) runs in a process of its own,
 #: which can be left behind.
+#:
+#: With the id of the mount as the second argument, the process detaches the mount. That call waits for the server, too,
+#: once the mount has left the table of mounts. So a third process makes the call. If the server comes back, the rest of
+#: the data is written then.
 _UNMOUNT = """
-import ctypes, os, sys
+import ctypes, os, sys, time
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
-flags = UMOUNT_NOFOLLOW | (MNT_DETACH if "detach" in sys.argv[2:] else 0)
-if libc.umount2(os.fsencode(sys.argv[1]), flags):
-    sys.exit(os.strerror(ctypes.get_errno()))
+def unmount(flags):
+    return ctypes.get_errno() if libc.umount2(os.fsencode(sys.argv[1]), flags) else 0
+def is_mounted(number):
+    with open("/proc/self/mountinfo", "rb") as file:
+        return any(line.split(b" ", 1)[0] == number for line in file)
+def detach(number):
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os._exit(unmount(UMOUNT_NOFOLLOW | MNT_DETACH))
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.WEXITSTATUS(status)
+        if not is_mounted(number):
+            return 0
+        time.sleep(0.01)
+error = detach(os.fsencode(sys.argv[2])) if sys.argv[2:] else unmount(UMOUNT_NOFOLLOW)
+if error:
+    sys.exit(os.strerror(error))
 """
+
+#: Upper bound of the time of a command in seconds. The callers have shorter deadlines (:mod:`..._core.deadline`).
+_TIMEOUT = 2 * 3600
 
 
 def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) -> None:
@@ -45,7 +72,7 @@ def mount(fstype: str, source: str, mount_point: str, options: Sequence[str]) ->
                     f"Something was mounted on {mount_point} after it was checked; nothing was changed there."
                 )
             completed = _mount(fstype, source, mount_point, directory, options)
-    _raise_failure("mount", mount_point, completed)
+    _raise_failure("mount", source, mount_point, completed)
 
 
 def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None:
@@ -61,7 +88,7 @@ def remount(mounted: Mount, options: Sequence[str], *, superblock: bool) -> None
         with open_held(parent, name) as directory:
             _check_same(mounted, mount_id(directory))
             completed = _mount(mounted.fstype, mounted.source, mounted.mount_point, directory, words)
-    _raise_failure("mount", mounted.mount_point, completed)
+    _raise_failure("mount", mounted.source, mounted.mount_point, completed)
 
 
 def unmount(mounted: Mount) -> None:
@@ -70,32 +97,29 @@ def unmount(mounted: Mount) -> None:
     :raises StaleState: the mount was replaced by another one.
     :raises Conflict: the mount is busy.
     """
-    with hold(mounted.mount_point) as (parent, name):
-        with open_held(parent, name) as directory:
-            _check_same(mounted, mount_id(directory))
-        # An open descriptor makes a mount busy, so the mount is identified by its path. Only root can mount another
-        # file system on that path.
-        completed = _umount(mounted.mount_point, parent, name)
-    _raise_failure("umount", mounted.mount_point, completed)
+    _umount(mounted)
 
 
 def detach(mounted: Mount) -> None:
     """Take a mount out of the tree of directories, although it is busy or its server is dead (umount2(2), MNT_DETACH).
 
-    The mount itself isn't accessed. Processes keep their open files.
+    Processes keep their open files.
 
     :raises StaleState: the mount was replaced by another one.
     """
+    _umount(mounted, str(mounted.mount_id))
+
+
+def _umount(mounted: Mount, *words: str) -> None:
+    # The mount itself isn't opened. An open descriptor would make the mount busy, and a store that its server has lost
+    # can't be opened. Only root can mount another file system on the path.
     with hold(mounted.mount_point) as (parent, name):
         here = mounts_at(read_mounts(), mounted.mount_point)
         _check_same(mounted, here[-1].mount_id if here else 0)
-        completed = _umount(mounted.mount_point, parent, name, "detach")
-    _raise_failure("umount", mounted.mount_point, completed)
-
-
-def _umount(mount_point: str, parent: int, name: str, *words: str) -> Completed:
-    argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name), *words]
-    return run(argv, files={parent: os.path.dirname(mount_point)}, accept=None)
+        argv = [sys.executable, "-I", "-c", _UNMOUNT, descriptor_path(parent, name), *words]
+        files = {parent: os.path.dirname(mounted.mount_point)}
+        completed = run(argv, files=files, timeout=_TIMEOUT, accept=None)
+    _raise_failure("umount", mounted.source, mounted.mount_point, completed)
 
 
 def _check_same(mounted: Mount, found: int) -> None:
@@ -114,7 +138,8 @@ def users_of(mount_point: str, proc: str = "/proc") -> list[str]:
     for process in sorted((name for name in os.listdir(proc) if name.isdigit()), key=int):
         directory = os.path.join(proc, process)
         if any(is_within(target, mount_point) for target in _links(directory)):
-            users.append(f"{printable(read_text(os.path.join(directory, 'comm')).strip())} ({process})")
+            with contextlib.suppress(FileAccessFailed):  # the process has just ended
+                users.append(f"{printable(read_text(os.path.join(directory, 'comm')).strip())} ({process})")
     return users
 
 
@@ -145,10 +170,10 @@ def _mount(fstype: str, source: str, mount_point: str, directory: int, options: 
         source,
         descriptor_path(directory, "."),
     ]
-    return run(argv, files={directory: mount_point}, accept=None)
+    return run(argv, files={directory: mount_point}, timeout=_TIMEOUT, accept=None)
 
 
-def _raise_failure(command: str, mount_point: str, completed: Completed) -> None:
+def _raise_failure(command: str, source: str, mount_point: str, completed: Completed) -> None:
     """Raise the error for the exit code of a command. In its message, the reason precedes the advice."""
     if completed.returncode == 0:
         return
@@ -156,7 +181,7 @@ def _raise_failure(command: str, mount_point: str, completed: Completed) -> None
         "."
     )
     reason = reason.replace(f"{mount_point}/.: ", f"{mount_point}: ")
-    if re.search(r"\bbusy\b", reason):
+    if re.search(r"\bbusy\b", reason.replace(mount_point, "").replace(source, "")):
         users = users_of(mount_point)
         by = (
             f"it is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}"

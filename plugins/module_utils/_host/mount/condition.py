@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Iterable
 
@@ -48,7 +49,7 @@ def read_conditions(paths: Iterable[str], timeout: float) -> dict[str, Condition
     """Return the condition of the mount on each path. All mounts are accessed at once, so that any number of dead
     servers takes ``timeout`` seconds once.
     """
-    calls = {path: _Look(path) for path in paths}
+    calls = {path: functools.partial(_look, path) for path in paths}
     return {
         path: _as_condition(found, timeout)
         for path, found in run_all_with_deadline(timeout, "Looking at {}", calls).items()
@@ -60,20 +61,15 @@ def read_condition(path: str, timeout: float) -> Condition:
     return read_conditions([path], timeout)[path]
 
 
-class _Look:
-    """The call for one path, in a child process."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __call__(self) -> Condition:
-        try:
-            # The kernel may have the attributes of the root in its cache. The capacity comes from the server.
-            found = os.statvfs(self._path)
-            os.stat(self._path)
-        except OSError as error:
-            return Condition(True, error.strerror if error.errno in _DEAD else None)
-        return Condition(True, None, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+def _look(path: str) -> Condition:
+    """Return the condition of the mount on ``path``. It is called in a child process."""
+    try:
+        # The kernel may have the attributes of the root in its cache. The capacity comes from the server.
+        found = os.statvfs(path)
+        os.stat(path)
+    except OSError as error:
+        return Condition(True, error.strerror if error.errno in _DEAD else None)
+    return Condition(True, None, found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def _as_condition(found: Condition | VmstoreError, timeout: float) -> Condition:

@@ -40,9 +40,9 @@ class FileSystemType:
         """
         return source
 
-    def has_source(self, mount: Mount, source: str) -> bool:
-        """Return whether a mount of this type has the source."""
-        return mount.source == source
+    def is_same_source(self, found: str, source: str) -> bool:
+        """Return whether the source of a mount, or of an entry in fstab, is ``source``."""
+        return found == source
 
     def complete(self, words: Sequence[str]) -> tuple[str, ...]:
         """Return mount options with the recommended ones for virtual disks, for what the user left open."""

@@ -14,6 +14,7 @@ from ..._core.errors import CommandFailed, Conflict, StaleState, TimedOut
 from . import commands
 from .file_system import FileSystemType
 from .mountinfo import Mount, mounts_at, read_mounts, visible
+from .options import REMOUNTABLE
 
 
 def require_single(mounts: Sequence[Mount], path: str, file_system: FileSystemType) -> Mount:
@@ -63,9 +64,8 @@ def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping
         _require_settings(file_system, path, settings)
     except BaseException:
         # If a parent directory was renamed meanwhile, the mount is at another path.
-        for made in read_mounts():
-            if made.mount_id not in before and file_system.matches_type(made.fstype) and made.source == source:
-                commands.unmount(made)
+        for made in _made_since(before, file_system, source):
+            commands.unmount(made)
         raise
 
 
@@ -80,16 +80,34 @@ def mount_with_deadline(
     call = functools.partial(mount, file_system, source, path, settings)
     try:
         run_with_deadline(seconds, f"Mounting {source} on {path}", call)
-    except TimedOut as error:
-        _detach_new(file_system, source, before)
-        raise file_system.explain(error, source, path) from error
+    except CommandFailed as error:
+        # The child process may have been stopped between the mount and its check.
+        for made in _made_since(before, file_system, source):
+            run_with_deadline(seconds, f"Detaching {made.mount_point}", functools.partial(commands.detach, made))
+        raise (file_system.explain(error, source, path) if isinstance(error, TimedOut) else error) from error
 
 
-def _detach_new(file_system: FileSystemType, source: str, before: set[int]) -> None:
-    """Remove a mount whose maker was stopped between the mount and its check."""
-    for made in read_mounts():
-        if made.mount_id not in before and file_system.matches_type(made.fstype) and made.source == source:
-            commands.detach(made)
+def _made_since(before: set[int], file_system: FileSystemType, source: str) -> list[Mount]:
+    """Return the mounts of ``source`` that aren't in ``before``, the last one first."""
+    return [
+        made
+        for made in reversed(read_mounts())
+        if made.mount_id not in before
+        and file_system.matches_type(made.fstype)
+        and file_system.is_same_source(made.source, source)
+    ]
+
+
+def unmount_with_deadline(seconds: float, path: str) -> None:
+    """Unmount the last mount on ``path``, which the caller has just made, in a child process. If the server died
+    meanwhile, detach the mount.
+    """
+    made = _last(path)
+    doing = f"Unmounting {path}"
+    try:
+        run_with_deadline(seconds, doing, functools.partial(commands.unmount, made))
+    except TimedOut:
+        run_with_deadline(seconds, doing, functools.partial(commands.detach, made))
 
 
 def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -101,19 +119,14 @@ def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str],
     :raises CommandFailed: mount(8) refused, or the kernel has other settings. The mount has its old settings then.
     """
     changes = file_system.options.find_differences(before, after)
-    # A read-only superblock is read-only for every mount of the source. All other settings belong to this mount alone.
-    superblock = "access" in changes and "ro" in live.super_options
+    # A read-only superblock is read-only for every mount of the source.
+    superblock = ("access" in changes and "ro" in live.super_options) or not changes <= REMOUNTABLE
     commands.remount(live, file_system.options.kernel_words(after, changes), superblock=superblock)
     try:
         _require_settings(file_system, live.mount_point, after)
     except CommandFailed:
         commands.remount(live, file_system.options.kernel_words(before, changes), superblock=superblock)
         raise
-
-
-def unmount_last(path: str) -> None:
-    """Unmount the last mount on ``path``."""
-    commands.unmount(_last(path))
 
 
 def _last(path: str) -> Mount:
@@ -138,4 +151,4 @@ def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[
         )
 
 
-__all__ = ["mount", "mount_with_deadline", "remount", "require_single", "unmount_last"]
+__all__ = ["mount", "mount_with_deadline", "remount", "require_single", "unmount_with_deadline"]

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from ..._core.errors import printable
 from ..._core.files import read_text
 from ..._core.paths import is_within
 from ..._core.records import dataclass
@@ -35,12 +36,17 @@ class Mount:
     super_options: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.source} (type {self.fstype}) on {self.mount_point}"
+        # Every user can mount a file system in user space, with a source of any characters.
+        return printable(f"{self.source} (type {self.fstype}) on {self.mount_point}")
 
 
 def unescape(field: str) -> str:
-    """Return a field with its ``\\ooo`` octal escapes replaced by their characters; fstab(5) has the same escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+    """Return a field with its ``\\ooo`` octal escapes replaced by their bytes; fstab(5) has the same escapes."""
+    if "\\" not in field:
+        return field
+    data = field.encode("utf-8", "surrogateescape")
+    data = re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), data)
+    return data.decode("utf-8", "surrogateescape")
 
 
 def read_mounts(proc: str = "/proc", process: str = "self") -> list[Mount]:
@@ -70,7 +76,7 @@ def _parse_line(line: str) -> Mount:
         unescape(root),
         unescape(mount_point),
         tuple(split_options(options)),
-        fstype,
+        unescape(fstype),
         unescape(source),
         tuple(split_options(super_options)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..._core.errors import CommandFailed, DependencyMissing, InvalidInput
 from ..._core.paths import absolute
@@ -26,7 +26,11 @@ CONNECTIONS = 4
 NCONNECT_SINCE = (5, 3)
 
 _VERSIONS = ("3", "4", "4.0", "4.1", "4.2")
+#: Settings of version 3, with the words that change nothing in version 4.
+_ONLY_VERSION_3: Mapping[str, tuple[str, ...]] = {"lock": ("lock",), "local_lock": ("local_lock=none",)}
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+#: The name of a network interface at the end of a link-local address (RFC 4007, section 11).
+_ZONE = re.compile(r"(%[A-Za-z0-9._-]+)?")
 
 
 class NfsOptions(OptionRules):
@@ -47,10 +51,11 @@ class NfsOptions(OptionRules):
 NFS_OPTIONS = NfsOptions(
     values={
         **dict.fromkeys(
-            """vers proto rsize wsize port sec local_lock nconnect max_connect xprtsec retry mountport mountproto
-            mountvers mountaddr mounthost""".split(),
+            """vers proto rsize wsize sec local_lock nconnect max_connect retry mountport mountproto mountvers mountaddr
+            mounthost""".split(),
             "",
         ),
+        **{"port": "port=2049", "xprtsec": "xprtsec=none"},
         **{"timeo": "timeo=600", "retrans": "retrans=2", "lookupcache": "lookupcache=all"},
         **{"acregmin": "acregmin=3", "acregmax": "acregmax=60", "acdirmin": "acdirmin=30", "acdirmax": "acdirmax=60"},
         **{"write": "write=lazy"},
@@ -58,7 +63,8 @@ NFS_OPTIONS = NfsOptions(
     synonyms={
         **{"tcp": "proto=tcp", "udp": "proto=udp", "rdma": "proto=rdma", "nfsvers=": "vers={}"},
         **{f"v{version}": f"vers={version}" for version in _VERSIONS},
-        **{"actimeo=": "acregmin={},acregmax={},acdirmin={},acdirmax={}", "noac": "noac,sync"},
+        **{"actimeo=": "acregmin={},acregmax={},acdirmin={},acdirmax={}"},
+        **{"noac": "noac,sync,acregmin=0,acregmax=0,acdirmin=0,acdirmax=0"},
         **{"lookupcache=positive": "lookupcache=pos"},
     },
     advice="To mount a subdirectory, name it in the source",
@@ -116,17 +122,31 @@ class Nfs(FileSystemType):
         except InvalidInput as error:
             raise InvalidInput(option, source, f"for the directory of the server, {error.accepted}") from error
 
+    def is_same_source(self, found: str, source: str) -> bool:
+        return found == source or re.sub("/+", "/", found).rstrip("/") == source.rstrip("/")
+
     def complete(self, words: Sequence[str]) -> tuple[str, ...]:
         given = {setting for word in words for setting in self.options.settings_in(word)}
-        version = next((word for word in self.options.desired_settings(words).values() if word.startswith("vers=")), "")
-        if self.name == "nfs4" and version.startswith("vers=3"):
-            raise InvalidInput(
-                "options", version, "the type nfs4 has the versions 4, 4.0, 4.1 and 4.2; use the type nfs"
-            )
-        if version and version.partition("=")[2] not in _VERSIONS:
-            raise InvalidInput("options", version, f"one of the versions {', '.join(_VERSIONS)} is expected")
         recommended = [*RECOMMENDED, *([f"nconnect={CONNECTIONS}"] if _has_nconnect() else [])]
-        return (*words, *(word for word in recommended if not given.intersection(self.options.settings_in(word))))
+        completed = (*words, *(word for word in recommended if not given.intersection(self.options.settings_in(word))))
+        self._check_version(self.options.desired_settings(completed))
+        return completed
+
+    def _check_version(self, settings: Mapping[str, str]) -> None:
+        word = settings["vers"]
+        version = word.partition("=")[2]
+        if version not in _VERSIONS:
+            raise InvalidInput("options", word, f"one of the versions {', '.join(_VERSIONS)} is expected")
+        if version != "3":
+            for setting in _ONLY_VERSION_3:
+                if settings.get(setting) not in (None, *_ONLY_VERSION_3[setting]):
+                    raise InvalidInput(
+                        "options",
+                        settings[setting],
+                        "only version 3 has this option, because the protocol of version 4 includes locks",
+                    )
+        elif self.name == "nfs4":
+            raise InvalidInput("options", word, "the type nfs4 has the versions 4, 4.0, 4.1 and 4.2; use the type nfs")
 
     def warnings(self, words: Sequence[str]) -> list[str]:
         settings = self.options.desired_settings(words)
@@ -159,20 +179,23 @@ class Nfs(FileSystemType):
             "No route to host": f"this host has no route to the server {server}",
             "Network is unreachable": f"this host has no route to the server {server}",
             "resolve": f"the name {server} can't be resolved",
+            "rotocol is not supported": f"the server {server} doesn't have the requested version or protocol of NFS",
             "Protocol not supported": f"the server {server} doesn't have the requested version or protocol of NFS",
             "did not end within": f"the server {server} doesn't respond, or is very busy",
         }
-        reason = next((meaning for words, meaning in reasons.items() if words in str(error)), None)
+        text = str(error).replace(source, "").replace(path, "")  # they may have the words of a reason
+        reason = next((meaning for words, meaning in reasons.items() if words in text), None)
         return error if reason is None else CommandFailed(f"{source} can't be mounted on {path}: {reason}. {error}")
 
 
 def _is_host(name: str) -> bool:
     if name.startswith("["):
+        address, percent, zone = name[1:-1].partition("%")
         try:
-            ipaddress.IPv6Address(name[1:-1].partition("%")[0])
+            ipaddress.IPv6Address(address)
         except ValueError:
             return False
-        return True
+        return _ZONE.fullmatch(percent + zone) is not None
     return _HOST.fullmatch(name) is not None
 
 

@@ -50,8 +50,9 @@ _FOR_MOUNT = frozenset(
 )
 #: An option of a file system type whose options are not known here.
 _ANY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-#: Options with a secret as the value. The table of mounts would show the secret to every user.
-_SECRETS = frozenset(("pass", "passwd", "password", "password2", "secret", "key"))
+#: Options with a secret as the value, in lower case. The table of mounts would show the secret to every user. The user
+#: of a mount of type cifs may have a password, too.
+_SECRET = re.compile(r'"?([^=]*[._-])?(pass(wd|word|phrase)?[0-9]?|secret|token|key)"?=|"?(user|username)"?=[^%]*%')
 _WORD = re.compile(r'(?:[!$-+\--\[\]-~]|"[^"\\\x00-\x1f]*")+')
 _ACCEPTED_OF_ACTED_ON = (
     "mount(8) or systemd would mount something else at boot than is mounted now; of their words, X-mount.mkdir and "
@@ -94,29 +95,32 @@ class OptionRules:
         :raises InvalidInput: a word is unknown, or two words contradict each other.
         """
         checked: list[str] = []
-        chosen: dict[str, str] = {}
+        chosen: dict[str, tuple[str, str]] = {}
         for word in (word.strip() for item in words for word in split_options(item)):
             if word in ("", "defaults") or word in checked:
                 continue
-            for setting in self._check_word(option, word):
-                if chosen.setdefault(setting, word) != word:
-                    raise InvalidInput(option, f"{chosen[setting]},{word}", "only one of the two is expected")
+            for setting, value in self._check_word(option, word).items():
+                other, chosen_value = chosen.setdefault(setting, (word, value))
+                if chosen_value != value:
+                    raise InvalidInput(option, f"{other},{word}", "only one of the two is expected")
             checked.append(word)
         return tuple(checked)
 
-    def _check_word(self, option: str, word: str) -> list[str]:
+    def _check_word(self, option: str, word: str) -> dict[str, str]:
         """Return the settings of a word; none for a word for fstab alone."""
+        secret = _SECRET.match(word.lower())
+        if secret is not None:
+            raise InvalidInput(
+                option,
+                f"{word[: secret.end()]}...",
+                "every user can read mount options; a file with the secret is expected",
+            )
         if word == "nofail":
             raise InvalidInput(option, word, "the option nofail says whether a boot may go on without the mount")
         # systemd splits words at every comma, also at a comma in double quotes.
         if any(map(_ACTED_ON.match, re.split('[,"]', word.lower()))) and _HARMLESS.fullmatch(word) is None:
             raise InvalidInput(option, word, f"{_ACCEPTED_OF_ACTED_ON}. {self.advice}")
-        name, equals, _value = word.partition("=")
-        if name in _SECRETS and equals:
-            raise InvalidInput(
-                option, f"{name}=...", "every user can read mount options; a file with the secret is expected"
-            )
-        settings = ["boot"] if word in ("auto", "noauto") else self.settings_in(word)
+        settings = {"boot": word} if word in ("auto", "noauto") else self._settings([word], {})
         is_known = settings or word in self.only_fstab or _FSTAB_ONLY.fullmatch(word) is not None
         if _WORD.fullmatch(word) is None or not is_known:
             raise InvalidInput(option, word, self._accepted())
@@ -162,6 +166,15 @@ class OptionRules:
             and setting in live
             and not self.agrees(setting, live[setting].replace('"', ""), word.replace('"', ""))
         }
+
+    def find_incomparable(self, words: Iterable[str], live: Mapping[str, str], desired: Mapping[str, str]) -> list[str]:
+        """Return those of ``words`` that :meth:`find_differences` doesn't compare."""
+        return [
+            word
+            for word in words
+            for setting in self.settings_in(word)
+            if setting in self.hidden or setting not in live or setting not in desired
+        ]
 
     def agrees(self, setting: str, live: str, desired: str) -> bool:
         """Return whether a live word is what the desired word requests."""

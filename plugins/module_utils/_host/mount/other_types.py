@@ -6,18 +6,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
 import stat
 
 from ..._core.command import run
+from ..._core.deadline import run_with_deadline
 from ..._core.errors import CommandFailed, DependencyMissing, InvalidInput, os_errors
 from ..._core.files import read_text
 from ..._core.paths import absolute
 from .file_system import FileSystemType
 from .helpers import has_helper
-from .mountinfo import Mount
 from .options import REMOUNTABLE, OptionRules
 
 #: Types whose content is on this host only, or that are no file systems.
@@ -37,8 +38,12 @@ REMOUNTABLE_OF = {
 #: Types on block devices that the kernel may not have loaded yet.
 BLOCK_TYPES = frozenset("btrfs ext2 ext3 ext4 gfs2 ocfs2 xfs".split())
 
+#: Upper bound of the time for a look at a path, which may be on a dead mount, in seconds.
+_PROBE_TIMEOUT = 30
+
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_.-]+)?")
 #: A block device by a tag (mount(8), "Indicating the device and filesystem").
+_KEPT = re.compile(r"[A-Za-z0-9#+.:=@_-]")
 _TAGS = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}
 
 
@@ -71,6 +76,8 @@ class OtherType(FileSystemType):
             values={},
             synonyms={},
             advice="To mount a subdirectory, name it in the source",
+            # Helpers of file systems in user space set nosuid and nodev by themselves (fusermount(1)).
+            negotiated=frozenset() if name in _kernel_types(proc) else frozenset(("suid", "dev")),
             remountable=REMOUNTABLE | REMOUNTABLE_OF.get(name, frozenset()),
             is_open=True,
         )
@@ -95,19 +102,18 @@ class OtherType(FileSystemType):
 
     def _check_path(self, option: str, source: str) -> str:
         # udev links devices in /dev. Any other link can be replaced after the check.
-        if not source.startswith("/dev/") and os.path.islink(source):
-            raise InvalidInput(
-                option, source, f"it is a symbolic link; its target {os.path.realpath(source)!r} is expected"
-            )
+        if not source.startswith("/dev/"):
+            look = functools.partial(_target, source)
+            target = run_with_deadline(_PROBE_TIMEOUT, f"Looking at the source {source}", look)
+            if target is not None:
+                raise InvalidInput(option, source, f"it is a symbolic link; its target {target!r} is expected")
         return source
 
-    def has_source(self, mount: Mount, source: str) -> bool:
-        if mount.source == source:
+    def is_same_source(self, found: str, source: str) -> bool:
+        if found == source:
             return True
-        if not (self.is_block and mount.source.startswith("/dev/")):
-            return False
-        device = _device(source)
-        return device is not None and device == _device(mount.source)
+        device = _device(source) if self.is_block else None
+        return device is not None and device == _device(found)
 
     def require_supported(self) -> None:
         kind = self.name.partition(".")[0]
@@ -128,6 +134,11 @@ class OtherType(FileSystemType):
                 raise DependencyMissing(f"source: This host has no block device {source}.")
 
 
+def _target(path: str) -> str | None:
+    """Return the target of a symbolic link; ``None`` if ``path`` is something else."""
+    return os.path.realpath(path) if os.path.islink(path) else None
+
+
 def _without_fuse(fstype: str) -> str:
     return fstype[len("fuse.") :] if fstype.startswith("fuse.") else fstype
 
@@ -135,7 +146,9 @@ def _without_fuse(fstype: str) -> str:
 def _device(source: str) -> int | None:
     """Return the number of a block device; ``None`` without such a device."""
     tag, _equals, value = source.partition("=")
-    path = os.path.join("/dev/disk", _TAGS[tag], value) if tag in _TAGS else source
+    # udev(7) escapes all other characters of ASCII, also the slash.
+    name = re.sub(r"[\x00-\x7f]", lambda one: one[0] if _KEPT.match(one[0]) else f"\\x{ord(one[0]):02x}", value)
+    path = os.path.join("/dev/disk", _TAGS[tag], name) if tag in _TAGS else source
     try:
         status = os.stat(path)
     except OSError:

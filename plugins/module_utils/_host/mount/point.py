@@ -163,17 +163,20 @@ def content(path: str) -> list[str]:
             return sorted(os.listdir(descriptor_path(descriptor)))
 
 
-def changeable_by_others(path: str) -> str | None:
+def changeable_by_others(path: str, *, is_mounted: bool = False) -> str | None:
     """Return the uppermost directory in ``path`` that another user can replace by a symbolic link; ``None`` without
     any.
+
+    :arg is_mounted: whether a file system is mounted on ``path``. The mount isn't accessed then.
     """
     trusted = (0, os.geteuid())
     above = "/"
     for name in path.split("/")[1:]:
         directory = os.path.join(above, name)
+        is_known = not (is_mounted and directory == path)
         try:
             status = os.lstat(above)
-            owner = os.lstat(directory).st_uid if os.path.lexists(directory) else os.geteuid()
+            owner = os.lstat(directory).st_uid if is_known and os.path.lexists(directory) else os.geteuid()
         except OSError:
             return None
         is_shared = is_writable_for_others(status)

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..._core.directory import open_file_at, sync_opened
+from ..._core.directory import descriptor_path, open_file_at, sync_opened
 from ..._core.errors import CommandFailed, Conflict, os_errors
 from ..._core.identity import acting_as, owner_of
 from ..._core.records import dataclass
@@ -53,9 +53,9 @@ def read_root(path: str) -> StoreRoot:
 
     :raises Conflict: the marker is damaged; :raises FileAccessFailed: the store can't be read.
     """
-    with _opened_root(path) as root:
+    with _opened_root(path) as root, os_errors(f"read {path}/{MARKER}"):
         status = os.fstat(root)
-        marker = _as_owner(root, f"read {path}/{MARKER}", lambda: _read_marker(root, path))
+        marker = _as_owner(root, lambda: _read_marker(root, path))
     return StoreRoot(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), marker)
 
 
@@ -64,17 +64,17 @@ def create_marker(path: str, uuid: str) -> None:
 
     :raises Conflict: another host created one meanwhile; :raises FileAccessFailed: the store refused.
     """
-    with _opened_root(path) as root:
-        found = _as_owner(root, f"create {path}/{MARKER}", lambda: _create_marker(root, path, uuid))
+    with _opened_root(path) as root, os_errors(f"create {path}/{MARKER}"):
+        found = _as_owner(root, lambda: _create_marker(root, path, uuid))
     if found != uuid:
         raise Conflict(f"Another host marked the store on {path} with {found} meanwhile; run it again.")
 
 
 def remove_marker(path: str, uuid: str) -> None:
     """Remove the marker if it has this UUID."""
-    with _opened_root(path) as root:
-        if _as_owner(root, f"read {path}/{MARKER}", lambda: _read_marker(root, path)) == uuid:
-            _as_owner(root, f"remove {path}/{MARKER}", lambda: os.unlink(MARKER, dir_fd=root))
+    with _opened_root(path) as root, os_errors(f"remove {path}/{MARKER}"):
+        if _as_owner(root, lambda: _read_marker(root, path)) == uuid:
+            _as_owner(root, lambda: os.unlink(MARKER, dir_fd=root))
 
 
 def change_root(path: str, uid: int, gid: int, mode: int) -> None:
@@ -83,23 +83,30 @@ def change_root(path: str, uid: int, gid: int, mode: int) -> None:
     :raises CommandFailed: the server refused, with the remedy.
     """
     with _opened_root(path) as root:
-        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        found = os.fstat(root)
         try:
-            found = os.fstat(descriptor)
-            if (found.st_uid, found.st_gid) != (uid, gid):
-                os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-            got = os.fstat(descriptor)
-        except PermissionError as error:
-            raise CommandFailed(
-                f"The server refused to change the owner or the mode of {path}: it doesn't accept root of this host "
-                "(root_squash). Set them on the server, or export with no_root_squash."
-            ) from error
-        finally:
-            os.close(descriptor)
-    if (got.st_uid, got.st_gid, stat.S_IMODE(got.st_mode)) != (uid, gid, mode):
+            _as_owner(root, lambda: _apply(root, path, uid, gid, mode))
+        except (OSError, CommandFailed) as error:
+            # After the owner was changed, the server may still refuse the mode.
+            with contextlib.suppress(OSError, CommandFailed):
+                _apply(root, path, found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+            if isinstance(error, PermissionError):
+                raise CommandFailed(
+                    f"The server refused to change the owner or the mode of {path}: it doesn't accept root of this "
+                    "host (root_squash). Set them on the server, or export with no_root_squash."
+                ) from error
+            raise
+
+
+def _apply(root: int, path: str, uid: int, gid: int, mode: int) -> None:
+    found = os.fstat(root)
+    if (found.st_uid, found.st_gid) != (uid, gid):
+        os.chown(descriptor_path(root), uid, gid)
+    os.chmod(descriptor_path(root), mode)
+    found = os.fstat(root)
+    if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (uid, gid, mode):
         raise CommandFailed(
-            f"The server keeps {path} as {got.st_uid}:{got.st_gid} {stat.S_IMODE(got.st_mode):04o} instead of "
+            f"The server keeps {path} as {found.st_uid}:{found.st_gid} {stat.S_IMODE(found.st_mode):04o} instead of "
             f"{uid}:{gid} {mode:04o}: it maps users (all_squash, or id mapping)."
         )
 
@@ -110,22 +117,21 @@ def _opened_root(path: str) -> Iterator[int]:
         yield root
 
 
-def _as_owner(root: int, doing: str, function: Callable[[], Answer]) -> Answer:
+def _as_owner(root: int, function: Callable[[], Answer]) -> Answer:
     """Call ``function``, and once more with the rights of the owner of the store if the server refuses root."""
-    with os_errors(doing):
-        try:
+    try:
+        return function()
+    except PermissionError:
+        owner = owner_of(os.fstat(root))
+        if owner is None:
+            raise
+        with acting_as(owner):
             return function()
-        except PermissionError:
-            owner = owner_of(os.fstat(root))
-            if owner is None:
-                raise
-            with acting_as(owner):
-                return function()
 
 
 def _read_marker(root: int, path: str) -> str | None:
     try:
-        descriptor = open_file_at(root, MARKER)
+        descriptor = _open_marker(root)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -139,29 +145,52 @@ def _read_marker(root: int, path: str) -> str | None:
     return text
 
 
+def _open_marker(root: int) -> int:
+    try:
+        return open_file_at(root, MARKER)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return open_file_at(root, MARKER)  # another host removed the file whose name this host still had
+
+
 def _create_marker(root: int, path: str, uuid: str) -> str | None:
     """Create the marker, and return the UUID of the marker that is there then."""
     part = f"{MARKER}.{uuid}"
     # The name with the content appears at once, whatever other hosts do at the same time.
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=root)
+    _write_new(root, part, uuid)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{uuid}\n".encode())
-            file.flush()
-            os.fchmod(file.fileno(), 0o444)
-            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             try:
                 os.link(part, MARKER, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                os.rename(part, MARKER, src_dir_fd=root, dst_dir_fd=root)
+                # rename(2) could replace the marker of another host.
+                _write_new(root, MARKER, uuid)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part, dir_fd=root)
     sync_opened(root)
     return _read_marker(root, path)
+
+
+def _write_new(root: int, name: str, uuid: str) -> None:
+    """Create a file with the UUID.
+
+    :raises FileExistsError: the name is taken; :raises OSError: the store refused, and the file is removed.
+    """
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444, dir_fd=root)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{uuid}\n".encode())
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=root)
+        raise
 
 
 __all__ = ["MARKER", "StoreRoot", "change_root", "create_marker", "is_uuid", "read_root", "remove_marker"]

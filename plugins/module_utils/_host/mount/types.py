@@ -18,9 +18,14 @@ def file_system_type(option: str, name: str) -> FileSystemType:
     :arg option: name of the option with the name, for the error.
     :raises InvalidInput: hosts never share such a file system.
     """
-    if check_type(option, name) in ("nfs", "nfs4"):
+    return type_of_mount(check_type(option, name))
+
+
+def type_of_mount(name: str) -> FileSystemType:
+    """Return the type of file systems of a mount, by its name in fstab or in the kernel's table of mounts."""
+    if name in ("nfs", "nfs4"):
         return Nfs(name)
-    return Virtiofs() if name == "virtiofs" else OtherType(name)
+    return Virtiofs(source_noun="source") if name == "virtiofs" else OtherType(name)
 
 
-__all__ = ["file_system_type"]
+__all__ = ["file_system_type", "type_of_mount"]

@@ -17,7 +17,7 @@ import stat
 import uuid
 from collections.abc import Callable, Sequence
 
-from ..._core.errors import Conflict
+from ..._core.errors import FULL, Conflict, VmstoreError, from_os_error
 from ..._core.identity import Identity, acting_as
 from .point import hold, open_held
 
@@ -34,7 +34,7 @@ def require_usable(path: str, name: str, user: Identity, actions: Sequence[str])
     ``chown`` is tried as root, because libvirt and drivers give files to other users as root.
 
     :arg name: the user's name, for messages.
-    :raises Conflict: an action failed, with the reason and the remedy.
+    :raises Conflict: an action failed, with the reason and the remedy; :raises NoSpace: the store is full.
     """
     with hold(path) as (parent, point), open_held(parent, point) as root:
         with acting_as(user):
@@ -84,7 +84,7 @@ class _Trial:
                 errno.EROFS: "the store is mounted or exported read-only",
                 errno.EACCES: f"the store belongs to {mode}; set owner, group or mode so that the user may write",
             }.get(error.errno or 0, str(error.strerror))
-            raise self._refusal("create a file", remedy) from error
+            raise self._failure("create a file", error, remedy) from error
 
     def _try_create(self, descriptor: int) -> None:
         found = os.fstat(descriptor).st_uid
@@ -94,26 +94,33 @@ class _Trial:
                 f"the server gives it to {found} instead of {self._user.uid}; without all_squash, or with "
                 f"anonuid={self._user.uid}, or with the same ids on both sides, it is the user's",
             )
-        os.write(descriptor, b"x")
-        os.fsync(descriptor)
+        try:
+            os.write(descriptor, b"x")
+            os.fsync(descriptor)
+        except OSError as error:
+            raise self._failure("write to a file", error) from error
 
     def _try_chmod(self, descriptor: int) -> None:
         try:
             with acting_as(self._user):
                 os.fchmod(descriptor, 0o640)
         except OSError as error:
-            raise self._refusal("change the mode of a file", str(error.strerror)) from error
+            raise self._failure("change the mode of a file", error) from error
         if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o640:
             raise self._refusal("change the mode of a file", "the server kept another mode")
 
     def _try_chown(self, descriptor: int) -> None:
-        remedy = "the server squashes root (root_squash): export with no_root_squash, or leave chown out of verify"
         try:
             os.fchown(descriptor, _SOMEBODY, _SOMEBODY)
             found = os.fstat(descriptor).st_uid
             os.fchown(descriptor, self._user.uid, self._user.gid)
         except OSError as error:
-            raise self._refusal("give a file to another user as root", remedy) from error
+            remedy = (
+                "the server squashes root (root_squash): export with no_root_squash, or leave chown out of verify"
+                if error.errno in (errno.EPERM, errno.EACCES)
+                else None
+            )
+            raise self._failure("give a file to another user as root", error, remedy) from error
         if found != _SOMEBODY:
             raise self._refusal("give a file to another user as root", f"the server kept the owner {found}")
 
@@ -126,9 +133,15 @@ class _Trial:
                 remedy = (
                     "no lock manager responds (for NFS version 3, rpcbind and rpc.statd have to run on both sides)"
                     if error.errno == errno.ENOLCK
-                    else str(error.strerror)
+                    else None
                 )
-                raise self._refusal("lock a file", remedy) from error
+                raise self._failure("lock a file", error, remedy) from error
+
+    def _failure(self, action: str, error: OSError, remedy: str | None = None) -> VmstoreError:
+        """Return the error for an action that the operating system refused."""
+        if error.errno in FULL:
+            return from_os_error(error, f"{action} in {self._path} as the user {self._name}")
+        return self._refusal(action, remedy or str(error.strerror))
 
     def _refusal(self, action: str, remedy: str) -> Conflict:
         return Conflict(f"verify: the user {self._name} can't {action} in {self._path}: {remedy}.")

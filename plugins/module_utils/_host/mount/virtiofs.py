@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from ..._core.command import run
 from ..._core.errors import CommandFailed, Conflict, DependencyNotFound, UnsupportedAction
 from ..._core.files import read_text
+from ..._model.mount_names import check_mount_tag
 from .file_system import FileSystemType
 from .mountinfo import Mount
 from .options import REMOUNTABLE, OptionRules
@@ -33,15 +34,19 @@ class Virtiofs(FileSystemType):
 
     :arg proc: the directory of ``filesystems``.
     :arg sys: the directory of ``fs/virtiofs``.
+    :arg source_noun: the name of the option with the tag.
     """
 
     name = "virtiofs"
-    source_noun = "tag"
     options = VIRTIOFS_OPTIONS
 
-    def __init__(self, proc: str = "/proc", sys: str = "/sys") -> None:
+    def __init__(self, proc: str = "/proc", sys: str = "/sys", source_noun: str = "tag") -> None:
         self._proc = proc
         self._sys = sys
+        self.source_noun = source_noun
+
+    def check_source(self, option: str, source: str) -> str:
+        return check_mount_tag(option, source)
 
     def is_supported(self) -> bool:
         """Return whether the kernel can mount virtiofs.
@@ -79,7 +84,9 @@ class Virtiofs(FileSystemType):
         tags = self.available_tags()
         if tags is not None and source not in tags:
             known = f"the tags are {', '.join(map(repr, tags))}" if tags else "it has no virtio-fs device"
-            raise DependencyNotFound(f"tag: This machine has no virtio-fs device with the tag {source!r}: {known}.")
+            raise DependencyNotFound(
+                f"{self.source_noun}: This machine has no virtio-fs device with the tag {source!r}: {known}."
+            )
 
     def require_compatible(self, mounts: Sequence[Mount], source: str, path: str, settings: Mapping[str, str]) -> None:
         # All mounts of a tag have one superblock.

@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..._core.errors import Conflict
+from ..._core.deadline import run_with_deadline
+from ..._core.errors import Conflict, StaleState
 from ..._core.files import read_text
 from ..._core.plan import Action, Plan
 from ..._host.mount import fstab
@@ -25,15 +26,19 @@ if TYPE_CHECKING:
 class EntryPlanner:
     """Plan the entry of a desired mount.
 
+    ``changed_words`` are the options that differ between the old entry and the new one.
+
     :arg path: of the file fstab.
     """
+
+    changed_words: Sequence[str] = ()
 
     def __init__(self, desired: MountSpec, file_system: FileSystemType, path: str) -> None:
         self.desired = desired
         self.file_system = file_system
         self.fstab = path
 
-    def plan(self, plan: Plan, path: str) -> fstab.FstabEntry | None:
+    def plan(self, plan: Plan, path: str, *, is_mounted: bool) -> fstab.FstabEntry | None:
         """Plan the change of fstab, and return the new entry.
 
         :arg path: the mount point, without symbolic links.
@@ -48,13 +53,17 @@ class EntryPlanner:
         desired = self._desired_entry(path)
         if len(present) == 1 and present[0].means(desired):
             return present[0]
-        changeable = mount_point.changeable_by_others(path)
+        call = functools.partial(mount_point.changeable_by_others, path, is_mounted=is_mounted)
+        changeable = run_with_deadline(self.desired.timeout, f"Looking at the directories of {path}", call)
         if changeable is not None:
             plan.warnings.append(
                 f"Another user than root can replace {changeable} by a symbolic link, and a boot would mount the "
                 f"{self.file_system.source_noun} where that leads: take a mount point in a directory that only root "
                 "can change."
             )
+        if present:
+            old = present[0].options
+            self.changed_words = sorted(set(old).symmetric_difference(desired.options))
         self._change(plan, "replace" if present else "add", text, present, desired)
         return desired
 
@@ -78,9 +87,11 @@ class EntryPlanner:
         return [
             entry
             for entry in here
-            if self.file_system.matches_type(entry.fstype)
-            and (self.desired.is_wanted or self.desired.source in (None, entry.source))
+            if self.file_system.matches_type(entry.fstype) and (self.desired.is_wanted or self._has_source(entry))
         ]
+
+    def _has_source(self, entry: fstab.FstabEntry) -> bool:
+        return self.desired.source is None or self.file_system.is_same_source(entry.source, self.desired.source)
 
     def _change(
         self,
@@ -90,19 +101,26 @@ class EntryPlanner:
         present: Sequence[fstab.FstabEntry],
         desired: fstab.FstabEntry | None,
     ) -> None:
-        existed = os.path.exists(self.fstab)
+        before = text if os.path.exists(self.fstab) else None
+        after = fstab.replace_entries(text, present, desired)
         plan.actions.append(
             Action(
                 f"{verb} fstab entry",
                 self.fstab,
                 "".join(f"{entry}\n" for entry in present) or None,
                 None if desired is None else f"{desired}\n",
-                record=functools.partial(self._write, plan, fstab.replace_entries(text, present, desired)),
-                undo=functools.partial(self._write, plan, text if existed else None),
+                record=functools.partial(self._write, plan, before, after),
+                undo=functools.partial(self._write, plan, after, before),
             )
         )
 
-    def _write(self, plan: Plan, text: str | None) -> None:
+    def _write(self, plan: Plan, expected: str | None, text: str | None) -> None:
+        """Replace the text of fstab.
+
+        :raises StaleState: fstab hasn't the ``expected`` text, because somebody edited the file meanwhile.
+        """
+        if read_text(self.fstab) != (expected or ""):
+            raise StaleState(f"Another program changed {self.fstab} meanwhile, so it was left as it is; run it again.")
         warning = fstab.write(self.fstab, text)
         if warning is not None:
             plan.warnings.append(warning)

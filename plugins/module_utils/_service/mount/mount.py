@@ -100,8 +100,11 @@ class MountService(Service):
         mounted = self._find_mounted(mounts, path)
         if self.desired.is_mounted:
             self._plan_directories(plan, path, missing)
-        entry = EntryPlanner(self.desired, self.file_system, self.fstab).plan(plan, path)
+        entries = EntryPlanner(self.desired, self.file_system, self.fstab)
+        entry = entries.plan(plan, path, is_mounted=bool(mountinfo.mounts_at(mounts, path)))
         settings, stays = self._plan_live(plan, mounts, path, mounted)
+        if mounted is not None and stays:
+            self._warn_of_options(plan, mounted, entries.changed_words)
         source = self.desired.source
         if mounted is not None and settings is not None and not self.desired.is_mounted:
             source = mounted.source
@@ -184,7 +187,7 @@ class MountService(Service):
         return here[-1] if is_meant else None
 
     def _has_source(self, mount: mountinfo.Mount) -> bool:
-        return self.desired.source is None or self.file_system.has_source(mount, self.desired.source)
+        return self.desired.source is None or self.file_system.is_same_source(mount.source, self.desired.source)
 
     def _plan_live(
         self, plan: Plan, mounts: Sequence[mountinfo.Mount], path: str, mounted: mountinfo.Mount | None
@@ -208,7 +211,7 @@ class MountService(Service):
                 if changes:
                     self._check_policy("live", mounted, f"it has other options ({', '.join(sorted(changes))})")
                     self._add_remount(plan, mounted, before, after)
-                return {**before, **after}, True
+                return {**before, **{setting: after[setting] for setting in changes}}, True
             self._check_policy("unmount", mounted, obstacle)
         self._check_mountable(plan, mounts, source, path, after)
         if mounted is None:
@@ -216,6 +219,16 @@ class MountService(Service):
         self._add_unmount(plan, mounted, condition)
         self._add_mount(plan, source, path, after)
         return after, False
+
+    def _warn_of_options(self, plan: Plan, mounted: mountinfo.Mount, words: Sequence[str]) -> None:
+        options = self.file_system.options
+        live, desired = self.file_system.settings_of(mounted), options.desired_settings(self.desired.options)
+        unknown = options.find_incomparable(words, live, desired)
+        if unknown:
+            plan.warnings.append(
+                f"The changed options {', '.join(unknown)} can't be compared with the live mount {mounted}, and take "
+                "effect at its next mount."
+            )
 
     def _require_response(self, mounted: mountinfo.Mount) -> Condition:
         """Return the condition of a mount.
@@ -271,7 +284,7 @@ class MountService(Service):
                 None,
                 self._describe(source, settings),
                 record=functools.partial(self._mount, source, path, settings),
-                undo=functools.partial(self._within, f"Unmounting {path}", functools.partial(live.unmount_last, path)),
+                undo=functools.partial(live.unmount_with_deadline, self.desired.timeout, path),
             )
         )
 
@@ -280,16 +293,14 @@ class MountService(Service):
             return
         settings = self.file_system.settings_of(mounted)
         path = mounted.mount_point
-        unmount = functools.partial(commands.unmount, mounted)
+        unmount = functools.partial(commands.unmount if condition.responds else commands.detach, mounted)
         plan.actions.append(
             Action(
                 "unmount" if condition.responds else "detach",
                 path,
                 self._describe(mounted.source, settings),
                 None,
-                record=functools.partial(self._within, f"Unmounting {path}", unmount)
-                if condition.responds
-                else functools.partial(commands.detach, mounted),
+                record=functools.partial(self._within, f"Unmounting {path}", unmount),
                 undo=functools.partial(self._mount, mounted.source, path, settings),
             )
         )

@@ -26,7 +26,7 @@ from ..._core.errors import (
 from ..._core.identity import Identity
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
-from ..._host.mount import store
+from ..._host.mount import mountinfo, store
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.store import MARKER, StoreRoot
 from ..._host.mount.trial import try_mount
@@ -37,6 +37,9 @@ from .mount import POLICIES, MountService, MountSpec
 
 #: Upper bound of a timeout in seconds: an hour.
 LONGEST_TIMEOUT = 3600
+
+#: Upper bound of the ids of users and groups. The next one, (uid_t) -1, stands for no change (chown(2)).
+LARGEST_ID = (1 << 32) - 2
 
 #: The values of the option ``marker`` beside a UUID.
 CREATE, REQUIRE = "create", "require"
@@ -159,6 +162,8 @@ class DesiredStore:
 
 def _required_id(option: str, name: str | None, look_up: Callable[[str | None], int | None], current: int) -> int:
     found = look_up(name)
+    if found is not None and found > LARGEST_ID:
+        raise InvalidInput(option, name, f"a name, or a number of at most {LARGEST_ID}, is expected")
     if name is None or found is not None:
         return current if found is None else found
     raise DependencyNotFound(f"{option}: this host has no {'user' if option == 'owner' else option} {name!r}.")
@@ -185,7 +190,7 @@ class SharedMountService(MountService):
         if is_there:
             plan.actions += self._plan_store(plan, path, self._read(path))
         elif not self.is_dry_run:
-            plan.further = lambda: self._plan_store(plan, path, self._read(path))
+            plan.further = functools.partial(self._plan_mounted, plan, path)
         elif self.file_system.can_be_tried:
             try:
                 plan.actions += self._plan_store(plan, path, self._try(settings))
@@ -194,6 +199,13 @@ class SharedMountService(MountService):
                 self.report_missing(plan, DependencyMissing(str(error)), is_planned=True)
         elif self.content.is_described:
             plan.warnings.append(f"The content of {self.desired.source} isn't known before it is mounted.")
+
+    def _plan_mounted(self, plan: Plan, path: str) -> list[Action]:
+        """Return the actions in a store that was just mounted, with the options that the server agreed to."""
+        mounted = mountinfo.mounts_at(mountinfo.read_mounts(self.proc), path)[-1]
+        live = self.file_system.options.summarize(self.file_system.settings_of(mounted))
+        self._add_to_result(plan, {"live": live})
+        return self._plan_store(plan, path, self._read(path))
 
     def _plan_store(self, plan: Plan, path: str, root: StoreRoot) -> list[Action]:
         """Return the actions in the mounted store, and add its state to the result.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..._core.arguments import ArgumentSpec
 from ..._core.deadline import run_all_with_deadline
-from ..._core.errors import LibvirtFailed, VmstoreError
+from ..._core.errors import LibvirtFailed, TimedOut, VmstoreError
 from ..._core.files import read_text
 from ..._core.identity import Identity, acting_as
 from ..._core.paths import absolute, is_within
@@ -22,8 +22,7 @@ from ..._core.records import dataclass
 from ..._host.mount import commands, fstab, mountinfo, store
 from ..._host.mount.condition import Condition, read_conditions
 from ..._host.mount.file_system import FileSystemType
-from ..._host.mount.other_types import OtherType
-from ..._host.mount.types import file_system_type
+from ..._host.mount.types import type_of_mount
 from ..._libvirt.devices.disk_files import files_of_local_domains
 from ..._model.file_system_types import is_shared_type
 from ..directory import group_name, user_name
@@ -77,29 +76,19 @@ def _find(path: str | None, etc: str, proc: str) -> list[_Found]:
     found = []
     for mount in mounts:
         if _is_meant(path, mount.mount_point, mount.fstype):
-            file_system = _type_of(mount.fstype)
-            entry = next(
-                (
-                    entry
-                    for entry in entries
-                    if entry.mount_point == mount.mount_point and file_system.matches_type(entry.fstype)
-                ),
-                None,
-            )
+            file_system = type_of_mount(mount.fstype)
+            here = (entry for entry in entries if entry.mount_point == mount.mount_point)
+            entry = next((entry for entry in here if file_system.matches_type(entry.fstype)), None)
             found.append(_Found(mount.mount_point, file_system, mount, entry, _placement(mounts, mount)))
     taken = [one.entry for one in found]
     for entry in entries:
         if entry not in taken and _is_meant(path, entry.mount_point, entry.fstype):
-            found.append(_Found(entry.mount_point, _type_of(entry.fstype), None, entry, "missing"))
+            found.append(_Found(entry.mount_point, type_of_mount(entry.fstype), None, entry, "missing"))
     return found
 
 
 def _is_meant(path: str | None, mount_point: str, fstype: str) -> bool:
     return mount_point == path or (path is None and is_shared_type(fstype))
-
-
-def _type_of(fstype: str) -> FileSystemType:
-    return file_system_type("fstype", fstype) if is_shared_type(fstype) else OtherType(fstype)
 
 
 def _placement(mounts: Sequence[mountinfo.Mount], mount: mountinfo.Mount) -> str:
@@ -156,6 +145,8 @@ def _as_result(
     state, reason = one.state, None
     if condition is not None and not condition.is_ok:
         state, reason = "stale", condition.error
+    elif isinstance(content, TimedOut):
+        state = "stale"
     inside: dict[str, object] = {"owner": None, "group": None, "mode": None, "marker": None, "access": None}
     if isinstance(content, VmstoreError):
         reason = str(content)

@@ -12,7 +12,6 @@ from typing import Any
 from ..._core.arguments import ArgumentSpec
 from ..._core.paths import absolute
 from ..._host.mount.virtiofs import Virtiofs
-from ..._model.mount_names import check_mount_tag
 from ..directory import read_mode
 from .info import list_mounts
 from .mount import MountService, MountSpec
@@ -40,7 +39,7 @@ def build_virtiofs_mount(
     :raises InvalidInput: naming the option.
     """
     virtiofs = virtiofs or Virtiofs()
-    tag = None if options["tag"] is None else check_mount_tag("tag", options["tag"])
+    tag = None if options["tag"] is None else virtiofs.check_source("tag", options["tag"])
     desired = MountSpec(
         path=absolute("path", options["path"]),
         source=tag,
