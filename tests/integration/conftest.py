@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -63,9 +64,9 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 @pytest.fixture(scope="session")
 def nfs_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
-    """Start the lab of labs/shared.yml: the NFS server ``nfs``, and its clients ``frontend`` and ``hv1``."""
-    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
-    return lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
+    """Start three hosts with kernels of their own: the NFS server ``nfs``, and its clients ``frontend`` and ``hv1``."""
+    hosts = {name: {"kind": "uml"} for name in ("nfs", "frontend", "hv1")}
+    return lab_factory({"name": f"nfs-{os.getpid()}", "hosts": hosts})
 
 
 @pytest.fixture(scope="session")
@@ -113,13 +114,21 @@ def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def execute_in() -> Callable[[Lab], Callable[..., str]]:
+    """Return, for a lab, a function that runs a command as root on a machine and returns its output."""
+    return execute_on
+
+
+@pytest.fixture(scope="session")
 def execute(site: Lab) -> Callable[..., str]:
     """Run a command as root on a host, and return its output."""
-    hosts = site.hosts()
+    return execute_on(site)
 
+
+def execute_on(lab: Lab) -> Callable[..., str]:
+    # A command over an open ssh connection takes a tenth of the time of podman exec.
     def run(machine: str, *argv: str, stdin: str = "", check: bool = True, deadline: float = 60) -> str:
-        done = hosts[machine].execute(*argv, stdin=stdin.encode(), check=check, deadline=deadline)
-        return str(done.stdout)
+        return lab.ssh(machine, shlex.join(argv), stdin=stdin.encode(), check=check, deadline=deadline)
 
     return run
 

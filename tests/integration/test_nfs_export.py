@@ -7,15 +7,14 @@ A host is a real NFS server, and others mount its exports.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from documentation import ROOT, block
@@ -81,16 +80,14 @@ class Site:
             *arguments,
             str(tmp_path / "play.yml"),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = ansible_process.run(command)
         assert done.returncode == 0, done.stdout + done.stderr
         return re.search(r"^nfs +: .* changed=([0-9]+) ", done.stdout, re.MULTILINE)[1]
 
 
 @pytest.fixture(scope="module")
-def shared_site(lab_factory: Callable[[dict[str, Any]], Lab], module_in: Callable[[Lab], Module]) -> Site:
-    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
-    lab = lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
-    return Site(lab, module_in(lab))
+def shared_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Site:
+    return Site(nfs_lab, module_in(nfs_lab))
 
 
 @pytest.fixture(scope="module")
