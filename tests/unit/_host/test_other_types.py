@@ -21,6 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.other_
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.types import file_system_type, type_of_mount
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
+from refusal import refused
 
 FILESYSTEMS = "nodev\tproc\nnodev\ttmpfs\nnodev\tceph\n\text4\n\tocfs2\n"
 
@@ -233,16 +234,14 @@ def test_a_type_of_the_kernel_is_supported(proc: str) -> None:
 
 def test_a_type_without_kernel_and_helper(proc: str, monkeypatch) -> None:
     monkeypatch.setenv("PATH", proc)
-    with pytest.raises(DependencyMissing) as refusal:
+    with refused(DependencyMissing, names=["mount.lustre"]):
         OtherType("lustre", proc).require_supported()
-    assert "mount.lustre" in str(refusal.value)
 
 
 def test_a_block_device_that_is_missing(proc: str) -> None:
     for source in ("/dev/null", "/dev/missing", "UUID=missing", "LABEL=../../null"):
-        with pytest.raises(DependencyMissing) as refusal:
+        with refused(DependencyMissing, names=[source]):
             OtherType("ext4", proc).require_source(source)
-        assert source in str(refusal.value)
     OtherType("ceph", proc).require_source("a:/")
 
 

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, NoSpace, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._core.identity import Identity
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.usability import ACTIONS, require_usable
+from refusal import refused
 
 #: A user without an account.
 USER = Identity(61001, 61001)
@@ -29,7 +30,6 @@ def refusal(datastore, *actions: str, user: Identity = USER) -> str:
     with pytest.raises(Conflict) as raised:
         require_usable(str(datastore.path()), "one", user, actions)
     assert os.listdir(datastore.backing) == []
-    assert str(raised.value).startswith("verify: the user one can't ")
     assert (os.geteuid(), os.getegid()) == (0, 0)
     return str(raised.value)
 
@@ -80,9 +80,8 @@ def test_the_first_directory_that_is_closed_is_named(tmp_path: Path) -> None:
             closed = directory
     store = tmp_path / "a/store"
     store.mkdir(parents=True)
-    with pytest.raises(Conflict) as raised:
+    with refused(Conflict, says=f"verify: the user one can't reach {store}, because {closed} is closed to that user."):
         require_usable(str(store), "one", USER, ["create"])
-    assert f"because {closed} is closed" in str(raised.value)
 
 
 def test_a_store_that_is_closed_itself(datastore_factory) -> None:

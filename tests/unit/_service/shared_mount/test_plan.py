@@ -11,6 +11,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     VmstoreError,
 )
+from refusal import refused
 
 from .conftest import ROOT, SUPER, WORDS
 
@@ -78,17 +79,15 @@ def test_other_options_are_remounted_where_a_remount_can(own, superblock, option
         return
     assert fake_host.actions(options=options)[1:] == expected
     if expected:
-        with pytest.raises(Conflict) as refusal:
+        with refused(Conflict, names=["remount=live"]):
             fake_host.plan(options=options, remount="never")
-        assert "remount=live" in str(refusal.value)
 
 
 def test_another_source_needs_an_unmount(fake_host) -> None:
     fake_host.live(fake_host.nfs("nas:/other"))
     for remount in ("never", "live"):
-        with pytest.raises(Conflict) as refusal:
+        with refused(Conflict, names=["nas:/other", "remount=unmount"]):
             fake_host.plan(remount=remount)
-        assert "nas:/other" in str(refusal.value) and "remount=unmount" in str(refusal.value)
     assert fake_host.actions(remount="unmount") == ["add fstab entry", "unmount", "mount"]
 
 
