@@ -62,9 +62,9 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 @pytest.fixture(scope="session")
 def nfs_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
-    """Start the lab of labs/shared.yml: the NFS server ``nfs``, and its clients ``frontend`` and ``hv1``."""
-    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
-    return lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
+    """Start an NFS server ``nfs`` and its clients ``frontend`` and ``hv1``, each with a kernel of its own."""
+    hosts = {name: {"kind": "uml"} for name in ("nfs", "frontend", "hv1")}
+    return lab_factory({"name": f"nfs-{os.getpid()}", "hosts": hosts})
 
 
 @pytest.fixture(scope="session")
